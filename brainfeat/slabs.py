@@ -1,0 +1,179 @@
+"""Sequential slices of a volume as the channels of slabs, and back."""
+
+__all__ = ["Plane", "SlabGrid"]
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from brainfeat.exceptions import ConfigError, GeometryError
+
+Plane = Literal["axial", "coronal", "sagittal"]
+
+# Axes of a (M, I, J, K) array that become (slabs, height, width).
+_PLANE_AXES: dict[str, tuple[int, int, int]] = {
+    "axial": (3, 2, 1),
+    "coronal": (2, 3, 1),
+    "sagittal": (1, 3, 2),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlabGrid:
+    """Cut volumes into slabs of sequential slices, and put them together again.
+
+    A slab holds `thickness` neighbouring slices of every modality. Channel
+    ``m * thickness + s`` is slice ``s`` of modality ``m``.
+
+    Parameters
+    ----------
+    thickness : int
+        Number of sequential slices in a slab.
+    plane : {"axial", "coronal", "sagittal"}
+        Plane of the slices. In RAS array order an axial slab has its height along
+        J (posterior to anterior) and its width along I (left to right); a coronal
+        slab has height along K and width along I; a sagittal slab has height along
+        K and width along J.
+
+    Raises
+    ------
+    ConfigError
+        If `thickness` is not a positive integer or `plane` is unknown.
+    """
+
+    thickness: int = 4
+    plane: Plane = "axial"
+
+    def __post_init__(self) -> None:
+        if type(self.thickness) is not int or self.thickness < 1:
+            raise ConfigError(
+                f"thickness: expected a positive integer, got {self.thickness!r}."
+            )
+        if self.plane not in get_args(Plane):
+            raise ConfigError(
+                f"plane: expected one of {get_args(Plane)}, got {self.plane!r}."
+            )
+
+    def extract(self, data: NDArray[Any]) -> NDArray[Any]:
+        """Cut a multi-modality volume into slabs.
+
+        Parameters
+        ----------
+        data : ndarray of shape (n_modalities, size_i, size_j, size_k)
+            Volumes of one subject on one grid, in RAS array order.
+
+        Returns
+        -------
+        ndarray of shape (n_slabs, n_modalities * thickness, height, width)
+            C-contiguous slabs of the same dtype, first slab first.
+
+        Raises
+        ------
+        GeometryError
+            If `data` is not 4D or its size along the slab axis is not a multiple
+            of `thickness`.
+        """
+        if data.ndim != 4:
+            raise GeometryError(
+                "SlabGrid.extract: expected shape (n_modalities, size_i, size_j, "
+                f"size_k), got {data.shape}."
+            )
+        slices = data.transpose(0, *_PLANE_AXES[self.plane])  # M S*t H W
+        n_modalities, n_slices, height, width = slices.shape
+        self._check_divisible(n_slices)
+        slabs = slices.reshape(
+            n_modalities, n_slices // self.thickness, self.thickness, height, width
+        )  # M S t H W
+        slabs = slabs.swapaxes(0, 1)  # S M t H W
+        return np.ascontiguousarray(
+            slabs.reshape(slabs.shape[0], n_modalities * self.thickness, height, width)
+        )
+
+    def assemble(self, slabs: NDArray[Any]) -> NDArray[Any]:
+        """Put slabs together to the volume they were cut from.
+
+        Parameters
+        ----------
+        slabs : ndarray of shape (n_slabs, n_modalities * thickness, height, width)
+            Slabs as `extract` returns them; the channels may be anything that has
+            `thickness` sequential entries, such as one label map.
+
+        Returns
+        -------
+        ndarray of shape (n_modalities, size_i, size_j, size_k)
+            C-contiguous volumes of the same dtype, in RAS array order.
+
+        Raises
+        ------
+        GeometryError
+            If `slabs` is not 4D or its channels are not a multiple of `thickness`.
+        """
+        if slabs.ndim != 4 or slabs.shape[1] % self.thickness:
+            raise GeometryError(
+                "SlabGrid.assemble: expected shape (n_slabs, n_modalities * "
+                f"{self.thickness}, height, width), got {slabs.shape}."
+            )
+        n_slabs, n_channels, height, width = slabs.shape
+        n_modalities = n_channels // self.thickness
+        slices = slabs.reshape(
+            n_slabs, n_modalities, self.thickness, height, width
+        ).swapaxes(0, 1)  # M S t H W
+        slices = slices.reshape(n_modalities, -1, height, width)  # M S*t H W
+        axes = np.argsort((0, *_PLANE_AXES[self.plane]))
+        return np.ascontiguousarray(slices.transpose(axes))
+
+    def token_fractions(
+        self, foreground: NDArray[np.bool_], patch_size: int
+    ) -> NDArray[np.float32]:
+        """Compute the share of each patch token that is foreground.
+
+        Parameters
+        ----------
+        foreground : ndarray of bool of shape (size_i, size_j, size_k)
+            Foreground on the grid of the volumes. A float array of values from 0
+            to 1, such as the weight of a region, is averaged in the same way.
+        patch_size : int
+            Edge length of a square patch, in voxels.
+
+        Returns
+        -------
+        ndarray of float32 of shape (n_slabs, height / patch_size, width / patch_size)
+            Values from 0 (all background) to 1 (all foreground).
+
+        Raises
+        ------
+        GeometryError
+            If `foreground` is not 3D or its sizes are not multiples of `thickness`
+            and `patch_size`.
+        """
+        if foreground.ndim != 3:
+            raise GeometryError(
+                "SlabGrid.token_fractions: expected shape (size_i, size_j, size_k), "
+                f"got {foreground.shape}."
+            )
+        slabs = self.extract(foreground[None])  # S t H W
+        n_slabs, _, height, width = slabs.shape
+        if patch_size < 1 or height % patch_size or width % patch_size:
+            raise GeometryError(
+                f"SlabGrid.token_fractions: slabs of {height} x {width} pixels do not "
+                f"divide into patches of {patch_size} x {patch_size}."
+            )
+        patches = slabs.reshape(
+            n_slabs,
+            self.thickness,
+            height // patch_size,
+            patch_size,
+            width // patch_size,
+            patch_size,
+        )  # S t h p w p
+        fractions: NDArray[np.float32] = patches.mean(axis=(1, 3, 5), dtype=np.float32)
+        return fractions
+
+    def _check_divisible(self, n_slices: int) -> None:
+        if n_slices % self.thickness:
+            raise GeometryError(
+                f"SlabGrid.extract: {n_slices} {self.plane} slices do not divide into "
+                f"slabs of {self.thickness}."
+            )

@@ -1,0 +1,96 @@
+import numpy as np
+import pytest
+
+from brainfeat.exceptions import ConfigError, GeometryError
+from brainfeat.slabs import SlabGrid
+
+SHAPE = (2, 12, 24, 36)  # M I J K
+PLANES = ["axial", "coronal", "sagittal"]
+
+
+def draw_data(dtype=np.float32):
+    return np.arange(np.prod(SHAPE), dtype=dtype).reshape(SHAPE)
+
+
+@pytest.mark.parametrize("plane", PLANES)
+@pytest.mark.parametrize("thickness", [1, 3, 4])
+@pytest.mark.parametrize("dtype", [np.float32, np.int16, np.bool_])
+def test_assemble_inverts_extract(plane, thickness, dtype):
+    data = draw_data().astype(dtype)
+    grid = SlabGrid(thickness=thickness, plane=plane)
+    restored = grid.assemble(grid.extract(data))
+    assert restored.dtype == dtype
+    np.testing.assert_array_equal(restored, data)
+
+
+@pytest.mark.parametrize("plane", PLANES)
+def test_extract_inverts_assemble(plane):
+    slabs = np.random.default_rng(0).normal(size=(5, 6, 7, 8))
+    grid = SlabGrid(thickness=3, plane=plane)
+    np.testing.assert_array_equal(grid.extract(grid.assemble(slabs)), slabs)
+
+
+@pytest.mark.parametrize(
+    ("plane", "voxel"),
+    [
+        ("axial", lambda s, h, w: (w, h, s)),
+        ("coronal", lambda s, h, w: (w, s, h)),
+        ("sagittal", lambda s, h, w: (s, w, h)),
+    ],
+)
+def test_channel_is_slice_of_modality(plane, voxel):
+    data, thickness = draw_data(), 4
+    slabs = SlabGrid(thickness=thickness, plane=plane).extract(data)
+    rng = np.random.default_rng(1)
+    for _ in range(50):
+        slab, channel, h, w = (rng.integers(size) for size in slabs.shape)
+        modality, offset = divmod(int(channel), thickness)
+        index = voxel(slab * thickness + offset, h, w)
+        assert slabs[slab, channel, h, w] == data[(modality, *index)]
+
+
+@pytest.mark.parametrize("plane", PLANES)
+def test_token_fractions_equal_naive_means(plane):
+    foreground = np.random.default_rng(2).random((12, 24, 36)) < 0.3
+    grid = SlabGrid(thickness=4, plane=plane)
+    fractions = grid.token_fractions(foreground, patch_size=6)
+    slabs = grid.extract(foreground[None])
+    for s, i, j in np.ndindex(fractions.shape):
+        patch = slabs[s, :, 6 * i : 6 * i + 6, 6 * j : 6 * j + 6]
+        assert fractions[s, i, j] == pytest.approx(patch.mean())
+    assert fractions.dtype == np.float32
+    assert fractions.mean() == pytest.approx(foreground.mean())
+
+
+def test_slabs_are_contiguous():
+    slabs = SlabGrid(thickness=4).extract(draw_data())
+    assert slabs.shape == (9, 8, 24, 12)
+    assert slabs.flags.c_contiguous
+
+
+@pytest.mark.parametrize("thickness", [0, -1, 1.0, "4", True])
+def test_bad_thickness_is_refused(thickness):
+    with pytest.raises(ConfigError, match="thickness"):
+        SlabGrid(thickness=thickness)
+
+
+def test_unknown_plane_is_refused():
+    with pytest.raises(ConfigError, match="oblique"):
+        SlabGrid(plane="oblique")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda grid: grid.extract(np.zeros((12, 24, 36))),
+        lambda grid: grid.extract(np.zeros((1, 12, 24, 35))),
+        lambda grid: grid.assemble(np.zeros((9, 7, 24, 12))),
+        lambda grid: grid.assemble(np.zeros((8, 24, 12))),
+        lambda grid: grid.token_fractions(np.zeros((12, 24)), 4),
+        lambda grid: grid.token_fractions(np.zeros((12, 24, 36)), 5),
+        lambda grid: grid.token_fractions(np.zeros((12, 24, 36)), 0),
+    ],
+)
+def test_shapes_that_do_not_divide_are_refused(call):
+    with pytest.raises(GeometryError):
+        call(SlabGrid(thickness=4))
