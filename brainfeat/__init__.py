@@ -1,0 +1,42 @@
+"""Brain MRI to features: embed, pretrain and segment in scikit-learn's terms."""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import Any
+
+_HOMES = {
+    "BrainFoundEmbedder": "brainfeat.estimators.embedder",
+    "Checkpoint": "brainfeat.checkpoint",
+    "Geometry": "brainfeat.volume",
+    "Preprocessor": "brainfeat.preprocessing",
+    "Volume": "brainfeat.volume",
+    "read_embeddings": "brainfeat.tables",
+    "read_volume": "brainfeat.io",
+    "simulate_cohort": "brainfeat.simulation.cohort",
+    "write_volume": "brainfeat.io",
+}
+
+__all__ = [
+    "BrainFoundEmbedder",
+    "Checkpoint",
+    "Geometry",
+    "Preprocessor",
+    "Volume",
+    "read_embeddings",
+    "read_volume",
+    "simulate_cohort",
+    "write_volume",
+]
+
+__version__ = version("brainfeat")
+
+
+def __getattr__(name: str) -> Any:
+    # Names load on first use, so that `import brainfeat` costs no torch.
+    if name not in _HOMES:
+        raise AttributeError(f"module 'brainfeat' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,61 @@
+"""Writing so that a reader sees the old file or the new one, never half of one."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["atomic_write"]
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary path that becomes ``path`` when the block ends.
+
+    The temporary file lies in the same folder, keeps the suffixes of ``path``
+    and is removed if the block raises, so that ``path`` is untouched then.
+
+    Parameters
+    ----------
+    path : path-like
+        File to create or replace; its folder is created if needed.
+
+    Yields
+    ------
+    Path
+        Where the block writes.
+
+    Examples
+    --------
+    >>> folder = getfixture("tmp_path")
+    >>> with atomic_write(folder / "note.txt") as partial:
+    ...     _ = partial.write_text("whole")
+    >>> (folder / "note.txt").read_text()
+    'whole'
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # The suffixes decide the format for many writers, so they must stay last.
+    suffix = "".join(target.suffixes[-2:])
+    handle, name = tempfile.mkstemp(
+        dir=target.parent, prefix=f".{target.name[:40]}.", suffix=suffix
+    )
+    os.close(handle)
+    partial = Path(name)
+    try:
+        yield partial
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.chmod(0o666 & ~_umask())
+        partial.replace(target)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    # mkstemp makes files private; the system has no call that only reads the mask.
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

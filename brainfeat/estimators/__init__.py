@@ -1,0 +1,3 @@
+"""Estimators with scikit-learn's contract."""
+
+__all__: list[str] = []

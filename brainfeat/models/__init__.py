@@ -1,0 +1,3 @@
+"""The encoder and its parts, as torch modules."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""Self-supervised pretraining: views, objectives and the loop."""
+
+__all__: list[str] = []

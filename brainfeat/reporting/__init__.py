@@ -1,0 +1,3 @@
+"""Reports and figures: estimators never draw."""
+
+__all__: list[str] = []

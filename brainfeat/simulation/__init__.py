@@ -1,0 +1,3 @@
+"""Simulated cohorts: anatomy, disease, contrast and scanner."""
+
+__all__: list[str] = []

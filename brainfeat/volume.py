@@ -1,0 +1,144 @@
+"""In-memory 3D volumes and the geometry that places them in the scanner."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from brainfeat.exceptions import GeometryError, VolumeError
+
+__all__ = ["Geometry", "Volume"]
+
+
+@dataclass(frozen=True, eq=False)
+class Geometry:
+    """Where a voxel grid sits in scanner space.
+
+    Parameters
+    ----------
+    shape : tuple of int (size_i, size_j, size_k)
+        Number of voxels along each array axis.
+    affine : ndarray of shape (4, 4)
+        Maps voxel indices to scanner coordinates in millimetres, RAS+.
+        A read-only float64 copy is kept.
+
+    Raises
+    ------
+    GeometryError
+        If ``shape`` is not three positive sizes, or ``affine`` is not a
+        finite, invertible 4x4 matrix.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> geometry = Geometry((10, 20, 30), np.diag([-1.0, 1.0, 2.5, 1.0]))
+    >>> geometry.orientation, geometry.spacing
+    ('LAS', (1.0, 1.0, 2.5))
+    """
+
+    shape: tuple[int, int, int]
+    affine: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        shape = tuple(int(size) for size in self.shape)
+        if len(shape) != 3 or min(shape) < 1:
+            raise GeometryError(f"expected three positive sizes, got shape {shape}.")
+        affine = np.array(self.affine, dtype=np.float64)
+        _check_affine(affine)
+        affine.flags.writeable = False
+        object.__setattr__(self, "shape", shape)
+        object.__setattr__(self, "affine", affine)
+
+    @cached_property
+    def spacing(self) -> tuple[float, float, float]:
+        """Voxel edge lengths in millimetres, in array-axis order."""
+        i, j, k = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(i), float(j), float(k)
+
+    @cached_property
+    def orientation(self) -> str:
+        """Anatomical direction in which each array axis grows, such as ``'RAS'``."""
+        return "".join(nib.orientations.aff2axcodes(self.affine))
+
+    @cached_property
+    def center(self) -> NDArray[np.float64]:
+        """Scanner coordinates of the middle of the grid, in millimetres."""
+        middle = (np.array(self.shape, dtype=np.float64) - 1.0) / 2.0
+        return self.affine[:3, :3] @ middle + self.affine[:3, 3]
+
+    def is_close(self, other: "Geometry", *, tolerance: float = 1e-3) -> bool:
+        """Whether both grids have the same shape and place voxels alike.
+
+        Parameters
+        ----------
+        other : Geometry
+            The grid to compare with.
+        tolerance : float
+            Largest distance between two corners that belong together, in mm.
+
+        Returns
+        -------
+        bool
+            True if no corner of the grid moves by more than ``tolerance``.
+        """
+        if self.shape != other.shape:
+            return False
+        corners = np.indices((2, 2, 2)).reshape(3, -1) * (
+            np.array(self.shape)[:, None] - 1
+        )
+        homogeneous = np.vstack([corners, np.ones(corners.shape[1])])
+        moved = (self.affine - other.affine)[:3] @ homogeneous
+        return bool(np.linalg.norm(moved, axis=0).max() <= tolerance)
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """One 3D array and the geometry that places it.
+
+    Parameters
+    ----------
+    data : ndarray of shape (size_i, size_j, size_k)
+        Intensities, labels or a boolean mask.
+    geometry : Geometry
+        Grid of the voxels; its shape must be that of ``data``.
+
+    Raises
+    ------
+    VolumeError
+        If ``data`` is not three-dimensional or does not fit ``geometry``.
+    """
+
+    data: NDArray[Any]
+    geometry: Geometry
+
+    def __post_init__(self) -> None:
+        if self.data.ndim != 3:
+            raise VolumeError(f"expected one 3D volume, got shape {self.data.shape}.")
+        if self.data.shape != self.geometry.shape:
+            raise VolumeError(
+                f"expected data of the geometry's shape {self.geometry.shape}, "
+                f"got {self.data.shape}."
+            )
+
+
+def _check_affine(affine: NDArray[np.float64]) -> None:
+    if affine.shape != (4, 4):
+        raise GeometryError(f"expected a 4x4 affine, got shape {affine.shape}.")
+    if not np.isfinite(affine).all():
+        raise GeometryError("expected a finite affine, got NaN or infinite values.")
+    if not np.array_equal(affine[3], [0.0, 0.0, 0.0, 1.0]):
+        raise GeometryError(
+            f"expected 0 0 0 1 as the affine's last row, got {affine[3]}."
+        )
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    # Relative to the voxel size, so that micrometre grids are not singular.
+    if (lengths == 0).any() or abs(
+        np.linalg.det(affine[:3, :3] / np.where(lengths == 0, 1.0, lengths))
+    ) < 1e-6:
+        raise GeometryError(
+            "expected an affine that can be inverted, "
+            f"got voxel edges of {lengths.round(6).tolist()} mm."
+        )
