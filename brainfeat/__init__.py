@@ -1,20 +1,16 @@
 """Brain MRI to features: embed, pretrain and segment in scikit-learn's terms."""
 
 from importlib import import_module
-from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-_HOMES = {
-    "BrainFoundEmbedder": "brainfeat.estimators.embedder",
-    "Checkpoint": "brainfeat.checkpoint",
-    "Geometry": "brainfeat.volume",
-    "Preprocessor": "brainfeat.preprocessing",
-    "Volume": "brainfeat.volume",
-    "read_embeddings": "brainfeat.tables",
-    "read_volume": "brainfeat.io",
-    "simulate_cohort": "brainfeat.simulation.cohort",
-    "write_volume": "brainfeat.io",
-}
+if TYPE_CHECKING:
+    from brainfeat.checkpoint import Checkpoint
+    from brainfeat.estimators.embedder import BrainFoundEmbedder
+    from brainfeat.io import read_volume, write_volume
+    from brainfeat.preprocessing import Preprocessor
+    from brainfeat.simulation.cohort import simulate_cohort
+    from brainfeat.tables import read_embeddings
+    from brainfeat.volume import Geometry, Volume
 
 __all__ = [
     "BrainFoundEmbedder",
@@ -28,7 +24,19 @@ __all__ = [
     "write_volume",
 ]
 
-__version__ = version("brainfeat")
+__version__ = "0.1.0"
+
+_HOMES = {
+    "BrainFoundEmbedder": "brainfeat.estimators.embedder",
+    "Checkpoint": "brainfeat.checkpoint",
+    "Geometry": "brainfeat.volume",
+    "Preprocessor": "brainfeat.preprocessing",
+    "Volume": "brainfeat.volume",
+    "read_embeddings": "brainfeat.tables",
+    "read_volume": "brainfeat.io",
+    "simulate_cohort": "brainfeat.simulation.cohort",
+    "write_volume": "brainfeat.io",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -6,11 +6,11 @@
     ├── VolumeError (ValueError)              an image that is not one usable 3D volume
     │   └── VolumeNotFoundError (FileNotFoundError)
     ├── GeometryError (ValueError)            shape or affine that places nothing
-    ├── ModalityError (ValueError)            modality unknown, missing or not trained for
+    ├── ModalityError (ValueError)            unknown, missing or not trained for
     ├── InputError (ValueError)               X, manifest or folder of the wrong form
     ├── ConfigError (ValueError)              configuration value or key
-    ├── CheckpointError (ValueError)          weights unknown, damaged or of another model
-    ├── TableError (ValueError)               embedding table that cannot be read or joined
+    ├── CheckpointError (ValueError)          weights unknown, damaged or foreign
+    ├── TableError (ValueError)               table that cannot be read or joined
     ├── TrainingError (RuntimeError)          a run that cannot go on
     └── MissingDependencyError (ImportError)  an extra that is not installed
 

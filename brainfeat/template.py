@@ -11,9 +11,9 @@ References
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import numpy as np
+from numpy.typing import NDArray
 
 from brainfeat.exceptions import MissingDependencyError
 from brainfeat.io import read_volume
@@ -70,6 +70,6 @@ def _folder() -> Path:
     return Path(spec.submodule_search_locations[0], "datasets", "data")
 
 
-def _frozen(data: "np.ndarray[tuple[int, ...], np.dtype[np.generic]]", like: Volume) -> Volume:
+def _frozen(data: NDArray[Any], like: Volume) -> Volume:
     data.flags.writeable = False
     return Volume(data, like.geometry)

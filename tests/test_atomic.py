@@ -1,0 +1,26 @@
+import pytest
+
+from brainfeat.atomic import atomic_write
+
+
+def test_failed_block_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("old")
+    with pytest.raises(ZeroDivisionError), atomic_write(path) as partial:
+        partial.write_text(str(1 / 0))
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_partial_file_keeps_both_suffixes(tmp_path):
+    with atomic_write(tmp_path / "new" / "a.nii.gz") as partial:
+        assert partial.name.endswith(".nii.gz")
+        assert not (tmp_path / "new" / "a.nii.gz").exists()
+
+
+def test_file_has_the_permissions_of_an_ordinary_one(tmp_path):
+    (tmp_path / "plain").touch()
+    with atomic_write(tmp_path / "atomic"):
+        pass
+    plain, atomic = (tmp_path / name for name in ("plain", "atomic"))
+    assert atomic.stat().st_mode == plain.stat().st_mode

@@ -1,0 +1,29 @@
+import inspect
+
+import pytest
+
+from brainfeat import exceptions
+
+ERRORS = [
+    error
+    for _, error in inspect.getmembers(exceptions, inspect.isclass)
+    if issubclass(error, Exception) and not issubclass(error, Warning)
+]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)
+def test_each_error_is_ours_and_also_a_builtin(error):
+    assert issubclass(error, exceptions.BrainfeatError)
+    if error is not exceptions.BrainfeatError:
+        builtin = (ValueError, RuntimeError, ImportError)
+        assert issubclass(error, builtin)
+
+
+def test_the_tree_in_the_docstring_names_every_class():
+    for name in exceptions.__all__:
+        assert name in exceptions.__doc__
+
+
+def test_missing_file_is_caught_as_the_builtin():
+    with pytest.raises(FileNotFoundError):
+        raise exceptions.VolumeNotFoundError("a.nii: no such file.")
