@@ -1,0 +1,274 @@
+"""The encoder: DINOv2's vision transformer over slabs of several modalities."""
+
+__all__ = ["EncoderConfig", "EncoderOutput", "SlabEncoder"]
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from brainfeat.exceptions import InputError
+from brainfeat.models.config import EncoderConfig
+from brainfeat.models.layers import (
+    NORM_EPS,
+    Block,
+    PatchEmbed,
+    SlabMixing,
+    interpolate_positions,
+)
+
+
+class EncoderOutput(NamedTuple):
+    """Tokens of every slab, after the final norm.
+
+    Attributes
+    ----------
+    cls_token : Tensor of shape (B, S, D)
+        One class token a slab.
+    patch_tokens : Tensor of shape (B, S, h, w, D)
+        One token a patch, as they lie in the slab.
+    """
+
+    cls_token: Tensor
+    patch_tokens: Tensor
+
+
+class SlabEncoder(nn.Module):
+    """DINOv2's vision transformer [1]_ over slabs of several modalities.
+
+    Channel ``m * thickness + s`` of a slab is slice ``s`` of modality ``m``, so
+    that one patch embedding over all channels is the sum of one per modality.
+    Each modality adds a learned vector to every patch token: ``modality_embed``
+    where it is present, ``absent_embed`` in place of its pixels where it is not.
+    With three channels and one slab this is DINOv2 itself. Registers follow [2]_.
+
+    Parameters
+    ----------
+    config : EncoderConfig
+        Sizes of the network.
+
+    References
+    ----------
+    .. [1] Oquab et al., "DINOv2: Learning Robust Visual Features without
+       Supervision", TMLR 2024.
+    .. [2] Darcet et al., "Vision Transformers Need Registers", ICLR 2024.
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim, n_modalities = config.embed_dim, len(config.modalities)
+        n_patches = config.grid_size[0] * config.grid_size[1]
+        self.patch_embed = PatchEmbed(config.in_channels, dim, config.patch_size)
+        self.modality_embed = nn.Parameter(torch.zeros(n_modalities, dim))
+        self.absent_embed = nn.Parameter(torch.zeros(n_modalities, dim))
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.mask_token = nn.Parameter(torch.zeros(1, dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + n_patches, dim))
+        if config.num_register_tokens:
+            shape = (1, config.num_register_tokens, dim)
+            self.register_tokens = nn.Parameter(torch.zeros(shape))
+        last = max(config.depth - 1, 1)
+        drop_rates = [config.drop_path * i / last for i in range(config.depth)]
+        self.blocks = nn.ModuleList(_block(config, rate) for rate in drop_rates)
+        self.slab_mixing = nn.ModuleDict(
+            {str(index): SlabMixing(dim) for index in config.slab_mixing}
+        )
+        self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.activation_checkpointing = False
+        self._init_weights()
+
+    def forward(
+        self,
+        slabs: Tensor,
+        *,
+        present: Tensor | None = None,
+        masks: Tensor | None = None,
+    ) -> EncoderOutput:
+        """Encode stacks of neighbouring slabs.
+
+        Parameters
+        ----------
+        slabs : Tensor of shape (B, S, C, H, W)
+            Normalised pixels; H and W are multiples of the patch size.
+        present : bool Tensor of shape (B, n_modalities), optional
+            Which modalities a subject has; all of them if not given. Pixels of
+            an absent modality are ignored.
+        masks : bool Tensor of shape (B, S, h, w), optional
+            Patches that the mask token replaces.
+
+        Returns
+        -------
+        EncoderOutput
+            Class and patch tokens after the final norm.
+
+        Raises
+        ------
+        InputError
+            If a shape does not fit the configuration.
+        """
+        x, grid = self._embed(slabs, present, masks)
+        for index in range(len(self.blocks)):
+            x = self._run_block(index, x, grid)
+        return self._output(x, grid)
+
+    def forward_intermediates(
+        self,
+        slabs: Tensor,
+        blocks: Sequence[int],
+        *,
+        present: Tensor | None = None,
+    ) -> list[EncoderOutput]:
+        """Encode slabs and return the tokens that leave some of the blocks.
+
+        Parameters
+        ----------
+        slabs : Tensor of shape (B, S, C, H, W)
+            Normalised pixels.
+        blocks : sequence of int
+            Indices of blocks, counted from 0; negative ones from the end.
+        present : bool Tensor of shape (B, n_modalities), optional
+            Which modalities a subject has.
+
+        Returns
+        -------
+        list of EncoderOutput
+            One for each entry of ``blocks``, in that order, after the final norm.
+
+        Raises
+        ------
+        InputError
+            If a block does not exist or a shape does not fit.
+        """
+        depth = len(self.blocks)
+        if not all(-depth <= index < depth for index in blocks):
+            raise InputError(f"blocks {tuple(blocks)} are not all in 0..{depth - 1}.")
+        wanted = [index % depth for index in blocks]
+        x, grid = self._embed(slabs, present, None)
+        found: dict[int, EncoderOutput] = {}
+        for index in range(max(wanted, default=-1) + 1):
+            x = self._run_block(index, x, grid)
+            if index in wanted:
+                found[index] = self._output(x, grid)
+        return [found[index] for index in wanted]
+
+    def set_activation_checkpointing(self, enabled: bool) -> None:
+        """Trade time for memory: recompute blocks in the backward pass.
+
+        Parameters
+        ----------
+        enabled : bool
+            Whether blocks forget their activations while training.
+        """
+        self.activation_checkpointing = enabled
+
+    def _init_weights(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+        for parameter in (self.pos_embed, self.modality_embed, self.absent_embed):
+            nn.init.trunc_normal_(parameter, std=0.02)
+        nn.init.normal_(self.cls_token, std=1e-6)
+        if self.config.num_register_tokens:
+            nn.init.normal_(self.register_tokens, std=1e-6)
+
+    def _embed(
+        self, slabs: Tensor, present: Tensor | None, masks: Tensor | None
+    ) -> tuple[Tensor, tuple[int, int, int, int]]:
+        """Return all tokens of shape (BS, N, D) and the grid (B, S, h, w)."""
+        grid = self._check_shapes(slabs, present, masks)
+        pixels = slabs.to(self.patch_embed.proj.weight.dtype)
+        modality_vector = self.modality_embed.sum(0)  # D
+        if present is not None:
+            has = present[..., None]  # B M 1
+            keep = has.repeat_interleave(self.config.thickness, 1)  # B C 1
+            # Not a product: what stands for a missing modality may be NaN.
+            pixels = pixels.masked_fill(~keep[:, None, :, :, None], 0.0)
+            vectors = torch.where(has, self.modality_embed, self.absent_embed)
+            modality_vector = vectors.sum(1)[:, None, None, None]  # B 1 1 1 D
+        patches = self.patch_embed(pixels.flatten(0, 1))  # BS h w D
+        patches = patches.reshape(*grid, -1) + modality_vector  # B S h w D
+        if masks is not None:
+            mask_token = self.mask_token.to(patches.dtype)
+            patches = torch.where(masks[..., None], mask_token, patches)
+        patches = (patches + self._patch_positions(grid)).flatten(2, 3).flatten(0, 1)
+        prefix = self._prefix_tokens().to(patches.dtype)
+        return torch.cat([prefix.expand(len(patches), -1, -1), patches], 1), grid
+
+    def _check_shapes(
+        self, slabs: Tensor, present: Tensor | None, masks: Tensor | None
+    ) -> tuple[int, int, int, int]:
+        patch, n_channels = self.config.patch_size, self.config.in_channels
+        if slabs.ndim != 5 or slabs.shape[2] != n_channels:
+            raise InputError(
+                f"slabs: expected shape (B, S, {n_channels}, H, W), "
+                f"got {tuple(slabs.shape)}."
+            )
+        n_rows, n_slabs, _, height, width = slabs.shape
+        if height % patch or width % patch:
+            raise InputError(
+                f"slabs: height and width must be multiples of the patch size "
+                f"{patch}, got {(height, width)}."
+            )
+        grid = (n_rows, n_slabs, height // patch, width // patch)
+        _check_flags("present", present, (n_rows, len(self.config.modalities)))
+        _check_flags("masks", masks, grid)
+        return grid
+
+    def _patch_positions(self, grid: tuple[int, int, int, int]) -> Tensor:
+        stored = self.pos_embed[0, 1:].reshape(*self.config.grid_size, -1)
+        return interpolate_positions(stored, grid[2:], self.config.position_mode)
+
+    def _prefix_tokens(self) -> Tensor:
+        """Return class and register tokens, of shape (1, 1 + R, D)."""
+        cls_token = self.cls_token + self.pos_embed[:, :1]
+        if not self.config.num_register_tokens:
+            return cls_token
+        return torch.cat([cls_token, self.register_tokens], 1)
+
+    def _run_block(
+        self, index: int, x: Tensor, grid: tuple[int, int, int, int]
+    ) -> Tensor:
+        block = self.blocks[index]
+        if self.activation_checkpointing and self.training:
+            x = checkpoint(block, x, use_reentrant=False)
+        else:
+            x = block(x)
+        if str(index) not in self.slab_mixing:
+            return x
+        prefix, patches = self._split(x, grid)
+        mixed = self.slab_mixing[str(index)](patches).flatten(2, 3).flatten(0, 1)
+        return torch.cat([prefix, mixed], 1)
+
+    def _split(
+        self, x: Tensor, grid: tuple[int, int, int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """Return prefix tokens (BS, 1 + R, D) and patch tokens (B, S, h, w, D)."""
+        n_prefix = 1 + self.config.num_register_tokens
+        return x[:, :n_prefix], x[:, n_prefix:].reshape(*grid, -1)
+
+    def _output(self, x: Tensor, grid: tuple[int, int, int, int]) -> EncoderOutput:
+        prefix, patches = self._split(self.norm(x), grid)
+        return EncoderOutput(prefix[:, 0].reshape(*grid[:2], -1), patches)
+
+
+def _block(config: EncoderConfig, drop_rate: float) -> Block:
+    return Block(
+        config.embed_dim,
+        config.num_heads,
+        hidden_dim=int(config.embed_dim * config.mlp_ratio),
+        ffn=config.ffn,
+        layer_scale=config.layer_scale,
+        drop_rate=drop_rate,
+    )
+
+
+def _check_flags(name: str, flags: Tensor | None, shape: tuple[int, ...]) -> None:
+    if flags is not None and (flags.dtype != torch.bool or flags.shape != shape):
+        raise InputError(
+            f"{name}: expected booleans of shape {shape}, got {flags.dtype} of shape "
+            f"{tuple(flags.shape)}."
+        )

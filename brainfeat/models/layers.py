@@ -1,0 +1,264 @@
+"""Layers of DINOv2's vision transformer, and the convolution that joins slabs."""
+
+__all__ = [
+    "Attention",
+    "Block",
+    "LayerScale",
+    "Mlp",
+    "PatchEmbed",
+    "SlabMixing",
+    "SwiGLU",
+    "drop_path",
+    "interpolate_positions",
+]
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+NORM_EPS = 1e-6  # DINOv2's; PyTorch's default of 1e-5 changes the tokens
+
+
+class PatchEmbed(nn.Module):
+    """One linear map of every patch, over all channels at once.
+
+    Parameters
+    ----------
+    in_channels : int
+        Channels of a slab, modalities times thickness.
+    embed_dim : int
+        Length of a token.
+    patch_size : int
+        Edge of a square patch in pixels.
+    """
+
+    def __init__(self, in_channels: int, embed_dim: int, patch_size: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_channels, embed_dim, patch_size, stride=patch_size)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Map pixels of shape (B, C, H, W) to patch tokens of shape (B, h, w, D)."""
+        tokens: Tensor = self.proj(pixels)  # B D h w
+        return tokens.permute(0, 2, 3, 1)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one matrix for query, key and value.
+
+    Parameters
+    ----------
+    dim : int
+        Length of a token.
+    num_heads : int
+        Number of heads; divides ``dim``.
+    """
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map tokens of shape (B, N, D) to updates of the same shape."""
+        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))  # B N 3 heads d
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # B heads N d
+        x = F.scaled_dot_product_attention(q, k, v)
+        out: Tensor = self.proj(x.transpose(1, 2).flatten(2))  # B N D
+        return out
+
+
+class Mlp(nn.Module):
+    """Two linear maps around a GELU.
+
+    Parameters
+    ----------
+    dim : int
+        Length of a token.
+    hidden_dim : int
+        Length between the two maps.
+    """
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map tokens of shape (..., D) to updates of the same shape."""
+        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        return out
+
+
+class SwiGLU(nn.Module):
+    """Gated feed-forward layer of DINOv2's giant model.
+
+    Gate and value share one matrix, gate first. Two thirds of the nominal
+    hidden length, rounded up to a multiple of 8, keep the number of
+    multiplications close to that of `Mlp`.
+
+    Parameters
+    ----------
+    dim : int
+        Length of a token.
+    hidden_dim : int
+        Hidden length that an `Mlp` in this place would have.
+    """
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        gated_dim = (int(hidden_dim * 2 / 3) + 7) // 8 * 8
+        self.w12 = nn.Linear(dim, 2 * gated_dim)
+        self.w3 = nn.Linear(gated_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map tokens of shape (..., D) to updates of the same shape."""
+        gate, value = self.w12(x).chunk(2, dim=-1)
+        out: Tensor = self.w3(F.silu(gate) * value)
+        return out
+
+
+class LayerScale(nn.Module):
+    """A learned factor for each channel of a residual branch.
+
+    Parameters
+    ----------
+    dim : int
+        Length of a token.
+    initial : float
+        Value of every factor before training.
+    """
+
+    def __init__(self, dim: int, initial: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((dim,), initial))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale tokens of shape (..., D)."""
+        return x * self.gamma
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block.
+
+    Parameters
+    ----------
+    dim : int
+        Length of a token.
+    num_heads : int
+        Number of attention heads.
+    hidden_dim : int
+        Nominal hidden length of the feed-forward layer.
+    ffn : {"mlp", "swiglu"}
+        Kind of feed-forward layer.
+    layer_scale : float
+        Initial factor of both residual branches.
+    drop_rate : float
+        Share of samples that skip a branch during training.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        hidden_dim: int,
+        ffn: Literal["mlp", "swiglu"],
+        layer_scale: float,
+        drop_rate: float,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.attn = Attention(dim, num_heads)
+        self.ls1 = LayerScale(dim, layer_scale)
+        self.norm2 = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.mlp = (SwiGLU if ffn == "swiglu" else Mlp)(dim, hidden_dim)
+        self.ls2 = LayerScale(dim, layer_scale)
+        self.drop_rate = drop_rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map tokens of shape (B, N, D) to tokens of the same shape."""
+        rate = self.drop_rate if self.training else 0.0
+        x = x + drop_path(self.ls1(self.attn(self.norm1(x))), rate)
+        return x + drop_path(self.ls2(self.mlp(self.norm2(x))), rate)
+
+
+class SlabMixing(nn.Module):
+    """Depthwise 3x3x3 convolution over neighbouring slabs and patches.
+
+    The convolution starts at zero, so that a new layer changes nothing until
+    it is trained.
+
+    Parameters
+    ----------
+    dim : int
+        Length of a token.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.conv = nn.Conv3d(dim, dim, 3, padding=1, groups=dim)
+        for parameter in self.conv.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, patch_tokens: Tensor) -> Tensor:
+        """Add to patch tokens of shape (B, S, h, w, D) what their neighbours hold."""
+        # The permuted view is channels-last memory, which convolves fastest.
+        x = self.norm(patch_tokens).permute(0, 4, 1, 2, 3)  # B D S h w
+        update: Tensor = self.conv(x).permute(0, 2, 3, 4, 1)
+        return patch_tokens + update
+
+
+def drop_path(x: Tensor, rate: float) -> Tensor:
+    """Zero whole samples at random and scale the others up (stochastic depth).
+
+    Parameters
+    ----------
+    x : Tensor of shape (B, ...)
+        Output of a residual branch.
+    rate : float
+        Share of samples that are zeroed, in [0, 1).
+
+    Returns
+    -------
+    Tensor of shape (B, ...)
+        Its expectation over the draw is ``x``.
+    """
+    if rate == 0.0:
+        return x
+    keep = x.new_empty((len(x),) + (1,) * (x.ndim - 1)).bernoulli_(1.0 - rate)
+    return x * (keep / (1.0 - rate))
+
+
+def interpolate_positions(
+    positions: Tensor,
+    size: tuple[int, int],
+    mode: Literal["bicubic", "antialiased"] = "bicubic",
+) -> Tensor:
+    """Resample position embeddings to another grid of patches.
+
+    Parameters
+    ----------
+    positions : Tensor of shape (h, w, D)
+        Learned embeddings.
+    size : tuple of int (h, w)
+        Patches along height and width.
+    mode : {"bicubic", "antialiased"}
+        Plain bicubic interpolation is DINOv2's; its models with registers
+        filter before they downsample.
+
+    Returns
+    -------
+    Tensor of shape (h, w, D)
+        In the dtype of ``positions``; the computation is float32.
+    """
+    if tuple(positions.shape[:2]) == tuple(size):
+        return positions
+    grid = positions.float().permute(2, 0, 1)[None]  # 1 D h w
+    grid = F.interpolate(
+        grid, size=size, mode="bicubic", antialias=mode == "antialiased"
+    )
+    return grid[0].permute(1, 2, 0).to(positions.dtype)

@@ -1,0 +1,103 @@
+"""From the tokens of a subject to one vector, without background."""
+
+__all__ = ["PoolingMode", "pool_regions", "pool_tokens"]
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from brainfeat.exceptions import ConfigError, InputError
+from brainfeat.models.encoder import EncoderOutput
+
+PoolingMode = Literal["mean", "cls", "cls+mean"]
+
+
+def pool_tokens(
+    output: EncoderOutput,
+    token_fractions: Tensor,
+    mode: PoolingMode = "mean",
+) -> Tensor:
+    """Average the tokens of each subject over its brain.
+
+    Parameters
+    ----------
+    output : EncoderOutput
+        Class tokens of shape (B, S, D), patch tokens of shape (B, S, h, w, D).
+    token_fractions : Tensor of shape (B, S, h, w)
+        Share of each patch that is foreground: the weight of its token. A slab
+        weighs as much as the foreground in it.
+    mode : {"mean", "cls", "cls+mean"}
+        Average the patch tokens, the class tokens of the slabs, or both, one
+        after the other.
+
+    Returns
+    -------
+    float32 Tensor of shape (B, D) or (B, 2 * D)
+        One vector a subject.
+
+    Raises
+    ------
+    ConfigError
+        If ``mode`` is unknown.
+    InputError
+        If the shapes differ, or a subject has no foreground at all.
+    """
+    if mode not in get_args(PoolingMode):
+        raise ConfigError(
+            f"pooling must be one of {get_args(PoolingMode)}, got {mode!r}."
+        )
+    if token_fractions.shape != output.patch_tokens.shape[:4]:
+        raise InputError(
+            f"token_fractions: expected shape {tuple(output.patch_tokens.shape[:4])}, "
+            f"got {tuple(token_fractions.shape)}."
+        )
+    weights = token_fractions.to(output.patch_tokens.device, torch.float32)
+    totals = weights.sum(dim=(1, 2, 3), keepdim=True)  # B 1 1 1
+    if not bool((totals > 0).all()):
+        rows = (totals.flatten() <= 0).nonzero().flatten().tolist()
+        raise InputError(f"rows {rows} of the batch have no foreground.")
+    weights = weights / totals
+    parts = []
+    if mode in {"cls", "cls+mean"}:
+        slab_weights = weights.sum(dim=(2, 3))  # B S
+        parts.append(torch.einsum("bs,bsd->bd", slab_weights, output.cls_token.float()))
+    if mode in {"mean", "cls+mean"}:
+        tokens = output.patch_tokens.float()
+        parts.append(torch.einsum("bshw,bshwd->bd", weights, tokens))
+    return torch.cat(parts, dim=1)
+
+
+def pool_regions(output: EncoderOutput, weights: Tensor) -> Tensor:
+    """Average the patch tokens of each subject over each region of an atlas.
+
+    Parameters
+    ----------
+    output : EncoderOutput
+        Patch tokens of shape (B, S, h, w, D).
+    weights : Tensor of shape (R, S, h, w)
+        Share of each patch that a region fills, the same for all subjects.
+
+    Returns
+    -------
+    float32 Tensor of shape (B, R * D)
+        The vectors of the regions, one after the other.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ, or a region fills no patch.
+    """
+    grid = tuple(output.patch_tokens.shape[1:4])
+    if weights.ndim != 4 or weights.shape[1:] != grid:
+        raise InputError(
+            f"weights: expected a patch grid of {grid} for each region, "
+            f"got shape {tuple(weights.shape)}."
+        )
+    weights = weights.to(output.patch_tokens.device, torch.float32)
+    totals = weights.sum(dim=(1, 2, 3), keepdim=True)  # R 1 1 1
+    if not bool((totals > 0).all()):
+        empty = (totals.flatten() <= 0).nonzero().flatten().tolist()
+        raise InputError(f"regions {empty} fill no patch of the encoder's grid.")
+    tokens = output.patch_tokens.float()
+    return torch.einsum("rshw,bshwd->brd", weights / totals, tokens).flatten(1)
