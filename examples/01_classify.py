@@ -1,0 +1,33 @@
+"""Classify simulated patients and controls from T1w scans, in a dozen lines."""
+
+# %%
+# A cohort that needs no download: 24 subjects, half with medial-temporal
+# atrophy, three scanners, written as a BIDS folder.
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from brainfeat import BrainFoundEmbedder, simulate_cohort
+
+cohort = simulate_cohort("cohort", n_subjects=24, random_state=1)
+print(cohort[["T1w", "diagnosis", "age"]].head())
+
+# %%
+# The embedder is a transformer like any other. `memory` keeps each subject's
+# vector on disk: the five folds below encode every scan once, not five times.
+model = make_pipeline(
+    BrainFoundEmbedder(memory="cache", n_jobs=2),
+    StandardScaler(),
+    LogisticRegression(max_iter=1000),
+)
+folds = StratifiedKFold(4, shuffle=True, random_state=0)
+scores = cross_val_score(
+    model, cohort["T1w"], cohort["diagnosis"], cv=folds, scoring="roc_auc"
+)
+print(f"AUC {scores.mean():.2f} +- {scores.std():.2f} over {len(scores)} folds")
+
+# %%
+# The features themselves keep the subjects' names.
+embedder = BrainFoundEmbedder(memory="cache").set_output(transform="pandas")
+print(embedder.fit_transform(cohort["T1w"]).iloc[:3, :4])
