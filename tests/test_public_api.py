@@ -47,7 +47,7 @@ def test_type_checkers_see_the_names_that_load_lazily():
 
 def test_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'brain'"):
-        brainfeat.brain
+        _ = brainfeat.brain
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
