@@ -23,6 +23,7 @@ __all__ = [
     "content_hash",
     "read_labels",
     "read_volume",
+    "split_volumes",
     "to_image",
     "write_volume",
 ]
@@ -70,9 +71,7 @@ def read_volume(source: ImageSource) -> Volume:
     (4, 5, 6)
     """
     name, stored = _open(source)
-    data = _one_volume(stored.raw, name).astype(np.float32)
-    if stored.slope != 1.0 or stored.intercept != 0.0:
-        data = data * np.float32(stored.slope) + np.float32(stored.intercept)
+    data = _scaled(_one_volume(stored.raw, name), stored)
     if not np.isfinite(data).any():
         raise VolumeError(f"{name}: expected intensities, got no finite value.")
     return Volume(data, _geometry(data, stored.affine, name))
@@ -110,6 +109,41 @@ def read_labels(source: ImageSource) -> Volume:
         stray = values[labels != values].flat[0]
         raise VolumeError(f"{name}: expected integer labels, got {stray:g}.")
     return Volume(labels, _geometry(labels, stored.affine, name))
+
+
+def split_volumes(source: ImageSource) -> tuple[ImageSource, ...]:
+    """Split a 4D image into its volumes.
+
+    Parameters
+    ----------
+    source : path-like or nibabel image
+        As for :func:`read_volume`, with any number of volumes.
+
+    Returns
+    -------
+    tuple of path-like or nibabel image
+        The volumes in order as images in memory; ``source`` itself if it holds
+        one volume.
+
+    Raises
+    ------
+    VolumeNotFoundError
+        If there is no such file.
+    VolumeError
+        If the file is no readable image, or has neither three nor four axes.
+    """
+    name, stored = _open(source)
+    if stored.raw.ndim < 4 or stored.raw.shape[3:] == (1,):
+        return (source,)
+    if stored.raw.ndim > 4:
+        raise VolumeError(
+            f"{name}: expected a 3D or 4D image, got shape {stored.raw.shape}."
+        )
+    volumes = []
+    for index in range(stored.raw.shape[3]):
+        data = _scaled(_one_volume(stored.raw[..., index], name), stored)
+        volumes.append(to_image(Volume(data, _geometry(data, stored.affine, name))))
+    return tuple(volumes)
 
 
 def write_volume(volume: Volume, path: str | os.PathLike[str]) -> Path:
@@ -317,6 +351,13 @@ def _one_volume(raw: NDArray[Any], name: str) -> NDArray[Any]:
         )
     if 0 in data.shape:
         raise VolumeError(f"{name}: expected voxels, got shape {raw.shape}.")
+    return data
+
+
+def _scaled(raw: NDArray[Any], stored: _Stored) -> NDArray[np.float32]:
+    data = raw.astype(np.float32)
+    if stored.slope != 1.0 or stored.intercept != 0.0:
+        data = data * np.float32(stored.slope) + np.float32(stored.intercept)
     return data
 
 
