@@ -1,0 +1,323 @@
+"""Embedding tables on disk: Parquet, CSV and TSV, written in constant memory."""
+
+import csv
+import itertools
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from brainfeat.exceptions import TableError
+
+__all__ = ["TableFormat", "find_format", "sidecar_path"]
+
+TextColumns = Mapping[str, Sequence[str | None]]
+
+_METADATA_KEY = b"brainfeat"
+# Many small row groups read several times slower than a few large ones.
+_ROWS_PER_GROUP = 8192
+# A participant called 01 or 1234 is a name all the same.
+_TEXT_COLUMNS = {"participant_id", "session_id", "image", "input_sha256"}
+_INTEGER = re.compile(r"-?(0|[1-9]\d{0,17})")
+_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?")
+
+
+class TableFormat(Protocol):
+    """How rows of text columns and a float32 vector lie in one file."""
+
+    def write(
+        self,
+        path: Path,
+        columns: TextColumns,
+        vectors: Iterable[NDArray[np.float32]],
+        provenance: Mapping[str, Any],
+    ) -> None:
+        """Write a table.
+
+        Parameters
+        ----------
+        path : Path
+            File to write.
+        columns : mapping of str to sequence of str or None
+            Columns before the embedding; None is missing. A column whose texts
+            are all numbers is stored as numbers.
+        vectors : iterable of ndarray of shape (n_features,)
+            The embedding of each row; read once, some rows at a time.
+        provenance : mapping of str to JSON values
+            Where the embeddings come from; holds ``n_features``.
+        """
+
+    def read_provenance(self, path: Path) -> dict[str, Any] | None:
+        """Say where a table comes from.
+
+        Parameters
+        ----------
+        path : Path
+            The table.
+
+        Returns
+        -------
+        dict or None
+            What it was written with; None if it does not tell.
+
+        Raises
+        ------
+        TableError
+            If the file cannot be read.
+        """
+
+    def read_columns(self, path: Path) -> pa.Table:
+        """Read everything but the embeddings.
+
+        Parameters
+        ----------
+        path : Path
+            The table.
+
+        Returns
+        -------
+        pyarrow.Table
+            Columns of int64, float64 or string.
+
+        Raises
+        ------
+        TableError
+            If the file cannot be read.
+        """
+
+    def iterate_vectors(self, path: Path) -> Iterator[NDArray[np.float32]]:
+        """Read the embeddings, a piece at a time.
+
+        Parameters
+        ----------
+        path : Path
+            The table.
+
+        Yields
+        ------
+        ndarray of float32 of shape (n_rows, n_features)
+            Rows in the table's order.
+
+        Raises
+        ------
+        TableError
+            If the file cannot be read.
+        """
+
+
+def find_format(path: str | os.PathLike[str]) -> TableFormat:
+    """Choose the format by the file's suffix.
+
+    Parameters
+    ----------
+    path : path-like
+        File that ends in ``.parquet``, ``.csv`` or ``.tsv``.
+
+    Returns
+    -------
+    TableFormat
+        How to read and write it.
+
+    Raises
+    ------
+    TableError
+        If the suffix is another one.
+    """
+    suffix = Path(path).suffix
+    if suffix not in _FORMATS:
+        raise TableError(
+            f"{os.fspath(path)}: expected a name that ends in .parquet, .csv or .tsv."
+        )
+    return _FORMATS[suffix]
+
+
+def sidecar_path(path: str | os.PathLike[str]) -> Path:
+    """Name the JSON file beside a table that says where the table comes from.
+
+    Parameters
+    ----------
+    path : path-like
+        The table.
+
+    Returns
+    -------
+    Path
+        The same name, ending in ``.json``.
+    """
+    return Path(path).with_suffix(".json")
+
+
+class _ParquetFormat:
+    """Wide Parquet: one float32 column a feature, provenance in the metadata."""
+
+    def write(
+        self,
+        path: Path,
+        columns: TextColumns,
+        vectors: Iterable[NDArray[np.float32]],
+        provenance: Mapping[str, Any],
+    ) -> None:
+        texts = _typed_table(columns)
+        features = _feature_names(provenance)
+        schema = pa.schema(
+            [*texts.schema, *(pa.field(name, pa.float32()) for name in features)],
+            metadata={_METADATA_KEY: json.dumps(dict(provenance)).encode()},
+        )
+        writer = pq.ParquetWriter(
+            path,
+            schema,
+            compression="zstd",
+            use_dictionary=texts.column_names,
+            use_byte_stream_split=features,
+            write_statistics=texts.column_names,
+        )
+        start = 0
+        with writer:
+            for block in _blocks(vectors, len(features)):
+                piece = texts.slice(start, len(block)).combine_chunks()
+                arrays = [*piece.columns, *map(pa.array, block.T.copy())]
+                writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+                start += len(block)
+
+    def read_provenance(self, path: Path) -> dict[str, Any] | None:
+        metadata = _open_parquet(path).schema_arrow.metadata or {}
+        text = metadata.get(_METADATA_KEY)
+        return None if text is None else dict(json.loads(text))
+
+    def read_columns(self, path: Path) -> pa.Table:
+        file = _open_parquet(path)
+        names = [name for name in file.schema_arrow.names if not _is_feature(name)]
+        return file.read(columns=names)
+
+    def iterate_vectors(self, path: Path) -> Iterator[NDArray[np.float32]]:
+        file = _open_parquet(path)
+        features = list(filter(_is_feature, file.schema_arrow.names))
+        if not features:
+            return
+        for batch in file.iter_batches(_ROWS_PER_GROUP, columns=features):
+            yield np.stack([column.to_numpy() for column in batch.columns]).T
+
+
+@dataclass(frozen=True)
+class _DelimitedFormat:
+    """CSV or TSV; the provenance lies in a JSON file beside the table."""
+
+    delimiter: str
+    missing: str
+
+    def write(
+        self,
+        path: Path,
+        columns: TextColumns,
+        vectors: Iterable[NDArray[np.float32]],
+        provenance: Mapping[str, Any],
+    ) -> None:
+        rows = zip(*columns.values(), strict=True)
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, delimiter=self.delimiter, lineterminator="\n")
+            writer.writerow([*columns, *_feature_names(provenance)])
+            for row, vector in zip(rows, vectors, strict=True):
+                texts = (self.missing if text is None else text for text in row)
+                # numpy writes the shortest digits that give the same float32.
+                writer.writerow([*texts, *vector.astype(str)])
+
+    def read_provenance(self, path: Path) -> dict[str, Any] | None:
+        try:
+            text = sidecar_path(path).read_text(encoding="utf-8")
+            provenance = json.loads(text)
+        except (FileNotFoundError, ValueError):
+            return None
+        return provenance if isinstance(provenance, dict) else None
+
+    def read_columns(self, path: Path) -> pa.Table:
+        rows = self._rows(path)
+        header = next(rows)
+        places = [i for i, name in enumerate(header) if not _is_feature(name)]
+        texts = [[self._text(row[i]) for i in places] for row in rows]
+        columns = zip(*texts, strict=True) if texts else ((),) * len(places)
+        names = [header[i] for i in places]
+        return _typed_table(dict(zip(names, columns, strict=True)))
+
+    def iterate_vectors(self, path: Path) -> Iterator[NDArray[np.float32]]:
+        rows = self._rows(path)
+        places = [i for i, name in enumerate(next(rows)) if _is_feature(name)]
+        vectors = (np.array([row[i] for i in places], np.float32) for row in rows)
+        try:
+            yield from _blocks(vectors, len(places))
+        except ValueError as error:
+            raise TableError(f"{path}: expected numbers as emb_* ({error}).") from error
+
+    def _rows(self, path: Path) -> Iterator[list[str]]:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file, delimiter=self.delimiter)
+            try:
+                header = next(reader, [])
+                yield header
+                for row in reader:
+                    if len(row) != len(header):
+                        raise TableError(
+                            f"{path}: line {reader.line_num}: expected "
+                            f"{len(header)} values, got {len(row)}."
+                        )
+                    yield row
+            except (csv.Error, UnicodeDecodeError) as error:
+                raise TableError(f"{path}: not a readable table ({error}).") from error
+
+    def _text(self, value: str) -> str | None:
+        return None if value in {"", self.missing} else value
+
+
+_FORMATS: dict[str, TableFormat] = {
+    ".parquet": _ParquetFormat(),
+    ".csv": _DelimitedFormat(delimiter=",", missing=""),
+    ".tsv": _DelimitedFormat(delimiter="\t", missing="n/a"),  # as in BIDS
+}
+
+
+def _feature_names(provenance: Mapping[str, Any]) -> list[str]:
+    return [f"emb_{index:03d}" for index in range(int(provenance["n_features"]))]
+
+
+def _is_feature(name: str) -> bool:
+    return name.startswith("emb_")
+
+
+def _typed_table(columns: TextColumns) -> pa.Table:
+    arrays = {}
+    for name, values in columns.items():
+        texts = name in _TEXT_COLUMNS
+        arrays[name] = pa.array(values, pa.string()) if texts else _typed(values)
+    return pa.table(arrays)
+
+
+def _typed(values: Sequence[str | None]) -> pa.Array:
+    # "01" is a name, not a number: a column is of numbers only if all of it is.
+    present = [value for value in values if value is not None]
+    if present and all(map(_INTEGER.fullmatch, present)):
+        return pa.array([None if v is None else int(v) for v in values], pa.int64())
+    if present and all(map(_NUMBER.fullmatch, present)):
+        return pa.array([None if v is None else float(v) for v in values], pa.float64())
+    return pa.array(values, pa.string())
+
+
+def _open_parquet(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path, memory_map=True)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise TableError(f"{path}: not a readable Parquet file ({error}).") from error
+
+
+def _blocks(
+    vectors: Iterable[NDArray[np.float32]], n_features: int
+) -> Iterator[NDArray[np.float32]]:
+    iterator = iter(vectors)
+    while rows := list(itertools.islice(iterator, _ROWS_PER_GROUP)):
+        yield np.stack(rows).reshape(len(rows), n_features)

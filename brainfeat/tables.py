@@ -1,0 +1,366 @@
+"""Embedding tables: one row a subject, resumable, and honest about their origin."""
+
+import itertools
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from brainfeat.atomic import atomic_write
+from brainfeat.exceptions import TableError
+from brainfeat.journal import RowJournal
+from brainfeat.table_formats import find_format, sidecar_path
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["EmbeddingTable", "TableRow", "read_embeddings"]
+
+# Rows that differ in one of these cannot share a table.
+_IDENTITY = {
+    "checkpoint_sha256": "checkpoint",
+    "preprocessing_sha256": "preprocessing",
+    "pooling": "pooling",
+    "modalities": "modalities",
+    "n_features": "number of features",
+}
+_NAME_COLUMNS = ("participant_id", "session_id", "image")
+
+Record = dict[str, str | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableRow:
+    """One row of a table before it is embedded.
+
+    Parameters
+    ----------
+    participant_id : str
+        Name of the subject, as in ``participants.tsv``.
+    session_id : str or None
+        Name of the session, if there are several.
+    images : mapping of str to str
+        Absolute path of the image of each modality that was acquired.
+    metadata : mapping of str to str or None
+        Columns of the manifest that are kept beside the embedding.
+    """
+
+    participant_id: str
+    session_id: str | None = None
+    images: Mapping[str, str]
+    metadata: Mapping[str, str | None] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """What tells this row from others: its image files."""
+        return json.dumps(sorted(self.images.items()))
+
+    @property
+    def image(self) -> str:
+        """Path of the main image: the first modality's."""
+        return next(iter(self.images.values()))
+
+
+class EmbeddingTable:
+    """A table that grows row by row and is written whole.
+
+    Rows go to a journal in a hidden folder beside the table, so that a killed
+    run loses none; :meth:`finish` merges them with the rows that the table had
+    and replaces it in one step. Rows of another encoder are never mixed in.
+
+    Parameters
+    ----------
+    output : path-like
+        File that ends in ``.parquet``, ``.csv`` or ``.tsv``. A JSON file of the
+        same name beside it repeats the provenance.
+    provenance : mapping of str to JSON values
+        Must hold ``checkpoint_sha256``, ``preprocessing_sha256``, ``pooling``,
+        ``modalities`` and ``n_features``.
+    overwrite : bool
+        Replace a table that is there instead of going on with it.
+
+    Raises
+    ------
+    TableError
+        If the table, or an unfinished run, comes from another encoder, or another
+        process is writing it.
+    """
+
+    def __init__(
+        self,
+        output: str | os.PathLike[str],
+        provenance: Mapping[str, Any],
+        *,
+        overwrite: bool = False,
+    ) -> None:
+        self.output = Path(output)
+        self._format = find_format(output)
+        self._provenance = dict(provenance)
+        self._folder = self.output.with_name(f".{self.output.name}.partial")
+        if self.output.is_dir():
+            raise TableError(f"{self.output}: expected a file name, got a folder.")
+        _check_sidecar(self.output, self._provenance)
+        # The lock comes first: what is there must not change while we look.
+        self._journal = RowJournal(self._folder, int(provenance["n_features"]))
+        try:
+            self._begin(overwrite=overwrite)
+        except BaseException:
+            self._journal.close(remove=False)
+            raise
+
+    def has_row(self, row: TableRow, input_sha256: str) -> bool:
+        """Whether a row is done, with the content that its images have now.
+
+        Parameters
+        ----------
+        row : TableRow
+            The row.
+        input_sha256 : str
+            Fingerprint of its images.
+
+        Returns
+        -------
+        bool
+            False if it is new or an image changed.
+        """
+        entry = self._journal.entries.get(row.key)
+        if entry is not None:
+            return entry.input_sha256 == input_sha256
+        record = self._finished.get(row.key)
+        return record is not None and record["input_sha256"] == input_sha256
+
+    def append(
+        self, row: TableRow, input_sha256: str, vector: NDArray[np.float32]
+    ) -> None:
+        """Keep the embedding of a row; a killed process loses nothing of it.
+
+        Parameters
+        ----------
+        row : TableRow
+            The row.
+        input_sha256 : str
+            Fingerprint of its images.
+        vector : ndarray of shape (n_features,)
+            Its embedding.
+
+        Raises
+        ------
+        TableError
+            If the vector has another length.
+        """
+        self._journal.append(row.key, input_sha256, vector)
+
+    def finish(self, rows: Sequence[TableRow]) -> int:
+        """Write the table: the rows that it had, then ``rows`` as far as done.
+
+        Parameters
+        ----------
+        rows : sequence of TableRow
+            Everything that this run was asked for. Rows that an unfinished run
+            left behind and that are not asked for now are dropped.
+
+        Returns
+        -------
+        int
+            Number of rows in the table. With none, no table is written.
+
+        Raises
+        ------
+        TableError
+            If the disk is full; the rows are kept.
+        """
+        records = self._merge(rows)
+        if records and (self._journal.entries or records != self._finished):
+            try:
+                self._write(records)
+            except OSError as error:
+                raise TableError(
+                    f"{self.output}: cannot be written ({error}); "
+                    "the rows are kept for the next run."
+                ) from error
+        self._journal.close(remove=True)
+        return len(records)
+
+    def close(self) -> None:
+        """Release the table; rows that are not in it yet wait for the next run."""
+        self._journal.close(remove=not self._journal.entries)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _begin(self, *, overwrite: bool) -> None:
+        identity = {name: self._provenance[name] for name in _IDENTITY}
+        header = self._journal.header
+        # An overwriting run that was killed goes on: its rows are new already.
+        goes_on = header is not None and (header["overwrites"] or not overwrite)
+        self._finished: dict[str, Record] = {}
+        if not overwrite:
+            _check_identity(header and header["identity"], identity, self.output)
+            self._finished = self._read_finished(identity)
+        elif goes_on and header is not None:
+            goes_on = header["identity"] == identity
+        self._journal.begin(
+            {"identity": identity, "overwrites": overwrite}, discard=not goes_on
+        )
+
+    def _read_finished(self, identity: Mapping[str, Any]) -> dict[str, Record]:
+        if not self.output.exists():
+            return {}
+        provenance = self._format.read_provenance(self.output)
+        if provenance is None or "checkpoint_sha256" not in provenance:
+            raise TableError(
+                f"{self.output}: exists and does not say which encoder made it; "
+                "choose another name, or replace it with --overwrite."
+            )
+        _check_identity(provenance, identity, self.output)
+        columns = self._format.read_columns(self.output)
+        records = {}
+        for values in columns.to_pylist():
+            record = {name: _text(value) for name, value in values.items()}
+            images = {m: record[m] for m in identity["modalities"] if record.get(m)}
+            records[json.dumps(sorted(images.items()))] = record
+        return records
+
+    def _merge(self, rows: Sequence[TableRow]) -> dict[str, Record]:
+        wanted = {row.key: row for row in rows}
+        merged = {}
+        for key in dict.fromkeys([*self._finished, *wanted]):
+            entry = self._journal.entries.get(key) if key in wanted else None
+            record = self._finished.get(key)
+            if entry is None and record is None:
+                continue
+            # What the manifest says now counts, also for rows that were done.
+            merged[key] = {**(record or {}), **self._describe(wanted.get(key))}
+            if entry is not None:
+                merged[key]["input_sha256"] = entry.input_sha256
+        return merged
+
+    def _describe(self, row: TableRow | None) -> Record:
+        if row is None:
+            return {}
+        return {
+            "participant_id": row.participant_id,
+            "session_id": row.session_id,
+            "image": row.image,
+            **{m: row.images.get(m) for m in self._provenance["modalities"]},
+            **row.metadata,
+        }
+
+    def _write(self, records: Mapping[str, Record]) -> None:
+        modalities = self._provenance["modalities"]
+        named = dict.fromkeys([*_NAME_COLUMNS, *modalities, "input_sha256"])
+        names = {**named, **{name: None for r in records.values() for name in r}}
+        columns = {name: [r.get(name) for r in records.values()] for name in names}
+        # Inside the journal's folder, so that a kill here leaves nothing behind.
+        partial = self._folder / f"table{self.output.suffix}"
+        self._format.write(partial, columns, self._vectors(records), self._provenance)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        if not self._finished:
+            # The old table must not meet the new provenance, even for a moment.
+            self.output.unlink(missing_ok=True)
+        with atomic_write(sidecar_path(self.output)) as sidecar:
+            sidecar.write_text(json.dumps(self._provenance, indent=2) + "\n")
+        partial.replace(self.output)
+
+    def _vectors(self, records: Mapping[str, Record]) -> Iterator[NDArray[np.float32]]:
+        entries = self._journal.entries
+        if self._finished:
+            parts = self._format.iterate_vectors(self.output)
+            kept = itertools.chain.from_iterable(parts)
+            for (key, old), vector in zip(self._finished.items(), kept, strict=True):
+                changed = records[key]["input_sha256"] != old["input_sha256"]
+                yield self._journal.read(entries[key].position) if changed else vector
+        for key in records:
+            if key not in self._finished:
+                yield self._journal.read(entries[key].position)
+
+
+def read_embeddings(
+    path: str | os.PathLike[str],
+) -> tuple["pd.DataFrame", NDArray[np.float32], dict[str, Any]]:
+    """Read a table that ``brainfeat embed`` wrote.
+
+    Parameters
+    ----------
+    path : path-like
+        File that ends in ``.parquet``, ``.csv`` or ``.tsv``.
+
+    Returns
+    -------
+    metadata : DataFrame
+        One row a subject: ``participant_id``, ``session_id``, ``image``, a path a
+        modality, ``input_sha256``, then the manifest's own columns.
+    embeddings : ndarray of float32 of shape (n_subjects, n_features)
+        In the same order.
+    provenance : dict
+        Checkpoint, preprocessing and pooling that made them; empty if a CSV or
+        TSV has lost the JSON file beside it.
+
+    Raises
+    ------
+    TableError
+        If there is no such table, or it holds no embeddings.
+    """
+    source = Path(path)
+    table_format = find_format(source)
+    if not source.is_file():
+        raise TableError(f"{source}: no such file.")
+    columns = table_format.read_columns(source)
+    parts = list(table_format.iterate_vectors(source))
+    if not parts or parts[0].shape[1] == 0:
+        raise TableError(f"{source}: expected columns emb_*, got none with values.")
+    provenance = table_format.read_provenance(source) or {}
+    return columns.to_pandas(), np.concatenate(parts), provenance
+
+
+def _text(value: Any) -> str | None:
+    # A column of numbers gives back the text that it was read from: 71, not 71.0.
+    if isinstance(value, float) and value.is_integer():
+        return f"{value:.0f}"
+    return None if value is None else str(value)
+
+
+def _check_identity(
+    old: Mapping[str, Any] | None, new: Mapping[str, Any], output: Path
+) -> None:
+    for name, word in _IDENTITY.items():
+        if old is not None and old.get(name) != new[name]:
+            raise TableError(
+                f"{output}: made with another {word} ({_brief(old.get(name))}, now "
+                f"{_brief(new[name])}); choose another name, or replace it with "
+                "--overwrite."
+            )
+
+
+def _brief(value: object) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= 40 else f"{text[:12]}..."
+
+
+def _check_sidecar(output: Path, provenance: Mapping[str, Any]) -> None:
+    # A JSON file of that name may belong to something else.
+    path = sidecar_path(output)
+    if not path.exists():
+        return
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or "checkpoint_sha256" not in found:
+        raise TableError(f"{path}: exists and is not ours; choose another output name.")
+    others = {output.with_suffix(s) for s in (".parquet", ".csv", ".tsv")} - {output}
+    owners = [other.name for other in sorted(others) if other.exists()]
+    if owners and any(found.get(name) != provenance[name] for name in _IDENTITY):
+        raise TableError(
+            f"{path}: describes {owners[0]}, made with another encoder; "
+            "choose another output name."
+        )

@@ -1,0 +1,79 @@
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from brainfeat.exceptions import TableError
+from brainfeat.table_formats import find_format, sidecar_path
+
+COLUMNS = {
+    "participant_id": ["01", "02", 'a,b\n"c"', "sub-ä"],
+    "session_id": [None, None, None, None],
+    "age": ["71", None, "64", "-3"],
+    "score": ["0.5", "1e-3", "7", None],
+    "site": ["01", "2", None, "3"],
+    "empty": [None, None, None, None],
+}
+SUFFIXES = [".parquet", ".csv", ".tsv"]
+
+
+def _write(path, vectors):
+    provenance = {"n_features": vectors.shape[1], "pooling": "mean"}
+    find_format(path).write(path, COLUMNS, iter(vectors), provenance)
+    sidecar_path(path).write_text(json.dumps(provenance))
+    return provenance
+
+
+def _all_kinds_of_floats(n_features):
+    rng = np.random.default_rng(0)
+    bits = rng.integers(0, 2**32, (4, n_features), dtype=np.uint32)
+    return np.nan_to_num(bits.view(np.float32))
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_what_is_read_is_what_was_written_to_the_last_bit(tmp_path, suffix):
+    path = tmp_path / f"table{suffix}"
+    vectors = _all_kinds_of_floats(1003)
+    provenance = _write(path, vectors)
+    table_format = find_format(path)
+    read = np.concatenate(list(table_format.iterate_vectors(path)))
+    assert read.dtype == np.float32
+    np.testing.assert_array_equal(read.view(np.uint32), vectors.view(np.uint32))
+    assert table_format.read_provenance(path) == provenance
+    columns = table_format.read_columns(path).to_pydict()
+    assert columns == {
+        "participant_id": ["01", "02", 'a,b\n"c"', "sub-ä"],
+        "session_id": [None] * 4,
+        "age": [71, None, 64, -3],
+        "score": [0.5, 1e-3, 7.0, None],
+        "site": ["01", "2", None, "3"],
+        "empty": [None] * 4,
+    }
+
+
+def test_parquet_splits_the_bytes_of_embeddings_only(tmp_path):
+    path = tmp_path / "table.parquet"
+    _write(path, _all_kinds_of_floats(5))
+    group = pq.ParquetFile(path).metadata.row_group(0)
+    chunks = [group.column(i) for i in range(group.num_columns)]
+    for chunk in chunks:
+        is_feature = chunk.path_in_schema.startswith("emb_")
+        assert ("BYTE_STREAM_SPLIT" in chunk.encodings) == is_feature
+        assert chunk.has_dictionary_page != is_feature
+        assert chunk.compression == "ZSTD"
+
+
+def test_unknown_suffix_is_named(tmp_path):
+    with pytest.raises(TableError, match=r"table\.xlsx: expected a name"):
+        find_format(tmp_path / "table.xlsx")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_damaged_table_is_named(tmp_path, suffix):
+    path = tmp_path / f"table{suffix}"
+    path.write_bytes(b"participant_id,emb_000\nsub-01\n\xff,1,2\n")
+    with pytest.raises(TableError, match=f"table{suffix}: "):
+        list(find_format(path).iterate_vectors(path))
+    with pytest.raises(TableError, match=f"table{suffix}: "):
+        find_format(path).read_columns(path)
