@@ -259,7 +259,7 @@ def _block(config: EncoderConfig, drop_rate: float) -> Block:
     return Block(
         config.embed_dim,
         config.num_heads,
-        hidden_dim=int(config.embed_dim * config.mlp_ratio),
+        hidden_dim=round(config.embed_dim * config.mlp_ratio),
         ffn=config.ffn,
         layer_scale=config.layer_scale,
         drop_rate=drop_rate,

@@ -1,0 +1,164 @@
+"""The encoder gives the tokens of transformers' DINOv2, in three layouts."""
+
+import re
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from transformers import (
+    Dinov2Config,
+    Dinov2Model,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersModel,
+)
+
+from brainfeat.interop import convert_state, load_foreign
+from brainfeat.models.encoder import SlabEncoder
+
+SIZES = {
+    "small": {"hidden_size": 384, "num_attention_heads": 6, "num_hidden_layers": 12},
+    "base": {"hidden_size": 768, "num_attention_heads": 12, "num_hidden_layers": 12},
+    "swiglu": {
+        "hidden_size": 192,
+        "num_attention_heads": 3,
+        "num_hidden_layers": 5,
+        "use_swiglu_ffn": True,
+    },
+}
+TOLERANCE = 1e-5
+META_NAMES = [
+    (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+    (r"^embeddings\.position_embeddings$", "pos_embed"),
+    (r"^embeddings\.", ""),
+    (r"^encoder\.layer\.", "blocks."),
+    (r"^layernorm\.", "norm."),
+    (r"\.attention\.o_proj\.", ".attn.proj."),
+    (r"\.layer_scale(\d)\.lambda1", r".ls\1.gamma"),
+    (r"\.mlp\.down_proj\.", ".mlp.w3."),
+]
+
+
+def reference(size, *, registers, image_size=70):
+    torch.manual_seed(len(size) + 7 * registers)
+    values = SIZES[size] | {"image_size": image_size, "patch_size": 14}
+    if registers:
+        config = Dinov2WithRegistersConfig(**values, num_register_tokens=3)
+        model = Dinov2WithRegistersModel(config)
+    else:
+        model = Dinov2Model(Dinov2Config(**values))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            # Nothing at zero or one, so that no parameter can be forgotten.
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def meta_layout(model):
+    state = model.state_dict()
+    layout = {}
+    for name, value in state.items():
+        new = name
+        for pattern, replacement in META_NAMES:
+            new = re.sub(pattern, replacement, new)
+        if ".k_proj." in name or ".v_proj." in name or ".up_proj." in name:
+            continue
+        if ".q_proj." in name:
+            parts = [state[name.replace(".q_", f".{part}_")] for part in "qkv"]
+            layout[new.replace("attention.q_proj", "attn.qkv")] = torch.cat(parts)
+        elif ".gate_proj." in name:
+            parts = [value, state[name.replace("gate", "up")]]
+            layout[new.replace("gate_proj", "w12")] = torch.cat(parts)
+        else:
+            layout[new] = value
+    return layout
+
+
+def timm_layout(model):
+    layout = meta_layout(model)
+    del layout["mask_token"]
+    if "register_tokens" in layout:
+        layout["reg_token"] = layout.pop("register_tokens")
+        positions = layout["pos_embed"]
+        layout["cls_token"] = layout["cls_token"] + positions[:, :1]
+        layout["pos_embed"] = positions[:, 1:]
+    return {
+        name.replace("mlp.w12", "mlp.fc1").replace("mlp.w3", "mlp.fc2"): value
+        for name, value in layout.items()
+    }
+
+
+def relative_error(encoder, model, pixels):
+    n_prefix = 1 + encoder.config.num_register_tokens
+    with torch.inference_mode():
+        tokens = model(pixels).last_hidden_state
+        output = encoder(pixels[:, None])
+    patches = output.patch_tokens.flatten(1, 3)
+    ours = torch.cat([output.cls_token, patches], 1)
+    theirs = torch.cat([tokens[:, :1], tokens[:, n_prefix:]], 1)
+    return ((ours - theirs).norm() / theirs.norm()).item()
+
+
+def build(config, state):
+    encoder = SlabEncoder(config)
+    encoder.load_state_dict(state)
+    return encoder.eval()
+
+
+@pytest.mark.parametrize("registers", [False, True], ids=["plain", "registers"])
+@pytest.mark.parametrize("size", ["small", "swiglu"])
+def test_tokens_equal_those_of_transformers(size, registers, tmp_path):
+    model = reference(size, registers=registers)
+    model.save_pretrained(tmp_path)
+    torch.save(meta_layout(model), tmp_path / "meta.pth")
+    save_file(timm_layout(model), tmp_path / "timm.safetensors")
+    for path in (tmp_path, tmp_path / "meta.pth", tmp_path / "timm.safetensors"):
+        encoder = build(*load_foreign(path))
+        for shape in [(70, 70), (42, 98), (112, 56)]:
+            pixels = torch.randn(2, 3, *shape)
+            assert relative_error(encoder, model, pixels) < TOLERANCE
+
+
+@pytest.mark.parametrize("registers", [False, True], ids=["plain", "registers"])
+def test_tokens_of_the_base_size_equal_those_of_transformers(registers):
+    model = reference("base", registers=registers)
+    encoder = build(*convert_state(timm_layout(model)))
+    for shape in [(56, 56), (28, 70)]:
+        assert relative_error(encoder, model, torch.randn(1, 3, *shape)) < TOLERANCE
+
+
+def test_masked_patches_equal_those_of_transformers():
+    model = reference("swiglu", registers=False)
+    encoder = build(*convert_state(model.state_dict()))
+    pixels = torch.randn(2, 3, 42, 56)
+    masks = torch.rand(2, 1, 3, 4) < 0.5
+    with torch.inference_mode():
+        ours = encoder(pixels[:, None], masks=masks).patch_tokens.flatten(1, 3)
+        theirs = model(pixels, bool_masked_pos=masks.flatten(1)).last_hidden_state
+    torch.testing.assert_close(ours, theirs[:, 1:], rtol=1e-4, atol=1e-4)
+
+
+def test_blocks_equal_the_hidden_states_of_transformers():
+    model = reference("swiglu", registers=True)
+    encoder = build(*convert_state(model.state_dict()))
+    pixels = torch.randn(2, 3, 42, 56)
+    with torch.inference_mode():
+        outputs = encoder.forward_intermediates(pixels[:, None], [3, -1, 0])
+        hidden = model(pixels, output_hidden_states=True).hidden_states
+        for index, output in zip([3, 4, 0], outputs, strict=True):
+            expected = model.layernorm(hidden[index + 1])[:, 4:]
+            ours = output.patch_tokens.flatten(1, 3)
+            torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_both_generations_of_transformers_names_convert(in_memory, tmp_path):
+    # Since version 5 the model's own names differ from those in its files.
+    model = reference("swiglu", registers=False)
+    model.save_pretrained(tmp_path)
+    config, state = (
+        convert_state(model.state_dict()) if in_memory else load_foreign(tmp_path)
+    )
+    _, expected = convert_state(meta_layout(model))
+    assert config.num_heads == 3
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(state[name], expected[name]) for name in expected)
