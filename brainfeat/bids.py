@@ -1,0 +1,249 @@
+"""BIDS folders in: which anatomical images belong to one session of a subject."""
+
+import csv
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+__all__ = [
+    "BidsName",
+    "BidsSession",
+    "index_bids",
+    "is_bids_folder",
+    "parse_bids_name",
+    "read_participants",
+]
+
+_IMAGE_SUFFIXES = (".nii.gz", ".nii")
+
+
+@dataclass(frozen=True)
+class BidsName:
+    """A file name taken apart, as BIDS builds it [1]_.
+
+    Parameters
+    ----------
+    entities : mapping of str to str
+        Such as ``{"sub": "01", "ses": "2", "run": "1"}``.
+    suffix : str
+        What kind of image it is, such as ``"T1w"``.
+
+    References
+    ----------
+    .. [1] https://bids-specification.readthedocs.io, "Entities"
+    """
+
+    entities: Mapping[str, str]
+    suffix: str
+
+    @property
+    def participant_id(self) -> str | None:
+        """``"sub-01"``, or None if the name has no subject."""
+        return f"sub-{self.entities['sub']}" if "sub" in self.entities else None
+
+    @property
+    def session_id(self) -> str | None:
+        """``"ses-2"``, or None if the name has no session."""
+        return f"ses-{self.entities['ses']}" if "ses" in self.entities else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BidsSession:
+    """The images of one visit to the scanner, or of one run of it.
+
+    Parameters
+    ----------
+    participant_id : str
+        With ``sub-``.
+    session_id : str or None
+        With ``ses-``, if the folder has sessions.
+    run : str or None
+        Label of the run, if a modality was repeated.
+    images : mapping of str to Path
+        One file a modality.
+    clashes : mapping of str to tuple of Path
+        Modalities for which several files fit; they are not in ``images``.
+    metadata : mapping of str to str or None
+        The subject's line of ``participants.tsv``.
+    """
+
+    participant_id: str
+    session_id: str | None
+    run: str | None = None
+    images: Mapping[str, Path]
+    clashes: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
+    metadata: Mapping[str, str | None] = field(default_factory=dict)
+
+
+def parse_bids_name(name: str) -> BidsName:
+    """Take a file name apart.
+
+    Parameters
+    ----------
+    name : str
+        File name, without folders.
+
+    Returns
+    -------
+    BidsName
+        Entities and suffix; both may be empty, as in ``scan.nii.gz``.
+
+    Examples
+    --------
+    >>> name = parse_bids_name("sub-01_ses-2_run-1_T1w.nii.gz")
+    >>> name.participant_id, name.session_id, name.suffix
+    ('sub-01', 'ses-2', 'T1w')
+    """
+    *pairs, last = name.split(".")[0].split("_")
+    entities = dict(pair.split("-", 1) for pair in pairs if "-" in pair)
+    return BidsName(entities, "" if "-" in last else last)
+
+
+def is_bids_folder(folder: Path) -> bool:
+    """Whether a folder is laid out as BIDS: it describes itself or has subjects.
+
+    Parameters
+    ----------
+    folder : Path
+        An existing folder.
+
+    Returns
+    -------
+    bool
+        True if it has ``dataset_description.json`` or a folder ``sub-*``.
+    """
+    if (folder / "dataset_description.json").is_file():
+        return True
+    return any(_folders(folder, "sub-"))
+
+
+def index_bids(folder: Path, modalities: Sequence[str]) -> list[BidsSession]:
+    """Gather the anatomical images of a BIDS folder, a session at a time.
+
+    Parameters
+    ----------
+    folder : Path
+        Root of the dataset.
+    modalities : sequence of str
+        Suffixes to look for, such as ``("T1w", "FLAIR")``.
+
+    Returns
+    -------
+    list of BidsSession
+        One a session that has any of them, sorted by subject and session. Where
+        a modality has several runs, one a run; a modality with a single image
+        belongs to every run then.
+    """
+    participants = read_participants(folder)
+    sessions = []
+    for subject in _folders(folder, "sub-"):
+        metadata = participants.get(subject.name, {})
+        for place in [subject, *_folders(subject, "ses-")]:
+            found = _find_images(place / "anat", modalities)
+            session_id = None if place is subject else place.name
+            for run in _split_runs(found):
+                images, clashes = _choose(found, run, modalities)
+                sessions.append(
+                    BidsSession(
+                        participant_id=subject.name,
+                        session_id=session_id,
+                        run=run,
+                        images=images,
+                        clashes=clashes,
+                        metadata=metadata,
+                    )
+                )
+    return sessions
+
+
+def read_participants(folder: Path) -> dict[str, dict[str, str | None]]:
+    """Read ``participants.tsv``.
+
+    Parameters
+    ----------
+    folder : Path
+        Root of the dataset.
+
+    Returns
+    -------
+    dict of str to dict
+        Columns by ``participant_id``, which has its ``sub-``; ``n/a`` is None.
+        Empty without such a file.
+    """
+    path = folder / "participants.tsv"
+    if not path.is_file():
+        return {}
+    participants = {}
+    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
+        for line in csv.DictReader(file, delimiter="\t", restkey=""):
+            label = line.pop("participant_id", None) or ""
+            values = {
+                name: None if value in {None, "", "n/a"} else value
+                for name, value in line.items()
+                if name
+            }
+            participants[f"sub-{label.removeprefix('sub-')}"] = values
+    return participants
+
+
+def _folders(folder: Path, prefix: str) -> list[Path]:
+    # os.scandir knows what is a folder without asking the disk once more each.
+    with os.scandir(folder) as entries:
+        names = sorted(
+            entry.name
+            for entry in entries
+            if entry.name.startswith(prefix) and entry.is_dir()
+        )
+    return [folder / name for name in names]
+
+
+def _find_images(
+    folder: Path, modalities: Sequence[str]
+) -> dict[str, list[tuple[str | None, Path]]]:
+    """Give the run and path of each image, by modality."""
+    found: dict[str, list[tuple[str | None, Path]]] = {}
+    if not folder.is_dir():
+        return found
+    for name in _image_names(folder):
+        parsed = parse_bids_name(name)
+        if parsed.suffix in modalities and "sub" in parsed.entities:
+            run = parsed.entities.get("run")
+            found.setdefault(parsed.suffix, []).append((run, folder / name))
+    return found
+
+
+def _image_names(folder: Path) -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in entries)
+    for name in names:
+        # Names such as "._sub-01_T1w.nii.gz" are what macOS leaves behind.
+        if name.endswith(_IMAGE_SUFFIXES) and not name.startswith("."):
+            yield name
+
+
+def _split_runs(
+    found: Mapping[str, Sequence[tuple[str | None, Path]]],
+) -> list[str | None]:
+    repeated = [images for images in found.values() if len(images) > 1]
+    runs = {run for images in repeated for run, _ in images if run is not None}
+    if runs:
+        return [*sorted(runs, key=lambda run: (len(run), run))]
+    return [None] if found else []
+
+
+def _choose(
+    found: Mapping[str, Sequence[tuple[str | None, Path]]],
+    run: str | None,
+    modalities: Sequence[str],
+) -> tuple[dict[str, Path], dict[str, tuple[Path, ...]]]:
+    images, clashes = {}, {}
+    for modality in (name for name in modalities if name in found):
+        candidates = found[modality]
+        if len(candidates) > 1 and run is not None:
+            candidates = [pair for pair in candidates if pair[0] in {run, None}]
+        if len(candidates) == 1:
+            images[modality] = candidates[0][1]
+        elif candidates:
+            clashes[modality] = tuple(path for _, path in candidates)
+    return images, clashes

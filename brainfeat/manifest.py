@@ -1,0 +1,332 @@
+"""What the command line was given, as rows: images, globs, folders, manifests."""
+
+import csv
+import glob
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from brainfeat.bids import BidsSession, index_bids, is_bids_folder, parse_bids_name
+from brainfeat.estimators._subjects import as_subjects
+from brainfeat.exceptions import InputError, ModalityError
+from brainfeat.failures import FailedRow
+from brainfeat.tables import TableRow
+
+__all__ = ["Manifest", "collect_rows"]
+
+_IMAGE_SUFFIXES = (".nii.gz", ".nii", ".mgz", ".mgh", ".img")
+_TABLE_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+# As pandas reads them.
+_MISSING = {"", "n/a", "na", "nan", "none", "null", "#n/a"}
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Rows to embed, and what could not be made a row.
+
+    Parameters
+    ----------
+    rows : tuple of TableRow
+        One a subject, session or run; no two have the same images.
+    problems : tuple of FailedRow
+        Inputs that are no row: missing files, folders without images.
+    duplicates : tuple of str
+        Images that were given more than once; the first counts.
+    """
+
+    rows: tuple[TableRow, ...]
+    problems: tuple[FailedRow, ...]
+    duplicates: tuple[str, ...]
+
+
+def collect_rows(
+    inputs: Sequence[str], *, modalities: Sequence[str], wanted: Sequence[str] = ()
+) -> Manifest:
+    """Find the images that the inputs name, with one row a subject.
+
+    Parameters
+    ----------
+    inputs : sequence of str
+        Images, globs, folders (searched to any depth), CSV or TSV manifests with
+        a row a subject and a column a modality, and BIDS folders.
+    modalities : sequence of str
+        Modalities that the checkpoint knows, the one to assume first.
+    wanted : sequence of str
+        Modalities to use; none means all. A single one is also the modality of
+        images that are given by name.
+
+    Returns
+    -------
+    Manifest
+        Rows in the order of the inputs.
+
+    Raises
+    ------
+    InputError
+        If nothing can be embedded: all inputs are missing, empty or unusable.
+    ModalityError
+        If a wanted modality is unknown.
+    """
+    for name in wanted:
+        if name not in modalities:
+            raise ModalityError(
+                f"unknown modality {name!r}, expected one of {', '.join(modalities)}."
+            )
+    collector = _Collector(tuple(modalities), tuple(wanted))
+    for text in inputs:
+        collector.add_input(text)
+    rows = _distinguish(collector.rows)
+    if not rows:
+        raise InputError(_summarise(collector.problems))
+    unique = {row.key: row for row in reversed(rows)}
+    counts = Counter(row.key for row in rows)
+    duplicates = tuple(unique[key].image for key, n in counts.items() if n > 1)
+    return Manifest(
+        tuple(unique[key] for key in counts), tuple(collector.problems), duplicates
+    )
+
+
+@dataclass
+class _Collector:
+    """Rows and problems found so far."""
+
+    modalities: tuple[str, ...]
+    wanted: tuple[str, ...]
+    rows: list[TableRow] = field(default_factory=list)
+    problems: list[FailedRow] = field(default_factory=list)
+
+    @property
+    def used(self) -> tuple[str, ...]:
+        """Modalities to look for, in the checkpoint's order."""
+        return tuple(m for m in self.modalities if not self.wanted or m in self.wanted)
+
+    def add_input(self, text: str) -> None:
+        path = Path(text).expanduser()
+        if path.is_dir():
+            self._add_folder(path)
+        elif path.is_file():
+            self._add_file(path)
+        elif glob.has_magic(str(path)):
+            # Path.glob would also find hidden files.
+            found = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207
+            for name in found:
+                self.add_input(glob.escape(name) if not Path(name).exists() else name)
+            if not found:
+                self._report(str(path), "matches no file.")
+        else:
+            self._report(str(path), "no such file.")
+
+    def _add_folder(self, folder: Path) -> None:
+        n_before = len(self.rows) + len(self.problems)
+        if is_bids_folder(folder):
+            for session in index_bids(folder, self.used):
+                self._add_session(session)
+            what = f"BIDS images sub-*/[ses-*/]anat/*_{{{','.join(self.used)}}}.nii.gz"
+        else:
+            for path in _find_images(folder):
+                if self._is_wanted(path):
+                    self._add_image(path)
+            what = f"images ({', '.join(_IMAGE_SUFFIXES)})"
+        if len(self.rows) + len(self.problems) == n_before:
+            self._report(str(folder), f"expected {what}, got none.")
+
+    def _is_wanted(self, path: Path) -> bool:
+        """Whether a file found by searching is a scan of a modality in use."""
+        known = {modality.casefold(): modality for modality in self.modalities}
+        suffix = parse_bids_name(path.name).suffix.casefold()
+        if suffix in known:
+            return known[suffix] in self.used
+        try:
+            self._modality_of(path)
+        except ModalityError:
+            return False
+        return True
+
+    def _modality_of(self, path: Path) -> str:
+        # As in Python: the embedder reads a list of paths by the same rules.
+        table = as_subjects(
+            [path], modality=None, modalities=self.used, allow_missing=True
+        )
+        return next(iter(table.rows[0].images))
+
+    def _add_session(self, session: BidsSession) -> None:
+        for modality, paths in session.clashes.items():
+            names = ", ".join(path.name for path in paths)
+            self._report(
+                str(paths[0]),
+                f"several {modality} images fit ({names}); name one in a manifest.",
+                participant_id=session.participant_id,
+            )
+        if session.clashes:
+            return
+        run = {} if session.run is None else {"run": session.run}
+        self.rows.append(
+            TableRow(
+                participant_id=session.participant_id,
+                session_id=session.session_id,
+                images={m: _absolute(path) for m, path in session.images.items()},
+                metadata={**run, **session.metadata},
+            )
+        )
+
+    def _add_file(self, path: Path) -> None:
+        if path.suffix in _TABLE_DELIMITERS:
+            self._add_table(path)
+        else:
+            self._add_image(path)
+
+    def _add_image(self, path: Path) -> None:
+        name = parse_bids_name(path.name)
+        try:
+            single = self.wanted[0] if len(self.wanted) == 1 else None
+            modality = single or self._modality_of(path)
+        except ModalityError as error:
+            self.problems.append(FailedRow.from_error("", str(path), error))
+            return
+        self.rows.append(
+            TableRow(
+                participant_id=name.participant_id or _stem(path),
+                session_id=name.session_id,
+                images={modality: _absolute(path)},
+            )
+        )
+
+    def _add_table(self, path: Path) -> None:
+        try:
+            lines = _read_table(path)
+        except (csv.Error, UnicodeDecodeError) as error:
+            self._report(str(path), f"not a readable table ({error}).")
+            return
+        if not lines:
+            self._report(str(path), "the manifest is empty.")
+            return
+        columns = [name for name in self.used if name in lines[0]]
+        if not columns:
+            self._report(
+                str(path),
+                f"expected a column named {' or '.join(self.used)}, "
+                f"got {', '.join(lines[0]) or 'none'}.",
+            )
+            return
+        for number, line in enumerate(lines, start=2):
+            self._add_line(path, number, line)
+
+    def _add_line(
+        self, path: Path, number: int, line: Mapping[str, str | None]
+    ) -> None:
+        images = {
+            name: _resolve(text, path.parent)
+            for name in self.used
+            if (text := line.get(name)) is not None
+        }
+        main = next(iter(images.values()), None)
+        participant = line.get("participant_id")
+        if main is None:
+            self._report(
+                str(path), f"row {number}: no image.", participant_id=participant or ""
+            )
+            return
+        name = parse_bids_name(Path(main).name)
+        metadata = {k: v for k, v in line.items() if not self._is_reserved(k)}
+        self.rows.append(
+            TableRow(
+                participant_id=participant or name.participant_id or _stem(Path(main)),
+                session_id=line.get("session_id") or name.session_id,
+                images=images,
+                metadata=metadata,
+            )
+        )
+
+    def _is_reserved(self, column: str) -> bool:
+        # A table that we wrote is a manifest too: what we computed is dropped.
+        named = {"participant_id", "session_id", "image", "input_sha256"}
+        return column in named or column in self.modalities or column.startswith("emb_")
+
+    def _report(self, culprit: str, reason: str, *, participant_id: str = "") -> None:
+        self.problems.append(FailedRow(participant_id, culprit, reason))
+
+
+def _summarise(problems: Sequence[FailedRow]) -> str:
+    if not problems:
+        return "expected images, folders or manifests, got no input."
+    more = f" ({len(problems) - 1} more like it.)" if len(problems) > 1 else ""
+    return f"{problems[0]}{more}"
+
+
+def _find_images(folder: Path) -> Iterable[Path]:
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if name.endswith(_IMAGE_SUFFIXES) and not name.startswith("."):
+                yield Path(parent, name)
+
+
+def _read_table(path: Path) -> list[dict[str, str | None]]:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        first = file.readline()
+        file.seek(0)
+        delimiter = _TABLE_DELIMITERS[path.suffix]
+        if delimiter not in first and ";" in first:
+            delimiter = ";"  # as spreadsheets write where the comma is decimal
+        lines = csv.DictReader(file, delimiter=delimiter, restkey="")
+        return [
+            {name: _value(text) for name, text in line.items() if name}
+            for line in lines
+            if any(line.values())
+        ]
+
+
+def _value(text: str | None) -> str | None:
+    stripped = (text or "").strip()
+    return None if stripped.lower() in _MISSING else stripped
+
+
+def _resolve(text: str, folder: Path) -> str:
+    path = Path(text).expanduser()
+    beside = folder / path
+    return _absolute(beside if beside.exists() or not path.exists() else path)
+
+
+def _absolute(path: Path) -> str:
+    # Not resolve(): a link keeps the name that the user knows.
+    return os.path.abspath(path)  # noqa: PTH100
+
+
+def _stem(path: Path) -> str:
+    name = path.name
+    for suffix in _IMAGE_SUFFIXES:
+        name = name.removesuffix(suffix)
+    return name or path.name
+
+
+def _distinguish(rows: Sequence[TableRow]) -> list[TableRow]:
+    """Name images by their folders too, where file names alone are the same.
+
+    ``001/T1.nii`` and ``002/T1.nii`` become ``001_T1`` and ``002_T1``.
+    """
+    clashes: dict[str, set[str]] = {}
+    for row in rows:
+        if row.participant_id == _stem(Path(row.image)):
+            clashes.setdefault(row.participant_id, set()).add(row.image)
+    renamed = {
+        image: name
+        for images in clashes.values()
+        if len(images) > 1
+        for image, name in _longer_names(sorted(images)).items()
+    }
+    return [
+        replace(row, participant_id=renamed[row.image])
+        if row.image in renamed and row.participant_id == _stem(Path(row.image))
+        else row
+        for row in rows
+    ]
+
+
+def _longer_names(images: Sequence[str]) -> dict[str, str]:
+    root = os.path.commonpath(images)
+    return {
+        image: "_".join([*Path(image).relative_to(root).parts[:-1], _stem(Path(image))])
+        for image in images
+    }

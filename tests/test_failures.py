@@ -1,0 +1,33 @@
+import csv
+
+from brainfeat.exceptions import VolumeError
+from brainfeat.failures import FailedRow, failures_path, write_failures
+
+
+def test_the_reason_is_one_line_without_the_file():
+    error = VolumeError("/data/a.nii: not a\n  readable image.")
+    failure = FailedRow.from_error("sub-01", "/data/a.nii", error)
+    assert failure.reason == "not a readable image."
+    assert str(failure) == "/data/a.nii: not a readable image."
+
+
+def test_an_error_that_names_another_file_keeps_its_name():
+    error = VolumeError("/data/b.nii: empty.")
+    assert FailedRow.from_error("x", "/data/a.nii", error).reason == str(error)
+
+
+def test_an_error_without_words_is_named():
+    assert FailedRow.from_error("x", "a.nii", KeyError()).reason == "KeyError"
+
+
+def test_failures_lie_beside_the_table_until_a_run_without_any(tmp_path):
+    output = tmp_path / "out.parquet"
+    failures = [FailedRow("sub-01", "a\t1.nii", "cut\nshort"), FailedRow("", "b", "c")]
+    path = write_failures(output, failures)
+    assert path == failures_path(output) == tmp_path / "out.failures.tsv"
+    with path.open(newline="") as file:
+        lines = list(csv.reader(file, delimiter="\t"))
+    assert lines[0] == ["participant_id", "file", "reason"]
+    assert [tuple(line) for line in lines[1:]] == failures
+    assert write_failures(output, []) is None
+    assert list(tmp_path.iterdir()) == []
