@@ -1,0 +1,213 @@
+"""Changes of intensity that a scanner might cause: drawn first, then applied."""
+
+__all__ = ["IntensityChanges", "IntensityConfig"]
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from brainfeat.exceptions import ConfigError
+
+_KERNEL_RADIUS = 2  # pixels; covers two standard deviations of the widest blur
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntensityConfig:
+    """Strength of each change; 0 switches one off.
+
+    Parameters
+    ----------
+    gamma : float
+        Largest absolute logarithm of the exponent of the intensity.
+    contrast : float
+        Largest absolute logarithm of the gain, and largest shift, in standard
+        deviations of the foreground.
+    bias : float
+        Standard deviation of the logarithm of the bias field.
+    noise : float
+        Largest standard deviation of the noise.
+    blur : float
+        Largest standard deviation of the blur in the plane, pixels; at most 1.
+    coarse : float
+        Probability that pairs of slices, rows or columns are merged, as in a scan
+        of lower resolution.
+
+    Raises
+    ------
+    ConfigError
+        If a strength is negative, `blur` exceeds 1 or `coarse` is no probability.
+    """
+
+    gamma: float = 0.3
+    contrast: float = 0.2
+    bias: float = 0.2
+    noise: float = 0.1
+    blur: float = 0.8
+    coarse: float = 0.2
+
+    def __post_init__(self) -> None:
+        strengths = (self.gamma, self.contrast, self.bias, self.noise, self.blur)
+        if min(strengths) < 0 or self.blur > 1 or not 0 <= self.coarse <= 1:
+            raise ConfigError(
+                "intensity: strengths are not negative, blur is at most 1 and coarse "
+                f"a probability, got {self}."
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class IntensityChanges:
+    """One set of changes for each modality of each of N crops.
+
+    Parameters
+    ----------
+    gamma : Tensor of shape (N, M)
+        Exponent of the intensity between the crop's extremes.
+    gain, shift : Tensor of shape (N, M)
+        Applied to intensities in standard deviations.
+    bias : Tensor of shape (N, M, 3, 3, 3)
+        Control points of the logarithm of the bias field.
+    noise : Tensor of shape (N, M)
+        Standard deviation of the noise.
+    blur : Tensor of shape (N, M)
+        Standard deviation of the blur, pixels.
+    coarse : Tensor of shape (N,)
+        Axis whose pairs are merged: 0 slices, 1 rows, 2 columns, -1 none.
+    seed : int
+        Seed of the noise.
+    """
+
+    gamma: Tensor
+    gain: Tensor
+    shift: Tensor
+    bias: Tensor
+    noise: Tensor
+    blur: Tensor
+    coarse: Tensor
+    seed: int
+
+    @classmethod
+    def draw(
+        cls,
+        config: IntensityConfig,
+        n_crops: int,
+        n_modalities: int,
+        generator: torch.Generator,
+    ) -> "IntensityChanges":
+        """Draw changes.
+
+        Parameters
+        ----------
+        config : IntensityConfig
+            Strength of each change.
+        n_crops, n_modalities : int
+            Number of crops N and modalities M.
+        generator : torch.Generator
+            Source of randomness, on the CPU.
+
+        Returns
+        -------
+        IntensityChanges
+            Independent for each crop and modality.
+        """
+        shape = (n_crops, n_modalities)
+        signed = 2 * torch.rand(3, *shape, generator=generator) - 1
+        positive = torch.rand(2, *shape, generator=generator)
+        bias = torch.randn(*shape, 3, 3, 3, generator=generator)
+        axis = torch.randint(3, (n_crops,), generator=generator)
+        is_coarse = torch.rand(n_crops, generator=generator) < config.coarse
+        return cls(
+            gamma=(config.gamma * signed[0]).exp(),
+            gain=(config.contrast * signed[1]).exp(),
+            shift=config.contrast * signed[2],
+            bias=config.bias * bias,
+            noise=config.noise * positive[0],
+            blur=config.blur * positive[1],
+            coarse=torch.where(is_coarse, axis, -1),
+            seed=int(torch.randint(2**62, (), generator=generator)),
+        )
+
+    def apply(self, stacks: Tensor) -> Tensor:
+        """Change the intensities of crops.
+
+        Parameters
+        ----------
+        stacks : Tensor of shape (N, M, n_slices, H, W)
+            Crops of normalised volumes.
+
+        Returns
+        -------
+        Tensor of shape (N, M, n_slices, H, W)
+            Changed crops.
+        """
+        stacks = _change_contrast(stacks, self)
+        stacks = _blur_planes(stacks, self.blur)
+        stacks = _merge_pairs(stacks, self.coarse)
+        generator = torch.Generator(stacks.device).manual_seed(self.seed)
+        noise = torch.randn(
+            stacks.shape, generator=generator, device=stacks.device, dtype=stacks.dtype
+        )
+        return noise.mul_(_per_stack(self.noise, stacks)).add_(stacks)
+
+
+def _per_stack(values: Tensor, stacks: Tensor) -> Tensor:
+    """Give values of shape (N, M) the axes, device and dtype of `stacks`."""
+    return values.to(stacks)[:, :, None, None, None]
+
+
+def _change_contrast(stacks: Tensor, changes: IntensityChanges) -> Tensor:
+    low = stacks.amin(dim=(2, 3, 4), keepdim=True)
+    span = (stacks.amax(dim=(2, 3, 4), keepdim=True) - low).clamp(min=1e-6)
+    unit = (stacks - low).div_(span)  # 0 to 1
+    unit = unit.pow_(_per_stack(changes.gamma, stacks))
+    field = F.interpolate(
+        changes.bias.to(stacks),
+        size=stacks.shape[2:],
+        mode="trilinear",
+        align_corners=True,
+    )
+    gain = _per_stack(changes.gain, stacks) * span
+    # The field multiplies what the scanner measures, which is 0 in the background.
+    unit = unit.mul_(field.exp_()).mul_(gain)
+    return unit.add_(low + _per_stack(changes.shift, stacks))
+
+
+def _blur_planes(stacks: Tensor, sigma: Tensor) -> Tensor:
+    """Blur along height and width, with a kernel for each crop and modality."""
+    n_crops, n_modalities, n_slices, height, width = stacks.shape
+    if not bool(sigma.any()):
+        return stacks
+    offsets = torch.arange(-_KERNEL_RADIUS, _KERNEL_RADIUS + 1.0)
+    kernels = (-0.5 * (offsets / sigma.clamp(min=0.05)[..., None]).square()).exp()
+    kernels = (kernels / kernels.sum(dim=-1, keepdim=True)).to(stacks)  # N M 5
+    kernels = kernels.flatten(0, 1)  # NM 5
+    planes = stacks.transpose(1, 2).transpose(0, 1).contiguous()
+    planes = planes.view(n_slices, n_crops * n_modalities, height, width)
+    for kernel, pad in (
+        (kernels[:, None, :, None], (0, 0, _KERNEL_RADIUS, _KERNEL_RADIUS)),
+        (kernels[:, None, None, :], (_KERNEL_RADIUS, _KERNEL_RADIUS, 0, 0)),
+    ):
+        padded = F.pad(planes, pad, mode="replicate")
+        planes = F.conv2d(padded, kernel, groups=n_crops * n_modalities)
+    return planes.view(n_slices, n_crops, n_modalities, height, width).permute(
+        1, 2, 0, 3, 4
+    )
+
+
+def _merge_pairs(stacks: Tensor, axes: Tensor) -> Tensor:
+    """Replace neighbours along an axis by their mean, in the crops that have one."""
+    for axis in range(3):
+        rows = (axes == axis).nonzero().flatten().to(stacks.device)
+        if len(rows) == 0:
+            continue
+        chosen = stacks[rows]
+        window = [1, 1, 1]
+        window[axis] = 2
+        if chosen.shape[2 + axis] % 2:
+            continue
+        merged = F.avg_pool3d(chosen, window)
+        merged = merged.repeat_interleave(2, dim=2 + axis)
+        stacks = stacks.index_copy(0, rows, merged)
+    return stacks

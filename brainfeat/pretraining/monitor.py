@@ -1,0 +1,167 @@
+"""Signs that a run learns nothing, and what to change then.
+
+References
+----------
+.. [1] Roy and Vetterli, "The effective rank: a measure of effective
+   dimensionality", EUSIPCO 2007.
+"""
+
+__all__ = ["Monitor", "effective_rank", "relative_entropy"]
+
+import logging
+import math
+from collections import deque
+
+import torch
+from torch import Tensor
+
+from brainfeat.exceptions import TrainingError
+
+logger = logging.getLogger(__name__)
+
+N_ROWS = 256  # rows of class tokens that the effective rank is computed from
+COLLAPSED_RANK = 2.0
+LOW_RANK = 10.0
+COLLAPSED_ENTROPY = 0.01
+LOW_ENTROPY = 0.1
+
+
+def effective_rank(rows: Tensor) -> float:
+    """Count the directions that vectors spread over [1]_.
+
+    Parameters
+    ----------
+    rows : Tensor of shape (N, D)
+        Vectors, one a row.
+
+    Returns
+    -------
+    float
+        Exponential of the entropy of the singular values after centring, from 1
+        (all on a line, or all equal) to the smaller of N - 1 and D.
+    """
+    rows = rows.double()
+    values = torch.linalg.svdvals(rows - rows.mean(dim=0))
+    total = values.sum()
+    if float(total) < 1e-9:
+        return 1.0
+    share = values / total
+    return float(torch.special.entr(share).sum().exp())
+
+
+def relative_entropy(logits: Tensor, temperature: float) -> float:
+    """Measure how undecided assignments are.
+
+    Parameters
+    ----------
+    logits : Tensor of shape (..., K)
+        Logits of the teacher.
+    temperature : float
+        Temperature of the teacher.
+
+    Returns
+    -------
+    float
+        Mean entropy over log K: 0 is one prototype for each sample, 1 all alike.
+    """
+    assignments = (logits.float() / temperature).softmax(dim=-1)
+    entropy = torch.special.entr(assignments).sum(dim=-1).mean()
+    return float(entropy) / math.log(logits.shape[-1])
+
+
+class Monitor:
+    """Watch a run, and stop it when it cannot recover.
+
+    Parameters
+    ----------
+    n_grace_steps : int
+        Steps before a collapse is called one; encoders start with tokens that
+        are all alike.
+    """
+
+    def __init__(self, n_grace_steps: int) -> None:
+        self._n_grace_steps = n_grace_steps
+        self._rows: deque[Tensor] = deque()
+        self._n_rows = 0
+
+    def check_finite(self, step: int, **values: float) -> None:
+        """Stop at the first number that is not finite.
+
+        Parameters
+        ----------
+        step : int
+            Current step.
+        **values : float
+            Losses and norms by name.
+
+        Raises
+        ------
+        TrainingError
+            If a value is infinite or not a number.
+        """
+        broken = [name for name, value in values.items() if not math.isfinite(value)]
+        if broken:
+            raise TrainingError(
+                f"step {step}: {', '.join(broken)} not finite. Lower learning_rate or "
+                "clip_grad, lengthen warmup_fraction, or use precision='float32'; "
+                "then resume from the last checkpoint, which is from before this step."
+            )
+
+    def observe(self, class_tokens: Tensor) -> float | None:
+        """Add class tokens of shape (B, D); return the effective rank so far.
+
+        Parameters
+        ----------
+        class_tokens : Tensor of shape (B, D)
+            One row a subject.
+
+        Returns
+        -------
+        float or None
+            Effective rank of the last rows; None while there are too few.
+        """
+        self._rows.append(class_tokens.detach().float().cpu())
+        self._n_rows += len(class_tokens)
+        while self._n_rows - len(self._rows[0]) >= N_ROWS:
+            self._n_rows -= len(self._rows.popleft())
+        if self._n_rows < N_ROWS:
+            return None
+        return effective_rank(torch.cat(list(self._rows)))
+
+    def check_collapse(
+        self, step: int, *, rank: float | None, entropy: float | None
+    ) -> None:
+        """Warn of a collapse that begins; stop at one that is complete.
+
+        Parameters
+        ----------
+        step : int
+            Current step.
+        rank : float or None
+            Effective rank of the class tokens.
+        entropy : float or None
+            Relative entropy of the teacher's assignments.
+
+        Raises
+        ------
+        TrainingError
+            If the rank is below 2 or the entropy below 0.01.
+        """
+        if step < self._n_grace_steps:
+            return
+        if rank is not None and rank < COLLAPSED_RANK:
+            raise TrainingError(
+                f"step {step}: collapse, the class tokens have effective rank "
+                f"{rank:.1f}. Raise koleo_weight or batch_size, lower learning_rate, "
+                "use centring='sinkhorn', or start from weights with --init."
+            )
+        if entropy is not None and entropy < COLLAPSED_ENTROPY:
+            raise TrainingError(
+                f"step {step}: collapse, the teacher's entropy is {entropy:.3f} of "
+                "its maximum. Raise teacher_temperature, lower n_prototypes, or use "
+                "centring='sinkhorn'."
+            )
+        if rank is not None and rank < LOW_RANK:
+            logger.warning("step %d: effective rank is low, %.1f.", step, rank)
+        if entropy is not None and entropy < LOW_ENTROPY:
+            logger.warning("step %d: teacher entropy is low, %.3f.", step, entropy)

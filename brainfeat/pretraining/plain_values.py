@@ -1,0 +1,91 @@
+"""Configurations made of dataclasses as plain JSON values, strictly."""
+
+__all__ = ["from_plain", "to_plain"]
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, get_args, get_type_hints
+
+from brainfeat.exceptions import ConfigError
+
+
+def from_plain(kind: Any, values: Any, *, where: str) -> Any:
+    """Build a dataclass, and the dataclasses in it, from JSON values.
+
+    Parameters
+    ----------
+    kind : type
+        The dataclass; its fields are numbers, strings, tuples of these, or
+        dataclasses.
+    values : mapping
+        Field names and values; absent fields take their defaults.
+    where : str
+        Name of the value in messages.
+
+    Returns
+    -------
+    object
+        An instance of `kind`.
+
+    Raises
+    ------
+    ConfigError
+        If a key is unknown or a value is of another type than its field.
+    """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where}: expected an object, got {values!r}.")
+    hints = get_type_hints(kind)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise ConfigError(f"{where}: unknown keys {unknown}.")
+    arguments = {
+        name: from_plain(hints[name], value, where=f"{where}.{name}")
+        if dataclasses.is_dataclass(hints[name])
+        else _with_tuples(hints[name], value, f"{where}.{name}")
+        for name, value in values.items()
+    }
+    return kind(**arguments)
+
+
+def to_plain(value: Any) -> Any:
+    """Turn a dataclass, and what is in it, into JSON values.
+
+    Parameters
+    ----------
+    value : object
+        A dataclass, dict, tuple, number, string or None.
+
+    Returns
+    -------
+    object
+        Dicts, lists, numbers and strings, which `from_plain` reads.
+    """
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return to_plain(dataclasses.asdict(value))
+    if isinstance(value, dict):
+        return {key: to_plain(item) for key, item in value.items()}
+    return [to_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _with_tuples(kind: Any, value: Any, where: str) -> Any:
+    """Return a JSON value with lists as tuples, if it is of the field's kind."""
+    problem = ConfigError(f"{where}: expected {kind}, got {value!r}.")
+    if not isinstance(value, list | tuple):
+        if _is_of_kind(kind, value):
+            return value
+        raise problem
+    items = get_args(kind)
+    if not items or (Ellipsis not in items and len(items) != len(value)):
+        raise problem
+    return tuple(_with_tuples(items[0], item, where) for item in value)
+
+
+def _is_of_kind(kind: Any, value: Any) -> bool:
+    choices = get_args(kind)
+    # A bool is an int to Python, but never a number to the user.
+    is_number = type(value) in {int, float}
+    if kind is float or (float in choices and value is not None):
+        return is_number
+    if value is None:
+        return type(None) in choices
+    return type(value) is kind or value in choices

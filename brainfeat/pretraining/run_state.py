@@ -1,0 +1,137 @@
+"""Everything that a run needs to go on exactly where it was."""
+
+__all__ = ["load_run_state", "save_run_state"]
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from brainfeat.atomic import atomic_write
+from brainfeat.exceptions import TrainingError
+from brainfeat.pretraining.ranks import rank
+
+_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+
+def save_run_state(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    facts: dict[str, Any],
+) -> None:
+    """Write weights, optimizer and facts as one safetensors file.
+
+    Every process must call it; rank 0 writes. A reader sees the old file or the
+    new one.
+
+    Parameters
+    ----------
+    path : Path
+        File to write.
+    model : nn.Module
+        Student, teacher and centrings.
+    optimizer : Optimizer
+        An AdamW.
+    facts : dict
+        JSON values, such as the number of the next step.
+    """
+    tensors = {
+        f"model.{_plain_name(name)}": whole_tensor(value)
+        for name, value in model.state_dict().items()
+    }
+    for name, parameter in _named_parameters(model):
+        for moment in _MOMENTS:
+            if moment in optimizer.state.get(parameter, {}):
+                value = optimizer.state[parameter][moment]
+                tensors[f"{moment}.{name}"] = whole_tensor(value)
+    if rank() == 0:
+        tensors = {name: value.contiguous() for name, value in tensors.items()}
+        with atomic_write(path) as partial:
+            save_file(tensors, partial, metadata={"facts": json.dumps(facts)})
+
+
+def load_run_state(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
+    """Read what `save_run_state` wrote, into a model of the same configuration.
+
+    Parameters
+    ----------
+    path : Path
+        File to read.
+    model : nn.Module
+        Student, teacher and centrings; overwritten.
+    optimizer : Optimizer
+        An AdamW without state yet; filled.
+
+    Returns
+    -------
+    dict
+        The facts.
+
+    Raises
+    ------
+    TrainingError
+        If the file does not fit the model.
+    """
+    with safe_open(path, framework="pt") as file:
+        facts: dict[str, Any] = json.loads(file.metadata()["facts"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    targets = {
+        f"model.{_plain_name(name)}": value
+        for name, value in model.state_dict().items()
+    }
+    saved = {name for name in tensors if name.startswith("model.")}
+    if saved != set(targets):
+        raise TrainingError(
+            f"{path}: the run has other parameters than this configuration: "
+            f"{sorted(saved ^ set(targets))[:8]}."
+        )
+    with torch.no_grad():
+        for name, target in targets.items():
+            target.copy_(_like(tensors[name], target))
+        for name, parameter in _named_parameters(model):
+            state = {
+                moment: _like(tensors[f"{moment}.{name}"], parameter)
+                if moment != "step"
+                else tensors[f"{moment}.{name}"]
+                for moment in _MOMENTS
+                if f"{moment}.{name}" in tensors
+            }
+            if state:
+                optimizer.state[parameter] = state
+    return facts
+
+
+def whole_tensor(value: Tensor) -> Tensor:
+    """Return a tensor on the CPU that is not spread over processes."""
+    if isinstance(value, DTensor):
+        value = value.full_tensor()
+    return value.detach().cpu()
+
+
+def _named_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    return [
+        (_plain_name(name), parameter)
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    ]
+
+
+def _plain_name(name: str) -> str:
+    """Drop what `DistributedDataParallel` puts into names."""
+    return name.replace("student.module.", "student.")
+
+
+def _like(value: Tensor, target: Tensor) -> Tensor:
+    """Give a whole tensor the device and distribution of another."""
+    value = value.to(target.device)
+    if not isinstance(target, DTensor):
+        return value
+    return distribute_tensor(value, target.device_mesh, target.placements)

@@ -1,0 +1,315 @@
+"""Student, teacher, and the objectives that tie one to the other."""
+
+__all__ = ["HeadOutputs", "HeadedEncoder", "LossTerms", "SelfDistillation"]
+
+import copy
+import dataclasses
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from brainfeat.models.encoder import EncoderOutput, SlabEncoder
+from brainfeat.models.heads import AnatomyHead, Projector, PrototypeHead
+from brainfeat.pretraining.assignments import MovingAverageCentring, SinkhornKnopp
+from brainfeat.pretraining.config import PretrainingConfig
+from brainfeat.pretraining.losses import (
+    anatomy_loss,
+    dino_loss,
+    ibot_loss,
+    infonce_loss,
+    koleo_loss,
+)
+from brainfeat.pretraining.masking import mask_weights
+from brainfeat.pretraining.views import ViewGroup, Views
+
+_CENTRINGS = {"sinkhorn": SinkhornKnopp, "moving_average": MovingAverageCentring}
+
+
+class HeadOutputs(NamedTuple):
+    """What a network says about views; None where no objective asks.
+
+    Attributes
+    ----------
+    class_tokens : Tensor of shape (V, B, D)
+        Class token of each global view, averaged over its slabs.
+    class_logits : Tensor of shape (V + L, B, K), optional
+        Prototypes of each view, global ones first.
+    patch_logits : Tensor of shape (M, K), optional
+        Prototypes of the masked patches of the global views.
+    projections : Tensor of shape (V, B, P), optional
+        Projected mean patch token of each global view.
+    quantities : Tensor of shape (V, B, S, h, w, R), optional
+        Predicted quantities of each patch, standardised.
+    """
+
+    class_tokens: Tensor
+    class_logits: Tensor | None
+    patch_logits: Tensor | None
+    projections: Tensor | None
+    quantities: Tensor | None
+
+
+class LossTerms(NamedTuple):
+    """The loss and its parts, each before its weight; 0 where it has none.
+
+    Attributes
+    ----------
+    total, dino, ibot, koleo, infonce, anatomy : Tensor of shape ()
+        Weighted sum, and the objectives.
+    """
+
+    total: Tensor
+    dino: Tensor
+    ibot: Tensor
+    koleo: Tensor
+    infonce: Tensor
+    anatomy: Tensor
+
+
+class HeadedEncoder(nn.Module):
+    """The encoder and the heads that the objectives of a run need.
+
+    Parameters
+    ----------
+    config : PretrainingConfig
+        Sizes, and weights of the objectives.
+    n_quantities : int
+        Quantities R of the anatomy objective.
+    """
+
+    def __init__(self, config: PretrainingConfig, n_quantities: int) -> None:
+        super().__init__()
+        self.encoder = SlabEncoder(config.encoder)
+        self.encoder.set_activation_checkpointing(config.activation_checkpointing)
+        dim = config.encoder.embed_dim
+        hidden_dim, out_dim = config.head_hidden_dim, config.head_bottleneck_dim
+        self.dino_head = self.ibot_head = self.projector = self.anatomy_head = None
+        if config.dino_weight > 0:
+            self.dino_head = PrototypeHead(
+                dim, config.n_prototypes, hidden_dim=hidden_dim, bottleneck_dim=out_dim
+            )
+        if config.ibot_weight > 0:
+            self.ibot_head = PrototypeHead(
+                dim, config.n_prototypes, hidden_dim=hidden_dim, bottleneck_dim=out_dim
+            )
+        if config.infonce_weight > 0:
+            self.projector = Projector(dim, hidden_dim=hidden_dim, out_dim=out_dim)
+        if config.anatomy_weight > 0:
+            self.anatomy_head = AnatomyHead(dim, n_quantities)
+        # Unmasked runs never touch the mask token, which DDP would wait for.
+        self.encoder.mask_token.requires_grad_(self.ibot_head is not None)
+
+    def forward(self, views: Views, *, masked: bool) -> HeadOutputs:
+        """Encode global and local views.
+
+        Parameters
+        ----------
+        views : Views
+            Views of a batch; what is not visible is not seen.
+        masked : bool
+            Whether masked patches are hidden too.
+
+        Returns
+        -------
+        HeadOutputs
+            Tokens and logits.
+        """
+        large = views.large
+        hides = masked and self.ibot_head is not None
+        tokens = _encode(self.encoder, large, large.masks if hides else None)
+        class_tokens = tokens.cls_token.mean(dim=2)  # V B D
+        patch_logits = quantities = projections = None
+        if self.ibot_head is not None and large.masks is not None:
+            patch_logits = self.ibot_head(tokens.patch_tokens[large.masks])
+        if self.anatomy_head is not None:
+            quantities = self.anatomy_head(tokens.patch_tokens)
+        if self.projector is not None:
+            projections = self.projector(_mean_patch_tokens(tokens, large))
+        return HeadOutputs(
+            class_tokens=class_tokens,
+            class_logits=self._class_logits(class_tokens, views.small),
+            patch_logits=patch_logits,
+            projections=projections,
+            quantities=quantities,
+        )
+
+    def _class_logits(
+        self, class_tokens: Tensor, small: ViewGroup | None
+    ) -> Tensor | None:
+        if self.dino_head is None:
+            return None
+        if small is not None:
+            local = _encode(self.encoder, small, None)
+            class_tokens = torch.cat([class_tokens, local.cls_token.mean(dim=2)])
+        logits: Tensor = self.dino_head(class_tokens)
+        return logits
+
+
+class SelfDistillation(nn.Module):
+    """A student, the teacher that follows it, and the loss between them.
+
+    Parameters
+    ----------
+    config : PretrainingConfig
+        Sizes, and weights of the objectives.
+    n_quantities : int
+        Quantities R of the anatomy objective.
+
+    Attributes
+    ----------
+    student : nn.Module
+        Network that is trained; it may be wrapped for several processes.
+    teacher : HeadedEncoder
+        Moving average of the student; the encoder that is kept.
+    """
+
+    def __init__(self, config: PretrainingConfig, n_quantities: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        self.student: nn.Module = HeadedEncoder(config, n_quantities)
+        self.teacher = copy.deepcopy(self.student)
+        self.teacher.requires_grad_(False)
+        self.teacher.eval()  # no stochastic depth in the targets
+        centring = _CENTRINGS[config.centring]
+        self.dino_centring = centring(config.n_prototypes)
+        self.ibot_centring = centring(config.n_prototypes)
+
+    def forward(
+        self, views: Views, *, teacher_temperature: float
+    ) -> tuple[LossTerms, HeadOutputs | None]:
+        """Compute the loss of a batch.
+
+        Parameters
+        ----------
+        views : Views
+            Views of the batch.
+        teacher_temperature : float
+            Temperature of the teacher's assignments.
+
+        Returns
+        -------
+        LossTerms
+            The loss and its parts.
+        HeadOutputs or None
+            What the teacher said, for the monitor; None where it is not needed.
+        """
+        config = self.config
+        seen = views if config.uses_local_views else Views(views.large)
+        student = self.student(seen, masked=True)
+        terms = dict.fromkeys(
+            LossTerms._fields, student.class_tokens.new_zeros((), dtype=torch.float32)
+        )
+        teacher = None
+        if config.uses_teacher:
+            large = dataclasses.replace(views.large, visible=views.large.present)
+            with torch.no_grad():
+                teacher = self.teacher(Views(large), masked=False)
+            terms |= self._distil(student, teacher, views.large, teacher_temperature)
+        if config.koleo_weight > 0:
+            views_koleo = [koleo_loss(rows) for rows in student.class_tokens]
+            terms["koleo"] = torch.stack(views_koleo).mean()
+        if student.projections is not None:
+            first, second = student.projections[:2]
+            terms["infonce"] = infonce_loss(
+                first, second, temperature=config.infonce_temperature
+            )
+        if student.quantities is not None and views.large.truth is not None:
+            terms["anatomy"] = self._anatomy(student.quantities, views.large)
+        terms["total"] = torch.stack(
+            [
+                getattr(config, f"{name}_weight") * terms[name]
+                for name in LossTerms._fields[1:]
+            ]
+        ).sum()
+        return LossTerms(**terms), teacher
+
+    @torch.no_grad()
+    def update_teacher(self, momentum: float) -> None:
+        """Move the teacher towards the student.
+
+        Parameters
+        ----------
+        momentum : float
+            Share of the teacher that is kept.
+        """
+        student = unwrapped(self.student)
+        torch._foreach_lerp_(
+            list(self.teacher.parameters()),
+            [parameter.detach() for parameter in student.parameters()],
+            1.0 - momentum,
+        )
+        for mine, other in zip(
+            self.teacher.buffers(), student.buffers(), strict=True
+        ):
+            mine.copy_(other)
+
+    def _distil(
+        self,
+        student: HeadOutputs,
+        teacher: HeadOutputs,
+        large: ViewGroup,
+        teacher_temperature: float,
+    ) -> dict[str, Tensor]:
+        config, terms = self.config, {}
+        if student.class_logits is not None and teacher.class_logits is not None:
+            targets = torch.stack(
+                [
+                    self.dino_centring(view, temperature=teacher_temperature)
+                    for view in teacher.class_logits
+                ]
+            )
+            terms["dino"] = dino_loss(
+                student.class_logits, targets, temperature=config.student_temperature
+            )
+        if student.patch_logits is not None and teacher.patch_logits is not None:
+            targets = self.ibot_centring(
+                teacher.patch_logits, temperature=teacher_temperature
+            )
+            masks = large.masks
+            terms["ibot"] = ibot_loss(
+                student.patch_logits,
+                targets,
+                mask_weights(masks.flatten(0, 1)) if masks is not None else targets,
+                temperature=config.student_temperature,
+            )
+        return terms
+
+    def _anatomy(self, quantities: Tensor, large: ViewGroup) -> Tensor:
+        head = unwrapped(self.student).anatomy_head
+        truth = head.standardise(large.truth)
+        return anatomy_loss(
+            quantities.flatten(0, 1).flatten(1, 3),  # VB N R
+            truth.flatten(0, 1).flatten(1, 3),
+            large.fractions.flatten(0, 1).flatten(1),
+        )
+
+
+def unwrapped(network: nn.Module) -> HeadedEncoder:
+    """Return the network inside a `DistributedDataParallel`, or itself."""
+    inner = getattr(network, "module", network)
+    if not isinstance(inner, HeadedEncoder):
+        raise TypeError(f"expected a HeadedEncoder, got {type(inner).__name__}.")
+    return inner
+
+
+def _encode(
+    encoder: SlabEncoder, group: ViewGroup, masks: Tensor | None
+) -> EncoderOutput:
+    """Encode all views of a group at once: tokens of shape (V, B, ...)."""
+    views = group.slabs.shape[:2]
+    output = encoder(
+        group.slabs.flatten(0, 1),
+        present=group.visible.flatten(0, 1),
+        masks=None if masks is None else masks.flatten(0, 1),
+    )
+    return EncoderOutput(
+        output.cls_token.unflatten(0, views), output.patch_tokens.unflatten(0, views)
+    )
+
+
+def _mean_patch_tokens(tokens: EncoderOutput, group: ViewGroup) -> Tensor:
+    """Average the patch tokens of each view over the foreground: (V, B, D)."""
+    weights = group.fractions + 1e-6  # a view without foreground has a mean too
+    weights = weights / weights.sum(dim=(2, 3, 4), keepdim=True)
+    return torch.einsum("vbshw,vbshwd->vbd", weights, tokens.patch_tokens.float())

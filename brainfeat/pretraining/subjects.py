@@ -1,0 +1,87 @@
+"""What a source of training data hands to the views."""
+
+__all__ = ["SubjectBatch", "SubjectSource"]
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class SubjectBatch:
+    """Volumes of B subjects in A acquisitions each.
+
+    Parameters
+    ----------
+    volumes : Tensor of shape (B, A, M, I, J, K)
+        Normalised volumes as `Preprocessor` gives them; zeros where a modality
+        is absent.
+    present : bool Tensor of shape (B, A, M)
+        Which modalities an acquisition has.
+    foreground : Tensor of shape (B, I, J, K)
+        1 in the foreground, 0 outside.
+    truth : Tensor of shape (B, R, I, J, K), optional
+        Known quantities of each voxel.
+    """
+
+    volumes: Tensor
+    present: Tensor
+    foreground: Tensor
+    truth: Tensor | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels of a volume along each axis."""
+        size_i, size_j, size_k = self.volumes.shape[-3:]
+        return size_i, size_j, size_k
+
+    def to(self, device: torch.device) -> "SubjectBatch":
+        """Return the batch on another device."""
+        truth = None if self.truth is None else self.truth.to(device)
+        parts = (self.volumes, self.present, self.foreground)
+        volumes, present, foreground = (part.to(device) for part in parts)
+        return SubjectBatch(volumes, present, foreground, truth)
+
+
+class SubjectSource(Protocol):
+    """Where subjects come from: a store, or a simulation.
+
+    Attributes
+    ----------
+    modalities : tuple of str
+        BIDS suffixes, in the order of the volumes.
+    shape : tuple of int (I, J, K)
+        Voxels of a volume.
+    quantities : tuple of str
+        Names of the R quantities of the truth; empty without truth.
+    preprocessing : mapping
+        How the volumes were made, as ``Preprocessor.to_dict`` gives it.
+    """
+
+    modalities: tuple[str, ...]
+    shape: tuple[int, int, int]
+    quantities: tuple[str, ...]
+    preprocessing: Mapping[str, Any]
+
+    def draw(self, step: int, n_subjects: int, *, seed: int) -> SubjectBatch:
+        """Return the subjects of one step.
+
+        Parameters
+        ----------
+        step : int
+            Number of the step, from 0; any order of calls is allowed.
+        n_subjects : int
+            Number of subjects B.
+        seed : int
+            Seed of the run and the process.
+
+        Returns
+        -------
+        SubjectBatch
+            A function of the three arguments alone, so that a resumed run sees
+            what an uninterrupted one would have seen.
+        """
+        ...
