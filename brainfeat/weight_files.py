@@ -1,12 +1,15 @@
 """Reading weights that other libraries wrote, without running their code."""
 
-__all__ = ["named_tensors", "read_foreign", "read_json"]
+__all__ = ["download", "named_tensors", "read_foreign", "read_json"]
 
 import json
 import os
 import pickle
+import re
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -14,9 +17,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from brainfeat.exceptions import CheckpointError
+from brainfeat.exceptions import CheckpointError, MissingDependencyError
 
 _NESTED = ("teacher", "model", "state_dict")
+_HUB_NAME = re.compile(r"hf-hub:(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>\S+))?")
 
 
 def read_foreign(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -60,6 +64,50 @@ def read_foreign(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise CheckpointError(f"cannot read {path.name}: {error}") from error
     return named_tensors(content)
+
+
+def download(name: str) -> Path:
+    """Fetch a model folder from the Hugging Face hub, or find it in its cache.
+
+    Parameters
+    ----------
+    name : str
+        ``"hf-hub:organisation/name"``, with ``"@revision"`` (a branch, tag or
+        commit) to keep to one version.
+
+    Returns
+    -------
+    Path
+        The local folder.
+
+    Raises
+    ------
+    MissingDependencyError
+        If ``huggingface_hub`` is not installed.
+    CheckpointError
+        If the name is malformed or the folder cannot be had.
+    """
+    match = _HUB_NAME.fullmatch(name)
+    if match is None:
+        raise CheckpointError(
+            f"{name}: expected hf-hub:organisation/name or "
+            "hf-hub:organisation/name@revision."
+        )
+    try:
+        hub = import_module("huggingface_hub")
+    except ImportError as error:
+        raise MissingDependencyError(
+            f'{name} needs huggingface_hub: pip install "brainfeat[hub]"'
+        ) from error
+    patterns = ["*.safetensors", "*.json", "README.md"]
+    try:
+        folder = Path(_snapshot(hub, match, patterns))
+        if not any(folder.glob("*.safetensors")):
+            folder = Path(_snapshot(hub, match, [*patterns, "*.bin", "*.pth"]))
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise CheckpointError(f"{name}: cannot be downloaded: {reason[0]}") from error
+    return folder
 
 
 def named_tensors(content: object) -> dict[str, Tensor]:
@@ -119,10 +167,17 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"cannot read {path.name}: {error}") from error
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path.name} holds no JSON object.")
+        raise CheckpointError(f"{path}: holds no JSON object.")
     return content
+
+
+def _snapshot(hub: ModuleType, name: re.Match[str], patterns: list[str]) -> str:
+    folder: str = hub.snapshot_download(
+        name["repository"], revision=name["revision"], allow_patterns=patterns
+    )
+    return folder
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
