@@ -1,0 +1,234 @@
+import dataclasses
+
+import pytest
+import torch
+
+from brainfeat.exceptions import InputError
+from brainfeat.models.config import EncoderConfig
+from brainfeat.models.encoder import SlabEncoder
+
+CONFIG = EncoderConfig(
+    modalities=("T1w", "T2w"),
+    thickness=3,
+    patch_size=4,
+    image_size=(20, 12),
+    embed_dim=24,
+    depth=4,
+    num_heads=2,
+    num_register_tokens=3,
+    slab_mixing=(1, 2),
+    layer_scale=0.5,
+)
+
+
+def make_encoder(seed=0, **changes):
+    torch.manual_seed(seed)
+    encoder = SlabEncoder(dataclasses.replace(CONFIG, **changes))
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return encoder.eval()
+
+
+@pytest.fixture
+def slabs():
+    return torch.randn(2, 7, 6, 20, 12, generator=torch.Generator().manual_seed(1))
+
+
+def assert_same(output, expected):
+    for ours, theirs in zip(output, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def differs(output, expected):
+    return any(
+        (ours - theirs).abs().max() > 1e-4
+        for ours, theirs in zip(output, expected, strict=True)
+    )
+
+
+def test_tokens_have_these_shapes(slabs):
+    output = make_encoder()(slabs)
+    assert output.cls_token.shape == (2, 7, 24)
+    assert output.patch_tokens.shape == (2, 7, 5, 3, 24)
+
+
+def test_patch_tokens_lie_where_their_pixels_do(slabs):
+    encoder = make_encoder(slab_mixing=())
+    changed = slabs.clone()
+    changed[1, 2, 4, 9, 6] += 100.0  # slab 2, patch (2, 1)
+    before, after = (encoder._embed(x, None, None)[0] for x in (slabs, changed))
+    rows, tokens = torch.nonzero((before != after).any(-1), as_tuple=True)
+    n_prefix = 1 + 3
+    assert rows.tolist() == [1 * 7 + 2]
+    assert tokens.tolist() == [n_prefix + 2 * 3 + 1]
+    output = encoder(slabs).patch_tokens
+    order = encoder.forward_intermediates(slabs, [3])[0].patch_tokens
+    torch.testing.assert_close(output, order)
+
+
+def test_row_depends_on_its_own_subject_only(slabs):
+    encoder = make_encoder()
+    together = encoder(slabs)
+    for row in range(2):
+        alone = encoder(slabs[row : row + 1])
+        assert_same([x[0] for x in alone], [x[row] for x in together])
+
+
+def test_slabs_are_independent_without_mixing(slabs):
+    encoder = make_encoder(slab_mixing=())
+    together = encoder(slabs)
+    for s in range(7):
+        alone = encoder(slabs[:, s : s + 1])
+        assert_same([x[:, 0] for x in alone], [x[:, s] for x in together])
+
+
+def test_slabs_are_independent_while_mixing_is_zero(slabs):
+    torch.manual_seed(0)
+    encoder = SlabEncoder(CONFIG).eval()
+    alone = encoder(slabs[:, 3:4])
+    assert_same([x[:, 0] for x in alone], [x[:, 3] for x in encoder(slabs)])
+
+
+def test_mixing_reaches_two_neighbours_with_two_layers(slabs):
+    encoder = make_encoder()
+    changed = slabs.clone()
+    changed[:, 3] += 1.0
+    before, after = encoder(slabs).cls_token, encoder(changed).cls_token
+    reached = (before - after).abs().amax((0, 2)) > 1e-5
+    assert reached.tolist() == [False, True, True, True, True, True, False]
+
+
+def test_patch_embedding_is_a_sum_over_modalities(slabs):
+    encoder = make_encoder()
+    zero = torch.zeros(1)
+    parts = [slabs.clone() for _ in range(2)]
+    parts[0][:, :, 3:], parts[1][:, :, :3] = zero, zero
+    sums = [encoder.patch_embed(part.flatten(0, 1)) for part in parts]
+    whole = encoder.patch_embed(slabs.flatten(0, 1)) + encoder.patch_embed.proj.bias
+    torch.testing.assert_close(sums[0] + sums[1], whole, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("stand_in", [0.0, 1e6, float("nan")])
+def test_pixels_of_an_absent_modality_do_not_matter(stand_in, slabs):
+    encoder = make_encoder()
+    present = torch.tensor([[True, True], [True, False]])
+    expected = encoder(slabs, present=present)
+    changed = slabs.clone()
+    changed[1, :, 3:] = stand_in
+    assert_same(encoder(changed, present=present), expected)
+    changed[1, :, :3] = 0.0  # those of the other modality do
+    assert differs(encoder(changed, present=present), expected)
+
+
+def test_absent_modality_adds_its_own_vector(slabs):
+    encoder = make_encoder()
+    blank = torch.zeros_like(slabs)
+    tokens = [
+        encoder._embed(blank, torch.tensor([flags] * 2), None)[0][0, -1]
+        for flags in ([True, True], [True, False])
+    ]
+    expected = encoder.absent_embed[1] - encoder.modality_embed[1]
+    torch.testing.assert_close(tokens[1] - tokens[0], expected)
+
+
+def test_all_present_is_the_default(slabs):
+    encoder = make_encoder()
+    present = torch.ones(2, 2, dtype=torch.bool)
+    assert_same(encoder(slabs, present=present), encoder(slabs))
+
+
+def test_masked_patches_are_not_seen(slabs):
+    encoder = make_encoder()
+    masks = torch.zeros(2, 7, 5, 3, dtype=torch.bool)
+    masks[1, 2, 4, 0] = True
+    changed = slabs.clone()
+    changed[1, 2, :, 16:20, 0:4] += 5.0
+    assert_same(encoder(changed, masks=masks), encoder(slabs, masks=masks))
+    assert differs(encoder(changed), encoder(slabs))
+
+
+def test_any_multiple_of_the_patch_size_is_encoded(slabs):
+    output = make_encoder()(slabs[..., :16, :8])
+    assert output.patch_tokens.shape == (2, 7, 4, 2, 24)
+
+
+def test_intermediate_tokens_come_in_the_order_asked_for(slabs):
+    encoder = make_encoder()
+    last, first = encoder.forward_intermediates(slabs, [-1, 0])
+    assert_same(last, encoder(slabs))
+    assert differs(first, last)
+    present = torch.tensor([[True, False], [False, True]])
+    (output,) = encoder.forward_intermediates(slabs, [3], present=present)
+    assert_same(output, encoder(slabs, present=present))
+    with pytest.raises(InputError, match=r"blocks \(4,\) are not all in 0..3"):
+        encoder.forward_intermediates(slabs, [4])
+
+
+def test_activation_checkpointing_changes_no_gradient(slabs):
+    encoder = make_encoder().train()
+    gradients = []
+    for enabled in (False, True):
+        encoder.set_activation_checkpointing(enabled)
+        encoder.zero_grad()
+        sum(x.square().mean() for x in encoder(slabs)).backward()
+        gradients.append(
+            [p.grad.clone() for p in encoder.parameters() if p.grad is not None]
+        )
+    for plain, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, recomputed)
+
+
+def test_every_parameter_learns(slabs):
+    encoder = make_encoder().train()
+    masks = torch.zeros(2, 7, 5, 3, dtype=torch.bool)
+    masks[0, 1, 2] = True
+    present = torch.tensor([[True, True], [True, False]])
+    output = encoder(slabs, masks=masks, present=present)
+    sum(x.square().sum() for x in output).backward()
+    idle = {name for name, p in encoder.named_parameters() if p.grad is None}
+    assert idle == set()
+
+
+def test_drop_path_grows_with_depth_and_layer_scale_is_set():
+    encoder = SlabEncoder(dataclasses.replace(CONFIG, drop_path=0.3))
+    rates = [block.drop_rate for block in encoder.blocks]
+    assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3])
+    assert encoder.blocks[2].ls2.gamma.unique().tolist() == [0.5]
+
+
+def test_half_precision_stays_close(slabs):
+    encoder = make_encoder()
+    expected = encoder(slabs).patch_tokens
+    half = encoder.to(torch.bfloat16)(slabs).patch_tokens
+    assert half.dtype == torch.bfloat16
+    assert (half.float() - expected).norm() / expected.norm() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        (
+            (2, 7, 5, 20, 12),
+            r"expected shape \(B, S, 6, H, W\), got \(2, 7, 5, 20, 12\)",
+        ),
+        ((7, 6, 20, 12), r"expected shape \(B, S, 6, H, W\)"),
+        ((2, 7, 6, 20, 13), r"multiples of the patch size 4, got \(20, 13\)"),
+    ],
+)
+def test_wrong_slabs_are_refused(shape, message):
+    with pytest.raises(InputError, match=message):
+        make_encoder()(torch.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"present": torch.ones(2, 3, dtype=torch.bool)},
+        {"present": torch.ones(2, 2)},
+        {"masks": torch.ones(2, 7, 3, 5, dtype=torch.bool)},
+    ],
+)
+def test_wrong_flags_are_refused(flags, slabs):
+    with pytest.raises(InputError, match=rf"{next(iter(flags))}: expected booleans"):
+        make_encoder()(slabs, **flags)

@@ -1,0 +1,94 @@
+import pytest
+import torch
+
+from brainfeat.exceptions import ConfigError, InputError
+from brainfeat.models.encoder import EncoderOutput
+from brainfeat.models.pooling import pool_regions, pool_tokens
+
+
+@pytest.fixture
+def output():
+    generator = torch.Generator().manual_seed(0)
+    return EncoderOutput(
+        torch.randn(2, 5, 7, generator=generator),
+        torch.randn(2, 5, 4, 3, 7, generator=generator),
+    )
+
+
+@pytest.fixture
+def fractions():
+    fractions = torch.rand(2, 5, 4, 3, generator=torch.Generator().manual_seed(1))
+    fractions[:, 0] = 0.0
+    fractions[:, :, 3] = 0.0
+    return fractions
+
+
+def test_mean_equals_its_loop_over_patches(output, fractions):
+    pooled = pool_tokens(output, fractions, "mean")
+    total, weight = torch.zeros(7), 0.0
+    for s in range(5):
+        for i in range(4):
+            for j in range(3):
+                total += fractions[1, s, i, j] * output.patch_tokens[1, s, i, j]
+                weight += fractions[1, s, i, j]
+    torch.testing.assert_close(pooled[1], total / weight)
+
+
+def test_slabs_weigh_as_much_as_their_foreground(output, fractions):
+    shares = fractions.sum((2, 3))
+    expected = (output.cls_token * shares[..., None]).sum(1) / shares.sum(1)[:, None]
+    torch.testing.assert_close(pool_tokens(output, fractions, "cls"), expected)
+
+
+@pytest.mark.parametrize("mode", ["mean", "cls", "cls+mean"])
+def test_background_tokens_are_ignored(mode, output, fractions):
+    cls_token, patch_tokens = (x.clone() for x in output)
+    cls_token[:, 0] = 1e6
+    patch_tokens[fractions == 0.0] = -1e6
+    changed = EncoderOutput(cls_token, patch_tokens)
+    torch.testing.assert_close(
+        pool_tokens(changed, fractions, mode), pool_tokens(output, fractions, mode)
+    )
+
+
+def test_both_is_one_after_the_other(output, fractions):
+    both = pool_tokens(output, fractions, "cls+mean")
+    assert both.shape == (2, 14)
+    assert torch.equal(both[:, :7], pool_tokens(output, fractions, "cls"))
+    assert torch.equal(both[:, 7:], pool_tokens(output, fractions, "mean"))
+
+
+@pytest.mark.parametrize("mode", ["mean", "cls", "cls+mean"])
+def test_row_depends_on_its_own_subject_only(mode, output, fractions):
+    alone = pool_tokens(EncoderOutput(*(x[1:] for x in output)), fractions[1:], mode)
+    torch.testing.assert_close(pool_tokens(output, fractions, mode)[1:], alone)
+
+
+def test_half_precision_tokens_give_single_precision(output, fractions):
+    half = EncoderOutput(*(x.to(torch.bfloat16) for x in output))
+    assert pool_tokens(half, fractions).dtype == torch.float32
+
+
+def test_regions_equal_the_mean_over_each(output):
+    weights = torch.rand(3, 5, 4, 3, generator=torch.Generator().manual_seed(2))
+    pooled = pool_regions(output, weights)
+    assert pooled.shape == (2, 21)
+    for region in range(3):
+        expected = pool_tokens(output, weights[region].expand(2, -1, -1, -1))
+        torch.testing.assert_close(
+            pooled[:, region * 7 : region * 7 + 7], expected, rtol=1e-4, atol=1e-6
+        )
+
+
+def test_wrong_weights_are_refused(output, fractions):
+    with pytest.raises(ConfigError, match="got 'max'"):
+        pool_tokens(output, fractions, "max")
+    with pytest.raises(InputError, match=r"expected shape \(2, 5, 4, 3\)"):
+        pool_tokens(output, fractions[:, :, :, :2])
+    fractions[1] = 0.0
+    with pytest.raises(InputError, match=r"rows \[1\] of the batch"):
+        pool_tokens(output, fractions)
+    with pytest.raises(InputError, match=r"patch grid of \(5, 4, 3\)"):
+        pool_regions(output, torch.ones(5, 4, 3))
+    with pytest.raises(InputError, match=r"regions \[0\] fill no patch"):
+        pool_regions(output, torch.zeros(1, 5, 4, 3))
