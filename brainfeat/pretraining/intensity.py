@@ -2,7 +2,6 @@
 
 __all__ = ["IntensityChanges", "IntensityConfig"]
 
-import math
 from dataclasses import dataclass
 
 import torch

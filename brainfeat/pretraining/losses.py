@@ -22,9 +22,9 @@ from torch.nn import functional as F
 
 from brainfeat.pretraining.ranks import gather_rows, rank
 
-# Below this distance on the unit sphere KoLeo stops pushing: its gradient grows as
-# one over the distance, and two equal rows would make the run NaN.
-_KOLEO_GUARD = 1e-3
+# Added to KoLeo's distances on the unit sphere: its gradient grows as one over the
+# distance, and two equal rows would make the run NaN.
+_KOLEO_GUARD = 1e-4
 
 
 def dino_loss(student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
@@ -88,8 +88,8 @@ def koleo_loss(rows: Tensor) -> Tensor:
     -------
     Tensor of shape ()
         Mean over rows of minus the log distance after normalisation. Neighbours
-        are looked for among the rows of all processes. Rows nearer than 0.001 to
-        their neighbour count as if at that distance, without gradient.
+        are looked for among the rows of all processes. The distance has a floor
+        of 0.0001, so that equal rows give a finite loss and no gradient.
     """
     rows = F.normalize(rows.float(), dim=-1)
     everyone = gather_rows(rows)
@@ -99,7 +99,7 @@ def koleo_loss(rows: Tensor) -> Tensor:
         similarity[own, own + rank() * len(rows)] = -2.0  # below any cosine
         nearest = similarity.argmax(dim=1)
     squared = (rows - everyone[nearest]).square().sum(dim=1)
-    return -0.5 * squared.clamp(min=_KOLEO_GUARD**2).log().mean()
+    return -0.5 * (squared + _KOLEO_GUARD**2).log().mean()
 
 
 def infonce_loss(first: Tensor, second: Tensor, *, temperature: float) -> Tensor:

@@ -129,7 +129,11 @@ class Monitor:
         return effective_rank(torch.cat(list(self._rows)))
 
     def check_collapse(
-        self, step: int, *, rank: float | None, entropy: float | None
+        self,
+        step: int,
+        *,
+        effective_rank: float | None,
+        teacher_entropy: float | None,
     ) -> None:
         """Warn of a collapse that begins; stop at one that is complete.
 
@@ -137,9 +141,9 @@ class Monitor:
         ----------
         step : int
             Current step.
-        rank : float or None
+        effective_rank : float or None
             Effective rank of the class tokens.
-        entropy : float or None
+        teacher_entropy : float or None
             Relative entropy of the teacher's assignments.
 
         Raises
@@ -147,6 +151,7 @@ class Monitor:
         TrainingError
             If the rank is below 2 or the entropy below 0.01.
         """
+        rank, entropy = effective_rank, teacher_entropy
         if step < self._n_grace_steps:
             return
         if rank is not None and rank < COLLAPSED_RANK:

@@ -20,9 +20,7 @@ _BLOCK = re.compile(r"encoder\.(?:blocks|slab_mixing)\.(\d+)\.")
 _NO_DECAY = re.compile(r"\.bias$|norm|gamma|_embed$|token")
 
 
-def build_optimizer(
-    network: nn.Module, config: PretrainingConfig
-) -> torch.optim.AdamW:
+def build_optimizer(network: nn.Module, config: PretrainingConfig) -> torch.optim.AdamW:
     """Group the parameters of a network by learning rate and weight decay.
 
     Parameters

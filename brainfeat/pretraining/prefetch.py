@@ -73,7 +73,7 @@ class Prefetcher(Generic[Item]):
                 if self._stopped.is_set():
                     return
                 self._items.put(item)
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:
             self._items.put(error)
 
     def _drain(self) -> None:

@@ -1,6 +1,6 @@
 """Everything that a run needs to go on exactly where it was."""
 
-__all__ = ["load_run_state", "save_run_state"]
+__all__ = ["load_run_state", "save_run_state", "whole_tensor"]
 
 import json
 from pathlib import Path

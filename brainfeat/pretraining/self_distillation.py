@@ -1,6 +1,12 @@
 """Student, teacher, and the objectives that tie one to the other."""
 
-__all__ = ["HeadOutputs", "HeadedEncoder", "LossTerms", "SelfDistillation"]
+__all__ = [
+    "HeadOutputs",
+    "HeadedEncoder",
+    "LossTerms",
+    "SelfDistillation",
+    "unwrapped",
+]
 
 import copy
 import dataclasses
@@ -177,7 +183,7 @@ class SelfDistillation(nn.Module):
 
     def forward(
         self, views: Views, *, teacher_temperature: float
-    ) -> tuple[LossTerms, HeadOutputs | None]:
+    ) -> tuple[LossTerms, HeadOutputs, HeadOutputs | None]:
         """Compute the loss of a batch.
 
         Parameters
@@ -191,38 +197,23 @@ class SelfDistillation(nn.Module):
         -------
         LossTerms
             The loss and its parts.
+        HeadOutputs
+            What the student said.
         HeadOutputs or None
             What the teacher said, for the monitor; None where it is not needed.
         """
         config = self.config
         seen = views if config.uses_local_views else Views(views.large)
         student = self.student(seen, masked=True)
-        terms = dict.fromkeys(
-            LossTerms._fields, student.class_tokens.new_zeros((), dtype=torch.float32)
-        )
         teacher = None
         if config.uses_teacher:
             large = dataclasses.replace(views.large, visible=views.large.present)
             with torch.no_grad():
                 teacher = self.teacher(Views(large), masked=False)
-            terms |= self._distil(student, teacher, views.large, teacher_temperature)
-        if config.koleo_weight > 0:
-            views_koleo = [koleo_loss(rows) for rows in student.class_tokens]
-            terms["koleo"] = torch.stack(views_koleo).mean()
-        if student.projections is not None:
-            first, second = student.projections[:2]
-            terms["infonce"] = infonce_loss(
-                first, second, temperature=config.infonce_temperature
-            )
-        if student.quantities is not None and views.large.truth is not None:
-            terms["anatomy"] = self._anatomy(student.quantities, views.large)
-        terms["total"] = torch.stack(
-            [
-                getattr(config, f"{name}_weight") * terms[name]
-                for name in LossTerms._fields[1:]
-            ]
-        ).sum()
-        return LossTerms(**terms), teacher
+        # Sums over prototypes and logarithms of distances need float32.
+        with torch.autocast(views.large.slabs.device.type, enabled=False):
+            terms = self._terms(student, teacher, views.large, teacher_temperature)
+        return terms, student, teacher
 
     @torch.no_grad()
     def update_teacher(self, momentum: float) -> None:
@@ -239,10 +230,35 @@ class SelfDistillation(nn.Module):
             [parameter.detach() for parameter in student.parameters()],
             1.0 - momentum,
         )
-        for mine, other in zip(
-            self.teacher.buffers(), student.buffers(), strict=True
-        ):
+        for mine, other in zip(self.teacher.buffers(), student.buffers(), strict=True):
             mine.copy_(other)
+
+    def _terms(
+        self,
+        student: HeadOutputs,
+        teacher: HeadOutputs | None,
+        large: ViewGroup,
+        teacher_temperature: float,
+    ) -> LossTerms:
+        config = self.config
+        zero = student.class_tokens.new_zeros((), dtype=torch.float32)
+        terms = dict.fromkeys(LossTerms._fields, zero)
+        if teacher is not None:
+            terms |= self._distil(student, teacher, large, teacher_temperature)
+        if config.koleo_weight > 0:
+            views = [koleo_loss(rows) for rows in student.class_tokens]
+            terms["koleo"] = torch.stack(views).mean()
+        if student.projections is not None:
+            first, second = student.projections[:2]
+            terms["infonce"] = infonce_loss(
+                first, second, temperature=config.infonce_temperature
+            )
+        if student.quantities is not None and large.truth is not None:
+            terms["anatomy"] = self._anatomy(student.quantities, large)
+        names = LossTerms._fields[1:]
+        weighted = [getattr(config, f"{name}_weight") * terms[name] for name in names]
+        terms["total"] = torch.stack(weighted).sum()
+        return LossTerms(**terms)
 
     def _distil(
         self,
@@ -286,7 +302,23 @@ class SelfDistillation(nn.Module):
 
 
 def unwrapped(network: nn.Module) -> HeadedEncoder:
-    """Return the network inside a `DistributedDataParallel`, or itself."""
+    """Return the network inside a `DistributedDataParallel`, or itself.
+
+    Parameters
+    ----------
+    network : nn.Module
+        A `HeadedEncoder`, perhaps wrapped.
+
+    Returns
+    -------
+    HeadedEncoder
+        The network itself.
+
+    Raises
+    ------
+    TypeError
+        If there is no `HeadedEncoder`.
+    """
     inner = getattr(network, "module", network)
     if not isinstance(inner, HeadedEncoder):
         raise TypeError(f"expected a HeadedEncoder, got {type(inner).__name__}.")

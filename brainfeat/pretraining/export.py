@@ -1,0 +1,95 @@
+"""Between the networks of a run and the checkpoints of everyone else."""
+
+__all__ = ["export_checkpoint", "start_from"]
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from brainfeat.checkpoint import Checkpoint, CheckpointConfig
+from brainfeat.models.transfer import adapt_state
+from brainfeat.pretraining.config import PretrainingConfig
+from brainfeat.pretraining.run_state import whole_tensor
+from brainfeat.pretraining.self_distillation import SelfDistillation
+
+_OBJECTIVES = {
+    "dino": "DINO",
+    "ibot": "iBOT",
+    "koleo": "KoLeo",
+    "infonce": "InfoNCE",
+    "anatomy": "anatomy",
+}
+
+
+def start_from(model: SelfDistillation, init: str | os.PathLike[str]) -> None:
+    """Give student and teacher the encoder of a checkpoint.
+
+    Channels, image size and slab mixing are adapted; the heads stay as they are.
+
+    Parameters
+    ----------
+    model : SelfDistillation
+        Not wrapped yet; its encoders are overwritten.
+    init : path-like or str
+        Anything that ``Checkpoint.load`` takes.
+    """
+    checkpoint = Checkpoint.load(init)
+    state = adapt_state(
+        checkpoint.state, checkpoint.config.encoder, model.config.encoder
+    )
+    for network in (model.student, model.teacher):
+        network.get_submodule("encoder").load_state_dict(state)
+
+
+def export_checkpoint(
+    encoder: nn.Module,
+    config: PretrainingConfig,
+    preprocessing: Mapping[str, Any],
+    *,
+    n_steps: int,
+) -> Checkpoint:
+    """Make a checkpoint of an encoder.
+
+    Every process must call it.
+
+    Parameters
+    ----------
+    encoder : nn.Module
+        The teacher's `SlabEncoder`.
+    config : PretrainingConfig
+        How it was trained.
+    preprocessing : mapping
+        How its volumes were made.
+    n_steps : int
+        Steps that it was trained for.
+
+    Returns
+    -------
+    Checkpoint
+        Weights in float32 on the CPU.
+    """
+    state = {name: whole_tensor(value) for name, value in encoder.state_dict().items()}
+    objectives = [
+        f"{label} {getattr(config, f'{name}_weight'):g}"
+        for name, label in _OBJECTIVES.items()
+        if getattr(config, f"{name}_weight") > 0
+    ]
+    description = (
+        f"Pretrained for {n_steps} steps of {config.batch_size} subjects, with "
+        f"objectives {', '.join(objectives)}."
+    )
+    checkpoint_config = CheckpointConfig(
+        # Stochastic depth belongs to the training, not to the encoder.
+        encoder=dataclasses.replace(config.encoder, drop_path=0.0),
+        plane=config.views.planes[0],
+        preprocessing=dict(preprocessing),
+        pooling="mean",
+        missing_modalities=config.views.hidden_modalities > 0
+        and len(config.encoder.modalities) > 1,
+        trained=True,
+        description=description,
+    )
+    return Checkpoint(checkpoint_config, state)

@@ -1,0 +1,393 @@
+"""The training loop, from a source of subjects to a checkpoint."""
+
+__all__ = ["Trainer", "pretrain"]
+
+import contextlib
+import json
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.parallel import DistributedDataParallel
+
+from brainfeat.atomic import atomic_write
+from brainfeat.checkpoint import Checkpoint
+from brainfeat.exceptions import ConfigError, TrainingError
+from brainfeat.models.encoder import SlabEncoder
+from brainfeat.models.heads import AnatomyHead
+from brainfeat.pretraining.config import PretrainingConfig
+from brainfeat.pretraining.export import export_checkpoint, start_from
+from brainfeat.pretraining.monitor import Monitor, relative_entropy
+from brainfeat.pretraining.optimizer import build_optimizer, set_schedule
+from brainfeat.pretraining.parallel import (
+    distributed,
+    shared_between_ranks,
+    training_device,
+)
+from brainfeat.pretraining.prefetch import Prefetcher
+from brainfeat.pretraining.ranks import all_ranks_mean, rank, world_size
+from brainfeat.pretraining.run_log import RunLog
+from brainfeat.pretraining.run_state import (
+    load_run_state,
+    save_run_state,
+    whole_tensor,
+)
+from brainfeat.pretraining.schedules import cosine, linear_warmup
+from brainfeat.pretraining.seeds import derive_seed, seeded_generator
+from brainfeat.pretraining.self_distillation import (
+    LossTerms,
+    SelfDistillation,
+    unwrapped,
+)
+from brainfeat.pretraining.subjects import SubjectSource
+from brainfeat.pretraining.views import DrawnViews, Views
+
+logger = logging.getLogger(__name__)
+
+_N_CALIBRATION = 4  # batches that the units of the anatomy are measured on
+Probe = Callable[[SlabEncoder], float]
+
+
+def pretrain(
+    data: SubjectSource | str | os.PathLike[str],
+    config: PretrainingConfig,
+    *,
+    output: str | os.PathLike[str],
+    init: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    device: str = "auto",
+    probe: Probe | None = None,
+) -> Checkpoint:
+    """Train an encoder on brain volumes, without labels or with known anatomy.
+
+    Under torchrun every process calls this, and they train together.
+
+    Parameters
+    ----------
+    data : SubjectSource or path
+        Where subjects come from, or the folder of a `VolumeStore`.
+    config : PretrainingConfig
+        Hyperparameters.
+    output : path-like
+        Folder that becomes a checkpoint. It also holds ``pretraining.json``, the
+        log ``log.jsonl``, the state ``state.safetensors`` that a run is resumed
+        from, and the checkpoint ``best`` where a probe is given.
+    init : path-like or str, optional
+        Checkpoint, or foreign DINOv2 weights, to start from.
+    resume : bool
+        Whether to go on where a run in `output` stopped. The result equals that
+        of an uninterrupted run.
+    device : str
+        A torch device; ``"auto"`` takes the fastest there is. It changes the
+        result by rounding only.
+    probe : callable, optional
+        Scores an encoder; higher is better. Called every ``config.probe_every``
+        steps, and its best encoder is kept.
+
+    Returns
+    -------
+    Checkpoint
+        The teacher's encoder, also saved in `output`.
+
+    Raises
+    ------
+    ConfigError
+        If the configuration does not fit the data, the number of processes, or
+        the run that is resumed.
+    TrainingError
+        If `output` holds a run and `resume` is false, or training cannot go on.
+    """
+    source = data
+    target = training_device(device)
+    with distributed(target):
+        trainer = Trainer(source, config, Path(output), device=target, probe=probe)
+        trainer.prepare(init=init, resume=resume)
+        trainer.run()
+        return trainer.export(trainer.folder)
+
+
+class Trainer:
+    """One run: the networks, their optimizer, and where things are written.
+
+    Parameters
+    ----------
+    source : SubjectSource
+        Where subjects come from.
+    config : PretrainingConfig
+        Hyperparameters.
+    folder : Path
+        Folder of the run.
+    device : torch.device
+        Where the networks are.
+    probe : callable, optional
+        Scores an encoder.
+
+    Raises
+    ------
+    ConfigError
+        If the configuration does not fit the data or the number of processes.
+    """
+
+    def __init__(
+        self,
+        source: SubjectSource,
+        config: PretrainingConfig,
+        folder: Path,
+        *,
+        device: torch.device,
+        probe: Probe | None = None,
+    ) -> None:
+        _check_fit(source, config)
+        self.source, self.config, self.folder = source, config, folder
+        self.device, self.probe = device, probe
+        self.next_step = 0
+        self.best_score: float | None = None
+        torch.manual_seed(config.seed)  # the same first weights in every process
+        self.model = SelfDistillation(config, len(source.quantities)).to(device)
+        self.monitor = Monitor(round(0.2 * config.n_steps))
+
+    def prepare(self, *, init: str | os.PathLike[str] | None, resume: bool) -> None:
+        """Set the first weights, or those of an interrupted run.
+
+        Parameters
+        ----------
+        init : path-like or str, optional
+            Checkpoint or weights to start from.
+        resume : bool
+            Whether to go on where the run in the folder stopped.
+
+        Raises
+        ------
+        TrainingError
+            If there is a run already and `resume` is false.
+        """
+        state_path = self.folder / "state.safetensors"
+        if state_path.exists() and not resume:
+            raise TrainingError(
+                f"{self.folder} holds a run; resume it, or choose another folder."
+            )
+        self._remember_config(compare=state_path.exists())
+        head = unwrapped(self.model.student).anatomy_head
+        if not state_path.exists():
+            if init is not None:
+                start_from(self.model, init)
+            if head is not None:
+                self._calibrate(head)
+        self.model = shared_between_ranks(self.model, self.config)
+        network = unwrapped(self.model.student)
+        self.optimizer = build_optimizer(network, self.config)
+        if state_path.exists():
+            facts = load_run_state(state_path, self.model, self.optimizer)
+            self.next_step = facts["next_step"]
+            self.best_score = facts["best_score"]
+        self.log = RunLog(self.folder / "log.jsonl", self.next_step)
+
+    def run(self) -> None:
+        """Train to the last step."""
+        config = self.config
+        batches = Prefetcher(self._make_views, self.next_step, config.n_steps)
+        with batches, _fast_attention(self.device):
+            for step, parts in enumerate(batches, self.next_step):
+                started = time.perf_counter()
+                # Everything random depends on the step, so that a resumed run
+                # takes the values of its own step.
+                torch.manual_seed(derive_seed(config.seed, step, rank(), 1))
+                learning_rate = set_schedule(self.optimizer, step, config)
+                self.optimizer.zero_grad(set_to_none=True)
+                losses, signs = self._backward(parts, step)
+                norm = self._clip_gradient()
+                self.monitor.check_finite(step, loss=losses["total"], gradient=norm)
+                self.optimizer.step()
+                momentum = cosine(step, config.n_steps, *config.teacher_momentum)
+                self.model.update_teacher(momentum)
+                self.monitor.check_collapse(step, **signs)
+                self.next_step = step + 1
+                if step % config.log_every == 0 or self.next_step == config.n_steps:
+                    seconds = time.perf_counter() - started
+                    self.log.write(
+                        step,
+                        **losses,
+                        **signs,
+                        gradient_norm=norm,
+                        learning_rate=learning_rate,
+                        subjects_per_second=config.batch_size / seconds,
+                    )
+                self._keep()
+
+    def export(self, folder: Path) -> Checkpoint:
+        """Write the teacher's encoder as a checkpoint.
+
+        Parameters
+        ----------
+        folder : Path
+            Folder to write.
+
+        Returns
+        -------
+        Checkpoint
+            What was written.
+        """
+        checkpoint = self._teacher_checkpoint()
+        if rank() == 0:
+            checkpoint.save(folder)
+        return checkpoint
+
+    def _teacher_checkpoint(self) -> Checkpoint:
+        return export_checkpoint(
+            self.model.teacher.get_submodule("encoder"),
+            self.config,
+            self.source.preprocessing,
+            n_steps=self.next_step,
+        )
+
+    def _make_views(self, step: int) -> list[Views]:
+        """Draw and cut the views of one step, for each accumulated part."""
+        config = self.config
+        n_parts = config.accumulation_steps
+        n_subjects = config.batch_size // (n_parts * world_size())
+        parts = []
+        for part in range(n_parts):
+            number = step * n_parts + part
+            process_seed = derive_seed(config.seed, rank(), 2)
+            subjects = self.source.draw(number, n_subjects, seed=process_seed)
+            generator = seeded_generator(config.seed, number, rank(), 3)
+            drawn = DrawnViews.draw(
+                config.views, config.encoder, subjects, step=step, generator=generator
+            )
+            parts.append(drawn.apply(subjects.to(self.device), config.encoder))
+        return parts
+
+    def _backward(
+        self, parts: list[Views], step: int
+    ) -> tuple[dict[str, float], dict[str, float | None]]:
+        """Add up the gradients of all parts; return mean losses and health signs."""
+        config = self.config
+        warmup = round(config.temperature_warmup_fraction * config.n_steps)
+        temperature = linear_warmup(step, warmup, *config.teacher_temperature)
+        terms_of_parts = []
+        entropy = effective_rank = None
+        for number, views in enumerate(parts):
+            is_last = number == len(parts) - 1
+            with _gradient_sync(self.model.student, is_last):
+                with _precision(config, self.device):
+                    terms, student, teacher = self.model(
+                        views, teacher_temperature=temperature
+                    )
+                (terms.total / len(parts)).backward()
+            terms_of_parts.append(torch.stack(terms).detach())
+            if config.uses_teacher:
+                effective_rank = self.monitor.observe(student.class_tokens.mean(dim=0))
+            if teacher is not None and teacher.class_logits is not None:
+                entropy = relative_entropy(teacher.class_logits, temperature)
+        means = all_ranks_mean(torch.stack(terms_of_parts).mean(dim=0)).tolist()
+        signs = {"effective_rank": effective_rank, "teacher_entropy": entropy}
+        return dict(zip(LossTerms._fields, means, strict=True)), signs
+
+    def _clip_gradient(self) -> float:
+        norm = nn.utils.clip_grad_norm_(
+            self.model.student.parameters(), self.config.clip_grad
+        )
+        return float(whole_tensor(norm))
+
+    def _keep(self) -> None:
+        """Probe, and write checkpoints, when it is time."""
+        config, at_end = self.config, self.next_step == self.config.n_steps
+        if self.probe is not None and (
+            self.next_step % config.probe_every == 0 or at_end
+        ):
+            score = self.probe(self._teacher_checkpoint().build_encoder())
+            self.log.write(self.next_step - 1, probe=score)
+            if self.best_score is None or score > self.best_score:
+                self.best_score = score
+                self.export(self.folder / "best")
+        if self.next_step % config.checkpoint_every == 0 or at_end:
+            facts = {"next_step": self.next_step, "best_score": self.best_score}
+            path = self.folder / "state.safetensors"
+            save_run_state(path, self.model, self.optimizer, facts)
+            self.export(self.folder)
+
+    def _remember_config(self, *, compare: bool) -> None:
+        """Write the configuration, or check that the run was begun with it.
+
+        Raises
+        ------
+        ConfigError
+            If the run was begun with another one.
+        """
+        path, values = self.folder / "pretraining.json", self.config.to_dict()
+        if compare:
+            begun = json.loads(path.read_text())
+            differing = sorted(
+                name for name in values if values[name] != begun.get(name)
+            )
+            if differing:
+                raise ConfigError(f"{path}: the run was begun with other {differing}.")
+        elif rank() == 0:
+            with atomic_write(path) as partial:
+                partial.write_text(json.dumps(values, indent=2) + "\n")
+
+    def _calibrate(self, head: AnatomyHead) -> None:
+        """Find mean and spread of the true quantities in a few batches."""
+        views = [self._make_views(step)[0].large for step in range(_N_CALIBRATION)]
+        truth = [group.truth for group in views if group.truth is not None]
+        head.calibrate(torch.cat(truth), torch.cat([g.fractions for g in views]))
+        for name in ("mean", "spread"):
+            # Every process must use the same units.
+            value = all_ranks_mean(getattr(head, name))
+            getattr(head, name).copy_(value)
+        self.model.update_teacher(1.0)
+
+
+def _check_fit(source: SubjectSource, config: PretrainingConfig) -> None:
+    """Refuse what would fail or learn nothing, before anything is written.
+
+    Raises
+    ------
+    ConfigError
+        If source and configuration do not fit each other.
+    """
+    n_parts = world_size() * config.accumulation_steps
+    checks = {
+        f"the data have modalities {source.modalities}, the encoder "
+        f"{config.encoder.modalities}.": (
+            tuple(source.modalities) == config.encoder.modalities
+        ),
+        "the anatomy objective needs data with known anatomy.": (
+            config.anatomy_weight == 0 or len(source.quantities) > 0
+        ),
+        f"batch_size {config.batch_size} does not divide into {n_parts} parts "
+        "(processes times accumulation_steps).": config.batch_size % n_parts == 0,
+    }
+    for problem, fits in checks.items():
+        if not fits:
+            raise ConfigError(problem)
+
+
+def _precision(
+    config: PretrainingConfig, device: torch.device
+) -> contextlib.AbstractContextManager[Any]:
+    enabled = config.precision == "bfloat16"
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+
+
+def _fast_attention(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    # On the CPU, torch's fused attention is slower backwards than plain products
+    # for short sequences in bfloat16: 4200 against 5300 tokens a second.
+    if device.type != "cpu":
+        return contextlib.nullcontext()
+    return sdpa_kernel(SDPBackend.MATH)
+
+
+def _gradient_sync(
+    network: nn.Module, wanted: bool
+) -> contextlib.AbstractContextManager[Any]:
+    """Let processes exchange gradients only in the last part of a step."""
+    if isinstance(network, DistributedDataParallel) and not wanted:
+        return network.no_sync()
+    return contextlib.nullcontext()
