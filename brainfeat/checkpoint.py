@@ -8,6 +8,7 @@ import json
 import os
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -236,9 +237,9 @@ class Checkpoint:
     ) -> Path:
         """Write ``model.safetensors``, ``README.md`` and ``config.json``.
 
-        Each file is replaced whole, the configuration last: a save that is cut
-        short leaves the old checkpoint or one that `load` refuses, as the hash of
-        the weights is in the configuration.
+        A save that fails leaves the folder as it was: the files are written under
+        other names first. The hash of the weights is in the configuration, so that
+        files of two checkpoints are never taken for one.
 
         Parameters
         ----------
@@ -255,19 +256,20 @@ class Checkpoint:
         folder = Path(folder)
         stored = getattr(torch, dtype)
         state = {k: v.to(stored).contiguous() for k, v in self.state.items()}
-        with atomic_write(folder / _WEIGHTS) as path:
-            save_file(state, path)
-        content = {
-            "format": _FORMAT,
-            **self.config.to_dict(),
-            "weights_sha256": _file_sha256(folder / _WEIGHTS),
-        }
-        for name, text in (
-            (_CARD, self.model_card),
-            (_CONFIG, json.dumps(content, indent=2) + "\n"),
-        ):
-            with atomic_write(folder / name) as path:
-                path.write_text(text, encoding="utf-8")
+        with ExitStack() as stack:
+            # Left in reverse: the weights come first, the configuration last.
+            config, card, weights = (
+                stack.enter_context(atomic_write(folder / name))
+                for name in (_CONFIG, _CARD, _WEIGHTS)
+            )
+            save_file(state, weights)
+            content = {
+                "format": _FORMAT,
+                **self.config.to_dict(),
+                "weights_sha256": _file_sha256(weights),
+            }
+            card.write_text(self.model_card, encoding="utf-8")
+            config.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         return folder
 
     def build_encoder(self) -> SlabEncoder:
