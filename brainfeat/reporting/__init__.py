@@ -1,3 +1,3 @@
-"""Reports and figures: estimators never draw."""
+"""Pages and figures about results; estimators never draw."""
 
 __all__: list[str] = []

@@ -1,0 +1,322 @@
+"""The command line; heavy libraries are imported inside the commands."""
+
+import errno
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from brainfeat import __version__
+from brainfeat.exceptions import BrainfeatError, InputError
+
+if TYPE_CHECKING:
+    from brainfeat.estimators._encoding import Pooling, SubjectEncoder
+    from brainfeat.manifest import Manifest
+    from brainfeat.runs import RunOptions, RunSummary
+
+__all__ = ["app", "main"]
+
+_FAILED, _USAGE, _INTERRUPTED, _TERMINATED = 1, 2, 130, 143
+
+
+class _TerminatedError(KeyboardInterrupt):
+    """The system asked the process to end."""
+
+
+class _Commands(TyperGroup):
+    """Commands whose errors are one line, and never a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        from brainfeat.console import own_warnings_only
+
+        try:
+            with own_warnings_only():
+                return super().invoke(ctx)
+        except BrainfeatError as error:
+            _fail(str(error), _USAGE)
+        except KeyboardInterrupt as error:
+            _fail("interrupted.", _interrupt_status(error))
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # as in "brainfeat info | head -1"
+                raise
+            _fail(str(error), _USAGE)
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_CheckpointOption = Annotated[
+    str,
+    typer.Option(
+        "--checkpoint",
+        help="Bundled name, checkpoint folder, DINOv2 weights, or hf-hub:org/name.",
+    ),
+]
+_ModalityOption = Annotated[
+    list[str] | None,
+    typer.Option("--modality", help="BIDS suffix such as T1w; repeat for several."),
+]
+
+
+@app.callback()
+def _start(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=lambda wanted: _show_version(wanted),
+            is_eager=True,
+            help="Show the version and exit.",
+        ),
+    ] = False,
+) -> None:
+    """Turn brain MRI into features."""
+
+
+@app.command()
+def embed(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT",
+            help="Images, globs, folders, a CSV or TSV manifest, or a BIDS folder.",
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("-o", "--output", help="Table: .parquet, .csv or .tsv."),
+    ],
+    checkpoint: _CheckpointOption = "brainfound-tiny",
+    modality: _ModalityOption = None,
+    pooling: Annotated[
+        Literal["mean", "cls", "cls+mean"],
+        typer.Option(help="How the tokens of a brain become one vector."),
+    ] = "mean",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    batch_size: Annotated[
+        str, typer.Option(metavar="N", help="Subjects that share a batch, or auto.")
+    ] = "auto",
+    jobs: Annotated[
+        int,
+        typer.Option(
+            metavar="N", help="Threads that read and preprocess; -1: one a core."
+        ),
+    ] = 1,
+    cache: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Keep embeddings, whatever their table."),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a table that is there.")
+    ] = False,
+    stop_on_first_error: Annotated[
+        bool,
+        typer.Option("--stop-on-first-error", help="End at the first bad scan."),
+    ] = False,
+) -> None:
+    """Embed scans into a table with one row a subject.
+
+    The same command again resumes. Scans that fail are listed in
+    OUT.failures.tsv, and the exit status is 1 then.
+    """
+    from brainfeat.runs import RunOptions
+    from brainfeat.table_formats import find_format
+
+    find_format(output)
+    options = RunOptions(
+        n_jobs=_count_threads(jobs),
+        cache=cache,
+        overwrite=overwrite,
+        stop_on_first_error=stop_on_first_error,
+    )
+    encoder = _load_encoder(
+        checkpoint, pooling=pooling, device=device, batch_size=batch_size
+    )
+    manifest = _collect_rows(inputs, encoder, modality or (), options)
+    _report(_embed_rows(manifest, output, encoder, checkpoint, options))
+
+
+@app.command()
+def simulate(
+    output: Annotated[Path, typer.Argument(help="BIDS folder to write.")],
+    n_subjects: Annotated[
+        int, typer.Option("-n", "--n-subjects", min=1, help="Number of subjects.")
+    ] = 60,
+    modality: _ModalityOption = None,
+    seed: Annotated[int, typer.Option(help="The same seed, the same cohort.")] = 0,
+) -> None:
+    """Simulate a cohort with a known disease, as a BIDS folder."""
+    from brainfeat.simulation.cohort import simulate_cohort
+
+    participants = simulate_cohort(
+        output,
+        n_subjects,
+        modalities=tuple(modality or ["T1w"]),
+        random_state=seed,
+    )
+    typer.echo(f"{len(participants)} subjects\nfolder:   {output}")
+
+
+@app.command()
+def demo(
+    output: Annotated[
+        Path, typer.Argument(help="Folder to write: cohort, table and report.")
+    ] = Path("brainfeat-demo"),
+) -> None:
+    """Simulate a cohort, embed it, cross-validate a classifier; no downloads."""
+    from brainfeat.reporting.demo import format_demo, run_demo
+
+    typer.echo(format_demo(run_demo(output)))
+
+
+@app.command()
+def info(
+    checkpoint: Annotated[
+        str, typer.Argument(help="Bundled name, folder, weights, or hf-hub:org/name.")
+    ],
+) -> None:
+    """Describe a checkpoint."""
+    import warnings
+
+    from brainfeat.checkpoint import Checkpoint
+    from brainfeat.console import format_checkpoint
+    from brainfeat.exceptions import UntrainedCheckpointWarning
+
+    # The summary says it too.
+    warnings.simplefilter("ignore", UntrainedCheckpointWarning)
+    typer.echo(format_checkpoint(Checkpoint.load(checkpoint)))
+
+
+@app.command()
+def convert(
+    foreign: Annotated[
+        str,
+        typer.Argument(help="DINOv2 weights of Meta, transformers or timm."),
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Checkpoint folder to write.")
+    ],
+) -> None:
+    """Convert DINOv2 weights to a checkpoint folder."""
+    from brainfeat.checkpoint import Checkpoint
+
+    _check_is_free(output)
+    folder = Checkpoint.load(foreign).save(output)
+    typer.echo(f"checkpoint: {folder}")
+
+
+def main() -> None:
+    """Run the command line."""
+    signal.signal(signal.SIGTERM, _terminate)
+    app(prog_name="brainfeat")
+
+
+def _load_encoder(
+    checkpoint: str, *, pooling: "Pooling", device: str, batch_size: str
+) -> "SubjectEncoder":
+    from brainfeat.checkpoint import Checkpoint
+    from brainfeat.estimators._encoding import SubjectEncoder
+
+    return SubjectEncoder(
+        Checkpoint.load(checkpoint),
+        pooling=pooling,
+        device=device,
+        batch_size=int(batch_size) if batch_size.isdecimal() else batch_size,
+    )
+
+
+def _collect_rows(
+    inputs: list[str],
+    encoder: "SubjectEncoder",
+    wanted: Sequence[str],
+    options: "RunOptions",
+) -> "Manifest":
+    from brainfeat.manifest import collect_rows
+
+    manifest = collect_rows(inputs, modalities=encoder.modalities, wanted=wanted)
+    for name in manifest.duplicates:
+        typer.echo(f"warning: {name}: given more than once, used once.", err=True)
+    for problem in manifest.problems:
+        if options.stop_on_first_error:
+            raise InputError(str(problem))
+        typer.echo(f"failed: {problem}", err=True)
+    return manifest
+
+
+def _embed_rows(
+    manifest: "Manifest",
+    output: Path,
+    encoder: "SubjectEncoder",
+    checkpoint: str,
+    options: "RunOptions",
+) -> "RunSummary":
+    from brainfeat.console import RunDisplay
+    from brainfeat.runs import describe_encoder, embed_to_table
+
+    display = RunDisplay(len(manifest.rows))
+    try:
+        with display:
+            return embed_to_table(
+                manifest.rows,
+                output,
+                encoder,
+                provenance=describe_encoder(encoder, checkpoint),
+                options=options,
+                problems=manifest.problems,
+                on_event=display,
+            )
+    except KeyboardInterrupt as error:
+        _fail(
+            f"interrupted: {display.n_done} of {len(manifest.rows)} are kept; "
+            "the same command again goes on.",
+            _interrupt_status(error),
+        )
+
+
+def _report(summary: "RunSummary") -> None:
+    from brainfeat.console import format_summary
+
+    typer.echo(format_summary(summary))
+    if summary.failed:
+        raise typer.Exit(_FAILED)
+
+
+def _count_threads(jobs: int) -> int:
+    if jobs == 0:
+        raise typer.BadParameter("expected a number but 0.", param_hint="--jobs")
+    return jobs if jobs > 0 else max(1, (os.cpu_count() or 1) + 1 + jobs)
+
+
+def _check_is_free(folder: Path) -> None:
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise InputError(f"{folder}: exists and is not an empty folder.")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"brainfeat {__version__}")
+        raise typer.Exit
+
+
+def _terminate(_number: int, _frame: object) -> None:
+    raise _TerminatedError
+
+
+def _interrupt_status(error: KeyboardInterrupt) -> int:
+    terminated = isinstance(error, _TerminatedError)
+    return _TERMINATED if terminated else _INTERRUPTED
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    typer.echo(f"error: {' '.join(message.split())}", err=True)
+    raise typer.Exit(status)

@@ -1,0 +1,246 @@
+"""What a user sees while a command runs: progress, failures and a summary."""
+
+import logging
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Self, TextIO
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from brainfeat.exceptions import UntrainedCheckpointWarning
+
+if TYPE_CHECKING:
+    # With torch, and slow.
+    from brainfeat.checkpoint import Checkpoint
+    from brainfeat.runs import RunEvent, RunSummary
+
+__all__ = ["RunDisplay", "format_checkpoint", "format_summary", "own_warnings_only"]
+
+
+class RunDisplay:
+    """Progress of a run: a bar on a terminal, elsewhere a line a subject.
+
+    Parameters
+    ----------
+    n_rows : int
+        Rows of the run.
+    stream : text file, optional
+        Where to write, standard error by default.
+
+    Attributes
+    ----------
+    n_done : int
+        Rows that are in the table so far.
+    """
+
+    def __init__(self, n_rows: int, stream: TextIO | None = None) -> None:
+        self.n_done = 0
+        self._n_rows = n_rows
+        self._n_seen = 0
+        self._stream = stream or sys.stderr
+        self._last = time.perf_counter()
+        self._bar = _make_bar(self._stream) if self._stream.isatty() else None
+        self._task = (
+            self._bar.add_task("embedding", total=n_rows) if self._bar else None
+        )
+
+    def __call__(self, event: "RunEvent") -> None:
+        """Show what became of one row.
+
+        Parameters
+        ----------
+        event : RunEvent
+            The row and its end.
+        """
+        self._n_seen += 1
+        self.n_done += event.status != "failed"
+        if self._bar is not None and self._task is not None:
+            if event.failure:
+                self._bar.console.print(
+                    f"failed: {_one_line(str(event.failure))}", markup=False
+                )
+            self._bar.update(self._task, advance=1)
+            return
+        width = len(str(self._n_rows))
+        counter = f"[{self._n_seen:>{width}}/{self._n_rows}]"
+        self._stream.write(f"{counter} {self._describe(event)}\n")
+        self._stream.flush()
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def _describe(self, event: "RunEvent") -> str:
+        now = time.perf_counter()
+        seconds, self._last = now - self._last, now
+        if event.failure:
+            return f"failed: {_one_line(str(event.failure))}"
+        names = (event.row.participant_id, event.row.session_id)
+        name = _one_line(" ".join(filter(None, names)))
+        if event.status == "skipped":
+            return f"{name}: in the table already"
+        return f"{name}: done in {seconds:.1f} s"
+
+
+def format_summary(summary: "RunSummary") -> str:
+    """Say what a run did, and where its files are.
+
+    Parameters
+    ----------
+    summary : RunSummary
+        Counts and files.
+
+    Returns
+    -------
+    str
+        Lines for a terminal.
+
+    Examples
+    --------
+    >>> from brainfeat.runs import RunSummary
+    >>> print(format_summary(RunSummary(3, 1, 0, 6, 12.0, "out.csv", None)))
+    3 done, 1 skipped, 0 failed in 12 s (2.00 s a volume)
+    table:    out.csv
+    """
+    counts = f"{summary.done} done, {summary.skipped} skipped, {summary.failed} failed"
+    pace = summary.seconds / summary.volumes if summary.volumes else None
+    lines = [
+        f"{counts} in {summary.seconds:.0f} s"
+        + (f" ({pace:.2f} s a volume)" if pace is not None else "")
+    ]
+    if summary.output is not None:
+        lines.append(f"table:    {summary.output}")
+    if summary.failures is not None:
+        lines.append(f"failures: {summary.failures}")
+    return "\n".join(lines)
+
+
+def format_checkpoint(checkpoint: "Checkpoint") -> str:
+    """Describe a checkpoint.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        Weights and their configuration.
+
+    Returns
+    -------
+    str
+        Lines for a terminal, one a property.
+    """
+    config, encoder = checkpoint.config, checkpoint.config.encoder
+    n_parameters = sum(value.numel() for value in checkpoint.state.values())
+    missing = "any may be missing" if config.missing_modalities else "all needed"
+    parts = [f"{encoder.depth} blocks of width {encoder.embed_dim}"]
+    parts.append(f"{encoder.num_heads} heads, patches of {encoder.patch_size} pixels")
+    if encoder.slab_mixing:
+        parts.append(f"slabs joined after blocks {encoder.slab_mixing}")
+    state = "trained" if config.trained else "not trained: random weights"
+    lines = {
+        "description": config.description or "none",
+        "state": state,
+        "modalities": f"{', '.join(encoder.modalities)} ({missing})",
+        "slabs": f"{config.plane}, {encoder.thickness} slices",
+        "network": ", ".join(parts),
+        "parameters": f"{n_parameters / 1e6:.1f} million",
+        "features": f"{encoder.embed_dim} a subject (cls+mean: twice as many)",
+        "preprocessing": _describe_preprocessing(config.preprocessing),
+        "written by": f"brainfeat {config.library_version}",
+        "fingerprint": checkpoint.fingerprint,
+    }
+    return "\n".join(f"{name + ':':<15} {text}" for name, text in lines.items())
+
+
+@contextmanager
+def own_warnings_only(stream: TextIO | None = None) -> Iterator[None]:
+    """Show our own warnings as one line each, and those of libraries not at all.
+
+    Parameters
+    ----------
+    stream : text file, optional
+        Where to write, standard error by default.
+
+    Yields
+    ------
+    None
+        While this holds.
+    """
+    # nibabel logs a line for each header field that it corrects.
+    nibabel = logging.getLogger("nibabel")
+    level = nibabel.level
+
+    def show(message: Warning | str, *_details: object, **_more: object) -> None:
+        (stream or sys.stderr).write(f"warning: {_one_line(str(message))}\n")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("default", UntrainedCheckpointWarning)
+        warnings.showwarning = show
+        nibabel.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            nibabel.setLevel(level)
+
+
+class _PaceColumn(ProgressColumn):
+    """Seconds that a subject takes."""
+
+    def render(self, task: Task) -> Text:
+        if not task.speed:
+            return Text("")
+        return Text(f"{1 / task.speed:.1f} s each", style="progress.data.speed")
+
+
+def _make_bar(stream: TextIO) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _PaceColumn(),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+        console=Console(file=stream, highlight=False, soft_wrap=True),
+    )
+
+
+def _describe_preprocessing(values: Mapping[str, Any]) -> str:
+    known = {"shape", "spacing"} & values.keys()
+    parts = []
+    if len(known) == 2:
+        sizes = " x ".join(map(str, values["shape"]))
+        parts.append(f"{sizes} voxels of {values['spacing']} mm")
+    others = (name for name in values if name not in known)
+    parts += [f"{name} {_plain(values[name])}" for name in others]
+    return ", ".join(parts).replace("_", " ")
+
+
+def _plain(value: object) -> str:
+    words = {None: "none", True: "yes", False: "no"}
+    if isinstance(value, list | tuple):
+        return " to ".join(map(str, value))
+    return (
+        words.get(value, str(value)) if isinstance(value, bool | None) else str(value)
+    )
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,117 @@
+"""Figures as text that a page can hold: PNG as data, scatter plots as SVG."""
+
+import base64
+import struct
+import zlib
+from collections.abc import Sequence
+from html import escape
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["COLORS", "encode_png", "scatter_svg"]
+
+# Blue and orange of Okabe and Ito: told apart by colour-blind readers too.
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
+
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _EDGE = 480, 360, 34, 34, 12
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+def encode_png(pixels: NDArray[np.uint8]) -> str:
+    """Write a grey picture as the address of an HTML image.
+
+    Parameters
+    ----------
+    pixels : ndarray of uint8 of shape (height, width)
+        0 is black.
+
+    Returns
+    -------
+    str
+        ``data:image/png;base64,...``.
+
+    References
+    ----------
+    .. [1] PNG specification, https://www.w3.org/TR/png-3/
+    """
+    height, width = pixels.shape
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    # Each line begins with its filter: 0 is none.
+    lines = np.pad(pixels, ((0, 0), (1, 0))).tobytes()
+    content = _PNG_SIGNATURE
+    for kind, data in (
+        (b"IHDR", header),
+        (b"IDAT", zlib.compress(lines, 9)),
+        (b"IEND", b""),
+    ):
+        checksum = zlib.crc32(kind + data)
+        content += struct.pack(">I", len(data)) + kind + data
+        content += struct.pack(">I", checksum)
+    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+
+
+def scatter_svg(
+    points: NDArray[np.floating],
+    labels: Sequence[str],
+    names: Sequence[str],
+    axes: tuple[str, str],
+) -> str:
+    """Draw points of several classes.
+
+    Parameters
+    ----------
+    points : ndarray of shape (n_points, 2)
+        Coordinates.
+    labels : sequence of str
+        Class of each point; each has its colour and its shape.
+    names : sequence of str
+        What is shown when the pointer rests on a point.
+    axes : tuple of str
+        What the two coordinates are.
+
+    Returns
+    -------
+    str
+        An ``<svg>`` element that fits the width of its container.
+    """
+    low, high = points.min(axis=0), points.max(axis=0)
+    room = np.array([_WIDTH - _LEFT - 2 * _EDGE, _HEIGHT - _BOTTOM - 2 * _EDGE])
+    unit = (points - low) / np.where(high > low, high - low, 1.0)
+    x = _LEFT + _EDGE + unit[:, 0] * room[0]
+    y = _EDGE + (1.0 - unit[:, 1]) * room[1]  # down is positive in SVG
+    classes = sorted(set(labels))
+    marks = [
+        _mark(float(x[i]), float(y[i]), classes.index(labels[i]), names[i])
+        for i in range(len(points))
+    ]
+    summary = f"{len(points)} points, {axes[1]} over {axes[0]}"
+    return "\n".join(
+        [
+            f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
+            f'aria-label="{escape(summary)}">',
+            f'<path d="M{_LEFT} {_EDGE / 2}V{_HEIGHT - _BOTTOM}H{_WIDTH - _EDGE / 2}" '
+            'fill="none" stroke="currentColor" opacity="0.5"/>',
+            f'<text x="{(_LEFT + _WIDTH) / 2}" y="{_HEIGHT - 10}" '
+            f'text-anchor="middle">{escape(axes[0])}</text>',
+            f'<text transform="translate(20 {(_HEIGHT - _BOTTOM) / 2}) rotate(-90)" '
+            f'text-anchor="middle">{escape(axes[1])}</text>',
+            *marks,
+            "</svg>",
+        ]
+    )
+
+
+def _mark(x: float, y: float, number: int, name: str) -> str:
+    color = COLORS[number % len(COLORS)]
+    shapes = (
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5.5"',
+        f'<path d="M{x:.1f} {y - 7:.1f}l6.5 12h-13z"',
+        f'<path d="M{x - 5:.1f} {y - 5:.1f}h10v10h-10z"',
+        f'<path d="M{x:.1f} {y - 7:.1f}l7 7l-7 7l-7 -7z"',
+    )
+    shape = shapes[number % len(shapes)]
+    return (
+        f'{shape} fill="{color}" fill-opacity="0.75"><title>{escape(name)}</title>'
+        f"</{shape[1:].split()[0]}>"
+    )

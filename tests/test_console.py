@@ -1,0 +1,101 @@
+import io
+import logging
+import re
+import warnings
+
+import pytest
+
+from brainfeat.checkpoint import Checkpoint, CheckpointConfig
+from brainfeat.console import (
+    RunDisplay,
+    format_checkpoint,
+    format_summary,
+    own_warnings_only,
+)
+from brainfeat.exceptions import UntrainedCheckpointWarning
+from brainfeat.failures import FailedRow
+from brainfeat.models.config import EncoderConfig
+from brainfeat.runs import RunEvent, RunSummary
+from brainfeat.tables import TableRow
+
+ROW = TableRow(participant_id="sub-01", session_id="ses-2", images={"T1w": "/a.nii"})
+EVENTS = [
+    RunEvent(ROW, "done", None),
+    RunEvent(ROW, "skipped", None),
+    RunEvent(ROW, "failed", FailedRow("sub-01", "/[b]\n.nii", "cut [red]short.")),
+]
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_elsewhere_than_on_a_terminal_each_row_is_one_line():
+    stream = io.StringIO()
+    with RunDisplay(12, stream) as display:
+        for event in EVENTS:
+            display(event)
+    assert display.n_done == 2
+    first, *others = stream.getvalue().splitlines()
+    assert re.fullmatch(r"\[ 1/12\] sub-01 ses-2: done in \d+\.\d s", first)
+    assert others == [
+        "[ 2/12] sub-01 ses-2: in the table already",
+        "[ 3/12] failed: /[b] .nii: cut [red]short.",
+    ]
+
+
+def test_on_a_terminal_there_is_a_bar_and_failures_stay_above_it(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
+    stream = Terminal()
+    with RunDisplay(3, stream) as display:
+        for event in EVENTS:
+            display(event)
+    text = stream.getvalue()
+    assert "failed: /[b] .nii: cut [red]short." in text
+    assert "3/3" in text
+    assert "sub-01" not in text
+
+
+def test_the_summary_says_what_was_done_and_where_it_is():
+    summary = RunSummary(3, 1, 2, 6, 12.0, "out.csv", "out.failures.tsv")
+    assert format_summary(summary).splitlines() == [
+        "3 done, 1 skipped, 2 failed in 12 s (2.00 s a volume)",
+        "table:    out.csv",
+        "failures: out.failures.tsv",
+    ]
+    nothing = RunSummary(0, 0, 1, 0, 0.2, None, "out.failures.tsv")
+    assert format_summary(nothing).splitlines()[0] == (
+        "0 done, 0 skipped, 1 failed in 0 s"
+    )
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_checkpoint_is_described(trained):
+    encoder = EncoderConfig.preset("tiny", depth=2, slab_mixing=(1,))
+    preprocessing = {"shape": [80, 104, 72], "spacing": 2.0, "brain_mask": None}
+    config = CheckpointConfig(
+        encoder=encoder, preprocessing=preprocessing, trained=False, description="Why."
+    )
+    checkpoint = Checkpoint.untrained(config)
+    if trained:
+        config = CheckpointConfig(encoder=encoder, preprocessing=preprocessing)
+        checkpoint = Checkpoint(config, checkpoint.state)
+    text = format_checkpoint(checkpoint)
+    assert ("not trained" in text) != trained
+    assert checkpoint.fingerprint in text
+    assert "80 x 104 x 72 voxels of 2.0 mm, brain mask none" in text
+    assert "T1w, T2w, FLAIR (all needed)" in text
+
+
+def test_our_warnings_are_one_line_and_others_none():
+    stream = io.StringIO()
+    with own_warnings_only(stream):
+        warnings.warn("a\nb", UntrainedCheckpointWarning, stacklevel=1)
+        warnings.warn("library", UserWarning, stacklevel=1)
+        assert not logging.getLogger("nibabel.global").isEnabledFor(logging.ERROR)
+    assert stream.getvalue() == "warning: a b\n"
+    assert logging.getLogger("nibabel.global").isEnabledFor(logging.ERROR)
+    with pytest.warns(UserWarning, match="again"):
+        warnings.warn("again", UserWarning, stacklevel=1)

@@ -1,0 +1,210 @@
+import csv
+import hashlib
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from brainfeat.estimators._encoding import Outcome
+from brainfeat.exceptions import VolumeError, VolumeNotFoundError
+from brainfeat.failures import FailedRow
+from brainfeat.runs import (
+    RunOptions,
+    describe_encoder,
+    embed_to_table,
+    hash_images,
+)
+from brainfeat.tables import TableRow, read_embeddings
+
+
+class FakeEncoder:
+    """Embeds a file as numbers drawn from its bytes; b"bad" fails."""
+
+    modalities = ("T1w", "FLAIR")
+    pooling = "mean"
+    n_features = 5
+    checkpoint = SimpleNamespace(
+        fingerprint="c0ffee", config=SimpleNamespace(trained=False)
+    )
+    preprocessor = SimpleNamespace(fingerprint="facade", to_dict=dict)
+
+    def __init__(self, *, interrupt_at=None):
+        self.interrupt_at = interrupt_at
+        self.seen = []
+
+    def stream(self, subjects, *, n_jobs, cache):
+        assert cache is None
+        ahead = []
+        for index, subject in enumerate(subjects):
+            # As the true one, it asks for a few more before it gives the first.
+            ahead.append((index, subject))
+            if len(ahead) > n_jobs:
+                yield self._embed(*ahead.pop(0))
+        for item in ahead:
+            yield self._embed(*item)
+
+    def _embed(self, index, subject):
+        if index == self.interrupt_at:
+            raise KeyboardInterrupt
+        self.seen.append(subject.name)
+        contents = [Path(path).read_bytes() for path in subject.images.values()]
+        if b"bad" in contents:
+            return Outcome(index, None, VolumeError(f"{subject.name}: is\nbad."))
+        seed = np.frombuffer(b"".join(contents), np.uint8)
+        vector = np.random.default_rng(seed).normal(size=5).astype(np.float32)
+        return Outcome(index, vector, None)
+
+
+@pytest.fixture
+def rows(tmp_path):
+    found = []
+    for index in range(6):
+        path = tmp_path / f"sub-{index}_T1w.nii"
+        path.write_bytes(b"%d" % index)
+        found.append(TableRow(participant_id=f"sub-{index}", images={"T1w": str(path)}))
+    return found
+
+
+@pytest.fixture
+def output(tmp_path):
+    (tmp_path / "out").mkdir()
+    return tmp_path / "out" / "table.parquet"
+
+
+def _embed(rows, output, encoder=None, **options):
+    encoder = encoder or FakeEncoder()
+    events = []
+    summary = embed_to_table(
+        rows,
+        output,
+        encoder,
+        provenance=describe_encoder(encoder, "fake"),
+        options=RunOptions(n_jobs=2, **options),
+        on_event=events.append,
+    )
+    return summary, [(e.row.participant_id, e.status) for e in events], encoder
+
+
+def _spoil(row):
+    Path(row.image).write_bytes(b"bad")
+
+
+def test_every_row_is_embedded_and_told(rows, output):
+    summary, events, _ = _embed(rows, output)
+    assert summary[:4] == (6, 0, 0, 6)
+    assert summary.output == output
+    assert summary.failures is None
+    assert events == [(f"sub-{index}", "done") for index in range(6)]
+    metadata, embeddings, provenance = read_embeddings(output)
+    assert metadata["participant_id"].tolist() == [f"sub-{i}" for i in range(6)]
+    assert embeddings.shape == (6, 5)
+    assert provenance["checkpoint"] == "fake"
+    assert provenance["checkpoint_sha256"] == "c0ffee"
+
+
+def test_a_second_run_encodes_nothing(rows, output):
+    _embed(rows, output)
+    summary, events, encoder = _embed(rows, output)
+    assert summary[:4] == (0, 6, 0, 0)
+    assert {status for _, status in events} == {"skipped"}
+    assert encoder.seen == []
+
+
+def test_a_changed_file_is_encoded_again(rows, output):
+    _embed(rows, output)
+    Path(rows[2].image).write_bytes(b"changed")
+    summary, _, encoder = _embed(rows, output)
+    assert summary[:3] == (1, 5, 0)
+    assert encoder.seen == [rows[2].image]
+
+
+def test_failures_are_listed_and_the_others_done(rows, output):
+    _spoil(rows[1])
+    rows.insert(3, TableRow(participant_id="sub-x", images={"T1w": "/no/such.nii"}))
+    summary, events, _ = _embed(rows, output)
+    assert summary[:3] == (5, 0, 2)
+    assert len(read_embeddings(output)[0]) == 5
+    with summary.failures.open(newline="") as file:
+        lines = list(csv.DictReader(file, delimiter="\t"))
+    assert {line["participant_id"]: line["reason"] for line in lines} == {
+        "sub-1": "is bad.",
+        "sub-x": "no such file.",
+    }
+    assert sorted(status for _, status in events).count("failed") == 2
+    # Mended, they are the only ones to be done; the list goes.
+    Path(rows[1].image).write_bytes(b"mended")
+    summary, _, _ = _embed(
+        [row for row in rows if row.participant_id != "sub-x"], output
+    )
+    assert summary[:3] == (1, 5, 0)
+    assert summary.failures is None
+    assert not list(output.parent.glob("*.failures.tsv"))
+
+
+def test_problems_of_the_input_are_listed_with_the_failures(rows, output):
+    encoder = FakeEncoder()
+    summary = embed_to_table(
+        rows,
+        output,
+        encoder,
+        provenance=describe_encoder(encoder, "fake"),
+        problems=[FailedRow("", "folder", "no images.")],
+    )
+    assert summary[:3] == (6, 0, 1)
+    assert "folder\tno images." in summary.failures.read_text()
+
+
+def test_stopping_keeps_what_is_done(rows, output):
+    _spoil(rows[3])
+    summary, _, _ = _embed(rows, output, stop_on_first_error=True)
+    assert summary[:3] == (3, 0, 1)
+    assert len(read_embeddings(output)[0]) == 3
+
+
+def test_stopping_also_at_a_missing_file(rows, output):
+    rows[2] = TableRow(participant_id="sub-x", images={"T1w": "/no/such.nii"})
+    summary, _, _ = _embed(rows, output, stop_on_first_error=True)
+    assert summary.failed == 1
+    assert summary.done <= 2
+
+
+def test_without_success_there_is_no_table(rows, output):
+    _spoil(rows[0])
+    summary, _, _ = _embed(rows[:1], output)
+    assert summary[:3] == (0, 0, 1)
+    assert summary.output is None
+    assert [path.name for path in output.parent.iterdir()] == ["table.failures.tsv"]
+
+
+def test_an_interrupted_run_goes_on_to_the_same_bytes(rows, output):
+    _embed(rows, output)
+    whole = output.read_bytes()
+    output.unlink()
+    with pytest.raises(KeyboardInterrupt):
+        _embed(rows, output, FakeEncoder(interrupt_at=4))
+    assert not output.exists()
+    summary, _, _ = _embed(rows, output)
+    assert summary[:3] == (2, 4, 0)
+    assert output.read_bytes() == whole
+
+
+def test_overwriting_encodes_all_again(rows, output):
+    _embed(rows, output)
+    summary, _, _ = _embed(rows[:4], output, overwrite=True)
+    assert summary[:3] == (4, 0, 0)
+    assert len(read_embeddings(output)[0]) == 4
+
+
+def test_the_hash_of_one_image_is_that_of_its_file(tmp_path):
+    paths = {name: str(tmp_path / name) for name in ("T1w", "FLAIR")}
+    for name, path in paths.items():
+        Path(path).write_text(name)
+    expected = hashlib.sha256(b"T1w").hexdigest()
+    assert hash_images({"T1w": paths["T1w"]}) == expected
+    both = hash_images(paths)
+    assert both == hash_images(dict(reversed(paths.items())))
+    swapped = {"T1w": paths["FLAIR"], "FLAIR": paths["T1w"]}
+    assert len({both, expected, hash_images(swapped)}) == 3
+    with pytest.raises(VolumeNotFoundError):
+        hash_images({"T1w": str(tmp_path / "absent")})
