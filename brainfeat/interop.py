@@ -30,13 +30,14 @@ from brainfeat.exceptions import CheckpointError
 from brainfeat.models.config import EncoderConfig
 from brainfeat.models.layers import NORM_EPS
 from brainfeat.models.transfer import (
-    MODALITY_VECTORS,
     KeyProblems,
     parameter_shapes,
     transfer_weights,
 )
 from brainfeat.weight_files import named_tensors, read_foreign, read_json
 
+# What our encoder learns beside DINOv2's parameters.
+_MODALITY_VECTORS = ("modality_embed", "absent_embed")
 # Parts of a training checkpoint that are no part of the encoder.
 _HEADS = re.compile(
     r"^(student\.|(\w+\.)*(dino_head|ibot_head|head|classifier|dino_loss|ibot_patch_loss)\.)"
@@ -234,7 +235,7 @@ def _split_name(name: str) -> tuple[str, str, str]:
 
 def _default(name: str, layout: _Layout, state: Mapping[str, Tensor]) -> float | None:
     """Return the value of parameters that some layouts leave out, else None."""
-    if name in MODALITY_VECTORS:
+    if name in _MODALITY_VECTORS:
         return 0.0
     if name == "mask_token" and not set(_sources(name, layout, state)) & set(state):
         return 0.0

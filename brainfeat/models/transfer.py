@@ -1,7 +1,6 @@
 """Weights of one encoder for another: strict checks, other channels, other sizes."""
 
 __all__ = [
-    "MODALITY_VECTORS",
     "KeyProblems",
     "adapt_state",
     "check_state",
@@ -21,7 +20,7 @@ from brainfeat.models.encoder import SlabEncoder
 from brainfeat.models.layers import interpolate_positions
 
 # What our encoder learns beside DINOv2's parameters, one row a modality.
-MODALITY_VECTORS = ("modality_embed", "absent_embed")
+_MODALITY_VECTORS = ("modality_embed", "absent_embed")
 
 
 def parameter_shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
@@ -110,7 +109,7 @@ def transfer_weights(
     n_modalities = len(target.modalities)
     shared = {
         name: (state[name].sum(0) / n_modalities).repeat(n_modalities, 1)
-        for name in MODALITY_VECTORS
+        for name in _MODALITY_VECTORS
     }
     weight = kernel.repeat(1, target.in_channels, 1, 1)
     return {**state, "patch_embed.proj.weight": weight, **shared}
