@@ -1,3 +1,3 @@
-"""Simulated cohorts: anatomy, disease, contrast and scanner."""
+"""Simulated cohorts: anatomy, disease, contrast and scanner, drawn then applied."""
 
 __all__: list[str] = []

@@ -1,0 +1,364 @@
+"""The anatomy that every simulated subject of a cohort is deformed from."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from brainfeat.exceptions import InputError
+from brainfeat.simulation.atrophy import structure_modes
+from brainfeat.simulation.head import HEAD_CLASSES, build_head, classify_head
+from brainfeat.simulation.landmarks import zone
+from brainfeat.simulation.lattice import (
+    Lattice,
+    refine,
+    sample_maps,
+)
+from brainfeat.simulation.tissue import (
+    TissueFractions,
+    cluster_tissue,
+    sharpen_fractions,
+)
+
+if TYPE_CHECKING:
+    from brainfeat.volume import Volume
+
+__all__ = ["BRAIN_CLASSES", "CLASSES", "BaseAnatomy"]
+
+BRAIN_CLASSES = (
+    "csf",
+    "gray_matter",
+    "white_matter",
+    "ventricle",
+    "medial_temporal",
+    "deep_gray",
+)
+CLASSES = BRAIN_CLASSES + HEAD_CLASSES
+
+# Box in MNI152 mm that holds a head to the upper neck, with room to move.
+ORIGIN = (-96.0, -132.0, -126.0)
+SIZE = (192.0, 248.0, 236.0)
+# Group-average tissue maps, to this power, are about as sharp as one subject's.
+TEMPLATE_SHARPNESS = 2.0
+DEEP_GAIN = 2.0
+FIELD_SPACING = 4.0  # mm, of the lattice that deformations are computed on
+# Corners of the MNI152 2009a brain, in mm.
+TEMPLATE_BOX = ((-70.0, -105.0, -70.0), (70.0, 71.0, 80.0))
+
+
+@dataclass(frozen=True, eq=False)
+class BaseAnatomy:
+    """Tissue and structure maps of one head in MNI152 space.
+
+    Parameters
+    ----------
+    maps : Tensor of shape (n_classes, I, J, K)
+        Share of each voxel that each of `CLASSES` fills; what is left is air.
+    detail : Tensor of shape (I, J, K)
+        T1w intensity that the classes do not explain, in units of white matter.
+    lattice : Lattice
+        Voxels in MNI152 mm, RAS.
+    """
+
+    maps: Tensor
+    detail: Tensor
+    lattice: Lattice
+
+    @classmethod
+    def from_t1(
+        cls,
+        volume: "Volume",
+        mask: "Volume",
+        *,
+        spacing: float = 1.0,
+        template_to_scanner: NDArray[np.float64] | None = None,
+    ) -> "BaseAnatomy":
+        """Derive a base from any T1w volume and its brain mask.
+
+        Parameters
+        ----------
+        volume : Volume
+            T1w intensities; a head around the brain is kept, and built if there
+            is none.
+        mask : Volume
+            Brain, not zero inside.
+        spacing : float
+            Voxel edge of the base, in mm.
+        template_to_scanner : ndarray of shape (4, 4), optional
+            Maps MNI152 mm to the volume's scanner mm.  By default the boxes around
+            the two brains are matched.
+
+        Returns
+        -------
+        BaseAnatomy
+            The volume's own anatomy, brought to MNI152 space.
+
+        Raises
+        ------
+        InputError
+            If the mask is empty.
+        """
+        if not mask.data.any():
+            raise InputError("expected a brain mask with voxels above zero, got none.")
+        if template_to_scanner is None:
+            template_to_scanner = _match_boxes(mask)
+        lattice = Lattice.spanning(ORIGIN, SIZE, spacing)
+        t1 = _conform(volume, lattice, template_to_scanner).clamp(min=0)
+        brain = _conform(mask, lattice, template_to_scanner, binary=True)
+        fractions, corrected = cluster_tissue(t1, brain, spacing=spacing)
+        return _assemble(corrected, brain, fractions, lattice)
+
+    @classmethod
+    def from_template(
+        cls,
+        t1: "Volume",
+        gray_matter: "Volume",
+        white_matter: "Volume",
+        mask: "Volume",
+        *,
+        spacing: float = 1.0,
+    ) -> "BaseAnatomy":
+        """Derive a base from MNI152's T1w average and tissue probability maps.
+
+        Parameters
+        ----------
+        t1, gray_matter, white_matter, mask : Volume
+            Maps in MNI152 space; probabilities from 0 to 1.
+        spacing : float
+            Voxel edge of the base, in mm.
+
+        Returns
+        -------
+        BaseAnatomy
+            The template's anatomy with a head built around it.
+        """
+        lattice = Lattice.spanning(ORIGIN, SIZE, spacing)
+        here = np.eye(4)
+        brain = _conform(mask, lattice, here, binary=True)
+        gray, white = (
+            _conform(volume, lattice, here).clamp(0, 1) * brain
+            for volume in (gray_matter, white_matter)
+        )
+        csf = (brain - gray - white).clamp(min=0)
+        fractions = sharpen_fractions(
+            TissueFractions(csf, gray, white), TEMPLATE_SHARPNESS
+        )
+        intensity = _conform(t1, lattice, here)
+        return _assemble(
+            intensity / intensity[white > 0.9].mean(), brain, fractions, lattice
+        )
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> "BaseAnatomy":
+        """Read a base that `save` wrote.
+
+        Parameters
+        ----------
+        path : path-like
+            A safetensors file.
+
+        Returns
+        -------
+        BaseAnatomy
+            On the CPU.
+
+        Raises
+        ------
+        InputError
+            If the file holds no base anatomy.
+        """
+        with safe_open(path, framework="pt") as file:
+            if set(file.keys()) != {"maps", "detail", "affine"}:
+                raise InputError(
+                    f"{path}: expected a base anatomy with maps, detail and affine, "
+                    f"got {sorted(file.keys())}."
+                )
+            maps, detail, affine = (
+                file.get_tensor(key) for key in ("maps", "detail", "affine")
+            )
+        i, j, k = detail.shape
+        lattice = Lattice((i, j, k), affine.numpy())
+        return cls(maps.float() / 255, detail.float(), lattice)
+
+    def save(self, path: str | PathLike[str]) -> Path:
+        """Write the base to a safetensors file, maps as 8-bit integers.
+
+        Parameters
+        ----------
+        path : path-like
+            Where to write.
+
+        Returns
+        -------
+        Path
+            The file written.
+        """
+        tensors = {
+            "maps": (self.maps * 255).round().to(torch.uint8).cpu().contiguous(),
+            "detail": self.detail.half().cpu().contiguous(),
+            "affine": torch.as_tensor(self.lattice.affine.copy()),
+        }
+        save_file(tensors, path)
+        return Path(path)
+
+    def to(self, device: torch.device | str) -> "BaseAnatomy":
+        """Move the maps to a device."""
+        return replace(self, maps=self.maps.to(device), detail=self.detail.to(device))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the maps are."""
+        return self.maps.device
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """Label map, uint8 of shape (I, J, K): 0, or 1 + index in `BRAIN_CLASSES`."""
+        brain = self.maps[: len(BRAIN_CLASSES)]
+        largest, index = brain.max(dim=0)
+        return torch.where(largest > self.maps.sum(0) / 3, index + 1, 0).to(torch.uint8)
+
+    @cached_property
+    def brain(self) -> Tensor:
+        """Share of each voxel that is brain, of shape (I, J, K)."""
+        return self.maps[: len(BRAIN_CLASSES)].sum(0)
+
+    @cached_property
+    def brain_detail(self) -> Tensor:
+        """Unexplained T1w intensity in the brain only, of shape (I, J, K)."""
+        return self.detail * self.brain
+
+    @cached_property
+    def field_lattice(self) -> Lattice:
+        """Coarse lattice over the base that deformations are computed on."""
+        return self.lattice.coarsened(FIELD_SPACING)
+
+    @cached_property
+    def field_maps(self) -> Tensor:
+        """Shares of `BRAIN_CLASSES` on the coarse lattice: (n_classes, I, J, K)."""
+        factor = max(1, round(FIELD_SPACING / max(self.lattice.spacing)))
+        pooled = F.avg_pool3d(self.maps[: len(BRAIN_CLASSES)], factor)
+        affine = self.lattice.affine.copy()
+        affine[:3, 3] += affine[:3, :3] @ np.full(3, (factor - 1) / 2)
+        affine[:3, :3] *= factor
+        i, j, k = pooled.shape[1:]
+        points = self.field_lattice.points(device=self.device)
+        grid = Lattice((i, j, k), affine).normalize(points)
+        return sample_maps(pooled[None], grid[None])[0]
+
+    @cached_property
+    def modes(self) -> Tensor:
+        """Velocities of the modes of `atrophy.MODES` on the coarse lattice."""
+        structures = dict(zip(BRAIN_CLASSES, self.field_maps, strict=True))
+        return structure_modes(structures, self.field_lattice)
+
+    def named(self, name: str) -> Tensor:
+        """Return the map of one class, of shape (I, J, K)."""
+        return self.maps[CLASSES.index(name)]
+
+
+def _assemble(
+    t1: Tensor, brain: Tensor, fractions: TissueFractions, lattice: Lattice
+) -> BaseAnatomy:
+    """Name structures, add the head and keep what intensity the classes miss."""
+    shares = _split_structures(fractions, lattice)
+    own_head = _has_head(t1, brain)
+    shares |= classify_head(t1, brain) if own_head else build_head(brain, lattice)
+    maps = torch.stack([shares[name] for name in CLASSES])
+    maps = maps / maps.sum(0).clamp(min=1)
+    known = (maps > 0).any(0) if own_head else brain > 0
+    detail = (t1 - _explained(t1, maps)) * known
+    return BaseAnatomy(_close_box(maps), detail.clamp(-0.4, 0.4), lattice)
+
+
+def _split_structures(
+    fractions: TissueFractions, lattice: Lattice
+) -> dict[str, Tensor]:
+    coarse = lattice.coarsened(2.0)
+    points = coarse.points()
+    zones = torch.stack(
+        [zone(name, points) for name in ("ventricle", "medial_temporal", "deep_gray")],
+        dim=-1,
+    )
+    ventricle, medial, deep = refine(zones[None], lattice.shape)[0].unbind(-1)
+    csf, gray, white = fractions
+    # Grey matter on a ventricle's wall is CSF and white matter sharing a voxel.
+    wall = gray * ventricle * (1 - torch.maximum(medial, deep))
+    gray = gray - wall
+    deep = deep * (1 - medial)
+    # Deep grey matter is brighter than cortex, so half of it passes for white.
+    nuclei = torch.minimum(DEEP_GAIN * gray, gray + white) * deep
+    inside = csf * ventricle + wall / 2
+    return {
+        "csf": csf * (1 - ventricle),
+        "gray_matter": gray * (1 - medial) * (1 - deep),
+        "white_matter": white + wall / 2 - (nuclei - gray * deep),
+        "ventricle": inside,
+        "medial_temporal": gray * medial,
+        "deep_gray": nuclei,
+    }
+
+
+def _has_head(t1: Tensor, brain: Tensor) -> bool:
+    outside = (t1 > 0.2) & (brain == 0)
+    return bool(outside.sum() > 0.2 * (brain > 0.5).sum())
+
+
+def _explained(t1: Tensor, maps: Tensor) -> Tensor:
+    flat = maps.flatten(1)  # C V
+    gram = flat @ flat.T
+    ridge = 1e-3 * gram.diagonal().max() * torch.eye(len(gram))
+    means: Tensor = torch.linalg.solve(gram + ridge, flat @ t1.flatten())
+    return (means @ flat).reshape(t1.shape)
+
+
+def _close_box(maps: Tensor) -> Tensor:
+    """Leave air in the outer voxels, except below, where the neck goes on."""
+    maps = maps.clone()
+    maps[:, [0, -1]] = 0
+    maps[:, :, [0, -1]] = 0
+    maps[:, :, :, -1] = 0
+    return maps
+
+
+def _match_boxes(mask: "Volume") -> NDArray[np.float64]:
+    """Affine from MNI152 mm to scanner mm that matches the brains' boxes."""
+    inside = np.argwhere(mask.data > 0)
+    corners = np.array([inside.min(0), inside.max(0)])
+    affine = mask.geometry.affine
+    ends = corners @ affine[:3, :3].T + affine[:3, 3]
+    low, high = ends.min(0), ends.max(0)
+    # Box of the MNI152 2009a brain mask; oblique scans need a registration.
+    template_low, template_high = np.array(TEMPLATE_BOX)
+    scale = (high - low) / (template_high - template_low)
+    matrix = np.diag([*scale, 1.0])
+    matrix[:3, 3] = low - scale * template_low
+    return matrix
+
+
+def _conform(
+    volume: "Volume",
+    lattice: Lattice,
+    template_to_scanner: NDArray[np.float64],
+    *,
+    binary: bool = False,
+) -> Tensor:
+    """Read a volume on the lattice, averaging within its voxels; zero outside."""
+    data = volume.data > 0 if binary else volume.data
+    source = Lattice(volume.geometry.shape, volume.geometry.affine)
+    factor = max(1, round(max(lattice.spacing)))
+    i, j, k = (size * factor for size in lattice.shape)
+    affine = lattice.affine @ np.diag([*(3 * [1 / factor]), 1.0])
+    affine[:3, 3] -= lattice.affine[:3, :3] @ np.full(3, (1 - 1 / factor) / 2)
+    grid = Lattice((i, j, k), affine).points(source.normalizer @ template_to_scanner)
+    tensor = torch.from_numpy(np.array(data, dtype=np.float32))
+    sampled = F.grid_sample(tensor[None, None], grid[None], align_corners=True)
+    return F.avg_pool3d(sampled, factor)[0, 0]

@@ -1,0 +1,177 @@
+"""What each tissue looks like in each modality: draw, then apply."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from brainfeat.exceptions import ModalityError
+from brainfeat.simulation.anatomy import CLASSES, BaseAnatomy
+from brainfeat.simulation.draws import normal, uniform
+from brainfeat.simulation.foci import PATHOLOGIES
+from brainfeat.simulation.head import HEAD_CLASSES
+
+__all__ = ["MODALITIES", "Contrast", "ContrastConfig"]
+
+MODALITIES = ("T1w", "T2w", "FLAIR")
+
+# Mean intensities, brightest brain tissue about 1: cortex is gray_matter.
+TISSUE_MEANS: dict[str, dict[str, float]] = {
+    "T1w": {
+        "csf": 0.20, "gray_matter": 0.62, "white_matter": 0.96, "ventricle": 0.18,
+        "medial_temporal": 0.62, "deep_gray": 0.76, "fluid": 0.20,
+        "soft_tissue": 0.42, "bone": 0.06, "marrow": 0.55, "fat": 1.10,
+        "lesion": 0.58, "edema": 0.55, "mass": 0.72, "necrosis": 0.25,
+    },
+    "T2w": {
+        "csf": 1.10, "gray_matter": 0.56, "white_matter": 0.38, "ventricle": 1.15,
+        "medial_temporal": 0.60, "deep_gray": 0.46, "fluid": 1.10,
+        "soft_tissue": 0.28, "bone": 0.05, "marrow": 0.40, "fat": 0.72,
+        "lesion": 0.80, "edema": 0.88, "mass": 0.72, "necrosis": 1.05,
+    },
+    "FLAIR": {
+        "csf": 0.14, "gray_matter": 0.62, "white_matter": 0.47, "ventricle": 0.10,
+        "medial_temporal": 0.67, "deep_gray": 0.54, "fluid": 0.14,
+        "soft_tissue": 0.34, "bone": 0.05, "marrow": 0.42, "fat": 0.80,
+        "lesion": 1.00, "edema": 0.95, "mass": 0.78, "necrosis": 0.35,
+    },
+}  # fmt: skip
+# How much of T1w's unexplained intensity each modality shows; where T1w is
+# brighter than its tissue, T2w is darker.
+DETAIL_GAINS = {"T1w": 1.0, "T2w": -0.45, "FLAIR": -0.25}
+TIED = (("csf", "ventricle", "fluid"), ("gray_matter", "medial_temporal", "deep_gray"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContrastConfig:
+    """How much the contrast differs between scans."""
+
+    # Relative deviation of each tissue's mean from its modality's.
+    jitter: float = 0.04
+    # Share of scans whose tissues take any intensity at all, whatever the modality.
+    random_share: float = 0.0
+    # Range of the factor on unexplained T1w intensity.
+    detail: tuple[float, float] = (0.7, 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Contrast:
+    """Drawn contrasts of a batch.
+
+    Parameters
+    ----------
+    means : Tensor of shape (B, M, n_tissues)
+        Mean intensity of each of `anatomy.CLASSES`, then of `disease.PATHOLOGIES`.
+    detail : Tensor of shape (B, M)
+        Factor on the base's unexplained T1w intensity.
+    """
+
+    means: Tensor
+    detail: Tensor
+
+    @classmethod
+    def draw(
+        cls,
+        config: ContrastConfig,
+        modalities: Sequence[str],
+        n: int,
+        *,
+        generator: torch.Generator,
+    ) -> "Contrast":
+        """Draw contrasts.
+
+        Parameters
+        ----------
+        config : ContrastConfig
+            How much they differ.
+        modalities : sequence of {"T1w", "T2w", "FLAIR"}
+            One volume each.
+        n : int
+            Number of subjects.
+        generator : torch.Generator
+            Source of randomness; the result is on its device.
+
+        Returns
+        -------
+        Contrast
+            Parameters of ``n`` subjects' scans.
+
+        Raises
+        ------
+        ModalityError
+            If a modality is not one of `MODALITIES`.
+        """
+        if unknown := sorted(set(modalities) - set(MODALITIES)):
+            raise ModalityError(
+                f"expected modalities among {MODALITIES}, got {unknown}."
+            )
+        shape = (n, len(modalities))
+        names = (*CLASSES, *PATHOLOGIES)
+        usual = torch.tensor([[TISSUE_MEANS[m][c] for c in names] for m in modalities])
+        usual = usual.to(generator.device)
+        noise = normal(generator, *shape, len(names))
+        means = (usual * (1 + config.jitter * noise)).clamp(min=0.02)
+        is_random = uniform(generator, *shape, 1) < config.random_share
+        means = torch.where(is_random, _any_means(names, shape, generator), means)
+        low, high = config.detail
+        gains = torch.tensor([DETAIL_GAINS[m] for m in modalities])
+        detail = uniform(generator, *shape, low=low, high=high) * gains.to(means)
+        either_sign = uniform(generator, *shape, low=-0.7, high=0.7)
+        return cls(means, torch.where(is_random[..., 0], either_sign, detail))
+
+    def to(self, device: torch.device) -> "Contrast":
+        """Move the parameters to a device."""
+        return Contrast(self.means.to(device), self.detail.to(device))
+
+    def apply(
+        self, base: BaseAnatomy, pathology: Tensor | None, *, stripped: Tensor
+    ) -> Tensor:
+        """Paint the base anatomy.
+
+        Intensities are linear in the tissue shares, so painting before deforming
+        is the same as after, and needs one interpolation instead of one a tissue.
+
+        Parameters
+        ----------
+        base : BaseAnatomy
+            Anatomy before deformation.
+        pathology : Tensor of shape (B, n_pathologies, I, J, K) or None
+            Share of each voxel that pathology replaces.
+        stripped : Tensor of bool, shape (B,)
+            Whether the head around the brain is left out.
+
+        Returns
+        -------
+        Tensor of shape (B, M, I, J, K)
+            Intensities, not negative.
+        """
+        n_classes = len(CLASSES)
+        head = torch.tensor(
+            [c in HEAD_CLASSES for c in CLASSES], device=stripped.device
+        )
+        shown = ~(stripped[:, None] & head)  # B C
+        means = self.means[..., :n_classes] * shown[:, None]
+        image = means.flatten(0, 1) @ base.maps.flatten(1)  # B*M voxels
+        image = image.reshape(*means.shape[:2], *base.lattice.shape)
+        for subject, out in enumerate(image):
+            detail = base.brain_detail if stripped[subject] else base.detail
+            out.add_(self.detail[subject][:, None, None, None] * detail)
+        image = image.clamp_(min=0)
+        if pathology is None:
+            return image
+        pathology_means = self.means[..., n_classes:]
+        painted: Tensor = torch.einsum("bmp,bpijk->bmijk", pathology_means, pathology)
+        return image * (1 - pathology.sum(1, keepdim=True)) + painted
+
+
+def _any_means(
+    names: Sequence[str], shape: tuple[int, int], generator: torch.Generator
+) -> Tensor:
+    """Any intensity for any tissue; alike tissues keep alike intensities."""
+    means = uniform(generator, *shape, len(names), low=0.05)
+    for group in TIED:
+        first, *rest = (names.index(name) for name in group)
+        for other in rest:
+            means[..., other] = 0.75 * means[..., first] + 0.25 * means[..., other]
+    return means

@@ -1,0 +1,122 @@
+"""Smooth, invertible deformations of a brain: draw, then apply.
+
+A deformation is the flow of a stationary velocity field after an affine change
+of size and proportions.  It leads from a subject's millimetres to the base's.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from brainfeat.simulation.draws import normal
+from brainfeat.simulation.lattice import Lattice
+from brainfeat.simulation.splines import SPLINE_SD, evaluate_spline
+from brainfeat.simulation.vector_fields import damp_divergence
+
+__all__ = ["Deformation", "DeformationConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeformationConfig:
+    """How much anatomies differ in shape and size."""
+
+    # Spacing of the control points of each scale, in mm.
+    wavelengths: tuple[float, ...] = (64.0, 32.0, 16.0)
+    # Standard deviation of the velocity of each scale, in mm.
+    amplitudes: tuple[float, ...] = (4.0, 3.0, 1.5)
+    # Share of the divergence that is kept.  Shapes of brains differ much more than
+    # the relative volumes of their parts; without this a strong deformation would
+    # drown every difference in volume.
+    compressibility: float = 0.3
+    size_sd: float = 0.06  # of the log of the overall scale
+    aspect_sd: float = 0.03  # of the log of each axis' own scale
+    shear_sd: float = 0.02
+
+
+@dataclass(frozen=True, eq=False)
+class Deformation:
+    """Drawn parameters of a batch of deformations.
+
+    Parameters
+    ----------
+    controls : tuple of Tensor of shape (B, 3, i, j, k)
+        Spline coefficients of the velocity at each scale, in mm.
+    wavelengths : tuple of float
+        Spacing of the control points at each scale, in mm.
+    linear : Tensor of shape (B, 3, 3)
+        Maps a subject's offset from the origin to the base's: size and proportions.
+    compressibility : float
+        Share of the velocity's divergence that is kept.
+    """
+
+    controls: tuple[Tensor, ...]
+    wavelengths: tuple[float, ...]
+    linear: Tensor
+    compressibility: float
+
+    @classmethod
+    def draw(
+        cls,
+        config: DeformationConfig,
+        lattice: Lattice,
+        n: int,
+        *,
+        generator: torch.Generator,
+    ) -> "Deformation":
+        """Draw deformations.
+
+        Parameters
+        ----------
+        config : DeformationConfig
+            How strong they are.
+        lattice : Lattice
+            Coarse lattice that they will be evaluated on.
+        n : int
+            Number of subjects.
+        generator : torch.Generator
+            Source of randomness; the result is on its device.
+
+        Returns
+        -------
+        Deformation
+            Parameters of ``n`` deformations.
+        """
+        controls = []
+        for wavelength, amplitude in zip(
+            config.wavelengths, config.amplitudes, strict=True
+        ):
+            size = _n_controls(lattice, wavelength)
+            noise = normal(generator, n, 3, *size)
+            controls.append(noise * (amplitude / SPLINE_SD))
+        noise = normal(generator, n, 3, 3)
+        aspect = torch.diag_embed(noise.diagonal(dim1=1, dim2=2)) * config.aspect_sd
+        shear = noise.triu(1) * config.shear_sd
+        size_noise = normal(generator, n, 1, 1)
+        logarithm = (
+            aspect + shear + config.size_sd * size_noise * torch.eye(3).to(noise)
+        )
+        return cls(
+            tuple(controls),
+            config.wavelengths,
+            torch.linalg.matrix_exp(logarithm),
+            config.compressibility,
+        )
+
+    def velocity(self, lattice: Lattice, device: torch.device) -> Tensor:
+        """Velocity field of shape (B, 3, I, J, K), in mm."""
+        field = torch.zeros((), device=device)
+        for control, wavelength in zip(self.controls, self.wavelengths, strict=True):
+            i, j, k = (spacing / wavelength for spacing in lattice.spacing)
+            field = field + evaluate_spline(
+                control.to(device), lattice.shape, (i, j, k)
+            )
+        return damp_divergence(field, lattice, keep=self.compressibility)
+
+
+def _n_controls(lattice: Lattice, wavelength: float) -> list[int]:
+    return [
+        math.floor((size - 1) * spacing / wavelength) + 4
+        for size, spacing in zip(lattice.shape, lattice.spacing, strict=True)
+    ]

@@ -1,0 +1,182 @@
+"""Disease of known severity, and the variation that everyone has: draw, then apply.
+
+A severity of zero is health.  Structures also differ between healthy people and
+with age, so that no single volume tells the two apart.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from brainfeat.exceptions import ConfigError
+from brainfeat.simulation.anatomy import BaseAnatomy
+from brainfeat.simulation.atrophy import MODES
+from brainfeat.simulation.draws import normal
+from brainfeat.simulation.foci import Foci
+
+__all__ = ["DISEASES", "Condition", "Disease", "DiseaseKind", "VariationConfig"]
+
+DiseaseKind = Literal["medial-temporal", "lesions", "mass"]
+DISEASES: tuple[DiseaseKind, ...] = get_args(DiseaseKind)
+
+MEAN_AGE = 70.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class VariationConfig:
+    """Volumes of structures: who has which, and what disease adds.
+
+    All are natural logs of volumes; sides differ by the asymmetries.
+    """
+
+    ventricle_sd: float = 0.28
+    ventricle_asymmetry_sd: float = 0.10
+    ventricle_per_year: float = 0.012
+    medial_temporal_sd: float = 0.09
+    medial_temporal_asymmetry_sd: float = 0.04
+    medial_temporal_per_year: float = -0.004
+    gray_matter_sd: float = 0.05
+    gray_matter_per_year: float = -0.002
+    # Effects of a severity of one.
+    ventricle_effect: float = 0.45
+    medial_temporal_effect: float = -0.35
+    gray_matter_effect: float = -0.04
+    lesion_counts: tuple[float, float] = (3.0, 26.0)  # at severity 0 and 1
+    lesion_radii: tuple[float, float] = (1.6, 4.5)  # mm, smallest and largest
+    mass_radii: tuple[float, float] = (7.0, 15.0)  # mm, at severity 0 and 1
+
+
+@dataclass(frozen=True, eq=False)
+class Condition:
+    """Who the subjects of a batch are.
+
+    Parameters
+    ----------
+    severity : Tensor of shape (B,)
+        From 0, healthy, to 1.
+    age : Tensor of shape (B,)
+        Years.
+    """
+
+    severity: Tensor
+    age: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Disease:
+    """Drawn volumes and pathology of a batch.
+
+    Parameters
+    ----------
+    volumes : Tensor of shape (B, n_modes)
+        Log of the volume change of each of `atrophy.MODES`.
+    foci : Foci or None
+        Lesions or a mass, in the base's millimetres.
+    """
+
+    volumes: Tensor
+    foci: Foci | None
+
+    @classmethod
+    def draw(
+        cls,
+        config: VariationConfig,
+        kind: DiseaseKind,
+        condition: Condition,
+        base: BaseAnatomy,
+        *,
+        generator: torch.Generator,
+    ) -> "Disease":
+        """Draw what a condition does to its subjects.
+
+        Parameters
+        ----------
+        config : VariationConfig
+            Sizes of the effects.
+        kind : {"medial-temporal", "lesions", "mass"}
+            What the severity is a severity of.
+        condition : Condition
+            Severity and age of each subject, on the generator's device.
+        base : BaseAnatomy
+            Where the structures are.
+        generator : torch.Generator
+            Source of randomness.
+
+        Returns
+        -------
+        Disease
+            Parameters of the subjects.
+
+        Raises
+        ------
+        ConfigError
+            If the kind is not one of `DISEASES`.
+        """
+        if kind not in DISEASES:
+            raise ConfigError(f"expected a disease among {DISEASES}, got {kind!r}.")
+        atrophy = condition.severity if kind == "medial-temporal" else None
+        volumes = _draw_volumes(config, condition.age, atrophy, generator)
+        # The same draws for every kind, so that health looks alike in all.
+        if kind == "lesions":
+            load = condition.severity + 0.01 * (condition.age - MEAN_AGE)
+            foci = Foci.draw_lesions(
+                base,
+                load,
+                counts=config.lesion_counts,
+                radii=config.lesion_radii,
+                generator=generator,
+            )
+            return cls(volumes, foci)
+        if kind == "mass":
+            foci = Foci.draw_mass(
+                base, condition.severity, radii=config.mass_radii, generator=generator
+            )
+            return cls(volumes, foci)
+        return cls(volumes, None)
+
+    def velocity(self, base: BaseAnatomy) -> Tensor:
+        """Velocity field of shape (B, 3, I, J, K) on the base's coarse lattice."""
+        volumes = self.volumes.to(base.device)
+        field = torch.einsum("bn,ncijk->bcijk", volumes, base.modes)
+        if self.foci is None:
+            return field
+        return field + self.foci.velocity(base.field_lattice, base.device)
+
+
+def _draw_volumes(
+    config: VariationConfig,
+    age: Tensor,
+    severity: Tensor | None,
+    generator: torch.Generator,
+) -> Tensor:
+    noise = normal(generator, len(age), 5)
+    years = age - MEAN_AGE
+    if severity is None:
+        severity = torch.zeros_like(age)
+    ventricle = (
+        config.ventricle_sd * noise[:, 0]
+        + config.ventricle_per_year * years
+        + config.ventricle_effect * severity
+    )
+    medial = (
+        config.medial_temporal_sd * noise[:, 1]
+        + config.medial_temporal_per_year * years
+        + config.medial_temporal_effect * severity
+    )
+    gray = (
+        config.gray_matter_sd * noise[:, 2]
+        + config.gray_matter_per_year * years
+        + config.gray_matter_effect * severity
+    )
+    skew = config.ventricle_asymmetry_sd * noise[:, 3] / 2
+    medial_skew = config.medial_temporal_asymmetry_sd * noise[:, 4] / 2
+    volumes = {
+        "ventricle_left": ventricle - skew,
+        "ventricle_right": ventricle + skew,
+        "medial_temporal_left": medial - medial_skew,
+        "medial_temporal_right": medial + medial_skew,
+        "gray_matter": gray,
+    }
+    return torch.stack([volumes[name] for name in MODES], dim=1)

@@ -1,0 +1,249 @@
+"""Focal pathology, white-matter lesions and masses, as unions of ellipsoids."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from brainfeat.simulation.anatomy import BRAIN_CLASSES, BaseAnatomy
+from brainfeat.simulation.draws import normal, uniform
+from brainfeat.simulation.lattice import Lattice
+from brainfeat.simulation.smoothing import smooth
+
+__all__ = ["PATHOLOGIES", "Foci"]
+
+PATHOLOGIES = ("lesion", "edema", "mass", "necrosis")
+
+MAX_LESIONS = 32
+# Lesions become rare this far from a ventricle, in mm.
+LESION_REACH = 9.0
+# A mass is a union of balls, so that its outline is not a sphere.
+N_LOBES = 5
+MASS_GROWTH = math.log(1.45)  # how far a mass pushes its surroundings away
+
+
+@dataclass(frozen=True, eq=False)
+class Foci:
+    """Drawn ellipsoids of a batch, in the base's millimetres.
+
+    Parameters
+    ----------
+    centers : Tensor of shape (B, N, 3)
+        Centres in mm.
+    radii : Tensor of shape (B, N, 3)
+        Semi-axes in mm; an ellipsoid with a radius of zero is absent.
+    kinds : tuple of str, length N
+        Which of `PATHOLOGIES` each is; a later one covers an earlier one.
+    push : Tensor of shape (B,)
+        Log of the growth about each subject's first centre: mass effect.
+    """
+
+    centers: Tensor
+    radii: Tensor
+    kinds: tuple[str, ...]
+    push: Tensor
+
+    @classmethod
+    def draw_lesions(
+        cls,
+        base: BaseAnatomy,
+        load: Tensor,
+        *,
+        counts: tuple[float, float],
+        radii: tuple[float, float],
+        generator: torch.Generator,
+    ) -> "Foci":
+        """Draw white-matter lesions around the ventricles.
+
+        Parameters
+        ----------
+        base : BaseAnatomy
+            Where white matter and ventricles are.
+        load : Tensor of shape (B,)
+            Share of the way from the first count to the second.
+        counts : tuple of float
+            Mean number of lesions at a load of 0 and of 1.
+        radii : tuple of float
+            Smallest and largest mean radius, in mm.
+        generator : torch.Generator
+            Source of randomness.
+
+        Returns
+        -------
+        Foci
+            Up to `MAX_LESIONS` a subject.
+        """
+        n = len(load)
+        expected = (counts[0] + (counts[1] - counts[0]) * load).clamp(min=0.5)
+        number = (expected * uniform(generator, n, low=0.7, high=1.3)).round()
+        shown = torch.arange(MAX_LESIONS, device=generator.device) < number[:, None]
+        # Small lesions are many and large ones few.
+        mean = (
+            radii[0] + (radii[1] - radii[0]) * uniform(generator, n, MAX_LESIONS) ** 2
+        )
+        shape = torch.exp(0.3 * normal(generator, n, MAX_LESIONS, 3))
+        centers = _draw_sites(_lesion_sites(base), base, (n, MAX_LESIONS), generator)
+        return cls(
+            centers,
+            mean[..., None] * shape * shown[..., None],
+            ("lesion",) * MAX_LESIONS,
+            torch.zeros(n, device=generator.device),
+        )
+
+    @classmethod
+    def draw_mass(
+        cls,
+        base: BaseAnatomy,
+        severity: Tensor,
+        *,
+        radii: tuple[float, float],
+        generator: torch.Generator,
+    ) -> "Foci":
+        """Draw a mass with a necrotic core and oedema around it.
+
+        Parameters
+        ----------
+        base : BaseAnatomy
+            Where white matter is.
+        severity : Tensor of shape (B,)
+            Share of the way from the smallest to the largest radius; no mass at 0.
+        radii : tuple of float
+            Radii of the mass before it pushes, in mm.
+        generator : torch.Generator
+            Source of randomness.
+
+        Returns
+        -------
+        Foci
+            Oedema, lobes and core of one mass a subject.
+        """
+        n = len(severity)
+        center = _draw_sites(_mass_sites(base), base, (n, 1), generator)
+        radius = (radii[0] + (radii[1] - radii[0]) * severity) * (severity > 0)
+        radius = radius[:, None, None]
+        offsets = normal(generator, n, 2 * N_LOBES, 3) * radius
+        scales = torch.tensor(
+            [2.0, *[1.5] * (N_LOBES - 1), 1.0, *[0.75] * (N_LOBES - 1)]
+        )
+        spread = torch.tensor(
+            [0.0, *[0.7] * (N_LOBES - 1), 0.0, *[0.4] * (N_LOBES - 1)]
+        )
+        scales = torch.cat([scales, torch.tensor([0.5])]).to(radius)
+        offsets = torch.cat(
+            [offsets * spread[:, None].to(radius), offsets[:, :1] * 0.15], 1
+        )
+        shape = torch.exp(0.15 * normal(generator, n, len(scales), 3))
+        kinds = ("edema",) * N_LOBES + ("mass",) * N_LOBES + ("necrosis",)
+        growth = MASS_GROWTH * (severity > 0).to(radius)
+        return cls(center + offsets, radius * scales[:, None] * shape, kinds, growth)
+
+    def velocity(self, lattice: Lattice, device: torch.device) -> Tensor:
+        """Velocity field of the mass effect, of shape (B, 3, I, J, K), in mm."""
+        center = self.centers[:, 0].to(device)
+        # The lobes, not the oedema, take room; half as wide as the first lobe.
+        width = self.radii[:, 0].mean(-1).to(device).clamp(min=1.0)
+        offset = lattice.points(device=device) - center[:, None, None, None]
+        reach = offset.square().sum(-1) / (2 * width.square()[:, None, None, None])
+        pull = -self.push.to(device)[:, None, None, None] * torch.exp(-reach)
+        return (pull[..., None] * offset).movedim(-1, 1)
+
+    def render(self, base: BaseAnatomy) -> Tensor:
+        """Paint the foci on the base's lattice.
+
+        Parameters
+        ----------
+        base : BaseAnatomy
+            Lesions and oedema stay within its white and deep grey matter, a mass
+            within its brain.
+
+        Returns
+        -------
+        Tensor of shape (B, n_pathologies, I, J, K)
+            Share of each voxel; the sum is at most one.
+        """
+        shape = (len(self.centers), len(PATHOLOGIES), *base.lattice.shape)
+        shares = torch.zeros(shape, device=base.device)
+        # One transfer, then plain numbers: slices need them on the host.
+        centers, radii = self.centers.tolist(), self.radii.tolist()
+        for subject, (places, sizes) in enumerate(zip(centers, radii, strict=True)):
+            for kind, center, radius in zip(self.kinds, places, sizes, strict=True):
+                if min(radius) > 0:
+                    _add_ellipsoid(shares[subject], kind, center, radius, base)
+        return shares
+
+
+def _add_ellipsoid(
+    shares: Tensor,
+    kind: str,
+    center: list[float],
+    radius: list[float],
+    base: BaseAnatomy,
+) -> None:
+    """Add one ellipsoid to shares of shape (n_pathologies, I, J, K), in place."""
+    origin, step = base.lattice.affine[:3, 3], base.lattice.spacing
+    axes, box = [], []
+    for axis in range(3):
+        middle = (center[axis] - origin[axis]) / step[axis]
+        reach = radius[axis] / step[axis] + 1
+        low = max(0, math.floor(middle - reach))
+        high = min(base.lattice.shape[axis], math.ceil(middle + reach) + 1)
+        if low >= high:
+            return
+        box.append(slice(low, high))
+        positions = torch.arange(low, high, device=shares.device)
+        axes.append((positions - middle) * (step[axis] / radius[axis]))
+    i, j, k = axes
+    distance = torch.sqrt(i[:, None, None] ** 2 + j[:, None] ** 2 + k**2)
+    # Falls over about one voxel at the surface; oedema fades out.
+    softness = 0.35 if kind == "edema" else step[0] / min(radius)
+    share = ((1 - distance) / softness + 0.5).clamp(0, 1)
+    share = share * _host_tissue(kind, base)[box[0], box[1], box[2]]
+    inside = shares[:, box[0], box[1], box[2]]
+    index = PATHOLOGIES.index(kind)
+    added = torch.maximum(share - inside[index], torch.zeros_like(share))
+    # What is covered by the new one is no longer the old one.
+    inside *= 1 - added
+    inside[index] += added
+
+
+def _host_tissue(kind: str, base: BaseAnatomy) -> Tensor:
+    if kind == "lesion":
+        return base.named("white_matter")
+    if kind == "edema":
+        return base.named("white_matter")
+    return base.brain
+
+
+def _lesion_sites(base: BaseAnatomy) -> Tensor:
+    white = base.field_maps[BRAIN_CLASSES.index("white_matter")]
+    ventricle = base.field_maps[BRAIN_CLASSES.index("ventricle")]
+    near = smooth(ventricle, LESION_REACH / max(base.field_lattice.spacing))
+    # The brain stem, below the ventricles, is spared.
+    upper = base.field_lattice.points(device=white.device)[..., 2] > 0
+    return near * (white > 0.8) * upper
+
+
+def _mass_sites(base: BaseAnatomy) -> Tensor:
+    white = base.field_maps[BRAIN_CLASSES.index("white_matter")]
+    points = base.field_lattice.points(device=white.device)
+    lateral = (points[..., 0].abs() > 18) & (points[..., 2] > -5)
+    return (white > 0.7) * lateral.to(white)
+
+
+def _draw_sites(
+    density: Tensor,
+    base: BaseAnatomy,
+    shape: tuple[int, int],
+    generator: torch.Generator,
+) -> Tensor:
+    """Positions of shape (*shape, 3) in mm, drawn from a density."""
+    weights = density.flatten().to(generator.device).double()
+    drawn = torch.multinomial(
+        weights, shape[0] * shape[1], replacement=True, generator=generator
+    )
+    lattice = base.field_lattice
+    places = lattice.points(device=generator.device).reshape(-1, 3)[drawn]
+    jitter = uniform(generator, *places.shape, low=-0.5, high=0.5)
+    step = torch.tensor(lattice.spacing).to(places)
+    return (places + jitter * step).reshape(*shape, 3)

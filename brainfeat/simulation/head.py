@@ -1,0 +1,210 @@
+"""Skull, scalp, face and neck around a brain that has none.
+
+Everything is made from signed distances: to the brain, which is known, and to
+a few ellipsoids that stand for the face, the neck and what lies in them.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from brainfeat.simulation.landmarks import distance_to_chains
+from brainfeat.simulation.lattice import Lattice, refine
+from brainfeat.simulation.smoothing import distance_to, smooth
+
+__all__ = ["HEAD_CLASSES", "build_head", "classify_head"]
+
+HEAD_CLASSES = ("fluid", "soft_tissue", "bone", "marrow", "fat")
+
+# Depths below the outside of the brain's hull, in mm.
+SKULL = (3.0, 9.5)
+TABLE = 1.8  # thickness of the inner and outer tables of the skull
+SCALP = 15.0
+SKIN = 1.6
+FAT = 5.0
+VERTEBRA = 17.0  # height with its disc, mm
+
+# Centre and semi-axes in MNI152 mm.
+FACE = ((0.0, 44.0, -66.0), (60.0, 54.0, 62.0))
+NECK = ((0.0, -32.0, -110.0), (58.0, 60.0, 90.0))
+NOSE = ((0.0, 96.0, -62.0), (13.0, 17.0, 24.0))
+NASAL_CAVITY = ((0.0, 70.0, -58.0), (11.0, 26.0, 18.0))
+SINUS = ((0.0, 36.0, -44.0), (14.0, 11.0, 9.0))
+MOUTH = ((0.0, 60.0, -98.0), (22.0, 26.0, 5.0))
+PHARYNX = ((0.0, 14.0, -96.0), (12.0, 8.0, 34.0))
+
+CHUNK = 8
+
+
+def build_head(brain: Tensor, lattice: Lattice) -> dict[str, Tensor]:
+    """Build head tissues around a brain.
+
+    Parameters
+    ----------
+    brain : Tensor of shape (I, J, K)
+        Share of each voxel that is brain.
+    lattice : Lattice
+        Its voxels, in MNI152 mm.
+
+    Returns
+    -------
+    dict of str to Tensor of shape (I, J, K)
+        A share of each voxel for each of `HEAD_CLASSES`; zero in the brain.  Fluid
+        is CSF around the brain and cord, and the eyes.
+    """
+    coarse = lattice.coarsened(2.0)
+    points = coarse.points()
+    hull = _hull_distance(brain, coarse)
+    outside = _smooth_minimum(hull - SCALP, _face_distance(points))
+    fields = torch.stack(
+        [hull, outside, *_inner_distances(points), _texture(coarse)], dim=-1
+    )
+    # Distances are smooth, so they may be coarse; what is made of them may not.
+    fine = refine(fields[None], lattice.shape)[0]
+    # A few planes at a time stay in the processor's cache.
+    planes = zip(
+        *(torch.split(whole, CHUNK) for whole in (fine, lattice.points(), brain)),
+        strict=True,
+    )
+    layers = [_layers(*plane) for plane in planes]
+    return {name: torch.cat([layer[name] for layer in layers]) for name in HEAD_CLASSES}
+
+
+def classify_head(t1: Tensor, brain: Tensor) -> dict[str, Tensor]:
+    """Read head tissues off the T1w intensities around a brain.
+
+    Parameters
+    ----------
+    t1 : Tensor of shape (I, J, K)
+        T1w intensities in which white matter is 1.
+    brain : Tensor of shape (I, J, K)
+        Share of each voxel that is brain.
+
+    Returns
+    -------
+    dict of str to Tensor of shape (I, J, K)
+        As `build_head`; air and bone, which are both dark, are left at zero.
+    """
+    soft_level, fat_level = 0.45, 1.1
+    fat = ((t1 - soft_level) / (fat_level - soft_level)).clamp(0, 1)
+    # Below a tenth of white matter there is only noise.
+    soft = ((t1 - 0.1) / (soft_level - 0.1)).clamp(0, 1) - fat
+    empty = torch.zeros_like(t1)
+    head = dict.fromkeys(HEAD_CLASSES, empty)
+    return head | {"soft_tissue": soft * (1 - brain), "fat": fat * (1 - brain)}
+
+
+def _hull_distance(brain: Tensor, coarse: Lattice) -> Tensor:
+    """Signed mm to the brain with its sulci and fissures closed."""
+    step = max(coarse.spacing)
+    reach = round(30 / step)
+    mask = _nearest(brain, coarse.shape) > 0.5
+    closed = distance_to(distance_to(mask, limit=reach) > 10 / step, limit=reach)
+    hull = closed > 10 / step
+    signed = distance_to(hull, limit=reach) - distance_to(~hull, limit=reach)
+    return smooth(signed * step, 1.5)
+
+
+def _nearest(values: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    i, j, k = (
+        torch.linspace(0, n - 1, m).round().long()
+        for n, m in zip(values.shape, shape, strict=True)
+    )
+    return values[i][:, j][:, :, k]
+
+
+def _ellipsoid(
+    points: Tensor, shape: tuple[tuple[float, float, float], tuple[float, float, float]]
+) -> Tensor:
+    center, radii = (torch.tensor(values) for values in shape)
+    scaled = (points - center) / radii
+    # Exact on the surface and near enough beside it.
+    norm = torch.linalg.vector_norm(scaled, dim=-1)
+    slope = torch.linalg.vector_norm(scaled / radii, dim=-1)
+    return norm * (norm - 1) / slope.clamp(min=1e-6)
+
+
+def _face_distance(points: Tensor) -> Tensor:
+    face = _smooth_minimum(_ellipsoid(points, FACE), _ellipsoid(points, NECK))
+    return _smooth_minimum(face, _ellipsoid(points, NOSE))
+
+
+def _inner_distances(points: Tensor) -> tuple[Tensor, Tensor]:
+    """Signed mm to the airways and to the eyes."""
+    airways = torch.stack(
+        [_ellipsoid(points, part) for part in (NASAL_CAVITY, SINUS, MOUTH, PHARYNX)]
+    ).amin(0)
+    right = points.clone()
+    right[..., 0] = right[..., 0].abs()
+    eyes = distance_to_chains(((((33, 66, -38), (33, 67, -38)), 11.5),), right)
+    return airways, eyes
+
+
+def _layers(fields: Tensor, points: Tensor, brain: Tensor) -> dict[str, Tensor]:
+    hull, outside, airway, eye, texture = fields.unbind(-1)
+    skull = _between(hull, *SKULL) * _below(outside, -2.0)
+    # Marrow is patchy: thin or absent where the texture is low.
+    marrow = _between(hull, SKULL[0] + TABLE, SKULL[1] - TABLE) * skull
+    marrow = marrow * (0.7 + 0.3 * texture).clamp(0, 1)
+    rest = _below(outside, 0.0) * (1 - _below(hull, SKULL[1]))
+    # Under the skin, around the eyes, and in planes between the muscles.
+    fat = torch.maximum(_between(outside, -FAT, -SKIN), _below(eye, 6.0))
+    fat = torch.maximum(fat, (0.7 * texture - 0.5).clamp(0, 0.7)) * rest
+    soft = (rest - fat) * (0.8 + 0.2 * texture).clamp(0.4, 1)
+    eyeball = _below(eye, 0.0)
+    solid = (1 - eyeball) * (1 - _below(airway, 0.0)) * (1 - brain)
+    fluid = torch.maximum(_below(hull, SKULL[0] - 0.8), rest * eyeball) * (1 - brain)
+    head = {
+        "fluid": fluid,
+        "soft_tissue": soft * solid,
+        "bone": (skull - marrow) * solid,
+        "marrow": marrow * solid,
+        "fat": fat * solid,
+    }
+    return _add_spine(head, points, brain)
+
+
+def _add_spine(
+    head: dict[str, Tensor], points: Tensor, brain: Tensor
+) -> dict[str, Tensor]:
+    """Replace neck muscle by vertebrae, spinal fluid and cord."""
+    x, y, z = points.unbind(-1)
+    # Behind the pharynx, from the foramen magnum down.
+    lower = _below(z, -66.0) * (1 - brain)
+    y = y + 34 + 0.12 * (z + 70)
+    canal_distance = torch.hypot(x, y)
+    canal, cord = _below(canal_distance, 9.0), _below(canal_distance, 5.0)
+    arch = _below(canal_distance, 12.0) - canal
+    vertebra = _below(torch.hypot(x, y - 20), 12.0) * (1 - canal - arch)
+    disc = (torch.cos(z * (2 * math.pi / VERTEBRA)) * 3 - 1.8).clamp(0, 1)
+    spine = {
+        "fluid": canal - cord,
+        "soft_tissue": cord + vertebra * disc,
+        "bone": arch,
+        "marrow": vertebra * (1 - disc),
+        "fat": torch.zeros_like(x),
+    }
+    rest = 1 - lower * (canal + arch + vertebra)
+    return {name: head[name] * rest + lower * spine[name] for name in HEAD_CLASSES}
+
+
+def _texture(coarse: Lattice) -> Tensor:
+    """Make fixed smooth noise: muscles and marrow are not uniform."""
+    generator = torch.Generator().manual_seed(20)
+    noise = torch.randn(coarse.shape, generator=generator)
+    noise = smooth(noise, 2.0)
+    return noise / noise.std()
+
+
+def _below(distance: Tensor, level: float) -> Tensor:
+    return (level - distance + 0.5).clamp(0, 1)
+
+
+def _between(distance: Tensor, low: float, high: float) -> Tensor:
+    return _below(distance, high) - _below(distance, low)
+
+
+def _smooth_minimum(a: Tensor, b: Tensor, width: float = 10.0) -> Tensor:
+    gap = (0.5 + 0.5 * (b - a) / width).clamp(0, 1)
+    return b + (a - b) * gap - width * gap * (1 - gap)

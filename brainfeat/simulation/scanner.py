@@ -1,0 +1,219 @@
+"""Scanners: where the voxels of a scan lie, and what it looks like."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from brainfeat.simulation.artifacts import ArtifactConfig
+from brainfeat.simulation.contrast import ContrastConfig
+from brainfeat.simulation.draws import normal
+from brainfeat.simulation.lattice import Lattice
+
+__all__ = ["SCANNERS", "Pose", "PoseConfig", "Scanner"]
+
+# Middle of a head without the neck, in MNI152 mm.
+HEAD_CENTER = (0.0, -14.0, 4.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoseConfig:
+    """How heads lie in the scanner, as standard deviations."""
+
+    rotation: float = 5.0  # degrees, about each axis
+    shift: float = 6.0  # mm
+
+
+@dataclass(frozen=True, eq=False)
+class Pose:
+    """Drawn positions of heads.
+
+    Parameters
+    ----------
+    matrix : Tensor of shape (B, 4, 4)
+        Rigid map from the scanner's millimetres to the subject's.
+    """
+
+    matrix: Tensor
+
+    @classmethod
+    def draw(cls, config: PoseConfig, n: int, *, generator: torch.Generator) -> "Pose":
+        """Draw poses.
+
+        Parameters
+        ----------
+        config : PoseConfig
+            How much they differ.
+        n : int
+            Number of subjects.
+        generator : torch.Generator
+            Source of randomness; the result is on its device.
+
+        Returns
+        -------
+        Pose
+            Parameters of ``n`` poses.
+        """
+        angles = torch.deg2rad(config.rotation * normal(generator, n, 3))
+        shift = config.shift * normal(generator, n, 3)
+        center = torch.tensor(HEAD_CENTER).to(shift)
+        matrix = torch.eye(4).to(shift).repeat(n, 1, 1)
+        matrix[:, :3, :3] = _rotations(angles)
+        matrix[:, :3, 3] = (
+            center - (matrix[:, :3, :3] @ (center + shift)[..., None])[..., 0]
+        )
+        return cls(matrix)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scanner:
+    """One site's machine and protocol.
+
+    Parameters
+    ----------
+    name : str
+        Label in the participants table.
+    orientation : str
+        Anatomical directions in which the stored axes grow.
+    spacing : mapping of str to tuple of float
+        Voxel edges of each modality in mm: left-right, posterior-anterior,
+        inferior-superior.
+    size : tuple of float
+        Field of view in mm, same order.
+    center : tuple of float
+        Middle of the field of view relative to a head's, in mm.
+    tilt : float
+        Angle of the field of view about the left-right axis, in degrees.
+    scale : float
+        Stored intensity of a value of one.
+    manufacturer, model, field_strength
+        Go into the sidecar files.
+    """
+
+    name: str
+    orientation: str
+    spacing: Mapping[str, tuple[float, float, float]]
+    size: tuple[float, float, float]
+    center: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    tilt: float = 0.0
+    scale: float = 1000.0
+    contrast: ContrastConfig = field(default_factory=ContrastConfig)
+    artifacts: ArtifactConfig = field(default_factory=ArtifactConfig)
+    pose: PoseConfig = field(default_factory=PoseConfig)
+    manufacturer: str = "brainfeat"
+    model: str = "simulated"
+    field_strength: float = 3.0
+
+    def lattice(self, modality: str, *, jitter: Tensor) -> Lattice:
+        """Voxels of a scan.
+
+        Parameters
+        ----------
+        modality : str
+            Key of ``spacing``.
+        jitter : Tensor of shape (4,)
+            Standard normal draws: a shift of the field of view along each axis, and
+            an angle added to the tilt.
+
+        Returns
+        -------
+        Lattice
+            In scanner mm, stored in the scanner's orientation.
+        """
+        spacing = np.array(self.spacing[modality])
+        shape = np.maximum(1, np.round(np.array(self.size) / spacing)).astype(int)
+        shift = 4.0 * jitter[:3].double().cpu().numpy()
+        angle = np.deg2rad(self.tilt + 3.0 * float(jitter[3]))
+        affine = np.eye(4)
+        affine[:3, :3] = _about_left_right(angle) @ np.diag(spacing)
+        middle = np.array(HEAD_CENTER) + np.array(self.center) + shift
+        affine[:3, 3] = middle - affine[:3, :3] @ ((shape - 1) / 2)
+        return _reoriented(shape, affine, self.orientation)
+
+
+SCANNERS = (
+    # A sagittal, isotropic 3 T protocol with a flat field and little noise.
+    Scanner(
+        name="north",
+        orientation="PIR",
+        spacing={"T1w": (1.0, 1.0, 1.0), "T2w": (1.0, 1.0, 1.0), "FLAIR": (1.2, 1, 1)},
+        size=(170.0, 232.0, 232.0),
+        center=(0.0, 0.0, -18.0),
+        scale=900.0,
+        artifacts=ArtifactConfig(
+            bias=(0.05, 0.15), noise=(0.015, 0.03), gamma=(0.95, 1.05)
+        ),
+        manufacturer="Aurora",
+        model="Sagitta",
+    ),
+    # An older 1.5 T machine: thick axial slices, tilted, noisy.
+    Scanner(
+        name="river",
+        orientation="LPS",
+        spacing={
+            "T1w": (0.94, 0.94, 1.5),
+            "T2w": (0.9, 0.9, 3.0),
+            "FLAIR": (0.9, 0.9, 3),
+        },
+        size=(216.0, 232.0, 186.0),
+        center=(0.0, 0.0, 4.0),
+        tilt=12.0,
+        scale=240.0,
+        artifacts=ArtifactConfig(
+            bias=(0.10, 0.22), noise=(0.04, 0.06), gamma=(0.8, 0.95)
+        ),
+        manufacturer="Borealis",
+        model="Axis 15",
+        field_strength=1.5,
+    ),
+    # A 3 T machine with a strong bias field and a narrow coronal slab.
+    Scanner(
+        name="summit",
+        orientation="RSA",
+        spacing={"T1w": (1.0, 1.2, 1.0), "T2w": (0.9, 2.0, 0.9), "FLAIR": (1, 2, 1)},
+        size=(192.0, 222.0, 210.0),
+        center=(0.0, 3.0, -8.0),
+        tilt=-6.0,
+        scale=2600.0,
+        artifacts=ArtifactConfig(
+            bias=(0.20, 0.35), noise=(0.025, 0.04), gamma=(1.1, 1.25)
+        ),
+        manufacturer="Cirrus",
+        model="Corona",
+    ),
+)
+
+
+def _rotations(angles: Tensor) -> Tensor:
+    """Rotation matrices of shape (B, 3, 3) from vectors of shape (B, 3), radians."""
+    x, y, z = angles.unbind(-1)
+    zero = torch.zeros_like(x)
+    skew = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=-1)
+    rotations: Tensor = torch.linalg.matrix_exp(skew.reshape(-1, 3, 3))
+    return rotations
+
+
+def _about_left_right(angle: float) -> NDArray[np.float64]:
+    c, s = np.cos(angle), np.sin(angle)
+    return np.array([[1.0, 0.0, 0.0], [0.0, c, -s], [0.0, s, c]])
+
+
+def _reoriented(
+    shape: NDArray[np.int64], affine: NDArray[np.float64], orientation: str
+) -> Lattice:
+    """Permute and flip the axes of a RAS lattice."""
+    change = np.zeros((4, 4))
+    change[3, 3] = 1.0
+    sizes = []
+    for new, code in enumerate(orientation):
+        pair = next(pair for pair in ("LR", "PA", "IS") if code in pair)
+        old = ("LR", "PA", "IS").index(pair)
+        sizes.append(int(shape[old]))
+        change[old, new] = 1.0 if code == pair[1] else -1.0
+        if code == pair[0]:
+            change[old, 3] = shape[old] - 1
+    i, j, k = sizes
+    return Lattice((i, j, k), affine @ change)

@@ -1,0 +1,50 @@
+"""Smooth fields from few numbers: cubic B-splines on a grid of control points."""
+
+import torch
+from torch import Tensor
+
+__all__ = ["SPLINE_SD", "evaluate_spline"]
+
+# Standard deviation of a 3D cubic B-spline with unit normal coefficients.
+SPLINE_SD = (151 / 315) ** 1.5
+
+
+def evaluate_spline(
+    control: Tensor, shape: tuple[int, int, int], steps: tuple[float, float, float]
+) -> Tensor:
+    """Evaluate a spline on a lattice.
+
+    Parameters
+    ----------
+    control : Tensor of shape (B, C, i, j, k)
+        Coefficients; the first and last control point of each axis lie outside.
+    shape : tuple of int (size_i, size_j, size_k)
+        Number of voxels along each axis.
+    steps : tuple of float
+        Voxel edges in units of the distance between control points.
+
+    Returns
+    -------
+    Tensor of shape (B, C, I, J, K)
+        Twice continuously differentiable; voxel (0, 0, 0) lies on the second
+        control point.
+    """
+    i, j, k = (
+        _weights(size, step, n, control)
+        for size, step, n in zip(shape, steps, control.shape[2:], strict=True)
+    )
+    # Innermost axis first, so that the largest product is one plain matrix product.
+    field = control @ k.T  # B C i j K
+    field = torch.einsum("bcijK,Jj->bciJK", field, j)
+    field = i @ field.flatten(3)  # B C I J*K
+    return field.reshape(*control.shape[:2], *shape)
+
+
+def _weights(size: int, step: float, n_controls: int, like: Tensor) -> Tensor:
+    """Cubic B-spline weights of shape (size, n_controls)."""
+    position = torch.arange(size, device=like.device) * step
+    knots = torch.arange(n_controls, device=like.device) - 1
+    gap = (position[:, None] - knots).abs()
+    near = 2 / 3 - gap.square() + gap**3 / 2
+    far = (2 - gap).clamp(min=0) ** 3 / 6
+    return torch.where(gap < 1, near, far).to(like.dtype)
