@@ -116,7 +116,7 @@ def resolve_batch_size(batch_size: Any, device: torch.device, n_tokens: int) -> 
 
 def _multiplies_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):
         return False
     features = torch.cpu.get_capabilities()

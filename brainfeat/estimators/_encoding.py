@@ -1,0 +1,354 @@
+"""From subjects to embeddings: a stream in constant memory."""
+
+import os
+from collections import OrderedDict, deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import islice
+from threading import Lock
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from brainfeat.checkpoint import Checkpoint
+from brainfeat.estimators._cache import EmbeddingCache, embedding_key
+from brainfeat.estimators._device import (
+    resolve_batch_size,
+    resolve_device,
+    resolve_dtype,
+)
+from brainfeat.estimators._regions import RegionAtlas
+from brainfeat.estimators._subjects import Subject, check_subject
+from brainfeat.exceptions import BrainfeatError, ConfigError, VolumeError
+from brainfeat.io import content_hash, read_volume
+from brainfeat.models.encoder import EncoderOutput, SlabEncoder
+from brainfeat.models.pooling import pool_regions, pool_tokens
+from brainfeat.preprocessing import Preprocessor
+from brainfeat.slabs import SlabGrid
+
+__all__ = ["Outcome", "Pooling", "SubjectEncoder"]
+
+Pooling = Literal["mean", "cls", "cls+mean", "regions"]
+
+# Encoders of this process, most recently used last: shared by clones, folds and
+# threads, and dropped one by one so that a search over checkpoints fits in memory.
+_ENCODERS: OrderedDict[tuple[str, str], SlabEncoder] = OrderedDict()
+_ENCODERS_LOCK = Lock()
+_N_ENCODERS = 2
+_LONGEST_QUEUE = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What became of one subject: an embedding or an error.
+
+    Parameters
+    ----------
+    index : int
+        Place of the subject in the stream.
+    vector : ndarray of float32 of shape (n_features,) or None
+        The embedding.
+    error : Exception or None
+        Why there is none.
+    """
+
+    index: int
+    vector: NDArray[np.float32] | None
+    error: Exception | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    """A subject as the encoder takes it."""
+
+    index: int
+    subject: Subject
+    key: str | None
+    slabs: NDArray[np.float32]  # S C H W
+    present: NDArray[np.bool_]  # M
+    fractions: NDArray[np.float32]  # S h w
+
+
+class SubjectEncoder:
+    """A checkpoint with all that turns a subject's images into one vector.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+        Weights and their configuration.
+    preprocessor : Preprocessor, optional
+        Replaces the checkpoint's own.
+    pooling : {"mean", "cls", "cls+mean", "regions"}
+        How tokens become one vector.
+    labels_img : path-like or nibabel image, optional
+        Atlas in MNI152 space for ``pooling="regions"``.
+    batch_size, device, dtype : "auto" or a value
+        As for `BrainFoundEmbedder`; they change speed, not results beyond rounding.
+
+    Raises
+    ------
+    ConfigError
+        If a parameter has an impossible value, or regions are asked for without
+        atlas or without alignment to the template.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        preprocessor: Preprocessor | None = None,
+        pooling: Pooling = "mean",
+        labels_img: Any = None,
+        batch_size: Any = "auto",
+        device: Any = "auto",
+        dtype: Any = "auto",
+    ) -> None:
+        config = checkpoint.config
+        self.checkpoint = checkpoint
+        self.modalities = config.encoder.modalities
+        self.preprocessor = _resolve_preprocessor(preprocessor, checkpoint)
+        if pooling not in get_args(Pooling):
+            raise ConfigError(
+                f"pooling: expected one of {get_args(Pooling)}, got {pooling!r}."
+            )
+        self.pooling = pooling
+        self._grid = SlabGrid(thickness=config.encoder.thickness, plane=config.plane)
+        n_slabs, height, width = self._fractions(
+            np.zeros(self.preprocessor.shape, dtype=np.bool_)
+        ).shape
+        self._device = resolve_device(device)
+        self._dtype = resolve_dtype(dtype, self._device)
+        n_tokens = n_slabs * (1 + height * width)
+        self._batch_size = resolve_batch_size(batch_size, self._device, n_tokens)
+        self._atlas = None if pooling != "regions" else RegionAtlas.load(labels_img)
+        self._weights = self._weigh_regions()
+
+    @property
+    def region_names(self) -> tuple[str, ...]:
+        """Regions in the order of their features; none without an atlas."""
+        return self._atlas.names if self._atlas else ()
+
+    @property
+    def n_features(self) -> int:
+        """Length of an embedding."""
+        parts = {"cls+mean": 2, "regions": len(self.region_names)}
+        return self.checkpoint.config.encoder.embed_dim * parts.get(self.pooling, 1)
+
+    def stream(
+        self,
+        subjects: Iterable[Subject],
+        *,
+        n_jobs: int = 1,
+        cache: EmbeddingCache | None = None,
+    ) -> Generator[Outcome]:
+        """Embed subjects one after the other.
+
+        ``n_jobs`` threads read and preprocess a few subjects ahead of the encoder,
+        so that memory does not grow with their number. A subject that fails is an
+        outcome as well, and does not stop the others.
+
+        Parameters
+        ----------
+        subjects : iterable of Subject
+            Read as they are needed.
+        n_jobs : int
+            Number of threads that read and preprocess.
+        cache : EmbeddingCache, optional
+            Where embeddings are looked up first and kept.
+
+        Yields
+        ------
+        Outcome
+            One a subject, in order.
+        """
+        waiting: list[_Prepared | Outcome] = []
+        n_prepared = 0
+        with closing(self._prepare_ahead(subjects, n_jobs, cache)) as items:
+            for item in items:
+                waiting.append(item)
+                n_prepared += isinstance(item, _Prepared)
+                # Outcomes queue behind a batch that fills, but not without end.
+                is_long = len(waiting) >= _LONGEST_QUEUE
+                if n_prepared in {0, self._batch_size} or is_long:
+                    yield from self._finish(waiting, cache)
+                    waiting, n_prepared = [], 0
+            yield from self._finish(waiting, cache)
+
+    def _prepare_ahead(
+        self, subjects: Iterable[Subject], n_jobs: int, cache: EmbeddingCache | None
+    ) -> Generator[_Prepared | Outcome]:
+        source = iter(enumerate(subjects))
+        pool = ThreadPoolExecutor(n_jobs, thread_name_prefix="brainfeat")
+        futures: deque[Future[_Prepared | Outcome]] = deque()
+        try:
+            for index, subject in islice(source, n_jobs + self._batch_size):
+                futures.append(pool.submit(self._prepare, index, subject, cache))
+            while futures:
+                item = futures.popleft().result()
+                for index, subject in islice(source, 1):
+                    futures.append(pool.submit(self._prepare, index, subject, cache))
+                yield item
+        finally:
+            # Also reached when the caller stops early, after a first error.
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _prepare(
+        self, index: int, subject: Subject, cache: EmbeddingCache | None
+    ) -> _Prepared | Outcome:
+        try:
+            check_subject(
+                subject,
+                modalities=self.modalities,
+                allow_missing=self.checkpoint.config.missing_modalities,
+            )
+            key = self._key(subject) if cache else None
+            vector = cache.load(key, self.n_features) if cache and key else None
+            if vector is not None:
+                return Outcome(index, vector, None)
+            return self._preprocess(index, subject, key)
+        except Exception as error:  # whatever a damaged file makes a library raise
+            return Outcome(index, None, _blamed(error, subject))
+
+    def _preprocess(self, index: int, subject: Subject, key: str | None) -> _Prepared:
+        volumes = {
+            name: None if source is None else read_volume(source)
+            for name, source in subject.images.items()
+        }
+        processed = self.preprocessor.apply(volumes, self.modalities)
+        return _Prepared(
+            index,
+            subject,
+            key,
+            self._grid.extract(processed.data),
+            processed.present,
+            self._fractions(processed.foreground),
+        )
+
+    def _finish(
+        self, items: Sequence[_Prepared | Outcome], cache: EmbeddingCache | None
+    ) -> Iterator[Outcome]:
+        prepared = [item for item in items if isinstance(item, _Prepared)]
+        vectors = iter(self._encode(prepared))
+        for item in items:
+            if isinstance(item, Outcome):
+                yield item
+                continue
+            vector = next(vectors)
+            if not np.isfinite(vector).all():
+                error = VolumeError("the encoder gives values that are not finite.")
+                yield Outcome(item.index, None, _blamed(error, item.subject))
+                continue
+            if cache and item.key:
+                cache.store(item.key, vector)
+            yield Outcome(item.index, vector, None)
+
+    def _encode(self, items: Sequence[_Prepared]) -> NDArray[np.float32]:
+        """Return embeddings of shape (n_items, n_features)."""
+        if not items:
+            return np.empty((0, self.n_features), dtype=np.float32)
+        # Filled up to one batch shape: kernels that depend on the shape would let
+        # a row depend on how many others are with it.
+        rows = [*items, *[items[-1]] * (self._batch_size - len(items))]
+        slabs = self._to_device([row.slabs for row in rows])  # B S C H W
+        present = self._to_device([row.present for row in rows])  # B M
+        fractions = self._to_device([row.fractions for row in rows])  # B S h w
+        encoder = _shared_encoder(self.checkpoint, self._device)
+        half = self._dtype == torch.bfloat16
+        with (
+            torch.inference_mode(),
+            torch.autocast(self._device.type, torch.bfloat16, enabled=half),
+        ):
+            output = encoder(slabs, present=present)
+        with torch.inference_mode():
+            vectors = self._pool(output, fractions)
+        return vectors[: len(items)].cpu().numpy()
+
+    def _pool(self, output: EncoderOutput, fractions: Tensor) -> Tensor:
+        if self.pooling != "regions":
+            return pool_tokens(output, fractions, self.pooling)
+        return pool_regions(output, self._weights)
+
+    def _to_device(self, arrays: Sequence[NDArray[Any]]) -> Tensor:
+        return torch.from_numpy(np.stack(arrays)).to(self._device)
+
+    def _fractions(self, foreground: NDArray[np.bool_]) -> NDArray[np.float32]:
+        patch_size = self.checkpoint.config.encoder.patch_size
+        return self._grid.token_fractions(foreground, patch_size)
+
+    def _key(self, subject: Subject) -> str:
+        hashes = {
+            name: None if source is None else content_hash(source)
+            for name, source in subject.images.items()
+        }
+        return embedding_key(
+            {
+                "images": {name: hashes.get(name) for name in self.modalities},
+                "checkpoint": self.checkpoint.fingerprint,
+                "preprocessing": self.preprocessor.fingerprint,
+                "pooling": self.pooling,
+                "labels": self._atlas.fingerprint if self._atlas else None,
+                "dtype": str(self._dtype),
+            }
+        )
+
+    def _weigh_regions(self) -> Tensor:
+        if self._atlas is None:
+            return torch.empty(0)
+        if self.preprocessor.alignment == "none":
+            raise ConfigError(
+                "pooling='regions': expected a preprocessor that aligns to the "
+                "template, whose space the atlas is in, got alignment='none'."
+            )
+        patch_size = self.checkpoint.config.encoder.patch_size
+        geometry = self.preprocessor.geometry
+        weights = self._atlas.weights(geometry, self._grid, patch_size)
+        return torch.from_numpy(weights).to(self._device)
+
+
+def _shared_encoder(checkpoint: Checkpoint, device: torch.device) -> SlabEncoder:
+    key = (checkpoint.fingerprint, str(device))
+    with _ENCODERS_LOCK:
+        if key not in _ENCODERS:
+            _ENCODERS[key] = checkpoint.build_encoder().to(device)
+        _ENCODERS.move_to_end(key)
+        while len(_ENCODERS) > _N_ENCODERS:
+            _ENCODERS.popitem(last=False)
+        return _ENCODERS[key]
+
+
+def _resolve_preprocessor(
+    preprocessor: Preprocessor | None, checkpoint: Checkpoint
+) -> Preprocessor:
+    if preprocessor is None:
+        return Preprocessor.from_dict(checkpoint.config.preprocessing)
+    if not isinstance(preprocessor, Preprocessor):
+        raise ConfigError(
+            "preprocessor: expected None or a Preprocessor, "
+            f"got {type(preprocessor).__name__}."
+        )
+    return preprocessor
+
+
+def _file_names(subject: Subject) -> list[str]:
+    sources = subject.images.values()
+    return [os.fspath(s) for s in sources if isinstance(s, str | os.PathLike)]
+
+
+def _blamed(error: Exception, subject: Subject) -> Exception:
+    """Let an error begin with the file, or the subject that is in memory."""
+    names = _file_names(subject)
+    culprit = next(iter(names), subject.name)
+    if not isinstance(error, BrainfeatError):
+        # No error of ours: its type and traceback say most.
+        error.add_note(f"while preprocessing {culprit}")
+        return error
+    if any(name in str(error) for name in (*names, subject.name)):
+        return error
+    blamed = type(error)(f"{culprit}: {error}")
+    blamed.__cause__ = error
+    return blamed

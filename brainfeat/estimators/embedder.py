@@ -1,0 +1,300 @@
+"""Brain MRI to features: the transformer that scikit-learn pipelines use."""
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from numbers import Integral
+from typing import Any, Literal, Self
+
+import joblib
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils import Tags
+from sklearn.utils.validation import check_is_fitted
+
+from brainfeat.checkpoint import Checkpoint
+from brainfeat.estimators._cache import EmbeddingCache
+from brainfeat.estimators._encoding import Outcome, Pooling, SubjectEncoder
+from brainfeat.estimators._subjects import SubjectTable, as_subjects
+from brainfeat.exceptions import CheckpointError, ConfigError, ModalityError
+from brainfeat.preprocessing import Preprocessor
+
+__all__ = ["BrainFoundEmbedder"]
+
+_LOGGER = logging.getLogger(__name__)
+
+
+class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
+    """Embed each subject's brain MRI as one vector.
+
+    Images are preprocessed as the checkpoint was trained, cut into slabs of
+    neighbouring slices of all modalities, encoded, and pooled over the brain.
+    Nothing is learnt from ``X``: a row depends on its own subject only.
+
+    Parameters
+    ----------
+    checkpoint : str or path-like
+        Name of a bundled checkpoint, a checkpoint folder, or
+        ``"hf-hub:org/name@revision"``.
+    pooling : {"mean", "cls", "cls+mean", "regions"}
+        Average the patch tokens over the brain, average the class tokens of the
+        slabs, both, or average the patch tokens over each region of
+        ``labels_img``.
+    labels_img : path-like or nibabel image, optional
+        Label image in MNI152 space, for ``pooling="regions"``. Names of regions
+        are looked up in a BIDS table beside it: ``atlas_dseg.tsv`` for
+        ``atlas_dseg.nii.gz``.
+    modality : str, optional
+        Modality of images that come without one, as in a list of paths. None takes
+        it from the name of a Series, else from each file's BIDS suffix, else the
+        checkpoint's first.
+    preprocessor : Preprocessor, optional
+        Replaces the preprocessing that came with the checkpoint.
+    batch_size : "auto" or int
+        Subjects that share a batch. Speed only.
+    device : "auto", str or torch.device
+        Where the encoder runs; ``"auto"`` is CUDA if it is there. Speed only.
+    dtype : {"auto", "float32", "bfloat16"}
+        Precision of the encoder's products; ``"auto"`` takes bfloat16 where the
+        processor multiplies it natively.
+    n_jobs : int
+        Threads that read and preprocess ahead of the encoder, as in joblib: -1 is
+        one a core. Speed only.
+    memory : None, path-like or joblib.Memory
+        Folder that keeps the embedding of each subject, so that cross-validation
+        encodes it once. A changed image, checkpoint or option is encoded anew.
+    verbose : int
+        Above 0, progress is shown on a terminal, else logged.
+
+    Attributes
+    ----------
+    modalities_ : tuple of str
+        Modalities that ``X`` had in `fit`; `transform` accepts no others.
+    checkpoint_fingerprint_ : str
+        SHA-256 of weights and configuration; `transform` accepts no others.
+    preprocessing_fingerprint_ : str
+        SHA-256 of the preprocessing.
+    region_names_ : tuple of str
+        Regions in the order of their features; empty for other poolings.
+    n_features_out_ : int
+        Length of an embedding.
+
+    Examples
+    --------
+    A linear classifier on embeddings, with folds that keep subjects together::
+
+        model = make_pipeline(
+            BrainFoundEmbedder(memory="cache"), StandardScaler(), LogisticRegression()
+        )
+        cross_val_score(model, paths, diagnosis, groups=subjects, cv=GroupKFold())
+    """
+
+    def __init__(  # noqa: PLR0913  an estimator's options are one flat list
+        self,
+        checkpoint: str | os.PathLike[str] = "brainfound-tiny",
+        *,
+        pooling: Pooling = "mean",
+        labels_img: Any = None,
+        modality: str | None = None,
+        preprocessor: Preprocessor | None = None,
+        batch_size: int | Literal["auto"] = "auto",
+        device: Any = "auto",
+        dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+        n_jobs: int | None = 1,
+        memory: Any = None,
+        verbose: int = 0,
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.pooling = pooling
+        self.labels_img = labels_img
+        self.modality = modality
+        self.preprocessor = preprocessor
+        self.batch_size = batch_size
+        self.device = device
+        self.dtype = dtype
+        self.n_jobs = n_jobs
+        self.memory = memory
+        self.verbose = verbose
+
+    def fit(self, X: Any = None, y: object = None) -> Self:
+        """Load the checkpoint and check the parameters and the form of ``X``.
+
+        Parameters
+        ----------
+        X : list, Series, DataFrame, path-like or image, optional
+            Paths (with ``~``), globs or images; dicts ``{modality: image}``, one a
+            subject; a DataFrame with a column per modality; or one 4D image, whose
+            volumes are the subjects. None, NaN or ``""`` is a modality that a
+            subject lacks. Without ``X`` any of the checkpoint's modalities may
+            come later.
+        y : object
+            Ignored.
+
+        Returns
+        -------
+        self
+            Ready to transform.
+
+        Raises
+        ------
+        CheckpointError
+            If there is no such checkpoint, or it is damaged.
+        ConfigError
+            If a parameter has an impossible value.
+        InputError
+            If ``X`` has another form.
+        ModalityError
+            If a modality is unknown to the checkpoint, or missing where it may not.
+        VolumeNotFoundError
+            If a path does not exist.
+        """
+        encoder = self._make_encoder()
+        _count_threads(self.n_jobs)
+        EmbeddingCache.from_memory(self.memory)
+        self.modalities_ = encoder.modalities
+        if X is not None:
+            self.modalities_ = self._read(X, encoder).modalities
+        self.checkpoint_fingerprint_ = encoder.checkpoint.fingerprint
+        self.preprocessing_fingerprint_ = encoder.preprocessor.fingerprint
+        self.region_names_ = encoder.region_names
+        self.n_features_out_ = encoder.n_features
+        return self
+
+    def transform(self, X: Any) -> NDArray[np.float32]:
+        """Embed each subject.
+
+        Parameters
+        ----------
+        X : list, Series, DataFrame, path-like or image
+            As for `fit`.
+
+        Returns
+        -------
+        ndarray of float32 of shape (n_subjects, n_features_out_)
+            One row a subject, in the order of ``X``; a DataFrame with its index
+            after ``set_output(transform="pandas")``.
+
+        Raises
+        ------
+        CheckpointError
+            If the checkpoint is not the one that was fitted.
+        InputError
+            If ``X`` has another form.
+        ModalityError
+            If ``X`` has a modality that `fit` did not see.
+        VolumeError
+            If a scan cannot be read; subjects before it are in ``memory``.
+        """
+        check_is_fitted(self)
+        encoder = self._make_encoder()
+        self._check_unchanged(encoder)
+        table = self._read(X, encoder)
+        if not set(table.modalities) <= set(self.modalities_):
+            raise ModalityError(
+                f"BrainFoundEmbedder was fitted on modalities {self.modalities_}, "
+                f"got {table.modalities}."
+            )
+        outcomes = encoder.stream(
+            table.rows,
+            n_jobs=_count_threads(self.n_jobs),
+            cache=EmbeddingCache.from_memory(self.memory),
+        )
+        rows = np.empty((len(table.rows), encoder.n_features), dtype=np.float32)
+        # Closed at the first error, so that no thread goes on reading.
+        with closing(outcomes):
+            for outcome in self._with_progress(outcomes, len(rows)):
+                if outcome.error is not None:
+                    raise outcome.error
+                rows[outcome.index] = outcome.vector
+        return rows
+
+    def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
+        """Name the columns of `transform`.
+
+        Parameters
+        ----------
+        input_features : object
+            Ignored.
+
+        Returns
+        -------
+        ndarray of str of shape (n_features_out_,)
+            ``emb_000`` and so on, after the region's name for regions.
+        """
+        check_is_fitted(self)
+        prefixes = [f"{name}_" for name in self.region_names_] or [""]
+        n_each = self.n_features_out_ // len(prefixes)
+        names = [f"{p}emb_{index:03d}" for p in prefixes for index in range(n_each)]
+        return np.array(names, dtype=object)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.string = True  # paths
+        tags.input_tags.allow_nan = True  # a modality that a subject lacks
+        # Always float32, whatever the images hold.
+        tags.transformer_tags.preserves_dtype = []
+        return tags
+
+    def _make_encoder(self) -> SubjectEncoder:
+        if not isinstance(self.checkpoint, str | os.PathLike):
+            raise ConfigError(
+                "checkpoint: expected a name or a folder, "
+                f"got {type(self.checkpoint).__name__}."
+            )
+        return SubjectEncoder(
+            Checkpoint.load(self.checkpoint),
+            preprocessor=self.preprocessor,
+            pooling=self.pooling,
+            labels_img=self.labels_img,
+            batch_size=self.batch_size,
+            device=self.device,
+            dtype=self.dtype,
+        )
+
+    def _read(self, X: Any, encoder: SubjectEncoder) -> SubjectTable:
+        return as_subjects(
+            X,
+            modality=self.modality,
+            modalities=encoder.modalities,
+            allow_missing=encoder.checkpoint.config.missing_modalities,
+        )
+
+    def _check_unchanged(self, encoder: SubjectEncoder) -> None:
+        if encoder.checkpoint.fingerprint != self.checkpoint_fingerprint_:
+            raise CheckpointError(
+                f"{self.checkpoint}: expected the weights that were fitted "
+                f"({self.checkpoint_fingerprint_[:12]}), got others "
+                f"({encoder.checkpoint.fingerprint[:12]}); fit again."
+            )
+        if encoder.preprocessor.fingerprint != self.preprocessing_fingerprint_:
+            raise ConfigError("preprocessor: changed since fit; fit again.")
+        if encoder.region_names != self.region_names_:
+            raise ConfigError("labels_img: its regions changed since fit; fit again.")
+
+    def _with_progress(
+        self, outcomes: Iterator[Outcome], n_subjects: int
+    ) -> Iterator[Outcome]:
+        if self.verbose > 0 and sys.stderr.isatty():
+            console = Console(stderr=True)
+            yield from track(outcomes, "Embedding", n_subjects, console=console)
+            return
+        for n_done, outcome in enumerate(outcomes, start=1):
+            yield outcome
+            # About ten lines, however many subjects.
+            if self.verbose > 0 and n_done % max(1, n_subjects // 10) == 0:
+                _LOGGER.info("embedded %d of %d subjects", n_done, n_subjects)
+
+
+def _count_threads(n_jobs: Any) -> int:
+    if n_jobs is not None and (not isinstance(n_jobs, Integral) or n_jobs == 0):
+        raise ConfigError(
+            "n_jobs: expected None, a positive integer, or -1 for one a core, "
+            f"got {n_jobs!r}."
+        )
+    return int(joblib.effective_n_jobs(n_jobs))
