@@ -38,18 +38,24 @@ META_NAMES = [
 ]
 
 
-def reference(size, *, registers, image_size=70):
-    torch.manual_seed(len(size) + 7 * registers)
-    values = SIZES[size] | {"image_size": image_size, "patch_size": 14}
-    if registers:
-        config = Dinov2WithRegistersConfig(**values, num_register_tokens=3)
-        model = Dinov2WithRegistersModel(config)
-    else:
-        model = Dinov2Model(Dinov2Config(**values))
+def reference(size, *, registers):
+    values = SIZES[size] | {"image_size": 70, "patch_size": 14}
+    with torch.device("meta"):
+        if registers:
+            config = Dinov2WithRegistersConfig(**values, num_register_tokens=3)
+            model = Dinov2WithRegistersModel(config)
+        else:
+            model = Dinov2Model(Dinov2Config(**values))
+    model.to_empty(device="cpu")
+    generator = torch.Generator().manual_seed(len(size) + 7 * registers)
     with torch.no_grad():
-        for parameter in model.parameters():
+        for name, parameter in model.named_parameters():
             # Nothing at zero or one, so that no parameter can be forgotten.
-            parameter.add_(0.02 * torch.randn_like(parameter))
+            parameter.normal_(std=0.03, generator=generator)
+            if name.endswith(
+                ("lambda1", "norm.weight", "norm1.weight", "norm2.weight")
+            ):
+                parameter.add_(1.0)
     return model.eval()
 
 
