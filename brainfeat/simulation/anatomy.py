@@ -355,10 +355,8 @@ def _conform(
     data = volume.data > 0 if binary else volume.data
     source = Lattice(volume.geometry.shape, volume.geometry.affine)
     factor = max(1, round(max(lattice.spacing)))
-    i, j, k = (size * factor for size in lattice.shape)
-    affine = lattice.affine @ np.diag([*(3 * [1 / factor]), 1.0])
-    affine[:3, 3] -= lattice.affine[:3, :3] @ np.full(3, (1 - 1 / factor) / 2)
-    grid = Lattice((i, j, k), affine).points(source.normalizer @ template_to_scanner)
+    fine = lattice.subdivided((factor, factor, factor))
+    grid = fine.points(source.normalizer @ template_to_scanner)
     tensor = torch.from_numpy(np.array(data, dtype=np.float32))
     sampled = F.grid_sample(tensor[None, None], grid[None], align_corners=True)
     return F.avg_pool3d(sampled, factor)[0, 0]

@@ -120,8 +120,8 @@ def _ellipsoid(
     center, radii = (torch.tensor(values) for values in shape)
     scaled = (points - center) / radii
     # Exact on the surface and near enough beside it.
-    norm = torch.linalg.vector_norm(scaled, dim=-1)
-    slope = torch.linalg.vector_norm(scaled / radii, dim=-1)
+    norm: Tensor = torch.linalg.vector_norm(scaled, dim=-1)
+    slope: Tensor = torch.linalg.vector_norm(scaled / radii, dim=-1)
     return norm * (norm - 1) / slope.clamp(min=1e-6)
 
 

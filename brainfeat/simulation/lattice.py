@@ -117,6 +117,24 @@ class Lattice:
         i, j, k = i.to(device), j.to(device), (k + offset).to(device)
         return (i[:, None] + j)[:, :, None] + k
 
+    def subdivided(self, factors: tuple[int, int, int]) -> "Lattice":
+        """Split each voxel along the axes.
+
+        Parameters
+        ----------
+        factors : tuple of int
+            Number of parts along each axis.
+
+        Returns
+        -------
+        Lattice
+            Averaging as many voxels leads back.
+        """
+        i, j, k = (n * part for n, part in zip(self.shape, factors, strict=True))
+        affine = self.affine @ np.diag([*(1 / np.array(factors)), 1.0])
+        affine[:3, 3] -= affine[:3, :3] @ ((np.array(factors) - 1) / 2)
+        return Lattice((i, j, k), affine)
+
     @cached_property
     def normalizer(self) -> NDArray[np.float64]:
         """Affine from mm to the coordinates that `sample_maps` reads.

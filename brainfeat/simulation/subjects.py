@@ -1,6 +1,7 @@
 """Anatomies of subjects, and where the voxels of their scans come from."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -104,6 +105,26 @@ class Subjects:
         )
         return cls(base, deformation, drawn)
 
+    @cached_property
+    def warp(self) -> Tensor:
+        """Way to the base on its coarse lattice, of shape (B, 4, I, J, K).
+
+        Three components of a displacement in mm, which the affine part precedes, and
+        the log of its change of volume.
+        """
+        device, fields = self.base.device, self.base.field_lattice
+        # Shape first, then the volumes of structures, which are known in the base.
+        shape = exponentiate(self.deformation.velocity(fields, device), fields)
+        structures = exponentiate(self.disease.velocity(self.base), fields)
+        displacement = compose(shape, structures, fields)
+        return torch.cat([displacement, log_jacobian(displacement, fields)], dim=1)
+
+    @cached_property
+    def pathology(self) -> Tensor | None:
+        """Shares of `foci.PATHOLOGIES` in the base's voxels, or None."""
+        foci = self.disease.foci
+        return None if foci is None else foci.render(self.base)
+
     def locate(self, lattice: Lattice, pose: Pose) -> Positions:
         """Find the base's positions of a scan's voxels.
 
@@ -120,20 +141,13 @@ class Subjects:
             For `sample_maps` on maps of the base.
         """
         device, fields = self.base.device, self.base.field_lattice
-        # Shape first, then the volumes of structures, which are known in the base.
-        shape = exponentiate(self.deformation.velocity(fields, device), fields)
-        structures = exponentiate(self.disease.velocity(self.base), fields)
-        displacement = compose(shape, structures, fields)
-        shrinkage = log_jacobian(displacement, fields)
-        linear = torch.eye(4, device=device).repeat(len(shape), 1, 1)
+        linear = torch.eye(4, device=device).repeat(len(pose.matrix), 1, 1)
         linear[:, :3, :3] = self.deformation.linear.to(device)
         # The deformation is smooth: a coarse lattice is enough, then interpolate.
         coarse = lattice.coarsened(max(fields.spacing))
         to_shape = linear @ pose.matrix.to(device)
         points = transform_points(coarse.points(device=device)[None], to_shape)
-        moved = sample_maps(
-            torch.cat([displacement, shrinkage], dim=1), fields.normalize(points)
-        )
+        moved = sample_maps(self.warp, fields.normalize(points))
         points = points + moved[:, :3].movedim(1, -1)
         grid = refine(self.base.lattice.normalize(points), lattice.shape)
         scale = torch.linalg.slogdet(linear).logabsdet[:, None, None, None, None]

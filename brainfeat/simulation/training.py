@@ -173,8 +173,7 @@ def _stack(subjects: Subjects, contrast: Contrast, stripped: Tensor) -> Tensor:
     """Everything that is deformed alike: images, tissue shares, air."""
     base = subjects.base
     shares = base.maps[: len(BRAIN_CLASSES)].expand(len(stripped), -1, -1, -1, -1)
-    foci = subjects.disease.foci
-    pathology = None if foci is None else foci.render(base)
+    pathology = subjects.pathology
     image = contrast.to(base.device).apply(base, pathology, stripped=stripped)
     if pathology is None:
         replaced = torch.zeros_like(shares[:, :1])

@@ -1,0 +1,59 @@
+"""Base anatomies from files: the MNI152 template, or a T1w volume with its mask."""
+
+import os
+from functools import lru_cache
+
+from brainfeat.exceptions import InputError
+from brainfeat.io import read_volume
+from brainfeat.registration import align_to_template
+from brainfeat.simulation.anatomy import BaseAnatomy
+from brainfeat.template import load_template
+
+__all__ = ["load_base"]
+
+
+@lru_cache(maxsize=2)
+def load_base(
+    t1: str | os.PathLike[str] | None = None,
+    mask: str | os.PathLike[str] | None = None,
+    *,
+    spacing: float = 1.0,
+) -> BaseAnatomy:
+    """Build the anatomy that subjects are deformed from.
+
+    Parameters
+    ----------
+    t1 : path-like, optional
+        A T1w volume; by default the MNI152 template is used.
+    mask : path-like, optional
+        Brain mask of ``t1``: not zero inside.
+    spacing : float
+        Voxel edge of the base in mm: 1 for cohorts, 2 for training.
+
+    Returns
+    -------
+    BaseAnatomy
+        In MNI152 space.  The last two are kept in memory.
+
+    Raises
+    ------
+    InputError
+        If only one of ``t1`` and ``mask`` is given, or the mask is empty.
+    """
+    if t1 is None and mask is None:
+        return BaseAnatomy.from_template(
+            load_template("T1w"),
+            load_template("gray_matter"),
+            load_template("white_matter"),
+            load_template("brain_mask"),
+            spacing=spacing,
+        )
+    if t1 is None or mask is None:
+        raise InputError("expected a T1w volume and its brain mask, got one of them.")
+    volume = read_volume(t1)
+    return BaseAnatomy.from_t1(
+        volume,
+        read_volume(mask),
+        spacing=spacing,
+        template_to_scanner=align_to_template(volume).affine,
+    )
