@@ -3,7 +3,6 @@ import json
 import subprocess
 import sys
 import warnings
-from importlib import import_module
 from types import SimpleNamespace
 
 import pytest
@@ -23,6 +22,7 @@ from brainfeat.exceptions import (
 )
 from brainfeat.models.config import EncoderConfig
 from brainfeat.models.encoder import SlabEncoder
+from brainfeat.preprocessing import Preprocessor
 
 ENCODER = EncoderConfig(
     modalities=("T1w", "FLAIR"),
@@ -254,11 +254,10 @@ def test_foreign_weights_keep_their_rgb_kernels(patch_size, tmp_path):
 
 
 def test_foreign_preprocessing_is_one_the_preprocessor_reads():
-    from_dict = import_module("brainfeat.preprocessing").Preprocessor.from_dict
     plain = _foreign_preprocessing(
         EncoderConfig.preset("small", modalities=["T1w"], thickness=3)
     )
-    preprocessor = from_dict(plain)
+    preprocessor = Preprocessor.from_dict(plain)
     assert tuple(preprocessor.shape) == (154, 196, 150)
     assert json.loads(json.dumps(preprocessor.to_dict())) == plain
 
@@ -299,8 +298,8 @@ def test_bundled_checkpoint_is_small_and_made_for_the_default_preprocessing():
     assert bundled.config.encoder.modalities == ("T1w", "T2w", "FLAIR")
     assert bundled.config.missing_modalities
     assert "medical device" in bundled.model_card
-    default = import_module("brainfeat.preprocessing").Preprocessor().to_dict()
-    assert json.loads(json.dumps(default)) == bundled.config.preprocessing
+    default = json.dumps(Preprocessor().to_dict())
+    assert json.loads(default) == bundled.config.preprocessing
 
 
 @pytest.mark.parametrize("module", ["models.encoder", "interop", "checkpoint"])
