@@ -31,10 +31,10 @@ class _Commands(TyperGroup):
     """Commands whose errors are one line, and never a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
-        from brainfeat.console import own_warnings_only
+        from brainfeat.console import own_messages_only
 
         try:
-            with own_warnings_only():
+            with own_messages_only():
                 return super().invoke(ctx)
         except BrainfeatError as error:
             _fail(str(error), _USAGE)
@@ -174,9 +174,16 @@ def demo(
     ] = Path("brainfeat-demo"),
 ) -> None:
     """Simulate a cohort, embed it, cross-validate a classifier; no downloads."""
+    from brainfeat.console import RunDisplay
     from brainfeat.reporting.demo import format_demo, run_demo
 
-    typer.echo(format_demo(run_demo(output)))
+    result = run_demo(
+        output,
+        n_jobs=_count_threads(-1),
+        tell=lambda line: typer.echo(line, err=True),
+        display=RunDisplay,
+    )
+    typer.echo(format_demo(result))
 
 
 @app.command()

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from brainfeat.checkpoint import Checkpoint
     from brainfeat.runs import RunEvent, RunSummary
 
-__all__ = ["RunDisplay", "format_checkpoint", "format_summary", "own_warnings_only"]
+__all__ = ["RunDisplay", "format_checkpoint", "format_summary", "own_messages_only"]
 
 
 class RunDisplay:
@@ -170,8 +170,8 @@ def format_checkpoint(checkpoint: "Checkpoint") -> str:
 
 
 @contextmanager
-def own_warnings_only(stream: TextIO | None = None) -> Iterator[None]:
-    """Show our own warnings as one line each, and those of libraries not at all.
+def own_messages_only(stream: TextIO | None = None) -> Iterator[None]:
+    """Show our own warnings and logs as a line each, and those of libraries not.
 
     Parameters
     ----------
@@ -183,9 +183,9 @@ def own_warnings_only(stream: TextIO | None = None) -> Iterator[None]:
     None
         While this holds.
     """
-    # nibabel logs a line for each header field that it corrects.
-    nibabel = logging.getLogger("nibabel")
-    level = nibabel.level
+    ours, nibabel = logging.getLogger("brainfeat"), logging.getLogger("nibabel")
+    levels = ours.level, nibabel.level
+    handler = logging.StreamHandler(stream)
 
     def show(message: Warning | str, *_details: object, **_more: object) -> None:
         (stream or sys.stderr).write(f"warning: {_one_line(str(message))}\n")
@@ -194,11 +194,16 @@ def own_warnings_only(stream: TextIO | None = None) -> Iterator[None]:
         warnings.simplefilter("ignore")
         warnings.simplefilter("default", UntrainedCheckpointWarning)
         warnings.showwarning = show
+        ours.addHandler(handler)
+        ours.setLevel(logging.INFO)
+        # It logs a line for each header field that it corrects.
         nibabel.setLevel(logging.CRITICAL)
         try:
             yield
         finally:
-            nibabel.setLevel(level)
+            ours.removeHandler(handler)
+            ours.setLevel(levels[0])
+            nibabel.setLevel(levels[1])
 
 
 class _PaceColumn(ProgressColumn):

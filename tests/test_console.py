@@ -10,7 +10,7 @@ from brainfeat.console import (
     RunDisplay,
     format_checkpoint,
     format_summary,
-    own_warnings_only,
+    own_messages_only,
 )
 from brainfeat.exceptions import UntrainedCheckpointWarning
 from brainfeat.failures import FailedRow
@@ -89,13 +89,15 @@ def test_a_checkpoint_is_described(trained):
     assert "T1w, T2w, FLAIR (all needed)" in text
 
 
-def test_our_warnings_are_one_line_and_others_none():
+def test_our_messages_are_one_line_and_others_none():
     stream = io.StringIO()
-    with own_warnings_only(stream):
+    with own_messages_only(stream):
         warnings.warn("a\nb", UntrainedCheckpointWarning, stacklevel=1)
         warnings.warn("library", UserWarning, stacklevel=1)
+        logging.getLogger("brainfeat.anything").info("progress")
+        logging.getLogger("brainfeat.anything").debug("detail")
         assert not logging.getLogger("nibabel.global").isEnabledFor(logging.ERROR)
-    assert stream.getvalue() == "warning: a b\n"
+    assert stream.getvalue() == "warning: a b\nprogress\n"
     assert logging.getLogger("nibabel.global").isEnabledFor(logging.ERROR)
     with pytest.warns(UserWarning, match="again"):
         warnings.warn("again", UserWarning, stacklevel=1)

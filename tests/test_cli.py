@@ -1,0 +1,367 @@
+"""Commands as a user types them; exit codes in real processes."""
+
+import gzip
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from brainfeat.checkpoint import Checkpoint, CheckpointConfig
+from brainfeat.cli import app
+from brainfeat.io import write_volume
+from brainfeat.models.config import EncoderConfig
+from brainfeat.preprocessing import Preprocessor
+from brainfeat.tables import read_embeddings
+from brainfeat.volume import Volume
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """Folder of a small checkpoint for T1w and FLAIR that needs no alignment."""
+    encoder = EncoderConfig(
+        modalities=("T1w", "FLAIR"),
+        thickness=2,
+        image_size=(40, 32),
+        embed_dim=24,
+        depth=1,
+        num_heads=3,
+    )
+    preprocessor = Preprocessor(shape=(32, 40, 24), spacing=6.0, alignment="none")
+    config = CheckpointConfig(
+        encoder=encoder,
+        preprocessing=preprocessor.to_dict(),
+        missing_modalities=True,
+        trained=False,
+    )
+    folder = tmp_path_factory.mktemp("checkpoint") / "small"
+    return str(Checkpoint.untrained(config).save(folder))
+
+
+@pytest.fixture(scope="session")
+def scans(tmp_path_factory, small_brain):
+    """Folder with four heads of different brightness and place, 3 mm."""
+    folder = tmp_path_factory.mktemp("scans")
+    for index in range(4):
+        data = np.roll(small_brain.data, index, axis=0) * (1 + index)
+        volume = Volume(data.astype(np.float32), small_brain.geometry)
+        write_volume(volume, folder / f"sub-{index}_T1w.nii.gz")
+    return folder
+
+
+@pytest.fixture
+def output(tmp_path):
+    return tmp_path / "out" / "table.csv"
+
+
+def _run(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def _embed(output, checkpoint, *arguments):
+    return _run("embed", *arguments, "-o", output, "--checkpoint", checkpoint)
+
+
+def _command(*arguments):
+    return [sys.executable, "-m", "brainfeat", *map(str, arguments)]
+
+
+def _process(*arguments, **options):
+    return subprocess.run(
+        _command(*arguments), capture_output=True, text=True, timeout=120, **options
+    )
+
+
+def _names(output):
+    return read_embeddings(output)[0]["participant_id"].tolist()
+
+
+def test_embedding_says_what_it_did(scans, checkpoint, output):
+    result = _embed(output, checkpoint, scans)
+    assert result.exit_code == 0
+    first, second = result.stdout.splitlines()
+    assert re.fullmatch(
+        r"4 done, 0 skipped, 0 failed in \d+ s \(\d+\.\d\d s a volume\)", first
+    )
+    assert second == f"table:    {output}"
+    lines = result.stderr.splitlines()
+    assert lines[0].startswith(f"warning: {checkpoint} is not trained")
+    assert len(lines) == 5
+    assert re.fullmatch(r"\[4/4\] sub-3: done in \d+\.\d s", lines[4])
+    _, embeddings, provenance = read_embeddings(output)
+    assert embeddings.shape == (4, 24)
+    assert provenance["checkpoint"] == checkpoint
+    assert provenance["trained"] is False
+    assert provenance["preprocessing"]["spacing"] == 6.0
+
+
+def test_options_reach_the_encoder(scans, checkpoint, output, tmp_path):
+    result = _embed(
+        *(output, checkpoint, scans / "sub-1_T1w.nii.gz", "--modality", "FLAIR"),
+        *("--pooling", "cls+mean", "--batch-size", 3, "--jobs", -1),
+        *("--cache", tmp_path / "cache", "--device", "cpu"),
+    )
+    assert result.exit_code == 0
+    metadata, embeddings, provenance = read_embeddings(output)
+    assert embeddings.shape == (1, 48)
+    assert metadata["T1w"].isna().all()
+    assert metadata["FLAIR"][0] == str(scans / "sub-1_T1w.nii.gz")
+    assert provenance["pooling"] == "cls+mean"
+    assert any((tmp_path / "cache").rglob("*.npy"))
+
+
+def test_the_same_command_again_skips_and_more_inputs_append(scans, checkpoint, output):
+    _embed(output, checkpoint, scans / "sub-2_T1w.nii.gz")
+    result = _embed(output, checkpoint, scans)
+    assert "3 done, 1 skipped, 0 failed" in result.stdout
+    assert _names(output) == ["sub-2", "sub-0", "sub-1", "sub-3"]
+    result = _embed(output, checkpoint, scans)
+    assert "0 done, 4 skipped, 0 failed" in result.stdout
+
+
+def test_another_pooling_is_not_mixed_in(scans, checkpoint, output):
+    path = scans / "sub-2_T1w.nii.gz"
+    _embed(output, checkpoint, path)
+    result = _embed(output, checkpoint, path, "--pooling", "cls")
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1].startswith(f"error: {output}: made with")
+    result = _embed(output, checkpoint, path, "--pooling", "cls", "--overwrite")
+    assert result.exit_code == 0
+    assert read_embeddings(output)[2]["pooling"] == "cls"
+
+
+def _nifti(data, affine=None):
+    image = nib.Nifti1Image(data, np.diag([3.0, 3, 3, 1]) if affine is None else affine)
+    return image.to_bytes()
+
+
+def _brain(shape=(20, 24, 18)):
+    grid = np.stack(np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij"))
+    return (np.clip(1 - (grid**2).sum(0), 0, None) * 100).astype(np.float32)
+
+
+def _affine_of_zeros():
+    content = bytearray(_nifti(_brain()))
+    content[280:328] = bytes(48)  # srow_x, srow_y, srow_z
+    content[252:256] = b"\0\0\2\0"  # qform_code 0, sform_code 2
+    return bytes(content)
+
+
+BAD_SCANS = {
+    "text": lambda: b"this is no image",
+    "truncated": lambda: gzip.compress(_nifti(_brain()))[:3000],
+    "2D": lambda: gzip.compress(_nifti(_brain()[:, :, 9])),
+    "4D": lambda: gzip.compress(_nifti(np.stack([_brain()] * 5, axis=-1))),
+    "complex": lambda: gzip.compress(_nifti(_brain().astype(np.complex64))),
+    "zero": lambda: gzip.compress(_nifti(_brain() * 0)),
+    "nan": lambda: gzip.compress(_nifti(_brain() * np.nan)),
+    "affine": lambda: gzip.compress(_affine_of_zeros()),
+    "empty": lambda: b"",
+}
+
+
+@pytest.fixture(scope="session")
+def bad_scans(tmp_path_factory):
+    """Folder with one damaged file of each kind."""
+    folder = tmp_path_factory.mktemp("bad")
+    for name, make in BAD_SCANS.items():
+        (folder / f"{name}.nii.gz").write_bytes(make())
+    return folder
+
+
+def test_bad_scans_are_one_line_each_and_the_others_done(
+    scans, bad_scans, checkpoint, output, tmp_path
+):
+    (tmp_path / "nothing").mkdir()
+    (tmp_path / "empty.csv").touch()
+    bad = [*sorted(bad_scans.iterdir()), tmp_path / "absent.nii.gz"]
+    bad += [tmp_path / "nothing", tmp_path / "empty.csv"]
+    result = _process(
+        *("embed", scans / "sub-0_T1w.nii.gz", *bad, scans / "sub-1_T1w.nii.gz"),
+        *("-o", output, "--checkpoint", checkpoint),
+    )
+    assert result.returncode == 1
+    assert _names(output) == ["sub-0", "sub-1"]
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1 + 2 + len(bad)  # the warning, the good and the bad ones
+    listed = output.with_name("table.failures.tsv").read_text()
+    for path in bad:
+        (line,) = [line for line in lines if f"failed: {path}: " in line]
+        assert "Error" not in line
+        assert str(path) in listed
+    assert "Traceback" not in result.stderr + result.stdout
+    assert f"2 done, 0 skipped, {len(bad)} failed" in result.stdout
+
+
+@pytest.mark.parametrize("name", BAD_SCANS)
+def test_a_bad_scan_alone_is_one_line(bad_scans, checkpoint, output, name):
+    path = bad_scans / f"{name}.nii.gz"
+    result = _embed(output, checkpoint, path)
+    assert result.exit_code == 1
+    lines = [line for line in result.output.splitlines() if str(path) in line]
+    assert len(lines) == 1
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["absent.nii.gz"], "absent.nii.gz: no such file."),
+        (["*.mgz"], "*.mgz: matches no file."),
+        (["nothing"], "nothing: expected images"),
+        (["empty.csv"], "empty.csv: the manifest is empty."),
+        (["columns.csv"], "columns.csv: expected a column named T1w or FLAIR"),
+        (["a.nii", "--modality", "PET"], "unknown modality 'PET'"),
+        (["a.nii", "--checkpoint", "absent"], "unknown checkpoint 'absent'"),
+        (["a.nii", "--device", "abacus"], "device"),
+        (["a.nii", "--batch-size", "many"], "batch_size"),
+        (["a.nii", "-o", "out.xlsx"], "out.xlsx: expected a name that ends in"),
+        (["a.nii", "absent.nii", "--stop-on-first-error"], "absent.nii: no such file"),
+    ],
+)
+def test_what_cannot_start_is_one_line(
+    checkpoint, tmp_path, monkeypatch, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    Path("nothing").mkdir()
+    Path("empty.csv").touch()
+    Path("columns.csv").write_text("participant_id,age\nP1,71\n")
+    Path("a.nii").touch()
+    result = _run("embed", "-o", "out.csv", "--checkpoint", checkpoint, *arguments)
+    assert result.exit_code == 2
+    lines = result.stderr.splitlines()
+    assert len([line for line in lines if line.startswith("error: ")]) == 1
+    assert lines[-1].startswith("error: ")
+    assert message in lines[-1]
+    assert not Path("out.csv").exists()
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    ["", "fly", "info", "embed a.nii", "embed -o a.csv", "simulate a -n 0"]
+    + [f"embed a.nii -o a.csv {option}" for option in ("--jobs 0", "--pooling max")],
+)
+def test_wrong_usage_is_2(arguments):
+    assert _run(*arguments.split()).exit_code == 2
+
+
+def test_a_manifest_with_gaps_and_columns_of_its_own(scans, checkpoint, output):
+    manifest = output.parent.parent / "manifest.tsv"
+    lines = ["participant_id\tT1w\tFLAIR\tage"]
+    lines += [f"P1\t{scans}/sub-0_T1w.nii.gz\t{scans}/sub-1_T1w.nii.gz\t71"]
+    lines += [f"P2\tn/a\t{scans}/sub-1_T1w.nii.gz\tn/a", "P3\tabsent.nii\t\t64"]
+    manifest.write_text("\n".join(lines))
+    result = _embed(output, checkpoint, manifest)
+    assert result.exit_code == 1
+    assert f"failed: {manifest.parent}/absent.nii: no such file." in result.stderr
+    metadata, _, _ = read_embeddings(output)
+    assert metadata["participant_id"].tolist() == ["P1", "P2"]
+    assert metadata["age"][0] == 71
+
+
+def test_given_twice_is_warned_of(scans, checkpoint, output):
+    path = scans / "sub-0_T1w.nii.gz"
+    result = _embed(output, checkpoint, path, path)
+    assert result.exit_code == 0
+    assert f"warning: {path}: given more than once, used once." in result.stderr
+    assert _names(output) == ["sub-0"]
+
+
+def _many(scans, folder, count):
+    folder.mkdir()
+    for index in range(count):
+        name = f"sub-{index:02d}_T1w.nii.gz"
+        os.link(scans / f"sub-{index % 4}_T1w.nii.gz", folder / name)
+    return folder
+
+
+def _start_and_signal(number, arguments, folder):
+    """Send a signal once the first rows are kept; give what the process said."""
+    rows = folder / ".table.csv.partial" / "rows.jsonl"
+    process = subprocess.Popen(_command(*arguments), stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (rows.exists() and rows.read_bytes().count(b"\n") >= 2):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    return process.returncode, said
+
+
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)],
+)
+def test_a_run_that_is_cut_off_goes_on(scans, checkpoint, tmp_path, number, status):
+    folder = _many(scans, tmp_path / "many", 40)
+    whole, cut = tmp_path / "whole" / "table.csv", tmp_path / "cut" / "table.csv"
+    options = ["--checkpoint", checkpoint]
+    returncode, said = _start_and_signal(
+        number, ["embed", folder, "-o", cut, *options], cut.parent
+    )
+    assert returncode == status
+    assert not cut.exists()
+    assert "Traceback" not in said
+    if status > 0:
+        assert re.search(r"error: interrupted: \d+ of 40 are kept", said)
+    result = _run("embed", folder, "-o", cut, *options)
+    done, skipped = map(int, re.findall(r"(\d+) (?:done|skipped)", result.stdout))
+    assert done + skipped == 40
+    assert skipped >= 2
+    assert _run("embed", folder, "-o", whole, *options).exit_code == 0
+    assert cut.read_bytes() == whole.read_bytes()
+    assert [path.name for path in sorted(cut.parent.iterdir())] == [
+        "table.csv",
+        "table.json",
+    ]
+
+
+def test_help_is_quick_and_complete():
+    start = time.perf_counter()
+    result = _process("--help")
+    assert time.perf_counter() - start < 0.5
+    assert result.returncode == 0
+    for command in ("embed", "simulate", "demo", "info", "convert"):
+        assert re.search(rf"^  {command} ", result.stdout, re.MULTILINE)
+
+
+def test_the_version_is_told():
+    assert re.fullmatch(r"brainfeat \d+\.\d+\.\S+\n", _run("--version").stdout)
+
+
+def test_info_describes_and_does_not_warn(checkpoint):
+    result = _run("info", checkpoint)
+    assert result.exit_code == 0
+    assert result.stderr == ""
+    assert "not trained: random weights" in result.stdout
+    assert "T1w, FLAIR" in result.stdout
+
+
+def test_converting_writes_a_checkpoint_once(checkpoint, tmp_path):
+    result = _run("convert", checkpoint, "-o", tmp_path / "copy")
+    assert result.exit_code == 0
+    assert result.stdout == f"checkpoint: {tmp_path / 'copy'}\n"
+    with pytest.warns(UserWarning, match="not trained"):
+        copy = Checkpoint.load(tmp_path / "copy")
+    with pytest.warns(UserWarning, match="not trained"):
+        assert copy.fingerprint == Checkpoint.load(checkpoint).fingerprint
+    result = _run("convert", checkpoint, "-o", tmp_path / "copy")
+    assert result.exit_code == 2
+    assert "not an empty folder" in result.stderr
+
+
+def test_a_reader_that_leaves_early_is_no_error(checkpoint):
+    command = f"{' '.join(_command('info', checkpoint))} | head -1"
+    result = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True
+    )
+    assert result.stderr == ""
