@@ -74,7 +74,7 @@ def read_volume(source: ImageSource) -> Volume:
     data = _scaled(_one_volume(stored.raw, name), stored)
     if not np.isfinite(data).any():
         raise VolumeError(f"{name}: expected intensities, got no finite value.")
-    return Volume(data, _geometry(data, stored.affine, name))
+    return Volume(data, _geometry(data, stored.affine, name), _path_of(source))
 
 
 def read_labels(source: ImageSource) -> Volume:
@@ -108,7 +108,7 @@ def read_labels(source: ImageSource) -> Volume:
     if not np.array_equal(labels, values):
         stray = values[labels != values].flat[0]
         raise VolumeError(f"{name}: expected integer labels, got {stray:g}.")
-    return Volume(labels, _geometry(labels, stored.affine, name))
+    return Volume(labels, _geometry(labels, stored.affine, name), _path_of(source))
 
 
 def split_volumes(source: ImageSource) -> tuple[ImageSource, ...]:
@@ -279,6 +279,13 @@ def _open(source: ImageSource) -> tuple[str, _Stored]:
         raise
     except _READ_ERRORS as error:
         raise VolumeError(f"{path}: {_reason(error)}") from error
+
+
+def _path_of(source: ImageSource) -> Path | None:
+    if isinstance(source, SpatialImage):
+        name = source.get_filename()
+        return None if name is None else Path(name)
+    return Path(source).expanduser()
 
 
 def _existing_file(source: str | os.PathLike[str]) -> Path:

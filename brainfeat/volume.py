@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import nibabel as nib
@@ -104,6 +105,8 @@ class Volume:
         Intensities, labels or a boolean mask.
     geometry : Geometry
         Grid of the voxels; its shape must be that of ``data``.
+    path : Path, optional
+        File that the volume was read from, for messages and for what lies beside it.
 
     Raises
     ------
@@ -113,6 +116,7 @@ class Volume:
 
     data: NDArray[Any]
     geometry: Geometry
+    path: Path | None = None
 
     def __post_init__(self) -> None:
         if self.data.ndim != 3:

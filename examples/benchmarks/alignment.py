@@ -1,7 +1,8 @@
 """How much alignment to MNI152 helps: the measurement behind the default.
 
 Embeds one simulated cohort with each kind of alignment and prints the time per
-volume and the cross-validated AUC of disease against control with its spread over splits.
+volume and the cross-validated AUC of disease against control, with its standard
+error over splits.
 
     python examples/benchmarks/alignment.py [N_SUBJECTS]
 """

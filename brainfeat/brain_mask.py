@@ -1,0 +1,272 @@
+"""Which voxels are brain: found without a skull strip, or by one that is named."""
+
+__all__ = [
+    "BrainMask",
+    "Placement",
+    "compute_mask",
+    "find_foreground",
+    "mask_path",
+    "reference",
+]
+
+import os
+import re
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from brainfeat.exceptions import ConfigError, MissingDependencyError, VolumeError
+from brainfeat.foreground import find_flat_background, find_head
+from brainfeat.io import read_labels, write_volume
+from brainfeat.registration import Alignment
+from brainfeat.resampling import to_resampled, to_shrunk
+from brainfeat.template import load_template
+from brainfeat.volume import Geometry, Volume
+
+BrainMask = str | Callable[[Volume], NDArray[Any]]
+
+_REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+# An adult brain has 0.8 to 1.9 litres; a head with its face has three or more.
+_BRAIN_LITRES = (0.3, 2.3)
+# Registration errs by a few millimetres, and atrophy leaves fluid around a brain.
+_TEMPLATE_MARGIN = 5.0
+
+
+class Placement(NamedTuple):
+    """Where the encoder's grid lies in a subject.
+
+    Attributes
+    ----------
+    grid : Geometry
+        Voxels of the grid, in millimetres of the template.
+    grid_to_scanner : ndarray of shape (4, 4)
+        Maps the grid's millimetres to the scanner's.
+    """
+
+    grid: Geometry
+    grid_to_scanner: NDArray[np.float64]
+
+
+def compute_mask(volume: Volume, brain_mask: BrainMask) -> Volume:
+    """Apply the skull strip that was asked for.
+
+    Parameters
+    ----------
+    volume : Volume
+        The first modality of a subject.
+    brain_mask : str or callable
+        Path of a mask, in which ``{stem}`` stands for the volume's file name
+        without suffix and ``{folder}`` for its folder; ``"deepbet"``;
+        ``"module:function"``; or a function of a volume that returns an array of its
+        shape.
+
+    Returns
+    -------
+    Volume
+        Boolean mask, on the mask file's own grid or on that of ``volume``.
+
+    Raises
+    ------
+    VolumeError
+        If the mask is empty, unreadable or of another shape.
+    ConfigError
+        If the function cannot be found.
+    MissingDependencyError
+        If deepbet is asked for and not installed.
+    """
+    path = mask_path(brain_mask, volume.path)
+    if path is not None:
+        mask = read_labels(path)
+        mask = Volume(mask.data != 0, mask.geometry)
+    else:
+        data = np.asarray(_resolve(brain_mask)(volume))
+        if data.shape != volume.data.shape:
+            raise VolumeError(
+                f"brain mask: expected shape {volume.data.shape}, got {data.shape}."
+            )
+        mask = Volume(data != 0, volume.geometry)
+    if not mask.data.any():
+        raise VolumeError(f"{path or 'brain mask'}: expected a brain, got no voxel.")
+    return mask
+
+
+def find_foreground(
+    volume: Volume,
+    sampled: NDArray[np.float32],
+    alignment: Alignment,
+    placement: Placement,
+) -> NDArray[np.bool_]:
+    """Find the brain on the encoder's grid without a skull strip.
+
+    Volumes that are stripped already, with one value all around a brain-sized
+    remainder, keep their own mask. Where the template was registered, its brain and
+    the head within 5 mm of it are taken; else the head.
+
+    Parameters
+    ----------
+    volume : Volume
+        The first modality of a subject, finite.
+    sampled : ndarray of float32 of shape (size_i, size_j, size_k)
+        The same on the grid, NaN where the volume does not reach.
+    alignment : Alignment
+        Where the template lies in the volume.
+    placement : Placement
+        Where the grid lies in the volume.
+
+    Returns
+    -------
+    ndarray of bool of shape (size_i, size_j, size_k)
+        Never empty, unless the grid misses the volume.
+    """
+    stripped = _find_stripped(volume)
+    if stripped is not None:
+        share = to_resampled(stripped, placement.grid, placement.grid_to_scanner)
+        if (share >= 0.5).any():
+            return np.asarray(share >= 0.5)
+    reached = np.isfinite(sampled)
+    head = find_head(np.where(reached, sampled, volume.data.min())) & reached
+    if not alignment.is_registered:
+        return head
+    to_template = np.linalg.inv(alignment.affine) @ placement.grid_to_scanner
+    depth = to_resampled(_load_depth(), placement.grid, to_template, outside=-np.inf)
+    # What is dark within the brain is still brain: fluid, and what a coil misses.
+    brain = reached & ((depth >= 0) | (head & (depth >= -_TEMPLATE_MARGIN)))
+    return brain if brain.any() else head
+
+
+def mask_path(
+    brain_mask: BrainMask | None, volume_path: str | os.PathLike[str] | None
+) -> Path | None:
+    """Return the mask file of a volume, if masks are files.
+
+    Parameters
+    ----------
+    brain_mask : str, callable or None
+        As for :func:`compute_mask`.
+    volume_path : path-like or None
+        Where the volume was read from.
+
+    Returns
+    -------
+    Path or None
+        None if the mask is computed.
+
+    Raises
+    ------
+    ConfigError
+        If the mask's name depends on the volume's, and the volume has none.
+    """
+    if not isinstance(brain_mask, str) or _names_function(brain_mask):
+        return None
+    if "{" not in brain_mask:
+        return Path(brain_mask).expanduser()
+    if volume_path is None:
+        raise ConfigError(
+            f"brain_mask {brain_mask!r} needs images that come from files."
+        )
+    path = Path(volume_path)
+    stem = re.sub(r"\.(nii\.gz|nii|mgz|mgh|hdr|img)$", "", path.name)
+    try:
+        name = brain_mask.format(stem=stem, folder=path.parent)
+    except (KeyError, IndexError, ValueError) as error:
+        raise ConfigError(
+            f"brain_mask {brain_mask!r} may hold {{stem}} and {{folder}} only."
+        ) from error
+    return Path(name).expanduser()
+
+
+def reference(brain_mask: BrainMask | None) -> str | None:
+    """Return the text that stands for a brain mask in a configuration file.
+
+    Parameters
+    ----------
+    brain_mask : str, callable or None
+        As for :func:`compute_mask`.
+
+    Returns
+    -------
+    str or None
+        The text itself, or ``"module:function"``.
+
+    Raises
+    ------
+    ConfigError
+        If the function is not at the top level of a module, so that another process
+        could not find it.
+    """
+    if brain_mask is None or isinstance(brain_mask, str):
+        return brain_mask
+    text = f"{brain_mask.__module__}:{getattr(brain_mask, '__qualname__', '?')}"
+    if brain_mask.__module__ == "__main__" or not _REFERENCE.fullmatch(text):
+        raise ConfigError(
+            f"brain_mask {text} cannot be stored: expected a function at the top "
+            "level of a module that can be imported."
+        )
+    return text
+
+
+def _names_function(text: str) -> bool:
+    return text == "deepbet" or _REFERENCE.fullmatch(text) is not None
+
+
+def _resolve(brain_mask: BrainMask) -> Callable[[Volume], Any]:
+    if not isinstance(brain_mask, str):
+        return brain_mask
+    if brain_mask == "deepbet":
+        return _run_deepbet
+    module, _, name = brain_mask.partition(":")
+    try:
+        found: Any = import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"brain_mask {brain_mask!r} was not found: {error}") from None
+    if not callable(found):
+        raise ConfigError(f"brain_mask {brain_mask!r} is not a function.")
+    function: Callable[[Volume], Any] = found
+    return function
+
+
+def _run_deepbet(volume: Volume) -> NDArray[np.bool_]:
+    try:
+        deepbet = import_module("deepbet")
+    except ImportError as error:
+        raise MissingDependencyError(
+            'brain_mask "deepbet" needs an extra: pip install "brainfeat[deepbet]"'
+        ) from error
+    with tempfile.TemporaryDirectory() as folder:
+        # deepbet works from file to file.
+        source = write_volume(volume, Path(folder, "head.nii.gz"))
+        target = Path(folder, "mask.nii.gz")
+        deepbet.run_bet([str(source)], None, [str(target)], no_gpu=True)
+        mask: NDArray[np.bool_] = read_labels(target).data > 0
+        return mask
+
+
+def _find_stripped(volume: Volume) -> Volume | None:
+    """Return the mask of a volume that is stripped already, as float32."""
+    background = find_flat_background(volume.data)
+    if background is None:
+        return None
+    mask = volume.data != background
+    litres = mask.sum() * abs(np.linalg.det(volume.geometry.affine[:3, :3])) / 1e6
+    if not _BRAIN_LITRES[0] <= litres <= _BRAIN_LITRES[1]:
+        return None
+    return Volume(mask.astype(np.float32), volume.geometry)
+
+
+@cache
+def _load_depth() -> Volume:
+    """Load how deep in the template brain a voxel lies, in mm; negative outside."""
+    brain = to_shrunk(load_template("T1w"), 2.0)
+    inside = brain.data > 0
+    distance = ndimage.distance_transform_edt
+    depth = 2.0 * np.where(inside, distance(inside) - 0.5, 0.5 - distance(~inside))
+    return Volume(depth.astype(np.float32), brain.geometry)

@@ -1,0 +1,141 @@
+"""Rough places of the brain in a head, from which a registration can start."""
+
+__all__ = ["BRAIN_CENTER", "find_center", "find_starts"]
+
+from functools import cache
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from brainfeat.foreground import find_head
+from brainfeat.resampling import to_shrunk
+from brainfeat.template import load_template
+from brainfeat.volume import Volume
+
+Affine = NDArray[np.float64]
+
+BRAIN_CENTER = (0.0, -17.0, 5.0)
+"""Middle of the template brain's bounding box, in template millimetres."""
+
+# Below the vertex: a head's neck and shoulders say nothing of where its brain is.
+_HEAD_HEIGHT = 150.0
+_CENTER_DEPTH = 85.0
+
+_PITCHES = (-0.35, -0.17, 0.0, 0.17, 0.35)
+_SHIFTS = (-30.0, -15.0, 0.0, 15.0, 30.0)
+_SAMPLE_SPACING = 10.0
+_N_BINS = 16
+
+
+def find_starts(volume: Volume, n_starts: int) -> list[Affine]:
+    """Find places of the template brain that a head may have it in.
+
+    Nods and shifts about the centre of the head are compared by the mutual
+    information of a few thousand points.
+
+    Parameters
+    ----------
+    volume : Volume
+        Head or brain in closest-RAS order, with voxels of about 6 mm.
+    n_starts : int
+        How many starts to return, of different pitch; at most five.
+
+    Returns
+    -------
+    list of ndarray of shape (4, 4)
+        Rigid maps of template to scanner millimetres, the likeliest first.
+    """
+    points, template_bins = _load_samples()
+    volume_bins = _to_bins(volume.data)
+    to_voxel = np.linalg.inv(volume.geometry.affine)
+    center = find_center(volume)
+    best: dict[float, tuple[float, Affine]] = {}
+    for pitch, y, z in product(_PITCHES, _SHIFTS, _SHIFTS):
+        start = _rigid(pitch, center + np.array([0.0, y, z]))
+        sampled = _sample_nearest(volume_bins, points, to_voxel @ start)
+        score = _mutual_information(template_bins, sampled)
+        if pitch not in best or score > best[pitch][0]:
+            best[pitch] = score, start
+    ranked = sorted(best.values(), key=lambda scored: -scored[0])
+    return [start for _, start in ranked[:n_starts]]
+
+
+def find_center(volume: Volume) -> NDArray[np.float64]:
+    """Find the middle of the head's upper part, which is about that of the brain.
+
+    Parameters
+    ----------
+    volume : Volume
+        Head, brain or anything else in closest-RAS order, with finite intensities.
+
+    Returns
+    -------
+    ndarray of shape (3,)
+        Scanner coordinates in millimetres.
+    """
+    head = _largest_part(find_head(volume.data))
+    affine = volume.geometry.affine
+    points = np.argwhere(head) @ affine[:3, :3].T + affine[:3, 3]
+    top = np.percentile(points[:, 2], 99.8)
+    points = points[points[:, 2] >= top - _HEAD_HEIGHT]
+    low, high = np.percentile(points, [1.0, 99.0], axis=0)
+    center: NDArray[np.float64] = (low + high) / 2.0
+    center[2] = max(center[2], top - _CENTER_DEPTH)
+    return center
+
+
+def _largest_part(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    labels, n_labels = ndimage.label(mask)
+    if n_labels < 2:
+        return mask
+    sizes = np.bincount(labels.ravel())
+    largest: NDArray[np.bool_] = labels == 1 + np.argmax(sizes[1:])
+    return largest
+
+
+@cache
+def _load_samples() -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    """Load points in and around the template brain, and their intensity bins."""
+    brain = to_shrunk(load_template("T1w"), _SAMPLE_SPACING)
+    near = ndimage.binary_dilation(brain.data > 0)
+    points = np.argwhere(near) @ brain.geometry.affine[:3, :3].T
+    return points + brain.geometry.affine[:3, 3], _to_bins(brain.data)[near]
+
+
+def _to_bins(data: NDArray[Any]) -> NDArray[np.intp]:
+    """Sort intensities into bins 1, 2, ...; bin 0 stays free for what is outside."""
+    low, high = np.percentile(data, [0.5, 99.0])
+    scale = (_N_BINS - 1) / max(high - low, np.finfo(np.float32).tiny)
+    clipped = np.clip(data, low, high).astype(np.float64)
+    bins: NDArray[np.intp] = 1 + ((clipped - low) * scale).astype(np.intp)
+    return bins
+
+
+def _rigid(pitch: float, center: NDArray[np.float64]) -> Affine:
+    """Nod the template about the brain's centre, and move that to `center`."""
+    cosine, sine = np.cos(pitch), np.sin(pitch)
+    affine = np.eye(4)
+    affine[1:3, 1:3] = [[cosine, -sine], [sine, cosine]]
+    affine[:3, 3] = center - affine[:3, :3] @ np.array(BRAIN_CENTER)
+    return affine
+
+
+def _sample_nearest(
+    bins: NDArray[np.intp], points: NDArray[np.float64], to_voxel: Affine
+) -> NDArray[np.intp]:
+    voxels = np.rint(points @ to_voxel[:3, :3].T + to_voxel[:3, 3]).astype(np.intp)
+    inside = ((voxels >= 0) & (voxels < bins.shape)).all(axis=1)
+    i, j, k = np.where(inside[:, None], voxels, 0).T
+    return np.where(inside, bins[i, j, k], 0)
+
+
+def _mutual_information(first: NDArray[np.intp], second: NDArray[np.intp]) -> float:
+    n_levels = _N_BINS + 1
+    joint = np.bincount(first * n_levels + second, minlength=n_levels**2)
+    share = joint.reshape(n_levels, n_levels) / len(first)
+    independent = share.sum(axis=1, keepdims=True) * share.sum(axis=0)
+    held = share > 0
+    return float(np.sum(share[held] * np.log(share[held] / independent[held])))

@@ -1,0 +1,206 @@
+"""Where a brain lies: affine registration of a head to the MNI152 template.
+
+The template is moved over the volume, coarse to fine, by maximising Mattes' mutual
+information [1]_ inside the dilated mask of the template brain. Mutual information
+makes no assumption on the contrast, so that T1w, T2w and FLAIR volumes are aligned
+alike; the mask leaves out neck, face and most of the scalp, so that full heads and
+stripped brains are aligned alike.
+
+References
+----------
+.. [1] Mattes et al., PET-CT image registration in the chest using free-form
+   deformations. IEEE Transactions on Medical Imaging 22, 2003.
+   doi:10.1109/TMI.2003.809072
+"""
+
+__all__ = ["Alignment", "align_to_template"]
+
+import logging
+import math
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from brainfeat.brain_search import BRAIN_CENTER, find_center, find_starts
+from brainfeat.foreground import find_flat_background
+from brainfeat.resampling import run_on_one_thread, to_closest_ras, to_shrunk, to_sitk
+from brainfeat.template import load_template
+from brainfeat.volume import Volume
+
+logger = logging.getLogger(__name__)
+
+Affine = NDArray[np.float64]
+
+# All lengths are divided by this one during registration: a step of the optimiser
+# then moves the brain about as far by translation as by rotation or scaling, and
+# needs no scales.
+_UNIT = 50.0
+_N_BINS = 32
+_N_STARTS = 3
+
+_MIN_EXTENT = 100.0  # mm; less than this holds too little of a brain
+_SCALES = (0.6, 1.6)  # of the template; beyond these it is not a human brain
+
+# Skull and cerebrospinal fluid around the template brain, which has neither. They
+# hold the edge of the brain in place in every contrast.
+_RIM_OF_FLUID, _MASK_MARGIN = 3.0, 8.0  # mm
+_FLUID = 40.0  # intensity, on the template's scale of 0 to 255
+
+
+class Alignment(NamedTuple):
+    """Where the template lies in a volume.
+
+    Attributes
+    ----------
+    affine : ndarray of shape (4, 4)
+        Maps template millimetres to scanner millimetres.
+    rigid : ndarray of shape (4, 4)
+        The rotation nearest to `affine`, with the brain's centre at the same place.
+    similarity : float
+        Mutual information in nats; NaN if the volume could not be registered and the
+        template was only centred on its foreground.
+    """
+
+    affine: Affine
+    rigid: Affine
+    similarity: float
+
+    @property
+    def is_registered(self) -> bool:
+        """Whether more than the centre of the foreground was found."""
+        return not math.isnan(self.similarity)
+
+
+def align_to_template(volume: Volume) -> Alignment:
+    """Register a head or a stripped brain to the MNI152 template.
+
+    The result is deterministic, and does not depend on the order in which the
+    volume's axes are stored.
+
+    Parameters
+    ----------
+    volume : Volume
+        Finite intensities of any contrast.
+
+    Returns
+    -------
+    Alignment
+        Volumes of less than 100 mm along an axis, and those without a likely match,
+        are only centred: `affine` and `rigid` are then the same translation.
+    """
+    volume = to_closest_ras(volume)
+    extent = np.array(volume.geometry.shape) * volume.geometry.spacing
+    if extent.min() < _MIN_EXTENT:
+        logger.debug("Only centred: the volume measures %s mm.", extent.round(1))
+        return _centre_only(volume)
+    fine = _with_dark_background(to_shrunk(volume, 4.0))
+    coarse = _with_dark_background(to_shrunk(volume, 6.0))
+    try:
+        affine, similarity = _register(coarse, fine)
+    except RuntimeError as error:  # of SimpleITK, when too few points overlap
+        logger.debug("Only centred: %s", error)
+        return _centre_only(volume)
+    scale = np.cbrt(np.linalg.det(affine[:3, :3]))
+    if not _SCALES[0] < scale < _SCALES[1]:
+        logger.debug("Only centred: the best match has a scale of %.2f.", scale)
+        return _centre_only(volume)
+    return Alignment(affine, _rigid_part(affine), similarity)
+
+
+def _centre_only(volume: Volume) -> Alignment:
+    affine = np.eye(4)
+    affine[:3, 3] = find_center(to_shrunk(volume, 4.0)) - np.array(BRAIN_CENTER)
+    return Alignment(affine, affine, math.nan)
+
+
+def _with_dark_background(volume: Volume) -> Volume:
+    """Clip outliers, and lower a flat background that lies amid the intensities."""
+    low, high = np.percentile(volume.data, [0.1, 99.5]).astype(np.float32)
+    data = np.clip(volume.data, low, high)
+    background = find_flat_background(data)
+    if background is not None and background > low:
+        data = np.where(data == background, low, data)
+    return Volume(data, volume.geometry)
+
+
+def _register(coarse: Volume, fine: Volume) -> tuple[Affine, float]:
+    moving = to_sitk(coarse, unit=_UNIT)
+    candidates = []
+    for start in find_starts(coarse, _N_STARTS):
+        rigid = _place(sitk.Euler3DTransform(), start)
+        score = _optimise(rigid, moving, spacing=8.0, first_step=8.0, last_step=0.5)
+        candidates.append((score, rigid))
+    _, best = max(candidates, key=lambda candidate: candidate[0])
+    affine = _place(sitk.AffineTransform(3), _to_matrix(best))
+    _optimise(affine, moving, spacing=8.0, first_step=4.0, last_step=0.5)
+    moving = to_sitk(fine, unit=_UNIT)
+    score = _optimise(affine, moving, spacing=6.0, first_step=1.0, last_step=0.1)
+    return _to_matrix(affine), score
+
+
+def _optimise(
+    transform: sitk.Transform,
+    moving: sitk.Image,
+    *,
+    spacing: float,
+    first_step: float,
+    last_step: float,
+) -> float:
+    """Improve `transform` in place; return the mutual information reached."""
+    fixed, mask = _load_fixed(spacing)
+    method = sitk.ImageRegistrationMethod()
+    method.SetMetricAsMattesMutualInformation(_N_BINS)
+    method.SetMetricFixedMask(mask)
+    method.SetInterpolator(sitk.sitkLinear)
+    method.SetOptimizerAsRegularStepGradientDescent(
+        learningRate=first_step / _UNIT,
+        minStep=last_step / _UNIT,
+        numberOfIterations=50,
+        relaxationFactor=0.7,
+        gradientMagnitudeTolerance=1e-8,
+    )
+    method.SetInitialTransform(transform, inPlace=True)
+    run_on_one_thread(method, fixed, moving)
+    return -float(method.GetMetricValue())
+
+
+@cache
+def _load_fixed(spacing: float) -> tuple[sitk.Image, sitk.Image]:
+    """Load the template with its rim of fluid, and the mask to compare it in."""
+    brain = load_template("T1w")
+    distance = ndimage.distance_transform_edt(~load_template("brain_mask").data)
+    data = np.where((distance > 0) & (distance <= _RIM_OF_FLUID), _FLUID, brain.data)
+    fixed = to_shrunk(Volume(data.astype(np.float32), brain.geometry), spacing)
+    near = Volume((distance <= _MASK_MARGIN).astype(np.float32), brain.geometry)
+    share = to_shrunk(near, spacing)
+    mask = Volume(share.data >= 0.5, share.geometry)
+    return to_sitk(fixed, unit=_UNIT), to_sitk(mask, unit=_UNIT)
+
+
+def _place(transform: sitk.Transform, matrix: Affine) -> sitk.Transform:
+    center = np.array(BRAIN_CENTER)
+    moved = matrix[:3, :3] @ center + matrix[:3, 3]
+    transform.SetCenter((center / _UNIT).tolist())
+    transform.SetMatrix(matrix[:3, :3].ravel().tolist())
+    transform.SetTranslation(((moved - center) / _UNIT).tolist())
+    return transform
+
+
+def _to_matrix(transform: sitk.Transform) -> Affine:
+    matrix = np.eye(4)
+    matrix[:3, :3] = np.reshape(transform.GetMatrix(), (3, 3))
+    matrix[:3, 3] = np.array(transform.TransformPoint((0.0, 0.0, 0.0))) * _UNIT
+    return matrix
+
+
+def _rigid_part(affine: Affine) -> Affine:
+    left, _, right = np.linalg.svd(affine[:3, :3])
+    center = np.array(BRAIN_CENTER)
+    rigid = np.eye(4)
+    rigid[:3, :3] = left @ right
+    rigid[:3, 3] = affine[:3, :3] @ center + affine[:3, 3] - rigid[:3, :3] @ center
+    return rigid

@@ -1,0 +1,210 @@
+"""Volumes from one grid to another through an affine map, in one interpolation.
+
+SimpleITK does the sampling. It is given scanner coordinates as they are (RAS+): its
+own LPS convention only matters for files, which it neither reads nor writes here.
+Every filter runs on one thread and releases the interpreter lock, so that volumes
+can be processed side by side.
+"""
+
+__all__ = [
+    "run_on_one_thread",
+    "to_closest_ras",
+    "to_resampled",
+    "to_shrunk",
+    "to_sitk",
+]
+
+from typing import Any, Literal
+
+import nibabel as nib
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from brainfeat.volume import Geometry, Volume
+
+Affine = NDArray[np.float64]
+
+# Gaussians of this width, relative to sqrt(ratio**2 - 1) source voxels, turn the point
+# spread of a source voxel into that of a voxel `ratio` times as long.
+_SIGMA_PER_FWHM = 1.0 / (2.0 * np.sqrt(2.0 * np.log(2.0)))
+_TRUNCATE = 3.0
+
+
+def to_closest_ras(volume: Volume) -> Volume:
+    """Permute and flip array axes until they grow to the right, front and top.
+
+    Parameters
+    ----------
+    volume : Volume
+        Volume stored in any orientation.
+
+    Returns
+    -------
+    Volume
+        The same voxels, none interpolated, in Fortran order. A volume gives the same
+        array and the same affine in whichever orientation it was stored.
+    """
+    affine = volume.geometry.affine
+    orientation = nib.orientations.io_orientation(affine)
+    data = nib.orientations.apply_orientation(volume.data, orientation)
+    flips = nib.orientations.inv_ornt_aff(orientation, volume.data.shape)
+    # Rounding removes what is left of flipped origins, so that equal content stays
+    # equal bit by bit in all that follows.
+    closest = np.round(affine @ flips, 9) + 0.0
+    return Volume(
+        np.asfortranarray(data), Geometry(data.shape, closest), volume.path
+    )
+
+
+def to_sitk(volume: Volume, *, unit: float = 1.0) -> sitk.Image:
+    """Copy a volume into a SimpleITK image that keeps RAS+ coordinates.
+
+    Parameters
+    ----------
+    volume : Volume
+        Volume with any invertible affine. Boolean data become uint8.
+    unit : float
+        Length of the image's unit of distance, in millimetres.
+
+    Returns
+    -------
+    SimpleITK.Image
+        Image whose physical points are scanner coordinates over `unit`.
+    """
+    data = volume.data.view(np.uint8) if volume.data.dtype == bool else volume.data
+    image = sitk.GetImageFromArray(np.ascontiguousarray(data.T))
+    affine, spacing = volume.geometry.affine, np.array(volume.geometry.spacing)
+    image.SetSpacing((spacing / unit).tolist())
+    image.SetOrigin((affine[:3, 3] / unit).tolist())
+    image.SetDirection((affine[:3, :3] / spacing).ravel().tolist())
+    return image
+
+
+def to_shrunk(volume: Volume, spacing: float) -> Volume:
+    """Average blocks of voxels until they are about as large as asked for.
+
+    Parameters
+    ----------
+    volume : Volume
+        Volume of intensities.
+    spacing : float
+        Edge length to reach without exceeding it, in millimetres.
+
+    Returns
+    -------
+    Volume
+        Means of whole blocks, as float32. Axes that are coarser already stay.
+    """
+    factors = [
+        max(1, min(int(spacing / edge + 1e-3), size))
+        for edge, size in zip(volume.geometry.spacing, volume.geometry.shape, strict=True)
+    ]
+    image = sitk.BinShrinkImageFilter()
+    image.SetShrinkFactors(factors)
+    shrunk = run_on_one_thread(image, to_sitk(volume))
+    data = sitk.GetArrayFromImage(shrunk).T
+    affine = volume.geometry.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ ((np.array(factors) - 1) / 2.0)
+    affine[:3, :3] *= factors
+    return Volume(data, Geometry(data.shape, affine))
+
+
+def to_resampled(
+    volume: Volume,
+    grid: Geometry,
+    grid_to_scanner: Affine,
+    *,
+    interpolation: Literal["linear", "nearest"] = "linear",
+    outside: float = 0.0,
+) -> NDArray[Any]:
+    """Sample a volume on a grid.
+
+    Intensities are smoothed first along the axes that the grid samples more coarsely,
+    as strongly as it takes to avoid aliasing.
+
+    Parameters
+    ----------
+    volume : Volume
+        What to sample. With linear interpolation, float32.
+    grid : Geometry
+        Where to sample, in the grid's own world.
+    grid_to_scanner : ndarray of shape (4, 4)
+        Maps the grid's world to the volume's, both in millimetres.
+    interpolation : {"linear", "nearest"}
+        ``"nearest"`` for label maps and masks, which are not smoothed.
+    outside : float
+        Value of grid voxels that lie outside the volume.
+
+    Returns
+    -------
+    ndarray of shape ``grid.shape``
+        Samples in the data type of the volume, in Fortran order.
+    """
+    steps = np.linalg.norm((grid_to_scanner @ grid.affine)[:3, :3], axis=0)
+    if interpolation == "linear":
+        volume = _crop_to_grid(volume, grid, grid_to_scanner)
+        volume = _smooth_for_spacing(volume, float(steps.min()))
+    transform = sitk.AffineTransform(3)
+    transform.SetMatrix(grid_to_scanner[:3, :3].ravel().tolist())
+    transform.SetTranslation(grid_to_scanner[:3, 3].tolist())
+    resample = sitk.ResampleImageFilter()
+    resample.SetSize(list(grid.shape))
+    resample.SetOutputSpacing(list(grid.spacing))
+    resample.SetOutputOrigin(grid.affine[:3, 3].tolist())
+    resample.SetOutputDirection((grid.affine[:3, :3] / grid.spacing).ravel().tolist())
+    resample.SetTransform(transform)
+    resample.SetInterpolator(
+        sitk.sitkLinear if interpolation == "linear" else sitk.sitkNearestNeighbor
+    )
+    resample.SetDefaultPixelValue(outside)
+    image = run_on_one_thread(resample, to_sitk(volume))
+    samples: NDArray[Any] = sitk.GetArrayFromImage(image).T
+    return samples.view(bool) if volume.data.dtype == bool else samples
+
+
+def run_on_one_thread(image_filter: Any, *images: sitk.Image) -> Any:
+    """Execute a SimpleITK filter on one thread, whatever the global setting is.
+
+    Parameters
+    ----------
+    image_filter : SimpleITK filter object
+        Any filter or registration method with its options set.
+    *images : SimpleITK.Image
+        What its ``Execute`` takes.
+
+    Returns
+    -------
+    SimpleITK.Image or SimpleITK.Transform
+        What its ``Execute`` gives.
+    """
+    image_filter.SetNumberOfThreads(1)
+    image_filter.SetNumberOfWorkUnits(1)
+    return image_filter.Execute(*images)
+
+
+def _crop_to_grid(volume: Volume, grid: Geometry, grid_to_scanner: Affine) -> Volume:
+    """Drop voxels that neither the grid nor the smoothing before it can reach."""
+    to_voxel = np.linalg.inv(volume.geometry.affine) @ grid_to_scanner @ grid.affine
+    corners = np.indices((2, 2, 2)).reshape(3, -1) * (np.array(grid.shape)[:, None] - 1)
+    reached = to_voxel[:3, :3] @ corners + to_voxel[:3, 3:]
+    margin = np.ceil(2.0 * max(grid.spacing) / np.array(volume.geometry.spacing)) + 2.0
+    shape = np.array(volume.geometry.shape)
+    start = np.clip(np.floor(reached.min(axis=1) - margin), 0, shape - 1).astype(int)
+    stop = np.clip(np.ceil(reached.max(axis=1) + margin), start + 1, shape).astype(int)
+    data = volume.data[tuple(map(slice, start, stop))]
+    affine = volume.geometry.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ start
+    return Volume(data, Geometry(data.shape, affine))
+
+
+def _smooth_for_spacing(volume: Volume, spacing: float) -> Volume:
+    ratios = spacing / np.array(volume.geometry.spacing)
+    sigmas = _SIGMA_PER_FWHM * np.sqrt(np.maximum(ratios**2 - 1.0, 0.0))
+    if not sigmas.any():
+        return volume
+    data = ndimage.gaussian_filter(
+        volume.data, sigmas, mode="nearest", truncate=_TRUNCATE
+    )
+    return Volume(data, volume.geometry)
