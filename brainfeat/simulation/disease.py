@@ -43,8 +43,8 @@ class VariationConfig:
     ventricle_effect: float = 0.45
     medial_temporal_effect: float = -0.35
     gray_matter_effect: float = -0.04
-    lesion_counts: tuple[float, float] = (3.0, 26.0)  # at severity 0 and 1
-    lesion_radii: tuple[float, float] = (1.6, 4.5)  # mm, smallest and largest
+    lesion_counts: tuple[float, float] = (2.0, 34.0)  # at severity 0 and 1
+    lesion_radii: tuple[float, float] = (1.8, 6.5)  # mm, smallest and largest
     mass_radii: tuple[float, float] = (7.0, 15.0)  # mm, at severity 0 and 1
 
 

@@ -15,7 +15,7 @@ __all__ = ["PATHOLOGIES", "Foci"]
 
 PATHOLOGIES = ("lesion", "edema", "mass", "necrosis")
 
-MAX_LESIONS = 32
+MAX_LESIONS = 48
 # Lesions become rare this far from a ventricle, in mm.
 LESION_REACH = 9.0
 # A mass is a union of balls, so that its outline is not a sphere.

@@ -150,8 +150,8 @@ def _layers(fields: Tensor, points: Tensor, brain: Tensor) -> dict[str, Tensor]:
     rest = _below(outside, 0.0) * (1 - _below(hull, SKULL[1]))
     # Under the skin, around the eyes, and in planes between the muscles.
     fat = torch.maximum(_between(outside, -FAT, -SKIN), _below(eye, 6.0))
-    fat = torch.maximum(fat, (0.7 * texture - 0.5).clamp(0, 0.7)) * rest
-    soft = (rest - fat) * (0.8 + 0.2 * texture).clamp(0.4, 1)
+    fat = torch.maximum(fat, (0.35 * texture - 0.2).clamp(0, 0.5)) * rest
+    soft = (rest - fat) * (0.85 + 0.15 * texture).clamp(0.4, 1)
     eyeball = _below(eye, 0.0)
     solid = (1 - eyeball) * (1 - _below(airway, 0.0)) * (1 - brain)
     fluid = torch.maximum(_below(hull, SKULL[0] - 0.8), rest * eyeball) * (1 - brain)
@@ -193,8 +193,9 @@ def _texture(coarse: Lattice) -> Tensor:
     """Make fixed smooth noise: muscles and marrow are not uniform."""
     generator = torch.Generator().manual_seed(20)
     noise = torch.randn(coarse.shape, generator=generator)
-    noise = smooth(noise, 2.0)
-    return noise / noise.std()
+    # Finer grain on coarser; both are a few millimetres wide.
+    layers = [smooth(noise, sigma) for sigma in (0.8, 2.0, 4.0)]
+    return torch.stack([layer / layer.std() for layer in layers]).sum(0) / 3**0.5
 
 
 def _below(distance: Tensor, level: float) -> Tensor:

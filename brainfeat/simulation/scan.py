@@ -58,7 +58,8 @@ def draw_scan(
     """
     contrast = Contrast.draw(scanner.contrast, [modality], 1, generator=generator)
     artifacts = Artifacts.draw(scanner.artifacts, 1, 1, generator=generator)
-    lattice = scanner.lattice(modality, jitter=normal(generator, 4))
+    x, y, z = subject.head_center(pose)[0].tolist()
+    lattice = scanner.lattice(modality, (x, y, z), jitter=normal(generator, 4))
     # A thick slice is the mean of what lies in it.
     i, j, k = (max(1, int(edge)) for edge in lattice.spacing)
     base = subject.base

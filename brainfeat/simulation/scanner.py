@@ -13,7 +13,7 @@ from brainfeat.simulation.contrast import ContrastConfig
 from brainfeat.simulation.draws import normal
 from brainfeat.simulation.lattice import Lattice
 
-__all__ = ["SCANNERS", "Pose", "PoseConfig", "Scanner"]
+__all__ = ["HEAD_CENTER", "SCANNERS", "Pose", "PoseConfig", "Scanner"]
 
 # Middle of a head without the neck, in MNI152 mm.
 HEAD_CENTER = (0.0, -14.0, 4.0)
@@ -84,7 +84,7 @@ class Scanner:
     size : tuple of float
         Field of view in mm, same order.
     center : tuple of float
-        Middle of the field of view relative to a head's, in mm.
+        Middle of the field of view relative to the head's, in mm.
     tilt : float
         Angle of the field of view about the left-right axis, in degrees.
     scale : float
@@ -107,13 +107,17 @@ class Scanner:
     model: str = "simulated"
     field_strength: float = 3.0
 
-    def lattice(self, modality: str, *, jitter: Tensor) -> Lattice:
-        """Voxels of a scan.
+    def lattice(
+        self, modality: str, head: tuple[float, float, float], *, jitter: Tensor
+    ) -> Lattice:
+        """Place the voxels of a scan over a head.
 
         Parameters
         ----------
         modality : str
             Key of ``spacing``.
+        head : tuple of float
+            Middle of the head in scanner mm.
         jitter : Tensor of shape (4,)
             Standard normal draws: a shift of the field of view along each axis, and
             an angle added to the tilt.
@@ -125,11 +129,11 @@ class Scanner:
         """
         spacing = np.array(self.spacing[modality])
         shape = np.maximum(1, np.round(np.array(self.size) / spacing)).astype(int)
-        shift = 4.0 * jitter[:3].double().cpu().numpy()
+        shift = 3.0 * jitter[:3].double().cpu().numpy()
         angle = np.deg2rad(self.tilt + 3.0 * float(jitter[3]))
         affine = np.eye(4)
         affine[:3, :3] = _about_left_right(angle) @ np.diag(spacing)
-        middle = np.array(HEAD_CENTER) + np.array(self.center) + shift
+        middle = np.array(head) + np.array(self.center) + shift
         affine[:3, 3] = middle - affine[:3, :3] @ ((shape - 1) / 2)
         return _reoriented(shape, affine, self.orientation)
 
@@ -140,8 +144,8 @@ SCANNERS = (
         name="north",
         orientation="PIR",
         spacing={"T1w": (1.0, 1.0, 1.0), "T2w": (1.0, 1.0, 1.0), "FLAIR": (1.2, 1, 1)},
-        size=(170.0, 232.0, 232.0),
-        center=(0.0, 0.0, -18.0),
+        size=(176.0, 240.0, 240.0),
+        center=(0.0, 0.0, -22.0),
         scale=900.0,
         artifacts=ArtifactConfig(
             bias=(0.05, 0.15), noise=(0.015, 0.03), gamma=(0.95, 1.05)
@@ -158,8 +162,8 @@ SCANNERS = (
             "T2w": (0.9, 0.9, 3.0),
             "FLAIR": (0.9, 0.9, 3),
         },
-        size=(216.0, 232.0, 186.0),
-        center=(0.0, 0.0, 4.0),
+        size=(220.0, 238.0, 192.0),
+        center=(0.0, 0.0, 2.0),
         tilt=12.0,
         scale=240.0,
         artifacts=ArtifactConfig(
@@ -174,8 +178,8 @@ SCANNERS = (
         name="summit",
         orientation="RSA",
         spacing={"T1w": (1.0, 1.2, 1.0), "T2w": (0.9, 2.0, 0.9), "FLAIR": (1, 2, 1)},
-        size=(192.0, 222.0, 210.0),
-        center=(0.0, 3.0, -8.0),
+        size=(192.0, 240.0, 214.0),
+        center=(0.0, 1.0, -9.0),
         tilt=-6.0,
         scale=2600.0,
         artifacts=ArtifactConfig(

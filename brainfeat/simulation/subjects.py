@@ -21,7 +21,7 @@ from brainfeat.simulation.lattice import (
     sample_maps,
     transform_points,
 )
-from brainfeat.simulation.scanner import Pose
+from brainfeat.simulation.scanner import HEAD_CENTER, Pose
 from brainfeat.simulation.vector_fields import compose, exponentiate, log_jacobian
 
 __all__ = ["PopulationConfig", "Positions", "Subjects"]
@@ -125,6 +125,23 @@ class Subjects:
         foci = self.disease.foci
         return None if foci is None else foci.render(self.base)
 
+    def head_center(self, pose: Pose) -> Tensor:
+        """Find the middle of each head.
+
+        Parameters
+        ----------
+        pose : Pose
+            How the heads lie in the scanner.
+
+        Returns
+        -------
+        Tensor of shape (B, 3)
+            Scanner mm.
+        """
+        to_base = self._linear(pose)
+        center = torch.tensor([*HEAD_CENTER, 1.0]).to(to_base)
+        return torch.linalg.solve(to_base, center.expand(len(to_base), 4))[:, :3]
+
     def locate(self, lattice: Lattice, pose: Pose) -> Positions:
         """Find the base's positions of a scan's voxels.
 
@@ -141,14 +158,18 @@ class Subjects:
             For `sample_maps` on maps of the base.
         """
         device, fields = self.base.device, self.base.field_lattice
-        linear = torch.eye(4, device=device).repeat(len(pose.matrix), 1, 1)
-        linear[:, :3, :3] = self.deformation.linear.to(device)
         # The deformation is smooth: a coarse lattice is enough, then interpolate.
         coarse = lattice.coarsened(max(fields.spacing))
-        to_shape = linear @ pose.matrix.to(device)
+        to_shape = self._linear(pose)
         points = transform_points(coarse.points(device=device)[None], to_shape)
         moved = sample_maps(self.warp, fields.normalize(points))
         points = points + moved[:, :3].movedim(1, -1)
         grid = refine(self.base.lattice.normalize(points), lattice.shape)
-        scale = torch.linalg.slogdet(linear).logabsdet[:, None, None, None, None]
+        scale = torch.linalg.slogdet(to_shape).logabsdet[:, None, None, None, None]
         return Positions(grid, -(moved[:, 3:] + scale))
+
+    def _linear(self, pose: Pose) -> Tensor:
+        """Affine part of the way from the scanner to the base, (B, 4, 4)."""
+        linear = torch.eye(4).repeat(len(pose.matrix), 1, 1)
+        linear[:, :3, :3] = self.deformation.linear.cpu()
+        return (linear @ pose.matrix.cpu()).to(self.base.device)
