@@ -1,8 +1,8 @@
 """Commands as a user types them; exit codes in real processes."""
 
 import gzip
-import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from brainfeat import cli
 from brainfeat.checkpoint import Checkpoint, CheckpointConfig
-from brainfeat.cli import app
 from brainfeat.io import write_volume
 from brainfeat.models.config import EncoderConfig
 from brainfeat.preprocessing import Preprocessor
@@ -62,7 +62,7 @@ def output(tmp_path):
 
 
 def _run(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
 
 
 def _embed(output, checkpoint, *arguments):
@@ -275,22 +275,27 @@ def test_given_twice_is_warned_of(scans, checkpoint, output):
     assert _names(output) == ["sub-0"]
 
 
-def _many(scans, folder, count):
-    folder.mkdir()
-    for index in range(count):
+@pytest.fixture(scope="session")
+def uncut(scans, checkpoint, tmp_path_factory):
+    """Folder of scans, and the table that an uninterrupted run makes of them."""
+    folder = tmp_path_factory.mktemp("seven")
+    for index in range(7):
         name = f"sub-{index:02d}_T1w.nii.gz"
-        os.link(scans / f"sub-{index % 4}_T1w.nii.gz", folder / name)
-    return folder
+        shutil.copy(scans / f"sub-{index % 4}_T1w.nii.gz", folder / name)
+    output = tmp_path_factory.mktemp("uncut") / "table.csv"
+    assert _embed(output, checkpoint, folder).exit_code == 0
+    return folder, output
 
 
-def _start_and_signal(number, arguments, folder):
-    """Send a signal once the first rows are kept; give what the process said."""
-    rows = folder / ".table.csv.partial" / "rows.jsonl"
+def _signal_midway(number, output, arguments):
+    """Send a signal once the first rows are kept; give status and messages."""
+    rows = output.parent / f".{output.name}.partial" / "rows.jsonl"
     process = subprocess.Popen(_command(*arguments), stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not (rows.exists() and rows.read_bytes().count(b"\n") >= 2):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            pytest.fail(process.communicate()[1])
         time.sleep(0.005)
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
@@ -298,31 +303,34 @@ def _start_and_signal(number, arguments, folder):
 
 
 @pytest.mark.parametrize(
-    ("number", "status"),
-    [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)],
+    ("number", "status"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)]
 )
-def test_a_run_that_is_cut_off_goes_on(scans, checkpoint, tmp_path, number, status):
-    folder = _many(scans, tmp_path / "many", 40)
-    whole, cut = tmp_path / "whole" / "table.csv", tmp_path / "cut" / "table.csv"
-    options = ["--checkpoint", checkpoint]
-    returncode, said = _start_and_signal(
-        number, ["embed", folder, "-o", cut, *options], cut.parent
-    )
+def test_a_run_that_is_cut_off_goes_on(uncut, checkpoint, output, number, status):
+    folder, whole = uncut
+    arguments = ["embed", folder, "-o", output, "--checkpoint", checkpoint]
+    returncode, said = _signal_midway(number, output, arguments)
     assert returncode == status
-    assert not cut.exists()
+    assert not output.exists()
     assert "Traceback" not in said
     if status > 0:
-        assert re.search(r"error: interrupted: \d+ of 40 are kept", said)
-    result = _run("embed", folder, "-o", cut, *options)
+        assert re.search(r"error: interrupted: \d+ of 7 are kept", said)
+    result = _run(*arguments)
     done, skipped = map(int, re.findall(r"(\d+) (?:done|skipped)", result.stdout))
-    assert done + skipped == 40
+    assert done + skipped == 7
     assert skipped >= 2
-    assert _run("embed", folder, "-o", whole, *options).exit_code == 0
-    assert cut.read_bytes() == whole.read_bytes()
-    assert [path.name for path in sorted(cut.parent.iterdir())] == [
-        "table.csv",
-        "table.json",
-    ]
+    assert output.read_bytes() == whole.read_bytes()
+    names = [path.name for path in sorted(output.parent.iterdir())]
+    assert names == ["table.csv", "table.json"]
+
+
+def test_a_terminated_run_says_so(scans, checkpoint, output, monkeypatch):
+    def terminate(*_arguments, **_options):
+        cli._terminate(signal.SIGTERM, None)
+
+    monkeypatch.setattr("brainfeat.runs.embed_to_table", terminate)
+    result = _embed(output, checkpoint, scans)
+    assert result.exit_code == 143
+    assert result.stderr.splitlines()[-1].startswith("error: interrupted: 0 of 4")
 
 
 def test_help_is_quick_and_complete():
