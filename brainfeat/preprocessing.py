@@ -248,13 +248,13 @@ class Preprocessor:
         )
         return Volume(samples, native)
 
-    def mask_path(self, path: str | os.PathLike[str]) -> Path | None:
+    def mask_path(self, path: str | os.PathLike[str] | None) -> Path | None:
         """Return the mask file that belongs to an image, if masks are files.
 
         Parameters
         ----------
-        path : path-like
-            The image of a subject's first modality.
+        path : path-like or None
+            The image of a subject's first modality; None if it is in memory.
 
         Returns
         -------

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
+from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -24,8 +25,8 @@ from brainfeat.estimators._device import (
 )
 from brainfeat.estimators._regions import RegionAtlas
 from brainfeat.estimators._subjects import Subject, check_subject
-from brainfeat.exceptions import BrainfeatError, ConfigError, VolumeError
-from brainfeat.io import content_hash, read_volume
+from brainfeat.exceptions import BrainfeatError, ConfigError, GeometryError, VolumeError
+from brainfeat.io import ImageSource, content_hash, read_volume
 from brainfeat.models.encoder import EncoderOutput, SlabEncoder
 from brainfeat.models.pooling import pool_regions, pool_tokens
 from brainfeat.preprocessing import Preprocessor
@@ -118,9 +119,7 @@ class SubjectEncoder:
             )
         self.pooling = pooling
         self._grid = SlabGrid(thickness=config.encoder.thickness, plane=config.plane)
-        n_slabs, height, width = self._fractions(
-            np.zeros(self.preprocessor.shape, dtype=np.bool_)
-        ).shape
+        n_slabs, height, width = self._token_grid()
         self._device = resolve_device(device)
         self._dtype = resolve_dtype(dtype, self._device)
         n_tokens = n_slabs * (1 + height * width)
@@ -280,14 +279,28 @@ class SubjectEncoder:
         patch_size = self.checkpoint.config.encoder.patch_size
         return self._grid.token_fractions(foreground, patch_size)
 
+    def _token_grid(self) -> tuple[int, ...]:
+        try:
+            return self._fractions(np.zeros(self.preprocessor.shape, np.bool_)).shape
+        except GeometryError as error:
+            raise ConfigError(
+                f"preprocessor: its shape {self.preprocessor.shape} does not fit the "
+                f"encoder ({error})"
+            ) from error
+
     def _key(self, subject: Subject) -> str:
         hashes = {
-            name: None if source is None else content_hash(source)
-            for name, source in subject.images.items()
+            name: content_hash(source)
+            for name in self.modalities
+            if (source := subject.images.get(name)) is not None
         }
+        # A mask that is a file changes the row as the image does.
+        first = subject.images[next(iter(hashes))]
+        mask = self.preprocessor.mask_path(_file_of(first))
         return embedding_key(
             {
-                "images": {name: hashes.get(name) for name in self.modalities},
+                "images": hashes,
+                "brain_mask": None if mask is None else content_hash(mask),
                 "checkpoint": self.checkpoint.fingerprint,
                 "preprocessing": self.preprocessor.fingerprint,
                 "pooling": self.pooling,
@@ -332,6 +345,13 @@ def _resolve_preprocessor(
             f"got {type(preprocessor).__name__}."
         )
     return preprocessor
+
+
+def _file_of(source: ImageSource | None) -> str | os.PathLike[str] | None:
+    if isinstance(source, SpatialImage):
+        name: str | None = source.get_filename()
+        return name
+    return source
 
 
 def _file_names(subject: Subject) -> list[str]:

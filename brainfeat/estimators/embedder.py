@@ -77,8 +77,9 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         Modalities that ``X`` had in `fit`; `transform` accepts no others.
     checkpoint_fingerprint_ : str
         SHA-256 of weights and configuration; `transform` accepts no others.
-    preprocessing_fingerprint_ : str
-        SHA-256 of the preprocessing.
+    preprocessing_fingerprint_ : str or None
+        SHA-256 of the preprocessing; None if its brain mask is a function that has
+        no name in another process.
     region_names_ : tuple of str
         Regions in the order of their features; empty for other poolings.
     n_features_out_ : int
@@ -160,7 +161,7 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         if X is not None:
             self.modalities_ = self._read(X, encoder).modalities
         self.checkpoint_fingerprint_ = encoder.checkpoint.fingerprint
-        self.preprocessing_fingerprint_ = encoder.preprocessor.fingerprint
+        self.preprocessing_fingerprint_ = _fingerprint(encoder.preprocessor)
         self.region_names_ = encoder.region_names
         self.n_features_out_ = encoder.n_features
         return self
@@ -272,7 +273,7 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
                 f"({self.checkpoint_fingerprint_[:12]}), got others "
                 f"({encoder.checkpoint.fingerprint[:12]}); fit again."
             )
-        if encoder.preprocessor.fingerprint != self.preprocessing_fingerprint_:
+        if _fingerprint(encoder.preprocessor) != self.preprocessing_fingerprint_:
             raise ConfigError("preprocessor: changed since fit; fit again.")
         if encoder.region_names != self.region_names_:
             raise ConfigError("labels_img: its regions changed since fit; fit again.")
@@ -298,3 +299,10 @@ def _count_threads(n_jobs: Any) -> int:
             f"got {n_jobs!r}."
         )
     return int(joblib.effective_n_jobs(n_jobs))
+
+
+def _fingerprint(preprocessor: Preprocessor) -> str | None:
+    try:
+        return preprocessor.fingerprint
+    except ConfigError:
+        return None

@@ -1,0 +1,360 @@
+import logging
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from brainfeat.checkpoint import Checkpoint
+from brainfeat.estimators import _encoding
+from brainfeat.estimators._cache import EmbeddingCache
+from brainfeat.estimators._encoding import SubjectEncoder
+from brainfeat.estimators._subjects import Subject
+from brainfeat.exceptions import ConfigError, ModalityError, VolumeError
+from brainfeat.io import read_volume, to_image, write_volume
+from brainfeat.models.config import EncoderConfig
+from brainfeat.models.encoder import SlabEncoder
+from brainfeat.models.pooling import pool_regions, pool_tokens
+from brainfeat.preprocessing import Preprocessor
+from brainfeat.slabs import SlabGrid
+from brainfeat.volume import Volume
+
+pytestmark = pytest.mark.usefixtures("without_registration")
+
+
+def embed(encoder, subjects, **options):
+    """Return the rows; every subject must have one."""
+    outcomes = list(encoder.stream(subjects, **options))
+    assert [outcome.index for outcome in outcomes] == list(range(len(subjects)))
+    assert [outcome.error for outcome in outcomes] == [None] * len(subjects)
+    return np.stack([outcome.vector for outcome in outcomes])
+
+
+def make_encoder(checkpoint, **options):
+    return SubjectEncoder(checkpoint, **{"dtype": "float32", **options})
+
+
+@pytest.fixture
+def forwards(monkeypatch):
+    """Shapes of every batch that an encoder sees."""
+    shapes = []
+    forward = SlabEncoder.forward
+
+    def count(self, slabs, **options):
+        shapes.append(tuple(slabs.shape))
+        return forward(self, slabs, **options)
+
+    monkeypatch.setattr(SlabEncoder, "forward", count)
+    return shapes
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "cls+mean"])
+def test_row_is_the_pooled_output_of_the_encoder(checkpoint, subjects, pooling):
+    encoder = make_encoder(checkpoint, pooling=pooling)
+    rows = embed(encoder, subjects[:2])
+    grid = SlabGrid(thickness=2)
+    for subject, row in zip(subjects, rows, strict=False):
+        volumes = {k: v and read_volume(v) for k, v in subject.images.items()}
+        one = encoder.preprocessor.apply(volumes, checkpoint.config.encoder.modalities)
+        with torch.inference_mode():
+            output = checkpoint.build_encoder()(
+                torch.from_numpy(grid.extract(one.data))[None],
+                present=torch.from_numpy(one.present)[None],
+            )
+        fractions = torch.from_numpy(grid.token_fractions(one.foreground, 8))[None]
+        expected = pool_tokens(output, fractions, pooling)[0].numpy()
+        np.testing.assert_allclose(row, expected, rtol=1e-5, atol=1e-6)
+    assert rows.dtype == np.float32
+    assert rows.shape == (2, encoder.n_features)
+
+
+def test_subjects_differ(checkpoint, subjects):
+    rows = embed(make_encoder(checkpoint), subjects)
+    distances = np.linalg.norm(rows[:, None] - rows[None], axis=2)
+    assert (distances[~np.eye(len(rows), dtype=bool)] > 1e-3).all()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_row_alone_is_bitwise_its_row_in_a_batch(
+    checkpoint, subjects, batch_size, dtype
+):
+    encoder = make_encoder(checkpoint, batch_size=batch_size, dtype=dtype)
+    together = embed(encoder, subjects)
+    alone = np.concatenate([embed(encoder, [subject]) for subject in subjects])
+    np.testing.assert_array_equal(together, alone)
+
+
+@pytest.mark.parametrize("batch_size", [2, 5, 8])
+@pytest.mark.parametrize("n_jobs", [1, 3])
+def test_speed_options_change_nothing(checkpoint, subjects, batch_size, n_jobs):
+    expected = embed(make_encoder(checkpoint, batch_size=1), subjects)
+    rows = embed(
+        make_encoder(checkpoint, batch_size=batch_size), subjects, n_jobs=n_jobs
+    )
+    np.testing.assert_allclose(rows, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_subjects_share_batches_of_one_shape(checkpoint, subjects, forwards):
+    embed(make_encoder(checkpoint, batch_size=2), subjects)
+    assert forwards == [(2, 18, 6, 56, 40)] * 3
+
+
+def test_absent_modality_is_no_image_of_zeros(checkpoint, subjects):
+    t1 = subjects[0].images["T1w"]
+    zeros = nib.Nifti1Image(
+        np.zeros(read_volume(t1).data.shape, np.float32) + 1e-3, nib.load(t1).affine
+    )
+    lone = Subject("a", {"T1w": t1})
+    explicit = Subject("a", {"T1w": t1, "T2w": None, "FLAIR": None})
+    encoder = make_encoder(checkpoint)
+    rows = embed(encoder, [lone, explicit])
+    np.testing.assert_array_equal(rows[0], rows[1])
+    (filled,) = encoder.stream([Subject("a", {"T1w": t1, "T2w": zeros})])
+    assert filled.vector is None or not np.allclose(filled.vector, rows[0])
+
+
+def test_failed_subject_is_an_outcome_and_the_others_go_on(
+    checkpoint, subjects, tmp_path
+):
+    cut = tmp_path / "cut_T1w.nii.gz"
+    cut.write_bytes(b"\x1f\x8b not gzip")
+    flat = nib.Nifti1Image(np.zeros((9, 8, 7), np.float32), np.eye(4))
+    bad = [
+        Subject("cut", {"T1w": str(cut)}),
+        Subject("none", {"T1w": tmp_path / "none.nii"}),
+        Subject("flat", {"T1w": flat}),
+        Subject("empty", {"T1w": None}),
+        Subject("other", {"PDw": subjects[0].images["T1w"]}),
+    ]
+    mixed = [subjects[0], *bad[:3], subjects[2], *bad[3:], subjects[3]]
+    outcomes = list(make_encoder(checkpoint, batch_size=2).stream(mixed, n_jobs=2))
+    assert [outcome.index for outcome in outcomes] == list(range(8))
+    failed = [i for i, outcome in enumerate(outcomes) if outcome.vector is None]
+    assert failed == [1, 2, 3, 5, 6]
+    beginnings = [str(cut), str(tmp_path / "none.nii"), "flat: ", "empty: ", "other: "]
+    for index, start in zip(failed, beginnings, strict=True):
+        error = outcomes[index].error
+        assert isinstance(error, VolumeError | ModalityError)
+        assert str(error).startswith(start)
+    good = [outcomes[index].vector for index in (0, 4, 7)]
+    expected = embed(make_encoder(checkpoint), [subjects[i] for i in (0, 2, 3)])
+    np.testing.assert_allclose(good, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_unexpected_error_keeps_its_type_and_names_the_file(
+    checkpoint, subjects, monkeypatch
+):
+    def fail(*_):
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(Preprocessor, "apply", fail)
+    (outcome,) = make_encoder(checkpoint).stream(subjects[:1])
+    assert isinstance(outcome.error, RuntimeError)
+    assert subjects[0].images["T1w"] in outcome.error.__notes__[0]
+
+
+def test_values_that_are_not_finite_are_an_error(checkpoint, subjects):
+    state = {k: v.clone() for k, v in checkpoint.state.items()}
+    state["norm.bias"][0] = torch.inf
+    broken = Checkpoint(checkpoint.config, state)
+    (outcome,) = make_encoder(broken).stream(subjects[:1])
+    assert isinstance(outcome.error, VolumeError)
+    assert str(outcome.error).startswith(subjects[0].images["T1w"])
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_subjects_are_read_only_a_few_ahead(checkpoint, subjects, batch_size, n_jobs):
+    n_read = 0
+
+    def endless():
+        nonlocal n_read
+        while True:
+            n_read += 1
+            yield subjects[0]
+
+    encoder = make_encoder(checkpoint, batch_size=batch_size)
+    outcomes = encoder.stream(endless(), n_jobs=n_jobs)
+    for n_done, _ in zip(range(1, 10), outcomes, strict=False):
+        assert n_read <= n_done + n_jobs + 2 * batch_size
+    outcomes.close()
+
+
+def test_threads_end_with_the_stream(checkpoint, subjects):
+    outcomes = make_encoder(checkpoint).stream(subjects, n_jobs=2)
+    next(outcomes)
+    outcomes.close()
+    names = {thread.name for thread in threading.enumerate()}
+    assert not any(name.startswith("brainfeat") for name in names)
+
+
+def test_cached_subject_is_not_read_again(checkpoint, subjects, forwards, tmp_path):
+    encoder = make_encoder(checkpoint)
+    first = embed(encoder, subjects, cache=EmbeddingCache(tmp_path))
+    forwards.clear()
+    again = embed(encoder, subjects[::-1], cache=EmbeddingCache(tmp_path), n_jobs=2)
+    assert forwards == []
+    np.testing.assert_array_equal(again, first[::-1])
+
+
+def test_cache_serves_an_image_under_any_name(checkpoint, subjects, forwards, tmp_path):
+    path = subjects[0].images["T1w"]
+    (tmp_path / "copy.nii.gz").write_bytes(Path(path).read_bytes())
+    encoder, cache = make_encoder(checkpoint), EmbeddingCache(tmp_path / "kept")
+    for source in (path, tmp_path / "copy.nii.gz", str(path)):
+        embed(encoder, [Subject("a", {"T1w": source})], cache=cache)
+    embed(encoder, [Subject("a", {"T1w": path, "T2w": None})], cache=cache)
+    assert len(forwards) == 1
+
+
+def test_everything_that_changes_a_row_misses_the_cache(
+    checkpoint, subjects, forwards, tmp_path
+):
+    cache = EmbeddingCache(tmp_path)
+    image = to_image(read_volume(subjects[0].images["T1w"]))
+    subject = Subject("a", {"T1w": image})
+    other_weights = dict(checkpoint.state)
+    other_weights["norm.bias"] = other_weights["norm.bias"] + 1
+    other_data = nib.Nifti1Image(image.get_fdata() * 1.5, image.affine)
+    other_affine = nib.Nifti1Image(np.asarray(image.dataobj), image.affine * 1.001)
+    other_affine.affine[3, 3] = 1.0
+    finer = replace(Preprocessor.from_dict(checkpoint.config.preprocessing), spacing=3)
+    runs = [
+        (make_encoder(checkpoint), subject),
+        (make_encoder(checkpoint, pooling="cls"), subject),
+        (make_encoder(checkpoint, preprocessor=finer), subject),
+        (make_encoder(checkpoint, dtype="bfloat16"), subject),
+        (make_encoder(Checkpoint(checkpoint.config, other_weights)), subject),
+        (make_encoder(checkpoint), Subject("a", {"T1w": other_data})),
+        (make_encoder(checkpoint), Subject("a", {"T1w": other_affine})),
+        (make_encoder(checkpoint), Subject("a", {"T2w": image})),
+    ]
+    for _ in range(2):
+        for encoder, one in runs:
+            embed(encoder, [one], cache=cache)
+    assert len(forwards) == len(runs)
+
+
+def test_mask_file_counts_as_input(checkpoint, subjects, forwards, tmp_path):
+    own = Preprocessor.from_dict(checkpoint.config.preprocessing)
+    path = tmp_path / "sub.nii.gz"
+    volume = read_volume(subjects[0].images["T1w"])
+    write_volume(volume, path)
+    masked = replace(own, brain_mask=str(tmp_path / "{stem}_mask.nii.gz"))
+    encoder = make_encoder(checkpoint, preprocessor=masked)
+    cache = EmbeddingCache(tmp_path / "kept")
+    for threshold in (100, 100, 300):
+        mask = Volume(volume.data > threshold, volume.geometry)
+        write_volume(mask, tmp_path / "sub_mask.nii.gz")
+        for source in (path, nib.load(path)):
+            embed(encoder, [Subject("a", {"T1w": source})], cache=cache)
+    assert len(forwards) == 4
+    (outcome,) = encoder.stream([Subject("a", {"T1w": to_image(volume)})], cache=cache)
+    assert isinstance(outcome.error, ConfigError)
+
+
+def test_damaged_entry_is_computed_again(checkpoint, subjects, tmp_path, caplog):
+    encoder, cache = make_encoder(checkpoint), EmbeddingCache(tmp_path)
+    first = embed(encoder, subjects[:2], cache=cache)
+    for path in tmp_path.rglob("*.npy"):
+        path.write_bytes(path.read_bytes()[:-8])
+    with caplog.at_level(logging.WARNING):
+        again = embed(encoder, subjects[:2], cache=cache)
+    np.testing.assert_array_equal(again, first)
+    np.testing.assert_array_equal(embed(encoder, subjects[:2], cache=cache), first)
+
+
+def test_bfloat16_is_close_to_float32(make_checkpoint, subjects):
+    # The bundled encoder's depth, at a width that is quick.
+    config = EncoderConfig.preset(
+        "tiny", embed_dim=96, num_heads=3, image_size=(56, 40)
+    )
+    checkpoint = make_checkpoint(encoder=config)
+    half, full = (
+        embed(SubjectEncoder(checkpoint, dtype=dtype), subjects[:2])
+        for dtype in ("bfloat16", "float32")
+    )
+    assert not np.array_equal(half, full)
+    cosines = (half * full).sum(1) / np.linalg.norm(half, axis=1)
+    assert (cosines / np.linalg.norm(full, axis=1) > 0.9995).all()
+
+
+def test_encoders_are_shared_and_few(checkpoint, subjects, monkeypatch):
+    monkeypatch.setattr(_encoding, "_ENCODERS", type(_encoding._ENCODERS)())
+    built = []
+    build = Checkpoint.build_encoder
+    monkeypatch.setattr(
+        Checkpoint, "build_encoder", lambda self: built.append(self) or build(self)
+    )
+    for _ in range(2):
+        embed(make_encoder(checkpoint), subjects[:1])
+    assert len(built) == 1
+    for shift in (1, 2):
+        state = {k: v + shift for k, v in checkpoint.state.items()}
+        embed(make_encoder(Checkpoint(checkpoint.config, state)), subjects[:1])
+    assert len(_encoding._ENCODERS) == 2
+    embed(make_encoder(checkpoint), subjects[:1])
+    assert len(built) == 4
+
+
+def aligned(checkpoint):
+    preprocessor = Preprocessor.from_dict(checkpoint.config.preprocessing)
+    return replace(preprocessor, alignment="rigid")
+
+
+def test_regions_are_means_over_their_tokens(checkpoint, subjects):
+    preprocessor = aligned(checkpoint)
+    labels = np.zeros(preprocessor.shape, np.uint8)
+    labels[8:16, 16:40, :12] = 2
+    labels[16:, 8:16, 20:] = 7
+    atlas = nib.Nifti1Image(labels, preprocessor.geometry.affine)
+    encoder = make_encoder(
+        checkpoint, pooling="regions", labels_img=atlas, preprocessor=preprocessor
+    )
+    assert encoder.region_names == ("region_2", "region_7")
+    assert encoder.n_features == 48
+    (row,) = embed(encoder, subjects[:1])
+    one = preprocessor.apply(
+        {k: read_volume(v) for k, v in subjects[0].images.items()},
+        checkpoint.config.encoder.modalities,
+    )
+    grid = SlabGrid(thickness=2)
+    with torch.inference_mode():
+        output = checkpoint.build_encoder()(torch.tensor(grid.extract(one.data))[None])
+    weights = np.stack([grid.token_fractions(labels == value, 8) for value in (2, 7)])
+    expected = pool_regions(output, torch.from_numpy(weights))[0]
+    np.testing.assert_allclose(row, expected.numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_regions_need_alignment_and_an_atlas(checkpoint):
+    atlas = nib.Nifti1Image(np.ones((9, 9, 9), np.uint8), np.eye(4))
+    with pytest.raises(ConfigError, match=r"aligns to the template.*got alignment="):
+        make_encoder(checkpoint, pooling="regions", labels_img=atlas)
+    with pytest.raises(ConfigError, match="labels_img: pooling='regions' expects"):
+        make_encoder(checkpoint, pooling="regions", preprocessor=aligned(checkpoint))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("pooling", "max"),
+        ("pooling", None),
+        ("preprocessor", {"spacing": 2.0}),
+        ("device", "tpu?"),
+        ("dtype", "float64"),
+        ("batch_size", 0),
+    ],
+)
+def test_impossible_options_are_refused(checkpoint, name, value):
+    with pytest.raises(ConfigError, match=f"^{name}: expected"):
+        SubjectEncoder(checkpoint, **{name: value})
+
+
+def test_grid_must_divide_into_patches(checkpoint):
+    odd = replace(aligned(checkpoint), shape=(41, 56, 36))
+    with pytest.raises(ConfigError, match=r"preprocessor: its shape .* 56 x 41 pixels"):
+        SubjectEncoder(checkpoint, preprocessor=odd)
