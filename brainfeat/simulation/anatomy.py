@@ -273,6 +273,7 @@ def _assemble(
     own_head = _has_head(t1, brain)
     shares |= classify_head(t1, brain) if own_head else build_head(brain, lattice)
     maps = torch.stack([shares[name] for name in CLASSES])
+    maps = maps.clamp(min=0)
     maps = maps / maps.sum(0).clamp(min=1)
     known = (maps > 0).any(0) if own_head else brain > 0
     detail = (t1 - _explained(t1, maps)) * known
@@ -354,7 +355,7 @@ def _conform(
     """Read a volume on the lattice, averaging within its voxels; zero outside."""
     data = volume.data > 0 if binary else volume.data
     source = Lattice(volume.geometry.shape, volume.geometry.affine)
-    factor = max(1, round(max(lattice.spacing)))
+    factor = min(2, max(1, round(max(lattice.spacing))))
     fine = lattice.subdivided((factor, factor, factor))
     grid = fine.points(source.normalizer @ template_to_scanner)
     tensor = torch.from_numpy(np.array(data, dtype=np.float32))

@@ -30,7 +30,7 @@ class DeformationConfig:
     # the relative volumes of their parts; without this a strong deformation would
     # drown every difference in volume.
     compressibility: float = 0.3
-    size_sd: float = 0.06  # of the log of the overall scale
+    size_sd: float = 0.035  # of the log of the overall scale
     aspect_sd: float = 0.03  # of the log of each axis' own scale
     shear_sd: float = 0.02
 

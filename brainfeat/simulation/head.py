@@ -154,7 +154,7 @@ def _layers(fields: Tensor, points: Tensor, brain: Tensor) -> dict[str, Tensor]:
     soft = (rest - fat) * (0.85 + 0.15 * texture).clamp(0.4, 1)
     eyeball = _below(eye, 0.0)
     solid = (1 - eyeball) * (1 - _below(airway, 0.0)) * (1 - brain)
-    fluid = torch.maximum(_below(hull, SKULL[0] - 0.8), rest * eyeball) * (1 - brain)
+    fluid = torch.maximum(_below(hull, SKULL[0]), rest * eyeball) * (1 - brain)
     head = {
         "fluid": fluid,
         "soft_tissue": soft * solid,
@@ -171,7 +171,7 @@ def _add_spine(
     """Replace neck muscle by vertebrae, spinal fluid and cord."""
     x, y, z = points.unbind(-1)
     # Behind the pharynx, from the foramen magnum down.
-    lower = _below(z, -66.0) * (1 - brain)
+    lower = _below(z, -66.0)
     y = y + 34 + 0.12 * (z + 70)
     canal_distance = torch.hypot(x, y)
     canal, cord = _below(canal_distance, 9.0), _below(canal_distance, 5.0)
@@ -186,6 +186,7 @@ def _add_spine(
         "fat": torch.zeros_like(x),
     }
     rest = 1 - lower * (canal + arch + vertebra)
+    lower = lower * (1 - brain)
     return {name: head[name] * rest + lower * spine[name] for name in HEAD_CLASSES}
 
 
