@@ -13,21 +13,19 @@ import os
 import re
 import tempfile
 from collections.abc import Callable
-from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
+from brainfeat.brain_depth import load_depth
 from brainfeat.exceptions import ConfigError, MissingDependencyError, VolumeError
 from brainfeat.foreground import find_flat_background, find_head
 from brainfeat.io import read_labels, write_volume
 from brainfeat.registration import Alignment
-from brainfeat.resampling import to_resampled, to_shrunk
-from brainfeat.template import load_template
+from brainfeat.resampling import to_resampled
 from brainfeat.volume import Geometry, Volume
 
 BrainMask = str | Callable[[Volume], NDArray[Any]]
@@ -135,7 +133,7 @@ def find_foreground(
     if not alignment.is_registered:
         return head
     to_template = np.linalg.inv(alignment.affine) @ placement.grid_to_scanner
-    depth = to_resampled(_load_depth(), placement.grid, to_template, outside=-np.inf)
+    depth = to_resampled(load_depth(), placement.grid, to_template, outside=-np.inf)
     # What is dark within the brain is still brain: fluid, and what a coil misses.
     brain = reached & ((depth >= 0) | (head & (depth >= -_TEMPLATE_MARGIN)))
     return brain if brain.any() else head
@@ -260,13 +258,3 @@ def _find_stripped(volume: Volume) -> Volume | None:
     if not _BRAIN_LITRES[0] <= litres <= _BRAIN_LITRES[1]:
         return None
     return Volume(mask.astype(np.float32), volume.geometry)
-
-
-@cache
-def _load_depth() -> Volume:
-    """Load how deep in the template brain a voxel lies, in mm; negative outside."""
-    brain = to_shrunk(load_template("T1w"), 2.0)
-    inside = brain.data > 0
-    distance = ndimage.distance_transform_edt
-    depth = 2.0 * np.where(inside, distance(inside) - 0.5, 0.5 - distance(~inside))
-    return Volume(depth.astype(np.float32), brain.geometry)

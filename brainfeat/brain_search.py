@@ -92,8 +92,7 @@ def _largest_part(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     if n_labels < 2:
         return mask
     sizes = np.bincount(labels.ravel())
-    largest: NDArray[np.bool_] = labels == 1 + np.argmax(sizes[1:])
-    return largest
+    return np.asarray(labels == 1 + np.argmax(sizes[1:]))
 
 
 @cache
@@ -127,7 +126,7 @@ def _sample_nearest(
     bins: NDArray[np.intp], points: NDArray[np.float64], to_voxel: Affine
 ) -> NDArray[np.intp]:
     voxels = np.rint(points @ to_voxel[:3, :3].T + to_voxel[:3, 3]).astype(np.intp)
-    inside = ((voxels >= 0) & (voxels < bins.shape)).all(axis=1)
+    inside = np.all((voxels >= 0) & (voxels < bins.shape), axis=1)
     i, j, k = np.where(inside[:, None], voxels, 0).T
     return np.where(inside, bins[i, j, k], 0)
 

@@ -53,9 +53,7 @@ def to_closest_ras(volume: Volume) -> Volume:
     # Rounding removes what is left of flipped origins, so that equal content stays
     # equal bit by bit in all that follows.
     closest = np.round(affine @ flips, 9) + 0.0
-    return Volume(
-        np.asfortranarray(data), Geometry(data.shape, closest), volume.path
-    )
+    return Volume(np.asfortranarray(data), Geometry(data.shape, closest), volume.path)
 
 
 def to_sitk(volume: Volume, *, unit: float = 1.0) -> sitk.Image:
@@ -99,7 +97,9 @@ def to_shrunk(volume: Volume, spacing: float) -> Volume:
     """
     factors = [
         max(1, min(int(spacing / edge + 1e-3), size))
-        for edge, size in zip(volume.geometry.spacing, volume.geometry.shape, strict=True)
+        for edge, size in zip(
+            volume.geometry.spacing, volume.geometry.shape, strict=True
+        )
     ]
     image = sitk.BinShrinkImageFilter()
     image.SetShrinkFactors(factors)

@@ -6,6 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+# What a sample hardly holds must not weigh without bound.
+_SMALLEST_SPREAD = 0.02
+
 
 class Projector(nn.Module):
     """Three linear maps with GELUs between them, onto the unit sphere.
@@ -126,4 +129,4 @@ class AnatomyHead(nn.Module):
         mean = (share * rows).sum(dim=0)
         variance = (share * (rows - mean).square()).sum(dim=0)
         self.mean.copy_(mean)
-        self.spread.copy_(variance.sqrt().clamp(min=1e-4))
+        self.spread.copy_(variance.sqrt().clamp(min=_SMALLEST_SPREAD))

@@ -25,6 +25,7 @@ from brainfeat.pretraining.ranks import gather_rows, rank
 # Added to KoLeo's distances on the unit sphere: its gradient grows as one over the
 # distance, and two equal rows would make the run NaN.
 _KOLEO_GUARD = 1e-4
+_STACK_WEIGHT = 0.1  # of the anatomy objective's mean over a stack
 
 
 def dino_loss(student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
@@ -143,10 +144,10 @@ def anatomy_loss(prediction: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
     Returns
     -------
     Tensor of shape ()
-        Mean squared error over patches, plus the mean over stacks of the squared
-        error of the weighted mean, times the effective number of patches. The
-        second term equals the first when errors are independent, and grows when
-        they agree in sign: it is what averaging over the brain leaves.
+        Mean squared error over patches, plus a tenth of: the squared error of the
+        weighted mean of a stack, times the effective number of patches. That term
+        equals the first when errors are independent, and grows when they agree in
+        sign: it is what averaging over the brain leaves.
     """
     share = weights / weights.sum(dim=1, keepdim=True).clamp(min=1e-6)  # B N
     error = prediction.float() - truth  # B N R
@@ -154,4 +155,4 @@ def anatomy_loss(prediction: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
     n_effective = 1.0 / share.square().sum(dim=1).clamp(min=1e-6)
     mean_error = torch.einsum("bn,bnr->br", share, error)
     stacks = mean_error.square() * n_effective[:, None]
-    return (patches + stacks).mean()
+    return (patches + _STACK_WEIGHT * stacks).mean()

@@ -294,10 +294,13 @@ class SelfDistillation(nn.Module):
     def _anatomy(self, quantities: Tensor, large: ViewGroup) -> Tensor:
         head = unwrapped(self.student).anatomy_head
         truth = head.standardise(large.truth)
+        weights = large.fractions
+        if self.config.ibot_weight > 0 and large.masks is not None:
+            weights = weights * ~large.masks  # what is hidden cannot be measured
         return anatomy_loss(
             quantities.flatten(0, 1).flatten(1, 3),  # VB N R
             truth.flatten(0, 1).flatten(1, 3),
-            large.fractions.flatten(0, 1).flatten(1),
+            weights.flatten(0, 1).flatten(1),
         )
 
 

@@ -193,8 +193,8 @@ class Trainer:
         config = self.config
         batches = Prefetcher(self._make_views, self.next_step, config.n_steps)
         with batches, _fast_attention(self.device):
+            started = time.perf_counter()
             for step, parts in enumerate(batches, self.next_step):
-                started = time.perf_counter()
                 # Everything random depends on the step, so that a resumed run
                 # takes the values of its own step.
                 torch.manual_seed(derive_seed(config.seed, step, rank(), 1))
@@ -209,6 +209,7 @@ class Trainer:
                 self.monitor.check_collapse(step, **signs)
                 self.next_step = step + 1
                 if step % config.log_every == 0 or self.next_step == config.n_steps:
+                    # Waiting for data counts, writing checkpoints does not.
                     seconds = time.perf_counter() - started
                     self.log.write(
                         step,
@@ -219,6 +220,7 @@ class Trainer:
                         subjects_per_second=config.batch_size / seconds,
                     )
                 self._keep()
+                started = time.perf_counter()
 
     def export(self, folder: Path) -> Checkpoint:
         """Write the teacher's encoder as a checkpoint.

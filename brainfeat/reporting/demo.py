@@ -1,5 +1,6 @@
 """The demo: a cohort is simulated, embedded and classified, and a page tells of it."""
 
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -156,7 +157,7 @@ def format_demo(result: DemoResult) -> str:
         f"({n_repeats} repeats;",
         "spread: standard deviation over the repeats). 0.50 is chance.",
         "",
-        *(f"note: {caveat}" for caveat in result.caveats),
+        *(textwrap.fill(f"note: {caveat}", 79) for caveat in result.caveats),
         "",
         f"table:    {result.table}",
         f"report:   {result.report}",
@@ -231,12 +232,14 @@ def _write_report(
 def _facts(
     result: DemoResult, n_subjects: int, encoder: SubjectEncoder
 ) -> list[tuple[str, str]]:
+    # Names beside the page, so that the folder can be moved.
+    cohort, table = f"{result.cohort.name}/", result.table.name
     grid = " x ".join(map(str, encoder.preprocessor.shape))
     return [
-        ("cohort", f"{n_subjects} simulated subjects, T1w: {result.cohort}"),
+        ("cohort", f"{n_subjects} simulated subjects, T1w, in {cohort}"),
         ("checkpoint", f"{_CHECKPOINT}, {encoder.checkpoint.fingerprint}"),
         ("preprocessing", f"{grid} voxels of {encoder.preprocessor.spacing} mm"),
-        ("embedding", f"{encoder.n_features} numbers a subject: {result.table}"),
+        ("embedding", f"{encoder.n_features} numbers a subject, in {table}"),
         ("time", f"{result.seconds:.0f} s"),
         ("version", f"brainfeat {__version__}"),
     ]

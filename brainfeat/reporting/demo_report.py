@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brainfeat.atomic import atomic_write
-from brainfeat.reporting.figures import COLORS, encode_png, scatter_svg
+from brainfeat.reporting.figures import encode_png, legend_html, scatter_svg
 from brainfeat.reporting.probe import ProbeScores
 
 __all__ = ["DemoReport", "SliceView", "write_demo_report"]
@@ -34,7 +34,9 @@ figcaption { font-size: 0.9rem; opacity: 0.85; margin-top: 0.35rem; }
 .brains img { width: 100%; display: block; background: #000; border-radius: 4px; }
 svg { width: 100%; height: auto; display: block; font: 13px system-ui, sans-serif;
       fill: currentColor; }
-.key { display: inline-block; width: 0.8em; height: 0.8em; margin: 0 0.3em 0 0.8em; }
+.key { white-space: nowrap; margin-right: 0.6em; }
+.key svg { display: inline; width: 1em; height: 1em; vertical-align: -0.12em;
+           margin-right: 0.25em; }
 code { font-size: 0.92em; overflow-wrap: anywhere; }
 """
 
@@ -157,14 +159,10 @@ def _scatter(report: DemoReport) -> str:
     first, second = (f"{100 * share:.0f} %" for share in report.explained)
     axes = f"component 1 ({first})", f"component 2 ({second})"
     plot = scatter_svg(report.projection, report.labels, report.names, axes)
-    keys = "".join(
-        f'<span class="key" style="background:{color}"></span>{escape(label)}'
-        for label, color in zip(sorted(set(report.labels)), COLORS, strict=False)
-    )
     return f"""<figure>
 {plot}
 <figcaption>Principal components of the embeddings, one mark a subject, with their share
-of the variance.{keys}</figcaption>
+of the variance: {legend_html(report.labels)}</figcaption>
 </figure>"""
 
 

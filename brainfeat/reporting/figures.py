@@ -9,10 +9,10 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["COLORS", "encode_png", "scatter_svg"]
+__all__ = ["encode_png", "legend_html", "scatter_svg"]
 
 # Blue and orange of Okabe and Ito: told apart by colour-blind readers too.
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
+_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _EDGE = 480, 360, 34, 34, 12
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -102,8 +102,28 @@ def scatter_svg(
     )
 
 
+def legend_html(labels: Sequence[str]) -> str:
+    """Say which class has which mark in `scatter_svg`.
+
+    Parameters
+    ----------
+    labels : sequence of str
+        Class of each point.
+
+    Returns
+    -------
+    str
+        A ``<span class="key">`` a class.
+    """
+    return " ".join(
+        '<span class="key"><svg viewBox="0 0 16 16" aria-hidden="true">'
+        f"{_mark(8, 8, number, label)}</svg>{escape(label)}</span>"
+        for number, label in enumerate(sorted(set(labels)))
+    )
+
+
 def _mark(x: float, y: float, number: int, name: str) -> str:
-    color = COLORS[number % len(COLORS)]
+    color = _COLORS[number % len(_COLORS)]
     shapes = (
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5.5"',
         f'<path d="M{x:.1f} {y - 7:.1f}l6.5 12h-13z"',

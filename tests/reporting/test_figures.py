@@ -6,7 +6,7 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import pytest
 
-from brainfeat.reporting.figures import encode_png, scatter_svg
+from brainfeat.reporting.figures import encode_png, legend_html, scatter_svg
 
 
 def _decode(content):
@@ -48,6 +48,20 @@ def test_each_point_is_a_named_mark_inside_the_frame(rng):
         0 < float(c.get("cx")) < 480 and 0 < float(c.get("cy")) < 360 for c in circles
     )
     assert [text.text for text in root.iter("text")] == ["x & y", "z"]
+
+
+def test_the_legend_has_the_marks_of_the_plot(rng):
+    labels = ["b", "a", "b", "<c>"]
+    plot = scatter_svg(rng.normal(size=(4, 2)), labels, labels, ("x", "y"))
+    legend = ET.fromstring(f"<p>{legend_html(labels)}</p>")
+    keys = {
+        key.find("svg")[0].get("fill"): "".join(key.itertext())
+        for key in legend.iter("span")
+    }
+    assert [text[len(text) // 2 :] for text in keys.values()] == ["<c>", "a", "b"]
+    for mark in ET.fromstring(plot):
+        if mark.find("title") is not None:
+            assert keys[mark.get("fill")].endswith(mark.find("title").text)
 
 
 @pytest.mark.parametrize("points", [np.zeros((3, 2)), np.ones((1, 2))])

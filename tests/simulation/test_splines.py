@@ -1,0 +1,23 @@
+import pytest
+import torch
+
+from brainfeat.simulation.splines import SPLINE_SD, evaluate_spline
+
+
+def test_equal_controls_give_a_constant():
+    control = torch.full((1, 2, 4, 5, 6), 2.5)
+    field = evaluate_spline(control, (3, 7, 11), (0.4, 0.3, 0.2))
+    assert field.shape == (1, 2, 3, 7, 11)
+    torch.testing.assert_close(field, torch.full_like(field, 2.5))
+
+
+def test_linear_controls_give_a_line():
+    control = torch.arange(-1.0, 6.0)[None, None, :, None, None].expand(1, 1, 7, 4, 4)
+    field = evaluate_spline(control, (9, 2, 3), (0.5, 0.5, 0.5))
+    torch.testing.assert_close(field[0, 0, :, 1, 2], torch.arange(9) * 0.5)
+
+
+def test_standard_deviation_is_as_documented(generator):
+    control = torch.randn(40, 1, 8, 9, 10, generator=generator)
+    field = evaluate_spline(control, (20, 22, 24), (0.23, 0.27, 0.31))
+    assert field.std() == pytest.approx(SPLINE_SD, rel=0.05)
