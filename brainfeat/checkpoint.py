@@ -1,6 +1,6 @@
 """A checkpoint: weights, preprocessing and model card, which travel together."""
 
-__all__ = ["Checkpoint", "CheckpointConfig"]
+__all__ = ["Checkpoint", "CheckpointConfig", "locate_checkpoint"]
 
 import dataclasses
 import hashlib
@@ -194,7 +194,7 @@ class Checkpoint:
         UntrainedCheckpointWarning
             If the weights are random.
         """
-        path = _locate(source)
+        path = locate_checkpoint(source)
         checkpoint = cls._load_own(path) if _is_own(path) else cls._convert(path)
         if not checkpoint.config.trained:
             warnings.warn(
@@ -332,7 +332,26 @@ class Checkpoint:
         return cls(config, state)
 
 
-def _locate(source: str | os.PathLike[str]) -> Path:
+def locate_checkpoint(source: str | os.PathLike[str]) -> Path:
+    """Find the files of a checkpoint, without opening them.
+
+    Parameters
+    ----------
+    source : str or path
+        As for `Checkpoint.load`; a checkpoint on the hub is downloaded.
+
+    Returns
+    -------
+    Path
+        A file or a folder.
+
+    Raises
+    ------
+    CheckpointError
+        If there is no such checkpoint.
+    MissingDependencyError
+        If the hub is asked and ``huggingface_hub`` is not installed.
+    """
     name = os.fspath(source)
     bundled = sorted(path.parent.name for path in _BUNDLED.glob(f"*/{_CONFIG}"))
     if name in bundled:

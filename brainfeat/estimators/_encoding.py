@@ -1,13 +1,12 @@
 """From subjects to embeddings: a stream in constant memory."""
 
 import os
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
-from threading import Lock
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -24,10 +23,11 @@ from brainfeat.estimators._device import (
     resolve_dtype,
 )
 from brainfeat.estimators._regions import RegionAtlas
+from brainfeat.estimators._sharing import shared_encoder
 from brainfeat.estimators._subjects import Subject, check_subject
 from brainfeat.exceptions import BrainfeatError, ConfigError, GeometryError, VolumeError
 from brainfeat.io import ImageSource, content_hash, read_volume
-from brainfeat.models.encoder import EncoderOutput, SlabEncoder
+from brainfeat.models.encoder import EncoderOutput
 from brainfeat.models.pooling import pool_regions, pool_tokens
 from brainfeat.preprocessing import Preprocessor
 from brainfeat.slabs import SlabGrid
@@ -36,11 +36,6 @@ __all__ = ["Outcome", "Pooling", "SubjectEncoder"]
 
 Pooling = Literal["mean", "cls", "cls+mean", "regions"]
 
-# Encoders of this process, most recently used last: shared by clones, folds and
-# threads, and dropped one by one so that a search over checkpoints fits in memory.
-_ENCODERS: OrderedDict[tuple[str, str], SlabEncoder] = OrderedDict()
-_ENCODERS_LOCK = Lock()
-_N_ENCODERS = 2
 _LONGEST_QUEUE = 256
 
 
@@ -256,7 +251,7 @@ class SubjectEncoder:
         slabs = self._to_device([row.slabs for row in rows])  # B S C H W
         present = self._to_device([row.present for row in rows])  # B M
         fractions = self._to_device([row.fractions for row in rows])  # B S h w
-        encoder = _shared_encoder(self.checkpoint, self._device)
+        encoder = shared_encoder(self.checkpoint, self._device)
         half = self._dtype == torch.bfloat16
         with (
             torch.inference_mode(),
@@ -321,17 +316,6 @@ class SubjectEncoder:
         geometry = self.preprocessor.geometry
         weights = self._atlas.weights(geometry, self._grid, patch_size)
         return torch.from_numpy(weights).to(self._device)
-
-
-def _shared_encoder(checkpoint: Checkpoint, device: torch.device) -> SlabEncoder:
-    key = (checkpoint.fingerprint, str(device))
-    with _ENCODERS_LOCK:
-        if key not in _ENCODERS:
-            _ENCODERS[key] = checkpoint.build_encoder().to(device)
-        _ENCODERS.move_to_end(key)
-        while len(_ENCODERS) > _N_ENCODERS:
-            _ENCODERS.popitem(last=False)
-        return _ENCODERS[key]
 
 
 def _resolve_preprocessor(

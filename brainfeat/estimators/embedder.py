@@ -17,9 +17,9 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-from brainfeat.checkpoint import Checkpoint
 from brainfeat.estimators._cache import EmbeddingCache
 from brainfeat.estimators._encoding import Outcome, Pooling, SubjectEncoder
+from brainfeat.estimators._sharing import shared_checkpoint
 from brainfeat.estimators._subjects import SubjectTable, as_subjects
 from brainfeat.exceptions import CheckpointError, ConfigError, ModalityError
 from brainfeat.preprocessing import Preprocessor
@@ -249,7 +249,7 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
                 f"got {type(self.checkpoint).__name__}."
             )
         return SubjectEncoder(
-            Checkpoint.load(self.checkpoint),
+            shared_checkpoint(self.checkpoint),
             preprocessor=self.preprocessor,
             pooling=self.pooling,
             labels_img=self.labels_img,

@@ -10,7 +10,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from sklearn.utils.validation import validate_data
 
 from brainfeat import BrainFoundEmbedder
-from brainfeat.checkpoint import Checkpoint
+from brainfeat.estimators import embedder
 from brainfeat.models.config import EncoderConfig
 from brainfeat.preprocessing import Preprocessor
 
@@ -60,7 +60,7 @@ def line_checkpoint(make_checkpoint, monkeypatch):
         num_heads=2,
     )
     checkpoint = make_checkpoint(encoder=config, missing_modalities=False)
-    monkeypatch.setattr(Checkpoint, "load", lambda _: checkpoint)
+    monkeypatch.setattr(embedder, "shared_checkpoint", lambda _: checkpoint)
 
 
 @pytest.mark.usefixtures("line_checkpoint")

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from brainfeat.checkpoint import Checkpoint
-from brainfeat.estimators import _encoding
 from brainfeat.estimators._cache import EmbeddingCache
 from brainfeat.estimators._encoding import SubjectEncoder
 from brainfeat.estimators._subjects import Subject
@@ -281,24 +280,6 @@ def test_bfloat16_is_close_to_float32(make_checkpoint, subjects):
     assert not np.array_equal(half, full)
     cosines = (half * full).sum(1) / np.linalg.norm(half, axis=1)
     assert (cosines / np.linalg.norm(full, axis=1) > 0.9995).all()
-
-
-def test_encoders_are_shared_and_few(checkpoint, subjects, monkeypatch):
-    monkeypatch.setattr(_encoding, "_ENCODERS", type(_encoding._ENCODERS)())
-    built = []
-    build = Checkpoint.build_encoder
-    monkeypatch.setattr(
-        Checkpoint, "build_encoder", lambda self: built.append(self) or build(self)
-    )
-    for _ in range(2):
-        embed(make_encoder(checkpoint), subjects[:1])
-    assert len(built) == 1
-    for shift in (1, 2):
-        state = {k: v + shift for k, v in checkpoint.state.items()}
-        embed(make_encoder(Checkpoint(checkpoint.config, state)), subjects[:1])
-    assert len(_encoding._ENCODERS) == 2
-    embed(make_encoder(checkpoint), subjects[:1])
-    assert len(built) == 4
 
 
 def aligned(checkpoint):

@@ -1,0 +1,85 @@
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from brainfeat.checkpoint import Checkpoint
+from brainfeat.estimators import _sharing
+from brainfeat.estimators._sharing import shared_checkpoint, shared_encoder
+from brainfeat.exceptions import CheckpointError
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def empty_shelves(monkeypatch):
+    monkeypatch.setattr(_sharing, "_CHECKPOINTS", _sharing._Shelf())
+    monkeypatch.setattr(_sharing, "_ENCODERS", _sharing._Shelf())
+
+
+@pytest.fixture
+def folder(checkpoint_path, tmp_path):
+    return shutil.copytree(checkpoint_path, tmp_path / "checkpoint")
+
+
+def shifted(checkpoint, shift):
+    state = {name: value + shift for name, value in checkpoint.state.items()}
+    return Checkpoint(checkpoint.config, state)
+
+
+def test_checkpoint_is_loaded_once(folder):
+    first = shared_checkpoint(folder)
+    assert shared_checkpoint(str(folder)) is first
+    assert shared_checkpoint(folder / ".." / folder.name) is first
+
+
+def test_changed_checkpoint_is_loaded_again(folder, checkpoint):
+    first = shared_checkpoint(folder)
+    shifted(checkpoint, 1.0).save(folder)
+    second = shared_checkpoint(folder)
+    assert second.fingerprint != first.fingerprint
+
+
+def test_damage_in_place_is_noticed(folder):
+    shared_checkpoint(folder)
+    weights = folder / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    before = weights.stat()
+    weights.write_bytes(content)
+    # As a tool may do that keeps dates: the next tick of the clock is enough.
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    with pytest.raises(CheckpointError, match="SHA-256"):
+        shared_checkpoint(folder)
+
+
+def test_missing_checkpoint_is_told_although_it_was_loaded(folder):
+    shared_checkpoint(folder)
+    shutil.rmtree(folder)
+    with pytest.raises(CheckpointError, match="unknown checkpoint"):
+        shared_checkpoint(folder)
+
+
+def test_encoder_is_built_once(checkpoint):
+    first = shared_encoder(checkpoint, CPU)
+    again = Checkpoint(checkpoint.config, checkpoint.state)
+    assert shared_encoder(again, CPU) is first
+    assert not first.training
+
+
+def test_encoder_has_the_weights_of_its_checkpoint(checkpoint):
+    for shift in (0.0, 1.0):
+        one = shifted(checkpoint, shift)
+        bias = shared_encoder(one, CPU).norm.bias.detach().numpy()
+        np.testing.assert_array_equal(bias, one.state["norm.bias"].numpy())
+
+
+def test_two_are_kept(checkpoint):
+    first, second, third = (shifted(checkpoint, shift) for shift in (0.0, 1.0, 2.0))
+    kept = [shared_encoder(one, CPU) for one in (first, second)]
+    assert shared_encoder(first, CPU) is kept[0]
+    shared_encoder(third, CPU)
+    assert shared_encoder(first, CPU) is kept[0]
+    assert shared_encoder(second, CPU) is not kept[1]
