@@ -23,7 +23,7 @@ from brainfeat.models.layers import (
 class EncoderOutput(NamedTuple):
     """Tokens of every slab, after the final norm.
 
-    Parameters
+    Attributes
     ----------
     cls_token : Tensor of shape (B, S, D)
         One class token a slab.
