@@ -1,13 +1,16 @@
 """Where the encoder runs, in which precision, and on how many subjects at a time."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from numbers import Integral
 from typing import Any
 
+import joblib
 import torch
 
 from brainfeat.exceptions import ConfigError
 
-__all__ = ["resolve_batch_size", "resolve_device", "resolve_dtype"]
+__all__ = ["resolve_batch_size", "resolve_device", "resolve_dtype", "spare_cores"]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # Enough tokens to fill a large accelerator; a fixed number, so that rows are the
@@ -112,6 +115,36 @@ def resolve_batch_size(batch_size: Any, device: torch.device, n_tokens: int) -> 
             f"batch_size: expected 'auto' or a positive integer, got {batch_size!r}."
         )
     return int(batch_size)
+
+
+@contextmanager
+def spare_cores(device: torch.device, n_busy: int) -> Iterator[None]:
+    """Let the encoder leave some cores to other threads.
+
+    Matrix products that wait for a core that another thread has take several times
+    as long as on fewer cores.
+
+    Parameters
+    ----------
+    device : torch.device
+        Where the encoder runs; nothing is done unless it is a CPU.
+    n_busy : int
+        Threads that need a core each.
+
+    Yields
+    ------
+    None
+        While the limit holds.
+    """
+    if device.type != "cpu":
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, min(before, joblib.cpu_count() - n_busy)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _multiplies_bfloat16(device: torch.device) -> bool:

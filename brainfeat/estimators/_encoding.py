@@ -1,12 +1,8 @@
 """From subjects to embeddings: a stream in constant memory."""
 
 import os
-from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -21,7 +17,9 @@ from brainfeat.estimators._device import (
     resolve_batch_size,
     resolve_device,
     resolve_dtype,
+    spare_cores,
 )
+from brainfeat.estimators._prefetch import Prefetch
 from brainfeat.estimators._regions import RegionAtlas
 from brainfeat.estimators._sharing import shared_encoder
 from brainfeat.estimators._subjects import Subject, check_subject
@@ -162,34 +160,21 @@ class SubjectEncoder:
         """
         waiting: list[_Prepared | Outcome] = []
         n_prepared = 0
-        with closing(self._prepare_ahead(subjects, n_jobs, cache)) as items:
+        with Prefetch(
+            lambda place: self._prepare(*place, cache),
+            enumerate(subjects),
+            n_threads=n_jobs,
+            n_ahead=n_jobs + self._batch_size,
+        ) as items:
             for item in items:
                 waiting.append(item)
                 n_prepared += isinstance(item, _Prepared)
                 # Outcomes queue behind a batch that fills, but not without end.
                 is_long = len(waiting) >= _LONGEST_QUEUE
                 if n_prepared in {0, self._batch_size} or is_long:
-                    yield from self._finish(waiting, cache)
+                    yield from self._finish(waiting, cache, items.n_busy)
                     waiting, n_prepared = [], 0
-            yield from self._finish(waiting, cache)
-
-    def _prepare_ahead(
-        self, subjects: Iterable[Subject], n_jobs: int, cache: EmbeddingCache | None
-    ) -> Generator[_Prepared | Outcome]:
-        source = iter(enumerate(subjects))
-        pool = ThreadPoolExecutor(n_jobs, thread_name_prefix="brainfeat")
-        futures: deque[Future[_Prepared | Outcome]] = deque()
-        try:
-            for index, subject in islice(source, n_jobs + self._batch_size):
-                futures.append(pool.submit(self._prepare, index, subject, cache))
-            while futures:
-                item = futures.popleft().result()
-                for index, subject in islice(source, 1):
-                    futures.append(pool.submit(self._prepare, index, subject, cache))
-                yield item
-        finally:
-            # Also reached when the caller stops early, after a first error.
-            pool.shutdown(wait=True, cancel_futures=True)
+            yield from self._finish(waiting, cache, items.n_busy)
 
     def _prepare(
         self, index: int, subject: Subject, cache: EmbeddingCache | None
@@ -224,10 +209,14 @@ class SubjectEncoder:
         )
 
     def _finish(
-        self, items: Sequence[_Prepared | Outcome], cache: EmbeddingCache | None
+        self,
+        items: Sequence[_Prepared | Outcome],
+        cache: EmbeddingCache | None,
+        n_busy: int,
     ) -> Iterator[Outcome]:
         prepared = [item for item in items if isinstance(item, _Prepared)]
-        vectors = iter(self._encode(prepared))
+        with spare_cores(self._device, n_busy):
+            vectors = iter(self._encode(prepared))
         for item in items:
             if isinstance(item, Outcome):
                 yield item

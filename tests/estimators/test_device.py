@@ -1,3 +1,4 @@
+import joblib
 import numpy as np
 import pytest
 import torch
@@ -6,6 +7,7 @@ from brainfeat.estimators._device import (
     resolve_batch_size,
     resolve_device,
     resolve_dtype,
+    spare_cores,
 )
 from brainfeat.exceptions import ConfigError
 
@@ -74,3 +76,18 @@ def test_any_integer_is_a_batch_size():
 def test_other_batch_size_is_refused(batch_size):
     with pytest.raises(ConfigError, match="batch_size: expected 'auto'"):
         resolve_batch_size(batch_size, CPU, n_tokens=10)
+
+
+@pytest.mark.parametrize(("n_busy", "expected"), [(0, 4), (1, 4), (3, 3), (9, 1)])
+def test_encoder_leaves_cores_to_busy_threads(monkeypatch, n_busy, expected):
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 6)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)
+        with spare_cores(CPU, n_busy):
+            assert torch.get_num_threads() == expected
+        assert torch.get_num_threads() == 4
+        with spare_cores(CUDA, n_busy):
+            assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)
