@@ -4,7 +4,7 @@ __all__ = ["from_plain", "to_plain"]
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from brainfeat.exceptions import ConfigError
 
@@ -70,11 +70,12 @@ def to_plain(value: Any) -> Any:
 def _with_tuples(kind: Any, value: Any, where: str) -> Any:
     """Return a JSON value with lists as tuples, if it is of the field's kind."""
     problem = ConfigError(f"{where}: expected {kind}, got {value!r}.")
+    # A union and a Literal have arguments too, but hold no items.
+    items = get_args(kind) if get_origin(kind) is tuple else ()
     if not isinstance(value, list | tuple):
-        if _is_of_kind(kind, value):
+        if not items and _is_of_kind(kind, value):
             return value
         raise problem
-    items = get_args(kind)
     if not items or (Ellipsis not in items and len(items) != len(value)):
         raise problem
     return tuple(_with_tuples(items[0], item, where) for item in value)

@@ -80,7 +80,9 @@ class ViewConfig:
             if not 0 <= value <= 1:
                 raise ConfigError(f"{name}: expected 0 to 1, got {value}.")
         if not 0 < low <= high < 1:
-            raise ConfigError(f"mask_ratio: expected 0 < low <= high < 1, got {low}.")
+            raise ConfigError(
+                f"mask_ratio: expected 0 < low <= high < 1, got {self.mask_ratio}."
+            )
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,223 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from brainfeat.exceptions import ConfigError
+from brainfeat.models.config import EncoderConfig
+from brainfeat.pretraining.crops import CropConfig
+from brainfeat.pretraining.intensity import IntensityConfig
+from brainfeat.pretraining.subjects import SubjectBatch
+from brainfeat.pretraining.views import DrawnViews, ViewConfig
+from brainfeat.slabs import SlabGrid
+
+SHAPE = (12, 16, 8)
+ENCODER = EncoderConfig(
+    modalities=("T1w", "T2w", "FLAIR"), thickness=2, patch_size=4, image_size=(16, 12)
+)
+CONFIG = ViewConfig(
+    global_crops=CropConfig(size=(8, 12), n_slabs=3),
+    local_crops=CropConfig(size=(4, 8), n_slabs=2, area=(0.2, 0.4)),
+    n_global=3,
+    n_local=4,
+)
+STILL = IntensityConfig(gamma=0, contrast=0, bias=0, noise=0, blur=0, coarse=0)
+WHOLE = replace(
+    CONFIG,
+    # The volume itself, in its axial slabs.
+    global_crops=CropConfig(
+        size=(16, 12),
+        n_slabs=4,
+        area=(1.0, 1.0),
+        aspect=1.0,
+        rotation=0.0,
+        tilt=0.0,
+        thickness_scale=1.0,
+        flip=0.0,
+        jitter=0.0,
+    ),
+    intensity=STILL,
+)
+
+
+@pytest.fixture
+def subjects():
+    """Five subjects in two acquisitions, with two known quantities."""
+    generator = torch.Generator().manual_seed(2)
+    present = torch.rand(5, 2, 3, generator=generator) < 0.6
+    present[..., 1] = True
+    volumes = torch.randn(5, 2, 3, *SHAPE, generator=generator)
+    return SubjectBatch(
+        volumes=volumes * present[..., None, None, None],
+        present=present,
+        foreground=(torch.rand(5, *SHAPE, generator=generator) < 0.7).float(),
+        truth=torch.rand(5, 2, *SHAPE, generator=generator),
+    )
+
+
+def draw(config, subjects, *, step=0, seed=0):
+    return DrawnViews.draw(
+        config,
+        ENCODER,
+        subjects,
+        step=step,
+        generator=torch.Generator().manual_seed(seed),
+    )
+
+
+def assert_equal_groups(first, second):
+    for name, value in vars(first).items():
+        other = getattr(second, name)
+        assert (value is None) == (other is None), name
+        if value is not None:
+            assert torch.equal(value, other), name
+
+
+def test_views_have_the_shapes_that_the_encoder_expects(subjects):
+    views = draw(CONFIG, subjects).apply(subjects, ENCODER)
+    large, small = views.large, views.small
+    assert large.slabs.shape == (3, 5, 3, 6, 8, 12)
+    assert large.present.shape == large.visible.shape == (3, 5, 3)
+    assert large.fractions.shape == large.masks.shape == (3, 5, 3, 2, 3)
+    assert large.truth.shape == (3, 5, 3, 2, 3, 2)
+    assert small.slabs.shape == (4, 5, 2, 6, 4, 8)
+    assert small.fractions.shape == (4, 5, 2, 1, 2)
+
+
+def test_same_draw_gives_the_same_views(subjects):
+    drawn = draw(CONFIG, subjects, seed=1)
+    first = drawn.apply(subjects, ENCODER)
+    again = drawn.apply(subjects, ENCODER)
+    redrawn = draw(CONFIG, subjects, seed=1).apply(subjects, ENCODER)
+    other = draw(CONFIG, subjects, seed=2).apply(subjects, ENCODER)
+    for views in (again, redrawn):
+        assert_equal_groups(first.large, views.large)
+        assert_equal_groups(first.small, views.small)
+    assert not torch.equal(first.large.slabs, other.large.slabs)
+    assert not torch.equal(first.small.slabs, other.small.slabs)
+
+
+def test_view_that_changes_nothing_is_the_acquisition_in_slabs(subjects):
+    views = draw(WHOLE, subjects).apply(subjects, ENCODER).large
+    grid = SlabGrid(thickness=2)
+    for view in range(3):
+        acquisition = view % 2
+        assert torch.equal(views.present[view], subjects.present[:, acquisition])
+        for subject in range(5):
+            volumes = subjects.volumes[subject, acquisition].numpy()
+            torch.testing.assert_close(
+                views.slabs[view, subject],
+                torch.from_numpy(grid.extract(volumes)),
+                rtol=1e-4,
+                atol=1e-4,
+            )
+
+
+def test_maps_are_averages_over_the_patches_of_the_view(subjects):
+    views = draw(WHOLE, subjects).apply(subjects, ENCODER).large
+    grid = SlabGrid(thickness=2)
+    for subject in range(5):
+        maps = torch.cat([subjects.foreground[subject][None], subjects.truth[subject]])
+        expected = torch.stack(
+            [torch.from_numpy(grid.token_fractions(m.numpy(), 4)) for m in maps], -1
+        )
+        for view in range(3):
+            got = torch.cat(
+                [views.fractions[view, subject, ..., None], views.truth[view, subject]],
+                dim=-1,
+            )
+            torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_other_modalities_and_subjects_leave_a_view_alone(subjects):
+    drawn = draw(CONFIG, subjects)
+    before = drawn.apply(subjects, ENCODER).large.slabs
+    volumes = subjects.volumes.clone()
+    volumes[3] = 9.0
+    volumes[:, :, 2] = 5.0
+    after = drawn.apply(replace(subjects, volumes=volumes), ENCODER).large.slabs
+    kept = [0, 1, 2, 4]
+    # Channels 4 and 5 are the slices of the third modality.
+    assert torch.equal(before[:, kept, :, :4], after[:, kept, :, :4])
+    assert not torch.equal(before[:, kept, :, 4:], after[:, kept, :, 4:])
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.4, 1.0])
+def test_student_sees_some_of_the_modalities_that_there_are(subjects, probability):
+    config = replace(CONFIG, hidden_modalities=probability, n_global=40)
+    group = draw(config, subjects).large
+    assert not (group.visible & ~group.present).any()
+    assert group.visible.any(dim=-1).all()
+    if probability == 0:
+        assert torch.equal(group.visible, group.present)
+    if probability == 1:
+        assert (group.visible.sum(dim=-1) == 1).all()
+
+
+def test_subject_without_modalities_shows_none(subjects):
+    absent = replace(subjects, present=torch.zeros(5, 2, 3, dtype=torch.bool))
+    group = draw(CONFIG, absent).large
+    assert not group.visible.any()
+
+
+def test_masks_hide_the_asked_share_of_global_views_only(subjects):
+    config = replace(CONFIG, mask_probability=0.4, mask_ratio=(0.5, 0.5))
+    views = draw(config, subjects).apply(subjects, ENCODER)
+    n_hidden = views.large.masks.flatten(2).sum(dim=2)
+    assert n_hidden.unique().tolist() == [0, 9]
+    assert (n_hidden > 0).sum() == 6  # of 15 views
+    assert views.small.masks is None
+
+
+def test_planes_take_turns(subjects):
+    config = replace(WHOLE, planes=("coronal", "axial"))
+    first, second, third = (
+        draw(config, subjects, step=step).large.boxes.matrices for step in (0, 1, 2)
+    )
+    # Which volume axis the slices follow: j in coronal and k in axial slabs.
+    assert first[0, 0, :, 0].nonzero().item() == 1
+    assert second[0, 0, :, 0].nonzero().item() == 2
+    assert torch.equal(first, third)
+
+
+def test_views_of_a_subject_are_of_one_place(subjects):
+    config = replace(
+        CONFIG,
+        global_crops=replace(CONFIG.global_crops, n_slabs=1, jitter=0.0),
+        local_crops=replace(CONFIG.local_crops, n_slabs=1, jitter=0.0),
+    )
+    drawn = draw(config, subjects)
+    middles = []
+    for group in (drawn.large, drawn.small):
+        half = (torch.tensor(group.boxes.size) - 1.0) / 2
+        linear, start = group.boxes.matrices[..., :3], group.boxes.matrices[..., 3]
+        middles.append((linear @ half + start)[..., 2])  # B V
+    along = torch.cat(middles, dim=1)
+    assert (along.amax(dim=1) - along.amin(dim=1)).max() < 0.2
+    assert along[:, 0].std() > 0.5
+
+
+def test_no_local_views_and_no_truth_are_none(subjects):
+    bare = replace(subjects, truth=None)
+    views = draw(replace(CONFIG, n_local=0), bare).apply(bare, ENCODER)
+    assert views.small is None
+    assert views.large.truth is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n_global": 0}, "n_global"),
+        ({"n_local": -1}, "n_local"),
+        ({"planes": ()}, "planes"),
+        ({"planes": ("oblique",)}, "oblique"),
+        ({"hidden_modalities": 1.2}, "hidden_modalities"),
+        ({"mask_probability": -0.2}, "mask_probability"),
+        ({"mask_ratio": (0.0, 0.5)}, "mask_ratio"),
+        ({"mask_ratio": (0.5, 1.0)}, r"\(0\.5, 1\.0\)"),
+        ({"mask_ratio": (0.5, 0.4)}, r"\(0\.5, 0\.4\)"),
+    ],
+)
+def test_impossible_views_are_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        ViewConfig(**changes)
