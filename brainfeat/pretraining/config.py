@@ -203,6 +203,9 @@ class PretrainingConfig:
             raise ConfigError(
                 f"unknown preset {name!r}, expected one of {[*_PRESETS]}."
             )
+        unknown = sorted(set(changes) - {item.name for item in dataclasses.fields(cls)})
+        if unknown:
+            raise ConfigError(f"PretrainingConfig: unknown keys {unknown}.")
         return dataclasses.replace(cls.from_dict(_PRESETS[name]), **changes)
 
     @classmethod

@@ -1,0 +1,132 @@
+import json
+from dataclasses import fields, replace
+
+import pytest
+
+from brainfeat.exceptions import ConfigError
+from brainfeat.models.config import EncoderConfig
+from brainfeat.pretraining.config import PretrainingConfig
+from brainfeat.pretraining.crops import CropConfig
+from brainfeat.pretraining.intensity import IntensityConfig
+from brainfeat.pretraining.views import ViewConfig
+
+PRESETS = ("small_batch", "large_batch")
+CHANGED = PretrainingConfig(
+    encoder=EncoderConfig(modalities=("FLAIR",), depth=4, slab_mixing=(1, 3)),
+    views=ViewConfig(
+        global_crops=CropConfig(size=(40, 32), area=(0.2, 0.9)),
+        planes=("axial", "sagittal"),
+        intensity=IntensityConfig(gamma=0.1),
+        n_local=0,
+    ),
+    learning_rate=3e-4,
+    teacher_momentum=(0.9, 0.99),
+    precision="float32",
+    seed=11,
+)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [PretrainingConfig(), CHANGED, *(PretrainingConfig.preset(p) for p in PRESETS)],
+)
+def test_json_and_back_is_the_same_configuration(config):
+    text = json.dumps(config.to_dict())
+    assert PretrainingConfig.from_dict(json.loads(text)) == config
+
+
+def test_absent_keys_take_their_defaults():
+    assert PretrainingConfig.from_dict({}) == PretrainingConfig()
+    partial = PretrainingConfig.from_dict({"views": {"n_local": 7}})
+    assert partial.views == ViewConfig(n_local=7)
+
+
+@pytest.mark.parametrize(
+    ("values", "place"),
+    [
+        ({"colour": 1}, "colour"),
+        ({"encoder": {"colour": 1}}, r"encoder: unknown keys \['colour'\]"),
+        ({"views": {"colour": 1}}, r"views: unknown keys \['colour'\]"),
+        ({"views": {"global_crops": {"colour": 1}}}, "views.global_crops: unknown"),
+        ({"views": {"intensity": {"colour": 1}}}, "views.intensity: unknown"),
+    ],
+)
+def test_unknown_key_is_refused_at_its_place(values, place):
+    with pytest.raises(ConfigError, match=place):
+        PretrainingConfig.from_dict(values)
+
+
+@pytest.mark.parametrize("name", [item.name for item in fields(PretrainingConfig)])
+def test_value_of_another_type_is_refused(name):
+    with pytest.raises(ConfigError, match=name):
+        PretrainingConfig.from_dict({name: "something else"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dino_weight": 0.0, "ibot_weight": 0.0, "koleo_weight": 0.0}, "all 0"),
+        ({"ibot_weight": -1.0}, "negative"),
+        ({"batch_size": 0}, "at least 1"),
+        ({"accumulation_steps": 0}, "at least 1"),
+        ({"n_steps": 0}, "at least 1"),
+        ({"n_prototypes": 0}, "at least 1"),
+        ({"probe_every": 0}, "at least 1"),
+        ({"batch_size": 8, "accumulation_steps": 3}, "3 does not divide batch_size 8"),
+        ({"views": ViewConfig(n_global=1)}, "two global views"),
+        ({"views": ViewConfig(global_crops=CropConfig(size=(80, 50)))}, "50"),
+        ({"views": ViewConfig(local_crops=CropConfig(size=(12, 80)))}, "12"),
+    ],
+)
+def test_impossible_value_is_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        PretrainingConfig(**changes)
+
+
+def test_objectives_that_compare_no_views_do_with_one():
+    config = PretrainingConfig(dino_weight=0.0, views=ViewConfig(n_global=1))
+    assert config.views.n_global == 1
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_preset_takes_changes_of_known_fields(name):
+    preset = PretrainingConfig.preset(name)
+    assert preset != PretrainingConfig()
+    changed = PretrainingConfig.preset(name, n_steps=17)
+    assert changed == replace(preset, n_steps=17)
+    with pytest.raises(ConfigError, match="colour"):
+        PretrainingConfig.preset(name, colour=1)
+
+
+def test_unknown_preset_is_refused():
+    with pytest.raises(ConfigError, match="medium_batch"):
+        PretrainingConfig.preset("medium_batch")
+
+
+def test_learning_rate_follows_the_root_of_the_batch_size():
+    few, many = (
+        PretrainingConfig(batch_size=size).peak_learning_rate for size in (16, 1024)
+    )
+    assert many == pytest.approx(4e-3)
+    assert many / few == pytest.approx(8)
+    assert CHANGED.peak_learning_rate == 3e-4
+
+
+@pytest.mark.parametrize(
+    ("weights", "teacher", "local"),
+    [
+        ({"dino": 1.0}, True, True),
+        ({"ibot": 1.0}, True, False),
+        ({"infonce": 1.0}, False, False),
+        ({"anatomy": 1.0}, False, False),
+    ],
+)
+def test_objective_alone_needs_no_more_than_it_uses(weights, teacher, local):
+    names = ("dino", "ibot", "koleo", "infonce", "anatomy")
+    config = PretrainingConfig(
+        **{f"{name}_weight": weights.get(name, 0.0) for name in names}
+    )
+    assert config.uses_teacher == teacher
+    assert config.uses_local_views == local
+    without = replace(config, views=ViewConfig(n_local=0))
+    assert not without.uses_local_views
