@@ -11,6 +11,7 @@ from sklearn.utils.validation import validate_data
 
 from brainfeat import BrainFoundEmbedder
 from brainfeat.estimators import embedder
+from brainfeat.io import to_image
 from brainfeat.models.config import EncoderConfig
 from brainfeat.preprocessing import Preprocessor
 
@@ -124,3 +125,45 @@ def test_methods_request_no_metadata():
     request = BrainFoundEmbedder().get_metadata_routing()
     assert not request.fit.requests
     assert not request.transform.requests
+
+
+UNTRAINED = "ignore::brainfeat.exceptions.UntrainedCheckpointWarning"
+
+
+def reoriented(image, codes):
+    turn = nib.orientations.ornt_transform(
+        nib.orientations.io_orientation(image.affine),
+        nib.orientations.axcodes2ornt(codes),
+    )
+    return image.as_reoriented(turn)
+
+
+def oblique(image, degrees):
+    angle = np.deg2rad(degrees)
+    turn = np.eye(4)
+    turn[1:3, 1:3] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    return nib.Nifti1Image(np.asarray(image.dataobj), turn @ image.affine)
+
+
+def cosines(rows):
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return unit @ unit.T
+
+
+@pytest.mark.filterwarnings(UNTRAINED)
+def test_real_scans_embed_without_options(head_path, anatomical_path, small_brain):
+    X = [head_path, anatomical_path, to_image(small_brain)]
+    rows = BrainFoundEmbedder().fit_transform(X)
+    assert rows.shape == (3, 192)
+    assert np.isfinite(rows).all()
+    assert (cosines(rows)[~np.eye(3, dtype=bool)] < 0.9999).all()
+
+
+@pytest.mark.filterwarnings(UNTRAINED)
+def test_row_does_not_depend_on_how_the_brain_is_stored(small_brain):
+    image = to_image(small_brain)
+    turned = [reoriented(image, codes) for codes in ("LPS", "PIR", "SAL", "LAI")]
+    rows = BrainFoundEmbedder(n_jobs=2).fit_transform([image, *turned])
+    np.testing.assert_allclose(rows, np.tile(rows[0], (5, 1)), atol=1e-5)
+    (tilted,) = BrainFoundEmbedder().fit_transform([oblique(image, 12.0)])
+    assert cosines(np.stack([rows[0], tilted]))[0, 1] > 0.999

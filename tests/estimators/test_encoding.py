@@ -339,3 +339,17 @@ def test_grid_must_divide_into_patches(checkpoint):
     odd = replace(aligned(checkpoint), shape=(41, 56, 36))
     with pytest.raises(ConfigError, match=r"preprocessor: its shape .* 56 x 41 pixels"):
         SubjectEncoder(checkpoint, preprocessor=odd)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("batch_size", ["auto", 2])
+def test_device_changes_nothing_beyond_rounding(checkpoint, subjects, batch_size):
+    expected = embed(make_encoder(checkpoint, device="cpu"), subjects)
+    encoder = make_encoder(checkpoint, device="cuda", batch_size=batch_size)
+    rows = embed(encoder, subjects)
+    np.testing.assert_allclose(rows, expected, rtol=1e-3, atol=1e-3)
+    half = make_encoder(checkpoint, device="cuda", dtype="bfloat16")
+    together = embed(half, subjects)
+    alone = np.concatenate([embed(half, [subject]) for subject in subjects])
+    np.testing.assert_array_equal(together, alone)
