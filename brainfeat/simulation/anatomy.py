@@ -17,12 +17,11 @@ from torch import Tensor
 from brainfeat.exceptions import InputError
 from brainfeat.simulation.atrophy import structure_modes
 from brainfeat.simulation.head import HEAD_CLASSES, build_head, classify_head
-from brainfeat.simulation.landmarks import zone
 from brainfeat.simulation.lattice import (
     Lattice,
-    refine,
     sample_maps,
 )
+from brainfeat.simulation.structures import split_structures
 from brainfeat.simulation.tissue import (
     TissueFractions,
     cluster_tissue,
@@ -49,7 +48,10 @@ ORIGIN = (-96.0, -132.0, -126.0)
 SIZE = (192.0, 248.0, 236.0)
 # Group-average tissue maps, to this power, are about as sharp as one subject's.
 TEMPLATE_SHARPNESS = 2.0
-DEEP_GAIN = 2.0
+# Deep grey matter is brighter than cortex, so part of it passes for white: in the
+# template's probabilities, and more so in intensities.
+TEMPLATE_DEEP_GAIN = 2.0
+CLUSTER_DEEP_GAIN = 4.0
 FIELD_SPACING = 4.0  # mm, of the lattice that deformations are computed on
 # Corners of the MNI152 2009a brain, in mm.
 TEMPLATE_BOX = ((-70.0, -105.0, -70.0), (70.0, 71.0, 80.0))
@@ -115,7 +117,8 @@ class BaseAnatomy:
         t1 = _conform(volume, lattice, template_to_scanner).clamp(min=0)
         brain = _conform(mask, lattice, template_to_scanner, binary=True)
         fractions, corrected = cluster_tissue(t1, brain, spacing=spacing)
-        return _assemble(corrected, brain, fractions, lattice)
+        structures = split_structures(fractions, lattice, deep_gain=CLUSTER_DEEP_GAIN)
+        return _assemble(corrected, brain, structures, lattice)
 
     @classmethod
     def from_template(
@@ -152,10 +155,10 @@ class BaseAnatomy:
         fractions = sharpen_fractions(
             TissueFractions(csf, gray, white), TEMPLATE_SHARPNESS
         )
+        structures = split_structures(fractions, lattice, deep_gain=TEMPLATE_DEEP_GAIN)
         intensity = _conform(t1, lattice, here)
-        return _assemble(
-            intensity / intensity[white > 0.9].mean(), brain, fractions, lattice
-        )
+        intensity = intensity / intensity[white > 0.9].mean()
+        return _assemble(intensity, brain, structures, lattice)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> "BaseAnatomy":
@@ -266,46 +269,18 @@ class BaseAnatomy:
 
 
 def _assemble(
-    t1: Tensor, brain: Tensor, fractions: TissueFractions, lattice: Lattice
+    t1: Tensor, brain: Tensor, structures: dict[str, Tensor], lattice: Lattice
 ) -> BaseAnatomy:
-    """Name structures, add the head and keep what intensity the classes miss."""
-    shares = _split_structures(fractions, lattice)
+    """Add the head and keep what intensity the classes miss."""
     own_head = _has_head(t1, brain)
-    shares |= classify_head(t1, brain) if own_head else build_head(brain, lattice)
+    head = classify_head(t1, brain) if own_head else build_head(brain, lattice)
+    shares = structures | head
     maps = torch.stack([shares[name] for name in CLASSES])
     maps = maps.clamp(min=0)
     maps = maps / maps.sum(0).clamp(min=1)
     known = (maps > 0).any(0) if own_head else brain > 0
     detail = (t1 - _explained(t1, maps)) * known
     return BaseAnatomy(_close_box(maps), detail.clamp(-0.4, 0.4), lattice)
-
-
-def _split_structures(
-    fractions: TissueFractions, lattice: Lattice
-) -> dict[str, Tensor]:
-    coarse = lattice.coarsened(2.0)
-    points = coarse.points()
-    zones = torch.stack(
-        [zone(name, points) for name in ("ventricle", "medial_temporal", "deep_gray")],
-        dim=-1,
-    )
-    ventricle, medial, deep = refine(zones[None], lattice.shape)[0].unbind(-1)
-    csf, gray, white = fractions
-    # Grey matter on a ventricle's wall is CSF and white matter sharing a voxel.
-    wall = gray * ventricle * (1 - torch.maximum(medial, deep))
-    gray = gray - wall
-    deep = deep * (1 - medial)
-    # Deep grey matter is brighter than cortex, so half of it passes for white.
-    nuclei = torch.minimum(DEEP_GAIN * gray, gray + white) * deep
-    inside = csf * ventricle + wall / 2
-    return {
-        "csf": csf * (1 - ventricle),
-        "gray_matter": gray * (1 - medial) * (1 - deep),
-        "white_matter": white + wall / 2 - (nuclei - gray * deep),
-        "ventricle": inside,
-        "medial_temporal": gray * medial,
-        "deep_gray": nuclei,
-    }
 
 
 def _has_head(t1: Tensor, brain: Tensor) -> bool:

@@ -154,7 +154,7 @@ def _resolution_weights(size: int, edges: Tensor) -> Tensor:
     # A long voxel beyond the end has no share in anything.
     average = average * (coarse < size - 0.5)
     place = (fine[:, None] + 0.5) / edges - 0.5
-    last = (size / edges).ceil() - 1
+    last = (size / edges - 0.5).ceil() - 1  # whose centre is not beyond the end
     place = torch.minimum(place.clamp(min=0), last)
     spread = (1 - (place - fine).abs()).clamp(min=0)
     return spread @ average

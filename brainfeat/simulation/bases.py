@@ -8,6 +8,7 @@ from brainfeat.io import read_volume
 from brainfeat.registration import align_to_template
 from brainfeat.simulation.anatomy import BaseAnatomy
 from brainfeat.template import load_template
+from brainfeat.volume import Volume
 
 __all__ = ["load_base"]
 
@@ -38,7 +39,8 @@ def load_base(
     Raises
     ------
     InputError
-        If only one of ``t1`` and ``mask`` is given, or the mask is empty.
+        If only one of ``t1`` and ``mask`` is given, their grids differ, or the mask
+        is empty.
     """
     if t1 is None and mask is None:
         return BaseAnatomy.from_template(
@@ -50,10 +52,18 @@ def load_base(
         )
     if t1 is None or mask is None:
         raise InputError("expected a T1w volume and its brain mask, got one of them.")
-    volume = read_volume(t1)
+    volume, brain = read_volume(t1), read_volume(mask)
+    if not brain.geometry.is_close(volume.geometry):
+        raise InputError(
+            f"{os.fspath(mask)}: expected the grid of {os.fspath(t1)}, "
+            f"got shape {brain.geometry.shape}, not {volume.geometry.shape}, "
+            "or another affine."
+        )
+    # The mask is known, so the skull need not disturb the registration.
+    stripped = Volume(volume.data * (brain.data > 0), volume.geometry)
     return BaseAnatomy.from_t1(
         volume,
-        read_volume(mask),
+        brain,
         spacing=spacing,
-        template_to_scanner=align_to_template(volume).affine,
+        template_to_scanner=align_to_template(stripped).affine,
     )

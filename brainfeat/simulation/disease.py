@@ -40,8 +40,8 @@ class VariationConfig:
     gray_matter_sd: float = 0.05
     gray_matter_per_year: float = -0.002
     # Effects of a severity of one.
-    ventricle_effect: float = 0.55
-    medial_temporal_effect: float = -0.48
+    ventricle_effect: float = 0.50
+    medial_temporal_effect: float = -0.42
     gray_matter_effect: float = -0.04
     lesion_counts: tuple[float, float] = (2.0, 34.0)  # at severity 0 and 1
     lesion_radii: tuple[float, float] = (1.8, 6.5)  # mm, smallest and largest

@@ -60,9 +60,12 @@ def draw_scan(
     artifacts = Artifacts.draw(scanner.artifacts, 1, 1, generator=generator)
     x, y, z = subject.head_center(pose)[0].tolist()
     lattice = scanner.lattice(modality, (x, y, z), jitter=normal(generator, 4))
-    # A thick slice is the mean of what lies in it.
-    i, j, k = (max(1, int(edge)) for edge in lattice.spacing)
     base = subject.base
+    # A thick slice is the mean of what lies in it, as far as the base resolves it.
+    i, j, k = (
+        max(1, int(edge / fine))
+        for edge, fine in zip(lattice.spacing, base.lattice.spacing, strict=True)
+    )
     stripped = torch.zeros(1, dtype=torch.bool, device=base.device)
     image = contrast.to(base.device).apply(base, subject.pathology, stripped=stripped)
     grid = subject.locate(lattice.subdivided((i, j, k)), pose).grid

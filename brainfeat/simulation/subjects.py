@@ -140,7 +140,8 @@ class Subjects:
         """
         to_base = self._linear(pose)
         center = torch.tensor([*HEAD_CENTER, 1.0]).to(to_base)
-        return torch.linalg.solve(to_base, center.expand(len(to_base), 4))[:, :3]
+        found: Tensor = torch.linalg.solve(to_base, center.expand(len(to_base), 4))
+        return found[:, :3]
 
     def locate(self, lattice: Lattice, pose: Pose) -> Positions:
         """Find the base's positions of a scan's voxels.

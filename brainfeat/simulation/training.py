@@ -82,7 +82,7 @@ class SimulatedBatch:
 def encoder_lattice(
     shape: tuple[int, int, int] = (80, 104, 80),
     spacing: float = 2.0,
-    center: tuple[float, float, float] = (0.0, -18.0, 8.0),
+    center: tuple[float, float, float] = (0.0, -17.0, 5.0),
 ) -> Lattice:
     """Build the RAS lattice of an encoder in MNI152 space.
 
@@ -93,7 +93,7 @@ def encoder_lattice(
     spacing : float
         Voxel edge in mm.
     center : tuple of float
-        Middle of the lattice in MNI152 mm.
+        Middle of the lattice in MNI152 mm; by default the preprocessor's.
 
     Returns
     -------

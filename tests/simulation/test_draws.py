@@ -11,7 +11,5 @@ def test_uniform_stays_in_its_range(generator):
 
 
 def test_same_seed_same_draws():
-    first, second = (
-        normal(torch.Generator().manual_seed(8), 3, 4) for _ in range(2)
-    )
+    first, second = (normal(torch.Generator().manual_seed(8), 3, 4) for _ in range(2))
     assert torch.equal(first, second)

@@ -35,7 +35,9 @@ def test_sampling_a_lattice_at_its_own_points_changes_nothing(lattice):
 
 def test_one_map_serves_the_whole_batch(lattice):
     maps = torch.randn(1, 2, *lattice.shape)
-    points = lattice.points()[None] + torch.tensor([0.0, 0.7])[:, None, None, None, None]
+    points = (
+        lattice.points()[None] + torch.tensor([0.0, 0.7])[:, None, None, None, None]
+    )
     sampled = sample_maps(maps, lattice.normalize(points))
     alone = sample_maps(maps, lattice.normalize(points[1:]))
     torch.testing.assert_close(sampled[1:], alone)

@@ -16,14 +16,17 @@ INNER = (slice(5, -5),) * 3
 
 
 def random_velocity(amplitude):
-    noise = torch.randn(1, 3, *LATTICE.shape, generator=torch.Generator().manual_seed(1))
+    noise = torch.randn(
+        1, 3, *LATTICE.shape, generator=torch.Generator().manual_seed(1)
+    )
     field = smooth(noise, 3.0)
     return field / field.std() * amplitude
 
 
 def divergence(field):
     parts = [
-        torch.gradient(field[:, axis], spacing=3.0, dim=axis + 1)[0] for axis in range(3)
+        torch.gradient(field[:, axis], spacing=3.0, dim=axis + 1)[0]
+        for axis in range(3)
     ]
     return sum(parts)
 

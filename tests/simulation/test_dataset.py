@@ -1,0 +1,76 @@
+import json
+
+import pandas as pd
+import pytest
+
+from brainfeat.exceptions import InputError
+from brainfeat.simulation.dataset import CohortFolder
+from brainfeat.simulation.people import Person
+from brainfeat.simulation.scan import LABELS
+
+SETTINGS = {
+    "modalities": ["T1w"],
+    "disease": 0.5,
+    "disease_kind": "mass",
+    "random_state": 0,
+    "base": "MNI152",
+}
+
+
+def test_descriptions_are_there(tmp_path):
+    folder = CohortFolder.open(tmp_path / "cohort", SETTINGS)
+    description = json.loads((folder.path / "dataset_description.json").read_text())
+    assert description["DatasetType"] == "raw"
+    assert description["GeneratedBy"][0]["Name"] == "brainfeat"
+    derived = json.loads((folder.derivatives / "dataset_description.json").read_text())
+    assert derived["DatasetType"] == "derivative"
+    assert "mass, in 50%" in (folder.path / "README.md").read_text()
+    table = pd.read_csv(folder.derivatives / "dseg.tsv", sep="\t")
+    assert dict(zip(table["name"], table["index"], strict=True))["csf"] == 1
+    assert list(table["name"]) == list(LABELS)
+
+
+def test_names_follow_bids(tmp_path):
+    folder = CohortFolder(tmp_path)
+    image = folder.image("sub-0007", "FLAIR")
+    assert image == tmp_path / "sub-0007" / "anat" / "sub-0007_FLAIR.nii.gz"
+    labels = folder.label_map("sub-0007").relative_to(tmp_path)
+    assert labels.parts[:2] == ("derivatives", "simulation")
+    assert labels.name == "sub-0007_dseg.nii.gz"
+
+
+def test_same_settings_open_it_again_and_touch_nothing(tmp_path):
+    folder = CohortFolder.open(tmp_path, SETTINGS)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    CohortFolder.open(tmp_path, SETTINGS)
+    assert {path: path.stat().st_mtime_ns for path in folder.path.rglob("*")} == before
+
+
+def test_another_simulation_is_refused(tmp_path):
+    CohortFolder.open(tmp_path, SETTINGS)
+    with pytest.raises(InputError, match=r"another random_state \(random_state: 0"):
+        CohortFolder.open(tmp_path, SETTINGS | {"random_state": 1})
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="expected a new or empty folder"):
+        CohortFolder.open(tmp_path, SETTINGS)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    with pytest.raises(InputError, match="expected a new or empty folder"):
+        CohortFolder.open(tmp_path / "notes.txt", SETTINGS)
+
+
+def test_participants_are_counted(tmp_path):
+    folder = CohortFolder(tmp_path)
+    assert folder.n_participants() == 0
+    folder.write_participants(pd.DataFrame({"participant_id": ["sub-1", "sub-2"]}))
+    assert folder.n_participants() == 2
+
+
+def test_sidecar_names_the_scanner(tmp_path):
+    person = Person.draw(4, disease=0.5, random_state=0)
+    folder = CohortFolder(tmp_path)
+    folder.write_sidecar(person, "T2w")
+    sidecar = folder.image(person.id, "T2w").parent / f"{person.id}_T2w.json"
+    assert json.loads(sidecar.read_text())["InstitutionName"] == person.scanner.name
