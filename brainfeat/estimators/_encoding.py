@@ -1,5 +1,7 @@
 """From subjects to embeddings: a stream in constant memory."""
 
+import logging
+import math
 import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -34,6 +36,9 @@ __all__ = ["Outcome", "Pooling", "SubjectEncoder"]
 
 Pooling = Literal["mean", "cls", "cls+mean", "regions"]
 
+_LOGGER = logging.getLogger(__name__)
+
+# Outcomes that may wait for a batch to fill.
 _LONGEST_QUEUE = 256
 
 
@@ -169,7 +174,6 @@ class SubjectEncoder:
             for item in items:
                 waiting.append(item)
                 n_prepared += isinstance(item, _Prepared)
-                # Outcomes queue behind a batch that fills, but not without end.
                 is_long = len(waiting) >= _LONGEST_QUEUE
                 if n_prepared in {0, self._batch_size} or is_long:
                     yield from self._finish(waiting, cache, items.n_busy)
@@ -199,6 +203,9 @@ class SubjectEncoder:
             for name, source in subject.images.items()
         }
         processed = self.preprocessor.apply(volumes, self.modalities)
+        if math.isnan(processed.similarity) and self.preprocessor.alignment != "none":
+            culprit = next(iter(_file_names(subject)), subject.name)
+            _LOGGER.warning("%s: not aligned to the template, only centred", culprit)
         return _Prepared(
             index,
             subject,

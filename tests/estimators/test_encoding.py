@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from brainfeat import registration
 from brainfeat.checkpoint import Checkpoint
 from brainfeat.estimators._cache import EmbeddingCache
 from brainfeat.estimators._encoding import SubjectEncoder
@@ -309,6 +310,15 @@ def test_regions_are_means_over_their_tokens(checkpoint, subjects):
     weights = np.stack([grid.token_fractions(labels == value, 8) for value in (2, 7)])
     expected = pool_regions(output, torch.from_numpy(weights))[0]
     np.testing.assert_allclose(row, expected.numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_brain_that_is_only_centred_is_told(checkpoint, subjects, monkeypatch, caplog):
+    centred = registration.Alignment(np.eye(4), np.eye(4), similarity=float("nan"))
+    monkeypatch.setattr(registration, "align_to_template", lambda _: centred)
+    embed(make_encoder(checkpoint), subjects[:1])
+    assert caplog.text == ""
+    embed(make_encoder(checkpoint, preprocessor=aligned(checkpoint)), subjects[:1])
+    assert f"{subjects[0].images['T1w']}: not aligned" in caplog.text
 
 
 def test_regions_need_alignment_and_an_atlas(checkpoint):
