@@ -1,5 +1,7 @@
 """The anatomy that every simulated subject of a cohort is deformed from."""
 
+__all__ = ["BRAIN_CLASSES", "CLASSES", "BaseAnatomy"]
+
 from dataclasses import dataclass, replace
 from functools import cached_property
 from os import PathLike
@@ -31,7 +33,6 @@ from brainfeat.simulation.tissue import (
 if TYPE_CHECKING:
     from brainfeat.volume import Volume
 
-__all__ = ["BRAIN_CLASSES", "CLASSES", "BaseAnatomy"]
 
 BRAIN_CLASSES = (
     "csf",

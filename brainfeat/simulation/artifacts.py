@@ -1,5 +1,7 @@
 """What a scanner does to intensities: draw, then apply."""
 
+__all__ = ["ArtifactConfig", "Artifacts"]
+
 from dataclasses import dataclass
 
 import torch
@@ -7,8 +9,6 @@ from torch import Tensor
 
 from brainfeat.simulation.draws import normal, uniform
 from brainfeat.simulation.splines import SPLINE_SD, evaluate_spline
-
-__all__ = ["ArtifactConfig", "Artifacts"]
 
 N_BIAS_CONTROLS = 5
 

@@ -5,6 +5,8 @@ balanced around it, so that the neighbours give way and the rest of the head
 stays where it is.  A coefficient is the log of the structure's volume change.
 """
 
+__all__ = ["MODES", "structure_modes"]
+
 from collections.abc import Mapping
 
 import torch
@@ -13,8 +15,6 @@ from torch import Tensor
 from brainfeat.simulation.lattice import Lattice
 from brainfeat.simulation.smoothing import smooth
 from brainfeat.simulation.vector_fields import solve_divergence
-
-__all__ = ["MODES", "structure_modes"]
 
 # Each mode: the structure, the side of it (-1 left, 1 right, 0 both), and the
 # distance over which the surroundings make room, in mm.

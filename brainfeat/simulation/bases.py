@@ -1,5 +1,7 @@
 """Base anatomies from files: the MNI152 template, or a T1w volume with its mask."""
 
+__all__ = ["load_base"]
+
 import os
 from functools import lru_cache
 
@@ -9,8 +11,6 @@ from brainfeat.registration import align_to_template
 from brainfeat.simulation.anatomy import BaseAnatomy
 from brainfeat.template import load_template
 from brainfeat.volume import Volume
-
-__all__ = ["load_base"]
 
 
 @lru_cache(maxsize=2)

@@ -1,5 +1,7 @@
 """Simulated cohorts, written as BIDS folders."""
 
+__all__ = ["simulate_cohort"]
+
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -24,8 +26,6 @@ from brainfeat.simulation.scan import draw_scan, label_map
 from brainfeat.simulation.scanner import Pose
 from brainfeat.simulation.subjects import Subjects
 from brainfeat.volume import Geometry, Volume
-
-__all__ = ["simulate_cohort"]
 
 logger = logging.getLogger(__name__)
 

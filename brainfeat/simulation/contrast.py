@@ -1,5 +1,7 @@
 """What each tissue looks like in each modality: draw, then apply."""
 
+__all__ = ["MODALITIES", "Contrast", "ContrastConfig"]
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,8 +13,6 @@ from brainfeat.simulation.anatomy import CLASSES, BaseAnatomy
 from brainfeat.simulation.draws import normal, uniform
 from brainfeat.simulation.foci import PATHOLOGIES
 from brainfeat.simulation.head import HEAD_CLASSES
-
-__all__ = ["MODALITIES", "Contrast", "ContrastConfig"]
 
 MODALITIES = ("T1w", "T2w", "FLAIR")
 

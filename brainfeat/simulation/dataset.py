@@ -1,5 +1,7 @@
 """The BIDS folder of a simulated cohort: names, tables and descriptions."""
 
+__all__ = ["CohortFolder"]
+
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,8 +15,6 @@ from brainfeat.atomic import atomic_write
 from brainfeat.exceptions import InputError
 from brainfeat.simulation.people import Person
 from brainfeat.simulation.scan import LABELS
-
-__all__ = ["CohortFolder"]
 
 BIDS_VERSION = "1.10.0"
 # Raised when the same settings would no longer give the same volumes.

@@ -4,6 +4,8 @@ A deformation is the flow of a stationary velocity field after an affine change
 of size and proportions.  It leads from a subject's millimetres to the base's.
 """
 
+__all__ = ["Deformation", "DeformationConfig"]
+
 import math
 from dataclasses import dataclass
 
@@ -14,8 +16,6 @@ from brainfeat.simulation.draws import normal
 from brainfeat.simulation.lattice import Lattice
 from brainfeat.simulation.splines import SPLINE_SD, evaluate_spline
 from brainfeat.simulation.vector_fields import damp_divergence
-
-__all__ = ["Deformation", "DeformationConfig"]
 
 
 @dataclass(frozen=True, kw_only=True)

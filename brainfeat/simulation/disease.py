@@ -4,6 +4,8 @@ A severity of zero is health.  Structures also differ between healthy people and
 with age, so that no single volume tells the two apart.
 """
 
+__all__ = ["DISEASES", "Condition", "Disease", "DiseaseKind", "VariationConfig"]
+
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -15,8 +17,6 @@ from brainfeat.simulation.anatomy import BaseAnatomy
 from brainfeat.simulation.atrophy import MODES
 from brainfeat.simulation.draws import normal
 from brainfeat.simulation.foci import Foci
-
-__all__ = ["DISEASES", "Condition", "Disease", "DiseaseKind", "VariationConfig"]
 
 DiseaseKind = Literal["medial-temporal", "lesions", "mass"]
 DISEASES: tuple[DiseaseKind, ...] = get_args(DiseaseKind)

@@ -1,9 +1,9 @@
 """Random numbers from an explicit generator, on its device."""
 
+__all__ = ["normal", "uniform"]
+
 import torch
 from torch import Tensor
-
-__all__ = ["normal", "uniform"]
 
 
 def normal(generator: torch.Generator, *shape: int) -> Tensor:

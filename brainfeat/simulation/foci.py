@@ -1,5 +1,7 @@
 """Focal pathology, white-matter lesions and masses, as unions of ellipsoids."""
 
+__all__ = ["PATHOLOGIES", "Foci"]
+
 import math
 from dataclasses import dataclass
 
@@ -10,8 +12,6 @@ from brainfeat.simulation.anatomy import BRAIN_CLASSES, BaseAnatomy
 from brainfeat.simulation.draws import normal, uniform
 from brainfeat.simulation.lattice import Lattice
 from brainfeat.simulation.smoothing import smooth
-
-__all__ = ["PATHOLOGIES", "Foci"]
 
 PATHOLOGIES = ("lesion", "edema", "mass", "necrosis")
 

@@ -4,6 +4,8 @@ Everything is made from signed distances: to the brain, which is known, and to
 a few ellipsoids that stand for the face, the neck and what lies in them.
 """
 
+__all__ = ["HEAD_CLASSES", "build_head", "classify_head"]
+
 import math
 
 import torch
@@ -12,8 +14,6 @@ from torch import Tensor
 from brainfeat.simulation.landmarks import distance_to_chains
 from brainfeat.simulation.lattice import Lattice, refine
 from brainfeat.simulation.smoothing import distance_to, smooth
-
-__all__ = ["HEAD_CLASSES", "build_head", "classify_head"]
 
 HEAD_CLASSES = ("fluid", "soft_tissue", "bone", "marrow", "fat")
 

@@ -4,14 +4,14 @@ Positions were read off the MNI152 2009a template.  A zone is generous: the
 structure is what of the right tissue lies inside it.
 """
 
+__all__ = ["ZONES", "ZoneName", "distance_to_chains", "zone"]
+
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
 
 import torch
 from torch import Tensor
-
-__all__ = ["ZONES", "ZoneName", "distance_to_chains", "zone"]
 
 ZoneName = Literal["ventricle", "medial_temporal", "deep_gray"]
 Chain = tuple[Sequence[tuple[float, float, float]], float]

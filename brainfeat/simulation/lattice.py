@@ -1,5 +1,7 @@
 """Voxel lattices in millimetres, and moving values from one to another."""
 
+__all__ = ["Lattice", "refine", "sample_maps", "transform_points"]
+
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -9,8 +11,6 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
-
-__all__ = ["Lattice", "refine", "sample_maps", "transform_points"]
 
 
 @dataclass(frozen=True, eq=False)

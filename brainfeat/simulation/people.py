@@ -1,5 +1,7 @@
 """Who is simulated: each person follows from a seed and a number alone."""
 
+__all__ = ["Person"]
+
 import math
 from dataclasses import dataclass
 from typing import Literal
@@ -9,8 +11,6 @@ import torch
 
 from brainfeat.simulation.disease import Condition
 from brainfeat.simulation.scanner import SCANNERS, Scanner
-
-__all__ = ["Person"]
 
 AGES = (55.0, 85.0)
 SEVERITIES = (0.5, 1.0)  # of those who have the disease

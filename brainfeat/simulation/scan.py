@@ -1,5 +1,7 @@
 """One scan of one subject: the voxels that a scanner would store."""
 
+__all__ = ["LABELS", "Scan", "draw_scan", "label_map"]
+
 from typing import NamedTuple
 
 import torch
@@ -14,8 +16,6 @@ from brainfeat.simulation.foci import PATHOLOGIES
 from brainfeat.simulation.lattice import Lattice, sample_maps
 from brainfeat.simulation.scanner import Pose, Scanner
 from brainfeat.simulation.subjects import Subjects
-
-__all__ = ["LABELS", "Scan", "draw_scan", "label_map"]
 
 # Names of a label map's values, from 1 on.
 LABELS = (*BRAIN_CLASSES, *PATHOLOGIES)

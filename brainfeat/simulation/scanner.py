@@ -1,5 +1,7 @@
 """Scanners: where the voxels of a scan lie, and what it looks like."""
 
+__all__ = ["HEAD_CENTER", "SCANNERS", "Pose", "PoseConfig", "Scanner"]
+
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -12,8 +14,6 @@ from brainfeat.simulation.artifacts import ArtifactConfig
 from brainfeat.simulation.contrast import ContrastConfig
 from brainfeat.simulation.draws import normal
 from brainfeat.simulation.lattice import Lattice
-
-__all__ = ["HEAD_CENTER", "SCANNERS", "Pose", "PoseConfig", "Scanner"]
 
 # Middle of a head without the neck, in MNI152 mm.
 HEAD_CENTER = (0.0, -14.0, 4.0)

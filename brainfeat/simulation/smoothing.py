@@ -1,12 +1,12 @@
 """Smoothing and Euclidean distance on regular lattices."""
 
+__all__ = ["distance_to", "smooth"]
+
 import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-__all__ = ["distance_to", "smooth"]
 
 
 def smooth(values: Tensor, sigma: float) -> Tensor:

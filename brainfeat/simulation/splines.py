@@ -1,9 +1,9 @@
 """Smooth fields from few numbers: cubic B-splines on a grid of control points."""
 
+__all__ = ["SPLINE_SD", "evaluate_spline"]
+
 import torch
 from torch import Tensor
-
-__all__ = ["SPLINE_SD", "evaluate_spline"]
 
 # Standard deviation of a 3D cubic B-spline with unit normal coefficients.
 SPLINE_SD = (151 / 315) ** 1.5

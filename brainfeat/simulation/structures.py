@@ -1,13 +1,13 @@
 """Deep structures of a brain, cut out of its tissues by where they lie."""
 
+__all__ = ["split_structures"]
+
 import torch
 from torch import Tensor
 
 from brainfeat.simulation.landmarks import zone
 from brainfeat.simulation.lattice import Lattice, refine
 from brainfeat.simulation.tissue import TissueFractions
-
-__all__ = ["split_structures"]
 
 
 def split_structures(

@@ -1,5 +1,7 @@
 """Anatomies of subjects, and where the voxels of their scans come from."""
 
+__all__ = ["PopulationConfig", "Positions", "Subjects"]
+
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -23,8 +25,6 @@ from brainfeat.simulation.lattice import (
 )
 from brainfeat.simulation.scanner import HEAD_CENTER, Pose
 from brainfeat.simulation.vector_fields import compose, exponentiate, log_jacobian
-
-__all__ = ["PopulationConfig", "Positions", "Subjects"]
 
 
 @dataclass(frozen=True, kw_only=True)

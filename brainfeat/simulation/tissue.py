@@ -1,5 +1,7 @@
 """Tissue fractions of a brain from its T1w intensities alone."""
 
+__all__ = ["TissueFractions", "cluster_tissue", "sharpen_fractions"]
+
 from typing import NamedTuple
 
 import torch
@@ -7,8 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from brainfeat.simulation.smoothing import smooth
-
-__all__ = ["TissueFractions", "cluster_tissue", "sharpen_fractions"]
 
 COARSE = 3.0  # mm, edge of the voxels that the bias field is estimated in
 BIAS_SIGMA = 11.0  # mm

@@ -1,5 +1,13 @@
 """Batches of subjects with their truth, drawn on the training device."""
 
+__all__ = [
+    "TRUTH_NAMES",
+    "SimulatedBatch",
+    "TrainingConfig",
+    "draw_subjects",
+    "encoder_lattice",
+]
+
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -14,14 +22,6 @@ from brainfeat.simulation.draws import uniform
 from brainfeat.simulation.lattice import Lattice, refine, sample_maps
 from brainfeat.simulation.scanner import Pose, PoseConfig
 from brainfeat.simulation.subjects import PopulationConfig, Subjects
-
-__all__ = [
-    "TRUTH_NAMES",
-    "SimulatedBatch",
-    "TrainingConfig",
-    "draw_subjects",
-    "encoder_lattice",
-]
 
 # Maps of `SimulatedBatch.truth`: shares of a voxel, then the log of how much larger
 # the subject is than the base there.

@@ -6,13 +6,6 @@ References
    for Statistics on Diffeomorphisms", MICCAI 2006.
 """
 
-import math
-
-import torch
-from torch import Tensor
-
-from brainfeat.simulation.lattice import Lattice, sample_maps
-
 __all__ = [
     "compose",
     "damp_divergence",
@@ -20,6 +13,13 @@ __all__ = [
     "log_jacobian",
     "solve_divergence",
 ]
+
+import math
+
+import torch
+from torch import Tensor
+
+from brainfeat.simulation.lattice import Lattice, sample_maps
 
 N_SQUARINGS = 6
 
