@@ -20,6 +20,8 @@ from brainfeat.pretraining.simulated import SimulatedSource
 from brainfeat.pretraining.trainer import pretrain
 from brainfeat.pretraining.views import ViewConfig
 from brainfeat.simulation.anatomy import BaseAnatomy
+from brainfeat.simulation.contrast import ContrastConfig
+from brainfeat.simulation.training import TrainingConfig
 from brainfeat.template import load_template
 
 # %% What is trained: six blocks of width 192 over patches of 16 x 16 x 8 mm.
@@ -33,14 +35,17 @@ VIEWS = ViewConfig(
     hidden_modalities=0.5,
 )
 
+# %% Contrasts: mostly those of the modalities, a few of no modality at all.
+CONTRAST = ContrastConfig(jitter=0.1, random_share=0.1, detail=(0.0, 1.2))
+
 # %% Objectives and optimisation.
 CONFIG = PretrainingConfig(
     encoder=ENCODER,
     views=VIEWS,
-    anatomy_weight=2.0,
-    dino_weight=0.3,
-    ibot_weight=0.3,
-    koleo_weight=0.03,
+    anatomy_weight=1.0,
+    dino_weight=0.0,
+    ibot_weight=0.0,
+    koleo_weight=0.0,
     n_prototypes=1024,
     head_hidden_dim=512,
     head_bottleneck_dim=128,
@@ -50,6 +55,7 @@ CONFIG = PretrainingConfig(
     weight_decay=(0.05, 0.05),
     teacher_momentum=(0.99, 0.999),
     warmup_fraction=0.05,
+    final_learning_rate=1e-4,
     batch_size=8,
     checkpoint_every=50,
 )
@@ -58,8 +64,8 @@ CONFIG = PretrainingConfig(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--reuse", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--reuse", type=int, default=12)
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--resume", action="store_true")
     options = parser.parse_args()
@@ -72,6 +78,7 @@ def main() -> None:
         [BaseAnatomy.from_template(*maps, spacing=2.0)],
         modalities=ENCODER.modalities,
         reuse=options.reuse,
+        config=TrainingConfig(contrast=CONTRAST),
         preprocessing=Preprocessor().to_dict(),
     )
     config = dataclasses.replace(CONFIG, n_steps=options.steps)

@@ -84,6 +84,7 @@ class AnatomyHead(nn.Module):
 
     Predictions are in units of the spread between patches, so that a small
     structure weighs as much as a large one; `mean` and `spread` lead back.
+    `emphasis` says how much each quantity counts in the objective.
 
     Parameters
     ----------
@@ -95,6 +96,7 @@ class AnatomyHead(nn.Module):
 
     mean: Tensor
     spread: Tensor
+    emphasis: Tensor
 
     def __init__(self, in_dim: int, n_quantities: int) -> None:
         super().__init__()
@@ -103,6 +105,7 @@ class AnatomyHead(nn.Module):
         nn.init.zeros_(self.linear.bias)
         self.register_buffer("mean", torch.zeros(n_quantities))
         self.register_buffer("spread", torch.ones(n_quantities))
+        self.register_buffer("emphasis", torch.ones(n_quantities))
 
     def forward(self, patch_tokens: Tensor) -> Tensor:
         """Map tokens of shape (..., in_dim) to standardised quantities (..., R)."""

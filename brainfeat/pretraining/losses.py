@@ -25,7 +25,7 @@ from brainfeat.pretraining.ranks import gather_rows, rank
 # Added to KoLeo's distances on the unit sphere: its gradient grows as one over the
 # distance, and two equal rows would make the run NaN.
 _KOLEO_GUARD = 1e-4
-_STACK_WEIGHT = 0.1  # of the anatomy objective's mean over a stack
+_STACK_WEIGHT = 0.01  # of the anatomy objective's mean over a stack
 
 
 def dino_loss(student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
@@ -130,7 +130,9 @@ def infonce_loss(first: Tensor, second: Tensor, *, temperature: float) -> Tensor
     return F.cross_entropy(logits.masked_fill(itself, -torch.inf), positives)
 
 
-def anatomy_loss(prediction: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
+def anatomy_loss(
+    prediction: Tensor, truth: Tensor, weights: Tensor, emphasis: Tensor
+) -> Tensor:
     """Weighted squared error of what each patch holds, and of the stack's mean.
 
     Parameters
@@ -140,19 +142,22 @@ def anatomy_loss(prediction: Tensor, truth: Tensor, weights: Tensor) -> Tensor:
         patches.
     weights : Tensor of shape (B, N)
         Weight of each patch, such as its share of foreground.
+    emphasis : Tensor of shape (R,)
+        Weight of each quantity.
 
     Returns
     -------
     Tensor of shape ()
-        Mean squared error over patches, plus a tenth of: the squared error of the
-        weighted mean of a stack, times the effective number of patches. That term
-        equals the first when errors are independent, and grows when they agree in
-        sign: it is what averaging over the brain leaves.
+        Mean squared error over patches, plus a hundredth of: the squared error of
+        the sum over each stack, over the number of patches. That term equals the
+        first when errors are independent, and grows when they agree in sign: it is
+        what averaging over the brain leaves. A larger share makes the first steps
+        unstable.
     """
-    share = weights / weights.sum(dim=1, keepdim=True).clamp(min=1e-6)  # B N
     error = prediction.float() - truth  # B N R
-    patches = torch.einsum("bn,bnr->br", share, error.square())
-    n_effective = 1.0 / share.square().sum(dim=1).clamp(min=1e-6)
-    mean_error = torch.einsum("bn,bnr->br", share, error)
-    stacks = mean_error.square() * n_effective[:, None]
-    return (patches + _STACK_WEIGHT * stacks).mean()
+    total = weights.sum().clamp(min=1e-6)
+    patches = torch.einsum("bn,bnr->r", weights, error.square()) / total
+    sums = torch.einsum("bn,bnr->br", weights, error)
+    stacks = sums.square().sum(dim=0) / total
+    share = emphasis / emphasis.sum()
+    return (share * (patches + _STACK_WEIGHT * stacks)).sum()

@@ -301,6 +301,7 @@ class SelfDistillation(nn.Module):
             quantities.flatten(0, 1).flatten(1, 3),  # VB N R
             truth.flatten(0, 1).flatten(1, 3),
             weights.flatten(0, 1).flatten(1),
+            head.emphasis,
         )
 
 

@@ -22,6 +22,9 @@ from brainfeat.simulation.training import (
 
 _CENTER = (0.0, -17.0, 5.0)  # of the Preprocessor's grid, MNI152 mm
 _PERCENTILES = (0.5, 99.5)  # the Preprocessor's
+# Growth is relative to a base that the encoder never sees, so little of it can be
+# told from an image; small structures carry most of what disease changes.
+_EMPHASIS = {"log_jacobian": 0.1, "ventricle": 2.0, "medial_temporal": 2.0}
 _LARGEST_MARGIN = 3  # voxels of the mask that registration leaves around a brain
 _HEAD_SHARE = 0.2
 _SAMPLE_STRIDE = 3  # every third voxel along each axis is enough for percentiles
@@ -55,6 +58,7 @@ class SimulatedSource:
     """
 
     quantities = TRUTH_NAMES
+    emphasis = tuple(_EMPHASIS.get(name, 1.0) for name in TRUTH_NAMES)
 
     def __init__(
         self,
@@ -113,9 +117,7 @@ class SimulatedSource:
 
     def _draw_subject(self, seed: int) -> SubjectBatch:
         generator = torch.Generator().manual_seed(seed)
-        base = self.bases[
-            int(torch.randint(len(self.bases), (), generator=generator))
-        ]
+        base = self.bases[int(torch.randint(len(self.bases), (), generator=generator))]
         batch = draw_subjects(
             base,
             1,

@@ -57,6 +57,8 @@ class SubjectSource(Protocol):
         Voxels of a volume.
     quantities : tuple of str
         Names of the R quantities of the truth; empty without truth.
+    emphasis : tuple of float
+        Weight of each quantity in the anatomy objective.
     preprocessing : mapping
         How the volumes were made, as ``Preprocessor.to_dict`` gives it.
     """
@@ -64,6 +66,7 @@ class SubjectSource(Protocol):
     modalities: tuple[str, ...]
     shape: tuple[int, int, int]
     quantities: tuple[str, ...]
+    emphasis: tuple[float, ...]
     preprocessing: Mapping[str, Any]
 
     def draw(self, step: int, n_subjects: int, *, seed: int) -> SubjectBatch:

@@ -338,6 +338,7 @@ class Trainer:
         """Find mean and spread of the true quantities in a few batches."""
         views = [self._make_views(step)[0].large for step in range(_N_CALIBRATION)]
         truth = [group.truth for group in views if group.truth is not None]
+        head.emphasis.copy_(torch.tensor(self.source.emphasis))
         head.calibrate(torch.cat(truth), torch.cat([g.fractions for g in views]))
         for name in ("mean", "spread"):
             # Every process must use the same units.
