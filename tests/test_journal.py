@@ -93,6 +93,8 @@ def test_a_vector_of_another_length_is_refused(tmp_path):
 
 
 def test_appending_needs_a_beginning(tmp_path):
-    with RowJournal(tmp_path, 7) as journal:
-        with pytest.raises(TableError, match="not open"):
-            journal.append("key", "sha", np.zeros(7, np.float32))
+    with (
+        RowJournal(tmp_path, 7) as journal,
+        pytest.raises(TableError, match="not open"),
+    ):
+        journal.append("key", "sha", np.zeros(7, np.float32))
