@@ -223,7 +223,9 @@ def stack_to_slabs(stacks: Tensor, thickness: int) -> Tensor:
         Channel ``m * thickness + s`` is slice s of modality m, as the encoder
         expects it.
     """
-    slabs = stacks.unflatten(-3, (-1, thickness)).transpose(-5, -4)  # ... S M t H W
+    slabs: Tensor = stacks.unflatten(-3, (-1, thickness)).transpose(
+        -5, -4
+    )  # ... S M t H W
     return slabs.flatten(-4, -3)
 
 

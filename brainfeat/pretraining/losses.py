@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from brainfeat.pretraining.ranks import gather_rows, rank
+from brainfeat.pretraining.ranks import all_ranks_mean, gather_rows, rank
 
 # Added to KoLeo's distances on the unit sphere: its gradient grows as one over the
 # distance, and two equal rows would make the run NaN.
@@ -148,16 +148,18 @@ def anatomy_loss(
     Returns
     -------
     Tensor of shape ()
-        Mean squared error over patches, plus a hundredth of: the squared error of
-        the sum over each stack, over the number of patches. That term equals the
-        first when errors are independent, and grows when they agree in sign: it is
-        what averaging over the brain leaves. A larger share makes the first steps
-        unstable.
+        Mean squared error over patches, plus a hundredth of the squared sum of
+        errors over each stack, over the sum of squared weights. That term equals
+        the first when errors are independent, and grows when they agree in sign:
+        it is what averaging over the brain leaves. A larger share makes the first
+        steps unstable.
     """
     error = prediction.float() - truth  # B N R
-    total = weights.sum().clamp(min=1e-6)
+    # Stacks hold more or less brain: means are over those of all processes.
+    total = all_ranks_mean(weights.sum()).clamp(min=1e-6)
+    squares = all_ranks_mean(weights.square().sum()).clamp(min=1e-6)
     patches = torch.einsum("bn,bnr->r", weights, error.square()) / total
     sums = torch.einsum("bn,bnr->br", weights, error)
-    stacks = sums.square().sum(dim=0) / total
+    stacks = sums.square().sum(dim=0) / squares
     share = emphasis / emphasis.sum()
     return (share * (patches + _STACK_WEIGHT * stacks)).sum()

@@ -10,6 +10,7 @@ __all__ = [
 
 import copy
 import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -29,7 +30,10 @@ from brainfeat.pretraining.losses import (
 from brainfeat.pretraining.masking import mask_weights
 from brainfeat.pretraining.views import ViewGroup, Views
 
-_CENTRINGS = {"sinkhorn": SinkhornKnopp, "moving_average": MovingAverageCentring}
+_CENTRINGS: dict[str, Callable[[int], nn.Module]] = {
+    "sinkhorn": SinkhornKnopp,
+    "moving_average": MovingAverageCentring,
+}
 
 
 class HeadOutputs(NamedTuple):
@@ -253,8 +257,7 @@ class SelfDistillation(nn.Module):
             terms["infonce"] = infonce_loss(
                 first, second, temperature=config.infonce_temperature
             )
-        if student.quantities is not None and large.truth is not None:
-            terms["anatomy"] = self._anatomy(student.quantities, large)
+        terms |= self._anatomy(student, large)
         names = LossTerms._fields[1:]
         weighted = [getattr(config, f"{name}_weight") * terms[name] for name in names]
         terms["total"] = torch.stack(weighted).sum()
@@ -291,18 +294,20 @@ class SelfDistillation(nn.Module):
             )
         return terms
 
-    def _anatomy(self, quantities: Tensor, large: ViewGroup) -> Tensor:
+    def _anatomy(self, output: HeadOutputs, large: ViewGroup) -> dict[str, Tensor]:
         head = unwrapped(self.student).anatomy_head
-        truth = head.standardise(large.truth)
+        if head is None or output.quantities is None or large.truth is None:
+            return {}
         weights = large.fractions
         if self.config.ibot_weight > 0 and large.masks is not None:
             weights = weights * ~large.masks  # what is hidden cannot be measured
-        return anatomy_loss(
-            quantities.flatten(0, 1).flatten(1, 3),  # VB N R
-            truth.flatten(0, 1).flatten(1, 3),
+        loss = anatomy_loss(
+            output.quantities.flatten(0, 1).flatten(1, 3),  # VB N R
+            head.standardise(large.truth).flatten(0, 1).flatten(1, 3),
             weights.flatten(0, 1).flatten(1),
             head.emphasis,
         )
+        return {"anatomy": loss}
 
 
 def unwrapped(network: nn.Module) -> HeadedEncoder:

@@ -24,7 +24,12 @@ _CENTER = (0.0, -17.0, 5.0)  # of the Preprocessor's grid, MNI152 mm
 _PERCENTILES = (0.5, 99.5)  # the Preprocessor's
 # Growth is relative to a base that the encoder never sees, so little of it can be
 # told from an image; small structures carry most of what disease changes.
-_EMPHASIS = {"log_jacobian": 0.1, "ventricle": 2.0, "medial_temporal": 2.0}
+_EMPHASIS = {
+    "ventricle": 2.0,
+    "medial_temporal": 2.0,
+    "pathology": 0.3,
+    "log_jacobian": 0.1,
+}
 _LARGEST_MARGIN = 3  # voxels of the mask that registration leaves around a brain
 _HEAD_SHARE = 0.2
 _SAMPLE_STRIDE = 3  # every third voxel along each axis is enough for percentiles

@@ -3,6 +3,7 @@
 __all__ = ["Trainer", "pretrain"]
 
 import contextlib
+import dataclasses
 import json
 import logging
 import os
@@ -45,6 +46,7 @@ from brainfeat.pretraining.self_distillation import (
     SelfDistillation,
     unwrapped,
 )
+from brainfeat.pretraining.store import VolumeStore
 from brainfeat.pretraining.subjects import SubjectSource
 from brainfeat.pretraining.views import DrawnViews, Views
 
@@ -103,7 +105,7 @@ def pretrain(
     TrainingError
         If `output` holds a run and `resume` is false, or training cannot go on.
     """
-    source = data
+    source = VolumeStore(data) if isinstance(data, str | os.PathLike) else data
     target = training_device(device)
     with distributed(target):
         trainer = Trainer(source, config, Path(output), device=target, probe=probe)
@@ -253,6 +255,8 @@ class Trainer:
         config = self.config
         n_parts = config.accumulation_steps
         n_subjects = config.batch_size // (n_parts * world_size())
+        n_local = config.views.n_local if config.uses_local_views else 0
+        views = dataclasses.replace(config.views, n_local=n_local)
         parts = []
         for part in range(n_parts):
             number = step * n_parts + part
@@ -260,7 +264,7 @@ class Trainer:
             subjects = self.source.draw(number, n_subjects, seed=process_seed)
             generator = seeded_generator(config.seed, number, rank(), 3)
             drawn = DrawnViews.draw(
-                config.views, config.encoder, subjects, step=step, generator=generator
+                views, config.encoder, subjects, step=step, generator=generator
             )
             parts.append(drawn.apply(subjects.to(self.device), config.encoder))
         return parts

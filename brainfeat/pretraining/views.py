@@ -352,14 +352,14 @@ def _draw_masks(
 ) -> Tensor:
     height, width = config.global_crops.size
     patch_size = encoder.patch_size
-    masks = draw_block_masks(
+    masks: Tensor = draw_block_masks(
         n_crops,
         (config.global_crops.n_slabs, height // patch_size, width // patch_size),
         ratio=config.mask_ratio,
         probability=config.mask_probability,
         generator=generator,
-    )
-    return masks.unflatten(0, (config.n_global, -1))
+    ).unflatten(0, (config.n_global, -1))
+    return masks
 
 
 def _crop_acquisitions(boxes: CropBoxes, volumes: Tensor) -> Tensor:

@@ -109,7 +109,7 @@ def test_what_hardly_varies_does_not_weigh_without_bound():
     head = AnatomyHead(6, 2)
     quantities = torch.stack([torch.full((7,), 0.4), torch.arange(7.0)], dim=-1)
     head.calibrate(quantities, torch.ones(7))
-    torch.testing.assert_close(head.spread, torch.tensor([0.02, 2.0]))
+    torch.testing.assert_close(head.spread, torch.tensor([0.05, 2.0]))
 
 
 def test_prediction_is_a_linear_map_of_the_patch_token():

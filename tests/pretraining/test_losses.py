@@ -158,21 +158,22 @@ def test_infonce_loss_does_not_depend_on_the_order_of_views():
 def test_anatomy_loss_is_its_loop_over_stacks_and_quantities():
     truth = torch.randn(3, 5, 2)
     weights = torch.rand(3, 5)
+    emphasis = torch.tensor([1.0, 3.0])
 
     def twin(prediction):
-        total = 0.0
-        for b in range(3):
-            share = weights[b] / weights[b].sum()
-            n_effective = 1 / sum(s * s for s in share)
-            for r in range(2):
+        loss = 0.0
+        for r in range(2):
+            patches = stacks = 0.0
+            for b in range(3):
                 error = [prediction[b, n, r] - truth[b, n, r] for n in range(5)]
-                mean = sum(s * e for s, e in zip(share, error, strict=True))
-                total += sum(s * e**2 for s, e in zip(share, error, strict=True))
-                total += 0.1 * n_effective * mean**2
-        return total / 6
+                patches += sum(w * e**2 for w, e in zip(weights[b], error, strict=True))
+                stacks += sum(w * e for w, e in zip(weights[b], error, strict=True)) ** 2
+            value = patches / weights.sum() + 0.01 * stacks / (weights**2).sum()
+            loss += emphasis[r] / 4 * value
+        return loss
 
     assert_same_value_and_gradient(
-        lambda prediction: anatomy_loss(prediction, truth, weights),
+        lambda prediction: anatomy_loss(prediction, truth, weights, emphasis),
         twin,
         torch.randn(3, 5, 2, requires_grad=True),
     )
@@ -182,15 +183,19 @@ def test_anatomy_loss_ignores_the_scale_of_weights_and_weightless_patches():
     prediction, truth = torch.randn(2, 3, 5, 2)
     weights = torch.rand(3, 5)
     weights[:, 4] = 0
-    loss = anatomy_loss(prediction, truth, weights)
-    torch.testing.assert_close(loss, anatomy_loss(prediction, truth, 7 * weights))
-    shorter = anatomy_loss(prediction[:, :4], truth[:, :4], weights[:, :4])
+    equal = torch.ones(2)
+    loss = anatomy_loss(prediction, truth, weights, equal)
+    scaled = anatomy_loss(prediction, truth, 7 * weights, 3 * equal)
+    torch.testing.assert_close(loss, scaled)
+    shorter = anatomy_loss(prediction[:, :4], truth[:, :4], weights[:, :4], equal)
     torch.testing.assert_close(loss, shorter)
 
 
 def test_anatomy_loss_of_a_stack_without_foreground_is_zero():
     prediction = torch.randn(2, 4, 3, requires_grad=True)
-    loss = anatomy_loss(prediction, torch.randn(2, 4, 3), torch.zeros(2, 4))
+    loss = anatomy_loss(
+        prediction, torch.randn(2, 4, 3), torch.zeros(2, 4), torch.ones(3)
+    )
     loss.backward()
     assert loss == 0
     assert torch.isfinite(prediction.grad).all()

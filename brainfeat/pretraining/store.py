@@ -1,0 +1,208 @@
+"""Preprocessed volumes on disk, mapped into memory as training needs them."""
+
+__all__ = ["StoreIndex", "StoredScan", "VolumeStore"]
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from brainfeat.atomic import atomic_write
+from brainfeat.exceptions import InputError
+from brainfeat.pretraining.plain_values import from_plain
+from brainfeat.pretraining.seeds import derive_seed
+from brainfeat.pretraining.subjects import SubjectBatch
+
+INDEX_NAME = "index.json"
+_FORMAT = "brainfeat-store-1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredScan:
+    """One acquisition of one subject.
+
+    Parameters
+    ----------
+    subject : str
+        Scans of the same name are acquisitions of one subject.
+    file : str
+        Name of the array in the store: float16 of shape (M + 1, I, J, K), the
+        modalities and then the foreground.
+    present : tuple of bool
+        Which modalities the scan has.
+    """
+
+    subject: str
+    file: str
+    present: tuple[bool, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreIndex:
+    """What a store holds; saved as ``index.json``.
+
+    Parameters
+    ----------
+    modalities : tuple of str
+        BIDS suffixes, in the order of the arrays.
+    preprocessing : mapping
+        How the arrays were made, as ``Preprocessor.to_dict`` gives it.
+    scans : tuple of StoredScan
+        All scans.
+    """
+
+    modalities: tuple[str, ...]
+    preprocessing: Mapping[str, Any]
+    scans: tuple[StoredScan, ...]
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read the index of a store.
+
+        Parameters
+        ----------
+        folder : Path
+            Folder of the store.
+
+        Returns
+        -------
+        StoreIndex
+            What the store holds.
+
+        Raises
+        ------
+        InputError
+            If the folder holds no finished store.
+        """
+        path = folder / INDEX_NAME
+        if not path.is_file():
+            raise InputError(f"{folder}: holds no finished store ({INDEX_NAME}).")
+        content = json.loads(path.read_text())
+        if content.get("format") != _FORMAT:
+            raise InputError(f"{path}: not of format {_FORMAT}.")
+        scans = tuple(
+            from_plain(StoredScan, scan, where=f"{path}: scan")
+            for scan in content["scans"]
+        )
+        modalities = tuple(content["modalities"])
+        return cls(
+            modalities=modalities, preprocessing=content["preprocessing"], scans=scans
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write the index, once all arrays are there.
+
+        Parameters
+        ----------
+        folder : Path
+            Folder of the store.
+        """
+        content = {
+            "format": _FORMAT,
+            "modalities": list(self.modalities),
+            "preprocessing": dict(self.preprocessing),
+            "scans": [asdict(scan) for scan in self.scans],
+        }
+        with atomic_write(folder / INDEX_NAME) as partial:
+            partial.write_text(json.dumps(content, indent=1) + "\n")
+
+
+class VolumeStore:
+    """A source of subjects whose volumes were preprocessed before.
+
+    Subjects come in a new random order each time all have been used. A subject
+    with several acquisitions gives two of them, so that objectives can compare
+    them.
+
+    Parameters
+    ----------
+    folder : path-like
+        Folder that `write_store` made.
+
+    Raises
+    ------
+    InputError
+        If the folder holds no finished store, or an array is missing.
+    """
+
+    quantities: tuple[str, ...] = ()
+    emphasis: tuple[float, ...] = ()
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        self.index = StoreIndex.load(self.folder)
+        if not self.index.scans:
+            raise InputError(f"{self.folder}: the store is empty.")
+        self.modalities = self.index.modalities
+        self.preprocessing = self.index.preprocessing
+        size_i, size_j, size_k = self._open(self.index.scans[0]).shape[1:]
+        self.shape = (size_i, size_j, size_k)
+
+    @cached_property
+    def subjects(self) -> dict[str, list[StoredScan]]:
+        """Scans of each subject."""
+        found: dict[str, list[StoredScan]] = {}
+        for scan in self.index.scans:
+            found.setdefault(scan.subject, []).append(scan)
+        return found
+
+    @property
+    def n_acquisitions(self) -> int:
+        """Acquisitions that a subject gives: two if any subject has as many."""
+        return min(2, max(len(scans) for scans in self.subjects.values()))
+
+    def draw(self, step: int, n_subjects: int, *, seed: int) -> SubjectBatch:
+        """Return the subjects of one step.
+
+        Parameters
+        ----------
+        step : int
+            Number of the step, from 0.
+        n_subjects : int
+            Number of subjects B.
+        seed : int
+            Seed of the run and the process.
+
+        Returns
+        -------
+        SubjectBatch
+            A function of the three arguments alone.
+        """
+        names = list(self.subjects)
+        scans: list[StoredScan] = []
+        for number in range(step * n_subjects, (step + 1) * n_subjects):
+            epoch, place = divmod(number, len(names))
+            order = np.random.default_rng(derive_seed(seed, epoch))
+            name = names[order.permutation(len(names))[place]]
+            scans += self._choose_scans(name, derive_seed(seed, number, 1))
+        return self._load(scans)
+
+    def _choose_scans(self, name: str, seed: int) -> list[StoredScan]:
+        """Choose acquisitions of a subject; one that has too few repeats its own."""
+        scans = self.subjects[name]
+        order = np.random.default_rng(seed).permutation(len(scans))
+        return [scans[order[n % len(scans)]] for n in range(self.n_acquisitions)]
+
+    def _load(self, scans: list[StoredScan]) -> SubjectBatch:
+        arrays = np.stack([self._open(scan) for scan in scans])  # BA M+1 I J K
+        data = torch.from_numpy(arrays).unflatten(0, (-1, self.n_acquisitions))
+        present = torch.tensor([scan.present for scan in scans])
+        return SubjectBatch(
+            volumes=data[:, :, :-1].float(),
+            present=present.unflatten(0, (-1, self.n_acquisitions)),
+            foreground=data[:, 0, -1].float(),
+        )
+
+    def _open(self, scan: StoredScan) -> NDArray[np.float16]:
+        path = self.folder / scan.file
+        if not path.is_file():
+            raise InputError(f"{path}: array of {scan.subject} is missing.")
+        array: NDArray[np.float16] = np.load(path, mmap_mode="r")
+        return array

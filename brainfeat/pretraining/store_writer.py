@@ -1,0 +1,166 @@
+"""Preprocess scans once, into a store that training reads."""
+
+__all__ = ["FailedScan", "Scan", "write_store"]
+
+import hashlib
+import logging
+import multiprocessing
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from brainfeat.atomic import atomic_write
+from brainfeat.exceptions import BrainfeatError, InputError
+from brainfeat.io import content_hash, read_volume
+from brainfeat.preprocessing import Preprocessor
+from brainfeat.pretraining.store import StoredScan, StoreIndex, VolumeStore
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scan:
+    """Images of one acquisition of one subject.
+
+    Parameters
+    ----------
+    subject : str
+        Scans of the same name are acquisitions of one subject.
+    images : mapping of str to path-like
+        One image a modality; absent ones are left out.
+    """
+
+    subject: str
+    images: Mapping[str, str | os.PathLike[str]]
+
+
+class FailedScan(NamedTuple):
+    """A scan that is not in the store.
+
+    Attributes
+    ----------
+    scan : Scan
+        The scan.
+    error : BrainfeatError
+        Why.
+    """
+
+    scan: Scan
+    error: BrainfeatError
+
+
+def write_store(
+    scans: Sequence[Scan],
+    folder: str | os.PathLike[str],
+    preprocessor: Preprocessor,
+    *,
+    modalities: Sequence[str],
+    n_jobs: int = 1,
+) -> tuple[VolumeStore, list[FailedScan]]:
+    """Preprocess scans into a store; those already there are not done again.
+
+    An array is named by the content of its images and by the preprocessing, so that
+    an interrupted call is resumed, and a changed image done again.
+
+    Parameters
+    ----------
+    scans : sequence of Scan
+        What the store will hold.
+    folder : path-like
+        Folder of the store.
+    preprocessor : Preprocessor
+        Takes volumes to the encoder's grid.
+    modalities : sequence of str
+        BIDS suffixes, in the order of the encoder.
+    n_jobs : int
+        Number of processes.
+
+    Returns
+    -------
+    VolumeStore
+        The store, with all scans that could be preprocessed.
+    list of FailedScan
+        The others.
+
+    Raises
+    ------
+    InputError
+        If no scan could be preprocessed.
+    """
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    work = partial(
+        _store_scan,
+        folder=target,
+        preprocessor=preprocessor,
+        modalities=tuple(modalities),
+    )
+    stored: list[StoredScan] = []
+    failed: list[FailedScan] = []
+    for number, (scan, outcome) in enumerate(_map(work, scans, n_jobs), 1):
+        if isinstance(outcome, StoredScan):
+            stored.append(outcome)
+        else:
+            failed.append(FailedScan(scan, outcome))
+        logger.info("preprocessed %d of %d scans.", number, len(scans))
+    if not stored:
+        reason = failed[0].error if failed else "there are no scans"
+        raise InputError(f"{target}: nothing to store; the first reason: {reason}")
+    index = StoreIndex(
+        modalities=tuple(modalities),
+        preprocessing=preprocessor.to_dict(),
+        scans=tuple(stored),
+    )
+    index.save(target)
+    return VolumeStore(target), failed
+
+
+_Outcome = StoredScan | BrainfeatError
+
+
+def _map(
+    work: "partial[_Outcome]", scans: Sequence[Scan], n_jobs: int
+) -> Iterator[tuple[Scan, _Outcome]]:
+    if n_jobs == 1:
+        yield from ((scan, work(scan)) for scan in scans)
+        return
+    # Forked children would share the locks of this process' threads.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(n_jobs, mp_context=context) as pool:
+        yield from zip(scans, pool.map(work, scans), strict=True)
+
+
+def _store_scan(
+    scan: Scan, *, folder: Path, preprocessor: Preprocessor, modalities: tuple[str, ...]
+) -> _Outcome:
+    """Preprocess one scan, unless its array is there; return the error if it fails."""
+    try:
+        name = _array_name(scan, preprocessor, modalities)
+        path = folder / name
+        if not path.is_file():
+            volumes = {key: read_volume(image) for key, image in scan.images.items()}
+            subject = preprocessor.apply(volumes, modalities)
+            foreground = subject.foreground[None].astype(np.float16)
+            data = np.concatenate([subject.data.astype(np.float16), foreground])
+            with atomic_write(path) as unfinished:
+                np.save(unfinished, data)
+    except BrainfeatError as error:
+        return error
+    present = tuple(key in scan.images for key in modalities)
+    return StoredScan(subject=scan.subject, file=name, present=present)
+
+
+def _array_name(
+    scan: Scan, preprocessor: Preprocessor, modalities: tuple[str, ...]
+) -> str:
+    digest = hashlib.sha256(preprocessor.fingerprint.encode())
+    digest.update(repr(modalities).encode())
+    for modality in sorted(scan.images):
+        digest.update(f"{modality} {content_hash(scan.images[modality])}".encode())
+    return f"{digest.hexdigest()[:32]}.npy"
