@@ -26,6 +26,8 @@ _CENTER_DEPTH = 85.0
 
 _PITCHES = (-0.35, -0.17, 0.0, 0.17, 0.35)
 _SHIFTS = (-30.0, -15.0, 0.0, 15.0, 30.0)
+# The template is larger than most brains: at its own size it may fit the scalp.
+_SCALES = (0.8, 0.9, 1.0)
 _SAMPLE_SPACING = 10.0
 _N_BINS = 16
 
@@ -33,7 +35,7 @@ _N_BINS = 16
 def find_starts(volume: Volume, n_starts: int) -> list[Affine]:
     """Find places of the template brain that a head may have it in.
 
-    Nods and shifts about the centre of the head are compared by the mutual
+    Nods, sizes and shifts about the centre of the head are compared by the mutual
     information of a few thousand points.
 
     Parameters
@@ -41,26 +43,31 @@ def find_starts(volume: Volume, n_starts: int) -> list[Affine]:
     volume : Volume
         Head or brain in closest-RAS order, with voxels of about 6 mm.
     n_starts : int
-        How many starts to return, of different pitch; at most five.
+        How many starts to return for each size, of different pitch; at most five.
 
     Returns
     -------
     list of ndarray of shape (4, 4)
-        Rigid maps of template to scanner millimetres, the likeliest first.
+        Maps of template to scanner millimetres that turn, scale and shift.
     """
     points, template_bins = _load_samples()
     volume_bins = _to_bins(volume.data)
     to_voxel = np.linalg.inv(volume.geometry.affine)
     center = find_center(volume)
-    best: dict[float, tuple[float, Affine]] = {}
-    for pitch, y, z in product(_PITCHES, _SHIFTS, _SHIFTS):
-        start = _rigid(pitch, center + np.array([0.0, y, z]))
+    best: dict[tuple[float, float], tuple[float, Affine]] = {}
+    for pitch, scale, y, z in product(_PITCHES, _SCALES, _SHIFTS, _SHIFTS):
+        start = _similarity(pitch, scale, center + np.array([0.0, y, z]))
         sampled = _sample_nearest(volume_bins, points, to_voxel @ start)
         score = _mutual_information(template_bins, sampled)
-        if pitch not in best or score > best[pitch][0]:
-            best[pitch] = score, start
-    ranked = sorted(best.values(), key=lambda scored: -scored[0])
-    return [start for _, start in ranked[:n_starts]]
+        if (pitch, scale) not in best or score > best[pitch, scale][0]:
+            best[pitch, scale] = score, start
+    starts = []
+    for scale in _SCALES:
+        ranked = sorted(
+            (best[pitch, scale] for pitch in _PITCHES), key=lambda scored: -scored[0]
+        )
+        starts += [start for _, start in ranked[:n_starts]]
+    return starts
 
 
 def find_center(volume: Volume) -> NDArray[np.float64]:
@@ -113,11 +120,12 @@ def _to_bins(data: NDArray[Any]) -> NDArray[np.intp]:
     return bins
 
 
-def _rigid(pitch: float, center: NDArray[np.float64]) -> Affine:
-    """Nod the template about the brain's centre, and move that to `center`."""
+def _similarity(pitch: float, scale: float, center: NDArray[np.float64]) -> Affine:
+    """Nod and scale the template about its brain's centre; move that to `center`."""
     cosine, sine = np.cos(pitch), np.sin(pitch)
     affine = np.eye(4)
     affine[1:3, 1:3] = [[cosine, -sine], [sine, cosine]]
+    affine[:3, :3] *= scale
     affine[:3, 3] = center - affine[:3, :3] @ np.array(BRAIN_CENTER)
     return affine
 

@@ -35,23 +35,26 @@ from brainfeat.volume import Volume
 logger = logging.getLogger(__name__)
 
 Affine = NDArray[np.float64]
-_Transform = sitk.Euler3DTransform | sitk.AffineTransform
+_Transform = sitk.Similarity3DTransform | sitk.AffineTransform
 
 # All lengths are divided by this one during registration: a step of the optimiser
 # then moves the brain about as far by translation as by rotation or scaling, and
 # needs no scales.
 _UNIT = 50.0
 _N_BINS = 32
-_N_STARTS = 3
+_N_STARTS = 1  # of each size
 # A blurred start: without it, one in forty FLAIR heads ends in a wrong maximum.
 _COARSE_BLUR = 5.0  # mm, standard deviation
 
 _MIN_EXTENT = 100.0  # mm; less than this holds too little of a brain
 _SCALES = (0.6, 1.6)  # of the template; beyond these it is not a human brain
+# With 1.9 litres the template is larger than nearly all brains: a match that makes
+# it larger still has taken the scalp of a T2w or FLAIR head for the brain's edge.
+_LARGEST_SCALE = 1.05
 
 # Skull and cerebrospinal fluid around the template brain, which has neither. They
 # hold the edge of the brain in place in every contrast.
-_RIM_OF_FLUID, _MASK_MARGIN = 3.0, 8.0  # mm
+_RIM_OF_FLUID, _MASK_MARGIN = 3.0, 3.0  # mm
 _FLUID = 40.0  # intensity, on the template's scale of 0 to 255
 
 
@@ -120,6 +123,7 @@ def align_to_template(volume: Volume) -> Alignment:
     if not _SCALES[0] < scale < _SCALES[1]:
         logger.debug("Only centred: the best match has a scale of %.2f.", scale)
         return _centre_only(volume)
+    affine = _scale_about_brain(affine, min(_LARGEST_SCALE / scale, 1.0))
     return Alignment(affine, _rigid_part(affine), similarity)
 
 
@@ -144,9 +148,9 @@ def _register(coarse: Volume, fine: Volume) -> tuple[Affine, float]:
     moving = to_sitk(_blur(coarse, _COARSE_BLUR), unit=_UNIT)
     candidates = []
     for start in find_starts(coarse, _N_STARTS):
-        rigid = _place(sitk.Euler3DTransform(), start)
-        score = _optimise(rigid, fixed, moving, first_step=8.0, last_step=0.5)
-        candidates.append((score, rigid))
+        similarity = _place(sitk.Similarity3DTransform(), start)
+        score = _optimise(similarity, fixed, moving, first_step=8.0, last_step=0.5)
+        candidates.append((score, similarity))
     _, best = max(candidates, key=lambda candidate: candidate[0])
     affine = _place(sitk.AffineTransform(3), _to_matrix(best))
     _optimise(affine, fixed, moving, first_step=4.0, last_step=0.5)
@@ -222,8 +226,17 @@ def _to_matrix(transform: _Transform) -> Affine:
 
 def _rigid_part(affine: Affine) -> Affine:
     left, _, right = np.linalg.svd(affine[:3, :3])
+    return _about_brain(affine, left @ right)
+
+
+def _scale_about_brain(affine: Affine, factor: float) -> Affine:
+    return _about_brain(affine, affine[:3, :3] * factor)
+
+
+def _about_brain(affine: Affine, linear: Affine) -> Affine:
+    """Exchange the linear part, and keep the brain's centre where it is."""
     center = np.array(BRAIN_CENTER)
-    rigid = np.eye(4)
-    rigid[:3, :3] = left @ right
-    rigid[:3, 3] = affine[:3, :3] @ center + affine[:3, 3] - rigid[:3, :3] @ center
-    return rigid
+    changed = np.eye(4)
+    changed[:3, :3] = linear
+    changed[:3, 3] = affine[:3, :3] @ center + affine[:3, 3] - linear @ center
+    return changed

@@ -1,0 +1,116 @@
+import builtins
+
+import numpy as np
+import pytest
+
+from brainfeat.brain_mask import (
+    Placement,
+    compute_mask,
+    find_foreground,
+    mask_path,
+    reference,
+)
+from brainfeat.exceptions import ConfigError, MissingDependencyError, VolumeError
+from brainfeat.io import read_volume, write_volume
+from brainfeat.preprocessing import Preprocessor
+from brainfeat.registration import align_to_template
+from brainfeat.resampling import to_closest_ras, to_resampled
+from brainfeat.volume import Geometry, Volume
+
+
+def bright_half(volume):
+    return volume.data > np.median(volume.data)
+
+
+@pytest.fixture
+def noise(rng, tmp_path):
+    shape = (6, 7, 8)
+    grid = Geometry(shape, np.eye(4))
+    path = tmp_path / "sub-1_T1w.nii.gz"
+    return Volume(rng.random(shape).astype(np.float32), grid, path)
+
+
+def test_mask_file_beside_the_image_is_found_by_its_stem(noise, tmp_path):
+    mask = np.zeros(noise.data.shape, np.uint8)
+    mask[2:4, 3:5, 4:6] = 7
+    write_volume(Volume(mask, noise.geometry), tmp_path / "sub-1_T1w_mask.nii.gz")
+    found = compute_mask(noise, "{folder}/{stem}_mask.nii.gz")
+    np.testing.assert_array_equal(found.data, mask > 0)
+
+
+def test_function_is_called_by_value_or_by_name(noise):
+    name = f"{bright_half.__module__}:bright_half"
+    assert reference(bright_half) == name
+    by_value = compute_mask(noise, bright_half)
+    np.testing.assert_array_equal(by_value.data, bright_half(noise))
+    by_name = compute_mask(noise, f"{__name__}:bright_half")
+    np.testing.assert_array_equal(by_name.data, by_value.data)
+
+
+def test_lambda_cannot_be_stored():
+    with pytest.raises(ConfigError, match="top level"):
+        reference(lambda volume: volume.data > 0)
+
+
+@pytest.mark.parametrize(
+    ("brain_mask", "error"),
+    [
+        ("no_such_module:mask", ConfigError),
+        ("math:no_such_name", ConfigError),
+        ("math:pi", ConfigError),
+        ("{unknown}.nii.gz", ConfigError),
+        ("/no/such/mask.nii.gz", VolumeError),
+        (lambda volume: np.zeros(volume.data.shape), VolumeError),
+        (lambda _volume: np.ones((1, 2, 3)), VolumeError),
+    ],
+)
+def test_mask_that_cannot_be_had_is_an_error(noise, brain_mask, error):
+    with pytest.raises(error):
+        compute_mask(noise, brain_mask)
+
+
+def test_pattern_needs_an_image_that_has_a_name():
+    assert mask_path(None, None) is None
+    assert mask_path("deepbet", "a.nii") is None
+    with pytest.raises(ConfigError, match="come from files"):
+        mask_path("{stem}.nii.gz", None)
+
+
+def test_missing_deepbet_prints_the_pip_line(noise, monkeypatch):
+    def refuse(name, *args, **kwargs):
+        if name == "deepbet":
+            raise ImportError
+        return real(name, *args, **kwargs)
+
+    real = builtins.__import__
+    monkeypatch.setattr("brainfeat.brain_mask.import_module", refuse)
+    with pytest.raises(MissingDependencyError, match=r"pip install .brainfeat\[deep"):
+        compute_mask(noise, "deepbet")
+
+
+def foreground_of(volume):
+    volume = to_closest_ras(volume)
+    alignment = align_to_template(volume)
+    place = Placement(Preprocessor().geometry, alignment.rigid)
+    sampled = to_resampled(volume, *place, outside=np.nan)
+    return find_foreground(volume, sampled, alignment, place), place
+
+
+def dice(first, second):
+    return 2 * (first & second).sum() / (first.sum() + second.sum())
+
+
+def test_brain_of_a_full_head_is_found_without_a_skull_strip(head_path):
+    found, place = foreground_of(read_volume(head_path))
+    mask = read_volume(head_path.with_name("atlas_mask.nii.gz"))
+    truth = to_resampled(to_closest_ras(mask), *place) > 0.5
+    # Within 5 mm of the brain: nearly all of it, and little else.
+    assert (truth & found).sum() / truth.sum() > 0.95
+    assert dice(truth, found) > 0.8
+
+
+def test_stripped_brain_keeps_its_own_mask(small_brain):
+    found, place = foreground_of(small_brain)
+    mask = (small_brain.data > 0).astype(np.float32)
+    truth = to_resampled(Volume(mask, small_brain.geometry), *place) >= 0.5
+    np.testing.assert_array_equal(found, truth)

@@ -1,0 +1,201 @@
+import json
+import pickle
+
+import numpy as np
+import pytest
+from nibabel.affines import apply_affine
+
+from brainfeat.exceptions import ConfigError, ModalityError, VolumeError
+from brainfeat.io import read_volume
+from brainfeat.preprocessing import Preprocessor
+from brainfeat.template import load_template
+from brainfeat.volume import Geometry, Volume
+
+SMALL = Preprocessor(shape=(54, 70, 56), spacing=3.0)
+OBLIQUE = np.array([[0.96, -0.28, 0], [0.28, 0.96, 0], [0, 0, 1]])
+LAYOUTS = {
+    "RAS": np.eye(3),
+    "LPS": np.diag([-1, -1, 1]),
+    "PIR": np.array([[0, 0, 1], [-1, 0, 0], [0, -1, 0]]),
+    "SAL": np.array([[0, 0, -1], [0, 1, 0], [1, 0, 0]]),
+    "oblique": OBLIQUE,
+    "thick": np.diag([0.9, 0.9, 2.5]),
+}
+
+
+def native_grid(layout, spacing=2.0):
+    """A grid around the template brain with axes of the layout."""
+    linear = LAYOUTS[layout] * spacing
+    extent = np.array([170.0, 206.0, 178.0])
+    reach = np.abs(np.linalg.inv(linear) @ np.diag(extent)).sum(axis=1)
+    shape = tuple(int(size) for size in np.ceil(reach) + 3)
+    affine = np.eye(4)
+    affine[:3, :3] = linear
+    affine[:3, 3] = [0, -17, 8] - linear @ ((np.array(shape) - 1) / 2)
+    return Geometry(shape, affine)
+
+
+def sample_template(name, grid):
+    """The template at the nearest millimetre: the same brain on any grid."""
+    source = load_template(name)
+    world = apply_affine(grid.affine, np.indices(grid.shape).reshape(3, -1).T)
+    voxels = np.rint(apply_affine(np.linalg.inv(source.geometry.affine), world))
+    inside = ((voxels >= 0) & (voxels < source.data.shape)).all(axis=1)
+    i, j, k = np.where(inside[:, None], voxels, 0).astype(int).T
+    values = np.where(inside, source.data[i, j, k], 0).reshape(grid.shape)
+    return Volume(values.astype(source.data.dtype), grid)
+
+
+@pytest.fixture(scope="module")
+def subject(small_brain):
+    return SMALL.apply({"T1w": small_brain, "T2w": None}, ["T1w", "T2w"])
+
+
+def test_foreground_has_standard_scores_and_the_rest_the_lowest(subject):
+    values = subject.data[0][subject.foreground]
+    assert values.mean() == pytest.approx(0, abs=1e-4)
+    assert values.std() == pytest.approx(1, abs=1e-4)
+    outside = subject.data[0][~subject.foreground]
+    assert np.ptp(outside) == 0
+    assert outside[0] == pytest.approx(values.min(), abs=1e-5)
+
+
+def test_absent_modality_is_zero(subject):
+    assert subject.present.tolist() == [True, False]
+    assert not subject.data[1].any()
+
+
+def test_intensity_scale_and_offset_do_not_matter(small_brain, subject):
+    scaled = Volume(small_brain.data * 37.5 - 120, small_brain.geometry)
+    again = SMALL.apply({"T1w": scaled}, ["T1w"])
+    np.testing.assert_allclose(again.data[0], subject.data[0], atol=0.02)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_storage_of_a_brain_does_not_matter(layout):
+    """Cosine similarity of the voxels themselves, before any encoder."""
+    reference = SMALL.apply(
+        {"T1w": sample_template("T1w", native_grid("RAS"))}, ["T1w"]
+    ).data.ravel()
+    stored = sample_template("T1w", native_grid(layout))
+    data = SMALL.apply({"T1w": stored}, ["T1w"]).data.ravel()
+    norms = np.linalg.norm(data) * np.linalg.norm(reference)
+    assert data @ reference / norms > 0.97
+
+
+@pytest.mark.parametrize("alignment", ["none", "rigid", "affine"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_label_map_survives_grid_and_back(layout, alignment):
+    """Two large label regions of the native grid: only borders may change."""
+    native = native_grid(layout)
+    brain = sample_template("T1w", native)
+    world = apply_affine(native.affine, np.indices(native.shape).reshape(3, -1).T)
+    left = (world[:, 0] < 3).reshape(native.shape)
+    labels = np.where(brain.data > 0, np.where(left, 1, 300), 0).astype(np.int32)
+    tool = Preprocessor(spacing=2.0, alignment=alignment)
+    subject = tool.apply({"T1w": brain}, ["T1w"])
+    on_grid = tool.apply_labels(Volume(labels, native), subject)
+    back = tool.invert(on_grid, subject, native)
+    assert back.geometry.is_close(native)
+    assert set(np.unique(back.data)) <= {0, 1, 300}
+    for label in (1, 300):
+        first, second = labels == label, back.data == label
+        assert 2 * (first & second).sum() / (first.sum() + second.sum()) > 0.95
+        shift = apply_affine(native.affine, np.argwhere(first).mean(axis=0))
+        shift -= apply_affine(native.affine, np.argwhere(second).mean(axis=0))
+        assert np.linalg.norm(shift) < 0.5  # mm
+
+
+def test_scores_go_back_linearly(subject, small_brain):
+    ramp = np.broadcast_to(
+        np.linspace(0, 1, 54, dtype=np.float32)[:, None, None], SMALL.shape
+    )
+    back = SMALL.invert(ramp, subject, small_brain.geometry)
+    assert back.data.dtype == np.float32
+    assert len(np.unique(back.data)) > 54
+
+
+def test_few_damaged_voxels_are_filled(small_brain, subject):
+    data = small_brain.data.copy()
+    data[:2, :2] = np.nan
+    data[0, 0, 0] = np.inf
+    again = SMALL.apply({"T1w": Volume(data, small_brain.geometry)}, ["T1w"])
+    np.testing.assert_allclose(again.data[0], subject.data[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [0.0, 5.0, np.nan])
+def test_volume_without_contrast_is_refused(value):
+    shape = (40, 41, 42)
+    flat = Volume(
+        np.full(shape, value, np.float32), Geometry(shape, np.diag([4, 4, 4, 1.0]))
+    )
+    with pytest.raises(VolumeError, match="expected"):
+        SMALL.apply({"T1w": flat}, ["T1w"])
+
+
+def test_modalities_must_be_asked_for(small_brain):
+    with pytest.raises(ModalityError, match="PDw"):
+        SMALL.apply({"PDw": small_brain}, ["T1w"])
+    with pytest.raises(ModalityError, match="no volume"):
+        SMALL.apply({"T1w": None}, ["T1w"])
+
+
+def test_bias_correction_flattens_a_bias_field(small_brain):
+    ramp = np.linspace(0.5, 1.5, small_brain.data.shape[1], dtype=np.float32)
+    biased = Volume(small_brain.data * ramp[None, :, None], small_brain.geometry)
+    truth = SMALL.apply({"T1w": small_brain}, ["T1w"])
+    correct = Preprocessor(shape=SMALL.shape, spacing=3.0, bias_correction=True)
+
+    def similarity(tool):
+        got = tool.apply({"T1w": biased}, ["T1w"])
+        both = got.foreground & truth.foreground
+        return np.corrcoef(got.data[0][both], truth.data[0][both])[0, 1]
+
+    assert similarity(correct) > similarity(SMALL) + 0.05
+
+
+def test_small_real_image_is_placed(anatomical_path):
+    subject = SMALL.apply({"T1w": read_volume(anatomical_path)}, ["T1w"])
+    assert np.isnan(subject.similarity)
+    assert subject.foreground.any()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"shape": (40, 48, 44)},
+        {"spacing": 2.5},
+        {"alignment": "affine"},
+        {"bias_correction": True},
+        {"brain_mask": "{stem}_mask.nii.gz"},
+        {"percentiles": (1.0, 99.0)},
+    ],
+)
+def test_every_setting_is_stored_and_changes_the_fingerprint(change):
+    changed = Preprocessor(**change)
+    assert changed != Preprocessor()
+    assert hash(changed) == hash(pickle.loads(pickle.dumps(changed)))
+    assert changed.fingerprint != Preprocessor().fingerprint
+    assert Preprocessor.from_dict(json.loads(json.dumps(changed.to_dict()))) == changed
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"shape": (40, 48)},
+        {"shape": (40, 48, 0)},
+        {"spacing": 0.0},
+        {"alignment": "elastic"},
+        {"bias_correction": 1},
+        {"brain_mask": 7},
+        {"percentiles": (99.0, 1.0)},
+    ],
+)
+def test_impossible_settings_are_refused(change):
+    with pytest.raises(ConfigError, match=next(iter(change))):
+        Preprocessor(**change)
+
+
+def test_unknown_setting_is_refused():
+    with pytest.raises(ConfigError, match="resolution"):
+        Preprocessor.from_dict({"resolution": 1})

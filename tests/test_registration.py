@@ -1,0 +1,101 @@
+import math
+
+import numpy as np
+import pytest
+from nibabel.affines import apply_affine
+from scipy import ndimage
+
+from brainfeat.io import read_volume
+from brainfeat.registration import align_to_template
+from brainfeat.template import load_template
+from brainfeat.volume import Geometry, Volume
+
+
+def turned(degrees, shift, scale=1.0):
+    """A map from template to scanner mm: a nod, a turn, a shift and a scale."""
+    nod, turn = np.deg2rad(degrees), np.deg2rad(0.6 * degrees)
+    about_x, about_z = np.eye(4), np.eye(4)
+    about_x[1:3, 1:3] = [[np.cos(nod), -np.sin(nod)], [np.sin(nod), np.cos(nod)]]
+    about_z[:2, :2] = [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
+    move = np.diag([scale, scale, scale, 1.0])
+    move[:3, 3] = shift
+    return move @ about_z @ about_x
+
+
+def moved_brain(move):
+    """Carry the template's 2 mm voxels along: exact, without interpolation."""
+    brain = load_template("T1w")
+    data = brain.data[::2, ::2, ::2]
+    affine = move @ brain.geometry.affine @ np.diag([2.0, 2.0, 2.0, 1.0])
+    return Volume(data, Geometry(data.shape, affine))
+
+
+def distance_in_brain(found, expected):
+    """Mean distance in mm between where two maps send the template brain."""
+    brain = load_template("brain_mask")
+    points = apply_affine(brain.geometry.affine, np.argwhere(brain.data)[::997])
+    gaps = apply_affine(found, points) - apply_affine(expected, points)
+    return np.linalg.norm(gaps, axis=1).mean()
+
+
+@pytest.mark.parametrize(
+    "move",
+    [
+        np.eye(4),
+        turned(8, (4, -6, 9)),
+        turned(-14, (-25, 30, 60)),
+        turned(5, (0, 8, -5), scale=0.9),
+    ],
+    ids=["still", "nodding", "far", "small"],
+)
+def test_known_transform_is_recovered(move):
+    found = align_to_template(moved_brain(move))
+    assert distance_in_brain(found.affine, move) < 2.0
+
+
+def test_rigid_part_is_a_rotation_about_the_brain():
+    move = turned(8, (4, -6, 9), scale=0.9)
+    rigid = align_to_template(moved_brain(move)).rigid
+    np.testing.assert_allclose(rigid[:3, :3] @ rigid[:3, :3].T, np.eye(3), atol=1e-9)
+    assert np.linalg.det(rigid[:3, :3]) == pytest.approx(1.0)
+    assert distance_in_brain(rigid, move) < 8.0
+
+
+def test_result_is_deterministic():
+    volume = moved_brain(turned(8, (4, -6, 9)))
+    first, second = align_to_template(volume), align_to_template(volume)
+    np.testing.assert_array_equal(first.affine, second.affine)
+
+
+def test_brain_of_a_full_head_is_found(head_path):
+    head = read_volume(head_path)
+    mask = read_volume(head_path.with_name("atlas_mask.nii.gz"))
+    alignment = align_to_template(head)
+    assert alignment.is_registered
+    brain = load_template("brain_mask")
+    to_brain = (
+        np.linalg.inv(brain.geometry.affine)
+        @ np.linalg.inv(alignment.affine)
+        @ mask.geometry.affine
+    )
+    carried = ndimage.affine_transform(
+        brain.data.astype(np.float32), to_brain, output_shape=mask.data.shape, order=1
+    )
+    truth, found = mask.data > 0, carried > 0.5
+    assert 2 * (truth & found).sum() / (truth.sum() + found.sum()) > 0.91
+
+
+@pytest.mark.parametrize("shape", [(10, 1, 1), (30, 31, 32), (64, 64, 20)])
+def test_volume_too_small_to_register_is_centred(rng, shape):
+    volume = Volume(rng.random(shape).astype(np.float32), Geometry(shape, np.eye(4)))
+    alignment = align_to_template(volume)
+    assert not alignment.is_registered
+    assert math.isnan(alignment.similarity)
+    np.testing.assert_array_equal(alignment.affine[:3, :3], np.eye(3))
+
+
+def test_noise_ends_in_no_error(rng):
+    shape = (60, 62, 64)
+    affine = np.diag([3.0, 3.0, 3.0, 1.0])
+    volume = Volume(rng.random(shape).astype(np.float32), Geometry(shape, affine))
+    assert np.isfinite(align_to_template(volume).affine).all()
