@@ -18,6 +18,7 @@ from torch import Tensor
 
 from brainfeat.exceptions import InputError
 from brainfeat.simulation.atrophy import structure_modes
+from brainfeat.simulation.conform import conform_volumes, match_boxes
 from brainfeat.simulation.head import HEAD_CLASSES, build_head, classify_head
 from brainfeat.simulation.lattice import (
     Lattice,
@@ -54,8 +55,6 @@ TEMPLATE_SHARPNESS = 2.0
 TEMPLATE_DEEP_GAIN = 2.0
 CLUSTER_DEEP_GAIN = 4.0
 FIELD_SPACING = 4.0  # mm, of the lattice that deformations are computed on
-# Corners of the MNI152 2009a brain, in mm.
-TEMPLATE_BOX = ((-70.0, -105.0, -70.0), (70.0, 71.0, 80.0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,15 +107,16 @@ class BaseAnatomy:
         Raises
         ------
         InputError
-            If the mask is empty.
+            If the mask is empty or on another grid.
         """
         if not mask.data.any():
             raise InputError("expected a brain mask with voxels above zero, got none.")
         if template_to_scanner is None:
-            template_to_scanner = _match_boxes(mask)
+            template_to_scanner = match_boxes(mask)
         lattice = Lattice.spanning(ORIGIN, SIZE, spacing)
-        t1 = _conform(volume, lattice, template_to_scanner).clamp(min=0)
-        brain = _conform(mask, lattice, template_to_scanner, binary=True)
+        binary = replace(mask, data=mask.data > 0)
+        t1, brain = conform_volumes([volume, binary], lattice, template_to_scanner)
+        t1 = t1.clamp(min=0)
         fractions, corrected = cluster_tissue(t1, brain, spacing=spacing)
         structures = split_structures(fractions, lattice, deep_gain=CLUSTER_DEEP_GAIN)
         return _assemble(corrected, brain, structures, lattice)
@@ -146,18 +146,15 @@ class BaseAnatomy:
             The template's anatomy with a head built around it.
         """
         lattice = Lattice.spanning(ORIGIN, SIZE, spacing)
-        here = np.eye(4)
-        brain = _conform(mask, lattice, here, binary=True)
-        gray, white = (
-            _conform(volume, lattice, here).clamp(0, 1) * brain
-            for volume in (gray_matter, white_matter)
+        intensity, gray, white, brain = conform_volumes(
+            [t1, gray_matter, white_matter, mask], lattice
         )
+        gray, white = gray * brain, white * brain
         csf = (brain - gray - white).clamp(min=0)
         fractions = sharpen_fractions(
             TissueFractions(csf, gray, white), TEMPLATE_SHARPNESS
         )
         structures = split_structures(fractions, lattice, deep_gain=TEMPLATE_DEEP_GAIN)
-        intensity = _conform(t1, lattice, here)
         intensity = intensity / intensity[white > 0.9].mean()
         return _assemble(intensity, brain, structures, lattice)
 
@@ -304,36 +301,3 @@ def _close_box(maps: Tensor) -> Tensor:
     maps[:, :, [0, -1]] = 0
     maps[:, :, :, -1] = 0
     return maps
-
-
-def _match_boxes(mask: "Volume") -> NDArray[np.float64]:
-    """Affine from MNI152 mm to scanner mm that matches the brains' boxes."""
-    inside = np.argwhere(mask.data > 0)
-    corners = np.array([inside.min(0), inside.max(0)])
-    affine = mask.geometry.affine
-    ends = corners @ affine[:3, :3].T + affine[:3, 3]
-    low, high = ends.min(0), ends.max(0)
-    # Box of the MNI152 2009a brain mask; oblique scans need a registration.
-    template_low, template_high = np.array(TEMPLATE_BOX)
-    scale = (high - low) / (template_high - template_low)
-    matrix = np.diag([*scale, 1.0])
-    matrix[:3, 3] = low - scale * template_low
-    return matrix
-
-
-def _conform(
-    volume: "Volume",
-    lattice: Lattice,
-    template_to_scanner: NDArray[np.float64],
-    *,
-    binary: bool = False,
-) -> Tensor:
-    """Read a volume on the lattice, averaging within its voxels; zero outside."""
-    data = volume.data > 0 if binary else volume.data
-    source = Lattice(volume.geometry.shape, volume.geometry.affine)
-    factor = min(2, max(1, round(max(lattice.spacing))))
-    fine = lattice.subdivided((factor, factor, factor))
-    grid = fine.points(source.normalizer @ template_to_scanner)
-    tensor = torch.from_numpy(np.array(data, dtype=np.float32))
-    sampled = F.grid_sample(tensor[None, None], grid[None], align_corners=True)
-    return F.avg_pool3d(sampled, factor)[0, 0]

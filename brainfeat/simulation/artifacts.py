@@ -22,8 +22,9 @@ class ArtifactConfig:
     # Standard deviation of the noise, white matter in T1w being about 1.
     noise: tuple[float, float] = (0.01, 0.06)
     gamma: tuple[float, float] = (0.8, 1.25)
-    # Voxel edge in mm along the axis that was resolved worst.
-    resolution: tuple[float, float] = (1.0, 1.0)
+    # Voxel edge in mm along the axis that was resolved worst; what is less than the
+    # scan's own voxels is as sharp as they are.
+    resolution: tuple[float, float] = (0.0, 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +87,7 @@ class Artifacts:
         controls = normal(generator, *shape, *(3 * [N_BIAS_CONTROLS]))
         worst = torch.randint(3, (*shape, 1), generator=generator, device=device)
         resolution = torch.where(
-            torch.arange(3, device=device) == worst, edge[..., None], 1.0
+            torch.arange(3, device=device) == worst, edge[..., None], 0.0
         )
         seed = torch.randint(2**62, (), generator=generator, device=device)
         return cls(

@@ -113,7 +113,7 @@ class Lattice:
             torch.as_tensor(np.arange(n)[:, None] * column, dtype=torch.float32)
             for n, column in zip(self.shape, affine[:3, :3].T, strict=True)
         )
-        offset = torch.as_tensor(affine[:3, 3], dtype=torch.float32)
+        offset = torch.tensor(affine[:3, 3], dtype=torch.float32)
         i, j, k = i.to(device), j.to(device), (k + offset).to(device)
         return (i[:, None] + j)[:, :, None] + k
 

@@ -69,7 +69,9 @@ def draw_scan(
     stripped = torch.zeros(1, dtype=torch.bool, device=base.device)
     image = contrast.to(base.device).apply(base, subject.pathology, stripped=stripped)
     grid = subject.locate(lattice.subdivided((i, j, k)), pose).grid
-    clean = F.avg_pool3d(sample_maps(image, grid), (i, j, k))
+    clean = sample_maps(image, grid)
+    if (i, j, k) != (1, 1, 1):
+        clean = F.avg_pool3d(clean, (i, j, k))
     degraded = artifacts.apply(clean, lattice.spacing)[0, 0]
     stored = (degraded * scanner.scale).round_().clamp_(max=32767)
     return Scan(stored.to(torch.int16).cpu(), lattice)

@@ -43,9 +43,13 @@ def exponentiate(
     Tensor of shape (B, 3, I, J, K)
         Displacement in mm.
     """
-    displacement = velocity * 0.5**n_squarings
+    # In the coordinates of `sample_maps`, so that they are converted only once.
+    to_unit = torch.as_tensor(lattice.normalizer[:3, :3]).to(velocity)
+    places = lattice.points(lattice.normalizer, velocity.device)
+    flow = torch.einsum("xy,byijk->bijkx", to_unit, velocity) * 0.5**n_squarings
     for _ in range(n_squarings):
-        displacement = compose(displacement, displacement, lattice)
+        flow = flow + sample_maps(flow.movedim(-1, 1), places + flow).movedim(1, -1)
+    displacement: Tensor = torch.einsum("xy,bijky->bxijk", to_unit.inverse(), flow)
     return displacement
 
 
