@@ -252,8 +252,7 @@ class Trainer:
 
     def _make_views(self, step: int) -> list[Views]:
         """Draw and cut the views of one step, for each accumulated part."""
-        config = self.config
-        n_parts = config.accumulation_steps
+        config, n_parts = self.config, self.config.accumulation_steps
         n_subjects = config.batch_size // (n_parts * world_size())
         n_local = config.views.n_local if config.uses_local_views else 0
         views = dataclasses.replace(config.views, n_local=n_local)

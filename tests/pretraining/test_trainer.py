@@ -1,0 +1,368 @@
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from brainfeat.checkpoint import Checkpoint, CheckpointConfig
+from brainfeat.exceptions import ConfigError, TrainingError
+from brainfeat.pretraining.intensity import IntensityConfig
+from brainfeat.pretraining.trainer import Trainer, pretrain
+
+CPU = "cpu"
+# The probe of this process ends it as a power cut would, after five steps.
+_KILLED_RUN = """
+import os, runpy, signal, sys
+from dataclasses import replace
+import torch
+from brainfeat.pretraining.trainer import pretrain
+
+torch.set_num_threads(1)
+room = runpy.run_path(sys.argv[1])
+config = replace(room["SMALL_CONFIG"], probe_every=5)
+pretrain(
+    room["RandomSource"](),
+    config,
+    output=sys.argv[2],
+    device="cpu",
+    probe=lambda encoder: os.kill(os.getpid(), signal.SIGKILL),
+)
+"""
+
+
+class PowerCutError(Exception):
+    """What stops a run from outside."""
+
+
+def interrupting(source, last_step):
+    """Let a source fail after a step."""
+
+    class Interrupted(type(source)):
+        def draw(self, step, n_subjects, *, seed):
+            # Steps 0 to 3 are also drawn to measure the units of the anatomy.
+            if step > last_step:
+                raise PowerCutError
+            return super().draw(step, n_subjects, seed=seed)
+
+    return Interrupted()
+
+
+def assert_same_run(first, second):
+    """Compare weights, optimizer and log of two folders, bit by bit."""
+    one, other = (load_file(f / "state.safetensors") for f in (first, second))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    logs = [
+        [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+        for folder in (first, second)
+    ]
+    for line in logs[0] + logs[1]:
+        line.pop("subjects_per_second", None)
+    assert logs[0] == logs[1]
+    checkpoints = [Checkpoint.load(folder) for folder in (first, second)]
+    assert checkpoints[0].fingerprint == checkpoints[1].fingerprint
+
+
+def weights(source, config, folder, **options):
+    """Train, and return all weights of student and teacher."""
+    pretrain(source, config, output=folder, device=CPU, **options)
+    state = load_file(folder / "state.safetensors")
+    return {name: state[name] for name in state if name.startswith("model.")}
+
+
+def differ(first, second):
+    return first.keys() != second.keys() or any(
+        first[name].shape != second[name].shape
+        or not torch.equal(first[name], second[name])
+        for name in first
+    )
+
+
+@pytest.fixture(scope="module")
+def whole_run(source, small_config, tmp_path_factory):
+    """Folder of a run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    pretrain(source, small_config, output=folder, device=CPU)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def short_config(small_config):
+    return replace(small_config, n_steps=2)
+
+
+@pytest.fixture(scope="module")
+def short_run(source, short_config, tmp_path_factory):
+    """Weights after two steps."""
+    return weights(source, short_config, tmp_path_factory.mktemp("short"))
+
+
+def test_folder_is_a_trained_checkpoint(whole_run, source, small_config):
+    checkpoint = Checkpoint.load(whole_run)
+    assert checkpoint.config.trained
+    assert checkpoint.config.preprocessing == source.preprocessing
+    assert checkpoint.config.encoder.modalities == source.modalities
+    state = load_file(whole_run / "state.safetensors")
+    for name, value in checkpoint.build_encoder().state_dict().items():
+        assert torch.equal(value, state[f"model.teacher.encoder.{name}"])
+    begun = json.loads((whole_run / "pretraining.json").read_text())
+    assert small_config.from_dict(begun) == small_config
+    # Nothing here can run code when it is read.
+    assert {path.suffix for path in whole_run.iterdir()} == {
+        ".safetensors",
+        ".json",
+        ".jsonl",
+        ".md",
+    }
+
+
+def test_same_run_twice_is_the_same(whole_run, source, small_config, tmp_path):
+    pretrain(source, small_config, output=tmp_path / "again", device=CPU)
+    assert_same_run(whole_run, tmp_path / "again")
+
+
+@pytest.mark.parametrize("last_step", [3, 5])
+def test_resumed_run_equals_an_uninterrupted_one(
+    whole_run, source, small_config, tmp_path, last_step
+):
+    folder = tmp_path / "parts"
+    with pytest.raises(PowerCutError):
+        pretrain(
+            interrupting(source, last_step), small_config, output=folder, device=CPU
+        )
+    pretrain(source, small_config, output=folder, device=CPU, resume=True)
+    assert_same_run(whole_run, folder)
+
+
+def test_killed_run_goes_on_as_if_it_had_not_been(source, small_config, tmp_path):
+    config = replace(small_config, probe_every=5)
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    room = Path(__file__).with_name("conftest.py")
+    process = subprocess.run(
+        [sys.executable, "-c", _KILLED_RUN, room, killed], timeout=120, check=False
+    )
+    assert process.returncode == -signal.SIGKILL
+    assert Checkpoint.load(killed).config.trained
+    pretrain(source, config, output=killed, device=CPU, resume=True)
+    pretrain(source, config, output=whole, device=CPU)
+    assert_same_run(whole, killed)
+
+
+def test_resuming_a_finished_run_changes_nothing(whole_run, source, small_config):
+    before = {path: path.read_bytes() for path in whole_run.iterdir()}
+    pretrain(source, small_config, output=whole_run, device=CPU, resume=True)
+    assert before == {path: path.read_bytes() for path in whole_run.iterdir()}
+
+
+def test_resuming_where_no_run_is_begins_one(whole_run, source, small_config, tmp_path):
+    folder = tmp_path / "new"
+    pretrain(source, small_config, output=folder, device=CPU, resume=True)
+    assert_same_run(whole_run, folder)
+
+
+def test_run_is_not_overwritten(whole_run, source, small_config):
+    before = (whole_run / "state.safetensors").read_bytes()
+    with pytest.raises(TrainingError, match="holds a run"):
+        pretrain(source, small_config, output=whole_run, device=CPU)
+    assert (whole_run / "state.safetensors").read_bytes() == before
+
+
+def test_run_is_not_resumed_with_another_configuration(whole_run, source, small_config):
+    other = replace(small_config, learning_rate=0.1, koleo_weight=0.3)
+    with pytest.raises(ConfigError, match=r"\['koleo_weight', 'learning_rate'\]"):
+        pretrain(source, other, output=whole_run, device=CPU, resume=True)
+
+
+def test_log_has_losses_of_the_steps_asked_for(whole_run):
+    text = (whole_run / "log.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert [line["step"] for line in lines] == [0, 2, 4, 6]
+    for line in lines:
+        parts = [line[name] for name in ("dino", "ibot", "infonce", "anatomy")]
+        assert min(parts) > 0
+        assert 0 < line["teacher_entropy"] <= 1
+        assert line["subjects_per_second"] > 0
+    assert lines[-1]["learning_rate"] < lines[1]["learning_rate"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dino_weight": 0.0},
+        {"ibot_weight": 0.0},
+        {"koleo_weight": 0.0},
+        {"infonce_weight": 0.0},
+        {"anatomy_weight": 0.0},
+        {"n_prototypes": 7},
+        {"head_hidden_dim": 13},
+        {"head_bottleneck_dim": 5},
+        {"centring": "sinkhorn"},
+        {"student_temperature": 0.2},
+        {"teacher_temperature": (0.2, 0.5)},
+        {"infonce_temperature": 0.3},
+        {"teacher_momentum": (0.9, 1.0)},
+        {"batch_size": 6},
+        {"accumulation_steps": 2},
+        {"n_steps": 3},
+        {"learning_rate": None},
+        {"final_learning_rate": 1e-3},
+        {"weight_decay": (0.04, 0.8)},
+        {"layer_decay": 0.5},
+        {"patch_embed_lr": 1.0},
+        {"warmup_fraction": 0.9},
+        {"temperature_warmup_fraction": 0.8},
+        {"freeze_last_layer_fraction": 0.9},
+        {"clip_grad": 0.01},
+        {"precision": "bfloat16"},
+        {"seed": 1},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_each_setting_changes_what_is_learnt(
+    short_run, source, short_config, tmp_path, change
+):
+    changed = weights(source, replace(short_config, **change), tmp_path)
+    assert differ(short_run, changed)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"log_every": 1},
+        {"checkpoint_every": 1},
+        {"probe_every": 1},
+        {"activation_checkpointing": True},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_setting_of_speed_or_output_changes_nothing_learnt(
+    short_run, source, short_config, tmp_path, change
+):
+    changed = weights(source, replace(short_config, **change), tmp_path)
+    torch.testing.assert_close(short_run, changed, rtol=1e-5, atol=1e-6)
+
+
+def test_run_without_learning_keeps_the_weights_it_starts_from(
+    source, small_config, tmp_path
+):
+    config = replace(
+        small_config, n_steps=2, learning_rate=0.0, final_learning_rate=0.0
+    )
+    begin = CheckpointConfig(
+        encoder=replace(config.encoder, drop_path=0.0), preprocessing={}, trained=False
+    )
+    init = Checkpoint.untrained(begin, seed=5)
+    init = Checkpoint(replace(begin, trained=True), init.state)
+    init.save(tmp_path / "init")
+    result = pretrain(
+        source, config, output=tmp_path / "run", device=CPU, init=tmp_path / "init"
+    )
+    assert all(torch.equal(result.state[name], init.state[name]) for name in init.state)
+
+
+def test_best_probed_encoder_is_kept(source, small_config, tmp_path):
+    scores, states = iter([0.3, 0.9, 0.5, 0.7]), []
+
+    def probe(encoder):
+        assert not encoder.training
+        states.append(encoder.state_dict())
+        return next(scores)
+
+    folder = tmp_path / "run"
+    pretrain(source, small_config, output=folder, device=CPU, probe=probe)
+    best = Checkpoint.load(folder / "best")
+    assert all(torch.equal(best.state[name], states[1][name]) for name in best.state)
+    text = (folder / "log.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines() if "probe" in line]
+    assert [(line["step"], line["probe"]) for line in lines] == [
+        (1, 0.3),
+        (3, 0.9),
+        (5, 0.5),
+        (6, 0.7),
+    ]
+
+
+def test_best_score_survives_an_interruption(source, small_config, tmp_path):
+    folder = tmp_path / "run"
+    config = replace(small_config, checkpoint_every=4)
+    with pytest.raises(PowerCutError):
+        pretrain(
+            interrupting(source, 4),
+            config,
+            output=folder,
+            device=CPU,
+            probe=lambda _: 0.9,
+        )
+    best = (folder / "best" / "model.safetensors").read_bytes()
+    pretrain(
+        source, config, output=folder, device=CPU, resume=True, probe=lambda _: 0.8
+    )
+    assert (folder / "best" / "model.safetensors").read_bytes() == best
+
+
+def test_number_that_is_not_finite_stops_before_it_is_learnt(
+    whole_run, source, small_config, tmp_path
+):
+    class Poisoned(type(source)):
+        def draw(self, step, n_subjects, *, seed):
+            batch = super().draw(step, n_subjects, seed=seed)
+            batch.volumes[0] = torch.nan
+            return batch
+
+    folder = tmp_path / "poisoned"
+    with pytest.raises(TrainingError, match=r"step 0: loss, gradient not finite"):
+        pretrain(Poisoned(), small_config, output=folder, device=CPU)
+    assert not (folder / "state.safetensors").exists()
+    pretrain(source, small_config, output=folder, device=CPU)
+    assert_same_run(whole_run, folder)
+
+
+def test_run_whose_embeddings_are_all_alike_is_stopped(source, small_config, tmp_path):
+    class Blank(type(source)):
+        def draw(self, step, n_subjects, *, seed):
+            batch = super().draw(step, n_subjects, seed=seed)
+            return replace(batch, volumes=torch.zeros_like(batch.volumes))
+
+    still = IntensityConfig(gamma=0, contrast=0, bias=0, noise=0, blur=0, coarse=0)
+    config = replace(
+        small_config,
+        encoder=replace(small_config.encoder, drop_path=0.0),
+        views=replace(small_config.views, intensity=still, hidden_modalities=0.0),
+        ibot_weight=0.0,
+        koleo_weight=0.0,
+        infonce_weight=0.0,
+        teacher_temperature=(1.0, 1.0),
+        batch_size=128,
+        n_steps=10,
+    )
+    with pytest.raises(TrainingError, match=r"step 2: collapse, .* rank 1\.0"):
+        pretrain(Blank(), config, output=tmp_path / "run", device=CPU)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"modalities": ("FLAIR", "T1w")}, "modalities"),
+        ({"quantities": ()}, "known anatomy"),
+    ],
+)
+def test_data_that_do_not_fit_are_refused_before_anything_is_written(
+    source, small_config, tmp_path, change, message
+):
+    other = type("Other", (type(source),), change)()
+    with pytest.raises(ConfigError, match=message):
+        pretrain(other, small_config, output=tmp_path / "run", device=CPU)
+    assert not (tmp_path / "run").exists()
+
+
+def test_local_views_are_cut_only_for_dino(source, small_config, tmp_path):
+    for weight in (0.0, 1.0):
+        config = replace(small_config, dino_weight=weight)
+        trainer = Trainer(source, config, tmp_path, device=torch.device(CPU))
+        (views,) = trainer._make_views(0)
+        assert (views.small is not None) == (weight > 0)
