@@ -1,0 +1,124 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from brainfeat.exceptions import ConfigError, InputError
+from brainfeat.pretraining.store import StoredScan, StoreIndex, VolumeStore
+
+SHAPE = (3, 4, 5)
+
+
+@pytest.fixture
+def make_store(tmp_path):
+    def make(subjects, present=(True, True)):
+        scans = []
+        for number, subject in enumerate(subjects):
+            data = np.full((3, *SHAPE), number, dtype=np.float16)
+            data[-1] = number % 2
+            np.save(tmp_path / f"{number}.npy", data)
+            scan = StoredScan(subject=subject, file=f"{number}.npy", present=present)
+            scans.append(scan)
+        index = StoreIndex(
+            modalities=("T1w", "FLAIR"),
+            preprocessing={"spacing": 3.0},
+            scans=tuple(scans),
+        )
+        index.save(tmp_path)
+        return VolumeStore(tmp_path)
+
+    return make
+
+
+def scan_numbers(batch):
+    return batch.volumes[:, :, 0, 0, 0, 0].int().tolist()
+
+
+def test_batch_holds_volumes_presence_and_foreground(make_store):
+    store = make_store("abc", present=(True, False))
+    batch = store.draw(4, 2, seed=7)
+    assert batch.volumes.shape == (2, 1, 2, *SHAPE)
+    assert batch.volumes.dtype == torch.float32
+    assert batch.present.tolist() == [[[True, False]]] * 2
+    assert batch.foreground.shape == (2, *SHAPE)
+    numbers = batch.volumes[:, 0, 0, 0, 0, 0]
+    assert torch.equal(batch.foreground[:, 0, 0, 0], numbers % 2)
+    assert batch.truth is None
+
+
+def test_every_subject_comes_once_before_any_comes_again(make_store):
+    store = make_store("abcdef")
+    drawn = [
+        n for step in range(6) for (n,) in scan_numbers(store.draw(step, 4, seed=3))
+    ]
+    epochs = [drawn[start : start + 6] for start in range(0, 24, 6)]
+    assert all(sorted(epoch) == list(range(6)) for epoch in epochs)
+    assert epochs[0] != epochs[1]
+
+
+def test_a_step_is_a_function_of_its_number_and_the_seed(make_store):
+    store = make_store("abcdefgh")
+    later = scan_numbers(store.draw(5, 3, seed=1))
+    store.draw(0, 3, seed=1)
+    assert scan_numbers(store.draw(5, 3, seed=1)) == later
+    assert any(
+        scan_numbers(store.draw(step, 3, seed=2))
+        != scan_numbers(store.draw(step, 3, seed=1))
+        for step in range(4)
+    )
+
+
+def test_subject_with_two_scans_gives_both_and_one_with_one_repeats_it(make_store):
+    store = make_store(["a", "b", "a"])
+    pairs = {
+        tuple(pair)
+        for step in range(8)
+        for pair in scan_numbers(store.draw(step, 2, seed=0))
+    }
+    assert pairs == {(0, 2), (2, 0), (1, 1)}
+
+
+def test_index_comes_back_as_it_was_written(make_store, tmp_path):
+    index = make_store("ab").index
+    assert StoreIndex.load(tmp_path) == index
+
+
+def test_store_knows_what_the_trainer_asks(make_store):
+    store = make_store("ab")
+    assert store.modalities == ("T1w", "FLAIR")
+    assert store.shape == SHAPE
+    assert store.preprocessing == {"spacing": 3.0}
+    assert store.quantities == ()
+
+
+def test_folder_without_index_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no finished store"):
+        VolumeStore(tmp_path)
+
+
+def test_store_without_scans_is_refused(make_store):
+    with pytest.raises(InputError, match="empty"):
+        make_store("")
+
+
+def test_missing_array_is_named(make_store, tmp_path):
+    store = make_store("ab")
+    (tmp_path / "1.npy").unlink()
+    with pytest.raises(InputError, match=r"1\.npy.*b is missing"):
+        [store.draw(step, 2, seed=0) for step in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"format": "other"}, InputError, "format"),
+        ({"scans": [{"x": 1}]}, ConfigError, "x"),
+    ],
+)
+def test_foreign_index_is_refused(make_store, tmp_path, change, error, message):
+    make_store("ab")
+    path = tmp_path / "index.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(error, match=message):
+        VolumeStore(tmp_path)
