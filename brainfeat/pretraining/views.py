@@ -289,7 +289,7 @@ class DrawnViews:
             Applied with `apply`.
         """
         plane = config.planes[step % len(config.planes)]
-        centers = torch.rand(len(subjects.volumes), generator=generator)
+        centers = _draw_centers(subjects.foreground, plane, generator)
         kinds: tuple[ViewKind, ...] = (
             ("large", "small") if config.n_local else ("large",)
         )
@@ -324,6 +324,21 @@ class DrawnViews:
         """
         small = None if self.small is None else self.small.apply(subjects, encoder)
         return Views(self.large.apply(subjects, encoder), small)
+
+
+def _draw_centers(
+    foreground: Tensor, plane: Plane, generator: torch.Generator
+) -> Tensor:
+    """Draw slices of each subject, as shares of the slab axis: (B,).
+
+    A slice is as likely as its foreground is large, so that no step is spent on
+    the few voxels of a vertex.
+    """
+    axis = {"sagittal": 1, "coronal": 2, "axial": 3}[plane]
+    others = [other for other in (1, 2, 3) if other != axis]
+    areas = foreground.float().sum(dim=others).cpu() + 1e-6  # B n
+    slices = torch.multinomial(areas, 1, generator=generator)[:, 0]
+    return (slices + 0.5) / areas.shape[1]
 
 
 def _present_in_views(present: Tensor, n_views: int) -> Tensor:
