@@ -71,7 +71,11 @@ def export_checkpoint(
     Checkpoint
         Weights in float32 on the CPU.
     """
-    state = {name: whole_tensor(value) for name, value in encoder.state_dict().items()}
+    state = {
+        # A copy, since the training may go on.
+        name: whole_tensor(value).clone()
+        for name, value in encoder.state_dict().items()
+    }
     objectives = [
         f"{label} {getattr(config, f'{name}_weight'):g}"
         for name, label in _OBJECTIVES.items()

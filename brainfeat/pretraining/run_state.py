@@ -87,11 +87,16 @@ def load_run_state(
         f"model.{_plain_name(name)}": value
         for name, value in model.state_dict().items()
     }
-    saved = {name for name in tensors if name.startswith("model.")}
-    if saved != set(targets):
+    saved = {
+        (name, value.shape)
+        for name, value in tensors.items()
+        if name.startswith("model.")
+    }
+    wanted = {(name, value.shape) for name, value in targets.items()}
+    if saved != wanted:
         raise TrainingError(
             f"{path}: the run has other parameters than this configuration: "
-            f"{sorted(saved ^ set(targets))[:8]}."
+            f"{sorted({name for name, _ in saved ^ wanted})[:8]}."
         )
     with torch.no_grad():
         for name, target in targets.items():

@@ -132,25 +132,16 @@ class SimulatedSource:
             config=self.config,
         )
         foreground = _choose_foreground(batch, generator)
-        volumes = normalise(batch.volumes, foreground)[:, None]  # B A M I J K
+        volumes = _normalise(batch.volumes, foreground)[:, None]  # B A M I J K
         present = torch.ones(volumes.shape[:3], dtype=torch.bool)
         return SubjectBatch(volumes, present, foreground.float(), batch.truth)
 
 
-def normalise(volumes: Tensor, foreground: Tensor) -> Tensor:
+def _normalise(volumes: Tensor, foreground: Tensor) -> Tensor:
     """Clip at percentiles and z-score over the foreground, as `Preprocessor` does.
 
-    Parameters
-    ----------
-    volumes : Tensor of shape (B, M, I, J, K)
-        Intensities.
-    foreground : bool Tensor of shape (B, I, J, K)
-        Voxels that count.
-
-    Returns
-    -------
-    Tensor of shape (B, M, I, J, K)
-        Voxels outside the foreground take the lower clip value.
+    Volumes have shape (B, M, I, J, K), the foreground (B, I, J, K). Voxels outside
+    it take the lower clip value.
     """
     out = torch.empty_like(volumes)
     for row, mask in enumerate(foreground):

@@ -1,0 +1,130 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from brainfeat.checkpoint import Checkpoint, CheckpointConfig
+from brainfeat.models.encoder import SlabEncoder
+from brainfeat.pretraining.export import export_checkpoint, start_from
+from brainfeat.pretraining.self_distillation import SelfDistillation
+
+GRID = {"shape": [12, 16, 8], "spacing": 9.0}
+
+
+def encoder_of(config, seed=0):
+    torch.manual_seed(seed)
+    return SlabEncoder(config.encoder)
+
+
+def export(config, **settings):
+    options = {"n_steps": 40} | settings
+    return export_checkpoint(encoder_of(config), config, GRID, **options)
+
+
+def test_exported_encoder_computes_what_the_trained_one_does(small_config, tmp_path):
+    encoder = encoder_of(small_config).eval()
+    checkpoint = export_checkpoint(encoder, small_config, GRID, n_steps=40)
+    checkpoint.save(tmp_path)
+    loaded = Checkpoint.load(tmp_path)
+    slabs = torch.randn(2, 3, 4, 16, 12)
+    for one, other in zip(encoder(slabs), loaded.build_encoder()(slabs), strict=True):
+        assert torch.equal(one, other)
+    assert loaded.config.trained
+    assert loaded.config.preprocessing == GRID
+
+
+def test_stochastic_depth_stays_behind(small_config):
+    encoder = export(small_config).config.encoder
+    assert small_config.encoder.drop_path > 0
+    assert encoder == replace(small_config.encoder, drop_path=0.0)
+
+
+def test_description_names_steps_and_objectives_with_weight(small_config):
+    config = replace(small_config, dino_weight=0.0, koleo_weight=0.0)
+    text = export(config).config.description
+    assert "40 steps of 4 subjects" in text
+    assert "iBOT 1, InfoNCE 0.2, anatomy 0.5." in text
+    assert "KoLeo" not in text
+    assert "DINO" not in text
+
+
+@pytest.mark.parametrize(
+    ("share", "modalities", "expected"),
+    [
+        (0.3, ("T1w", "FLAIR"), True),
+        (0.0, ("T1w", "FLAIR"), False),
+        (0.3, ("T1w",), False),
+    ],
+)
+def test_subjects_may_lack_modalities_if_training_hid_some(
+    small_config, share, modalities, expected
+):
+    config = replace(
+        small_config,
+        encoder=replace(small_config.encoder, modalities=modalities),
+        views=replace(small_config.views, hidden_modalities=share),
+    )
+    assert export(config).config.missing_modalities == expected
+
+
+def test_first_plane_is_the_checkpoints(small_config):
+    views = replace(small_config.views, planes=("sagittal", "axial"))
+    assert export(replace(small_config, views=views)).config.plane == "sagittal"
+
+
+def test_export_is_a_copy_of_its_step(small_config):
+    encoder = encoder_of(small_config)
+    checkpoint = export_checkpoint(encoder, small_config, GRID, n_steps=1)
+    before = checkpoint.state["norm.weight"].clone()
+    with torch.no_grad():
+        encoder.norm.weight.add_(1.0)
+    assert torch.equal(checkpoint.state["norm.weight"], before)
+
+
+@pytest.fixture
+def saved(small_config, tmp_path):
+    """Folder of a checkpoint whose parameters are all noise."""
+    encoder = replace(small_config.encoder, drop_path=0.0)
+    config = CheckpointConfig(encoder=encoder, preprocessing=GRID)
+    generator = torch.Generator().manual_seed(6)
+    state = {
+        name: torch.randn(value.shape, generator=generator)
+        for name, value in SlabEncoder(encoder).state_dict().items()
+    }
+    return Checkpoint(config, state).save(tmp_path / "init")
+
+
+def test_student_and_teacher_start_from_a_checkpoint_with_their_own_heads(
+    saved, small_config
+):
+    model = SelfDistillation(small_config, 3)
+    heads = {
+        name: value.clone()
+        for name, value in model.state_dict().items()
+        if ".encoder." not in name
+    }
+    start_from(model, saved)
+    state = Checkpoint.load(saved).state
+    for network in (model.student, model.teacher):
+        got = network.encoder.state_dict()
+        assert all(torch.equal(got[name], state[name]) for name in state)
+    after = model.state_dict()
+    assert heads
+    assert all(torch.equal(after[name], heads[name]) for name in heads)
+    assert not model.teacher.training
+
+
+def test_start_adapts_to_other_modalities_and_sizes(saved, small_config):
+    encoder = replace(
+        small_config.encoder,
+        modalities=("T2w", "T1w", "FLAIR"),
+        thickness=3,
+        image_size=(24, 20),
+        slab_mixing=(0, 1),
+    )
+    model = SelfDistillation(replace(small_config, encoder=encoder), 3)
+    start_from(model, saved)
+    state = Checkpoint.load(saved).state
+    name = "blocks.1.attn.qkv.weight"
+    assert torch.equal(model.student.encoder.state_dict()[name], state[name])
+    assert model.student.encoder.patch_embed.proj.weight.shape[1] == 9

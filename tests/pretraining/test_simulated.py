@@ -1,0 +1,149 @@
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from brainfeat.pretraining.simulated import SimulatedSource, _normalise
+from brainfeat.simulation.bases import load_base
+from brainfeat.simulation.training import TRUTH_NAMES, TrainingConfig
+
+SHAPE = (20, 26, 22)
+MODALITIES = ("T1w", "FLAIR")
+
+
+@pytest.fixture(scope="module")
+def base():
+    """The template's anatomy in voxels of 4 mm."""
+    return load_base(spacing=4.0)
+
+
+@pytest.fixture
+def build(base):
+    """Function that makes a source of volumes of 8 mm."""
+
+    def build(**changes):
+        settings = {"modalities": MODALITIES, "shape": SHAPE, "spacing": 8.0}
+        return SimulatedSource([base], **settings | changes)
+
+    return build
+
+
+def assert_equal(first, second):
+    for name, value in vars(first).items():
+        assert torch.equal(value, getattr(second, name)), name
+
+
+def kept_places(first, second):
+    """Which places of two batches hold the same subject."""
+    pairs = zip(first.volumes, second.volumes, strict=True)
+    return [torch.equal(one, other) for one, other in pairs]
+
+
+def test_batch_has_the_shapes_that_it_promises(build):
+    source = build()
+    batch = source.draw(0, 3, seed=0)
+    n_truths = len(TRUTH_NAMES)
+    assert batch.volumes.shape == (3, 1, 2, *SHAPE)
+    assert batch.present.shape == (3, 1, 2)
+    assert batch.present.all()
+    assert batch.foreground.shape == (3, *SHAPE)
+    assert set(batch.foreground.unique().tolist()) == {0.0, 1.0}
+    assert batch.truth.shape == (3, n_truths, *SHAPE)
+    assert source.shape == batch.shape
+    assert source.quantities == TRUTH_NAMES
+    assert len(source.emphasis) == n_truths
+    assert all(torch.isfinite(part).all() for part in (batch.volumes, batch.truth))
+
+
+def test_any_step_can_be_drawn_at_any_time(build):
+    in_order = build(reuse=2)
+    drawn = [in_order.draw(step, 2, seed=7) for step in range(4)]
+    for step in (3, 0):
+        assert_equal(build(reuse=2).draw(step, 2, seed=7), drawn[step])
+    assert_equal(in_order.draw(1, 2, seed=7), drawn[1])
+
+
+def test_places_take_turns_at_new_subjects(build):
+    source = build(reuse=4)
+    batches = [source.draw(step, 2, seed=0) for step in range(6)]
+    kept = [kept_places(*pair) for pair in itertools.pairwise(batches)]
+    # The second place is half a life ahead of the first.
+    assert kept == [
+        [True, True],
+        [True, False],
+        [True, True],
+        [False, True],
+        [True, True],
+    ]
+
+
+def test_without_reuse_all_subjects_are_new(build):
+    source = build(reuse=1)
+    first, second = (source.draw(step, 2, seed=0) for step in (0, 1))
+    assert not any(kept_places(first, second))
+
+
+def test_subjects_places_and_seeds_differ(build):
+    batch, other = (build().draw(0, 2, seed=seed) for seed in (0, 1))
+    assert not any(kept_places(batch, other))
+    assert not torch.equal(batch.volumes[0], batch.volumes[1])
+
+
+def test_foreground_is_brain_with_at_most_a_margin_or_a_head(build):
+    batch = build().draw(0, 5, seed=3)
+    brain = batch.truth[:, :-1].sum(dim=1) > 0.5
+    inside = batch.foreground.bool()
+    assert (inside & brain).sum() > 0.99 * brain.sum()
+    shares = inside.float().mean(dim=(1, 2, 3))
+    assert shares.unique().numel() > 1
+
+
+def test_configuration_reaches_the_subjects(build):
+    plain = TrainingConfig()
+    stripped = replace(plain, stripped_share=1.0)
+    batches = [
+        build(config=config).draw(0, 1, seed=0) for config in (None, plain, stripped)
+    ]
+    assert_equal(batches[0], batches[1])
+    stripped_batch = batches[2]
+    brain = stripped_batch.truth[:, :-1].sum(dim=1) > 0.5
+    assert torch.equal(stripped_batch.foreground.bool(), brain)
+
+
+def test_checkpoint_learns_the_grid(build):
+    assert build().preprocessing == {"shape": [*SHAPE], "spacing": 8.0}
+    given = {"shape": [1, 2, 3], "bias_correction": True}
+    assert build(preprocessing=given).preprocessing == given
+
+
+def test_normalised_volume_is_clipped_and_standardised(rng):
+    # Blocks as wide as the stride, so that the sample is the volume itself.
+    blocks = rng.gamma(2.0, 50.0, size=(2, 3, 6, 7, 5))
+    inside = rng.random((2, 6, 7, 5)) < 0.6
+    volumes, mask = (
+        torch.from_numpy(part.repeat(3, -3).repeat(3, -2).repeat(3, -1))
+        for part in (blocks.astype("float32"), inside)
+    )
+    got = _normalise(volumes, mask).numpy()
+    for row, modality in np.ndindex(2, 3):
+        values = blocks[row, modality][inside[row]]
+        low, high = np.percentile(values, [0.5, 99.5])
+        values = np.clip(values, low, high)
+        expected = np.where(mask[row], volumes[row, modality].clip(low, high), low)
+        expected = (expected - values.mean()) / values.std(ddof=1)
+        np.testing.assert_allclose(got[row, modality], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_normalised_volume_ignores_scale_and_offset():
+    generator = torch.Generator().manual_seed(0)
+    volumes = torch.rand(1, 2, 9, 12, 15, generator=generator)
+    mask = torch.rand(1, 9, 12, 15, generator=generator) < 0.7
+    changed = _normalise(70 * volumes + 30, mask)
+    torch.testing.assert_close(changed, _normalise(volumes, mask), rtol=1e-3, atol=1e-3)
+
+
+def test_flat_volume_stays_finite():
+    mask = torch.ones(1, 6, 5, 4, dtype=torch.bool)
+    assert torch.isfinite(_normalise(torch.full((1, 1, 6, 5, 4), 8.0), mask)).all()

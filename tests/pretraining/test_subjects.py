@@ -1,0 +1,30 @@
+from dataclasses import fields, replace
+
+import pytest
+import torch
+
+from brainfeat.pretraining.subjects import SubjectBatch
+
+
+@pytest.fixture
+def batch(source):
+    return source.draw(0, 5, seed=0)
+
+
+def test_shape_is_that_of_the_volumes(batch, source):
+    assert batch.shape == source.shape
+
+
+@pytest.mark.parametrize("has_truth", [True, False])
+def test_all_parts_move_to_a_device(batch, has_truth):
+    batch = batch if has_truth else replace(batch, truth=None)
+    moved = batch.to(torch.device("meta"))
+    for field in fields(SubjectBatch):
+        before, after = getattr(batch, field.name), getattr(moved, field.name)
+        if before is None:
+            assert after is None
+        else:
+            assert after.device.type == "meta"
+            assert after.shape == before.shape
+            assert after.dtype == before.dtype
+            assert before.device.type == "cpu"
