@@ -144,8 +144,8 @@ SCANNERS = (
         name="north",
         orientation="PIR",
         spacing={"T1w": (1.0, 1.0, 1.0), "T2w": (1.0, 1.0, 1.0), "FLAIR": (1.2, 1, 1)},
-        size=(176.0, 240.0, 240.0),
-        center=(0.0, 0.0, -22.0),
+        size=(176.0, 240.0, 228.0),
+        center=(0.0, 0.0, -14.0),
         scale=900.0,
         artifacts=ArtifactConfig(
             bias=(0.05, 0.15), noise=(0.015, 0.03), gamma=(0.95, 1.05)
