@@ -105,4 +105,5 @@ def _shard(network: nn.Module) -> None:
         raise TypeError(f"expected a HeadedEncoder, got {type(network).__name__}.")
     for block in network.encoder.blocks:
         fully_shard(block)
-    fully_shard(network)
+    # The teacher has no backward pass that would shard its outer weights again.
+    fully_shard(network, reshard_after_forward=True)

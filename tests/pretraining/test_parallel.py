@@ -1,0 +1,155 @@
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file
+
+from brainfeat.checkpoint import Checkpoint
+from brainfeat.exceptions import ConfigError
+from brainfeat.pretraining.parallel import (
+    distributed,
+    shared_between_ranks,
+    training_device,
+)
+from brainfeat.pretraining.self_distillation import SelfDistillation
+
+# Each of two processes trains with shared gradients, then with shared weights, and
+# goes on from half of the way; rank 1 also writes what it ends with.
+_PROCESS = """
+import os, runpy, sys
+from dataclasses import replace
+from pathlib import Path
+import torch
+from brainfeat.pretraining.parallel import distributed
+from brainfeat.pretraining.trainer import pretrain
+
+torch.set_num_threads(1)
+room, folder = runpy.run_path(sys.argv[1]), Path(sys.argv[2])
+
+class Broken(room["RandomSource"]):
+    def draw(self, step, n_subjects, *, seed):
+        if step > 3:
+            raise KeyboardInterrupt
+        return super().draw(step, n_subjects, seed=seed)
+
+with distributed(torch.device("cpu")):
+    for kind in ("ddp", "fully_shard"):
+        config = replace(room["SMALL_CONFIG"], parallel=kind, accumulation_steps=2)
+        config = replace(config, n_steps=5, checkpoint_every=2, batch_size=8)
+        options = {"output": folder / kind, "device": "cpu"}
+        result = pretrain(room["RandomSource"](), config, **options)
+        result.save(folder / f"{kind}-{os.environ['RANK']}")
+    config = replace(config, parallel="ddp", accumulation_steps=1, batch_size=4)
+    options = {"output": folder / "whole", "device": "cpu"}
+    pretrain(room["RandomSource"](), config, **options)
+    options["output"] = folder / "parts"
+    try:
+        pretrain(Broken(), config, **options)
+    except KeyboardInterrupt:
+        pretrain(room["RandomSource"](), config, resume=True, **options)
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """What two processes write."""
+    folder = tmp_path_factory.mktemp("ranks")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    room = Path(__file__).with_name("conftest.py")
+    with contextlib.ExitStack() as stack:
+        processes = []
+        for number in range(2):
+            # What torchrun sets.
+            environment = os.environ | {
+                "TORCHELASTIC_RUN_ID": "test",
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+                "WORLD_SIZE": "2",
+                "RANK": str(number),
+                "LOCAL_RANK": str(number),
+            }
+            errors = stack.enter_context((folder / f"{number}.txt").open("w"))
+            command = [sys.executable, "-c", _PROCESS, room, folder]
+            process = subprocess.Popen(command, env=environment, stderr=errors)
+            processes.append(stack.enter_context(process))
+            # A process that lost its neighbour would wait for a long time.
+            stack.callback(process.kill)
+        codes = [process.wait(timeout=200) for process in processes]
+    assert codes == [0, 0], "".join(p.read_text() for p in folder.glob("*.txt"))
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fully_shard"])
+def test_processes_end_with_the_same_weights(folder, kind):
+    checkpoints = [
+        Checkpoint.load(folder / name) for name in (kind, f"{kind}-0", f"{kind}-1")
+    ]
+    assert len({checkpoint.fingerprint for checkpoint in checkpoints}) == 1
+    assert checkpoints[0].config.trained
+
+
+def test_shared_weights_learn_what_shared_gradients_do(folder):
+    one, other = (
+        load_file(folder / kind / "state.safetensors")
+        for kind in ("ddp", "fully_shard")
+    )
+    torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_resumed_run_of_processes_equals_an_uninterrupted_one(folder):
+    one, other = (
+        load_file(folder / name / "state.safetensors") for name in ("whole", "parts")
+    )
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_one_process_writes_the_log(folder):
+    lines = (folder / "ddp" / "log.jsonl").read_text().splitlines()
+    assert len(lines) == 3  # steps 0, 2 and 4
+
+
+def test_named_device_is_taken():
+    assert training_device("cpu") == torch.device("cpu")
+    assert training_device("meta") == torch.device("meta")
+
+
+def test_unknown_device_is_refused():
+    with pytest.raises(ConfigError, match="'warp' is unknown"):
+        training_device("warp")
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "expected"),
+    [(True, False, "cuda:3"), (False, True, "mps"), (False, False, "cpu")],
+)
+def test_auto_takes_the_fastest_there_is(monkeypatch, cuda, mps, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert training_device("auto") == torch.device(expected)
+
+
+def test_process_that_torchrun_did_not_start_joins_nobody(monkeypatch):
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    with distributed(torch.device("cpu")):
+        assert not dist.is_initialized()
+
+
+def test_model_of_one_process_is_left_as_it_is(small_config):
+    model = SelfDistillation(small_config, 3)
+    student = model.student
+    assert shared_between_ranks(model, small_config) is model
+    assert model.student is student
+
+
+if __name__ == "__main__":
+    train_and_save(int(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])
