@@ -149,7 +149,3 @@ def test_model_of_one_process_is_left_as_it_is(small_config):
     student = model.student
     assert shared_between_ranks(model, small_config) is model
     assert model.student is student
-
-
-if __name__ == "__main__":
-    train_and_save(int(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])
