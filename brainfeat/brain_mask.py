@@ -33,6 +33,7 @@ BrainMask = str | Callable[[Volume], NDArray[Any]]
 _REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 # An adult brain has 0.8 to 1.9 litres; a head with its face has three or more.
 _BRAIN_LITRES = (0.3, 2.3)
+_TRACE = 0.05  # of the brightest tissue
 # Registration errs by a few millimetres, and atrophy leaves fluid around a brain.
 _TEMPLATE_MARGIN = 5.0
 
@@ -253,7 +254,9 @@ def _find_stripped(volume: Volume) -> Volume | None:
     background = find_flat_background(volume.data)
     if background is None:
         return None
-    mask = volume.data != background
+    # Not "differs": resampling leaves traces of interpolation in the background.
+    brightest = np.percentile(volume.data, 99.0) - background
+    mask = np.abs(volume.data - background) > _TRACE * brightest
     litres = mask.sum() * abs(np.linalg.det(volume.geometry.affine[:3, :3])) / 1e6
     if not _BRAIN_LITRES[0] <= litres <= _BRAIN_LITRES[1]:
         return None

@@ -169,6 +169,9 @@ class SlabEncoder(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
+        # Standard scores are far louder than positions otherwise, and what a random
+        # or young encoder sees is then mostly the interpolation of a scan.
+        nn.init.trunc_normal_(self.patch_embed.proj.weight, std=0.002)
         for parameter in (self.pos_embed, self.modality_embed, self.absent_embed):
             nn.init.trunc_normal_(parameter, std=0.02)
         nn.init.normal_(self.cls_token, std=1e-6)
