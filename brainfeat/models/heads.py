@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 # What a sample hardly holds must not weigh without bound.
-_SMALLEST_SPREAD = 0.02
+_SMALLEST_SPREAD = 0.05
 
 
 class Projector(nn.Module):
