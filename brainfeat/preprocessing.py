@@ -360,7 +360,7 @@ class Preprocessor:
 
 
 def _clean(volume: Volume) -> Volume:
-    """Return the volume in closest-RAS order, with damaged voxels at its minimum."""
+    # In closest-RAS order, with damaged voxels at the minimum.
     volume = to_closest_ras(volume)
     finite = np.isfinite(volume.data)
     if finite.mean() < 1 - _MAX_DAMAGED:

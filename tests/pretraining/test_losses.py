@@ -167,7 +167,9 @@ def test_anatomy_loss_is_its_loop_over_stacks_and_quantities():
             for b in range(3):
                 error = [prediction[b, n, r] - truth[b, n, r] for n in range(5)]
                 patches += sum(w * e**2 for w, e in zip(weights[b], error, strict=True))
-                stacks += sum(w * e for w, e in zip(weights[b], error, strict=True)) ** 2
+                stacks += (
+                    sum(w * e for w, e in zip(weights[b], error, strict=True)) ** 2
+                )
             value = patches / weights.sum() + 0.01 * stacks / (weights**2).sum()
             loss += emphasis[r] / 4 * value
         return loss
