@@ -1,6 +1,6 @@
 """Preprocess scans once, into a store that training reads."""
 
-__all__ = ["FailedScan", "Scan", "write_store"]
+__all__ = ["FailedScan", "Scan", "fill_store", "write_store"]
 
 import hashlib
 import logging
@@ -93,6 +93,59 @@ def write_store(
     InputError
         If no scan could be preprocessed.
     """
+    stored: list[StoredScan] = []
+    failed: list[FailedScan] = []
+    for scan, outcome in zip(
+        scans,
+        fill_store(scans, folder, preprocessor, modalities=modalities, n_jobs=n_jobs),
+        strict=True,
+    ):
+        if isinstance(outcome, StoredScan):
+            stored.append(outcome)
+        else:
+            failed.append(FailedScan(scan, outcome))
+    if not stored:
+        reason = failed[0].error if failed else "there are no scans"
+        raise InputError(
+            f"{os.fspath(folder)}: nothing to store; the first reason: {reason}"
+        )
+    index = StoreIndex(
+        modalities=tuple(modalities),
+        preprocessing=preprocessor.to_dict(),
+        scans=tuple(stored),
+    )
+    index.save(Path(folder))
+    return VolumeStore(folder), failed
+
+
+def fill_store(
+    scans: Sequence[Scan],
+    folder: str | os.PathLike[str],
+    preprocessor: Preprocessor,
+    *,
+    modalities: Sequence[str],
+    n_jobs: int = 1,
+) -> list[StoredScan | BrainfeatError]:
+    """Write the arrays of scans, but no index: a share of the work of `write_store`.
+
+    Parameters
+    ----------
+    scans : sequence of Scan
+        What to preprocess; arrays that are already there are kept.
+    folder : path-like
+        Folder of the store.
+    preprocessor : Preprocessor
+        Takes volumes to the encoder's grid.
+    modalities : sequence of str
+        BIDS suffixes, in the order of the encoder.
+    n_jobs : int
+        Number of processes.
+
+    Returns
+    -------
+    list of StoredScan or BrainfeatError
+        One for each scan: its place in the store, or why it has none.
+    """
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     work = partial(
@@ -101,44 +154,28 @@ def write_store(
         preprocessor=preprocessor,
         modalities=tuple(modalities),
     )
-    stored: list[StoredScan] = []
-    failed: list[FailedScan] = []
-    for number, (scan, outcome) in enumerate(_map(work, scans, n_jobs), 1):
-        if isinstance(outcome, StoredScan):
-            stored.append(outcome)
-        else:
-            failed.append(FailedScan(scan, outcome))
+    outcomes = []
+    for number, outcome in enumerate(_map(work, scans, n_jobs), 1):
+        outcomes.append(outcome)
         logger.info("preprocessed %d of %d scans.", number, len(scans))
-    if not stored:
-        reason = failed[0].error if failed else "there are no scans"
-        raise InputError(f"{target}: nothing to store; the first reason: {reason}")
-    index = StoreIndex(
-        modalities=tuple(modalities),
-        preprocessing=preprocessor.to_dict(),
-        scans=tuple(stored),
-    )
-    index.save(target)
-    return VolumeStore(target), failed
-
-
-_Outcome = StoredScan | BrainfeatError
+    return outcomes
 
 
 def _map(
-    work: "partial[_Outcome]", scans: Sequence[Scan], n_jobs: int
-) -> Iterator[tuple[Scan, _Outcome]]:
+    work: "partial[StoredScan | BrainfeatError]", scans: Sequence[Scan], n_jobs: int
+) -> Iterator[StoredScan | BrainfeatError]:
     if n_jobs == 1:
-        yield from ((scan, work(scan)) for scan in scans)
+        yield from map(work, scans)
         return
     # Forked children would share the locks of this process' threads.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(n_jobs, mp_context=context) as pool:
-        yield from zip(scans, pool.map(work, scans), strict=True)
+        yield from pool.map(work, scans)
 
 
 def _store_scan(
     scan: Scan, *, folder: Path, preprocessor: Preprocessor, modalities: tuple[str, ...]
-) -> _Outcome:
+) -> StoredScan | BrainfeatError:
     """Preprocess one scan, unless its array is there; return the error if it fails."""
     try:
         name = _array_name(scan, preprocessor, modalities)
