@@ -1,7 +1,7 @@
 """Classify simulated patients and controls from T1w scans, in a dozen lines."""
 
 # %%
-# A cohort that needs no download: 24 subjects, half with medial-temporal
+# A cohort that needs no download: 16 subjects, half with medial-temporal
 # atrophy, three scanners, written as a BIDS folder.
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_score
@@ -10,7 +10,7 @@ from sklearn.preprocessing import StandardScaler
 
 from brainfeat import BrainFoundEmbedder, simulate_cohort
 
-cohort = simulate_cohort("cohort", n_subjects=24, random_state=1)
+cohort = simulate_cohort("cohort", n_subjects=16, random_state=1)
 print(cohort[["T1w", "diagnosis", "age"]].head())
 
 # %%

@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 from brainfeat import BrainFoundEmbedder, simulate_cohort
 
 modalities = ["T1w", "T2w", "FLAIR"]
-cohort = simulate_cohort("cohort", n_subjects=12, modalities=modalities, random_state=2)
+cohort = simulate_cohort("cohort", n_subjects=8, modalities=modalities, random_state=2)
 images = cohort[modalities].copy()
 
 # %%
@@ -35,5 +35,5 @@ columns = make_column_transformer(
     (StandardScaler(), ["age"]),
 )
 model = make_pipeline(columns, StandardScaler(), LogisticRegression(max_iter=1000))
-scores = cross_val_score(model, table, cohort["diagnosis"], cv=3)
+scores = cross_val_score(model, table, cohort["diagnosis"], cv=2)
 print(f"accuracy {scores.mean():.2f} +- {scores.std():.2f}")

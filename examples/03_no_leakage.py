@@ -11,7 +11,7 @@ from sklearn.preprocessing import StandardScaler
 
 from brainfeat import BrainFoundEmbedder, simulate_cohort
 
-cohort = simulate_cohort("cohort", n_subjects=16, random_state=3)
+cohort = simulate_cohort("cohort", n_subjects=12, random_state=3)
 paths = [*cohort["T1w"], *cohort["T1w"]]
 diagnosis = np.tile(cohort["diagnosis"], 2)
 subjects = np.tile(np.arange(len(cohort)), 2)
@@ -32,7 +32,7 @@ search = GridSearchCV(model, grid, cv=StratifiedGroupKFold(2))
 
 # %%
 # scikit-learn hands the groups to the inner loop as a parameter of `fit`.
-outer = StratifiedGroupKFold(4, shuffle=True, random_state=0)
+outer = StratifiedGroupKFold(3, shuffle=True, random_state=0)
 scores = []
 for train, test in outer.split(paths, diagnosis, subjects):
     search.fit([paths[i] for i in train], diagnosis[train], groups=subjects[train])
