@@ -113,10 +113,11 @@ def _load_samples() -> tuple[NDArray[np.float64], NDArray[np.intp]]:
 
 def _to_bins(data: NDArray[Any]) -> NDArray[np.intp]:
     """Sort intensities into bins 1, 2, ...; bin 0 stays free for what is outside."""
-    low, high = np.percentile(data, [0.5, 99.0])
-    scale = (_N_BINS - 1) / max(high - low, np.finfo(np.float32).tiny)
-    clipped = np.clip(data, low, high).astype(np.float64)
-    bins: NDArray[np.intp] = 1 + ((clipped - low) * scale).astype(np.intp)
+    low, high = map(float, np.percentile(data, [0.5, 99.0]))
+    if high <= low:
+        return np.ones(data.shape, dtype=np.intp)
+    shares = (np.clip(data, low, high).astype(np.float64) - low) / (high - low)
+    bins: NDArray[np.intp] = 1 + ((_N_BINS - 1) * shares).astype(np.intp)
     return bins
 
 

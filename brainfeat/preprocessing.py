@@ -5,26 +5,23 @@ __all__ = ["Alignment", "PreprocessedSubject", "Preprocessor"]
 import dataclasses
 import hashlib
 import json
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from brainfeat import brain_mask as masks
 from brainfeat import registration
 from brainfeat.brain_search import BRAIN_CENTER
 from brainfeat.exceptions import ConfigError, ModalityError, VolumeError
-from brainfeat.resampling import (
-    run_on_one_thread,
-    to_closest_ras,
-    to_resampled,
-    to_sitk,
-)
+from brainfeat.intensities import correct_bias, repair, standardise
+from brainfeat.resampling import to_closest_ras, to_resampled
 from brainfeat.volume import Geometry, Volume
 
 Alignment = Literal["none", "rigid", "affine"]
@@ -32,9 +29,6 @@ Affine = NDArray[np.float64]
 
 # Part of the fingerprint: raised when the same settings give other voxels.
 _REVISION = 1
-_MAX_DAMAGED = 0.5  # share of voxels that may be NaN or infinite
-_N4_SHRINK = 2
-_N4_ITERATIONS = [30, 20, 10]
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,11 +160,12 @@ class Preprocessor:
             raise ModalityError(
                 f"expected modalities {tuple(modalities)}, got {unknown}."
             )
-        clean = {
-            name: _clean(volume)
-            for name in modalities
-            if (volume := volumes.get(name)) is not None
-        }
+        clean = {}
+        for name in modalities:
+            volume = volumes.get(name)
+            if volume is not None:
+                with _naming(volume, name):
+                    clean[name] = repair(to_closest_ras(volume))
         if not clean:
             raise ModalityError(f"expected one of {tuple(modalities)}, got no volume.")
         first = next(iter(clean))
@@ -180,14 +175,15 @@ class Preprocessor:
             name: to_resampled(volume, *place, outside=np.nan)
             for name, volume in clean.items()
         }
-        foreground = self._find_foreground(
-            clean[first], sampled[first], alignment, place
-        )
+        with _naming(clean[first], first):
+            foreground = self._find_foreground(
+                clean[first], sampled[first], alignment, place
+            )
         data = np.zeros((len(modalities), *self.shape), dtype=np.float32)
-        for index, name in enumerate(modalities):
-            if name in clean:
-                filled = np.nan_to_num(sampled[name], nan=clean[name].data.min())
-                data[index] = self._normalise(filled, foreground, clean[name])
+        for name, volume in clean.items():
+            with _naming(volume, name):
+                index = modalities.index(name)
+                data[index] = self._normalise(sampled[name], foreground)
         present = np.array([name in clean for name in modalities])
         return PreprocessedSubject(
             data, present, foreground, *place, alignment.similarity
@@ -278,11 +274,11 @@ class Preprocessor:
         """
         return {
             "shape": list(self.shape),
-            "spacing": self.spacing,
+            "spacing": float(self.spacing),
             "alignment": self.alignment,
             "bias_correction": self.bias_correction,
             "brain_mask": masks.reference(self.brain_mask),
-            "percentiles": list(self.percentiles),
+            "percentiles": [float(value) for value in self.percentiles],
         }
 
     @classmethod
@@ -312,13 +308,18 @@ class Preprocessor:
         return cls(**{**values, **lists})
 
     def _grid_to_scanner(self, alignment: registration.Alignment) -> Affine:
-        if self.alignment == "affine":
-            return alignment.affine
-        if self.alignment == "rigid":
-            return alignment.rigid
         center = np.array(BRAIN_CENTER)
-        shift = np.eye(4)
         moved = alignment.affine[:3, :3] @ center + alignment.affine[:3, 3]
+        if not alignment.is_registered:
+            # A voxel on the centre: a single slice would lie between two of them.
+            grid = self.geometry
+            center = grid.affine[:3, :3] @ (np.array(grid.shape) // 2)
+            center = center + grid.affine[:3, 3]
+        elif self.alignment == "affine":
+            return alignment.affine
+        elif self.alignment == "rigid":
+            return alignment.rigid
+        shift = np.eye(4)
         shift[:3, 3] = moved - center
         return shift
 
@@ -336,77 +337,41 @@ class Preprocessor:
             share = Volume(mask.data.astype(np.float32), mask.geometry)
             found = np.asarray(to_resampled(share, *place) >= 0.5)
         if not found.any():
-            raise VolumeError(
-                f"{_name(volume)}: the brain mask does not overlap the brain."
-            )
+            raise VolumeError("the brain mask does not overlap the brain.")
         return found
 
     def _normalise(
-        self, data: NDArray[Any], foreground: NDArray[np.bool_], volume: Volume
+        self, sampled: NDArray[np.float32], foreground: NDArray[np.bool_]
     ) -> NDArray[np.float32]:
+        # Where a modality's field of view ends, it says nothing of the brain.
+        reached = np.isfinite(sampled)
+        known = foreground & reached
+        if not known.any():
+            raise VolumeError("the volume does not overlap the brain.")
         if self.bias_correction:
-            data = _correct_bias(data, foreground, self.geometry)
-        values = data[foreground]
-        low, high = np.percentile(values, self.percentiles)
-        values = np.clip(values, low, high).astype(np.float64)
-        mean, spread = values.mean(), values.std()
-        if not spread > 0:
-            raise VolumeError(
-                f"{_name(volume)}: expected contrast within the brain, got one value."
-            )
-        scores = np.full(data.shape, (low - mean) / spread, dtype=np.float32)
-        scores[foreground] = (values - mean) / spread
-        return scores
+            filled = np.where(reached, sampled, sampled[reached].min())
+            sampled = correct_bias(filled, known, self.geometry)
+        return standardise(sampled, known, self.percentiles)
 
 
-def _clean(volume: Volume) -> Volume:
-    # In closest-RAS order, with damaged voxels at the minimum.
-    volume = to_closest_ras(volume)
-    finite = np.isfinite(volume.data)
-    if finite.mean() < 1 - _MAX_DAMAGED:
-        raise VolumeError(
-            f"{_name(volume)}: expected intensities, got "
-            f"{1 - finite.mean():.0%} NaN or infinite voxels."
-        )
-    data = volume.data.astype(np.float32)
-    if not finite.all():
-        data = np.where(finite, data, data[finite].min())
-    if data.min() == data.max():
-        raise VolumeError(
-            f"{_name(volume)}: expected contrast, got {data.min():g} everywhere."
-        )
-    return Volume(data, volume.geometry, volume.path)
-
-
-def _name(volume: Volume) -> str:
-    return "volume" if volume.path is None else str(volume.path)
-
-
-def _correct_bias(
-    data: NDArray[Any], foreground: NDArray[np.bool_], grid: Geometry
-) -> NDArray[np.float32]:
-    # N4 works on logarithms: the lowest intensity becomes one.
-    positive = (data - data.min() + 1.0).astype(np.float32)
-    image = to_sitk(Volume(positive, grid))
-    mask = to_sitk(Volume(foreground, grid))
-    shrink = [_N4_SHRINK] * 3
-    n4 = sitk.N4BiasFieldCorrectionImageFilter()
-    n4.SetMaximumNumberOfIterations(_N4_ITERATIONS)
-    run_on_one_thread(n4, sitk.Shrink(image, shrink), sitk.Shrink(mask, shrink))
-    field = sitk.GetArrayFromImage(n4.GetLogBiasFieldAsImage(image)).T
-    corrected: NDArray[np.float32] = (positive / np.exp(field)).astype(np.float32)
-    return corrected
+@contextmanager
+def _naming(volume: Volume, modality: str) -> Iterator[None]:
+    """Put the file, or else the modality, before what is wrong with a volume."""
+    try:
+        yield
+    except VolumeError as error:
+        raise type(error)(f"{volume.path or modality}: {error}") from error
 
 
 def _problems(config: Preprocessor) -> list[str]:
-    low, high = config.percentiles if len(config.percentiles) == 2 else (1.0, 0.0)
     checks = {
         f"shape must be three positive integers, got {config.shape!r}.": (
-            len(config.shape) == 3
+            isinstance(config.shape, tuple)
+            and len(config.shape) == 3
             and all(type(size) is int and size > 0 for size in config.shape)
         ),
         f"spacing must be a positive length in mm, got {config.spacing!r}.": (
-            isinstance(config.spacing, float | int) and config.spacing > 0
+            _is_number(config.spacing) and config.spacing > 0
         ),
         f"alignment must be one of {get_args(Alignment)}, got {config.alignment!r}.": (
             config.alignment in get_args(Alignment)
@@ -416,11 +381,20 @@ def _problems(config: Preprocessor) -> list[str]:
         ),
         f"brain_mask must be text or a function, got {config.brain_mask!r}.": (
             config.brain_mask is None
-            or isinstance(config.brain_mask, str)
+            or (isinstance(config.brain_mask, str) and config.brain_mask != "")
             or callable(config.brain_mask)
         ),
         f"percentiles must be two, rising, in [0, 100], got {config.percentiles!r}.": (
-            0 <= low < high <= 100
+            isinstance(config.percentiles, tuple)
+            and len(config.percentiles) == 2
+            and all(map(_is_number, config.percentiles))
+            and 0 <= config.percentiles[0] < config.percentiles[1] <= 100
         ),
     }
     return [problem for problem, holds in checks.items() if not holds]
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, float | int):
+        return False
+    return math.isfinite(value)

@@ -1,9 +1,17 @@
 import json
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from nibabel.affines import apply_affine
+from nibabel.orientations import (
+    apply_orientation,
+    axcodes2ornt,
+    inv_ornt_aff,
+    io_orientation,
+    ornt_transform,
+)
 
 from brainfeat.exceptions import ConfigError, ModalityError, VolumeError
 from brainfeat.io import read_volume
@@ -154,6 +162,80 @@ def test_bias_correction_flattens_a_bias_field(small_brain):
     assert similarity(correct) > similarity(SMALL) + 0.05
 
 
+@pytest.mark.parametrize("codes", ["LAS", "LPS", "PIR", "SAL", "ASR", "IPR", "RSA"])
+def test_flips_and_permutations_change_no_bit(small_brain, subject, codes):
+    target = axcodes2ornt(codes)
+    flips = ornt_transform(io_orientation(small_brain.geometry.affine), target)
+    data = apply_orientation(small_brain.data, flips)
+    affine = small_brain.geometry.affine @ inv_ornt_aff(flips, small_brain.data.shape)
+    stored = Volume(data, Geometry(data.shape, affine))
+    assert stored.geometry.orientation == codes
+    again = SMALL.apply({"T1w": stored}, ["T1w"])
+    np.testing.assert_array_equal(again.data[0], subject.data[0])
+    np.testing.assert_array_equal(again.grid_to_scanner, subject.grid_to_scanner)
+
+
+def test_threads_change_no_bit(small_brain, subject):
+    def run(_):
+        return SMALL.apply({"T1w": small_brain}, ["T1w"]).data[0]
+
+    with ThreadPoolExecutor(3) as pool:
+        for data in pool.map(run, range(3)):
+            np.testing.assert_array_equal(data, subject.data[0])
+
+
+def test_modalities_share_the_transform_of_the_first(small_brain, subject):
+    inverted = Volume(-small_brain.data, small_brain.geometry)
+    both = SMALL.apply({"T1w": small_brain, "T2w": inverted}, ["T1w", "T2w"])
+    np.testing.assert_array_equal(both.grid_to_scanner, subject.grid_to_scanner)
+    np.testing.assert_array_equal(both.data[0], subject.data[0])
+    inside = both.foreground
+    np.testing.assert_allclose(both.data[1][inside], -both.data[0][inside], atol=1e-3)
+
+
+def test_modality_that_covers_half_the_brain_is_standardised_there(small_brain):
+    half = small_brain.data.shape[2] // 2
+    upper = small_brain.geometry.affine.copy()
+    upper[:3, 3] += upper[:3, 2] * half
+    data = small_brain.data[:, :, half:]
+    flair = Volume(data, Geometry(data.shape, upper))
+    both = SMALL.apply({"T1w": small_brain, "FLAIR": flair}, ["T1w", "FLAIR"])
+    covered = both.foreground & (both.data[1] > both.data[1].min())
+    assert 0.3 < covered.sum() / both.foreground.sum() < 0.8
+    assert both.data[1][covered].mean() == pytest.approx(0, abs=0.05)
+    # Where both know the brain, they differ by an offset and a scale at most.
+    assert np.corrcoef(both.data[:, covered])[0, 1] > 0.99
+
+
+@pytest.mark.parametrize("alignment", ["none", "rigid", "affine"])
+@pytest.mark.parametrize("shape", [(10, 1, 1), (1, 7, 1), (1, 1, 13), (60, 50, 1)])
+def test_line_or_slice_of_noise_lands_on_the_grid(rng, shape, alignment):
+    volume = Volume(rng.normal(size=shape), Geometry(shape, np.eye(4)))
+    subject = Preprocessor(alignment=alignment).apply({"T1w": volume}, ["T1w"])
+    assert np.isfinite(subject.data).all()
+    assert subject.foreground.any()
+    assert np.isnan(subject.similarity)
+
+
+def test_one_bright_voxel_is_no_error():
+    data = np.zeros((50, 51, 52), np.float32)
+    data[20, 25, 30] = 1.0
+    volume = Volume(data, Geometry(data.shape, np.diag([2.5, 2.5, 2.5, 1.0])))
+    subject = SMALL.apply({"T1w": volume}, ["T1w"])
+    assert np.isfinite(subject.data).all()
+
+
+def test_error_begins_with_the_file_or_the_modality(small_brain, tmp_path):
+    flat = np.ones_like(small_brain.data)
+    for path, start in [(tmp_path / "scan.nii.gz", "scan.nii.gz: "), (None, "FLAIR: ")]:
+        volumes = {
+            "T1w": small_brain,
+            "FLAIR": Volume(flat, small_brain.geometry, path),
+        }
+        with pytest.raises(VolumeError, match=f"{start}expected contrast"):
+            SMALL.apply(volumes, ["T1w", "FLAIR"])
+
+
 def test_small_real_image_is_placed(anatomical_path):
     subject = SMALL.apply({"T1w": read_volume(anatomical_path)}, ["T1w"])
     assert np.isnan(subject.similarity)
@@ -184,11 +266,15 @@ def test_every_setting_is_stored_and_changes_the_fingerprint(change):
     [
         {"shape": (40, 48)},
         {"shape": (40, 48, 0)},
+        {"shape": 40},
         {"spacing": 0.0},
+        {"spacing": float("inf")},
         {"alignment": "elastic"},
         {"bias_correction": 1},
         {"brain_mask": 7},
+        {"brain_mask": ""},
         {"percentiles": (99.0, 1.0)},
+        {"percentiles": ("1", "99")},
     ],
 )
 def test_impossible_settings_are_refused(change):

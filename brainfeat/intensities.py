@@ -1,0 +1,125 @@
+"""Intensities that can be compared: repaired, freed of bias, and standardised."""
+
+__all__ = ["correct_bias", "repair", "standardise"]
+
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+
+from brainfeat.exceptions import VolumeError
+from brainfeat.resampling import run_on_one_thread, to_sitk
+from brainfeat.volume import Geometry, Volume
+
+_MAX_DAMAGED = 0.5  # share of voxels that may be NaN or infinite
+_N4_SHRINK = 2
+_N4_ITERATIONS = [30, 20, 10]
+_N4_FLOOR = 1e-3  # of the highest intensity
+
+
+def repair(volume: Volume) -> Volume:
+    """Check intensities, and set the damaged ones to the lowest.
+
+    Parameters
+    ----------
+    volume : Volume
+        Volume as it was read.
+
+    Returns
+    -------
+    Volume
+        Finite float32 with contrast.
+
+    Raises
+    ------
+    VolumeError
+        If the intensities are no real numbers, mostly not finite, or all the same.
+    """
+    if volume.data.dtype.kind not in "biuf":
+        raise VolumeError(f"expected real numbers, got {volume.data.dtype}.")
+    with np.errstate(over="ignore"):  # too large for float32 is infinite, too
+        data = volume.data.astype(np.float32)
+    finite = np.isfinite(data)
+    if finite.mean() < 1 - _MAX_DAMAGED:
+        raise VolumeError(
+            f"expected intensities, got {1 - finite.mean():.0%} NaN or infinite voxels."
+        )
+    if not finite.all():
+        data = np.where(finite, data, data[finite].min())
+    if data.min() == data.max():
+        raise VolumeError(f"expected contrast, got {data.min():g} everywhere.")
+    return Volume(data, volume.geometry, volume.path)
+
+
+def correct_bias(
+    data: NDArray[np.float32], foreground: NDArray[np.bool_], grid: Geometry
+) -> NDArray[np.float32]:
+    """Divide out slow changes of intensity by N4 [1]_.
+
+    Parameters
+    ----------
+    data : ndarray of float32 of shape (size_i, size_j, size_k)
+        Finite intensities.
+    foreground : ndarray of bool of shape (size_i, size_j, size_k)
+        Where the bias is estimated.
+    grid : Geometry
+        Grid of both.
+
+    Returns
+    -------
+    ndarray of float32 of shape (size_i, size_j, size_k)
+        Positive intensities; negative ones are moved up to zero before.
+
+    References
+    ----------
+    .. [1] Tustison et al., N4ITK: improved N3 bias correction. IEEE Transactions on
+       Medical Imaging 29, 2010. doi:10.1109/TMI.2010.2046908
+    """
+    # N4 works on logarithms. Bias multiplies: only what is negative is moved.
+    positive = data - min(float(data.min()), 0.0)
+    positive = np.maximum(positive, _N4_FLOOR * positive.max()).astype(np.float32)
+    image = to_sitk(Volume(positive, grid))
+    mask = to_sitk(Volume(foreground, grid))
+    shrink = [_N4_SHRINK] * 3
+    n4 = sitk.N4BiasFieldCorrectionImageFilter()
+    n4.SetMaximumNumberOfIterations(_N4_ITERATIONS)
+    run_on_one_thread(n4, sitk.Shrink(image, shrink), sitk.Shrink(mask, shrink))
+    field = sitk.GetArrayFromImage(n4.GetLogBiasFieldAsImage(image)).T
+    corrected: NDArray[np.float32] = (positive / np.exp(field)).astype(np.float32)
+    return corrected
+
+
+def standardise(
+    data: NDArray[Any], foreground: NDArray[np.bool_], percentiles: tuple[float, float]
+) -> NDArray[np.float32]:
+    """Clip intensities and give them mean zero and variance one in the foreground.
+
+    Parameters
+    ----------
+    data : ndarray of shape (size_i, size_j, size_k)
+        Intensities, finite in the foreground.
+    foreground : ndarray of bool of shape (size_i, size_j, size_k)
+        Voxels to standardise, at least one.
+    percentiles : tuple of float (lower, upper)
+        Percentiles of the foreground at which it is clipped.
+
+    Returns
+    -------
+    ndarray of float32 of shape (size_i, size_j, size_k)
+        Standard scores; the lowest of them outside the foreground.
+
+    Raises
+    ------
+    VolumeError
+        If the foreground has no contrast.
+    """
+    values = data[foreground]
+    low, high = np.percentile(values, percentiles)
+    values = np.clip(values, low, high).astype(np.float64)
+    mean, spread = values.mean(), values.std()
+    if not spread > 0:
+        raise VolumeError("expected contrast within the brain, got one value.")
+    scores = np.full(data.shape, (low - mean) / spread, dtype=np.float32)
+    scores[foreground] = (values - mean) / spread
+    return scores

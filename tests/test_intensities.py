@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+
+from brainfeat.exceptions import VolumeError
+from brainfeat.intensities import correct_bias, repair, standardise
+from brainfeat.volume import Geometry, Volume
+
+SHAPE = (20, 24, 28)
+GRID = Geometry(SHAPE, np.diag([4.0, 4.0, 4.0, 1.0]))
+
+
+def test_repair_keeps_what_is_sound(rng):
+    data = rng.normal(size=SHAPE).astype(np.float32)
+    np.testing.assert_array_equal(repair(Volume(data, GRID)).data, data)
+
+
+@pytest.mark.parametrize("damage", [np.nan, np.inf, -np.inf, 1e300])
+def test_repair_sets_damaged_voxels_to_the_lowest(rng, damage):
+    data = rng.normal(size=SHAPE)
+    data[:9] = damage
+    repaired = repair(Volume(data, GRID)).data
+    assert repaired.dtype == np.float32
+    assert (repaired[:9] == repaired[9:].min()).all()
+    np.testing.assert_array_equal(repaired[9:], data[9:].astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (np.full(SHAPE, 3), "expected contrast, got 3"),
+        (np.full(SHAPE, np.nan), "100% NaN"),
+        (np.ones(SHAPE, complex), "expected real numbers"),
+    ],
+)
+def test_unusable_intensities_are_refused(data, words):
+    with pytest.raises(VolumeError, match=words):
+        repair(Volume(data, GRID))
+
+
+def test_standard_scores_forget_scale_and_offset(rng):
+    data = rng.gamma(2.0, size=SHAPE)
+    foreground = rng.random(SHAPE) < 0.4
+    scores = standardise(data, foreground, (0.5, 99.5))
+    again = standardise(7.0 * data - 300.0, foreground, (0.5, 99.5))
+    np.testing.assert_allclose(scores, again, atol=1e-5)
+    assert scores[foreground].mean() == pytest.approx(0, abs=1e-5)
+    assert scores[foreground].std() == pytest.approx(1, abs=1e-5)
+    assert set(scores[~foreground]) == {scores[foreground].min()}
+
+
+def test_percentiles_bound_the_outliers(rng):
+    data = rng.normal(size=SHAPE)
+    data[3, 4, 5] = 1e6
+    scores = standardise(data, np.ones(SHAPE, bool), (0.5, 99.5))
+    assert scores.max() < 4
+
+
+def test_foreground_of_one_value_is_refused():
+    with pytest.raises(VolumeError, match="one value"):
+        standardise(np.ones(SHAPE), np.ones(SHAPE, bool), (0.5, 99.5))
+
+
+def test_bias_field_is_divided_out(rng):
+    tissue = rng.choice([1.0, 2.0, 3.0], SHAPE)
+    ramp = np.linspace(0.6, 1.6, SHAPE[1])[:, None]
+    foreground = np.ones(SHAPE, bool)
+    corrected = correct_bias(
+        (1000 * tissue * ramp).astype(np.float32), foreground, GRID
+    )
+    trend = corrected.mean(axis=(0, 2))
+    assert np.ptp(trend) / trend.mean() < 0.35
