@@ -56,7 +56,7 @@ CONFIG = PretrainingConfig(
     teacher_momentum=(0.99, 0.999),
     warmup_fraction=0.05,
     final_learning_rate=1e-4,
-    batch_size=8,
+    batch_size=4,
     checkpoint_every=50,
 )
 
@@ -64,7 +64,7 @@ CONFIG = PretrainingConfig(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--reuse", type=int, default=12)
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--resume", action="store_true")

@@ -193,8 +193,8 @@ class Trainer:
     def run(self) -> None:
         """Train to the last step."""
         config = self.config
-        batches = Prefetcher(self._make_views, self.next_step, config.n_steps)
-        with batches, _fast_attention(self.device):
+        batches = Prefetcher(self.make_views, self.next_step, config.n_steps)
+        with batches:
             started = time.perf_counter()
             for step, parts in enumerate(batches, self.next_step):
                 # Everything random depends on the step, so that a resumed run
@@ -202,7 +202,7 @@ class Trainer:
                 torch.manual_seed(derive_seed(config.seed, step, rank(), 1))
                 learning_rate = set_schedule(self.optimizer, step, config)
                 self.optimizer.zero_grad(set_to_none=True)
-                losses, signs = self._backward(parts, step)
+                losses, signs = self.backward(parts, step)
                 norm = self._clip_gradient()
                 self.monitor.check_finite(step, loss=losses["total"], gradient=norm)
                 self.optimizer.step()
@@ -250,8 +250,19 @@ class Trainer:
             n_steps=self.next_step,
         )
 
-    def _make_views(self, step: int) -> list[Views]:
-        """Draw and cut the views of one step, for each accumulated part."""
+    def make_views(self, step: int) -> list[Views]:
+        """Draw and cut the views of one step.
+
+        Parameters
+        ----------
+        step : int
+            Number of the step, from 0.
+
+        Returns
+        -------
+        list of Views
+            One for each accumulated part.
+        """
         config, n_parts = self.config, self.config.accumulation_steps
         n_subjects = config.batch_size // (n_parts * world_size())
         n_local = config.views.n_local if config.uses_local_views else 0
@@ -268,10 +279,25 @@ class Trainer:
             parts.append(drawn.apply(subjects.to(self.device), config.encoder))
         return parts
 
-    def _backward(
+    def backward(
         self, parts: list[Views], step: int
     ) -> tuple[dict[str, float], dict[str, float | None]]:
-        """Add up the gradients of all parts; return mean losses and health signs."""
+        """Add up the gradients of all parts of a step.
+
+        Parameters
+        ----------
+        parts : list of Views
+            What `make_views` gave.
+        step : int
+            Number of the step, from 0.
+
+        Returns
+        -------
+        dict of str to float
+            Losses by name, means over parts and processes.
+        dict of str to float or None
+            Effective rank and teacher entropy, the signs of a collapse.
+        """
         config = self.config
         warmup = round(config.temperature_warmup_fraction * config.n_steps)
         temperature = linear_warmup(step, warmup, *config.teacher_temperature)
@@ -279,7 +305,8 @@ class Trainer:
         entropy = effective_rank = None
         for number, views in enumerate(parts):
             is_last = number == len(parts) - 1
-            with _gradient_sync(self.model.student, is_last):
+            sync = _gradient_sync(self.model.student, is_last)
+            with sync, _fast_attention(self.device):
                 with _precision(config, self.device):
                     terms, student, teacher = self.model(
                         views, teacher_temperature=temperature
@@ -339,7 +366,7 @@ class Trainer:
 
     def _calibrate(self, head: AnatomyHead) -> None:
         """Find mean and spread of the true quantities in a few batches."""
-        views = [self._make_views(step)[0].large for step in range(_N_CALIBRATION)]
+        views = [self.make_views(step)[0].large for step in range(_N_CALIBRATION)]
         truth = [group.truth for group in views if group.truth is not None]
         head.emphasis.copy_(torch.tensor(self.source.emphasis))
         head.calibrate(torch.cat(truth), torch.cat([g.fractions for g in views]))

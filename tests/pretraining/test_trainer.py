@@ -364,5 +364,5 @@ def test_local_views_are_cut_only_for_dino(source, small_config, tmp_path):
     for weight in (0.0, 1.0):
         config = replace(small_config, dino_weight=weight)
         trainer = Trainer(source, config, tmp_path, device=torch.device(CPU))
-        (views,) = trainer._make_views(0)
+        (views,) = trainer.make_views(0)
         assert (views.small is not None) == (weight > 0)
