@@ -60,15 +60,12 @@ def test_foreground_of_one_value_is_refused():
         standardise(np.ones(SHAPE), np.ones(SHAPE, bool), (0.5, 99.5))
 
 
-@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
-def test_bias_field_is_divided_out_at_any_scale(rng, scale):
-    tissue = rng.choice([1.0, 3.0], SHAPE)
+def test_bias_field_is_divided_out(rng):
+    tissue = rng.choice([1.0, 2.0, 3.0], SHAPE)
     ramp = np.linspace(0.6, 1.6, SHAPE[1])[:, None]
-    biased = (scale * tissue * ramp).astype(np.float32)
-    corrected = correct_bias(biased, np.ones(SHAPE, bool), GRID)
-
-    def trend(data):
-        profile = data.mean(axis=(0, 2))
-        return np.ptp(profile) / profile.mean()
-
-    assert trend(corrected) < 0.8 * trend(biased)
+    foreground = np.ones(SHAPE, bool)
+    corrected = correct_bias(
+        (1000 * tissue * ramp).astype(np.float32), foreground, GRID
+    )
+    trend = corrected.mean(axis=(0, 2))
+    assert np.ptp(trend) / trend.mean() < 0.35
