@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from brainfeat.exceptions import VolumeError
-from brainfeat.intensities import correct_bias, repair, standardise
+from brainfeat.intensities import repair, standardise
 from brainfeat.volume import Geometry, Volume
 
 SHAPE = (20, 24, 28)
@@ -58,14 +58,3 @@ def test_percentiles_bound_the_outliers(rng):
 def test_foreground_of_one_value_is_refused():
     with pytest.raises(VolumeError, match="one value"):
         standardise(np.ones(SHAPE), np.ones(SHAPE, bool), (0.5, 99.5))
-
-
-def test_bias_field_is_divided_out(rng):
-    tissue = rng.choice([1.0, 2.0, 3.0], SHAPE)
-    ramp = np.linspace(0.6, 1.6, SHAPE[1])[:, None]
-    foreground = np.ones(SHAPE, bool)
-    corrected = correct_bias(
-        (1000 * tissue * ramp).astype(np.float32), foreground, GRID
-    )
-    trend = corrected.mean(axis=(0, 2))
-    assert np.ptp(trend) / trend.mean() < 0.35
