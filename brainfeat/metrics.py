@@ -1,0 +1,60 @@
+"""Measures of agreement between measurements of the same subjects."""
+
+__all__ = ["intraclass_correlation"]
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from brainfeat.exceptions import InputError
+
+
+def intraclass_correlation(scores: ArrayLike) -> NDArray[np.float64]:
+    """Compute ICC(2,1): absolute agreement of single measurements.
+
+    Both the subjects and the raters, such as scanners, are samples of those that one
+    could have had, and a rater who scores all subjects higher disagrees [1]_.
+
+    Parameters
+    ----------
+    scores : array-like of shape (n_subjects, n_raters, ...)
+        Score of each subject by each rater; further axes are scores of their own.
+
+    Returns
+    -------
+    ndarray of float64 of shape (...)
+        1 for perfect agreement, about 0 for none, at worst ``-1 / (n_raters - 1)``;
+        NaN where all scores are equal.
+
+    Raises
+    ------
+    InputError
+        If there are fewer than two subjects or raters.
+
+    References
+    ----------
+    .. [1] Shrout & Fleiss, "Intraclass correlations: uses in assessing rater
+       reliability", Psychological Bulletin 86, 1979. doi:10.1037/0033-2909.86.2.420
+
+    Examples
+    --------
+    >>> float(intraclass_correlation([[1, 1], [4, 4], [9, 9]]))
+    1.0
+    """
+    values = np.asarray(scores, dtype=np.float64)
+    if values.ndim < 2 or min(values.shape[:2]) < 2:
+        raise InputError(
+            "scores: expected shape (n_subjects, n_raters, ...) with at least two of "
+            f"both, got {values.shape}."
+        )
+    n, k = values.shape[:2]
+    centred = values - values.mean(axis=(0, 1))
+    subjects, raters = centred.mean(axis=1), centred.mean(axis=0)
+    residual = centred - subjects[:, None] - raters[None]
+    # Mean squares of the two-way analysis of variance, as in the paper's table 2.
+    between_subjects = k * np.square(subjects).sum(axis=0) / (n - 1)
+    between_raters = n * np.square(raters).sum(axis=0) / (k - 1)
+    error = np.square(residual).sum(axis=(0, 1)) / ((n - 1) * (k - 1))
+    total = between_subjects + (k - 1) * error + k * (between_raters - error) / n
+    agreement = np.full(total.shape, np.nan)
+    np.divide(between_subjects - error, total, out=agreement, where=total > 0)
+    return agreement

@@ -1,0 +1,60 @@
+"""Agreement equals the naive analysis of variance, and the published example."""
+
+import numpy as np
+import pytest
+
+from brainfeat.exceptions import InputError
+from brainfeat.metrics import intraclass_correlation
+
+# Shrout & Fleiss 1979, table 2: six targets, four judges.
+JUDGES = [
+    [9, 6, 8, 7, 10, 6],
+    [2, 1, 4, 1, 5, 2],
+    [5, 3, 6, 2, 6, 4],
+    [8, 2, 8, 6, 9, 7],
+]
+PUBLISHED = np.array(JUDGES).T
+
+
+def naive_agreement(table):
+    """ICC(2,1) from sums of squares, one term at a time."""
+    n, k = table.shape
+    grand = table.mean()
+    total = sum((x - grand) ** 2 for row in table for x in row)
+    rows = sum(k * (row.mean() - grand) ** 2 for row in table)
+    columns = sum(n * (column.mean() - grand) ** 2 for column in table.T)
+    bms, jms = rows / (n - 1), columns / (k - 1)
+    ems = (total - rows - columns) / ((n - 1) * (k - 1))
+    return (bms - ems) / (bms + (k - 1) * ems + k * (jms - ems) / n)
+
+
+def test_agreement_equals_the_published_example():
+    assert round(float(intraclass_correlation(PUBLISHED)), 2) == 0.29
+
+
+def test_agreement_of_many_features_equals_the_naive_table_of_each():
+    scores = np.random.default_rng(0).normal(size=(7, 3, 5))
+    scores += np.random.default_rng(1).normal(size=(7, 1, 5))
+    together = intraclass_correlation(scores)
+    naive = [naive_agreement(scores[..., number]) for number in range(5)]
+    np.testing.assert_allclose(together, naive, rtol=1e-12)
+
+
+def test_agreement_ignores_scale_and_origin_but_not_a_rater_who_scores_higher():
+    same = intraclass_correlation(1e6 + 100.0 * PUBLISHED)
+    np.testing.assert_allclose(same, intraclass_correlation(PUBLISHED))
+    equal = np.repeat(PUBLISHED[:, :1], 3, axis=1)
+    assert intraclass_correlation(equal) == pytest.approx(1.0)
+    assert intraclass_correlation(equal + np.array([0, 0, 9])) < 0.5
+
+
+def test_agreement_of_constant_scores_is_unknown():
+    found = intraclass_correlation(np.stack([np.ones((6, 4)), PUBLISHED], axis=-1))
+    assert np.isnan(found[0])
+    assert found[1] == intraclass_correlation(PUBLISHED)
+
+
+@pytest.mark.parametrize("shape", [(6,), (1, 4), (6, 1)])
+def test_agreement_needs_two_subjects_and_two_raters(shape):
+    with pytest.raises(InputError, match="n_subjects, n_raters"):
+        intraclass_correlation(np.zeros(shape))
