@@ -24,7 +24,9 @@ _OBJECTIVES = {
 }
 
 
-def start_from(model: SelfDistillation, init: str | os.PathLike[str]) -> None:
+def start_from(
+    model: SelfDistillation, init: str | os.PathLike[str] | Checkpoint
+) -> None:
     """Give student and teacher the encoder of a checkpoint.
 
     Channels, image size and slab mixing are adapted; the heads stay as they are.
@@ -33,10 +35,10 @@ def start_from(model: SelfDistillation, init: str | os.PathLike[str]) -> None:
     ----------
     model : SelfDistillation
         Not wrapped yet; its encoders are overwritten.
-    init : path-like or str
-        Anything that ``Checkpoint.load`` takes.
+    init : path-like, str or Checkpoint
+        A checkpoint, or anything that ``Checkpoint.load`` takes.
     """
-    checkpoint = Checkpoint.load(init)
+    checkpoint = init if isinstance(init, Checkpoint) else Checkpoint.load(init)
     state = adapt_state(
         checkpoint.state, checkpoint.config.encoder, model.config.encoder
     )

@@ -24,8 +24,8 @@ def training_device(name: str) -> torch.device:
     Parameters
     ----------
     name : str
-        A torch device, or ``"auto"``: CUDA (the card of this process under
-        torchrun), else MPS, else the CPU.
+        A torch device, or ``"auto"``: CUDA, else MPS, else the CPU. CUDA without
+        a number is the card of this process under torchrun.
 
     Returns
     -------
@@ -35,13 +35,21 @@ def training_device(name: str) -> torch.device:
     Raises
     ------
     ConfigError
-        If torch knows no such device.
+        If the device is unknown or not there.
     """
     if name != "auto":
         try:
-            return torch.device(name)
-        except RuntimeError as error:
-            raise ConfigError(f"device: {name!r} is unknown to torch.") from error
+            device = torch.device(name)
+            # Asking for one number is the only test that every backend has.
+            torch.empty(1, device=device)
+        except (AssertionError, RuntimeError, NotImplementedError) as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(
+                f"device: expected 'auto' or a device that is there, got {name!r} "
+                f"({reason})."
+            ) from error
+        if device.type != "cuda" or device.index is not None:
+            return device
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

@@ -69,7 +69,8 @@ def to_plain(value: Any) -> Any:
 
 def _with_tuples(kind: Any, value: Any, where: str) -> Any:
     """Return a JSON value with lists as tuples, if it is of the field's kind."""
-    problem = ConfigError(f"{where}: expected {kind}, got {value!r}.")
+    name = kind.__name__ if isinstance(kind, type) else kind
+    problem = ConfigError(f"{where}: expected {name}, got {value!r}.")
     # A union and a Literal have arguments too, but hold no items.
     items = get_args(kind) if get_origin(kind) is tuple else ()
     if not isinstance(value, list | tuple):

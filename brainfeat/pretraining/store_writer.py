@@ -1,13 +1,16 @@
 """Preprocess scans once, into a store that training reads."""
 
-__all__ = ["FailedScan", "Scan", "fill_store", "write_store"]
+__all__ = ["FailedScan", "Scan", "ScanEvent", "fill_store", "write_store"]
 
 import hashlib
 import logging
 import multiprocessing
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import signal
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,12 +19,10 @@ from typing import NamedTuple
 import numpy as np
 
 from brainfeat.atomic import atomic_write
-from brainfeat.exceptions import BrainfeatError, InputError
+from brainfeat.exceptions import BrainfeatError, InputError, TrainingError
 from brainfeat.io import content_hash, read_volume
 from brainfeat.preprocessing import Preprocessor
 from brainfeat.pretraining.store import StoredScan, StoreIndex, VolumeStore
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,25 @@ class FailedScan(NamedTuple):
     error: BrainfeatError
 
 
+class ScanEvent(NamedTuple):
+    """A scan that is in the store, or failed.
+
+    Attributes
+    ----------
+    n_done, n_scans : int
+        Scans looked at so far, and all scans.
+    scan : Scan
+        The scan.
+    error : BrainfeatError or None
+        Why it failed.
+    """
+
+    n_done: int
+    n_scans: int
+    scan: Scan
+    error: BrainfeatError | None
+
+
 def write_store(
     scans: Sequence[Scan],
     folder: str | os.PathLike[str],
@@ -62,6 +82,7 @@ def write_store(
     *,
     modalities: Sequence[str],
     n_jobs: int = 1,
+    on_scan: Callable[[ScanEvent], None] | None = None,
 ) -> tuple[VolumeStore, list[FailedScan]]:
     """Preprocess scans into a store; those already there are not done again.
 
@@ -80,6 +101,8 @@ def write_store(
         BIDS suffixes, in the order of the encoder.
     n_jobs : int
         Number of processes.
+    on_scan : callable, optional
+        Called with a `ScanEvent` for each scan, in their order.
 
     Returns
     -------
@@ -95,11 +118,15 @@ def write_store(
     """
     stored: list[StoredScan] = []
     failed: list[FailedScan] = []
-    for scan, outcome in zip(
+    outcomes = fill_store(
         scans,
-        fill_store(scans, folder, preprocessor, modalities=modalities, n_jobs=n_jobs),
-        strict=True,
-    ):
+        folder,
+        preprocessor,
+        modalities=modalities,
+        n_jobs=n_jobs,
+        on_scan=on_scan,
+    )
+    for scan, outcome in zip(scans, outcomes, strict=True):
         if isinstance(outcome, StoredScan):
             stored.append(outcome)
         else:
@@ -125,6 +152,7 @@ def fill_store(
     *,
     modalities: Sequence[str],
     n_jobs: int = 1,
+    on_scan: Callable[[ScanEvent], None] | None = None,
 ) -> list[StoredScan | BrainfeatError]:
     """Write the arrays of scans, but no index: a share of the work of `write_store`.
 
@@ -140,11 +168,18 @@ def fill_store(
         BIDS suffixes, in the order of the encoder.
     n_jobs : int
         Number of processes.
+    on_scan : callable, optional
+        Called with a `ScanEvent` for each scan, in their order.
 
     Returns
     -------
     list of StoredScan or BrainfeatError
         One for each scan: its place in the store, or why it has none.
+
+    Raises
+    ------
+    TrainingError
+        If the system ended one of the processes.
     """
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
@@ -155,9 +190,11 @@ def fill_store(
         modalities=tuple(modalities),
     )
     outcomes = []
-    for number, outcome in enumerate(_map(work, scans, n_jobs), 1):
+    for scan, outcome in zip(scans, _map(work, scans, n_jobs), strict=True):
         outcomes.append(outcome)
-        logger.info("preprocessed %d of %d scans.", number, len(scans))
+        if on_scan is not None:
+            error = None if isinstance(outcome, StoredScan) else outcome
+            on_scan(ScanEvent(len(outcomes), len(scans), scan, error))
     return outcomes
 
 
@@ -169,8 +206,22 @@ def _map(
         return
     # Forked children would share the locks of this process' threads.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(n_jobs, mp_context=context) as pool:
-        yield from pool.map(work, scans)
+    try:
+        with ProcessPoolExecutor(n_jobs, context, _start_worker) as pool:
+            yield from pool.map(work, scans)
+    except BrokenProcessPool as error:
+        raise TrainingError(
+            "a process that preprocesses was ended by the system, as a rule for want "
+            "of memory; use fewer jobs. Scans that are done are kept."
+        ) from error
+
+
+def _start_worker() -> None:
+    # Ctrl-C reaches every process of a terminal; the first one ends the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # What libraries say about single files would stand between our own lines.
+    warnings.simplefilter("ignore")
+    logging.getLogger("nibabel").setLevel(logging.CRITICAL)
 
 
 def _store_scan(

@@ -1,6 +1,6 @@
 """The training loop, from a source of subjects to a checkpoint."""
 
-__all__ = ["Trainer", "pretrain"]
+__all__ = ["StepEvent", "Trainer", "pretrain"]
 
 import contextlib
 import dataclasses
@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -19,7 +19,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from brainfeat.atomic import atomic_write
 from brainfeat.checkpoint import Checkpoint
-from brainfeat.exceptions import ConfigError, TrainingError
 from brainfeat.models.encoder import SlabEncoder
 from brainfeat.models.heads import AnatomyHead
 from brainfeat.pretraining.config import PretrainingConfig
@@ -33,6 +32,12 @@ from brainfeat.pretraining.parallel import (
 )
 from brainfeat.pretraining.prefetch import Prefetcher
 from brainfeat.pretraining.ranks import all_ranks_mean, rank, world_size
+from brainfeat.pretraining.run_checks import (
+    CONFIG_NAME,
+    STATE_NAME,
+    check_fit,
+    check_run_folder,
+)
 from brainfeat.pretraining.run_log import RunLog
 from brainfeat.pretraining.run_state import (
     load_run_state,
@@ -56,15 +61,32 @@ _N_CALIBRATION = 4  # batches that the units of the anatomy are measured on
 Probe = Callable[[SlabEncoder], float]
 
 
+class StepEvent(NamedTuple):
+    """A step that is done.
+
+    Attributes
+    ----------
+    n_done, n_steps : int
+        Steps done so far, and steps of the run.
+    measures : dict of str to float or None
+        Losses, signs of a collapse and pace, as in the log.
+    """
+
+    n_done: int
+    n_steps: int
+    measures: dict[str, float | None]
+
+
 def pretrain(
     data: SubjectSource | str | os.PathLike[str],
     config: PretrainingConfig,
     *,
     output: str | os.PathLike[str],
-    init: str | os.PathLike[str] | None = None,
+    init: str | os.PathLike[str] | Checkpoint | None = None,
     resume: bool = False,
     device: str = "auto",
     probe: Probe | None = None,
+    on_step: Callable[[StepEvent], None] | None = None,
 ) -> Checkpoint:
     """Train an encoder on brain volumes, without labels or with known anatomy.
 
@@ -80,7 +102,7 @@ def pretrain(
         Folder that becomes a checkpoint. It also holds ``pretraining.json``, the
         log ``log.jsonl``, the state ``state.safetensors`` that a run is resumed
         from, and the checkpoint ``best`` where a probe is given.
-    init : path-like or str, optional
+    init : path-like, str or Checkpoint, optional
         Checkpoint, or foreign DINOv2 weights, to start from.
     resume : bool
         Whether to go on where a run in `output` stopped. The result equals that
@@ -91,6 +113,8 @@ def pretrain(
     probe : callable, optional
         Scores an encoder; higher is better. Called every ``config.probe_every``
         steps, and its best encoder is kept.
+    on_step : callable, optional
+        Called with a `StepEvent` after each step.
 
     Returns
     -------
@@ -110,7 +134,7 @@ def pretrain(
     with distributed(target):
         trainer = Trainer(source, config, Path(output), device=target, probe=probe)
         trainer.prepare(init=init, resume=resume)
-        trainer.run()
+        trainer.run(on_step)
         return trainer.export(trainer.folder)
 
 
@@ -145,7 +169,7 @@ class Trainer:
         device: torch.device,
         probe: Probe | None = None,
     ) -> None:
-        _check_fit(source, config)
+        check_fit(source, config)
         self.source, self.config, self.folder = source, config, folder
         self.device, self.probe = device, probe
         self.next_step = 0
@@ -154,12 +178,14 @@ class Trainer:
         self.model = SelfDistillation(config, len(source.quantities)).to(device)
         self.monitor = Monitor(round(0.2 * config.n_steps))
 
-    def prepare(self, *, init: str | os.PathLike[str] | None, resume: bool) -> None:
+    def prepare(
+        self, *, init: str | os.PathLike[str] | Checkpoint | None, resume: bool
+    ) -> None:
         """Set the first weights, or those of an interrupted run.
 
         Parameters
         ----------
-        init : path-like or str, optional
+        init : path-like, str or Checkpoint, optional
             Checkpoint or weights to start from.
         resume : bool
             Whether to go on where the run in the folder stopped.
@@ -168,30 +194,35 @@ class Trainer:
         ------
         TrainingError
             If there is a run already and `resume` is false.
+        ConfigError
+            If the run was begun with another configuration.
         """
-        state_path = self.folder / "state.safetensors"
-        if state_path.exists() and not resume:
-            raise TrainingError(
-                f"{self.folder} holds a run; resume it, or choose another folder."
-            )
-        self._remember_config(compare=state_path.exists())
+        goes_on = check_run_folder(self.folder, self.config, resume=resume)
         head = unwrapped(self.model.student).anatomy_head
-        if not state_path.exists():
+        if not goes_on:
             if init is not None:
                 start_from(self.model, init)
+            self._remember_config()
             if head is not None:
                 self._calibrate(head)
         self.model = shared_between_ranks(self.model, self.config)
         network = unwrapped(self.model.student)
         self.optimizer = build_optimizer(network, self.config)
-        if state_path.exists():
-            facts = load_run_state(state_path, self.model, self.optimizer)
+        if goes_on:
+            path = self.folder / STATE_NAME
+            facts = load_run_state(path, self.model, self.optimizer)
             self.next_step = facts["next_step"]
             self.best_score = facts["best_score"]
         self.log = RunLog(self.folder / "log.jsonl", self.next_step)
 
-    def run(self) -> None:
-        """Train to the last step."""
+    def run(self, on_step: Callable[[StepEvent], None] | None = None) -> None:
+        """Train to the last step.
+
+        Parameters
+        ----------
+        on_step : callable, optional
+            Called after each step.
+        """
         config = self.config
         batches = Prefetcher(self.make_views, self.next_step, config.n_steps)
         with batches:
@@ -210,17 +241,19 @@ class Trainer:
                 self.model.update_teacher(momentum)
                 self.monitor.check_collapse(step, **signs)
                 self.next_step = step + 1
+                # Waiting for data counts, writing checkpoints does not.
+                pace = config.batch_size / (time.perf_counter() - started)
+                measures = {
+                    **losses,
+                    **signs,
+                    "gradient_norm": norm,
+                    "learning_rate": learning_rate,
+                    "subjects_per_second": pace,
+                }
                 if step % config.log_every == 0 or self.next_step == config.n_steps:
-                    # Waiting for data counts, writing checkpoints does not.
-                    seconds = time.perf_counter() - started
-                    self.log.write(
-                        step,
-                        **losses,
-                        **signs,
-                        gradient_norm=norm,
-                        learning_rate=learning_rate,
-                        subjects_per_second=config.batch_size / seconds,
-                    )
+                    self.log.write(step, **measures)
+                if on_step is not None:
+                    on_step(StepEvent(self.next_step, config.n_steps, measures))
                 self._keep()
                 started = time.perf_counter()
 
@@ -335,33 +368,20 @@ class Trainer:
         ):
             score = self.probe(self._teacher_checkpoint().build_encoder())
             self.log.write(self.next_step - 1, probe=score)
+            logger.info("step %d: the probe scores %.3f.", self.next_step, score)
             if self.best_score is None or score > self.best_score:
                 self.best_score = score
                 self.export(self.folder / "best")
         if self.next_step % config.checkpoint_every == 0 or at_end:
             facts = {"next_step": self.next_step, "best_score": self.best_score}
-            path = self.folder / "state.safetensors"
+            path = self.folder / STATE_NAME
             save_run_state(path, self.model, self.optimizer, facts)
             self.export(self.folder)
 
-    def _remember_config(self, *, compare: bool) -> None:
-        """Write the configuration, or check that the run was begun with it.
-
-        Raises
-        ------
-        ConfigError
-            If the run was begun with another one.
-        """
-        path, values = self.folder / "pretraining.json", self.config.to_dict()
-        if compare:
-            begun = json.loads(path.read_text())
-            differing = sorted(
-                name for name in values if values[name] != begun.get(name)
-            )
-            if differing:
-                raise ConfigError(f"{path}: the run was begun with other {differing}.")
-        elif rank() == 0:
-            with atomic_write(path) as partial:
+    def _remember_config(self) -> None:
+        if rank() == 0:
+            with atomic_write(self.folder / CONFIG_NAME) as partial:
+                values = self.config.to_dict()
                 partial.write_text(json.dumps(values, indent=2) + "\n")
 
     def _calibrate(self, head: AnatomyHead) -> None:
@@ -375,31 +395,6 @@ class Trainer:
             value = all_ranks_mean(getattr(head, name))
             getattr(head, name).copy_(value)
         self.model.update_teacher(1.0)
-
-
-def _check_fit(source: SubjectSource, config: PretrainingConfig) -> None:
-    """Refuse what would fail or learn nothing, before anything is written.
-
-    Raises
-    ------
-    ConfigError
-        If source and configuration do not fit each other.
-    """
-    n_parts = world_size() * config.accumulation_steps
-    checks = {
-        f"the data have modalities {source.modalities}, the encoder "
-        f"{config.encoder.modalities}.": (
-            tuple(source.modalities) == config.encoder.modalities
-        ),
-        "the anatomy objective needs data with known anatomy.": (
-            config.anatomy_weight == 0 or len(source.quantities) > 0
-        ),
-        f"batch_size {config.batch_size} does not divide into {n_parts} parts "
-        "(processes times accumulation_steps).": config.batch_size % n_parts == 0,
-    }
-    for problem, fits in checks.items():
-        if not fits:
-            raise ConfigError(problem)
 
 
 def _precision(

@@ -123,7 +123,7 @@ def test_named_device_is_taken():
 
 
 def test_unknown_device_is_refused():
-    with pytest.raises(ConfigError, match="'warp' is unknown"):
+    with pytest.raises(ConfigError, match="that is there, got 'warp'"):
         training_device("warp")
 
 

@@ -1,0 +1,84 @@
+"""Hyperparameters as a user writes them: a JSON file over a preset."""
+
+__all__ = ["read_config"]
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from brainfeat.exceptions import ConfigError
+from brainfeat.models.config import EncoderConfig
+from brainfeat.pretraining.config import PresetName, PretrainingConfig
+
+
+def read_config(
+    path: str | os.PathLike[str] | None,
+    *,
+    preset: PresetName = "small_batch",
+    encoder: EncoderConfig | None = None,
+    n_steps: int | None = None,
+) -> PretrainingConfig:
+    """Read the hyperparameters of a run.
+
+    Parameters
+    ----------
+    path : path-like, optional
+        JSON file with an object of the fields of `PretrainingConfig`, such as the
+        ``pretraining.json`` of a run. Fields that it does not have keep their
+        values, also those of the objects in it.
+    preset : {"small_batch", "large_batch"}
+        Where the other values come from.
+    encoder : EncoderConfig, optional
+        Encoder that replaces the preset's.
+    n_steps : int, optional
+        Steps that replace the file's.
+
+    Returns
+    -------
+    PretrainingConfig
+        The configuration.
+
+    Raises
+    ------
+    ConfigError
+        If the file is missing or no JSON object, a key is unknown, or a value of
+        the wrong type or impossible; it names the file.
+    """
+    values = PretrainingConfig.preset(preset).to_dict()
+    if encoder is not None:
+        values["encoder"] = encoder.to_dict()
+    if path is not None:
+        values = _replace(values, _read_object(Path(path)))
+    if n_steps is not None:
+        values["n_steps"] = n_steps
+    try:
+        return PretrainingConfig.from_dict(values)
+    except ConfigError as error:
+        where = "" if path is None else f"{os.fspath(path)}: "
+        raise ConfigError(f"{where}{error}") from error
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from error
+    except ValueError as error:  # also of text that is not UTF-8
+        raise ConfigError(f"{path}: no valid JSON ({error}).") from error
+    if not isinstance(content, dict):
+        raise ConfigError(
+            f"{path}: expected a JSON object, got {type(content).__name__}."
+        )
+    return content
+
+
+def _replace(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    replaced = {
+        name: _replace(values[name], value)
+        if isinstance(value, Mapping) and isinstance(values.get(name), Mapping)
+        else value
+        for name, value in given.items()
+    }
+    return {**values, **replaced}

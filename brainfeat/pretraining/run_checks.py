@@ -1,0 +1,146 @@
+"""What must hold before a run begins or goes on, checked before anything is written."""
+
+__all__ = [
+    "CONFIG_NAME",
+    "STATE_NAME",
+    "FitsEncoder",
+    "check_fit",
+    "check_run_folder",
+    "saved_step",
+]
+
+import json
+from pathlib import Path
+from typing import Protocol
+
+from safetensors import safe_open
+
+from brainfeat.exceptions import ConfigError, TrainingError
+from brainfeat.pretraining.config import PretrainingConfig
+from brainfeat.pretraining.ranks import world_size
+
+STATE_NAME = "state.safetensors"
+CONFIG_NAME = "pretraining.json"
+
+
+class FitsEncoder(Protocol):
+    """What a configuration is compared with: a source, or scans not yet stored.
+
+    Attributes
+    ----------
+    modalities : tuple of str
+        BIDS suffixes, in the order of the volumes.
+    quantities : tuple of str
+        Names of the known quantities; empty without known anatomy.
+    """
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """BIDS suffixes, in the order of the volumes."""
+        ...
+
+    @property
+    def quantities(self) -> tuple[str, ...]:
+        """Names of the known quantities."""
+        ...
+
+
+def check_fit(data: FitsEncoder, config: PretrainingConfig) -> None:
+    """Refuse what would fail or learn nothing.
+
+    Parameters
+    ----------
+    data : SubjectSource or ScanList
+        What will be trained on.
+    config : PretrainingConfig
+        Hyperparameters.
+
+    Raises
+    ------
+    ConfigError
+        If data and configuration do not fit each other, or the configuration
+        does not fit the number of processes.
+    """
+    n_parts = world_size() * config.accumulation_steps
+    checks = {
+        f"the data have modalities {tuple(data.modalities)}, the encoder "
+        f"{config.encoder.modalities}.": (
+            tuple(data.modalities) == config.encoder.modalities
+        ),
+        "the anatomy objective needs data with known anatomy.": (
+            config.anatomy_weight == 0 or len(data.quantities) > 0
+        ),
+        f"batch_size {config.batch_size} does not divide into {n_parts} parts "
+        "(processes times accumulation_steps).": config.batch_size % n_parts == 0,
+    }
+    for problem, fits in checks.items():
+        if not fits:
+            raise ConfigError(problem)
+
+
+def check_run_folder(folder: Path, config: PretrainingConfig, *, resume: bool) -> bool:
+    """Tell whether a run goes on in a folder, and refuse to overwrite one.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of the run.
+    config : PretrainingConfig
+        Hyperparameters.
+    resume : bool
+        Whether to go on where a run in the folder stopped.
+
+    Returns
+    -------
+    bool
+        Whether there is a state to go on from.
+
+    Raises
+    ------
+    TrainingError
+        If the folder holds a run and `resume` is false, or holds something else.
+    ConfigError
+        If the run was begun with another configuration.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise TrainingError(f"{folder}: expected a folder to write, got a file.")
+    if not (folder / STATE_NAME).exists():
+        if (folder / "config.json").exists():
+            raise TrainingError(
+                f"{folder}: holds a checkpoint, and no run that can be resumed; "
+                "choose another folder."
+            )
+        return False
+    if not resume:
+        raise TrainingError(
+            f"{folder}: holds a run; resume it, or choose another folder."
+        )
+    path, values = folder / CONFIG_NAME, config.to_dict()
+    begun = json.loads(path.read_text())
+    differing = sorted(name for name in values if values[name] != begun.get(name))
+    if differing:
+        raise ConfigError(
+            f"{path}: the run was begun with other {differing}; resume it with "
+            "these, or choose another folder."
+        )
+    return True
+
+
+def saved_step(folder: Path) -> int:
+    """Return the step that a run would go on from.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of the run.
+
+    Returns
+    -------
+    int
+        Steps that are done and saved; 0 if none is.
+    """
+    path = folder / STATE_NAME
+    if not path.exists():
+        return 0
+    with safe_open(path, framework="pt") as file:
+        return int(json.loads(file.metadata()["facts"])["next_step"])

@@ -1,0 +1,79 @@
+import json
+from dataclasses import replace
+
+import pytest
+
+from brainfeat.exceptions import ConfigError
+from brainfeat.models.config import EncoderConfig
+from brainfeat.pretraining.config import PretrainingConfig
+from brainfeat.pretraining.config_file import read_config
+
+SMALL_BATCH = PretrainingConfig.preset("small_batch")
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Function that writes a configuration file."""
+
+    def write(content):
+        path = tmp_path / "config.json"
+        text = content if isinstance(content, str) else json.dumps(content)
+        path.write_text(text)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("name", ["small_batch", "large_batch"])
+def test_without_a_file_it_is_the_preset(write, name):
+    preset = PretrainingConfig.preset(name)
+    assert read_config(None, preset=name) == preset
+    assert read_config(write({}), preset=name) == preset
+
+
+def test_a_file_changes_its_own_fields_alone(write):
+    path = write({"seed": 5, "encoder": {"depth": 3, "slab_mixing": [1]}})
+    encoder = replace(SMALL_BATCH.encoder, depth=3, slab_mixing=(1,))
+    assert read_config(path) == replace(SMALL_BATCH, seed=5, encoder=encoder)
+
+
+def test_the_configuration_of_a_run_reads_as_itself(small_config, write):
+    path = write(small_config.to_dict())
+    assert read_config(path, preset="large_batch") == small_config
+
+
+def test_steps_and_encoder_replace_those_of_the_preset(write):
+    encoder = EncoderConfig(modalities=("T2w",), depth=2)
+    path = write({"n_steps": 7, "encoder": {"embed_dim": 48}})
+    config = read_config(path, encoder=encoder, n_steps=9)
+    assert config.encoder == replace(encoder, embed_dim=48)
+    assert config.n_steps == 9
+    assert read_config(path).n_steps == 7
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"batchsize": 4}, r"unknown keys \['batchsize'\]"),
+        ({"views": {"n_locals": 4}}, r"views: unknown keys \['n_locals'\]"),
+        ({"batch_size": "many"}, "batch_size: expected int, got 'many'"),
+        ({"batch_size": 0}, "batch_size, .* must be at least 1"),
+        ({"encoder": 3}, "encoder: expected an object, got 3"),
+        ({"centring": "none"}, "centring"),
+        ([1, 2], "expected a JSON object, got list"),
+        ("{'seed': 1}", "no valid JSON"),
+        ("", "no valid JSON"),
+    ],
+)
+def test_a_file_that_is_wrong_is_named(write, content, message):
+    path = write(content)
+    with pytest.raises(ConfigError, match=f"config.json: .*{message}") as raised:
+        read_config(path)
+    assert str(raised.value).startswith(str(path))
+
+
+def test_a_file_that_is_missing_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"no\.json: cannot be read \(No such file"):
+        read_config(tmp_path / "no.json")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_config(tmp_path)

@@ -1,0 +1,79 @@
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from brainfeat.exceptions import ConfigError, TrainingError
+from brainfeat.pretraining.run_checks import check_fit, check_run_folder, saved_step
+
+
+@pytest.fixture
+def run(small_config, tmp_path):
+    """Folder of a run that stopped after five steps."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "pretraining.json").write_text(json.dumps(small_config.to_dict()))
+    (folder / "config.json").write_text("{}")
+    facts = {"facts": json.dumps({"next_step": 5})}
+    save_file({"weight": torch.ones(2)}, folder / "state.safetensors", metadata=facts)
+    return folder
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_an_empty_folder_is_free(small_config, tmp_path, resume):
+    assert not check_run_folder(tmp_path, small_config, resume=resume)
+    assert not check_run_folder(tmp_path / "new", small_config, resume=resume)
+    assert saved_step(tmp_path) == 0
+
+
+def test_a_run_goes_on_if_it_is_to(small_config, run):
+    assert check_run_folder(run, small_config, resume=True)
+    assert saved_step(run) == 5
+    with pytest.raises(TrainingError, match=r"run: holds a run; resume it"):
+        check_run_folder(run, small_config, resume=False)
+
+
+def test_a_run_goes_on_with_its_own_configuration_alone(small_config, run):
+    other = replace(small_config, koleo_weight=0.7, seed=3)
+    with pytest.raises(ConfigError, match=r"json: .* \['koleo_weight', 'seed'\]"):
+        check_run_folder(run, other, resume=True)
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_checkpoint_of_another_kind_is_not_overwritten(small_config, run, resume):
+    (run / "state.safetensors").unlink()
+    with pytest.raises(TrainingError, match="run: holds a checkpoint"):
+        check_run_folder(run, small_config, resume=resume)
+    with pytest.raises(TrainingError, match="expected a folder to write, got a file"):
+        check_run_folder(run / "config.json", small_config, resume=resume)
+
+
+@pytest.mark.parametrize(
+    ("data", "change", "message"),
+    [
+        ((("FLAIR", "T1w"), ("a",)), {}, "modalities"),
+        ((("T1w", "FLAIR"), ()), {}, "known anatomy"),
+        ((("T1w", "FLAIR"), ("a",)), {"batch_size": 9}, None),
+        ((("T1w", "FLAIR"), ()), {"anatomy_weight": 0.0}, None),
+    ],
+)
+def test_what_would_learn_nothing_is_refused(small_config, data, change, message):
+    modalities, quantities = data
+    found = SimpleNamespace(modalities=modalities, quantities=quantities)
+    config = replace(small_config, **change)
+    if message is None:
+        check_fit(found, config)
+        return
+    with pytest.raises(ConfigError, match=message):
+        check_fit(found, config)
+
+
+def test_subjects_divide_evenly_between_processes(small_config, monkeypatch):
+    monkeypatch.setattr("brainfeat.pretraining.run_checks.world_size", lambda: 3)
+    found = SimpleNamespace(modalities=("T1w", "FLAIR"), quantities=("a",))
+    check_fit(found, replace(small_config, batch_size=6))
+    with pytest.raises(ConfigError, match="batch_size 4 does not divide into 3"):
+        check_fit(found, small_config)
