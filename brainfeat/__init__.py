@@ -8,8 +8,10 @@ if TYPE_CHECKING:
     from brainfeat.estimators.embedder import BrainFoundEmbedder
     from brainfeat.io import read_volume, write_volume
     from brainfeat.preprocessing import Preprocessor
+    from brainfeat.pretraining.config import PretrainingConfig
     from brainfeat.simulation.cohort import simulate_cohort
     from brainfeat.tables import read_embeddings
+    from brainfeat.training_run import pretrain
     from brainfeat.volume import Geometry, Volume
 
 __all__ = [
@@ -17,7 +19,9 @@ __all__ = [
     "Checkpoint",
     "Geometry",
     "Preprocessor",
+    "PretrainingConfig",
     "Volume",
+    "pretrain",
     "read_embeddings",
     "read_volume",
     "simulate_cohort",
@@ -31,7 +35,9 @@ _HOMES = {
     "Checkpoint": "brainfeat.checkpoint",
     "Geometry": "brainfeat.volume",
     "Preprocessor": "brainfeat.preprocessing",
+    "PretrainingConfig": "brainfeat.pretraining.config",
     "Volume": "brainfeat.volume",
+    "pretrain": "brainfeat.training_run",
     "read_embeddings": "brainfeat.tables",
     "read_volume": "brainfeat.io",
     "simulate_cohort": "brainfeat.simulation.cohort",

@@ -39,7 +39,7 @@ class _Commands(TyperGroup):
         except BrainfeatError as error:
             _fail(str(error), _USAGE)
         except KeyboardInterrupt as error:
-            _fail("interrupted.", _interrupt_status(error))
+            _fail(str(error) or "interrupted.", _interrupt_status(error))
         except OSError as error:
             if error.errno == errno.EPIPE:  # as in "brainfeat info | head -1"
                 raise
@@ -62,6 +62,7 @@ _CheckpointOption = Annotated[
         help="Bundled name, checkpoint folder, DINOv2 weights, or hf-hub:org/name.",
     ),
 ]
+_DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 _ModalityOption = Annotated[
     list[str] | None,
     typer.Option("--modality", help="BIDS suffix such as T1w; repeat for several."),
@@ -102,7 +103,7 @@ def embed(
         Literal["mean", "cls", "cls+mean"],
         typer.Option(help="How the tokens of a brain become one vector."),
     ] = "mean",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    device: _DeviceOption = "auto",
     batch_size: Annotated[
         str, typer.Option(metavar="N", help="Subjects that share a batch, or auto.")
     ] = "auto",
@@ -134,7 +135,7 @@ def embed(
 
     find_format(output)
     options = RunOptions(
-        n_jobs=_count_threads(jobs),
+        n_jobs=_count_workers(jobs),
         cache=cache,
         overwrite=overwrite,
         stop_on_first_error=stop_on_first_error,
@@ -144,6 +145,69 @@ def embed(
     )
     manifest = _collect_rows(inputs, encoder, modality or (), options)
     _report(_embed_rows(manifest, output, encoder, checkpoint, options))
+
+
+@app.command()
+def pretrain(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT",
+            help="Images, globs, folders, a manifest, a BIDS folder, or the folder "
+            "of a store that another run made.",
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("-o", "--output", help="Folder of the run and its checkpoint."),
+    ],
+    config: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="JSON file of hyperparameters."),
+    ] = None,
+    preset: Annotated[
+        Literal["small_batch", "large_batch"] | None,
+        typer.Option(help="Hyperparameters that FILE leaves out.  [small_batch]"),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Steps of the run.")
+    ] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(metavar="CHECKPOINT", help="Start from these weights."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in the folder.")
+    ] = False,
+    modality: _ModalityOption = None,
+    device: _DeviceOption = "auto",
+    jobs: Annotated[
+        int,
+        typer.Option(metavar="N", help="Processes that preprocess; -1: one a core."),
+    ] = 1,
+) -> None:
+    """Train an encoder on scans, without labels; also under torchrun.
+
+    Scans are preprocessed once, into the folder OUTPUT/store. Those that fail are
+    listed in OUTPUT/failures.tsv, and the exit status is 1 then.
+    """
+    from brainfeat.pretrain_command import is_first_process, pretrain_from_command_line
+    from brainfeat.training_display import format_training
+    from brainfeat.training_run import TrainingOptions
+
+    options = TrainingOptions(
+        modalities=tuple(modality or ()),
+        init=init,
+        resume=resume,
+        device=device,
+        n_jobs=_count_workers(jobs),
+    )
+    summary = pretrain_from_command_line(
+        inputs, output, options, config=config, preset=preset, n_steps=steps
+    )
+    if is_first_process():
+        typer.echo(format_training(summary))
+    _exit_if(bool(summary.failed))
 
 
 @app.command()
@@ -179,7 +243,7 @@ def demo(
 
     result = run_demo(
         output,
-        n_jobs=_count_threads(-1),
+        n_jobs=_count_workers(-1),
         tell=lambda line: typer.echo(line, err=True),
         display=RunDisplay,
     )
@@ -294,11 +358,15 @@ def _report(summary: "RunSummary") -> None:
     from brainfeat.console import format_summary
 
     typer.echo(format_summary(summary))
-    if summary.failed:
+    _exit_if(bool(summary.failed))
+
+
+def _exit_if(failed: bool) -> None:
+    if failed:
         raise typer.Exit(_FAILED)
 
 
-def _count_threads(jobs: int) -> int:
+def _count_workers(jobs: int) -> int:
     if jobs == 0:
         raise typer.BadParameter("expected a number but 0.", param_hint="--jobs")
     return jobs if jobs > 0 else max(1, (os.cpu_count() or 1) + 1 + jobs)

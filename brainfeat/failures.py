@@ -75,14 +75,14 @@ def failures_path(output: str | os.PathLike[str]) -> Path:
 
 
 def write_failures(
-    output: str | os.PathLike[str], failures: Sequence[FailedRow]
+    path: str | os.PathLike[str], failures: Sequence[FailedRow]
 ) -> Path | None:
     """Write the failures of a run, or remove those of an earlier one.
 
     Parameters
     ----------
-    output : path-like
-        Table of embeddings.
+    path : path-like
+        File to write, with tabs between its columns.
     failures : sequence of FailedRow
         What failed; may be empty.
 
@@ -91,7 +91,7 @@ def write_failures(
     Path or None
         The file that was written, None if there was no failure.
     """
-    path = failures_path(output)
+    path = Path(path)
     if not failures:
         path.unlink(missing_ok=True)
         return None

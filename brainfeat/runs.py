@@ -14,7 +14,7 @@ from brainfeat.estimators._cache import EmbeddingCache
 from brainfeat.estimators._encoding import Outcome, SubjectEncoder
 from brainfeat.estimators._subjects import Subject
 from brainfeat.exceptions import BrainfeatError
-from brainfeat.failures import FailedRow, write_failures
+from brainfeat.failures import FailedRow, failures_path, write_failures
 from brainfeat.io import content_hash
 from brainfeat.tables import EmbeddingTable, TableRow
 
@@ -151,7 +151,7 @@ def embed_to_table(
         volumes=run.n_volumes,
         seconds=time.perf_counter() - start,
         output=Path(output) if n_rows else None,
-        failures=write_failures(output, run.failures),
+        failures=write_failures(failures_path(output), run.failures),
     )
 
 

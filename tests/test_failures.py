@@ -21,10 +21,10 @@ def test_an_error_without_words_is_named():
 
 
 def test_failures_lie_beside_the_table_until_a_run_without_any(tmp_path):
-    output = tmp_path / "out.parquet"
+    output = failures_path(tmp_path / "out.parquet")
     failures = [FailedRow("sub-01", "a\t1.nii", "cut\nshort"), FailedRow("", "b", "c")]
     path = write_failures(output, failures)
-    assert path == failures_path(output) == tmp_path / "out.failures.tsv"
+    assert path == output == tmp_path / "out.failures.tsv"
     with path.open(newline="") as file:
         lines = list(csv.reader(file, delimiter="\t"))
     assert lines[0] == ["participant_id", "file", "reason"]

@@ -1,0 +1,141 @@
+"""What ``brainfeat pretrain`` does once its options are read."""
+
+__all__ = ["is_first_process", "pretrain_from_command_line"]
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from brainfeat.checkpoint import Checkpoint
+from brainfeat.exceptions import BrainfeatError, UntrainedCheckpointWarning
+from brainfeat.models.config import EncoderConfig
+from brainfeat.pretraining.config import PresetName, PretrainingConfig
+from brainfeat.pretraining.config_file import read_config
+from brainfeat.pretraining.run_checks import CONFIG_NAME, saved_step
+from brainfeat.pretraining.store_writer import ScanEvent
+from brainfeat.pretraining.trainer import StepEvent
+from brainfeat.training_display import TrainingDisplay
+from brainfeat.training_run import TrainingOptions, TrainingSummary, run_pretraining
+
+
+def pretrain_from_command_line(
+    inputs: Sequence[str],
+    folder: Path,
+    options: TrainingOptions,
+    *,
+    config: Path | None,
+    preset: PresetName | None,
+    n_steps: int | None,
+) -> TrainingSummary:
+    """Train, and show how it goes.
+
+    Parameters
+    ----------
+    inputs : sequence of str
+        Images, globs, folders, manifests, BIDS folders, or the folder of a store.
+    folder : Path
+        Folder of the run.
+    options : TrainingOptions
+        How the run begins and goes.
+    config : Path, optional
+        JSON file of hyperparameters.
+    preset : {"small_batch", "large_batch"}, optional
+        Hyperparameters that the file does not have.
+    n_steps : int, optional
+        Steps of the run.
+
+    Returns
+    -------
+    TrainingSummary
+        What became of the run.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        If the user or the system ends the run; it says how to go on.
+    """
+    with _said_once():
+        values = _read_hyperparameters(config, preset, n_steps, folder, options)
+        display = TrainingDisplay(values.log_every)
+        try:
+            with display:
+                return run_pretraining(
+                    inputs,
+                    values,
+                    folder,
+                    options=options,
+                    on_event=display if is_first_process() else _ignore,
+                )
+        except KeyboardInterrupt as error:
+            error.args = (
+                f"interrupted: --resume goes on from step {saved_step(folder)}, and "
+                "finds the scans that are preprocessed.",
+            )
+            raise
+
+
+def is_first_process() -> bool:
+    """Tell whether this is the process that speaks, of those torchrun started.
+
+    Returns
+    -------
+    bool
+        True for the first one, and without torchrun.
+    """
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _read_hyperparameters(
+    config: Path | None,
+    preset: PresetName | None,
+    n_steps: int | None,
+    folder: Path,
+    options: TrainingOptions,
+) -> PretrainingConfig:
+    begun = folder / CONFIG_NAME
+    is_silent = config is None and preset is None and n_steps is None
+    if options.resume and is_silent and begun.is_file():
+        return read_config(begun)
+    return read_config(
+        config,
+        preset=preset or "small_batch",
+        encoder=_encoder_of(options.init),
+        n_steps=n_steps,
+    )
+
+
+def _encoder_of(init: str | os.PathLike[str] | None) -> EncoderConfig | None:
+    if init is None:
+        return None
+    with warnings.catch_warnings():
+        # The run loads it again, and warns then.
+        warnings.simplefilter("ignore", UntrainedCheckpointWarning)
+        return Checkpoint.load(init).config.encoder
+
+
+@contextmanager
+def _said_once() -> Iterator[None]:
+    """Let the first process alone say what all of them know.
+
+    Raises
+    ------
+    SystemExit
+        In the others, in place of an error that the first one tells of.
+    """
+    if is_first_process():
+        yield
+        return
+    logging.getLogger("brainfeat").setLevel(logging.CRITICAL)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        except BrainfeatError as error:
+            raise SystemExit(2) from error
+
+
+def _ignore(_event: ScanEvent | StepEvent) -> None:
+    """Tell nobody."""

@@ -1,0 +1,185 @@
+"""What a user has to train on, in each of its forms, as scans or as a source."""
+
+__all__ = ["ScanList", "collect_training_data"]
+
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from brainfeat.estimators._subjects import as_subjects
+from brainfeat.exceptions import InputError, ModalityError
+from brainfeat.failures import FailedRow
+from brainfeat.manifest import collect_rows
+from brainfeat.pretraining.store import INDEX_NAME, VolumeStore
+from brainfeat.pretraining.store_writer import Scan
+from brainfeat.pretraining.subjects import SubjectSource
+from brainfeat.tables import TableRow
+
+logger = logging.getLogger(__name__)
+
+_FORMS = (
+    "a path, a glob or a list of them (images, folders, BIDS folders, manifests), a "
+    "DataFrame with a column per modality, the folder of a store, or a SubjectSource"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class ScanList:
+    """Scans to preprocess, and inputs that are none.
+
+    Parameters
+    ----------
+    scans : tuple of Scan
+        Acquisitions; those of one subject have its name.
+    modalities : tuple of str
+        Modalities that any scan has, in the encoder's order.
+    problems : tuple of FailedRow
+        Missing files, folders without images.
+    """
+
+    scans: tuple[Scan, ...]
+    modalities: tuple[str, ...]
+    problems: tuple[FailedRow, ...] = ()
+
+    @property
+    def quantities(self) -> tuple[str, ...]:
+        """Known quantities: none, as images alone tell no anatomy."""
+        return ()
+
+
+def collect_training_data(
+    data: Any, *, modalities: Sequence[str], wanted: Sequence[str] = ()
+) -> ScanList | SubjectSource:
+    """Read what a user has, in any of its forms; no voxel is loaded.
+
+    Parameters
+    ----------
+    data : path-like, list of path-like, DataFrame or SubjectSource
+        Images, globs, folders, BIDS folders and manifests; a table with a row an
+        acquisition and a column a modality, whose index names the subjects (its
+        first level, if it has several); the folder of a `VolumeStore`; or a
+        source, such as `SimulatedSource`.
+    modalities : sequence of str
+        Modalities of the encoder, the one to assume first.
+    wanted : sequence of str
+        Modalities to use; none means all.
+
+    Returns
+    -------
+    ScanList or SubjectSource
+        Scans that are to be preprocessed, or a source that is ready.
+
+    Raises
+    ------
+    InputError
+        If there is nothing to train on, or `data` has another form.
+    ModalityError
+        If a wanted modality is unknown to the encoder or no scan has it.
+    """
+    found = _read(data, modalities, wanted)
+    absent = [name for name in wanted if name not in found.modalities]
+    if absent:
+        raise ModalityError(
+            f"expected {' and '.join(absent)}, the data have "
+            f"{', '.join(found.modalities)}."
+        )
+    if wanted and not isinstance(found, ScanList):
+        others = [name for name in found.modalities if name not in wanted]
+        if others:
+            raise ModalityError(
+                f"the volumes are stored with {', '.join(others)} too; make a store "
+                f"of {', '.join(wanted)} from the images."
+            )
+    return found
+
+
+def _read(
+    data: Any, modalities: Sequence[str], wanted: Sequence[str]
+) -> ScanList | SubjectSource:
+    if callable(getattr(data, "draw", None)):
+        source: SubjectSource = data
+        return source
+    if isinstance(data, pd.DataFrame):
+        used = [name for name in data.columns if not wanted or name in wanted]
+        return _list_frame(data[used], modalities)
+    if isinstance(data, str | os.PathLike):
+        data = [data]
+    if not isinstance(data, list | tuple) or not all(
+        isinstance(item, str | os.PathLike) for item in data
+    ):
+        raise InputError(f"data: expected {_FORMS}, got {type(data).__name__}.")
+    paths = [os.fspath(item) for item in data]
+    stores = [path for path in paths if _is_store(path)]
+    if stores and len(paths) > 1:
+        raise InputError(f"{stores[0]}: a store is trained on alone, not with others.")
+    if stores:
+        return VolumeStore(Path(stores[0]).expanduser())
+    return _list_inputs(paths, modalities, wanted)
+
+
+def _is_store(path: str) -> bool:
+    return Path(path, INDEX_NAME).expanduser().is_file()
+
+
+def _list_frame(frame: pd.DataFrame, modalities: Sequence[str]) -> ScanList:
+    table = as_subjects(frame, modality=None, modalities=modalities, allow_missing=True)
+    scans = []
+    for label, row in zip(frame.index.get_level_values(0), table.rows, strict=True):
+        images = {}
+        for name, image in row.images.items():
+            if isinstance(image, Path):
+                images[name] = os.fspath(image)
+            elif image is not None:
+                raise InputError(
+                    f"data row {label!r}, {name}: expected a path, got an image in "
+                    "memory."
+                )
+        scans.append(Scan(subject=str(label), images=images))
+    return _list_scans(scans, modalities)
+
+
+def _list_inputs(
+    paths: Sequence[str], modalities: Sequence[str], wanted: Sequence[str]
+) -> ScanList:
+    manifest = collect_rows(paths, modalities=modalities, wanted=wanted)
+    for name in manifest.duplicates:
+        logger.warning("%s: given more than once, used once.", name)
+    names = _name_subjects(manifest.rows, paths)
+    scans = [
+        Scan(subject=name, images=row.images)
+        for name, row in zip(names, manifest.rows, strict=True)
+    ]
+    return _list_scans(scans, modalities, manifest.problems)
+
+
+def _name_subjects(rows: Sequence[TableRow], paths: Sequence[str]) -> list[str]:
+    """Name the subject of each row: sub-01 of two cohorts is two people."""
+    folders = [os.path.abspath(p) for p in paths if Path(p).is_dir()]  # noqa: PTH100
+    places = [
+        next((f for f in folders if Path(row.image).is_relative_to(f)), "")
+        for row in rows
+    ]
+    places_of = defaultdict(set)
+    for row, place in zip(rows, places, strict=True):
+        places_of[row.participant_id].add(place)
+    return [
+        f"{place}/{row.participant_id}"
+        if place and len(places_of[row.participant_id]) > 1
+        else row.participant_id
+        for row, place in zip(rows, places, strict=True)
+    ]
+
+
+def _list_scans(
+    scans: Iterable[Scan], modalities: Sequence[str], problems: Iterable[FailedRow] = ()
+) -> ScanList:
+    scans = tuple(scans)
+    present = {name for scan in scans for name in scan.images}
+    used = tuple(name for name in modalities if name in present)
+    return ScanList(scans, used, tuple(problems))

@@ -1,0 +1,221 @@
+import logging
+import runpy
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from brainfeat import BrainFoundEmbedder, pretrain
+from brainfeat.checkpoint import Checkpoint, CheckpointConfig
+from brainfeat.exceptions import (
+    CheckpointError,
+    ConfigError,
+    InputError,
+    TrainingError,
+    UntrainedCheckpointWarning,
+)
+from brainfeat.io import write_volume
+from brainfeat.preprocessing import Preprocessor
+from brainfeat.pretraining.store import VolumeStore
+from brainfeat.pretraining.store_writer import ScanEvent
+from brainfeat.training_run import TrainingOptions, run_pretraining
+from brainfeat.volume import Volume
+
+ROOM = runpy.run_path(str(Path(__file__).with_name("pretraining") / "conftest.py"))
+CONFIG = replace(
+    ROOM["SMALL_CONFIG"], anatomy_weight=0.0, n_steps=4, batch_size=2, log_every=1
+)
+PREPROCESSOR = Preprocessor(shape=(24, 32, 20), spacing=8.0, alignment="none")
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory, small_brain):
+    """BIDS folder of three subjects with T1w and FLAIR."""
+    root = tmp_path_factory.mktemp("cohort")
+    for index in range(3):
+        for place, modality in enumerate(("T1w", "FLAIR")):
+            data = np.roll(small_brain.data, index, axis=place).astype(np.float32)
+            path = root / f"sub-{index}/anat/sub-{index}_{modality}.nii.gz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_volume(Volume(data, small_brain.geometry), path)
+    return root
+
+
+@pytest.fixture(scope="module")
+def init(tmp_path_factory):
+    """Untrained checkpoint of the small encoder on a grid of 8 mm."""
+    config = CheckpointConfig(
+        encoder=replace(CONFIG.encoder, drop_path=0.0),
+        preprocessing=PREPROCESSOR.to_dict(),
+        missing_modalities=True,
+        trained=False,
+    )
+    folder = tmp_path_factory.mktemp("init") / "small"
+    return Checkpoint.untrained(config).save(folder)
+
+
+@pytest.fixture(scope="module")
+def run(cohort, init, tmp_path_factory):
+    """Folder of a run on the cohort."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    with pytest.warns(UntrainedCheckpointWarning):
+        pretrain(cohort, CONFIG, output=folder, init=init, device="cpu")
+    return folder
+
+
+def test_a_cohort_becomes_an_encoder_of_its_scans(cohort, run):
+    checkpoint = Checkpoint.load(run)
+    assert checkpoint.config.trained
+    assert Preprocessor.from_dict(checkpoint.config.preprocessing) == PREPROCESSOR
+    assert list(VolumeStore(run / "store").subjects) == ["sub-0", "sub-1", "sub-2"]
+    assert not (run / "failures.tsv").exists()
+    paths = sorted(cohort.rglob("*_T1w.nii.gz"))
+    embeddings = BrainFoundEmbedder(checkpoint=run).fit_transform(paths)
+    assert embeddings.shape == (3, 24)
+    assert np.isfinite(embeddings).all()
+
+
+def test_table_store_and_source_train_what_the_folder_does(cohort, init, run, tmp_path):
+    paths = {m: sorted(cohort.rglob(f"*_{m}.nii.gz")) for m in ("T1w", "FLAIR")}
+    table = pd.DataFrame(paths, index=["sub-0", "sub-1", "sub-2"]).map(str)
+    expected = Checkpoint.load(run).fingerprint
+    forms = {
+        "table": table,
+        "store": run / "store",
+        "source": VolumeStore(run / "store"),
+    }
+    for name, data in forms.items():
+        folder = tmp_path / name
+        result = pretrain(data, CONFIG, output=folder, init=init, device="cpu")
+        assert result.fingerprint == expected, name
+
+
+def test_modalities_that_no_scan_has_are_left_out(cohort, tmp_path, caplog):
+    encoder = replace(CONFIG.encoder, modalities=("T2w", "T1w", "FLAIR"))
+    config = replace(CONFIG, encoder=encoder, n_steps=1)
+    paths = sorted(cohort.rglob("*_FLAIR.nii.gz"))
+    with caplog.at_level(logging.INFO, "brainfeat"):
+        result = pretrain(paths, config, output=tmp_path, device="cpu")
+    assert result.config.encoder.modalities == ("FLAIR",)
+    assert "No scan has T2w or T1w: the encoder is for FLAIR." in caplog.messages
+    assert "preprocessed 3 of 3 scans." in caplog.messages
+
+
+def test_fewer_subjects_than_a_batch_repeat_and_it_is_said(
+    cohort, init, tmp_path, caplog
+):
+    config = replace(CONFIG, batch_size=7, n_steps=1)
+    result = pretrain(cohort, config, output=tmp_path, init=init, device="cpu")
+    assert result.config.trained
+    assert any("3 subjects for a batch_size of 7" in text for text in caplog.messages)
+
+
+def test_each_scan_and_step_is_told_of_and_what_failed_is_listed(
+    cohort, init, tmp_path
+):
+    broken = tmp_path / "sub-9_T1w.nii.gz"
+    broken.write_bytes(b"no image")
+    events = []
+    summary = run_pretraining(
+        [cohort, broken, tmp_path / "absent.nii"],
+        CONFIG,
+        tmp_path / "run",
+        options=TrainingOptions(init=init, device="cpu"),
+        on_event=events.append,
+    )
+    scans = [event for event in events if isinstance(event, ScanEvent)]
+    assert [event.error is None for event in scans] == [True] * 3 + [False]
+    steps = events[len(scans) :]
+    assert [event.n_done for event in steps] == [1, 2, 3, 4]
+    assert summary.loss == steps[-1].measures["total"]
+    assert [row.file for row in summary.failed] == [
+        str(tmp_path / "absent.nii"),
+        str(broken),
+    ]
+    lines = summary.failures.read_text().splitlines()
+    assert len(lines) == 3
+    assert lines[2].startswith(f"sub-9\t{broken}\t")
+
+
+def test_a_run_goes_on_with_the_volumes_that_it_began_with(cohort, init, run, tmp_path):
+    config = replace(CONFIG, checkpoint_every=2)
+
+    def cut(event):
+        if not isinstance(event, ScanEvent) and event.n_done == 3:
+            raise KeyboardInterrupt
+
+    options = TrainingOptions(init=init, device="cpu")
+    with pytest.raises(KeyboardInterrupt):
+        run_pretraining(cohort, config, tmp_path, options=options, on_event=cut)
+    # Without the checkpoint that it started from: neither weights nor grid change.
+    result = pretrain(cohort, config, output=tmp_path, resume=True, device="cpu")
+    assert result.fingerprint == Checkpoint.load(run).fingerprint
+
+
+def test_what_cannot_start_is_told_before_anything_is_written(cohort, init, tmp_path):
+    wider = replace(CONFIG, encoder=replace(CONFIG.encoder, embed_dim=48))
+    anatomy = replace(CONFIG, anatomy_weight=1.0)
+    cases = [
+        (CheckpointError, "absent", CONFIG, {"init": "absent"}),
+        (ConfigError, "its encoder has embed_dim 24, that of .* 48", wider, {}),
+        (ConfigError, "known anatomy", anatomy, {}),
+        (ConfigError, "device: .* got 'abacus'", CONFIG, {"device": "abacus"}),
+    ]
+    folder = tmp_path / "run"
+    for error, message, config, changes in cases:
+        options = {"init": init, "device": "cpu", **changes}
+        with pytest.raises(error, match=message):
+            pretrain(cohort, config, output=folder, **options)
+        assert not folder.exists()
+    with pytest.raises(InputError, match="no such file"):
+        pretrain(tmp_path / "nothing", CONFIG, output=folder)
+
+
+def test_a_run_is_not_overwritten(cohort, run):
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    with pytest.raises(TrainingError, match="run: holds a run"):
+        pretrain(cohort, CONFIG, output=run, device="cpu")
+    assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+
+
+# Training on a cluster needs no image library: the store is made elsewhere.
+_BARE_PROCESS = """
+import sys
+for name in ("pandas", "sklearn", "nibabel", "SimpleITK", "nilearn", "scipy", "rich",
+             "typer", "joblib", "pyarrow", "isal"):
+    sys.modules[name] = None
+from brainfeat.pretraining.config_file import read_config
+from brainfeat.pretraining.trainer import pretrain
+
+store, folder, config = sys.argv[1:]
+print(pretrain(store, read_config(config), output=folder, device="cpu").fingerprint)
+"""
+
+
+def test_a_store_is_trained_on_with_torch_numpy_and_safetensors_alone(run, tmp_path):
+    code, config = [sys.executable, "-c", _BARE_PROCESS], run / "pretraining.json"
+    result = subprocess.run(
+        [*code, run / "store", tmp_path / "bare", config],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stderr
+    expected = pretrain(
+        run / "store", CONFIG, output=tmp_path / "full", device="cpu"
+    ).fingerprint
+    assert result.stdout.strip() == expected
