@@ -63,6 +63,9 @@ _CheckpointOption = Annotated[
     ),
 ]
 _DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+_JobsOption = Annotated[
+    int, typer.Option(metavar="N", help="Scans to preprocess at once; -1: one a core.")
+]
 _ModalityOption = Annotated[
     list[str] | None,
     typer.Option("--modality", help="BIDS suffix such as T1w; repeat for several."),
@@ -107,12 +110,7 @@ def embed(
     batch_size: Annotated[
         str, typer.Option(metavar="N", help="Subjects that share a batch, or auto.")
     ] = "auto",
-    jobs: Annotated[
-        int,
-        typer.Option(
-            metavar="N", help="Threads that read and preprocess; -1: one a core."
-        ),
-    ] = 1,
+    jobs: _JobsOption = 1,
     cache: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Keep embeddings, whatever their table."),
@@ -181,10 +179,17 @@ def pretrain(
     ] = False,
     modality: _ModalityOption = None,
     device: _DeviceOption = "auto",
-    jobs: Annotated[
-        int,
-        typer.Option(metavar="N", help="Processes that preprocess; -1: one a core."),
-    ] = 1,
+    jobs: _JobsOption = 1,
+    labels: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="TSV of two classes to probe with."),
+    ] = None,
+    label_column: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Column of the classes.")
+    ] = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write OUTPUT/tensorboard too.")
+    ] = False,
 ) -> None:
     """Train an encoder on scans, without labels; also under torchrun.
 
@@ -192,6 +197,7 @@ def pretrain(
     listed in OUTPUT/failures.tsv, and the exit status is 1 then.
     """
     from brainfeat.pretrain_command import is_first_process, pretrain_from_command_line
+    from brainfeat.pretraining.labels import read_labels
     from brainfeat.training_display import format_training
     from brainfeat.training_run import TrainingOptions
 
@@ -201,9 +207,16 @@ def pretrain(
         resume=resume,
         device=device,
         n_jobs=_count_workers(jobs),
+        labels=None if labels is None else read_labels(labels, label_column),
     )
     summary = pretrain_from_command_line(
-        inputs, output, options, config=config, preset=preset, n_steps=steps
+        inputs,
+        output,
+        options,
+        config=config,
+        preset=preset,
+        n_steps=steps,
+        tensorboard=tensorboard,
     )
     if is_first_process():
         typer.echo(format_training(summary))

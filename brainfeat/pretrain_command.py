@@ -6,7 +6,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from brainfeat.checkpoint import Checkpoint
@@ -16,9 +16,15 @@ from brainfeat.pretraining.config import PresetName, PretrainingConfig
 from brainfeat.pretraining.config_file import read_config
 from brainfeat.pretraining.run_checks import CONFIG_NAME, saved_step
 from brainfeat.pretraining.store_writer import ScanEvent
+from brainfeat.pretraining.tensorboard_log import TensorBoardLog
 from brainfeat.pretraining.trainer import StepEvent
 from brainfeat.training_display import TrainingDisplay
-from brainfeat.training_run import TrainingOptions, TrainingSummary, run_pretraining
+from brainfeat.training_run import (
+    EventHandler,
+    TrainingOptions,
+    TrainingSummary,
+    run_pretraining,
+)
 
 
 def pretrain_from_command_line(
@@ -29,6 +35,7 @@ def pretrain_from_command_line(
     config: Path | None,
     preset: PresetName | None,
     n_steps: int | None,
+    tensorboard: bool = False,
 ) -> TrainingSummary:
     """Train, and show how it goes.
 
@@ -46,6 +53,8 @@ def pretrain_from_command_line(
         Hyperparameters that the file does not have.
     n_steps : int, optional
         Steps of the run.
+    tensorboard : bool
+        Whether to write curves to the folder ``tensorboard`` of the run.
 
     Returns
     -------
@@ -59,15 +68,10 @@ def pretrain_from_command_line(
     """
     with _said_once():
         values = _read_hyperparameters(config, preset, n_steps, folder, options)
-        display = TrainingDisplay(values.log_every)
         try:
-            with display:
+            with _handler(values, folder, tensorboard) as on_event:
                 return run_pretraining(
-                    inputs,
-                    values,
-                    folder,
-                    options=options,
-                    on_event=display if is_first_process() else _ignore,
+                    inputs, values, folder, options=options, on_event=on_event
                 )
         except KeyboardInterrupt as error:
             error.args = (
@@ -137,5 +141,21 @@ def _said_once() -> Iterator[None]:
             raise SystemExit(2) from error
 
 
-def _ignore(_event: ScanEvent | StepEvent) -> None:
-    """Tell nobody."""
+@contextmanager
+def _handler(
+    config: PretrainingConfig, folder: Path, tensorboard: bool
+) -> Iterator[EventHandler]:
+    """Give what is told of each scan and step."""
+    handlers: list[EventHandler] = []
+    with ExitStack() as stack:
+        if is_first_process():
+            handlers.append(stack.enter_context(TrainingDisplay(config.log_every)))
+            if tensorboard:
+                log = TensorBoardLog(folder / "tensorboard", saved_step(folder))
+                handlers.append(stack.enter_context(log))
+
+        def tell(event: ScanEvent | StepEvent) -> None:
+            for handler in handlers:
+                handler(event)
+
+        yield tell

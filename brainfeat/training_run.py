@@ -11,19 +11,21 @@ import dataclasses
 import json
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from brainfeat.checkpoint import Checkpoint
-from brainfeat.exceptions import ConfigError
+from brainfeat.exceptions import ConfigError, InputError
 from brainfeat.failures import FailedRow, write_failures
 from brainfeat.models.transfer import adapt_state
 from brainfeat.preprocessing import Preprocessor
 from brainfeat.pretraining import trainer
 from brainfeat.pretraining.config import PretrainingConfig
+from brainfeat.pretraining.labels import make_probe
 from brainfeat.pretraining.parallel import distributed, training_device
+from brainfeat.pretraining.probe import LinearProbe
 from brainfeat.pretraining.ranks import rank
 from brainfeat.pretraining.run_checks import check_fit, check_run_folder
 from brainfeat.pretraining.shared_store import write_store_together
@@ -57,6 +59,8 @@ class TrainingOptions:
         A torch device, or ``"auto"``.
     n_jobs : int
         Processes that preprocess.
+    labels : mapping of str to bool, optional
+        Classes of subjects, from `read_labels`, that the encoder is probed with.
     """
 
     modalities: Sequence[str] = ()
@@ -64,6 +68,7 @@ class TrainingOptions:
     resume: bool = False
     device: str = "auto"
     n_jobs: int = 1
+    labels: Mapping[str, bool] | None = None
 
 
 class TrainingSummary(NamedTuple):
@@ -198,29 +203,21 @@ def run_pretraining(
         goes_on = check_run_folder(folder, config, resume=options.resume)
         start = None if goes_on else _load_start(options.init, config)
         _tell_of_absent_modalities(asked, config)
-        failed = list(found.problems) if isinstance(found, ScanList) else []
-        if isinstance(found, ScanList):
-            store, failed_scans = write_store_together(
-                found.scans,
-                folder / "store",
-                _choose_preprocessor(start, folder if goes_on else None),
-                modalities=config.encoder.modalities,
-                n_jobs=options.n_jobs,
-                on_scan=on_event,
-            )
-            failed += map(_describe_failure, failed_scans)
-            _warn_of_repeats(store, config)
+        preprocessor = _choose_preprocessor(start, folder if goes_on else None)
+        source, failed = _source_of(found, folder, preprocessor, options, on_event)
+        _warn_of_repeats(source, config)
+        path = folder / "failures.tsv"
+        failures = write_failures(path, failed) if rank() == 0 else None
         checkpoint = trainer.pretrain(
-            store if isinstance(found, ScanList) else found,
+            source,
             config,
             output=folder,
             init=start,
             resume=options.resume,
             device=options.device,
+            probe=_build_probe(source, config, options),
             on_step=on_event,
         )
-        path = folder / "failures.tsv"
-        failures = write_failures(path, failed) if rank() == 0 else None
     loss = _last_loss(folder / "log.jsonl")
     return TrainingSummary(
         checkpoint, folder, config.n_steps, loss, tuple(failed), failures
@@ -301,8 +298,50 @@ def _choose_preprocessor(start: Checkpoint | None, begun: Path | None) -> Prepro
     return Preprocessor()
 
 
-def _warn_of_repeats(store: VolumeStore, config: PretrainingConfig) -> None:
-    n_subjects = len(store.subjects)
+def _source_of(
+    found: ScanList | SubjectSource,
+    folder: Path,
+    preprocessor: Preprocessor,
+    options: TrainingOptions,
+    on_event: EventHandler,
+) -> tuple[SubjectSource, list[FailedRow]]:
+    """Make a store of scans; any other source is ready."""
+    if not isinstance(found, ScanList):
+        return found, []
+    store, failed = write_store_together(
+        found.scans,
+        folder / "store",
+        preprocessor,
+        modalities=found.modalities,
+        n_jobs=options.n_jobs,
+        on_scan=on_event,
+    )
+    return store, [*found.problems, *map(_describe_failure, failed)]
+
+
+def _build_probe(
+    source: SubjectSource, config: PretrainingConfig, options: TrainingOptions
+) -> LinearProbe | None:
+    """Build the probe of the labels, if there are any.
+
+    Raises
+    ------
+    InputError
+        If the subjects have no names.
+    """
+    if options.labels is None:
+        return None
+    if not isinstance(source, VolumeStore):
+        raise InputError(
+            "labels: expected images or a store, whose subjects have names."
+        )
+    return make_probe(options.labels, source, plane=config.views.planes[0])
+
+
+def _warn_of_repeats(source: SubjectSource, config: PretrainingConfig) -> None:
+    if not isinstance(source, VolumeStore):
+        return
+    n_subjects = len(source.subjects)
     if n_subjects < config.batch_size and rank() == 0:
         logger.warning(
             "There are %d subjects for a batch_size of %d: some are twice in a step.",

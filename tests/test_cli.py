@@ -345,7 +345,7 @@ def test_help_is_quick_and_complete():
         seconds.append(time.perf_counter() - start)
     assert min(seconds) < 0.5
     assert result.returncode == 0
-    for command in ("embed", "simulate", "demo", "info", "convert"):
+    for command in ("embed", "pretrain", "simulate", "demo", "info", "convert"):
         assert re.search(rf"^  {command} ", result.stdout, re.MULTILINE)
 
 

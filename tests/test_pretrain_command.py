@@ -279,3 +279,25 @@ def test_of_two_processes_the_first_one_speaks(cohort, options, tmp_path):
     assert [line[:5] for line in lines] == ["[1/5]", "[2/5]", "[4/5]", "[5/5]"]
     assert Checkpoint.load(folder).config.trained
     assert len(VolumeStore(folder / "store").subjects) == 3
+
+
+def test_labels_that_cannot_probe_are_one_line(store, options, tmp_path):
+    labels = tmp_path / "labels.tsv"
+    labels.write_text("participant_id\tage\tdx\nsub-0\t5\ta\nsub-1\t6\tb\nsub-2\t7\tb\n")
+    arguments = [store, "-o", tmp_path / "run", *options, "--labels", labels]
+    result = _run(*arguments)
+    assert result.exit_code == 2
+    assert "expected a column participant_id and" in result.stderr
+    result = _run(*arguments, "--label-column", "dx")
+    assert result.exit_code == 2
+    assert "two scanned subjects of each class, got 1 and 2" in result.stderr
+    assert not (tmp_path / "run" / "log.jsonl").exists()
+
+
+def test_curves_need_tensorboard(store, options, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    result = _run(store, "-o", tmp_path / "run", *options, "--tensorboard")
+    assert result.exit_code == 2
+    assert result.stderr.splitlines() == [
+        "error: TensorBoard is not installed: pip install 'brainfeat[tensorboard]'"
+    ]

@@ -151,6 +151,25 @@ def test_each_scan_and_step_is_told_of_and_what_failed_is_listed(
     assert lines[2].startswith(f"sub-9\t{broken}\t")
 
 
+def test_labels_choose_the_best_encoder(cohort, init, tmp_path):
+    paths = sorted(map(str, cohort.rglob("*_T1w.nii.gz")))
+    table = pd.DataFrame({"T1w": [*paths, paths[0]]}, index=["a", "b", "c", "d"])
+    labels = {"a": False, "b": True, "c": True, "d": False}
+    options = TrainingOptions(init=init, device="cpu", labels=labels)
+    run_pretraining(table, CONFIG, tmp_path, options=options)
+    log = pd.read_json(tmp_path / "log.jsonl", lines=True)
+    assert log["probe"].dropna().between(0, 1).all()
+    assert log["probe"].notna().sum() == 2  # every second step of four
+    assert Checkpoint.load(tmp_path / "best").config.trained
+
+
+def test_labels_need_subjects_with_names(tmp_path):
+    options = TrainingOptions(device="cpu", labels={"a": False, "b": True})
+    source, config = ROOM["RandomSource"](), CONFIG
+    with pytest.raises(InputError, match="images or a store"):
+        run_pretraining(source, config, tmp_path, options=options)
+
+
 def test_a_run_goes_on_with_the_volumes_that_it_began_with(cohort, init, run, tmp_path):
     config = replace(CONFIG, checkpoint_every=2)
 

@@ -4,7 +4,7 @@ __all__ = ["StoreIndex", "StoredScan", "VolumeStore"]
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -182,7 +182,22 @@ class VolumeStore:
             order = np.random.default_rng(derive_seed(seed, epoch))
             name = names[order.permutation(len(names))[place]]
             scans += self._choose_scans(name, derive_seed(seed, number, 1))
-        return self._load(scans)
+        return self._load(scans, self.n_acquisitions)
+
+    def load(self, names: Sequence[str]) -> SubjectBatch:
+        """Return the first scan of some subjects.
+
+        Parameters
+        ----------
+        names : sequence of str
+            Names of B subjects.
+
+        Returns
+        -------
+        SubjectBatch
+            One acquisition each.
+        """
+        return self._load([self.subjects[name][0] for name in names], 1)
 
     def _choose_scans(self, name: str, seed: int) -> list[StoredScan]:
         """Choose acquisitions of a subject; one that has too few repeats its own."""
@@ -190,13 +205,13 @@ class VolumeStore:
         order = np.random.default_rng(seed).permutation(len(scans))
         return [scans[order[n % len(scans)]] for n in range(self.n_acquisitions)]
 
-    def _load(self, scans: list[StoredScan]) -> SubjectBatch:
+    def _load(self, scans: list[StoredScan], n_acquisitions: int) -> SubjectBatch:
         arrays = np.stack([self._open(scan) for scan in scans])  # BA M+1 I J K
-        data = torch.from_numpy(arrays).unflatten(0, (-1, self.n_acquisitions))
+        data = torch.from_numpy(arrays).unflatten(0, (-1, n_acquisitions))
         present = torch.tensor([scan.present for scan in scans])
         return SubjectBatch(
             volumes=data[:, :, :-1].float(),
-            present=present.unflatten(0, (-1, self.n_acquisitions)),
+            present=present.unflatten(0, (-1, n_acquisitions)),
             foreground=data[:, 0, -1].float(),
         )
 

@@ -1,0 +1,115 @@
+"""Labels of a user's own subjects, to probe an encoder with while it is trained."""
+
+__all__ = ["make_probe", "read_labels"]
+
+import csv
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from brainfeat.exceptions import InputError
+from brainfeat.pretraining.probe import LinearProbe
+from brainfeat.pretraining.store import VolumeStore
+
+_MISSING = {"", "n/a", "na", "nan"}
+_NAMES = ("participant_id", "subject")
+_LARGEST_CLASS = 100  # subjects of each class: their volumes are held in memory
+_N_TRAIN = 20  # of each class, at most
+
+
+def read_labels(
+    path: str | os.PathLike[str], column: str | None = None
+) -> dict[str, bool]:
+    """Read a table with two classes.
+
+    Parameters
+    ----------
+    path : path-like
+        TSV, or CSV by its name, with a column ``participant_id`` or ``subject``.
+    column : str, optional
+        Column of the classes; None takes the only other one.
+
+    Returns
+    -------
+    dict of str to bool
+        Whether a subject, without its ``sub-``, is of the class that comes last
+        in the alphabet. Subjects whose class is missing are left out.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, a column is missing, or there are not two
+        classes.
+    """
+    try:
+        with Path(path).open(newline="", encoding="utf-8-sig") as file:
+            delimiter = "," if Path(path).suffix == ".csv" else "\t"
+            reader = csv.DictReader(file, delimiter=delimiter)
+            columns, lines = list(reader.fieldnames or []), list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{os.fspath(path)}: cannot be read ({error}).") from error
+    name = next((name for name in _NAMES if name in columns), None)
+    others = [other for other in columns if other != name]
+    chosen = column or (others[0] if len(others) == 1 else None)
+    if name is None or chosen not in others:
+        raise InputError(
+            f"{os.fspath(path)}: expected a column participant_id and "
+            f"{column or 'one of classes'}, got {', '.join(columns) or 'none'}."
+        )
+    classes = {
+        line[name].removeprefix("sub-"): (line[chosen] or "").strip()
+        for line in lines
+        if (line[chosen] or "").strip().lower() not in _MISSING
+    }
+    values = sorted(set(classes.values()))
+    if len(values) != 2:
+        raise InputError(
+            f"{os.fspath(path)}: expected two classes in {chosen}, got {len(values)}."
+        )
+    return {subject: value == values[1] for subject, value in classes.items()}
+
+
+def make_probe(
+    labels: Mapping[str, bool], store: VolumeStore, *, plane: str
+) -> LinearProbe:
+    """Build a probe of the subjects of a store that have labels.
+
+    Parameters
+    ----------
+    labels : mapping of str to bool
+        What `read_labels` gives.
+    store : VolumeStore
+        Where their volumes are; at most 100 of each class are taken.
+    plane : {"axial", "coronal", "sagittal"}
+        Plane of the slabs.
+
+    Returns
+    -------
+    LinearProbe
+        Learns from half of the smaller class, 20 at most, and as many others.
+
+    Raises
+    ------
+    InputError
+        If a class has fewer than two subjects.
+    """
+    members: dict[bool, list[str]] = {False: [], True: []}
+    for subject in store.subjects:
+        label = labels.get(subject.removeprefix("sub-"))
+        if label is not None and len(members[label]) < _LARGEST_CLASS:
+            members[label].append(subject)
+    smallest = min(map(len, members.values()))
+    if smallest < 2:
+        raise InputError(
+            "labels: expected two scanned subjects of each class, got "
+            f"{len(members[False])} and {len(members[True])}."
+        )
+    names = members[False] + members[True]
+    return LinearProbe(
+        store.load(names),
+        torch.tensor([name in members[True] for name in names]),
+        n_train=2 * min(_N_TRAIN, smallest // 2),
+        plane=plane,
+    )

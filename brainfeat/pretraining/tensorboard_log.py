@@ -1,0 +1,64 @@
+"""Curves of a run for TensorBoard."""
+
+__all__ = ["TensorBoardLog"]
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Self
+
+from brainfeat.exceptions import MissingDependencyError
+from brainfeat.pretraining.store_writer import ScanEvent
+from brainfeat.pretraining.trainer import StepEvent
+
+
+class TensorBoardLog:
+    """Write what is measured in each step as a scalar.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder for TensorBoard's event files.
+    next_step : int
+        Curves of this step and later ones, from before an interruption, are
+        hidden: the run writes them again.
+
+    Raises
+    ------
+    MissingDependencyError
+        If TensorBoard is not installed.
+    """
+
+    def __init__(self, folder: Path, next_step: int = 0) -> None:
+        self._writer: Any = None
+        self._folder, self._next_step = folder, next_step
+        try:
+            self._module = import_module("torch.utils.tensorboard")
+        except ImportError as error:
+            raise MissingDependencyError(
+                "TensorBoard is not installed: pip install 'brainfeat[tensorboard]'"
+            ) from error
+
+    def __call__(self, event: ScanEvent | StepEvent) -> None:
+        """Write one step.
+
+        Parameters
+        ----------
+        event : ScanEvent or StepEvent
+            The step; of scans nothing is written.
+        """
+        if isinstance(event, ScanEvent):
+            return
+        if self._writer is None:  # nothing is written before the run begins
+            self._writer = self._module.SummaryWriter(
+                str(self._folder), purge_step=self._next_step
+            )
+        for name, value in event.measures.items():
+            if value is not None:
+                self._writer.add_scalar(name, value, event.n_done - 1)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._writer is not None:
+            self._writer.close()
