@@ -10,8 +10,9 @@ __all__ = [
 ]
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from safetensors import safe_open
 
@@ -113,15 +114,15 @@ def check_run_folder(folder: Path, config: PretrainingConfig, *, resume: bool) -
         return False
     if not resume:
         raise TrainingError(
-            f"{folder}: holds a run; resume it, or choose another folder."
+            f"{folder}: holds a run; resume it (--resume, resume=True), or choose "
+            "another folder."
         )
-    path, values = folder / CONFIG_NAME, config.to_dict()
-    begun = json.loads(path.read_text())
-    differing = sorted(name for name in values if values[name] != begun.get(name))
+    path = folder / CONFIG_NAME
+    differing = _differences(json.loads(path.read_text()), config.to_dict())
     if differing:
         raise ConfigError(
-            f"{path}: the run was begun with other {differing}; resume it with "
-            "these, or choose another folder."
+            f"{path}: the run was begun with {', '.join(differing)}; resume it with "
+            "the same, or choose another folder."
         )
     return True
 
@@ -144,3 +145,15 @@ def saved_step(folder: Path) -> int:
         return 0
     with safe_open(path, framework="pt") as file:
         return int(json.loads(file.metadata()["facts"])["next_step"])
+
+
+def _differences(begun: Any, now: Mapping[str, Any], where: str = "") -> list[str]:
+    """Name the values that a run was begun with, where they are others now."""
+    found = []
+    for name, value in now.items():
+        before = begun.get(name)
+        if isinstance(value, Mapping) and isinstance(before, Mapping):
+            found += _differences(before, value, f"{where}{name}.")
+        elif before != value:
+            found.append(f"{where}{name} {before} (now {value})")
+    return found

@@ -37,8 +37,10 @@ def test_a_run_goes_on_if_it_is_to(small_config, run):
 
 
 def test_a_run_goes_on_with_its_own_configuration_alone(small_config, run):
-    other = replace(small_config, koleo_weight=0.7, seed=3)
-    with pytest.raises(ConfigError, match=r"json: .* \['koleo_weight', 'seed'\]"):
+    encoder = replace(small_config.encoder, drop_path=0.1)
+    other = replace(small_config, seed=3, encoder=encoder)
+    message = r"json: .*with encoder.drop_path 0.2 \(now 0.1\), seed 0 \(now 3\);"
+    with pytest.raises(ConfigError, match=message):
         check_run_folder(run, other, resume=True)
 
 

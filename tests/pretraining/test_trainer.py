@@ -174,7 +174,7 @@ def test_run_is_not_overwritten(whole_run, source, small_config):
 
 def test_run_is_not_resumed_with_another_configuration(whole_run, source, small_config):
     other = replace(small_config, learning_rate=0.1, koleo_weight=0.3)
-    with pytest.raises(ConfigError, match=r"\['koleo_weight', 'learning_rate'\]"):
+    with pytest.raises(ConfigError, match=r"koleo_weight .*, learning_rate"):
         pretrain(source, other, output=whole_run, device=CPU, resume=True)
 
 
