@@ -83,6 +83,7 @@ class Monitor:
         self._n_grace_steps = n_grace_steps
         self._rows: deque[Tensor] = deque()
         self._n_rows = 0
+        self._warned: set[str] = set()
 
     def check_finite(self, step: int, **values: float) -> None:
         """Stop at the first number that is not finite.
@@ -166,7 +167,17 @@ class Monitor:
                 "its maximum. Raise teacher_temperature, lower n_prototypes, or use "
                 "centring='sinkhorn'."
             )
-        if rank is not None and rank < LOW_RANK:
-            logger.warning("step %d: effective rank is low, %.1f.", step, rank)
-        if entropy is not None and entropy < LOW_ENTROPY:
-            logger.warning("step %d: teacher entropy is low, %.3f.", step, entropy)
+        self._warn_once(step, "effective rank", rank, LOW_RANK, "%.1f")
+        self._warn_once(step, "teacher entropy", entropy, LOW_ENTROPY, "%.3f")
+
+    def _warn_once(
+        self, step: int, sign: str, value: float | None, low: float, form: str
+    ) -> None:
+        """Warn when a sign becomes low, and not again before it has recovered."""
+        if value is None:
+            return
+        if value >= low:
+            self._warned.discard(sign)
+        elif sign not in self._warned:
+            self._warned.add(sign)
+            logger.warning(f"step %d: %s is low, {form}.", step, sign, value)

@@ -111,3 +111,13 @@ def test_number_that_is_not_finite_stops_the_run(value):
     monitor.check_finite(0, loss=1.0, gradient=0.0)
     with pytest.raises(TrainingError, match=r"step 1: gradient not finite"):
         monitor.check_finite(1, loss=1.0, gradient=value)
+
+
+def test_a_warning_comes_again_only_after_a_recovery(caplog):
+    monitor = Monitor(0)
+    for step, rank in enumerate((5.0, 4.0, 20.0, 6.0, 7.0)):
+        monitor.check_collapse(step, effective_rank=rank, teacher_entropy=None)
+    assert caplog.messages == [
+        "step 0: effective rank is low, 5.0.",
+        "step 3: effective rank is low, 6.0.",
+    ]
