@@ -1,9 +1,12 @@
+import os
+
 import numpy as np
 import pytest
 
-from brainfeat.exceptions import InputError
+from brainfeat.exceptions import InputError, TrainingError
 from brainfeat.io import read_volume, write_volume
 from brainfeat.preprocessing import Preprocessor
+from brainfeat.pretraining import store_writer
 from brainfeat.pretraining.store_writer import Scan, write_store
 from brainfeat.volume import Geometry, Volume
 
@@ -95,3 +98,8 @@ def test_nothing_to_store_is_an_error(tmp_path):
     broken = Scan(subject="sub-x", images={"T1w": tmp_path / "no.nii.gz"})
     with pytest.raises(InputError, match=r"nothing to store.*no\.nii\.gz"):
         write_store([broken], tmp_path / "store", PREPROCESSOR, modalities=MODALITIES)
+
+
+def test_a_process_that_the_system_ends_is_an_error_of_ours():
+    with pytest.raises(TrainingError, match="want of memory; use fewer jobs"):
+        list(store_writer._map(os._exit, [3], 2))
