@@ -1,0 +1,118 @@
+"""What a linear classifier sees of each subject: one row, kept on disk."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from development_cohort import Contrast, read_scan
+from numpy.typing import NDArray
+
+from brainfeat import Checkpoint, Preprocessor
+from brainfeat.models.pooling import PoolingMode, pool_tokens
+from brainfeat.pretraining.store import VolumeStore
+from brainfeat.slabs import SlabGrid
+
+# Voxels of all subjects lie on each other as well as an affine map can have it.
+VOXEL_PREPROCESSOR = Preprocessor(alignment="affine", shape=(40, 52, 40), spacing=4.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Encoder:
+    """A checkpoint, under the name that it has in the tables."""
+
+    name: str
+    checkpoint: Checkpoint
+    pooling: PoolingMode
+
+    @classmethod
+    def parse(cls, text: str) -> "Encoder":
+        """Read ``NAME=CHECKPOINT[:POOLING]``.
+
+        Raises
+        ------
+        SystemExit
+            If there is no name.
+        """
+        name, separator, source = text.partition("=")
+        if not separator:
+            raise SystemExit(f"--encoder: expected NAME=CHECKPOINT, got {text!r}")
+        place, _, pooling = source.rpartition(":")
+        if pooling not in get_args(PoolingMode):
+            place, pooling = source, ""
+        checkpoint = Checkpoint.load(place)
+        return cls(name, checkpoint, pooling or checkpoint.config.pooling)
+
+    def untrained(self) -> "Encoder":
+        """Return the same network with random weights."""
+        config = replace(self.checkpoint.config, trained=False)
+        return Encoder("untrained", Checkpoint.untrained(config, seed=0), self.pooling)
+
+    @property
+    def preprocessor(self) -> Preprocessor:
+        """What the checkpoint was trained with."""
+        return Preprocessor.from_dict(self.checkpoint.config.preprocessing)
+
+    def accepts(self, contrast: Contrast) -> bool:
+        """Whether the encoder knows these modalities, and may lack the others."""
+        known = self.checkpoint.config.encoder.modalities
+        is_complete = set(known) == set(contrast)
+        missing = self.checkpoint.config.missing_modalities
+        return set(contrast) <= set(known) and (missing or is_complete)
+
+    def embed(self, store: VolumeStore, contrast: Contrast) -> NDArray[np.float32]:
+        """Embed all scans of a store: what `BrainFoundEmbedder` gives for them."""
+        config = self.checkpoint.config
+        grid = SlabGrid(thickness=config.encoder.thickness, plane=config.plane)
+        modalities, patch_size = config.encoder.modalities, config.encoder.patch_size
+        present = torch.tensor([[name in contrast for name in modalities]])
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        encoder = self.checkpoint.build_encoder().to(device)
+        rows = []
+        for scan in store.index.scans:
+            data, foreground = read_scan(store, scan, modalities, contrast)
+            slabs = torch.from_numpy(grid.extract(data))[None]  # 1 S C H W
+            fractions = torch.from_numpy(grid.token_fractions(foreground, patch_size))
+            with torch.inference_mode():
+                output = encoder(slabs.to(device), present=present.to(device))
+                row = pool_tokens(output, fractions[None], self.pooling)
+            rows.append(row.cpu().numpy()[0])
+        return np.stack(rows)
+
+    def cached_embed(
+        self, store: VolumeStore, contrast: Contrast, folder: Path
+    ) -> NDArray[np.float32]:
+        """Embed all scans of a store, once."""
+        parts = (self.checkpoint.fingerprint, self.pooling, contrast)
+        return cached(folder, (*parts, scan_names(store)), self.embed, store, contrast)
+
+
+def read_voxels(store: VolumeStore, contrast: Contrast) -> NDArray[np.float32]:
+    """Read the voxels of each scan as one row; outside the brain they are equal."""
+    return np.stack(
+        [
+            read_scan(store, scan, contrast, contrast)[0].ravel()
+            for scan in store.index.scans
+        ]
+    )
+
+
+def scan_names(store: VolumeStore) -> tuple[str, ...]:
+    """Name the arrays of a store: each name holds the hash of what it was made of."""
+    return tuple(scan.file for scan in store.index.scans)
+
+
+def cached(
+    folder: Path, key: object, compute: Callable[..., NDArray[Any]], *args: Any
+) -> NDArray[Any]:
+    """Return what was computed for a key before, or compute it."""
+    path = folder / f"{hashlib.sha256(repr(key).encode()).hexdigest()[:32]}.npy"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial.npy")
+        np.save(partial, compute(*args))
+        partial.replace(path)
+    return np.load(path)

