@@ -7,7 +7,7 @@ that are compared were measured on the same scans.
 
 import importlib.util
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -47,10 +47,11 @@ class DevelopmentCohort:
     folder: Path
     n_subjects: int = 240
     n_jobs: int = 1
+    _stores: dict[str, VolumeStore] = field(default_factory=dict)
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """A row a subject: paths, diagnosis and site."""
+        """A row a subject: paths, diagnosis and site; what is missing is simulated."""
         return simulate_cohort(
             self.folder / "cohort",
             self.n_subjects,
@@ -104,16 +105,17 @@ class DevelopmentCohort:
         preprocessor: Preprocessor,
     ) -> VolumeStore:
         name = f"{people}_{'+'.join(modalities)}_{preprocessor.fingerprint[:12]}"
-        store, failed = write_store(
-            scans,
-            self.folder / "stores" / name,
-            preprocessor,
-            modalities=modalities,
-            n_jobs=self.n_jobs,
-        )
-        if failed:
-            raise failed[0].error
-        return store
+        if name not in self._stores:  # as a store is opened, its scans are hashed
+            self._stores[name], failed = write_store(
+                scans,
+                self.folder / "stores" / name,
+                preprocessor,
+                modalities=modalities,
+                n_jobs=self.n_jobs,
+            )
+            if failed:
+                raise failed[0].error
+        return self._stores[name]
 
 
 def robex_base() -> tuple[Path, Path]:
