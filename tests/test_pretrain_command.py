@@ -26,7 +26,12 @@ from brainfeat.volume import Volume
 
 ROOM = runpy.run_path(str(Path(__file__).with_name("pretraining") / "conftest.py"))
 CONFIG = replace(
-    ROOM["SMALL_CONFIG"], anatomy_weight=0.0, n_steps=5, batch_size=2, log_every=2
+    ROOM["SMALL_CONFIG"],
+    anatomy_weight=0.0,
+    volumetry_weight=0.0,
+    n_steps=5,
+    batch_size=2,
+    log_every=2,
 )
 N_LONG = 100  # steps of a run that is long enough to be cut off
 

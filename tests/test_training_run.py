@@ -28,7 +28,12 @@ from brainfeat.volume import Volume
 
 ROOM = runpy.run_path(str(Path(__file__).with_name("pretraining") / "conftest.py"))
 CONFIG = replace(
-    ROOM["SMALL_CONFIG"], anatomy_weight=0.0, n_steps=4, batch_size=2, log_every=1
+    ROOM["SMALL_CONFIG"],
+    anatomy_weight=0.0,
+    volumetry_weight=0.0,
+    n_steps=4,
+    batch_size=2,
+    log_every=1,
 )
 PREPROCESSOR = Preprocessor(shape=(24, 32, 20), spacing=8.0, alignment="none")
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

@@ -11,6 +11,7 @@ from brainfeat.exceptions import ConfigError
 PresetName = Literal["tiny", "small", "base", "large", "giant"]
 FeedForward = Literal["mlp", "swiglu"]
 PositionMode = Literal["bicubic", "antialiased"]
+Stem = Literal["linear", "hierarchical"]
 
 _DINOV2: dict[str, Any] = {"patch_size": 14, "image_size": (518, 518)}
 _PRESETS: dict[str, dict[str, Any]] = {
@@ -48,6 +49,12 @@ class EncoderConfig:
         Extra tokens that hold no place in the image.
     position_mode : {"bicubic", "antialiased"}
         How position embeddings are interpolated.
+    stem : {"linear", "hierarchical"}
+        How pixels become a token: DINOv2's one linear map, or a small network for
+        each modality that never looks beyond the patch.
+    slab_positions : int
+        Learned embeddings along the slab axis, between which a slab's own is
+        interpolated; 0 is none, as in DINOv2.
     slab_mixing : tuple of int
         Blocks that are followed by a `SlabMixing` layer, counted from 0.
     layer_scale : float
@@ -73,6 +80,8 @@ class EncoderConfig:
     ffn: FeedForward = "mlp"
     num_register_tokens: int = 0
     position_mode: PositionMode = "bicubic"
+    stem: Stem = "linear"
+    slab_positions: int = 0
     slab_mixing: tuple[int, ...] = ()
     layer_scale: float = 1e-5  # DINOv2's start of training
     drop_path: float = 0.0
@@ -160,7 +169,11 @@ class EncoderConfig:
 _POSITIVE = ("thickness", "patch_size", "embed_dim", "depth", "num_heads")
 _NUMBERS = ("mlp_ratio", "layer_scale", "drop_path")
 _ITEM_KINDS = {"modalities": str, "image_size": int, "slab_mixing": int}
-_CHOICES = {"ffn": get_args(FeedForward), "position_mode": get_args(PositionMode)}
+_CHOICES = {
+    "ffn": get_args(FeedForward),
+    "position_mode": get_args(PositionMode),
+    "stem": get_args(Stem),
+}
 
 
 def _problems(config: EncoderConfig) -> Iterator[str]:
@@ -183,6 +196,14 @@ def _problems(config: EncoderConfig) -> Iterator[str]:
         f"drop_path must be in [0, 1), got {config.drop_path}.": (
             0.0 <= config.drop_path < 1.0
         ),
+        "a hierarchical stem needs a patch size that is a power of 2, and embed_dim a "
+        f"multiple of it, got {config.patch_size} and {config.embed_dim}.": (
+            config.stem == "linear"
+            or (
+                config.patch_size & (config.patch_size - 1) == 0
+                and config.embed_dim % config.patch_size == 0
+            )
+        ),
         f"mlp_ratio must be positive, got {config.mlp_ratio}.": config.mlp_ratio > 0.0,
     }
     yield from (problem for problem, holds in checks.items() if not holds)
@@ -192,6 +213,7 @@ def _number_problems(config: EncoderConfig) -> Iterator[str]:
     for name, minimum in {
         **dict.fromkeys(_POSITIVE, 1),
         "num_register_tokens": 0,
+        "slab_positions": 0,
     }.items():
         value = getattr(config, name)
         # By type, because a bool is an int to isinstance.

@@ -17,7 +17,9 @@ from brainfeat.models.layers import (
     PatchEmbed,
     SlabMixing,
     interpolate_positions,
+    interpolate_slab_positions,
 )
+from brainfeat.models.stem import HierarchicalStem
 
 
 class EncoderOutput(NamedTuple):
@@ -43,6 +45,8 @@ class SlabEncoder(nn.Module):
     Each modality adds a learned vector to every patch token: ``modality_embed``
     where it is present, ``absent_embed`` in place of its pixels where it is not.
     With three channels and one slab this is DINOv2 itself. Registers follow [2]_.
+    What DINOv2 has not is off by default: slab mixing, embeddings of a slab's place
+    along the slab axis, and the hierarchical stem.
 
     Parameters
     ----------
@@ -61,7 +65,7 @@ class SlabEncoder(nn.Module):
         self.config = config
         dim, n_modalities = config.embed_dim, len(config.modalities)
         n_patches = config.grid_size[0] * config.grid_size[1]
-        self.patch_embed = PatchEmbed(config.in_channels, dim, config.patch_size)
+        self.patch_embed = _patch_embed(config)
         self.modality_embed = nn.Parameter(torch.zeros(n_modalities, dim))
         self.absent_embed = nn.Parameter(torch.zeros(n_modalities, dim))
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
@@ -70,6 +74,8 @@ class SlabEncoder(nn.Module):
         if config.num_register_tokens:
             shape = (1, config.num_register_tokens, dim)
             self.register_tokens = nn.Parameter(torch.zeros(shape))
+        if config.slab_positions:
+            self.slab_embed = nn.Parameter(torch.zeros(config.slab_positions, dim))
         last = max(config.depth - 1, 1)
         drop_rates = [config.drop_path * i / last for i in range(config.depth)]
         self.blocks = nn.ModuleList(_block(config, rate) for rate in drop_rates)
@@ -86,6 +92,7 @@ class SlabEncoder(nn.Module):
         *,
         present: Tensor | None = None,
         masks: Tensor | None = None,
+        positions: Tensor | None = None,
     ) -> EncoderOutput:
         """Encode stacks of neighbouring slabs.
 
@@ -98,6 +105,9 @@ class SlabEncoder(nn.Module):
             an absent modality are ignored.
         masks : bool Tensor of shape (B, S, h, w), optional
             Patches that the mask token replaces.
+        positions : Tensor of shape (B, S), optional
+            Place of each slab along the slab axis, from 0 to 1; by default the slabs
+            fill the axis evenly.
 
         Returns
         -------
@@ -109,7 +119,7 @@ class SlabEncoder(nn.Module):
         InputError
             If a shape does not fit the configuration.
         """
-        x, grid = self._embed(slabs, present, masks)
+        x, grid = self._embed(slabs, present, masks, positions)
         for index in range(len(self.blocks)):
             x = self._run_block(index, x, grid)
         return self._output(x, grid)
@@ -171,19 +181,43 @@ class SlabEncoder(nn.Module):
                 nn.init.zeros_(module.bias)
         # Standard scores are far louder than positions otherwise, and what a random
         # or young encoder sees is then mostly the interpolation of a scan.
-        nn.init.trunc_normal_(self.patch_embed.proj.weight, std=0.002)
-        for parameter in (self.pos_embed, self.modality_embed, self.absent_embed):
+        if isinstance(self.patch_embed, HierarchicalStem):
+            self.patch_embed.reset_parameters()
+        else:
+            nn.init.trunc_normal_(self.patch_embed.proj.weight, std=0.002)
+        embeddings = [self.pos_embed, self.modality_embed, self.absent_embed]
+        if self.config.slab_positions:
+            embeddings.append(self.slab_embed)
+        for parameter in embeddings:
             nn.init.trunc_normal_(parameter, std=0.02)
         nn.init.normal_(self.cls_token, std=1e-6)
         if self.config.num_register_tokens:
             nn.init.normal_(self.register_tokens, std=1e-6)
 
     def _embed(
-        self, slabs: Tensor, present: Tensor | None, masks: Tensor | None
+        self,
+        slabs: Tensor,
+        present: Tensor | None,
+        masks: Tensor | None,
+        positions: Tensor | None = None,
     ) -> tuple[Tensor, tuple[int, int, int, int]]:
         """Return all tokens of shape (BS, N, D) and the grid (B, S, h, w)."""
-        grid = self._check_shapes(slabs, present, masks)
-        pixels = slabs.to(self.patch_embed.proj.weight.dtype)
+        grid = self._check_shapes(slabs, present, masks, positions)
+        patches = self._embed_patches(slabs, present).reshape(*grid, -1)  # B S h w D
+        if masks is not None:
+            mask_token = self.mask_token.to(patches.dtype)
+            patches = torch.where(masks[..., None], mask_token, patches)
+        patches = (patches + self._patch_positions(grid)).flatten(2, 3).flatten(0, 1)
+        prefix = self._prefix_tokens().to(patches.dtype)
+        x = torch.cat([prefix.expand(len(patches), -1, -1), patches], 1)
+        if self.config.slab_positions:
+            x = x + self._slab_positions(grid, positions)
+        return x, grid
+
+    def _embed_patches(self, slabs: Tensor, present: Tensor | None) -> Tensor:
+        """Return patch tokens of shape (B, S, h, w, D) without positions."""
+        n_rows, n_slabs = slabs.shape[:2]
+        pixels = slabs.to(self.cls_token.dtype)
         modality_vector = self.modality_embed.sum(0)  # D
         if present is not None:
             has = present[..., None]  # B M 1
@@ -192,17 +226,21 @@ class SlabEncoder(nn.Module):
             pixels = pixels.masked_fill(~keep[:, None, :, :, None], 0.0)
             vectors = torch.where(has, self.modality_embed, self.absent_embed)
             modality_vector = vectors.sum(1)[:, None, None, None]  # B 1 1 1 D
-        patches = self.patch_embed(pixels.flatten(0, 1))  # BS h w D
-        patches = patches.reshape(*grid, -1) + modality_vector  # B S h w D
-        if masks is not None:
-            mask_token = self.mask_token.to(patches.dtype)
-            patches = torch.where(masks[..., None], mask_token, patches)
-        patches = (patches + self._patch_positions(grid)).flatten(2, 3).flatten(0, 1)
-        prefix = self._prefix_tokens().to(patches.dtype)
-        return torch.cat([prefix.expand(len(patches), -1, -1), patches], 1), grid
+        pixels = pixels.flatten(0, 1)  # BS C H W
+        if isinstance(self.patch_embed, HierarchicalStem):
+            flags = None if present is None else present.repeat_interleave(n_slabs, 0)
+            patches = self.patch_embed(pixels, flags)  # BS h w D
+        else:
+            patches = self.patch_embed(pixels)  # BS h w D
+        tokens: Tensor = patches.unflatten(0, (n_rows, n_slabs)) + modality_vector
+        return tokens
 
     def _check_shapes(
-        self, slabs: Tensor, present: Tensor | None, masks: Tensor | None
+        self,
+        slabs: Tensor,
+        present: Tensor | None,
+        masks: Tensor | None,
+        positions: Tensor | None,
     ) -> tuple[int, int, int, int]:
         patch, n_channels = self.config.patch_size, self.config.in_channels
         if slabs.ndim != 5 or slabs.shape[2] != n_channels:
@@ -219,11 +257,25 @@ class SlabEncoder(nn.Module):
         grid = (n_rows, n_slabs, height // patch, width // patch)
         _check_flags("present", present, (n_rows, len(self.config.modalities)))
         _check_flags("masks", masks, grid)
+        if positions is not None and positions.shape != grid[:2]:
+            raise InputError(
+                f"positions: expected shape {grid[:2]}, got {tuple(positions.shape)}."
+            )
         return grid
 
     def _patch_positions(self, grid: tuple[int, int, int, int]) -> Tensor:
         stored = self.pos_embed[0, 1:].reshape(*self.config.grid_size, -1)
         return interpolate_positions(stored, grid[2:], self.config.position_mode)
+
+    def _slab_positions(
+        self, grid: tuple[int, int, int, int], positions: Tensor | None
+    ) -> Tensor:
+        """Return one embedding a slab, of shape (BS, 1, D)."""
+        n_rows, n_slabs = grid[:2]
+        if positions is None:
+            places = torch.arange(n_slabs, device=self.slab_embed.device) + 0.5
+            positions = (places / n_slabs).expand(n_rows, -1)
+        return interpolate_slab_positions(self.slab_embed, positions.flatten())[:, None]
 
     def _prefix_tokens(self) -> Tensor:
         """Return class and register tokens, of shape (1, 1 + R, D)."""
@@ -256,6 +308,17 @@ class SlabEncoder(nn.Module):
     def _output(self, x: Tensor, grid: tuple[int, int, int, int]) -> EncoderOutput:
         prefix, patches = self._split(self.norm(x), grid)
         return EncoderOutput(prefix[:, 0].reshape(*grid[:2], -1), patches)
+
+
+def _patch_embed(config: EncoderConfig) -> PatchEmbed | HierarchicalStem:
+    if config.stem == "linear":
+        return PatchEmbed(config.in_channels, config.embed_dim, config.patch_size)
+    return HierarchicalStem(
+        len(config.modalities),
+        config.thickness,
+        embed_dim=config.embed_dim,
+        patch_size=config.patch_size,
+    )
 
 
 def _block(config: EncoderConfig, drop_rate: float) -> Block:

@@ -10,6 +10,7 @@ __all__ = [
     "SwiGLU",
     "drop_path",
     "interpolate_positions",
+    "interpolate_slab_positions",
 ]
 
 from typing import Literal
@@ -349,3 +350,26 @@ def interpolate_positions(
         grid, size=size, mode="bicubic", antialias=mode == "antialiased"
     )
     return grid[0].permute(1, 2, 0).to(positions.dtype)
+
+
+def interpolate_slab_positions(stored: Tensor, positions: Tensor) -> Tensor:
+    """Look embeddings up between those that are stored along the slab axis.
+
+    Parameters
+    ----------
+    stored : Tensor of shape (n, D)
+        Embedding i belongs to the share ``(i + 0.5) / n`` of the axis.
+    positions : Tensor of shape (...)
+        Shares of the slab axis, from 0 to 1.
+
+    Returns
+    -------
+    Tensor of shape (..., D)
+        Linear between neighbours, constant beyond the ends.
+    """
+    last = len(stored) - 1
+    place = (positions * len(stored) - 0.5).clamp(0, last)
+    below = place.floor().long()
+    share = (place - below)[..., None]
+    above = (below + 1).clamp(max=last)
+    return stored[below] * (1 - share) + stored[above] * share

@@ -17,7 +17,7 @@ from torch import Tensor
 from brainfeat.exceptions import CheckpointError
 from brainfeat.models.config import EncoderConfig
 from brainfeat.models.encoder import SlabEncoder
-from brainfeat.models.layers import interpolate_positions
+from brainfeat.models.layers import interpolate_positions, interpolate_slab_positions
 
 # What our encoder learns beside DINOv2's parameters, one row a modality.
 _MODALITY_VECTORS = ("modality_embed", "absent_embed")
@@ -95,11 +95,16 @@ def transfer_weights(
     Raises
     ------
     CheckpointError
-        If ``state`` does not fit ``config``.
+        If ``state`` does not fit ``config``, or its stem is not linear.
     ConfigError
         If modalities or thickness are impossible.
     """
     check_state(state, config)
+    if config.stem != "linear":
+        raise CheckpointError(
+            f"a {config.stem} stem knows {config.modalities} in slabs of "
+            f"{config.thickness} slices, not {tuple(modalities)} in {thickness}."
+        )
     target = dataclasses.replace(
         config, modalities=tuple(modalities), thickness=thickness
     )
@@ -120,8 +125,8 @@ def adapt_state(
 ) -> dict[str, Tensor]:
     """Start an encoder from the weights of a related one.
 
-    Other channels are reached by `transfer_weights`, another image size by
-    interpolating the position embeddings, and new slab mixing starts at zero.
+    Other channels are reached by `transfer_weights`, another image size or number of
+    slab positions by interpolation; new slab mixing and slab positions start at zero.
     The two encoders give the same tokens wherever both can be asked.
 
     Parameters
@@ -154,11 +159,24 @@ def adapt_state(
     grid = stored[1:].reshape(*config.grid_size, -1)
     grid = interpolate_positions(grid, target.grid_size, config.position_mode)
     result["pos_embed"] = torch.cat([stored[:1], grid.flatten(0, 1)])[None]
+    result |= _adapt_slab_positions(state, target)
     for name, shape in parameter_shapes(target).items():
         if name.startswith("slab_mixing.") and name not in result:
             result[name] = torch.full(shape, float(name.endswith("norm.weight")))
     check_state(result, target)
     return result
+
+
+def _adapt_slab_positions(
+    state: Mapping[str, Tensor], target: EncoderConfig
+) -> dict[str, Tensor]:
+    n = target.slab_positions
+    if n == 0:
+        return {}
+    if "slab_embed" not in state:
+        return {"slab_embed": torch.zeros(n, target.embed_dim)}
+    places = (torch.arange(n) + 0.5) / n
+    return {"slab_embed": interpolate_slab_positions(state["slab_embed"], places)}
 
 
 @dataclasses.dataclass

@@ -16,6 +16,7 @@ from brainfeat.pretraining.views import ViewConfig
 PresetName = Literal["small_batch", "large_batch"]
 Centring = Literal["sinkhorn", "moving_average"]
 Parallel = Literal["ddp", "fully_shard"]
+OptimizerName = Literal["adamw", "muon"]
 
 _PRESETS: dict[str, dict[str, Any]] = {
     # Few subjects a step: fewer prototypes than samples, softer centring, and a
@@ -62,8 +63,12 @@ class PretrainingConfig:
         Sizes of the encoder.
     views : ViewConfig
         What student and teacher are shown.
-    dino_weight, ibot_weight, koleo_weight, infonce_weight, anatomy_weight : float
+    dino_weight, ibot_weight, koleo_weight, infonce_weight : float
         Weight of each objective in the loss.
+    anatomy_weight, volumetry_weight : float
+        Weight of the objectives that need known anatomy: what each patch holds, and
+        what share of the brain each structure fills, which wants crops of whole
+        brains.
     n_prototypes : int
         Prototypes K of the DINO head and of the iBOT head.
     head_hidden_dim, head_bottleneck_dim : int
@@ -85,6 +90,9 @@ class PretrainingConfig:
         subjects compare those of a part.
     n_steps : int
         Steps of the run.
+    optimizer : {"adamw", "muon"}
+        AdamW for all parameters, or Muon [1]_ for the matrices of the blocks, which
+        learns from fewer steps while an encoder is young.
     learning_rate : float or None
         Peak learning rate; None takes DINOv2's 0.004 times the square root of
         the batch size over 1024.
@@ -119,6 +127,12 @@ class PretrainingConfig:
     ------
     ConfigError
         If a value is impossible or no objective has a weight.
+
+    References
+    ----------
+    .. [1] Jordan et al., "Muon: an optimizer for hidden layers in neural networks",
+       2024; its learning rate is matched to AdamW's as in Liu et al., "Muon is
+       scalable for LLM training", arXiv 2502.16982.
     """
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
@@ -128,6 +142,7 @@ class PretrainingConfig:
     koleo_weight: float = 0.1
     infonce_weight: float = 0.0
     anatomy_weight: float = 0.0
+    volumetry_weight: float = 0.0
     n_prototypes: int = 4096
     head_hidden_dim: int = 1024
     head_bottleneck_dim: int = 256
@@ -139,6 +154,7 @@ class PretrainingConfig:
     batch_size: int = 8
     accumulation_steps: int = 1
     n_steps: int = 10_000
+    optimizer: OptimizerName = "adamw"
     learning_rate: float | None = None
     final_learning_rate: float = 1e-6
     weight_decay: tuple[float, float] = (0.04, 0.4)
@@ -172,6 +188,11 @@ class PretrainingConfig:
     def uses_teacher(self) -> bool:
         """Whether an objective needs the teacher's tokens."""
         return self.dino_weight > 0 or self.ibot_weight > 0
+
+    @property
+    def needs_truth(self) -> bool:
+        """Whether an objective needs known anatomy."""
+        return self.anatomy_weight > 0 or self.volumetry_weight > 0
 
     @property
     def uses_local_views(self) -> bool:
@@ -245,7 +266,7 @@ class PretrainingConfig:
 def _problem_in(config: PretrainingConfig) -> str | None:
     weights = [
         getattr(config, f"{name}_weight")
-        for name in ("dino", "ibot", "koleo", "infonce", "anatomy")
+        for name in ("dino", "ibot", "koleo", "infonce", "anatomy", "volumetry")
     ]
     counts = ("batch_size", "accumulation_steps", "n_steps", "n_prototypes")
     intervals = ("log_every", "checkpoint_every", "probe_every")
@@ -261,6 +282,9 @@ def _problem_in(config: PretrainingConfig) -> str | None:
         f"accumulation_steps {config.accumulation_steps} does not divide "
         f"batch_size {config.batch_size}.": (
             config.batch_size % max(config.accumulation_steps, 1) == 0
+        ),
+        "muon needs whole matrices, so parallel must be 'ddp'.": (
+            config.optimizer == "adamw" or config.parallel == "ddp"
         ),
         "DINO and InfoNCE need two global views.": (
             not pairs or config.views.n_global > 1

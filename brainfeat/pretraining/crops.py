@@ -166,6 +166,34 @@ class CropBoxes:
         out = out.view(n_subjects, n_channels, -1, *self.size)
         return out.transpose(1, 2)
 
+    def slab_positions(
+        self, shape: tuple[int, int, int], thickness: int, plane: Plane
+    ) -> Tensor:
+        """Tell where slabs lie along the slab axis of their volume.
+
+        Parameters
+        ----------
+        shape : tuple of int (I, J, K)
+            Voxels of the volumes.
+        thickness : int
+            Slices of a slab.
+        plane : {"axial", "coronal", "sagittal"}
+            Plane of the slabs.
+
+        Returns
+        -------
+        Tensor of shape (B, V, S)
+            Place of the middle of each slab, 0 at one end of the axis and 1 at the
+            other.
+        """
+        axis = _PLANE_AXES[plane][0]
+        n_slices, height, width = self.size
+        slices = torch.arange(n_slices // thickness) * thickness + (thickness - 1) / 2
+        row = self.matrices[:, :, axis]  # B V 4
+        middle = row[..., 1] * (height - 1) / 2 + row[..., 2] * (width - 1) / 2
+        voxels = slices * row[..., :1] + (middle + row[..., 3])[..., None]  # B V S
+        return ((voxels + 0.5) / shape[axis]).clamp(0, 1)
+
     def coarsen(self, factor: int) -> "CropBoxes":
         """Take one voxel, in the middle, for each `factor` cubed voxels.
 

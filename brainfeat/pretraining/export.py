@@ -21,6 +21,7 @@ _OBJECTIVES = {
     "koleo": "KoLeo",
     "infonce": "InfoNCE",
     "anatomy": "anatomy",
+    "volumetry": "volumetry",
 }
 
 

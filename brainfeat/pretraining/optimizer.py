@@ -1,4 +1,4 @@
-"""AdamW with a learning rate for each layer and decay for matrices only.
+"""AdamW, or Muon beside it, with a learning rate for each layer.
 
 References
 ----------
@@ -6,9 +6,11 @@ References
    arXiv 2106.08254.
 """
 
-__all__ = ["build_optimizer", "set_schedule"]
+__all__ = ["MuonWithAdamW", "build_optimizer", "set_schedule"]
 
 import re
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,10 +19,52 @@ from brainfeat.pretraining.config import PretrainingConfig
 from brainfeat.pretraining.schedules import cosine, warmup_cosine
 
 _BLOCK = re.compile(r"encoder\.(?:blocks|slab_mixing)\.(\d+)\.")
+_MATRIX = re.compile(r"encoder\.blocks\.\d+\..*weight$")
 _NO_DECAY = re.compile(r"\.bias$|norm|gamma|_embed$|token")
 
 
-def build_optimizer(network: nn.Module, config: PretrainingConfig) -> torch.optim.AdamW:
+class MuonWithAdamW(torch.optim.Optimizer):
+    """Muon for some groups of parameters and AdamW for the others, as one optimizer.
+
+    Parameters
+    ----------
+    muon : Muon
+        Optimizer of the matrices.
+    adamw : AdamW
+        Optimizer of everything else.
+    """
+
+    def __init__(self, muon: torch.optim.Optimizer, adamw: torch.optim.AdamW) -> None:
+        super().__init__([*muon.param_groups, *adamw.param_groups], {})
+        self._parts = (muon, adamw)
+        for part, start in ((muon, 0), (adamw, len(muon.param_groups))):
+            # The same groups and the same state, seen from both sides.
+            stop = start + len(part.param_groups)
+            part.param_groups = self.param_groups[start:stop]
+            part.state = self.state
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Take one step of both.
+
+        Parameters
+        ----------
+        closure : callable, optional
+            Computes the loss and its gradient first.
+
+        Returns
+        -------
+        object
+            What the closure returned.
+        """
+        loss = None if closure is None else closure()
+        for part in self._parts:
+            part.step()
+        return loss
+
+
+def build_optimizer(
+    network: nn.Module, config: PretrainingConfig
+) -> torch.optim.Optimizer:
     """Group the parameters of a network by learning rate and weight decay.
 
     Parameters
@@ -28,30 +72,39 @@ def build_optimizer(network: nn.Module, config: PretrainingConfig) -> torch.opti
     network : nn.Module
         A `HeadedEncoder`, not wrapped.
     config : PretrainingConfig
-        Layer decay and the factor of the patch embedding.
+        Kind of optimizer, layer decay and the factor of the patch embedding.
 
     Returns
     -------
-    AdamW
+    Optimizer
         Its groups carry ``lr_factor``, ``decays`` and ``is_last_layer``, which
         `set_schedule` reads.
     """
-    groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[float, bool, bool, bool], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
             factor = _lr_factor(name, config)
-            key = (factor, not _NO_DECAY.search(name), "last_layer" in name)
+            by_muon = config.optimizer == "muon" and bool(_MATRIX.match(name))
+            by_muon = by_muon and parameter.ndim == 2
+            decays = not _NO_DECAY.search(name)
+            key = (factor, decays, "last_layer" in name, by_muon)
             groups.setdefault(key, []).append(parameter)
-    settings = [
-        {
-            "params": parameters,
-            "lr_factor": factor,
-            "decays": decays,
-            "is_last_layer": is_last_layer,
-        }
-        for (factor, decays, is_last_layer), parameters in groups.items()
-    ]
-    return torch.optim.AdamW(settings, lr=config.peak_learning_rate)
+    settings: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
+    for (factor, decays, is_last_layer, by_muon), parameters in groups.items():
+        settings[by_muon].append(
+            {
+                "params": parameters,
+                "lr_factor": factor,
+                "decays": decays,
+                "is_last_layer": is_last_layer,
+            }
+        )
+    adamw = torch.optim.AdamW(settings[False], lr=config.peak_learning_rate)
+    if config.optimizer == "adamw":
+        return adamw
+    return MuonWithAdamW(
+        torch.optim.Muon(settings[True], adjust_lr_fn="match_rms_adamw"), adamw
+    )
 
 
 def set_schedule(

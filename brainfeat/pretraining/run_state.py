@@ -16,7 +16,7 @@ from brainfeat.atomic import atomic_write
 from brainfeat.exceptions import TrainingError
 from brainfeat.pretraining.ranks import rank
 
-_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+_MOMENTS = ("exp_avg", "exp_avg_sq", "step", "momentum_buffer")
 
 
 def save_run_state(
@@ -37,7 +37,7 @@ def save_run_state(
     model : nn.Module
         Student, teacher and centrings.
     optimizer : Optimizer
-        An AdamW.
+        What `build_optimizer` gives.
     facts : dict
         JSON values, such as the number of the next step.
     """
@@ -68,7 +68,7 @@ def load_run_state(
     model : nn.Module
         Student, teacher and centrings; overwritten.
     optimizer : Optimizer
-        An AdamW without state yet; filled.
+        What `build_optimizer` gives, without state yet; filled.
 
     Returns
     -------

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from brainfeat.models.encoder import EncoderOutput, SlabEncoder
-from brainfeat.models.heads import AnatomyHead, Projector, PrototypeHead
+from brainfeat.models.heads import AnatomyHead, Projector, PrototypeHead, VolumetryHead
 from brainfeat.pretraining.assignments import MovingAverageCentring, SinkhornKnopp
 from brainfeat.pretraining.config import PretrainingConfig
 from brainfeat.pretraining.losses import (
@@ -26,6 +26,8 @@ from brainfeat.pretraining.losses import (
     ibot_loss,
     infonce_loss,
     koleo_loss,
+    log_volume_shares,
+    volumetry_loss,
 )
 from brainfeat.pretraining.masking import mask_weights
 from brainfeat.pretraining.views import ViewGroup, Views
@@ -51,6 +53,9 @@ class HeadOutputs(NamedTuple):
         Projected mean patch token of each global view.
     quantities : Tensor of shape (V, B, S, h, w, R), optional
         Predicted quantities of each patch, standardised.
+    volumes : Tensor of shape (2, V, B, R), optional
+        Predicted volumes of structures, standardised: read from the mean patch token
+        and from the mean class token.
     """
 
     class_tokens: Tensor
@@ -58,6 +63,7 @@ class HeadOutputs(NamedTuple):
     patch_logits: Tensor | None
     projections: Tensor | None
     quantities: Tensor | None
+    volumes: Tensor | None
 
 
 class LossTerms(NamedTuple):
@@ -65,7 +71,7 @@ class LossTerms(NamedTuple):
 
     Attributes
     ----------
-    total, dino, ibot, koleo, infonce, anatomy : Tensor of shape ()
+    total, dino, ibot, koleo, infonce, anatomy, volumetry : Tensor of shape ()
         Weighted sum, and the objectives.
     """
 
@@ -75,6 +81,7 @@ class LossTerms(NamedTuple):
     koleo: Tensor
     infonce: Tensor
     anatomy: Tensor
+    volumetry: Tensor
 
 
 class HeadedEncoder(nn.Module):
@@ -84,11 +91,13 @@ class HeadedEncoder(nn.Module):
     ----------
     config : PretrainingConfig
         Sizes, and weights of the objectives.
-    n_quantities : int
-        Quantities R of the anatomy objective.
+    n_quantities, n_structures : int
+        Quantities of the anatomy objective, structures of the volumetry objective.
     """
 
-    def __init__(self, config: PretrainingConfig, n_quantities: int) -> None:
+    def __init__(
+        self, config: PretrainingConfig, n_quantities: int, n_structures: int
+    ) -> None:
         super().__init__()
         self.encoder = SlabEncoder(config.encoder)
         self.encoder.set_activation_checkpointing(config.activation_checkpointing)
@@ -107,6 +116,9 @@ class HeadedEncoder(nn.Module):
             self.projector = Projector(dim, hidden_dim=hidden_dim, out_dim=out_dim)
         if config.anatomy_weight > 0:
             self.anatomy_head = AnatomyHead(dim, n_quantities)
+        self.volumetry_head = None
+        if config.volumetry_weight > 0:
+            self.volumetry_head = VolumetryHead(dim, n_structures)
         # Unmasked runs never touch the mask token, which DDP would wait for.
         self.encoder.mask_token.requires_grad_(self.ibot_head is not None)
 
@@ -128,20 +140,24 @@ class HeadedEncoder(nn.Module):
         large = views.large
         hides = masked and self.ibot_head is not None
         tokens = _encode(self.encoder, large, large.masks if hides else None)
-        class_tokens = tokens.cls_token.mean(dim=2)  # V B D
-        patch_logits = quantities = projections = None
+        class_tokens = _mean_class_tokens(tokens, large)  # V B D
+        patch_logits = quantities = projections = volumes = None
         if self.ibot_head is not None and large.masks is not None:
             patch_logits = self.ibot_head(tokens.patch_tokens[large.masks])
         if self.anatomy_head is not None:
             quantities = self.anatomy_head(tokens.patch_tokens)
         if self.projector is not None:
             projections = self.projector(_mean_patch_tokens(tokens, large))
+        if self.volumetry_head is not None:
+            pooled = [_mean_patch_tokens(tokens, large), class_tokens]
+            volumes = self.volumetry_head(torch.stack(pooled))
         return HeadOutputs(
             class_tokens=class_tokens,
             class_logits=self._class_logits(class_tokens, views.small),
             patch_logits=patch_logits,
             projections=projections,
             quantities=quantities,
+            volumes=volumes,
         )
 
     def _class_logits(
@@ -151,7 +167,7 @@ class HeadedEncoder(nn.Module):
             return None
         if small is not None:
             local = _encode(self.encoder, small, None)
-            class_tokens = torch.cat([class_tokens, local.cls_token.mean(dim=2)])
+            class_tokens = torch.cat([class_tokens, _mean_class_tokens(local, small)])
         logits: Tensor = self.dino_head(class_tokens)
         return logits
 
@@ -163,8 +179,8 @@ class SelfDistillation(nn.Module):
     ----------
     config : PretrainingConfig
         Sizes, and weights of the objectives.
-    n_quantities : int
-        Quantities R of the anatomy objective.
+    n_quantities, n_structures : int
+        Quantities of the anatomy objective, structures of the volumetry objective.
 
     Attributes
     ----------
@@ -174,10 +190,12 @@ class SelfDistillation(nn.Module):
         Moving average of the student; the encoder that is kept.
     """
 
-    def __init__(self, config: PretrainingConfig, n_quantities: int = 0) -> None:
+    def __init__(
+        self, config: PretrainingConfig, n_quantities: int = 0, n_structures: int = 0
+    ) -> None:
         super().__init__()
         self.config = config
-        self.student: nn.Module = HeadedEncoder(config, n_quantities)
+        self.student: nn.Module = HeadedEncoder(config, n_quantities, n_structures)
         self.teacher = copy.deepcopy(self.student)
         self.teacher.requires_grad_(False)
         self.teacher.eval()  # no stochastic depth in the targets
@@ -257,7 +275,7 @@ class SelfDistillation(nn.Module):
             terms["infonce"] = infonce_loss(
                 first, second, temperature=config.infonce_temperature
             )
-        terms |= self._anatomy(student, large)
+        terms |= self._anatomy(student, large) | self._volumetry(student, large)
         names = LossTerms._fields[1:]
         weighted = [getattr(config, f"{name}_weight") * terms[name] for name in names]
         terms["total"] = torch.stack(weighted).sum()
@@ -309,6 +327,13 @@ class SelfDistillation(nn.Module):
         )
         return {"anatomy": loss}
 
+    def _volumetry(self, output: HeadOutputs, large: ViewGroup) -> dict[str, Tensor]:
+        head = unwrapped(self.student).volumetry_head
+        if head is None or output.volumes is None or large.truth is None:
+            return {}
+        logs = log_volume_shares(large.truth[..., : len(head.mean)])  # V B R
+        return {"volumetry": volumetry_loss(output.volumes, head.standardise(logs))}
+
 
 def unwrapped(network: nn.Module) -> HeadedEncoder:
     """Return the network inside a `DistributedDataParallel`, or itself.
@@ -343,6 +368,7 @@ def _encode(
         group.slabs.flatten(0, 1),
         present=group.visible.flatten(0, 1),
         masks=None if masks is None else masks.flatten(0, 1),
+        positions=group.positions.flatten(0, 1),
     )
     return EncoderOutput(
         output.cls_token.unflatten(0, views), output.patch_tokens.unflatten(0, views)
@@ -354,3 +380,10 @@ def _mean_patch_tokens(tokens: EncoderOutput, group: ViewGroup) -> Tensor:
     weights = group.fractions + 1e-6  # a view without foreground has a mean too
     weights = weights / weights.sum(dim=(2, 3, 4), keepdim=True)
     return torch.einsum("vbshw,vbshwd->vbd", weights, tokens.patch_tokens.float())
+
+
+def _mean_class_tokens(tokens: EncoderOutput, group: ViewGroup) -> Tensor:
+    """Average the class tokens of each view's slabs by their foreground: (V, B, D)."""
+    weights = group.fractions.sum(dim=(3, 4)) + 1e-6
+    weights = weights / weights.sum(dim=2, keepdim=True)
+    return torch.einsum("vbs,vbsd->vbd", weights, tokens.cls_token.float())

@@ -99,6 +99,8 @@ class ViewGroup:
         Modalities that the student sees.
     fractions : Tensor of shape (V, B, S, h, w)
         Share of each patch that is foreground.
+    positions : Tensor of shape (V, B, S)
+        Place of each slab along the slab axis of the volume, from 0 to 1.
     masks : bool Tensor of shape (V, B, S, h, w), optional
         Patches that the student does not see.
     truth : Tensor of shape (V, B, S, h, w, R), optional
@@ -109,6 +111,7 @@ class ViewGroup:
     present: Tensor
     visible: Tensor
     fractions: Tensor
+    positions: Tensor
     masks: Tensor | None = None
     truth: Tensor | None = None
 
@@ -142,6 +145,8 @@ class DrawnGroup:
         subject b.
     present, visible : bool Tensor of shape (V, B, M)
         Modalities that the subject has, and that the student sees.
+    plane : {"axial", "coronal", "sagittal"}
+        Plane of the slabs.
     masks : bool Tensor of shape (V, B, S, h, w), optional
         Patches that the student does not see.
     """
@@ -150,6 +155,7 @@ class DrawnGroup:
     changes: IntensityChanges
     present: Tensor
     visible: Tensor
+    plane: Plane
     masks: Tensor | None = None
 
     @classmethod
@@ -207,7 +213,7 @@ class DrawnGroup:
             config.intensity, n_crops, present.shape[2], generator
         )
         masks = _draw_masks(config, encoder, n_crops, generator) if is_large else None
-        return cls(boxes, changes, present, visible, masks)
+        return cls(boxes, changes, present, visible, plane, masks)
 
     def apply(self, subjects: SubjectBatch, encoder: EncoderConfig) -> ViewGroup:
         """Cut the views out of the volumes, on the device of the volumes.
@@ -233,11 +239,13 @@ class DrawnGroup:
         maps = _crop_maps(self.boxes, subjects, thickness, patch_size)  # B V S h w 1+R
         maps = maps.transpose(0, 1)
         masks = None if self.masks is None else self.masks.to(device)
+        positions = self.boxes.slab_positions(subjects.shape, thickness, self.plane)
         return ViewGroup(
             slabs=slabs.unflatten(0, (n_subjects, n_views)).transpose(0, 1),
             present=self.present.to(device),
             visible=self.visible.to(device),
             fractions=maps[..., 0],
+            positions=positions.transpose(0, 1).to(device),
             masks=masks,
             truth=None if subjects.truth is None else maps[..., 1:],
         )

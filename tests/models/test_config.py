@@ -57,6 +57,17 @@ def test_plain_values_survive_json():
         ({"image_size": [104, 81]}, "multiples of the patch size 8, got (104, 81)"),
         ({"image_size": [104]}, "image_size must be two"),
         ({"slab_mixing": [12]}, "slab_mixing (12,) is not within 12 blocks"),
+        ({"slab_positions": -1}, "slab_positions must be an integer of at least 0"),
+        ({"stem": "conv"}, "stem must be one of ('linear', 'hierarchical')"),
+        (
+            {
+                "stem": "hierarchical",
+                "patch_size": 4,
+                "image_size": [104, 80],
+                "embed_dim": 90,
+            },
+            "multiple of it, got 4 and 90",
+        ),
         ({"drop_path": 1.0}, "drop_path must be in [0, 1)"),
         ({"ffn": "gelu"}, "ffn must be one of ('mlp', 'swiglu'), got 'gelu'"),
     ],
@@ -85,6 +96,8 @@ def test_each_shape_field_changes_the_parameters():
         "ffn": "swiglu",
         "num_register_tokens": 2,
         "slab_mixing": (1,),
+        "slab_positions": 7,
+        "stem": "hierarchical",
     }
     for name, value in changes.items():
         changed = dataclasses.replace(config, **{name: value})

@@ -232,3 +232,33 @@ def test_wrong_slabs_are_refused(shape, message):
 def test_wrong_flags_are_refused(flags, slabs):
     with pytest.raises(InputError, match=rf"{next(iter(flags))}: expected booleans"):
         make_encoder()(slabs, **flags)
+
+
+def test_slabs_at_equal_places_get_equal_tokens_wherever_they_are_given(slabs):
+    encoder = make_encoder(slab_positions=9, slab_mixing=())
+    positions = torch.rand(2, 7)
+    order = torch.randperm(7)
+    plain = encoder(slabs, positions=positions)
+    shuffled = encoder(slabs[:, order], positions=positions[:, order])
+    torch.testing.assert_close(shuffled.patch_tokens, plain.patch_tokens[:, order])
+    even = ((torch.arange(7) + 0.5) / 7).expand(2, -1)
+    torch.testing.assert_close(encoder(slabs, positions=even), encoder(slabs))
+    assert not torch.allclose(plain.patch_tokens, encoder(slabs).patch_tokens)
+
+
+def test_positions_of_another_shape_are_refused(slabs):
+    with pytest.raises(InputError, match=r"positions: expected shape \(2, 7\)"):
+        make_encoder(slab_positions=9)(slabs, positions=torch.rand(2, 6))
+
+
+def test_hierarchical_stem_ignores_absent_modalities_and_learns_all_over(slabs):
+    encoder = make_encoder(stem="hierarchical").train()
+    present = torch.tensor([[True, True], [True, False]])
+    changed = slabs.clone()
+    changed[1, :, 3:] = torch.nan
+    torch.testing.assert_close(
+        encoder(changed, present=present), encoder(slabs, present=present)
+    )
+    sum(x.square().sum() for x in encoder(slabs, present=present)).backward()
+    stem = dict(encoder.patch_embed.named_parameters())
+    assert all(parameter.grad.abs().max() > 0 for parameter in stem.values())

@@ -12,6 +12,7 @@ from brainfeat.models.layers import (
     SwiGLU,
     drop_path,
     interpolate_positions,
+    interpolate_slab_positions,
 )
 
 
@@ -138,3 +139,12 @@ def test_antialiasing_matters_when_positions_get_coarser():
 def test_interpolation_keeps_half_precision():
     grid = torch.randn(4, 5, 2, dtype=torch.bfloat16)
     assert interpolate_positions(grid, (3, 7)).dtype == torch.bfloat16
+
+
+def test_slab_positions_lie_on_lines_between_the_stored_ones():
+    stored = torch.tensor([[0.0, 1.0], [10.0, 3.0], [40.0, 3.0], [0.0, 0.0]])
+    places = torch.tensor([[0.125, 0.375, 0.5], [0.4375, 0.0, 1.0]])
+    expected = torch.tensor(
+        [[[0.0, 1.0], [10.0, 3.0], [25.0, 3.0]], [[17.5, 3.0], [0.0, 1.0], [0.0, 0.0]]]
+    )
+    torch.testing.assert_close(interpolate_slab_positions(stored, places), expected)

@@ -128,3 +128,22 @@ def test_all_problems_are_listed_in_one_error(state):
     assert "missing keys: cls_token, blocks.1.ls2.gamma" in message
     assert "unexpected keys: blocks.2.norm1.weight" in message
     assert "misshaped keys: norm.bias (9,) instead of (8,)" in message
+
+
+def test_slab_positions_start_at_zero_or_between_the_old_ones(state):
+    new = dataclasses.replace(RGB, slab_positions=4)
+    adapted = adapt_state(state, RGB, new)
+    assert not adapted["slab_embed"].any()
+    adapted["slab_embed"] = torch.arange(4.0)[:, None].expand(4, 8).clone()
+    finer = adapt_state(adapted, new, dataclasses.replace(new, slab_positions=8))
+    expected = torch.tensor([0.0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3.0])
+    torch.testing.assert_close(finer["slab_embed"][:, 3], expected)
+
+
+def test_hierarchical_stem_keeps_its_channels():
+    config = dataclasses.replace(RGB, stem="hierarchical")
+    state = SlabEncoder(config).state_dict()
+    with pytest.raises(CheckpointError, match="hierarchical stem knows"):
+        transfer_weights(state, config, modalities=("T1w",), thickness=2)
+    with pytest.raises(CheckpointError, match=r"do not fit.*patch_embed"):
+        adapt_state(state, config, RGB)

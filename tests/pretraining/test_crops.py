@@ -201,3 +201,21 @@ def test_pooled_foreground_is_what_the_slab_grid_counts():
 def test_impossible_crop_is_refused(changes):
     with pytest.raises(ConfigError):
         CropConfig(**changes)
+
+
+@pytest.mark.parametrize("plane", EXTENTS)
+def test_slabs_of_a_whole_volume_fill_their_axis_evenly(plane):
+    n_slabs = EXTENTS[plane][0] // 2
+    found = whole(plane, flip=1.0).slab_positions(SHAPE, 2, plane)
+    expected = (torch.arange(n_slabs) + 0.5) / n_slabs
+    torch.testing.assert_close(found, expected.expand(3, 2, -1))
+
+
+@pytest.mark.parametrize("plane", EXTENTS)
+def test_slab_position_is_that_of_its_middle(plane):
+    boxes = draw(CropConfig(size=(4, 6), n_slabs=2), plane=plane)
+    found = boxes.slab_positions(SHAPE, 2, plane)
+    axis = {"axial": 2, "coronal": 1, "sagittal": 0}[plane]
+    voxels = positions(boxes)[..., axis].unflatten(2, (2, 2)).mean(dim=(3, 4, 5))
+    expected = ((voxels + 0.5) / SHAPE[axis]).clamp(0, 1)
+    torch.testing.assert_close(found, expected)

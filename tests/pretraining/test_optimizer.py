@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from brainfeat.pretraining.optimizer import build_optimizer, set_schedule
+from brainfeat.pretraining.optimizer import MuonWithAdamW, build_optimizer, set_schedule
 from brainfeat.pretraining.self_distillation import HeadedEncoder
 
 
@@ -27,7 +27,7 @@ def config(small_config):
 
 @pytest.fixture
 def network(config):
-    return HeadedEncoder(config, 3)
+    return HeadedEncoder(config, 3, 2)
 
 
 def by_name(network, optimizer, key):
@@ -135,3 +135,39 @@ def test_schedule_depends_on_the_step_alone(network, config):
     for one, other in zip(first.param_groups, second.param_groups, strict=True):
         assert one["lr"] == other["lr"]
         assert one["weight_decay"] == other["weight_decay"]
+
+
+def test_muon_moves_the_matrices_of_blocks_and_adamw_the_rest(network, config):
+    config = replace(config, optimizer="muon", freeze_last_layer_fraction=0.0)
+    optimizer = build_optimizer(network, config)
+    assert isinstance(optimizer, MuonWithAdamW)
+    set_schedule(optimizer, 7, config)
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    for parameter in network.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    by_muon = set()
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            assert not torch.equal(parameter, before[name]), name
+            if "momentum_buffer" in optimizer.state[parameter]:
+                by_muon.add(name)
+    kinds = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+    assert by_muon == {
+        f"encoder.blocks.{index}.{kind}.weight" for index in range(4) for kind in kinds
+    }
+
+
+def test_muon_steps_are_orthogonal_and_as_large_as_adamws(network, config):
+    config = replace(config, optimizer="muon", layer_decay=1.0, weight_decay=(0, 0))
+    optimizer = build_optimizer(network, config)
+    rate = set_schedule(optimizer, 7, config)
+    matrix = network.encoder.blocks[1].mlp.fc1.weight
+    before = matrix.detach().clone()
+    for parameter in network.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    singular = torch.linalg.svdvals(matrix.detach() - before)
+    assert singular.max() / singular.min() < 2
+    step = (matrix.detach() - before).square().mean().sqrt() / rate
+    assert 0.1 < step < 0.4  # AdamW's steps have a root mean square near 0.2 to 0.4

@@ -1,0 +1,101 @@
+"""A patch embedding that sees voxels before it sees patches."""
+
+__all__ = ["HierarchicalStem", "SquareMerging"]
+
+from torch import Tensor, nn
+
+# Tokens should start no louder than their positions.
+_OUTPUT_SCALE = 0.1
+
+
+class HierarchicalStem(nn.Module):
+    """Embed patches by a small network a modality, and add the modalities up.
+
+    Squares of 2 x 2 are joined until one token is left of a patch, with a linear map
+    and a GELU at each level [1]_. Nothing crosses a patch's border, so masked patches
+    stay hidden. One linear map of a patch can tell its mean intensity, but not how
+    much of it is dark and how much is bright.
+
+    Parameters
+    ----------
+    n_modalities, thickness : int
+        Channel ``m * thickness + s`` is slice s of modality m.
+    embed_dim : int
+        Length of a token.
+    patch_size : int
+        Edge of a patch in pixels, a power of 2.
+
+    References
+    ----------
+    .. [1] Touvron et al., "Three things everyone should know about vision
+       transformers", ECCV 2022.
+    """
+
+    def __init__(
+        self, n_modalities: int, thickness: int, *, embed_dim: int, patch_size: int
+    ) -> None:
+        super().__init__()
+        n_levels = patch_size.bit_length() - 1
+        dims = [thickness, *(embed_dim >> i for i in reversed(range(n_levels)))]
+        self.thickness = thickness
+        self.modalities = nn.ModuleList()
+        for _ in range(n_modalities):
+            levels: list[nn.Module] = []
+            for level in range(n_levels):
+                levels += [nn.GELU()] if level else []
+                levels.append(SquareMerging(dims[level], dims[level + 1]))
+            self.modalities.append(nn.Sequential(*levels))
+
+    def reset_parameters(self) -> None:
+        """Draw the first weights; biases stay as they are."""
+        for modality in self.modalities:
+            layers = [m for m in modality.modules() if isinstance(m, nn.Linear)]
+            for layer in layers:
+                nn.init.trunc_normal_(layer.weight, std=layer.in_features**-0.5)
+            layers[-1].weight.data.mul_(_OUTPUT_SCALE)
+
+    def forward(self, pixels: Tensor, present: Tensor | None = None) -> Tensor:
+        """Embed each patch on its own.
+
+        Parameters
+        ----------
+        pixels : Tensor of shape (B, C, H, W)
+            Images whose sides are multiples of the patch size.
+        present : bool Tensor of shape (B, n_modalities), optional
+            Modalities that count; all if not given.
+
+        Returns
+        -------
+        Tensor of shape (B, h, w, D)
+            Patch tokens.
+        """
+        slices = pixels.permute(0, 2, 3, 1)  # B H W C
+        tokens = pixels.new_zeros(())
+        for index, modality in enumerate(self.modalities):
+            first = index * self.thickness
+            x = modality(slices[..., first : first + self.thickness])  # B h w D
+            if present is not None:
+                x = x * present[:, index, None, None, None]
+            tokens = tokens + x
+        return tokens
+
+
+class SquareMerging(nn.Module):
+    """Join 2 x 2 neighbours by one linear map.
+
+    Parameters
+    ----------
+    in_dim, out_dim : int
+        Channels before and after.
+    """
+
+    def __init__(self, in_dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4 * in_dim, out_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, H, W, in_dim) to (B, H / 2, W / 2, out_dim)."""
+        n_rows, height, width, dim = x.shape
+        squares = x.reshape(n_rows, height // 2, 2, width // 2, 2, dim)
+        joined: Tensor = self.linear(squares.transpose(2, 3).flatten(3))
+        return joined
