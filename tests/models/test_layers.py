@@ -31,6 +31,19 @@ def test_patch_tokens_are_products_of_their_own_pixels():
     torch.testing.assert_close(tokens[1, 1, 2], expected)
 
 
+@pytest.mark.parametrize(
+    ("n_channels", "patch_size", "size"), [(12, 8, (104, 80)), (3, 14, (70, 56))]
+)
+def test_patch_embedding_survives_bfloat16(n_channels, patch_size, size):
+    embed = PatchEmbed(n_channels, 24, patch_size)
+    pixels = torch.randn(5, n_channels, *size)
+    expected = embed(pixels)
+    torch.testing.assert_close(expected, embed.proj(pixels).permute(0, 2, 3, 1))
+    with torch.autocast("cpu", torch.bfloat16):
+        half = embed(pixels)
+    assert (half.float() - expected).norm() / expected.norm() < 0.01
+
+
 def test_attention_equals_its_loop_over_heads():
     attention = Attention(12, 3)
     x = torch.randn(2, 5, 12)
