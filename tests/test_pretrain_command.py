@@ -28,7 +28,6 @@ ROOM = runpy.run_path(str(Path(__file__).with_name("pretraining") / "conftest.py
 CONFIG = replace(
     ROOM["SMALL_CONFIG"],
     anatomy_weight=0.0,
-    volumetry_weight=0.0,
     n_steps=5,
     batch_size=2,
     log_every=2,

@@ -1,6 +1,6 @@
 """Heads that pretraining puts on the encoder's tokens."""
 
-__all__ = ["AnatomyHead", "Projector", "PrototypeHead", "VolumetryHead"]
+__all__ = ["AnatomyHead", "Projector", "PrototypeHead"]
 
 import torch
 from torch import Tensor, nn
@@ -8,10 +8,6 @@ from torch.nn import functional as F
 
 # What a sample hardly holds must not weigh without bound.
 _SMALLEST_SPREAD = 0.05
-# How far a pooled token moves for one standard deviation of a volume, and the most
-# standard deviations that it is asked to move.
-_VOLUMETRY_GAIN = 2.0
-_VOLUMETRY_LIMIT = 4.0
 
 
 class Projector(nn.Module):
@@ -137,55 +133,3 @@ class AnatomyHead(nn.Module):
         variance = (share * (rows - mean).square()).sum(dim=0)
         self.mean.copy_(mean)
         self.spread.copy_(variance.sqrt().clamp(min=_SMALLEST_SPREAD))
-
-
-class VolumetryHead(nn.Module):
-    """Directions of a pooled token along which it holds volumes of structures.
-
-    The directions are orthonormal and stay as they were drawn. A head that could
-    learn would amplify the faint trace that a small structure leaves in an average
-    of tokens; this one makes the encoder amplify it, so that few labels can find it.
-
-    Parameters
-    ----------
-    in_dim : int
-        Length of a token.
-    n_structures : int
-        Number of structures R.
-    """
-
-    directions: Tensor
-    mean: Tensor
-    spread: Tensor
-
-    def __init__(self, in_dim: int, n_structures: int) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(0)
-        columns = torch.randn(in_dim, n_structures, generator=generator)
-        self.bias = nn.Parameter(torch.zeros(n_structures))
-        self.register_buffer("directions", torch.linalg.qr(columns).Q)
-        self.register_buffer("mean", torch.zeros(n_structures))
-        self.register_buffer("spread", torch.ones(n_structures))
-
-    def forward(self, pooled: Tensor) -> Tensor:
-        """Map pooled tokens of shape (..., in_dim) to standard scores (..., R)."""
-        scores: Tensor = pooled.float() @ self.directions / _VOLUMETRY_GAIN + self.bias
-        return scores
-
-    def standardise(self, log_volumes: Tensor) -> Tensor:
-        """Express log volumes of shape (..., R) as standard scores, within limits."""
-        scores = (log_volumes - self.mean) / self.spread
-        return scores.clamp(-_VOLUMETRY_LIMIT, _VOLUMETRY_LIMIT)
-
-    @torch.no_grad()
-    def calibrate(self, log_volumes: Tensor) -> None:
-        """Set mean and spread to those of a sample of subjects.
-
-        Parameters
-        ----------
-        log_volumes : Tensor of shape (..., R)
-            True log volumes of at least two subjects.
-        """
-        rows = log_volumes.flatten(0, -2)
-        self.mean.copy_(rows.mean(dim=0))
-        self.spread.copy_(rows.std(dim=0).clamp(min=_SMALLEST_SPREAD))

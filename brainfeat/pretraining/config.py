@@ -63,12 +63,8 @@ class PretrainingConfig:
         Sizes of the encoder.
     views : ViewConfig
         What student and teacher are shown.
-    dino_weight, ibot_weight, koleo_weight, infonce_weight : float
+    dino_weight, ibot_weight, koleo_weight, infonce_weight, anatomy_weight : float
         Weight of each objective in the loss.
-    anatomy_weight, volumetry_weight : float
-        Weight of the objectives that need known anatomy: what each patch holds, and
-        what share of the brain each structure fills, which wants crops of whole
-        brains.
     n_prototypes : int
         Prototypes K of the DINO head and of the iBOT head.
     head_hidden_dim, head_bottleneck_dim : int
@@ -142,7 +138,6 @@ class PretrainingConfig:
     koleo_weight: float = 0.1
     infonce_weight: float = 0.0
     anatomy_weight: float = 0.0
-    volumetry_weight: float = 0.0
     n_prototypes: int = 4096
     head_hidden_dim: int = 1024
     head_bottleneck_dim: int = 256
@@ -188,11 +183,6 @@ class PretrainingConfig:
     def uses_teacher(self) -> bool:
         """Whether an objective needs the teacher's tokens."""
         return self.dino_weight > 0 or self.ibot_weight > 0
-
-    @property
-    def needs_truth(self) -> bool:
-        """Whether an objective needs known anatomy."""
-        return self.anatomy_weight > 0 or self.volumetry_weight > 0
 
     @property
     def uses_local_views(self) -> bool:
@@ -266,7 +256,7 @@ class PretrainingConfig:
 def _problem_in(config: PretrainingConfig) -> str | None:
     weights = [
         getattr(config, f"{name}_weight")
-        for name in ("dino", "ibot", "koleo", "infonce", "anatomy", "volumetry")
+        for name in ("dino", "ibot", "koleo", "infonce", "anatomy")
     ]
     counts = ("batch_size", "accumulation_steps", "n_steps", "n_prototypes")
     intervals = ("log_every", "checkpoint_every", "probe_every")

@@ -21,7 +21,6 @@ _OBJECTIVES = {
     "koleo": "KoLeo",
     "infonce": "InfoNCE",
     "anatomy": "anatomy",
-    "volumetry": "volumetry",
 }
 
 

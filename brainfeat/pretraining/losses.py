@@ -20,8 +20,6 @@ __all__ = [
     "ibot_loss",
     "infonce_loss",
     "koleo_loss",
-    "log_volume_shares",
-    "volumetry_loss",
 ]
 
 import torch
@@ -33,8 +31,6 @@ from brainfeat.pretraining.ranks import all_ranks_mean, gather_rows, rank
 # Added to KoLeo's distances on the unit sphere: its gradient grows as one over the
 # distance, and two equal rows would make the run NaN.
 _KOLEO_GUARD = 1e-4
-# Share of a brain below which structures are not told from absent ones.
-_SMALLEST_SHARE = 1e-3
 _STACK_WEIGHT = 0.01  # of the anatomy objective's mean over a stack
 
 
@@ -173,40 +169,3 @@ def anatomy_loss(
     stacks = sums.square().sum(dim=0) / squares
     share = emphasis / emphasis.sum()
     return (share * (patches + _STACK_WEIGHT * stacks)).sum()
-
-
-def volumetry_loss(scores: Tensor, truth: Tensor) -> Tensor:
-    """Squared error of the volumes that pooled tokens tell.
-
-    Parameters
-    ----------
-    scores : Tensor of shape (..., R)
-        Standard scores that a head read.
-    truth : Tensor of a shape that broadcasts to that of `scores`
-        True standard scores.
-
-    Returns
-    -------
-    Tensor of shape ()
-        Mean over rows and structures.
-    """
-    return (scores.float() - truth).square().mean()
-
-
-def log_volume_shares(shares: Tensor) -> Tensor:
-    """Add up what patches hold to the share that each structure has in a brain.
-
-    Parameters
-    ----------
-    shares : Tensor of shape (..., S, h, w, R)
-        Share of each patch that each of R structures fills.
-
-    Returns
-    -------
-    Tensor of shape (..., R)
-        Natural logarithms of the structures' shares in all of them, with a floor of
-        a thousandth.
-    """
-    totals = shares.float().sum(dim=(-4, -3, -2))
-    whole = totals.sum(dim=-1, keepdim=True).clamp(min=1e-6)
-    return (totals / whole + _SMALLEST_SHARE).log()

@@ -68,8 +68,8 @@ def check_fit(data: FitsEncoder, config: PretrainingConfig) -> None:
         f"{config.encoder.modalities}.": (
             tuple(data.modalities) == config.encoder.modalities
         ),
-        "the anatomy and volumetry objectives need data with known anatomy.": (
-            not config.needs_truth or len(data.quantities) > 0
+        "the anatomy objective needs data with known anatomy.": (
+            config.anatomy_weight == 0 or len(data.quantities) > 0
         ),
         f"batch_size {config.batch_size} does not divide into {n_parts} parts "
         "(processes times accumulation_steps).": config.batch_size % n_parts == 0,

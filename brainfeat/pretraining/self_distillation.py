@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from brainfeat.models.encoder import EncoderOutput, SlabEncoder
-from brainfeat.models.heads import AnatomyHead, Projector, PrototypeHead, VolumetryHead
+from brainfeat.models.heads import AnatomyHead, Projector, PrototypeHead
 from brainfeat.pretraining.assignments import MovingAverageCentring, SinkhornKnopp
 from brainfeat.pretraining.config import PretrainingConfig
 from brainfeat.pretraining.losses import (
@@ -26,8 +26,6 @@ from brainfeat.pretraining.losses import (
     ibot_loss,
     infonce_loss,
     koleo_loss,
-    log_volume_shares,
-    volumetry_loss,
 )
 from brainfeat.pretraining.masking import mask_weights
 from brainfeat.pretraining.views import ViewGroup, Views
@@ -53,9 +51,6 @@ class HeadOutputs(NamedTuple):
         Projected mean patch token of each global view.
     quantities : Tensor of shape (V, B, S, h, w, R), optional
         Predicted quantities of each patch, standardised.
-    volumes : Tensor of shape (2, V, B, R), optional
-        Predicted volumes of structures, standardised: read from the mean patch token
-        and from the mean class token.
     """
 
     class_tokens: Tensor
@@ -63,7 +58,6 @@ class HeadOutputs(NamedTuple):
     patch_logits: Tensor | None
     projections: Tensor | None
     quantities: Tensor | None
-    volumes: Tensor | None
 
 
 class LossTerms(NamedTuple):
@@ -71,7 +65,7 @@ class LossTerms(NamedTuple):
 
     Attributes
     ----------
-    total, dino, ibot, koleo, infonce, anatomy, volumetry : Tensor of shape ()
+    total, dino, ibot, koleo, infonce, anatomy : Tensor of shape ()
         Weighted sum, and the objectives.
     """
 
@@ -81,7 +75,6 @@ class LossTerms(NamedTuple):
     koleo: Tensor
     infonce: Tensor
     anatomy: Tensor
-    volumetry: Tensor
 
 
 class HeadedEncoder(nn.Module):
@@ -91,13 +84,11 @@ class HeadedEncoder(nn.Module):
     ----------
     config : PretrainingConfig
         Sizes, and weights of the objectives.
-    n_quantities, n_structures : int
-        Quantities of the anatomy objective, structures of the volumetry objective.
+    n_quantities : int
+        Quantities R of the anatomy objective.
     """
 
-    def __init__(
-        self, config: PretrainingConfig, n_quantities: int, n_structures: int
-    ) -> None:
+    def __init__(self, config: PretrainingConfig, n_quantities: int) -> None:
         super().__init__()
         self.encoder = SlabEncoder(config.encoder)
         self.encoder.set_activation_checkpointing(config.activation_checkpointing)
@@ -116,9 +107,6 @@ class HeadedEncoder(nn.Module):
             self.projector = Projector(dim, hidden_dim=hidden_dim, out_dim=out_dim)
         if config.anatomy_weight > 0:
             self.anatomy_head = AnatomyHead(dim, n_quantities)
-        self.volumetry_head = None
-        if config.volumetry_weight > 0:
-            self.volumetry_head = VolumetryHead(dim, n_structures)
         # Unmasked runs never touch the mask token, which DDP would wait for.
         self.encoder.mask_token.requires_grad_(self.ibot_head is not None)
 
@@ -141,23 +129,19 @@ class HeadedEncoder(nn.Module):
         hides = masked and self.ibot_head is not None
         tokens = _encode(self.encoder, large, large.masks if hides else None)
         class_tokens = _mean_class_tokens(tokens, large)  # V B D
-        patch_logits = quantities = projections = volumes = None
+        patch_logits = quantities = projections = None
         if self.ibot_head is not None and large.masks is not None:
             patch_logits = self.ibot_head(tokens.patch_tokens[large.masks])
         if self.anatomy_head is not None:
             quantities = self.anatomy_head(tokens.patch_tokens)
         if self.projector is not None:
             projections = self.projector(_mean_patch_tokens(tokens, large))
-        if self.volumetry_head is not None:
-            pooled = [_mean_patch_tokens(tokens, large), class_tokens]
-            volumes = self.volumetry_head(torch.stack(pooled))
         return HeadOutputs(
             class_tokens=class_tokens,
             class_logits=self._class_logits(class_tokens, views.small),
             patch_logits=patch_logits,
             projections=projections,
             quantities=quantities,
-            volumes=volumes,
         )
 
     def _class_logits(
@@ -179,8 +163,8 @@ class SelfDistillation(nn.Module):
     ----------
     config : PretrainingConfig
         Sizes, and weights of the objectives.
-    n_quantities, n_structures : int
-        Quantities of the anatomy objective, structures of the volumetry objective.
+    n_quantities : int
+        Quantities R of the anatomy objective.
 
     Attributes
     ----------
@@ -190,12 +174,10 @@ class SelfDistillation(nn.Module):
         Moving average of the student; the encoder that is kept.
     """
 
-    def __init__(
-        self, config: PretrainingConfig, n_quantities: int = 0, n_structures: int = 0
-    ) -> None:
+    def __init__(self, config: PretrainingConfig, n_quantities: int = 0) -> None:
         super().__init__()
         self.config = config
-        self.student: nn.Module = HeadedEncoder(config, n_quantities, n_structures)
+        self.student: nn.Module = HeadedEncoder(config, n_quantities)
         self.teacher = copy.deepcopy(self.student)
         self.teacher.requires_grad_(False)
         self.teacher.eval()  # no stochastic depth in the targets
@@ -275,7 +257,7 @@ class SelfDistillation(nn.Module):
             terms["infonce"] = infonce_loss(
                 first, second, temperature=config.infonce_temperature
             )
-        terms |= self._anatomy(student, large) | self._volumetry(student, large)
+        terms |= self._anatomy(student, large)
         names = LossTerms._fields[1:]
         weighted = [getattr(config, f"{name}_weight") * terms[name] for name in names]
         terms["total"] = torch.stack(weighted).sum()
@@ -326,13 +308,6 @@ class SelfDistillation(nn.Module):
             head.emphasis,
         )
         return {"anatomy": loss}
-
-    def _volumetry(self, output: HeadOutputs, large: ViewGroup) -> dict[str, Tensor]:
-        head = unwrapped(self.student).volumetry_head
-        if head is None or output.volumes is None or large.truth is None:
-            return {}
-        logs = log_volume_shares(large.truth[..., : len(head.mean)])  # V B R
-        return {"volumetry": volumetry_loss(output.volumes, head.standardise(logs))}
 
 
 def unwrapped(network: nn.Module) -> HeadedEncoder:

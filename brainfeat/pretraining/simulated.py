@@ -63,7 +63,6 @@ class SimulatedSource:
     """
 
     quantities = TRUTH_NAMES
-    n_structures = len(TRUTH_NAMES) - 1  # all but the growth
     emphasis = tuple(_EMPHASIS.get(name, 1.0) for name in TRUTH_NAMES)
 
     def __init__(

@@ -133,7 +133,6 @@ class VolumeStore:
     """
 
     quantities: tuple[str, ...] = ()
-    n_structures = 0
     emphasis: tuple[float, ...] = ()
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:

@@ -57,9 +57,6 @@ class SubjectSource(Protocol):
         Voxels of a volume.
     quantities : tuple of str
         Names of the R quantities of the truth; empty without truth.
-    n_structures : int
-        How many of the quantities, the first ones, are shares of a voxel that a
-        structure fills.
     emphasis : tuple of float
         Weight of each quantity in the anatomy objective.
     preprocessing : mapping
@@ -69,7 +66,6 @@ class SubjectSource(Protocol):
     modalities: tuple[str, ...]
     shape: tuple[int, int, int]
     quantities: tuple[str, ...]
-    n_structures: int
     emphasis: tuple[float, ...]
     preprocessing: Mapping[str, Any]
 

@@ -20,9 +20,9 @@ from torch.nn.parallel import DistributedDataParallel
 from brainfeat.atomic import atomic_write
 from brainfeat.checkpoint import Checkpoint
 from brainfeat.models.encoder import SlabEncoder
+from brainfeat.models.heads import AnatomyHead
 from brainfeat.pretraining.config import PretrainingConfig
 from brainfeat.pretraining.export import export_checkpoint, start_from
-from brainfeat.pretraining.losses import log_volume_shares
 from brainfeat.pretraining.monitor import Monitor, relative_entropy
 from brainfeat.pretraining.optimizer import build_optimizer, set_schedule
 from brainfeat.pretraining.parallel import (
@@ -47,7 +47,6 @@ from brainfeat.pretraining.run_state import (
 from brainfeat.pretraining.schedules import cosine, linear_warmup
 from brainfeat.pretraining.seeds import derive_seed, seeded_generator
 from brainfeat.pretraining.self_distillation import (
-    HeadedEncoder,
     LossTerms,
     SelfDistillation,
     unwrapped,
@@ -176,9 +175,7 @@ class Trainer:
         self.next_step = 0
         self.best_score: float | None = None
         torch.manual_seed(config.seed)  # the same first weights in every process
-        self.model = SelfDistillation(
-            config, len(source.quantities), source.n_structures
-        ).to(device)
+        self.model = SelfDistillation(config, len(source.quantities)).to(device)
         self.monitor = Monitor(round(0.2 * config.n_steps))
 
     def prepare(
@@ -205,8 +202,9 @@ class Trainer:
             if init is not None:
                 start_from(self.model, init)
             self._remember_config()
-            if self.config.needs_truth:
-                self._calibrate(unwrapped(self.model.student))
+            head = unwrapped(self.model.student).anatomy_head
+            if head is not None:
+                self._calibrate(head)
         self.model = shared_between_ranks(self.model, self.config)
         network = unwrapped(self.model.student)
         self.optimizer = build_optimizer(network, self.config)
@@ -386,28 +384,18 @@ class Trainer:
                 values = self.config.to_dict()
                 partial.write_text(json.dumps(values, indent=2) + "\n")
 
-    def _calibrate(self, network: HeadedEncoder) -> None:
+    def _calibrate(self, head: AnatomyHead) -> None:
         """Find mean and spread of the true quantities in a few batches."""
         # After the last step and far apart: each shows other subjects.
         steps = [self.config.n_steps + 1000 * batch for batch in range(_N_CALIBRATION)]
         views = [self.make_views(step)[0].large for step in steps]
-        truth = torch.cat(
-            [group.truth.flatten(0, 1) for group in views if group.truth is not None]
-        )  # VB S h w R
-        heads: list[nn.Module] = []
-        if network.anatomy_head is not None:
-            head = network.anatomy_head
-            head.emphasis.copy_(torch.tensor(self.source.emphasis))
-            fractions = torch.cat([group.fractions.flatten(0, 1) for group in views])
-            head.calibrate(truth, fractions)
-            heads.append(head)
-        if network.volumetry_head is not None:
-            shares = truth[..., : self.source.n_structures]
-            network.volumetry_head.calibrate(log_volume_shares(shares))
-            heads.append(network.volumetry_head)
-        for value in (getattr(h, name) for h in heads for name in ("mean", "spread")):
+        truth = [group.truth for group in views if group.truth is not None]
+        head.emphasis.copy_(torch.tensor(self.source.emphasis))
+        head.calibrate(torch.cat(truth), torch.cat([g.fractions for g in views]))
+        for name in ("mean", "spread"):
             # Every process must use the same units.
-            value.copy_(all_ranks_mean(value))
+            value = all_ranks_mean(getattr(head, name))
+            getattr(head, name).copy_(value)
         self.model.update_teacher(1.0)
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from brainfeat.models.heads import AnatomyHead, Projector, PrototypeHead, VolumetryHead
+from brainfeat.models.heads import AnatomyHead, Projector, PrototypeHead
 
 
 @pytest.fixture(autouse=True)
@@ -125,27 +125,3 @@ def test_calibration_is_saved_with_the_weights():
     other.load_state_dict(head.state_dict())
     quantities = torch.rand(2, 3)
     assert torch.equal(head.standardise(quantities), other.standardise(quantities))
-
-
-def test_volumetry_directions_are_orthonormal_and_never_learn():
-    head = VolumetryHead(12, 3)
-    torch.testing.assert_close(head.directions.T @ head.directions, torch.eye(3))
-    assert [name for name, _ in head.named_parameters()] == ["bias"]
-
-
-def test_pooled_token_moves_by_two_for_one_standard_deviation():
-    head = VolumetryHead(12, 3)
-    pooled = torch.randn(5, 12)
-    moved = head(pooled + 2 * head.directions[:, 1]) - head(pooled)
-    torch.testing.assert_close(moved, torch.tensor([0.0, 1.0, 0.0]).expand(5, 3))
-
-
-def test_calibrated_volumes_are_standard_scores_within_limits():
-    head = VolumetryHead(12, 3)
-    logs = torch.randn(2, 50, 3) * torch.tensor([0.5, 2.0, 1e-6]) + 3.0
-    head.calibrate(logs)
-    scores = head.standardise(logs).flatten(0, 1)
-    torch.testing.assert_close(scores.mean(0), torch.zeros(3), atol=1e-4, rtol=0)
-    torch.testing.assert_close(scores.std(0)[:2], torch.ones(2))
-    assert scores[:, 2].abs().max() < 0.01  # a spread of next to nothing is no unit
-    assert head.standardise(torch.full((3,), 99.0)).tolist() == [4.0, 4.0, 4.0]

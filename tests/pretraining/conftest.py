@@ -32,7 +32,6 @@ SMALL_CONFIG = PretrainingConfig(
     ),
     infonce_weight=0.2,
     anatomy_weight=0.5,
-    volumetry_weight=0.3,
     n_prototypes=11,
     teacher_temperature=(0.2, 0.3),
     head_hidden_dim=20,
@@ -55,7 +54,6 @@ class RandomSource:
     modalities = ("T1w", "FLAIR")
     shape = (12, 16, 8)
     quantities = ("first", "second", "third")
-    n_structures = 2
     emphasis = (1.0, 0.5, 2.0)
     preprocessing = {"shape": [12, 16, 8], "spacing": 9.0}  # noqa: RUF012
 
@@ -98,7 +96,7 @@ def make_views(source):
     def make(config, step=0):
         subjects = source.draw(step, 5, seed=1)
         subjects = replace(
-            subjects, truth=subjects.truth if config.needs_truth else None
+            subjects, truth=subjects.truth if config.anatomy_weight else None
         )
         generator = seeded_generator(2, step)
         drawn = DrawnViews.draw(

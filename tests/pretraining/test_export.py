@@ -43,7 +43,7 @@ def test_description_names_steps_and_objectives_with_weight(small_config):
     config = replace(small_config, dino_weight=0.0, koleo_weight=0.0)
     text = export(config).config.description
     assert "40 steps of 4 subjects" in text
-    assert "iBOT 1, InfoNCE 0.2, anatomy 0.5, volumetry 0.3." in text
+    assert "iBOT 1, InfoNCE 0.2, anatomy 0.5." in text
     assert "KoLeo" not in text
     assert "DINO" not in text
 
@@ -97,7 +97,7 @@ def saved(small_config, tmp_path):
 def test_student_and_teacher_start_from_a_checkpoint_with_their_own_heads(
     saved, small_config
 ):
-    model = SelfDistillation(small_config, 3, 2)
+    model = SelfDistillation(small_config, 3)
     heads = {
         name: value.clone()
         for name, value in model.state_dict().items()
@@ -122,7 +122,7 @@ def test_start_adapts_to_other_modalities_and_sizes(saved, small_config):
         image_size=(24, 20),
         slab_mixing=(0, 1),
     )
-    model = SelfDistillation(replace(small_config, encoder=encoder), 3, 2)
+    model = SelfDistillation(replace(small_config, encoder=encoder), 3)
     start_from(model, saved)
     state = Checkpoint.load(saved).state
     name = "blocks.1.attn.qkv.weight"

@@ -9,8 +9,6 @@ from brainfeat.pretraining.losses import (
     ibot_loss,
     infonce_loss,
     koleo_loss,
-    log_volume_shares,
-    volumetry_loss,
 )
 
 
@@ -203,34 +201,3 @@ def test_anatomy_loss_of_a_stack_without_foreground_is_zero():
     loss.backward()
     assert loss == 0
     assert torch.isfinite(prediction.grad).all()
-
-
-def test_volumetry_loss_is_its_loop_over_readings_and_structures():
-    truth = torch.randn(3, 5, 2)
-
-    def twin(scores):
-        errors = [
-            (scores[k, v, b, r] - truth[v, b, r]) ** 2
-            for k in range(4)
-            for v in range(3)
-            for b in range(5)
-            for r in range(2)
-        ]
-        return sum(errors) / len(errors)
-
-    assert_same_value_and_gradient(
-        lambda scores: volumetry_loss(scores, truth),
-        twin,
-        torch.randn(4, 3, 5, 2, requires_grad=True),
-    )
-
-
-def test_log_volume_shares_add_up_patches_and_know_a_floor():
-    shares = torch.rand(2, 3, 4, 5, 3)
-    shares[..., 2] = 0
-    logs = log_volume_shares(shares)
-    totals = shares[1].sum(dim=(0, 1, 2))
-    expected = (totals / totals.sum() + 1e-3).log()
-    torch.testing.assert_close(logs[1], expected)
-    torch.testing.assert_close(logs[:, 2], torch.full((2,), 1e-3).log())
-    assert torch.isfinite(log_volume_shares(torch.zeros(1, 2, 2, 2, 3))).all()

@@ -27,7 +27,7 @@ def config(small_config):
 
 @pytest.fixture
 def network(config):
-    return HeadedEncoder(config, 3, 2)
+    return HeadedEncoder(config, 3)
 
 
 def by_name(network, optimizer, key):

@@ -145,7 +145,7 @@ def test_process_that_torchrun_did_not_start_joins_nobody(monkeypatch):
 
 
 def test_model_of_one_process_is_left_as_it_is(small_config):
-    model = SelfDistillation(small_config, 3, 2)
+    model = SelfDistillation(small_config, 3)
     student = model.student
     assert shared_between_ranks(model, small_config) is model
     assert model.student is student

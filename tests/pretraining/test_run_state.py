@@ -29,7 +29,7 @@ class Wrapped(nn.Module):
 
 def build(config, seed=0, n_quantities=3):
     torch.manual_seed(seed)
-    model = SelfDistillation(config, n_quantities, 2)
+    model = SelfDistillation(config, n_quantities)
     return model, build_optimizer(model.student, config)
 
 

@@ -11,13 +11,12 @@ from brainfeat.pretraining.self_distillation import (
     unwrapped,
 )
 
-OBJECTIVES = ("dino", "ibot", "koleo", "infonce", "anatomy", "volumetry")
+OBJECTIVES = ("dino", "ibot", "koleo", "infonce", "anatomy")
 HEADS = {
     "dino": "dino_head",
     "ibot": "ibot_head",
     "infonce": "projector",
     "anatomy": "anatomy_head",
-    "volumetry": "volumetry_head",
 }
 
 
@@ -31,7 +30,7 @@ class Wrapped(nn.Module):
 
 def build(config, seed=0):
     torch.manual_seed(seed)
-    return SelfDistillation(config, n_quantities=3, n_structures=2)
+    return SelfDistillation(config, n_quantities=3)
 
 
 def only(config, *names):
@@ -79,7 +78,6 @@ def test_objective_without_weight_has_no_head_and_no_loss(
         ("koleo", 1, 0),
         ("infonce", 1, 0),
         ("anatomy", 1, 0),
-        ("volumetry", 1, 0),
     ],
 )
 def test_objective_alone_encodes_only_what_it_compares(
@@ -230,7 +228,7 @@ def test_terms_are_named_as_the_weights_of_the_configuration():
 
 
 def test_unwrapped_finds_the_network(small_config):
-    network = HeadedEncoder(small_config, 3, 2)
+    network = HeadedEncoder(small_config, 3)
     assert unwrapped(network) is network
     assert unwrapped(Wrapped(network)) is network
     with pytest.raises(TypeError, match="Linear"):

@@ -60,7 +60,7 @@ def train(rank, n_ranks, centring, parallel):
     torch.set_num_threads(1)
     config, source = make_config(centring, parallel)
     torch.manual_seed(0)
-    model = shared_between_ranks(SelfDistillation(config, 3, 2), config)
+    model = shared_between_ranks(SelfDistillation(config, 3), config)
     optimizer = build_optimizer(unwrapped(model.student), config)
     losses = []
     for step in range(N_STEPS):
