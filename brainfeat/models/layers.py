@@ -55,10 +55,10 @@ class PatchEmbed(nn.Module):
         # A product, since oneDNN's bfloat16 convolution of 12 channels in 8 x 8 patches
         # gives noise on processors with AMX (seen with torch 2.13).
         size = self.proj.kernel_size[0]
-        patches = pixels.unflatten(3, (-1, size)).unflatten(
-            2, (-1, size)
-        )  # B C h p w p
-        patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(3)  # B h w Cpp
+        n_rows, n_channels, height, width = pixels.shape
+        grid = (height // size, size, width // size, size)
+        patches = pixels.reshape(n_rows, n_channels, *grid)
+        patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(3)  # B h w C*p*p
         return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
 
 
