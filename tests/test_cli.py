@@ -294,8 +294,14 @@ def uncut(scans, checkpoint, tmp_path_factory):
 def _signal_midway(number, output, arguments):
     """Send a signal once the first rows are kept; give status and messages."""
     rows = output.parent / f".{output.name}.partial" / "rows.jsonl"
-    process = subprocess.Popen(_command(*arguments), stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
+    process = subprocess.Popen(
+        _command(*arguments),
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background jobs, and what they start, ignore interrupts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    deadline = time.monotonic() + 120  # a busy machine starts slowly
     while not (rows.exists() and rows.read_bytes().count(b"\n") >= 2):
         if process.poll() is not None or time.monotonic() > deadline:
             process.kill()

@@ -221,6 +221,8 @@ import sys
 for name in ("pandas", "sklearn", "nibabel", "SimpleITK", "nilearn", "scipy", "rich",
              "typer", "joblib", "pyarrow", "isal"):
     sys.modules[name] = None
+import torch
+torch.set_num_threads(1)  # as the run that it is compared with
 from brainfeat.pretraining.config_file import read_config
 from brainfeat.pretraining.trainer import pretrain
 
