@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from brainfeat.brain_depth import load_depth
 from brainfeat.exceptions import ConfigError, MissingDependencyError, VolumeError
@@ -34,6 +35,7 @@ _REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 # An adult brain has 0.8 to 1.9 litres; a head with its face has three or more.
 _BRAIN_LITRES = (0.3, 2.3)
 _TRACE = 0.05  # of the brightest tissue
+_EDGE_WIDTH = 2  # voxels that interpolation and its ringing reach
 # Registration errs by a few millimetres, and atrophy leaves fluid around a brain.
 _TEMPLATE_MARGIN = 5.0
 
@@ -255,9 +257,22 @@ def _find_stripped(volume: Volume) -> Volume | None:
     if background is None:
         return None
     # Not "differs": resampling leaves traces of interpolation in the background.
-    brightest = np.percentile(volume.data, 99.0) - background
-    mask = np.abs(volume.data - background) > _TRACE * brightest
+    contrast = np.abs(volume.data - background)
+    mask = contrast > _TRACE * (np.percentile(volume.data, 99.0) - background)
+    mask = _without_interpolated_edge(mask, contrast)
     litres = mask.sum() * abs(np.linalg.det(volume.geometry.affine[:3, :3])) / 1e6
     if not _BRAIN_LITRES[0] <= litres <= _BRAIN_LITRES[1]:
         return None
     return Volume(mask.astype(np.float32), volume.geometry)
+
+
+def _without_interpolated_edge(
+    mask: NDArray[np.bool_], contrast: NDArray[Any]
+) -> NDArray[np.bool_]:
+    """Drop voxels at the edge that are mostly background, as interpolation makes them.
+
+    They have less than half the contrast of what lies beside them.
+    """
+    edge = mask & ndimage.binary_dilation(~mask, iterations=_EDGE_WIDTH)
+    kept = contrast >= 0.5 * ndimage.maximum_filter(contrast, size=3)
+    return np.asarray(mask & (kept | ~edge))

@@ -5,6 +5,7 @@ import pytest
 
 from brainfeat.brain_mask import (
     Placement,
+    _find_stripped,
     compute_mask,
     find_foreground,
     mask_path,
@@ -109,8 +110,23 @@ def test_brain_of_a_full_head_is_found_without_a_skull_strip(head_path):
     assert dice(truth, found) > 0.8
 
 
+def crisp(brain):
+    """The brain with tissue of little contrast right up to its edge."""
+    tissue = 100 + 20 * np.sin(np.arange(brain.data.size).reshape(brain.data.shape))
+    return np.where(brain.data > 0, tissue, 0).astype(np.float32)
+
+
 def test_stripped_brain_keeps_its_own_mask(small_brain):
-    found, place = foreground_of(small_brain)
+    found, place = foreground_of(Volume(crisp(small_brain), small_brain.geometry))
     mask = (small_brain.data > 0).astype(np.float32)
     truth = to_resampled(Volume(mask, small_brain.geometry), *place) >= 0.5
     np.testing.assert_array_equal(found, truth)
+
+
+def test_mask_of_a_stripped_brain_survives_interpolation(small_brain):
+    data = crisp(small_brain)
+    expected = data > 0
+    for axis in range(3):
+        moved = 0.75 * data + 0.25 * np.roll(data, 1, axis)  # a quarter of a voxel
+        stripped = _find_stripped(Volume(moved, small_brain.geometry))
+        np.testing.assert_array_equal(stripped.data > 0, expected)
