@@ -87,8 +87,8 @@ class PretrainingConfig:
     n_steps : int
         Steps of the run.
     optimizer : {"adamw", "muon"}
-        AdamW for all parameters, or Muon [1]_ for the matrices of the blocks, which
-        learns from fewer steps while an encoder is young.
+        AdamW for all parameters, or Muon [1]_ for the matrices of the blocks and AdamW
+        for the rest.
     learning_rate : float or None
         Peak learning rate; None takes DINOv2's 0.004 times the square root of
         the batch size over 1024.

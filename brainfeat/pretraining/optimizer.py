@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from brainfeat.exceptions import ConfigError
 from brainfeat.pretraining.config import PretrainingConfig
 from brainfeat.pretraining.schedules import cosine, warmup_cosine
 
@@ -79,6 +80,11 @@ def build_optimizer(
     Optimizer
         Its groups carry ``lr_factor``, ``decays`` and ``is_last_layer``, which
         `set_schedule` reads.
+
+    Raises
+    ------
+    ConfigError
+        If the optimizer is Muon and torch is too old to have it.
     """
     groups: dict[tuple[float, bool, bool, bool], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
@@ -102,6 +108,10 @@ def build_optimizer(
     adamw = torch.optim.AdamW(settings[False], lr=config.peak_learning_rate)
     if config.optimizer == "adamw":
         return adamw
+    if not hasattr(torch.optim, "Muon"):
+        raise ConfigError(
+            f"optimizer 'muon' needs torch 2.9 or newer, got {torch.__version__}."
+        )
     return MuonWithAdamW(
         torch.optim.Muon(settings[True], adjust_lr_fn="match_rms_adamw"), adamw
     )

@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from brainfeat.exceptions import ConfigError
 from brainfeat.pretraining.optimizer import MuonWithAdamW, build_optimizer, set_schedule
 from brainfeat.pretraining.self_distillation import HeadedEncoder
 
@@ -171,3 +172,9 @@ def test_muon_steps_are_orthogonal_and_as_large_as_adamws(network, config):
     assert singular.max() / singular.min() < 2
     step = (matrix.detach() - before).square().mean().sqrt() / rate
     assert 0.1 < step < 0.4  # AdamW's steps have a root mean square near 0.2 to 0.4
+
+
+def test_muon_of_a_torch_without_it_is_refused(network, config, monkeypatch):
+    monkeypatch.delattr(torch.optim, "Muon")
+    with pytest.raises(ConfigError, match=r"needs torch 2\.9 or newer, got"):
+        build_optimizer(network, replace(config, optimizer="muon"))
