@@ -19,12 +19,12 @@ from pathlib import Path
 
 import torch
 
+from brainfeat.augmentation.crops import CropConfig
+from brainfeat.augmentation.intensity import IntensityConfig
 from brainfeat.checkpoint import Checkpoint
 from brainfeat.models.config import EncoderConfig
 from brainfeat.preprocessing import Preprocessor
 from brainfeat.pretraining.config import PretrainingConfig
-from brainfeat.pretraining.crops import CropConfig
-from brainfeat.pretraining.intensity import IntensityConfig
 from brainfeat.pretraining.simulated import SimulatedSource
 from brainfeat.pretraining.trainer import pretrain
 from brainfeat.pretraining.views import ViewConfig

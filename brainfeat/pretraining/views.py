@@ -8,15 +8,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from brainfeat.exceptions import ConfigError
-from brainfeat.models.config import EncoderConfig
-from brainfeat.pretraining.crops import (
+from brainfeat.augmentation.crops import (
     CropBoxes,
     CropConfig,
     pool_patches,
     stack_to_slabs,
 )
-from brainfeat.pretraining.intensity import IntensityChanges, IntensityConfig
+from brainfeat.augmentation.intensity import IntensityChanges, IntensityConfig
+from brainfeat.exceptions import ConfigError
+from brainfeat.models.config import EncoderConfig
 from brainfeat.pretraining.masking import draw_block_masks
 from brainfeat.pretraining.subjects import SubjectBatch
 from brainfeat.slabs import Plane

@@ -3,11 +3,11 @@ from dataclasses import fields, replace
 
 import pytest
 
+from brainfeat.augmentation.crops import CropConfig
+from brainfeat.augmentation.intensity import IntensityConfig
 from brainfeat.exceptions import ConfigError
 from brainfeat.models.config import EncoderConfig
 from brainfeat.pretraining.config import PretrainingConfig
-from brainfeat.pretraining.crops import CropConfig
-from brainfeat.pretraining.intensity import IntensityConfig
 from brainfeat.pretraining.views import ViewConfig
 
 PRESETS = ("small_batch", "large_batch")

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from brainfeat.augmentation.intensity import IntensityConfig
 from brainfeat.checkpoint import Checkpoint, CheckpointConfig
 from brainfeat.exceptions import ConfigError, TrainingError
-from brainfeat.pretraining.intensity import IntensityConfig
 from brainfeat.pretraining.trainer import Trainer, pretrain
 
 CPU = "cpu"

@@ -3,10 +3,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from brainfeat.augmentation.crops import CropConfig
+from brainfeat.augmentation.intensity import IntensityConfig
 from brainfeat.exceptions import ConfigError
 from brainfeat.models.config import EncoderConfig
-from brainfeat.pretraining.crops import CropConfig
-from brainfeat.pretraining.intensity import IntensityConfig
 from brainfeat.pretraining.subjects import SubjectBatch
 from brainfeat.pretraining.views import DrawnViews, ViewConfig
 from brainfeat.slabs import SlabGrid

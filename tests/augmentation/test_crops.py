@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 import torch
 
-from brainfeat.exceptions import ConfigError
-from brainfeat.pretraining.crops import (
+from brainfeat.augmentation.crops import (
     CropBoxes,
     CropConfig,
     pool_patches,
     stack_to_slabs,
 )
+from brainfeat.exceptions import ConfigError
 from brainfeat.slabs import SlabGrid
 
 SHAPE = (10, 12, 8)

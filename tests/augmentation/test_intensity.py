@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from brainfeat.augmentation.intensity import IntensityChanges, IntensityConfig
 from brainfeat.exceptions import ConfigError
-from brainfeat.pretraining.intensity import IntensityChanges, IntensityConfig
 
 NOTHING = dict.fromkeys(("gamma", "contrast", "bias", "noise", "blur", "coarse"), 0.0)
 
