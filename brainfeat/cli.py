@@ -3,20 +3,14 @@
 import errno
 import os
 import signal
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
 from brainfeat import __version__
 from brainfeat.exceptions import BrainfeatError, InputError
-
-if TYPE_CHECKING:
-    from brainfeat.estimators._encoding import Pooling, SubjectEncoder
-    from brainfeat.manifest import Manifest
-    from brainfeat.runs import RunOptions, RunSummary
 
 __all__ = ["app", "main"]
 
@@ -128,21 +122,24 @@ def embed(
     The same command again resumes. Scans that fail are listed in
     OUT.failures.tsv, and the exit status is 1 then.
     """
+    from brainfeat.console import format_summary
+    from brainfeat.embed_command import EncoderOptions, embed_from_command_line
     from brainfeat.runs import RunOptions
-    from brainfeat.table_formats import find_format
 
-    find_format(output)
-    options = RunOptions(
-        n_jobs=_count_workers(jobs),
-        cache=cache,
-        overwrite=overwrite,
-        stop_on_first_error=stop_on_first_error,
+    summary = embed_from_command_line(
+        inputs,
+        output,
+        EncoderOptions(checkpoint, pooling, device, batch_size),
+        RunOptions(
+            n_jobs=_count_workers(jobs),
+            cache=cache,
+            overwrite=overwrite,
+            stop_on_first_error=stop_on_first_error,
+        ),
+        modalities=modality or (),
     )
-    encoder = _load_encoder(
-        checkpoint, pooling=pooling, device=device, batch_size=batch_size
-    )
-    manifest = _collect_rows(inputs, encoder, modality or (), options)
-    _report(_embed_rows(manifest, output, encoder, checkpoint, options))
+    typer.echo(format_summary(summary))
+    _exit_if(bool(summary.failed))
 
 
 @app.command()
@@ -303,75 +300,6 @@ def main() -> None:
     """Run the command line."""
     signal.signal(signal.SIGTERM, _terminate)
     app(prog_name="brainfeat")
-
-
-def _load_encoder(
-    checkpoint: str, *, pooling: "Pooling", device: str, batch_size: str
-) -> "SubjectEncoder":
-    from brainfeat.checkpoint import Checkpoint
-    from brainfeat.estimators._encoding import SubjectEncoder
-
-    return SubjectEncoder(
-        Checkpoint.load(checkpoint),
-        pooling=pooling,
-        device=device,
-        batch_size=int(batch_size) if batch_size.isdecimal() else batch_size,
-    )
-
-
-def _collect_rows(
-    inputs: list[str],
-    encoder: "SubjectEncoder",
-    wanted: Sequence[str],
-    options: "RunOptions",
-) -> "Manifest":
-    from brainfeat.manifest import collect_rows
-
-    manifest = collect_rows(inputs, modalities=encoder.modalities, wanted=wanted)
-    for name in manifest.duplicates:
-        typer.echo(f"warning: {name}: given more than once, used once.", err=True)
-    for problem in manifest.problems:
-        if options.stop_on_first_error:
-            raise InputError(str(problem))
-        typer.echo(f"failed: {problem}", err=True)
-    return manifest
-
-
-def _embed_rows(
-    manifest: "Manifest",
-    output: Path,
-    encoder: "SubjectEncoder",
-    checkpoint: str,
-    options: "RunOptions",
-) -> "RunSummary":
-    from brainfeat.console import RunDisplay
-    from brainfeat.runs import describe_encoder, embed_to_table
-
-    display = RunDisplay(len(manifest.rows))
-    try:
-        with display:
-            return embed_to_table(
-                manifest.rows,
-                output,
-                encoder,
-                provenance=describe_encoder(encoder, checkpoint),
-                options=options,
-                problems=manifest.problems,
-                on_event=display,
-            )
-    except KeyboardInterrupt as error:
-        _fail(
-            f"interrupted: {display.n_done} of {len(manifest.rows)} are kept; "
-            "the same command again goes on.",
-            _interrupt_status(error),
-        )
-
-
-def _report(summary: "RunSummary") -> None:
-    from brainfeat.console import format_summary
-
-    typer.echo(format_summary(summary))
-    _exit_if(bool(summary.failed))
 
 
 def _exit_if(failed: bool) -> None:
