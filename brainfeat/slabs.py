@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brainfeat.exceptions import ConfigError, GeometryError
+from brainfeat.volume import Geometry
 
 Plane = Literal["axial", "coronal", "sagittal"]
 
@@ -170,6 +171,54 @@ class SlabGrid:
         )  # S t h p w p
         fractions: NDArray[np.float32] = patches.mean(axis=(1, 3, 5), dtype=np.float32)
         return fractions
+
+    def token_geometry(self, geometry: Geometry, patch_size: int) -> Geometry:
+        """Place the patch tokens: each at the middle of its block of voxels.
+
+        Parameters
+        ----------
+        geometry : Geometry
+            Grid of the volumes, in RAS array order.
+        patch_size : int
+            Edge length of a square patch, in voxels.
+
+        Returns
+        -------
+        Geometry
+            Grid with a voxel a token, in the array order of the volumes.
+
+        Raises
+        ------
+        GeometryError
+            If a size is not a multiple of that of the blocks.
+        """
+        block = np.full(3, patch_size)
+        block[_PLANE_AXES[self.plane][0] - 1] = self.thickness
+        if patch_size < 1 or (np.array(geometry.shape) % block).any():
+            raise GeometryError(
+                f"SlabGrid.token_geometry: a grid of {geometry.shape} does not divide "
+                f"into blocks of {tuple(block.tolist())}."
+            )
+        to_voxel = np.diag([*block.astype(float), 1.0])
+        to_voxel[:3, 3] = (block - 1) / 2.0
+        i, j, k = np.array(geometry.shape) // block
+        return Geometry((i, j, k), geometry.affine @ to_voxel)
+
+    def arrange_tokens(self, tokens: NDArray[Any]) -> NDArray[Any]:
+        """Bring what is known of each token to the array order of the volumes.
+
+        Parameters
+        ----------
+        tokens : ndarray of shape (n_slabs, height, width, ...)
+            As the encoder gives patch tokens, and `token_fractions` shares.
+
+        Returns
+        -------
+        ndarray of shape (size_i, size_j, size_k, ...)
+            The same values on the grid of `token_geometry`.
+        """
+        axes = np.argsort(_PLANE_AXES[self.plane])
+        return tokens.transpose(*axes, *range(3, tokens.ndim))
 
     def _check_divisible(self, n_slices: int) -> None:
         if n_slices % self.thickness:

@@ -3,6 +3,7 @@ import pytest
 
 from brainfeat.exceptions import ConfigError, GeometryError
 from brainfeat.slabs import SlabGrid
+from brainfeat.volume import Geometry
 
 SHAPE = (2, 12, 24, 36)  # M I J K
 PLANES = ["axial", "coronal", "sagittal"]
@@ -94,3 +95,47 @@ def test_unknown_plane_is_refused():
 def test_shapes_that_do_not_divide_are_refused(call):
     with pytest.raises(GeometryError):
         call(SlabGrid(thickness=4))
+
+
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+def test_token_lies_at_the_mean_place_of_its_voxels(plane):
+    # Sheared and turned, with sizes that are all different.
+    affine = np.array(
+        [
+            [2.0, 0.3, 0.0, -9.0],
+            [-0.2, 1.5, 0.4, 4.0],
+            [0.1, 0.0, 3.0, 7.0],
+            [0, 0, 0, 1],
+        ]
+    )
+    grid, geometry = SlabGrid(thickness=2, plane=plane), Geometry((8, 12, 16), affine)
+    placed = grid.token_geometry(geometry, 4)
+    voxels = np.moveaxis(np.indices(geometry.shape), 0, -1)
+    places = voxels @ affine[:3, :3].T + affine[:3, 3]
+    means = np.stack(
+        [grid.token_fractions(places[..., axis], 4) for axis in range(3)], axis=-1
+    )
+    tokens = np.moveaxis(np.indices(placed.shape), 0, -1)
+    expected = tokens @ placed.affine[:3, :3].T + placed.affine[:3, 3]
+    np.testing.assert_allclose(grid.arrange_tokens(means), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+def test_arranged_tokens_are_means_of_their_blocks(plane, rng):
+    block = {"axial": (4, 4, 3), "coronal": (4, 3, 4), "sagittal": (3, 4, 4)}[plane]
+    shape = tuple(size * n for size, n in zip(block, (2, 3, 5), strict=True))
+    data = rng.normal(size=shape)
+    grid = SlabGrid(thickness=3, plane=plane)
+    arranged = grid.arrange_tokens(grid.token_fractions(data, 4))
+    assert arranged.shape == grid.token_geometry(Geometry(shape, np.eye(4)), 4).shape
+    for i, j, k in np.ndindex(2, 3, 5):
+        part = tuple(
+            slice(n * size, (n + 1) * size)
+            for n, size in zip((i, j, k), block, strict=True)
+        )
+        np.testing.assert_allclose(arranged[i, j, k], data[part].mean(), atol=1e-6)
+
+
+def test_grid_that_does_not_divide_has_no_tokens():
+    with pytest.raises(GeometryError, match=r"\(8, 12, 15\) does not divide.*4, 4, 2"):
+        SlabGrid(thickness=2).token_geometry(Geometry((8, 12, 15), np.eye(4)), 4)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from brainfeat.checkpoint import Checkpoint
+from brainfeat.estimators._blame import blame
 from brainfeat.estimators._cache import EmbeddingCache, embedding_key
 from brainfeat.estimators._device import (
     resolve_batch_size,
@@ -25,12 +26,13 @@ from brainfeat.estimators._prefetch import Prefetch
 from brainfeat.estimators._regions import RegionAtlas
 from brainfeat.estimators._sharing import shared_encoder
 from brainfeat.estimators._subjects import Subject, check_subject
-from brainfeat.exceptions import BrainfeatError, ConfigError, GeometryError, VolumeError
+from brainfeat.exceptions import ConfigError, GeometryError, VolumeError
 from brainfeat.io import ImageSource, content_hash, read_volume
 from brainfeat.models.encoder import EncoderOutput
 from brainfeat.models.pooling import pool_regions, pool_tokens
-from brainfeat.preprocessing import Preprocessor
+from brainfeat.preprocessing import PreprocessedSubject, Preprocessor
 from brainfeat.slabs import SlabGrid
+from brainfeat.volume import Geometry
 
 __all__ = ["Outcome", "Pooling", "SubjectEncoder"]
 
@@ -84,10 +86,19 @@ class SubjectEncoder:
         Replaces the checkpoint's own.
     pooling : {"mean", "cls", "cls+mean", "regions"}
         How tokens become one vector.
-    labels_img : path-like or nibabel image, optional
+    labels_img : path-like, nibabel image or mapping, optional
         Atlas in MNI152 space for ``pooling="regions"``.
     batch_size, device, dtype : "auto" or a value
         As for `BrainFoundEmbedder`; they change speed, not results beyond rounding.
+
+    Attributes
+    ----------
+    modalities : tuple of str
+        Those of the checkpoint.
+    grid : SlabGrid
+        How the grid is cut into slabs.
+    device : torch.device
+        Where the encoder runs.
 
     Raises
     ------
@@ -116,12 +127,12 @@ class SubjectEncoder:
                 f"pooling: expected one of {get_args(Pooling)}, got {pooling!r}."
             )
         self.pooling = pooling
-        self._grid = SlabGrid(thickness=config.encoder.thickness, plane=config.plane)
+        self.grid = SlabGrid(thickness=config.encoder.thickness, plane=config.plane)
         n_slabs, height, width = self._token_grid()
-        self._device = resolve_device(device)
-        self._dtype = resolve_dtype(dtype, self._device)
+        self.device = resolve_device(device)
+        self._dtype = resolve_dtype(dtype, self.device)
         n_tokens = n_slabs * (1 + height * width)
-        self._batch_size = resolve_batch_size(batch_size, self._device, n_tokens)
+        self._batch_size = resolve_batch_size(batch_size, self.device, n_tokens)
         self._atlas = None if pooling != "regions" else RegionAtlas.load(labels_img)
         self._weights = self._weigh_regions()
 
@@ -180,6 +191,78 @@ class SubjectEncoder:
                     waiting, n_prepared = [], 0
             yield from self._finish(waiting, cache, items.n_busy)
 
+    def preprocess(self, subject: Subject) -> tuple[PreprocessedSubject, Geometry]:
+        """Read a subject's images and take them to the encoder's grid.
+
+        Parameters
+        ----------
+        subject : Subject
+            Images by modality.
+
+        Returns
+        -------
+        processed : PreprocessedSubject
+            All modalities on the grid.
+        native : Geometry
+            Grid of the first image that is there.
+        """
+        volumes = {
+            name: read_volume(source)
+            for name in self.modalities
+            if (source := subject.images.get(name)) is not None
+        }
+        processed = self.preprocessor.apply(volumes, self.modalities)
+        if math.isnan(processed.similarity) and self.preprocessor.alignment != "none":
+            culprit = subject.culprit
+            _LOGGER.warning("%s: not aligned to the template, only centred", culprit)
+        return processed, next(iter(volumes.values())).geometry
+
+    def forward(self, slabs: Tensor, present: Tensor) -> EncoderOutput:
+        """Run the encoder, without gradients.
+
+        Parameters
+        ----------
+        slabs : Tensor of shape (B, S, C, H, W)
+            Preprocessed subjects.
+        present : bool Tensor of shape (B, M)
+            Which modalities each has.
+
+        Returns
+        -------
+        EncoderOutput
+            Their tokens.
+        """
+        encoder = shared_encoder(self.checkpoint, self.device)
+        half = self._dtype == torch.bfloat16
+        with (
+            torch.inference_mode(),
+            torch.autocast(self.device.type, torch.bfloat16, enabled=half),
+        ):
+            output: EncoderOutput = encoder(
+                slabs.to(self.device), present=present.to(self.device)
+            )
+        return output
+
+    @torch.inference_mode()
+    def pool(self, output: EncoderOutput, fractions: Tensor) -> Tensor:
+        """Pool tokens as the embeddings are pooled.
+
+        Parameters
+        ----------
+        output : EncoderOutput
+            Tokens of B subjects.
+        fractions : Tensor of shape (B, S, h, w)
+            Share of each patch that is foreground.
+
+        Returns
+        -------
+        Tensor of shape (B, n_features)
+            Embeddings.
+        """
+        if self.pooling != "regions":
+            return pool_tokens(output, fractions, self.pooling)
+        return pool_regions(output, self._weights)
+
     def _prepare(
         self, index: int, subject: Subject, cache: EmbeddingCache | None
     ) -> _Prepared | Outcome:
@@ -195,22 +278,15 @@ class SubjectEncoder:
                 return Outcome(index, vector, None)
             return self._preprocess(index, subject, key)
         except Exception as error:  # whatever a damaged file makes a library raise
-            return Outcome(index, None, _blamed(error, subject))
+            return Outcome(index, None, blame(error, subject))
 
     def _preprocess(self, index: int, subject: Subject, key: str | None) -> _Prepared:
-        volumes = {
-            name: None if source is None else read_volume(source)
-            for name, source in subject.images.items()
-        }
-        processed = self.preprocessor.apply(volumes, self.modalities)
-        if math.isnan(processed.similarity) and self.preprocessor.alignment != "none":
-            culprit = next(iter(_file_names(subject)), subject.name)
-            _LOGGER.warning("%s: not aligned to the template, only centred", culprit)
+        processed, _ = self.preprocess(subject)
         return _Prepared(
             index,
             subject,
             key,
-            self._grid.extract(processed.data),
+            self.grid.extract(processed.data),
             processed.present,
             self._fractions(processed.foreground),
         )
@@ -222,7 +298,7 @@ class SubjectEncoder:
         n_busy: int,
     ) -> Iterator[Outcome]:
         prepared = [item for item in items if isinstance(item, _Prepared)]
-        with spare_cores(self._device, n_busy):
+        with spare_cores(self.device, n_busy):
             vectors = iter(self._encode(prepared))
         for item in items:
             if isinstance(item, Outcome):
@@ -231,7 +307,7 @@ class SubjectEncoder:
             vector = next(vectors)
             if not np.isfinite(vector).all():
                 error = VolumeError("the encoder gives values that are not finite.")
-                yield Outcome(item.index, None, _blamed(error, item.subject))
+                yield Outcome(item.index, None, blame(error, item.subject))
                 continue
             if cache and item.key:
                 cache.store(item.key, vector)
@@ -247,28 +323,16 @@ class SubjectEncoder:
         slabs = self._to_device([row.slabs for row in rows])  # B S C H W
         present = self._to_device([row.present for row in rows])  # B M
         fractions = self._to_device([row.fractions for row in rows])  # B S h w
-        encoder = shared_encoder(self.checkpoint, self._device)
-        half = self._dtype == torch.bfloat16
-        with (
-            torch.inference_mode(),
-            torch.autocast(self._device.type, torch.bfloat16, enabled=half),
-        ):
-            output = encoder(slabs, present=present)
-        with torch.inference_mode():
-            vectors = self._pool(output, fractions)
+        output = self.forward(slabs, present)
+        vectors = self.pool(output, fractions)
         return vectors[: len(items)].cpu().numpy()
 
-    def _pool(self, output: EncoderOutput, fractions: Tensor) -> Tensor:
-        if self.pooling != "regions":
-            return pool_tokens(output, fractions, self.pooling)
-        return pool_regions(output, self._weights)
-
     def _to_device(self, arrays: Sequence[NDArray[Any]]) -> Tensor:
-        return torch.from_numpy(np.stack(arrays)).to(self._device)
+        return torch.from_numpy(np.stack(arrays)).to(self.device)
 
     def _fractions(self, foreground: NDArray[np.bool_]) -> NDArray[np.float32]:
         patch_size = self.checkpoint.config.encoder.patch_size
-        return self._grid.token_fractions(foreground, patch_size)
+        return self.grid.token_fractions(foreground, patch_size)
 
     def _token_grid(self) -> tuple[int, ...]:
         try:
@@ -310,8 +374,8 @@ class SubjectEncoder:
             )
         patch_size = self.checkpoint.config.encoder.patch_size
         geometry = self.preprocessor.geometry
-        weights = self._atlas.weights(geometry, self._grid, patch_size)
-        return torch.from_numpy(weights).to(self._device)
+        weights = self._atlas.weights(geometry, self.grid, patch_size)
+        return torch.from_numpy(weights).to(self.device)
 
 
 def _resolve_preprocessor(
@@ -332,23 +396,3 @@ def _file_of(source: ImageSource | None) -> str | os.PathLike[str] | None:
         name: str | None = source.get_filename()
         return name
     return source
-
-
-def _file_names(subject: Subject) -> list[str]:
-    sources = subject.images.values()
-    return [os.fspath(s) for s in sources if isinstance(s, str | os.PathLike)]
-
-
-def _blamed(error: Exception, subject: Subject) -> Exception:
-    """Let an error begin with the file, or the subject that is in memory."""
-    names = _file_names(subject)
-    culprit = next(iter(names), subject.name)
-    if not isinstance(error, BrainfeatError):
-        # No error of ours: its type and traceback say most.
-        error.add_note(f"while preprocessing {culprit}")
-        return error
-    if any(name in str(error) for name in (*names, subject.name)):
-        return error
-    blamed = type(error)(f"{culprit}: {error}")
-    blamed.__cause__ = error
-    return blamed

@@ -1,12 +1,13 @@
 """Regions of an atlas as weights of the encoder's tokens, with names."""
 
-import csv
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import pandas as pd
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
@@ -41,14 +42,17 @@ class RegionAtlas:
 
     @classmethod
     def load(cls, labels_img: Any) -> Self:
-        """Read a label image and, if there is one, the look-up table beside it.
+        """Read a label image and the look-up table of its names.
 
         Parameters
         ----------
-        labels_img : path-like or nibabel image
-            Label image in MNI152 space. For ``atlas_dseg.nii.gz`` the names are
-            looked up in ``atlas_dseg.tsv``, with the columns ``index`` and
-            ``name`` as in BIDS; other labels are called ``region_12``.
+        labels_img : path-like, nibabel image or mapping
+            Label image in MNI152 space, or a mapping with that image as ``maps`` and
+            a table as ``lut``, as nilearn's atlases are. The table, a DataFrame or a
+            file that ends in ``.tsv`` or ``.csv``, has the columns ``index`` and
+            ``name``. Without one, that of ``atlas_dseg.nii.gz`` is
+            ``atlas_dseg.tsv``, if it is there. Labels that have no name are called
+            ``region_12``.
 
         Returns
         -------
@@ -58,22 +62,26 @@ class RegionAtlas:
         Raises
         ------
         ConfigError
-            If ``labels_img`` is neither path nor image.
+            If ``labels_img`` is neither path nor image, or its ``lut`` no table.
         InputError
             If it holds no region, or the look-up table cannot be read.
         VolumeError
             If it is no label image.
         """
+        lut = None
+        if isinstance(labels_img, Mapping):
+            labels_img, lut = labels_img.get("maps"), labels_img.get("lut")
         if not isinstance(labels_img, str | os.PathLike | SpatialImage):
             raise ConfigError(
-                "labels_img: pooling='regions' expects the path of a label image or "
-                f"an image, got {type(labels_img).__name__}."
+                "labels_img: pooling='regions' expects the path of a label image, an "
+                "image, or a mapping that holds it as 'maps', "
+                f"got {type(labels_img).__name__}."
             )
         labels = read_labels(labels_img)
         values = tuple(int(value) for value in np.unique(labels.data) if value)
         if not values:
             raise InputError("labels_img: expected at least one region, got only 0.")
-        table = {} if isinstance(labels_img, SpatialImage) else _look_up(labels_img)
+        table = _read_names(lut) if lut is not None else _names_beside(labels_img)
         names = tuple(table.get(value, f"region_{value}") for value in values)
         if len(set(names)) < len(names):
             raise InputError("labels_img: the look-up table names two regions alike.")
@@ -117,19 +125,43 @@ class RegionAtlas:
         return weights
 
 
-def _look_up(path: str | os.PathLike[str]) -> dict[int, str]:
-    image = Path(path).expanduser()
-    table = image.with_name(f"{image.name.removesuffix('.gz').rpartition('.')[0]}.tsv")
-    if not table.exists():
+def _names_beside(labels_img: Any) -> dict[int, str]:
+    if isinstance(labels_img, SpatialImage):
         return {}
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))
+    image = Path(labels_img).expanduser()
+    table = image.with_name(f"{image.name.removesuffix('.gz').rpartition('.')[0]}.tsv")
+    return _read_names(table) if table.exists() else {}
+
+
+def _read_names(lut: Any) -> dict[int, str]:
+    if isinstance(lut, pd.DataFrame):
+        name, table = "lut", lut
+    elif isinstance(lut, str | os.PathLike):
+        name, table = os.fspath(lut), _read_table(Path(lut).expanduser())
+    else:
+        raise ConfigError(
+            "lut: expected a DataFrame or the path of a table, "
+            f"got {type(lut).__name__}."
+        )
     try:
-        return {int(row["index"]): row["name"].strip() for row in rows}
-    except (KeyError, ValueError, AttributeError) as error:
+        return {
+            int(index): str(label).strip()
+            for index, label in zip(table["index"], table["name"], strict=True)
+        }
+    except (KeyError, ValueError) as error:
         raise InputError(
-            f"{table}: expected the columns index (integers) and name."
+            f"{name}: expected the columns index (integers) and name."
         ) from error
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    separator = "," if path.suffix == ".csv" else "\t"
+    try:
+        return pd.read_csv(
+            path, sep=separator, dtype=str, encoding="utf-8-sig", keep_default_na=False
+        )
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}).") from error
 
 
 def _nearest(labels: Volume, geometry: Geometry) -> NDArray[Any]:

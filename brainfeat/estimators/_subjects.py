@@ -46,6 +46,17 @@ class Subject:
     name: str
     images: Mapping[str, ImageSource | None]
 
+    @property
+    def file_names(self) -> list[str]:
+        """Paths of the images that are files."""
+        sources = self.images.values()
+        return [os.fspath(s) for s in sources if isinstance(s, str | os.PathLike)]
+
+    @property
+    def culprit(self) -> str:
+        """What an error begins with: the first file, or else the name."""
+        return next(iter(self.file_names), self.name)
+
 
 @dataclass(frozen=True, eq=False)
 class SubjectTable:

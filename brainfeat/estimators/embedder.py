@@ -6,10 +6,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from numbers import Integral
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import joblib
 import numpy as np
+from nibabel import Nifti1Image
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
@@ -18,15 +19,23 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from brainfeat.estimators._cache import EmbeddingCache
-from brainfeat.estimators._encoding import Outcome, Pooling, SubjectEncoder
+from brainfeat.estimators._dense import (
+    DenseSpace,
+    check_dense_options,
+    to_dense_images,
+)
+from brainfeat.estimators._encoding import Pooling, SubjectEncoder
 from brainfeat.estimators._sharing import shared_checkpoint
 from brainfeat.estimators._subjects import SubjectTable, as_subjects
+from brainfeat.estimators._tokens import stream_tokens
 from brainfeat.exceptions import CheckpointError, ConfigError, ModalityError
 from brainfeat.preprocessing import Preprocessor
 
 __all__ = ["BrainFoundEmbedder"]
 
 _LOGGER = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 
 class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
@@ -45,9 +54,11 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         Average the patch tokens over the brain, average the class tokens of the
         slabs, both, or average the patch tokens over each region of
         ``labels_img``.
-    labels_img : path-like or nibabel image, optional
-        Label image in MNI152 space, for ``pooling="regions"``. Names of regions
-        are looked up in a BIDS table beside it: ``atlas_dseg.tsv`` for
+    labels_img : path-like, nibabel image or mapping, optional
+        Label image in MNI152 space, for ``pooling="regions"``, or a mapping as
+        nilearn's atlases are: ``maps``, a label image, and ``lut``, a table with the
+        columns ``index`` and ``name``. Without one, names of regions are looked up
+        in the BIDS table beside the image: ``atlas_dseg.tsv`` for
         ``atlas_dseg.nii.gz``.
     modality : str, optional
         Modality of images that come without one, as in a list of paths. None takes
@@ -191,15 +202,7 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         VolumeError
             If a scan cannot be read; subjects before it are in ``memory``.
         """
-        check_is_fitted(self)
-        encoder = self._make_encoder()
-        self._check_unchanged(encoder)
-        table = self._read(X, encoder)
-        if not set(table.modalities) <= set(self.modalities_):
-            raise ModalityError(
-                f"BrainFoundEmbedder was fitted on modalities {self.modalities_}, "
-                f"got {table.modalities}."
-            )
+        encoder, table = self._open(X)
         outcomes = encoder.stream(
             table.rows,
             n_jobs=_count_threads(self.n_jobs),
@@ -213,6 +216,60 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
                     raise outcome.error
                 rows[outcome.index] = outcome.vector
         return rows
+
+    def transform_dense(
+        self,
+        X: Any,
+        *,
+        space: DenseSpace = "native",
+        n_components: int | None = None,
+    ) -> list[Nifti1Image]:
+        """Give the patch tokens of each subject as a 4D image.
+
+        A voxel of the image is a token and lies where the encoder saw it: at the
+        middle of a block of voxels, turned as the subject was. Nothing is
+        interpolated; `nilearn.image.resample_to_img` takes it to another grid.
+
+        Parameters
+        ----------
+        X : list, Series, DataFrame, path-like or image
+            As for `fit`.
+        space : {"native", "template"}
+            Whether the affine maps to the subject's scanner millimetres, or to those
+            of MNI152, where all subjects share one grid.
+        n_components : int, optional
+            Principal components of the tokens of all brains of ``X``, with 0 outside
+            of the brain; three of them make a picture in red, green and blue.
+
+        Returns
+        -------
+        list of Nifti1Image
+            One a subject, float32 of shape (size_i, size_j, size_k, n), where n is
+            the length of a token, or ``n_components``.
+
+        Raises
+        ------
+        CheckpointError
+            If the checkpoint is not the one that was fitted.
+        ConfigError
+            If an option has an impossible value.
+        InputError
+            If ``X`` has another form.
+        ModalityError
+            If ``X`` has a modality that `fit` did not see.
+        VolumeError
+            If a scan cannot be read.
+        """
+        encoder, table = self._open(X)
+        dim = encoder.checkpoint.config.encoder.embed_dim
+        check_dense_options(space, n_components, dim)
+        outcomes = stream_tokens(
+            encoder, table.rows, n_jobs=_count_threads(self.n_jobs)
+        )
+        with closing(outcomes):
+            shown = self._with_progress(outcomes, len(table.rows))
+            subjects = [outcome.unwrap() for outcome in shown]
+        return to_dense_images(subjects, space=space, n_components=n_components)
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
         """Name the columns of `transform`.
@@ -241,6 +298,18 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         # Always float32, whatever the images hold.
         tags.transformer_tags.preserves_dtype = []
         return tags
+
+    def _open(self, X: Any) -> tuple[SubjectEncoder, SubjectTable]:
+        check_is_fitted(self)
+        encoder = self._make_encoder()
+        self._check_unchanged(encoder)
+        table = self._read(X, encoder)
+        if not set(table.modalities) <= set(self.modalities_):
+            raise ModalityError(
+                f"BrainFoundEmbedder was fitted on modalities {self.modalities_}, "
+                f"got {table.modalities}."
+            )
+        return encoder, table
 
     def _make_encoder(self) -> SubjectEncoder:
         if not isinstance(self.checkpoint, str | os.PathLike):
@@ -279,8 +348,8 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
             raise ConfigError("labels_img: its regions changed since fit; fit again.")
 
     def _with_progress(
-        self, outcomes: Iterator[Outcome], n_subjects: int
-    ) -> Iterator[Outcome]:
+        self, outcomes: Iterator[Result], n_subjects: int
+    ) -> Iterator[Result]:
         if self.verbose > 0 and sys.stderr.isatty():
             console = Console(stderr=True)
             yield from track(outcomes, "Embedding", n_subjects, console=console)

@@ -1,5 +1,6 @@
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 
 from brainfeat.estimators._regions import RegionAtlas
@@ -29,7 +30,7 @@ def labels():
 def test_weights_are_the_share_of_each_patch(labels):
     atlas = RegionAtlas.load(nib.Nifti1Image(labels, SPACING))
     weights = atlas.weights(Geometry(SHAPE, SPACING), GRID, 8)
-    assert atlas.values == (3, 12)
+    assert atlas.values == (3, 12)  # noqa: PD011  no DataFrame
     assert atlas.names == ("region_3", "region_12")
     assert weights.shape == (2, 2, 3, 2)  # R S h w
     for value, region in zip(atlas.values, weights, strict=True):
@@ -103,3 +104,38 @@ def test_images_without_regions_are_refused(tmp_path):
         RegionAtlas.load(nib.Nifti1Image(np.full(SHAPE, 0.5, np.float32), SPACING))
     with pytest.raises(VolumeNotFoundError, match=r"none\.nii"):
         RegionAtlas.load(tmp_path / "none.nii")
+
+
+def test_look_up_table_names_an_image_in_memory(labels, tmp_path):
+    image = nib.Nifti1Image(labels, SPACING)
+    table = pd.DataFrame(
+        {"index": [0, 3, 12], "name": ["Background", "hippocampus_l", " insula "]}
+    )
+    table.to_csv(tmp_path / "lut.tsv", sep="\t", index=False)
+    table.to_csv(tmp_path / "lut.csv", index=False)
+    for lut in (table, tmp_path / "lut.tsv", str(tmp_path / "lut.csv")):
+        assert RegionAtlas.load({"maps": image, "lut": lut}).names == (
+            "hippocampus_l",
+            "insula",
+        )
+
+
+def test_look_up_table_that_was_given_comes_before_the_one_beside(labels, tmp_path):
+    nib.save(nib.Nifti1Image(labels, SPACING), tmp_path / "atlas.nii.gz")
+    (tmp_path / "atlas.tsv").write_text("index\tname\n3\tbeside\n")
+    given = pd.DataFrame({"index": [3], "name": ["given"]})
+    atlas = RegionAtlas.load({"maps": tmp_path / "atlas.nii.gz", "lut": given})
+    assert atlas.names == ("given", "region_12")
+
+
+@pytest.mark.parametrize(
+    ("lut", "error", "message"),
+    [
+        (["a", "b"], ConfigError, "lut: expected a DataFrame or the path.*got list"),
+        ("none.tsv", InputError, r"none\.tsv: cannot be read"),
+        (pd.DataFrame({"label": [3]}), InputError, "lut: expected the columns index"),
+    ],
+)
+def test_look_up_table_of_another_form_is_refused(labels, lut, error, message):
+    with pytest.raises(error, match=message):
+        RegionAtlas.load({"maps": nib.Nifti1Image(labels, SPACING), "lut": lut})

@@ -1,0 +1,139 @@
+"""From subjects to their patch tokens, each with its place in the brain."""
+
+from collections.abc import Generator, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from brainfeat.estimators._blame import blame
+from brainfeat.estimators._encoding import SubjectEncoder
+from brainfeat.estimators._prefetch import Prefetch
+from brainfeat.estimators._subjects import Subject
+from brainfeat.preprocessing import PreprocessedSubject
+from brainfeat.volume import Geometry
+
+__all__ = ["SubjectTokens", "TokenOutcome", "stream_tokens"]
+
+
+@dataclass(frozen=True, eq=False)
+class SubjectTokens:
+    """The patch tokens of one subject, in the array order of its volumes.
+
+    Parameters
+    ----------
+    tokens : ndarray of float32 of shape (size_i, size_j, size_k, D)
+        One vector a block of voxels.
+    fractions : ndarray of float32 of shape (size_i, size_j, size_k)
+        Share of each block that is foreground.
+    geometry : Geometry
+        Grid of the tokens, in millimetres of the template.
+    processed : PreprocessedSubject
+        What the encoder was given.
+    native : Geometry
+        Grid of the subject's first image.
+    """
+
+    tokens: NDArray[np.float32]
+    fractions: NDArray[np.float32]
+    geometry: Geometry
+    processed: PreprocessedSubject
+    native: Geometry
+
+    @property
+    def scanner_geometry(self) -> Geometry:
+        """The same grid, in millimetres of the subject's scanner."""
+        affine = self.processed.grid_to_scanner @ self.geometry.affine
+        return Geometry(self.geometry.shape, affine)
+
+
+@dataclass(frozen=True, eq=False)
+class TokenOutcome:
+    """What became of one subject: tokens or an error.
+
+    Parameters
+    ----------
+    index : int
+        Place of the subject in the stream.
+    result : SubjectTokens or None
+        The tokens.
+    error : Exception or None
+        Why there are none.
+    """
+
+    index: int
+    result: SubjectTokens | None
+    error: Exception | None
+
+    def unwrap(self) -> SubjectTokens:
+        """Return the tokens, or raise the error.
+
+        Returns
+        -------
+        SubjectTokens
+            The tokens.
+
+        Raises
+        ------
+        Exception
+            If there are none.
+        """
+        if self.result is None:
+            raise self.error or RuntimeError("no tokens.")
+        return self.result
+
+
+def stream_tokens(
+    encoder: SubjectEncoder, subjects: Iterable[Subject], *, n_jobs: int = 1
+) -> Generator[TokenOutcome]:
+    """Encode subjects one after the other, and keep all their patch tokens.
+
+    Parameters
+    ----------
+    encoder : SubjectEncoder
+        Checkpoint and preprocessing.
+    subjects : iterable of Subject
+        Read as they are needed.
+    n_jobs : int
+        Threads that read and preprocess ahead of the encoder.
+
+    Yields
+    ------
+    TokenOutcome
+        One a subject, in order; one that fails does not stop the others.
+    """
+
+    def prepare(
+        place: tuple[int, Subject],
+    ) -> tuple[int, tuple[PreprocessedSubject, Geometry] | Exception]:
+        index, subject = place
+        try:
+            return index, encoder.preprocess(subject)
+        except Exception as error:  # whatever a damaged file makes a library raise
+            return index, blame(error, subject)
+
+    with Prefetch(
+        prepare, enumerate(subjects), n_threads=n_jobs, n_ahead=n_jobs + 1
+    ) as items:
+        for index, prepared in items:
+            if isinstance(prepared, Exception):
+                yield TokenOutcome(index, None, prepared)
+            else:
+                yield TokenOutcome(index, _encode(encoder, *prepared), None)
+
+
+def _encode(
+    encoder: SubjectEncoder, processed: PreprocessedSubject, native: Geometry
+) -> SubjectTokens:
+    grid, patch_size = encoder.grid, encoder.checkpoint.config.encoder.patch_size
+    slabs = torch.from_numpy(grid.extract(processed.data))[None]  # 1 S C H W
+    output = encoder.forward(slabs, torch.from_numpy(processed.present)[None])
+    tokens = output.patch_tokens[0].float().cpu().numpy()  # S h w D
+    return SubjectTokens(
+        grid.arrange_tokens(tokens),
+        grid.arrange_tokens(grid.token_fractions(processed.foreground, patch_size)),
+        grid.token_geometry(processed.geometry, patch_size),
+        processed,
+        native,
+    )

@@ -1,0 +1,27 @@
+from pathlib import Path
+
+import pytest
+
+from brainfeat.estimators._blame import blame
+from brainfeat.estimators._subjects import Subject
+from brainfeat.exceptions import VolumeError
+
+SUBJECT = Subject("sub-07", {"T1w": Path("a/sub-07_T1w.nii.gz"), "T2w": None})
+
+
+def test_error_begins_with_the_file():
+    error = blame(VolumeError("no contrast."), SUBJECT)
+    assert type(error) is VolumeError
+    assert str(error) == f"{Path('a/sub-07_T1w.nii.gz')}: no contrast."
+
+
+@pytest.mark.parametrize("text", ["a/sub-07_T1w.nii.gz: cut short.", "sub-07: none."])
+def test_error_that_names_the_subject_is_left_alone(text):
+    error = VolumeError(text)
+    assert blame(error, SUBJECT) is error
+
+
+def test_error_of_another_library_keeps_its_type_and_gets_a_note():
+    error = ZeroDivisionError("x")
+    assert blame(error, Subject("sub-07", {"T1w": None})) is error
+    assert error.__notes__ == ["while preprocessing sub-07"]
