@@ -217,7 +217,9 @@ class SubjectEncoder:
             _LOGGER.warning("%s: not aligned to the template, only centred", culprit)
         return processed, next(iter(volumes.values())).geometry
 
-    def forward(self, slabs: Tensor, present: Tensor) -> EncoderOutput:
+    def forward(
+        self, slabs: Tensor, present: Tensor, fractions: Tensor
+    ) -> EncoderOutput:
         """Run the encoder, without gradients.
 
         Parameters
@@ -226,6 +228,8 @@ class SubjectEncoder:
             Preprocessed subjects.
         present : bool Tensor of shape (B, M)
             Which modalities each has.
+        fractions : Tensor of shape (B, S, h, w)
+            Share of each patch that is foreground.
 
         Returns
         -------
@@ -239,7 +243,9 @@ class SubjectEncoder:
             torch.autocast(self.device.type, torch.bfloat16, enabled=half),
         ):
             output: EncoderOutput = encoder(
-                slabs.to(self.device), present=present.to(self.device)
+                slabs.to(self.device),
+                present=present.to(self.device),
+                foreground=fractions.to(self.device) > 0,
             )
         return output
 
@@ -261,7 +267,9 @@ class SubjectEncoder:
         """
         if self.pooling != "regions":
             return pool_tokens(output, fractions, self.pooling)
-        return pool_regions(output, self._weights)
+        if self.checkpoint.config.encoder.background == "kept":
+            return pool_regions(output, self._weights)
+        return pool_regions(output, self._weights, fractions > 0)
 
     def _prepare(
         self, index: int, subject: Subject, cache: EmbeddingCache | None
@@ -323,7 +331,7 @@ class SubjectEncoder:
         slabs = self._to_device([row.slabs for row in rows])  # B S C H W
         present = self._to_device([row.present for row in rows])  # B M
         fractions = self._to_device([row.fractions for row in rows])  # B S h w
-        output = self.forward(slabs, present)
+        output = self.forward(slabs, present, fractions)
         vectors = self.pool(output, fractions)
         return vectors[: len(items)].cpu().numpy()
 

@@ -128,11 +128,16 @@ def _encode(
 ) -> SubjectTokens:
     grid, patch_size = encoder.grid, encoder.checkpoint.config.encoder.patch_size
     slabs = torch.from_numpy(grid.extract(processed.data))[None]  # 1 S C H W
-    output = encoder.forward(slabs, torch.from_numpy(processed.present)[None])
+    fractions = grid.token_fractions(processed.foreground, patch_size)  # S h w
+    output = encoder.forward(
+        slabs,
+        torch.from_numpy(processed.present)[None],
+        torch.from_numpy(fractions)[None],
+    )
     tokens = output.patch_tokens[0].float().cpu().numpy()  # S h w D
     return SubjectTokens(
         grid.arrange_tokens(tokens),
-        grid.arrange_tokens(grid.token_fractions(processed.foreground, patch_size)),
+        grid.arrange_tokens(fractions),
         grid.token_geometry(processed.geometry, patch_size),
         processed,
         native,

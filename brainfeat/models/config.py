@@ -12,6 +12,7 @@ PresetName = Literal["tiny", "small", "base", "large", "giant"]
 FeedForward = Literal["mlp", "swiglu"]
 PositionMode = Literal["bicubic", "antialiased"]
 Stem = Literal["linear", "hierarchical"]
+Background = Literal["kept", "skipped"]
 
 _DINOV2: dict[str, Any] = {"patch_size": 14, "image_size": (518, 518)}
 _PRESETS: dict[str, dict[str, Any]] = {
@@ -57,6 +58,10 @@ class EncoderConfig:
         interpolated; 0 is none, as in DINOv2.
     slab_mixing : tuple of int
         Blocks that are followed by a `SlabMixing` layer, counted from 0.
+    background : {"kept", "skipped"}
+        Whether patches without foreground are encoded like all others, as in DINOv2,
+        or left out: they are then no keys of attention, slab mixing sees zeros in
+        their place, and their tokens are zero.
     layer_scale : float
         Initial factor of the residual branches.
     drop_path : float
@@ -83,6 +88,7 @@ class EncoderConfig:
     stem: Stem = "linear"
     slab_positions: int = 0
     slab_mixing: tuple[int, ...] = ()
+    background: Background = "kept"
     layer_scale: float = 1e-5  # DINOv2's start of training
     drop_path: float = 0.0
 
@@ -173,6 +179,7 @@ _CHOICES = {
     "ffn": get_args(FeedForward),
     "position_mode": get_args(PositionMode),
     "stem": get_args(Stem),
+    "background": get_args(Background),
 }
 
 

@@ -19,7 +19,11 @@ from brainfeat.models.layers import (
     interpolate_positions,
     interpolate_slab_positions,
 )
+from brainfeat.models.packing import Packing
 from brainfeat.models.stem import HierarchicalStem
+
+# Patches of dense tokens (B, S, h, w), or where packed tokens lie.
+_Layout = tuple[int, int, int, int] | Packing
 
 
 class EncoderOutput(NamedTuple):
@@ -46,7 +50,7 @@ class SlabEncoder(nn.Module):
     where it is present, ``absent_embed`` in place of its pixels where it is not.
     With three channels and one slab this is DINOv2 itself. Registers follow [2]_.
     What DINOv2 has not is off by default: slab mixing, embeddings of a slab's place
-    along the slab axis, and the hierarchical stem.
+    along the slab axis, the hierarchical stem, and leaving out the background.
 
     Parameters
     ----------
@@ -93,6 +97,7 @@ class SlabEncoder(nn.Module):
         present: Tensor | None = None,
         masks: Tensor | None = None,
         positions: Tensor | None = None,
+        foreground: Tensor | None = None,
     ) -> EncoderOutput:
         """Encode stacks of neighbouring slabs.
 
@@ -108,6 +113,10 @@ class SlabEncoder(nn.Module):
         positions : Tensor of shape (B, S), optional
             Place of each slab along the slab axis, from 0 to 1; by default the slabs
             fill the axis evenly.
+        foreground : bool Tensor of shape (B, S, h, w), optional
+            Patches that hold brain; all of them if not given. What is not among them
+            is left out if the configuration says ``background="skipped"``, and so
+            are slabs without any: their tokens are zero. Else it changes nothing.
 
         Returns
         -------
@@ -119,10 +128,10 @@ class SlabEncoder(nn.Module):
         InputError
             If a shape does not fit the configuration.
         """
-        x, grid = self._embed(slabs, present, masks, positions)
+        x, layout = self._embed(slabs, present, masks, positions, foreground)
         for index in range(len(self.blocks)):
-            x = self._run_block(index, x, grid)
-        return self._output(x, grid)
+            x = self._run_block(index, x, layout)
+        return self._output(x, layout)
 
     def forward_intermediates(
         self,
@@ -130,6 +139,7 @@ class SlabEncoder(nn.Module):
         blocks: Sequence[int],
         *,
         present: Tensor | None = None,
+        foreground: Tensor | None = None,
     ) -> list[EncoderOutput]:
         """Encode slabs and return the tokens that leave some of the blocks.
 
@@ -141,6 +151,8 @@ class SlabEncoder(nn.Module):
             Indices of blocks, counted from 0; negative ones from the end.
         present : bool Tensor of shape (B, n_modalities), optional
             Which modalities a subject has.
+        foreground : bool Tensor of shape (B, S, h, w), optional
+            Patches that hold brain, as for `forward`.
 
         Returns
         -------
@@ -156,12 +168,12 @@ class SlabEncoder(nn.Module):
         if not all(-depth <= index < depth for index in blocks):
             raise InputError(f"blocks {tuple(blocks)} are not all in 0..{depth - 1}.")
         wanted = [index % depth for index in blocks]
-        x, grid = self._embed(slabs, present, None)
+        x, layout = self._embed(slabs, present, foreground=foreground)
         found: dict[int, EncoderOutput] = {}
         for index in range(max(wanted, default=-1) + 1):
-            x = self._run_block(index, x, grid)
+            x = self._run_block(index, x, layout)
             if index in wanted:
-                found[index] = self._output(x, grid)
+                found[index] = self._output(x, layout)
         return [found[index] for index in wanted]
 
     def set_activation_checkpointing(self, enabled: bool) -> None:
@@ -197,16 +209,22 @@ class SlabEncoder(nn.Module):
     def _embed(
         self,
         slabs: Tensor,
-        present: Tensor | None,
-        masks: Tensor | None,
+        present: Tensor | None = None,
+        masks: Tensor | None = None,
         positions: Tensor | None = None,
-    ) -> tuple[Tensor, tuple[int, int, int, int]]:
-        """Return all tokens of shape (BS, N, D) and the grid (B, S, h, w)."""
+        foreground: Tensor | None = None,
+    ) -> tuple[Tensor, _Layout]:
+        """Return all tokens, and how they lie: (BS, N, D), or (T, D) if packed."""
         grid = self._check_shapes(slabs, present, masks, positions)
-        patches = self._embed_patches(slabs, present).reshape(*grid, -1)  # B S h w D
+        _check_flags("foreground", foreground, grid)
+        if foreground is not None and self.config.background == "skipped":
+            packing = Packing.of(foreground, 1 + self.config.num_register_tokens)
+            x = self._embed_packed(slabs, present, masks, positions, packing)
+            return x, packing
+        rows = None if present is None else present.repeat_interleave(grid[1], 0)
+        patches = self._embed_images(slabs.flatten(0, 1), rows).reshape(*grid, -1)
         if masks is not None:
-            mask_token = self.mask_token.to(patches.dtype)
-            patches = torch.where(masks[..., None], mask_token, patches)
+            patches = self._hide(patches, masks)  # B S h w D
         patches = (patches + self._patch_positions(grid)).flatten(2, 3).flatten(0, 1)
         prefix = self._prefix_tokens().to(patches.dtype)
         x = torch.cat([prefix.expand(len(patches), -1, -1), patches], 1)
@@ -214,26 +232,55 @@ class SlabEncoder(nn.Module):
             x = x + self._slab_positions(grid, positions)
         return x, grid
 
-    def _embed_patches(self, slabs: Tensor, present: Tensor | None) -> Tensor:
-        """Return patch tokens of shape (B, S, h, w, D) without positions."""
-        n_rows, n_slabs = slabs.shape[:2]
-        pixels = slabs.to(self.cls_token.dtype)
+    def _embed_packed(
+        self,
+        slabs: Tensor,
+        present: Tensor | None,
+        masks: Tensor | None,
+        positions: Tensor | None,
+        packing: Packing,
+    ) -> Tensor:
+        """Return the tokens of the foreground, of shape (T, D)."""
+        grid, size = packing.shape, self.config.patch_size
+        row, slab, i, j = torch.unravel_index(packing.patches, grid)
+        cut = slabs.reshape(
+            *slabs.shape[:3], grid[2], size, grid[3], size
+        )  # B S C h p w p
+        pixels = cut.permute(0, 1, 3, 5, 2, 4, 6)[row, slab, i, j]  # P C p p
+        patches = self._embed_images(pixels, None if present is None else present[row])
+        patches = patches.flatten(1)  # P D
+        if masks is not None:
+            patches = self._hide(patches, masks[row, slab, i, j])
+        patches = patches + self._patch_positions(grid)[i, j]
+        prefix = self._prefix_tokens().to(patches.dtype)
+        prefix = prefix.expand(len(packing.slabs), -1, -1)
+        if self.config.slab_positions:
+            places = self._slab_positions(grid, positions)  # BS 1 D
+            prefix = prefix + places[packing.slabs]
+            patches = patches + places[row * grid[1] + slab, 0]
+        return packing.pack(prefix, patches)
+
+    def _embed_images(self, pixels: Tensor, present: Tensor | None) -> Tensor:
+        """Embed images of shape (n, C, H, W) without positions: (n, h, w, D)."""
+        pixels = pixels.to(self.cls_token.dtype)
         modality_vector = self.modality_embed.sum(0)  # D
         if present is not None:
-            has = present[..., None]  # B M 1
-            keep = has.repeat_interleave(self.config.thickness, 1)  # B C 1
+            has = present[..., None]  # n M 1
+            keep = has.repeat_interleave(self.config.thickness, 1)  # n C 1
             # Not a product: what stands for a missing modality may be NaN.
-            pixels = pixels.masked_fill(~keep[:, None, :, :, None], 0.0)
+            pixels = pixels.masked_fill(~keep[..., None], 0.0)
             vectors = torch.where(has, self.modality_embed, self.absent_embed)
-            modality_vector = vectors.sum(1)[:, None, None, None]  # B 1 1 1 D
-        pixels = pixels.flatten(0, 1)  # BS C H W
+            modality_vector = vectors.sum(1)[:, None, None]  # n 1 1 D
         if isinstance(self.patch_embed, HierarchicalStem):
-            flags = None if present is None else present.repeat_interleave(n_slabs, 0)
-            patches = self.patch_embed(pixels, flags)  # BS h w D
+            patches = self.patch_embed(pixels, present)  # n h w D
         else:
-            patches = self.patch_embed(pixels)  # BS h w D
-        tokens: Tensor = patches.unflatten(0, (n_rows, n_slabs)) + modality_vector
+            patches = self.patch_embed(pixels)  # n h w D
+        tokens: Tensor = patches + modality_vector
         return tokens
+
+    def _hide(self, patches: Tensor, masks: Tensor) -> Tensor:
+        mask_token = self.mask_token.to(patches.dtype)
+        return torch.where(masks[..., None], mask_token, patches)
 
     def _check_shapes(
         self,
@@ -284,19 +331,21 @@ class SlabEncoder(nn.Module):
             return cls_token
         return torch.cat([cls_token, self.register_tokens], 1)
 
-    def _run_block(
-        self, index: int, x: Tensor, grid: tuple[int, int, int, int]
-    ) -> Tensor:
+    def _run_block(self, index: int, x: Tensor, layout: _Layout) -> Tensor:
         block = self.blocks[index]
+        packing = layout if isinstance(layout, Packing) else None
         if self.activation_checkpointing and self.training:
-            x = checkpoint(block, x, use_reentrant=False)
+            x = checkpoint(block, x, packing, use_reentrant=False)
         else:
-            x = block(x)
+            x = block(x, packing)
         if str(index) not in self.slab_mixing:
             return x
-        prefix, patches = self._split(x, grid)
-        mixed = self.slab_mixing[str(index)](patches).flatten(2, 3).flatten(0, 1)
-        return torch.cat([prefix, mixed], 1)
+        mixing = self.slab_mixing[str(index)]
+        if isinstance(layout, Packing):
+            packed: Tensor = mixing(x, layout)
+            return packed
+        prefix, patches = self._split(x, layout)
+        return torch.cat([prefix, mixing(patches).flatten(2, 3).flatten(0, 1)], 1)
 
     def _split(
         self, x: Tensor, grid: tuple[int, int, int, int]
@@ -305,9 +354,13 @@ class SlabEncoder(nn.Module):
         n_prefix = 1 + self.config.num_register_tokens
         return x[:, :n_prefix], x[:, n_prefix:].reshape(*grid, -1)
 
-    def _output(self, x: Tensor, grid: tuple[int, int, int, int]) -> EncoderOutput:
-        prefix, patches = self._split(self.norm(x), grid)
-        return EncoderOutput(prefix[:, 0].reshape(*grid[:2], -1), patches)
+    def _output(self, x: Tensor, layout: _Layout) -> EncoderOutput:
+        x = self.norm(x)
+        if isinstance(layout, Packing):
+            prefix, patches = layout.unpack(x)
+            return EncoderOutput(prefix[:, :, 0], patches)
+        prefix, patches = self._split(x, layout)
+        return EncoderOutput(prefix[:, 0].reshape(*layout[:2], -1), patches)
 
 
 def _patch_embed(config: EncoderConfig) -> PatchEmbed | HierarchicalStem:

@@ -68,7 +68,9 @@ def pool_tokens(
     return torch.cat(parts, dim=1)
 
 
-def pool_regions(output: EncoderOutput, weights: Tensor) -> Tensor:
+def pool_regions(
+    output: EncoderOutput, weights: Tensor, foreground: Tensor | None = None
+) -> Tensor:
     """Average the patch tokens of each subject over each region of an atlas.
 
     Parameters
@@ -77,11 +79,14 @@ def pool_regions(output: EncoderOutput, weights: Tensor) -> Tensor:
         Patch tokens of shape (B, S, h, w, D).
     weights : Tensor of shape (R, S, h, w)
         Share of each patch that a region fills, the same for all subjects.
+    foreground : bool Tensor of shape (B, S, h, w), optional
+        Patches that count; all of them if not given.
 
     Returns
     -------
     float32 Tensor of shape (B, R * D)
-        The vectors of the regions, one after the other.
+        The vectors of the regions, one after the other; NaN where nothing of a
+        region counts.
 
     Raises
     ------
@@ -95,9 +100,13 @@ def pool_regions(output: EncoderOutput, weights: Tensor) -> Tensor:
             f"got shape {tuple(weights.shape)}."
         )
     weights = weights.to(output.patch_tokens.device, torch.float32)
-    totals = weights.sum(dim=(1, 2, 3), keepdim=True)  # R 1 1 1
+    totals = weights.sum(dim=(1, 2, 3))  # R
     if not bool((totals > 0).all()):
         empty = (totals.flatten() <= 0).nonzero().flatten().tolist()
         raise InputError(f"regions {empty} fill no patch of the encoder's grid.")
     tokens = output.patch_tokens.float()
-    return torch.einsum("rshw,bshwd->brd", weights / totals, tokens).flatten(1)
+    if foreground is not None:
+        tokens = tokens * foreground[..., None]
+        totals = torch.einsum("rshw,bshw->br", weights, foreground.float())
+    sums = torch.einsum("rshw,bshwd->brd", weights, tokens)
+    return (sums / totals[..., None]).flatten(1)

@@ -71,6 +71,31 @@ def test_row_is_the_pooled_output_of_the_encoder(checkpoint, subjects, pooling):
     assert rows.shape == (2, encoder.n_features)
 
 
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_skipped_background_is_not_seen(
+    checkpoint, make_checkpoint, subjects, batch_size
+):
+    config = replace(checkpoint.config.encoder, background="skipped")
+    skipping = make_checkpoint(encoder=config)
+    encoder = make_encoder(skipping, pooling="cls+mean", batch_size=batch_size)
+    rows = embed(encoder, subjects)
+    one = encoder.preprocessor.apply(
+        {k: read_volume(v) for k, v in subjects[2].images.items()},
+        config.modalities,
+    )
+    grid = SlabGrid(thickness=2)
+    fractions = torch.from_numpy(grid.token_fractions(one.foreground, 8))[None]
+    slabs = torch.from_numpy(grid.extract(one.data))[None]
+    unseen = (fractions == 0).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    slabs = slabs.masked_fill(unseen[:, :, None], torch.nan)
+    with torch.inference_mode():
+        output = skipping.build_encoder()(slabs, foreground=fractions > 0)
+    expected = pool_tokens(output, fractions, "cls+mean")[0].numpy()
+    np.testing.assert_allclose(rows[2], expected, rtol=1e-4, atol=1e-5)
+    kept = embed(make_encoder(checkpoint, pooling="cls+mean"), subjects)
+    assert not np.allclose(rows, kept, rtol=1e-3)
+
+
 def test_subjects_differ(checkpoint, subjects):
     rows = embed(make_encoder(checkpoint), subjects)
     distances = np.linalg.norm(rows[:, None] - rows[None], axis=2)

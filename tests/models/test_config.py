@@ -68,6 +68,7 @@ def test_plain_values_survive_json():
             },
             "multiple of it, got 4 and 90",
         ),
+        ({"background": "hidden"}, "background must be one of ('kept', 'skipped')"),
         ({"drop_path": 1.0}, "drop_path must be in [0, 1)"),
         ({"ffn": "gelu"}, "ffn must be one of ('mlp', 'swiglu'), got 'gelu'"),
     ],

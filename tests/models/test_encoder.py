@@ -227,6 +227,7 @@ def test_wrong_slabs_are_refused(shape, message):
         {"present": torch.ones(2, 3, dtype=torch.bool)},
         {"present": torch.ones(2, 2)},
         {"masks": torch.ones(2, 7, 3, 5, dtype=torch.bool)},
+        {"foreground": torch.ones(2, 7, 5, 4, dtype=torch.bool)},
     ],
 )
 def test_wrong_flags_are_refused(flags, slabs):
@@ -262,3 +263,109 @@ def test_hierarchical_stem_ignores_absent_modalities_and_learns_all_over(slabs):
     sum(x.square().sum() for x in encoder(slabs, present=present)).backward()
     stem = dict(encoder.patch_embed.named_parameters())
     assert all(parameter.grad.abs().max() > 0 for parameter in stem.values())
+
+
+SKIPPED = {"background": "skipped", "slab_positions": 5}
+
+
+def make_foreground():
+    """Slabs of different lengths, an empty one and a full one."""
+    generator = torch.Generator().manual_seed(2)
+    shares = torch.linspace(0.1, 0.9, 7)[:, None, None]
+    foreground = torch.rand(2, 7, 5, 3, generator=generator) < shares
+    foreground[0, 3], foreground[1, 6] = False, True
+    return foreground
+
+
+def encode_hidden(encoder, slabs, foreground, **flags):
+    """Encode all patches, but keep those of the background from all others."""
+    x, grid = encoder._embed(slabs, **flags)
+    shown = foreground.flatten(2).flatten(0, 1)  # BS hw
+    shown = torch.cat([torch.ones(len(x), 4, dtype=torch.bool), shown], 1)
+    for index, block in enumerate(encoder.blocks):
+        qkv = block.attn.qkv(block.norm1(x)).unflatten(-1, (3, 2, -1))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        scores = q @ k.mT / q.shape[-1] ** 0.5
+        scores = scores.masked_fill(~shown[:, None, None], -torch.inf)
+        mixed = (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
+        x = x + block.ls1(block.attn.proj(mixed))
+        x = x + block.ls2(block.mlp(block.norm2(x)))
+        if str(index) in encoder.slab_mixing:
+            mixing = encoder.slab_mixing[str(index)]
+            prefix, patches = encoder._split(x, grid)
+            normed = mixing.norm(patches) * foreground[..., None]
+            volume = normed.permute(0, 4, 1, 2, 3)
+            patches = patches + mixing.conv(volume).permute(0, 2, 3, 4, 1)
+            x = torch.cat([prefix, patches.flatten(2, 3).flatten(0, 1)], 1)
+    cls_token, patches = encoder._output(x, grid)
+    has_brain = foreground.flatten(2).any(2)[..., None]
+    return cls_token * has_brain, patches * foreground[..., None]
+
+
+@pytest.mark.parametrize("stem", ["linear", "hierarchical"])
+def test_skipped_background_is_seen_by_no_one(slabs, stem):
+    foreground = make_foreground()
+    flags = {
+        "present": torch.tensor([[True, True], [False, True]]),
+        "masks": torch.rand(2, 7, 5, 3) < 0.3,
+        "positions": torch.rand(2, 7),
+    }
+    kept = make_encoder(stem=stem, slab_positions=5).train()
+    skipping = make_encoder(stem=stem, **SKIPPED).train()
+    skipping.load_state_dict(kept.state_dict())
+    expected = encode_hidden(kept, slabs, foreground, **flags)
+    output = skipping(slabs, foreground=foreground, **flags)
+    assert_same(output, expected)
+    for tokens in (expected, output):
+        sum(x.square().mean() for x in tokens).backward()
+    for (name, ours), theirs in zip(
+        skipping.named_parameters(), kept.parameters(), strict=True
+    ):
+        torch.testing.assert_close(
+            ours.grad, theirs.grad, rtol=1e-4, atol=1e-6, msg=name
+        )
+
+
+def test_background_that_is_all_kept_changes_nothing(slabs):
+    kept, skipping = make_encoder(slab_positions=5), make_encoder(**SKIPPED)
+    foreground = make_foreground()
+    assert_same(kept(slabs, foreground=foreground), kept(slabs))
+    assert_same(skipping(slabs), kept(slabs))
+    everything = torch.ones_like(foreground)
+    assert_same(skipping(slabs, foreground=everything), kept(slabs))
+
+
+def test_intermediate_tokens_skip_the_background_too(slabs):
+    encoder, foreground = make_encoder(**SKIPPED), make_foreground()
+    (last,) = encoder.forward_intermediates(slabs, [-1], foreground=foreground)
+    assert_same(last, encoder(slabs, foreground=foreground))
+
+
+def test_brain_that_is_nowhere_gives_zeros(slabs):
+    nowhere = torch.zeros(2, 7, 5, 3, dtype=torch.bool)
+    output = make_encoder(**SKIPPED)(slabs, foreground=nowhere)
+    assert all(not x.any() for x in output)
+    assert output.cls_token.shape == (2, 7, 24)
+
+
+def test_stochastic_depth_drops_whole_slabs_of_different_lengths(slabs):
+    encoder = make_encoder(drop_path=0.9, depth=2, slab_mixing=(), **SKIPPED).train()
+    foreground = make_foreground()
+    x, packing = encoder._embed(slabs, foreground=foreground)
+    torch.manual_seed(3)
+    changed = (encoder.blocks[1](x, packing) != x).any(1)
+    for slab in range(len(packing.slabs)):
+        assert changed[packing.row_slabs == slab].unique().numel() == 1
+    assert changed.unique().numel() == 2
+
+
+def test_checkpointed_activations_of_packed_slabs_give_the_same_gradient(slabs):
+    encoder = make_encoder(**SKIPPED).train()
+    gradients = []
+    for enabled in (False, True):
+        encoder.set_activation_checkpointing(enabled)
+        encoder.zero_grad()
+        output = encoder(slabs, foreground=make_foreground())
+        output.patch_tokens.square().mean().backward()
+        gradients.append(encoder.pos_embed.grad.clone())
+    torch.testing.assert_close(*gradients)

@@ -92,3 +92,20 @@ def test_wrong_weights_are_refused(output, fractions):
         pool_regions(output, torch.ones(5, 4, 3))
     with pytest.raises(InputError, match=r"regions \[0\] fill no patch"):
         pool_regions(output, torch.zeros(1, 5, 4, 3))
+
+
+def test_regions_leave_out_what_does_not_count(output, fractions):
+    weights = torch.rand(3, 5, 4, 3, generator=torch.Generator().manual_seed(2))
+    weights[1, 1:] = 0.0  # the first slab only, of which nothing counts
+    patch_tokens = output.patch_tokens.clone()
+    patch_tokens[fractions == 0] = 1e6
+    changed = EncoderOutput(output.cls_token, patch_tokens)
+    vectors = pool_regions(changed, weights, fractions > 0).unflatten(1, (3, 7))
+    assert vectors[:, 1].isnan().all()
+    held = weights[2] * (fractions[1] > 0)
+    expected = (held[..., None] * output.patch_tokens[1]).sum((0, 1, 2)) / held.sum()
+    torch.testing.assert_close(vectors[1, 2], expected, rtol=1e-4, atol=1e-4)
+    everything = torch.ones_like(fractions, dtype=torch.bool)
+    torch.testing.assert_close(
+        pool_regions(output, weights, everything), pool_regions(output, weights)
+    )
