@@ -1,6 +1,5 @@
 """Embedding many subjects into a table: what fails is noted, the rest goes on."""
 
-import hashlib
 import os
 import time
 from collections import deque
@@ -15,7 +14,7 @@ from brainfeat.estimators._encoding import Outcome, SubjectEncoder
 from brainfeat.estimators._subjects import Subject
 from brainfeat.exceptions import BrainfeatError
 from brainfeat.failures import FailedRow, failures_path, write_failures
-from brainfeat.io import content_hash
+from brainfeat.io import hash_images
 from brainfeat.tables import EmbeddingTable, TableRow
 
 __all__ = [
@@ -181,31 +180,6 @@ def describe_encoder(encoder: SubjectEncoder, checkpoint: str) -> dict[str, Any]
         "preprocessing_sha256": encoder.preprocessor.fingerprint,
         "preprocessing": encoder.preprocessor.to_dict(),
     }
-
-
-def hash_images(images: Mapping[str, str]) -> str:
-    """Fingerprint the images of one row by their content.
-
-    Parameters
-    ----------
-    images : mapping of str to str
-        Path of the image of each modality.
-
-    Returns
-    -------
-    str
-        SHA-256 in hexadecimal; for a single image it is that of the file.
-
-    Raises
-    ------
-    VolumeError
-        If a file is missing or cannot be read.
-    """
-    hashes = {modality: content_hash(path) for modality, path in images.items()}
-    if len(hashes) == 1:
-        return next(iter(hashes.values()))
-    lines = (f"{modality} {value}\n" for modality, value in sorted(hashes.items()))
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 @dataclass
