@@ -40,6 +40,9 @@ ImageSource = str | os.PathLike[str] | SpatialImage
 _GZIP_LEVEL = 1
 _GZIP_ERRORS: tuple[Any, ...] = (igzip.BadGzipFile, IsalError)
 _SKIPPED_AT_ONCE = 1 << 20
+# Millimetres. What lies beyond is a header in other units, or a damaged one, and would
+# be smoothed for hours.
+_VOXEL_EDGES = (0.02, 100.0)
 
 
 def read_volume(source: ImageSource, *, memory_limit: int = MEMORY_LIMIT) -> Volume:
@@ -449,9 +452,16 @@ def _geometry(data: NDArray[Any], affine: Any, name: str) -> Geometry:
     if affine is None:
         raise GeometryError(f"{name}: the image has no affine.")
     try:
-        return Geometry(data.shape, affine)
+        geometry = Geometry(data.shape, affine)
     except GeometryError as error:
         raise GeometryError(f"{name}: {error}") from error
+    smallest, largest = _VOXEL_EDGES
+    if not smallest <= min(geometry.spacing) <= max(geometry.spacing) <= largest:
+        edges = ", ".join(f"{edge:.3g}" for edge in geometry.spacing)
+        raise GeometryError(
+            f"{name}: expected voxel edges of {smallest} to {largest} mm, got {edges}."
+        )
+    return geometry
 
 
 def _storable(data: NDArray[Any]) -> NDArray[Any]:

@@ -84,7 +84,8 @@ def read_layout(file: BinaryIO) -> NiftiLayout:
     except VolumeError:
         raise
     except Exception as error:  # nibabel has no one type for a field it cannot read
-        reason = " ".join(str(error).split())
+        text = " ".join(str(error).split())
+        reason = "".join(c if c.isprintable() else "?" for c in text)
         raise VolumeError(f"damaged NIfTI header ({reason}).") from error
 
 
