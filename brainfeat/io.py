@@ -433,7 +433,7 @@ def _check_volumes(
         raise VolumeError(f"expected one 3D volume, got shape {shape}{kind}.")
     if len(sizes) not in {3, 4}:
         raise VolumeError(f"expected a 3D or 4D image, got shape {shape}.")
-    if 0 in sizes:
+    if 0 in sizes[:3]:
         raise VolumeError(f"expected voxels, got shape {shape}.")
 
 
