@@ -55,19 +55,20 @@ def find_starts(volume: Volume, n_starts: int) -> list[Affine]:
     to_voxel = np.linalg.inv(volume.geometry.affine)
     center = find_center(volume)
     best: dict[tuple[float, float], tuple[float, Affine]] = {}
-    for pitch, scale, y, z in product(_PITCHES, _SCALES, _SHIFTS, _SHIFTS):
-        start = _similarity(pitch, scale, center + np.array([0.0, y, z]))
-        sampled = _sample_nearest(volume_bins, points, to_voxel @ start)
-        score = _mutual_information(template_bins, sampled)
-        if (pitch, scale) not in best or score > best[pitch, scale][0]:
-            best[pitch, scale] = score, start
-    starts = []
+    shifts = [center + np.array([0.0, y, z]) for y, z in product(_SHIFTS, _SHIFTS)]
+    for pitch, scale in product(_PITCHES, _SCALES):
+        starts = [_similarity(pitch, scale, shift) for shift in shifts]
+        sampled = _sample_nearest(volume_bins, points, to_voxel @ np.array(starts))
+        scores = _mutual_information(template_bins, sampled)
+        first = int(np.argmax(scores))
+        best[pitch, scale] = float(scores[first]), starts[first]
+    chosen = []
     for scale in _SCALES:
         ranked = sorted(
             (best[pitch, scale] for pitch in _PITCHES), key=lambda scored: -scored[0]
         )
-        starts += [start for _, start in ranked[:n_starts]]
-    return starts
+        chosen += [start for _, start in ranked[:n_starts]]
+    return chosen
 
 
 def find_center(volume: Volume) -> NDArray[np.float64]:
@@ -132,18 +133,31 @@ def _similarity(pitch: float, scale: float, center: NDArray[np.float64]) -> Affi
 
 
 def _sample_nearest(
-    bins: NDArray[np.intp], points: NDArray[np.float64], to_voxel: Affine
+    bins: NDArray[np.intp], points: NDArray[np.float64], to_voxel: NDArray[Any]
 ) -> NDArray[np.intp]:
-    voxels = np.rint(points @ to_voxel[:3, :3].T + to_voxel[:3, 3]).astype(np.intp)
-    inside = np.all((voxels >= 0) & (voxels < bins.shape), axis=1)
-    i, j, k = np.where(inside[:, None], voxels, 0).T
-    return np.where(inside, bins[i, j, k], 0)
+    """Look up bins at points that n matrices of one rotation move: (n, n_points)."""
+    turned = points @ to_voxel[0, :3, :3].T
+    # A rim of bin 0 stands for all that is outside.
+    padded = np.pad(bins, 1)
+    flat = np.zeros((len(to_voxel), len(points)), dtype=np.intp)
+    for axis, size in enumerate(padded.shape):
+        places = np.rint(turned[:, axis] + to_voxel[:, axis, 3:]) + 1.0
+        flat = flat * size + np.clip(places, 0, size - 1).astype(np.intp)
+    return padded.ravel()[flat]
 
 
-def _mutual_information(first: NDArray[np.intp], second: NDArray[np.intp]) -> float:
-    n_levels = _N_BINS + 1
-    joint = np.bincount(first * n_levels + second, minlength=n_levels**2)
-    share = joint.reshape(n_levels, n_levels) / len(first)
-    independent = share.sum(axis=1, keepdims=True) * share.sum(axis=0)
-    held = share > 0
-    return float(np.sum(share[held] * np.log(share[held] / independent[held])))
+def _mutual_information(
+    first: NDArray[np.intp], second: NDArray[np.intp]
+) -> NDArray[np.float64]:
+    """Compare bins of shape (n_points,) with each row of (n, n_points)."""
+    n_levels, n_rows = _N_BINS + 1, len(second)
+    rows = np.arange(n_rows)[:, None] * n_levels**2
+    joint = np.bincount(
+        (rows + first * n_levels + second).ravel(), minlength=n_rows * n_levels**2
+    )
+    share = joint.reshape(n_rows, n_levels, n_levels) / len(first)
+    independent = share.sum(axis=2, keepdims=True) * share.sum(axis=1, keepdims=True)
+    # What no point has adds nothing: log(1) in its place.
+    ratio = np.divide(share, independent, out=np.ones_like(share), where=share > 0)
+    information: NDArray[np.float64] = np.sum(share * np.log(ratio), axis=(1, 2))
+    return information

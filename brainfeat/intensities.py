@@ -2,6 +2,7 @@
 
 __all__ = ["correct_bias", "repair", "standardise"]
 
+import math
 from typing import Any
 
 import numpy as np
@@ -39,16 +40,14 @@ def repair(volume: Volume) -> Volume:
     if volume.data.dtype.kind not in "biuf":
         raise VolumeError(f"expected real numbers, got {volume.data.dtype}.")
     with np.errstate(over="ignore"):  # too large for float32 is infinite, too
-        data = volume.data.astype(np.float32)
-    finite = np.isfinite(data)
-    if finite.mean() < 1 - _MAX_DAMAGED:
-        raise VolumeError(
-            f"expected intensities, got {1 - finite.mean():.0%} NaN or infinite voxels."
-        )
-    if not finite.all():
-        data = np.where(finite, data, data[finite].min())
-    if data.min() == data.max():
-        raise VolumeError(f"expected contrast, got {data.min():g} everywhere.")
+        data = volume.data.astype(np.float32, copy=False)
+    low, high = float(data.min()), float(data.max())
+    # NaN and infinity are seen in the extremes: most volumes need no closer look.
+    if not (math.isfinite(low) and math.isfinite(high)):
+        data = _without_damage(data)
+        low, high = float(data.min()), float(data.max())
+    if low == high:
+        raise VolumeError(f"expected contrast, got {low:g} everywhere.")
     return Volume(data, volume.geometry, volume.path)
 
 
@@ -123,3 +122,12 @@ def standardise(
     scores = np.full(data.shape, (low - mean) / spread, dtype=np.float32)
     scores[foreground] = (values - mean) / spread
     return scores
+
+
+def _without_damage(data: NDArray[np.float32]) -> NDArray[np.float32]:
+    finite = np.isfinite(data)
+    if finite.mean() < 1 - _MAX_DAMAGED:
+        raise VolumeError(
+            f"expected intensities, got {1 - finite.mean():.0%} NaN or infinite voxels."
+        )
+    return np.where(finite, data, data[finite].min())

@@ -204,7 +204,9 @@ def _smooth_for_spacing(volume: Volume, spacing: float) -> Volume:
     sigmas = _SIGMA_PER_FWHM * np.sqrt(np.maximum(ratios**2 - 1.0, 0.0))
     if not sigmas.any():
         return volume
+    # Transposed, since the filter's result is in C order, and SimpleITK takes volumes
+    # in Fortran order without turning them around.
     data = ndimage.gaussian_filter(
-        volume.data, sigmas, mode="nearest", truncate=_TRUNCATE
+        volume.data.T, sigmas[::-1], mode="nearest", truncate=_TRUNCATE
     )
-    return Volume(data, volume.geometry)
+    return Volume(data.T, volume.geometry)

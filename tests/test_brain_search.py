@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 from nibabel.affines import apply_affine
 
-from brainfeat.brain_search import BRAIN_CENTER, find_center, find_starts
+from brainfeat.brain_search import (
+    BRAIN_CENTER,
+    _mutual_information,
+    _sample_nearest,
+    find_center,
+    find_starts,
+)
 from brainfeat.io import read_volume
 from brainfeat.resampling import to_closest_ras, to_shrunk
 from brainfeat.template import load_template
@@ -39,3 +45,33 @@ def test_starts_have_one_of_each_size_near_the_template_itself():
     np.testing.assert_allclose(
         apply_affine(true_size, BRAIN_CENTER), BRAIN_CENTER, atol=16
     )
+
+
+def test_points_are_looked_up_as_one_by_one(rng):
+    bins = rng.integers(1, 16, size=(7, 5, 6))
+    points = rng.uniform(-2, 8, size=(50, 3))
+    matrices = np.tile(np.eye(4), (3, 1, 1))
+    matrices[:, :3, :3] = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    matrices[:, :3, 3] = rng.uniform(0, 6, size=(3, 3))
+    found = _sample_nearest(bins, points, matrices)
+    for matrix, row in zip(matrices, found, strict=True):
+        for point, value in zip(points, row, strict=True):
+            voxel = np.rint(apply_affine(matrix, point)).astype(int)
+            inside = all(0 <= i < n for i, n in zip(voxel, bins.shape, strict=True))
+            assert value == (bins[tuple(voxel)] if inside else 0)
+    assert (found == 0).any()
+
+
+def test_mutual_information_equals_its_sum_over_pairs(rng):
+    first, second = rng.integers(0, 4, size=40), rng.integers(0, 3, size=(2, 40))
+    for row, information in zip(
+        second, _mutual_information(first, second), strict=True
+    ):
+        expected = 0.0
+        for a in range(4):
+            for b in range(3):
+                both = np.mean((first == a) & (row == b))
+                if both > 0:
+                    apart = np.mean(first == a) * np.mean(row == b)
+                    expected += both * np.log(both / apart)
+        assert information == pytest.approx(expected)

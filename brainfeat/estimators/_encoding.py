@@ -217,6 +217,7 @@ class SubjectEncoder:
             _LOGGER.warning("%s: not aligned to the template, only centred", culprit)
         return processed, next(iter(volumes.values())).geometry
 
+    @torch.inference_mode()
     def forward(
         self, slabs: Tensor, present: Tensor, fractions: Tensor
     ) -> EncoderOutput:
@@ -236,17 +237,14 @@ class SubjectEncoder:
         EncoderOutput
             Their tokens.
         """
-        encoder = shared_encoder(self.checkpoint, self.device)
-        half = self._dtype == torch.bfloat16
-        with (
-            torch.inference_mode(),
-            torch.autocast(self.device.type, torch.bfloat16, enabled=half),
-        ):
-            output: EncoderOutput = encoder(
-                slabs.to(self.device),
-                present=present.to(self.device),
-                foreground=fractions.to(self.device) > 0,
-            )
+        # Weights and tokens are all of one precision: autocast would convert each of
+        # them at each product, which takes a third of the time.
+        encoder = shared_encoder(self.checkpoint, self.device, self._dtype)
+        output: EncoderOutput = encoder(
+            slabs.to(self.device, self._dtype),
+            present=present.to(self.device),
+            foreground=fractions.to(self.device) > 0,
+        )
         return output
 
     @torch.inference_mode()

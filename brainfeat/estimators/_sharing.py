@@ -64,7 +64,9 @@ def shared_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
     return _CHECKPOINTS.get(_signature(path), lambda: Checkpoint.load(source))
 
 
-def shared_encoder(checkpoint: Checkpoint, device: torch.device) -> SlabEncoder:
+def shared_encoder(
+    checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype = torch.float32
+) -> SlabEncoder:
     """Build the encoder of a checkpoint, or take the one that was built before.
 
     Parameters
@@ -73,14 +75,16 @@ def shared_encoder(checkpoint: Checkpoint, device: torch.device) -> SlabEncoder:
         Weights and configuration.
     device : torch.device
         Where the encoder runs.
+    dtype : torch.dtype
+        What its weights are rounded to.
 
     Returns
     -------
     SlabEncoder
         In evaluation mode; not to be trained.
     """
-    key = (checkpoint.fingerprint, str(device))
-    return _ENCODERS.get(key, lambda: checkpoint.build_encoder().to(device))
+    key = (checkpoint.fingerprint, str(device), dtype)
+    return _ENCODERS.get(key, lambda: checkpoint.build_encoder().to(device, dtype))
 
 
 def _signature(path: Path) -> tuple[Hashable, ...]:

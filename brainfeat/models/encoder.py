@@ -322,7 +322,8 @@ class SlabEncoder(nn.Module):
         if positions is None:
             places = torch.arange(n_slabs, device=self.slab_embed.device) + 0.5
             positions = (places / n_slabs).expand(n_rows, -1)
-        return interpolate_slab_positions(self.slab_embed, positions.flatten())[:, None]
+        places = interpolate_slab_positions(self.slab_embed, positions.flatten())
+        return places.to(self.slab_embed.dtype)[:, None]
 
     def _prefix_tokens(self) -> Tensor:
         """Return class and register tokens, of shape (1, 1 + R, D)."""

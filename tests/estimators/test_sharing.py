@@ -76,6 +76,12 @@ def test_encoder_has_the_weights_of_its_checkpoint(checkpoint):
         np.testing.assert_array_equal(bias, one.state["norm.bias"].numpy())
 
 
+def test_encoder_of_each_precision_is_another(checkpoint):
+    half = shared_encoder(checkpoint, CPU, torch.bfloat16)
+    assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
+    assert shared_encoder(checkpoint, CPU).norm.bias.dtype == torch.float32
+
+
 def test_two_are_kept(checkpoint):
     first, second, third = (shifted(checkpoint, shift) for shift in (0.0, 1.0, 2.0))
     kept = [shared_encoder(one, CPU) for one in (first, second)]
