@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from brainfeat import BrainFoundEmbedder
+from brainfeat.pretraining.self_distillation import SelfDistillation
 
 FOLDER = Path(__file__).parent.parent / "examples" / "benchmarks"
 SIZES = {"subjects": 4, "labels": 2, "splits": 2, "people": 2, "cnn-steps": 2}
@@ -92,3 +93,26 @@ def test_rows_are_what_the_embedder_gives(measured, contrast, monkeypatch):
     # A store holds half precision.
     atol = 1e-3 * np.abs(expected).max()
     np.testing.assert_allclose(rows[:1], expected, rtol=1e-3, atol=atol)
+
+
+@pytest.mark.parametrize(
+    ("name", "objectives"),
+    [
+        ("anatomy", {"anatomy"}),
+        ("dino", {"dino", "koleo"}),
+        ("ibot", {"ibot"}),
+        ("infonce", {"infonce"}),
+        ("single-slice", {"anatomy"}),
+    ],
+)
+def test_each_ablation_trains_what_it_is_named_after(name, objectives, monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    from ablations import configure
+
+    config = configure(name)
+    names = ("dino", "ibot", "koleo", "infonce", "anatomy")
+    assert {n for n in names if getattr(config, f"{n}_weight") > 0} == objectives
+    student = SelfDistillation(config, n_quantities=3).student.encoder
+    is_single = name == "single-slice"
+    assert (config.encoder.thickness == 1) == is_single
+    assert (len(student.slab_mixing) == 0) == is_single

@@ -24,7 +24,8 @@ class Prefetcher(Generic[Item]):
     start, stop : int
         First number, and the one after the last.
     ahead : int
-        Largest number of items that wait.
+        Largest number of items that wait; 0 makes each when it is asked for, without
+        a thread.
 
     Examples
     --------
@@ -38,12 +39,14 @@ class Prefetcher(Generic[Item]):
     ) -> None:
         self._make = make
         self._numbers = range(start, stop)
+        self._ahead = ahead
         self._items: queue.Queue[Item | BaseException] = queue.Queue(ahead)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._work, daemon=True)
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        if self._ahead:
+            self._thread.start()
         return self
 
     def __exit__(
@@ -60,6 +63,9 @@ class Prefetcher(Generic[Item]):
 
     def __iter__(self) -> Iterator[Item]:
         """Give the items in order; an error of `make` is raised here."""
+        if not self._ahead:
+            yield from map(self._make, self._numbers)
+            return
         for _ in self._numbers:
             item = self._items.get()
             if isinstance(item, BaseException):

@@ -51,6 +51,8 @@ class SimulatedSource:
         Volumes of each subject.
     reuse : int
         Steps that a subject is used for, with new crops and intensities each time.
+    n_acquisitions : int
+        Acquisitions A of each subject, which differ in contrast and scanner.
     config : TrainingConfig, optional
         What subjects are drawn from.
     shape : tuple of int (I, J, K)
@@ -71,6 +73,7 @@ class SimulatedSource:
         *,
         modalities: Sequence[str] = ("T1w", "T2w", "FLAIR"),
         reuse: int = 4,
+        n_acquisitions: int = 1,
         config: TrainingConfig | None = None,
         shape: tuple[int, int, int] = (80, 104, 80),
         spacing: float = 2.0,
@@ -79,6 +82,7 @@ class SimulatedSource:
         self.bases = tuple(bases)
         self.modalities = tuple(modalities)
         self.reuse = reuse
+        self.n_acquisitions = n_acquisitions
         self.config = config or TrainingConfig()
         self.shape = shape
         self.lattice = encoder_lattice(shape, spacing, _CENTER)
@@ -127,12 +131,13 @@ class SimulatedSource:
             base,
             1,
             generator=generator,
-            modalities=self.modalities,
+            modalities=self.modalities * self.n_acquisitions,
             lattice=self.lattice,
             config=self.config,
         )
         foreground = _choose_foreground(batch, generator)
-        volumes = _normalise(batch.volumes, foreground)[:, None]  # B A M I J K
+        volumes = _normalise(batch.volumes, foreground)
+        volumes = volumes.unflatten(1, (self.n_acquisitions, -1))  # B A M I J K
         present = torch.ones(volumes.shape[:3], dtype=torch.bool)
         return SubjectBatch(volumes, present, foreground.float(), batch.truth)
 

@@ -224,7 +224,13 @@ class Trainer:
             Called after each step.
         """
         config = self.config
-        batches = Prefetcher(self.make_views, self.next_step, config.n_steps)
+        batches = Prefetcher(
+            self.make_views,
+            self.next_step,
+            config.n_steps,
+            # On a CPU a thread would take from the products what it gives the data.
+            ahead=2 if self.device.type == "cuda" else 0,
+        )
         with batches:
             started = time.perf_counter()
             for step, parts in enumerate(batches, self.next_step):

@@ -5,7 +5,7 @@ import pytest
 from brainfeat.pretraining.prefetch import Prefetcher
 
 
-@pytest.mark.parametrize("ahead", [1, 2, 5])
+@pytest.mark.parametrize("ahead", [0, 1, 2, 5])
 def test_items_come_in_order(ahead):
     with Prefetcher(lambda number: number**2, 3, 11, ahead=ahead) as items:
         assert list(items) == [number**2 for number in range(3, 11)]
@@ -34,6 +34,11 @@ def test_items_are_made_ahead_and_not_further():
 def test_items_are_made_in_another_thread():
     with Prefetcher(lambda _: threading.get_ident(), 0, 3) as items:
         assert threading.get_ident() not in set(items)
+
+
+def test_nothing_ahead_needs_no_thread():
+    with Prefetcher(lambda _: threading.get_ident(), 0, 3, ahead=0) as items:
+        assert set(items) == {threading.get_ident()}
 
 
 def test_error_comes_in_its_place():

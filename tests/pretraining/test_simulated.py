@@ -57,6 +57,28 @@ def test_batch_has_the_shapes_that_it_promises(build):
     assert all(torch.isfinite(part).all() for part in (batch.volumes, batch.truth))
 
 
+def test_acquisitions_of_a_subject_share_its_anatomy(build):
+    batch = build(n_acquisitions=2).draw(0, 2, seed=0)
+    assert batch.volumes.shape == (2, 2, 2, *SHAPE)
+    assert batch.present.shape == (2, 2, 2)
+    brain = batch.truth[0, :-1].sum(dim=0) > 0.9
+    first, second = batch.volumes[0, :, 0][:, brain]
+    assert not torch.equal(first, second)
+    # Whatever the contrasts are, tissues explain both; another subject's do not.
+    tissues = batch.truth[:, :-1][:, :, brain]  # B R N
+    own, other = (explained(tissues[row].T, second) for row in (0, 1))
+    assert own > 0.3
+    assert own > 2 * other
+
+
+def explained(columns, values):
+    """Share of the variance of values that columns explain, linearly."""
+    columns, values = columns - columns.mean(dim=0), values - values.mean()
+    solved = torch.linalg.lstsq(columns, values[:, None], driver="gelsd")
+    fit = columns @ solved.solution
+    return 1 - float((values - fit[:, 0]).square().sum() / values.square().sum())
+
+
 def test_any_step_can_be_drawn_at_any_time(build):
     in_order = build(reuse=2)
     drawn = [in_order.draw(step, 2, seed=7) for step in range(4)]

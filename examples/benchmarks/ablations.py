@@ -1,0 +1,131 @@
+"""Train one encoder for each objective, all for the same time, to be compared.
+
+Each run sees the simulated anatomies of `examples/train_brainfound_tiny.py`, on one
+thread, for as many steps as fit into the same CPU time.
+
+    python examples/benchmarks/ablations.py OUTPUT --seconds 600
+
+trains all of them (again with the same command after an interruption) and prints the
+options that `label_scarce.py` takes to compare them.
+"""
+
+import argparse
+import dataclasses
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from brainfeat.augmentation.crops import CropConfig
+from brainfeat.augmentation.intensity import IntensityConfig
+from brainfeat.preprocessing import Preprocessor
+from brainfeat.pretraining.config import PretrainingConfig
+from brainfeat.pretraining.simulated import SimulatedSource
+from brainfeat.pretraining.trainer import pretrain
+from brainfeat.simulation.anatomy import BaseAnatomy
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+import train_brainfound_tiny as recipe
+
+N_PACE_STEPS = 6
+PAIRS = dataclasses.replace(
+    recipe.VIEWS,
+    n_global=2,
+    global_crops=dataclasses.replace(
+        recipe.VIEWS.global_crops, area=(0.5, 1.0), rotation=15.0
+    ),
+    local_crops=CropConfig(size=(48, 48), n_slabs=2, area=(0.15, 0.35)),
+    intensity=IntensityConfig(),
+)
+NONE = {
+    f"{name}_weight": 0.0 for name in ("dino", "ibot", "koleo", "infonce", "anatomy")
+}
+SINGLE_SLICE = dataclasses.replace(
+    recipe.ENCODER, thickness=1, slab_mixing=(), slab_positions=80
+)
+CHANGES = {
+    "anatomy": {},
+    "dino": {
+        "dino_weight": 1.0,
+        "koleo_weight": 0.1,
+        "views": dataclasses.replace(PAIRS, n_local=2),
+    },
+    "ibot": {"ibot_weight": 1.0, "views": recipe.VIEWS},
+    "infonce": {"infonce_weight": 1.0, "views": PAIRS},
+    "single-slice": {"encoder": SINGLE_SLICE},
+}
+SELF_SUPERVISED = ("dino", "ibot", "infonce")
+
+
+def configure(name: str) -> PretrainingConfig:
+    changes = dict(CHANGES[name])
+    if name in SELF_SUPERVISED:
+        changes = NONE | {"n_prototypes": 1024} | changes
+    return dataclasses.replace(recipe.FIRST, **changes)
+
+
+def make_source(bases: list[BaseAnatomy], name: str) -> SimulatedSource:
+    return SimulatedSource(
+        bases,
+        modalities=recipe.ENCODER.modalities,
+        reuse=12,
+        # Contrasts of one subject are what InfoNCE tells from other subjects.
+        n_acquisitions=2 if name == "infonce" else 1,
+        config=recipe.FIRST_PEOPLE,
+        preprocessing=Preprocessor().to_dict(),
+    )
+
+
+def count_steps(bases: list[BaseAnatomy], name: str, seconds: float) -> int:
+    """Find how many steps fit into the CPU time, from a few of them."""
+    times: list[float] = []
+    config = dataclasses.replace(configure(name), n_steps=2 + N_PACE_STEPS)
+    with tempfile.TemporaryDirectory() as folder:
+        pretrain(
+            make_source(bases, name),
+            config,
+            output=folder,
+            on_step=lambda _: times.append(time.process_time()),
+        )
+    # The first steps also wait for what is set up once.
+    return max(1, round(seconds * N_PACE_STEPS / (times[-1] - times[1])))
+
+
+def train(bases: list[BaseAnatomy], name: str, folder: Path, seconds: float) -> None:
+    if (folder / "model.safetensors").exists():
+        return
+    budget = folder / "n_steps.txt"
+    if not budget.exists():
+        n_steps = count_steps(bases, name, seconds)
+        folder.mkdir(parents=True, exist_ok=True)
+        budget.write_text(str(n_steps))
+    config = dataclasses.replace(configure(name), n_steps=int(budget.read_text()))
+    print(f"{name}: {config.n_steps} steps in {folder}", flush=True)
+    run = folder / "run"
+    checkpoint = pretrain(
+        make_source(bases, name),
+        config,
+        output=run,
+        resume=(run / "pretraining.json").exists(),
+    )
+    checkpoint.save(folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("output", type=Path)
+    parser.add_argument("--seconds", type=float, default=600, help="CPU time of each")
+    parser.add_argument("--only", nargs="+", choices=CHANGES, default=list(CHANGES))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    bases = recipe.load_bases()
+    for name in options.only:
+        train(bases, name, options.output / name, options.seconds)
+    folders = {name: options.output / name for name in options.only}
+    print(*(f"--encoder {name}={folder}" for name, folder in folders.items()))
+
+
+if __name__ == "__main__":
+    main()
