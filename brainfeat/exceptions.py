@@ -15,15 +15,19 @@
     └── MissingDependencyError (ImportError)  an extra that is not installed
 
     UserWarning
-    └── UntrainedCheckpointWarning            the weights have learnt nothing
+    ├── UntrainedCheckpointWarning            the weights have learnt nothing
+    ├── LeakageWarning                        a subject on both sides of a split
+    └── ConfoundingWarning                    the site gives the label away
 """
 
 __all__ = [
     "BrainfeatError",
     "CheckpointError",
     "ConfigError",
+    "ConfoundingWarning",
     "GeometryError",
     "InputError",
+    "LeakageWarning",
     "MissingDependencyError",
     "ModalityError",
     "TableError",
@@ -80,3 +84,11 @@ class MissingDependencyError(BrainfeatError, ImportError):
 
 class UntrainedCheckpointWarning(UserWarning):
     """The encoder has random weights: its features mean nothing yet."""
+
+
+class LeakageWarning(UserWarning):
+    """The same subject or scan is on both sides of a split."""
+
+
+class ConfoundingWarning(UserWarning):
+    """Site or confounds give the label away, so that a score may be theirs."""

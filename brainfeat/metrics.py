@@ -1,6 +1,6 @@
 """Measures of agreement between measurements of the same subjects."""
 
-__all__ = ["intraclass_correlation"]
+__all__ = ["intraclass_correlation", "retrieval_accuracy"]
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -58,3 +58,48 @@ def intraclass_correlation(scores: ArrayLike) -> NDArray[np.float64]:
     agreement = np.full(total.shape, np.nan)
     np.divide(between_subjects - error, total, out=agreement, where=total > 0)
     return agreement
+
+
+def retrieval_accuracy(features: ArrayLike, subjects: ArrayLike) -> float:
+    """Compute how often the nearest other scan is of the same subject.
+
+    Parameters
+    ----------
+    features : array-like of shape (n_rows, n_features)
+        One row a scan; compared by their cosine after each feature is standardised.
+    subjects : array-like of shape (n_rows,)
+        Who was scanned.
+
+    Returns
+    -------
+    float
+        Share of those rows whose subject has another row, from 0 to 1.
+
+    Raises
+    ------
+    InputError
+        If lengths differ, or no subject has two rows.
+
+    Examples
+    --------
+    >>> retrieval_accuracy([[0, 1], [0, 1.1], [2, 0], [2.2, 0]], ["a", "a", "b", "b"])
+    1.0
+    """
+    rows = np.asarray(features, dtype=np.float64)
+    _, people = np.unique(np.asarray(subjects), return_inverse=True)
+    if rows.ndim != 2 or len(rows) != len(people):
+        raise InputError(
+            f"expected a subject for each row, got {len(people)} for shape "
+            f"{rows.shape}."
+        )
+    can_be_found = np.bincount(people)[people] > 1
+    if not can_be_found.any():
+        raise InputError("subjects: expected one with two rows, got none.")
+    spread = rows.std(axis=0)
+    rows = (rows - rows.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    rows = rows / np.where(lengths > 0, lengths, 1.0)
+    likeness = rows @ rows.T
+    np.fill_diagonal(likeness, -np.inf)
+    found = people[likeness.argmax(axis=1)] == people
+    return float(found[can_be_found].mean())

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from brainfeat.exceptions import InputError
-from brainfeat.metrics import intraclass_correlation
+from brainfeat.metrics import intraclass_correlation, retrieval_accuracy
 
 # Shrout & Fleiss 1979, table 2: six targets, four judges.
 JUDGES = [
@@ -58,3 +58,22 @@ def test_agreement_of_constant_scores_is_unknown():
 def test_agreement_needs_two_subjects_and_two_raters(shape):
     with pytest.raises(InputError, match="n_subjects, n_raters"):
         intraclass_correlation(np.zeros(shape))
+
+
+def test_retrieval_counts_scans_that_find_their_subject(rng):
+    people = np.repeat(np.arange(20), 2)
+    rows = rng.normal(size=(20, 30))[people] + 0.1 * rng.normal(size=(40, 30))
+    assert retrieval_accuracy(rows, people) == 1.0
+    assert retrieval_accuracy(rng.normal(size=(40, 30)), people) < 0.2
+
+
+def test_retrieval_is_of_those_who_can_be_found():
+    rows = [[0.0, 1.0], [0.1, 1.0], [1.0, 0.0], [5.0, -9.0]]
+    assert retrieval_accuracy(rows, ["a", "a", "b", "c"]) == 1.0
+
+
+def test_retrieval_needs_a_repeat():
+    with pytest.raises(InputError, match="one with two rows, got none"):
+        retrieval_accuracy(np.eye(3), ["a", "b", "c"])
+    with pytest.raises(InputError, match="got 2 for shape"):
+        retrieval_accuracy(np.eye(3), ["a", "b"])

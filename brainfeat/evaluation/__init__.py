@@ -1,0 +1,24 @@
+"""Scores that are hard to get wrong: cross-validation, confounds, reliability."""
+
+from brainfeat.evaluation.confounds import ConfoundRegressor
+from brainfeat.evaluation.decoding import DecodingMap, decode_positions
+from brainfeat.evaluation.harmonization import SiteHarmonizer
+from brainfeat.evaluation.leakage import warn_of_leakage
+from brainfeat.evaluation.outliers import cohort_distances
+from brainfeat.evaluation.probe import evaluate_probe
+from brainfeat.evaluation.reliability import Reliability, evaluate_reliability
+from brainfeat.evaluation.scores import ProbeEvaluation, Score
+
+__all__ = [
+    "ConfoundRegressor",
+    "DecodingMap",
+    "ProbeEvaluation",
+    "Reliability",
+    "Score",
+    "SiteHarmonizer",
+    "cohort_distances",
+    "decode_positions",
+    "evaluate_probe",
+    "evaluate_reliability",
+    "warn_of_leakage",
+]

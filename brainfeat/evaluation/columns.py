@@ -1,0 +1,167 @@
+"""Columns of a feature table that are no features: confounds and sites."""
+
+__all__ = ["Columns", "Design", "SplitTable", "split_columns"]
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from brainfeat.exceptions import ConfigError, InputError
+
+Columns = Sequence[str | int]
+
+
+class SplitTable(NamedTuple):
+    """A table in two parts.
+
+    Attributes
+    ----------
+    features : ndarray of float64 of shape (n_rows, n_features)
+        What is left.
+    chosen : DataFrame
+        The columns that were asked for.
+    names : list of str
+        Names of the features.
+    """
+
+    features: NDArray[np.float64]
+    chosen: pd.DataFrame
+    names: list[str]
+
+
+def split_columns(X: Any, columns: Columns) -> SplitTable:
+    """Take columns out of a table.
+
+    Parameters
+    ----------
+    X : DataFrame or array of shape (n_rows, n_columns)
+        Features, and beside them what `columns` names.
+    columns : sequence of str or int
+        Names in a DataFrame, or positions in an array; negative ones count from the
+        end.
+
+    Returns
+    -------
+    SplitTable
+        Features, chosen columns and names of the features.
+
+    Raises
+    ------
+    ConfigError
+        If ``columns`` is no sequence of names and positions.
+    InputError
+        If a column is missing, a feature is no number, or a value is missing.
+    """
+    if isinstance(columns, str) or not isinstance(columns, Sequence):
+        raise ConfigError(f"expected a list of columns, got {columns!r}.")
+    table = X if isinstance(X, pd.DataFrame) else pd.DataFrame(np.asarray(X))
+    places = [_find(table, column) for column in columns]
+    chosen = table.iloc[:, places]
+    if chosen.isna().to_numpy().any():
+        gaps = [str(c) for c in chosen.columns[chosen.isna().any()]]
+        raise InputError(f"X: expected a value in every row of {', '.join(gaps)}.")
+    rest = table.drop(columns=table.columns[places])
+    try:
+        features = rest.to_numpy(dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"X: expected features that are numbers ({error}).") from error
+    if not np.isfinite(features).all():
+        raise InputError("X: expected finite features, got NaN or infinite values.")
+    return SplitTable(features, chosen, [str(name) for name in rest.columns])
+
+
+@dataclass(frozen=True, eq=False)
+class Design:
+    """How confounds become numbers: learnt from some rows, applied to any.
+
+    Parameters
+    ----------
+    categories : tuple of (tuple of str or None)
+        Levels of each column; None if it is a number.
+    names : tuple of str
+        Names of the columns.
+    """
+
+    categories: tuple[tuple[str, ...] | None, ...]
+    names: tuple[str, ...]
+
+    @classmethod
+    def learn(cls, table: pd.DataFrame) -> "Design":
+        """Find out which columns are numbers, and the levels of the others.
+
+        Parameters
+        ----------
+        table : DataFrame
+            Confounds, a column each.
+
+        Returns
+        -------
+        Design
+            To be applied to these rows and to others.
+        """
+        levels = [
+            None
+            if _is_number(table[name])
+            else tuple(sorted(set(map(str, table[name]))))
+            for name in table
+        ]
+        return cls(tuple(levels), tuple(map(str, table.columns)))
+
+    def apply(self, table: pd.DataFrame) -> NDArray[np.float64]:
+        """Write confounds as numbers.
+
+        Parameters
+        ----------
+        table : DataFrame
+            The same columns as in `learn`.
+
+        Returns
+        -------
+        ndarray of shape (n_rows, n_numbers)
+            A column a number, and one a level of those that are none.
+
+        Raises
+        ------
+        InputError
+            If there is a level that was not there in `learn`.
+        """
+        parts = [np.empty((len(table), 0))]
+        for position, (name, levels) in enumerate(
+            zip(self.names, self.categories, strict=True)
+        ):
+            values = table.iloc[:, position]
+            if levels is None:
+                parts.append(values.to_numpy(dtype=np.float64)[:, None])
+                continue
+            text = np.array([str(value) for value in values])
+            unknown = sorted(set(text) - set(levels))
+            if unknown:
+                raise InputError(
+                    f"{name}: expected one of {', '.join(levels)}, as in the rows that "
+                    f"were fitted, got {', '.join(unknown)}."
+                )
+            parts.append((text[:, None] == np.array(levels)).astype(np.float64))
+        return np.hstack(parts)
+
+
+def _find(table: pd.DataFrame, column: str | int) -> int:
+    found = [place for place, name in enumerate(table.columns) if name == column]
+    if not found and isinstance(column, int) and -len(table.columns) <= column < 0:
+        return len(table.columns) + column
+    if len(found) != 1:
+        raise InputError(
+            f"X: expected one column {column!r}, got {len(found)} among "
+            f"{len(table.columns)} columns."
+        )
+    return found[0]
+
+
+def _is_number(values: "pd.Series[Any]") -> bool:
+    # Two-valued flags as well: one column is enough for them.
+    if pd.api.types.is_numeric_dtype(values):
+        return True
+    return bool(values.map(lambda value: isinstance(value, int | float)).all())

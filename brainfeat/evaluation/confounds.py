@@ -1,0 +1,126 @@
+"""What confounds explain of features, taken out within each fold."""
+
+__all__ = ["ConfoundRegressor"]
+
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
+
+from brainfeat.evaluation.columns import Columns, Design, split_columns
+
+
+class ConfoundRegressor(TransformerMixin, BaseEstimator):
+    """Regress confounds out of features.
+
+    Confounds are columns of ``X`` itself, so that cross-validation splits them with
+    the features: the regression is learnt from training rows and applied to test
+    rows [1]_. Regressing before splitting would tell training rows of test rows.
+
+    Parameters
+    ----------
+    confounds : sequence of str or int
+        Columns of a DataFrame by name, or of an array by position; they are used and
+        dropped. Text is taken as categories.
+
+    Attributes
+    ----------
+    coefficients_ : ndarray of shape (n_confounds, n_features)
+        Features per unit of each confound.
+
+    References
+    ----------
+    .. [1] Snoek, Miletic & Scholte, "How to control for confounds in decoding
+       analyses of neuroimaging data", NeuroImage 184, 2019.
+       doi:10.1016/j.neuroimage.2018.09.074
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> table = pd.DataFrame({"emb_000": [1.0, 2.0, 3.0], "age": [50, 60, 70]})
+    >>> ConfoundRegressor(["age"]).fit_transform(table).round(6) + 0.0
+    array([[2.],
+           [2.],
+           [2.]])
+    """
+
+    def __init__(self, confounds: Columns) -> None:
+        self.confounds = confounds
+
+    def fit(self, X: Any, y: object = None) -> Self:
+        """Learn what the confounds explain.
+
+        Parameters
+        ----------
+        X : DataFrame or array of shape (n_rows, n_columns)
+            Features and confounds.
+        y : object
+            Ignored.
+
+        Returns
+        -------
+        self
+            Ready to transform.
+
+        Raises
+        ------
+        ConfigError
+            If ``confounds`` is no list.
+        InputError
+            If a column is missing or a value is no number.
+        """
+        features, confounds, names = split_columns(X, self.confounds)
+        self.design_ = Design.learn(confounds)
+        numbers = self.design_.apply(confounds)
+        # About their means: what is left keeps the mean of the features.
+        self.confound_means_ = numbers.mean(axis=0)
+        centred = numbers - self.confound_means_
+        # The least of all solutions, as the levels of a category add up to one.
+        self.coefficients_ = np.linalg.pinv(centred) @ (
+            features - features.mean(axis=0)
+        )
+        self.feature_names_ = names
+        return self
+
+    def transform(self, X: Any) -> NDArray[np.float64]:
+        """Take out what the confounds explain.
+
+        Parameters
+        ----------
+        X : DataFrame or array of shape (n_rows, n_columns)
+            As for `fit`.
+
+        Returns
+        -------
+        ndarray of shape (n_rows, n_columns - n_confounds)
+            Features without what the confounds explain.
+
+        Raises
+        ------
+        InputError
+            If ``X`` does not have the columns of `fit`, or a category that it had
+            not.
+        """
+        check_is_fitted(self)
+        features, confounds, _ = split_columns(X, self.confounds)
+        numbers = self.design_.apply(confounds) - self.confound_means_
+        adjusted: NDArray[np.float64] = features - numbers @ self.coefficients_
+        return adjusted
+
+    def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
+        """Name the columns of `transform`.
+
+        Parameters
+        ----------
+        input_features : object
+            Ignored.
+
+        Returns
+        -------
+        ndarray of str of shape (n_features,)
+            Names of the features, without the confounds.
+        """
+        check_is_fitted(self)
+        return np.array(self.feature_names_, dtype=object)

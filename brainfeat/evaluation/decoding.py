@@ -1,0 +1,219 @@
+"""Where a label can be read: a searchlight over dense features."""
+
+__all__ = ["DecodingMap", "decode_positions"]
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from brainfeat.evaluation.folds import Fold, outer_folds, permute_labels
+from brainfeat.evaluation.labelled import LabelledFeatures
+from brainfeat.exceptions import InputError
+from brainfeat.template import load_template
+
+Floats = NDArray[np.float64]
+
+_PENALTY = 1.0  # in the units of `ridge.PENALTIES`; the same at every position
+_SMALLEST_SHARE = 0.25  # of a token that must be brain, to be decoded from
+_N_TOGETHER = 32  # positions whose matrices are held at once
+_N_SAMPLES = 4  # along each edge of a token, to find its share of the brain
+
+
+class DecodingMap(NamedTuple):
+    """Scores of a probe at each token, as images of one voxel a token.
+
+    Attributes
+    ----------
+    auc_img : Nifti1Image
+        Area under the ROC curve of held-out subjects; 0 outside of the brain.
+    p_img : Nifti1Image
+        Share of permutations that score as high at this token; 1 outside.
+    corrected_p_img : Nifti1Image
+        Share of permutations whose best token scores as high: corrected for the
+        number of tokens [1]_; 1 outside.
+
+    References
+    ----------
+    .. [1] Nichols & Holmes, "Nonparametric permutation tests for functional
+       neuroimaging", Human Brain Mapping 15, 2002. doi:10.1002/hbm.1058
+    """
+
+    auc_img: nib.Nifti1Image
+    p_img: nib.Nifti1Image
+    corrected_p_img: nib.Nifti1Image
+
+
+def decode_positions(
+    images: Sequence[nib.Nifti1Image],
+    y: Any,
+    groups: Any = None,
+    *,
+    mask_img: nib.Nifti1Image | None = None,
+    n_repeats: int = 3,
+    n_permutations: int = 200,
+    random_state: int = 0,
+) -> DecodingMap:
+    """Cross-validate a ridge probe at each token position.
+
+    Parameters
+    ----------
+    images : sequence of Nifti1Image of shape (size_i, size_j, size_k, D)
+        One a row, on one grid: what ``transform_dense(X, space="template")`` gives.
+    y : array-like of shape (n_rows,)
+        Two classes.
+    groups : array-like of shape (n_rows,), optional
+        Subject of each row; its rows are on one side of each split.
+    mask_img : Nifti1Image, optional
+        Not zero where to decode, on the grid of the images. By default the tokens
+        of which a quarter is brain in MNI152.
+    n_repeats : int
+        Repeats of the cross-validation, over which scores are averaged.
+    n_permutations : int
+        Permutations of the labels of whole subjects, scored on the same folds.
+    random_state : int
+        Seed of folds and permutations.
+
+    Returns
+    -------
+    DecodingMap
+        Score and p-values at each token.
+
+    Raises
+    ------
+    InputError
+        If the images do not share a grid, the mask is empty or on another one, or
+        labels and groups do not fit.
+    """
+    affine = _check_grid(images)
+    shape = images[0].shape[:3]
+    mask = _brain_tokens(shape, affine) if mask_img is None else _read_mask(mask_img)
+    if mask.shape != shape or not mask.any():
+        raise InputError(
+            f"mask_img: expected tokens to decode from on a grid of {shape}, got "
+            f"{int(mask.sum())} on one of {mask.shape}."
+        )
+    tokens = np.stack([np.asarray(image.dataobj)[mask] for image in images], axis=1)
+    rows = np.arange(len(images), dtype=np.float64)[:, None]
+    data = LabelledFeatures.check(rows, y, groups, None, None)
+    repeats = [
+        outer_folds(data.labels.astype(np.intp), data.groups, random_state + repeat)
+        for repeat in range(n_repeats)
+    ]
+    generator = np.random.default_rng(random_state)
+    everywhere = np.zeros(len(images), dtype=np.intp)
+    drawn = permute_labels(
+        data.labels, data.groups, everywhere, n_permutations, generator
+    )
+    auc = _score_tokens(tokens, np.column_stack([data.labels, drawn]), repeats)
+    true, null = auc[:, :1], auc[:, 1:]
+    slack = 1e-9  # equal scores must count as equal
+    p = (1 + (null >= true - slack).sum(axis=1)) / (1 + n_permutations)
+    best = null.max(axis=0)
+    corrected = (1 + (best >= true - slack).sum(axis=1)) / (1 + n_permutations)
+    return DecodingMap(
+        _to_image(true[:, 0], mask, affine, 0.0),
+        _to_image(p, mask, affine, 1.0),
+        _to_image(corrected, mask, affine, 1.0),
+    )
+
+
+def _score_tokens(
+    tokens: NDArray[np.float32],
+    labels: NDArray[np.bool_],
+    repeats: Sequence[Sequence[Fold]],
+) -> Floats:
+    """Return mean AUCs of shape (n_positions, P)."""
+    parts = [tokens[i : i + _N_TOGETHER] for i in range(0, len(tokens), _N_TOGETHER)]
+    scores: Floats = np.mean(
+        [
+            np.concatenate([_score_positions(part, labels, folds) for part in parts])
+            for folds in repeats
+        ],
+        axis=0,
+    )
+    return scores
+
+
+def _score_positions(
+    tokens: NDArray[np.float32],
+    labels: NDArray[np.bool_],
+    folds: Sequence[Fold],
+) -> Floats:
+    """Return AUCs of shape (n_positions, P) of tokens (n_positions, n_rows, D)."""
+    won: Floats = np.zeros((len(tokens), labels.shape[1]))
+    n_pairs: Floats = np.zeros(labels.shape[1])
+    for train, test in folds:
+        rows = tokens[:, train].astype(np.float64)
+        mean, scale = rows.mean(axis=1, keepdims=True), rows.std(axis=1, keepdims=True)
+        scale = np.where(scale > 0, scale, 1.0)
+        rows = (rows - mean) / scale
+        others = (tokens[:, test] - mean) / scale
+        unit = tokens.shape[2]
+        kernel = rows @ rows.transpose(0, 2, 1) / unit
+        kernel += _PENALTY * np.eye(len(train))
+        targets = np.where(labels[train], 1.0, -1.0)
+        targets = targets - targets.mean(axis=0)
+        weights = np.linalg.solve(
+            kernel, np.broadcast_to(targets, (len(rows), *targets.shape))
+        )
+        scores = others @ rows.transpose(0, 2, 1) @ weights / unit
+        positive = labels[test]
+        n_positive = positive.sum(axis=0)
+        ranks = rankdata(scores, axis=1)
+        won += (ranks * positive).sum(axis=1) - n_positive * (n_positive + 1) / 2
+        n_pairs += n_positive * (len(test) - n_positive)
+    return won / n_pairs
+
+
+def _check_grid(images: Sequence[nib.Nifti1Image]) -> Floats:
+    first = images[0]
+    for number, image in enumerate(images):
+        if image.ndim != 4 or image.shape != first.shape:
+            raise InputError(
+                f"images[{number}]: expected a 4D image of shape {first.shape}, "
+                f"got {image.shape}."
+            )
+        if not np.allclose(image.affine, first.affine, atol=1e-3):
+            raise InputError(
+                f"images[{number}]: expected the affine of the first; "
+                "transform_dense(X, space='template') puts all on one grid."
+            )
+    return np.asarray(first.affine, dtype=np.float64)
+
+
+def _read_mask(mask_img: nib.Nifti1Image) -> NDArray[np.bool_]:
+    values = np.asarray(mask_img.dataobj)
+    return values.astype(np.bool_)
+
+
+def _brain_tokens(shape: tuple[int, ...], affine: Floats) -> NDArray[np.bool_]:
+    brain = load_template("brain_mask")
+    steps = (np.arange(_N_SAMPLES) + 0.5) / _N_SAMPLES - 0.5
+    fine = [(np.arange(size)[:, None] + steps).ravel() for size in shape]
+    places = np.stack(np.meshgrid(*fine, indexing="ij"), axis=-1)
+    to_brain = np.linalg.inv(brain.geometry.affine) @ affine
+    voxels = np.rint(places @ to_brain[:3, :3].T + to_brain[:3, 3]).astype(int)
+    sizes = np.array(brain.data.shape)
+    inside = ((voxels >= 0) & (voxels < sizes)).all(axis=-1)
+    found: NDArray[np.bool_] = (
+        inside & brain.data[tuple(np.moveaxis(voxels.clip(0, sizes - 1), -1, 0))]
+    )
+    i, j, k = shape
+    blocks: NDArray[np.bool_] = found.reshape(
+        i, _N_SAMPLES, j, _N_SAMPLES, k, _N_SAMPLES
+    )
+    share: Floats = blocks.mean(axis=(1, 3, 5))
+    is_brain: NDArray[np.bool_] = share >= _SMALLEST_SHARE
+    return is_brain
+
+
+def _to_image(
+    values: Floats, mask: NDArray[np.bool_], affine: Floats, outside: float
+) -> nib.Nifti1Image:
+    data = np.full(mask.shape, outside, dtype=np.float32)
+    data[mask] = values
+    return nib.Nifti1Image(data, affine)

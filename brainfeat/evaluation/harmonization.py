@@ -1,0 +1,205 @@
+"""ComBat: features of several sites on one scale, within each fold."""
+
+__all__ = ["SiteHarmonizer"]
+
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
+
+from brainfeat.evaluation.columns import Columns, Design, split_columns
+from brainfeat.exceptions import InputError
+
+_TOLERANCE, _MAX_STEPS = 1e-6, 500
+
+
+class SiteHarmonizer(TransformerMixin, BaseEstimator):
+    """Adjust features for location and scale of each site by ComBat.
+
+    Each site shifts and stretches each feature; both effects are shrunk towards what
+    they are over all features by empirical Bayes [1]_, [2]_. Site and covariates are
+    columns of ``X`` itself, so that cross-validation splits them with the features:
+    effects are learnt from training rows and taken out of test rows. The label must
+    not be a covariate, as test rows would tell it.
+
+    Parameters
+    ----------
+    site : str or int
+        Column of a DataFrame by name, or of an array by position; used and dropped.
+    covariates : sequence of str or int
+        Columns whose effect is kept, such as age, and which are then dropped.
+
+    Attributes
+    ----------
+    sites_ : tuple of str
+        Sites that `transform` knows.
+    shifts_ : ndarray of shape (n_sites, n_features)
+        Effect on the location, in standard deviations of the residuals.
+    scales_ : ndarray of shape (n_sites, n_features)
+        Effect on the variance, as a factor.
+
+    References
+    ----------
+    .. [1] Johnson, Li & Rabinovic, "Adjusting batch effects in microarray expression
+       data using empirical Bayes methods", Biostatistics 8, 2007.
+       doi:10.1093/biostatistics/kxj037
+    .. [2] Fortin et al., "Harmonization of cortical thickness measurements across
+       scanners and sites", NeuroImage 167, 2018.
+       doi:10.1016/j.neuroimage.2017.11.024
+    """
+
+    def __init__(self, site: str | int, covariates: Columns = ()) -> None:
+        self.site = site
+        self.covariates = covariates
+
+    def fit(self, X: Any, y: object = None) -> Self:
+        """Learn the effects of the sites.
+
+        Parameters
+        ----------
+        X : DataFrame or array of shape (n_rows, n_columns)
+            Features, site and covariates.
+        y : object
+            Ignored.
+
+        Returns
+        -------
+        self
+            Ready to transform.
+
+        Raises
+        ------
+        InputError
+            If a column is missing, there are fewer than two features, or a site has
+            fewer than two rows.
+        """
+        features, chosen, self.feature_names_ = split_columns(
+            X, [self.site, *self.covariates]
+        )
+        site = chosen.iloc[:, 0].map(str).to_numpy()
+        names, counts = np.unique(site, return_counts=True)
+        if counts.min() < 2 or features.shape[1] < 2:
+            raise InputError(
+                "SiteHarmonizer: expected two features and two rows of each site, got "
+                f"{features.shape[1]} features and {counts.min()} of "
+                f"{names[counts.argmin()]}."
+            )
+        self.sites_ = tuple(map(str, names))
+        self.design_ = Design.learn(chosen.iloc[:, 1:])
+        covariates = self.design_.apply(chosen.iloc[:, 1:])
+        members = (site[:, None] == names).astype(float)
+        self._standardise(features, members, covariates)
+        standard = self._to_standard(features, covariates)
+        effects = [_estimate_effect(standard[site == name]) for name in names]
+        self.shifts_ = np.stack([effect.shift for effect in effects])
+        self.scales_ = np.stack([effect.scale for effect in effects])
+        return self
+
+    def transform(self, X: Any) -> NDArray[np.float64]:
+        """Take the effects of the sites out.
+
+        Parameters
+        ----------
+        X : DataFrame or array of shape (n_rows, n_columns)
+            As for `fit`.
+
+        Returns
+        -------
+        ndarray of shape (n_rows, n_features)
+            Features on one scale, without site and covariates.
+
+        Raises
+        ------
+        InputError
+            If a column is missing, or a site was not seen in `fit`: its effect is
+            not known.
+        """
+        check_is_fitted(self)
+        features, chosen, _ = split_columns(X, [self.site, *self.covariates])
+        site = chosen.iloc[:, 0].map(str)
+        unknown = sorted(set(site) - set(self.sites_))
+        if unknown:
+            raise InputError(
+                f"{self.site}: expected one of {', '.join(self.sites_)}, as in the "
+                f"rows that were fitted, got {', '.join(unknown)}."
+            )
+        rows = [self.sites_.index(name) for name in site]
+        covariates = self.design_.apply(chosen.iloc[:, 1:])
+        standard = self._to_standard(features, covariates)
+        standard = (standard - self.shifts_[rows]) / np.sqrt(self.scales_[rows])
+        expected = self.means_ + covariates @ self.slopes_
+        harmonised: NDArray[np.float64] = standard * self.deviations_ + expected
+        return harmonised
+
+    def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
+        """Name the columns of `transform`.
+
+        Parameters
+        ----------
+        input_features : object
+            Ignored.
+
+        Returns
+        -------
+        ndarray of str of shape (n_features,)
+            Names of the features, without site and covariates.
+        """
+        check_is_fitted(self)
+        return np.array(self.feature_names_, dtype=object)
+
+    def _standardise(
+        self,
+        features: NDArray[np.float64],
+        members: NDArray[np.float64],
+        covariates: NDArray[np.float64],
+    ) -> None:
+        """Fit means of the sites and slopes of the covariates by least squares."""
+        design = np.hstack([members, covariates])
+        coefficients = np.linalg.pinv(design) @ features
+        n_sites = members.shape[1]
+        self.means_ = members.mean(axis=0) @ coefficients[:n_sites]
+        self.slopes_ = coefficients[n_sites:]
+        residuals = features - design @ coefficients
+        deviations = np.sqrt(np.square(residuals).mean(axis=0))
+        # A feature that is constant within sites is shifted, not stretched.
+        self.deviations_ = np.where(deviations > 0, deviations, 1.0)
+
+    def _to_standard(
+        self, features: NDArray[np.float64], covariates: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        expected = self.means_ + covariates @ self.slopes_
+        standard: NDArray[np.float64] = (features - expected) / self.deviations_
+        return standard
+
+
+class _Effect(NamedTuple):
+    shift: NDArray[np.float64]
+    scale: NDArray[np.float64]
+
+
+def _estimate_effect(rows: NDArray[np.float64]) -> _Effect:
+    """Posterior means of one site's effects on standardised features (n, F)."""
+    n_rows = len(rows)
+    means, variances = rows.mean(axis=0), rows.var(axis=0, ddof=1)
+    prior_mean, prior_variance = means.mean(), means.var(ddof=1)
+    # Moments of the inverse gamma distribution that the variances are drawn from.
+    level, spread = variances.mean(), variances.var(ddof=1)
+    if spread == 0 or prior_variance == 0:
+        return _Effect(means, np.where(variances > 0, variances, 1.0))
+    shape = 2.0 + level**2 / spread
+    rate = level * (shape - 1.0)
+    shift, scale = means, np.where(variances > 0, variances, level)
+    for _ in range(_MAX_STEPS):
+        weight = prior_variance * n_rows
+        new_shift = (weight * means + scale * prior_mean) / (weight + scale)
+        squares = np.square(rows - new_shift).sum(axis=0)
+        new_scale = (rate + squares / 2.0) / (n_rows / 2.0 + shape - 1.0)
+        change = max(
+            np.abs(new_shift - shift).max(), np.abs(new_scale / scale - 1.0).max()
+        )
+        shift, scale = new_shift, new_scale
+        if change < _TOLERANCE:
+            break
+    return _Effect(shift, scale)

@@ -1,0 +1,172 @@
+"""Features with their labels, subjects, sites and confounds, all checked."""
+
+__all__ = ["LabelledFeatures"]
+
+import warnings
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from brainfeat.evaluation.columns import Design
+from brainfeat.evaluation.confounds import ConfoundRegressor
+from brainfeat.evaluation.leakage import duplicate_rows
+from brainfeat.exceptions import InputError, LeakageWarning
+
+Rows = NDArray[np.intp]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledFeatures:
+    """What a probe is evaluated on.
+
+    Parameters
+    ----------
+    features : ndarray of float64 of shape (n_rows, n_features)
+        One row a scan.
+    labels : ndarray of bool of shape (n_rows,)
+        Whether a row is of the second class.
+    classes : tuple of str
+        The two classes, sorted.
+    groups : ndarray of int of shape (n_rows,)
+        Subject of each row.
+    site : ndarray of int of shape (n_rows,) or None
+        Code of the site.
+    site_names : tuple of str
+        Names of the codes.
+    confounds : ndarray of float64 of shape (n_rows, n_confounds)
+        Confounds and sites as numbers; perhaps none.
+    findings : list of str
+        What was found on the way.
+    """
+
+    features: Floats
+    labels: NDArray[np.bool_]
+    classes: tuple[str, str]
+    groups: Rows
+    site: Rows | None
+    site_names: tuple[str, ...]
+    confounds: Floats
+    findings: list[str] = field(default_factory=list)
+
+    @classmethod
+    def check(
+        cls, X: Any, y: Any, groups: Any, site: Any, confounds: Any
+    ) -> "LabelledFeatures":
+        """Check what `evaluate_probe` is given.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_rows, n_features)
+            Features.
+        y, groups, site : array-like of shape (n_rows,)
+            Two classes; subject and site of each row, or None.
+        confounds : DataFrame or array-like of shape (n_rows, n_confounds) or None
+            Numbers or categories.
+
+        Returns
+        -------
+        LabelledFeatures
+            Checked values.
+
+        Raises
+        ------
+        InputError
+            If lengths differ, a value is missing, or there are not two classes.
+        """
+        features = _as_features(X)
+        n_rows = len(features)
+        labels, classes = _as_codes("y", y, n_rows)
+        if len(classes) != 2:
+            raise InputError(f"y: expected two classes, got {len(classes)}.")
+        if groups is None:
+            subject = np.arange(n_rows)
+        else:
+            subject, _ = _as_codes("groups", groups, n_rows)
+        findings: list[str] = []
+        subject, n_duplicates = duplicate_rows(features, subject)
+        if n_duplicates:
+            findings.append(
+                f"{n_duplicates} rows have the same features under other subjects' "
+                "names: they are taken as one subject and kept on one side of splits."
+            )
+            warnings.warn(findings[-1], LeakageWarning, stacklevel=3)
+        codes, names = (None, ()) if site is None else _as_codes("site", site, n_rows)
+        numbers = _as_numbers(confounds, codes, names, n_rows)
+        return cls(
+            features,
+            labels == 1,
+            (classes[0], classes[1]),
+            subject,
+            codes,
+            names,
+            numbers,
+            findings,
+        )
+
+    def adjust(self, train: Rows) -> Floats:
+        """Regress confounds and sites out of the features.
+
+        Parameters
+        ----------
+        train : ndarray of int
+            Rows that the regression is learnt from.
+
+        Returns
+        -------
+        ndarray of shape (n_rows, n_features)
+            Adjusted features of all rows.
+        """
+        table = np.hstack([self.features, self.confounds])
+        places = list(range(self.features.shape[1], table.shape[1]))
+        return ConfoundRegressor(places).fit(table[train]).transform(table)
+
+
+def _as_features(X: Any) -> Floats:
+    try:
+        features = np.asarray(X, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            "X: expected features of shape (n_rows, n_features), such as "
+            f"BrainFoundEmbedder gives for images ({error})."
+        ) from error
+    if features.ndim != 2 or not np.isfinite(features).all():
+        raise InputError(
+            "X: expected finite features of shape (n_rows, n_features), got shape "
+            f"{features.shape}{'' if features.ndim != 2 else ' with NaN or infinity'}."
+        )
+    return features
+
+
+def _as_codes(name: str, values: Any, n_rows: int) -> tuple[Rows, tuple[str, ...]]:
+    series = pd.Series(np.asarray(values))
+    if len(series) != n_rows or series.isna().any():
+        raise InputError(
+            f"{name}: expected a value for each of {n_rows} rows, got {len(series)} "
+            f"values, {int(series.isna().sum())} of them missing."
+        )
+    names, codes = np.unique(series.map(str).to_numpy(dtype=str), return_inverse=True)
+    return codes.astype(np.intp), tuple(map(str, names))
+
+
+def _as_numbers(
+    confounds: Any, site: Rows | None, names: tuple[str, ...], n_rows: int
+) -> Floats:
+    parts = []
+    if confounds is not None:
+        values = np.asarray(confounds) if isinstance(confounds, list) else confounds
+        table = pd.DataFrame(values)
+        if len(table) != n_rows or table.isna().to_numpy().any():
+            raise InputError(
+                f"confounds: expected a value for each of {n_rows} rows, got "
+                f"{len(table)} rows, {int(table.isna().any(axis=1).sum())} of them "
+                "with missing values."
+            )
+        # Which levels there are is told by no label, so all rows may say it.
+        parts.append(Design.learn(table).apply(table))
+    if site is not None:
+        parts.append((site[:, None] == np.arange(len(names))).astype(np.float64))
+    return np.hstack(parts) if parts else np.empty((n_rows, 0))

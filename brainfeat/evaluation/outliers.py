@@ -1,0 +1,93 @@
+"""How far each row lies from a cohort: scans that went wrong, and people unlike it."""
+
+__all__ = ["CohortDistances", "cohort_distances"]
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.covariance import LedoitWolf
+from sklearn.model_selection import KFold
+
+from brainfeat.exceptions import InputError
+
+Floats = NDArray[np.float64]
+
+_N_FOLDS = 5
+_FEWEST = 10
+_LIMIT = 3.5  # robust standard scores, as Iglewicz and Hoaglin advise
+
+
+class CohortDistances(NamedTuple):
+    """Distance of each row to a cohort.
+
+    Attributes
+    ----------
+    distance : ndarray of shape (n_rows,)
+        Mahalanobis distance over the square root of the number of features.
+    score : ndarray of shape (n_rows,)
+        Its logarithm in robust standard scores of the cohort's own rows.
+    """
+
+    distance: Floats
+    score: Floats
+
+    @property
+    def is_outlier(self) -> NDArray[np.bool_]:
+        """Rows that lie more than 3.5 robust standard deviations out."""
+        return np.asarray(self.score > _LIMIT)
+
+
+def cohort_distances(X: ArrayLike, reference: Any = None) -> CohortDistances:
+    """Measure how far rows lie from a cohort, with a shrunken covariance [1]_.
+
+    Parameters
+    ----------
+    X : array-like of shape (n_rows, n_features)
+        Rows to judge.
+    reference : array-like of shape (n_reference, n_features), optional
+        The cohort, such as the subjects that a classifier learnt from. By default
+        ``X`` itself, where each row is judged by the others.
+
+    Returns
+    -------
+    CohortDistances
+        Distances, and how unusual they are.
+
+    Raises
+    ------
+    InputError
+        If the cohort has fewer than ten rows, or the numbers of features differ.
+
+    References
+    ----------
+    .. [1] Ledoit & Wolf, "A well-conditioned estimator for large-dimensional
+       covariance matrices", Journal of Multivariate Analysis 88, 2004.
+       doi:10.1016/S0047-259X(03)00096-4
+    """
+    rows = np.asarray(X, dtype=np.float64)
+    cohort = rows if reference is None else np.asarray(reference, dtype=np.float64)
+    if cohort.ndim != 2 or len(cohort) < _FEWEST or rows.shape[1:] != cohort.shape[1:]:
+        raise InputError(
+            f"expected a cohort of at least {_FEWEST} rows, and rows of as many "
+            f"features, got shapes {cohort.shape} and {rows.shape}."
+        )
+    # By folds: a row that shapes the covariance is never far from it.
+    own = np.empty(len(cohort))
+    folds = KFold(_N_FOLDS, shuffle=True, random_state=0)
+    for train, test in folds.split(cohort):
+        own[test] = _distance(cohort[train], cohort[test])
+    distance = own if reference is None else _distance(cohort, rows)
+    center = np.median(np.log(own))
+    spread = 1.4826 * np.median(np.abs(np.log(own) - center))
+    score = (np.log(distance) - center) / max(spread, 1e-12)
+    return CohortDistances(distance, score)
+
+
+def _distance(cohort: Floats, rows: Floats) -> Floats:
+    mean, scale = cohort.mean(axis=0), cohort.std(axis=0)
+    scale = np.where(scale > 0, scale, 1.0)
+    model = LedoitWolf().fit((cohort - mean) / scale)
+    squared = model.mahalanobis((rows - mean) / scale)
+    distance: Floats = np.sqrt(np.maximum(squared, 1e-24) / rows.shape[1])
+    return distance

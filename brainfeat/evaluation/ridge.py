@@ -1,0 +1,117 @@
+"""A ridge probe, solved for many labels at once, and what its scores are worth."""
+
+__all__ = ["PENALTIES", "pair_auc", "ridge_scores", "select_and_score"]
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+Floats = NDArray[np.float64]
+Rows = NDArray[np.intp]
+
+# In units of the mean squared length of a standardised row.
+PENALTIES = (0.01, 0.1, 1.0, 10.0)
+
+
+def ridge_scores(
+    train: Floats, test: Floats, targets: Floats, penalties: Sequence[float] = PENALTIES
+) -> Floats:
+    """Fit ridge regression on standardised features, and score test rows.
+
+    Parameters
+    ----------
+    train : ndarray of shape (n_train, n_features)
+        Features to learn from; they also give means and scales.
+    test : ndarray of shape (n_test, n_features)
+        Features to score.
+    targets : ndarray of shape (n_train, P)
+        Targets of P problems that share the features.
+    penalties : sequence of float
+        Penalties to solve for.
+
+    Returns
+    -------
+    ndarray of shape (n_penalties, n_test, P)
+        Predicted targets.
+    """
+    mean, scale = train.mean(axis=0), train.std(axis=0)
+    scale = np.where(scale > 0, scale, 1.0)
+    rows = (train - mean) / scale
+    left, lengths, right = np.linalg.svd(rows, full_matrices=False)
+    offset = targets.mean(axis=0)
+    answers = left.T @ (targets - offset)  # r P
+    places = ((test - mean) / scale) @ right.T  # n_test r
+    unit = rows.shape[1]
+    gains = [lengths / (np.square(lengths) + penalty * unit) for penalty in penalties]
+    return np.stack([(places * gain) @ answers + offset for gain in gains])
+
+
+def select_and_score(
+    train: Floats, test: Floats, targets: Floats, inner: Sequence[tuple[Rows, Rows]]
+) -> tuple[Floats, Floats]:
+    """Choose a penalty by inner folds, then learn from all training rows.
+
+    Parameters
+    ----------
+    train : ndarray of shape (n_train, n_features)
+        Features to learn from.
+    test : ndarray of shape (n_test, n_features)
+        Features to score.
+    targets : ndarray of shape (n_train, P)
+        Targets of P problems; each gets its own penalty.
+    inner : sequence of (train rows, held-out rows)
+        Folds of the training rows.
+
+    Returns
+    -------
+    scores : ndarray of shape (n_test, P)
+        Predicted targets of the test rows.
+    held_out : ndarray of shape (n_train, P)
+        Those of the training rows, each from a fold that did not hold it.
+    """
+    held_out = np.zeros((len(PENALTIES), *targets.shape))
+    for rows, others in inner:
+        held_out[:, others] = ridge_scores(train[rows], train[others], targets[rows])
+    errors = np.square(held_out - targets).mean(axis=1)  # L P
+    best = errors.argmin(axis=0)
+    problems = np.arange(targets.shape[1])
+    scores = ridge_scores(train, test, targets)
+    return scores[best, :, problems].T, held_out[best, :, problems].T
+
+
+def pair_auc(scores: Floats, labels: NDArray[np.bool_], blocks: Rows) -> Floats:
+    """Compute the chance that a positive row scores above a negative one.
+
+    Only rows of one block are compared: scores of different folds come from
+    different fits, and rows of different sites differ in more than the label.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (n_rows, P)
+        Scores of P problems.
+    labels : ndarray of bool of shape (n_rows, P)
+        Their labels.
+    blocks : ndarray of int of shape (n_rows,)
+        Which rows may be compared.
+
+    Returns
+    -------
+    ndarray of shape (P,)
+        Area under the ROC curve over all pairs, ties counted as half; NaN if there
+        is no pair.
+    """
+    won, total = np.zeros(scores.shape[1]), np.zeros(scores.shape[1])
+    for block in np.unique(blocks):
+        rows = blocks == block
+        positive = labels[rows]
+        n_positive = positive.sum(axis=0)
+        n_pairs = n_positive * (rows.sum() - n_positive)
+        ranks = rankdata(scores[rows], axis=0)
+        wins = (ranks * positive).sum(axis=0) - n_positive * (n_positive + 1) / 2
+        won += np.where(n_pairs > 0, wins, 0.0)
+        total += n_pairs
+    auc = np.full(len(won), np.nan)
+    np.divide(won, total, out=auc, where=total > 0)
+    return auc

@@ -1,0 +1,56 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from brainfeat.evaluation.columns import Design, split_columns
+from brainfeat.exceptions import ConfigError, InputError
+
+TABLE = pd.DataFrame(
+    {"emb_000": [1.0, 2.0, 3.0], "site": ["b", "a", "b"], "age": [50, 60, 70]}
+)
+
+
+def test_named_columns_are_taken_out():
+    features, chosen, names = split_columns(TABLE, ["age", "site"])
+    np.testing.assert_array_equal(features, [[1.0], [2.0], [3.0]])
+    assert list(chosen) == ["age", "site"]
+    assert names == ["emb_000"]
+
+
+@pytest.mark.parametrize("place", [2, -1])
+def test_columns_of_an_array_are_taken_by_position(place):
+    features, chosen, _ = split_columns(np.arange(12.0).reshape(4, 3), [place])
+    np.testing.assert_array_equal(features[:, 0], [0, 3, 6, 9])
+    np.testing.assert_array_equal(chosen.to_numpy()[:, 0], [2, 5, 8, 11])
+
+
+@pytest.mark.parametrize(
+    ("table", "columns", "error", "message"),
+    [
+        (TABLE, "age", ConfigError, "expected a list of columns, got 'age'"),
+        (TABLE, ["sex"], InputError, "one column 'sex', got 0 among 3"),
+        (TABLE, ["age"], InputError, "expected features that are numbers"),
+        (TABLE.assign(age=[50, None, 70]), ["age", "site"], InputError, "row of age"),
+        (TABLE.assign(emb_000=np.nan), ["age", "site"], InputError, "finite features"),
+    ],
+)
+def test_what_cannot_be_used_is_named(table, columns, error, message):
+    with pytest.raises(error, match=message):
+        split_columns(table, columns)
+
+
+def test_numbers_stay_and_text_becomes_a_column_a_level():
+    design = Design.learn(TABLE[["age", "site"]])
+    expected = [[50, 0, 1], [60, 1, 0], [70, 0, 1]]
+    np.testing.assert_array_equal(design.apply(TABLE[["age", "site"]]), expected)
+
+
+def test_flags_are_numbers():
+    flags = pd.DataFrame({"left_handed": [True, False]})
+    np.testing.assert_array_equal(Design.learn(flags).apply(flags), [[1], [0]])
+
+
+def test_level_that_was_not_learnt_is_refused():
+    design = Design.learn(TABLE[["site"]])
+    with pytest.raises(InputError, match=r"site: expected one of a, b.*got c"):
+        design.apply(pd.DataFrame({"site": ["c"]}))

@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+
+from brainfeat.evaluation.folds import (
+    draw_groups,
+    inner_folds,
+    outer_folds,
+    permute_labels,
+)
+from brainfeat.exceptions import InputError
+
+GROUPS = np.repeat(np.arange(15), 2)
+LABELS = (GROUPS % 3 == 0).astype(int)
+
+
+@pytest.mark.parametrize(
+    "folds", [outer_folds(LABELS, GROUPS, 0), inner_folds(GROUPS, 0)]
+)
+def test_groups_stay_on_one_side_and_each_row_is_held_out_once(folds):
+    held_out = np.concatenate([test for _, test in folds])
+    assert sorted(held_out) == list(range(30))
+    for train, test in folds:
+        assert not set(GROUPS[train]) & set(GROUPS[test])
+
+
+def test_labels_are_spread_evenly():
+    for _, test in outer_folds(LABELS, GROUPS, 1):
+        assert len(set(GROUPS[test][LABELS[test] == 1])) == 1
+
+
+def test_few_subjects_make_few_folds():
+    assert len(outer_folds(np.array([0, 0, 1, 1, 1]), np.arange(5), 0)) == 2
+    with pytest.raises(InputError, match="two subjects of each class, got 1"):
+        outer_folds(np.array([0, 0, 1, 1]), np.array([0, 1, 2, 2]), 0)
+
+
+def test_permutation_moves_whole_groups_within_their_block():
+    blocks = (GROUPS >= 9).astype(int)
+    generator = np.random.default_rng(0)
+    drawn = permute_labels(LABELS == 1, GROUPS, blocks, 50, generator)
+    assert drawn.shape == (30, 50)
+    np.testing.assert_array_equal(drawn[::2], drawn[1::2])
+    for block in (0, 1):
+        counts = drawn[blocks == block].sum(axis=0)
+        assert set(counts) == {LABELS[blocks == block].sum()}
+    assert len(np.unique(drawn, axis=1).T) > 10
+
+
+def test_labels_that_change_within_a_subject_move_one_by_one():
+    labels = np.arange(30) % 2 == 0
+    drawn = permute_labels(
+        labels, GROUPS, np.zeros(30, dtype=int), 20, np.random.default_rng(0)
+    )
+    assert set(drawn.sum(axis=0)) == {15}
+    assert (drawn[::2] == drawn[1::2]).any()
+
+
+def test_draw_takes_of_each_class_its_share():
+    for size in (3, 6, 9):
+        train, test = draw_groups(LABELS == 1, GROUPS, size, np.random.default_rng(1))
+        assert len(set(GROUPS[train])) == size
+        assert len(set(GROUPS[train][LABELS[train] == 1])) == size // 3
+        assert not set(GROUPS[train]) & set(GROUPS[test])
+        assert len(train) + len(test) == 30

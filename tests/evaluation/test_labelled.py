@@ -1,0 +1,58 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from brainfeat.evaluation.confounds import ConfoundRegressor
+from brainfeat.evaluation.labelled import LabelledFeatures
+from brainfeat.exceptions import InputError, LeakageWarning
+
+Y = ["AD", "CN", "AD", "CN", "AD", "CN"]
+SITE = ["b", "a", "b", "a", "a", "b"]
+
+
+def test_classes_sites_and_confounds_become_numbers(rng):
+    confounds = pd.DataFrame({"age": [50, 60, 70, 80, 90, 55], "sex": list("FMFMFM")})
+    data = LabelledFeatures.check(rng.normal(size=(6, 3)), Y, None, SITE, confounds)
+    assert data.classes == ("AD", "CN")
+    np.testing.assert_array_equal(data.labels, [False, True] * 3)
+    assert data.site_names == ("a", "b")
+    np.testing.assert_array_equal(data.confounds[0], [50, 1, 0, 0, 1])
+    assert len(set(data.groups)) == 6
+
+
+def test_adjustment_learns_from_training_rows(rng):
+    X = rng.normal(size=(6, 3))
+    data = LabelledFeatures.check(X, Y, None, None, [[1], [2], [4], [8], [3], [5]])
+    train = np.array([0, 1, 2, 3])
+    table = np.hstack([X, data.confounds])
+    expected = ConfoundRegressor([-1]).fit(table[train]).transform(table)
+    np.testing.assert_allclose(data.adjust(train), expected)
+
+
+def test_equal_rows_of_two_subjects_are_told_and_joined(rng):
+    X = rng.normal(size=(6, 3))
+    X[4] = X[1]
+    with pytest.warns(LeakageWarning, match="2 rows have the same features"):
+        data = LabelledFeatures.check(X, Y, list("abcdef"), None, None)
+    assert data.groups[4] == data.groups[1]
+    assert "2 rows" in data.findings[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"X": ["a.nii.gz"] * 6}, "X: expected features.*BrainFoundEmbedder"),
+        ({"X": np.ones(6)}, r"X: expected finite features.*\(6,\)"),
+        ({"X": np.full((6, 2), np.nan)}, "with NaN or infinity"),
+        ({"y": ["AD", "CN", "MCI"] * 2}, "y: expected two classes, got 3"),
+        ({"y": Y[:5]}, "y: expected a value for each of 6 rows, got 5"),
+        ({"site": [None, *SITE[1:]]}, "site: expected a value.*1 of them missing"),
+        ({"groups": [1, 2]}, "groups: expected a value for each of 6 rows, got 2"),
+        ({"confounds": [[1.0]] * 5}, "confounds: expected a value.*got 5 rows"),
+        ({"confounds": [[np.nan]] * 6}, "confounds: .*6 of them with missing"),
+    ],
+)
+def test_what_cannot_be_used_is_named(changes, message):
+    values = {"X": np.eye(6), "y": Y, "groups": None, "site": SITE, "confounds": None}
+    with pytest.raises(InputError, match=message):
+        LabelledFeatures.check(**(values | changes))

@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+
+from brainfeat.evaluation.reliability import evaluate_reliability
+from brainfeat.exceptions import InputError
+from brainfeat.metrics import intraclass_correlation, retrieval_accuracy
+
+
+@pytest.fixture
+def travellers(rng):
+    """12 people at 3 sites, by site; sites shift what is measured."""
+    people = np.tile(np.arange(12), 3)
+    site = np.repeat(["river", "north", "summit"], 12)
+    rows = rng.normal(size=(12, 8))[people] + 0.1 * rng.normal(size=(36, 8))
+    rows[:, 0] += 3.0 * (site == "north")
+    rows[:, 2] += 3.0 * (site == "summit")
+    return rows, people, site
+
+
+def test_scans_are_compared_in_the_order_of_their_sites(travellers, rng):
+    rows, people, site = travellers
+    found = evaluate_reliability(rows, people, site=site, predictions=rows[:, 1])
+    assert (found.n_subjects, found.n_scans) == (12, 3)
+    by_site = np.stack([rows[site == name] for name in sorted(set(site))], axis=1)
+    expected = intraclass_correlation(by_site)
+    np.testing.assert_allclose(found.feature_icc, expected)
+    assert found.prediction_icc == pytest.approx(expected[1])
+    assert found.feature_icc[0] < 0.5 < 0.9 < found.feature_icc[1]
+    order = rng.permutation(36)
+    shuffled = evaluate_reliability(rows[order], people[order], site=site[order])
+    np.testing.assert_allclose(shuffled.feature_icc, expected)
+
+
+def test_site_and_person_are_read_from_the_features(travellers):
+    rows, people, site = travellers
+    found = evaluate_reliability(rows, people, site=site)
+    assert found.retrieval == retrieval_accuracy(rows, people)
+    assert found.retrieval > 0.5
+    assert found.retrieval_chance == pytest.approx(2 / 35)
+    assert found.site_decoding.value > 0.9
+    assert found.site_chance == pytest.approx(1 / 3)
+
+
+def test_people_with_fewer_scans_give_what_all_have(travellers):
+    rows, people, _ = travellers
+    keep = np.ones(36, dtype=bool)
+    keep[[24, 35]] = False  # two people have two scans
+    keep[[1, 13]] = False  # and one has one
+    found = evaluate_reliability(rows[keep], people[keep])
+    assert (found.n_subjects, found.n_scans) == (11, 2)
+    assert found.site_decoding is None
+
+
+def test_repeat_scans_are_needed():
+    with pytest.raises(InputError, match="two people who were scanned twice, got 1"):
+        evaluate_reliability(np.ones((4, 2)), ["a", "a", "b", "c"])

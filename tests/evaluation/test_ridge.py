@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+from sklearn.linear_model import Ridge
+from sklearn.metrics import roc_auc_score
+from sklearn.preprocessing import StandardScaler
+
+from brainfeat.evaluation.ridge import (
+    PENALTIES,
+    pair_auc,
+    ridge_scores,
+    select_and_score,
+)
+
+
+@pytest.mark.parametrize("n_features", [4, 30])
+def test_scores_are_those_of_ridge_regression(rng, n_features):
+    train, test = rng.normal(2, 3, (17, n_features)), rng.normal(size=(5, n_features))
+    targets = rng.normal(size=(17, 3))
+    found = ridge_scores(train, test, targets)
+    assert found.shape == (len(PENALTIES), 5, 3)
+    scaler = StandardScaler().fit(train)
+    for penalty, scores in zip(PENALTIES, found, strict=True):
+        model = Ridge(penalty * n_features).fit(scaler.transform(train), targets)
+        np.testing.assert_allclose(scores, model.predict(scaler.transform(test)))
+
+
+def test_constant_feature_does_no_harm(rng):
+    train = np.column_stack([rng.normal(size=9), np.ones(9)])
+    assert np.isfinite(ridge_scores(train, train, rng.normal(size=(9, 1)))).all()
+
+
+def test_each_problem_gets_the_penalty_of_the_least_error(rng):
+    train, targets = rng.normal(size=(12, 6)), rng.normal(size=(12, 4))
+    rows = np.arange(12)
+    inner = [(rows[rows % 3 != fold], rows[rows % 3 == fold]) for fold in range(3)]
+    scores, held_out = select_and_score(train, train[:2], targets, inner)
+    everything = ridge_scores(train, train[:2], targets)
+    for problem in range(4):
+        by_hand = np.zeros((len(PENALTIES), 12))
+        for kept, out in inner:
+            found = ridge_scores(train[kept], train[out], targets[kept, problem, None])
+            by_hand[:, out] = found[..., 0]
+        best = np.square(by_hand - targets[:, problem]).sum(axis=1).argmin()
+        np.testing.assert_allclose(held_out[:, problem], by_hand[best])
+        np.testing.assert_allclose(scores[:, problem], everything[best, :, problem])
+
+
+def test_auc_in_one_block_is_that_of_scikit_learn(rng):
+    scores = rng.integers(0, 6, (40, 3)).astype(float)  # with ties
+    labels = rng.random((40, 3)) < 0.4
+    found = pair_auc(scores, labels, np.zeros(40, dtype=int))
+    expected = [roc_auc_score(labels[:, i], scores[:, i]) for i in range(3)]
+    np.testing.assert_allclose(found, expected)
+
+
+def test_only_pairs_of_one_block_count(rng):
+    scores, labels = rng.normal(size=(30, 1)), rng.random((30, 1)) < 0.5
+    blocks = rng.integers(0, 3, 30)
+    won = total = 0.0
+    for i in np.flatnonzero(labels[:, 0]):
+        for j in np.flatnonzero(~labels[:, 0]):
+            if blocks[i] == blocks[j]:
+                won += float(scores[i, 0] > scores[j, 0])
+                total += 1
+    np.testing.assert_allclose(pair_auc(scores, labels, blocks), won / total)
+
+
+def test_without_pairs_there_is_no_auc():
+    labels = np.array([[True], [True], [False]])
+    found = pair_auc(np.zeros((3, 1)), labels, np.array([0, 0, 1]))
+    assert np.isnan(found).all()
