@@ -1,6 +1,7 @@
 """The command line; heavy libraries are imported inside the commands."""
 
 import errno
+import logging
 import os
 import signal
 from pathlib import Path
@@ -57,8 +58,34 @@ _CheckpointOption = Annotated[
     ),
 ]
 _DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+_DevicesOption = Annotated[
+    str,
+    typer.Option(help="auto, cpu, cuda:1, ...; several with commas: a process each."),
+]
 _JobsOption = Annotated[
     int, typer.Option(metavar="N", help="Scans to preprocess at once; -1: one a core.")
+]
+_LayoutOption = Annotated[
+    Literal["wide", "list"],
+    typer.Option(help="Parquet: a column a feature, or one column of lists."),
+]
+_OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="Replace a table that is there.")
+]
+_BackendOption = Annotated[
+    Literal["threads", "dask", "ray"],
+    typer.Option(help="threads: this process; dask, ray: a cluster's workers."),
+]
+_SchedulerOption = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS", help="The cluster; none: start one here."),
+]
+_MemoryOption = Annotated[
+    float,
+    typer.Option(metavar="GB", min=0.001, help="Refuse scans that need more memory."),
+]
+_VerboseOption = Annotated[
+    bool, typer.Option("-v", "--verbose", help="Tell more, tracebacks included.")
 ]
 _ModalityOption = Annotated[
     list[str] | None,
@@ -100,7 +127,7 @@ def embed(
         Literal["mean", "cls", "cls+mean"],
         typer.Option(help="How the tokens of a brain become one vector."),
     ] = "mean",
-    device: _DeviceOption = "auto",
+    device: _DevicesOption = "auto",
     batch_size: Annotated[
         str, typer.Option(metavar="N", help="Subjects that share a batch, or auto.")
     ] = "auto",
@@ -109,13 +136,20 @@ def embed(
         Path | None,
         typer.Option(metavar="DIR", help="Keep embeddings, whatever their table."),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a table that is there.")
-    ] = False,
+    overwrite: _OverwriteOption = False,
     stop_on_first_error: Annotated[
         bool,
         typer.Option("--stop-on-first-error", help="End at the first bad scan."),
     ] = False,
+    layout: _LayoutOption = "wide",
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="Part I (from 1) of N; see brainfeat merge."),
+    ] = None,
+    backend: _BackendOption = "threads",
+    scheduler: _SchedulerOption = None,
+    memory_limit: _MemoryOption = 4.0,
+    verbose: _VerboseOption = False,
 ) -> None:
     """Embed scans into a table with one row a subject.
 
@@ -125,21 +159,54 @@ def embed(
     from brainfeat.console import format_summary
     from brainfeat.embed_command import EncoderOptions, embed_from_command_line
     from brainfeat.runs import RunOptions
+    from brainfeat.shards import Shard
 
+    _set_verbosity(verbose)
     summary = embed_from_command_line(
         inputs,
         output,
-        EncoderOptions(checkpoint, pooling, device, batch_size),
+        EncoderOptions(
+            *(checkpoint, pooling, device, batch_size),
+            *(memory_limit, backend, scheduler),
+        ),
         RunOptions(
             n_jobs=_count_workers(jobs),
             cache=cache,
             overwrite=overwrite,
             stop_on_first_error=stop_on_first_error,
+            layout=layout,
         ),
         modalities=modality or (),
+        shard=None if shard is None else Shard.parse(shard),
     )
     typer.echo(format_summary(summary))
     _exit_if(bool(summary.failed))
+
+
+@app.command()
+def merge(
+    tables: Annotated[
+        list[Path],
+        typer.Argument(metavar="TABLE", help="Tables of brainfeat embed --shard."),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("-o", "--output", help="Table: .parquet, .csv or .tsv."),
+    ],
+    layout: _LayoutOption = "wide",
+    overwrite: _OverwriteOption = False,
+) -> None:
+    """Join the tables of shards into the table of the whole.
+
+    The exit status is 1 if some subjects failed in their shards.
+    """
+    from brainfeat.merge_command import format_merge, merge_from_command_line
+
+    n_rows, n_failed = merge_from_command_line(
+        tables, output, overwrite=overwrite, layout=layout
+    )
+    typer.echo(format_merge(n_rows, n_failed, output))
+    _exit_if(bool(n_failed))
 
 
 @app.command()
@@ -316,6 +383,11 @@ def _count_workers(jobs: int) -> int:
 def _check_is_free(folder: Path) -> None:
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise InputError(f"{folder}: exists and is not an empty folder.")
+
+
+def _set_verbosity(verbose: bool) -> None:
+    if verbose:
+        logging.getLogger("brainfeat").setLevel(logging.DEBUG)
 
 
 def _show_version(wanted: bool) -> None:

@@ -2,23 +2,31 @@
 
 __all__ = ["EncoderOptions", "embed_from_command_line"]
 
+import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from brainfeat import runs
-from brainfeat.checkpoint import Checkpoint
+from brainfeat.backends import Backend, open_workers, split_devices
 from brainfeat.console import RunDisplay
+from brainfeat.estimators._distribution import Distribution
 from brainfeat.estimators._encoding import Pooling, SubjectEncoder
+from brainfeat.estimators._recipe import EncoderRecipe
 from brainfeat.exceptions import InputError
+from brainfeat.io import MEMORY_LIMIT
 from brainfeat.manifest import Manifest, collect_rows
 from brainfeat.runs import RunOptions, RunSummary
+from brainfeat.shards import Shard
 from brainfeat.table_formats import find_format
+
+_LOGGER = logging.getLogger(__name__)
 
 
 class EncoderOptions(NamedTuple):
-    """The options of a command that say what embeds.
+    """The options of a command that say what embeds, and where.
 
     Attributes
     ----------
@@ -27,15 +35,36 @@ class EncoderOptions(NamedTuple):
     pooling : {"mean", "cls", "cls+mean"}
         How tokens become one vector.
     device : str
-        Where the encoder runs.
+        Where the encoder runs; several with commas are a process each.
     batch_size : str
         A number, or auto.
+    memory_limit : float
+        Gigabytes that one volume may need.
+    backend : {"threads", "dask", "ray"}
+        What distributes the work.
+    scheduler : str or None
+        Address of the cluster.
     """
 
     checkpoint: str
     pooling: Pooling
     device: str
     batch_size: str
+    memory_limit: float = MEMORY_LIMIT / 1e9
+    backend: Backend = "threads"
+    scheduler: str | None = None
+
+    @property
+    def recipe(self) -> EncoderRecipe:
+        """What makes the encoder, here on the first device."""
+        size = self.batch_size
+        return EncoderRecipe(
+            checkpoint=self.checkpoint,
+            pooling=self.pooling,
+            device=split_devices(self.device)[0],
+            batch_size=int(size) if size.isdecimal() else size,
+            memory_limit=int(self.memory_limit * 1e9),
+        )
 
     def load(self) -> SubjectEncoder:
         """Load the encoder.
@@ -45,13 +74,37 @@ class EncoderOptions(NamedTuple):
         SubjectEncoder
             Ready to embed.
         """
-        size = self.batch_size
-        return SubjectEncoder(
-            Checkpoint.load(self.checkpoint),
-            pooling=self.pooling,
-            device=self.device,
-            batch_size=int(size) if size.isdecimal() else size,
-        )
+        return self.recipe.build()
+
+    @contextmanager
+    def distribute(
+        self, encoder: SubjectEncoder, n_jobs: int
+    ) -> Iterator[Distribution | None]:
+        """Open the processes that embed, if it is not this one.
+
+        Parameters
+        ----------
+        encoder : SubjectEncoder
+            As loaded here.
+        n_jobs : int
+            Scans to preprocess at once, or workers of a cluster that is started.
+
+        Yields
+        ------
+        Distribution or None
+            None if this process embeds.
+        """
+        with open_workers(self.backend, self.scheduler, self.device, n_jobs) as workers:
+            if workers is None:
+                yield None
+                return
+            is_local = self.backend == "threads"
+            yield Distribution(
+                workers,
+                self.recipe.for_workers(encoder),
+                encoder.device.type,
+                max(1, n_jobs // workers.n_workers) if is_local else 1,
+            )
 
 
 def embed_from_command_line(
@@ -61,6 +114,7 @@ def embed_from_command_line(
     options: RunOptions,
     *,
     modalities: Sequence[str],
+    shard: Shard | None = None,
 ) -> RunSummary:
     """Embed scans into a table, and show how it goes.
 
@@ -76,6 +130,8 @@ def embed_from_command_line(
         How the run goes.
     modalities : sequence of str
         Modalities to use; none means all that the checkpoint knows.
+    shard : Shard, optional
+        Part of the rows to embed; the first part reports inputs that are no row.
 
     Returns
     -------
@@ -87,21 +143,32 @@ def embed_from_command_line(
     KeyboardInterrupt
         If the user or the system ends the run; it says what is kept.
     """
-    find_format(output)
+    find_format(output, options.layout)
     encoder = encoder_options.load()
     manifest = collect_rows(inputs, modalities=encoder.modalities, wanted=modalities)
+    if shard is not None:
+        manifest = _take(manifest, shard)
     _tell_problems(manifest, options)
+    origin = {} if shard is None else {"shard": str(shard)}
     display = RunDisplay(len(manifest.rows))
+    _LOGGER.debug("%d rows on %s", len(manifest.rows), encoder.device)
     try:
-        with display:
+        with (
+            encoder_options.distribute(encoder, options.n_jobs) as distribution,
+            display,
+        ):
             return runs.embed_to_table(
                 manifest.rows,
                 output,
                 encoder,
-                provenance=runs.describe_encoder(encoder, encoder_options.checkpoint),
+                provenance={
+                    **runs.describe_encoder(encoder, encoder_options.checkpoint),
+                    **origin,
+                },
                 options=options,
                 problems=manifest.problems,
                 on_event=display,
+                distribution=distribution,
             )
     except KeyboardInterrupt as error:
         error.args = (
@@ -109,6 +176,15 @@ def embed_from_command_line(
             "the same command again goes on.",
         )
         raise
+
+
+def _take(manifest: Manifest, shard: Shard) -> Manifest:
+    first = shard.index == 1
+    return Manifest(
+        tuple(shard.take(manifest.rows)),
+        manifest.problems if first else (),
+        manifest.duplicates if first else (),
+    )
 
 
 def _tell_problems(manifest: Manifest, options: RunOptions) -> None:

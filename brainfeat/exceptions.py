@@ -12,6 +12,7 @@
     ├── CheckpointError (ValueError)          weights unknown, damaged or foreign
     ├── TableError (ValueError)               table that cannot be read or joined
     ├── TrainingError (RuntimeError)          a run that cannot go on
+    ├── WorkerError (RuntimeError)            another process died at its work
     └── MissingDependencyError (ImportError)  an extra that is not installed
 
     UserWarning
@@ -35,6 +36,7 @@ __all__ = [
     "UntrainedCheckpointWarning",
     "VolumeError",
     "VolumeNotFoundError",
+    "WorkerError",
 ]
 
 
@@ -76,6 +78,10 @@ class TableError(BrainfeatError, ValueError):
 
 class TrainingError(BrainfeatError, RuntimeError):
     """A training run cannot go on."""
+
+
+class WorkerError(BrainfeatError, RuntimeError):
+    """A process that worked for this one was lost."""
 
 
 class MissingDependencyError(BrainfeatError, ImportError):

@@ -1,14 +1,26 @@
-"""Subjects that could not be embedded, and why: a small table beside the output."""
+"""Subjects that could not be embedded, and why: files beside the output."""
 
 import csv
 import os
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TextIO
 
 from brainfeat.atomic import atomic_write
 
-__all__ = ["FailedRow", "failures_path", "write_failures"]
+__all__ = [
+    "FailedRow",
+    "Tracebacks",
+    "crash_path",
+    "failures_path",
+    "merge_failures",
+    "write_failures",
+]
+
+_MOST_TRACEBACKS = 1000
+_LONGEST_TRACEBACK = 10_000
 
 
 class FailedRow(NamedTuple):
@@ -74,8 +86,60 @@ def failures_path(output: str | os.PathLike[str]) -> Path:
     return Path(output).with_suffix(".failures.tsv")
 
 
+def crash_path(path: str | os.PathLike[str]) -> Path:
+    """Name the text with the tracebacks that belongs to a table of failures.
+
+    Parameters
+    ----------
+    path : path-like
+        Table of failures, such as ``out.failures.tsv``.
+
+    Returns
+    -------
+    Path
+        Its neighbour, such as ``out.failures.txt``.
+    """
+    return Path(path).with_suffix(".txt")
+
+
+class Tracebacks:
+    """Where the failures of a run were raised, as a text for whoever mends it.
+
+    The first thousand are kept: what fails more often than that fails alike.
+    """
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+        self._n_left_out = 0
+
+    def add(self, failure: FailedRow, error: BaseException) -> None:
+        """Keep the traceback of an error.
+
+        Parameters
+        ----------
+        failure : FailedRow
+            The subject that failed by it.
+        error : BaseException
+            What was raised.
+        """
+        if len(self._texts) >= _MOST_TRACEBACKS:
+            self._n_left_out += 1
+            return
+        text = "".join(traceback.format_exception(error))
+        name = " ".join(failure.participant_id.split())
+        self._texts.append(f"{name}  {failure}\n\n{text[-_LONGEST_TRACEBACK:]}")
+
+    def __str__(self) -> str:
+        more = f"{self._n_left_out} more failures are in the table only.\n"
+        return "\n\n".join([*self._texts, *([more] if self._n_left_out else [])])
+
+
 def write_failures(
-    path: str | os.PathLike[str], failures: Sequence[FailedRow]
+    path: str | os.PathLike[str],
+    failures: Sequence[FailedRow],
+    tracebacks: Tracebacks | None = None,
+    *,
+    working_folder: Path | None = None,
 ) -> Path | None:
     """Write the failures of a run, or remove those of an earlier one.
 
@@ -85,6 +149,11 @@ def write_failures(
         File to write, with tabs between its columns.
     failures : sequence of FailedRow
         What failed; may be empty.
+    tracebacks : Tracebacks, optional
+        Where it was raised, written to a text beside the table.
+    working_folder : Path, optional
+        Where files lie until they are whole, on the same disk; the folder of
+        ``path`` by default.
 
     Returns
     -------
@@ -92,14 +161,59 @@ def write_failures(
         The file that was written, None if there was no failure.
     """
     path = Path(path)
+    text = str(tracebacks or "")
+    folder = working_folder or path.parent
+    if text:
+        with _placed(crash_path(path), folder) as file:
+            file.write(text)
+    else:
+        crash_path(path).unlink(missing_ok=True)
     if not failures:
         path.unlink(missing_ok=True)
         return None
-    with (
-        atomic_write(path) as partial,
-        partial.open("w", newline="", encoding="utf-8") as file,
-    ):
+    with _placed(path, folder) as file:
         writer = csv.writer(file, delimiter="\t", lineterminator="\n")
         writer.writerow(FailedRow._fields)
         writer.writerows(failures)
     return path
+
+
+def merge_failures(
+    sources: Iterable[str | os.PathLike[str]], output: str | os.PathLike[str]
+) -> int:
+    """Join tables of failures.
+
+    Parameters
+    ----------
+    sources : iterable of path-like
+        Tables, of which some may not be there; nothing failed then.
+    output : path-like
+        Table to write, or to remove if nothing failed.
+
+    Returns
+    -------
+    int
+        Number of failures.
+    """
+    failures: list[FailedRow] = []
+    for source in map(Path, sources):
+        if source.is_file():
+            with source.open(newline="", encoding="utf-8") as file:
+                lines = csv.reader(file, delimiter="\t")
+                next(lines, None)
+                failures += [FailedRow(*line) for line in lines]
+    write_failures(output, failures)
+    return len(failures)
+
+
+@contextmanager
+def _placed(path: Path, folder: Path) -> Iterator[TextIO]:
+    """Open a file in one folder that is moved to another once it is whole."""
+    whole = folder / f".{path.name}.new"
+    with (
+        atomic_write(whole) as partial,
+        # A name on a disk need not be text.
+        partial.open("w", newline="", encoding="utf-8", errors="backslashreplace") as f,
+    ):
+        yield f
+    whole.replace(path)

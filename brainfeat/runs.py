@@ -1,20 +1,32 @@
 """Embedding many subjects into a table: what fails is noted, the rest goes on."""
 
+import logging
 import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from brainfeat import __version__
 from brainfeat.estimators._cache import EmbeddingCache
-from brainfeat.estimators._encoding import Outcome, SubjectEncoder
+from brainfeat.estimators._distribution import Distribution, encode_in_workers
+from brainfeat.estimators._encoding import SubjectEncoder
 from brainfeat.estimators._subjects import Subject
 from brainfeat.exceptions import BrainfeatError
-from brainfeat.failures import FailedRow, failures_path, write_failures
+from brainfeat.failures import (
+    FailedRow,
+    Tracebacks,
+    failures_path,
+    write_failures,
+)
 from brainfeat.io import hash_images
+from brainfeat.table_formats import Layout
 from brainfeat.tables import EmbeddingTable, TableRow
 
 __all__ = [
@@ -25,6 +37,9 @@ __all__ = [
     "embed_to_table",
     "hash_images",
 ]
+
+
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +56,15 @@ class RunOptions:
         Replace a table that is there instead of going on with it.
     stop_on_first_error : bool
         End the run at the first subject that fails; what is done is written.
+    layout : {"wide", "list"}
+        A column a feature, or one column of lists.
     """
 
     n_jobs: int = 1
     cache: str | os.PathLike[str] | None = None
     overwrite: bool = False
     stop_on_first_error: bool = False
+    layout: Layout = "wide"
 
 
 class RunEvent(NamedTuple):
@@ -102,6 +120,7 @@ def embed_to_table(
     options: RunOptions | None = None,
     problems: Sequence[FailedRow] = (),
     on_event: Callable[[RunEvent], None] | None = None,
+    distribution: Distribution | None = None,
 ) -> RunSummary:
     """Embed rows one after the other, in constant memory.
 
@@ -125,6 +144,8 @@ def embed_to_table(
         Inputs that failed before: they are listed with what fails now.
     on_event : callable, optional
         Called with a `RunEvent` for each row, in the order in which they end.
+    distribution : Distribution, optional
+        Other processes that embed in place of this one.
 
     Returns
     -------
@@ -139,9 +160,20 @@ def embed_to_table(
     """
     options = options or RunOptions()
     start = time.perf_counter()
-    with EmbeddingTable(output, provenance, overwrite=options.overwrite) as table:
+    with EmbeddingTable(
+        output, provenance, overwrite=options.overwrite, layout=options.layout
+    ) as table:
         run = _Run(rows, table, options, on_event or _ignore, list(problems))
-        run.embed(encoder)
+        if distribution is None:
+            run.embed(encoder)
+        else:
+            run.embed_elsewhere(distribution)
+        failures = write_failures(
+            failures_path(output),
+            run.failures,
+            run.tracebacks,
+            working_folder=table.working_folder,
+        )
         n_rows = table.finish(rows)
     return RunSummary(
         done=run.counts["done"],
@@ -150,7 +182,7 @@ def embed_to_table(
         volumes=run.n_volumes,
         seconds=time.perf_counter() - start,
         output=Path(output) if n_rows else None,
-        failures=write_failures(failures_path(output), run.failures),
+        failures=failures,
     )
 
 
@@ -191,6 +223,7 @@ class _Run:
     options: RunOptions
     on_event: Callable[[RunEvent], None]
     failures: list[FailedRow]
+    tracebacks: Tracebacks = field(default_factory=Tracebacks)
     n_volumes: int = 0
     counts: dict[str, int] = field(
         default_factory=lambda: {"done": 0, "skipped": 0, "failed": 0}
@@ -199,14 +232,31 @@ class _Run:
     def embed(self, encoder: SubjectEncoder) -> None:
         # Rows on their way through the encoder, with what their images hold.
         waiting: deque[tuple[TableRow, str]] = deque()
-        cache = EmbeddingCache(self.options.cache) if self.options.cache else None
         outcomes = encoder.stream(
-            self._pending(waiting), n_jobs=self.options.n_jobs, cache=cache
+            self._pending(waiting), n_jobs=self.options.n_jobs, cache=self._cache
         )
         for outcome in outcomes:
-            self._keep(outcome, *waiting.popleft())
+            row, input_sha256 = waiting.popleft()
+            self._keep(row, input_sha256, outcome.vector, outcome.error)
             if self._must_stop():
                 break
+
+    def embed_elsewhere(self, distribution: Distribution) -> None:
+        """Embed in other processes, which also read the images for their hash."""
+        outcomes = encode_in_workers(
+            distribution, self._unknown(), cache=self._cache, with_hashes=True
+        )
+        with closing(outcomes):
+            for row, outcome in outcomes:
+                self._keep(
+                    row, outcome.input_sha256 or "", outcome.vector, outcome.error
+                )
+                if self._must_stop():
+                    break
+
+    @property
+    def _cache(self) -> EmbeddingCache | None:
+        return EmbeddingCache(self.options.cache) if self.options.cache else None
 
     def _pending(self, waiting: deque[tuple[TableRow, str]]) -> Iterator[Subject]:
         for row in self.rows:
@@ -223,17 +273,40 @@ class _Run:
             waiting.append((row, input_sha256))
             yield Subject(row.image, row.images)
 
-    def _keep(self, outcome: Outcome, row: TableRow, input_sha256: str) -> None:
-        if outcome.vector is None:
-            self._fail(row, outcome.error or BrainfeatError("no embedding."))
+    def _unknown(self) -> Iterator[tuple[TableRow, Subject]]:
+        for row in self.rows:
+            if self._must_stop():
+                return
+            known = self.table.known_sha256(row)
+            try:
+                is_done = known is not None and known == hash_images(row.images)
+            except BrainfeatError as error:
+                self._fail(row, error)
+                continue
+            if is_done:
+                self._tell(row, "skipped")
+            else:
+                yield row, Subject(row.image, row.images)
+
+    def _keep(
+        self,
+        row: TableRow,
+        input_sha256: str,
+        vector: NDArray[np.float32] | None,
+        error: Exception | None,
+    ) -> None:
+        if vector is None:
+            self._fail(row, error or BrainfeatError("no embedding."))
             return
-        self.table.append(row, input_sha256, outcome.vector)
+        self.table.append(row, input_sha256, vector)
         self.n_volumes += len(row.images)
         self._tell(row, "done")
 
     def _fail(self, row: TableRow, error: Exception) -> None:
         failure = FailedRow.from_error(row.participant_id, row.image, error)
         self.failures.append(failure)
+        self.tracebacks.add(failure, error)
+        _LOGGER.debug("traceback:", exc_info=error)
         self._tell(row, "failed", failure)
 
     def _tell(

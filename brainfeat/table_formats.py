@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -17,11 +17,14 @@ from numpy.typing import NDArray
 
 from brainfeat.exceptions import TableError
 
-__all__ = ["TableFormat", "find_format", "sidecar_path"]
+__all__ = ["Layout", "TableFormat", "find_format", "sidecar_path", "to_texts"]
+
+Layout = Literal["wide", "list"]
 
 TextColumns = Mapping[str, Sequence[str | None]]
 
 _METADATA_KEY = b"brainfeat"
+_LISTS = "embedding"
 # Many small row groups read several times slower than a few large ones.
 _ROWS_PER_GROUP = 8192
 # A participant called 01 or 1234 is a name all the same.
@@ -113,13 +116,16 @@ class TableFormat(Protocol):
         """
 
 
-def find_format(path: str | os.PathLike[str]) -> TableFormat:
+def find_format(path: str | os.PathLike[str], layout: Layout = "wide") -> TableFormat:
     """Choose the format by the file's suffix.
 
     Parameters
     ----------
     path : path-like
         File that ends in ``.parquet``, ``.csv`` or ``.tsv``.
+    layout : {"wide", "list"}
+        A column a feature, or one column of lists, in which only Parquet writes;
+        what is read may have either.
 
     Returns
     -------
@@ -129,9 +135,16 @@ def find_format(path: str | os.PathLike[str]) -> TableFormat:
     Raises
     ------
     TableError
-        If the suffix is another one.
+        If the suffix is another one, or its format has no lists.
     """
     suffix = Path(path).suffix
+    if layout == "list":
+        if suffix != ".parquet":
+            raise TableError(
+                f"{os.fspath(path)}: expected a name that ends in .parquet for "
+                "lists, which text tables do not have."
+            )
+        return _ParquetFormat(has_lists=True)
     if suffix not in _FORMATS:
         raise TableError(
             f"{os.fspath(path)}: expected a name that ends in .parquet, .csv or .tsv."
@@ -155,8 +168,33 @@ def sidecar_path(path: str | os.PathLike[str]) -> Path:
     return Path(path).with_suffix(".json")
 
 
+def to_texts(columns: pa.Table) -> dict[str, list[str | None]]:
+    """Give back the texts that columns were made from.
+
+    Parameters
+    ----------
+    columns : pyarrow.Table
+        From `TableFormat.read_columns`.
+
+    Returns
+    -------
+    dict of str to list of str or None
+        Texts that make the same columns again.
+    """
+    return {
+        name: _texts(columns[name].type, columns[name].to_pylist())
+        for name in columns.column_names
+    }
+
+
+@dataclass(frozen=True)
 class _ParquetFormat:
-    """Wide Parquet: one float32 column a feature, provenance in the metadata."""
+    """Parquet, with provenance in the metadata.
+
+    Wide, it has a float32 column a feature; else one column of lists of fixed size.
+    """
+
+    has_lists: bool = False
 
     def write(
         self,
@@ -166,9 +204,15 @@ class _ParquetFormat:
         provenance: Mapping[str, Any],
     ) -> None:
         texts = _typed_table(columns)
-        features = _feature_names(provenance)
+        n_features = int(provenance["n_features"])
+        if self.has_lists:
+            features = [pa.field(_LISTS, pa.list_(pa.float32(), n_features))]
+            leaves = [f"{_LISTS}.list.element"]
+        else:
+            leaves = _feature_names(provenance)
+            features = [pa.field(name, pa.float32()) for name in leaves]
         schema = pa.schema(
-            [*texts.schema, *(pa.field(name, pa.float32()) for name in features)],
+            [*texts.schema, *features],
             metadata={_METADATA_KEY: json.dumps(dict(provenance)).encode()},
         )
         writer = pq.ParquetWriter(
@@ -176,14 +220,14 @@ class _ParquetFormat:
             schema,
             compression="zstd",
             use_dictionary=texts.column_names,
-            use_byte_stream_split=features,
+            use_byte_stream_split=leaves,
             write_statistics=texts.column_names,
         )
         start = 0
         with writer:
-            for block in _blocks(vectors, len(features)):
+            for block in _blocks(vectors, n_features):
                 piece = texts.slice(start, len(block)).combine_chunks()
-                arrays = [*piece.columns, *map(pa.array, block.T.copy())]
+                arrays = [*piece.columns, *self._arrays(block)]
                 writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
                 start += len(block)
 
@@ -194,16 +238,30 @@ class _ParquetFormat:
 
     def read_columns(self, path: Path) -> pa.Table:
         file = _open_parquet(path)
-        names = [name for name in file.schema_arrow.names if not _is_feature(name)]
-        return file.read(columns=names)
+        lists = _list_column(file.schema_arrow)
+        names = [n for n in file.schema_arrow.names if not _is_feature(n)]
+        return file.read(columns=[name for name in names if name != lists])
 
     def iterate_vectors(self, path: Path) -> Iterator[NDArray[np.float32]]:
         file = _open_parquet(path)
+        lists = _list_column(file.schema_arrow)
         features = list(filter(_is_feature, file.schema_arrow.names))
+        if lists is not None:
+            features = [lists]
         if not features:
             return
         for batch in file.iter_batches(_ROWS_PER_GROUP, columns=features):
-            yield np.stack([column.to_numpy() for column in batch.columns]).T
+            if lists is None:
+                yield np.stack([column.to_numpy() for column in batch.columns]).T
+            else:
+                values = batch.column(0).flatten().to_numpy()
+                yield values.reshape(batch.num_rows, -1)
+
+    def _arrays(self, block: NDArray[np.float32]) -> list[pa.Array]:
+        if not self.has_lists:
+            return list(map(pa.array, block.T.copy()))
+        values = pa.array(block.ravel())
+        return [pa.FixedSizeListArray.from_arrays(values, block.shape[1])]
 
 
 @dataclass(frozen=True)
@@ -288,6 +346,28 @@ def _feature_names(provenance: Mapping[str, Any]) -> list[str]:
 
 def _is_feature(name: str) -> bool:
     return name.startswith("emb_")
+
+
+def _list_column(schema: pa.Schema) -> str | None:
+    # A manifest may have a column of that name too, but not of lists.
+    names = [field.name for field in schema if pa.types.is_fixed_size_list(field.type)]
+    return _LISTS if _LISTS in names else None
+
+
+def _texts(kind: pa.DataType, values: Sequence[Any]) -> list[str | None]:
+    if not pa.types.is_floating(kind):
+        return [None if value is None else str(value) for value in values]
+    # 71 beside 70.5 was an integer; among integers only, it was written 71.0.
+    present = [value for value in values if value is not None]
+    has_fractions = any(not value.is_integer() for value in present)
+    return [
+        None
+        if value is None
+        else f"{value:.0f}"
+        if has_fractions and value.is_integer()
+        else str(value)
+        for value in values
+    ]
 
 
 def _typed_table(columns: TextColumns) -> pa.Table:

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from brainfeat.atomic import atomic_write
 from brainfeat.exceptions import TableError
 from brainfeat.journal import RowJournal
-from brainfeat.table_formats import find_format, sidecar_path
+from brainfeat.table_formats import Layout, find_format, sidecar_path, to_texts
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["EmbeddingTable", "TableRow", "read_embeddings"]
+__all__ = ["EmbeddingTable", "TableRow", "check_identity", "read_embeddings"]
 
 # Rows that differ in one of these cannot share a table.
 _IDENTITY = {
@@ -29,6 +29,7 @@ _IDENTITY = {
     "modalities": "modalities",
     "n_features": "number of features",
 }
+_ADVICE = "choose another name, or replace it with --overwrite."
 _NAME_COLUMNS = ("participant_id", "session_id", "image")
 
 Record = dict[str, str | None]
@@ -83,6 +84,15 @@ class EmbeddingTable:
         ``modalities`` and ``n_features``.
     overwrite : bool
         Replace a table that is there instead of going on with it.
+    layout : {"wide", "list"}
+        As for `find_format`; a table that is there takes it once rows are added.
+
+    Attributes
+    ----------
+    output : Path
+        The table.
+    working_folder : Path
+        What is not whole yet; gone once the table is finished.
 
     Raises
     ------
@@ -97,16 +107,17 @@ class EmbeddingTable:
         provenance: Mapping[str, Any],
         *,
         overwrite: bool = False,
+        layout: Layout = "wide",
     ) -> None:
         self.output = Path(output)
-        self._format = find_format(output)
+        self._format = find_format(output, layout)
         self._provenance = dict(provenance)
-        self._folder = self.output.with_name(f".{self.output.name}.partial")
+        self.working_folder = self.output.with_name(f".{self.output.name}.partial")
         if self.output.is_dir():
             raise TableError(f"{self.output}: expected a file name, got a folder.")
         _check_sidecar(self.output, self._provenance)
         # The lock comes first: what is there must not change while we look.
-        self._journal = RowJournal(self._folder, int(provenance["n_features"]))
+        self._journal = RowJournal(self.working_folder, int(provenance["n_features"]))
         try:
             self._begin(overwrite=overwrite)
         except BaseException:
@@ -128,11 +139,26 @@ class EmbeddingTable:
         bool
             False if it is new or an image changed.
         """
+        return self.known_sha256(row) == input_sha256
+
+    def known_sha256(self, row: TableRow) -> str | None:
+        """Say what the images of a row held when it was embedded.
+
+        Parameters
+        ----------
+        row : TableRow
+            The row.
+
+        Returns
+        -------
+        str or None
+            Fingerprint of its images; None if it is new.
+        """
         entry = self._journal.entries.get(row.key)
         if entry is not None:
-            return entry.input_sha256 == input_sha256
+            return entry.input_sha256
         record = self._finished.get(row.key)
-        return record is not None and record["input_sha256"] == input_sha256
+        return None if record is None else record["input_sha256"]
 
     def append(
         self, row: TableRow, input_sha256: str, vector: NDArray[np.float32]
@@ -203,7 +229,10 @@ class EmbeddingTable:
         goes_on = header is not None and (header["overwrites"] or not overwrite)
         self._finished: dict[str, Record] = {}
         if not overwrite:
-            _check_identity(header and header["identity"], identity, self.output)
+            if header is not None:
+                check_identity(
+                    header["identity"], identity, self.output, advice=_ADVICE
+                )
             self._finished = self._read_finished(identity)
         elif goes_on and header is not None:
             goes_on = header["identity"] == identity
@@ -220,11 +249,11 @@ class EmbeddingTable:
                 f"{self.output}: exists and does not say which encoder made it; "
                 "choose another name, or replace it with --overwrite."
             )
-        _check_identity(provenance, identity, self.output)
-        columns = self._format.read_columns(self.output)
+        check_identity(provenance, identity, self.output, advice=_ADVICE)
+        columns = to_texts(self._format.read_columns(self.output))
         records = {}
-        for values in columns.to_pylist():
-            record = {name: _text(value) for name, value in values.items()}
+        for values in zip(*columns.values(), strict=True):
+            record = dict(zip(columns, values, strict=True))
             images = {m: record[m] for m in identity["modalities"] if record.get(m)}
             records[json.dumps(sorted(images.items()))] = record
         return records
@@ -260,15 +289,17 @@ class EmbeddingTable:
         names = {**named, **{name: None for r in records.values() for name in r}}
         columns = {name: [r.get(name) for r in records.values()] for name in names}
         # Inside the journal's folder, so that a kill here leaves nothing behind.
-        partial = self._folder / f"table{self.output.suffix}"
+        partial = self.working_folder / f"table{self.output.suffix}"
         self._format.write(partial, columns, self._vectors(records), self._provenance)
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         if not self._finished:
             # The old table must not meet the new provenance, even for a moment.
             self.output.unlink(missing_ok=True)
-        with atomic_write(sidecar_path(self.output)) as sidecar:
-            sidecar.write_text(json.dumps(self._provenance, indent=2) + "\n")
+        sidecar = self.working_folder / "table.json"
+        with atomic_write(sidecar) as file:
+            file.write_text(json.dumps(self._provenance, indent=2) + "\n")
+        sidecar.replace(sidecar_path(self.output))
         partial.replace(self.output)
 
     def _vectors(self, records: Mapping[str, Record]) -> Iterator[NDArray[np.float32]]:
@@ -322,22 +353,30 @@ def read_embeddings(
     return columns.to_pandas(), np.concatenate(parts), provenance
 
 
-def _text(value: Any) -> str | None:
-    # A column of numbers gives back the text that it was read from: 71, not 71.0.
-    if isinstance(value, float) and value.is_integer():
-        return f"{value:.0f}"
-    return None if value is None else str(value)
-
-
-def _check_identity(
-    old: Mapping[str, Any] | None, new: Mapping[str, Any], output: Path
+def check_identity(
+    old: Mapping[str, Any], new: Mapping[str, Any], path: Path, *, advice: str
 ) -> None:
+    """Check that rows of two origins may share a table.
+
+    Parameters
+    ----------
+    old, new : mapping of str to JSON values
+        Provenance of a table that is there, and of what is to be added.
+    path : Path
+        The table that is there.
+    advice : str
+        What to do otherwise.
+
+    Raises
+    ------
+    TableError
+        If checkpoint, preprocessing, pooling, modalities or length differ.
+    """
     for name, word in _IDENTITY.items():
-        if old is not None and old.get(name) != new[name]:
+        if old.get(name) != new[name]:
             raise TableError(
-                f"{output}: made with another {word} ({_brief(old.get(name))}, now "
-                f"{_brief(new[name])}); choose another name, or replace it with "
-                "--overwrite."
+                f"{path}: made with another {word} ({_brief(old.get(name))}, now "
+                f"{_brief(new[name])}); {advice}"
             )
 
 

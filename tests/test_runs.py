@@ -139,7 +139,7 @@ def test_failures_are_listed_and_the_others_done(rows, output):
     )
     assert summary[:3] == (1, 5, 0)
     assert summary.failures is None
-    assert not list(output.parent.glob("*.failures.tsv"))
+    assert not list(output.parent.glob("*.failures.*"))
 
 
 def test_problems_of_the_input_are_listed_with_the_failures(rows, output):
@@ -174,7 +174,11 @@ def test_without_success_there_is_no_table(rows, output):
     summary, _, _ = _embed(rows[:1], output)
     assert summary[:3] == (0, 0, 1)
     assert summary.output is None
-    assert [path.name for path in output.parent.iterdir()] == ["table.failures.tsv"]
+    names = sorted(path.name for path in output.parent.iterdir())
+    assert names == ["table.failures.tsv", "table.failures.txt"]
+    crash = (output.parent / names[1]).read_text()
+    assert crash.startswith(f"sub-0  {rows[0].image}: is bad.")
+    assert "VolumeError" in crash
 
 
 def test_an_interrupted_run_goes_on_to_the_same_bytes(rows, output):

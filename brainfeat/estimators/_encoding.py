@@ -27,7 +27,7 @@ from brainfeat.estimators._regions import RegionAtlas
 from brainfeat.estimators._sharing import shared_encoder
 from brainfeat.estimators._subjects import Subject, check_subject
 from brainfeat.exceptions import ConfigError, GeometryError, VolumeError
-from brainfeat.io import ImageSource, content_hash, read_volume
+from brainfeat.io import MEMORY_LIMIT, ImageSource, content_hash, read_volume
 from brainfeat.models.encoder import EncoderOutput
 from brainfeat.models.pooling import pool_regions, pool_tokens
 from brainfeat.preprocessing import PreprocessedSubject, Preprocessor
@@ -90,6 +90,8 @@ class SubjectEncoder:
         Atlas in MNI152 space for ``pooling="regions"``.
     batch_size, device, dtype : "auto" or a value
         As for `BrainFoundEmbedder`; they change speed, not results beyond rounding.
+    memory_limit : int
+        As for `read_volume`.
 
     Attributes
     ----------
@@ -117,6 +119,7 @@ class SubjectEncoder:
         batch_size: Any = "auto",
         device: Any = "auto",
         dtype: Any = "auto",
+        memory_limit: int = MEMORY_LIMIT,
     ) -> None:
         config = checkpoint.config
         self.checkpoint = checkpoint
@@ -135,6 +138,7 @@ class SubjectEncoder:
         self._batch_size = resolve_batch_size(batch_size, self.device, n_tokens)
         self._atlas = None if pooling != "regions" else RegionAtlas.load(labels_img)
         self._weights = self._weigh_regions()
+        self._memory_limit = memory_limit
 
     @property
     def region_names(self) -> tuple[str, ...]:
@@ -207,7 +211,7 @@ class SubjectEncoder:
             Grid of the first image that is there.
         """
         volumes = {
-            name: read_volume(source)
+            name: read_volume(source, memory_limit=self._memory_limit)
             for name in self.modalities
             if (source := subject.images.get(name)) is not None
         }

@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from numbers import Integral
 from typing import Any, Literal, Self, TypeVar
@@ -24,10 +24,12 @@ from brainfeat.estimators._dense import (
     check_dense_options,
     to_dense_images,
 )
-from brainfeat.estimators._encoding import Pooling, SubjectEncoder
-from brainfeat.estimators._sharing import shared_checkpoint
+from brainfeat.estimators._distribution import Distribution, encode_in_workers
+from brainfeat.estimators._encoding import Outcome, Pooling, SubjectEncoder
+from brainfeat.estimators._recipe import EncoderRecipe
 from brainfeat.estimators._subjects import SubjectTable, as_subjects
 from brainfeat.estimators._tokens import stream_tokens
+from brainfeat.estimators._workers import active_workers
 from brainfeat.exceptions import CheckpointError, ConfigError, ModalityError
 from brainfeat.preprocessing import Preprocessor
 
@@ -75,7 +77,8 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         processor multiplies it natively.
     n_jobs : int
         Threads that read and preprocess ahead of the encoder, as in joblib: -1 is
-        one a core. Speed only.
+        one a core. Speed only. Inside ``joblib.parallel_config("dask")`` or Ray's,
+        subjects go to the cluster's workers, each of which loads the encoder once.
     memory : None, path-like or joblib.Memory
         Folder that keeps the embedding of each subject, so that cross-validation
         encodes it once. A changed image, checkpoint or option is encoded anew.
@@ -203,11 +206,7 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
             If a scan cannot be read; subjects before it are in ``memory``.
         """
         encoder, table = self._open(X)
-        outcomes = encoder.stream(
-            table.rows,
-            n_jobs=_count_threads(self.n_jobs),
-            cache=EmbeddingCache.from_memory(self.memory),
-        )
+        outcomes = self._stream(encoder, table)
         rows = np.empty((len(table.rows), encoder.n_features), dtype=np.float32)
         # Closed at the first error, so that no thread goes on reading.
         with closing(outcomes):
@@ -317,8 +316,11 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
                 "checkpoint: expected a name or a folder, "
                 f"got {type(self.checkpoint).__name__}."
             )
-        return SubjectEncoder(
-            shared_checkpoint(self.checkpoint),
+        return self._recipe().build()
+
+    def _recipe(self) -> EncoderRecipe:
+        return EncoderRecipe(
+            checkpoint=self.checkpoint,
             preprocessor=self.preprocessor,
             pooling=self.pooling,
             labels_img=self.labels_img,
@@ -326,6 +328,22 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
             device=self.device,
             dtype=self.dtype,
         )
+
+    def _stream(
+        self, encoder: SubjectEncoder, table: SubjectTable
+    ) -> Generator[Outcome]:
+        cache = EmbeddingCache.from_memory(self.memory)
+        n_jobs = _count_threads(self.n_jobs)
+        workers = active_workers()
+        if workers is None:
+            yield from encoder.stream(table.rows, n_jobs=n_jobs, cache=cache)
+            return
+        recipe = self._recipe().for_workers(encoder)
+        distribution = Distribution(workers, recipe, encoder.device.type)
+        found = encode_in_workers(distribution, enumerate(table.rows), cache=cache)
+        with closing(found):
+            for index, outcome in found:
+                yield Outcome(index, outcome.vector, outcome.error)
 
     def _read(self, X: Any, encoder: SubjectEncoder) -> SubjectTable:
         return as_subjects(

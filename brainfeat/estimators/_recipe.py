@@ -1,0 +1,187 @@
+"""How to make an encoder: what travels to another process in place of weights."""
+
+import os
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from brainfeat.estimators._cache import EmbeddingCache
+from brainfeat.estimators._encoding import Pooling, SubjectEncoder
+from brainfeat.estimators._sharing import shared_checkpoint
+from brainfeat.estimators._subjects import Subject
+from brainfeat.estimators._workers import claimed_device
+from brainfeat.exceptions import BrainfeatError, CheckpointError
+from brainfeat.io import MEMORY_LIMIT, hash_images
+from brainfeat.preprocessing import Preprocessor
+
+__all__ = ["EncoderRecipe", "RemoteOutcome", "encode_remotely"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderRecipe:
+    """The arguments of a `SubjectEncoder`, small enough to be sent anywhere.
+
+    Parameters
+    ----------
+    checkpoint : str or path-like
+        As for `Checkpoint.load`.
+    preprocessor, pooling, labels_img, batch_size, device, dtype, memory_limit
+        As for `SubjectEncoder`.
+    fingerprint : str, optional
+        What the checkpoint must be, where it is loaded.
+    """
+
+    checkpoint: str | os.PathLike[str]
+    preprocessor: Preprocessor | None = None
+    pooling: Pooling = "mean"
+    labels_img: Any = None
+    batch_size: Any = "auto"
+    device: Any = "auto"
+    dtype: Any = "auto"
+    memory_limit: int = MEMORY_LIMIT
+    fingerprint: str | None = None
+
+    def build(self) -> SubjectEncoder:
+        """Load the checkpoint, once a process, and make the encoder.
+
+        Returns
+        -------
+        SubjectEncoder
+            The encoder.
+
+        Raises
+        ------
+        CheckpointError
+            If there is no such checkpoint, or it is another one here.
+        """
+        checkpoint = shared_checkpoint(self.checkpoint)
+        if self.fingerprint not in {None, checkpoint.fingerprint}:
+            raise CheckpointError(
+                f"{os.fspath(self.checkpoint)}: another checkpoint in this worker "
+                f"({checkpoint.fingerprint[:12]}) than where the run was started "
+                f"({str(self.fingerprint)[:12]})."
+            )
+        return SubjectEncoder(
+            checkpoint,
+            preprocessor=self.preprocessor,
+            pooling=self.pooling,
+            labels_img=self.labels_img,
+            batch_size=self.batch_size,
+            device=self.device,
+            dtype=self.dtype,
+            memory_limit=self.memory_limit,
+        )
+
+    def for_workers(self, encoder: SubjectEncoder) -> Self:
+        """Say the same in words that hold in other folders too.
+
+        Parameters
+        ----------
+        encoder : SubjectEncoder
+            What this recipe made here.
+
+        Returns
+        -------
+        EncoderRecipe
+            With absolute paths and the fingerprint of the checkpoint.
+        """
+        name = os.fspath(self.checkpoint)
+        path = Path(name).expanduser()
+        return replace(
+            self,
+            checkpoint=os.fspath(path.resolve()) if path.exists() else name,
+            fingerprint=encoder.checkpoint.fingerprint,
+        )
+
+
+class RemoteOutcome(NamedTuple):
+    """What became of one subject in a worker.
+
+    Attributes
+    ----------
+    input_sha256 : str or None
+        Fingerprint of its images, if it was asked for.
+    vector : ndarray of float32 of shape (n_features,) or None
+        The embedding.
+    error : Exception or None
+        Why there is none; its notes hold the worker's traceback.
+    """
+
+    input_sha256: str | None
+    vector: NDArray[np.float32] | None
+    error: Exception | None
+
+
+def encode_remotely(
+    recipe: EncoderRecipe,
+    subjects: Sequence[Subject],
+    cache: EmbeddingCache | None,
+    with_hashes: bool,
+    n_jobs: int = 1,
+) -> list[RemoteOutcome]:
+    """Embed some subjects in this process, whose encoder stays loaded.
+
+    Parameters
+    ----------
+    recipe : EncoderRecipe
+        What embeds.
+    subjects : sequence of Subject
+        With paths that this process can read.
+    cache : EmbeddingCache, optional
+        Where embeddings are looked up first and kept.
+    with_hashes : bool
+        Whether to fingerprint the images, which must be paths then.
+    n_jobs : int
+        Threads that read and preprocess ahead.
+
+    Returns
+    -------
+    list of RemoteOutcome
+        In the order of the subjects.
+    """
+    device = claimed_device()
+    encoder = _kept_encoder(replace(recipe, device=device) if device else recipe)
+    hashes = [_hash(subject) if with_hashes else None for subject in subjects]
+    readable = [
+        s for s, h in zip(subjects, hashes, strict=True) if not isinstance(h, Exception)
+    ]
+    outcomes = iter(list(encoder.stream(readable, n_jobs=n_jobs, cache=cache)))
+    results = []
+    for found in hashes:
+        if isinstance(found, Exception):
+            results.append(RemoteOutcome(None, None, _portable(found)))
+            continue
+        outcome = next(outcomes)
+        error = None if outcome.error is None else _portable(outcome.error)
+        results.append(RemoteOutcome(found, outcome.vector, error))
+    return results
+
+
+@lru_cache(maxsize=2)
+def _kept_encoder(recipe: EncoderRecipe) -> SubjectEncoder:
+    return recipe.build()
+
+
+def _hash(subject: Subject) -> str | BrainfeatError:
+    images = subject.images.items()
+    try:
+        return hash_images({m: p for m, p in images if isinstance(p, str)})
+    except BrainfeatError as error:
+        return error
+
+
+def _portable(error: Exception) -> Exception:
+    """Give an error that can be sent, with its traceback as a note."""
+    text = "".join(traceback.format_exception(error))
+    if isinstance(error, BrainfeatError):
+        sent: Exception = type(error)(str(error))
+    else:  # of any library, and perhaps made of things that cannot be sent
+        sent = RuntimeError(f"{type(error).__name__}: {error}")
+    sent.add_note(f"In the worker:\n{text}")
+    return sent

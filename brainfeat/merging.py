@@ -1,0 +1,166 @@
+"""Tables of the parts of a run, joined to the table of the whole."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from brainfeat.exceptions import TableError
+from brainfeat.table_formats import Layout, find_format, sidecar_path, to_texts
+from brainfeat.tables import check_identity
+
+__all__ = ["merge_tables"]
+
+_NAME_COLUMNS = ("participant_id", "session_id", "image")
+
+
+def merge_tables(
+    sources: Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    layout: Layout = "wide",
+) -> int:
+    """Join tables into one, in the order of their shards.
+
+    Parameters
+    ----------
+    sources : sequence of path-like
+        Tables of one checkpoint, preprocessing and pooling, in any format. Those
+        that say which shard they are come in that order, others as they are given.
+    output : path-like
+        Table to write.
+    overwrite : bool
+        Whether to replace a table that is there.
+    layout : {"wide", "list"}
+        As for ``brainfeat embed``.
+
+    Returns
+    -------
+    int
+        Number of rows. A row that several tables have, with the same images, is
+        taken once.
+
+    Raises
+    ------
+    TableError
+        If there is no source, one cannot be read or comes from another encoder,
+        or two have the same images with other contents.
+    """
+    target = Path(output)
+    table_format = find_format(target, layout)
+    if target.exists() and not overwrite:
+        raise TableError(f"{target}: exists; replace it with --overwrite.")
+    if not sources:
+        raise TableError("expected tables to merge, got none.")
+    parts = sorted(map(_Part.open, map(Path, sources)), key=lambda part: part.place)
+    provenance = dict(parts[0].provenance)
+    for part in parts[1:]:
+        check_identity(part.provenance, provenance, part.path, advice="not merged.")
+    provenance.pop("shard", None)
+    kept = _choose_rows(parts, provenance["modalities"])
+    columns = _join_columns(parts, kept, provenance["modalities"])
+    vectors = chain.from_iterable(
+        part.vectors(rows) for part, rows in zip(parts, kept, strict=True)
+    )
+    # A folder of a fixed name, so that what a killed merge leaves is found again.
+    folder = target.with_name(f".{target.name}.merging")
+    folder.mkdir(parents=True, exist_ok=True)
+    partial, sidecar = folder / f"table{target.suffix}", folder / "table.json"
+    try:
+        table_format.write(partial, columns, vectors, provenance)
+        sidecar.write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
+        sidecar.replace(sidecar_path(target))
+        partial.replace(target)
+    except OSError as error:
+        raise TableError(f"{target}: cannot be written ({error}).") from error
+    finally:
+        shutil.rmtree(folder)
+    return sum(map(len, kept))
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """One of the tables, without its vectors."""
+
+    path: Path
+    provenance: Mapping[str, Any]
+    columns: Mapping[str, Sequence[str | None]]
+
+    @classmethod
+    def open(cls, path: Path) -> "_Part":
+        table_format = find_format(path)
+        if not path.is_file():
+            raise TableError(f"{path}: no such file.")
+        provenance = table_format.read_provenance(path)
+        if provenance is None or "checkpoint_sha256" not in provenance:
+            raise TableError(f"{path}: does not say which encoder made it.")
+        return cls(path, provenance, to_texts(table_format.read_columns(path)))
+
+    @property
+    def place(self) -> int:
+        """Which shard it is; the first if it is none, as order is kept then."""
+        found = re.match(r"\d+", str(self.provenance.get("shard", "")))
+        return int(found[0]) if found else 0
+
+    @property
+    def n_rows(self) -> int:
+        return len(self.columns["image"])
+
+    def keys(self, modalities: Sequence[str]) -> list[tuple[str | None, ...]]:
+        """Tell rows apart by the images that they were made from."""
+        return list(zip(*(self.columns[name] for name in modalities), strict=True))
+
+    def vectors(self, rows: Sequence[int]) -> Iterator[NDArray[np.float32]]:
+        wanted = set(rows)
+        blocks = find_format(self.path).iterate_vectors(self.path)
+        for row, vector in enumerate(chain.from_iterable(blocks)):
+            if row in wanted:
+                yield vector
+
+
+def _choose_rows(parts: Sequence[_Part], modalities: Sequence[str]) -> list[list[int]]:
+    """Give the rows of each part that no part before it has.
+
+    Raises
+    ------
+    TableError
+        If a row was made from other images in another part.
+    """
+    seen: dict[tuple[str | None, ...], tuple[_Part, str | None]] = {}
+    kept = []
+    for part in parts:
+        rows = []
+        hashes = part.columns["input_sha256"]
+        for row, key in enumerate(part.keys(modalities)):
+            if key not in seen:
+                seen[key] = part, hashes[row]
+                rows.append(row)
+            elif seen[key][1] != hashes[row]:
+                raise TableError(
+                    f"{part.path}: {part.columns['image'][row]} has changed since it "
+                    f"was embedded in {seen[key][0].path}."
+                )
+        kept.append(rows)
+    return kept
+
+
+def _join_columns(
+    parts: Sequence[_Part], kept: Sequence[Sequence[int]], modalities: Sequence[str]
+) -> dict[str, list[str | None]]:
+    named = dict.fromkeys([*_NAME_COLUMNS, *modalities, "input_sha256"])
+    names = {**named, **{name: None for part in parts for name in part.columns}}
+    joined: dict[str, list[str | None]] = {name: [] for name in names}
+    for part, rows in zip(parts, kept, strict=True):
+        for name in names:
+            values = part.columns.get(name, [None] * part.n_rows)
+            joined[name] += [values[row] for row in rows]
+    return joined
