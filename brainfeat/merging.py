@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brainfeat.exceptions import TableError
-from brainfeat.table_formats import Layout, find_format, sidecar_path, to_texts
+from brainfeat.table_formats import Layout, find_format, sidecar_path
 from brainfeat.tables import check_identity
 
 __all__ = ["merge_tables"]
@@ -103,7 +103,7 @@ class _Part:
         provenance = table_format.read_provenance(path)
         if provenance is None or "checkpoint_sha256" not in provenance:
             raise TableError(f"{path}: does not say which encoder made it.")
-        return cls(path, provenance, to_texts(table_format.read_columns(path)))
+        return cls(path, provenance, table_format.read_texts(path))
 
     @property
     def place(self) -> int:

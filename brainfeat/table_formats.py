@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from brainfeat.exceptions import TableError
 
-__all__ = ["Layout", "TableFormat", "find_format", "sidecar_path", "to_texts"]
+__all__ = ["Layout", "TableFormat", "find_format", "sidecar_path"]
 
 Layout = Literal["wide", "list"]
 
@@ -89,6 +89,25 @@ class TableFormat(Protocol):
         -------
         pyarrow.Table
             Columns of int64, float64 or string.
+
+        Raises
+        ------
+        TableError
+            If the file cannot be read.
+        """
+
+    def read_texts(self, path: Path) -> dict[str, list[str | None]]:
+        """Read the same as the texts that it was made from.
+
+        Parameters
+        ----------
+        path : Path
+            The table.
+
+        Returns
+        -------
+        dict of str to list of str or None
+            What `write` takes, to make the same columns again.
 
         Raises
         ------
@@ -168,25 +187,6 @@ def sidecar_path(path: str | os.PathLike[str]) -> Path:
     return Path(path).with_suffix(".json")
 
 
-def to_texts(columns: pa.Table) -> dict[str, list[str | None]]:
-    """Give back the texts that columns were made from.
-
-    Parameters
-    ----------
-    columns : pyarrow.Table
-        From `TableFormat.read_columns`.
-
-    Returns
-    -------
-    dict of str to list of str or None
-        Texts that make the same columns again.
-    """
-    return {
-        name: _texts(columns[name].type, columns[name].to_pylist())
-        for name in columns.column_names
-    }
-
-
 @dataclass(frozen=True)
 class _ParquetFormat:
     """Parquet, with provenance in the metadata.
@@ -242,6 +242,13 @@ class _ParquetFormat:
         names = [n for n in file.schema_arrow.names if not _is_feature(n)]
         return file.read(columns=[name for name in names if name != lists])
 
+    def read_texts(self, path: Path) -> dict[str, list[str | None]]:
+        table = self.read_columns(path)
+        return {
+            name: _texts(table[name].type, table[name].to_pylist())
+            for name in table.column_names
+        }
+
     def iterate_vectors(self, path: Path) -> Iterator[NDArray[np.float32]]:
         file = _open_parquet(path)
         lists = _list_column(file.schema_arrow)
@@ -296,13 +303,18 @@ class _DelimitedFormat:
         return provenance if isinstance(provenance, dict) else None
 
     def read_columns(self, path: Path) -> pa.Table:
+        return _typed_table(self.read_texts(path))
+
+    def read_texts(self, path: Path) -> dict[str, list[str | None]]:
         rows = self._rows(path)
         header = next(rows)
         places = [i for i, name in enumerate(header) if not _is_feature(name)]
         texts = [[self._text(row[i]) for i in places] for row in rows]
-        columns = zip(*texts, strict=True) if texts else ((),) * len(places)
+        columns = map(list, zip(*texts, strict=True)) if texts else map(list, ())
         names = [header[i] for i in places]
-        return _typed_table(dict(zip(names, columns, strict=True)))
+        return (
+            dict(zip(names, columns, strict=True)) if texts else {n: [] for n in names}
+        )
 
     def iterate_vectors(self, path: Path) -> Iterator[NDArray[np.float32]]:
         rows = self._rows(path)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from brainfeat.atomic import atomic_write
 from brainfeat.exceptions import TableError
 from brainfeat.journal import RowJournal
-from brainfeat.table_formats import Layout, find_format, sidecar_path, to_texts
+from brainfeat.table_formats import Layout, find_format, sidecar_path
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -250,7 +250,7 @@ class EmbeddingTable:
                 "choose another name, or replace it with --overwrite."
             )
         check_identity(provenance, identity, self.output, advice=_ADVICE)
-        columns = to_texts(self._format.read_columns(self.output))
+        columns = self._format.read_texts(self.output)
         records = {}
         for values in zip(*columns.values(), strict=True):
             record = dict(zip(columns, values, strict=True))

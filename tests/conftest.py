@@ -1,6 +1,6 @@
 """Fixtures that every room uses."""
 
-from importlib.util import find_spec
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import numpy as np
@@ -41,3 +41,27 @@ def anatomical_path():
 def _package_file(package, *parts):
     folder = find_spec(package).submodule_search_locations[0]
     return Path(folder, *parts)
+
+
+@pytest.fixture(scope="session")
+def small_cohort():
+    """Module that makes small volumes and a small encoder for them, by the thousand."""
+    path = Path(__file__).parent.parent / "examples" / "benchmarks" / "small_cohort.py"
+    spec = spec_from_file_location("small_cohort", path)
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(small_cohort, tmp_path_factory):
+    """Folder of an encoder that takes a few milliseconds a volume."""
+    return str(
+        small_cohort.write_checkpoint(tmp_path_factory.mktemp("small") / "encoder")
+    )
+
+
+@pytest.fixture(scope="session")
+def small_scans(small_cohort, tmp_path_factory):
+    """BIDS folder of twelve small volumes; not to be written to."""
+    return small_cohort.write_cohort(tmp_path_factory.mktemp("small") / "bids", 12)

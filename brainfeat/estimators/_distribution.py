@@ -8,7 +8,12 @@ from typing import Generic, TypeVar
 
 from brainfeat.estimators._blame import blame
 from brainfeat.estimators._cache import EmbeddingCache
-from brainfeat.estimators._recipe import EncoderRecipe, RemoteOutcome, encode_remotely
+from brainfeat.estimators._recipe import (
+    EncoderRecipe,
+    RemoteFailure,
+    RemoteOutcome,
+    encode_remotely,
+)
 from brainfeat.estimators._subjects import Subject
 from brainfeat.estimators._workers import Workers
 from brainfeat.exceptions import BrainfeatError, WorkerError
@@ -177,15 +182,14 @@ class _Calls(Generic[Tag]):
             except BrainfeatError:
                 raise
             except (Exception, CancelledError) as error:
-                yield tag, RemoteOutcome(None, None, _lost(error, subject))
+                yield tag, _lost(error, subject)
 
     def cancel(self) -> None:
         for future in self._running:
             future.cancel()
 
 
-def _lost(error: Exception, subject: Subject) -> Exception:
+def _lost(error: Exception, subject: Subject) -> RemoteOutcome:
     reason = " ".join(f"{type(error).__name__} {error}".split())[:300]
     lost = WorkerError(f"the process that embedded it was lost ({reason}).")
-    lost.__cause__ = error
-    return blame(lost, subject)
+    return RemoteOutcome(None, None, RemoteFailure.from_error(blame(lost, subject)))

@@ -20,7 +20,7 @@ from brainfeat.exceptions import BrainfeatError, CheckpointError
 from brainfeat.io import MEMORY_LIMIT, hash_images
 from brainfeat.preprocessing import Preprocessor
 
-__all__ = ["EncoderRecipe", "RemoteOutcome", "encode_remotely"]
+__all__ = ["EncoderRecipe", "RemoteFailure", "RemoteOutcome", "encode_remotely"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +100,43 @@ class EncoderRecipe:
         )
 
 
+class RemoteFailure(NamedTuple):
+    """An error in parts that can be sent, which an exception often cannot.
+
+    Attributes
+    ----------
+    kind : type
+        One of ours, or RuntimeError in place of what a library raised.
+    message : str
+        What it says.
+    traceback : str
+        Where it was raised.
+    """
+
+    kind: type[Exception]
+    message: str
+    traceback: str
+
+    @classmethod
+    def from_error(cls, error: Exception) -> Self:
+        """Take an error apart.
+
+        Parameters
+        ----------
+        error : Exception
+            What was raised.
+
+        Returns
+        -------
+        RemoteFailure
+            Its parts.
+        """
+        text = "".join(traceback.format_exception(error))
+        if isinstance(error, BrainfeatError):
+            return cls(type(error), str(error), text)
+        return cls(RuntimeError, f"{type(error).__name__}: {error}", text)
+
+
 class RemoteOutcome(NamedTuple):
     """What became of one subject in a worker.
 
@@ -109,13 +146,22 @@ class RemoteOutcome(NamedTuple):
         Fingerprint of its images, if it was asked for.
     vector : ndarray of float32 of shape (n_features,) or None
         The embedding.
-    error : Exception or None
-        Why there is none; its notes hold the worker's traceback.
+    failure : RemoteFailure or None
+        Why there is none.
     """
 
     input_sha256: str | None
     vector: NDArray[np.float32] | None
-    error: Exception | None
+    failure: RemoteFailure | None
+
+    @property
+    def error(self) -> Exception | None:
+        """The error as it would be in this process, with the traceback as a note."""
+        if self.failure is None:
+            return None
+        error = self.failure.kind(self.failure.message)
+        error.add_note(f"In the worker:\n{self.failure.traceback}")
+        return error
 
 
 def encode_remotely(
@@ -155,11 +201,15 @@ def encode_remotely(
     results = []
     for found in hashes:
         if isinstance(found, Exception):
-            results.append(RemoteOutcome(None, None, _portable(found)))
+            failure = RemoteFailure.from_error(found)
+            results.append(RemoteOutcome(None, None, failure))
             continue
         outcome = next(outcomes)
-        error = None if outcome.error is None else _portable(outcome.error)
-        results.append(RemoteOutcome(found, outcome.vector, error))
+        if outcome.error is not None:
+            failure = RemoteFailure.from_error(outcome.error)
+            results.append(RemoteOutcome(found, None, failure))
+        else:
+            results.append(RemoteOutcome(found, outcome.vector, None))
     return results
 
 
@@ -174,14 +224,3 @@ def _hash(subject: Subject) -> str | BrainfeatError:
         return hash_images({m: p for m, p in images if isinstance(p, str)})
     except BrainfeatError as error:
         return error
-
-
-def _portable(error: Exception) -> Exception:
-    """Give an error that can be sent, with its traceback as a note."""
-    text = "".join(traceback.format_exception(error))
-    if isinstance(error, BrainfeatError):
-        sent: Exception = type(error)(str(error))
-    else:  # of any library, and perhaps made of things that cannot be sent
-        sent = RuntimeError(f"{type(error).__name__}: {error}")
-    sent.add_note(f"In the worker:\n{text}")
-    return sent

@@ -1,0 +1,56 @@
+"""Thousands of small volumes and an encoder for them, made within a minute."""
+
+from pathlib import Path
+
+import numpy as np
+
+from brainfeat.checkpoint import Checkpoint, CheckpointConfig
+from brainfeat.io import write_volume
+from brainfeat.models.config import EncoderConfig
+from brainfeat.preprocessing import Preprocessor
+from brainfeat.volume import Geometry, Volume
+
+SHAPE = (18, 20, 16)
+
+
+def write_checkpoint(folder: Path) -> Path:
+    """An untrained encoder of 24 features that takes a few milliseconds a volume."""
+    encoder = EncoderConfig(
+        modalities=("T1w", "FLAIR"),
+        thickness=2,
+        image_size=(40, 32),
+        embed_dim=24,
+        depth=1,
+        num_heads=3,
+    )
+    preprocessor = Preprocessor(shape=(32, 40, 24), spacing=0.3, alignment="none")
+    config = CheckpointConfig(
+        encoder=encoder,
+        preprocessing=preprocessor.to_dict(),
+        missing_modalities=True,
+        trained=False,
+    )
+    return Checkpoint.untrained(config).save(folder)
+
+
+def write_cohort(folder: Path, n_subjects: int) -> Path:
+    """A BIDS folder of one T1w volume a subject: a noisy ball, each another.
+
+    They are too small to be heads, so that none is registered, which takes longest.
+    """
+    for index in range(n_subjects):
+        write_subject(folder, index)
+    return folder
+
+
+def write_subject(folder: Path, index: int) -> Path:
+    rng = np.random.default_rng(index)
+    axes = (np.linspace(-1, 1, n) - rng.uniform(-0.2, 0.2) for n in SHAPE)
+    x, y, z = np.meshgrid(*axes, indexing="ij")
+    ball = np.clip(1.2 - x**2 - y**2 - z**2, 0, None) * rng.uniform(100, 900)
+    data = (ball + rng.normal(0, 5, SHAPE)).astype(np.float32)
+    geometry = Geometry(SHAPE, np.diag([0.5, 0.5, 0.5, 1.0]))
+    name = f"sub-{index:05d}"
+    return write_volume(
+        Volume(data, geometry), folder / name / "anat" / f"{name}_T1w.nii.gz"
+    )

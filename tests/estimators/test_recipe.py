@@ -1,0 +1,63 @@
+import pickle
+
+import numpy as np
+import pytest
+
+from brainfeat.estimators._recipe import EncoderRecipe, encode_remotely
+from brainfeat.estimators._subjects import Subject
+from brainfeat.exceptions import CheckpointError, VolumeError
+from brainfeat.io import hash_images
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::brainfeat.exceptions.UntrainedCheckpointWarning"
+)
+
+
+@pytest.fixture
+def subjects(small_scans):
+    paths = sorted(map(str, small_scans.rglob("*.nii.gz")))[:3]
+    return [Subject(path, {"T1w": path}) for path in paths]
+
+
+def test_a_recipe_is_small_and_makes_the_same_encoder(small_checkpoint, subjects):
+    recipe = EncoderRecipe(checkpoint=small_checkpoint, batch_size=2)
+    encoder = recipe.build()
+    sent = pickle.dumps(recipe.for_workers(encoder))
+    assert len(sent) < 2000
+    outcomes = encode_remotely(pickle.loads(sent), subjects, None, True)
+    expected = [outcome.vector for outcome in encoder.stream(subjects)]
+    np.testing.assert_array_equal([o.vector for o in outcomes], expected)
+    assert [o.input_sha256 for o in outcomes] == [
+        hash_images(subject.images) for subject in subjects
+    ]
+
+
+def test_paths_hold_in_another_folder(small_checkpoint, tmp_path, monkeypatch):
+    link = tmp_path / "encoder"
+    link.symlink_to(small_checkpoint)
+    monkeypatch.chdir(tmp_path)
+    recipe = EncoderRecipe(checkpoint="encoder")
+    sent = recipe.for_workers(recipe.build())
+    monkeypatch.chdir("/")
+    assert sent.build().n_features == 24
+
+
+def test_another_checkpoint_in_the_worker_is_refused(small_checkpoint):
+    recipe = EncoderRecipe(checkpoint=small_checkpoint, fingerprint="f" * 64)
+    with pytest.raises(CheckpointError, match="another checkpoint in this worker"):
+        recipe.build()
+
+
+def test_errors_can_be_sent_and_keep_their_traceback(small_checkpoint, subjects):
+    recipe = EncoderRecipe(checkpoint=small_checkpoint)
+    bad = [Subject("/a.nii", {"T1w": "/a.nii"}), subjects[0]]
+    bad.append(Subject(subjects[1].name, {"T1w": small_checkpoint + "/config.json"}))
+    first, good, last = pickle.loads(
+        pickle.dumps(encode_remotely(recipe, bad, None, True))
+    )
+    assert good.error is None
+    for outcome, name in ((first, "/a.nii"), (last, "config.json")):
+        assert outcome.vector is None
+        assert isinstance(outcome.error, VolumeError)
+        assert name in str(outcome.error)
+        assert "Traceback" in outcome.error.__notes__[0]

@@ -1,0 +1,43 @@
+"""The command is tested with the shards that it merges."""
+
+import gzip
+
+from typer.testing import CliRunner
+
+from brainfeat import cli
+
+
+def _run(*arguments):
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+
+def test_shards_of_a_run_merge_to_the_run(small_scans, small_checkpoint, tmp_path):
+    bad = tmp_path / "sub-bad_T1w.nii.gz"
+    bad.write_bytes(gzip.compress(b"no image"))
+    inputs = [small_scans, bad, tmp_path / "absent.nii"]
+    options = ["--checkpoint", small_checkpoint]
+    whole = _run("embed", *inputs, "-o", tmp_path / "whole.parquet", *options)
+    assert whole.exit_code == 1
+    parts = [tmp_path / f"{index}.parquet" for index in range(1, 5)]
+    for index, part in enumerate(parts, start=1):
+        _run("embed", *inputs, "-o", part, "--shard", f"{index}/4", *options)
+    result = _run("merge", *parts, "-o", tmp_path / "merged.parquet")
+    assert result.exit_code == 1
+    assert result.stdout.splitlines()[0] == "12 rows, 2 failed"
+    for suffix in (".parquet", ".json"):
+        merged, expected = (
+            (tmp_path / name).with_suffix(suffix).read_bytes()
+            for name in ("merged", "whole")
+        )
+        assert merged == expected
+    failed = [
+        sorted((tmp_path / f"{name}.failures.tsv").read_text().splitlines())
+        for name in ("merged", "whole")
+    ]
+    assert failed[0] == failed[1]
+
+
+def test_a_shard_that_is_none_is_wrong_usage(tmp_path):
+    result = _run("embed", "a.nii", "-o", tmp_path / "a.csv", "--shard", "0/4")
+    assert result.exit_code == 2
+    assert "--shard: expected I/N" in result.stderr
