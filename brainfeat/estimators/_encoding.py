@@ -99,6 +99,8 @@ class SubjectEncoder:
         Those of the checkpoint.
     grid : SlabGrid
         How the grid is cut into slabs.
+    token_grid : tuple of int (n_slabs, height, width)
+        Patch tokens of a subject.
     device : torch.device
         Where the encoder runs.
 
@@ -131,7 +133,8 @@ class SubjectEncoder:
             )
         self.pooling = pooling
         self.grid = SlabGrid(thickness=config.encoder.thickness, plane=config.plane)
-        n_slabs, height, width = self._token_grid()
+        self.token_grid = self._find_token_grid()
+        n_slabs, height, width = self.token_grid
         self.device = resolve_device(device)
         self._dtype = resolve_dtype(dtype, self.device)
         n_tokens = n_slabs * (1 + height * width)
@@ -273,6 +276,38 @@ class SubjectEncoder:
             return pool_regions(output, self._weights)
         return pool_regions(output, self._weights, fractions > 0)
 
+    def pool_weights(self, fractions: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Weigh patch tokens so that their sums are the embedding.
+
+        Parameters
+        ----------
+        fractions : ndarray of shape (S, h, w)
+            Share of each patch that is foreground.
+
+        Returns
+        -------
+        ndarray of shape (n_sums, S, h, w)
+            One set of weights for the mean, and one a region for regions.
+
+        Raises
+        ------
+        ConfigError
+            If class tokens are pooled, which have no place.
+        """
+        if self.pooling == "mean":
+            weights = fractions[None].astype(np.float64)
+        elif self.pooling == "regions":
+            weights = self._weights.cpu().numpy().astype(np.float64)
+            if self.checkpoint.config.encoder.background != "kept":
+                weights = weights * (fractions > 0)
+        else:
+            raise ConfigError(
+                "expected an embedder that pools patch tokens, by 'mean' or "
+                f"'regions', got pooling={self.pooling!r}: class tokens have no place."
+            )
+        totals = weights.sum(axis=(1, 2, 3), keepdims=True)
+        return np.asarray(weights / np.where(totals > 0, totals, 1.0))
+
     def _prepare(
         self, index: int, subject: Subject, cache: EmbeddingCache | None
     ) -> _Prepared | Outcome:
@@ -344,7 +379,7 @@ class SubjectEncoder:
         patch_size = self.checkpoint.config.encoder.patch_size
         return self.grid.token_fractions(foreground, patch_size)
 
-    def _token_grid(self) -> tuple[int, ...]:
+    def _find_token_grid(self) -> tuple[int, ...]:
         try:
             return self._fractions(np.zeros(self.preprocessor.shape, np.bool_)).shape
         except GeometryError as error:

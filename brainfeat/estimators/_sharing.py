@@ -84,7 +84,13 @@ def shared_encoder(
         In evaluation mode; not to be trained.
     """
     key = (checkpoint.fingerprint, str(device), dtype)
-    return _ENCODERS.get(key, lambda: checkpoint.build_encoder().to(device, dtype))
+
+    def build() -> SlabEncoder:
+        # Weights that are made in inference mode would never give gradients.
+        with torch.inference_mode(mode=False):
+            return checkpoint.build_encoder().to(device, dtype)
+
+    return _ENCODERS.get(key, build)
 
 
 def _signature(path: Path) -> tuple[Hashable, ...]:

@@ -205,7 +205,7 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         VolumeError
             If a scan cannot be read; subjects before it are in ``memory``.
         """
-        encoder, table = self._open(X)
+        encoder, table = self.read_subjects(X)
         outcomes = self._stream(encoder, table)
         rows = np.empty((len(table.rows), encoder.n_features), dtype=np.float32)
         # Closed at the first error, so that no thread goes on reading.
@@ -259,7 +259,7 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         VolumeError
             If a scan cannot be read.
         """
-        encoder, table = self._open(X)
+        encoder, table = self.read_subjects(X)
         dim = encoder.checkpoint.config.encoder.embed_dim
         check_dense_options(space, n_components, dim)
         outcomes = stream_tokens(
@@ -269,6 +269,43 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
             shown = self._with_progress(outcomes, len(table.rows))
             subjects = [outcome.unwrap() for outcome in shown]
         return to_dense_images(subjects, space=space, n_components=n_components)
+
+    def read_subjects(self, X: Any) -> tuple[SubjectEncoder, SubjectTable]:
+        """Give what `transform` works with, for what looks into it.
+
+        Parameters
+        ----------
+        X : list, Series, DataFrame, path-like or image
+            As for `fit`.
+
+        Returns
+        -------
+        encoder : SubjectEncoder
+            The fitted checkpoint with its preprocessing.
+        table : SubjectTable
+            One row a subject; no image is read yet.
+
+        Raises
+        ------
+        CheckpointError
+            If the checkpoint is not the one that was fitted.
+        ConfigError
+            If preprocessing or atlas changed since `fit`.
+        InputError
+            If ``X`` has another form.
+        ModalityError
+            If ``X`` has a modality that `fit` did not see.
+        """
+        check_is_fitted(self)
+        encoder = self._make_encoder()
+        self._check_unchanged(encoder)
+        table = self._read(X, encoder)
+        if not set(table.modalities) <= set(self.modalities_):
+            raise ModalityError(
+                f"BrainFoundEmbedder was fitted on modalities {self.modalities_}, "
+                f"got {table.modalities}."
+            )
+        return encoder, table
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
         """Name the columns of `transform`.
@@ -297,18 +334,6 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         # Always float32, whatever the images hold.
         tags.transformer_tags.preserves_dtype = []
         return tags
-
-    def _open(self, X: Any) -> tuple[SubjectEncoder, SubjectTable]:
-        check_is_fitted(self)
-        encoder = self._make_encoder()
-        self._check_unchanged(encoder)
-        table = self._read(X, encoder)
-        if not set(table.modalities) <= set(self.modalities_):
-            raise ModalityError(
-                f"BrainFoundEmbedder was fitted on modalities {self.modalities_}, "
-                f"got {table.modalities}."
-            )
-        return encoder, table
 
     def _make_encoder(self) -> SubjectEncoder:
         if not isinstance(self.checkpoint, str | os.PathLike):

@@ -89,3 +89,9 @@ def test_two_are_kept(checkpoint):
     shared_encoder(third, CPU)
     assert shared_encoder(first, CPU) is kept[0]
     assert shared_encoder(second, CPU) is not kept[1]
+
+
+def test_encoder_that_is_built_for_inference_gives_gradients(checkpoint):
+    with torch.inference_mode():
+        encoder = shared_encoder(checkpoint, torch.device("cpu"), torch.float32)
+    assert not any(parameter.is_inference() for parameter in encoder.parameters())

@@ -1,0 +1,356 @@
+"""Where a fitted classifier looks: importance of regions, and maps."""
+
+__all__ = ["Attribution", "AttributionMethod", "attribute_tokens", "attribution"]
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.base import clone
+from sklearn.model_selection import check_cv
+from sklearn.pipeline import Pipeline
+
+from brainfeat.estimators._encoding import SubjectEncoder
+from brainfeat.estimators._regions import RegionAtlas
+from brainfeat.estimators._tokens import SubjectTokens, stream_tokens
+from brainfeat.estimators.embedder import BrainFoundEmbedder
+from brainfeat.exceptions import ConfigError, InputError
+from brainfeat.io import to_image
+from brainfeat.reporting.decisions import decide, slope
+from brainfeat.reporting.voxel_maps import attribute_voxels
+from brainfeat.template_regions import template_regions
+from brainfeat.volume import Volume
+
+AttributionMethod = Literal["tokens", "occlusion", "integrated_gradients"]
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Attribution:
+    """What a classifier's decisions rest on.
+
+    Parameters
+    ----------
+    effects : DataFrame of shape (n_subjects, n_regions)
+        What each decision loses when the tokens of a region are replaced by those of
+        the average subject, in the units of the decision function.
+    importance : DataFrame
+        A row a region, most important first: ``share`` of the brain; ``effect``,
+        the mean over the second class less that over the first, or the mean of the
+        absolute effects without labels; ``importance``, the effect over the share.
+    maps : tuple of Nifti1Image
+        Contribution of each voxel to each decision, on the grid of each subject's
+        first image.
+    template_maps : tuple of Nifti1Image
+        The same in MNI152 space, on one grid: for `SecondLevelModel`.
+    group_img : Nifti1Image
+        Mean map of the second class less that of the first, or mean of absolute
+        maps without labels, in MNI152 space: for `plot_stat_map` and
+        `plot_glass_brain`.
+    """
+
+    effects: pd.DataFrame
+    importance: pd.DataFrame
+    maps: tuple[nib.Nifti1Image, ...]
+    template_maps: tuple[nib.Nifti1Image, ...]
+    group_img: nib.Nifti1Image
+
+
+def attribution(
+    pipeline: Pipeline,
+    X: Any,
+    y: Any = None,
+    *,
+    labels_img: Any = None,
+    cv: Any = None,
+    groups: Any = None,
+    method: AttributionMethod = "tokens",
+) -> Attribution:
+    """Ask a classifier which parts of the brain its decisions rest on.
+
+    Parameters
+    ----------
+    pipeline : Pipeline
+        Fitted; its first step is a `BrainFoundEmbedder` that pools by ``"mean"`` or
+        ``"regions"``, and its end has ``decision_function``, ``predict_proba`` or
+        ``predict``, for two classes or a number.
+    X : list, Series, DataFrame, path-like or image
+        Subjects, as for the embedder. Held out, if a claim is made: decisions on
+        training subjects rest on their noise, too.
+    y : array-like of shape (n_subjects,), optional
+        Two classes: importance is then how a region tells them apart.
+    labels_img : path-like, nibabel image or mapping, optional
+        Regions, as for the embedder; by default `template_regions`.
+    cv : int or splitter, optional
+        Fit what follows the embedder anew in each fold, so that every subject of
+        ``X`` is held out. Needs ``y``.
+    groups : array-like of shape (n_subjects,), optional
+        Passed to ``cv``.
+    method : {"tokens", "occlusion", "integrated_gradients"}
+        How maps are made: by the contributions of the patch tokens, which costs
+        nothing more; by hiding blocks of voxels, some hundred passes a subject; or
+        by integrated gradients [1]_ of the voxels, some ten. The latter two need
+        captum.
+
+    Returns
+    -------
+    Attribution
+        Regions and maps.
+
+    Raises
+    ------
+    ConfigError
+        If the pipeline or an option is another.
+    InputError
+        If ``X`` and ``y`` do not fit, or ``cv`` comes without ``y``.
+    MissingDependencyError
+        If captum is needed and not installed.
+
+    Notes
+    -----
+    What is replaced are tokens after the encoder. They know their surroundings, so a
+    map is blurred, and a small share of what a region tells is told by its
+    neighbours. A classifier that is not linear is replaced by its tangent in maps.
+
+    References
+    ----------
+    .. [1] Sundararajan, Taly & Yan, "Axiomatic attribution for deep networks", ICML
+       2017.
+    """
+    embedder, head = _split(pipeline)
+    if method not in get_args(AttributionMethod):
+        raise ConfigError(
+            f"method: expected one of {get_args(AttributionMethod)}, got {method!r}."
+        )
+    encoder, table = embedder.read_subjects(X)
+    labels = _check_labels(y, cv, len(table.rows))
+    encoder.pool_weights(np.ones(encoder.token_grid, np.float32))  # or say why not
+    names = [subject.name for subject in table.rows]
+    with closing(stream_tokens(encoder, table.rows)) as outcomes:
+        subjects = [outcome.unwrap() for outcome in outcomes]
+    atlas = RegionAtlas.load(template_regions() if labels_img is None else labels_img)
+    return attribute_tokens(
+        subjects,
+        names,
+        encoder,
+        head,
+        atlas,
+        labels=labels,
+        folds=_folds(cv, labels, groups, len(subjects)),
+        method=method,
+    )
+
+
+def attribute_tokens(
+    subjects: Sequence[SubjectTokens],
+    names: Sequence[str],
+    encoder: SubjectEncoder,
+    head: Any,
+    atlas: RegionAtlas,
+    *,
+    labels: NDArray[Any] | None,
+    folds: Sequence[tuple[Any, Any]] | None,
+    method: AttributionMethod = "tokens",
+) -> Attribution:
+    """Do what `attribution` does, for subjects that are encoded already.
+
+    Parameters
+    ----------
+    subjects : sequence of SubjectTokens
+        Tokens.
+    names : sequence of str
+        What the rows of the effects are called.
+    encoder : SubjectEncoder
+        What encoded them; it says how tokens are pooled.
+    head : estimator
+        What follows the embedder, fitted.
+    atlas : RegionAtlas
+        Regions in MNI152 space.
+    labels : ndarray of shape (n_subjects,) or None
+        Two classes.
+    folds : sequence of (train rows, test rows) or None
+        Folds in which the head is fitted anew; None takes it as it is.
+    method : {"tokens", "occlusion", "integrated_gradients"}
+        How maps are made.
+
+    Returns
+    -------
+    Attribution
+        Regions and maps.
+    """
+    patch_size = encoder.checkpoint.config.encoder.patch_size
+    geometry = encoder.preprocessor.geometry
+    regions = np.stack(
+        [
+            encoder.grid.arrange_tokens(weights)
+            for weights in atlas.weights(geometry, encoder.grid, patch_size)
+        ]
+    )  # R I J K
+    pools = [_pool_weights(subject, encoder) for subject in subjects]
+    rows = np.stack([_pool(s, p) for s, p in zip(subjects, pools, strict=True)])
+    everyone = np.arange(len(subjects))
+    effects = np.zeros((len(subjects), len(regions)))
+    maps: list[Volume | None] = [None] * len(subjects)
+    for train, test in folds or [(everyone, everyone)]:
+        fitted = head
+        if folds is not None and labels is not None:
+            fitted = clone(head).fit(rows[train], labels[train])
+        average = _average([subjects[i] for i in train])
+        gradients = slope(fitted, rows[train], rows[test])
+        baseline = np.mean([subjects[i].processed.data for i in train], axis=0)
+        for place, gradient in zip(test, gradients, strict=True):
+            subject, pool = subjects[place], pools[place]
+            difference = subject.tokens - average  # I J K D
+            effects[place] = _ablate(rows[place], pool, difference, regions, fitted)
+            if method == "tokens":
+                values = _contributions(pool, difference, gradient)
+                maps[place] = Volume(values, subject.geometry)
+            else:
+                voxels = attribute_voxels(
+                    subject.processed, baseline, encoder, gradient, method
+                )
+                maps[place] = Volume(voxels, subject.processed.geometry)
+    found = [volume for volume in maps if volume is not None]
+    shares = np.mean([_shares(subject, regions) for subject in subjects], axis=0)
+    frame = pd.DataFrame(effects, index=list(names), columns=list(atlas.names))
+    return Attribution(
+        effects=frame,
+        importance=_rank(frame, shares, labels),
+        maps=tuple(
+            _to_native(volume, subject, encoder)
+            for volume, subject in zip(found, subjects, strict=True)
+        ),
+        template_maps=tuple(to_image(volume) for volume in found),
+        group_img=_group_map(found, labels),
+    )
+
+
+def _split(pipeline: Any) -> tuple[BrainFoundEmbedder, Pipeline]:
+    if (
+        not isinstance(pipeline, Pipeline)
+        or len(pipeline) < 2
+        or not isinstance(pipeline[0], BrainFoundEmbedder)
+    ):
+        raise ConfigError(
+            "pipeline: expected a Pipeline of a BrainFoundEmbedder and what follows "
+            f"it, got {type(pipeline).__name__}."
+        )
+    return pipeline[0], pipeline[1:]
+
+
+def _check_labels(y: Any, cv: Any, n_subjects: int) -> NDArray[Any] | None:
+    if y is None:
+        if cv is not None:
+            raise InputError("cv: fitting anew in each fold needs y, got none.")
+        return None
+    labels = np.asarray(y)
+    if len(labels) != n_subjects or len(np.unique(labels)) != 2:
+        raise InputError(
+            f"y: expected two classes for {n_subjects} subjects, got "
+            f"{len(np.unique(labels))} for {len(labels)}."
+        )
+    return labels
+
+
+def _folds(
+    cv: Any, labels: NDArray[Any] | None, groups: Any, n_subjects: int
+) -> list[tuple[Any, Any]] | None:
+    if cv is None:
+        return None
+    splitter = check_cv(cv, labels, classifier=True)
+    return list(splitter.split(np.zeros(n_subjects), labels, groups))
+
+
+def _pool_weights(subject: SubjectTokens, encoder: SubjectEncoder) -> Floats:
+    """Return weights of shape (G, I, J, K) whose sums of tokens are the embedding."""
+    patch_size = encoder.checkpoint.config.encoder.patch_size
+    foreground = subject.processed.foreground
+    weights = encoder.pool_weights(encoder.grid.token_fractions(foreground, patch_size))
+    return np.stack([encoder.grid.arrange_tokens(part) for part in weights])
+
+
+def _pool(subject: SubjectTokens, weights: Floats) -> Floats:
+    pooled: Floats = np.einsum("gijk,ijkd->gd", weights, subject.tokens, optimize=True)
+    return pooled.ravel()
+
+
+def _average(subjects: Sequence[SubjectTokens]) -> Floats:
+    """Mean token at each position, over those whose brain is there."""
+    total = np.zeros(subjects[0].tokens.shape)
+    weight = np.zeros(subjects[0].fractions.shape)
+    for subject in subjects:
+        total += subject.fractions[..., None] * subject.tokens
+        weight += subject.fractions
+    return np.asarray(total / np.maximum(weight, 1e-6)[..., None])
+
+
+def _ablate(
+    row: Floats, pool: Floats, difference: Floats, regions: Floats, head: Any
+) -> Floats:
+    """Return what the decision loses without each region, of shape (R,)."""
+    flat = difference.reshape(-1, difference.shape[-1])  # IJK D
+    weights = pool[None] * regions[:, None]  # R G I J K
+    lost = weights.reshape(*weights.shape[:2], -1) @ flat  # R G D
+    ablated = row - lost.reshape(len(regions), -1)
+    decisions = decide(head, np.vstack([row[None], ablated]))
+    lost_decision: Floats = decisions[0] - decisions[1:]
+    return lost_decision
+
+
+def _contributions(pool: Floats, difference: Floats, gradient: Floats) -> Floats:
+    slopes = gradient.reshape(len(pool), -1)  # G D
+    values: Floats = np.einsum(
+        "gijk,ijkd,gd->ijk", pool, difference, slopes, optimize=True
+    )
+    return values.astype(np.float32)
+
+
+def _shares(subject: SubjectTokens, regions: Floats) -> Floats:
+    fractions = subject.fractions / subject.fractions.sum()
+    return np.asarray((regions * fractions).sum(axis=(1, 2, 3)))
+
+
+def _rank(
+    effects: pd.DataFrame, shares: Floats, labels: NDArray[Any] | None
+) -> pd.DataFrame:
+    values = effects.to_numpy()
+    if labels is None:
+        effect = np.abs(values).mean(axis=0)
+    else:
+        effect = _contrast(values, labels)
+    table = pd.DataFrame(
+        {
+            "share": shares,
+            "effect": effect,
+            "importance": effect / np.maximum(shares, 1e-9),
+        },
+        index=effects.columns,
+    )
+    return table.sort_values("importance", ascending=False)
+
+
+def _contrast(values: Floats, labels: NDArray[Any]) -> Floats:
+    first, second = np.unique(labels)
+    difference: Floats = values[labels == second].mean(axis=0) - values[
+        labels == first
+    ].mean(axis=0)
+    return difference
+
+
+def _group_map(maps: Sequence[Volume], labels: NDArray[Any] | None) -> nib.Nifti1Image:
+    values = np.stack([volume.data for volume in maps])
+    mean = np.abs(values).mean(axis=0) if labels is None else _contrast(values, labels)
+    return to_image(Volume(mean.astype(np.float32), maps[0].geometry))
+
+
+def _to_native(
+    volume: Volume, subject: SubjectTokens, encoder: SubjectEncoder
+) -> nib.Nifti1Image:
+    placed = replace(subject.processed, geometry=volume.geometry)
+    return to_image(encoder.preprocessor.invert(volume.data, placed, subject.native))

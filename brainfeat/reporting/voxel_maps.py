@@ -1,0 +1,117 @@
+"""Which voxels move a decision, by captum."""
+
+__all__ = ["VoxelMethod", "attribute_voxels"]
+
+from importlib import import_module
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from brainfeat.estimators._encoding import SubjectEncoder
+from brainfeat.estimators._sharing import shared_encoder
+from brainfeat.exceptions import MissingDependencyError
+from brainfeat.preprocessing import PreprocessedSubject
+
+VoxelMethod = Literal["occlusion", "integrated_gradients"]
+
+_N_STEPS = 16  # of the path that gradients are integrated along
+_N_SLABS = 2  # that a window of occlusion covers, two patches wide and high
+
+
+def attribute_voxels(
+    subject: PreprocessedSubject,
+    baseline: NDArray[np.floating],
+    encoder: SubjectEncoder,
+    gradient: NDArray[np.float64],
+    method: VoxelMethod,
+) -> NDArray[np.float32]:
+    """Compute the contribution of each voxel to the decision on a subject.
+
+    Parameters
+    ----------
+    subject : PreprocessedSubject
+        What the encoder is given.
+    baseline : ndarray of shape (n_modalities, size_i, size_j, size_k)
+        What voxels are replaced by: the average subject.
+    encoder : SubjectEncoder
+        Checkpoint and pooling.
+    gradient : ndarray of shape (n_features,)
+        Decision per unit of each feature.
+    method : {"occlusion", "integrated_gradients"}
+        How.
+
+    Returns
+    -------
+    ndarray of float32 of shape (size_i, size_j, size_k)
+        Contributions, summed over modalities.
+
+    Raises
+    ------
+    MissingDependencyError
+        If captum is not installed.
+    """
+    attr = _import_captum()
+    patch_size = encoder.checkpoint.config.encoder.patch_size
+    slabs, average = _to_slabs(subject.data, encoder), _to_slabs(baseline, encoder)
+    forward = _decision(subject, encoder, gradient)
+    if method == "integrated_gradients":
+        found = attr.IntegratedGradients(forward).attribute(
+            slabs, baselines=average, n_steps=_N_STEPS, internal_batch_size=1
+        )
+    else:
+        window = (_N_SLABS, slabs.shape[2], 2 * patch_size, 2 * patch_size)
+        with torch.no_grad():
+            found = attr.Occlusion(forward).attribute(
+                slabs,
+                baselines=average,
+                sliding_window_shapes=window,
+                strides=window,
+            )
+        # A window's effect is that of all its voxels together.
+        found = found / float(np.prod(window))
+    values = encoder.grid.assemble(found[0].detach().cpu().numpy())  # M I J K
+    return np.asarray(values.sum(axis=0), dtype=np.float32)
+
+
+def _decision(
+    subject: PreprocessedSubject, encoder: SubjectEncoder, gradient: NDArray[np.float64]
+) -> Any:
+    """Return the decision's tangent as a function of slabs of shape (B, S, C, H, W)."""
+    network = shared_encoder(encoder.checkpoint, encoder.device, torch.float32)
+    patch_size = encoder.checkpoint.config.encoder.patch_size
+    fractions = encoder.grid.token_fractions(subject.foreground, patch_size)
+    foreground = torch.from_numpy(fractions > 0).to(encoder.device)[None]
+    weights = torch.from_numpy(encoder.pool_weights(fractions)).float()
+    weights = weights.to(encoder.device)
+    present = torch.from_numpy(subject.present).to(encoder.device)[None]
+    slopes = torch.from_numpy(gradient).float().to(encoder.device)
+
+    def decide(slabs: Tensor) -> Tensor:
+        rows = len(slabs)
+        output = network(
+            slabs,
+            present=present.expand(rows, -1),
+            foreground=foreground.expand(rows, -1, -1, -1),
+        )
+        vectors = torch.einsum("gshw,bshwd->bgd", weights, output.patch_tokens)
+        return vectors.flatten(1) @ slopes
+
+    return decide
+
+
+def _to_slabs(data: NDArray[np.floating], encoder: SubjectEncoder) -> Tensor:
+    slabs = encoder.grid.extract(np.asarray(data, dtype=np.float32))
+    return torch.from_numpy(slabs)[None].to(encoder.device)  # 1 S C H W
+
+
+def _import_captum() -> Any:
+    try:
+        return import_module("captum.attr")
+    except ImportError as error:
+        raise MissingDependencyError(
+            "maps by occlusion or integrated gradients need captum: "
+            'pip install "captum>=0.7"'
+        ) from error

@@ -1,0 +1,91 @@
+"""A small random encoder, and brains of which the odd ones differ at one place."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from brainfeat import registration
+from brainfeat.checkpoint import Checkpoint, CheckpointConfig
+from brainfeat.estimators._encoding import SubjectEncoder
+from brainfeat.estimators._subjects import Subject
+from brainfeat.estimators._tokens import stream_tokens
+from brainfeat.io import write_volume
+from brainfeat.models.config import EncoderConfig
+from brainfeat.models.encoder import SlabEncoder
+from brainfeat.preprocessing import Preprocessor
+from brainfeat.volume import Volume
+
+GRID = Preprocessor(shape=(40, 56, 36), spacing=4.0)
+PLACE = (slice(18, 26), slice(30, 40), slice(20, 28))  # voxels of the 3 mm brain
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(tmp_path_factory):
+    """Folder of a random encoder without attention across patches to speak of."""
+    torch.manual_seed(0)
+    config = EncoderConfig(
+        modalities=("T1w",),
+        thickness=2,
+        image_size=(56, 40),
+        embed_dim=24,
+        depth=1,
+        num_heads=2,
+    )
+    state = SlabEncoder(config).state_dict()
+    state = {k: v + 0.1 * torch.randn_like(v) for k, v in state.items()}
+    settings = CheckpointConfig(
+        encoder=config, preprocessing=GRID.to_dict(), missing_modalities=False
+    )
+    folder = tmp_path_factory.mktemp("checkpoint")
+    return str(Checkpoint(settings, state).save(folder))
+
+
+@pytest.fixture(scope="session")
+def brains(small_brain, tmp_path_factory):
+    """Paths of 16 T1w scans; the odd ones are dark at PLACE."""
+    folder = tmp_path_factory.mktemp("brains")
+    rng = np.random.default_rng(0)
+    paths = []
+    for number in range(16):
+        noise = 1.0 + 0.02 * rng.normal(size=small_brain.data.shape)
+        data = small_brain.data * noise
+        if number % 2:
+            data[PLACE] *= 0.2
+        volume = Volume(data.astype(np.float32), small_brain.geometry)
+        paths.append(str(write_volume(volume, folder / f"sub-{number:02d}_T1w.nii.gz")))
+    return paths
+
+
+@pytest.fixture(scope="session")
+def in_place():
+    """Take images as aligned: registration takes longer than all else together."""
+    found = registration.Alignment(np.eye(4), np.eye(4), similarity=1.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registration, "align_to_template", lambda _: found)
+        yield
+
+
+@pytest.fixture(scope="session")
+def small_encoder(small_checkpoint):
+    """The encoder, pooling by the mean."""
+    return SubjectEncoder(Checkpoint.load(small_checkpoint), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def tokens(small_encoder, brains, in_place):
+    """Tokens of the 16 brains."""
+    assert in_place is None
+    rows = [Subject(path, {"T1w": path}) for path in brains]
+    return [outcome.unwrap() for outcome in stream_tokens(small_encoder, rows)]
+
+
+@pytest.fixture(scope="session")
+def small_atlas(small_brain):
+    """Eight octants of the brain, and the place as the ninth region."""
+    center = np.array(small_brain.data.shape)[:, None, None, None] // 2
+    high = np.indices(small_brain.data.shape) >= center
+    labels = 1 + np.einsum("aijk,a->ijk", high.astype(int), [1, 2, 4])
+    labels[PLACE] = 9
+    labels[small_brain.data == 0] = 0
+    return nib.Nifti1Image(labels.astype(np.uint8), small_brain.geometry.affine)

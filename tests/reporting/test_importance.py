@@ -1,0 +1,168 @@
+import nibabel as nib
+import numpy as np
+import pytest
+from nilearn.glm.second_level import (
+    SecondLevelModel,
+    make_second_level_design_matrix,
+)
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from brainfeat import BrainFoundEmbedder, reporting
+from brainfeat.estimators._regions import RegionAtlas
+from brainfeat.exceptions import ConfigError, InputError
+from brainfeat.reporting.importance import attribute_tokens
+
+Y = np.arange(16) % 2
+
+
+@pytest.fixture
+def head():
+    return make_pipeline(StandardScaler(), LogisticRegression())
+
+
+@pytest.fixture
+def pipeline(small_checkpoint, brains, in_place):
+    assert in_place is None
+    embedder = BrainFoundEmbedder(small_checkpoint, device="cpu", dtype="float32")
+    model = make_pipeline(embedder, StandardScaler(), LogisticRegression())
+    return model.fit(brains[:10], Y[:10])
+
+
+def attribute(tokens, encoder, head, atlas, labels=Y, folds=None):
+    return attribute_tokens(
+        tokens,
+        [f"sub-{number}" for number in range(len(tokens))],
+        encoder,
+        head,
+        RegionAtlas.load(atlas),
+        labels=labels,
+        folds=folds,
+    )
+
+
+def halves():
+    rows = np.arange(16)
+    return [(rows[:8], rows[8:]), (rows[8:], rows[:8])]
+
+
+def test_region_where_the_classes_differ_is_most_important(
+    tokens, small_encoder, head, small_atlas
+):
+    found = attribute(tokens, small_encoder, head, small_atlas, folds=halves())
+    assert found.importance.index[0] == "region_9"
+    assert (
+        found.importance["importance"].iloc[0]
+        > 3 * (found.importance["importance"].iloc[1])
+    )
+    shuffled = np.array([0, 0, 1, 1] * 4)
+    flat = attribute(
+        tokens, small_encoder, head, small_atlas, labels=shuffled, folds=halves()
+    )
+    assert (
+        flat.importance["importance"].abs().max()
+        < 0.5 * (found.importance["importance"].iloc[0])
+    )
+
+
+def test_effects_of_a_partition_add_up_to_the_decision(tokens, small_encoder, head):
+    # One region everywhere: the decision less that on the average tokens.
+    shape = small_encoder.preprocessor.shape
+    affine = small_encoder.preprocessor.geometry.affine
+    everywhere = nib.Nifti1Image(np.ones(shape, np.uint8), affine)
+    left = np.ones(shape, np.uint8)
+    left[24:] = 2
+    rows = np.stack(
+        [
+            np.einsum("ijk,ijkd->d", t.fractions / t.fractions.sum(), t.tokens)
+            for t in tokens
+        ]
+    )
+    fitted = head.fit(rows, Y)
+    whole = attribute(tokens, small_encoder, fitted, everywhere)
+    parts = attribute(tokens, small_encoder, fitted, nib.Nifti1Image(left, affine))
+    np.testing.assert_allclose(
+        parts.effects.sum(axis=1), whole.effects["region_1"], rtol=1e-3, atol=1e-4
+    )
+    sums = [image.get_fdata().sum() for image in whole.template_maps]
+    np.testing.assert_allclose(sums, whole.effects["region_1"], rtol=1e-3, atol=1e-4)
+
+
+def test_maps_lie_on_the_scans_and_in_the_template(pipeline, brains, small_atlas):
+    paths = brains[10:14]
+    found = reporting.attribution(pipeline, paths, Y[10:14], labels_img=small_atlas)
+    assert list(found.effects.index) == paths
+    for path, native, template in zip(
+        paths, found.maps, found.template_maps, strict=True
+    ):
+        scan = nib.load(path)
+        assert native.shape == scan.shape
+        np.testing.assert_allclose(native.affine, scan.affine, atol=1e-4)
+        assert template.shape == found.group_img.shape == (5, 7, 18)
+    data = np.stack([image.get_fdata() for image in found.template_maps])
+    group = data[1::2].mean(axis=0) - data[::2].mean(axis=0)
+    np.testing.assert_allclose(found.group_img.get_fdata(), group, atol=1e-6)
+    # The odd brains differ at voxel 22, 35, 24 of 3 mm: so does the map.
+    place = found.group_img.affine[:3, :3] @ np.argwhere(group == group.max())[0]
+    place = place + found.group_img.affine[:3, 3]
+    expected = nib.load(paths[0]).affine @ [21.5, 34.5, 23.5, 1]
+    assert np.linalg.norm(place - expected[:3]) < 25
+
+
+def test_without_labels_importance_is_the_size_of_effects(
+    pipeline, brains, small_atlas
+):
+    found = reporting.attribution(pipeline, brains[:3], labels_img=small_atlas)
+    expected = found.effects.abs().mean()
+    np.testing.assert_allclose(
+        found.importance["effect"], expected[found.importance.index]
+    )
+    assert found.importance["share"].sum() == pytest.approx(1, abs=0.2)
+    assert (found.group_img.get_fdata() >= 0).all()
+
+
+def test_regions_pooling_is_ablated_as_well(
+    small_checkpoint, brains, small_atlas, in_place
+):
+    assert in_place is None
+    embedder = BrainFoundEmbedder(
+        small_checkpoint, pooling="regions", labels_img=small_atlas, device="cpu"
+    )
+    model = make_pipeline(embedder, StandardScaler(), LogisticRegression())
+    model.fit(brains[:10], Y[:10])
+    found = reporting.attribution(model, brains[10:], Y[10:], labels_img=small_atlas)
+    assert found.importance.index[0] == "region_9"
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"pipeline": LogisticRegression()}, ConfigError, "expected a Pipeline of a"),
+        ({"method": "lime"}, ConfigError, "method: expected one of"),
+        ({"y": [0, 1, 2]}, InputError, "two classes for 3 subjects, got 3 for 3"),
+        ({"y": None, "cv": 2}, InputError, "cv: fitting anew in each fold needs y"),
+    ],
+)
+def test_what_cannot_be_attributed_is_refused(pipeline, brains, change, error, message):
+    options = {"pipeline": pipeline, "X": brains[:3], "y": [0, 1, 1]} | change
+    with pytest.raises(error, match=message):
+        reporting.attribution(**options)
+
+
+def test_class_tokens_have_no_place(pipeline, brains):
+    pipeline[0].set_params(pooling="cls")
+    with pytest.raises(ConfigError, match="class tokens have no place"):
+        reporting.attribution(pipeline, brains[:2])
+
+
+def test_second_level_model_takes_the_maps(pipeline, brains, small_atlas):
+    found = reporting.attribution(pipeline, brains[:6], labels_img=small_atlas)
+    mask = nib.Nifti1Image(
+        (found.group_img.get_fdata() > 0).astype(np.uint8), found.group_img.affine
+    )
+    design = make_second_level_design_matrix([f"s{i}" for i in range(6)])
+    model = SecondLevelModel(mask_img=mask)
+    model.fit(list(found.template_maps), design_matrix=design)
+    result = model.compute_contrast("intercept", output_type="z_score")
+    assert np.isfinite(result.get_fdata()).all()
