@@ -113,6 +113,8 @@ def standardise(
     VolumeError
         If the foreground has no contrast.
     """
+    if data.flags.f_contiguous and not data.flags.c_contiguous:
+        return standardise(data.T, foreground.T, percentiles).T  # along memory
     values = data[foreground]
     low, high = np.percentile(values, percentiles)
     values = np.clip(values, low, high).astype(np.float64)

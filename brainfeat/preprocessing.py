@@ -179,7 +179,9 @@ class Preprocessor:
             foreground = self._find_foreground(
                 clean[first], sampled[first], alignment, place
             )
-        data = np.zeros((len(modalities), *self.shape), dtype=np.float32)
+        # Each volume in the order of its samples, and of the slabs it is cut into.
+        stored = np.zeros((len(modalities), *self.shape[::-1]), dtype=np.float32)
+        data = stored.transpose(0, 3, 2, 1)
         for name, volume in clean.items():
             with _naming(volume, name):
                 index = modalities.index(name)

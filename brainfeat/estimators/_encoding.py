@@ -22,12 +22,13 @@ from brainfeat.estimators._device import (
     resolve_dtype,
     spare_cores,
 )
+from brainfeat.estimators._known_hash import known_hash
 from brainfeat.estimators._prefetch import Prefetch
 from brainfeat.estimators._regions import RegionAtlas
 from brainfeat.estimators._sharing import shared_encoder
 from brainfeat.estimators._subjects import Subject, check_subject
 from brainfeat.exceptions import ConfigError, GeometryError, VolumeError
-from brainfeat.io import MEMORY_LIMIT, ImageSource, content_hash, read_volume
+from brainfeat.io import MEMORY_LIMIT, ImageSource, read_volume
 from brainfeat.models.encoder import EncoderOutput
 from brainfeat.models.pooling import pool_regions, pool_tokens
 from brainfeat.preprocessing import PreprocessedSubject, Preprocessor
@@ -390,7 +391,7 @@ class SubjectEncoder:
 
     def _key(self, subject: Subject) -> str:
         hashes = {
-            name: content_hash(source)
+            name: known_hash(source)
             for name in self.modalities
             if (source := subject.images.get(name)) is not None
         }
@@ -400,7 +401,7 @@ class SubjectEncoder:
         return embedding_key(
             {
                 "images": hashes,
-                "brain_mask": None if mask is None else content_hash(mask),
+                "brain_mask": None if mask is None else known_hash(mask),
                 "checkpoint": self.checkpoint.fingerprint,
                 "preprocessing": self.preprocessor.fingerprint,
                 "pooling": self.pooling,

@@ -1,0 +1,95 @@
+"""What a user would write instead: three loops from files to vectors.
+
+Each encodes with a vision transformer of ViT-S's size, without its own training, since
+only time is measured.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+EMBED_DIM, DEPTH, NUM_HEADS = 384, 12, 6
+SLICE_SIZE = 224
+BLOCK = (160, 208, 160)  # the brain at 1 mm, in patches of 16
+
+Loop = Callable[[Path], np.ndarray]
+
+
+def slice_loop(*, half: bool, device: torch.device, batch_size: int) -> Loop:
+    """nibabel, nilearn, and transformers' DINOv2 on every axial slice."""
+    import nibabel as nib
+    from nilearn.datasets import load_mni152_template
+    from nilearn.image import resample_to_img
+    from transformers import Dinov2Config, Dinov2Model
+
+    dtype = torch.bfloat16 if half else torch.float32
+    config = Dinov2Config(
+        hidden_size=EMBED_DIM,
+        num_hidden_layers=DEPTH,
+        num_attention_heads=NUM_HEADS,
+        image_size=518,
+        patch_size=14,
+    )
+    model = Dinov2Model(config).eval().to(device, dtype)
+    template = load_mni152_template(resolution=1)
+
+    @torch.inference_mode()
+    def embed(path: Path) -> np.ndarray:
+        image = resample_to_img(
+            nib.load(path), template, force_resample=True, copy_header=True
+        )
+        data = image.get_fdata(dtype=np.float32)
+        data = (data - data.mean()) / data.std()
+        slices = torch.from_numpy(data).permute(2, 1, 0)[:, None]  # S 1 H W
+        slices = F.interpolate(slices, (SLICE_SIZE, SLICE_SIZE), mode="bilinear")
+        tokens = [
+            model(batch.expand(-1, 3, -1, -1).to(device, dtype)).last_hidden_state[:, 0]
+            for batch in slices.split(batch_size)
+        ]
+        return torch.cat(tokens).float().mean(0).cpu().numpy()
+
+    return embed
+
+
+def monai_loop(*, device: torch.device) -> Loop:
+    """monai's transforms, and its vision transformer on the whole volume."""
+    import logging
+    import warnings
+
+    warnings.simplefilter("ignore")  # monai and its own deprecations
+    logging.getLogger("monai").setLevel(logging.ERROR)
+    from monai import transforms
+    from monai.networks.nets import ViT
+
+    load: Any = transforms.Compose(
+        [
+            transforms.LoadImage(image_only=True),
+            transforms.EnsureChannelFirst(),
+            transforms.Orientation("RAS"),
+            transforms.Spacing((1.0, 1.0, 1.0)),
+            transforms.CropForeground(),
+            transforms.ResizeWithPadOrCrop(BLOCK),
+            transforms.NormalizeIntensity(nonzero=True),
+        ]
+    )
+    model = ViT(
+        in_channels=1,
+        img_size=BLOCK,
+        patch_size=(16, 16, 16),
+        hidden_size=EMBED_DIM,
+        mlp_dim=4 * EMBED_DIM,
+        num_layers=DEPTH,
+        num_heads=NUM_HEADS,
+    )
+    model = model.eval().to(device)
+
+    @torch.inference_mode()
+    def embed(path: Path) -> np.ndarray:
+        volume = load(path).as_tensor()[None].to(device)
+        return model(volume)[0].mean(1)[0].cpu().numpy()
+
+    return embed

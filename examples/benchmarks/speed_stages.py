@@ -1,0 +1,83 @@
+"""Seconds of each stage between a file and its vector, one after the other."""
+
+from functools import partial
+from pathlib import Path
+
+import torch
+from speed_floor import arithmetic, seconds_of
+
+from brainfeat import Checkpoint, Preprocessor, read_volume
+from brainfeat.intensities import repair, standardise
+from brainfeat.models.pooling import pool_tokens
+from brainfeat.preprocessing import PreprocessedSubject
+from brainfeat.registration import align_to_template
+from brainfeat.resampling import to_closest_ras, to_resampled
+from brainfeat.slabs import SlabGrid
+
+CPU = torch.device("cpu")
+
+
+class Stages:
+    """One volume, taken from stage to stage."""
+
+    def __init__(self, checkpoint: Checkpoint, path: Path) -> None:
+        self.checkpoint, self.path = checkpoint, path
+        self.config = checkpoint.config
+        self.preprocessor = Preprocessor.from_dict(self.config.preprocessing)
+        self.volume = read_volume(path)
+        self.subject = self.preprocess()
+        self.grid = SlabGrid(
+            thickness=self.config.encoder.thickness, plane=self.config.plane
+        )
+        fractions = self.grid.token_fractions(
+            self.subject.foreground, self.config.encoder.patch_size
+        )
+        self.fractions = torch.from_numpy(fractions)[None]  # 1 S h w
+
+    @property
+    def operations(self) -> float:
+        """Multiplications and additions of the encoder."""
+        return arithmetic(self.config.encoder, self.fractions > 0)
+
+    def preprocess(self) -> PreprocessedSubject:
+        modalities = self.config.encoder.modalities
+        return self.preprocessor.apply({modalities[0]: self.volume}, modalities)
+
+    def before_encoder(self) -> dict[str, float]:
+        """Time what threads do ahead of the encoder, each on one core."""
+        clean, subject = repair(to_closest_ras(self.volume)), self.subject
+        place = subject.geometry, subject.grid_to_scanner
+        percentiles = self.preprocessor.percentiles
+        stages = {
+            "read": partial(read_volume, self.path),
+            "align": partial(align_to_template, clean),
+            "resample": partial(to_resampled, clean, *place),
+            "normalise": partial(
+                standardise, subject.data[0], subject.foreground, percentiles
+            ),
+        }
+        seconds = {name: seconds_of(work, CPU) for name, work in stages.items()}
+        apart = sum(seconds[name] for name in ("align", "resample", "normalise"))
+        whole = seconds_of(self.preprocess, CPU)
+        return seconds | {"brain mask and rest": max(whole - apart, 0.0)}
+
+    def from_encoder(
+        self, device: torch.device, dtype: torch.dtype, batch_size: int
+    ) -> dict[str, float]:
+        """Time the encoder on volumes that lie ready, with all cores."""
+        encoder = self.checkpoint.build_encoder().to(device, dtype)
+        slabs = torch.from_numpy(self.grid.extract(self.subject.data))[None]
+        present = torch.from_numpy(self.subject.present)[None]
+        batch = [
+            x.to(device).expand(batch_size, *x.shape[1:])
+            for x in (slabs, present, self.fractions)
+        ]
+        with torch.inference_mode():
+            encode = partial(
+                encoder, batch[0], present=batch[1], foreground=batch[2] > 0
+            )
+            pool = partial(pool_tokens, encode(), batch[2])
+            return {
+                "encode": seconds_of(encode, device) / batch_size,
+                "pool": seconds_of(pool, device) / batch_size,
+            }
