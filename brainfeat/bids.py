@@ -5,6 +5,9 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from brainfeat.bids_selection import BidsName, BidsSelection
 
 __all__ = [
     "BidsName",
@@ -13,39 +16,10 @@ __all__ = [
     "is_bids_folder",
     "parse_bids_name",
     "read_participants",
+    "read_sessions",
 ]
 
 _IMAGE_SUFFIXES = (".nii.gz", ".nii")
-
-
-@dataclass(frozen=True)
-class BidsName:
-    """A file name taken apart, as BIDS builds it [1]_.
-
-    Parameters
-    ----------
-    entities : mapping of str to str
-        Such as ``{"sub": "01", "ses": "2", "run": "1"}``.
-    suffix : str
-        What kind of image it is, such as ``"T1w"``.
-
-    References
-    ----------
-    .. [1] https://bids-specification.readthedocs.io, "Entities"
-    """
-
-    entities: Mapping[str, str]
-    suffix: str
-
-    @property
-    def participant_id(self) -> str | None:
-        """``"sub-01"``, or None if the name has no subject."""
-        return f"sub-{self.entities['sub']}" if "sub" in self.entities else None
-
-    @property
-    def session_id(self) -> str | None:
-        """``"ses-2"``, or None if the name has no session."""
-        return f"ses-{self.entities['ses']}" if "ses" in self.entities else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +39,7 @@ class BidsSession:
     clashes : mapping of str to tuple of Path
         Modalities for which several files fit; they are not in ``images``.
     metadata : mapping of str to str or None
-        The subject's line of ``participants.tsv``.
+        The subject's line of ``participants.tsv``, and that of the session.
     """
 
     participant_id: str
@@ -118,7 +92,9 @@ def is_bids_folder(folder: Path) -> bool:
     return any(_folders(folder, "sub-"))
 
 
-def index_bids(folder: Path, modalities: Sequence[str]) -> list[BidsSession]:
+def index_bids(
+    folder: Path, modalities: Sequence[str], selection: BidsSelection | None = None
+) -> list[BidsSession]:
     """Gather the anatomical images of a BIDS folder, a session at a time.
 
     Parameters
@@ -127,6 +103,8 @@ def index_bids(folder: Path, modalities: Sequence[str]) -> list[BidsSession]:
         Root of the dataset.
     modalities : sequence of str
         Suffixes to look for, such as ``("T1w", "FLAIR")``.
+    selection : BidsSelection, optional
+        Which of them to take; all by default.
 
     Returns
     -------
@@ -134,14 +112,26 @@ def index_bids(folder: Path, modalities: Sequence[str]) -> list[BidsSession]:
         One a session that has any of them, sorted by subject and session. Where
         a modality has several runs, one a run; a modality with a single image
         belongs to every run then.
+
+    Raises
+    ------
+    InputError
+        If a participant or session was asked for and is not there.
     """
+    selection = selection or BidsSelection()
     participants = read_participants(folder)
     sessions = []
-    for subject in _folders(folder, "sub-"):
-        metadata = participants.get(subject.name, {})
+    for subject in selection.take_participants(folder, _folders(folder, "sub-")):
+        visits = read_sessions(subject)
         for place in [subject, *_folders(subject, "ses-")]:
-            found = _find_images(place / "anat", modalities)
             session_id = None if place is subject else place.name
+            if not selection.has_session(session_id):
+                continue
+            found = _find_images(place / "anat", modalities, selection)
+            metadata = {
+                **participants.get(subject.name, {}),
+                **visits.get(session_id or "", {}),
+            }
             for run in _split_runs(found):
                 images, clashes = _choose(found, run, modalities)
                 sessions.append(
@@ -171,20 +161,41 @@ def read_participants(folder: Path) -> dict[str, dict[str, str | None]]:
         Columns by ``participant_id``, which has its ``sub-``; ``n/a`` is None.
         Empty without such a file.
     """
-    path = folder / "participants.tsv"
+    return _read_labels(folder / "participants.tsv", "participant_id", "sub-")
+
+
+def read_sessions(subject: Path) -> dict[str, dict[str, str | None]]:
+    """Read ``sub-01_sessions.tsv`` of a subject.
+
+    Parameters
+    ----------
+    subject : Path
+        Folder of the subject.
+
+    Returns
+    -------
+    dict of str to dict
+        Columns by ``session_id``, which has its ``ses-``; ``n/a`` is None. Empty
+        without such a file.
+    """
+    path = subject / f"{subject.name}_sessions.tsv"
+    return _read_labels(path, "session_id", "ses-")
+
+
+def _read_labels(path: Path, column: str, prefix: str) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    participants = {}
+    lines = {}
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
         for line in csv.DictReader(file, delimiter="\t", restkey=""):
-            label = line.pop("participant_id", None) or ""
+            label = line.pop(column, None) or ""
             values = {
                 name: None if value in {None, "", "n/a"} else value
                 for name, value in line.items()
                 if name
             }
-            participants[f"sub-{label.removeprefix('sub-')}"] = values
-    return participants
+            lines[prefix + label.removeprefix(prefix)] = values
+    return lines
 
 
 def _folders(folder: Path, prefix: str) -> list[Path]:
@@ -193,13 +204,20 @@ def _folders(folder: Path, prefix: str) -> list[Path]:
         names = sorted(
             entry.name
             for entry in entries
-            if entry.name.startswith(prefix) and entry.is_dir()
+            if entry.name.startswith(prefix) and _is_folder(entry)
         )
     return [folder / name for name in names]
 
 
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
+
+
 def _find_images(
-    folder: Path, modalities: Sequence[str]
+    folder: Path, modalities: Sequence[str], selection: BidsSelection
 ) -> dict[str, list[tuple[str | None, Path]]]:
     """Give the run and path of each image, by modality."""
     found: dict[str, list[tuple[str | None, Path]]] = {}
@@ -207,7 +225,11 @@ def _find_images(
         return found
     for name in _image_names(folder):
         parsed = parse_bids_name(name)
-        if parsed.suffix in modalities and "sub" in parsed.entities:
+        if (
+            parsed.suffix in modalities
+            and "sub" in parsed.entities
+            and selection.has_image(parsed)
+        ):
             run = parsed.entities.get("run")
             found.setdefault(parsed.suffix, []).append((run, folder / name))
     return found

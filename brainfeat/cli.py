@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from brainfeat import __version__
 from brainfeat.exceptions import BrainfeatError, InputError
 
 __all__ = ["app", "main"]
 
+_LABEL_OPTIONS = {"participant-label", "session-label"}
 _FAILED, _USAGE, _INTERRUPTED, _TERMINATED = 1, 2, 130, 143
 
 
@@ -41,6 +42,13 @@ class _Commands(TyperGroup):
             _fail(str(error), _USAGE)
 
 
+class _CommandOfManyLabels(TyperCommand):
+    """A command that takes ``--participant-label 01 02``, as BIDS apps do."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, _repeat_labels(args))
+
+
 app = typer.Typer(
     cls=_Commands,
     no_args_is_help=True,
@@ -64,6 +72,16 @@ _DevicesOption = Annotated[
 ]
 _JobsOption = Annotated[
     int, typer.Option(metavar="N", help="Scans to preprocess at once; -1: one a core.")
+]
+_PoolingOption = Annotated[
+    Literal["mean", "cls", "cls+mean"],
+    typer.Option(help="How the tokens of a brain become one vector."),
+]
+_BatchOption = Annotated[
+    str, typer.Option(metavar="N", help="Subjects that share a batch, or auto.")
+]
+_StopOption = Annotated[
+    bool, typer.Option("--stop-on-first-error", help="End at the first bad scan.")
 ]
 _LayoutOption = Annotated[
     Literal["wide", "list"],
@@ -123,24 +141,16 @@ def embed(
     ],
     checkpoint: _CheckpointOption = "brainfound-tiny",
     modality: _ModalityOption = None,
-    pooling: Annotated[
-        Literal["mean", "cls", "cls+mean"],
-        typer.Option(help="How the tokens of a brain become one vector."),
-    ] = "mean",
+    pooling: _PoolingOption = "mean",
     device: _DevicesOption = "auto",
-    batch_size: Annotated[
-        str, typer.Option(metavar="N", help="Subjects that share a batch, or auto.")
-    ] = "auto",
+    batch_size: _BatchOption = "auto",
     jobs: _JobsOption = 1,
     cache: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Keep embeddings, whatever their table."),
     ] = None,
     overwrite: _OverwriteOption = False,
-    stop_on_first_error: Annotated[
-        bool,
-        typer.Option("--stop-on-first-error", help="End at the first bad scan."),
-    ] = False,
+    stop_on_first_error: _StopOption = False,
     layout: _LayoutOption = "wide",
     shard: Annotated[
         str | None,
@@ -178,6 +188,99 @@ def embed(
         ),
         modalities=modality or (),
         shard=None if shard is None else Shard.parse(shard),
+    )
+    typer.echo(format_summary(summary))
+    _exit_if(bool(summary.failed))
+
+
+@app.command("bids", cls=_CommandOfManyLabels)
+def run_bids(
+    bids_dir: Annotated[Path, typer.Argument(help="BIDS dataset; only read.")],
+    output_dir: Annotated[Path, typer.Argument(help="Folder of derivatives.")],
+    level: Annotated[
+        Literal["participant", "group"],
+        typer.Argument(help="Embed each session, or gather them in one table."),
+    ],
+    participant_label: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--participant-label",
+            "--participant_label",
+            metavar="LABEL...",
+            help="Only these, with or without sub-.",
+        ),
+    ] = None,
+    session_label: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--session-label",
+            "--session_label",
+            metavar="LABEL...",
+            help="Only these, with or without ses-.",
+        ),
+    ] = None,
+    bids_filter_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--bids-filter-file",
+            metavar="FILE",
+            help='JSON that chooses images: {"T1w": {"acquisition": "mprage"}}.',
+        ),
+    ] = None,
+    work_dir: Annotated[
+        Path | None,
+        typer.Option("-w", "--work-dir", help="Keep embeddings here between runs."),
+    ] = None,
+    checkpoint: _CheckpointOption = "brainfound-tiny",
+    modality: _ModalityOption = None,
+    pooling: _PoolingOption = "mean",
+    device: _DevicesOption = "auto",
+    batch_size: _BatchOption = "auto",
+    jobs: _JobsOption = 1,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Embed again what is there.")
+    ] = False,
+    stop_on_first_error: _StopOption = False,
+    backend: _BackendOption = "threads",
+    scheduler: _SchedulerOption = None,
+    memory_limit: _MemoryOption = 4.0,
+    verbose: _VerboseOption = False,
+) -> None:
+    """Embed a BIDS dataset into derivatives, as a BIDS app.
+
+    The same command again resumes. Sessions that fail are listed in
+    OUTPUT_DIR/participant.failures.tsv, and the exit status is 1 then.
+    """
+    from brainfeat.bids_command import embed_participants, gather_group
+    from brainfeat.bids_selection import BidsSelection
+    from brainfeat.console import format_summary
+    from brainfeat.embed_command import EncoderOptions
+    from brainfeat.runs import RunOptions
+
+    _set_verbosity(verbose)
+    selection = BidsSelection(
+        participants=tuple(participant_label or ()),
+        sessions=tuple(session_label or ()),
+    )
+    if level == "group":
+        typer.echo(gather_group(bids_dir, output_dir, selection))
+        return
+    summary = embed_participants(
+        bids_dir,
+        output_dir,
+        EncoderOptions(
+            *(checkpoint, pooling, device, batch_size),
+            *(memory_limit, backend, scheduler),
+        ),
+        RunOptions(
+            n_jobs=_count_workers(jobs),
+            cache=work_dir,
+            overwrite=overwrite,
+            stop_on_first_error=stop_on_first_error,
+        ),
+        selection=selection,
+        filter_file=bids_filter_file,
+        modalities=tuple(modality or ()),
     )
     typer.echo(format_summary(summary))
     _exit_if(bool(summary.failed))
@@ -372,6 +475,24 @@ def main() -> None:
 def _exit_if(failed: bool) -> None:
     if failed:
         raise typer.Exit(_FAILED)
+
+
+def _repeat_labels(arguments: list[str]) -> list[str]:
+    """Turn ``--participant-label 01 02`` into two options with a value each."""
+    repeated: list[str] = []
+    option = None
+    for argument in arguments:
+        if argument.startswith("-"):
+            is_many = argument.lstrip("-").replace("_", "-") in _LABEL_OPTIONS
+            option = argument if is_many else None
+        elif argument in {"participant", "group"} or os.sep in argument:
+            option = None  # a path or level after the labels
+        elif option is not None:
+            repeated.append(option)
+        repeated.append(argument)
+        if argument == option:
+            repeated.pop()
+    return repeated
 
 
 def _count_workers(jobs: int) -> int:

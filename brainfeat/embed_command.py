@@ -1,6 +1,6 @@
 """What ``brainfeat embed`` does once its options are read."""
 
-__all__ = ["EncoderOptions", "embed_from_command_line"]
+__all__ = ["EncoderOptions", "embed_from_command_line", "show_run", "tell_problems"]
 
 import logging
 import sys
@@ -148,31 +148,54 @@ def embed_from_command_line(
     manifest = collect_rows(inputs, modalities=encoder.modalities, wanted=modalities)
     if shard is not None:
         manifest = _take(manifest, shard)
-    _tell_problems(manifest, options)
+    tell_problems(manifest, options)
     origin = {} if shard is None else {"shard": str(shard)}
-    display = RunDisplay(len(manifest.rows))
     _LOGGER.debug("%d rows on %s", len(manifest.rows), encoder.device)
+    with (
+        show_run(len(manifest.rows)) as display,
+        encoder_options.distribute(encoder, options.n_jobs) as distribution,
+    ):
+        return runs.embed_to_table(
+            manifest.rows,
+            output,
+            encoder,
+            provenance={
+                **runs.describe_encoder(encoder, encoder_options.checkpoint),
+                **origin,
+            },
+            options=options,
+            problems=manifest.problems,
+            on_event=display,
+            distribution=distribution,
+        )
+
+
+@contextmanager
+def show_run(n_rows: int) -> Iterator[RunDisplay]:
+    """Show what becomes of rows; an interrupt says what is kept.
+
+    Parameters
+    ----------
+    n_rows : int
+        Rows of the run.
+
+    Yields
+    ------
+    RunDisplay
+        To be told of each row.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        If the user or the system ends the run.
+    """
+    display = RunDisplay(n_rows)
     try:
-        with (
-            encoder_options.distribute(encoder, options.n_jobs) as distribution,
-            display,
-        ):
-            return runs.embed_to_table(
-                manifest.rows,
-                output,
-                encoder,
-                provenance={
-                    **runs.describe_encoder(encoder, encoder_options.checkpoint),
-                    **origin,
-                },
-                options=options,
-                problems=manifest.problems,
-                on_event=display,
-                distribution=distribution,
-            )
+        with display:
+            yield display
     except KeyboardInterrupt as error:
         error.args = (
-            f"interrupted: {display.n_done} of {len(manifest.rows)} are kept; "
+            f"interrupted: {display.n_done} of {n_rows} are kept; "
             "the same command again goes on.",
         )
         raise
@@ -187,7 +210,21 @@ def _take(manifest: Manifest, shard: Shard) -> Manifest:
     )
 
 
-def _tell_problems(manifest: Manifest, options: RunOptions) -> None:
+def tell_problems(manifest: Manifest, options: RunOptions) -> None:
+    """Tell of inputs that are no row.
+
+    Parameters
+    ----------
+    manifest : Manifest
+        Rows and problems.
+    options : RunOptions
+        Whether the first problem ends the run.
+
+    Raises
+    ------
+    InputError
+        If it does.
+    """
     for name in manifest.duplicates:
         _say(f"warning: {name}: given more than once, used once.")
     for problem in manifest.problems:

@@ -18,7 +18,7 @@ from brainfeat.exceptions import TableError
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["JournalEntry", "RowJournal"]
+__all__ = ["JournalEntry", "RowJournal", "lock_folder"]
 
 
 class JournalEntry(NamedTuple):
@@ -60,7 +60,7 @@ class RowJournal:
         self.folder = folder
         self.n_features = n_features
         self._row_bytes = 4 * n_features
-        self._lock = _acquire_lock(folder)
+        self._lock = lock_folder(folder)
         self.header: dict[str, Any] | None = _read_header(folder / "header.json")
         self.entries: dict[str, JournalEntry] = {}
         self._n_rows = 0
@@ -190,7 +190,24 @@ class RowJournal:
         vectors.truncate(self._n_rows * self._row_bytes)
 
 
-def _acquire_lock(folder: Path) -> BinaryIO:
+def lock_folder(folder: Path) -> BinaryIO:
+    """Create a folder for this process alone.
+
+    Parameters
+    ----------
+    folder : Path
+        Working folder.
+
+    Returns
+    -------
+    binary file
+        Holds the folder until it is closed.
+
+    Raises
+    ------
+    TableError
+        If another process has it, or it cannot be written.
+    """
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)

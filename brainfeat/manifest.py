@@ -9,12 +9,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from brainfeat.bids import BidsSession, index_bids, is_bids_folder, parse_bids_name
+from brainfeat.bids_selection import BidsSelection
 from brainfeat.estimators._subjects import as_subjects
 from brainfeat.exceptions import InputError, ModalityError
 from brainfeat.failures import FailedRow
 from brainfeat.tables import TableRow
 
-__all__ = ["Manifest", "collect_rows"]
+__all__ = ["Manifest", "collect_bids", "collect_rows"]
 
 _IMAGE_SUFFIXES = (".nii.gz", ".nii", ".mgz", ".mgh", ".img")
 _TABLE_DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -69,11 +70,7 @@ def collect_rows(
     ModalityError
         If a wanted modality is unknown.
     """
-    for name in wanted:
-        if name not in modalities:
-            raise ModalityError(
-                f"unknown modality {name!r}, expected one of {', '.join(modalities)}."
-            )
+    _check_modalities(wanted, modalities)
     collector = _Collector(tuple(modalities), tuple(wanted))
     for text in inputs:
         collector.add_input(text)
@@ -88,12 +85,56 @@ def collect_rows(
     )
 
 
+def collect_bids(
+    folder: Path,
+    selection: BidsSelection,
+    *,
+    modalities: Sequence[str],
+    wanted: Sequence[str] = (),
+) -> Manifest:
+    """Find the images of a BIDS dataset.
+
+    Parameters
+    ----------
+    folder : Path
+        Root of the dataset.
+    selection : BidsSelection
+        What to take from it.
+    modalities, wanted
+        As for `collect_rows`.
+
+    Returns
+    -------
+    Manifest
+        One row a session or run.
+
+    Raises
+    ------
+    InputError
+        If there is no such folder, or nothing to embed in it.
+    ModalityError
+        If a wanted modality is unknown.
+    """
+    _check_modalities(wanted, modalities)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder.")
+    collector = _Collector(tuple(modalities), tuple(wanted), selection)
+    collector.add_bids(folder)
+    if not collector.rows and not collector.problems:
+        raise InputError(
+            f"{folder}: expected BIDS images sub-*/[ses-*/]anat/"
+            f"*_{{{','.join(collector.used)}}}.nii.gz, got none that were asked for."
+        )
+    return Manifest(tuple(collector.rows), tuple(collector.problems), ())
+
+
 @dataclass
 class _Collector:
     """Rows and problems found so far."""
 
     modalities: tuple[str, ...]
     wanted: tuple[str, ...]
+    selection: BidsSelection = field(default_factory=BidsSelection)
     rows: list[TableRow] = field(default_factory=list)
     problems: list[FailedRow] = field(default_factory=list)
 
@@ -118,11 +159,14 @@ class _Collector:
         else:
             self._report(str(path), "no such file.")
 
+    def add_bids(self, folder: Path) -> None:
+        for session in index_bids(folder, self.used, self.selection):
+            self._add_session(session)
+
     def _add_folder(self, folder: Path) -> None:
         n_before = len(self.rows) + len(self.problems)
         if is_bids_folder(folder):
-            for session in index_bids(folder, self.used):
-                self._add_session(session)
+            self.add_bids(folder)
             what = f"BIDS images sub-*/[ses-*/]anat/*_{{{','.join(self.used)}}}.nii.gz"
         else:
             for path in _find_images(folder):
@@ -156,7 +200,8 @@ class _Collector:
             names = ", ".join(path.name for path in paths)
             self._report(
                 str(paths[0]),
-                f"several {modality} images fit ({names}); name one in a manifest.",
+                f"several {modality} images fit ({names}); name one in a manifest, "
+                "or choose by brainfeat bids --bids-filter-file.",
                 participant_id=session.participant_id,
             )
         if session.clashes:
@@ -246,6 +291,14 @@ class _Collector:
 
     def _report(self, culprit: str, reason: str, *, participant_id: str = "") -> None:
         self.problems.append(FailedRow(participant_id, culprit, reason))
+
+
+def _check_modalities(wanted: Sequence[str], modalities: Sequence[str]) -> None:
+    for name in wanted:
+        if name not in modalities:
+            raise ModalityError(
+                f"unknown modality {name!r}, expected one of {', '.join(modalities)}."
+            )
 
 
 def _summarise(problems: Sequence[FailedRow]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,10 +30,12 @@ from brainfeat.table_formats import Layout
 from brainfeat.tables import EmbeddingTable, TableRow
 
 __all__ = [
+    "RowSink",
     "RunEvent",
     "RunOptions",
     "RunSummary",
     "describe_encoder",
+    "embed_rows",
     "embed_to_table",
     "hash_images",
 ]
@@ -111,6 +113,64 @@ class RunSummary(NamedTuple):
     failures: Path | None
 
 
+class RowSink(Protocol):
+    """Where embedded rows go: a table, or a file a row.
+
+    Attributes
+    ----------
+    output : Path
+        What the user asked for; failures are listed beside it.
+    working_folder : Path
+        For files that are not whole yet, on the same disk.
+    """
+
+    output: Path
+    working_folder: Path
+
+    def known_sha256(self, row: TableRow) -> str | None:
+        """Say what the images of a row held when it was embedded.
+
+        Parameters
+        ----------
+        row : TableRow
+            The row.
+
+        Returns
+        -------
+        str or None
+            Fingerprint of its images; None if it is new.
+        """
+
+    def append(
+        self, row: TableRow, input_sha256: str, vector: NDArray[np.float32]
+    ) -> None:
+        """Keep the embedding of a row; a killed process loses nothing of it.
+
+        Parameters
+        ----------
+        row : TableRow
+            The row.
+        input_sha256 : str
+            Fingerprint of its images.
+        vector : ndarray of shape (n_features,)
+            Its embedding.
+        """
+
+    def finish(self, rows: Sequence[TableRow]) -> int:
+        """Make the output whole.
+
+        Parameters
+        ----------
+        rows : sequence of TableRow
+            Everything that this run was asked for.
+
+        Returns
+        -------
+        int
+            Number of rows that it has.
+        """
+
+
 def embed_to_table(
     rows: Sequence[TableRow],
     output: str | os.PathLike[str],
@@ -159,29 +219,71 @@ def embed_to_table(
         the disk is full.
     """
     options = options or RunOptions()
-    start = time.perf_counter()
     with EmbeddingTable(
         output, provenance, overwrite=options.overwrite, layout=options.layout
     ) as table:
-        run = _Run(rows, table, options, on_event or _ignore, list(problems))
-        if distribution is None:
-            run.embed(encoder)
-        else:
-            run.embed_elsewhere(distribution)
-        failures = write_failures(
-            failures_path(output),
-            run.failures,
-            run.tracebacks,
-            working_folder=table.working_folder,
+        return embed_rows(
+            rows,
+            table,
+            encoder,
+            options=options,
+            problems=problems,
+            on_event=on_event,
+            distribution=distribution,
         )
-        n_rows = table.finish(rows)
+
+
+def embed_rows(
+    rows: Sequence[TableRow],
+    sink: RowSink,
+    encoder: SubjectEncoder,
+    *,
+    options: RunOptions,
+    problems: Sequence[FailedRow] = (),
+    on_event: Callable[[RunEvent], None] | None = None,
+    distribution: Distribution | None = None,
+) -> RunSummary:
+    """Embed rows into anything that keeps them.
+
+    Parameters
+    ----------
+    rows : sequence of TableRow
+        What to embed.
+    sink : RowSink
+        Where rows go, and which it has.
+    encoder, options, problems, on_event, distribution
+        As for `embed_to_table`.
+
+    Returns
+    -------
+    RunSummary
+        Counts, and where the files are.
+
+    Raises
+    ------
+    TableError
+        If the disk is full.
+    """
+    start = time.perf_counter()
+    run = _Run(rows, sink, options, on_event or _ignore, list(problems))
+    if distribution is None:
+        run.embed(encoder)
+    else:
+        run.embed_elsewhere(distribution)
+    failures = write_failures(
+        failures_path(sink.output),
+        run.failures,
+        run.tracebacks,
+        working_folder=sink.working_folder,
+    )
+    n_rows = sink.finish(rows)
     return RunSummary(
         done=run.counts["done"],
         skipped=run.counts["skipped"],
         failed=len(run.failures),
         volumes=run.n_volumes,
         seconds=time.perf_counter() - start,
-        output=Path(output) if n_rows else None,
+        output=sink.output if n_rows else None,
         failures=failures,
     )
 
@@ -219,7 +321,7 @@ class _Run:
     """One pass over the rows."""
 
     rows: Sequence[TableRow]
-    table: EmbeddingTable
+    table: RowSink
     options: RunOptions
     on_event: Callable[[RunEvent], None]
     failures: list[FailedRow]
@@ -267,7 +369,7 @@ class _Run:
             except BrainfeatError as error:
                 self._fail(row, error)
                 continue
-            if self.table.has_row(row, input_sha256):
+            if self.table.known_sha256(row) == input_sha256:
                 self._tell(row, "skipped")
                 continue
             waiting.append((row, input_sha256))

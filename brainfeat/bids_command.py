@@ -1,0 +1,99 @@
+"""What ``brainfeat bids`` does once its options are read."""
+
+__all__ = ["embed_participants", "gather_group"]
+
+from pathlib import Path
+
+from brainfeat import runs
+from brainfeat.bids_selection import BidsSelection, read_filters
+from brainfeat.derivatives import DerivativesFolder, write_group_table
+from brainfeat.embed_command import EncoderOptions, show_run, tell_problems
+from brainfeat.manifest import collect_bids
+from brainfeat.runs import RunOptions, RunSummary
+
+
+def embed_participants(
+    source: Path,
+    output: Path,
+    encoder_options: EncoderOptions,
+    options: RunOptions,
+    *,
+    selection: BidsSelection,
+    filter_file: Path | None = None,
+    modalities: tuple[str, ...] = (),
+) -> RunSummary:
+    """Embed a BIDS dataset into a folder of derivatives.
+
+    Parameters
+    ----------
+    source : Path
+        Raw dataset; never written to.
+    output : Path
+        Folder of derivatives.
+    encoder_options : EncoderOptions
+        What embeds.
+    options : RunOptions
+        How the run goes.
+    selection : BidsSelection
+        Participants and sessions to embed.
+    filter_file : Path, optional
+        Filters of images; for `read_filters`.
+    modalities : tuple of str
+        Modalities to use; none means all that the checkpoint knows.
+
+    Returns
+    -------
+    RunSummary
+        What became of the sessions.
+    """
+    encoder = encoder_options.load()
+    if filter_file is not None:
+        filters = read_filters(filter_file, encoder.modalities)
+        selection = BidsSelection(
+            participants=selection.participants,
+            sessions=selection.sessions,
+            filters=filters,
+        )
+    manifest = collect_bids(
+        source, selection, modalities=encoder.modalities, wanted=modalities
+    )
+    provenance = runs.describe_encoder(encoder, encoder_options.checkpoint)
+    with DerivativesFolder(
+        output, source, provenance, overwrite=options.overwrite
+    ) as folder:
+        tell_problems(manifest, options)
+        with (
+            show_run(len(manifest.rows)) as display,
+            encoder_options.distribute(encoder, options.n_jobs) as distribution,
+        ):
+            summary = runs.embed_rows(
+                manifest.rows,
+                folder,
+                encoder,
+                options=options,
+                problems=manifest.problems,
+                on_event=display,
+                distribution=distribution,
+            )
+    return summary._replace(output=output)
+
+
+def gather_group(source: Path, output: Path, selection: BidsSelection) -> str:
+    """Write the table of the group, and say where it is.
+
+    Parameters
+    ----------
+    source : Path
+        Raw dataset.
+    output : Path
+        Folder of derivatives.
+    selection : BidsSelection
+        Participants to gather.
+
+    Returns
+    -------
+    str
+        Lines for a terminal.
+    """
+    path, n_rows = write_group_table(output, source, selection.participants)
+    return f"{n_rows} rows\ntable:    {path}"

@@ -1,0 +1,360 @@
+"""BIDS derivatives: a small table a session, and one of the whole group."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from brainfeat import __version__
+from brainfeat.bids import read_participants, read_sessions
+from brainfeat.exceptions import InputError, TableError
+from brainfeat.journal import lock_folder
+from brainfeat.table_formats import find_format, sidecar_path
+from brainfeat.tables import TableRow, check_identity
+
+__all__ = ["DerivativesFolder", "write_group_table"]
+
+_NAME = "desc-brainfound_embedding.parquet"
+_BIDS_VERSION = "1.10.0"
+_OURS = "brainfeat embeddings"
+# Tables of features have no suffix in BIDS yet.
+_IGNORED = "*_embedding.*\n*.failures.tsv\n*.failures.txt\n.working-*\n"
+_ADVICE = "choose another folder, or replace it with --overwrite."
+
+
+class DerivativesFolder:
+    """A BIDS derivatives dataset that takes one file a session or run.
+
+    Several processes may write to it, for different participants or the same.
+
+    Parameters
+    ----------
+    output : path-like
+        Root of the derivatives; created if needed.
+    source : path-like
+        Root of the raw dataset, which is never written to.
+    provenance : mapping of str to JSON values
+        As for `EmbeddingTable`.
+    overwrite : bool
+        Embed again what is there.
+
+    Attributes
+    ----------
+    output : Path
+        Stem of what concerns the whole dataset.
+    working_folder : Path
+        What is not whole yet; this process's own.
+
+    Raises
+    ------
+    InputError
+        If the folder is part of the raw data, or holds another dataset.
+    """
+
+    def __init__(
+        self,
+        output: str | os.PathLike[str],
+        source: str | os.PathLike[str],
+        provenance: Mapping[str, Any],
+        *,
+        overwrite: bool = False,
+    ) -> None:
+        self.root, self._source = Path(output).absolute(), Path(source).absolute()
+        _check_apart(self.root, self._source)
+        self.output = self.root / "participant"
+        self._provenance = dict(provenance)
+        self._overwrite = overwrite
+        self._written: set[Path] = set()
+        _check_description(self.root)
+        self.working_folder, self._lock = _find_working_folder(self.root)
+
+    def known_sha256(self, row: TableRow) -> str | None:
+        """Say what the images of a row held when it was embedded.
+
+        Parameters
+        ----------
+        row : TableRow
+            A session or run.
+
+        Returns
+        -------
+        str or None
+            Fingerprint of its images; None if there is no file of it.
+
+        Raises
+        ------
+        TableError
+            If its file comes from another encoder.
+        """
+        path = self.path_of(row)
+        if self._overwrite and path not in self._written:
+            return None
+        sidecar = _read_json(sidecar_path(path)) if path.is_file() else None
+        if sidecar is None:
+            return None
+        check_identity(sidecar, self._provenance, path, advice=_ADVICE)
+        found = sidecar.get("input_sha256")
+        return None if found is None else str(found)
+
+    def append(
+        self, row: TableRow, input_sha256: str, vector: NDArray[np.float32]
+    ) -> None:
+        """Write the file of a row, and its sidecar after it.
+
+        Parameters
+        ----------
+        row : TableRow
+            A session or run.
+        input_sha256 : str
+            Fingerprint of its images.
+        vector : ndarray of shape (n_features,)
+            Its embedding.
+
+        Raises
+        ------
+        TableError
+            If the disk is full.
+        """
+        path = self.path_of(row)
+        columns: dict[str, list[str | None]] = {
+            "participant_id": [row.participant_id],
+            "session_id": [row.session_id],
+            "run": [row.metadata.get("run")],
+            "image": [row.image],
+            **{m: [row.images.get(m)] for m in self._provenance["modalities"]},
+            "input_sha256": [input_sha256],
+        }
+        sidecar = {
+            "Description": "Embedding of the brain by brainfeat.",
+            "Sources": [self._uri(image) for image in row.images.values()],
+            **self._provenance,
+            "input_sha256": input_sha256,
+        }
+        partial = self.working_folder / "embedding.parquet"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            find_format(path).write(partial, columns, [vector], self._provenance)
+            # A table without its sidecar is embedded again.
+            sidecar_path(path).unlink(missing_ok=True)
+            partial.replace(path)
+            self._place(sidecar_path(path), _dumps(sidecar))
+        except OSError as error:
+            raise TableError(f"{path}: cannot be written ({error}).") from error
+        self._written.add(path)
+
+    def finish(self, rows: Sequence[TableRow]) -> int:
+        """Describe the dataset.
+
+        Parameters
+        ----------
+        rows : sequence of TableRow
+            Everything that was asked for.
+
+        Returns
+        -------
+        int
+            Number of rows that have a file.
+        """
+        link = self._source.as_uri()
+        description = {
+            "Name": _OURS,
+            "BIDSVersion": _BIDS_VERSION,
+            "DatasetType": "derivative",
+            "GeneratedBy": [{"Name": "brainfeat", "Version": __version__}],
+            "SourceDatasets": [{"URL": link}],
+            "DatasetLinks": {"raw": link},
+        }
+        self._place(self.root / "dataset_description.json", _dumps(description))
+        self._place(self.root / ".bidsignore", _IGNORED)
+        self._place(self.root / "README.md", _README)
+        return sum(self.path_of(row).is_file() for row in rows)
+
+    def close(self) -> None:
+        """Release the folder."""
+        for path in self.working_folder.iterdir():
+            path.unlink()
+        self._lock.close()
+        self.working_folder.rmdir()
+
+    def path_of(self, row: TableRow) -> Path:
+        """Name the file of a row.
+
+        Parameters
+        ----------
+        row : TableRow
+            A session or run.
+
+        Returns
+        -------
+        Path
+            Where its embedding is, or will be.
+        """
+        places = [name for name in (row.participant_id, row.session_id) if name]
+        run = row.metadata.get("run")
+        parts = [*places, *([] if run is None else [f"run-{run}"]), _NAME]
+        return self.root.joinpath(*places, "anat", "_".join(parts))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _uri(self, image: str) -> str:
+        path = Path(image)
+        if path.is_relative_to(self._source):
+            return f"bids:raw:{path.relative_to(self._source).as_posix()}"
+        return path.as_uri()
+
+    def _place(self, path: Path, text: str) -> None:
+        partial = self.working_folder / path.name
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+
+
+def write_group_table(
+    output: str | os.PathLike[str],
+    source: str | os.PathLike[str],
+    participants: Sequence[str] = (),
+) -> tuple[Path, int]:
+    """Gather the files of a derivatives folder, beside what is known of the people.
+
+    Parameters
+    ----------
+    output : path-like
+        Root of the derivatives.
+    source : path-like
+        Root of the raw dataset, whose ``participants.tsv`` and ``sessions.tsv`` are
+        joined.
+    participants : sequence of str
+        Labels of those to gather; none means all.
+
+    Returns
+    -------
+    path : Path
+        The table.
+    n_rows : int
+        Its rows.
+
+    Raises
+    ------
+    InputError
+        If there is no embedding.
+    TableError
+        If some come from another encoder than the others.
+    """
+    root, raw = Path(output).absolute(), Path(source).absolute()
+    wanted = {f"sub-{label.removeprefix('sub-')}" for label in participants}
+    paths = [
+        path
+        for path in sorted(root.glob(f"sub-*/**/*_{_NAME}"))
+        if not wanted or path.relative_to(root).parts[0] in wanted
+    ]
+    if not paths:
+        raise InputError(
+            f"{root}: expected embeddings of participants, got none; run the level "
+            "participant first."
+        )
+    people = read_participants(raw)
+    table_format = find_format(paths[0])
+    provenance = table_format.read_provenance(paths[0]) or {}
+    records = []
+    for path in paths:
+        found = table_format.read_provenance(path) or {}
+        check_identity(found, provenance, path, advice="embed it again.")
+        record = {n: v[0] for n, v in table_format.read_texts(path).items()}
+        visits = read_sessions(raw / str(record["participant_id"]))
+        records.append(
+            {
+                **record,
+                **people.get(str(record["participant_id"]), {}),
+                **visits.get(str(record["session_id"]), {}),
+            }
+        )
+    names = dict.fromkeys(name for record in records for name in record)
+    columns = {name: [record.get(name) for record in records] for name in names}
+    target = root / f"group_{_NAME}"
+    working, lock = _find_working_folder(root)
+    with lock:
+        partial = working / "group.parquet"
+        table_format.write(partial, columns, _read_vectors(paths), provenance)
+        sidecar = working / "group.json"
+        sidecar.write_text(_dumps(provenance), encoding="utf-8")
+        sidecar.replace(sidecar_path(target))
+        partial.replace(target)
+        (working / "lock").unlink()
+    working.rmdir()
+    return target, len(records)
+
+
+def _read_vectors(paths: Sequence[Path]) -> Iterator[NDArray[np.float32]]:
+    for path in paths:
+        for block in find_format(path).iterate_vectors(path):
+            yield from block
+
+
+def _check_apart(root: Path, source: Path) -> None:
+    if not source.is_dir():
+        raise InputError(f"{source}: no such folder.")
+    inside = root.resolve().is_relative_to(source.resolve())
+    derivatives = (source / "derivatives").resolve()
+    if inside and not root.resolve().is_relative_to(derivatives):
+        raise InputError(
+            f"{root}: lies in the raw dataset, which is not written to; choose a "
+            f"folder elsewhere, or in {source / 'derivatives'}."
+        )
+
+
+def _check_description(root: Path) -> None:
+    path = root / "dataset_description.json"
+    if path.exists() and (_read_json(path) or {}).get("Name") != _OURS:
+        raise InputError(f"{root}: holds another dataset; choose another folder.")
+
+
+def _find_working_folder(root: Path) -> tuple[Path, BinaryIO]:
+    """Take the first working folder that no process has, and clear it.
+
+    Raises
+    ------
+    TableError
+        If it cannot be written.
+    """
+    index = 0
+    while True:
+        folder = root / f".working-{index}"
+        try:
+            lock = lock_folder(folder)
+        except TableError:
+            if not folder.is_dir():
+                raise
+            index += 1
+            continue
+        for left in folder.iterdir():
+            if left.name != "lock":
+                left.unlink()
+        return folder, lock
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _dumps(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, indent=2) + "\n"
+
+
+_README = """# brainfeat embeddings
+
+A row a session or run: `sub-*/[ses-*/]anat/*_desc-brainfound_embedding.parquet`, with
+the checkpoint, preprocessing and pooling in the JSON file beside it.
+`group_desc-brainfound_embedding.parquet` holds all of them, joined with
+`participants.tsv` and `sessions.tsv`; `brainfeat.read_embeddings` reads either.
+"""

@@ -1,0 +1,146 @@
+import json
+
+import numpy as np
+import pytest
+
+from brainfeat.derivatives import DerivativesFolder, write_group_table
+from brainfeat.exceptions import InputError, TableError
+from brainfeat.tables import TableRow, read_embeddings
+
+PROVENANCE = {
+    "checkpoint_sha256": "c0ffee",
+    "preprocessing_sha256": "facade",
+    "pooling": "mean",
+    "modalities": ["T1w", "FLAIR"],
+    "n_features": 5,
+}
+
+
+@pytest.fixture
+def raw(tmp_path):
+    folder = tmp_path / "raw"
+    (folder / "sub-01").mkdir(parents=True)
+    (folder / "participants.tsv").write_text("participant_id\tage\nsub-01\t71\n")
+    sessions = "session_id\tscore\nses-1\t5\nses-2\tn/a\n"
+    (folder / "sub-01" / "sub-01_sessions.tsv").write_text(sessions)
+    return folder
+
+
+def _row(raw, participant, session=None, run=None):
+    places = [name for name in (participant, session) if name]
+    return TableRow(
+        participant_id=participant,
+        session_id=session,
+        images={"T1w": str(raw.joinpath(*places, "anat", "_".join([*places, "T1w"])))},
+        metadata={} if run is None else {"run": run},
+    )
+
+
+def _write(output, raw, rows, *, overwrite=False, **provenance):
+    done = []
+    with DerivativesFolder(
+        output, raw, {**PROVENANCE, **provenance}, overwrite=overwrite
+    ) as folder:
+        for index, row in enumerate(rows):
+            if folder.known_sha256(row) != "sha":
+                folder.append(row, "sha", np.full(5, index, np.float32))
+                done.append(index)
+        folder.finish(rows)
+    return done
+
+
+def test_each_session_and_run_has_a_file_that_names_its_sources(raw, tmp_path):
+    rows = [_row(raw, "sub-01", "ses-1", "2"), _row(raw, "sub-02")]
+    output = tmp_path / "out"
+    assert _write(output, raw, rows) == [0, 1]
+    files = sorted(
+        path.relative_to(output).as_posix()
+        for path in output.rglob("*")
+        if path.is_file()
+    )
+    stem = "sub-01/ses-1/anat/sub-01_ses-1_run-2_desc-brainfound_embedding"
+    assert files == [
+        *(".bidsignore", "README.md", "dataset_description.json"),
+        *(f"{stem}.json", f"{stem}.parquet"),
+        "sub-02/anat/sub-02_desc-brainfound_embedding.json",
+        "sub-02/anat/sub-02_desc-brainfound_embedding.parquet",
+    ]
+    sidecar = json.loads((output / f"{stem}.json").read_text())
+    assert sidecar["Sources"] == ["bids:raw:sub-01/ses-1/anat/sub-01_ses-1_T1w"]
+    assert sidecar["checkpoint_sha256"] == "c0ffee"
+    description = json.loads((output / "dataset_description.json").read_text())
+    assert description["DatasetType"] == "derivative"
+    assert description["DatasetLinks"] == {"raw": raw.as_uri()}
+    _, embeddings, provenance = read_embeddings(output / f"{stem}.parquet")
+    assert embeddings.tolist() == [[0.0] * 5]
+    assert provenance == PROVENANCE
+
+
+def test_what_is_done_is_known_until_it_is_overwritten(raw, tmp_path):
+    rows = [_row(raw, "sub-01"), _row(raw, "sub-02")]
+    _write(tmp_path / "out", raw, rows[:1])
+    assert _write(tmp_path / "out", raw, rows) == [1]
+    assert _write(tmp_path / "out", raw, rows) == []
+    assert _write(tmp_path / "out", raw, rows, overwrite=True) == [0, 1]
+
+
+def test_a_table_without_its_sidecar_is_not_believed(raw, tmp_path):
+    rows = [_row(raw, "sub-01")]
+    _write(tmp_path / "out", raw, rows)
+    next((tmp_path / "out").rglob("*_embedding.json")).unlink()
+    assert _write(tmp_path / "out", raw, rows) == [0]
+
+
+def test_two_processes_write_side_by_side_and_leave_nothing(raw, tmp_path):
+    row, output = _row(raw, "sub-01"), tmp_path / "out"
+    stale = output / ".working-0"
+    stale.mkdir(parents=True)
+    (stale / "embedding.parquet").write_text("what a killed process left")
+    with (
+        DerivativesFolder(output, raw, PROVENANCE) as first,
+        DerivativesFolder(output, raw, PROVENANCE) as second,
+    ):
+        assert first.working_folder == stale
+        assert second.working_folder != stale
+        first.append(row, "sha", np.zeros(5, np.float32))
+        assert second.known_sha256(row) == "sha"
+    assert not [path for path in output.iterdir() if path.name.startswith(".w")]
+
+
+def test_the_group_is_joined_with_people_and_sessions(raw, tmp_path):
+    rows = [_row(raw, "sub-01", "ses-1"), _row(raw, "sub-01", "ses-2")]
+    rows.append(_row(raw, "sub-02"))
+    _write(tmp_path / "out", raw, rows)
+    path, n_rows = write_group_table(tmp_path / "out", raw)
+    assert n_rows == 3
+    metadata, embeddings, provenance = read_embeddings(path)
+    assert metadata["participant_id"].tolist() == ["sub-01", "sub-01", "sub-02"]
+    assert metadata["age"].tolist()[:2] == [71, 71]
+    assert metadata["score"].tolist()[0] == 5
+    assert metadata["score"].isna().tolist() == [False, True, True]
+    assert embeddings[:, 0].tolist() == [0.0, 1.0, 2.0]
+    assert provenance == PROVENANCE
+    assert write_group_table(tmp_path / "out", raw, ["02"])[1] == 1
+    assert not [p for p in (tmp_path / "out").iterdir() if p.name.startswith(".w")]
+
+
+def test_encoders_are_not_mixed(raw, tmp_path):
+    rows = [_row(raw, "sub-01"), _row(raw, "sub-02")]
+    _write(tmp_path / "out", raw, rows[:1])
+    with pytest.raises(TableError, match=r"sub-01.*another pooling.*--overwrite"):
+        _write(tmp_path / "out", raw, rows, pooling="cls")
+    _write(tmp_path / "out", raw, rows[1:], pooling="cls")
+    with pytest.raises(TableError, match=r"sub-02.*another pooling"):
+        write_group_table(tmp_path / "out", raw)
+
+
+def test_raw_data_and_foreign_folders_are_not_written_to(raw, tmp_path):
+    for name in (".", "sub-01", "out"):
+        with pytest.raises(InputError, match="lies in the raw dataset"):
+            DerivativesFolder(raw / name, raw, PROVENANCE)
+    _write(raw / "derivatives" / "brainfeat", raw, [_row(raw, "sub-01")])
+    (tmp_path / "dataset_description.json").write_text('{"Name": "fMRIPrep"}')
+    with pytest.raises(InputError, match="holds another dataset"):
+        DerivativesFolder(tmp_path, raw, PROVENANCE)
+    with pytest.raises(InputError, match="expected embeddings of participants"):
+        write_group_table(tmp_path / "empty", raw)
