@@ -100,7 +100,9 @@ def collect_bids(
         Root of the dataset.
     selection : BidsSelection
         What to take from it.
-    modalities, wanted
+    modalities : sequence of str
+        As for `collect_rows`.
+    wanted : sequence of str
         As for `collect_rows`.
 
     Returns

@@ -30,7 +30,6 @@ from brainfeat.table_formats import Layout
 from brainfeat.tables import EmbeddingTable, TableRow
 
 __all__ = [
-    "RowSink",
     "RunEvent",
     "RunOptions",
     "RunSummary",
@@ -113,7 +112,7 @@ class RunSummary(NamedTuple):
     failures: Path | None
 
 
-class RowSink(Protocol):
+class _RowSink(Protocol):
     """Where embedded rows go: a table, or a file a row.
 
     Attributes
@@ -235,7 +234,7 @@ def embed_to_table(
 
 def embed_rows(
     rows: Sequence[TableRow],
-    sink: RowSink,
+    sink: _RowSink,
     encoder: SubjectEncoder,
     *,
     options: RunOptions,
@@ -249,10 +248,18 @@ def embed_rows(
     ----------
     rows : sequence of TableRow
         What to embed.
-    sink : RowSink
+    sink : EmbeddingTable or DerivativesFolder
         Where rows go, and which it has.
-    encoder, options, problems, on_event, distribution
-        As for `embed_to_table`.
+    encoder : SubjectEncoder
+        As for `embed_to_table`, like what follows.
+    options : RunOptions
+        How the run goes.
+    problems : sequence of FailedRow
+        Inputs that failed before.
+    on_event : callable, optional
+        Called with a `RunEvent` for each row.
+    distribution : Distribution, optional
+        Other processes that embed.
 
     Returns
     -------
@@ -321,7 +328,7 @@ class _Run:
     """One pass over the rows."""
 
     rows: Sequence[TableRow]
-    table: RowSink
+    table: _RowSink
     options: RunOptions
     on_event: Callable[[RunEvent], None]
     failures: list[FailedRow]
