@@ -374,7 +374,11 @@ class SubjectEncoder:
         return vectors[: len(items)].cpu().numpy()
 
     def _to_device(self, arrays: Sequence[NDArray[Any]]) -> Tensor:
-        return torch.from_numpy(np.stack(arrays)).to(self.device)
+        batch = torch.from_numpy(np.stack(arrays))
+        if self.device.type == "cuda":
+            # Copied from locked memory while the processor goes on.
+            return batch.pin_memory().to(self.device, non_blocking=True)
+        return batch.to(self.device)
 
     def _fractions(self, foreground: NDArray[np.bool_]) -> NDArray[np.float32]:
         patch_size = self.checkpoint.config.encoder.patch_size

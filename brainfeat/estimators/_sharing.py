@@ -11,6 +11,7 @@ import torch
 
 from brainfeat.checkpoint import Checkpoint, locate_checkpoint
 from brainfeat.models.encoder import SlabEncoder
+from brainfeat.models.packed_linear import pack_linear_layers
 
 __all__ = ["shared_checkpoint", "shared_encoder"]
 
@@ -76,7 +77,7 @@ def shared_encoder(
     device : torch.device
         Where the encoder runs.
     dtype : torch.dtype
-        What its weights are rounded to.
+        What its weights are rounded to. In bfloat16 on a CPU it gives no gradients.
 
     Returns
     -------
@@ -88,7 +89,9 @@ def shared_encoder(
     def build() -> SlabEncoder:
         # Weights that are made in inference mode would never give gradients.
         with torch.inference_mode(mode=False):
-            return checkpoint.build_encoder().to(device, dtype)
+            encoder = checkpoint.build_encoder().to(device, dtype)
+            pack_linear_layers(encoder)
+            return encoder
 
     return _ENCODERS.get(key, build)
 

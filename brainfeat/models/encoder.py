@@ -22,6 +22,8 @@ from brainfeat.models.layers import (
 from brainfeat.models.packing import Packing
 from brainfeat.models.stem import HierarchicalStem
 
+_TOKENS_IN_CACHE = 1280
+
 # Patches of dense tokens (B, S, h, w), or where packed tokens lie.
 _Layout = tuple[int, int, int, int] | Packing
 
@@ -337,8 +339,15 @@ class SlabEncoder(nn.Module):
         packing = layout if isinstance(layout, Packing) else None
         if self.activation_checkpointing and self.training:
             x = checkpoint(block, x, packing, use_reentrant=False)
-        else:
+        elif isinstance(layout, Packing) or torch.is_grad_enabled() or x.is_cuda:
             x = block(x, packing)
+        else:
+            # A few slabs at a time stay in the caches of a CPU; never of two subjects,
+            # since a product's rounding may depend on the number of its rows.
+            n_slabs = max(1, _TOKENS_IN_CACHE // x.shape[1])
+            rows = torch.split(x, layout[1])
+            parts = [part for row in rows for part in torch.split(row, n_slabs)]
+            x = torch.cat([block(part) for part in parts])
         if str(index) not in self.slab_mixing:
             return x
         mixing = self.slab_mixing[str(index)]

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from brainfeat.models.packing import Packing
 
+_BLOCK_OF_KEYS = 32
 NORM_EPS = 1e-6  # DINOv2's; PyTorch's default of 1e-5 changes the tokens
 
 
@@ -113,10 +114,13 @@ class Attention(nn.Module):
 
     def _attend(self, qkv: Tensor, keys: Tensor | None = None) -> Tensor:
         """Mix the values of tokens of shape (B, N, 3 * D)."""
+        n_tokens = qkv.shape[1]
+        if not torch.is_grad_enabled() and qkv.device.type == "cpu":
+            qkv, keys = _fill_up(qkv, keys)
         heads = qkv.reshape(*qkv.shape[:2], 3, self.num_heads, -1)  # B N 3 heads d
         q, k, v = heads.permute(2, 0, 3, 1, 4).unbind(0)  # B heads N d
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=keys)
-        return x.transpose(1, 2).flatten(2)  # B N D
+        return x.transpose(1, 2).flatten(2)[:, :n_tokens]  # B N D
 
 
 class Mlp(nn.Module):
@@ -275,8 +279,11 @@ class Block(nn.Module):
         Tensor of the shape of ``x``
             The new tokens.
         """
-        rate = self.drop_rate if self.training else 0.0
-        samples = None if packing is None else packing.row_slabs
+        if not (self.training and self.drop_rate):
+            # Scaled and added in one pass over memory.
+            x = torch.addcmul(x, self.attn(self.norm1(x), packing), self.ls1.gamma)
+            return torch.addcmul(x, self.mlp(self.norm2(x)), self.ls2.gamma)
+        rate, samples = self.drop_rate, None if packing is None else packing.row_slabs
         x = x + drop_path(self.ls1(self.attn(self.norm1(x), packing)), rate, samples)
         return x + drop_path(self.ls2(self.mlp(self.norm2(x))), rate, samples)
 
@@ -338,6 +345,21 @@ class SlabMixing(nn.Module):
         if self.conv.bias is not None:
             update = update + self.conv.bias
         return update.reshape(n_rows, n_slabs, height, width, dim)
+
+
+def _fill_up(qkv: Tensor, keys: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Append tokens that no one sees where attention is faster on more of them.
+
+    PyTorch's kernel for CPUs works on blocks of 32 keys, and takes 40 % longer for 155
+    tokens than for 160.
+    """
+    n_tokens = qkv.shape[1]
+    n_more = -n_tokens % _BLOCK_OF_KEYS
+    if not 0 < n_more <= n_tokens // 16:
+        return qkv, keys
+    if keys is None:
+        keys = torch.ones(1, 1, 1, n_tokens, dtype=torch.bool, device=qkv.device)
+    return F.pad(qkv, (0, 0, 0, n_more)), F.pad(keys, (0, n_more))
 
 
 def drop_path(x: Tensor, rate: float, samples: Tensor | None = None) -> Tensor:

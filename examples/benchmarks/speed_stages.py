@@ -8,6 +8,7 @@ from speed_floor import arithmetic, seconds_of
 
 from brainfeat import Checkpoint, Preprocessor, read_volume
 from brainfeat.intensities import repair, standardise
+from brainfeat.models.packed_linear import pack_linear_layers
 from brainfeat.models.pooling import pool_tokens
 from brainfeat.preprocessing import PreprocessedSubject
 from brainfeat.registration import align_to_template
@@ -66,6 +67,7 @@ class Stages:
     ) -> dict[str, float]:
         """Time the encoder on volumes that lie ready, with all cores."""
         encoder = self.checkpoint.build_encoder().to(device, dtype)
+        pack_linear_layers(encoder)
         slabs = torch.from_numpy(self.grid.extract(self.subject.data))[None]
         present = torch.from_numpy(self.subject.present)[None]
         batch = [

@@ -60,6 +60,15 @@ def test_attention_equals_its_loop_over_heads():
     torch.testing.assert_close(attention(x), expected)
 
 
+@pytest.mark.parametrize("n_tokens", [31, 60, 64, 155])
+def test_attention_without_gradients_is_the_same(n_tokens):
+    attention = Attention(24, 2)
+    x = torch.randn(3, n_tokens, 24)
+    with torch.inference_mode():
+        found = attention(x)
+    torch.testing.assert_close(found, attention(x), rtol=1e-5, atol=1e-6)
+
+
 def test_swiglu_gates_with_the_first_half():
     layer = SwiGLU(6, 24)
     x = torch.randn(3, 6)

@@ -1,0 +1,48 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from brainfeat.models.packed_linear import PackedLinear, pack_linear_layers
+
+needs_onednn = pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available(), reason="PyTorch was built without oneDNN"
+)
+
+
+def make_network(*size):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(*size)).eval()
+
+
+@needs_onednn
+@pytest.mark.parametrize("n_tokens", [1, 131, 640])
+@pytest.mark.parametrize("size", [(64, 96), (192, 576), (192, 768), (768, 192)])
+def test_packed_layer_gives_what_the_layer_gives(n_tokens, size):
+    network = make_network(*size)
+    half = copy.deepcopy(network).to(torch.bfloat16)
+    packed = copy.deepcopy(half)
+    pack_linear_layers(packed)
+    assert isinstance(packed[0], PackedLinear)
+    x = torch.randn(2, n_tokens, size[0])
+    with torch.inference_mode():
+        exact = network(x)
+        for one in (half, packed):
+            found = one(x.to(torch.bfloat16))
+            assert found.dtype == torch.bfloat16
+            assert (found - exact).norm() / exact.norm() < 0.01
+
+
+@needs_onednn
+def test_no_token_gives_no_token():
+    network = make_network(64, 96).to(torch.bfloat16)
+    pack_linear_layers(network)
+    assert network(torch.zeros(0, 64, dtype=torch.bfloat16)).shape == (0, 96)
+
+
+def test_narrow_and_precise_layers_stay():
+    precise, narrow = make_network(64, 96), make_network(16, 96).to(torch.bfloat16)
+    for network in (precise, narrow):
+        pack_linear_layers(network)
+        assert isinstance(network[0], nn.Linear)
