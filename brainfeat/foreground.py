@@ -12,6 +12,7 @@ _N_BINS = 128
 # Fat and vessels are far brighter than the brain and would draw the threshold up.
 _BRIGHTEST_PERCENTILE = 99.0
 _MIN_FLAT_SHARE = 0.1
+_SAMPLE_STEP = 64
 
 
 def otsu_threshold(values: NDArray[Any]) -> float:
@@ -35,7 +36,7 @@ def otsu_threshold(values: NDArray[Any]) -> float:
        doi:10.1109/TSMC.1979.4310076
     """
     low = float(values.min())
-    high = float(np.percentile(values, _BRIGHTEST_PERCENTILE))
+    high = _high_percentile(values, _BRIGHTEST_PERCENTILE)
     if high <= low:
         return low
     counts, edges = np.histogram(np.clip(values, low, high), _N_BINS, (low, high))
@@ -96,6 +97,22 @@ def find_flat_background(data: NDArray[Any]) -> float | None:
     if counts.max() < 5 or np.mean(data == value) < _MIN_FLAT_SHARE:
         return None
     return float(value)
+
+
+def _high_percentile(values: NDArray[Any], percentile: float) -> float:
+    """Find a percentile of the brightest, as NumPy does but a few times as fast.
+
+    Only what is brighter than most of a sample is put in order.
+    """
+    flat = values.ravel()
+    place = (flat.size - 1) * percentile / 100.0
+    guess = np.percentile(flat[::_SAMPLE_STEP], percentile - 2.0)
+    brightest = flat[flat > guess]
+    below = int(place) - (flat.size - brightest.size)
+    if below < 0 or below + 1 >= brightest.size:
+        return float(np.percentile(flat, percentile))
+    low, high = np.partition(brightest, (below, below + 1))[below : below + 2]
+    return float(low + (high - low) * (place - int(place)))
 
 
 def _fill_holes_in_planes(mask: NDArray[np.bool_], axis: int) -> NDArray[np.bool_]:

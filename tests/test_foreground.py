@@ -1,7 +1,12 @@
 import numpy as np
 import pytest
 
-from brainfeat.foreground import find_flat_background, find_head, otsu_threshold
+from brainfeat.foreground import (
+    _high_percentile,
+    find_flat_background,
+    find_head,
+    otsu_threshold,
+)
 
 SHAPE = (21, 23, 25)
 
@@ -40,3 +45,15 @@ def test_flat_background_is_found_whatever_its_value(rng, value):
 
 def test_noisy_background_is_not_flat(rng):
     assert find_flat_background(rng.normal(50, 5, SHAPE)) is None
+
+
+@pytest.mark.parametrize("size", [1, 7, 100, 5000])
+@pytest.mark.parametrize("kind", ["spread", "equal", "few"])
+def test_high_percentile_is_numpys(rng, size, kind):
+    values = {
+        "spread": rng.normal(size=size),
+        "equal": np.ones(size),
+        "few": rng.integers(0, 3, size=size),
+    }[kind].astype(np.float32)
+    found = _high_percentile(values, 99.0)
+    assert found == pytest.approx(np.percentile(values, 99.0), rel=1e-6)

@@ -198,7 +198,7 @@ def main() -> None:
     parser.add_argument("--volumes", type=int, default=8, help="distinct files")
     parser.add_argument("--rivals", type=int, default=2, help="volumes of each loop")
     parser.add_argument("--scaling", type=int, nargs="*", default=[])
-    parser.add_argument("--jobs", type=int, default=1, help="threads that load")
+    parser.add_argument("--jobs", type=int, default=-1, help="threads that load")
     parser.add_argument("--batch-size", type=int, default=1, help="from memory")
     parser.add_argument(
         "--device", default="cuda" if torch.cuda.is_available() else "cpu"

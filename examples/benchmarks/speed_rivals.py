@@ -21,6 +21,8 @@ Loop = Callable[[Path], np.ndarray]
 
 def slice_loop(*, half: bool, device: torch.device, batch_size: int) -> Loop:
     """nibabel, nilearn, and transformers' DINOv2 on every axial slice."""
+    import warnings
+
     import nibabel as nib
     from nilearn.datasets import load_mni152_template
     from nilearn.image import resample_to_img
@@ -36,6 +38,7 @@ def slice_loop(*, half: bool, device: torch.device, batch_size: int) -> Loop:
     )
     model = Dinov2Model(config).eval().to(device, dtype)
     template = load_mni152_template(resolution=1)
+    warnings.filterwarnings("ignore", message="Casting data")
 
     @torch.inference_mode()
     def embed(path: Path) -> np.ndarray:
