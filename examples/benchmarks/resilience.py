@@ -34,22 +34,20 @@ def rows_kept(output: Path) -> int:
 
 
 def kill_at_random(command: list[str], output: Path, n_kills: int) -> None:
+    """Kill a run at any moment: while it starts, embeds or writes its table."""
     draw = random.Random(0)
-    seconds_to_start = None
     for index in range(n_kills):
         before, start = rows_kept(output), time.perf_counter()
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        if seconds_to_start is None:
-            while rows_kept(output) == 0 and process.poll() is None:
-                time.sleep(0.01)
-            seconds_to_start = time.perf_counter() - start
-        # From before its first row to a second or two after.
-        time.sleep(draw.uniform(0, seconds_to_start + 1.9) if index else 0.5)
+        if index % 4:
+            while rows_kept(output) == before and process.poll() is None:
+                time.sleep(0.002)
+        time.sleep(draw.uniform(0, 2))
         process.kill()
         process.wait()
         lasted = time.perf_counter() - start
         print(f"kill {index + 1:2}: after {lasted:4.1f} s", end=", ")
-        print(f"rows kept {before} -> {rows_kept(output)}")
+        print(f"rows kept {before} -> {rows_kept(output)}", flush=True)
 
 
 def compare_with_uninterrupted(arguments: argparse.Namespace) -> None:
@@ -66,7 +64,7 @@ def compare_with_uninterrupted(arguments: argparse.Namespace) -> None:
     left = sorted(path.name for path in outputs[1].parent.iterdir())
     print(f"same bytes: {same}; files: {', '.join(left)}")
     if not same or left != ["table.json", "table.parquet"]:
-        raise SystemExit("the killed run left something else.")
+        sys.exit("the killed run left something else.")
 
 
 def damage(content: bytes, draw: np.random.Generator) -> tuple[str, bytes]:
@@ -115,7 +113,7 @@ def survive_damage(arguments: argparse.Namespace) -> None:
     print(f"peak {peak:.2f} GB, {n_good} of 100 good rows", end=", ")
     print(f"{(run.stdout + run.stderr).count('Traceback')} tracebacks")
     if run.returncode != 1 or n_good != 100 or "Traceback" in run.stderr:
-        raise SystemExit("damage spread.")
+        sys.exit("damage spread.")
 
 
 def main() -> None:
