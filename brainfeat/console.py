@@ -21,6 +21,7 @@ from rich.progress import (
 from rich.text import Text
 
 from brainfeat.exceptions import UntrainedCheckpointWarning
+from brainfeat.failures import one_line
 
 if TYPE_CHECKING:
     # With torch, and slow.
@@ -70,7 +71,7 @@ class RunDisplay:
         if self._bar is not None and self._task is not None:
             if event.failure:
                 self._bar.console.print(
-                    f"failed: {_one_line(str(event.failure))}", markup=False
+                    f"failed: {one_line(str(event.failure))}", markup=False
                 )
             self._bar.update(self._task, advance=1)
             return
@@ -92,9 +93,9 @@ class RunDisplay:
         now = time.perf_counter()
         seconds, self._last = now - self._last, now
         if event.failure:
-            return f"failed: {_one_line(str(event.failure))}"
+            return f"failed: {one_line(str(event.failure))}"
         names = (event.row.participant_id, event.row.session_id)
-        name = _one_line(" ".join(filter(None, names)))
+        name = one_line(" ".join(filter(None, names)))
         if event.status == "skipped":
             return f"{name}: in the table already"
         return f"{name}: done in {seconds:.1f} s"
@@ -188,7 +189,7 @@ def own_messages_only(stream: TextIO | None = None) -> Iterator[None]:
     handler = logging.StreamHandler(stream)
 
     def show(message: Warning | str, *_details: object, **_more: object) -> None:
-        (stream or sys.stderr).write(f"warning: {_one_line(str(message))}\n")
+        (stream or sys.stderr).write(f"warning: {one_line(str(message))}\n")
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -245,7 +246,3 @@ def _plain(value: object) -> str:
     return (
         words.get(value, str(value)) if isinstance(value, bool | None) else str(value)
     )
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())

@@ -16,6 +16,7 @@ from brainfeat.estimators._distribution import Distribution
 from brainfeat.estimators._encoding import Pooling, SubjectEncoder
 from brainfeat.estimators._recipe import EncoderRecipe
 from brainfeat.exceptions import InputError
+from brainfeat.failures import one_line
 from brainfeat.io import MEMORY_LIMIT
 from brainfeat.manifest import Manifest, collect_rows
 from brainfeat.runs import RunOptions, RunSummary
@@ -234,4 +235,4 @@ def tell_problems(manifest: Manifest, options: RunOptions) -> None:
 
 
 def _say(line: str) -> None:
-    sys.stderr.write(f"{' '.join(line.split())}\n")
+    sys.stderr.write(f"{one_line(line)}\n")

@@ -16,6 +16,7 @@ __all__ = [
     "crash_path",
     "failures_path",
     "merge_failures",
+    "one_line",
     "write_failures",
 ]
 
@@ -63,11 +64,32 @@ class FailedRow(NamedTuple):
         >>> FailedRow.from_error("sub-01", "a.nii", ValueError("a.nii: cut short."))
         FailedRow(participant_id='sub-01', file='a.nii', reason='cut short.')
         """
-        text = " ".join(str(error).split()) or type(error).__name__
+        text = one_line(str(error)) or type(error).__name__
         return cls(participant_id, file, text.removeprefix(f"{file}: "))
 
     def __str__(self) -> str:
         return f"{self.file}: {self.reason}"
+
+
+def one_line(text: str) -> str:
+    r"""Make a text safe to print: one line, and nothing that a terminal obeys.
+
+    Parameters
+    ----------
+    text : str
+        Any text, such as a file's name.
+
+    Returns
+    -------
+    str
+        The same for a reader.
+
+    Examples
+    --------
+    >>> one_line("a\nb \x1b[2J.nii")
+    'a b ?[2J.nii'
+    """
+    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
 
 
 def failures_path(output: str | os.PathLike[str]) -> Path:

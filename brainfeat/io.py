@@ -347,7 +347,8 @@ def _existing_file(source: str | os.PathLike[str]) -> Path:
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
-        raise VolumeNotFoundError(f"{path}: no such file.") from None
+        what = "a link to no file" if path.is_symlink() else "no such file"
+        raise VolumeNotFoundError(f"{path}: {what}.") from None
     except (OSError, ValueError) as error:  # a loop of links, a name with a zero byte
         raise VolumeError(f"{path}: cannot be read ({_brief(error)}).") from error
     if not stat.S_ISREG(mode):

@@ -4,14 +4,14 @@ import csv
 import glob
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from brainfeat.bids import BidsSession, index_bids, is_bids_folder, parse_bids_name
 from brainfeat.bids_selection import BidsSelection
 from brainfeat.estimators._subjects import as_subjects
-from brainfeat.exceptions import InputError, ModalityError
+from brainfeat.exceptions import InputError, ModalityError, VolumeNotFoundError
 from brainfeat.failures import FailedRow
 from brainfeat.tables import TableRow
 
@@ -74,7 +74,7 @@ def collect_rows(
     collector = _Collector(tuple(modalities), tuple(wanted))
     for text in inputs:
         collector.add_input(text)
-    rows = _distinguish(collector.rows)
+    rows = _distinguish(collector.take_nameable())
     if not rows:
         raise InputError(_summarise(collector.problems))
     unique = {row.key: row for row in reversed(rows)}
@@ -127,7 +127,8 @@ def collect_bids(
             f"{folder}: expected BIDS images sub-*/[ses-*/]anat/"
             f"*_{{{','.join(collector.used)}}}.nii.gz, got none that were asked for."
         )
-    return Manifest(tuple(collector.rows), tuple(collector.problems), ())
+    rows = collector.take_nameable()
+    return Manifest(tuple(rows), tuple(collector.problems), ())
 
 
 @dataclass
@@ -171,7 +172,7 @@ class _Collector:
             self.add_bids(folder)
             what = f"BIDS images sub-*/[ses-*/]anat/*_{{{','.join(self.used)}}}.nii.gz"
         else:
-            for path in _find_images(folder):
+            for path in _find_images(folder, self._report_unreadable):
                 if self._is_wanted(path):
                     self._add_image(path)
             what = f"images ({', '.join(_IMAGE_SUFFIXES)})"
@@ -188,6 +189,8 @@ class _Collector:
             self._modality_of(path)
         except ModalityError:
             return False
+        except VolumeNotFoundError:
+            return True  # a link to nothing is told of, not left out
         return True
 
     def _modality_of(self, path: Path) -> str:
@@ -229,7 +232,7 @@ class _Collector:
         try:
             single = self.wanted[0] if len(self.wanted) == 1 else None
             modality = single or self._modality_of(path)
-        except ModalityError as error:
+        except (ModalityError, VolumeNotFoundError) as error:
             self.problems.append(FailedRow.from_error("", str(path), error))
             return
         self.rows.append(
@@ -291,6 +294,22 @@ class _Collector:
         named = {"participant_id", "session_id", "image", "input_sha256"}
         return column in named or column in self.modalities or column.startswith("emb_")
 
+    def take_nameable(self) -> list[TableRow]:
+        """Give the rows whose names can be written down; report the others."""
+        nameable = []
+        for row in self.rows:
+            try:
+                row.key.encode()
+                "".join([row.participant_id, *row.images.values()]).encode()
+            except UnicodeEncodeError:
+                self._report(row.image, "a name that is not text; rename the file.")
+            else:
+                nameable.append(row)
+        return nameable
+
+    def _report_unreadable(self, error: OSError) -> None:
+        self._report(str(error.filename), f"cannot be read ({error.strerror}).")
+
     def _report(self, culprit: str, reason: str, *, participant_id: str = "") -> None:
         self.problems.append(FailedRow(participant_id, culprit, reason))
 
@@ -310,8 +329,8 @@ def _summarise(problems: Sequence[FailedRow]) -> str:
     return f"{problems[0]}{more}"
 
 
-def _find_images(folder: Path) -> Iterable[Path]:
-    for parent, folders, names in os.walk(folder):
+def _find_images(folder: Path, on_error: Callable[[OSError], None]) -> Iterable[Path]:
+    for parent, folders, names in os.walk(folder, onerror=on_error):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             if name.endswith(_IMAGE_SUFFIXES) and not name.startswith("."):

@@ -313,7 +313,8 @@ def _signal_midway(number, output, arguments):
 
 
 @pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)]
+    ("number", "status"),
+    [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)],
 )
 def test_a_run_that_is_cut_off_goes_on(uncut, checkpoint, output, number, status):
     folder, whole = uncut
@@ -351,7 +352,16 @@ def test_help_is_quick_and_complete():
         seconds.append(time.perf_counter() - start)
     assert min(seconds) < 0.5
     assert result.returncode == 0
-    for command in ("embed", "pretrain", "simulate", "demo", "info", "convert"):
+    for command in (
+        "embed",
+        "bids",
+        "merge",
+        "pretrain",
+        "simulate",
+        "demo",
+        "info",
+        "convert",
+    ):
         assert re.search(rf"^  {command} ", result.stdout, re.MULTILINE)
 
 

@@ -1,10 +1,23 @@
-"""The command itself is tested in test_cli.py; here, what its parts promise."""
+"""What a run of the command survives; how it is typed is tested in test_cli.py."""
 
+import csv
+import os
+import resource
+import shutil
+import subprocess
+import sys
+
+import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from brainfeat import cli, read_embeddings
 from brainfeat.embed_command import EncoderOptions, embed_from_command_line
 from brainfeat.exceptions import ConfigError, TableError
+from brainfeat.failures import crash_path, failures_path
+from brainfeat.io import read_volume, write_volume
 from brainfeat.runs import RunOptions
+from brainfeat.volume import Geometry, Volume
 
 
 def test_a_number_is_a_batch_size_and_another_word_is_refused():
@@ -19,3 +32,103 @@ def test_the_name_of_the_table_is_read_before_the_weights(tmp_path):
         embed_from_command_line(
             ["a.nii"], tmp_path / "out.xlsx", absent, RunOptions(), modalities=()
         )
+
+
+def _limit_files_to(n_bytes):
+    # As on a full disk, a write takes a part, and then fails.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, n_bytes))
+
+
+@pytest.mark.parametrize("n_bytes", [1000, 6000])
+def test_a_disk_that_fills_costs_no_row_that_is_done(
+    small_scans, small_checkpoint, tmp_path, n_bytes
+):
+    output = tmp_path / "out" / "table.parquet"
+    command = [sys.executable, "-m", "brainfeat", "embed", str(small_scans)]
+    command += ["-o", str(output), "--checkpoint", small_checkpoint]
+    full = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: _limit_files_to(n_bytes),
+    )
+    assert full.returncode == 2
+    assert full.stderr.splitlines()[-1].startswith(f"error: {output.parent}")
+    assert "kept" in full.stderr.splitlines()[-1]
+    assert "Traceback" not in full.stderr
+    assert not output.exists()
+    free = CliRunner().invoke(cli.app, command[3:])
+    assert free.exit_code == 0
+    n_kept = int(free.stdout.split(" skipped")[0].split()[-1])
+    assert n_kept >= 3
+    names = sorted(path.name for path in output.parent.iterdir())
+    assert names == ["table.json", "table.parquet"]
+
+
+def test_names_of_any_kind_are_rows_or_one_line(
+    small_scans, small_checkpoint, tmp_path
+):
+    source = next(small_scans.rglob("*.nii.gz"))
+    folder = tmp_path / "scans"
+    (folder / "deep,er").mkdir(parents=True)
+    good = ["a,b\tc.nii.gz", 'quo"te.nii.gz', "new\nline.nii.gz", "deep,er/é.nii.gz"]
+    for name in good:
+        shutil.copy(source, folder / name)
+    (folder / "up").symlink_to("..")  # not followed
+    shutil.copy(source, os.fsencode(folder) + b"/\xff.nii.gz")
+    (folder / "loop.nii.gz").symlink_to("loop.nii.gz")
+    (folder / "bad\x1b[2J\n.nii.gz").write_bytes(b"no image")
+    os.mkfifo(folder / "pipe.nii.gz")
+    output = tmp_path / "table.csv"
+    arguments = ["embed", folder, f'{folder}/../scans/quo"te.nii.gz', "-o", output]
+    result = CliRunner().invoke(
+        cli.app, [*map(str, arguments), "--checkpoint", small_checkpoint]
+    )
+    assert result.exit_code == 1, result.output
+    assert "4 done, 0 skipped, 4 failed" in result.stdout
+    assert "given more than once" in result.stderr
+    assert all(line.isprintable() for line in result.stderr.splitlines())
+    images = read_embeddings(output)[0]["image"]
+    assert sorted(images) == sorted(str(folder / name) for name in good)
+    with failures_path(output).open(newline="") as file:
+        failed = {line[1]: line[2] for line in csv.reader(file, delimiter="\t")}
+    assert "a name that is not text" in failed[f"{folder}/\\udcff.nii.gz"]
+    assert failed[f"{folder}/loop.nii.gz"] == "no such file."
+    assert "a device or a pipe" in failed[f"{folder}/pipe.nii.gz"]
+    assert f"{folder}/bad\x1b[2J\n.nii.gz" in failed
+    assert "Traceback" in crash_path(failures_path(output)).read_text()
+
+
+def test_a_volume_beyond_the_limit_is_refused(small_scans, small_checkpoint, tmp_path):
+    output = tmp_path / "table.parquet"
+    arguments = ["embed", small_scans, "-o", output, "--checkpoint", small_checkpoint]
+    options = ["--memory-limit", "0.001", "--layout", "list"]
+    source = next(small_scans.rglob("*.nii.gz"))
+    volume = read_volume(source)
+    large = Volume(np.tile(volume.data, (4, 4, 4)), Geometry((72, 80, 64), np.eye(4)))
+    arguments.append(write_volume(large, tmp_path / "large.nii.gz"))
+    result = CliRunner().invoke(cli.app, [*map(str, arguments), *options])
+    assert result.exit_code == 1, result.output
+    assert "expected a volume that takes at most 0.0 GB of memory" in result.stderr
+    assert read_embeddings(output)[1].shape == (12, 24)
+
+
+def test_verbose_tells_where_an_error_was_raised(tmp_path, small_checkpoint):
+    bad = tmp_path / "bad.nii.gz"
+    bad.write_bytes(b"no image")
+    arguments = ["embed", bad, "-o", tmp_path / "a.csv", "--checkpoint"]
+    arguments.append(small_checkpoint)
+    quiet = CliRunner().invoke(cli.app, list(map(str, arguments)))
+    loud = CliRunner().invoke(cli.app, [*map(str, arguments), "--verbose"])
+    assert "Traceback" not in quiet.stderr
+    assert "Traceback" in loud.stderr
+
+
+def test_several_devices_make_the_same_table(small_scans, small_checkpoint, tmp_path):
+    options = ["--checkpoint", small_checkpoint]
+    for name, device in (("one", "cpu"), ("two", "cpu,cpu")):
+        arguments = ["embed", str(small_scans), "-o", str(tmp_path / f"{name}.parquet")]
+        result = CliRunner().invoke(cli.app, [*arguments, *options, "--device", device])
+        assert result.exit_code == 0
+    one, two = ((tmp_path / f"{n}.parquet").read_bytes() for n in ("one", "two"))
+    assert one == two

@@ -10,7 +10,13 @@ import torch
 
 from brainfeat.exceptions import ConfigError
 
-__all__ = ["resolve_batch_size", "resolve_device", "resolve_dtype", "spare_cores"]
+__all__ = [
+    "is_out_of_memory",
+    "resolve_batch_size",
+    "resolve_device",
+    "resolve_dtype",
+    "spare_cores",
+]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # Enough tokens to fill a large accelerator; a fixed number, so that rows are the
@@ -115,6 +121,25 @@ def resolve_batch_size(batch_size: Any, device: torch.device, n_tokens: int) -> 
             f"batch_size: expected 'auto' or a positive integer, got {batch_size!r}."
         )
     return int(batch_size)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Tell whether an error says that memory was short.
+
+    Parameters
+    ----------
+    error : Exception
+        What a computation raised.
+
+    Returns
+    -------
+    bool
+        Whether less work at a time could succeed.
+    """
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    # What torch raises on a CPU has no type of its own.
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from brainfeat.checkpoint import Checkpoint
 from brainfeat.estimators._blame import blame
 from brainfeat.estimators._cache import EmbeddingCache, embedding_key
 from brainfeat.estimators._device import (
+    is_out_of_memory,
     resolve_batch_size,
     resolve_device,
     resolve_dtype,
@@ -344,11 +345,19 @@ class SubjectEncoder:
         n_busy: int,
     ) -> Iterator[Outcome]:
         prepared = [item for item in items if isinstance(item, _Prepared)]
-        with spare_cores(self.device, n_busy):
-            vectors = iter(self._encode(prepared))
+        failed: Exception | None = None
+        vectors: Iterator[NDArray[np.float32]] = iter(())
+        try:
+            with spare_cores(self.device, n_busy):
+                vectors = iter(self._encode_in_memory(prepared))
+        except Exception as raised:  # of a device that fails, or is too small for one
+            failed = raised
         for item in items:
             if isinstance(item, Outcome):
                 yield item
+                continue
+            if failed is not None:
+                yield Outcome(item.index, None, blame(failed, item.subject))
                 continue
             vector = next(vectors)
             if not np.isfinite(vector).all():
@@ -358,6 +367,38 @@ class SubjectEncoder:
             if cache and item.key:
                 cache.store(item.key, vector)
             yield Outcome(item.index, vector, None)
+
+    def _encode_in_memory(self, items: Sequence[_Prepared]) -> NDArray[np.float32]:
+        """Encode with smaller batches, and then on the CPU, if memory is short."""
+        while True:
+            size = self._batch_size
+            batches = [items[i : i + size] for i in range(0, len(items), size)]
+            try:
+                return np.concatenate(
+                    [self._encode(batch) for batch in batches or [()]]
+                )
+            except Exception as error:
+                if not is_out_of_memory(error) or not self._can_retreat:
+                    raise
+            # Not above: the error would keep its tensors.
+            self._retreat()
+
+    @property
+    def _can_retreat(self) -> bool:
+        return self._batch_size > 1 or self.device.type != "cpu"
+
+    def _retreat(self) -> None:
+        if self._batch_size > 1:
+            self._batch_size //= 2
+            what = f"batches of {self._batch_size}"
+        else:
+            self.device = torch.device("cpu")
+            self._dtype = resolve_dtype("auto", self.device)
+            self._weights = self._weigh_regions()
+            what = "the CPU"
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        _LOGGER.warning("out of memory: going on with %s", what)
 
     def _encode(self, items: Sequence[_Prepared]) -> NDArray[np.float32]:
         """Return embeddings of shape (n_items, n_features)."""

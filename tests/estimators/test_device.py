@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from brainfeat.estimators._device import (
+    is_out_of_memory,
     resolve_batch_size,
     resolve_device,
     resolve_dtype,
@@ -91,3 +92,12 @@ def test_encoder_leaves_cores_to_busy_threads(monkeypatch, n_busy, expected):
             assert torch.get_num_threads() == 4
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_short_memory_is_told_from_other_errors():
+    assert is_out_of_memory(MemoryError())
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory."))
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**50)
+    assert is_out_of_memory(caught.value)
+    assert not is_out_of_memory(RuntimeError("shapes differ"))

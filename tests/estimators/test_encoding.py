@@ -388,3 +388,47 @@ def test_device_changes_nothing_beyond_rounding(checkpoint, subjects, batch_size
     together = embed(half, subjects)
     alone = np.concatenate([embed(half, [subject]) for subject in subjects])
     np.testing.assert_array_equal(together, alone)
+
+
+class Cramped(SubjectEncoder):
+    """An encoder of a device that holds so many subjects, and of a CPU that holds one.
+
+    What it raises is what CUDA raises.
+    """
+
+    n_subjects = 1
+
+    def __init__(self, *arguments, **options):
+        self.tried = []
+        super().__init__(*arguments, **options)
+
+    def forward(self, slabs, present, fractions):
+        self.tried.append((self.device.type, len(slabs)))
+        if len(slabs) > self.n_subjects or self.device.type != "cpu":
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return super().forward(slabs, present, fractions)
+
+
+def test_where_memory_is_short_batches_shrink_and_the_cpu_comes_last(
+    checkpoint, subjects, caplog
+):
+    expected = embed(make_encoder(checkpoint), subjects)
+    options = {"dtype": "float32", "batch_size": 4, "device": "meta"}
+    encoder = Cramped(checkpoint, **options)
+    rows = embed(encoder, subjects)
+    np.testing.assert_allclose(rows, expected, rtol=1e-2, atol=1e-2)
+    assert encoder.tried[:4] == [("meta", 4), ("meta", 2), ("meta", 1), ("cpu", 1)]
+    assert [record.getMessage() for record in caplog.records] == [
+        "out of memory: going on with batches of 2",
+        "out of memory: going on with batches of 1",
+        "out of memory: going on with the CPU",
+    ]
+
+
+def test_a_subject_that_no_memory_holds_fails_alone(checkpoint, subjects, monkeypatch):
+    monkeypatch.setattr(Cramped, "n_subjects", 0)
+    outcomes = list(Cramped(checkpoint, device="cpu").stream(subjects[:2]))
+    for outcome, subject in zip(outcomes, subjects[:2], strict=True):
+        assert isinstance(outcome.error, torch.OutOfMemoryError)
+        assert outcome.vector is None
+        assert subject.culprit in outcome.error.__notes__[0]
