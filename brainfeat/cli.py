@@ -431,6 +431,47 @@ def demo(
 
 
 @app.command()
+def report(
+    table: Annotated[
+        Path, typer.Argument(metavar="TABLE", help="Table that embed wrote.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Page to write.  [TABLE's name, .html]"),
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="participants.tsv: diagnosis, site, age..."),
+    ] = None,
+    label_column: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Column of the classes.")
+    ] = None,
+    jobs: _JobsOption = 1,
+) -> None:
+    """Write a page about a table: inputs, outliers, map, scores, regions.
+
+    Images are preprocessed once more to be shown. If some cannot be, the exit
+    status is 1.
+    """
+    from brainfeat.console import count_rows
+    from brainfeat.report_command import report_on_table
+
+    with count_rows("preprocessing") as on_row:
+        summary = report_on_table(
+            table,
+            output,
+            labels=labels,
+            label_column=label_column,
+            n_jobs=_count_workers(jobs),
+            on_row=on_row,
+        )
+    for name, reason in summary.failures:
+        typer.echo(f"failed: {name}: {reason}", err=True)
+    typer.echo(f"report:   {summary.path}")
+    _exit_if(bool(summary.failures))
+
+
+@app.command()
 def info(
     checkpoint: Annotated[
         str, typer.Argument(help="Bundled name, folder, weights, or hf-hub:org/name.")

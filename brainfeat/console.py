@@ -4,7 +4,7 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
@@ -28,7 +28,13 @@ if TYPE_CHECKING:
     from brainfeat.checkpoint import Checkpoint
     from brainfeat.runs import RunEvent, RunSummary
 
-__all__ = ["RunDisplay", "format_checkpoint", "format_summary", "own_messages_only"]
+__all__ = [
+    "RunDisplay",
+    "count_rows",
+    "format_checkpoint",
+    "format_summary",
+    "own_messages_only",
+]
 
 
 class RunDisplay:
@@ -168,6 +174,39 @@ def format_checkpoint(checkpoint: "Checkpoint") -> str:
         "fingerprint": checkpoint.fingerprint,
     }
     return "\n".join(f"{name + ':':<15} {text}" for name, text in lines.items())
+
+
+@contextmanager
+def count_rows(
+    name: str, stream: TextIO | None = None
+) -> Iterator[Callable[[int, int], None]]:
+    """Show how many rows are done: a bar on a terminal, elsewhere about ten lines.
+
+    Parameters
+    ----------
+    name : str
+        What is done to them.
+    stream : text file, optional
+        Where to write, standard error by default.
+
+    Yields
+    ------
+    callable
+        To be called with how many are done, and of how many.
+    """
+    target = stream or sys.stderr
+    if not target.isatty():
+
+        def tell(n_done: int, n_rows: int) -> None:
+            if n_done == n_rows or n_done % max(1, n_rows // 10) == 0:
+                target.write(f"{name}: {n_done} of {n_rows}\n")
+                target.flush()
+
+        yield tell
+        return
+    with _make_bar(target) as bar:
+        task = bar.add_task(name, total=None)
+        yield lambda n_done, n_rows: bar.update(task, completed=n_done, total=n_rows)
 
 
 @contextmanager

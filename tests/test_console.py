@@ -8,6 +8,7 @@ import pytest
 from brainfeat.checkpoint import Checkpoint, CheckpointConfig
 from brainfeat.console import (
     RunDisplay,
+    count_rows,
     format_checkpoint,
     format_summary,
     own_messages_only,
@@ -101,3 +102,13 @@ def test_our_messages_are_one_line_and_others_none():
     assert logging.getLogger("nibabel.global").isEnabledFor(logging.ERROR)
     with pytest.warns(UserWarning, match="again"):
         warnings.warn("again", UserWarning, stacklevel=1)
+
+
+def test_rows_are_counted_in_about_ten_lines():
+    stream = io.StringIO()
+    with count_rows("preprocessing", stream) as tell:
+        for number in range(1, 96):
+            tell(number, 95)
+    lines = stream.getvalue().splitlines()
+    assert 10 <= len(lines) <= 12
+    assert lines[-1] == "preprocessing: 95 of 95"

@@ -5,8 +5,9 @@ import os
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import closing
+from importlib import import_module
 from numbers import Integral
-from typing import Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 import joblib
 import numpy as np
@@ -30,8 +31,16 @@ from brainfeat.estimators._recipe import EncoderRecipe
 from brainfeat.estimators._subjects import SubjectTable, as_subjects
 from brainfeat.estimators._tokens import stream_tokens
 from brainfeat.estimators._workers import active_workers
-from brainfeat.exceptions import CheckpointError, ConfigError, ModalityError
+from brainfeat.exceptions import (
+    CheckpointError,
+    ConfigError,
+    InputError,
+    ModalityError,
+)
 from brainfeat.preprocessing import Preprocessor
+
+if TYPE_CHECKING:
+    from nilearn.reporting import HTMLReport
 
 __all__ = ["BrainFoundEmbedder"]
 
@@ -178,6 +187,7 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         self.preprocessing_fingerprint_ = _fingerprint(encoder.preprocessor)
         self.region_names_ = encoder.region_names
         self.n_features_out_ = encoder.n_features
+        self._fitted_on = X  # for a report; not pickled
         return self
 
     def transform(self, X: Any) -> NDArray[np.float32]:
@@ -306,6 +316,61 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
                 f"got {table.modalities}."
             )
         return encoder, table
+
+    def generate_report(
+        self,
+        X: Any = None,
+        y: Any = None,
+        *,
+        groups: Any = None,
+        site: Any = None,
+        confounds: Any = None,
+    ) -> "HTMLReport":
+        """Tell of subjects on a page: inputs, outliers, a map, and scores.
+
+        Parameters
+        ----------
+        X : list, Series, DataFrame, path-like or image, optional
+            As for `fit`; by default what `fit` was given.
+        y : array-like of shape (n_subjects,), optional
+            Two classes, which a linear probe is evaluated on.
+        groups : array-like of shape (n_subjects,), optional
+            Who was scanned, if some were scanned repeatedly.
+        site : array-like of shape (n_subjects,), optional
+            Where.
+        confounds : DataFrame, optional
+            Such as ``age`` and ``sex``, a row a subject.
+
+        Returns
+        -------
+        HTMLReport
+            As nilearn's estimators give one: it is shown in a notebook, and
+            ``save_as_html(path)`` writes it as one file.
+
+        Raises
+        ------
+        InputError
+            If `fit` had no ``X`` and none is given, or lengths differ.
+        VolumeError
+            If a scan cannot be read.
+        """
+        check_is_fitted(self)
+        subjects = X if X is not None else getattr(self, "_fitted_on", None)
+        if subjects is None:
+            raise InputError(
+                "generate_report: expected X, as fit was given none; or the estimator "
+                "was pickled since."
+            )
+        # Pages are made a layer above, and only when one is asked for.
+        page = import_module("brainfeat.reporting.embedder_report")
+        report: HTMLReport = page.report_on_embedder(
+            self, subjects, y, groups=groups, site=site, confounds=confounds
+        )
+        return report
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        return {name: value for name, value in state.items() if name != "_fitted_on"}
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
         """Name the columns of `transform`.

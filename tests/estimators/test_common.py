@@ -10,7 +10,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from sklearn.utils.validation import validate_data
 
 from brainfeat import BrainFoundEmbedder
-from brainfeat.estimators import embedder
+from brainfeat.estimators import _recipe
 from brainfeat.io import to_image
 from brainfeat.models.config import EncoderConfig
 from brainfeat.preprocessing import Preprocessor
@@ -61,7 +61,7 @@ def line_checkpoint(make_checkpoint, monkeypatch):
         num_heads=2,
     )
     checkpoint = make_checkpoint(encoder=config, missing_modalities=False)
-    monkeypatch.setattr(embedder, "shared_checkpoint", lambda _: checkpoint)
+    monkeypatch.setattr(_recipe, "shared_checkpoint", lambda _: checkpoint)
 
 
 @pytest.mark.usefixtures("line_checkpoint")

@@ -11,7 +11,7 @@ from brainfeat.reporting.probe import ProbeScores
 class Reader(HTMLParser):
     """Collects addresses, and checks that tags are closed in order."""
 
-    void = frozenset({"meta", "img", "br"})
+    void = frozenset({"meta", "img", "br", "link"})
 
     def __init__(self):
         super().__init__()

@@ -68,3 +68,27 @@ def test_the_legend_has_the_marks_of_the_plot(rng):
 def test_equal_points_do_not_divide_by_zero(points):
     svg = scatter_svg(points, ["a"] * len(points), ["n"] * len(points), ("x", "y"))
     assert "nan" not in svg
+
+
+def test_sixteen_greys_are_the_nearest(rng):
+    pixels = rng.integers(0, 256, (5, 7), dtype=np.uint8)
+    text = encode_png(pixels, bits=4)
+    content = base64.b64decode(text.removeprefix("data:image/png;base64,"))
+    lines = np.frombuffer(zlib.decompress(_chunk(content, b"IDAT")), np.uint8)
+    packed = lines.reshape(5, 1 + 4)[:, 1:]
+    greys = np.stack([packed >> 4, packed & 15], axis=2).reshape(5, 8)[:, :7]
+    np.testing.assert_array_equal(greys, np.round(pixels / 17))
+    assert _chunk(content, b"IHDR")[8] == 4
+
+
+def _chunk(content, kind):
+    place = content.index(kind)
+    (length,) = struct.unpack(">I", content[place - 4 : place])
+    return content[place + 4 : place + 4 + length]
+
+
+def test_sixteen_classes_have_marks_of_their_own():
+    names = [f"{number:02d}" for number in range(16)]
+    marks = legend_html(names).split('<span class="key">')[1:]
+    drawn = {mark.split("<title>")[0] for mark in marks}
+    assert len(drawn) == 16

@@ -1,0 +1,200 @@
+"""A cohort as a report sees it: embeddings, who the subjects are, and what is known."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from brainfeat.exceptions import InputError
+
+__all__ = ["Cohort", "find_column", "join_participants"]
+
+_LABELS = ("diagnosis", "dx", "group", "label", "y")
+_SITES = ("site", "scanner", "center", "site_id")
+_AGES = ("age", "age_at_scan")
+_SEXES = ("sex", "gender")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Cohort:
+    """Rows of a table with what is known of each.
+
+    Parameters
+    ----------
+    embeddings : ndarray of shape (n_rows, n_features)
+        Features.
+    names : sequence of str
+        What rows are called.
+    participants : sequence of str
+        Who was scanned; repeat scans have the same name.
+    known : DataFrame of n_rows
+        Columns such as diagnosis, site, age and sex; missing values are NaN.
+    label : str or None
+        Column of the classes.
+    """
+
+    embeddings: NDArray[np.floating]
+    names: Sequence[str]
+    participants: Sequence[str]
+    known: pd.DataFrame
+    label: str | None
+
+    @property
+    def site(self) -> str | None:
+        """Column of the site, if there is one."""
+        return find_column(self.known, _SITES)
+
+    @property
+    def age(self) -> str | None:
+        """Column of the age, if there is one."""
+        return find_column(self.known, _AGES)
+
+    @property
+    def confounds(self) -> list[str]:
+        """Columns of age and sex, as far as there are some."""
+        found = (self.age, find_column(self.known, _SEXES))
+        return [name for name in found if name is not None and name != self.label]
+
+    def texts(self, column: str) -> "pd.Series[Any]":
+        """Write the values of a column as text.
+
+        Parameters
+        ----------
+        column : str
+            One of ``known``.
+
+        Returns
+        -------
+        Series of str
+            Whole numbers without a point, and ``unknown`` where a value is missing.
+        """
+        return self.known[column].map(_to_text)
+
+    @classmethod
+    def build(
+        cls,
+        embeddings: NDArray[np.floating],
+        names: Sequence[str],
+        participants: Sequence[str],
+        known: pd.DataFrame,
+        label: str | None = None,
+    ) -> "Cohort":
+        """Find the column of the classes, if none is named.
+
+        Parameters
+        ----------
+        embeddings : ndarray of shape (n_rows, n_features)
+            Features.
+        names, participants : sequence of str
+            One a row.
+        known : DataFrame of n_rows
+            What is known of each.
+        label : str, optional
+            Column of the classes; by default one called diagnosis, dx, group or
+            label.
+
+        Returns
+        -------
+        Cohort
+            The cohort.
+
+        Raises
+        ------
+        InputError
+            If there is no such column.
+        """
+        if label is not None and label not in known:
+            raise InputError(
+                f"expected a column {label!r} of labels, got "
+                f"{', '.join(map(str, known.columns)) or 'none'}."
+            )
+        return cls(
+            embeddings=embeddings,
+            names=list(names),
+            participants=list(participants),
+            known=known.reset_index(drop=True),
+            label=label or find_column(known, _LABELS),
+        )
+
+
+def find_column(table: pd.DataFrame, names: Sequence[str]) -> str | None:
+    """Find the first column that bears one of some names.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Where to look.
+    names : sequence of str
+        In lower case, the best first.
+
+    Returns
+    -------
+    str or None
+        As it is written in the table; None if it is not there, or empty.
+    """
+    by_name = {str(column).lower(): str(column) for column in table.columns}
+    for name in names:
+        column = by_name.get(name)
+        if column is not None and table[column].notna().any():
+            return column
+    return None
+
+
+def join_participants(
+    metadata: pd.DataFrame, participants: pd.DataFrame, source: str
+) -> pd.DataFrame:
+    """Add what a table of participants tells to the rows of an embedding table.
+
+    Parameters
+    ----------
+    metadata : DataFrame
+        With a column ``participant_id``.
+    participants : DataFrame
+        With a column ``participant_id``, with or without ``sub-``.
+    source : str
+        File of the participants, for messages.
+
+    Returns
+    -------
+    DataFrame
+        As many rows as ``metadata``; its own columns come second to those of
+        ``participants``.
+
+    Raises
+    ------
+    InputError
+        If a column is missing, a participant is there twice, or none matches.
+    """
+    if "participant_id" not in participants:
+        raise InputError(
+            f"{source}: expected a column participant_id, got "
+            f"{', '.join(map(str, participants.columns)) or 'none'}."
+        )
+    keys = participants["participant_id"].map(_bare)
+    if keys.duplicated().any():
+        twice = keys[keys.duplicated()].iloc[0]
+        raise InputError(f"{source}: participant {twice} is there more than once.")
+    wanted = metadata["participant_id"].map(_bare)
+    if not wanted.isin(keys).any():
+        raise InputError(
+            f"{source}: no participant_id of the table is there, such as "
+            f"{metadata['participant_id'].iloc[0]}."
+        )
+    told = participants.drop(columns="participant_id").set_axis(keys).reindex(wanted)
+    own = metadata.drop(columns=[c for c in told.columns if c in metadata])
+    return pd.concat([own, told.set_axis(metadata.index)], axis=1)
+
+
+def _bare(name: Any) -> str:
+    return str(name).removeprefix("sub-")
+
+
+def _to_text(value: Any) -> str:
+    if pd.isna(value):
+        return "unknown"
+    if isinstance(value, float) and value.is_integer():
+        return f"{value:.0f}"
+    return str(value)

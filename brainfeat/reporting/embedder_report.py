@@ -1,0 +1,115 @@
+"""The report of an embedder, as nilearn's estimators give one."""
+
+import os
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from nilearn.reporting import HTMLReport
+
+from brainfeat import __version__
+from brainfeat.estimators.embedder import BrainFoundEmbedder
+from brainfeat.exceptions import InputError
+from brainfeat.reporting.cohort import Cohort
+from brainfeat.reporting.cohort_report import report_body
+from brainfeat.reporting.page import render_page
+from brainfeat.reporting.report_inputs import look_at_inputs
+
+__all__ = ["EmbedderReport", "report_on_embedder"]
+
+_TITLE = "BrainFoundEmbedder"
+
+
+class EmbedderReport(HTMLReport):
+    """nilearn's report, saved as the page itself.
+
+    nilearn saves reports inside a frame of 800 pixels, which a phone cannot show.
+    """
+
+    def save_as_html(self, file_name: str | os.PathLike[str]) -> None:
+        """Write the page.
+
+        Parameters
+        ----------
+        file_name : path-like
+            File to write.
+        """
+        Path(file_name).write_text(self.get_standalone(), encoding="utf-8")
+
+
+def report_on_embedder(
+    embedder: BrainFoundEmbedder,
+    X: Any,
+    y: Any = None,
+    *,
+    groups: Any = None,
+    site: Any = None,
+    confounds: pd.DataFrame | None = None,
+) -> EmbedderReport:
+    """Embed subjects and tell of them.
+
+    Parameters
+    ----------
+    embedder : BrainFoundEmbedder
+        Fitted.
+    X : list, Series, DataFrame, path-like or image
+        Subjects.
+    y, groups, site : array-like of shape (n_subjects,), optional
+        Classes, who was scanned, and where.
+    confounds : DataFrame, optional
+        Such as ``age`` and ``sex``, a row a subject.
+
+    Returns
+    -------
+    EmbedderReport
+        Shown in a notebook; ``save_as_html`` writes the page.
+
+    Raises
+    ------
+    InputError
+        If something does not have a value for each subject.
+    """
+    encoder, table = embedder.read_subjects(X)
+    n_rows = len(table.rows)
+    known = pd.DataFrame(index=range(n_rows))
+    for name, values in (("label", y), ("site", site)):
+        if values is not None:
+            known[name] = _one_each(name, values, n_rows)
+    if confounds is not None:
+        for name in confounds.columns:
+            known[name] = _one_each(f"confounds: {name}", confounds[name], n_rows)
+    names = [subject.name for subject in table.rows]
+    people = names if groups is None else _one_each("groups", groups, n_rows)
+    cohort = Cohort.build(
+        np.asarray(embedder.transform(X)),
+        names,
+        [str(person) for person in people],
+        known,
+        None if y is None else "label",
+    )
+    inputs = look_at_inputs(cohort, table.rows, encoder)
+    facts = [
+        ("subjects", f"{n_rows}, {', '.join(table.modalities)}"),
+        ("checkpoint", f"{embedder.checkpoint}, {encoder.checkpoint.fingerprint}"),
+        ("embedding", f"{encoder.n_features} numbers, pooling {encoder.pooling}"),
+        ("version", f"brainfeat {__version__}"),
+    ]
+    provenance = {
+        "parameters": embedder.get_params(deep=False),
+        "preprocessing": encoder.preprocessor.to_dict(),
+    }
+    body = report_body(_TITLE, facts, cohort, inputs, provenance)
+    # nilearn fills a template; what looks like a name in our page must stay.
+    frame = render_page(_TITLE, "\0").replace("$", "$$").replace("\0", "$body")
+    return EmbedderReport(Template(frame), body)
+
+
+def _one_each(name: str, values: Any, n_rows: int) -> list[Any]:
+    found = list(values)
+    if len(found) != n_rows:
+        raise InputError(
+            f"{name}: expected a value for each of {n_rows} subjects, got {len(found)}."
+        )
+    return found

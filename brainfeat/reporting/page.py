@@ -1,0 +1,165 @@
+"""The frame of every page: one HTML file that needs no network, script or server."""
+
+from collections.abc import Iterable, Sequence
+from html import escape
+
+__all__ = ["fact_table", "frame", "notes", "render_page", "score_table"]
+
+# Everything lies under one class, so that a notebook keeps its own looks.
+_STYLE = """
+.brainfeat { font: 16px/1.55 system-ui, sans-serif; margin: 0 auto; max-width: 76rem;
+  padding: 1rem; box-sizing: border-box; }
+.brainfeat h1 { font-size: 1.5rem; line-height: 1.25; margin: 0.5rem 0; }
+.brainfeat h2 { font-size: 1.2rem; margin: 2.2rem 0 0.5rem; }
+.brainfeat h3 { font-size: 1rem; margin: 1.2rem 0 0.3rem; }
+.brainfeat p, .brainfeat li { max-width: 46rem; }
+.brainfeat .note { border-left: 4px solid #d55e00; padding: 0.25rem 0.75rem;
+  margin: 1rem 0; }
+.brainfeat table { border-collapse: collapse; width: 100%; max-width: 46rem; }
+.brainfeat th, .brainfeat td { border-bottom: 1px solid #8886; font-weight: normal;
+  padding: 0.35rem 0.5rem 0.35rem 0; text-align: left; vertical-align: top; }
+.brainfeat thead th { font-weight: 600; }
+.brainfeat .number { text-align: right; white-space: nowrap;
+  font-variant-numeric: tabular-nums; }
+.brainfeat .path { overflow-wrap: anywhere; }
+.brainfeat figure { margin: 0; min-width: 0; }
+.brainfeat figcaption { font-size: 0.875rem; opacity: 0.85; margin-top: 0.2rem;
+  overflow-wrap: anywhere; }
+.brainfeat .figures { display: grid; gap: 1.2rem;
+  grid-template-columns: repeat(auto-fill, minmax(min(28rem, 100%), 1fr)); }
+.brainfeat .brains { display: grid; gap: 0.9rem;
+  grid-template-columns: repeat(auto-fill, minmax(min(20rem, 100%), 1fr)); }
+.brainfeat .brains.small {
+  grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); }
+.brainfeat .brains img { width: 100%; display: block; background: #000;
+  border-radius: 4px; }
+.brainfeat .brains svg { background: #000; border-radius: 4px; }
+.brainfeat .brains .flagged svg { outline: 3px solid #d55e00; }
+.brainfeat svg { width: 100%; height: auto; display: block;
+  font: 13px system-ui, sans-serif; fill: currentColor; }
+.brainfeat .key { white-space: nowrap; margin-right: 0.6em; }
+.brainfeat .key svg { display: inline; width: 1em; height: 1em;
+  vertical-align: -0.12em; margin-right: 0.25em; }
+.brainfeat .bar { background: #0072b2; height: 0.9em; border-radius: 2px;
+  display: inline-block; vertical-align: -0.08em; min-width: 1px; }
+.brainfeat details { margin: 1rem 0; }
+.brainfeat summary { cursor: pointer; padding: 0.4rem 0; }
+.brainfeat pre { font-size: 0.85rem; overflow-x: auto; white-space: pre-wrap;
+  overflow-wrap: anywhere; }
+.brainfeat .hidden { position: absolute; width: 0; height: 0; }
+"""
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="icon" href="data:,">
+<title>{title}</title>
+<style>:root {{ color-scheme: light dark; }} body {{ margin: 0; }}</style>
+</head>
+<body>
+{body}
+</body>
+</html>
+"""
+
+
+def render_page(title: str, body: str) -> str:
+    """Put a body into a page.
+
+    Parameters
+    ----------
+    title : str
+        What the browser's tab says.
+    body : str
+        HTML.
+
+    Returns
+    -------
+    str
+        A whole page.
+    """
+    return _PAGE.format(title=escape(title), body=body)
+
+
+def frame(sections: Iterable[str]) -> str:
+    """Join sections to one element that brings its own style.
+
+    Parameters
+    ----------
+    sections : iterable of str
+        HTML.
+
+    Returns
+    -------
+    str
+        A body for `render_page`, or for a notebook.
+    """
+    body = "\n".join(sections)
+    return f'<div class="brainfeat">\n<style>{_STYLE}</style>\n{body}\n</div>'
+
+
+def notes(texts: Iterable[str]) -> str:
+    """Write what a reader must not miss.
+
+    Parameters
+    ----------
+    texts : iterable of str
+        A paragraph each.
+
+    Returns
+    -------
+    str
+        HTML.
+    """
+    return "\n".join(f'<p class="note">{escape(text)}</p>' for text in texts)
+
+
+def fact_table(facts: Iterable[tuple[str, str]]) -> str:
+    """Write names and values.
+
+    Parameters
+    ----------
+    facts : iterable of (str, str)
+        A line each.
+
+    Returns
+    -------
+    str
+        HTML.
+    """
+    lines = "\n".join(
+        f'<tr><th>{escape(name)}</th><td class="path">{escape(value)}</td></tr>'
+        for name, value in facts
+    )
+    return f"<table>\n{lines}\n</table>"
+
+
+def score_table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """Write a table whose first column is text and whose others are numbers.
+
+    Parameters
+    ----------
+    header : sequence of str
+        Names of the columns.
+    lines : iterable of sequence of str
+        Cells.
+
+    Returns
+    -------
+    str
+        HTML.
+    """
+    head = _cells("th", header)
+    body = "\n".join(f"<tr>{_cells('td', line)}</tr>" for line in lines)
+    return (
+        f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+    )
+
+
+def _cells(tag: str, texts: Sequence[str]) -> str:
+    first, *others = texts
+    return f"<{tag}>{escape(first)}</{tag}>" + "".join(
+        f'<{tag} class="number">{escape(text)}</{tag}>' for text in others
+    )

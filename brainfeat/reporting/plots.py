@@ -1,0 +1,148 @@
+"""Plots of scores as SVG."""
+
+from collections.abc import Sequence
+from html import escape
+
+import numpy as np
+from numpy.typing import NDArray
+
+from brainfeat.evaluation.scores import Calibration, LearningPoint
+
+__all__ = ["calibration_svg", "learning_curve_svg"]
+
+_WIDTH, _HEIGHT = 480, 320
+_LEFT, _BOTTOM, _TOP, _RIGHT = 56, 44, 14, 14
+_BLUE = "#0072b2"
+
+
+def learning_curve_svg(points: Sequence[LearningPoint]) -> str:
+    """Draw the score over the number of labels, with standard errors.
+
+    Parameters
+    ----------
+    points : sequence of LearningPoint
+        In rising order of labels.
+
+    Returns
+    -------
+    str
+        An ``<svg>`` element that fits the width of its container.
+    """
+    values = [point.auc.value for point in points]
+    low = min(0.45, *(p.auc.value - p.auc.standard_error for p in points))
+    frame = _Frame((0.0, max(len(points) - 1.0, 1.0)), (low, 1.0))
+    x = [frame.x(float(place)) for place in range(len(points))]
+    y = [frame.y(value) for value in values]
+    parts = [frame.axes("labelled subjects", "AUC"), frame.y_ticks((0.5, 0.75, 1.0))]
+    parts.append(frame.rule(0.5))
+    line = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
+    parts.append(
+        f'<polyline points="{line}" fill="none" stroke="{_BLUE}" stroke-width="2"/>'
+    )
+    for point, a, b in zip(points, x, y, strict=True):
+        half = point.auc.standard_error
+        top, bottom = frame.y(point.auc.value + half), frame.y(point.auc.value - half)
+        parts.append(
+            f'<path d="M{a:.1f} {top:.1f}V{bottom:.1f}" stroke="{_BLUE}"/>'
+            f'<circle cx="{a:.1f}" cy="{b:.1f}" r="4.5" fill="{_BLUE}">'
+            f"<title>{point.n_labels} labels: AUC {escape(str(point.auc))}</title>"
+            "</circle>"
+            f'<text x="{a:.1f}" y="{_HEIGHT - _BOTTOM + 16}" text-anchor="middle">'
+            f"{point.n_labels}</text>"
+        )
+    return frame.svg("AUC over the number of labelled subjects", parts)
+
+
+def calibration_svg(calibration: Calibration) -> str:
+    """Draw what happened over what was predicted.
+
+    Parameters
+    ----------
+    calibration : Calibration
+        Bins of held-out probabilities.
+
+    Returns
+    -------
+    str
+        An ``<svg>`` element that fits the width of its container.
+    """
+    frame = _Frame((0.0, 1.0), (0.0, 1.0))
+    ticks = (0.0, 0.5, 1.0)
+    parts = [
+        frame.axes("predicted probability", "observed share"),
+        frame.y_ticks(ticks),
+        *(
+            f'<text x="{frame.x(tick):.1f}" y="{_HEIGHT - _BOTTOM + 16}" '
+            f'text-anchor="middle">{tick:g}</text>'
+            for tick in ticks
+        ),
+        f'<path d="M{frame.x(0):.1f} {frame.y(0):.1f}L{frame.x(1):.1f} '
+        f'{frame.y(1):.1f}" stroke="currentColor" opacity="0.5" '
+        'stroke-dasharray="4 4"/>',
+    ]
+    places = _pairs(frame, calibration.predicted, calibration.observed)
+    line = " ".join(f"{a:.1f},{b:.1f}" for a, b in places)
+    parts.append(
+        f'<polyline points="{line}" fill="none" stroke="{_BLUE}" stroke-width="2"/>'
+    )
+    parts += [
+        f'<circle cx="{a:.1f}" cy="{b:.1f}" r="4.5" fill="{_BLUE}"/>' for a, b in places
+    ]
+    return frame.svg("observed share over predicted probability", parts)
+
+
+class _Frame:
+    """Maps values to the picture's coordinates."""
+
+    def __init__(
+        self, x_range: tuple[float, float], y_range: tuple[float, float]
+    ) -> None:
+        self._x_range, self._y_range = x_range, y_range
+
+    def x(self, value: float) -> float:
+        low, high = self._x_range
+        room = _WIDTH - _LEFT - _RIGHT - 24
+        return _LEFT + 12 + room * (value - low) / (high - low)
+
+    def y(self, value: float) -> float:
+        low, high = self._y_range
+        room = _HEIGHT - _TOP - _BOTTOM - 12
+        return _TOP + 6 + room * (high - value) / (high - low)
+
+    def axes(self, x_name: str, y_name: str) -> str:
+        middle = (_HEIGHT - _BOTTOM) / 2
+        return (
+            f'<path d="M{_LEFT} {_TOP}V{_HEIGHT - _BOTTOM}H{_WIDTH - _RIGHT}" '
+            'fill="none" stroke="currentColor" opacity="0.5"/>'
+            f'<text x="{(_LEFT + _WIDTH) / 2}" y="{_HEIGHT - 8}" text-anchor="middle">'
+            f"{escape(x_name)}</text>"
+            f'<text transform="translate(14 {middle}) rotate(-90)" '
+            f'text-anchor="middle">{escape(y_name)}</text>'
+        )
+
+    def y_ticks(self, values: Sequence[float]) -> str:
+        return "".join(
+            f'<text x="{_LEFT - 6}" y="{self.y(value) + 4:.1f}" text-anchor="end">'
+            f"{value:g}</text>"
+            for value in values
+        )
+
+    def rule(self, value: float) -> str:
+        y = self.y(value)
+        return (
+            f'<path d="M{_LEFT} {y:.1f}H{_WIDTH - _RIGHT}" stroke="currentColor" '
+            'opacity="0.5" stroke-dasharray="4 4"/>'
+        )
+
+    def svg(self, summary: str, parts: Sequence[str]) -> str:
+        inside = "\n".join(parts)
+        return (
+            f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
+            f'aria-label="{escape(summary)}">\n{inside}\n</svg>'
+        )
+
+
+def _pairs(
+    frame: _Frame, x: NDArray[np.float64], y: NDArray[np.float64]
+) -> list[tuple[float, float]]:
+    return [(frame.x(float(a)), frame.y(float(b))) for a, b in zip(x, y, strict=True)]

@@ -1,0 +1,63 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from brainfeat.exceptions import InputError
+from brainfeat.reporting.cohort import Cohort, find_column, join_participants
+
+METADATA = pd.DataFrame(
+    {"participant_id": ["sub-2", "sub-1", "sub-9"], "age": ["1", "2", "3"]}
+)
+TOLD = pd.DataFrame({"participant_id": ["1", "2"], "age": [50, 60], "dx": ["CN", "AD"]})
+
+
+def build(known, label=None):
+    rows = len(known)
+    names = [f"sub-{i}" for i in range(rows)]
+    return Cohort.build(np.zeros((rows, 2)), names, names, known, label)
+
+
+def test_participants_join_by_name_with_or_without_prefix():
+    joined = join_participants(METADATA, TOLD, "p.tsv")
+    assert joined["participant_id"].tolist() == ["sub-2", "sub-1", "sub-9"]
+    assert joined["age"].tolist()[:2] == [60, 50]
+    assert joined["dx"].tolist()[:2] == ["AD", "CN"]
+    assert joined.iloc[2][["age", "dx"]].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        (TOLD.rename(columns={"participant_id": "id"}), "a column participant_id, got"),
+        (pd.concat([TOLD, TOLD]), "participant 1 is there more than once"),
+        (TOLD.assign(participant_id=["7", "8"]), "no participant_id of the table"),
+    ],
+)
+def test_tables_that_do_not_fit_are_named(told, message):
+    with pytest.raises(InputError, match=rf"^p\.tsv: .*{message}"):
+        join_participants(METADATA, told, "p.tsv")
+
+
+def test_columns_are_found_by_their_usual_names():
+    known = pd.DataFrame(
+        {"Scanner": ["a"], "AGE": [60], "sex": ["F"], "Diagnosis": [1], "site": [None]}
+    )
+    cohort = build(known)
+    assert cohort.label == "Diagnosis"
+    assert cohort.site == "Scanner"  # the column site is empty
+    assert cohort.confounds == ["AGE", "sex"]
+    assert find_column(known, ("weight",)) is None
+
+
+def test_label_may_be_named():
+    known = pd.DataFrame({"sex": ["F", "M"], "diagnosis": [0, 1]})
+    cohort = build(known, "sex")
+    assert cohort.label == "sex"
+    assert cohort.confounds == []
+    with pytest.raises(InputError, match="a column 'iq' of labels, got sex, diagnosis"):
+        build(known, "iq")
+
+
+def test_values_are_written_without_a_needless_point():
+    known = pd.DataFrame({"diagnosis": [1.0, np.nan, 0.5]})
+    assert build(known).texts("diagnosis").tolist() == ["1", "unknown", "0.5"]

@@ -1,0 +1,94 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from brainfeat.reporting.cohort import Cohort
+from brainfeat.reporting.cohort_report import Inputs, report_body
+from brainfeat.reporting.previews import Outline, Preview
+
+
+def make(rng, n_rows=24, **columns):
+    known = pd.DataFrame({name: values(n_rows) for name, values in columns.items()})
+    known = known if columns else pd.DataFrame(index=range(n_rows))
+    names = [f"sub-{i:02d}" for i in range(n_rows)]
+    people = [f"person-{i // 2}" for i in range(n_rows)]
+    return Cohort.build(rng.normal(size=(n_rows, 6)), names, people, known)
+
+
+def body(cohort, inputs=None):
+    return report_body(
+        "A <title>", [("table", "a.csv")], cohort, inputs or Inputs(), {"seed": "<7>"}
+    )
+
+
+def test_every_section_is_there(rng):
+    importance = pd.DataFrame(
+        {"share": [0.01, 0.5], "effect": [0.2, -0.1], "importance": [20.0, -0.2]},
+        index=["medial_temporal_l", "elsewhere"],
+    )
+    outline = Outline(np.zeros((1, 1, 1), bool), '<svg><symbol id="template"/></svg>')
+    previews = [
+        Preview(f"sub-{i:02d}", np.zeros((4, 6), np.uint8), 0.3 + 0.001 * i, 0.9)
+        for i in range(30)
+    ]
+    inputs = Inputs(
+        outline=outline,
+        previews=previews,
+        failures=[("sub-99", "a<b: cut short.")],
+        importance=importance,
+        remarks=["Some are not shown."],
+    )
+    cohort = make(
+        rng,
+        diagnosis=lambda n: np.arange(n) // 2 % 2,
+        site=lambda n: np.where(np.arange(n) % 2, "north", "river"),
+        age=lambda n: np.linspace(50, 80, n),
+    )
+    text = body(cohort, inputs)
+    for part in (
+        "A &lt;title&gt;",
+        "medial_temporal_l",
+        "a&lt;b: cut short.",
+        "Some are not shown.",
+        "The other 6",
+        "ICC(2,1) of a feature, median",
+        "12 people with 2 scans each",
+        "site read from the features",
+        "rows lie far from",
+        "by group",
+        "by site",
+        "by age",
+        "&lt;7&gt;",
+    ):
+        assert part in text
+    assert text.count('<use href="#template"') == 30
+    assert "<script" not in text
+
+
+def test_unlike_row_is_an_outlier(rng):
+    cohort = make(rng, n_rows=40)
+    cohort.embeddings[11] += 12
+    text = body(cohort)
+    table = text[text.index("<h2>Outliers") :]
+    assert table.index("sub-11") < table.index("</tr>\n<tr>") + 60
+    assert " *</td>" in table
+
+
+@pytest.mark.parametrize("n_rows", [2, 5])
+def test_few_rows_still_make_a_page(rng, n_rows):
+    text = body(make(rng, n_rows=n_rows))
+    assert f"Too few rows to compare: {n_rows}." in text
+    assert "No image is shown." in text
+
+
+def test_map_of_many_sites_keeps_to_marks_that_can_be_told_apart(rng):
+    cohort = make(rng, n_rows=60, site=lambda n: [f"s{i % 30}" for i in range(n)])
+    assert "others" in body(cohort)
+
+
+def test_page_of_many_previews_is_small(rng):
+    pixels = rng.integers(0, 256, (104, 264), dtype=np.uint8)
+    previews = [Preview(str(i), pixels, 0.3, 0.9) for i in range(200)]
+    outline = Outline(np.zeros((1, 1, 1), bool), "<svg></svg>")
+    text = body(make(rng), Inputs(outline=outline, previews=previews))
+    assert len(text) < 5e6  # even of noise, which cannot be compressed

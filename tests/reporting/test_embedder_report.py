@@ -1,0 +1,43 @@
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+from nilearn.reporting import HTMLReport
+from sklearn.base import clone
+
+from brainfeat import BrainFoundEmbedder
+from brainfeat.exceptions import InputError
+from brainfeat.reporting import report_inputs
+
+
+@pytest.fixture
+def embedder(small_checkpoint, brains, small_atlas, in_place, monkeypatch):
+    assert in_place is None
+    monkeypatch.setattr(report_inputs, "template_regions", lambda: small_atlas)
+    return BrainFoundEmbedder(small_checkpoint, device="cpu").fit(brains)
+
+
+def test_report_is_nilearns_and_can_be_saved(embedder, brains, tmp_path):
+    y = ["patient" if number % 2 else "control" for number in range(16)]
+    confounds = pd.DataFrame({"age": np.linspace(50, 80, 16)})
+    site = ["$body", "north"] * 8  # a name that a template could take for its own
+    report = embedder.generate_report(y=y, site=site, confounds=confounds)
+    assert isinstance(report, HTMLReport)
+    shown = report._repr_html_()
+    assert shown.startswith('<div class="brainfeat">')
+    report.save_as_html(tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert page.startswith("<!DOCTYPE html>")
+    assert shown in page
+    for part in ("<b>patient</b>", "region_9", "age, site", "$body", brains[0]):
+        assert part in page
+
+
+def test_report_needs_subjects(embedder, brains):
+    with pytest.raises(InputError, match="generate_report: expected X"):
+        clone(embedder).fit().generate_report()
+    with pytest.raises(InputError, match="generate_report: expected X"):
+        pickle.loads(pickle.dumps(embedder)).generate_report()
+    with pytest.raises(InputError, match="site: expected a value for each of 2"):
+        embedder.generate_report(brains[:2], site=["a"])

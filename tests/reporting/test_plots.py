@@ -1,0 +1,45 @@
+import re
+from xml.etree import ElementTree as ET
+
+import numpy as np
+
+from brainfeat.evaluation.scores import Calibration, LearningPoint, Score
+from brainfeat.reporting.plots import calibration_svg, learning_curve_svg
+
+CURVE = (
+    LearningPoint(10, Score(0.40, 0.05)),
+    LearningPoint(20, Score(0.70, 0.02)),
+    LearningPoint(40, Score(0.90, 0.01)),
+)
+
+
+def circles(svg):
+    found = [e for e in ET.fromstring(svg).iter() if e.tag == "circle"]
+    return np.array([[float(e.get("cx")), float(e.get("cy"))] for e in found])
+
+
+def test_better_scores_are_higher_and_all_is_inside():
+    places = circles(learning_curve_svg(CURVE))
+    assert (np.diff(places[:, 0]) > 0).all()
+    assert (np.diff(places[:, 1]) < 0).all()
+    assert (places > 0).all()
+    assert (places < [480, 320]).all()
+
+
+def test_bars_are_as_long_as_standard_errors():
+    svg = learning_curve_svg(CURVE)
+    bars = re.findall(r'd="M[\d.]+ ([\d.]+)V([\d.]+)" stroke="#', svg)
+    lengths = [float(bottom) - float(top) for top, bottom in bars]
+    np.testing.assert_allclose(np.array(lengths) / lengths[1], [2.5, 1, 0.5], rtol=0.05)
+    assert "10 labels: AUC 0.40 +- 0.05" in svg
+
+
+def test_single_point_is_drawn():
+    assert len(circles(learning_curve_svg(CURVE[:1]))) == 1
+
+
+def test_perfect_calibration_lies_on_the_diagonal():
+    values = np.array([0.0, 0.25, 1.0])
+    places = circles(calibration_svg(Calibration(values, values, 0.1, 0.2, 0.0)))
+    slope = np.diff(places[:, 1]) / np.diff(places[:, 0])
+    np.testing.assert_allclose(slope, slope[0], rtol=0.01)

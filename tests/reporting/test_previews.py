@@ -1,0 +1,77 @@
+import re
+from dataclasses import replace
+from xml.etree import ElementTree as ET
+
+import numpy as np
+import pytest
+
+from brainfeat.reporting.previews import (
+    Outline,
+    Preview,
+    draw_preview,
+    preview_html,
+    rank_previews,
+)
+
+
+@pytest.fixture(scope="module")
+def outline(small_encoder):
+    return Outline.draw(small_encoder.preprocessor.geometry)
+
+
+def preview(name="a", similarity=0.3, overlap=0.9):
+    return Preview(name, np.zeros((4, 6), np.uint8), similarity, overlap)
+
+
+def test_aligned_brain_overlaps_the_template(tokens, outline):
+    found = draw_preview("sub-00", tokens[0].processed, outline)
+    assert found.overlap > 0.9
+    assert found.pixels.shape == (56, 40 + 40 + 56)
+    assert np.ptp(found.pixels) == 255
+    moved = np.roll(tokens[0].processed.foreground, 8, axis=1)
+    shifted = draw_preview("x", replace(tokens[0].processed, foreground=moved), outline)
+    assert shifted.overlap < found.overlap - 0.1
+
+
+def test_outline_lies_on_the_edge_of_the_brain(tokens, outline):
+    pixels = draw_preview("sub-00", tokens[0].processed, outline).pixels
+    text = outline.symbol[outline.symbol.rindex("<path") :]
+    numbers = np.array(re.findall(r"[\d.]+ [\d.]+(?=[ML\"])", text))
+    places = np.array([value.split() for value in numbers], float)
+    assert len(places) > 100
+    assert places.min() >= 0
+    assert (places.max(axis=0) <= pixels.shape[::-1]).all()
+    x, y = np.floor(places).astype(int).clip(0, np.array(pixels.shape[::-1]) - 1).T
+    near = np.stack(
+        [
+            pixels[(y + dy).clip(0, pixels.shape[0] - 1), (x + dx).clip(0, 135)]
+            for dy in (-2, 0, 2)
+            for dx in (-2, 0, 2)
+        ]
+    )
+    # Brain on one side of the line, none on the other.
+    assert (np.ptp(near, axis=0) > 60).mean() > 0.9
+
+
+def test_those_that_stand_out_come_first():
+    usual = [preview(f"sub-{i}", 0.3 + 0.005 * i, 0.9) for i in range(9)]
+    poor, lost = preview("poor", 0.1), preview("lost", float("nan"))
+    small = preview("small", overlap=0.3)
+    ranked = rank_previews([*usual, poor, small, lost])
+    assert [item.name for item, _ in ranked[:3]] == ["lost", "small", "poor"]
+    assert [flagged for _, flagged in ranked] == [True] * 3 + [False] * 9
+
+
+def test_equal_scans_do_not_stand_out():
+    ranked = rank_previews([preview(str(i)) for i in range(5)])
+    assert not any(flagged for _, flagged in ranked)
+
+
+def test_figure_says_who_and_how_well():
+    html = preview_html(preview("<a>"), flagged=True)
+    figure = ET.fromstring(html.replace("class=flagged", 'class="flagged"'))
+    assert "".join(figure.itertext()) == "<a>: similarity 0.30, overlap 0.90"
+    assert 'href="data:image/png;base64,' in html
+    lost = preview_html(preview(similarity=float("nan")), flagged=False)
+    assert "not aligned" in lost
+    assert "flagged" not in lost

@@ -1,0 +1,46 @@
+import numpy as np
+import pandas as pd
+
+from brainfeat.reporting.cohort import Cohort
+from brainfeat.reporting.probe_section import probe_section
+
+
+def make(rng, known, effect=2.0):
+    n_rows = len(known)
+    X = rng.normal(size=(n_rows, 5))
+    if "diagnosis" in known:
+        X[:, 0] += effect * (known["diagnosis"].to_numpy() == 1)
+    names = [f"sub-{i}" for i in range(n_rows)]
+    return Cohort.build(X, names, names, known)
+
+
+def test_scores_curves_and_findings_are_told(rng):
+    known = pd.DataFrame(
+        {"diagnosis": np.arange(40) % 2, "age": rng.uniform(50, 90, 40)}
+    )
+    known["site"] = np.where(rng.random(40) < 0.9, known["diagnosis"], 0)
+    known.loc[0, "age"] = np.nan  # left out
+    text = "\n".join(probe_section(make(rng, known)))
+    assert "39 rows of 39 subjects" in text
+    assert "features as they are" in text
+    assert "age, site alone" in text
+    assert "features, corrected for age, site" in text
+    assert "site and label are confounded" in text
+    assert text.count("<svg") == 2
+
+
+def test_without_labels_it_says_how_to_give_them(rng):
+    text = "\n".join(probe_section(make(rng, pd.DataFrame({"age": [50.0] * 4}))))
+    assert "--labels" in text
+
+
+def test_three_classes_are_not_probed(rng):
+    known = pd.DataFrame({"diagnosis": np.arange(30) % 3})
+    text = "\n".join(probe_section(make(rng, known)))
+    assert "cannot be probed" in text
+    assert "0 (10), 1 (10), 2 (10)" in text
+
+
+def test_few_rows_are_not_probed(rng):
+    known = pd.DataFrame({"diagnosis": [0, 1, 0, 1]})
+    assert "cannot be probed" in "\n".join(probe_section(make(rng, known)))

@@ -1,0 +1,62 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from brainfeat.estimators._subjects import Subject
+from brainfeat.reporting import report_inputs
+from brainfeat.reporting.cohort import Cohort
+from brainfeat.reporting.report_inputs import look_at_inputs
+
+Y = np.arange(16) % 2
+
+
+@pytest.fixture
+def look(small_encoder, brains, small_atlas, in_place, monkeypatch, rng):
+    assert in_place is None
+    monkeypatch.setattr(report_inputs, "template_regions", lambda: small_atlas)
+
+    def run(paths=brains, labels=Y):
+        known = pd.DataFrame(index=range(len(paths)))
+        if labels is not None:
+            known["diagnosis"] = labels
+        names = [f"sub-{i}" for i in range(len(paths))]
+        X = rng.normal(size=(len(paths), 24))
+        cohort = Cohort.build(X, names, names, known)
+        subjects = [Subject(n, {"T1w": p}) for n, p in zip(names, paths, strict=True)]
+        steps = []
+        found = look_at_inputs(
+            cohort, subjects, small_encoder, on_row=lambda *step: steps.append(step)
+        )
+        assert steps[-1] == (len(found.previews) + len(found.failures),) * 2
+        return found
+
+    return run
+
+
+def test_regions_are_ranked_and_everyone_is_shown(look):
+    found = look()
+    assert found.importance.index[0] == "region_9"
+    assert [preview.name for preview in found.previews] == [
+        f"sub-{i}" for i in range(16)
+    ]
+    assert found.failures == found.remarks == []
+
+
+def test_scan_that_is_gone_is_told(look, brains):
+    found = look([brains[0], "gone_T1w.nii.gz", brains[2]], [0, 1, 0])
+    assert len(found.previews) == 2
+    ((name, reason),) = found.failures
+    assert name == "sub-1"
+    assert "gone_T1w.nii.gz" in reason
+    assert found.importance is None  # too few of a class
+
+
+def test_without_labels_there_is_no_importance(look, brains):
+    assert look(brains[:3], None).importance is None
+
+
+def test_of_a_large_cohort_the_farthest_are_shown(look, monkeypatch):
+    monkeypatch.setattr(report_inputs, "_MOST_SHOWN", 4)
+    found = look(labels=None)
+    assert len(found.previews) == 4
+    assert "4 of 16 rows are shown" in found.remarks[0]

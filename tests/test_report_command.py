@@ -1,0 +1,96 @@
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from brainfeat.checkpoint import Checkpoint
+from brainfeat.exceptions import InputError, TableError
+from brainfeat.report_command import report_on_table
+from brainfeat.tables import EmbeddingTable, TableRow
+
+
+@pytest.fixture
+def table(tmp_path, rng):
+    """A table of 20 scans that are gone, by the bundled encoder."""
+    checkpoint = Checkpoint.load("brainfound-tiny")
+    provenance = {
+        "brainfeat_version": "0.1.0",
+        "checkpoint": "brainfound-tiny",
+        "checkpoint_sha256": checkpoint.fingerprint,
+        "preprocessing_sha256": "0" * 64,
+        "preprocessing": checkpoint.config.preprocessing,
+        "pooling": "mean",
+        "modalities": ["T1w"],
+        "n_features": 12,
+    }
+    rows = [
+        TableRow(participant_id=f"sub-{i}", images={"T1w": f"/gone/sub-{i}_T1w.nii.gz"})
+        for i in range(20)
+    ]
+    path = tmp_path / "embeddings.csv"
+    with EmbeddingTable(path, provenance) as writer:
+        for number, row in enumerate(rows):
+            vector = rng.normal(size=12) + 3.0 * (number % 2) * (np.arange(12) == 0)
+            writer.append(row, f"{number:064d}", vector.astype(np.float32))
+        writer.finish(rows)
+    return path
+
+
+@pytest.fixture
+def participants(tmp_path):
+    path = tmp_path / "participants.tsv"
+    frame = pd.DataFrame(
+        {
+            "participant_id": [f"sub-{i}" for i in range(20)],
+            "group": ["patient" if i % 2 else "control" for i in range(20)],
+            "handedness": ["left"] * 10 + ["right"] * 10,
+        }
+    )
+    frame.to_csv(path, sep="\t", index=False)
+    return path
+
+
+def test_page_is_written_though_scans_are_gone(table, participants):
+    summary = report_on_table(table, labels=participants)
+    assert summary.path == table.with_suffix(".html")
+    assert len(summary.failures) == 20
+    page = summary.path.read_text()
+    assert "group: <b>patient</b> against <b>control</b>" in page
+    assert "/gone/sub-3_T1w.nii.gz" in page
+
+
+def test_label_column_and_output_may_be_named(table, participants, tmp_path):
+    output = tmp_path / "other" / "page.html"
+    report_on_table(table, output, labels=participants, label_column="handedness")
+    assert "handedness: <b>right</b> against <b>left</b>" in output.read_text()
+
+
+def test_table_of_another_encoder_is_told_without_images(table):
+    sidecar = table.with_suffix(".json")
+    text = sidecar.read_text()
+    sidecar.write_text(text.replace('"brainfound-tiny"', '"/gone/encoder"'))
+    page = report_on_table(table).path.read_text()
+    assert "Images are not shown: unknown checkpoint" in page
+    sidecar.unlink()
+    page = report_on_table(table).path.read_text()
+    assert "the table does not say which encoder made it" in page
+
+
+def test_command_says_where_the_page_is_and_what_failed(table, participants):
+    command = [sys.executable, "-m", "brainfeat", "report", str(table)]
+    result = subprocess.run(
+        [*command, "--labels", participants], capture_output=True, text=True
+    )
+    assert result.returncode == 1, result.stderr
+    assert result.stdout == f"report:   {table.with_suffix('.html')}\n"
+    assert "failed: sub-0: " in result.stderr
+    assert "preprocessing: 20 of 20" in result.stderr
+
+
+def test_wrong_files_are_usage_errors(table, tmp_path):
+    with pytest.raises(TableError, match=r"none\.csv: no such file"):
+        report_on_table(tmp_path / "none.csv")
+    with pytest.raises(InputError, match=r"none\.tsv: cannot be read"):
+        report_on_table(table, labels=tmp_path / "none.tsv")
