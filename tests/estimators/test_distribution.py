@@ -94,3 +94,19 @@ def test_the_embedder_sends_paths_to_dask(paths, small_checkpoint):
         np.testing.assert_array_equal(embedder.transform(paths), expected)
         with pytest.raises(VolumeError, match=r"config\.json"):
             embedder.transform([*paths, f"{small_checkpoint}/config.json"])
+
+
+@pytest.mark.slow
+def test_the_embedder_sends_paths_to_ray(paths, small_checkpoint):
+    ray = pytest.importorskip("ray")
+    from ray.util.joblib import register_ray
+
+    register_ray()
+    embedder = BrainFoundEmbedder(small_checkpoint).fit(paths)
+    expected = embedder.transform(paths)
+    ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False)
+    try:
+        with joblib.parallel_config("ray"):
+            np.testing.assert_array_equal(embedder.transform(paths), expected)
+    finally:
+        ray.shutdown()
