@@ -2,7 +2,7 @@
 
 The floor of a volume is the encoder's arithmetic at the rate of the machine's own
 matrix products, and the decompression of its file. The loops that a user would write do
-the same job in the same run.
+the same job in the same run; they need the test extra and einops.
 
     python examples/benchmarks/embed_speed.py
     python examples/benchmarks/embed_speed.py --sizes tiny base large --device cuda
@@ -167,7 +167,7 @@ def show_cache(paths: list[Path], folder: Path) -> None:
 
 
 def show_start(path: Path) -> None:
-    embed = "from brainfeat import *; BrainFoundEmbedder().fit_transform([{!r}])"
+    embed = "from brainfeat import BrainFoundEmbedder as E; E().fit_transform([{!r}])"
     for name, arguments in {
         "import brainfeat": ["-c", "import brainfeat"],
         "brainfeat --help": ["-m", "brainfeat", "--help"],
