@@ -2,6 +2,7 @@
 
 import os
 import traceback
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -16,7 +17,11 @@ from brainfeat.estimators._encoding import Pooling, SubjectEncoder
 from brainfeat.estimators._sharing import shared_checkpoint
 from brainfeat.estimators._subjects import Subject
 from brainfeat.estimators._workers import claimed_device
-from brainfeat.exceptions import BrainfeatError, CheckpointError
+from brainfeat.exceptions import (
+    BrainfeatError,
+    CheckpointError,
+    UntrainedCheckpointWarning,
+)
 from brainfeat.io import MEMORY_LIMIT, hash_images
 from brainfeat.preprocessing import Preprocessor
 
@@ -215,7 +220,10 @@ def encode_remotely(
 
 @lru_cache(maxsize=2)
 def _kept_encoder(recipe: EncoderRecipe) -> SubjectEncoder:
-    return recipe.build()
+    with warnings.catch_warnings():
+        # The one who sent it has been warned.
+        warnings.simplefilter("ignore", UntrainedCheckpointWarning)
+        return recipe.build()
 
 
 def _hash(subject: Subject) -> str | BrainfeatError:
