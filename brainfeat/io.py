@@ -31,7 +31,7 @@ __all__ = [
     "write_volume",
 ]
 
-# Bytes: half a millimetre of a whole head takes a third of it.
+# Bytes: half a millimetre of a whole head takes less than half of it.
 MEMORY_LIMIT = 4_000_000_000
 
 ImageSource = str | os.PathLike[str] | SpatialImage

@@ -15,9 +15,9 @@ from brainfeat.exceptions import VolumeError
 _HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
 # Deflate cannot shrink anything further, not even zeros.
 _LARGEST_COMPRESSION = 1032
-# The stored voxels are turned into float32, and some of them are there twice while a
-# volume is smoothed and resampled.
-_WORKING_BYTES = 12
+# Measured: float32 voxels, and copies of them while a volume is located, smoothed and
+# resampled.
+_WORKING_BYTES = 20
 # Extensions hold notes, not images.
 _LONGEST_EXTENSION = 1 << 26
 
