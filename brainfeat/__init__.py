@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from brainfeat.checkpoint import Checkpoint
     from brainfeat.estimators.embedder import BrainFoundEmbedder
+    from brainfeat.estimators.segmentation import SegmentationEstimator
     from brainfeat.io import read_volume, write_volume
     from brainfeat.preprocessing import Preprocessor
     from brainfeat.pretraining.config import PretrainingConfig
@@ -20,6 +21,7 @@ __all__ = [
     "Geometry",
     "Preprocessor",
     "PretrainingConfig",
+    "SegmentationEstimator",
     "Volume",
     "pretrain",
     "read_embeddings",
@@ -36,6 +38,7 @@ _HOMES = {
     "Geometry": "brainfeat.volume",
     "Preprocessor": "brainfeat.preprocessing",
     "PretrainingConfig": "brainfeat.pretraining.config",
+    "SegmentationEstimator": "brainfeat.estimators.segmentation",
     "Volume": "brainfeat.volume",
     "pretrain": "brainfeat.training_run",
     "read_embeddings": "brainfeat.tables",

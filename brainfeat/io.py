@@ -28,6 +28,7 @@ __all__ = [
     "read_volume",
     "split_volumes",
     "to_image",
+    "to_image_like",
     "write_volume",
 ]
 
@@ -227,6 +228,44 @@ def to_image(volume: Volume) -> nib.Nifti1Image:
     return image
 
 
+def to_image_like(data: NDArray[Any], source: ImageSource) -> nib.Nifti1Image:
+    """Wrap an array as a NIfTI image on the grid of another image.
+
+    Parameters
+    ----------
+    data : ndarray of shape (size_i, size_j, size_k) or (size_i, size_j, size_k, n)
+        New values.
+    source : path-like or nibabel image
+        Whose affine, units and codes are kept; trailing axes of one, too.
+
+    Returns
+    -------
+    nibabel.Nifti1Image
+        Of the data type of ``data``.
+
+    Raises
+    ------
+    VolumeNotFoundError
+        If there is no such file.
+    VolumeError
+        If the file is no image.
+    """
+    like = source if isinstance(source, SpatialImage) else _load(source)
+    if data.ndim == 3:
+        data = data.reshape(like.shape)
+    header = None
+    if isinstance(like.header, nib.Nifti1Header):
+        header = nib.Nifti1Header.from_header(like.header, check=False)
+        header.set_data_dtype(data.dtype)
+        header.set_slope_inter(1, 0)
+        header["cal_min"] = header["cal_max"] = 0
+        header.extensions.clear()
+    image = nib.Nifti1Image(data, like.affine, header)
+    if header is None:
+        image.header.set_xyzt_units("mm", "sec")
+    return image
+
+
 def content_hash(source: ImageSource) -> str:
     """Fingerprint an image by its content, not by its name or date.
 
@@ -331,6 +370,14 @@ def _open(
         raise type(error)(f"{name}: {str(error).removeprefix(f'{name}: ')}") from error
     except Exception as error:  # whatever a damaged file makes a library raise
         raise VolumeError(f"{name}: {_reason(error)}") from error
+
+
+def _load(source: str | os.PathLike[str]) -> Any:
+    path = _existing_file(source)
+    try:
+        return nib.load(path)
+    except _READ_ERRORS as error:
+        raise VolumeError(f"{path}: {_reason(error)}") from error
 
 
 def _path_of(source: ImageSource) -> Path | None:

@@ -1,9 +1,19 @@
-"""Measures of agreement between measurements of the same subjects."""
+"""Measures of agreement: between raters, scans and label maps."""
 
-__all__ = ["intraclass_correlation", "retrieval_accuracy"]
+__all__ = [
+    "LesionScores",
+    "dice_scores",
+    "intraclass_correlation",
+    "retrieval_accuracy",
+    "score_lesions",
+]
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
 
 from brainfeat.exceptions import InputError
 
@@ -103,3 +113,118 @@ def retrieval_accuracy(features: ArrayLike, subjects: ArrayLike) -> float:
     np.fill_diagonal(likeness, -np.inf)
     found = people[likeness.argmax(axis=1)] == people
     return float(found[can_be_found].mean())
+
+
+class LesionScores(NamedTuple):
+    """How many lesions were found, and how many of those found are ones.
+
+    Attributes
+    ----------
+    precision : float
+        Share of the found lesions that touch a true one; NaN if none was found.
+    recall : float
+        Share of the true lesions that were touched; NaN if there is none.
+    f1 : float
+        Their harmonic mean; NaN if there is no lesion and none was found.
+    """
+
+    precision: float
+    recall: float
+    f1: float
+
+
+def dice_scores(
+    truth: ArrayLike, found: ArrayLike, classes: Sequence[int]
+) -> NDArray[np.float64]:
+    """Compute the Dice coefficient of each class [1]_.
+
+    Parameters
+    ----------
+    truth, found : array-like of int of the same shape
+        Label maps.
+    classes : sequence of int
+        Labels to score.
+
+    Returns
+    -------
+    ndarray of float64 of shape (n_classes,)
+        Twice the common voxels over the sum of both; NaN where both have none.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ.
+
+    References
+    ----------
+    .. [1] Dice, "Measures of the amount of ecologic association between species",
+       Ecology 26, 1945. doi:10.2307/1932409
+
+    Examples
+    --------
+    >>> dice_scores([0, 1, 1, 2], [0, 1, 2, 2], [1, 2]).round(2).tolist()
+    [0.67, 0.67]
+    """
+    true, given = _two_maps(truth, found)
+    scores = np.full(len(classes), np.nan)
+    for index, label in enumerate(classes):
+        is_true, is_given = true == label, given == label
+        total = int(is_true.sum()) + int(is_given.sum())
+        if total:
+            scores[index] = 2 * int((is_true & is_given).sum()) / total
+    return scores
+
+
+def score_lesions(truth: ArrayLike, found: ArrayLike) -> LesionScores:
+    """Count lesions instead of voxels.
+
+    Voxels that touch by a side, an edge or a corner are one lesion; a lesion is found
+    if a voxel of it is.
+
+    Parameters
+    ----------
+    truth, found : array-like of bool of the same shape
+        Where lesions are.
+
+    Returns
+    -------
+    LesionScores
+        Precision, recall and F1.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ.
+
+    Examples
+    --------
+    >>> score_lesions([1, 0, 1, 0, 0], [1, 0, 0, 0, 1])
+    LesionScores(precision=0.5, recall=0.5, f1=0.5)
+    """
+    true, given = _two_maps(truth, found)
+    neighbours = np.ones([3] * true.ndim)
+    true_parts, n_true = ndimage.label(true, neighbours)
+    given_parts, n_given = ndimage.label(given, neighbours)
+    common = (true_parts > 0) & (given_parts > 0)
+    n_touched = len(np.unique(true_parts[common]))
+    n_right = len(np.unique(given_parts[common]))
+    precision = n_right / n_given if n_given else np.nan
+    recall = n_touched / n_true if n_true else np.nan
+    if not n_true and not n_given:
+        return LesionScores(precision, recall, np.nan)
+    if not n_true or not n_given or not n_right:
+        return LesionScores(precision, recall, 0.0)
+    return LesionScores(
+        precision, recall, 2 * precision * recall / (precision + recall)
+    )
+
+
+def _two_maps(
+    truth: ArrayLike, found: ArrayLike
+) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
+    true, given = np.asarray(truth), np.asarray(found)
+    if true.shape != given.shape:
+        raise InputError(
+            f"label maps: expected the same shape, got {true.shape} and {given.shape}."
+        )
+    return true, given

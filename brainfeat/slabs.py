@@ -57,6 +57,12 @@ class SlabGrid:
                 f"plane: expected one of {get_args(Plane)}, got {self.plane!r}."
             )
 
+    @property
+    def axes(self) -> tuple[int, int, int]:
+        """Axes of a volume (I=0, J=1, K=2) along slices, height and width of a slab."""
+        slices, height, width = _PLANE_AXES[self.plane]
+        return slices - 1, height - 1, width - 1
+
     def extract(self, data: NDArray[Any]) -> NDArray[Any]:
         """Cut a multi-modality volume into slabs.
 

@@ -16,9 +16,11 @@ USER_MODULES = sorted(
     {
         *brainfeat._HOMES.values(),
         "brainfeat.models.config",
+        "brainfeat.models.decoder",
         "brainfeat.models.encoder",
         "brainfeat.models.pooling",
         "brainfeat.interop",
+        "brainfeat.metrics",
         "brainfeat.slabs",
         "brainfeat.registration",
         "brainfeat.resampling",

@@ -4,6 +4,7 @@ __all__ = ["CropBoxes", "CropConfig", "pool_patches", "stack_to_slabs"]
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -145,13 +146,19 @@ class CropBoxes:
         order = torch.tensor(axes).argsort()  # plane axes back to (i, j, k)
         return cls(crop_to_plane[:, :, order], size)
 
-    def apply(self, volumes: Tensor) -> Tensor:
-        """Cut the crops out of volumes by linear interpolation.
+    def apply(
+        self,
+        volumes: Tensor,
+        interpolation: Literal["bilinear", "nearest"] = "bilinear",
+    ) -> Tensor:
+        """Cut the crops out of volumes.
 
         Parameters
         ----------
         volumes : Tensor of shape (B, C, I, J, K)
             Volumes or maps of each subject; their edge continues outside.
+        interpolation : {"bilinear", "nearest"}
+            As `grid_sample` calls it; ``"nearest"`` for label maps.
 
         Returns
         -------
@@ -161,7 +168,11 @@ class CropBoxes:
         n_subjects, n_channels, *shape = volumes.shape
         grid = self._grid(shape, volumes)  # B V*n_slices H W 3
         out = F.grid_sample(
-            volumes, grid, mode="bilinear", padding_mode="border", align_corners=True
+            volumes,
+            grid,
+            mode=interpolation,
+            padding_mode="border",
+            align_corners=True,
         )  # B C V*n_slices H W
         out = out.view(n_subjects, n_channels, -1, *self.size)
         return out.transpose(1, 2)
@@ -211,6 +222,46 @@ class CropBoxes:
         start = self.matrices[..., 3] + (factor - 1) / 2 * linear.sum(dim=-1)
         matrices = torch.cat([factor * linear, start[..., None]], dim=-1)
         n_slices, height, width = (length // factor for length in self.size)
+        return CropBoxes(matrices, (n_slices, height, width))
+
+    def select(self, first: int, n_slices: int) -> "CropBoxes":
+        """Take some neighbouring slices of each crop.
+
+        Parameters
+        ----------
+        first : int
+            First slice.
+        n_slices : int
+            Number of slices.
+
+        Returns
+        -------
+        CropBoxes
+            Thinner crops.
+        """
+        linear = self.matrices[..., :3]
+        start = self.matrices[..., 3] + first * linear[..., 0]
+        matrices = torch.cat([linear, start[..., None]], dim=-1)
+        return CropBoxes(matrices, (n_slices, *self.size[1:]))
+
+    def refine(self, factor: int) -> "CropBoxes":
+        """Cut the same crops out of volumes with smaller voxels.
+
+        Parameters
+        ----------
+        factor : int
+            Voxels, of volumes and of crops, along an edge of one voxel before.
+
+        Returns
+        -------
+        CropBoxes
+            Crops with `factor` cubed times as many voxels.
+        """
+        linear = self.matrices[..., :3]
+        middle = (factor - 1) / 2
+        start = factor * self.matrices[..., 3] + middle * (1 - linear.sum(dim=-1))
+        matrices = torch.cat([linear, start[..., None]], dim=-1)
+        n_slices, height, width = (length * factor for length in self.size)
         return CropBoxes(matrices, (n_slices, height, width))
 
     def _grid(self, shape: list[int], like: Tensor) -> Tensor:

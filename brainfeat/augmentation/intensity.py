@@ -2,7 +2,8 @@
 
 __all__ = ["IntensityChanges", "IntensityConfig"]
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -127,6 +128,25 @@ class IntensityChanges:
             coarse=torch.where(is_coarse, axis, -1),
             seed=int(torch.randint(2**62, (), generator=generator)),
         )
+
+    def select(self, modalities: Sequence[int]) -> "IntensityChanges":
+        """Take the changes of some modalities.
+
+        Parameters
+        ----------
+        modalities : sequence of int
+            Their places.
+
+        Returns
+        -------
+        IntensityChanges
+            For crops that have these modalities only.
+        """
+        chosen = {
+            name: getattr(self, name)[:, list(modalities)]
+            for name in ("gamma", "gain", "shift", "bias", "noise", "blur")
+        }
+        return replace(self, **chosen)
 
     def apply(self, stacks: Tensor) -> Tensor:
         """Change the intensities of crops.

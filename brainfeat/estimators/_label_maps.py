@@ -1,0 +1,111 @@
+"""``y`` in each of its forms as one label map a subject."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from nibabel.spatialimages import SpatialImage
+from pandas.api.extensions import ExtensionArray
+
+from brainfeat.estimators._subjects import Subject
+from brainfeat.exceptions import InputError, VolumeNotFoundError
+from brainfeat.io import ImageSource, split_volumes, to_image
+from brainfeat.volume import Volume
+
+__all__ = ["as_label_maps", "name_of"]
+
+
+def as_label_maps(y: Any, subjects: Sequence[Subject]) -> list[ImageSource]:
+    """Read ``y`` in any of its forms; no voxel of a list of paths is loaded.
+
+    Parameters
+    ----------
+    y : list, Series, array of paths, path-like or image
+        One label map a subject, in the order of ``X``; one 4D image holds a label map
+        in each of its volumes.
+    subjects : sequence of Subject
+        Whom they belong to.
+
+    Returns
+    -------
+    list of path-like or nibabel image
+        One a subject.
+
+    Raises
+    ------
+    InputError
+        If ``y`` has another form or length, or a subject has no label map.
+    VolumeNotFoundError
+        If a path does not exist.
+    """
+    values = _as_list(y)
+    if len(values) != len(subjects):
+        raise InputError(
+            f"y: expected one label map for each of {len(subjects)} subjects, "
+            f"got {len(values)}."
+        )
+    return [_label_map(v, s) for v, s in zip(values, subjects, strict=True)]
+
+
+def name_of(source: ImageSource, subject: Subject) -> str:
+    """Name a label map in messages.
+
+    Parameters
+    ----------
+    source : path-like or nibabel image
+        The label map.
+    subject : Subject
+        Whom it belongs to.
+
+    Returns
+    -------
+    str
+        Its path, or else the subject's name.
+    """
+    if isinstance(source, SpatialImage):
+        return source.get_filename() or f"label map of {subject.name}"
+    return os.fspath(source)
+
+
+def _as_list(y: Any) -> Sequence[Any]:
+    if isinstance(y, pd.DataFrame):
+        if len(y.columns) != 1:
+            raise InputError(f"y: expected one column, got {list(y.columns)}.")
+        return y.iloc[:, 0].tolist()
+    if isinstance(y, pd.Series):
+        return y.tolist()
+    if isinstance(y, SpatialImage):
+        return split_volumes(y)
+    if isinstance(y, Volume | str | os.PathLike):
+        return [y]
+    if isinstance(y, list | tuple | pd.Index | ExtensionArray):
+        return list(y)
+    if isinstance(y, np.ndarray) and y.ndim == 1 and y.dtype.kind in "OUT":
+        return list(y)
+    raise InputError(
+        "y: expected a list of paths or images of label maps, one a subject, "
+        f"got {type(y).__name__}."
+    )
+
+
+def _label_map(value: Any, subject: Subject) -> ImageSource:
+    if isinstance(value, SpatialImage):
+        return value
+    if isinstance(value, Volume):
+        return to_image(value)
+    if value is None or value is pd.NA or value == "" or value != value:
+        raise InputError(f"{subject.name}: expected a label map, got none.")
+    if not isinstance(value, str | os.PathLike):
+        raise InputError(
+            f"{subject.name}: expected the path or image of a label map, "
+            f"got {type(value).__name__}."
+        )
+    path = Path(value).expanduser()
+    if not path.exists():
+        raise VolumeNotFoundError(
+            f"{path}: no such file (label map of {subject.name})."
+        )
+    return path

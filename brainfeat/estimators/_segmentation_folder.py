@@ -1,0 +1,151 @@
+"""A fitted segmentation as a folder: safetensors and JSON, never pickle."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from brainfeat import __version__
+from brainfeat.atomic import atomic_write
+from brainfeat.checkpoint import Checkpoint
+from brainfeat.exceptions import CheckpointError, ConfigError
+from brainfeat.models.decoder import DecoderConfig, SegmentationDecoder
+from brainfeat.weight_files import read_json
+
+__all__ = ["FolderContent", "read_folder", "write_folder"]
+
+_FORMAT = "brainfeat-segmentation-1"
+# What a folder raises of which a part is missing, cut short or another's.
+_DAMAGES = (ConfigError, KeyError, OSError, RuntimeError, SafetensorError)
+_ENCODER, _WEIGHTS, _CONFIG = "encoder", "decoder.safetensors", "segmentation.json"
+
+
+class _Fitted(Protocol):
+    """What is written of an estimator."""
+
+    classes_: NDArray[Any]
+    modalities_: tuple[str, ...]
+    loss_curve_: list[float]
+    validation_scores_: list[float]
+    checkpoint_fingerprint_: str
+    decoder_: SegmentationDecoder
+    prior_: Tensor
+    modality: str | None
+
+
+class FolderContent(NamedTuple):
+    """What a folder holds.
+
+    Attributes
+    ----------
+    parameters : dict
+        Of the estimator's constructor.
+    fitted : dict
+        Fitted attributes by name.
+    """
+
+    parameters: dict[str, Any]
+    fitted: dict[str, Any]
+
+
+def write_folder(folder: Path, estimator: _Fitted, checkpoint: Checkpoint) -> Path:
+    """Write a fitted estimator with its encoder.
+
+    Parameters
+    ----------
+    folder : Path
+        Made if it is not there.
+    estimator : SegmentationEstimator
+        Fitted.
+    checkpoint : Checkpoint
+        Its encoder.
+
+    Returns
+    -------
+    Path
+        The folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint.save(folder / _ENCODER)
+    state = estimator.decoder_.state_dict()
+    tensors = {f"decoder.{name}": v.contiguous().cpu() for name, v in state.items()}
+    with atomic_write(folder / _WEIGHTS) as partial:
+        save_file({**tensors, "prior": estimator.prior_.contiguous()}, partial)
+    content = {
+        "format": _FORMAT,
+        "library_version": __version__,
+        "classes": [int(label) for label in estimator.classes_],
+        "modalities": list(estimator.modalities_),
+        "modality": estimator.modality,
+        "decoder": dataclasses.asdict(estimator.decoder_.config),
+        "encoder_sha256": estimator.checkpoint_fingerprint_,
+        "loss_curve": [round(loss, 6) for loss in estimator.loss_curve_],
+        "validation_scores": [round(s, 6) for s in estimator.validation_scores_],
+    }
+    with atomic_write(folder / _CONFIG) as partial:
+        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return folder
+
+
+def read_folder(folder: Path) -> FolderContent:
+    """Read what `write_folder` wrote.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder.
+
+    Returns
+    -------
+    FolderContent
+        Parameters and fitted attributes.
+
+    Raises
+    ------
+    CheckpointError
+        If the folder holds no model, or a damaged one.
+    """
+    path = folder / _CONFIG
+    if not path.is_file():
+        raise CheckpointError(
+            f"{folder}: expected a folder that 'brainfeat segment fit' or "
+            f"SegmentationEstimator.save wrote, got none with {_CONFIG}."
+        )
+    content = read_json(path)
+    if content.get("format") != _FORMAT:
+        raise CheckpointError(f"{folder}: written by another version of brainfeat.")
+    try:
+        return FolderContent(
+            {"checkpoint": str(folder / _ENCODER), "modality": content["modality"]},
+            _fitted(content, folder / _WEIGHTS),
+        )
+    except _DAMAGES as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{folder}: damaged ({reason}).") from error
+
+
+def _fitted(content: Mapping[str, Any], weights: Path) -> dict[str, Any]:
+    with torch.device("meta"):
+        decoder = SegmentationDecoder(DecoderConfig.from_dict(content["decoder"]))
+    tensors = load_file(weights)
+    prior = tensors.pop("prior")
+    state = {name.removeprefix("decoder."): value for name, value in tensors.items()}
+    decoder.load_state_dict(state, assign=True)
+    return {
+        "classes_": np.array(content["classes"]),
+        "modalities_": tuple(content["modalities"]),
+        "loss_curve_": content["loss_curve"],
+        "validation_scores_": content["validation_scores"],
+        "checkpoint_fingerprint_": content["encoder_sha256"],
+        "decoder_": decoder.eval(),
+        "prior_": prior,
+        "tuned_checkpoint_": None,
+    }

@@ -1,0 +1,200 @@
+"""Encoder and decoder together: a subject's images to probabilities of classes."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from brainfeat.augmentation.crops import stack_to_slabs
+from brainfeat.estimators._device import resolve_dtype
+from brainfeat.estimators._segmentation_inputs import (
+    SegmentationInput,
+    SegmentationSpace,
+)
+from brainfeat.models.decoder import SegmentationDecoder
+from brainfeat.models.encoder import SlabEncoder
+from brainfeat.slabs import SlabGrid
+
+__all__ = ["SegmentationNetwork", "choose_blocks", "label_dtype"]
+
+# More voxels of the encoder's grid are decoded part by part.
+_VOXELS_AT_ONCE = 1_000_000
+# Slices that a score depends on, to either side.
+_REACH = 12
+
+
+@dataclass(eq=False)
+class SegmentationNetwork:
+    """All that turns a subject on the grid into probabilities.
+
+    Parameters
+    ----------
+    encoder : SlabEncoder
+        In evaluation mode.
+    decoder : SegmentationDecoder
+        In evaluation mode, but while it is trained.
+    prior : Tensor of shape (K, i, j, k)
+        Share of the voxels that each class has at each place.
+    space : SegmentationSpace
+        The grids.
+    grid : SlabGrid
+        The encoder's slabs.
+    blocks : tuple of int
+        Blocks of the encoder whose tokens are used.
+    device : torch.device
+        Where it runs.
+    """
+
+    encoder: SlabEncoder
+    decoder: SegmentationDecoder
+    prior: Tensor
+    space: SegmentationSpace
+    grid: SlabGrid
+    blocks: tuple[int, ...]
+    device: torch.device
+
+    def __post_init__(self) -> None:
+        prior = F.interpolate(
+            self.prior[None].to(self.device),
+            self.space.preprocessor.shape,
+            mode="trilinear",
+            align_corners=False,
+        )
+        self.log_prior = self.to_stack(prior.log())  # 1 K n_slices H W
+
+    def to_stack(self, volumes: Tensor) -> Tensor:
+        """Turn volumes (B, C, I, J, K) into slices (B, C, n_slices, H, W)."""
+        return volumes.permute(0, 1, *(2 + axis for axis in self.grid.axes))
+
+    def tokens(self, slabs: Tensor, present: Tensor) -> list[Tensor]:
+        """Encode slabs (B, S, C, H, W): patch tokens of each depth, as float32."""
+        dtype = resolve_dtype("auto", self.device)
+        with torch.autocast(
+            self.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16
+        ):
+            outputs = self.encoder.forward_intermediates(
+                slabs, self.blocks, present=present
+            )
+        return [output.patch_tokens.float() for output in outputs]
+
+    @torch.inference_mode()
+    def probabilities(self, subject: SegmentationInput) -> NDArray[np.float16]:
+        """Compute the probability of each class in each fine voxel.
+
+        Parameters
+        ----------
+        subject : SegmentationInput
+            From `SegmentationSpace.read`.
+
+        Returns
+        -------
+        ndarray of float16 of shape (n_classes, size_i, size_j, size_k)
+            On the fine grid.
+        """
+        coarse = np.concatenate([subject.coarse.data, subject.coarse.foreground[None]])
+        parts = self.decode(
+            self._tensor(coarse),
+            self._tensor(subject.voxels),
+            self._tensor(subject.coarse.present),
+            self._tensor(self.space.present(subject)),
+        )
+        found = [logits.softmax(1)[0].half().cpu().numpy() for logits in parts]
+        order = np.argsort(self.grid.axes)
+        return np.concatenate(found, axis=1).transpose(0, *(1 + order))
+
+    def decode(
+        self, coarse: Tensor, fine: Tensor, encoder_present: Tensor, present: Tensor
+    ) -> Iterator[Tensor]:
+        """Score a whole subject, one part of its slabs after the other.
+
+        Parameters
+        ----------
+        coarse : Tensor of shape (1, n_encoder_modalities + 1, I, J, K)
+            What the encoder sees; last comes the foreground.
+        fine : Tensor of shape (1, M, I * u, J * u, K * u)
+            Voxels of the decoder.
+        encoder_present : bool Tensor of shape (1, n_encoder_modalities)
+            Modalities that the subject has, of the encoder's.
+        present : bool Tensor of shape (1, M)
+            The same, of the decoder's.
+
+        Yields
+        ------
+        Tensor of shape (1, n_classes, n_slices * u, H * u, W * u)
+            Logits of neighbouring slices; first ones first.
+        """
+        stack = self.to_stack(coarse)  # 1 M+1 n_slices H W
+        thickness, factor = self.grid.thickness, self.space.upsampling
+        slabs = stack_to_slabs(stack[:, :-1], thickness)
+        tokens = self.tokens(slabs, encoder_present)
+        voxels = self.to_stack(fine)
+        n_slabs = slabs.shape[1]
+        n_part = max(1, _VOXELS_AT_ONCE // stack[0, 0, :thickness].numel())
+        margin = -(-_REACH // thickness)
+        for first in range(0, n_slabs, n_part):
+            last = min(first + n_part, n_slabs)
+            low, high = max(first - margin, 0), min(last + margin, n_slabs)
+            start, stop = low * thickness, high * thickness
+            logits = self.decoder(
+                voxels[:, :, start * factor : stop * factor],
+                stack[:, -1:, start:stop],
+                [depth[:, low:high] for depth in tokens],
+                self.log_prior[:, :, start:stop],
+                present=present,
+            )
+            n_before = (first - low) * thickness * factor
+            n_own = (last - first) * thickness * factor
+            yield logits[:, :, n_before : n_before + n_own]
+
+    def _tensor(self, array: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)[None]).to(self.device)
+
+
+def choose_blocks(depth: int) -> tuple[int, ...]:
+    """Choose blocks of an encoder, from early to the last.
+
+    Parameters
+    ----------
+    depth : int
+        Number of blocks.
+
+    Returns
+    -------
+    tuple of int
+        At most three.
+
+    Examples
+    --------
+    >>> choose_blocks(6), choose_blocks(2)
+    ((1, 3, 5), (0, 1))
+    """
+    return tuple(sorted({max(1, round(depth * n / 3)) - 1 for n in (1, 2, 3)}))
+
+
+def label_dtype(classes: Sequence[int]) -> type[np.integer[Any]]:
+    """Choose the smallest type of label maps that holds all classes.
+
+    Parameters
+    ----------
+    classes : sequence of int
+        Labels.
+
+    Returns
+    -------
+    type
+        ``np.uint8``, ``np.uint16`` or ``np.int32``.
+
+    Examples
+    --------
+    >>> label_dtype([0, 255]).__name__, label_dtype([-1, 0]).__name__
+    ('uint8', 'int32')
+    """
+    for dtype in (np.uint8, np.uint16):
+        if min(classes) >= 0 and max(classes) <= np.iinfo(dtype).max:
+            return dtype
+    return np.int32

@@ -1,0 +1,277 @@
+"""Labelled subjects on the grid, on disk: memory does not grow with their number."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+from torch.nn import functional as F
+
+from brainfeat.estimators._label_maps import name_of
+from brainfeat.estimators._prefetch import Prefetch
+from brainfeat.estimators._segmentation_inputs import (
+    SegmentationInput,
+    SegmentationSpace,
+)
+from brainfeat.estimators._subjects import Subject
+from brainfeat.exceptions import InputError
+from brainfeat.io import ImageSource, read_labels
+from brainfeat.slabs import SlabGrid
+
+__all__ = ["BACKGROUND", "LabelledStore", "LabelledVolumes", "write_store"]
+
+BACKGROUND = 0
+
+# Voxels of the encoder's grid in a cell of the prior, along an edge, and how far, in
+# cells, a structure of one subject may lie from where it lies in the next.
+_PRIOR_CELL = 2
+_PRIOR_SPREAD = 1.0
+# What the prior does not know: each place may hold each class.
+_PRIOR_DOUBT = 0.05
+
+
+class LabelledVolumes(NamedTuple):
+    """One subject on both grids, as the training takes it.
+
+    Attributes
+    ----------
+    coarse : float32 Tensor of shape (1, n_encoder_modalities + 1, I, J, K)
+        What the encoder sees; last comes the foreground.
+    fine : float32 Tensor of shape (1, M, I * u, J * u, K * u)
+        Voxels of the decoder.
+    labels : float32 Tensor of shape (1, 1, I * u, J * u, K * u)
+        Index of each voxel's class.
+    encoder_present : bool Tensor of shape (1, n_encoder_modalities)
+        Modalities that the subject has, of the encoder's.
+    present : bool Tensor of shape (1, M)
+        The same, of the decoder's.
+    """
+
+    coarse: Tensor
+    fine: Tensor
+    labels: Tensor
+    encoder_present: Tensor
+    present: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledStore:
+    """Subjects in a folder.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds three arrays a subject.
+    classes : tuple of int
+        The background, and then the other labels in rising order.
+    slab_counts : ndarray of int of shape (n_subjects, n_classes, n_slabs)
+        Voxels of each class in each slab.
+    present, encoder_present : ndarray of bool of shape (n_subjects, n_modalities)
+        Modalities that each subject has, of the decoder's and of the encoder's.
+    codes : tuple of int
+        Label that each stored number stands for.
+    prior : float32 Tensor of shape (n_classes, i, j, k)
+        Share of the voxels that each class has at each place, over all subjects, on a
+        grid of half the encoder's.
+    """
+
+    folder: Path
+    classes: tuple[int, ...]
+    slab_counts: NDArray[np.int64]
+    present: NDArray[np.bool_]
+    encoder_present: NDArray[np.bool_]
+    codes: tuple[int, ...]
+    prior: Tensor
+
+    def __len__(self) -> int:
+        return len(self.slab_counts)
+
+    def load(self, index: int) -> LabelledVolumes:
+        """Read one subject.
+
+        Parameters
+        ----------
+        index : int
+            Its place.
+
+        Returns
+        -------
+        LabelledVolumes
+            On the CPU.
+        """
+        coarse, fine, labels = (np.load(path) for path in _paths(self.folder, index))
+        places = np.array([self.classes.index(c) for c in self.codes], np.float32)
+        return LabelledVolumes(
+            torch.from_numpy(coarse[None]).float(),
+            torch.from_numpy(fine[None]).float(),
+            torch.from_numpy(places[labels][None, None]),
+            torch.from_numpy(self.encoder_present[index][None]),
+            torch.from_numpy(self.present[index][None]),
+        )
+
+
+def write_store(
+    subjects: Sequence[Subject],
+    label_maps: Sequence[ImageSource],
+    space: SegmentationSpace,
+    slab_grid: SlabGrid,
+    folder: Path,
+    *,
+    n_jobs: int,
+) -> LabelledStore:
+    """Take labelled subjects to the grid, and check them on the way.
+
+    Parameters
+    ----------
+    subjects : sequence of Subject
+        Images.
+    label_maps : sequence of path-like or nibabel image
+        One a subject.
+    space : SegmentationSpace
+        The grids.
+    slab_grid : SlabGrid
+        Slabs of the encoder.
+    folder : Path
+        Where the arrays are written.
+    n_jobs : int
+        Threads that preprocess.
+
+    Returns
+    -------
+    LabelledStore
+        All subjects.
+
+    Raises
+    ------
+    InputError
+        If a label map has no foreground or does not overlap its image, or a class has
+        no voxel on the grid.
+    VolumeError
+        If a file is no usable image, or labels are not integers.
+    """
+    fine_grid = SlabGrid(
+        thickness=slab_grid.thickness * space.upsampling, plane=slab_grid.plane
+    )
+    codes: dict[int, int] = {BACKGROUND: 0}
+    named_in: dict[int, str] = {}
+    counts, present, encoder_present = [], [], []
+    shares: list[NDArray[np.float32]] = []
+    with Prefetch(
+        lambda pair: _read(*pair, space),
+        zip(subjects, label_maps, strict=True),
+        n_threads=n_jobs,
+        n_ahead=n_jobs,
+    ) as items:
+        for index, item in enumerate(items):
+            for label in item.found:
+                codes.setdefault(label, len(codes))
+                named_in.setdefault(label, item.name)
+            coded = _encode(item.labels, codes)
+            _save(folder, index, item.subject, coded)
+            counts.append(_count(coded, fine_grid))
+            _add_shares(shares, coded, _PRIOR_CELL * space.upsampling)
+            present.append(space.present(item.subject))
+            encoder_present.append(item.subject.coarse.present)
+    classes = (BACKGROUND, *sorted(set(codes) - {BACKGROUND}))
+    order = [codes[label] for label in classes]
+    slab_counts = np.zeros((len(counts), len(codes), counts[0].shape[1]), np.int64)
+    for index, count in enumerate(counts):
+        slab_counts[index, : len(count)] = count
+    slab_counts = slab_counts[:, order]
+    for label, count in zip(classes, slab_counts.sum(axis=(0, 2)), strict=True):
+        if count == 0 and label != BACKGROUND:
+            raise InputError(
+                f"{named_in[label]}: expected class {label} on the brain's grid of at "
+                "least one subject, got no voxel; it is too small or too far away."
+            )
+    return LabelledStore(
+        folder,
+        classes,
+        slab_counts,
+        np.stack(present),
+        np.stack(encoder_present),
+        tuple(codes),
+        _prior([shares[code] for code in order], len(counts)),
+    )
+
+
+class _Labelled(NamedTuple):
+    """A subject with its labels on the fine grid."""
+
+    subject: SegmentationInput
+    labels: NDArray[np.int32]
+    found: list[int]
+    name: str
+
+
+def _read(
+    subject: Subject, label_map: ImageSource, space: SegmentationSpace
+) -> _Labelled:
+    name = name_of(label_map, subject)
+    native = read_labels(label_map)
+    found = [int(label) for label in np.unique(native.data) if label != BACKGROUND]
+    if not found:
+        raise InputError(f"{name}: expected labels other than 0, got none.")
+    placed = space.read(subject)
+    labels = space.to_grid(native, placed)
+    if not labels.any():
+        raise InputError(
+            f"{name}: expected labels where the brain of {subject.name} lies in "
+            "scanner space, got none there; is its header another image's?"
+        )
+    return _Labelled(placed, labels, found, name)
+
+
+def _encode(labels: NDArray[np.int32], codes: dict[int, int]) -> NDArray[np.uint16]:
+    known = np.array(sorted(codes))
+    numbers = np.array([codes[label] for label in known.tolist()], dtype=np.uint16)
+    coded: NDArray[np.uint16] = numbers[np.searchsorted(known, labels)]
+    return coded
+
+
+def _count(coded: NDArray[np.uint16], grid: SlabGrid) -> NDArray[np.int64]:
+    n_codes = int(coded.max()) + 1
+    slabs = grid.extract(coded[None])
+    return np.stack([np.bincount(s.ravel(), minlength=n_codes) for s in slabs], axis=1)
+
+
+def _add_shares(
+    shares: list[NDArray[np.float32]], coded: NDArray[np.uint16], cell: int
+) -> None:
+    """Add the share of each class in each cell, in place."""
+    for code in range(int(coded.max()) + 1):
+        is_class = torch.from_numpy((coded == code).astype(np.float32))
+        share = F.avg_pool3d(is_class[None], cell, ceil_mode=True)[0].numpy()
+        if code == len(shares):
+            shares.append(np.zeros_like(share))
+        shares[code] += share
+
+
+def _prior(shares: Sequence[NDArray[np.float32]], n_subjects: int) -> Tensor:
+    means = np.stack(shares) / n_subjects
+    spread = ndimage.gaussian_filter(means, (0.0, *[_PRIOR_SPREAD] * 3), mode="nearest")
+    anywhere = means.mean(axis=(1, 2, 3), keepdims=True)
+    prior = (1 - _PRIOR_DOUBT) * spread + _PRIOR_DOUBT * anywhere
+    return torch.from_numpy(prior.astype(np.float32))
+
+
+def _save(
+    folder: Path, index: int, subject: SegmentationInput, coded: NDArray[np.uint16]
+) -> None:
+    coarse = np.concatenate([subject.coarse.data, subject.coarse.foreground[None]])
+    arrays = (coarse.astype(np.float16), subject.voxels.astype(np.float16), coded)
+    for path, array in zip(_paths(folder, index), arrays, strict=True):
+        np.save(path, array)
+
+
+def _paths(folder: Path, index: int) -> tuple[Path, Path, Path]:
+    return (
+        folder / f"{index}_coarse.npy",
+        folder / f"{index}_fine.npy",
+        folder / f"{index}_labels.npy",
+    )

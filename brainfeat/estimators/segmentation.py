@@ -1,0 +1,647 @@
+"""Label maps of new scans, learnt from a few labelled ones."""
+
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self
+
+import joblib
+import numpy as np
+import pandas as pd
+import torch
+from nibabel import Nifti1Image
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
+from sklearn.base import BaseEstimator
+from sklearn.utils import Tags, check_random_state
+from sklearn.utils.validation import check_is_fitted
+
+from brainfeat.checkpoint import Checkpoint
+from brainfeat.estimators._device import resolve_device, spare_cores
+from brainfeat.estimators._label_maps import as_label_maps, name_of
+from brainfeat.estimators._prefetch import Prefetch
+from brainfeat.estimators._segmentation_folder import read_folder, write_folder
+from brainfeat.estimators._segmentation_inputs import (
+    SegmentationInput,
+    SegmentationSpace,
+)
+from brainfeat.estimators._segmentation_model import (
+    SegmentationNetwork,
+    choose_blocks,
+    label_dtype,
+)
+from brainfeat.estimators._segmentation_store import LabelledStore, write_store
+from brainfeat.estimators._segmentation_training import (
+    TrainingPlan,
+    import_monai,
+    train,
+)
+from brainfeat.estimators._sharing import shared_checkpoint, shared_encoder
+from brainfeat.estimators._subjects import Subject, SubjectTable, as_subjects
+from brainfeat.exceptions import CheckpointError, ConfigError, InputError, ModalityError
+from brainfeat.io import ImageSource, read_labels, to_image_like
+from brainfeat.metrics import dice_scores
+from brainfeat.models.decoder import DecoderConfig, SegmentationDecoder
+from brainfeat.preprocessing import Preprocessor
+from brainfeat.resampling import to_closest_ras, to_resampled
+from brainfeat.slabs import SlabGrid
+from brainfeat.volume import Volume
+
+__all__ = ["SegmentationEstimator"]
+
+_LOGGER = logging.getLogger(__name__)
+
+# Subjects of a step on an accelerator; a CPU is busy with one.
+_ACCELERATOR_BATCH = 4
+
+
+class SegmentationEstimator(BaseEstimator):
+    """Segment brain MRI after a few labelled examples.
+
+    A light decoder learns from the tokens of a pretrained encoder, and from the voxels
+    at about 1 mm for sharp borders. Label maps come back on each image's own grid:
+    probabilities are interpolated there, and the most probable class is taken.
+
+    Parameters
+    ----------
+    checkpoint : str or path-like
+        Name of a bundled checkpoint, a checkpoint folder, or
+        ``"hf-hub:org/name@revision"``.
+    n_steps : int
+        Steps of the training.
+    learning_rate : float
+        Highest learning rate of the decoder; an encoder that is not frozen learns at a
+        tenth of it. It rises over the first tenth of the steps, and then falls.
+    freeze_encoder : bool
+        Whether the encoder stays as it is; else it is trained with the decoder, which
+        takes more time, memory and labels.
+    batch_size : "auto" or int
+        Subjects of a step; ``"auto"`` is 1 on a CPU and 4 elsewhere.
+    device : "auto", str or torch.device
+        Where the network runs; ``"auto"`` is CUDA if it is there.
+    random_state : None, int or numpy.random.RandomState
+        Seed of first weights, examples and augmentation. An integer gives the same
+        model on the same machine.
+    verbose : int
+        Above 0, progress is shown on a terminal, else logged.
+    modality : str, optional
+        Modality of images that come without one; as for `BrainFoundEmbedder`.
+    validation_fraction : float
+        Share of the subjects, rounded down, that are held out of the training: it
+        stops once their Dice no longer grows, and the best weights are kept. Fewer
+        than ten subjects are all trained on by default.
+    n_jobs : int
+        Threads that read and preprocess. Speed only.
+
+    Attributes
+    ----------
+    classes_ : ndarray of int of shape (n_classes,)
+        Labels, 0 (background) first, then the others in rising order.
+    modalities_ : tuple of str
+        Modalities that ``X`` had in `fit`; `predict` accepts no others.
+    loss_curve_ : list of float
+        Dice loss and cross-entropy of each step.
+    validation_scores_ : list of float
+        Mean Dice of the held-out subjects, at each tenth of the training.
+    checkpoint_fingerprint_ : str
+        SHA-256 of the encoder's weights and configuration.
+
+    See Also
+    --------
+    BrainFoundEmbedder : One vector a subject.
+
+    Examples
+    --------
+    Learn from five scans, and segment others in their own space::
+
+        model = SegmentationEstimator(random_state=0).fit(scans[:5], label_maps)
+        model.predict(scans[5:])[0].to_filename("sub-06_dseg.nii.gz")
+    """
+
+    def __init__(  # noqa: PLR0913  an estimator's options are one flat list
+        self,
+        checkpoint: str | os.PathLike[str] = "brainfound-tiny",
+        *,
+        n_steps: int = 300,
+        learning_rate: float = 8e-3,
+        freeze_encoder: bool = True,
+        batch_size: int | Literal["auto"] = "auto",
+        device: Any = "auto",
+        random_state: Any = None,
+        verbose: int = 0,
+        modality: str | None = None,
+        validation_fraction: float = 0.1,
+        n_jobs: int | None = 1,
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.n_steps = n_steps
+        self.learning_rate = learning_rate
+        self.freeze_encoder = freeze_encoder
+        self.batch_size = batch_size
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+        self.modality = modality
+        self.validation_fraction = validation_fraction
+        self.n_jobs = n_jobs
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """Train a decoder.
+
+        Everything is read and checked before the training starts. Preprocessed
+        subjects are kept in a temporary folder meanwhile, so that memory does not grow
+        with their number.
+
+        Parameters
+        ----------
+        X : list, Series, DataFrame, path-like or image
+            As for `BrainFoundEmbedder`: paths, globs or images; dicts ``{modality:
+            image}``, one a subject; a DataFrame with a column per modality.
+        y : list, Series or image
+            A label map a subject, as path or image, in the order of ``X``. Labels are
+            any integers; 0 is background. It may have another grid than its image, if
+            it lies with it in scanner space.
+
+        Returns
+        -------
+        self
+            Ready to predict.
+
+        Raises
+        ------
+        CheckpointError
+            If there is no such checkpoint, or it is damaged.
+        ConfigError
+            If a parameter has an impossible value.
+        InputError
+            If ``X`` or ``y`` has another form, a label map is missing, holds background
+            only or lies beside its image, or a class is nowhere in the brain.
+        MissingDependencyError
+            If monai is not installed.
+        ModalityError
+            If a modality is unknown to the checkpoint, or missing where it may not.
+        TrainingError
+            If the training diverges.
+        VolumeError
+            If a file is no usable image, or labels are not integers.
+        """
+        self._check_parameters()
+        import_monai("monai.losses")
+        checkpoint = shared_checkpoint(self.checkpoint)
+        table = self._read(X, checkpoint)
+        label_maps = as_label_maps(y, table.rows)
+        space = _space(checkpoint, table.modalities)
+        with tempfile.TemporaryDirectory(prefix="brainfeat-") as folder:
+            store = write_store(
+                table.rows,
+                label_maps,
+                space,
+                _slab_grid(checkpoint),
+                Path(folder),
+                n_jobs=joblib.effective_n_jobs(self.n_jobs),
+            )
+            self._train(store, checkpoint, space)
+        return self
+
+    def predict(self, X: Any) -> list[Nifti1Image]:
+        """Segment each subject in its own space.
+
+        Parameters
+        ----------
+        X : list, Series, DataFrame, path-like or image
+            As for `fit`.
+
+        Returns
+        -------
+        list of nibabel.Nifti1Image
+            A label map a subject, of the smallest of uint8, uint16 and int32 that holds
+            the classes, with shape, affine and units of the subject's first image.
+
+        Raises
+        ------
+        CheckpointError
+            If the checkpoint is not the one that was fitted.
+        InputError
+            If ``X`` has another form.
+        ModalityError
+            If ``X`` has a modality that `fit` did not see.
+        VolumeError
+            If a scan cannot be read.
+        """
+        dtype = label_dtype(self._classes())
+        return [
+            to_image_like(self._choose(item).astype(dtype), item.source)
+            for item in self._stream(X)
+        ]
+
+    def predict_proba(self, X: Any) -> list[Nifti1Image]:
+        """Compute the probability of each class in each voxel.
+
+        Parameters
+        ----------
+        X : list, Series, DataFrame, path-like or image
+            As for `fit`.
+
+        Returns
+        -------
+        list of nibabel.Nifti1Image
+            One a subject, float32 of shape (size_i, size_j, size_k, n_classes), in the
+            order of ``classes_``.
+
+        Raises
+        ------
+        CheckpointError
+            If the checkpoint is not the one that was fitted.
+        InputError
+            If ``X`` has another form.
+        ModalityError
+            If ``X`` has a modality that `fit` did not see.
+        VolumeError
+            If a scan cannot be read.
+        """
+        images = []
+        for item in self._stream(X):
+            shape = (*item.placed.native.shape, len(self._classes()))
+            chances = np.zeros(shape, dtype=np.float32)
+            for index, chance in item.chances():
+                chances[..., index] = chance
+            # The grid may not reach everywhere: there is background.
+            chances[..., 0] = np.clip(1 - chances[..., 1:].sum(axis=-1), 0, 1)
+            images.append(to_image_like(chances, item.source))
+        return images
+
+    def score(self, X: Any, y: Any) -> float:
+        """Compute the mean Dice over subjects and foreground classes.
+
+        Parameters
+        ----------
+        X : list, Series, DataFrame, path-like or image
+            As for `fit`.
+        y : list, Series or image
+            True label maps, as for `fit`.
+
+        Returns
+        -------
+        float
+            From 0 to 1.
+
+        Raises
+        ------
+        InputError
+            If ``X`` or ``y`` has another form, or a label map has a class that `fit`
+            did not see.
+        """
+        return float(np.nanmean(self.score_table(X, y).to_numpy()))
+
+    def score_table(self, X: Any, y: Any) -> pd.DataFrame:
+        """Compute the Dice of each class and subject, on the grid of the images.
+
+        Parameters
+        ----------
+        X : list, Series, DataFrame, path-like or image
+            As for `fit`.
+        y : list, Series or image
+            True label maps, as for `fit`.
+
+        Returns
+        -------
+        DataFrame
+            A row a subject, a column a foreground class; NaN where neither the truth
+            nor the prediction has the class.
+
+        Raises
+        ------
+        InputError
+            If ``X`` or ``y`` has another form, or a label map has a class that `fit`
+            did not see.
+        """
+        check_is_fitted(self)
+        table = self._read(X, self._checkpoint())
+        label_maps = as_label_maps(y, table.rows)
+        for source, subject in zip(label_maps, table.rows, strict=True):
+            self._check_classes(source, subject)
+        foreground = self._classes()[1:]
+        rows = []
+        for item, source in zip(self._stream(X), label_maps, strict=True):
+            truth = _on_grid(read_labels(source), item.placed)
+            rows.append(dice_scores(truth, self._choose(item), foreground))
+        names = [subject.name for subject in table.rows]
+        return pd.DataFrame(rows, index=names, columns=foreground)
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the fitted model as a folder of safetensors and JSON.
+
+        Parameters
+        ----------
+        folder : path-like
+            Made if it is not there; holds encoder and decoder then.
+
+        Returns
+        -------
+        Path
+            The folder.
+        """
+        check_is_fitted(self)
+        return write_folder(Path(folder), self, self._checkpoint())
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> Self:
+        """Read a model that was saved.
+
+        Parameters
+        ----------
+        folder : path-like
+            What `save` wrote.
+
+        Returns
+        -------
+        SegmentationEstimator
+            Fitted.
+
+        Raises
+        ------
+        CheckpointError
+            If the folder holds no model, or a damaged one.
+        """
+        content = read_folder(Path(folder))
+        estimator = cls(**content.parameters)
+        for name, value in content.fitted.items():
+            setattr(estimator, name, value)
+        return estimator
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.string = True  # paths
+        tags.input_tags.allow_nan = True  # a modality that a subject lacks
+        tags.target_tags.required = True
+        tags.target_tags.one_d_labels = False
+        return tags
+
+    def _check_parameters(self) -> None:
+        if not isinstance(self.checkpoint, str | os.PathLike):
+            raise ConfigError(
+                "checkpoint: expected a name or a folder, "
+                f"got {type(self.checkpoint).__name__}."
+            )
+        if not _is_count(self.n_steps):
+            raise ConfigError(
+                f"n_steps: expected a positive integer, got {self.n_steps!r}."
+            )
+        if self.batch_size != "auto" and not _is_count(self.batch_size):
+            raise ConfigError(
+                "batch_size: expected 'auto' or a positive integer, "
+                f"got {self.batch_size!r}."
+            )
+        if not isinstance(self.learning_rate, Real) or not self.learning_rate > 0:
+            raise ConfigError(
+                "learning_rate: expected a positive number, "
+                f"got {self.learning_rate!r}."
+            )
+        share = self.validation_fraction
+        if not isinstance(share, Real) or not 0 <= share < 1:
+            raise ConfigError(
+                f"validation_fraction: expected a number in [0, 1), got {share!r}."
+            )
+
+    def _read(self, X: Any, checkpoint: Checkpoint) -> SubjectTable:
+        return as_subjects(
+            X,
+            modality=self.modality,
+            modalities=checkpoint.config.encoder.modalities,
+            allow_missing=checkpoint.config.missing_modalities,
+        )
+
+    def _train(
+        self, store: LabelledStore, checkpoint: Checkpoint, space: SegmentationSpace
+    ) -> None:
+        random = check_random_state(self.random_state)
+        seed = int(random.randint(2**31))
+        device = resolve_device(self.device)
+        train_rows, held_out = _split(store, self.validation_fraction, random)
+        frozen = self.freeze_encoder
+        encoder = (
+            shared_encoder(checkpoint, device)
+            if frozen
+            else checkpoint.build_encoder().to(device)
+        )
+        blocks = choose_blocks(checkpoint.config.encoder.depth)
+        config = DecoderConfig(
+            n_classes=len(store.classes),
+            n_modalities=len(space.modalities),
+            embed_dim=checkpoint.config.encoder.embed_dim,
+            n_depths=len(blocks),
+            upsampling=space.upsampling,
+        )
+        network = SegmentationNetwork(
+            encoder=encoder,
+            decoder=_first_decoder(config, seed).to(device),
+            prior=store.prior,
+            space=space,
+            grid=_slab_grid(checkpoint),
+            blocks=blocks,
+            device=device,
+        )
+        plan = TrainingPlan(
+            n_steps=int(self.n_steps),
+            learning_rate=float(self.learning_rate),
+            batch_size=self._batch_size(device),
+            freeze_encoder=frozen,
+            hide_modalities=checkpoint.config.missing_modalities,
+            seed=seed,
+            train=train_rows,
+            held_out=held_out,
+        )
+        with self._telling(plan.n_steps) as tell:
+            result = train(network, store, plan, on_step=tell)
+        self.loss_curve_ = result.loss_curve
+        self.validation_scores_ = result.validation_scores
+        self.classes_ = np.array(store.classes)
+        self.modalities_ = space.modalities
+        self.decoder_ = network.decoder.cpu()
+        self.prior_ = store.prior
+        # Weights of a frozen encoder stay with their checkpoint.
+        self.tuned_checkpoint_ = (
+            None
+            if frozen
+            else Checkpoint(checkpoint.config, network.encoder.cpu().state_dict())
+        )
+        self.checkpoint_fingerprint_ = self._checkpoint(check=False).fingerprint
+
+    def _batch_size(self, device: torch.device) -> int:
+        if self.batch_size != "auto":
+            return int(self.batch_size)
+        return 1 if device.type == "cpu" else _ACCELERATOR_BATCH
+
+    def _checkpoint(self, *, check: bool = True) -> Checkpoint:
+        found = self.tuned_checkpoint_ or shared_checkpoint(self.checkpoint)
+        if check and found.fingerprint != self.checkpoint_fingerprint_:
+            raise CheckpointError(
+                f"{self.checkpoint}: expected the weights that were fitted "
+                f"({self.checkpoint_fingerprint_[:12]}), got others "
+                f"({found.fingerprint[:12]}); fit again."
+            )
+        return found
+
+    def _classes(self) -> list[int]:
+        check_is_fitted(self)
+        return [int(label) for label in self.classes_]
+
+    def _stream(self, X: Any) -> Iterator["_Segmented"]:
+        """Segment subjects one after the other.
+
+        Raises
+        ------
+        ModalityError
+            If ``X`` has a modality that `fit` did not see.
+        """
+        check_is_fitted(self)
+        checkpoint = self._checkpoint()
+        table = self._read(X, checkpoint)
+        if not set(table.modalities) <= set(self.modalities_):
+            raise ModalityError(
+                f"SegmentationEstimator was fitted on modalities {self.modalities_}, "
+                f"got {table.modalities}."
+            )
+        device = resolve_device(self.device)
+        space = _space(checkpoint, self.modalities_)
+        network = SegmentationNetwork(
+            encoder=shared_encoder(checkpoint, device),
+            decoder=self.decoder_.to(device),
+            prior=self.prior_,
+            space=space,
+            grid=_slab_grid(checkpoint),
+            blocks=choose_blocks(checkpoint.config.encoder.depth),
+            device=device,
+        )
+        n_jobs = joblib.effective_n_jobs(self.n_jobs)
+        with Prefetch(
+            lambda subject: (subject, space.read(subject)),
+            table.rows,
+            n_threads=n_jobs,
+            n_ahead=n_jobs,
+        ) as items:
+            for n_done, (subject, placed) in enumerate(items, start=1):
+                with spare_cores(device, items.n_busy):
+                    chances = network.probabilities(placed)
+                yield _Segmented(
+                    _first_image(subject, self.modalities_), placed, chances, space
+                )
+                if self.verbose > 0:
+                    _LOGGER.info("segmented %d of %d", n_done, len(table.rows))
+
+    def _choose(self, item: "_Segmented") -> NDArray[np.int64]:
+        """Return the most probable label of each voxel."""
+        best = np.zeros(item.placed.native.shape, dtype=np.float32)
+        total, place = np.zeros_like(best), np.zeros(best.shape, dtype=np.int64)
+        for index, chance in item.chances():
+            total += chance
+            is_better = chance > best
+            best[is_better], place[is_better] = chance[is_better], index
+        # The rest is background, also where the grid does not reach.
+        place[best <= 1 - total] = 0
+        labels: NDArray[np.int64] = self.classes_[place]
+        return labels
+
+    def _check_classes(self, source: ImageSource, subject: Subject) -> None:
+        found = np.unique(read_labels(source).data)
+        unknown = sorted({int(label) for label in found} - set(self._classes()))
+        if unknown:
+            raise InputError(
+                f"{name_of(source, subject)}: expected classes of the training "
+                f"{self._classes()}, got {unknown} too."
+            )
+
+    @contextmanager
+    def _telling(self, n_steps: int) -> Iterator[Callable[[int, float], None]]:
+        """Give what is told of each step."""
+        if self.verbose > 0 and sys.stderr.isatty():
+            with Progress(console=Console(stderr=True)) as progress:
+                task = progress.add_task("Training", total=n_steps)
+
+                def show(n_done: int, loss: float) -> None:
+                    text = f"Training (loss {loss:.3f})"
+                    progress.update(task, completed=n_done, description=text)
+
+                yield show
+            return
+
+        def log(n_done: int, loss: float) -> None:
+            # About ten lines, however many steps.
+            if self.verbose > 0 and n_done % max(1, n_steps // 10) == 0:
+                _LOGGER.info("step %d of %d: loss %.3f", n_done, n_steps, loss)
+
+        yield log
+
+
+class _Segmented(NamedTuple):
+    """One subject with the probabilities of its classes on the fine grid."""
+
+    source: ImageSource
+    placed: SegmentationInput
+    probabilities: NDArray[np.float16]
+    space: SegmentationSpace
+
+    def chances(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Give place and probability, in native voxels, of each foreground class."""
+        for index in range(1, len(self.probabilities)):
+            yield index, self.space.to_native(self.probabilities[index], self.placed)
+
+
+def _is_count(value: object) -> bool:
+    is_integer = isinstance(value, Integral) and not isinstance(value, bool)
+    return is_integer and int(value) > 0  # type: ignore[call-overload]
+
+
+def _space(checkpoint: Checkpoint, modalities: Sequence[str]) -> SegmentationSpace:
+    config = checkpoint.config
+    preprocessor = Preprocessor.from_dict(config.preprocessing)
+    return SegmentationSpace(
+        preprocessor, tuple(config.encoder.modalities), tuple(modalities)
+    )
+
+
+def _slab_grid(checkpoint: Checkpoint) -> SlabGrid:
+    config = checkpoint.config
+    return SlabGrid(thickness=config.encoder.thickness, plane=config.plane)
+
+
+def _first_decoder(config: DecoderConfig, seed: int) -> SegmentationDecoder:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return SegmentationDecoder(config)
+
+
+def _split(
+    store: LabelledStore, fraction: float, random: np.random.RandomState
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Hold subjects out without whom the others still have every class."""
+    has_class = store.slab_counts.sum(axis=2) > 0  # n_subjects n_classes
+    held_out: list[int] = []
+    for index in random.permutation(len(store)):
+        if len(held_out) == int(fraction * len(store)):
+            break
+        rest = np.delete(has_class, [*held_out, index], axis=0)
+        if (rest.any(axis=0) == has_class.any(axis=0)).all():
+            held_out.append(int(index))
+    train_rows = np.setdiff1d(np.arange(len(store)), held_out)
+    return train_rows, np.array(held_out, dtype=np.int64)
+
+
+def _first_image(subject: Subject, modalities: Sequence[str]) -> ImageSource:
+    images = (subject.images.get(name) for name in modalities)
+    return next(image for image in images if image is not None)
+
+
+def _on_grid(label_map: Volume, placed: SegmentationInput) -> NDArray[Any]:
+    if label_map.geometry.is_close(placed.native):
+        return label_map.data
+    return to_resampled(
+        to_closest_ras(label_map), placed.native, np.eye(4), interpolation="nearest"
+    )

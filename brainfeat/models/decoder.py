@@ -1,0 +1,271 @@
+"""From tokens and voxels to a score of each class in each voxel."""
+
+__all__ = ["DecoderConfig", "SegmentationDecoder"]
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from brainfeat.exceptions import ConfigError, InputError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DecoderConfig:
+    """Sizes of a `SegmentationDecoder`; saved as JSON beside its weights.
+
+    Parameters
+    ----------
+    n_classes : int
+        Classes, the background among them.
+    n_modalities : int
+        Modalities of the voxels.
+    embed_dim : int
+        Length of the encoder's tokens.
+    n_depths : int
+        Blocks of the encoder whose tokens are used.
+    upsampling : int
+        Voxels of the labels along an edge of a voxel of the encoder's grid.
+    width : int
+        Channels on the encoder's grid; there are twice as many on half of it.
+
+    Raises
+    ------
+    ConfigError
+        If a size is not a positive integer, or there is one class only.
+    """
+
+    n_classes: int
+    n_modalities: int
+    embed_dim: int
+    n_depths: int
+    upsampling: int = 2
+    width: int = 32
+
+    def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            minimum = 2 if name == "n_classes" else 1
+            if type(value) is not int or value < minimum:
+                raise ConfigError(
+                    f"DecoderConfig: {name} must be an integer of at least {minimum}, "
+                    f"got {value!r}."
+                )
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Build a configuration from plain JSON values.
+
+        Parameters
+        ----------
+        values : mapping
+            A value for each field.
+
+        Returns
+        -------
+        DecoderConfig
+            The configuration.
+
+        Raises
+        ------
+        ConfigError
+            If a key is unknown or missing, or a value impossible.
+        """
+        names = {field.name for field in dataclasses.fields(cls)}
+        if set(values) != names:
+            raise ConfigError(
+                f"DecoderConfig: expected keys {sorted(names)}, got {sorted(values)}."
+            )
+        return cls(**values)
+
+
+class SegmentationDecoder(nn.Module):
+    """A light, three-dimensional decoder on an encoder's tokens.
+
+    Tokens say what a place is, voxels where its border runs. Voxels are read as
+    blocks, one a voxel of the encoder's grid, and seen on this grid and on half of it;
+    tokens of several depths are added on the latter, where convolutions join
+    neighbouring slabs. Each voxel of the grid then scores a block of voxels [1]_. The
+    scores correct a prior, which says how often a class is found at a place: small
+    structures would take long to be told from what is around them otherwise.
+
+    Parameters
+    ----------
+    config : DecoderConfig
+        Sizes of the network.
+
+    References
+    ----------
+    .. [1] Shi et al., "Real-Time Single Image and Video Super-Resolution Using an
+       Efficient Sub-Pixel Convolutional Neural Network", CVPR 2016.
+    """
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, block = config.width, config.upsampling**3
+        # One channel more: where the encoder's grid holds brain.
+        n_channels = config.n_modalities * block + 1 + config.n_classes
+        self.stem = nn.Conv3d(n_channels, width, 3, padding=1)
+        self.modality_embed = nn.Parameter(torch.zeros(config.n_modalities, width))
+        self.fine = nn.Sequential(_ConvBlock(width))
+        self.down = nn.Conv3d(width, 2 * width, 3, stride=2, padding=1)
+        self.tokens = nn.Linear(config.n_depths * config.embed_dim, 2 * width)
+        self.coarse = nn.Sequential(_ConvBlock(2 * width), _ConvBlock(2 * width))
+        self.up = nn.Conv3d(2 * width, width, 1)
+        self.join = nn.Sequential(_ConvBlock(width), _ConvBlock(width))
+        self.norm = _ChannelNorm(width)
+        self.head = nn.Conv3d(width, config.n_classes * block, 1)
+        # The prior is right until something better is learnt.
+        with torch.no_grad():
+            for parameter in self.head.parameters():
+                parameter.mul_(0.1)
+
+    def forward(
+        self,
+        voxels: Tensor,
+        foreground: Tensor,
+        tokens: Sequence[Tensor],
+        log_prior: Tensor,
+        *,
+        present: Tensor | None = None,
+    ) -> Tensor:
+        """Score the classes of each voxel.
+
+        Parameters
+        ----------
+        voxels : Tensor of shape (B, M, n_slices * u, H * u, W * u)
+            Standard scores of the modalities; u is the upsampling.
+        foreground : Tensor of shape (B, 1, n_slices, H, W)
+            Brain on the encoder's grid, from 0 to 1.
+        tokens : sequence of Tensor of shape (B, S, h, w, D)
+            Patch tokens of each depth, of the same slices.
+        log_prior : Tensor of shape (B, K, n_slices, H, W)
+            Logarithm of how often each class is found at each place.
+        present : bool Tensor of shape (B, M), optional
+            Which modalities a subject has; voxels of the others are ignored.
+
+        Returns
+        -------
+        Tensor of shape (B, K, n_slices * u, H * u, W * u)
+            Logits.
+
+        Raises
+        ------
+        InputError
+            If the shapes do not fit the configuration.
+        """
+        self._check_shapes(voxels, foreground, tokens)
+        if present is not None:
+            voxels = voxels.masked_fill(~present[:, :, None, None, None], 0.0)
+        blocks = _to_blocks(voxels, self.config.upsampling)
+        x = self.stem(_channels_last(torch.cat([blocks, foreground, log_prior], 1)))
+        if present is not None:
+            absent = (~present).to(x.dtype) @ self.modality_embed  # B width
+            x = x + absent[:, :, None, None, None]
+        x = self.fine(x)
+        y = self.down(x)
+        patches = self.tokens(torch.cat([*tokens], -1))  # B S h w 2*width
+        y = y + _resized(patches.permute(0, 4, 1, 2, 3), y)
+        y = self.up(self.coarse(y))
+        features = F.relu(self.norm(self.join(x + _resized(y, x))))
+        scores = _from_blocks(self.head(features), self.config.upsampling)
+        logits: Tensor = scores + _resized(log_prior, scores)
+        return logits
+
+    def _check_shapes(
+        self, voxels: Tensor, foreground: Tensor, tokens: Sequence[Tensor]
+    ) -> None:
+        config = self.config
+        grid = [size * config.upsampling for size in foreground.shape[2:]]
+        expected = (len(foreground), config.n_modalities, *grid)
+        if foreground.ndim != 5 or voxels.shape != expected:
+            raise InputError(
+                f"voxels: expected shape {expected}, got {tuple(voxels.shape)}."
+            )
+        if [t.shape[-1] for t in tokens] != [config.embed_dim] * config.n_depths:
+            raise InputError(
+                f"tokens: expected {config.n_depths} depths of length "
+                f"{config.embed_dim}, got {[tuple(t.shape) for t in tokens]}."
+            )
+
+
+class _ChannelNorm(nn.LayerNorm):
+    """Layer norm over the channels of (B, C, D, H, W): alike in crops and wholes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise each voxel by itself."""
+        return super().forward(x.permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
+
+
+class _ConvBlock(nn.Module):
+    """Norm, ReLU and a convolution, added to what came in.
+
+    Parameters
+    ----------
+    width : int
+        Channels.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = _ChannelNorm(width)
+        self.conv = nn.Conv3d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, width, D, H, W) to the same shape."""
+        y: Tensor = x + self.conv(F.relu(self.norm(x)))
+        return y
+
+
+def _to_blocks(voxels: Tensor, size: int) -> Tensor:
+    """Turn blocks of voxels into channels.
+
+    Parameters
+    ----------
+    voxels : Tensor of shape (B, C, D * size, H * size, W * size)
+        Any volumes.
+    size : int
+        Edge of a block.
+
+    Returns
+    -------
+    Tensor of shape (B, C * size**3, D, H, W)
+        The same values.
+    """
+    n_rows, n_channels, *shape = voxels.shape
+    depth, height, width = (length // size for length in shape)
+    x = voxels.reshape(n_rows, n_channels, depth, size, height, size, width, size)
+    x = x.permute(0, 1, 3, 5, 7, 2, 4, 6)  # B C u u u D H W
+    return x.reshape(n_rows, -1, depth, height, width)
+
+
+def _from_blocks(blocks: Tensor, size: int) -> Tensor:
+    """Undo `_to_blocks`.
+
+    Parameters
+    ----------
+    blocks : Tensor of shape (B, C * size**3, D, H, W)
+        Channels of blocks.
+    size : int
+        Edge of a block.
+
+    Returns
+    -------
+    Tensor of shape (B, C, D * size, H * size, W * size)
+        The same values.
+    """
+    n_rows, _, depth, height, width = blocks.shape
+    x = blocks.reshape(n_rows, -1, size, size, size, depth, height, width)
+    x = x.permute(0, 1, 5, 2, 6, 3, 7, 4)  # B C D u H u W u
+    return x.reshape(n_rows, -1, depth * size, height * size, width * size)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last_3d)
+
+
+def _resized(x: Tensor, like: Tensor) -> Tensor:
+    return F.interpolate(x, like.shape[2:], mode="trilinear", align_corners=False)
