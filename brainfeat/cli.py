@@ -58,6 +58,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+_segment = typer.Typer(no_args_is_help=True, help="Learn label maps, and draw them.")
+app.add_typer(_segment, name="segment")
+
 _CheckpointOption = Annotated[
     str,
     typer.Option(
@@ -387,6 +390,91 @@ def pretrain(
     )
     if is_first_process():
         typer.echo(format_training(summary))
+    _exit_if(bool(summary.failed))
+
+
+@_segment.command("fit")
+def segment_fit(
+    manifest: Annotated[
+        Path,
+        typer.Argument(
+            help="CSV or TSV table: a row a subject, columns of modalities and `label`."
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Folder of the model.")
+    ],
+    checkpoint: _CheckpointOption = "brainfound-tiny",
+    modality: _ModalityOption = None,
+    steps: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Steps of the training.")
+    ] = None,
+    fine_tune: Annotated[
+        bool, typer.Option("--fine-tune", help="Train the encoder, too.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="The same seed, the same model.")] = 0,
+    device: _DeviceOption = "auto",
+    jobs: _JobsOption = 1,
+) -> None:
+    """Train on scans that have label maps.
+
+    All scans and label maps are checked before the training starts.
+    """
+    from brainfeat.checkpoint import Checkpoint
+    from brainfeat.estimators.segmentation import SegmentationEstimator
+    from brainfeat.segment_command import fit_from_manifest
+
+    estimator = SegmentationEstimator(
+        checkpoint,
+        freeze_encoder=not fine_tune,
+        device=device,
+        random_state=seed,
+        n_jobs=_count_workers(jobs),
+        verbose=1,
+    )
+    if steps is not None:
+        estimator.set_params(n_steps=steps)
+    known = Checkpoint.load(checkpoint).config.encoder.modalities
+    fit_from_manifest(
+        manifest, output, estimator, modalities=known, wanted=modality or ()
+    )
+    classes = ", ".join(map(str, estimator.classes_))
+    typer.echo(f"classes: {classes}\nmodel:   {output}")
+
+
+@_segment.command("predict")
+def segment_predict(
+    model: Annotated[Path, typer.Argument(help="Folder that `segment fit` wrote.")],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT",
+            help="Images, globs, folders, a CSV or TSV manifest, or a BIDS folder.",
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Folder of the label maps.")
+    ],
+    modality: _ModalityOption = None,
+    device: _DeviceOption = "auto",
+) -> None:
+    """Draw label maps, each in its scan's own space.
+
+    The same command again resumes. Scans that fail are listed in
+    OUTPUT/failures.tsv, and the exit status is 1 then.
+    """
+    from brainfeat.estimators.segmentation import SegmentationEstimator
+    from brainfeat.manifest import collect_rows
+    from brainfeat.segment_command import format_segments, segment_rows
+
+    estimator = SegmentationEstimator.load(model).set_params(device=device)
+    manifest = collect_rows(
+        inputs, modalities=estimator.modalities_, wanted=modality or ()
+    )
+    for problem in manifest.problems:
+        typer.echo(f"failed: {problem}", err=True)
+    summary = segment_rows(manifest, model, output, estimator)
+    typer.echo(format_segments(summary))
     _exit_if(bool(summary.failed))
 
 

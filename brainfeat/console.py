@@ -46,6 +46,10 @@ class RunDisplay:
         Rows of the run.
     stream : text file, optional
         Where to write, standard error by default.
+    task : str
+        What is done, for the bar.
+    kept : str
+        What is said of a row that is skipped.
 
     Attributes
     ----------
@@ -53,16 +57,22 @@ class RunDisplay:
         Rows that are in the table so far.
     """
 
-    def __init__(self, n_rows: int, stream: TextIO | None = None) -> None:
+    def __init__(
+        self,
+        n_rows: int,
+        stream: TextIO | None = None,
+        *,
+        task: str = "embedding",
+        kept: str = "in the table already",
+    ) -> None:
         self.n_done = 0
+        self._kept = kept
         self._n_rows = n_rows
         self._n_seen = 0
         self._stream = stream or sys.stderr
         self._last = time.perf_counter()
         self._bar = _make_bar(self._stream) if self._stream.isatty() else None
-        self._task = (
-            self._bar.add_task("embedding", total=n_rows) if self._bar else None
-        )
+        self._task = self._bar.add_task(task, total=n_rows) if self._bar else None
 
     def __call__(self, event: "RunEvent") -> None:
         """Show what became of one row.
@@ -103,7 +113,7 @@ class RunDisplay:
         names = (event.row.participant_id, event.row.session_id)
         name = one_line(" ".join(filter(None, names)))
         if event.status == "skipped":
-            return f"{name}: in the table already"
+            return f"{name}: {self._kept}"
         return f"{name}: done in {seconds:.1f} s"
 
 

@@ -29,6 +29,7 @@ __all__ = [
     "split_volumes",
     "to_image",
     "to_image_like",
+    "write_image",
     "write_volume",
 ]
 
@@ -176,7 +177,30 @@ def write_volume(volume: Volume, path: str | os.PathLike[str]) -> Path:
         If the suffix is another one, or 64-bit integers do not fit in 32 bits.
     """
     target = Path(path)
-    image = to_image(volume)
+    return write_image(to_image(volume), target)
+
+
+def write_image(image: nib.Nifti1Image, path: str | os.PathLike[str]) -> Path:
+    """Write a NIfTI image with its header, whole or not at all.
+
+    Parameters
+    ----------
+    image : nibabel.Nifti1Image
+        Image in memory.
+    path : path-like
+        As for :func:`write_volume`.
+
+    Returns
+    -------
+    Path
+        The file that was written.
+
+    Raises
+    ------
+    VolumeError
+        If the suffix is another one.
+    """
+    target = Path(path)
     with atomic_write(target) as partial:
         if target.name.endswith(".nii.gz"):
             # A fixed time stamp: the same volume gives the same bytes.

@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 
 from brainfeat.exceptions import InputError
-from brainfeat.metrics import intraclass_correlation, retrieval_accuracy
+from brainfeat.metrics import (
+    dice_scores,
+    intraclass_correlation,
+    retrieval_accuracy,
+    score_lesions,
+)
 
 # Shrout & Fleiss 1979, table 2: six targets, four judges.
 JUDGES = [
@@ -77,3 +82,44 @@ def test_retrieval_needs_a_repeat():
         retrieval_accuracy(np.eye(3), ["a", "b", "c"])
     with pytest.raises(InputError, match="got 2 for shape"):
         retrieval_accuracy(np.eye(3), ["a", "b"])
+
+
+def test_dice_equals_monai(rng):
+    torch = pytest.importorskip("torch")
+    monai = pytest.importorskip("monai.metrics")
+    truth, found = rng.integers(0, 4, (2, 7, 8, 9))
+    hot = [
+        torch.nn.functional.one_hot(torch.from_numpy(m), 4).permute(3, 0, 1, 2)[None]
+        for m in (found, truth)
+    ]
+    theirs = monai.DiceMetric(include_background=False)(*hot)[0].numpy()
+    np.testing.assert_allclose(dice_scores(truth, found, [1, 2, 3]), theirs, rtol=1e-6)
+
+
+def test_dice_of_a_class_that_nobody_has_is_nan():
+    scores = dice_scores([0, 1, 5], [0, 1, 0], [1, 3, 5])
+    np.testing.assert_array_equal(scores, [1.0, np.nan, 0.0])
+
+
+def test_lesions_that_touch_are_one():
+    truth = np.zeros((5, 6, 7), bool)
+    truth[0, 0, 0] = truth[1, 1, 1] = True  # one, by a corner
+    truth[4, 5, 6] = True
+    found = np.zeros_like(truth)
+    found[1, 1, 1] = True
+    scores = score_lesions(truth, found)
+    assert (scores.precision, scores.recall) == (1.0, 0.5)
+    assert scores.f1 == pytest.approx(2 / 3)
+
+
+def test_lesions_that_nobody_has_or_finds():
+    none, some = np.zeros((3, 4), bool), np.eye(3, 4, dtype=bool)
+    assert np.isnan(score_lesions(none, none).f1)
+    assert score_lesions(some, none).f1 == 0.0
+    assert score_lesions(none, some).f1 == 0.0
+
+
+@pytest.mark.parametrize("score", [score_lesions, lambda a, b: dice_scores(a, b, [1])])
+def test_label_maps_of_other_shapes_are_refused(score):
+    with pytest.raises(InputError, match="same shape"):
+        score(np.ones((2, 3)), np.ones((3, 2)))

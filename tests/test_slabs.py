@@ -139,3 +139,11 @@ def test_arranged_tokens_are_means_of_their_blocks(plane, rng):
 def test_grid_that_does_not_divide_has_no_tokens():
     with pytest.raises(GeometryError, match=r"\(8, 12, 15\) does not divide.*4, 4, 2"):
         SlabGrid(thickness=2).token_geometry(Geometry((8, 12, 15), np.eye(4)), 4)
+
+
+@pytest.mark.parametrize("plane", PLANES)
+def test_axes_say_how_a_volume_lies_in_its_slabs(plane):
+    volume = np.arange(4 * 6 * 10).reshape(4, 6, 10)
+    grid = SlabGrid(thickness=1, plane=plane)
+    slices = grid.extract(volume[None])[:, 0]
+    np.testing.assert_array_equal(slices, volume.transpose(grid.axes))

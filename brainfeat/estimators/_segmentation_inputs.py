@@ -18,8 +18,8 @@ __all__ = ["SegmentationInput", "SegmentationSpace"]
 
 # Where the skull's fat, or a vessel, is far brighter than all of the brain.
 _LARGEST_SCORE = 5.0
-# Labels on voxels of this edge, in mm, keep their borders.
-_FINE_SPACING = 1.25
+# Labels on voxels of about this edge, in mm, keep their borders.
+_FINE_SPACING = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +69,7 @@ class SegmentationSpace:
     @property
     def upsampling(self) -> int:
         """Fine voxels along an edge of a voxel of the encoder's grid."""
-        return max(1, min(4, round(self.preprocessor.spacing / _FINE_SPACING)))
+        return max(1, min(2, round(self.preprocessor.spacing / _FINE_SPACING)))
 
     @property
     def fine_geometry(self) -> Geometry:

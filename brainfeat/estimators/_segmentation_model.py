@@ -23,7 +23,7 @@ from brainfeat.slabs import SlabGrid
 __all__ = ["SegmentationNetwork", "choose_blocks", "label_dtype"]
 
 # More voxels of the encoder's grid are decoded part by part.
-_VOXELS_AT_ONCE = 1_000_000
+_VOXELS_AT_ONCE = 350_000
 # Slices that a score depends on, to either side.
 _REACH = 12
 

@@ -130,7 +130,7 @@ def train(
             loss += float(part.detach()) / plan.batch_size
         if not np.isfinite(loss):
             raise TrainingError(
-                f"step {step}: the loss is {loss}; lower learning_rate."
+                f"step {step}: expected a finite loss, got {loss}; lower learning_rate."
             )
         for group in optimizer.param_groups:
             nn.utils.clip_grad_norm_(group["params"], _CLIP_GRADIENT)

@@ -30,7 +30,8 @@ class DecoderConfig:
     upsampling : int
         Voxels of the labels along an edge of a voxel of the encoder's grid.
     width : int
-        Channels on the encoder's grid; there are twice as many on half of it.
+        Channels of fine voxels; there are twice as many on the encoder's grid, and
+        four times on half of it.
 
     Raises
     ------
@@ -43,7 +44,7 @@ class DecoderConfig:
     embed_dim: int
     n_depths: int
     upsampling: int = 2
-    width: int = 32
+    width: int = 16
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
@@ -84,40 +85,42 @@ class DecoderConfig:
 class SegmentationDecoder(nn.Module):
     """A light, three-dimensional decoder on an encoder's tokens.
 
-    Tokens say what a place is, voxels where its border runs. Voxels are read as
-    blocks, one a voxel of the encoder's grid, and seen on this grid and on half of it;
-    tokens of several depths are added on the latter, where convolutions join
-    neighbouring slabs. Each voxel of the grid then scores a block of voxels [1]_. The
-    scores correct a prior, which says how often a class is found at a place: small
-    structures would take long to be told from what is around them otherwise.
+    Tokens say what a place is, voxels where its border runs. Fine voxels are seen once
+    as they are, then on the encoder's grid and on half of it, where tokens of several
+    depths are added and convolutions join neighbouring slabs; a small network at each
+    fine voxel joins what was seen. Its scores correct a prior, which says how often a
+    class is found at a place: small structures would take long to be told from what
+    is around them otherwise.
 
     Parameters
     ----------
     config : DecoderConfig
         Sizes of the network.
-
-    References
-    ----------
-    .. [1] Shi et al., "Real-Time Single Image and Video Super-Resolution Using an
-       Efficient Sub-Pixel Convolutional Neural Network", CVPR 2016.
     """
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         self.config = config
-        width, block = config.width, config.upsampling**3
-        # One channel more: where the encoder's grid holds brain.
-        n_channels = config.n_modalities * block + 1 + config.n_classes
-        self.stem = nn.Conv3d(n_channels, width, 3, padding=1)
+        width, factor = config.width, config.upsampling
+        self.fine = nn.Conv3d(config.n_modalities, width, 3, padding=1)
         self.modality_embed = nn.Parameter(torch.zeros(config.n_modalities, width))
-        self.fine = nn.Sequential(_ConvBlock(width))
-        self.down = nn.Conv3d(width, 2 * width, 3, stride=2, padding=1)
-        self.tokens = nn.Linear(config.n_depths * config.embed_dim, 2 * width)
-        self.coarse = nn.Sequential(_ConvBlock(2 * width), _ConvBlock(2 * width))
-        self.up = nn.Conv3d(2 * width, width, 1)
-        self.join = nn.Sequential(_ConvBlock(width), _ConvBlock(width))
-        self.norm = _ChannelNorm(width)
-        self.head = nn.Conv3d(width, config.n_classes * block, 1)
+        # One channel more: where the encoder's grid holds brain.
+        n_places = config.n_classes + 1
+        self.middle = nn.Sequential(
+            nn.Conv3d(width, 2 * width, 3, padding=1),
+            _ConvBlock(2 * width),
+        )
+        self.places = nn.Conv3d(n_places, 2 * width, 1)
+        self.merge = nn.Conv3d(width, width, factor, stride=factor)
+        self.coarse = nn.Conv3d(2 * width, 4 * width, 3, stride=2, padding=1)
+        self.tokens = nn.Linear(config.n_depths * config.embed_dim, 4 * width)
+        self.context = nn.Sequential(_ConvBlock(4 * width), _ConvBlock(4 * width))
+        self.to_middle = nn.Conv3d(4 * width, 2 * width, 1)
+        self.join = nn.Sequential(_ConvBlock(2 * width), _ChannelNorm(2 * width))
+        self.to_fine = nn.Conv3d(2 * width, width, 1)
+        self.from_voxels = nn.Conv3d(width + config.n_modalities, width, 1)
+        self.hidden = nn.Conv3d(width, width, 1)
+        self.head = nn.Conv3d(width, config.n_classes, 1)
         # The prior is right until something better is learnt.
         with torch.no_grad():
             for parameter in self.head.parameters():
@@ -160,18 +163,21 @@ class SegmentationDecoder(nn.Module):
         self._check_shapes(voxels, foreground, tokens)
         if present is not None:
             voxels = voxels.masked_fill(~present[:, :, None, None, None], 0.0)
-        blocks = _to_blocks(voxels, self.config.upsampling)
-        x = self.stem(_channels_last(torch.cat([blocks, foreground, log_prior], 1)))
+        voxels = _channels_last(voxels)
+        fine = self.fine(voxels)
         if present is not None:
-            absent = (~present).to(x.dtype) @ self.modality_embed  # B width
-            x = x + absent[:, :, None, None, None]
-        x = self.fine(x)
-        y = self.down(x)
-        patches = self.tokens(torch.cat([*tokens], -1))  # B S h w 2*width
-        y = y + _resized(patches.permute(0, 4, 1, 2, 3), y)
-        y = self.up(self.coarse(y))
-        features = F.relu(self.norm(self.join(x + _resized(y, x))))
-        scores = _from_blocks(self.head(features), self.config.upsampling)
+            absent = (~present).to(fine.dtype) @ self.modality_embed  # B width
+            fine = fine + absent[:, :, None, None, None]
+        fine = F.relu(fine)
+        places = _channels_last(torch.cat([foreground, log_prior], 1))
+        x = self.middle(self.merge(fine)) + self.places(places)
+        y = self.coarse(x)
+        patches = self.tokens(torch.cat([*tokens], -1))  # B S h w 4*width
+        y = self.context(y + _resized(patches.permute(0, 4, 1, 2, 3), y))
+        x = F.relu(self.join(x + _resized(self.to_middle(y), x)))
+        z = self.from_voxels(torch.cat([fine, voxels], 1))
+        z = F.relu(z + _resized(self.to_fine(x), z))
+        scores = self.head(F.relu(self.hidden(z)))
         logits: Tensor = scores + _resized(log_prior, scores)
         return logits
 
@@ -218,49 +224,6 @@ class _ConvBlock(nn.Module):
         """Map (B, width, D, H, W) to the same shape."""
         y: Tensor = x + self.conv(F.relu(self.norm(x)))
         return y
-
-
-def _to_blocks(voxels: Tensor, size: int) -> Tensor:
-    """Turn blocks of voxels into channels.
-
-    Parameters
-    ----------
-    voxels : Tensor of shape (B, C, D * size, H * size, W * size)
-        Any volumes.
-    size : int
-        Edge of a block.
-
-    Returns
-    -------
-    Tensor of shape (B, C * size**3, D, H, W)
-        The same values.
-    """
-    n_rows, n_channels, *shape = voxels.shape
-    depth, height, width = (length // size for length in shape)
-    x = voxels.reshape(n_rows, n_channels, depth, size, height, size, width, size)
-    x = x.permute(0, 1, 3, 5, 7, 2, 4, 6)  # B C u u u D H W
-    return x.reshape(n_rows, -1, depth, height, width)
-
-
-def _from_blocks(blocks: Tensor, size: int) -> Tensor:
-    """Undo `_to_blocks`.
-
-    Parameters
-    ----------
-    blocks : Tensor of shape (B, C * size**3, D, H, W)
-        Channels of blocks.
-    size : int
-        Edge of a block.
-
-    Returns
-    -------
-    Tensor of shape (B, C, D * size, H * size, W * size)
-        The same values.
-    """
-    n_rows, _, depth, height, width = blocks.shape
-    x = blocks.reshape(n_rows, -1, size, size, size, depth, height, width)
-    x = x.permute(0, 1, 5, 2, 6, 3, 7, 4)  # B C D u H u W u
-    return x.reshape(n_rows, -1, depth * size, height * size, width * size)
 
 
 def _channels_last(x: Tensor) -> Tensor:

@@ -219,3 +219,27 @@ def test_slab_position_is_that_of_its_middle(plane):
     voxels = positions(boxes)[..., axis].unflatten(2, (2, 2)).mean(dim=(3, 4, 5))
     expected = ((voxels + 0.5) / SHAPE[axis]).clamp(0, 1)
     torch.testing.assert_close(found, expected)
+
+
+def test_selected_slices_are_those_of_the_whole_crop():
+    boxes = draw(CropConfig(size=(6, 5), n_slabs=3))
+    volumes = torch.randn(3, 2, *SHAPE)
+    whole = boxes.apply(volumes)
+    part = boxes.select(2, 3).apply(volumes)
+    torch.testing.assert_close(part, whole[:, :, :, 2:5])
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+def test_refined_voxels_lie_about_the_middle_of_the_voxel_they_replace(factor):
+    boxes = draw(CropConfig(size=(6, 5), n_slabs=2))
+    # In units of the coarse volume's voxels.
+    fine = (positions(boxes.refine(factor)) - (factor - 1) / 2) / factor
+    blocks = fine.unfold(2, factor, factor).unfold(3, factor, factor)
+    middle = blocks.unfold(4, factor, factor).mean(dim=(-3, -2, -1))
+    torch.testing.assert_close(middle, positions(boxes), rtol=1e-4, atol=1e-4)
+
+
+def test_nearest_interpolation_invents_no_label():
+    labels = torch.randint(0, 2, (3, 1, *SHAPE)).float() * 7
+    crops = draw(CropConfig(size=(9, 8), n_slabs=3)).apply(labels, "nearest")
+    assert set(crops.unique().tolist()) == {0.0, 7.0}

@@ -1,4 +1,4 @@
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -155,3 +155,11 @@ def test_modality_does_not_depend_on_the_others(stacks):
 def test_impossible_strength_is_refused(changes):
     with pytest.raises(ConfigError, match="intensity"):
         IntensityConfig(**changes)
+
+
+def test_selected_changes_are_those_of_the_modality(stacks):
+    changes = draw()
+    # Noise is drawn for all modalities at once.
+    quiet = replace(changes, noise=torch.zeros_like(changes.noise))
+    chosen = quiet.select([1]).apply(stacks[:, 1:2])
+    torch.testing.assert_close(chosen, quiet.apply(stacks)[:, 1:2])

@@ -1,0 +1,295 @@
+"""What ``brainfeat segment`` does once its options are read."""
+
+__all__ = ["SegmentSummary", "fit_from_manifest", "format_segments", "segment_rows"]
+
+import csv
+import hashlib
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from brainfeat import __version__
+from brainfeat.atomic import atomic_write
+from brainfeat.bids import parse_bids_name
+from brainfeat.console import RunDisplay
+from brainfeat.estimators.segmentation import SegmentationEstimator
+from brainfeat.exceptions import InputError
+from brainfeat.failures import FailedRow, write_failures
+from brainfeat.io import write_image
+from brainfeat.manifest import Manifest, collect_rows
+from brainfeat.runs import RunEvent, hash_images
+from brainfeat.tables import TableRow
+
+_NAMES, _DESCRIPTION, _FAILURES = "dseg.tsv", "dataset_description.json", "failures.tsv"
+_LABEL = "label"
+
+
+class SegmentSummary(NamedTuple):
+    """What became of all rows.
+
+    Attributes
+    ----------
+    done, skipped, failed : int
+        Numbers of rows; skipped ones had been segmented by the same model.
+    seconds : float
+        Time that the run took.
+    folder : Path
+        Where the label maps are.
+    failures : Path or None
+        Table of what failed, None if nothing did.
+    """
+
+    done: int
+    skipped: int
+    failed: int
+    seconds: float
+    folder: Path
+    failures: Path | None
+
+
+def fit_from_manifest(
+    manifest: Path,
+    folder: Path,
+    estimator: SegmentationEstimator,
+    *,
+    modalities: Sequence[str],
+    wanted: Sequence[str] = (),
+) -> SegmentationEstimator:
+    """Train on the rows of a manifest, and save the model.
+
+    Parameters
+    ----------
+    manifest : Path
+        CSV or TSV table with a column a modality and a column ``label``.
+    folder : Path
+        Folder of the model; new or empty.
+    estimator : SegmentationEstimator
+        With its parameters.
+    modalities : sequence of str
+        Modalities that the checkpoint knows.
+    wanted : sequence of str
+        Modalities to use; none means all.
+
+    Returns
+    -------
+    SegmentationEstimator
+        Fitted.
+
+    Raises
+    ------
+    InputError
+        If a row has no image or no label map, or the folder is not free.
+    """
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise InputError(f"{folder}: exists and is not an empty folder.")
+    if manifest.suffix not in {".csv", ".tsv"}:
+        raise InputError(f"{manifest}: expected a manifest that ends in .csv or .tsv.")
+    rows = collect_rows([str(manifest)], modalities=modalities, wanted=wanted)
+    for problem in rows.problems:
+        raise InputError(str(problem))
+    label_maps = [_label_map(row, manifest) for row in rows.rows]
+    estimator.fit([dict(row.images) for row in rows.rows], label_maps)
+    estimator.save(folder)
+    _write_names(folder / _NAMES, estimator, _find_names(Path(label_maps[0])))
+    return estimator
+
+
+def segment_rows(
+    manifest: Manifest, model: Path, folder: Path, estimator: SegmentationEstimator
+) -> SegmentSummary:
+    """Segment rows one after the other; what fails is noted, the rest goes on.
+
+    Parameters
+    ----------
+    manifest : Manifest
+        Rows, and inputs that are none.
+    model : Path
+        Folder of the model.
+    folder : Path
+        Where label maps go, with BIDS names: as they lie in a BIDS folder if the image
+        lies in one.
+    estimator : SegmentationEstimator
+        From the folder of the model.
+
+    Returns
+    -------
+    SegmentSummary
+        Counts, and where the files are.
+    """
+    start = time.perf_counter()
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_names(folder / _NAMES, estimator, _read_names(model / _NAMES))
+    _write_json(folder / _DESCRIPTION, _description())
+    fingerprint = _fingerprint(model)
+    counts = {"done": 0, "skipped": 0, "failed": 0}
+    failures = [*manifest.problems]
+    display = RunDisplay(
+        len(manifest.rows), task="segmenting", kept="segmented already"
+    )
+    with display:
+        for event in _segment(manifest.rows, folder, estimator, fingerprint):
+            counts[event.status] += 1
+            if event.failure is not None:
+                failures.append(event.failure)
+            display(event)
+    return SegmentSummary(
+        counts["done"],
+        counts["skipped"],
+        len(failures),
+        time.perf_counter() - start,
+        folder,
+        write_failures(folder / _FAILURES, failures),
+    )
+
+
+def format_segments(summary: SegmentSummary) -> str:
+    """Say what a run did, and where its files are.
+
+    Parameters
+    ----------
+    summary : SegmentSummary
+        Counts and files.
+
+    Returns
+    -------
+    str
+        Lines for a terminal.
+
+    Examples
+    --------
+    >>> print(format_segments(SegmentSummary(3, 1, 0, 12.0, Path("maps"), None)))
+    3 done, 1 skipped, 0 failed in 12 s
+    label maps: maps
+    """
+    counts = f"{summary.done} done, {summary.skipped} skipped, {summary.failed} failed"
+    lines = [f"{counts} in {summary.seconds:.0f} s", f"label maps: {summary.folder}"]
+    if summary.failures is not None:
+        lines.append(f"failures:   {summary.failures}")
+    return "\n".join(lines)
+
+
+def _segment(
+    rows: Sequence[TableRow],
+    folder: Path,
+    estimator: SegmentationEstimator,
+    fingerprint: str,
+) -> Iterator[RunEvent]:
+    taken: set[Path] = set()
+    for row in rows:
+        target = folder / _output_name(row)
+        try:
+            if target in taken:
+                raise InputError(
+                    f"{row.image}: another image of this run is {target.name} too."
+                )
+            taken.add(target)
+            status = _segment_one(row, target, estimator, fingerprint)
+            yield RunEvent(row, status, None)
+        except Exception as error:  # whatever a damaged file makes a library raise
+            failure = FailedRow.from_error(row.participant_id, row.image, error)
+            yield RunEvent(row, "failed", failure)
+
+
+def _segment_one(
+    row: TableRow, target: Path, estimator: SegmentationEstimator, fingerprint: str
+) -> Literal["done", "skipped"]:
+    sidecar = target.with_name(target.name.replace(".nii.gz", ".json"))
+    origin = {
+        "Sources": sorted(row.images.values()),
+        "InputSHA256": hash_images(row.images),
+        "ModelSHA256": fingerprint,
+    }
+    if target.exists() and _read_origin(sidecar) == origin:
+        return "skipped"
+    (image,) = estimator.predict([dict(row.images)])
+    # Last, so that what it tells of is there.
+    sidecar.unlink(missing_ok=True)
+    write_image(image, target)
+    _write_json(sidecar, origin)
+    return "done"
+
+
+def _output_name(row: TableRow) -> Path:
+    """Name a label map after its image: ``sub-01_T1w`` gives ``sub-01_dseg``."""
+    image = Path(row.image)
+    name = parse_bids_name(image.name)
+    if name.participant_id is None:
+        return Path(f"{row.participant_id}_dseg.nii.gz")
+    stem = image.name.split(".")[0].removesuffix(f"_{name.suffix}")
+    parts = [name.participant_id, *([name.session_id] if name.session_id else [])]
+    is_bids = image.parent.parts[-len(parts) - 1 :] == (*parts, "anat")
+    place = Path(*parts, "anat") if is_bids else Path()
+    return place / f"{stem}_dseg.nii.gz"
+
+
+def _label_map(row: TableRow, manifest: Path) -> str:
+    text = row.metadata.get(_LABEL)
+    if not text:
+        raise InputError(
+            f"{manifest}: expected a path in column {_LABEL!r} for {row.image}, "
+            "got none."
+        )
+    path = Path(text).expanduser()
+    beside = manifest.parent / path
+    return str(beside if beside.exists() else path)
+
+
+def _find_names(label_map: Path) -> Mapping[int, str]:
+    """Read the table of names that BIDS keeps beside label maps or above them."""
+    own = label_map.with_name(label_map.name.split(".")[0] + ".tsv")
+    above = [parent / _NAMES for parent in label_map.resolve().parents[:4]]
+    return next((_read_names(p) for p in (own, *above) if p.is_file()), {})
+
+
+def _read_names(path: Path) -> Mapping[int, str]:
+    if not path.is_file():
+        return {}
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        lines = [*csv.DictReader(file, delimiter="\t")]
+    return {
+        int(line["index"]): line["name"]
+        for line in lines
+        if line.get("name") and (line.get("index") or "").lstrip("-").isdecimal()
+    }
+
+
+def _write_names(
+    path: Path, estimator: SegmentationEstimator, names: Mapping[int, str]
+) -> None:
+    with atomic_write(path) as partial, partial.open("w", newline="") as file:
+        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+        writer.writerow(("index", "name"))
+        for label in map(int, estimator.classes_):
+            default = "background" if label == 0 else f"class_{label}"
+            writer.writerow((label, names.get(label, default)))
+
+
+def _description() -> dict[str, Any]:
+    return {
+        "Name": "Segmentations",
+        "BIDSVersion": "1.10.0",
+        "DatasetType": "derivative",
+        "GeneratedBy": [{"Name": "brainfeat", "Version": __version__}],
+    }
+
+
+def _fingerprint(model: Path) -> str:
+    """SHA-256 of a model: its settings name the weights of the encoder."""
+    digest = hashlib.sha256()
+    for name in ("segmentation.json", "decoder.safetensors"):
+        digest.update((model / name).read_bytes())
+    return digest.hexdigest()
+
+
+def _read_origin(path: Path) -> object:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    with atomic_write(path) as partial:
+        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

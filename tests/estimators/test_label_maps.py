@@ -1,0 +1,71 @@
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from brainfeat.estimators._label_maps import as_label_maps, name_of
+from brainfeat.estimators._subjects import Subject
+from brainfeat.exceptions import InputError, VolumeNotFoundError
+from brainfeat.io import read_labels, to_image, write_volume
+from brainfeat.volume import Geometry, Volume
+
+SUBJECTS = [Subject("first", {}), Subject("second", {})]
+
+
+def draw(value=1):
+    return Volume(np.full((3, 4, 5), value, np.uint8), Geometry((3, 4, 5), np.eye(4)))
+
+
+@pytest.fixture
+def paths(tmp_path):
+    return [str(write_volume(draw(n), tmp_path / f"{n}.nii.gz")) for n in (1, 2)]
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        list,
+        tuple,
+        pd.Series,
+        pd.Index,
+        lambda paths: pd.DataFrame({"label": paths}),
+        lambda paths: np.array(paths, dtype=object),
+        lambda paths: [nib.load(path) for path in paths],
+        lambda _: [draw(1), draw(2)],
+        lambda _: [to_image(draw(1)), draw(2)],
+    ],
+)
+def test_every_form_gives_one_a_subject_in_order(paths, form):
+    maps = as_label_maps(form(paths), SUBJECTS)
+    assert [int(read_labels(source).data.max()) for source in maps] == [1, 2]
+
+
+def test_volumes_of_a_4d_image_are_the_subjects():
+    data = np.stack([draw(1).data, draw(2).data], axis=-1)
+    maps = as_label_maps(nib.Nifti1Image(data, np.eye(4)), SUBJECTS)
+    assert [int(read_labels(source).data.max()) for source in maps] == [1, 2]
+
+
+def test_home_folder_is_found(paths, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (found,) = as_label_maps("~/1.nii.gz", SUBJECTS[:1])
+    assert str(found) == paths[0]
+
+
+def test_what_is_no_label_map_is_refused(paths):
+    with pytest.raises(InputError, match="second: expected a label map, got none"):
+        as_label_maps([paths[0], None], SUBJECTS)
+    with pytest.raises(InputError, match="second: expected the path or image"):
+        as_label_maps([paths[0], 3.5], SUBJECTS)
+    with pytest.raises(VolumeNotFoundError, match="label map of first"):
+        as_label_maps(["nowhere.nii.gz", paths[1]], SUBJECTS)
+    with pytest.raises(InputError, match="one column"):
+        as_label_maps(pd.DataFrame({"a": paths, "b": paths}), SUBJECTS)
+    with pytest.raises(InputError, match="got dict"):
+        as_label_maps({"a": paths}, SUBJECTS)
+
+
+def test_name_is_the_path_or_the_subject(paths):
+    assert name_of(paths[0], SUBJECTS[0]) == paths[0]
+    assert name_of(nib.load(paths[0]), SUBJECTS[0]) == paths[0]
+    assert name_of(to_image(draw()), SUBJECTS[0]) == "label map of first"

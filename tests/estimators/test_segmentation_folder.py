@@ -1,0 +1,71 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from brainfeat.estimators._segmentation_folder import read_folder, write_folder
+from brainfeat.exceptions import CheckpointError
+from brainfeat.models.decoder import DecoderConfig, SegmentationDecoder
+
+
+class Fitted:
+    """What an estimator has after its training."""
+
+    classes_ = np.array([0, -5, 300])
+    modalities_ = ("T1w", "FLAIR")
+    checkpoint_fingerprint_ = "0" * 64
+    modality = None
+
+    def __init__(self):
+        config = DecoderConfig(n_classes=3, n_modalities=2, embed_dim=24, n_depths=2)
+        self.decoder_ = SegmentationDecoder(config)
+        self.loss_curve_, self.validation_scores_ = [1.5, 0.75], []
+        self.prior_ = torch.rand(3, 4, 5, 6)
+
+
+@pytest.fixture
+def folder(checkpoint, tmp_path):
+    return write_folder(tmp_path / "deep" / "model", Fitted(), checkpoint)
+
+
+def test_folder_gives_back_what_was_written(checkpoint, tmp_path):
+    fitted = Fitted()
+    folder = write_folder(tmp_path / "model", fitted, checkpoint)
+    content = read_folder(folder)
+    assert content.parameters["checkpoint"] == str(folder / "encoder")
+    assert content.fitted["classes_"].tolist() == [0, -5, 300]
+    assert content.fitted["modalities_"] == ("T1w", "FLAIR")
+    assert content.fitted["loss_curve_"] == [1.5, 0.75]
+    torch.testing.assert_close(content.fitted["prior_"], fitted.prior_)
+    state = content.fitted["decoder_"].state_dict()
+    for name, value in fitted.decoder_.state_dict().items():
+        torch.testing.assert_close(state[name], value)
+
+
+def test_folder_without_model_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match=r"segment fit.*segmentation\.json"):
+        read_folder(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["decoder.safetensors", "segmentation.json"])
+def test_damaged_file_is_noticed(folder, name):
+    path = folder / name
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match=str(folder)):
+        read_folder(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("format", "other-2", "another version"),
+        ("decoder", {"n_classes": 3}, "damaged.*expected keys"),
+    ],
+)
+def test_foreign_settings_are_refused(folder, key, value, message):
+    path = folder / "segmentation.json"
+    content = json.loads(path.read_text()) | {key: value}
+    path.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=message):
+        read_folder(folder)

@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+import torch
+
+from brainfeat.estimators import _segmentation_model as model
+from brainfeat.estimators._segmentation_inputs import SegmentationSpace
+from brainfeat.estimators._segmentation_model import (
+    SegmentationNetwork,
+    choose_blocks,
+    label_dtype,
+)
+from brainfeat.estimators._subjects import Subject
+from brainfeat.models.decoder import DecoderConfig, SegmentationDecoder
+from brainfeat.preprocessing import Preprocessor
+from brainfeat.slabs import SlabGrid
+
+pytestmark = pytest.mark.usefixtures("without_registration")
+
+
+@pytest.fixture
+def space():
+    return SegmentationSpace(
+        Preprocessor(shape=(24, 32, 40), spacing=6.0, alignment="none"),
+        ("T1w", "T2w", "FLAIR"),
+        ("T1w",),
+    )
+
+
+@pytest.fixture
+def network(checkpoint, space):
+    torch.manual_seed(0)
+    config = DecoderConfig(
+        n_classes=3, n_modalities=1, embed_dim=24, n_depths=2, width=4
+    )
+    decoder = SegmentationDecoder(config).eval()
+    torch.nn.init.normal_(decoder.head.weight)
+    return SegmentationNetwork(
+        encoder=checkpoint.build_encoder(),
+        decoder=decoder,
+        prior=torch.rand(3, 12, 16, 20) + 0.1,
+        space=space,
+        grid=SlabGrid(thickness=2),
+        blocks=(0, 1),
+        device=torch.device("cpu"),
+    )
+
+
+@pytest.fixture
+def placed(space, cohort):
+    return space.read(Subject("x", {"T1w": cohort["T1w"][0]}))
+
+
+def test_probabilities_lie_as_the_voxels_do(network, placed):
+    chances = network.probabilities(placed).astype(np.float32)
+    assert chances.shape == (3, 48, 64, 80)
+    np.testing.assert_allclose(chances.sum(axis=0), 1.0, atol=2e-3)
+
+
+def test_parts_give_what_the_whole_gives(network, placed, monkeypatch):
+    whole = network.probabilities(placed)
+    monkeypatch.setattr(model, "_VOXELS_AT_ONCE", 24 * 32 * 2 * 6)  # 6 of 20 slabs
+    parts = network.probabilities(placed)
+    np.testing.assert_allclose(parts, whole, atol=2e-3)
+
+
+def test_prior_is_turned_as_the_slabs_are(network):
+    assert network.log_prior.shape == (1, 3, 40, 32, 24)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 6, 12, 40])
+def test_blocks_end_with_the_last(depth):
+    blocks = choose_blocks(depth)
+    assert blocks[-1] == depth - 1
+    assert len(blocks) == len(set(blocks)) == min(3, depth)
+    assert list(blocks) == sorted(blocks)
+
+
+@pytest.mark.parametrize(
+    ("classes", "expected"),
+    [
+        ([0, 1], np.uint8),
+        ([0, 255], np.uint8),
+        ([0, 256], np.uint16),
+        ([0, 70_000], np.int32),
+        ([0, -1], np.int32),
+    ],
+)
+def test_smallest_type_holds_the_classes(classes, expected):
+    assert label_dtype(classes) is expected

@@ -1,0 +1,96 @@
+import numpy as np
+import pytest
+import torch
+
+from brainfeat.estimators._segmentation_inputs import SegmentationSpace
+from brainfeat.estimators._segmentation_store import write_store
+from brainfeat.estimators._subjects import Subject
+from brainfeat.exceptions import InputError
+from brainfeat.io import read_volume, to_image
+from brainfeat.preprocessing import Preprocessor
+from brainfeat.slabs import SlabGrid
+from brainfeat.volume import Volume
+
+pytestmark = pytest.mark.usefixtures("without_registration")
+
+SPACE = SegmentationSpace(
+    Preprocessor(shape=(24, 32, 20), spacing=8.0),
+    ("T1w", "T2w", "FLAIR"),
+    ("T1w", "FLAIR"),
+)
+GRID = SlabGrid(thickness=2, plane="coronal")
+
+
+def label(path, *values):
+    """A brain whose quarters, from back to front, have these labels."""
+    volume = read_volume(path)
+    labels = np.zeros(volume.data.shape, np.int32)
+    parts = np.array_split(np.arange(labels.shape[1]), len(values))
+    for value, part in zip(values, parts, strict=True):
+        labels[:, part] = value
+    return to_image(Volume(labels * (volume.data > 0), volume.geometry))
+
+
+@pytest.fixture
+def subjects(cohort):
+    return [
+        Subject("a", {"T1w": cohort["T1w"][0], "FLAIR": cohort["FLAIR"][0]}),
+        Subject("b", {"T1w": cohort["T1w"][1]}),
+    ]
+
+
+@pytest.fixture
+def label_maps(cohort):
+    return [label(cohort["T1w"][0], 9, 4), label(cohort["T1w"][1], 9, -3, 500)]
+
+
+@pytest.fixture
+def store(subjects, label_maps, tmp_path):
+    return write_store(subjects, label_maps, SPACE, GRID, tmp_path, n_jobs=2)
+
+
+def test_classes_are_those_of_all_subjects(store):
+    assert store.classes == (0, -3, 4, 9, 500)
+    has_class = store.slab_counts.sum(axis=2) > 0
+    assert has_class.tolist() == [
+        [True, False, True, True, False],
+        [True, True, False, True, True],
+    ]
+    assert store.present.tolist() == [[True, True], [True, False]]
+    assert store.encoder_present[1].tolist() == [True, False, False]
+
+
+def test_stored_subject_is_the_subject(store, subjects, label_maps):
+    volumes = store.load(0)
+    placed = SPACE.read(subjects[0])
+    np.testing.assert_allclose(volumes.fine[0], placed.voxels, atol=5e-3)
+    np.testing.assert_allclose(volumes.coarse[0, :-1], placed.coarse.data, atol=5e-3)
+    np.testing.assert_array_equal(volumes.coarse[0, -1], placed.coarse.foreground)
+    from brainfeat.io import read_labels
+
+    labels = SPACE.to_grid(read_labels(label_maps[0]), placed)
+    found = np.array(store.classes)[volumes.labels[0, 0].int()]
+    np.testing.assert_array_equal(found, labels)
+
+
+def test_slabs_are_counted_along_the_encoder_s_plane(store):
+    labels = store.load(1).labels[0, 0].numpy()
+    slabs = labels.reshape(labels.shape[0], 16, 4, labels.shape[2])
+    for place in range(5):
+        expected = (slabs == place).sum(axis=(0, 2, 3))
+        np.testing.assert_array_equal(store.slab_counts[1, place], expected)
+
+
+def test_prior_is_a_probability_that_is_nowhere_zero(store):
+    assert store.prior.shape == (5, 12, 16, 10)
+    torch.testing.assert_close(store.prior.sum(0), torch.ones(12, 16, 10))
+    assert (store.prior > 0).all()
+    # Class 9 is at the back, class 500 at the front.
+    back, front = store.prior[3].mean((0, 2)), store.prior[4].mean((0, 2))
+    assert back.argmax() < front.argmax()
+
+
+def test_label_map_without_foreground_is_named(subjects, cohort, tmp_path):
+    nothing = label(cohort["T1w"][0], 0)
+    with pytest.raises(InputError, match="label map of a: expected labels other"):
+        write_store(subjects[:1], [nothing], SPACE, GRID, tmp_path, n_jobs=1)

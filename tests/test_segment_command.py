@@ -1,0 +1,196 @@
+"""``brainfeat segment`` as a user types it."""
+
+import csv
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from brainfeat import SegmentationEstimator, cli
+from brainfeat.checkpoint import Checkpoint, CheckpointConfig
+from brainfeat.io import read_labels, write_volume
+from brainfeat.models.config import EncoderConfig
+from brainfeat.preprocessing import Preprocessor
+from brainfeat.segment_command import _output_name
+from brainfeat.tables import TableRow
+from brainfeat.volume import Volume
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, small_brain):
+    """A BIDS folder of three brains, their label maps and a checkpoint."""
+    root = tmp_path_factory.mktemp("data")
+    for index in range(3):
+        brain = np.roll(small_brain.data, index, axis=0).astype(np.float32)
+        scan = root / f"bids/sub-{index}/anat/sub-{index}_T1w.nii.gz"
+        write_volume(Volume(brain, small_brain.geometry), scan)
+        labels = np.where(brain > 0, 12, 0)
+        labels[:, 40:] *= 2
+        volume = Volume(labels.astype(np.uint8), small_brain.geometry)
+        write_volume(volume, root / f"truth/sub-{index}_dseg.nii.gz")
+    (root / "truth/dseg.tsv").write_text("index\tname\n12\tback\n99\tother\n")
+    encoder = EncoderConfig(
+        modalities=("T1w", "FLAIR"),
+        thickness=2,
+        image_size=(32, 24),
+        embed_dim=12,
+        depth=1,
+        num_heads=2,
+    )
+    preprocessor = Preprocessor(shape=(24, 32, 20), spacing=8.0, alignment="none")
+    config = CheckpointConfig(
+        encoder=encoder,
+        preprocessing=preprocessor.to_dict(),
+        missing_modalities=True,
+        trained=False,
+    )
+    Checkpoint.untrained(config).save(root / "checkpoint")
+    return root
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(cli.app, [*map(str, ("segment", *arguments))])
+
+
+def write_manifest(data, name, rows):
+    path = data / name
+    lines = ["T1w,label", *(",".join(row) for row in rows)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(data):
+    rows = [
+        (f"bids/sub-{i}/anat/sub-{i}_T1w.nii.gz", f"truth/sub-{i}_dseg.nii.gz")
+        for i in range(2)
+    ]
+    manifest = write_manifest(data, "train.csv", rows)
+    folder = data / "model"
+    result = invoke(
+        *("fit", manifest, "-o", folder, "--steps", 10),
+        *("--checkpoint", data / "checkpoint", "--device", "cpu"),
+    )
+    assert result.exit_code == 0, result.output
+    assert "classes: 0, 12, 24" in result.output
+    return folder
+
+
+def rows_of(path):
+    with path.open(newline="") as file:
+        return [*csv.reader(file, delimiter="\t")]
+
+
+def test_model_knows_the_names_of_its_classes(model):
+    assert rows_of(model / "dseg.tsv") == [
+        ["index", "name"],
+        ["0", "background"],
+        ["12", "back"],
+        ["24", "class_24"],
+    ]
+
+
+def test_label_maps_are_a_bids_derivative(data, model, tmp_path):
+    result = invoke("predict", model, data / "bids", "-o", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "3 done, 0 skipped, 0 failed" in result.output
+    for index in range(3):
+        path = tmp_path / f"sub-{index}/anat/sub-{index}_dseg.nii.gz"
+        source = nib.load(data / f"bids/sub-{index}/anat/sub-{index}_T1w.nii.gz")
+        image = nib.load(path)
+        assert image.shape == source.shape
+        assert image.get_data_dtype() == np.uint8
+        np.testing.assert_allclose(image.affine, source.affine)
+    assert rows_of(tmp_path / "dseg.tsv") == rows_of(model / "dseg.tsv")
+    description = json.loads((tmp_path / "dataset_description.json").read_text())
+    assert description["DatasetType"] == "derivative"
+    (image,) = SegmentationEstimator.load(model).predict([source.get_filename()])
+    np.testing.assert_array_equal(read_labels(path).data, image.dataobj)
+
+
+def test_same_command_again_resumes(data, model, tmp_path):
+    first = invoke("predict", model, data / "bids", "-o", tmp_path)
+    assert first.exit_code == 0
+    changed = tmp_path / "sub-1/anat/sub-1_dseg.nii.gz"
+    kept = tmp_path / "sub-2/anat/sub-2_dseg.nii.gz"
+    before = kept.stat().st_mtime_ns
+    changed.unlink()
+    again = invoke("predict", model, data / "bids", "-o", tmp_path)
+    assert "1 done, 2 skipped, 0 failed" in again.output
+    assert changed.exists()
+    assert kept.stat().st_mtime_ns == before
+
+
+def test_bad_scan_is_noted_and_the_rest_goes_on(data, model, tmp_path):
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    good = data / "bids/sub-0/anat/sub-0_T1w.nii.gz"
+    (scans / "a.nii.gz").write_bytes(good.read_bytes()[:2000])
+    (scans / "b.nii.gz").write_bytes(good.read_bytes())
+    output = tmp_path / "out"
+    result = invoke("predict", model, scans, "-o", output)
+    assert result.exit_code == 1, result.output
+    assert (output / "b_dseg.nii.gz").exists()
+    header, row = rows_of(output / "failures.tsv")
+    assert header == ["participant_id", "file", "reason"]
+    assert row[1] == str(scans / "a.nii.gz")
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([("bids/sub-0/anat/sub-0_T1w.nii.gz", "")], "column 'label'"),
+        ([("bids/sub-0/anat/sub-0_T1w.nii.gz", "no.nii.gz")], "no.nii.gz: no such"),
+        ([("", "truth/sub-0_dseg.nii.gz")], "row 2: no image"),
+    ],
+)
+def test_manifest_that_cannot_teach_is_refused(data, tmp_path, rows, message):
+    manifest = write_manifest(data, "bad.csv", rows)
+    result = invoke(
+        *("fit", manifest, "-o", tmp_path / "model"),
+        *("--checkpoint", data / "checkpoint"),
+    )
+    assert result.exit_code == 2
+    assert message in result.output
+    assert not (tmp_path / "model").exists()
+
+
+def test_model_is_not_overwritten(data, model):
+    result = invoke("fit", data / "train.csv", "-o", model)
+    assert result.exit_code == 2
+    assert "is not an empty folder" in result.output
+
+
+def test_folder_without_model_is_a_usage_error(data, tmp_path):
+    result = invoke("predict", tmp_path, data / "bids", "-o", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "segmentation.json" in result.output
+
+
+@pytest.mark.parametrize(
+    ("image", "participant", "expected"),
+    [
+        ("/d/sub-01/anat/sub-01_T1w.nii.gz", "sub-01", "sub-01/anat/sub-01_dseg"),
+        (
+            "/d/sub-01/ses-2/anat/sub-01_ses-2_run-1_FLAIR.nii",
+            "sub-01",
+            "sub-01/ses-2/anat/sub-01_ses-2_run-1_dseg",
+        ),
+        ("/scans/sub-01_T1w.nii.gz", "sub-01", "sub-01_dseg"),
+        ("/scans/002/T1.nii", "002_T1", "002_T1_dseg"),
+    ],
+)
+def test_label_map_is_named_after_its_image(image, participant, expected):
+    row = TableRow(participant_id=participant, images={"T1w": image})
+    assert str(_output_name(row)) == f"{expected}.nii.gz"
