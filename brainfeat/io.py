@@ -400,7 +400,7 @@ def _load(source: str | os.PathLike[str]) -> Any:
     path = _existing_file(source)
     try:
         return nib.load(path)
-    except _READ_ERRORS as error:
+    except Exception as error:  # whatever a damaged file makes a library raise
         raise VolumeError(f"{path}: {_reason(error)}") from error
 
 

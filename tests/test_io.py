@@ -5,7 +5,15 @@ import numpy as np
 import pytest
 
 from brainfeat.exceptions import GeometryError, VolumeError, VolumeNotFoundError
-from brainfeat.io import content_hash, read_labels, read_volume, to_image, write_volume
+from brainfeat.io import (
+    content_hash,
+    read_labels,
+    read_volume,
+    to_image,
+    to_image_like,
+    write_image,
+    write_volume,
+)
 from brainfeat.volume import Geometry, Volume
 
 SHAPE = (7, 8, 9)
@@ -221,3 +229,34 @@ def test_labels_beyond_32_bits_are_refused():
     volume = Volume(np.full(SHAPE, 2**40), Geometry(SHAPE, AFFINE))
     with pytest.raises(VolumeError, match="32 bits"):
         to_image(volume)
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image, nib.MGHImage])
+def test_image_like_another_keeps_its_place_and_units(kind, tmp_path):
+    affine = np.diag([2.0, -3.0, 1.5, 1.0])
+    source = kind(np.zeros((3, 4, 5), np.float32), affine)
+    if kind is not nib.MGHImage:
+        source.header.set_xyzt_units("micron", "msec")
+        source.header.set_slope_inter(3.0, 1.0)
+    path = tmp_path / f"image{'.mgz' if kind is nib.MGHImage else '.nii.gz'}"
+    nib.save(source, path)
+    data = np.arange(60, dtype=np.uint16).reshape(3, 4, 5)
+    image = to_image_like(data, path)
+    saved = nib.load(write_image(image, tmp_path / "out.nii.gz"))
+    np.testing.assert_array_equal(saved.dataobj, data)
+    np.testing.assert_allclose(saved.affine, affine)
+    assert saved.get_data_dtype() == np.uint16
+    expected = ("mm", "sec") if kind is nib.MGHImage else ("micron", "msec")
+    assert saved.header.get_xyzt_units() == expected
+
+
+def test_image_like_one_with_a_trailing_axis_has_it_too():
+    source = nib.Nifti1Image(np.zeros((3, 4, 5, 1), np.int16), np.eye(4))
+    assert to_image_like(np.zeros((3, 4, 5), np.uint8), source).shape == (3, 4, 5, 1)
+
+
+def test_image_like_no_image_is_refused(tmp_path):
+    path = tmp_path / "text.nii"
+    path.write_text("no image")
+    with pytest.raises(VolumeError, match=r"text\.nii"):
+        to_image_like(np.zeros((3, 4, 5), np.uint8), path)
