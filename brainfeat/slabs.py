@@ -2,14 +2,17 @@
 
 __all__ = ["Plane", "SlabGrid"]
 
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from brainfeat.exceptions import ConfigError, GeometryError
-from brainfeat.volume import Geometry
+
+if TYPE_CHECKING:
+    # With nibabel, which training on a store does without.
+    from brainfeat.volume import Geometry
 
 Plane = Literal["axial", "coronal", "sagittal"]
 
@@ -178,7 +181,7 @@ class SlabGrid:
         fractions: NDArray[np.float32] = patches.mean(axis=(1, 3, 5), dtype=np.float32)
         return fractions
 
-    def token_geometry(self, geometry: Geometry, patch_size: int) -> Geometry:
+    def token_geometry(self, geometry: "Geometry", patch_size: int) -> "Geometry":
         """Place the patch tokens: each at the middle of its block of voxels.
 
         Parameters
@@ -208,7 +211,7 @@ class SlabGrid:
         to_voxel = np.diag([*block.astype(float), 1.0])
         to_voxel[:3, 3] = (block - 1) / 2.0
         i, j, k = np.array(geometry.shape) // block
-        return Geometry((i, j, k), geometry.affine @ to_voxel)
+        return replace(geometry, shape=(i, j, k), affine=geometry.affine @ to_voxel)
 
     def arrange_tokens(self, tokens: NDArray[Any]) -> NDArray[Any]:
         """Bring what is known of each token to the array order of the volumes.
