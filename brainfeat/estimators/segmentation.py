@@ -1,5 +1,6 @@
 """Label maps of new scans, learnt from a few labelled ones."""
 
+import copy
 import logging
 import os
 import sys
@@ -513,7 +514,8 @@ class SegmentationEstimator(BaseEstimator):
         space = _space(checkpoint, self.modalities_)
         network = SegmentationNetwork(
             encoder=shared_encoder(checkpoint, device),
-            decoder=self.decoder_.to(device),
+            # A copy: what is fitted stays on the CPU, and can be pickled anywhere.
+            decoder=copy.deepcopy(self.decoder_).to(device),
             prior=self.prior_,
             space=space,
             grid=_slab_grid(checkpoint),

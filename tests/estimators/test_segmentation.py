@@ -76,7 +76,7 @@ def estimator(small):
 
 @pytest.fixture(scope="module")
 def fitted(small, paths, label_maps, without_registration):  # noqa: ARG001
-    model = SegmentationEstimator(small, n_steps=40, random_state=0, device="cpu")
+    model = SegmentationEstimator(small, n_steps=25, random_state=0, device="cpu")
     return model.fit(paths[:3], label_maps[:3])
 
 
@@ -86,9 +86,9 @@ def same(first, second):
 
 def test_learns_where_classes_are(fitted, paths, label_maps):
     assert fitted.classes_.tolist() == CLASSES
-    assert len(fitted.loss_curve_) == 40
-    assert np.mean(fitted.loss_curve_[-5:]) < 0.7 * fitted.loss_curve_[0]
-    assert fitted.score(paths[3:], label_maps[3:]) > 0.8
+    assert len(fitted.loss_curve_) == 25
+    assert np.mean(fitted.loss_curve_[-5:]) < 0.8 * fitted.loss_curve_[0]
+    assert fitted.score(paths[3:], label_maps[3:]) > 0.75
 
 
 def test_label_maps_are_in_the_image_s_own_space(fitted, paths):
@@ -200,13 +200,11 @@ def test_labels_on_another_grid_teach_the_same(estimator, paths, label_maps):
 
 
 def test_same_seed_gives_the_same_model(estimator, paths, label_maps):
-    first, again = (
-        clone(estimator).fit(paths[:2], label_maps[:2]).predict(paths[3:])[0]
-        for _ in range(2)
-    )
-    same(first, again)
+    first, again = (clone(estimator).fit(paths[:2], label_maps[:2]) for _ in range(2))
+    assert first.loss_curve_ == again.loss_curve_
+    same(first.predict(paths[3:])[0], again.predict(paths[3:])[0])
     other = clone(estimator).set_params(random_state=1)
-    assert other.fit(paths[:2], label_maps[:2]).loss_curve_ != first
+    assert other.fit(paths[:2], label_maps[:2]).loss_curve_ != first.loss_curve_
 
 
 def test_saved_model_predicts_the_same(fitted, paths, tmp_path):

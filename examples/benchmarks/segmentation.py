@@ -1,0 +1,255 @@
+"""Label maps from few labels: `SegmentationEstimator` against a UNet from scratch.
+
+Both learn from the same subjects of one scanner and draw label maps of subjects of the
+others, whose anatomy (ROBEX) no pretraining saw. The UNet is monai's; it sees the same
+1 mm voxels around the aligned brain, with monai's usual augmentation, and is given the
+processor time that the estimator took, preprocessing left aside.
+
+    python examples/benchmarks/segmentation.py work --labels 1 5 20 --json results.json
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from development_cohort import robex_base
+from numpy.typing import NDArray
+
+from brainfeat import Preprocessor, SegmentationEstimator, simulate_cohort
+
+# The UNet is to see the very voxels that the estimator's decoder sees.
+from brainfeat.estimators._segmentation_inputs import (  # noqa: PLC2701
+    SegmentationSpace,
+)
+from brainfeat.estimators._subjects import Subject  # noqa: PLC2701
+from brainfeat.io import read_labels, to_image_like
+from brainfeat.metrics import dice_scores, score_lesions
+
+TISSUES = {"csf": (1, 4), "gray matter": (2, 5, 6), "white matter": (3,)}
+STRUCTURES = range(1, 7)
+LESION = 7
+TRAIN_SITE = "north"
+UNET_CHANNELS = (16, 32, 64, 128)
+CROP = (64, 64, 64)
+# The grid of brainfound-tiny, at half its spacing.
+GRID = SegmentationSpace(Preprocessor(), ("T1w", "T2w", "FLAIR"), ("T1w",))
+
+
+class UNetMethod:
+    """monai's UNet on the fine grid; label maps go back as the estimator's do."""
+
+    def __init__(self, modality: str, seconds: float, seed: int) -> None:
+        self.space = SegmentationSpace(
+            GRID.preprocessor, GRID.encoder_modalities, (modality,)
+        )
+        self.modality, self.seconds, self.seed = modality, seconds, seed
+
+    def fit(self, scans: Sequence[str], label_maps: Sequence[str]) -> "UNetMethod":
+        """Train until the processor time is spent."""
+        from monai.losses import DiceCELoss
+        from monai.networks.nets import UNet
+
+        torch.manual_seed(self.seed)
+        rng = np.random.default_rng(self.seed)
+        placed = [self._read(scan) for scan in scans]
+        truths = [
+            self.space.to_grid(read_labels(path), subject)
+            for path, subject in zip(label_maps, placed, strict=True)
+        ]
+        self.classes = np.unique(np.concatenate([np.unique(t) for t in truths]))
+        indices = [np.searchsorted(self.classes, t) for t in truths]
+        self.network = UNet(
+            3, 1, len(self.classes), UNET_CHANNELS, (2, 2, 2), num_res_units=1
+        )
+        optimizer = torch.optim.AdamW(self.network.parameters(), lr=2e-3)
+        loss_function = DiceCELoss(
+            include_background=False, to_onehot_y=True, softmax=True, batch=True
+        )
+        augment = _augmentation(self.seed)
+        start, self.n_steps = time.process_time(), 0
+        while time.process_time() - start < self.seconds:
+            crops = []
+            for subject in rng.integers(len(placed), size=2):
+                crop = _draw_crop(indices[subject], rng)
+                crops.append(
+                    augment(
+                        {
+                            "image": torch.from_numpy(placed[subject].voxels[:, *crop]),
+                            "label": torch.from_numpy(indices[subject][None, *crop]),
+                        }
+                    )
+                )
+            images = torch.stack([crop["image"] for crop in crops]).float()
+            labels = torch.stack([crop["label"] for crop in crops]).float()
+            loss = loss_function(self.network(images), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            self.n_steps += 1
+        return self
+
+    @torch.inference_mode()
+    def predict(self, scans: Sequence[str]) -> list[Any]:
+        """Draw label maps in native space."""
+        self.network.eval()
+        images = []
+        for scan in scans:
+            subject = self._read(scan)
+            logits = self.network(torch.from_numpy(subject.voxels[None]))
+            chances = logits.softmax(1)[0].numpy()
+            native = np.stack([self.space.to_native(c, subject) for c in chances[1:]])
+            all_chances = np.concatenate(
+                [1 - native.sum(axis=0, keepdims=True), native]
+            )
+            labels = self.classes[all_chances.argmax(axis=0)].astype(np.uint8)
+            images.append(to_image_like(labels, scan))
+        return images
+
+    def _read(self, scan: str) -> Any:
+        return self.space.read(Subject(scan, {self.modality: scan}))
+
+
+def _augmentation(seed: int) -> Any:
+    from monai import transforms
+
+    keys = ["image", "label"]
+    augment = transforms.Compose(
+        [
+            transforms.RandAffined(
+                keys,
+                prob=0.5,
+                rotate_range=[0.15] * 3,
+                scale_range=[0.1] * 3,
+                mode=["bilinear", "nearest"],
+                padding_mode="border",
+            ),
+            transforms.RandAdjustContrastd(["image"], prob=0.5, gamma=(0.7, 1.5)),
+            transforms.RandBiasFieldd(["image"], prob=0.3, coeff_range=(0.0, 0.3)),
+            transforms.RandGaussianSmoothd(["image"], prob=0.3),
+            transforms.RandGaussianNoised(["image"], prob=0.5, std=0.1),
+        ]
+    )
+    return augment.set_random_state(seed)
+
+
+def _draw_crop(labels: NDArray[Any], rng: np.random.Generator) -> tuple[slice, ...]:
+    """Draw a cube about a voxel of a class, each class as often."""
+    voxels = np.argwhere(labels == rng.choice(np.unique(labels)[1:]))
+    center = voxels[rng.integers(len(voxels))]
+    starts = [
+        int(np.clip(c - size // 2, 0, whole - size))
+        for c, size, whole in zip(center, CROP, labels.shape, strict=True)
+    ]
+    return tuple(slice(a, a + size) for a, size in zip(starts, CROP, strict=True))
+
+
+def score(
+    images: Sequence[Any], label_maps: Sequence[str], kind: str
+) -> dict[str, Any]:
+    """Return mean Dice over subjects, by class and in the mean."""
+    tissues, structures, lesions = [], [], []
+    for image, path in zip(images, label_maps, strict=True):
+        found, truth = np.asarray(image.dataobj), read_labels(path).data
+        tissues.append(
+            [
+                dice_scores(np.isin(truth, c), np.isin(found, c), [1])[0]
+                for c in TISSUES.values()
+            ]
+        )
+        structures.append(dice_scores(truth, found, STRUCTURES))
+        if kind == "lesions":
+            lesion = dice_scores(truth, found, [LESION])[0]
+            lesions.append((lesion, score_lesions(truth == LESION, found == LESION).f1))
+    result = {
+        "tissues": float(np.nanmean(tissues)),
+        "structures": float(np.nanmean(structures)),
+        "by_structure": np.nanmean(structures, axis=0).round(3).tolist(),
+    }
+    if kind == "lesions":
+        result["lesion_dice"], result["lesion_f1"] = np.nanmean(
+            lesions, axis=0
+        ).tolist()
+    return result
+
+
+def compare(
+    folder: Path, kind: str, n_labels: int, options: argparse.Namespace
+) -> dict[str, Any]:
+    """Train both on the same subjects, and score them on the same others.
+
+    Raises
+    ------
+    SystemExit
+        If the cohort has too few subjects of a scanner.
+    """
+    modality = "FLAIR" if kind == "lesions" else "T1w"
+    cohort = simulate_cohort(
+        folder / kind,
+        options.subjects,
+        modalities=(modality,),
+        random_state=7,
+        base=robex_base(),
+        disease_kind="lesions" if kind == "lesions" else "medial-temporal",
+        disease=0.8 if kind == "lesions" else 0.5,
+    )
+    at_home = cohort["site"] == TRAIN_SITE
+    train, test = cohort[at_home].iloc[:n_labels], cohort[~at_home].iloc[: options.test]
+    if len(train) < n_labels or test.empty:
+        raise SystemExit(f"{options.subjects} subjects are too few; raise --subjects.")
+    scans, label_maps = train[modality].tolist(), train["dseg"].tolist()
+    begun = time.process_time(), time.perf_counter()
+    estimator = SegmentationEstimator(n_steps=options.steps, random_state=0)
+    estimator.fit(scans, label_maps)
+    seconds, wall = time.process_time() - begun[0], time.perf_counter() - begun[1]
+    unet = UNetMethod(modality, seconds, seed=0).fit(scans, label_maps)
+    begun_predict = time.perf_counter()
+    ours = estimator.predict(test[modality].tolist())
+    pace = (time.perf_counter() - begun_predict) / len(test)
+    truth = test["dseg"].tolist()
+    return {
+        "estimator": score(ours, truth, kind),
+        "unet": score(unet.predict(test[modality].tolist()), truth, kind),
+        "fit_cpu_seconds": seconds,
+        "fit_seconds": wall,
+        "unet_steps": unet.n_steps,
+        "predict_seconds": pace,
+    }
+
+
+def main() -> None:
+    """Print a row for each kind of label map and number of labels."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--labels", type=int, nargs="+", default=[1, 5, 20])
+    parser.add_argument("--kinds", nargs="+", default=["tissues", "lesions"])
+    parser.add_argument("--subjects", type=int, default=66)
+    parser.add_argument("--test", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    results: dict[str, dict[str, Any]] = {}
+    for kind in options.kinds:
+        for n_labels in options.labels:
+            row = compare(options.folder, kind, n_labels, options)
+            results[f"{kind}, {n_labels}"] = row
+            for name in ("estimator", "unet"):
+                scores = {k: v for k, v in row[name].items() if k != "by_structure"}
+                text = "  ".join(f"{k} {v:.3f}" for k, v in scores.items())
+                print(f"{kind:8} {n_labels:3} labels  {name:10} {text}")
+            print(
+                f"  fit {row['fit_seconds']:.0f} s ({row['fit_cpu_seconds']:.0f} s of "
+                f"processor), predict {row['predict_seconds']:.1f} s a volume, "
+                f"UNet {row['unet_steps']} steps",
+                flush=True,
+            )
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
