@@ -117,8 +117,7 @@ def _importance_section(importance: pd.DataFrame | None) -> list[str]:
         return []
     largest = max(float(importance["importance"].max()), 1e-12)
     lines = "\n".join(
-        f"<tr><td>{escape(str(name))}</td>"
-        f'<td style="width:45%"><span class="bar" style="width:'
+        f'<tr><td class="path">{_breakable(str(name))}<span class="bar" style="width:'
         f'{100 * max(row["importance"], 0.0) / largest:.0f}%"></span></td>'
         f'<td class="number">{row["importance"]:.1f}</td>'
         f'<td class="number">{row["effect"]:.3f}</td>'
@@ -127,7 +126,7 @@ def _importance_section(importance: pd.DataFrame | None) -> list[str]:
     )
     return [
         "<h2>Which regions do the decisions rest on?</h2>",
-        '<table><thead><tr><th>region</th><th></th><th class="number">importance</th>'
+        '<table><thead><tr><th>region</th><th class="number">importance</th>'
         '<th class="number">effect</th><th class="number">share</th></tr></thead>'
         f"<tbody>{lines}</tbody></table>",
         "<p>Effect: how much further apart the decisions on the two classes are than "
@@ -136,6 +135,11 @@ def _importance_section(importance: pd.DataFrame | None) -> list[str]:
         "share. Tokens know their surroundings, so a neighbour may speak for a "
         "region.</p>",
     ]
+
+
+def _breakable(name: str) -> str:
+    """Let long names of regions break where their words end."""
+    return escape(name).replace("_", "_<wbr>")
 
 
 def _maps(cohort: Cohort) -> str:

@@ -40,8 +40,8 @@ _STYLE = """
 .brainfeat .key { white-space: nowrap; margin-right: 0.6em; }
 .brainfeat .key svg { display: inline; width: 1em; height: 1em;
   vertical-align: -0.12em; margin-right: 0.25em; }
-.brainfeat .bar { background: #0072b2; height: 0.9em; border-radius: 2px;
-  display: inline-block; vertical-align: -0.08em; min-width: 1px; }
+.brainfeat .bar { background: #0072b2; height: 0.45em; border-radius: 2px;
+  display: block; min-width: 1px; }
 .brainfeat details { margin: 1rem 0; }
 .brainfeat summary { cursor: pointer; padding: 0.4rem 0; }
 .brainfeat pre { font-size: 0.85rem; overflow-x: auto; white-space: pre-wrap;

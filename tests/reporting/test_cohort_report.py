@@ -47,7 +47,7 @@ def test_every_section_is_there(rng):
     text = body(cohort, inputs)
     for part in (
         "A &lt;title&gt;",
-        "medial_temporal_l",
+        "medial_<wbr>temporal_<wbr>l",
         "a&lt;b: cut short.",
         "Some are not shown.",
         "The other 6",

@@ -30,7 +30,7 @@ def test_report_is_nilearns_and_can_be_saved(embedder, brains, tmp_path):
     page = (tmp_path / "report.html").read_text()
     assert page.startswith("<!DOCTYPE html>")
     assert shown in page
-    for part in ("<b>patient</b>", "region_9", "age, site", "$body", brains[0]):
+    for part in ("<b>patient</b>", "region_<wbr>9", "age, site", "$body", brains[0]):
         assert part in page
 
 
