@@ -9,7 +9,7 @@ from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from sklearn.utils.validation import validate_data
 
-from brainfeat import BrainFoundEmbedder
+from brainfeat import BrainFoundEmbedder, SegmentationEstimator
 from brainfeat.estimators import _recipe
 from brainfeat.io import to_image
 from brainfeat.models.config import EncoderConfig
@@ -74,13 +74,14 @@ def test_scikit_learn_check(estimator, check):
     check(estimator)
 
 
-def test_constructor_only_stores():
+@pytest.mark.parametrize("kind", [BrainFoundEmbedder, SegmentationEstimator])
+def test_constructor_only_stores(kind):
     given = {
         name: object()
-        for name, parameter in inspect.signature(BrainFoundEmbedder).parameters.items()
+        for name, parameter in inspect.signature(kind).parameters.items()
         if parameter.kind is parameter.KEYWORD_ONLY
     }
-    estimator = BrainFoundEmbedder("name", **given)
+    estimator = kind("name", **given)
     assert estimator.get_params(deep=False) == {"checkpoint": "name", **given}
     assert vars(estimator).keys() == {"checkpoint", *given}
 
@@ -119,6 +120,13 @@ def test_tags_say_what_x_is():
     assert tags.input_tags.allow_nan
     assert not tags.target_tags.required
     assert tags.transformer_tags.preserves_dtype == []
+
+
+def test_tags_of_a_segmentation_say_that_it_needs_label_maps():
+    tags = SegmentationEstimator().__sklearn_tags__()
+    assert tags.target_tags.required
+    assert not tags.input_tags.two_d_array
+    assert tags.input_tags.string
 
 
 def test_methods_request_no_metadata():
