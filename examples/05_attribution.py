@@ -11,8 +11,8 @@ from brainfeat.evaluation import decode_positions
 from brainfeat.reporting import attribution
 
 # The simulated disease shrinks the medial temporal lobe and widens the ventricles.
-# Twelve subjects show how it goes; a hundred and more show where it is.
-cohort = simulate_cohort("cohort", n_subjects=12, random_state=5)
+# Ten subjects show how it goes; a hundred and more show where it is.
+cohort = simulate_cohort("cohort", n_subjects=10, random_state=5)
 paths, diagnosis = list(cohort["T1w"]), cohort["diagnosis"].to_numpy()
 
 # %%
@@ -24,7 +24,7 @@ model = make_pipeline(
     StandardScaler(),
     LogisticRegression(C=0.1, max_iter=1000),
 )
-found = attribution(model, paths, diagnosis, cv=3)
+found = attribution(model, paths, diagnosis, cv=2)
 print(found.importance.head(6).round(3))
 
 # %%
@@ -46,5 +46,5 @@ print(f"largest AUC {auc.max():.2f}, {int((p < 0.05).sum())} tokens with p < 0.0
 # All of it on one page, with inputs, outliers and scores: in a notebook
 # `model[0].generate_report(y=diagnosis)` shows it, on the command line
 # `brainfeat report embeddings.parquet --labels participants.tsv` writes it.
-report = model[0].generate_report(y=diagnosis, site=cohort["site"])
+report = model[0].generate_report(paths[:4], y=diagnosis[:4])
 report.save_as_html("report.html")

@@ -31,6 +31,7 @@ from brainfeat.simulation.anatomy import BRAIN_CLASSES
 from brainfeat.simulation.bases import load_base
 
 CHANGED = ("ventricle", "medial_temporal")
+N_DRAWS = 24  # of labels that follow the site
 N_SAMPLES = 8  # along each edge of a token, to find its share of a structure
 
 
@@ -87,12 +88,34 @@ def print_importance(
 def print_sites(rows: NDArray[np.float32], people: pd.DataFrame) -> None:
     chosen = (people["diagnosis"] == 0) & people["site"].isin(["river", "summit"])
     site = people["site"][chosen].to_numpy()
-    follows = np.random.default_rng(0).random(len(site)) < 0.85
-    y = np.where(follows, site == "river", site != "river").astype(int)
-    print(f"\nhealthy subjects, a label that follows the site: {len(y)}")
+    draws = np.random.default_rng(0).random((N_DRAWS, len(site))) < 0.85
+    found = []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConfoundingWarning)  # the summary tells it
-        print(evaluate_probe(rows[chosen], y, site=site).summary())
+        warnings.simplefilter("ignore", ConfoundingWarning)  # counted below
+        for follows in draws:
+            y = np.where(follows, site == "river", site != "river").astype(int)
+            found.append(
+                evaluate_probe(
+                    rows[chosen], y, site=site, n_repeats=2, n_permutations=99
+                )
+            )
+    told = np.mean(["are confounded" in " ".join(e.findings) for e in found])
+    print(f"\n{len(site)} healthy subjects, {N_DRAWS} labels that follow the site")
+    print(f"said to be confounded: {told:.0%}")
+    for name, scores, p_values in (
+        ("naive", [e.auc for e in found], [e.p_value for e in found]),
+        (
+            "corrected",
+            [e.corrected_auc for e in found],
+            [e.corrected_p_value for e in found],
+        ),
+    ):
+        values = np.array([score.value for score in scores])
+        error = values.std(ddof=1) / np.sqrt(N_DRAWS)
+        share = np.mean(np.array(p_values) <= 0.05)
+        print(
+            f"{name}: AUC {values.mean():.2f} +- {error:.2f}, p <= 0.05 in {share:.0%}"
+        )
 
 
 def structure_shares(
