@@ -385,15 +385,21 @@ def _open(
         check_size(
             image.shape,
             image.get_data_dtype(),
-            n_bytes_on_disk=path.stat().st_size,
+            n_bytes_on_disk=_size_on_disk(image),
             memory_limit=memory_limit,
-            is_compressed=True,  # the voxels may also lie in another file
+            is_compressed=True,
         )
         return name, _from_image(image, name, check)
     except (VolumeError, GeometryError) as error:
         raise type(error)(f"{name}: {str(error).removeprefix(f'{name}: ')}") from error
     except Exception as error:  # whatever a damaged file makes a library raise
         raise VolumeError(f"{name}: {_reason(error)}") from error
+
+
+def _size_on_disk(image: SpatialImage) -> int:
+    """Return the bytes of all files of an image: header and voxels may lie apart."""
+    paths = {holder.filename for holder in image.file_map.values() if holder.filename}
+    return sum(Path(path).stat().st_size for path in paths if Path(path).exists())
 
 
 def _load(source: str | os.PathLike[str]) -> Any:

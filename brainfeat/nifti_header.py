@@ -108,7 +108,7 @@ def check_size(
     n_bytes_on_disk : int
         Size of the file.
     memory_limit : int
-        Bytes that one volume may need while it is read and prepared.
+        Bytes that an image may need while it is read and prepared.
     is_compressed : bool
         Whether the file holds more bytes than its size says.
 
@@ -125,11 +125,15 @@ def check_size(
             f"expected {expected} bytes of data for shape {tuple(shape)}, "
             f"got a file of {n_bytes_on_disk}."
         )
-    needed = n_voxels * (dtype.itemsize + _WORKING_BYTES)
+    n_volumes = math.prod(shape[3:])
+    # One volume is worked on at a time; all of them are kept, as float32.
+    kept = dtype.itemsize + (4 if n_volumes > 1 else 0)
+    needed = n_voxels * kept + n_voxels // n_volumes * _WORKING_BYTES
     if needed > memory_limit:
         raise VolumeError(
             f"expected a volume that takes at most {memory_limit / 1e9:.1f} GB of "
-            f"memory, got shape {tuple(shape)}, which takes {needed / 1e9:.1f} GB."
+            f"memory (--memory-limit), got shape {tuple(shape)}, which takes "
+            f"{needed / 1e9:.1f} GB."
         )
 
 

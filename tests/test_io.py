@@ -260,3 +260,10 @@ def test_image_like_no_image_is_refused(tmp_path):
     path.write_text("no image")
     with pytest.raises(VolumeError, match=r"text\.nii"):
         to_image_like(np.zeros((3, 4, 5), np.uint8), path)
+
+
+def test_pair_of_files_is_read_by_either_name(tmp_path, rng):
+    data = rng.integers(0, 99, (40, 41, 42)).astype(np.int16)
+    nib.Nifti1Pair(data, np.eye(4)).to_filename(tmp_path / "pair.img")
+    for name in ("pair.img", "pair.hdr"):
+        np.testing.assert_array_equal(read_volume(tmp_path / name).data, data)

@@ -156,3 +156,11 @@ def test_any_bytes_are_a_header_or_are_refused(block):
     except VolumeError:
         return
     assert min(layout.shape) > 0
+
+
+def test_many_volumes_need_less_than_as_many_at_once():
+    shape = (182, 218, 182, 30)
+    stored = {"n_bytes_on_disk": 10**9, "is_compressed": False}
+    check_size(shape, np.dtype(np.float32), memory_limit=2 * 10**9, **stored)
+    with pytest.raises(VolumeError, match="--memory-limit"):
+        check_size(shape, np.dtype(np.float32), memory_limit=10**9, **stored)

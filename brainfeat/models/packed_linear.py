@@ -2,6 +2,7 @@
 
 __all__ = ["PackedLinear", "pack_linear_layers"]
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -54,23 +55,24 @@ class PackedLinear(nn.Module):
 def pack_linear_layers(network: nn.Module) -> None:
     """Exchange the wide linear layers of a network for packed ones, in place.
 
-    Nothing is done where weights are not bfloat16 on the CPU, or where PyTorch was
-    built without oneDNN.
+    Nothing is done where weights are not bfloat16 on the CPU, or where PyTorch or the
+    processor cannot multiply them so.
 
     Parameters
     ----------
     network : nn.Module
         For inference only.
     """
-    names = ("_linear_pointwise", "_reorder_linear_weight")
-    onednn: Any = torch.backends.mkldnn
-    has_operations = all(hasattr(torch.ops.mkldnn, name) for name in names)
-    if not (onednn.is_available() and has_operations):
+    layers = [
+        (module, name, layer)
+        for module in network.modules()
+        for name, layer in module.named_children()
+        if isinstance(layer, nn.Linear) and _is_packable(layer)
+    ]
+    if not layers or not _can_multiply():
         return
-    for module in list(network.modules()):
-        for name, layer in module.named_children():
-            if isinstance(layer, nn.Linear) and _is_packable(layer):
-                setattr(module, name, PackedLinear(layer))
+    for module, name, layer in layers:
+        setattr(module, name, PackedLinear(layer))
 
 
 def _is_packable(layer: nn.Linear) -> bool:
@@ -78,5 +80,17 @@ def _is_packable(layer: nn.Linear) -> bool:
     return (
         weight.dtype == torch.bfloat16
         and weight.device.type == "cpu"
+        and layer.bias is not None
         and min(layer.in_features, layer.out_features) >= _MIN_FEATURES
     )
+
+
+@cache
+def _can_multiply() -> bool:
+    """Try it: the operations are private, and need what not every processor has."""
+    layer = nn.Linear(_MIN_FEATURES, _MIN_FEATURES, dtype=torch.bfloat16)
+    try:
+        PackedLinear(layer)(torch.zeros(1, _MIN_FEATURES, dtype=torch.bfloat16))
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+    return True

@@ -53,7 +53,13 @@ CHANGES = {
         "views": dataclasses.replace(PAIRS, n_local=2),
     },
     "ibot": {"ibot_weight": 1.0, "views": recipe.VIEWS},
-    "infonce": {"infonce_weight": 1.0, "views": PAIRS},
+    # At Muon's rate all of its projections became one.
+    "infonce": {
+        "infonce_weight": 1.0,
+        "views": PAIRS,
+        "optimizer": "adamw",
+        "learning_rate": 5e-4,
+    },
     "single-slice": {"encoder": SINGLE_SLICE},
 }
 SELF_SUPERVISED = ("dino", "ibot", "infonce")

@@ -1,13 +1,21 @@
 import copy
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
 from torch import nn
 
-from brainfeat.models.packed_linear import PackedLinear, pack_linear_layers
+from brainfeat.models.packed_linear import (
+    PackedLinear,
+    _can_multiply,
+    pack_linear_layers,
+)
 
 needs_onednn = pytest.mark.skipif(
-    not torch.backends.mkldnn.is_available(), reason="PyTorch was built without oneDNN"
+    not _can_multiply(),
+    reason="PyTorch or the processor cannot multiply packed weights",
 )
 
 
@@ -46,3 +54,28 @@ def test_narrow_and_precise_layers_stay():
     for network in (precise, narrow):
         pack_linear_layers(network)
         assert isinstance(network[0], nn.Linear)
+
+
+def test_layer_without_bias_stays():
+    network = nn.Sequential(nn.Linear(64, 64, bias=False, dtype=torch.bfloat16))
+    pack_linear_layers(network)
+    assert isinstance(network[0], nn.Linear)
+
+
+def test_processor_without_the_products_takes_the_layers_as_they_are():
+    script = (
+        "import torch; from torch import nn; "
+        "from brainfeat.models.packed_linear import pack_linear_layers; "
+        "network = nn.Sequential(nn.Linear(64, 64, dtype=torch.bfloat16)); "
+        "pack_linear_layers(network); "
+        "print(network(torch.ones(2, 64, dtype=torch.bfloat16)).shape)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == "torch.Size([2, 64])"
