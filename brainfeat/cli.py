@@ -304,15 +304,18 @@ def merge(
 ) -> None:
     """Join the tables of shards into the table of the whole.
 
-    The exit status is 1 if some subjects failed in their shards.
+    The exit status is 1 if some subjects failed in their shards, or a shard has no
+    table.
     """
     from brainfeat.merge_command import format_merge, merge_from_command_line
 
-    n_rows, n_failed = merge_from_command_line(
+    summary = merge_from_command_line(
         tables, output, overwrite=overwrite, layout=layout
     )
-    typer.echo(format_merge(n_rows, n_failed, output))
-    _exit_if(bool(n_failed))
+    for shard in summary.absent:
+        typer.echo(f"shard {shard} has no table (no rows, or all failed)", err=True)
+    typer.echo(format_merge(summary, output))
+    _exit_if(bool(summary.n_failed or summary.absent))
 
 
 @app.command()
@@ -607,21 +610,38 @@ def _exit_if(failed: bool) -> None:
 
 
 def _repeat_labels(arguments: list[str]) -> list[str]:
-    """Turn ``--participant-label 01 02`` into two options with a value each."""
+    """Turn ``--participant-label 01 02`` into two options with a value each.
+
+    Raises
+    ------
+    BadParameter
+        If no label comes after such an option.
+    """
     repeated: list[str] = []
     option = None
-    for argument in arguments:
-        if argument.startswith("-"):
-            is_many = argument.lstrip("-").replace("_", "-") in _LABEL_OPTIONS
-            option = argument if is_many else None
-        elif argument in {"participant", "group"} or os.sep in argument:
-            option = None  # a path or level after the labels
+    for argument, following in zip(arguments, [*arguments[1:], "-"], strict=False):
+        if _takes_labels(argument):
+            if not _is_label(following):
+                raise typer.BadParameter("expected a label.", param_hint=argument)
+            option = argument
+            continue
+        if not _is_label(argument):
+            option = None
         elif option is not None:
             repeated.append(option)
         repeated.append(argument)
-        if argument == option:
-            repeated.pop()
     return repeated
+
+
+def _takes_labels(argument: str) -> bool:
+    name = argument.lstrip("-").replace("_", "-")
+    return argument.startswith("-") and name in _LABEL_OPTIONS
+
+
+def _is_label(argument: str) -> bool:
+    """Whether it is none of what may follow labels: an option, a level, a path."""
+    is_level = argument in {"participant", "group"}
+    return not (argument.startswith("-") or is_level or os.sep in argument)
 
 
 def _count_workers(jobs: int) -> int:

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from brainfeat import __version__
 from brainfeat.bids import read_participants, read_sessions
 from brainfeat.exceptions import InputError, TableError
-from brainfeat.journal import lock_folder
+from brainfeat.journal import FolderBusyError, lock_folder, release_folder
+from brainfeat.provenance import check_identity
 from brainfeat.table_formats import find_format, sidecar_path
-from brainfeat.tables import TableRow, check_identity
+from brainfeat.tables import TableRow, is_reserved
 
 __all__ = ["DerivativesFolder", "write_group_table"]
 
@@ -175,10 +176,7 @@ class DerivativesFolder:
 
     def close(self) -> None:
         """Release the folder."""
-        for path in self.working_folder.iterdir():
-            path.unlink()
-        self._lock.close()
-        self.working_folder.rmdir()
+        release_folder(self.working_folder, self._lock)
 
     def path_of(self, row: TableRow) -> Path:
         """Name the file of a row.
@@ -268,27 +266,35 @@ def write_group_table(
         check_identity(found, provenance, path, advice="embed it again.")
         record = {n: v[0] for n, v in table_format.read_texts(path).items()}
         visits = read_sessions(raw / str(record["participant_id"]))
-        records.append(
-            {
-                **record,
-                **people.get(str(record["participant_id"]), {}),
-                **visits.get(str(record["session_id"]), {}),
-            }
-        )
+        known = {
+            **people.get(str(record["participant_id"]), {}),
+            **visits.get(str(record["session_id"]), {}),
+        }
+        records.append({**record, **_drop_ours(known, provenance["modalities"])})
     names = dict.fromkeys(name for record in records for name in record)
     columns = {name: [record.get(name) for record in records] for name in names}
     target = root / f"group_{_NAME}"
     working, lock = _find_working_folder(root)
-    with lock:
+    try:
         partial = working / "group.parquet"
         table_format.write(partial, columns, _read_vectors(paths), provenance)
         sidecar = working / "group.json"
         sidecar.write_text(_dumps(provenance), encoding="utf-8")
         sidecar.replace(sidecar_path(target))
         partial.replace(target)
-        (working / "lock").unlink()
-    working.rmdir()
+    finally:
+        release_folder(working, lock)
     return target, len(records)
+
+
+def _drop_ours(
+    known: Mapping[str, str | None], modalities: Sequence[str]
+) -> dict[str, str | None]:
+    return {
+        name: value
+        for name, value in known.items()
+        if name != "run" and not is_reserved(name, modalities)
+    }
 
 
 def _read_vectors(paths: Sequence[Path]) -> Iterator[NDArray[np.float32]]:
@@ -321,16 +327,14 @@ def _find_working_folder(root: Path) -> tuple[Path, BinaryIO]:
     Raises
     ------
     TableError
-        If it cannot be written.
+        If it cannot be written or locked.
     """
     index = 0
     while True:
         folder = root / f".working-{index}"
         try:
             lock = lock_folder(folder)
-        except TableError:
-            if not folder.is_dir():
-                raise
+        except FolderBusyError:
             index += 1
             continue
         for left in folder.iterdir():

@@ -18,7 +18,17 @@ from brainfeat.exceptions import TableError
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["JournalEntry", "RowJournal", "lock_folder"]
+__all__ = [
+    "FolderBusyError",
+    "JournalEntry",
+    "RowJournal",
+    "lock_folder",
+    "release_folder",
+]
+
+
+class FolderBusyError(TableError):
+    """Another process holds the folder."""
 
 
 class JournalEntry(NamedTuple):
@@ -155,13 +165,9 @@ class RowJournal:
             file.close()
         self._files = None
         if remove:
-            for path in self.folder.iterdir():
-                path.unlink()
-        self._lock.close()
-        if remove:
-            # A process that waited for us may hold the folder by now: its own then.
-            with contextlib.suppress(OSError):
-                self.folder.rmdir()
+            release_folder(self.folder, self._lock)
+        else:
+            self._lock.close()
 
     def __enter__(self) -> Self:
         return self
@@ -205,8 +211,10 @@ def lock_folder(folder: Path) -> BinaryIO:
 
     Raises
     ------
+    FolderBusyError
+        If another process has it.
     TableError
-        If another process has it, or it cannot be written.
+        If it cannot be written or locked.
     """
     while True:
         try:
@@ -219,18 +227,44 @@ def lock_folder(folder: Path) -> BinaryIO:
                 f"{folder}: cannot be written ({error.strerror})."
             ) from error
         if sys.platform != "win32":
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                lock.close()
-                raise TableError(
-                    f"{folder}: another process is writing this table."
-                ) from error
+            _lock_file(lock, folder)
             # A lock on a file that was removed meanwhile keeps nobody out.
             if not _is_same_file(lock, folder / "lock"):
                 lock.close()
                 continue
         return lock
+
+
+def release_folder(folder: Path, lock: BinaryIO) -> None:
+    """Delete a folder that this process holds, with the files in it.
+
+    Parameters
+    ----------
+    folder : Path
+        Working folder.
+    lock : binary file
+        What `lock_folder` gave; closed then.
+    """
+    # The lock goes last: without it, the next process takes what it finds as its own.
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == "lock"):
+        path.unlink()
+    lock.close()
+    # Another process may hold the folder by now, or have removed it.
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def _lock_file(lock: BinaryIO, folder: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.close()
+        raise FolderBusyError(
+            f"{folder}: another process is writing this table."
+        ) from error
+    except OSError as error:  # some network file systems have no locks
+        lock.close()
+        raise TableError(f"{folder}: cannot be locked ({error.strerror}).") from error
 
 
 def _is_same_file(file: BinaryIO, path: Path) -> bool:

@@ -13,7 +13,7 @@ from brainfeat.bids_selection import BidsSelection
 from brainfeat.estimators._subjects import as_subjects
 from brainfeat.exceptions import InputError, ModalityError, VolumeNotFoundError
 from brainfeat.failures import FailedRow
-from brainfeat.tables import TableRow
+from brainfeat.tables import TableRow, is_reserved
 
 __all__ = ["Manifest", "collect_bids", "collect_rows"]
 
@@ -211,13 +211,15 @@ class _Collector:
             )
         if session.clashes:
             return
+        # The run is an entity of the file names here, not a column of the people's.
         run = {} if session.run is None else {"run": session.run}
+        metadata = {k: v for k, v in session.metadata.items() if k != "run"}
         self.rows.append(
             TableRow(
                 participant_id=session.participant_id,
                 session_id=session.session_id,
                 images={m: _absolute(path) for m, path in session.images.items()},
-                metadata={**run, **session.metadata},
+                metadata={**run, **self._keep(metadata)},
             )
         )
 
@@ -279,20 +281,18 @@ class _Collector:
             )
             return
         name = parse_bids_name(Path(main).name)
-        metadata = {k: v for k, v in line.items() if not self._is_reserved(k)}
         self.rows.append(
             TableRow(
                 participant_id=participant or name.participant_id or _stem(Path(main)),
                 session_id=line.get("session_id") or name.session_id,
                 images=images,
-                metadata=metadata,
+                metadata=self._keep(line),
             )
         )
 
-    def _is_reserved(self, column: str) -> bool:
+    def _keep(self, line: Mapping[str, str | None]) -> dict[str, str | None]:
         # A table that we wrote is a manifest too: what we computed is dropped.
-        named = {"participant_id", "session_id", "image", "input_sha256"}
-        return column in named or column in self.modalities or column.startswith("emb_")
+        return {k: v for k, v in line.items() if not is_reserved(k, self.modalities)}
 
     def take_nameable(self) -> list[TableRow]:
         """Give the rows whose names can be written down; report the others."""

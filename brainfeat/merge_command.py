@@ -1,18 +1,36 @@
 """What ``brainfeat merge`` does once its options are read."""
 
-__all__ = ["format_merge", "merge_from_command_line"]
+__all__ = ["MergeSummary", "format_merge", "merge_from_command_line"]
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from brainfeat.failures import failures_path, merge_failures
 from brainfeat.merging import merge_tables
+from brainfeat.shards import Shard
 from brainfeat.table_formats import Layout
+
+
+class MergeSummary(NamedTuple):
+    """What was joined.
+
+    Attributes
+    ----------
+    n_rows, n_failed : int
+        Rows of the table, and subjects that the parts list as failed.
+    absent : tuple of Shard
+        Parts of the run that have no table.
+    """
+
+    n_rows: int
+    n_failed: int
+    absent: tuple[Shard, ...]
 
 
 def merge_from_command_line(
     sources: Sequence[Path], output: Path, *, overwrite: bool, layout: Layout
-) -> tuple[int, int]:
+) -> MergeSummary:
     """Join tables, and the tables of failures beside them.
 
     Parameters
@@ -28,20 +46,20 @@ def merge_from_command_line(
 
     Returns
     -------
-    n_rows, n_failed : int
-        Rows of the table, and subjects that the parts list as failed.
+    MergeSummary
+        Rows, failures and shards that are not there.
     """
-    n_rows = merge_tables(sources, output, overwrite=overwrite, layout=layout)
+    merged = merge_tables(sources, output, overwrite=overwrite, layout=layout)
     n_failed = merge_failures(map(failures_path, sources), failures_path(output))
-    return n_rows, n_failed
+    return MergeSummary(merged.n_rows, n_failed, merged.absent)
 
 
-def format_merge(n_rows: int, n_failed: int, output: Path) -> str:
+def format_merge(summary: MergeSummary, output: Path) -> str:
     """Say what was joined.
 
     Parameters
     ----------
-    n_rows, n_failed : int
+    summary : MergeSummary
         From `merge_from_command_line`.
     output : Path
         The table.
@@ -53,11 +71,12 @@ def format_merge(n_rows: int, n_failed: int, output: Path) -> str:
 
     Examples
     --------
-    >>> print(format_merge(7, 0, Path("all.parquet")))
+    >>> print(format_merge(MergeSummary(7, 0, ()), Path("all.parquet")))
     7 rows, 0 failed
     table:    all.parquet
     """
-    lines = [f"{n_rows} rows, {n_failed} failed", f"table:    {output}"]
-    if n_failed:
+    lines = [f"{summary.n_rows} rows, {summary.n_failed} failed"]
+    lines.append(f"table:    {output}")
+    if summary.n_failed:
         lines.append(f"failures: {failures_path(output)}")
     return "\n".join(lines)

@@ -2,24 +2,40 @@
 
 import json
 import os
-import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from brainfeat.exceptions import TableError
+from brainfeat.provenance import check_identity, check_sidecar
+from brainfeat.shards import Shard
 from brainfeat.table_formats import Layout, find_format, sidecar_path
-from brainfeat.tables import check_identity
 
-__all__ = ["merge_tables"]
+__all__ = ["MergedTable", "merge_tables"]
 
 _NAME_COLUMNS = ("participant_id", "session_id", "image")
+
+
+class MergedTable(NamedTuple):
+    """What became of tables that were merged.
+
+    Attributes
+    ----------
+    n_rows : int
+        Number of rows. A row that several tables have, with the same images, is
+        taken once.
+    absent : tuple of Shard
+        Parts of the run that were not among the tables.
+    """
+
+    n_rows: int
+    absent: tuple[Shard, ...]
 
 
 def merge_tables(
@@ -28,7 +44,7 @@ def merge_tables(
     *,
     overwrite: bool = False,
     layout: Layout = "wide",
-) -> int:
+) -> MergedTable:
     """Join tables into one, in the order of their shards.
 
     Parameters
@@ -45,15 +61,15 @@ def merge_tables(
 
     Returns
     -------
-    int
-        Number of rows. A row that several tables have, with the same images, is
-        taken once.
+    MergedTable
+        Its rows, and the shards that are not in it.
 
     Raises
     ------
     TableError
         If there is no source, one cannot be read or comes from another encoder,
-        or two have the same images with other contents.
+        two have the same images with other contents or are shards of other runs, or
+        the JSON file beside the output belongs to something else.
     """
     target = Path(output)
     table_format = find_format(target, layout)
@@ -66,6 +82,8 @@ def merge_tables(
     for part in parts[1:]:
         check_identity(part.provenance, provenance, part.path, advice="not merged.")
     provenance.pop("shard", None)
+    check_sidecar(target, provenance)
+    absent = _find_absent(parts)
     kept = _choose_rows(parts, provenance["modalities"])
     columns = _join_columns(parts, kept, provenance["modalities"])
     vectors = chain.from_iterable(
@@ -84,7 +102,7 @@ def merge_tables(
         raise TableError(f"{target}: cannot be written ({error}).") from error
     finally:
         shutil.rmtree(folder)
-    return sum(map(len, kept))
+    return MergedTable(sum(map(len, kept)), absent)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +112,7 @@ class _Part:
     path: Path
     provenance: Mapping[str, Any]
     columns: Mapping[str, Sequence[str | None]]
+    shard: Shard | None
 
     @classmethod
     def open(cls, path: Path) -> "_Part":
@@ -103,13 +122,14 @@ class _Part:
         provenance = table_format.read_provenance(path)
         if provenance is None or "checkpoint_sha256" not in provenance:
             raise TableError(f"{path}: does not say which encoder made it.")
-        return cls(path, provenance, table_format.read_texts(path))
+        text = provenance.get("shard")
+        shard = None if text is None else Shard.parse(str(text))
+        return cls(path, provenance, table_format.read_texts(path), shard)
 
     @property
     def place(self) -> int:
         """Which shard it is; the first if it is none, as order is kept then."""
-        found = re.match(r"\d+", str(self.provenance.get("shard", "")))
-        return int(found[0]) if found else 0
+        return 0 if self.shard is None else self.shard.index
 
     @property
     def n_rows(self) -> int:
@@ -125,6 +145,23 @@ class _Part:
         for row, vector in enumerate(chain.from_iterable(blocks)):
             if row in wanted:
                 yield vector
+
+
+def _find_absent(parts: Sequence[_Part]) -> tuple[Shard, ...]:
+    """Give the shards of the run that no part is.
+
+    Raises
+    ------
+    TableError
+        If parts come from runs that were cut differently.
+    """
+    shards = {part.shard: part.path for part in parts if part.shard is not None}
+    counts = {shard.count: path for shard, path in shards.items()}
+    if len(counts) > 1:
+        names = ", ".join(f"{path.name} ({shard})" for shard, path in shards.items())
+        raise TableError(f"expected shards of one run, got several: {names}.")
+    whole = (Shard(index, n) for n in counts for index in range(1, n + 1))
+    return tuple(shard for shard in whole if shard not in shards)
 
 
 def _choose_rows(parts: Sequence[_Part], modalities: Sequence[str]) -> list[list[int]]:

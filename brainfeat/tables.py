@@ -14,21 +14,14 @@ from numpy.typing import NDArray
 from brainfeat.atomic import atomic_write
 from brainfeat.exceptions import TableError
 from brainfeat.journal import RowJournal
+from brainfeat.provenance import check_identity, check_sidecar, describe_identity
 from brainfeat.table_formats import Layout, find_format, sidecar_path
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["EmbeddingTable", "TableRow", "check_identity", "read_embeddings"]
+__all__ = ["EmbeddingTable", "TableRow", "is_reserved", "read_embeddings"]
 
-# Rows that differ in one of these cannot share a table.
-_IDENTITY = {
-    "checkpoint_sha256": "checkpoint",
-    "preprocessing_sha256": "preprocessing",
-    "pooling": "pooling",
-    "modalities": "modalities",
-    "n_features": "number of features",
-}
 _ADVICE = "choose another name, or replace it with --overwrite."
 _NAME_COLUMNS = ("participant_id", "session_id", "image")
 
@@ -48,7 +41,8 @@ class TableRow:
     images : mapping of str to str
         Absolute path of the image of each modality that was acquired.
     metadata : mapping of str to str or None
-        Columns of the manifest that are kept beside the embedding.
+        Columns of the manifest that are kept beside the embedding; those that
+        are reserved are not.
     """
 
     participant_id: str
@@ -115,7 +109,7 @@ class EmbeddingTable:
         self.working_folder = self.output.with_name(f".{self.output.name}.partial")
         if self.output.is_dir():
             raise TableError(f"{self.output}: expected a file name, got a folder.")
-        _check_sidecar(self.output, self._provenance)
+        check_sidecar(self.output, self._provenance)
         # The lock comes first: what is there must not change while we look.
         self._journal = RowJournal(self.working_folder, int(provenance["n_features"]))
         try:
@@ -223,7 +217,7 @@ class EmbeddingTable:
         self.close()
 
     def _begin(self, *, overwrite: bool) -> None:
-        identity = {name: self._provenance[name] for name in _IDENTITY}
+        identity = describe_identity(self._provenance)
         header = self._journal.header
         # An overwriting run that was killed goes on: its rows are new already.
         goes_on = header is not None and (header["overwrites"] or not overwrite)
@@ -275,12 +269,13 @@ class EmbeddingTable:
     def _describe(self, row: TableRow | None) -> Record:
         if row is None:
             return {}
+        modalities = self._provenance["modalities"]
         return {
             "participant_id": row.participant_id,
             "session_id": row.session_id,
             "image": row.image,
-            **{m: row.images.get(m) for m in self._provenance["modalities"]},
-            **row.metadata,
+            **{m: row.images.get(m) for m in modalities},
+            **{n: v for n, v in row.metadata.items() if not is_reserved(n, modalities)},
         }
 
     def _write(self, records: Mapping[str, Record]) -> None:
@@ -313,6 +308,25 @@ class EmbeddingTable:
         for key in records:
             if key not in self._finished:
                 yield self._journal.read(entries[key].position)
+
+
+def is_reserved(column: str, modalities: Sequence[str]) -> bool:
+    """Whether a table has a column of its own of that name, whatever metadata say.
+
+    Parameters
+    ----------
+    column : str
+        Name of a column.
+    modalities : sequence of str
+        Modalities of the table.
+
+    Returns
+    -------
+    bool
+        True for names, images, fingerprints and embeddings.
+    """
+    named = {*_NAME_COLUMNS, *modalities, "input_sha256"}
+    return column in named or column.startswith("emb_")
 
 
 def read_embeddings(
@@ -351,55 +365,3 @@ def read_embeddings(
         raise TableError(f"{source}: expected columns emb_*, got none with values.")
     provenance = table_format.read_provenance(source) or {}
     return columns.to_pandas(), np.concatenate(parts), provenance
-
-
-def check_identity(
-    old: Mapping[str, Any], new: Mapping[str, Any], path: Path, *, advice: str
-) -> None:
-    """Check that rows of two origins may share a table.
-
-    Parameters
-    ----------
-    old, new : mapping of str to JSON values
-        Provenance of a table that is there, and of what is to be added.
-    path : Path
-        The table that is there.
-    advice : str
-        What to do otherwise.
-
-    Raises
-    ------
-    TableError
-        If checkpoint, preprocessing, pooling, modalities or length differ.
-    """
-    for name, word in _IDENTITY.items():
-        if old.get(name) != new[name]:
-            raise TableError(
-                f"{path}: made with another {word} ({_brief(old.get(name))}, now "
-                f"{_brief(new[name])}); {advice}"
-            )
-
-
-def _brief(value: object) -> str:
-    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return text if len(text) <= 40 else f"{text[:12]}..."
-
-
-def _check_sidecar(output: Path, provenance: Mapping[str, Any]) -> None:
-    # A JSON file of that name may belong to something else.
-    path = sidecar_path(output)
-    if not path.exists():
-        return
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        found = None
-    if not isinstance(found, dict) or "checkpoint_sha256" not in found:
-        raise TableError(f"{path}: exists and is not ours; choose another output name.")
-    others = {output.with_suffix(s) for s in (".parquet", ".csv", ".tsv")} - {output}
-    owners = [other.name for other in sorted(others) if other.exists()]
-    if owners and any(found.get(name) != provenance[name] for name in _IDENTITY):
-        raise TableError(
-            f"{path}: describes {owners[0]}, made with another encoder; "
-            "choose another output name."
-        )

@@ -93,3 +93,19 @@ def test_what_is_not_there_is_wrong_usage(run, options, message):
     result = run("participant", *options)
     assert result.exit_code == 2
     assert message in result.stderr
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("raw", "out", "participant", "--participant-label"),
+        ("raw", "out", "participant", "--participant_label", "--jobs", "2"),
+        ("--session-label", "/data/raw", "out", "participant"),
+        ("raw", "out", "--session-label", "participant"),
+        ("raw", "out", "participant", "--participant-label", "--session-label", "1"),
+    ],
+)
+def test_an_option_without_its_labels_is_wrong_usage(options):
+    result = CliRunner().invoke(cli.app, ["bids", *options])
+    assert result.exit_code == 2
+    assert "expected a label" in result.stderr

@@ -1,10 +1,14 @@
+import errno
 import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from brainfeat.derivatives import DerivativesFolder, write_group_table
 from brainfeat.exceptions import InputError, TableError
+from brainfeat.journal import FolderBusyError, lock_folder
 from brainfeat.tables import TableRow, read_embeddings
 
 PROVENANCE = {
@@ -105,6 +109,66 @@ def test_two_processes_write_side_by_side_and_leave_nothing(raw, tmp_path):
         first.append(row, "sha", np.zeros(5, np.float32))
         assert second.known_sha256(row) == "sha"
     assert not [path for path in output.iterdir() if path.name.startswith(".w")]
+
+
+def test_a_process_may_take_the_folder_that_another_gives_up(
+    raw, tmp_path, monkeypatch
+):
+    remove, taken = Path.rmdir, []
+
+    def take_and_remove(path):
+        taken.append(lock_folder(path))
+        remove(path)
+
+    monkeypatch.setattr(Path, "rmdir", take_and_remove)
+    output = tmp_path / "out"
+    _write(output, raw, [_row(raw, "sub-01")])
+    assert write_group_table(output, raw)[1] == 1
+    assert [Path(lock.name).parent.name for lock in taken] == [
+        ".working-0",
+        ".working-1",
+    ]
+    for lock in taken:
+        lock.close()
+
+
+def test_a_busy_folder_may_be_gone_by_the_time_one_looks(raw, tmp_path, monkeypatch):
+    def lock(folder):
+        if folder.name == ".working-0":
+            raise FolderBusyError(str(folder))
+        return lock_folder(folder)
+
+    monkeypatch.setattr("brainfeat.derivatives.lock_folder", lock)
+    with DerivativesFolder(tmp_path / "out", raw, PROVENANCE) as folder:
+        assert folder.working_folder.name == ".working-1"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no flock")
+def test_a_file_system_without_locks_is_told_of(raw, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(TableError, match="cannot be locked"):
+        DerivativesFolder(tmp_path / "out", raw, PROVENANCE)
+
+
+def test_columns_of_people_do_not_replace_ours_in_the_group(raw, tmp_path):
+    columns = ["run", "session_id", "image", "input_sha256", "T1w", "emb_000", "age"]
+    header = "\t".join(["participant_id", *columns])
+    line = "\t".join(["sub-01", *["7"] * len(columns)])
+    (raw / "participants.tsv").write_text(f"{header}\n{line}\n")
+    row = _row(raw, "sub-01", "ses-1")
+    _write(tmp_path / "out", raw, [row])
+    metadata, embeddings, _ = read_embeddings(
+        write_group_table(tmp_path / "out", raw)[0]
+    )
+    assert metadata["age"].tolist() == [7]
+    assert metadata["T1w"].tolist() == metadata["image"].tolist() == [row.image]
+    assert metadata["session_id"].tolist() == ["ses-1"]
+    assert metadata["input_sha256"].tolist() == ["sha"]
+    assert metadata["run"].isna().all()
+    assert embeddings.shape == (1, 5)
 
 
 def test_the_group_is_joined_with_people_and_sessions(raw, tmp_path):

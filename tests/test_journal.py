@@ -1,10 +1,18 @@
+import errno
 import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from brainfeat.exceptions import TableError
-from brainfeat.journal import RowJournal
+from brainfeat.journal import (
+    FolderBusyError,
+    RowJournal,
+    lock_folder,
+    release_folder,
+)
 
 
 def _fill(folder, n_rows, *, n_features=7):
@@ -79,7 +87,8 @@ def test_discarding_starts_empty(tmp_path):
 
 
 def test_two_writers_are_refused(tmp_path):
-    with RowJournal(tmp_path, 7), pytest.raises(TableError, match="another process"):
+    busy = pytest.raises(FolderBusyError, match="another process")
+    with RowJournal(tmp_path, 7), busy:
         RowJournal(tmp_path, 7)
     RowJournal(tmp_path, 7).close(remove=True)
     assert not tmp_path.exists()
@@ -98,3 +107,42 @@ def test_appending_needs_a_beginning(tmp_path):
         pytest.raises(TableError, match="not open"),
     ):
         journal.append("key", "sha", np.zeros(7, np.float32))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no flock")
+def test_a_file_system_without_locks_is_not_a_busy_one(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(TableError, match=r"cannot be locked \(No locks") as caught:
+        lock_folder(tmp_path / "work")
+    assert not isinstance(caught.value, FolderBusyError)
+
+
+def test_a_folder_that_is_released_may_be_taken_at_once(tmp_path, monkeypatch):
+    folder, remove, taken = tmp_path / "work", Path.rmdir, []
+
+    def take_and_remove(path):
+        taken.append(lock_folder(path))
+        remove(path)
+
+    monkeypatch.setattr(Path, "rmdir", take_and_remove)
+    release_folder(folder, lock_folder(folder))
+    with taken[0], pytest.raises(FolderBusyError):
+        lock_folder(folder)
+
+
+def test_a_folder_is_emptied_before_its_lock_goes(tmp_path, monkeypatch):
+    lock, unlink, left = lock_folder(tmp_path / "work"), Path.unlink, []
+
+    def note_and_unlink(path):
+        unlink(path)
+        left.append((path.parent / "lock").exists())
+
+    for name in ("a", "z"):
+        (tmp_path / "work" / name).touch()
+    monkeypatch.setattr(Path, "unlink", note_and_unlink)
+    release_folder(tmp_path / "work", lock)
+    assert left == [True, True, False]
+    assert not (tmp_path / "work").exists()

@@ -116,6 +116,19 @@ def test_a_bids_folder_gives_sessions_with_their_participants(folder):
     assert list(manifest.rows[0].images) == ["T1w", "FLAIR"]
 
 
+def test_columns_of_participants_do_not_replace_ours(folder):
+    names = ("sub-01/anat/sub-01_run-1_T1w.nii", "sub-01/anat/sub-01_run-2_T1w.nii")
+    _touch(folder, *names, "sub-02/anat/sub-02_T1w.nii")
+    columns = ["session_id", "image", "input_sha256", "T1w", "emb_000", "run", "age"]
+    header = "\t".join(["participant_id", *columns])
+    lines = ["\t".join([name, *["7"] * len(columns)]) for name in ("sub-01", "sub-02")]
+    (folder / "participants.tsv").write_text("\n".join([header, *lines]))
+    first, second, third = _collect(folder).rows
+    assert first.metadata == {"run": "1", "age": "7"}
+    assert second.metadata == {"run": "2", "age": "7"}
+    assert third.metadata == {"age": "7"}
+
+
 def test_a_bids_clash_is_a_problem_of_its_session_only(folder):
     _touch(
         folder,

@@ -2,9 +2,11 @@
 
 import gzip
 
+import numpy as np
 from typer.testing import CliRunner
 
 from brainfeat import cli
+from brainfeat.tables import EmbeddingTable, TableRow
 
 
 def _run(*arguments):
@@ -41,3 +43,19 @@ def test_a_shard_that_is_none_is_wrong_usage(tmp_path):
     result = _run("embed", "a.nii", "-o", tmp_path / "a.csv", "--shard", "0/4")
     assert result.exit_code == 2
     assert "--shard: expected I/N" in result.stderr
+
+
+def test_a_shard_without_a_table_is_told_of(tmp_path):
+    provenance = {"checkpoint_sha256": "c0ffee", "preprocessing_sha256": "facade"}
+    provenance |= {"pooling": "mean", "modalities": ["T1w"], "n_features": 3}
+    for index in (1, 2, 4):
+        row = TableRow(participant_id=f"{index}", images={"T1w": f"/{index}.nii"})
+        part = {**provenance, "shard": f"{index}/4"}
+        with EmbeddingTable(tmp_path / f"{index}.csv", part) as table:
+            table.append(row, "sha", np.zeros(3, np.float32))
+            table.finish([row])
+    result = _run("merge", *tmp_path.glob("*.csv"), "-o", tmp_path / "all.parquet")
+    assert result.exit_code == 1
+    message = "shard 3/4 has no table (no rows, or all failed)"
+    assert result.stderr.splitlines() == [message]
+    assert result.stdout.splitlines()[0] == "3 rows, 0 failed"

@@ -51,7 +51,7 @@ def test_merged_shards_are_the_table_of_the_whole_to_the_last_bit(tmp_path, suff
     ]
     output = tmp_path / "new" / f"merged{suffix}"
     # In any order: each part says which it is.
-    assert merge_tables(parts[::-1], output) == 11
+    assert merge_tables(parts[::-1], output) == (11, ())
     assert output.read_bytes() == whole.read_bytes()
     assert json.loads(output.with_suffix(".json").read_text()) == PROVENANCE
     names = sorted(path.name for path in output.parent.iterdir())
@@ -72,7 +72,7 @@ def test_rows_that_two_parts_have_are_taken_once_and_formats_mix(tmp_path):
         row.metadata["age"] = "71"
     first = _write(tmp_path / "a.csv", rows[:4])
     second = _write(tmp_path / "b.parquet", rows[2:])
-    assert merge_tables([first, second], tmp_path / "all.tsv") == 6
+    assert merge_tables([first, second], tmp_path / "all.tsv").n_rows == 6
     expected = _write(tmp_path / "whole.tsv", rows)
     assert (tmp_path / "all.tsv").read_bytes() == expected.read_bytes()
 
@@ -108,3 +108,32 @@ def test_what_does_not_belong_together_is_refused(tmp_path):
         merge_tables([first], output)
     merge_tables([first], output, overwrite=True)
     assert len(read_embeddings(output)[0]) == 2
+
+
+def test_shards_that_are_not_there_are_named(tmp_path):
+    rows = _rows(8)
+    shards = [Shard(index, 4) for index in (4, 2)]
+    parts = [
+        _write(tmp_path / f"{s.index}.tsv", s.take(rows), shard=str(s)) for s in shards
+    ]
+    merged = merge_tables(parts, tmp_path / "all.tsv")
+    assert merged == (4, (Shard(1, 4), Shard(3, 4)))
+
+
+def test_shards_of_runs_that_were_cut_differently_are_refused(tmp_path):
+    rows = _rows(4)
+    first = _write(tmp_path / "a.tsv", rows[:2], shard="1/2")
+    second = _write(tmp_path / "b.tsv", rows[2:], shard="2/3")
+    with pytest.raises(TableError, match=r"of one run.*a\.tsv \(1/2\), b\.tsv \(2/3\)"):
+        merge_tables([first, second], tmp_path / "all.tsv")
+    assert not (tmp_path / "all.tsv").exists()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_json_file_of_something_else_is_kept(tmp_path, overwrite):
+    part = _write(tmp_path / "a.tsv", _rows(2))
+    (tmp_path / "participants.json").write_text('{"age": {"Units": "years"}}')
+    with pytest.raises(TableError, match=r"participants\.json: exists and is not ours"):
+        merge_tables([part], tmp_path / "participants.tsv", overwrite=overwrite)
+    assert "years" in (tmp_path / "participants.json").read_text()
+    assert not (tmp_path / "participants.tsv").exists()

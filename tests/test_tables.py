@@ -261,3 +261,17 @@ def test_a_table_that_lost_its_provenance_is_still_read(tmp_path):
     assert metadata.shape == (1, 6)
     assert embeddings.shape == (1, 5)
     assert provenance == {}
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_metadata_do_not_replace_columns_of_the_table(tmp_path, suffix):
+    path = tmp_path / f"out{suffix}"
+    names = [*("participant_id", "session_id", "image", "T1w", "FLAIR"), "input_sha256"]
+    row = _row(1, age="71", emb_000="x", **dict.fromkeys(names[1:], "x"))
+    assert _embed(path, [row]) == [1]
+    assert _embed(path, [row, _row(2)]) == [2]
+    metadata, embeddings, _ = read_embeddings(path)
+    assert list(metadata.columns) == [*names, "age"]
+    assert metadata["T1w"].tolist() == [row.image, _row(2).image]
+    assert metadata["input_sha256"].tolist() == ["one", "one"]
+    assert embeddings.shape == (2, 5)

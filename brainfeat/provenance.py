@@ -1,0 +1,102 @@
+"""Where tables come from: which may be joined, and whose JSON file it is."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from brainfeat.exceptions import TableError
+from brainfeat.table_formats import sidecar_path
+
+__all__ = ["check_identity", "check_sidecar", "describe_identity"]
+
+# Rows that differ in one of these cannot share a table.
+_IDENTITY = {
+    "checkpoint_sha256": "checkpoint",
+    "preprocessing_sha256": "preprocessing",
+    "pooling": "pooling",
+    "modalities": "modalities",
+    "n_features": "number of features",
+}
+
+
+def check_identity(
+    old: Mapping[str, Any], new: Mapping[str, Any], path: Path, *, advice: str
+) -> None:
+    """Check that rows of two origins may share a table.
+
+    Parameters
+    ----------
+    old, new : mapping of str to JSON values
+        Provenance of a table that is there, and of what is to be added.
+    path : Path
+        The table that is there.
+    advice : str
+        What to do otherwise.
+
+    Raises
+    ------
+    TableError
+        If checkpoint, preprocessing, pooling, modalities or length differ.
+    """
+    for name, word in _IDENTITY.items():
+        if old.get(name) != new[name]:
+            raise TableError(
+                f"{path}: made with another {word} ({_brief(old.get(name))}, now "
+                f"{_brief(new[name])}); {advice}"
+            )
+
+
+def describe_identity(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Take what rows must agree on to share a table.
+
+    Parameters
+    ----------
+    provenance : mapping of str to JSON values
+        Where rows come from.
+
+    Returns
+    -------
+    dict
+        Checkpoint, preprocessing, pooling, modalities and length.
+    """
+    return {name: provenance[name] for name in _IDENTITY}
+
+
+def check_sidecar(output: Path, provenance: Mapping[str, Any]) -> None:
+    """Check that the JSON file beside a table that is to be written is free or ours.
+
+    Parameters
+    ----------
+    output : Path
+        Table to write.
+    provenance : mapping of str to JSON values
+        What its JSON file will say.
+
+    Raises
+    ------
+    TableError
+        If a file of that name belongs to something else, or to a table of another
+        encoder.
+    """
+    path = sidecar_path(output)
+    if not path.exists():
+        return
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or "checkpoint_sha256" not in found:
+        raise TableError(f"{path}: exists and is not ours; choose another output name.")
+    others = {output.with_suffix(s) for s in (".parquet", ".csv", ".tsv")} - {output}
+    owners = [other.name for other in sorted(others) if other.exists()]
+    if owners and any(found.get(name) != provenance[name] for name in _IDENTITY):
+        raise TableError(
+            f"{path}: describes {owners[0]}, made with another encoder; "
+            "choose another output name."
+        )
+
+
+def _brief(value: object) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= 40 else f"{text[:12]}..."
