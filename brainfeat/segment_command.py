@@ -5,6 +5,7 @@ __all__ = ["SegmentSummary", "fit_from_manifest", "format_segments", "segment_ro
 import csv
 import hashlib
 import json
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from brainfeat.tables import TableRow
 
 _NAMES, _DESCRIPTION, _FAILURES = "dseg.tsv", "dataset_description.json", "failures.tsv"
 _LABEL = "label"
+_IMAGE_SUFFIXES = (".nii.gz", ".nii", ".mgz", ".mgh", ".img")
 
 
 class SegmentSummary(NamedTuple):
@@ -184,8 +186,8 @@ def _segment(
                 raise InputError(
                     f"{row.image}: another image of this run is {target.name} too."
                 )
-            taken.add(target)
             status = _segment_one(row, target, estimator, fingerprint)
+            taken.add(target)
             yield RunEvent(row, status, None)
         except Exception as error:  # whatever a damaged file makes a library raise
             failure = FailedRow.from_error(row.participant_id, row.image, error)
@@ -214,14 +216,34 @@ def _segment_one(
 def _output_name(row: TableRow) -> Path:
     """Name a label map after its image: ``sub-01_T1w`` gives ``sub-01_dseg``."""
     image = Path(row.image)
-    name = parse_bids_name(image.name)
+    stem = _stem(image)
+    # A dot may belong to a label, as in acq-0.8mm.
+    name = parse_bids_name(stem.replace(".", "-"))
+    session = name.session_id
+    if session is None and row.session_id:
+        session = _safe(f"ses-{row.session_id.removeprefix('ses-')}")
     if name.participant_id is None:
-        return Path(f"{row.participant_id}_dseg.nii.gz")
-    stem = image.name.split(".")[0].removesuffix(f"_{name.suffix}")
-    parts = [name.participant_id, *([name.session_id] if name.session_id else [])]
+        text = "_".join(filter(None, (row.participant_id, session)))
+        return Path(f"{_safe(text) or 'image'}_dseg.nii.gz")
+    stem = stem.removesuffix(f"_{name.suffix}")
+    if session is not None and name.session_id is None:
+        first, *rest = stem.split("_")
+        stem = "_".join([first, session, *rest])
+    parts = [name.participant_id, *([session] if session else [])]
     is_bids = image.parent.parts[-len(parts) - 1 :] == (*parts, "anat")
     place = Path(*parts, "anat") if is_bids else Path()
     return place / f"{stem}_dseg.nii.gz"
+
+
+def _stem(image: Path) -> str:
+    """Cut off the suffix of an image file, but no other dot."""
+    suffix = next((s for s in _IMAGE_SUFFIXES if image.name.endswith(s)), "")
+    return image.name.removesuffix(suffix)
+
+
+def _safe(text: str) -> str:
+    """Make a part of a file name that stays in its folder."""
+    return re.sub(r"[^\w.+-]+", "-", text).lstrip(".")
 
 
 def _label_map(row: TableRow, manifest: Path) -> str:

@@ -208,8 +208,11 @@ def _make_optimizer(
     optimizer = torch.optim.AdamW(
         groups, lr=plan.learning_rate, weight_decay=_WEIGHT_DECAY
     )
+    total = plan.n_steps + 1
+    # The rise must end after the first step and not at it.
+    share = max(_WARM_UP, 1.5 / total)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=rates, total_steps=plan.n_steps + 1, pct_start=_WARM_UP
+        optimizer, max_lr=rates, total_steps=total, pct_start=share
     )
     return optimizer, schedule
 

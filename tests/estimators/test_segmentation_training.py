@@ -89,6 +89,17 @@ def test_loss_falls(network, store):
     assert not network.decoder.training
 
 
+@pytest.mark.parametrize("n_steps", [1, 2, 9, 10, 19])
+def test_schedule_has_a_rate_for_any_number_of_steps(network, n_steps):
+    optimizer, schedule = training._make_optimizer(
+        network, replace(PLAN, n_steps=n_steps)
+    )
+    for _ in range(n_steps):
+        assert 0 < optimizer.param_groups[0]["lr"] <= PLAN.learning_rate
+        optimizer.step()
+        schedule.step()
+
+
 def test_frozen_encoder_stays_as_it_is(network, store):
     before = state_of(network.encoder)
     train(network, store, PLAN, on_step=lambda *_: None)
