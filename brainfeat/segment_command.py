@@ -82,7 +82,8 @@ def fit_from_manifest(
     Raises
     ------
     InputError
-        If a row has no image or no label map, or the folder is not free.
+        If a row has no image or no label map, an image comes twice, the names of the
+        classes cannot be read, or the folder is not free.
     """
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise InputError(f"{folder}: exists and is not an empty folder.")
@@ -91,10 +92,13 @@ def fit_from_manifest(
     rows = collect_rows([str(manifest)], modalities=modalities, wanted=wanted)
     for problem in rows.problems:
         raise InputError(str(problem))
+    for image in rows.duplicates:
+        raise InputError(f"{manifest}: expected each image once, got {image} again.")
     label_maps = [_label_map(row, manifest) for row in rows.rows]
+    names = _find_names(Path(label_maps[0]))
     estimator.fit([dict(row.images) for row in rows.rows], label_maps)
     estimator.save(folder)
-    _write_names(folder / _NAMES, estimator, _find_names(Path(label_maps[0])))
+    _write_names(folder / _NAMES, estimator, names)
     return estimator
 
 
@@ -260,7 +264,7 @@ def _label_map(row: TableRow, manifest: Path) -> str:
 
 def _find_names(label_map: Path) -> Mapping[int, str]:
     """Read the table of names that BIDS keeps beside label maps or above them."""
-    own = label_map.with_name(label_map.name.split(".")[0] + ".tsv")
+    own = label_map.with_name(f"{_stem(label_map)}.tsv")
     above = [parent / _NAMES for parent in label_map.resolve().parents[:4]]
     return next((_read_names(p) for p in (own, *above) if p.is_file()), {})
 
@@ -268,19 +272,25 @@ def _find_names(label_map: Path) -> Mapping[int, str]:
 def _read_names(path: Path) -> Mapping[int, str]:
     if not path.is_file():
         return {}
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        lines = [*csv.DictReader(file, delimiter="\t")]
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            lines = [*csv.DictReader(file, delimiter="\t")]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: not a readable table ({error}).") from error
     return {
         int(line["index"]): line["name"]
         for line in lines
-        if line.get("name") and (line.get("index") or "").lstrip("-").isdecimal()
+        if line.get("name") and re.fullmatch(r"-?\d+", line.get("index") or "")
     }
 
 
 def _write_names(
     path: Path, estimator: SegmentationEstimator, names: Mapping[int, str]
 ) -> None:
-    with atomic_write(path) as partial, partial.open("w", newline="") as file:
+    with (
+        atomic_write(path) as partial,
+        partial.open("w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.writer(file, delimiter="\t", lineterminator="\n")
         writer.writerow(("index", "name"))
         for label in map(int, estimator.classes_):

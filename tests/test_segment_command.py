@@ -2,6 +2,7 @@
 
 import csv
 import json
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 
 from brainfeat import SegmentationEstimator, cli, segment_command
 from brainfeat.checkpoint import Checkpoint, CheckpointConfig
+from brainfeat.exceptions import InputError
 from brainfeat.io import read_labels, write_volume
 from brainfeat.models.config import EncoderConfig
 from brainfeat.preprocessing import Preprocessor
@@ -153,6 +155,10 @@ def test_bad_scan_is_noted_and_the_rest_goes_on(data, model, tmp_path):
         ([("bids/sub-0/anat/sub-0_T1w.nii.gz", "")], "column 'label'"),
         ([("bids/sub-0/anat/sub-0_T1w.nii.gz", "no.nii.gz")], "no.nii.gz: no such"),
         ([("", "truth/sub-0_dseg.nii.gz")], "row 2: no image"),
+        (
+            [("bids/sub-0/anat/sub-0_T1w.nii.gz", "truth/sub-0_dseg.nii.gz")] * 2,
+            "sub-0_T1w.nii.gz again",
+        ),
     ],
 )
 def test_manifest_that_cannot_teach_is_refused(data, tmp_path, rows, message):
@@ -238,3 +244,15 @@ def test_damaged_image_does_not_take_a_name(monkeypatch, tmp_path):
     events = [*segment_command._segment(rows, tmp_path, None, "")]
     assert [event.status for event in events] == ["failed", "done", "failed"]
     assert "P1_dseg.nii.gz too" in str(events[2].failure)
+
+
+def test_names_of_classes_are_read_with_care(tmp_path):
+    path = tmp_path / "dseg.tsv"
+    path.write_text("index\tname\n-3\tGehörgang\n--4\tno\n5-\tno\n", "utf-8")
+    assert segment_command._read_names(path) == {-3: "Gehörgang"}
+    estimator = SimpleNamespace(classes_=[0, -3])
+    segment_command._write_names(path, estimator, {-3: "Gehörgang"})
+    assert "-3\tGehörgang\n" in path.read_text("utf-8")
+    path.write_bytes("index\tname\n-3\tGehörgang\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r"dseg\.tsv: not a readable table"):
+        segment_command._read_names(path)
