@@ -46,12 +46,11 @@ def store(tmp_path):
     counts = np.ones((2, 2, 4), np.int64)
     every = np.ones((2, 1), bool)
     present = np.ones((2, 3), bool)
-    prior = torch.full((2, 8, 12, 4), 0.5)
-    return LabelledStore(tmp_path, (0, 1), counts, every, present, (0, 1), prior)
+    return LabelledStore(tmp_path, (0, 1), counts, every, present, (0, 1), 2)
 
 
 @pytest.fixture
-def network(checkpoint, store):
+def network(checkpoint):
     torch.manual_seed(0)
     config = DecoderConfig(
         n_classes=2, n_modalities=1, embed_dim=24, n_depths=1, width=4
@@ -62,7 +61,7 @@ def network(checkpoint, store):
     return SegmentationNetwork(
         encoder=checkpoint.build_encoder(),
         decoder=SegmentationDecoder(config),
-        prior=store.prior,
+        prior=torch.full((2, 8, 12, 4), 0.5),
         space=space,
         grid=SlabGrid(thickness=2),
         blocks=(1,),
