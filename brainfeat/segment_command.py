@@ -5,6 +5,7 @@ __all__ = ["SegmentSummary", "fit_from_manifest", "format_segments", "segment_ro
 import csv
 import hashlib
 import json
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from brainfeat.tables import TableRow
 
 _NAMES, _DESCRIPTION, _FAILURES = "dseg.tsv", "dataset_description.json", "failures.tsv"
 _LABEL = "label"
+_IMAGE_SUFFIXES = (".nii.gz", ".nii", ".mgz", ".mgh", ".img")
 
 
 class SegmentSummary(NamedTuple):
@@ -80,7 +82,8 @@ def fit_from_manifest(
     Raises
     ------
     InputError
-        If a row has no image or no label map, or the folder is not free.
+        If a row has no image or no label map, an image comes twice, the names of the
+        classes cannot be read, or the folder is not free.
     """
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise InputError(f"{folder}: exists and is not an empty folder.")
@@ -89,10 +92,13 @@ def fit_from_manifest(
     rows = collect_rows([str(manifest)], modalities=modalities, wanted=wanted)
     for problem in rows.problems:
         raise InputError(str(problem))
+    for image in rows.duplicates:
+        raise InputError(f"{manifest}: expected each image once, got {image} again.")
     label_maps = [_label_map(row, manifest) for row in rows.rows]
+    names = _find_names(Path(label_maps[0]))
     estimator.fit([dict(row.images) for row in rows.rows], label_maps)
     estimator.save(folder)
-    _write_names(folder / _NAMES, estimator, _find_names(Path(label_maps[0])))
+    _write_names(folder / _NAMES, estimator, names)
     return estimator
 
 
@@ -184,8 +190,8 @@ def _segment(
                 raise InputError(
                     f"{row.image}: another image of this run is {target.name} too."
                 )
-            taken.add(target)
             status = _segment_one(row, target, estimator, fingerprint)
+            taken.add(target)
             yield RunEvent(row, status, None)
         except Exception as error:  # whatever a damaged file makes a library raise
             failure = FailedRow.from_error(row.participant_id, row.image, error)
@@ -214,14 +220,34 @@ def _segment_one(
 def _output_name(row: TableRow) -> Path:
     """Name a label map after its image: ``sub-01_T1w`` gives ``sub-01_dseg``."""
     image = Path(row.image)
-    name = parse_bids_name(image.name)
+    stem = _stem(image)
+    # A dot may belong to a label, as in acq-0.8mm.
+    name = parse_bids_name(stem.replace(".", "-"))
+    session = name.session_id
+    if session is None and row.session_id:
+        session = _safe(f"ses-{row.session_id.removeprefix('ses-')}")
     if name.participant_id is None:
-        return Path(f"{row.participant_id}_dseg.nii.gz")
-    stem = image.name.split(".")[0].removesuffix(f"_{name.suffix}")
-    parts = [name.participant_id, *([name.session_id] if name.session_id else [])]
+        text = "_".join(filter(None, (row.participant_id, session)))
+        return Path(f"{_safe(text) or 'image'}_dseg.nii.gz")
+    stem = stem.removesuffix(f"_{name.suffix}")
+    if session is not None and name.session_id is None:
+        first, *rest = stem.split("_")
+        stem = "_".join([first, session, *rest])
+    parts = [name.participant_id, *([session] if session else [])]
     is_bids = image.parent.parts[-len(parts) - 1 :] == (*parts, "anat")
     place = Path(*parts, "anat") if is_bids else Path()
     return place / f"{stem}_dseg.nii.gz"
+
+
+def _stem(image: Path) -> str:
+    """Cut off the suffix of an image file, but no other dot."""
+    suffix = next((s for s in _IMAGE_SUFFIXES if image.name.endswith(s)), "")
+    return image.name.removesuffix(suffix)
+
+
+def _safe(text: str) -> str:
+    """Make a part of a file name that stays in its folder."""
+    return re.sub(r"[^\w.+-]+", "-", text).lstrip(".")
 
 
 def _label_map(row: TableRow, manifest: Path) -> str:
@@ -238,7 +264,7 @@ def _label_map(row: TableRow, manifest: Path) -> str:
 
 def _find_names(label_map: Path) -> Mapping[int, str]:
     """Read the table of names that BIDS keeps beside label maps or above them."""
-    own = label_map.with_name(label_map.name.split(".")[0] + ".tsv")
+    own = label_map.with_name(f"{_stem(label_map)}.tsv")
     above = [parent / _NAMES for parent in label_map.resolve().parents[:4]]
     return next((_read_names(p) for p in (own, *above) if p.is_file()), {})
 
@@ -246,19 +272,25 @@ def _find_names(label_map: Path) -> Mapping[int, str]:
 def _read_names(path: Path) -> Mapping[int, str]:
     if not path.is_file():
         return {}
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        lines = [*csv.DictReader(file, delimiter="\t")]
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            lines = [*csv.DictReader(file, delimiter="\t")]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: not a readable table ({error}).") from error
     return {
         int(line["index"]): line["name"]
         for line in lines
-        if line.get("name") and (line.get("index") or "").lstrip("-").isdecimal()
+        if line.get("name") and re.fullmatch(r"-?\d+", line.get("index") or "")
     }
 
 
 def _write_names(
     path: Path, estimator: SegmentationEstimator, names: Mapping[int, str]
 ) -> None:
-    with atomic_write(path) as partial, partial.open("w", newline="") as file:
+    with (
+        atomic_write(path) as partial,
+        partial.open("w", newline="", encoding="utf-8") as file,
+    ):
         writer = csv.writer(file, delimiter="\t", lineterminator="\n")
         writer.writerow(("index", "name"))
         for label in map(int, estimator.classes_):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -9,8 +10,9 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from brainfeat import SegmentationEstimator, cli
+from brainfeat import SegmentationEstimator, cli, segment_command
 from brainfeat.checkpoint import Checkpoint, CheckpointConfig
+from brainfeat.exceptions import InputError
 from brainfeat.io import read_labels, write_volume
 from brainfeat.models.config import EncoderConfig
 from brainfeat.preprocessing import Preprocessor
@@ -153,6 +155,10 @@ def test_bad_scan_is_noted_and_the_rest_goes_on(data, model, tmp_path):
         ([("bids/sub-0/anat/sub-0_T1w.nii.gz", "")], "column 'label'"),
         ([("bids/sub-0/anat/sub-0_T1w.nii.gz", "no.nii.gz")], "no.nii.gz: no such"),
         ([("", "truth/sub-0_dseg.nii.gz")], "row 2: no image"),
+        (
+            [("bids/sub-0/anat/sub-0_T1w.nii.gz", "truth/sub-0_dseg.nii.gz")] * 2,
+            "sub-0_T1w.nii.gz again",
+        ),
     ],
 )
 def test_manifest_that_cannot_teach_is_refused(data, tmp_path, rows, message):
@@ -194,3 +200,59 @@ def test_folder_without_model_is_a_usage_error(data, tmp_path):
 def test_label_map_is_named_after_its_image(image, participant, expected):
     row = TableRow(participant_id=participant, images={"T1w": image})
     assert str(_output_name(row)) == f"{expected}.nii.gz"
+
+
+@pytest.mark.parametrize(
+    ("image", "participant", "session", "expected"),
+    [
+        ("/x/a.nii.gz", "P1", "2", "P1_ses-2_dseg"),
+        ("/x/a.nii.gz", "P1", "ses-2", "P1_ses-2_dseg"),
+        ("/x/a.nii.gz", "../escaped", None, "-escaped_dseg"),
+        ("/x/a.nii.gz", "/root/a", "../../b", "-root-a_ses-..-..-b_dseg"),
+        ("/x/a.nii.gz", "..", None, "image_dseg"),
+        ("/x/sub-1_run-2_T1w.nii", "sub-1", "m/6", "sub-1_ses-m-6_run-2_dseg"),
+        (
+            "/x/sub-1/ses-3/anat/sub-1_T1w.nii",
+            "sub-1",
+            "3",
+            "sub-1/ses-3/anat/sub-1_ses-3_dseg",
+        ),
+        ("/x/sub-1_acq-0.8mm_T1w.nii.gz", "sub-1", None, "sub-1_acq-0.8mm_dseg"),
+        ("/x/sub-1_ses-2_T1w.mgz", "sub-1", "9", "sub-1_ses-2_dseg"),
+    ],
+)
+def test_name_has_the_session_and_stays_in_the_folder(
+    image, participant, session, expected
+):
+    row = TableRow(
+        participant_id=participant, session_id=session, images={"T1w": image}
+    )
+    assert str(_output_name(row)) == f"{expected}.nii.gz"
+
+
+def test_damaged_image_does_not_take_a_name(monkeypatch, tmp_path):
+    def segment(row, *_):
+        if "bad" in row.image:
+            raise ValueError("damaged")
+        return "done"
+
+    monkeypatch.setattr(segment_command, "_segment_one", segment)
+    rows = [
+        TableRow(participant_id="P1", images={"T1w": f"/{name}.nii.gz"})
+        for name in ("bad", "good", "other")
+    ]
+    events = [*segment_command._segment(rows, tmp_path, None, "")]
+    assert [event.status for event in events] == ["failed", "done", "failed"]
+    assert "P1_dseg.nii.gz too" in str(events[2].failure)
+
+
+def test_names_of_classes_are_read_with_care(tmp_path):
+    path = tmp_path / "dseg.tsv"
+    path.write_text("index\tname\n-3\tGehörgang\n--4\tno\n5-\tno\n", "utf-8")
+    assert segment_command._read_names(path) == {-3: "Gehörgang"}
+    estimator = SimpleNamespace(classes_=[0, -3])
+    segment_command._write_names(path, estimator, {-3: "Gehörgang"})
+    assert "-3\tGehörgang\n" in path.read_text("utf-8")
+    path.write_bytes("index\tname\n-3\tGehörgang\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r"dseg\.tsv: not a readable table"):
+        segment_command._read_names(path)

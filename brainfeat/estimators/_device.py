@@ -15,6 +15,7 @@ __all__ = [
     "resolve_batch_size",
     "resolve_device",
     "resolve_dtype",
+    "resolve_n_jobs",
     "spare_cores",
 ]
 
@@ -121,6 +122,32 @@ def resolve_batch_size(batch_size: Any, device: torch.device, n_tokens: int) -> 
             f"batch_size: expected 'auto' or a positive integer, got {batch_size!r}."
         )
     return int(batch_size)
+
+
+def resolve_n_jobs(n_jobs: Any) -> int:
+    """Choose the number of threads.
+
+    Parameters
+    ----------
+    n_jobs : None or int
+        As scikit-learn's: -1 is one a core.
+
+    Returns
+    -------
+    int
+        Number of threads.
+
+    Raises
+    ------
+    ConfigError
+        If ``n_jobs`` is another value.
+    """
+    if n_jobs is not None and (not isinstance(n_jobs, Integral) or n_jobs == 0):
+        raise ConfigError(
+            "n_jobs: expected None, a positive integer, or -1 for one a core, "
+            f"got {n_jobs!r}."
+        )
+    return int(joblib.effective_n_jobs(n_jobs))
 
 
 def is_out_of_memory(error: Exception) -> bool:

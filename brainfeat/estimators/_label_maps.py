@@ -78,7 +78,7 @@ def _as_list(y: Any) -> Sequence[Any]:
     if isinstance(y, pd.Series):
         return y.tolist()
     if isinstance(y, SpatialImage):
-        return split_volumes(y)
+        return _split(y)
     if isinstance(y, Volume | str | os.PathLike):
         return [y]
     if isinstance(y, list | tuple | pd.Index | ExtensionArray):
@@ -91,11 +91,23 @@ def _as_list(y: Any) -> Sequence[Any]:
     )
 
 
+def _split(image: Any) -> Sequence[ImageSource]:
+    if len(image.shape) != 4 or image.shape[3] == 1:
+        return split_volumes(image)
+    # As they are stored: float32 does not hold every label.
+    return [image.slicer[..., index] for index in range(image.shape[3])]
+
+
 def _label_map(value: Any, subject: Subject) -> ImageSource:
     if isinstance(value, SpatialImage):
         return value
     if isinstance(value, Volume):
         return to_image(value)
+    if isinstance(value, np.ndarray):
+        raise InputError(
+            f"{subject.name}: expected the path or image of a label map, got an array "
+            f"of shape {value.shape}; nibabel.Nifti1Image(array, affine) places it."
+        )
     if value is None or value is pd.NA or value == "" or value != value:
         raise InputError(f"{subject.name}: expected a label map, got none.")
     if not isinstance(value, str | os.PathLike):

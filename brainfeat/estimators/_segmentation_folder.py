@@ -1,6 +1,7 @@
 """A fitted segmentation as a folder: safetensors and JSON, never pickle."""
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor
 from brainfeat import __version__
 from brainfeat.atomic import atomic_write
 from brainfeat.checkpoint import Checkpoint
+from brainfeat.estimators._sharing import shared_checkpoint
 from brainfeat.exceptions import CheckpointError, ConfigError
 from brainfeat.models.decoder import DecoderConfig, SegmentationDecoder
 from brainfeat.weight_files import read_json
@@ -86,6 +88,7 @@ def write_folder(folder: Path, estimator: _Fitted, checkpoint: Checkpoint) -> Pa
         "modalities": list(estimator.modalities_),
         "modality": estimator.modality,
         "decoder": dataclasses.asdict(estimator.decoder_.config),
+        "decoder_sha256": _file_sha256(folder / _WEIGHTS),
         "encoder_sha256": estimator.checkpoint_fingerprint_,
         "loss_curve": [round(loss, 6) for loss in estimator.loss_curve_],
         "validation_scores": [round(s, 6) for s in estimator.validation_scores_],
@@ -111,7 +114,7 @@ def read_folder(folder: Path) -> FolderContent:
     Raises
     ------
     CheckpointError
-        If the folder holds no model, or a damaged one.
+        If the folder holds no model, a damaged one, or another one's weights.
     """
     path = folder / _CONFIG
     if not path.is_file():
@@ -122,6 +125,7 @@ def read_folder(folder: Path) -> FolderContent:
     content = read_json(path)
     if content.get("format") != _FORMAT:
         raise CheckpointError(f"{folder}: written by another version of brainfeat.")
+    _check_encoder(folder / _ENCODER, content)
     try:
         return FolderContent(
             {"checkpoint": str(folder / _ENCODER), "modality": content["modality"]},
@@ -132,9 +136,24 @@ def read_folder(folder: Path) -> FolderContent:
         raise CheckpointError(f"{folder}: damaged ({reason}).") from error
 
 
+def _check_encoder(folder: Path, content: Mapping[str, Any]) -> None:
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such folder; it held the model's encoder.")
+    if shared_checkpoint(folder).fingerprint != content.get("encoder_sha256"):
+        raise CheckpointError(
+            f"{folder}: expected the encoder that {_CONFIG} names, got another; it is "
+            "damaged or was replaced."
+        )
+
+
 def _fitted(content: Mapping[str, Any], weights: Path) -> dict[str, Any]:
     with torch.device("meta"):
         decoder = SegmentationDecoder(DecoderConfig.from_dict(content["decoder"]))
+    if _file_sha256(weights) != content["decoder_sha256"]:
+        raise CheckpointError(
+            f"{weights}: the weights do not have the SHA-256 that {_CONFIG} names; the "
+            "file is damaged or was replaced."
+        )
     tensors = load_file(weights)
     prior = tensors.pop("prior")
     state = {name.removeprefix("decoder."): value for name, value in tensors.items()}
@@ -149,3 +168,8 @@ def _fitted(content: Mapping[str, Any], weights: Path) -> dict[str, Any]:
         "prior_": prior,
         "tuned_checkpoint_": None,
     }
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

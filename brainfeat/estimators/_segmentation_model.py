@@ -24,6 +24,8 @@ __all__ = ["SegmentationNetwork", "choose_blocks", "label_dtype"]
 
 # More voxels of the encoder's grid are decoded part by part.
 _VOXELS_AT_ONCE = 350_000
+# So are more fine voxels times classes, so that many classes do not fill the memory.
+_SCORES_AT_ONCE = 100_000_000
 # Slices that a score depends on, to either side.
 _REACH = 12
 
@@ -103,9 +105,15 @@ class SegmentationNetwork:
             self._tensor(subject.coarse.present),
             self._tensor(self.space.present(subject)),
         )
-        found = [logits.softmax(1)[0].half().cpu().numpy() for logits in parts]
+        shape = [self.space.fine_geometry.shape[axis] for axis in self.grid.axes]
+        found = np.empty((self.decoder.config.n_classes, *shape), dtype=np.float16)
+        start = 0
+        for logits in parts:
+            stop = start + logits.shape[2]
+            found[:, start:stop] = logits.softmax(1)[0].half().cpu().numpy()
+            start = stop
         order = np.argsort(self.grid.axes)
-        return np.concatenate(found, axis=1).transpose(0, *(1 + order))
+        return found.transpose(0, *(1 + order))
 
     def decode(
         self, coarse: Tensor, fine: Tensor, encoder_present: Tensor, present: Tensor
@@ -134,7 +142,7 @@ class SegmentationNetwork:
         tokens = self.tokens(slabs, encoder_present)
         voxels = self.to_stack(fine)
         n_slabs = slabs.shape[1]
-        n_part = max(1, _VOXELS_AT_ONCE // stack[0, 0, :thickness].numel())
+        n_part = self._count_slabs(stack[0, 0, :thickness].numel())
         margin = -(-_REACH // thickness)
         for first in range(0, n_slabs, n_part):
             last = min(first + n_part, n_slabs)
@@ -150,6 +158,11 @@ class SegmentationNetwork:
             n_before = (first - low) * thickness * factor
             n_own = (last - first) * thickness * factor
             yield logits[:, :, n_before : n_before + n_own]
+
+    def _count_slabs(self, n_voxels: int) -> int:
+        """Tell how many slabs of so many coarse voxels are decoded at once."""
+        n_scores = n_voxels * self.space.upsampling**3 * self.decoder.config.n_classes
+        return max(1, min(_VOXELS_AT_ONCE // n_voxels, _SCORES_AT_ONCE // n_scores))
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)[None]).to(self.device)

@@ -75,9 +75,8 @@ class LabelledStore:
         Modalities that each subject has, of the decoder's and of the encoder's.
     codes : tuple of int
         Label that each stored number stands for.
-    prior : float32 Tensor of shape (n_classes, i, j, k)
-        Share of the voxels that each class has at each place, over all subjects, on a
-        grid of half the encoder's.
+    upsampling : int
+        Fine voxels along an edge of a voxel of the encoder's grid.
     """
 
     folder: Path
@@ -86,7 +85,7 @@ class LabelledStore:
     present: NDArray[np.bool_]
     encoder_present: NDArray[np.bool_]
     codes: tuple[int, ...]
-    prior: Tensor
+    upsampling: int
 
     def __len__(self) -> int:
         return len(self.slab_counts)
@@ -113,6 +112,28 @@ class LabelledStore:
             torch.from_numpy(self.encoder_present[index][None]),
             torch.from_numpy(self.present[index][None]),
         )
+
+    def prior(self, rows: NDArray[np.int64]) -> Tensor:
+        """Compute how often each class is found at each place.
+
+        Parameters
+        ----------
+        rows : ndarray of int
+            Places of the subjects that count.
+
+        Returns
+        -------
+        float32 Tensor of shape (n_classes, i, j, k)
+            Share of the voxels, on a grid of half the encoder's.
+        """
+        shares: list[NDArray[np.float32]] = []
+        for index in rows:
+            coded = np.load(_paths(self.folder, int(index))[-1])
+            _add_shares(shares, coded, _PRIOR_CELL * self.upsampling)
+        nowhere = np.zeros_like(shares[0])
+        shares += [nowhere] * (len(self.codes) - len(shares))
+        order = [self.codes.index(label) for label in self.classes]
+        return _prior([shares[code] for code in order], len(rows))
 
 
 def write_store(
@@ -160,7 +181,6 @@ def write_store(
     codes: dict[int, int] = {BACKGROUND: 0}
     named_in: dict[int, str] = {}
     counts, present, encoder_present = [], [], []
-    shares: list[NDArray[np.float32]] = []
     with Prefetch(
         lambda pair: _read(*pair, space),
         zip(subjects, label_maps, strict=True),
@@ -174,7 +194,6 @@ def write_store(
             coded = _encode(item.labels, codes)
             _save(folder, index, item.subject, coded)
             counts.append(_count(coded, fine_grid))
-            _add_shares(shares, coded, _PRIOR_CELL * space.upsampling)
             present.append(space.present(item.subject))
             encoder_present.append(item.subject.coarse.present)
     classes = (BACKGROUND, *sorted(set(codes) - {BACKGROUND}))
@@ -196,7 +215,7 @@ def write_store(
         np.stack(present),
         np.stack(encoder_present),
         tuple(codes),
-        _prior([shares[code] for code in order], len(counts)),
+        space.upsampling,
     )
 
 

@@ -31,7 +31,6 @@ _N_STACKS = 2
 _SCORES = 30_000_000
 _N_CHECKS = 10
 _PATIENCE = 3
-_N_HELD_OUT = 4  # subjects that a check looks at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,8 +207,11 @@ def _make_optimizer(
     optimizer = torch.optim.AdamW(
         groups, lr=plan.learning_rate, weight_decay=_WEIGHT_DECAY
     )
+    total = plan.n_steps + 1
+    # The rise must end after the first step and not at it.
+    share = max(_WARM_UP, 1.5 / total)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=rates, total_steps=plan.n_steps + 1, pct_start=_WARM_UP
+        optimizer, max_lr=rates, total_steps=total, pct_start=share
     )
     return optimizer, schedule
 
@@ -277,10 +279,10 @@ def _decode(network: SegmentationNetwork, stacks: Stacks, plan: TrainingPlan) ->
 def _check(
     network: SegmentationNetwork, store: LabelledStore, held_out: NDArray[np.int64]
 ) -> float:
-    """Compute the mean Dice of the first held-out subjects on the fine grid."""
+    """Compute the mean Dice of the held-out subjects on the fine grid."""
     scores = []
     classes = range(1, len(store.classes))
-    for subject in held_out[:_N_HELD_OUT]:
+    for subject in held_out:
         volumes = LabelledVolumes(
             *(tensor.to(network.device) for tensor in store.load(int(subject)))
         )

@@ -6,10 +6,8 @@ import sys
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from importlib import import_module
-from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
-import joblib
 import numpy as np
 from nibabel import Nifti1Image
 from numpy.typing import NDArray
@@ -25,6 +23,7 @@ from brainfeat.estimators._dense import (
     check_dense_options,
     to_dense_images,
 )
+from brainfeat.estimators._device import resolve_n_jobs
 from brainfeat.estimators._distribution import Distribution, encode_in_workers
 from brainfeat.estimators._encoding import Outcome, Pooling, SubjectEncoder
 from brainfeat.estimators._recipe import EncoderRecipe
@@ -178,7 +177,7 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
             If a path does not exist.
         """
         encoder = self._make_encoder()
-        _count_threads(self.n_jobs)
+        resolve_n_jobs(self.n_jobs)
         EmbeddingCache.from_memory(self.memory)
         self.modalities_ = encoder.modalities
         if X is not None:
@@ -273,7 +272,7 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         dim = encoder.checkpoint.config.encoder.embed_dim
         check_dense_options(space, n_components, dim)
         outcomes = stream_tokens(
-            encoder, table.rows, n_jobs=_count_threads(self.n_jobs)
+            encoder, table.rows, n_jobs=resolve_n_jobs(self.n_jobs)
         )
         with closing(outcomes):
             shown = self._with_progress(outcomes, len(table.rows))
@@ -423,7 +422,7 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         self, encoder: SubjectEncoder, table: SubjectTable
     ) -> Generator[Outcome]:
         cache = EmbeddingCache.from_memory(self.memory)
-        n_jobs = _count_threads(self.n_jobs)
+        n_jobs = resolve_n_jobs(self.n_jobs)
         workers = active_workers()
         if workers is None:
             yield from encoder.stream(table.rows, n_jobs=n_jobs, cache=cache)
@@ -467,15 +466,6 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
             # About ten lines, however many subjects.
             if self.verbose > 0 and n_done % max(1, n_subjects // 10) == 0:
                 _LOGGER.info("embedded %d of %d subjects", n_done, n_subjects)
-
-
-def _count_threads(n_jobs: Any) -> int:
-    if n_jobs is not None and (not isinstance(n_jobs, Integral) or n_jobs == 0):
-        raise ConfigError(
-            "n_jobs: expected None, a positive integer, or -1 for one a core, "
-            f"got {n_jobs!r}."
-        )
-    return int(joblib.effective_n_jobs(n_jobs))
 
 
 def _fingerprint(preprocessor: Preprocessor) -> str | None:

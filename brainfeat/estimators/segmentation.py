@@ -11,7 +11,6 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
-import joblib
 import numpy as np
 import pandas as pd
 import torch
@@ -24,7 +23,7 @@ from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from brainfeat.checkpoint import Checkpoint
-from brainfeat.estimators._device import resolve_device, spare_cores
+from brainfeat.estimators._device import resolve_device, resolve_n_jobs, spare_cores
 from brainfeat.estimators._label_maps import as_label_maps, name_of
 from brainfeat.estimators._prefetch import Prefetch
 from brainfeat.estimators._segmentation_folder import read_folder, write_folder
@@ -60,6 +59,8 @@ _LOGGER = logging.getLogger(__name__)
 
 # Subjects of a step on an accelerator; a CPU is busy with one.
 _ACCELERATOR_BATCH = 4
+# Each check segments all of the held-out subjects: more would take long.
+_N_HELD_OUT = 4
 
 
 class SegmentationEstimator(BaseEstimator):
@@ -94,9 +95,9 @@ class SegmentationEstimator(BaseEstimator):
     modality : str, optional
         Modality of images that come without one; as for `BrainFoundEmbedder`.
     validation_fraction : float
-        Share of the subjects, rounded down, that are held out of the training: it
-        stops once their Dice no longer grows, and the best weights are kept. Fewer
-        than ten subjects are all trained on by default.
+        Share of the subjects, rounded down and four at most, that are held out of the
+        training: it stops once their Dice no longer grows, and the best weights are
+        kept. Fewer than ten subjects are all trained on by default.
     n_jobs : int
         Threads that read and preprocess. Speed only.
 
@@ -205,7 +206,7 @@ class SegmentationEstimator(BaseEstimator):
                 space,
                 _slab_grid(checkpoint),
                 Path(folder),
-                n_jobs=joblib.effective_n_jobs(self.n_jobs),
+                n_jobs=resolve_n_jobs(self.n_jobs),
             )
             self._train(store, checkpoint, space)
         return self
@@ -410,6 +411,15 @@ class SegmentationEstimator(BaseEstimator):
             raise ConfigError(
                 f"validation_fraction: expected a number in [0, 1), got {share!r}."
             )
+        resolve_device(self.device)
+        resolve_n_jobs(self.n_jobs)
+        try:
+            check_random_state(self.random_state)
+        except ValueError as error:
+            raise ConfigError(
+                "random_state: expected None, an integer or a RandomState, "
+                f"got {self.random_state!r}."
+            ) from error
 
     def _read(self, X: Any, checkpoint: Checkpoint) -> SubjectTable:
         return as_subjects(
@@ -440,10 +450,12 @@ class SegmentationEstimator(BaseEstimator):
             n_depths=len(blocks),
             upsampling=space.upsampling,
         )
+        # What is held out must not be known from the prior.
+        prior = store.prior(train_rows)
         network = SegmentationNetwork(
             encoder=encoder,
             decoder=_first_decoder(config, seed).to(device),
-            prior=store.prior,
+            prior=prior,
             space=space,
             grid=_slab_grid(checkpoint),
             blocks=blocks,
@@ -466,7 +478,7 @@ class SegmentationEstimator(BaseEstimator):
         self.classes_ = np.array(store.classes)
         self.modalities_ = space.modalities
         self.decoder_ = network.decoder.cpu()
-        self.prior_ = store.prior
+        self.prior_ = prior
         # Weights of a frozen encoder stay with their checkpoint.
         self.tuned_checkpoint_ = (
             None
@@ -505,7 +517,10 @@ class SegmentationEstimator(BaseEstimator):
         check_is_fitted(self)
         checkpoint = self._checkpoint()
         table = self._read(X, checkpoint)
-        if not set(table.modalities) <= set(self.modalities_):
+        found = {
+            n for row in table.rows for n, i in row.images.items() if i is not None
+        }
+        if not found <= set(self.modalities_):
             raise ModalityError(
                 f"SegmentationEstimator was fitted on modalities {self.modalities_}, "
                 f"got {table.modalities}."
@@ -522,7 +537,7 @@ class SegmentationEstimator(BaseEstimator):
             blocks=choose_blocks(checkpoint.config.encoder.depth),
             device=device,
         )
-        n_jobs = joblib.effective_n_jobs(self.n_jobs)
+        n_jobs = resolve_n_jobs(self.n_jobs)
         with Prefetch(
             lambda subject: (subject, space.read(subject)),
             table.rows,
@@ -625,9 +640,10 @@ def _split(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Hold subjects out without whom the others still have every class."""
     has_class = store.slab_counts.sum(axis=2) > 0  # n_subjects n_classes
+    n_held_out = min(int(fraction * len(store)), _N_HELD_OUT)
     held_out: list[int] = []
     for index in random.permutation(len(store)):
-        if len(held_out) == int(fraction * len(store)):
+        if len(held_out) == n_held_out:
             break
         rest = np.delete(has_class, [*held_out, index], axis=0)
         if (rest.any(axis=0) == has_class.any(axis=0)).all():

@@ -69,3 +69,10 @@ def test_name_is_the_path_or_the_subject(paths):
     assert name_of(paths[0], SUBJECTS[0]) == paths[0]
     assert name_of(nib.load(paths[0]), SUBJECTS[0]) == paths[0]
     assert name_of(to_image(draw()), SUBJECTS[0]) == "label map of first"
+
+
+def test_volumes_of_one_image_keep_every_label():
+    data = np.full((3, 4, 5, 2), 7, np.int32)
+    data[..., 1] = 2**24 + 1  # float32 rounds it
+    maps = as_label_maps(nib.Nifti1Image(data, np.eye(4)), SUBJECTS)
+    assert [int(read_labels(source).data.max()) for source in maps] == [7, 2**24 + 1]

@@ -1,4 +1,5 @@
 import pickle
+from pathlib import Path
 
 import joblib
 import nibabel as nib
@@ -11,6 +12,8 @@ from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_score
 
 from brainfeat import SegmentationEstimator
 from brainfeat.estimators import _segmentation_training as training
+from brainfeat.estimators import segmentation
+from brainfeat.estimators._segmentation_store import LabelledStore
 from brainfeat.exceptions import (
     CheckpointError,
     ConfigError,
@@ -246,6 +249,11 @@ def test_several_modalities_with_gaps(estimator, cohort, label_maps):
     assert [m.shape for m in maps] == [nib.load(label_maps[0]).shape] * 2
 
 
+def test_column_without_any_image_is_no_modality(fitted, paths):
+    X = pd.DataFrame({"T1w": paths[3:], "FLAIR": [None]})
+    same(fitted.predict(X)[0], fitted.predict(paths[3:])[0])
+
+
 def test_unseen_modality_is_refused(fitted, cohort):
     with pytest.raises(ModalityError, match="fitted on modalities"):
         fitted.predict([{"T2w": cohort["T2w"][0]}])
@@ -268,6 +276,14 @@ def test_held_out_subjects_stop_the_training(estimator, paths, label_maps, monke
     estimator.fit(paths[:2], label_maps[:2])
     assert estimator.validation_scores_ == [0.5, 0.4, 0.3, 0.2]
     assert len(estimator.loss_curve_) == 12
+
+
+def test_no_more_are_held_out_than_are_checked():
+    every = np.ones((40, 1), bool)
+    counts = np.ones((40, 2, 3), np.int64)
+    store = LabelledStore(Path(), (0, 1), counts, every, every, (0, 1), 2)
+    train_rows, held_out = segmentation._split(store, 0.5, np.random.RandomState(0))
+    assert (len(train_rows), len(held_out)) == (36, 4)
 
 
 def test_negative_labels_come_back(estimator, paths, label_maps):
@@ -358,6 +374,11 @@ def test_other_forms_of_y_are_refused(estimator, paths, label_maps):
         estimator.fit(paths[:1], ["nothing.nii.gz"])
     with pytest.raises(InputError, match="got int"):
         estimator.fit(paths[:1], [3])
+    with pytest.raises(
+        InputError, match=r"got an array of shape \(4, 5, 6\)"
+    ) as caught:
+        estimator.fit(paths[:2], [label_maps[0], np.zeros((4, 5, 6), int)])
+    assert str(caught.value).startswith(paths[1])
 
 
 def test_class_that_training_did_not_have_is_named(fitted, paths, tmp_path):
@@ -378,6 +399,10 @@ def test_class_that_training_did_not_have_is_named(fitted, paths, tmp_path):
         ("batch_size", 0),
         ("validation_fraction", 1.0),
         ("checkpoint", 3),
+        ("device", "nowhere"),
+        ("random_state", "seed"),
+        ("n_jobs", 0),
+        ("n_jobs", 1.5),
     ],
 )
 def test_impossible_parameter_is_named(estimator, paths, label_maps, name, value):

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -14,10 +15,10 @@ class Fitted:
 
     classes_ = np.array([0, -5, 300])
     modalities_ = ("T1w", "FLAIR")
-    checkpoint_fingerprint_ = "0" * 64
     modality = None
 
-    def __init__(self):
+    def __init__(self, checkpoint):
+        self.checkpoint_fingerprint_ = checkpoint.fingerprint
         config = DecoderConfig(n_classes=3, n_modalities=2, embed_dim=24, n_depths=2)
         self.decoder_ = SegmentationDecoder(config)
         self.loss_curve_, self.validation_scores_ = [1.5, 0.75], []
@@ -26,11 +27,11 @@ class Fitted:
 
 @pytest.fixture
 def folder(checkpoint, tmp_path):
-    return write_folder(tmp_path / "deep" / "model", Fitted(), checkpoint)
+    return write_folder(tmp_path / "deep" / "model", Fitted(checkpoint), checkpoint)
 
 
 def test_folder_gives_back_what_was_written(checkpoint, tmp_path):
-    fitted = Fitted()
+    fitted = Fitted(checkpoint)
     folder = write_folder(tmp_path / "model", fitted, checkpoint)
     content = read_folder(folder)
     assert content.parameters["checkpoint"] == str(folder / "encoder")
@@ -53,6 +54,23 @@ def test_damaged_file_is_noticed(folder, name):
     path = folder / name
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(CheckpointError, match=str(folder)):
+        read_folder(folder)
+
+
+def test_weights_of_another_decoder_are_noticed(checkpoint, folder, tmp_path):
+    other = write_folder(tmp_path / "other", Fitted(checkpoint), checkpoint)
+    weights = "decoder.safetensors"
+    (folder / weights).write_bytes((other / weights).read_bytes())
+    with pytest.raises(CheckpointError, match=r"decoder\.safetensors: the weights"):
+        read_folder(folder)
+
+
+def test_missing_or_other_encoder_is_noticed(folder, make_checkpoint):
+    make_checkpoint(seed=7).save(folder / "encoder")
+    with pytest.raises(CheckpointError, match="encoder: expected the encoder that"):
+        read_folder(folder)
+    shutil.rmtree(folder / "encoder")
+    with pytest.raises(CheckpointError, match="encoder: no such folder"):
         read_folder(folder)
 
 

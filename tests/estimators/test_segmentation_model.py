@@ -63,6 +63,14 @@ def test_parts_give_what_the_whole_gives(network, placed, monkeypatch):
     np.testing.assert_allclose(parts, whole, atol=2e-3)
 
 
+def test_many_classes_make_parts_smaller(network, monkeypatch):
+    slab = 24 * 32 * 2
+    monkeypatch.setattr(model, "_SCORES_AT_ONCE", slab * 8 * 3 * 5)
+    assert network._count_slabs(slab) == 5
+    monkeypatch.setattr(model, "_SCORES_AT_ONCE", 1)
+    assert network._count_slabs(slab) == 1
+
+
 def test_prior_is_turned_as_the_slabs_are(network):
     assert network.log_prior.shape == (1, 3, 40, 32, 24)
 

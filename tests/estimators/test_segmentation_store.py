@@ -82,12 +82,20 @@ def test_slabs_are_counted_along_the_encoder_s_plane(store):
 
 
 def test_prior_is_a_probability_that_is_nowhere_zero(store):
-    assert store.prior.shape == (5, 12, 16, 10)
-    torch.testing.assert_close(store.prior.sum(0), torch.ones(12, 16, 10))
-    assert (store.prior > 0).all()
+    prior = store.prior(np.array([0, 1]))
+    assert prior.shape == (5, 12, 16, 10)
+    torch.testing.assert_close(prior.sum(0), torch.ones(12, 16, 10))
+    assert (prior > 0).all()
     # Class 9 is at the back, class 500 at the front.
-    back, front = store.prior[3].mean((0, 2)), store.prior[4].mean((0, 2))
+    back, front = prior[3].mean((0, 2)), prior[4].mean((0, 2))
     assert back.argmax() < front.argmax()
+
+
+def test_prior_knows_the_rows_that_count_only(store):
+    # Classes -3 and 500 are those of the second subject.
+    prior = store.prior(np.array([0]))
+    assert prior.shape == (5, 12, 16, 10)
+    assert prior.sum((1, 2, 3)).gt(0).tolist() == [True, False, True, True, False]
 
 
 def test_label_map_without_foreground_is_named(subjects, cohort, tmp_path):

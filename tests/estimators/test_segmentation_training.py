@@ -46,12 +46,11 @@ def store(tmp_path):
     counts = np.ones((2, 2, 4), np.int64)
     every = np.ones((2, 1), bool)
     present = np.ones((2, 3), bool)
-    prior = torch.full((2, 8, 12, 4), 0.5)
-    return LabelledStore(tmp_path, (0, 1), counts, every, present, (0, 1), prior)
+    return LabelledStore(tmp_path, (0, 1), counts, every, present, (0, 1), 2)
 
 
 @pytest.fixture
-def network(checkpoint, store):
+def network(checkpoint):
     torch.manual_seed(0)
     config = DecoderConfig(
         n_classes=2, n_modalities=1, embed_dim=24, n_depths=1, width=4
@@ -62,7 +61,7 @@ def network(checkpoint, store):
     return SegmentationNetwork(
         encoder=checkpoint.build_encoder(),
         decoder=SegmentationDecoder(config),
-        prior=store.prior,
+        prior=torch.full((2, 8, 12, 4), 0.5),
         space=space,
         grid=SlabGrid(thickness=2),
         blocks=(1,),
@@ -87,6 +86,17 @@ def test_loss_falls(network, store):
     assert told == [*range(1, 26)]
     assert result.validation_scores == []
     assert not network.decoder.training
+
+
+@pytest.mark.parametrize("n_steps", [1, 2, 9, 10, 19])
+def test_schedule_has_a_rate_for_any_number_of_steps(network, n_steps):
+    optimizer, schedule = training._make_optimizer(
+        network, replace(PLAN, n_steps=n_steps)
+    )
+    for _ in range(n_steps):
+        assert 0 < optimizer.param_groups[0]["lr"] <= PLAN.learning_rate
+        optimizer.step()
+        schedule.step()
 
 
 def test_frozen_encoder_stays_as_it_is(network, store):

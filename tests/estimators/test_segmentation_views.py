@@ -18,9 +18,7 @@ def store(tmp_path):
     counts[0, 1, 4] = 3
     counts[0, 2] = 50
     every = np.ones((1, 2), bool)
-    return LabelledStore(
-        tmp_path, (0, 1, 2, 3), counts, every, every, (0, 1, 2, 3), torch.ones(1)
-    )
+    return LabelledStore(tmp_path, (0, 1, 2, 3), counts, every, every, (0, 1, 2, 3), 2)
 
 
 def draw(store, seed=0, hide=False):
