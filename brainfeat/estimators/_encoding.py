@@ -88,7 +88,7 @@ class SubjectEncoder:
         Replaces the checkpoint's own.
     pooling : {"mean", "cls", "cls+mean", "regions"}
         How tokens become one vector.
-    labels_img : path-like, nibabel image or mapping, optional
+    labels_img : path-like, nibabel image, mapping or RegionAtlas, optional
         Atlas in MNI152 space for ``pooling="regions"``.
     batch_size, device, dtype : "auto" or a value
         As for `BrainFoundEmbedder`; they change speed, not results beyond rounding.
@@ -105,6 +105,8 @@ class SubjectEncoder:
         Patch tokens of a subject.
     device : torch.device
         Where the encoder runs.
+    atlas : RegionAtlas or None
+        Regions that are pooled, if any are.
 
     Raises
     ------
@@ -141,14 +143,14 @@ class SubjectEncoder:
         self._dtype = resolve_dtype(dtype, self.device)
         n_tokens = n_slabs * (1 + height * width)
         self._batch_size = resolve_batch_size(batch_size, self.device, n_tokens)
-        self._atlas = None if pooling != "regions" else RegionAtlas.load(labels_img)
+        self.atlas = None if pooling != "regions" else RegionAtlas.load(labels_img)
         self._weights = self._weigh_regions()
         self._memory_limit = memory_limit
 
     @property
     def region_names(self) -> tuple[str, ...]:
         """Regions in the order of their features; none without an atlas."""
-        return self._atlas.names if self._atlas else ()
+        return self.atlas.names if self.atlas else ()
 
     @property
     def n_features(self) -> int:
@@ -450,13 +452,13 @@ class SubjectEncoder:
                 "checkpoint": self.checkpoint.fingerprint,
                 "preprocessing": self.preprocessor.fingerprint,
                 "pooling": self.pooling,
-                "labels": self._atlas.fingerprint if self._atlas else None,
+                "labels": self.atlas.fingerprint if self.atlas else None,
                 "dtype": str(self._dtype),
             }
         )
 
     def _weigh_regions(self) -> Tensor:
-        if self._atlas is None:
+        if self.atlas is None:
             return torch.empty(0)
         if self.preprocessor.alignment == "none":
             raise ConfigError(
@@ -465,7 +467,7 @@ class SubjectEncoder:
             )
         patch_size = self.checkpoint.config.encoder.patch_size
         geometry = self.preprocessor.geometry
-        weights = self._atlas.weights(geometry, self.grid, patch_size)
+        weights = self.atlas.weights(geometry, self.grid, patch_size)
         return torch.from_numpy(weights).to(self.device)
 
 

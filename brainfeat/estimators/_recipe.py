@@ -94,13 +94,15 @@ class EncoderRecipe:
         Returns
         -------
         EncoderRecipe
-            With absolute paths and the fingerprint of the checkpoint.
+            With absolute paths, the regions in place of where they were read, and
+            the fingerprint of the checkpoint.
         """
         name = os.fspath(self.checkpoint)
         path = Path(name).expanduser()
         return replace(
             self,
             checkpoint=os.fspath(path.resolve()) if path.exists() else name,
+            labels_img=encoder.atlas,
             fingerprint=encoder.checkpoint.fingerprint,
         )
 

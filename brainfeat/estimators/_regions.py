@@ -1,8 +1,11 @@
 """Regions of an atlas as weights of the encoder's tokens, with names."""
 
 import os
+import pickle
+import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,9 +22,11 @@ from brainfeat.volume import Geometry, Volume
 __all__ = ["RegionAtlas"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class RegionAtlas:
     """A label map in template space and the names of its regions.
+
+    Two are equal if their label images and names are, in whatever process.
 
     Parameters
     ----------
@@ -35,8 +40,8 @@ class RegionAtlas:
         SHA-256 of the label image.
     """
 
-    labels: Volume
-    values: tuple[int, ...]
+    labels: Volume = field(compare=False)
+    values: tuple[int, ...] = field(compare=False)
     names: tuple[str, ...]
     fingerprint: str
 
@@ -46,13 +51,13 @@ class RegionAtlas:
 
         Parameters
         ----------
-        labels_img : path-like, nibabel image or mapping
+        labels_img : path-like, nibabel image, mapping or RegionAtlas
             Label image in MNI152 space, or a mapping with that image as ``maps`` and
             a table as ``lut``, as nilearn's atlases are. The table, a DataFrame or a
             file that ends in ``.tsv`` or ``.csv``, has the columns ``index`` and
             ``name``. Without one, that of ``atlas_dseg.nii.gz`` is
             ``atlas_dseg.tsv``, if it is there. Labels that have no name are called
-            ``region_12``.
+            ``region_12``. An atlas that is loaded is returned as it is.
 
         Returns
         -------
@@ -68,6 +73,8 @@ class RegionAtlas:
         VolumeError
             If it is no label image.
         """
+        if isinstance(labels_img, cls):
+            return labels_img
         lut = None
         if isinstance(labels_img, Mapping):
             labels_img, lut = labels_img.get("maps"), labels_img.get("lut")
@@ -123,6 +130,19 @@ class RegionAtlas:
                 f"of {', '.join(names)}."
             )
         return weights
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpack, (self._packed,)
+
+    @cached_property
+    def _packed(self) -> bytes:
+        # It travels with each call to a worker, and label maps shrink by far.
+        parts = self.labels, self.values, self.names, self.fingerprint
+        return zlib.compress(pickle.dumps(parts), level=1)
+
+
+def _unpack(packed: bytes) -> RegionAtlas:
+    return RegionAtlas(*pickle.loads(zlib.decompress(packed)))
 
 
 def _names_beside(labels_img: Any) -> dict[int, str]:

@@ -32,6 +32,8 @@ _LEARNING_SIZES = (10, 20, 40, 80, 160, 320)
 _N_DRAWS = 20
 _LARGEST_SHARE = 0.75  # of the subjects, to learn from in the learning curve
 _N_BINS = 5
+_FEWEST_SUBJECTS = 4  # to read the site: two to learn from, in two folds
+_FEWEST_AT_A_SITE = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +45,8 @@ class CrossValidation:
     auc : Score
         Mean over repeats, with the standard error of Nadeau and Bengio.
     p_value : float
-        Share of permutations that score as high as the first repeat.
+        Share of permutations that score as high as the first repeat; NaN if the
+        AUC is.
     probabilities : ndarray of shape (n_rows,)
         Of the second class, mean over repeats.
     """
@@ -116,8 +119,9 @@ def cross_validate(
             of_folds.append(fold[0])
         auc = pair_auc(scores, labels, blocks)
         if repeat == 0:
-            beaten = np.sum(auc[1:] >= auc[0] - 1e-12)
-            p_value = (1 + beaten) / (1 + n_permutations)
+            # A permutation without a score must not make the true one better.
+            is_lower = auc[1:] < auc[0] - 1e-12
+            p_value = (1 + np.sum(~is_lower)) / (1 + n_permutations)
         repeats.append(auc[0])
         probabilities.append(probability)
     known = [score for score in of_folds if not np.isnan(score)]
@@ -126,6 +130,8 @@ def cross_validate(
     share = 1.0 / len(of_folds) + 1.0 / (len(folds) - 1)
     error = float(np.sqrt(share * spread))
     score = Score(float(np.mean(repeats)), error)
+    if np.isnan(score.value):
+        p_value = np.nan
     return CrossValidation(score, float(p_value), np.mean(probabilities, axis=0))
 
 
@@ -250,11 +256,18 @@ def decode_site(features: Floats, site: Rows, groups: Rows, *, seed: int) -> Sco
     Score
         Balanced accuracy over held-out rows: the mean over sites of the share of
         their rows that is told right. Chance is one over the number of sites.
+        NaN with fewer than four subjects, or two at a site, or if all but one
+        subject are in one fold.
     """
+    unknown = Score(np.nan, np.nan)
+    if not _are_enough(site, groups):
+        return unknown
     targets = 2.0 * (site[:, None] == np.arange(site.max() + 1)) - 1.0
     right = np.zeros(len(site))
     of_folds = []
     folds = outer_folds(site, groups, seed)
+    if any(len(np.unique(groups[train])) < 2 for train, _ in folds):
+        return unknown
     for train, test in folds:
         scores, _ = select_and_score(
             features[train],
@@ -267,6 +280,15 @@ def decode_site(features: Floats, site: Rows, groups: Rows, *, seed: int) -> Sco
     share = 1.0 / len(folds) + 1.0 / (len(folds) - 1)
     error = float(np.sqrt(share * np.var(of_folds, ddof=1)))
     return Score(_balanced(right, site), error)
+
+
+def _are_enough(site: Rows, groups: Rows) -> bool:
+    pairs = np.unique(np.column_stack([site, groups]), axis=0)
+    _, at_each_site = np.unique(pairs[:, 0], return_counts=True)
+    n_subjects = len(np.unique(groups))
+    return bool(
+        n_subjects >= _FEWEST_SUBJECTS and at_each_site.min() >= _FEWEST_AT_A_SITE
+    )
 
 
 def _balanced(right: Floats, site: Rows) -> float:

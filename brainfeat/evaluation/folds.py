@@ -52,7 +52,7 @@ def inner_folds(groups: Rows, seed: int) -> list[Fold]:
     Parameters
     ----------
     groups : ndarray of int of shape (n_rows,)
-        Subject of each row; at least two.
+        Subject of each row; at least two subjects.
     seed : int
         Of the shuffling.
 
@@ -60,8 +60,18 @@ def inner_folds(groups: Rows, seed: int) -> list[Fold]:
     -------
     list of (train rows, held-out rows)
         Not stratified, so that permuted labels meet the folds as true ones do.
+
+    Raises
+    ------
+    InputError
+        If all rows are of one subject.
     """
-    n_folds = min(_N_FOLDS, len(np.unique(groups)))
+    n_groups = len(np.unique(groups))
+    if n_groups < 2:
+        raise InputError(
+            f"expected at least two subjects to learn from, got {n_groups}."
+        )
+    n_folds = min(_N_FOLDS, n_groups)
     splitter = GroupKFold(n_folds, shuffle=True, random_state=seed)
     return list(splitter.split(groups, groups=groups))
 

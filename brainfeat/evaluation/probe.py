@@ -23,7 +23,6 @@ from brainfeat.exceptions import ConfigError, ConfoundingWarning
 
 _CONFOUNDED_P = 0.01
 _TELLING_AUC = 0.65  # confounds alone that reach this are worth a note
-_FEWEST_PER_SITE = 2
 
 
 def evaluate_probe(
@@ -162,12 +161,8 @@ def _test_sites(data: LabelledFeatures, seed: int) -> dict[str, Any]:
             "site_chance": None,
             "leave_one_site_out": (),
         }
-    decoding = None
-    pairs = np.unique(np.column_stack([data.site, data.groups]), axis=0)
-    if np.bincount(pairs[:, 0]).min() >= _FEWEST_PER_SITE:
-        decoding = decode_site(data.features, data.site, data.groups, seed=seed)
     return {
-        "site_decoding": decoding,
+        "site_decoding": decode_site(data.features, data.site, data.groups, seed=seed),
         "site_chance": 1.0 / len(data.site_names),
         "leave_one_site_out": leave_one_site_out(data, seed=seed),
     }

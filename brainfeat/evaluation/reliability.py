@@ -33,7 +33,8 @@ class Reliability:
     retrieval_chance : float
         What a random choice would reach.
     site_decoding : Score or None
-        Balanced accuracy of reading the site from the features.
+        Balanced accuracy of reading the site from the features; None with a single
+        site, NaN with fewer than four people or two at a site.
     site_chance : float or None
         That of guessing.
     """

@@ -1,6 +1,13 @@
 """What an evaluation found, each number with its uncertainty."""
 
-__all__ = ["Calibration", "LearningPoint", "ProbeEvaluation", "Score", "SiteScore"]
+__all__ = [
+    "Calibration",
+    "LearningPoint",
+    "ProbeEvaluation",
+    "Score",
+    "SiteScore",
+    "tell",
+]
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -9,13 +16,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+def tell(value: float, n_digits: int = 2) -> str:
+    """Write a number, or that it is not known.
+
+    Parameters
+    ----------
+    value : float
+        What was measured; NaN if it could not be.
+    n_digits : int
+        Decimals.
+
+    Returns
+    -------
+    str
+        For a reader.
+    """
+    return "cannot be told" if np.isnan(value) else f"{value:.{n_digits}f}"
+
+
 class Score(NamedTuple):
     """An estimate and how sure it is.
 
     Attributes
     ----------
     value : float
-        The estimate.
+        The estimate; NaN if it cannot be told.
     standard_error : float
         Its standard error.
     """
@@ -24,6 +49,8 @@ class Score(NamedTuple):
     standard_error: float
 
     def __str__(self) -> str:
+        if np.isnan(self.value):
+            return tell(self.value)
         return f"{self.value:.2f} +- {self.standard_error:.2f}"
 
 
@@ -100,13 +127,15 @@ class ProbeEvaluation:
         Share of permutations of the labels with an AUC as high.
     corrected_auc : Score or None
         After the confounds and the site were regressed out of the features in each
-        fold, over pairs of rows of one site; None without confounds and site.
+        fold, over pairs of rows of one site; None without confounds and site, NaN
+        without such pairs.
     corrected_p_value : float or None
-        Of permutations within sites.
+        Of permutations within sites; NaN if the score is.
     confound_auc : Score or None
         Of confounds and site alone, without any feature.
     site_decoding : Score or None
-        Balanced accuracy of reading the site from the features; None without sites.
+        Balanced accuracy of reading the site from the features; None without sites,
+        NaN with too few subjects to tell.
     site_chance : float or None
         Balanced accuracy of guessing the site.
     site_association : float or None
@@ -151,14 +180,14 @@ class ProbeEvaluation:
         lines = [
             f"{self.classes[1]} against {self.classes[0]}: {self.n_rows} rows of "
             f"{self.n_subjects} subjects",
-            f"AUC {self.auc} (standard error), p = {self.p_value:.3f}",
+            f"AUC {self.auc} (standard error), {_tell_p(self.p_value)}",
         ]
         if self.confound_auc is not None:
             lines.append(f"confounds and site alone: AUC {self.confound_auc}")
         if self.corrected_auc is not None and self.corrected_p_value is not None:
             lines.append(
                 f"corrected for them: AUC {self.corrected_auc}, "
-                f"p = {self.corrected_p_value:.3f}"
+                f"{_tell_p(self.corrected_p_value)}"
             )
         if self.site_decoding is not None and self.site_chance is not None:
             lines.append(
@@ -166,9 +195,14 @@ class ProbeEvaluation:
                 f"(chance {self.site_chance:.2f})"
             )
         lines += [
-            f"left-out site {site.site}: AUC {site.auc:.2f} ({site.n_rows} rows)"
+            f"left-out site {site.site}: AUC {tell(site.auc)} ({site.n_rows} rows)"
             for site in self.leave_one_site_out
         ]
         lines += [f"{p.n_labels} labels: AUC {p.auc}" for p in self.learning_curve]
         lines += [f"note: {finding}" for finding in self.findings]
         return "\n".join(lines)
+
+
+def _tell_p(p_value: float) -> str:
+    told = tell(p_value, 3)
+    return f"p {told}" if np.isnan(p_value) else f"p = {told}"

@@ -256,8 +256,8 @@ def _reliability_section(cohort: Cohort) -> list[str]:
         site = cohort.texts(cohort.site)
     try:
         found = evaluate_reliability(cohort.embeddings, cohort.participants, site=site)
-    except InputError:
-        return [heading, "<p>No two people were scanned twice, so it is not known.</p>"]
+    except InputError as error:
+        return [heading, f"<p>Not known: {escape(str(error))}</p>"]
     return [heading, _reliability_table(found)]
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from brainfeat.evaluation import ProbeEvaluation, evaluate_probe
+from brainfeat.evaluation.scores import tell
 from brainfeat.exceptions import ConfoundingWarning, InputError, LeakageWarning
 from brainfeat.reporting.cohort import Cohort
 from brainfeat.reporting.page import notes, score_table
@@ -83,18 +84,15 @@ def _complete_rows(cohort: Cohort) -> NDArray[np.bool_]:
 def _scores(found: ProbeEvaluation, cohort: Cohort) -> str:
     accounted = [*cohort.confounds, *([cohort.site] if cohort.site else [])]
     told = escape(", ".join(accounted))
-    lines = [("features as they are", str(found.auc), f"{found.p_value:.3f}")]
+    lines = [("features as they are", str(found.auc), tell(found.p_value, 3))]
     if found.confound_auc is not None:
         lines.append((f"{', '.join(accounted)} alone", str(found.confound_auc), ""))
     if found.corrected_auc is not None and found.corrected_p_value is not None:
-        text = str(found.corrected_auc)
-        if np.isnan(found.corrected_auc.value):
-            text = "cannot be told"
         lines.append(
             (
                 f"features, corrected for {', '.join(accounted)}",
-                text,
-                f"{found.corrected_p_value:.3f}",
+                str(found.corrected_auc),
+                tell(found.corrected_p_value, 3),
             )
         )
     lines += [

@@ -1,12 +1,19 @@
 import pickle
 
+import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 
-from brainfeat.estimators._recipe import EncoderRecipe, encode_remotely
+from brainfeat.estimators._recipe import (
+    EncoderRecipe,
+    _kept_encoder,
+    encode_remotely,
+)
 from brainfeat.estimators._subjects import Subject
 from brainfeat.exceptions import CheckpointError, VolumeError
 from brainfeat.io import hash_images
+from brainfeat.preprocessing import Preprocessor
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::brainfeat.exceptions.UntrainedCheckpointWarning"
@@ -61,3 +68,34 @@ def test_errors_can_be_sent_and_keep_their_traceback(small_checkpoint, subjects)
         assert isinstance(outcome.error, VolumeError)
         assert name in str(outcome.error)
         assert "Traceback" in outcome.error.__notes__[0]
+
+
+@pytest.mark.usefixtures("without_registration")
+@pytest.mark.parametrize("form", ["path", "image", "mapping"])
+def test_regions_go_to_a_worker_that_cannot_read_the_atlas(
+    small_checkpoint, subjects, tmp_path, monkeypatch, form
+):
+    preprocessor = Preprocessor(shape=(32, 40, 24), spacing=6.0, alignment="affine")
+    labels = np.ones(preprocessor.shape, np.uint8)
+    labels[:14] = 2
+    image = nib.Nifti1Image(labels, preprocessor.geometry.affine)
+    nib.save(image, tmp_path / "atlas.nii.gz")
+    monkeypatch.chdir(tmp_path)
+    lut = pd.DataFrame({"index": [1, 2], "name": ["right", "left"]})
+    given = {"maps": "atlas.nii.gz", "lut": lut}
+    recipe = EncoderRecipe(
+        checkpoint=small_checkpoint,
+        preprocessor=preprocessor,
+        pooling="regions",
+        labels_img={"path": "atlas.nii.gz", "image": image, "mapping": given}[form],
+        batch_size=2,
+    )
+    encoder = recipe.build()
+    sent = pickle.dumps(recipe.for_workers(encoder))
+    (tmp_path / "atlas.nii.gz").unlink()
+    outcomes = encode_remotely(pickle.loads(sent), subjects, None, False)
+    expected = [outcome.vector for outcome in encoder.stream(subjects)]
+    np.testing.assert_array_equal([o.vector for o in outcomes], expected)
+    kept = _kept_encoder(pickle.loads(sent))
+    assert kept is _kept_encoder(pickle.loads(sent))
+    assert kept.region_names == encoder.region_names

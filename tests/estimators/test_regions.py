@@ -1,3 +1,5 @@
+import pickle
+
 import nibabel as nib
 import numpy as np
 import pandas as pd
@@ -139,3 +141,23 @@ def test_look_up_table_that_was_given_comes_before_the_one_beside(labels, tmp_pa
 def test_look_up_table_of_another_form_is_refused(labels, lut, error, message):
     with pytest.raises(error, match=message):
         RegionAtlas.load({"maps": nib.Nifti1Image(labels, SPACING), "lut": lut})
+
+
+def test_an_atlas_that_is_loaded_is_taken_as_it_is(labels):
+    atlas = RegionAtlas.load(nib.Nifti1Image(labels, SPACING))
+    assert RegionAtlas.load(atlas) is atlas
+
+
+def test_atlases_are_equal_if_labels_and_names_are(labels):
+    image = nib.Nifti1Image(labels, SPACING)
+    atlas = RegionAtlas.load(image)
+    sent = pickle.dumps(atlas)
+    assert len(sent) < atlas.labels.data.nbytes / 5
+    copy = pickle.loads(sent)
+    assert copy == atlas
+    assert hash(copy) == hash(atlas)
+    assert copy.values == atlas.values  # noqa: PD011  no DataFrame
+    np.testing.assert_array_equal(copy.labels.data, atlas.labels.data)
+    named = pd.DataFrame({"index": [3], "name": ["insula"]})
+    assert RegionAtlas.load({"maps": image, "lut": named}) != atlas
+    assert RegionAtlas.load(nib.Nifti1Image(labels[::-1], SPACING)) != atlas

@@ -105,3 +105,25 @@ def test_site_is_read_where_it_shows(rng):
     assert decode_site(data.features, data.site, data.groups, seed=0).value > 0.6
     blind = decode_site(data.features[:, :5], data.site, data.groups, seed=0)
     assert blind.value < 0.55
+
+
+def test_too_few_subjects_do_not_tell_the_site(rng):
+    X = rng.normal(size=(11, 3))
+    two_people = np.array([0, 0, 1, 1])
+    assert np.isnan(decode_site(X[:4], np.arange(4) % 2, two_people, seed=0).value)
+    one_at_a_site = np.array([0, 1, 1, 1, 1])
+    assert np.isnan(decode_site(X[:5], one_at_a_site, np.arange(5), seed=0).value)
+    # One has so many rows that all others share the other fold.
+    people = np.array([0, 0, 0, 0, 0, 1, 2, 2, 2, 3, 4])
+    site = np.array([1, 1, 1, 0, 1, 1, 0, 0, 1, 1, 1])
+    assert np.isnan(decode_site(X, site, people, seed=0).value)
+    four_people = np.repeat(np.arange(4), 2)
+    assert decode_site(X[:8], np.arange(8) % 2, four_people, seed=0).value >= 0.0
+
+
+def test_score_that_is_not_known_has_no_p_value(rng):
+    site = np.arange(40) % 2
+    data = LabelledFeatures.check(rng.normal(size=(40, 3)), site, None, site, None)
+    found = run(data, "adjusted")
+    assert np.isnan(found.auc.value)
+    assert np.isnan(found.p_value)

@@ -32,6 +32,9 @@ def test_few_subjects_make_few_folds():
     assert len(outer_folds(np.array([0, 0, 1, 1, 1]), np.arange(5), 0)) == 2
     with pytest.raises(InputError, match="two subjects of each class, got 1"):
         outer_folds(np.array([0, 0, 1, 1]), np.array([0, 1, 2, 2]), 0)
+    assert len(inner_folds(np.array([0, 0, 1]), 0)) == 2
+    with pytest.raises(InputError, match="two subjects to learn from, got 1"):
+        inner_folds(np.zeros(4, dtype=int), 0)
 
 
 def test_permutation_moves_whole_groups_within_their_block():

@@ -55,6 +55,8 @@ def test_full_confounding_is_beyond_correction(rng):
         found = evaluate_probe(X, (site == "north").astype(int), site=site, **FAST)
     assert "nothing can tell disease and site apart" in str(told[-1].message)
     assert np.isnan(found.corrected_auc.value)
+    assert np.isnan(found.corrected_p_value)
+    assert "corrected for them: AUC cannot be told, p cannot" in found.summary()
     assert all(np.isnan(site.auc) for site in found.leave_one_site_out)
 
 

@@ -54,3 +54,20 @@ def test_people_with_fewer_scans_give_what_all_have(travellers):
 def test_repeat_scans_are_needed():
     with pytest.raises(InputError, match="two people who were scanned twice, got 1"):
         evaluate_reliability(np.ones((4, 2)), ["a", "a", "b", "c"])
+
+
+@pytest.mark.parametrize("n_people", [2, 3])
+def test_few_people_are_compared_without_reading_the_site(travellers, n_people):
+    rows, people, site = travellers
+    few = people < n_people
+    found = evaluate_reliability(rows[few], people[few], site=site[few])
+    assert (found.n_subjects, found.n_scans) == (n_people, 3)
+    assert np.isnan(found.site_decoding.value)
+
+
+def test_site_of_one_person_cannot_be_read(travellers):
+    rows, people, site = travellers
+    keep = (site != "summit") | (people == 0)
+    found = evaluate_reliability(rows[keep], people[keep], site=site[keep])
+    assert (found.n_subjects, found.n_scans) == (12, 2)
+    assert np.isnan(found.site_decoding.value)

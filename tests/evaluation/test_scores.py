@@ -8,6 +8,7 @@ from brainfeat.evaluation.scores import (
     ProbeEvaluation,
     Score,
     SiteScore,
+    tell,
 )
 
 FOUND = ProbeEvaluation(
@@ -58,3 +59,24 @@ def test_summary_leaves_out_what_was_not_measured():
         findings=(),
     )
     assert len(plain.summary().splitlines()) == 2
+
+
+def test_what_is_not_known_is_told_so():
+    assert tell(0.25) == "0.25"
+    assert tell(0.25, 3) == "0.250"
+    assert tell(np.nan) == str(Score(np.nan, 0.1)) == "cannot be told"
+    unknown = replace(
+        FOUND,
+        corrected_auc=Score(np.nan, np.nan),
+        corrected_p_value=np.nan,
+        site_decoding=Score(np.nan, np.nan),
+        leave_one_site_out=(SiteScore("north", 12, np.nan),),
+    )
+    text = unknown.summary()
+    for part in (
+        "corrected for them: AUC cannot be told, p cannot be told",
+        "site read from the features: cannot be told (chance 0.50)",
+        "left-out site north: AUC cannot be told (12 rows)",
+    ):
+        assert part in text.splitlines()
+    assert "nan" not in text

@@ -92,3 +92,21 @@ def test_page_of_many_previews_is_small(rng):
     outline = Outline(np.zeros((1, 1, 1), bool), "<svg></svg>")
     text = body(make(rng), Inputs(outline=outline, previews=previews))
     assert len(text) < 5e6  # even of noise, which cannot be compressed
+
+
+def test_two_people_at_two_sites_make_a_page(rng):
+    text = body(make(rng, n_rows=4, site=lambda n: np.arange(n) % 2))
+    assert "2 people with 2 scans each" in text
+    row = text[text.index("site read from the features") :].partition("</tr>")[0]
+    assert "cannot be told" in row
+
+
+def test_site_of_one_person_does_not_hide_the_repeats(rng):
+    text = body(make(rng, site=lambda n: ["far", *["north", "river"] * 12][:n]))
+    assert "12 people with 2 scans each" in text
+    assert "Not known" not in text
+
+
+def test_without_repeats_the_page_says_what_is_missing(rng):
+    text = body(make(rng, n_rows=3))
+    assert "Not known: expected two people who were scanned twice, got 1." in text

@@ -44,3 +44,11 @@ def test_three_classes_are_not_probed(rng):
 def test_few_rows_are_not_probed(rng):
     known = pd.DataFrame({"diagnosis": [0, 1, 0, 1]})
     assert "cannot be probed" in "\n".join(probe_section(make(rng, known)))
+
+
+def test_confounding_beyond_correction_has_no_p_value(rng):
+    known = pd.DataFrame({"diagnosis": np.arange(40) % 2, "site": np.arange(40) % 2})
+    text = "\n".join(probe_section(make(rng, known)))
+    row = text[text.index("features, corrected for site") :].partition("</tr>")[0]
+    assert row.count("cannot be told") == 2
+    assert "nan" not in row
