@@ -57,7 +57,7 @@ def brains(small_brain, tmp_path_factory):
     return paths
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def in_place():
     """Take images as aligned: registration takes longer than all else together."""
     found = registration.Alignment(np.eye(4), np.eye(4), similarity=1.0)
@@ -72,7 +72,7 @@ def small_encoder(small_checkpoint):
     return SubjectEncoder(Checkpoint.load(small_checkpoint), device="cpu")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def tokens(small_encoder, brains, in_place):
     """Tokens of the 16 brains."""
     assert in_place is None
