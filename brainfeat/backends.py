@@ -12,6 +12,7 @@ from brainfeat.estimators._workers import (
     DeviceWorkers,
     RayWorkers,
     Workers,
+    import_ray,
 )
 from brainfeat.exceptions import InputError, MissingDependencyError
 
@@ -119,12 +120,7 @@ def _connect_to_dask(scheduler: str | None, n_workers: int) -> Iterator[Workers]
 
 @contextmanager
 def _connect_to_ray(scheduler: str | None, n_workers: int) -> Iterator[Workers]:
-    try:
-        import ray
-    except ImportError as error:
-        raise MissingDependencyError(
-            "Ray is not installed: pip install 'brainfeat[ray]'."
-        ) from error
+    ray = import_ray()
     options: dict[str, Any] = {"num_cpus": n_workers}
     if scheduler is not None:
         options = {"address": scheduler}

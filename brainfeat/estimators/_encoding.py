@@ -1,7 +1,6 @@
 """From subjects to embeddings: a stream in constant memory."""
 
 import logging
-import math
 import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,11 +24,12 @@ from brainfeat.estimators._device import (
 )
 from brainfeat.estimators._known_hash import known_hash
 from brainfeat.estimators._prefetch import Prefetch
+from brainfeat.estimators._reading import read_and_preprocess
 from brainfeat.estimators._regions import RegionAtlas
 from brainfeat.estimators._sharing import shared_encoder
 from brainfeat.estimators._subjects import Subject, check_subject
 from brainfeat.exceptions import ConfigError, GeometryError, VolumeError
-from brainfeat.io import MEMORY_LIMIT, ImageSource, read_volume
+from brainfeat.io import MEMORY_LIMIT, ImageSource
 from brainfeat.models.encoder import EncoderOutput
 from brainfeat.models.pooling import pool_regions, pool_tokens
 from brainfeat.preprocessing import PreprocessedSubject, Preprocessor
@@ -217,15 +217,12 @@ class SubjectEncoder:
         native : Geometry
             Grid of the first image that is there.
         """
-        volumes = {
-            name: read_volume(source, memory_limit=self._memory_limit)
-            for name in self.modalities
-            if (source := subject.images.get(name)) is not None
-        }
-        processed = self.preprocessor.apply(volumes, self.modalities)
-        if math.isnan(processed.similarity) and self.preprocessor.alignment != "none":
-            culprit = subject.culprit
-            _LOGGER.warning("%s: not aligned to the template, only centred", culprit)
+        volumes, processed = read_and_preprocess(
+            subject,
+            self.preprocessor,
+            self.modalities,
+            memory_limit=self._memory_limit,
+        )
         return processed, next(iter(volumes.values())).geometry
 
     @torch.inference_mode()
@@ -249,7 +246,7 @@ class SubjectEncoder:
             Their tokens.
         """
         # Weights and tokens are all of one precision: autocast would convert each of
-        # them at each product, which takes a third of the time.
+        # them at each product.
         encoder = shared_encoder(self.checkpoint, self.device, self._dtype)
         output: EncoderOutput = encoder(
             slabs.to(self.device, self._dtype),

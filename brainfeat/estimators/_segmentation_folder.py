@@ -1,8 +1,6 @@
 """A fitted segmentation as a folder: safetensors and JSON, never pickle."""
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -15,12 +13,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from brainfeat import __version__
-from brainfeat.atomic import atomic_write
+from brainfeat.atomic import atomic_write, write_json
 from brainfeat.checkpoint import Checkpoint
 from brainfeat.estimators._sharing import shared_checkpoint
 from brainfeat.exceptions import CheckpointError, ConfigError
 from brainfeat.models.decoder import DecoderConfig, SegmentationDecoder
-from brainfeat.weight_files import read_json
+from brainfeat.weight_files import file_sha256, read_json
 
 __all__ = ["FolderContent", "read_folder", "write_folder"]
 
@@ -88,13 +86,12 @@ def write_folder(folder: Path, estimator: _Fitted, checkpoint: Checkpoint) -> Pa
         "modalities": list(estimator.modalities_),
         "modality": estimator.modality,
         "decoder": dataclasses.asdict(estimator.decoder_.config),
-        "decoder_sha256": _file_sha256(folder / _WEIGHTS),
+        "decoder_sha256": file_sha256(folder / _WEIGHTS),
         "encoder_sha256": estimator.checkpoint_fingerprint_,
         "loss_curve": [round(loss, 6) for loss in estimator.loss_curve_],
         "validation_scores": [round(s, 6) for s in estimator.validation_scores_],
     }
-    with atomic_write(folder / _CONFIG) as partial:
-        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / _CONFIG, content)
     return folder
 
 
@@ -149,7 +146,7 @@ def _check_encoder(folder: Path, content: Mapping[str, Any]) -> None:
 def _fitted(content: Mapping[str, Any], weights: Path) -> dict[str, Any]:
     with torch.device("meta"):
         decoder = SegmentationDecoder(DecoderConfig.from_dict(content["decoder"]))
-    if _file_sha256(weights) != content["decoder_sha256"]:
+    if file_sha256(weights) != content["decoder_sha256"]:
         raise CheckpointError(
             f"{weights}: the weights do not have the SHA-256 that {_CONFIG} names; the "
             "file is damaged or was replaced."
@@ -168,8 +165,3 @@ def _fitted(content: Mapping[str, Any], weights: Path) -> dict[str, Any]:
         "prior_": prior,
         "tuned_checkpoint_": None,
     }
-
-
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

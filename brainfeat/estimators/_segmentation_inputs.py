@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from brainfeat.estimators._reading import read_and_preprocess
 from brainfeat.estimators._subjects import Subject
 from brainfeat.exceptions import VolumeError
 from brainfeat.intensities import repair
-from brainfeat.io import read_volume
 from brainfeat.preprocessing import PreprocessedSubject, Preprocessor
 from brainfeat.resampling import to_closest_ras, to_resampled
 from brainfeat.volume import Geometry, Volume
@@ -99,11 +99,9 @@ class SegmentationSpace:
         VolumeError
             If an image cannot be used.
         """
-        volumes = {
-            name: None if source is None else read_volume(source)
-            for name, source in subject.images.items()
-        }
-        coarse = self.preprocessor.apply(volumes, self.encoder_modalities)
+        volumes, coarse = read_and_preprocess(
+            subject, self.preprocessor, self.encoder_modalities
+        )
         fine = replace(
             coarse,
             data=np.empty((0, 0, 0, 0), np.float32),

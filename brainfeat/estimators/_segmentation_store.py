@@ -197,11 +197,7 @@ def write_store(
             present.append(space.present(item.subject))
             encoder_present.append(item.subject.coarse.present)
     classes = (BACKGROUND, *sorted(set(codes) - {BACKGROUND}))
-    order = [codes[label] for label in classes]
-    slab_counts = np.zeros((len(counts), len(codes), counts[0].shape[1]), np.int64)
-    for index, count in enumerate(counts):
-        slab_counts[index, : len(count)] = count
-    slab_counts = slab_counts[:, order]
+    slab_counts = _stack_counts(counts, [codes[label] for label in classes])
     for label, count in zip(classes, slab_counts.sum(axis=(0, 2)), strict=True):
         if count == 0 and label != BACKGROUND:
             raise InputError(
@@ -257,6 +253,16 @@ def _count(coded: NDArray[np.uint16], grid: SlabGrid) -> NDArray[np.int64]:
     n_codes = int(coded.max()) + 1
     slabs = grid.extract(coded[None])
     return np.stack([np.bincount(s.ravel(), minlength=n_codes) for s in slabs], axis=1)
+
+
+def _stack_counts(
+    counts: Sequence[NDArray[np.int64]], order: Sequence[int]
+) -> NDArray[np.int64]:
+    """Give all subjects a row a class: early ones did not know the later classes."""
+    stacked = np.zeros((len(counts), len(order), counts[0].shape[1]), np.int64)
+    for index, count in enumerate(counts):
+        stacked[index, : len(count)] = count
+    return stacked[:, order]
 
 
 def _add_shares(

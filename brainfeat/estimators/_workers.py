@@ -22,6 +22,7 @@ __all__ = [
     "Workers",
     "active_workers",
     "claimed_device",
+    "import_ray",
 ]
 
 
@@ -123,7 +124,7 @@ class RayWorkers:
     """
 
     def __init__(self) -> None:
-        self._ray = _import_ray()
+        self._ray = import_ray()
         if not self._ray.is_initialized():
             self._ray.init(log_to_driver=False)
         self._has_gpus = "GPU" in self._ray.cluster_resources()
@@ -209,6 +210,28 @@ class DeviceWorkers:
         )
 
 
+def import_ray() -> Any:
+    """Import Ray, which is heavy and optional.
+
+    Returns
+    -------
+    module
+        Ray.
+
+    Raises
+    ------
+    MissingDependencyError
+        If it is not installed.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise MissingDependencyError(
+            "Ray is not installed: pip install 'brainfeat[ray]'."
+        ) from error
+    return ray
+
+
 _DEVICE: list[str] = []
 
 
@@ -221,16 +244,6 @@ def claimed_device() -> str | None:
         None unless `DeviceWorkers` started it.
     """
     return _DEVICE[0] if _DEVICE else None
-
-
-def _import_ray() -> Any:
-    try:
-        import ray
-    except ImportError as error:
-        raise MissingDependencyError(
-            "Ray is not installed: pip install 'brainfeat[ray]'."
-        ) from error
-    return ray
 
 
 def _start_worker(devices: "Queue[str]", n_threads: int) -> None:

@@ -1,23 +1,26 @@
 """Brain MRI to features: the transformer that scikit-learn pipelines use."""
 
-import logging
 import os
-import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import closing
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from nibabel import Nifti1Image
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import track
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from brainfeat.estimators._cache import EmbeddingCache
+from brainfeat.estimators._contract import (
+    check_checkpoint_name,
+    check_modalities,
+    check_weights,
+    read_subjects,
+    tag_images,
+)
 from brainfeat.estimators._dense import (
     DenseSpace,
     check_dense_options,
@@ -26,15 +29,14 @@ from brainfeat.estimators._dense import (
 from brainfeat.estimators._device import resolve_n_jobs
 from brainfeat.estimators._distribution import Distribution, encode_in_workers
 from brainfeat.estimators._encoding import Outcome, Pooling, SubjectEncoder
+from brainfeat.estimators._progress import show_subjects
 from brainfeat.estimators._recipe import EncoderRecipe
-from brainfeat.estimators._subjects import SubjectTable, as_subjects
+from brainfeat.estimators._subjects import SubjectTable
 from brainfeat.estimators._tokens import stream_tokens
 from brainfeat.estimators._workers import active_workers
 from brainfeat.exceptions import (
-    CheckpointError,
     ConfigError,
     InputError,
-    ModalityError,
 )
 from brainfeat.preprocessing import Preprocessor
 
@@ -42,10 +44,6 @@ if TYPE_CHECKING:
     from nilearn.reporting import HTMLReport
 
 __all__ = ["BrainFoundEmbedder"]
-
-_LOGGER = logging.getLogger(__name__)
-
-Result = TypeVar("Result")
 
 
 class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
@@ -181,7 +179,8 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         EmbeddingCache.from_memory(self.memory)
         self.modalities_ = encoder.modalities
         if X is not None:
-            self.modalities_ = self._read(X, encoder).modalities
+            table = read_subjects(X, encoder.checkpoint, self.modality)
+            self.modalities_ = table.modalities
         self.checkpoint_fingerprint_ = encoder.checkpoint.fingerprint
         self.preprocessing_fingerprint_ = _fingerprint(encoder.preprocessor)
         self.region_names_ = encoder.region_names
@@ -219,7 +218,7 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         rows = np.empty((len(table.rows), encoder.n_features), dtype=np.float32)
         # Closed at the first error, so that no thread goes on reading.
         with closing(outcomes):
-            for outcome in self._with_progress(outcomes, len(rows)):
+            for outcome in show_subjects(outcomes, len(rows), verbose=self.verbose):
                 if outcome.error is not None:
                     raise outcome.error
                 rows[outcome.index] = outcome.vector
@@ -275,7 +274,7 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
             encoder, table.rows, n_jobs=resolve_n_jobs(self.n_jobs)
         )
         with closing(outcomes):
-            shown = self._with_progress(outcomes, len(table.rows))
+            shown = show_subjects(outcomes, len(table.rows), verbose=self.verbose)
             subjects = [outcome.unwrap() for outcome in shown]
         return to_dense_images(subjects, space=space, n_components=n_components)
 
@@ -308,12 +307,8 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         check_is_fitted(self)
         encoder = self._make_encoder()
         self._check_unchanged(encoder)
-        table = self._read(X, encoder)
-        if not set(table.modalities) <= set(self.modalities_):
-            raise ModalityError(
-                f"BrainFoundEmbedder was fitted on modalities {self.modalities_}, "
-                f"got {table.modalities}."
-            )
+        table = read_subjects(X, encoder.checkpoint, self.modality)
+        check_modalities(self, self.modalities_, table.modalities)
         return encoder, table
 
     def generate_report(
@@ -391,20 +386,13 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         return np.array(names, dtype=object)
 
     def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = False
-        tags.input_tags.string = True  # paths
-        tags.input_tags.allow_nan = True  # a modality that a subject lacks
+        tags = tag_images(super().__sklearn_tags__())
         # Always float32, whatever the images hold.
         tags.transformer_tags.preserves_dtype = []
         return tags
 
     def _make_encoder(self) -> SubjectEncoder:
-        if not isinstance(self.checkpoint, str | os.PathLike):
-            raise ConfigError(
-                "checkpoint: expected a name or a folder, "
-                f"got {type(self.checkpoint).__name__}."
-            )
+        check_checkpoint_name(self.checkpoint)
         return self._recipe().build()
 
     def _recipe(self) -> EncoderRecipe:
@@ -434,38 +422,13 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
             for index, outcome in found:
                 yield Outcome(index, outcome.vector, outcome.error)
 
-    def _read(self, X: Any, encoder: SubjectEncoder) -> SubjectTable:
-        return as_subjects(
-            X,
-            modality=self.modality,
-            modalities=encoder.modalities,
-            allow_missing=encoder.checkpoint.config.missing_modalities,
-        )
-
     def _check_unchanged(self, encoder: SubjectEncoder) -> None:
-        if encoder.checkpoint.fingerprint != self.checkpoint_fingerprint_:
-            raise CheckpointError(
-                f"{self.checkpoint}: expected the weights that were fitted "
-                f"({self.checkpoint_fingerprint_[:12]}), got others "
-                f"({encoder.checkpoint.fingerprint[:12]}); fit again."
-            )
+        found = encoder.checkpoint.fingerprint
+        check_weights(self.checkpoint, self.checkpoint_fingerprint_, found)
         if _fingerprint(encoder.preprocessor) != self.preprocessing_fingerprint_:
             raise ConfigError("preprocessor: changed since fit; fit again.")
         if encoder.region_names != self.region_names_:
             raise ConfigError("labels_img: its regions changed since fit; fit again.")
-
-    def _with_progress(
-        self, outcomes: Iterator[Result], n_subjects: int
-    ) -> Iterator[Result]:
-        if self.verbose > 0 and sys.stderr.isatty():
-            console = Console(stderr=True)
-            yield from track(outcomes, "Embedding", n_subjects, console=console)
-            return
-        for n_done, outcome in enumerate(outcomes, start=1):
-            yield outcome
-            # About ten lines, however many subjects.
-            if self.verbose > 0 and n_done % max(1, n_subjects // 10) == 0:
-                _LOGGER.info("embedded %d of %d subjects", n_done, n_subjects)
 
 
 def _fingerprint(preprocessor: Preprocessor) -> str | None:

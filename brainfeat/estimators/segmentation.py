@@ -3,10 +3,8 @@
 import copy
 import logging
 import os
-import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
@@ -16,16 +14,22 @@ import pandas as pd
 import torch
 from nibabel import Nifti1Image
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import Progress
 from sklearn.base import BaseEstimator
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from brainfeat.checkpoint import Checkpoint
+from brainfeat.estimators._contract import (
+    check_checkpoint_name,
+    check_modalities,
+    check_weights,
+    read_subjects,
+    tag_images,
+)
 from brainfeat.estimators._device import resolve_device, resolve_n_jobs, spare_cores
 from brainfeat.estimators._label_maps import as_label_maps, name_of
 from brainfeat.estimators._prefetch import Prefetch
+from brainfeat.estimators._progress import show_steps
 from brainfeat.estimators._segmentation_folder import read_folder, write_folder
 from brainfeat.estimators._segmentation_inputs import (
     SegmentationInput,
@@ -43,11 +47,12 @@ from brainfeat.estimators._segmentation_training import (
     train,
 )
 from brainfeat.estimators._sharing import shared_checkpoint, shared_encoder
-from brainfeat.estimators._subjects import Subject, SubjectTable, as_subjects
-from brainfeat.exceptions import CheckpointError, ConfigError, InputError, ModalityError
+from brainfeat.estimators._subjects import Subject
+from brainfeat.exceptions import ConfigError, InputError
 from brainfeat.io import ImageSource, read_labels, to_image_like
 from brainfeat.metrics import dice_scores
 from brainfeat.models.decoder import DecoderConfig, SegmentationDecoder
+from brainfeat.models.encoder import SlabEncoder
 from brainfeat.preprocessing import Preprocessor
 from brainfeat.resampling import to_closest_ras, to_resampled
 from brainfeat.slabs import SlabGrid
@@ -196,7 +201,7 @@ class SegmentationEstimator(BaseEstimator):
         self._check_parameters()
         import_monai("monai.losses")
         checkpoint = shared_checkpoint(self.checkpoint)
-        table = self._read(X, checkpoint)
+        table = read_subjects(X, checkpoint, self.modality)
         label_maps = as_label_maps(y, table.rows)
         space = _space(checkpoint, table.modalities)
         with tempfile.TemporaryDirectory(prefix="brainfeat-") as folder:
@@ -324,7 +329,7 @@ class SegmentationEstimator(BaseEstimator):
             did not see.
         """
         check_is_fitted(self)
-        table = self._read(X, self._checkpoint())
+        table = read_subjects(X, self._checkpoint(), self.modality)
         label_maps = as_label_maps(y, table.rows)
         for source, subject in zip(label_maps, table.rows, strict=True):
             self._check_classes(source, subject)
@@ -378,20 +383,13 @@ class SegmentationEstimator(BaseEstimator):
         return estimator
 
     def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = False
-        tags.input_tags.string = True  # paths
-        tags.input_tags.allow_nan = True  # a modality that a subject lacks
+        tags = tag_images(super().__sklearn_tags__())
         tags.target_tags.required = True
         tags.target_tags.one_d_labels = False
         return tags
 
     def _check_parameters(self) -> None:
-        if not isinstance(self.checkpoint, str | os.PathLike):
-            raise ConfigError(
-                "checkpoint: expected a name or a folder, "
-                f"got {type(self.checkpoint).__name__}."
-            )
+        check_checkpoint_name(self.checkpoint)
         if not _is_count(self.n_steps):
             raise ConfigError(
                 f"n_steps: expected a positive integer, got {self.n_steps!r}."
@@ -421,14 +419,6 @@ class SegmentationEstimator(BaseEstimator):
                 f"got {self.random_state!r}."
             ) from error
 
-    def _read(self, X: Any, checkpoint: Checkpoint) -> SubjectTable:
-        return as_subjects(
-            X,
-            modality=self.modality,
-            modalities=checkpoint.config.encoder.modalities,
-            allow_missing=checkpoint.config.missing_modalities,
-        )
-
     def _train(
         self, store: LabelledStore, checkpoint: Checkpoint, space: SegmentationSpace
     ) -> None:
@@ -436,70 +426,56 @@ class SegmentationEstimator(BaseEstimator):
         seed = int(random.randint(2**31))
         device = resolve_device(self.device)
         train_rows, held_out = _split(store, self.validation_fraction, random)
-        frozen = self.freeze_encoder
-        encoder = (
-            shared_encoder(checkpoint, device)
-            if frozen
-            else checkpoint.build_encoder().to(device)
-        )
-        blocks = choose_blocks(checkpoint.config.encoder.depth)
-        config = DecoderConfig(
-            n_classes=len(store.classes),
-            n_modalities=len(space.modalities),
-            embed_dim=checkpoint.config.encoder.embed_dim,
-            n_depths=len(blocks),
-            upsampling=space.upsampling,
-        )
-        # What is held out must not be known from the prior.
-        prior = store.prior(train_rows)
-        network = SegmentationNetwork(
-            encoder=encoder,
-            decoder=_first_decoder(config, seed).to(device),
-            prior=prior,
-            space=space,
-            grid=_slab_grid(checkpoint),
-            blocks=blocks,
+        network = _join(
+            checkpoint,
+            space,
+            encoder=(
+                shared_encoder(checkpoint, device)
+                if self.freeze_encoder
+                else checkpoint.build_encoder().to(device)
+            ),
+            decoder=_first_decoder(checkpoint, space, len(store.classes), seed),
+            # What is held out must not be known from the prior.
+            prior=store.prior(train_rows),
             device=device,
         )
         plan = TrainingPlan(
             n_steps=int(self.n_steps),
             learning_rate=float(self.learning_rate),
             batch_size=self._batch_size(device),
-            freeze_encoder=frozen,
+            freeze_encoder=self.freeze_encoder,
             hide_modalities=checkpoint.config.missing_modalities,
             seed=seed,
             train=train_rows,
             held_out=held_out,
         )
-        with self._telling(plan.n_steps) as tell:
+        with show_steps(plan.n_steps, verbose=self.verbose) as tell:
             result = train(network, store, plan, on_step=tell)
         self.loss_curve_ = result.loss_curve
         self.validation_scores_ = result.validation_scores
         self.classes_ = np.array(store.classes)
-        self.modalities_ = space.modalities
+        self._keep(network, checkpoint)
+
+    def _keep(self, network: SegmentationNetwork, checkpoint: Checkpoint) -> None:
+        self.modalities_ = network.space.modalities
         self.decoder_ = network.decoder.cpu()
-        self.prior_ = prior
-        # Weights of a frozen encoder stay with their checkpoint.
-        self.tuned_checkpoint_ = (
-            None
-            if frozen
-            else Checkpoint(checkpoint.config, network.encoder.cpu().state_dict())
-        )
-        self.checkpoint_fingerprint_ = self._checkpoint(check=False).fingerprint
+        self.prior_ = network.prior
+        self.tuned_checkpoint_ = None
+        if not self.freeze_encoder:  # or the weights stay with their checkpoint
+            state = network.encoder.cpu().state_dict()
+            self.tuned_checkpoint_ = Checkpoint(checkpoint.config, state)
+        found = self.tuned_checkpoint_ or checkpoint
+        self.checkpoint_fingerprint_ = found.fingerprint
 
     def _batch_size(self, device: torch.device) -> int:
         if self.batch_size != "auto":
             return int(self.batch_size)
         return 1 if device.type == "cpu" else _ACCELERATOR_BATCH
 
-    def _checkpoint(self, *, check: bool = True) -> Checkpoint:
+    def _checkpoint(self) -> Checkpoint:
         found = self.tuned_checkpoint_ or shared_checkpoint(self.checkpoint)
-        if check and found.fingerprint != self.checkpoint_fingerprint_:
-            raise CheckpointError(
-                f"{self.checkpoint}: expected the weights that were fitted "
-                f"({self.checkpoint_fingerprint_[:12]}), got others "
-                f"({found.fingerprint[:12]}); fit again."
-            )
+        fitted = self.checkpoint_fingerprint_
+        check_weights(self.checkpoint, fitted, found.fingerprint)
         return found
 
     def _classes(self) -> list[int]:
@@ -516,25 +492,21 @@ class SegmentationEstimator(BaseEstimator):
         """
         check_is_fitted(self)
         checkpoint = self._checkpoint()
-        table = self._read(X, checkpoint)
+        table = read_subjects(X, checkpoint, self.modality)
         found = {
             n for row in table.rows for n, i in row.images.items() if i is not None
         }
-        if not found <= set(self.modalities_):
-            raise ModalityError(
-                f"SegmentationEstimator was fitted on modalities {self.modalities_}, "
-                f"got {table.modalities}."
-            )
+        given = [name for name in table.modalities if name in found]
+        check_modalities(self, self.modalities_, given)
         device = resolve_device(self.device)
         space = _space(checkpoint, self.modalities_)
-        network = SegmentationNetwork(
+        network = _join(
+            checkpoint,
+            space,
             encoder=shared_encoder(checkpoint, device),
             # A copy: what is fitted stays on the CPU, and can be pickled anywhere.
-            decoder=copy.deepcopy(self.decoder_).to(device),
+            decoder=copy.deepcopy(self.decoder_),
             prior=self.prior_,
-            space=space,
-            grid=_slab_grid(checkpoint),
-            blocks=choose_blocks(checkpoint.config.encoder.depth),
             device=device,
         )
         n_jobs = resolve_n_jobs(self.n_jobs)
@@ -575,27 +547,6 @@ class SegmentationEstimator(BaseEstimator):
                 f"{self._classes()}, got {unknown} too."
             )
 
-    @contextmanager
-    def _telling(self, n_steps: int) -> Iterator[Callable[[int, float], None]]:
-        """Give what is told of each step."""
-        if self.verbose > 0 and sys.stderr.isatty():
-            with Progress(console=Console(stderr=True)) as progress:
-                task = progress.add_task("Training", total=n_steps)
-
-                def show(n_done: int, loss: float) -> None:
-                    text = f"Training (loss {loss:.3f})"
-                    progress.update(task, completed=n_done, description=text)
-
-                yield show
-            return
-
-        def log(n_done: int, loss: float) -> None:
-            # About ten lines, however many steps.
-            if self.verbose > 0 and n_done % max(1, n_steps // 10) == 0:
-                _LOGGER.info("step %d of %d: loss %.3f", n_done, n_steps, loss)
-
-        yield log
-
 
 class _Segmented(NamedTuple):
     """One subject with the probabilities of its classes on the fine grid."""
@@ -629,7 +580,37 @@ def _slab_grid(checkpoint: Checkpoint) -> SlabGrid:
     return SlabGrid(thickness=config.encoder.thickness, plane=config.plane)
 
 
-def _first_decoder(config: DecoderConfig, seed: int) -> SegmentationDecoder:
+def _join(
+    checkpoint: Checkpoint,
+    space: SegmentationSpace,
+    *,
+    encoder: SlabEncoder,
+    decoder: SegmentationDecoder,
+    prior: torch.Tensor,
+    device: torch.device,
+) -> SegmentationNetwork:
+    return SegmentationNetwork(
+        encoder=encoder,
+        decoder=decoder.to(device),
+        prior=prior,
+        space=space,
+        grid=_slab_grid(checkpoint),
+        blocks=choose_blocks(checkpoint.config.encoder.depth),
+        device=device,
+    )
+
+
+def _first_decoder(
+    checkpoint: Checkpoint, space: SegmentationSpace, n_classes: int, seed: int
+) -> SegmentationDecoder:
+    encoder = checkpoint.config.encoder
+    config = DecoderConfig(
+        n_classes=n_classes,
+        n_modalities=len(space.modalities),
+        embed_dim=encoder.embed_dim,
+        n_depths=len(choose_blocks(encoder.depth)),
+        upsampling=space.upsampling,
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return SegmentationDecoder(config)

@@ -184,14 +184,7 @@ def attribute_tokens(
     Attribution
         Regions and maps.
     """
-    patch_size = encoder.checkpoint.config.encoder.patch_size
-    geometry = encoder.preprocessor.geometry
-    regions = np.stack(
-        [
-            encoder.grid.arrange_tokens(weights)
-            for weights in atlas.weights(geometry, encoder.grid, patch_size)
-        ]
-    )  # R I J K
+    regions = _region_weights(atlas, encoder)  # R I J K
     pools = [_pool_weights(subject, encoder) for subject in subjects]
     rows = np.stack([_pool(s, p) for s, p in zip(subjects, pools, strict=True)])
     everyone = np.arange(len(subjects))
@@ -211,11 +204,10 @@ def attribute_tokens(
             if method == "tokens":
                 values = _contributions(pool, difference, gradient)
                 maps[place] = Volume(values, subject.geometry)
-            else:
-                voxels = attribute_voxels(
-                    subject.processed, baseline, encoder, gradient, method
-                )
-                maps[place] = Volume(voxels, subject.processed.geometry)
+                continue
+            processed = subject.processed
+            voxels = attribute_voxels(processed, baseline, encoder, gradient, method)
+            maps[place] = Volume(voxels, processed.geometry)
     found = [volume for volume in maps if volume is not None]
     shares = np.mean([_shares(subject, regions) for subject in subjects], axis=0)
     frame = pd.DataFrame(effects, index=list(names), columns=list(atlas.names))
@@ -229,6 +221,14 @@ def attribute_tokens(
         template_maps=tuple(to_image(volume) for volume in found),
         group_img=_group_map(found, labels),
     )
+
+
+def _region_weights(atlas: RegionAtlas, encoder: SubjectEncoder) -> NDArray[Any]:
+    """Weigh the tokens of each region, in the array order of volumes: (R, I, J, K)."""
+    patch_size = encoder.checkpoint.config.encoder.patch_size
+    geometry = encoder.preprocessor.geometry
+    regions = atlas.weights(geometry, encoder.grid, patch_size)
+    return np.stack([encoder.grid.arrange_tokens(weights) for weights in regions])
 
 
 def _split(pipeline: Any) -> tuple[BrainFoundEmbedder, Pipeline]:

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from brainfeat import registration
 from brainfeat.checkpoint import Checkpoint, CheckpointConfig
 from brainfeat.estimators._subjects import Subject
 from brainfeat.io import write_volume
@@ -26,22 +25,9 @@ ENCODER = EncoderConfig(
 )
 
 
-@pytest.fixture(scope="module")
-def without_registration():
-    """Take images as aligned: registration takes longer than all else together."""
-    in_place = registration.Alignment(np.eye(4), np.eye(4), similarity=1.0)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registration, "align_to_template", lambda _: in_place)
-        yield
-
-
 @pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Small matrices lose more than they gain from several threads."""
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n_threads)
+def _always_one_thread(one_thread):
+    """Everything here is small."""
 
 
 @pytest.fixture(scope="session")

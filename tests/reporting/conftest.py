@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 import torch
 
-from brainfeat import registration
 from brainfeat.checkpoint import Checkpoint, CheckpointConfig
 from brainfeat.estimators._encoding import SubjectEncoder
 from brainfeat.estimators._subjects import Subject
@@ -57,15 +56,6 @@ def brains(small_brain, tmp_path_factory):
     return paths
 
 
-@pytest.fixture(scope="module")
-def in_place():
-    """Take images as aligned: registration takes longer than all else together."""
-    found = registration.Alignment(np.eye(4), np.eye(4), similarity=1.0)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registration, "align_to_template", lambda _: found)
-        yield
-
-
 @pytest.fixture(scope="session")
 def small_encoder(small_checkpoint):
     """The encoder, pooling by the mean."""
@@ -73,9 +63,9 @@ def small_encoder(small_checkpoint):
 
 
 @pytest.fixture(scope="module")
-def tokens(small_encoder, brains, in_place):
+def tokens(small_encoder, brains, without_registration):
     """Tokens of the 16 brains."""
-    assert in_place is None
+    assert without_registration is None
     rows = [Subject(path, {"T1w": path}) for path in brains]
     return [outcome.unwrap() for outcome in stream_tokens(small_encoder, rows)]
 

@@ -12,8 +12,8 @@ from brainfeat.reporting import report_inputs
 
 
 @pytest.fixture
-def embedder(small_checkpoint, brains, small_atlas, in_place, monkeypatch):
-    assert in_place is None
+def embedder(small_checkpoint, brains, small_atlas, without_registration, monkeypatch):
+    assert without_registration is None
     monkeypatch.setattr(report_inputs, "template_regions", lambda: small_atlas)
     return BrainFoundEmbedder(small_checkpoint, device="cpu").fit(brains)
 

@@ -23,8 +23,8 @@ def head():
 
 
 @pytest.fixture
-def pipeline(small_checkpoint, brains, in_place):
-    assert in_place is None
+def pipeline(small_checkpoint, brains, without_registration):
+    assert without_registration is None
     embedder = BrainFoundEmbedder(small_checkpoint, device="cpu", dtype="float32")
     model = make_pipeline(embedder, StandardScaler(), LogisticRegression())
     return model.fit(brains[:10], Y[:10])
@@ -123,9 +123,9 @@ def test_without_labels_importance_is_the_size_of_effects(
 
 
 def test_regions_pooling_is_ablated_as_well(
-    small_checkpoint, brains, small_atlas, in_place
+    small_checkpoint, brains, small_atlas, without_registration
 ):
-    assert in_place is None
+    assert without_registration is None
     embedder = BrainFoundEmbedder(
         small_checkpoint, pooling="regions", labels_img=small_atlas, device="cpu"
     )

@@ -11,8 +11,8 @@ Y = np.arange(16) % 2
 
 
 @pytest.fixture
-def look(small_encoder, brains, small_atlas, in_place, monkeypatch, rng):
-    assert in_place is None
+def look(small_encoder, brains, small_atlas, without_registration, monkeypatch, rng):
+    assert without_registration is None
     monkeypatch.setattr(report_inputs, "template_regions", lambda: small_atlas)
 
     def run(paths=brains, labels=Y):

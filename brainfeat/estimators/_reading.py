@@ -1,0 +1,58 @@
+"""From a subject's files to the encoder's grid."""
+
+import logging
+import math
+from collections.abc import Sequence
+
+from brainfeat.estimators._subjects import Subject
+from brainfeat.io import MEMORY_LIMIT, read_volume
+from brainfeat.preprocessing import PreprocessedSubject, Preprocessor
+from brainfeat.volume import Volume
+
+__all__ = ["read_and_preprocess"]
+
+_LOGGER = logging.getLogger(__name__)
+
+
+def read_and_preprocess(
+    subject: Subject,
+    preprocessor: Preprocessor,
+    modalities: Sequence[str],
+    *,
+    memory_limit: int = MEMORY_LIMIT,
+) -> tuple[dict[str, Volume], PreprocessedSubject]:
+    """Read a subject's images and take them to the encoder's grid.
+
+    Parameters
+    ----------
+    subject : Subject
+        Images by modality.
+    preprocessor : Preprocessor
+        The way there.
+    modalities : sequence of str
+        Modalities in the order of the result.
+    memory_limit : int
+        Bytes that one volume may need.
+
+    Returns
+    -------
+    volumes : dict of str to Volume
+        Images that are there, as they were read.
+    processed : PreprocessedSubject
+        All modalities on the grid.
+
+    Raises
+    ------
+    VolumeError
+        If an image cannot be read or used.
+    """
+    volumes = {
+        name: read_volume(source, memory_limit=memory_limit)
+        for name in modalities
+        if (source := subject.images.get(name)) is not None
+    }
+    processed = preprocessor.apply(volumes, modalities)
+    if math.isnan(processed.similarity) and preprocessor.alignment != "none":
+        culprit = subject.culprit
+        _LOGGER.warning("%s: not aligned to the template, only centred", culprit)
+    return volumes, processed

@@ -1,0 +1,48 @@
+import numpy as np
+import pytest
+
+from brainfeat.estimators._reading import read_and_preprocess
+from brainfeat.estimators._segmentation_inputs import SegmentationSpace
+from brainfeat.estimators._subjects import Subject
+from brainfeat.exceptions import VolumeError
+from brainfeat.io import write_volume
+from brainfeat.preprocessing import Preprocessor
+from brainfeat.volume import Geometry, Volume
+
+
+@pytest.fixture(scope="module")
+def fragment(tmp_path_factory):
+    """Path of a volume that is too small to be a head, and cannot be aligned."""
+    x, y, z = np.meshgrid(*[np.linspace(-1, 1, 24)] * 3, indexing="ij")
+    ball = np.clip(1 - x**2 - y**2 - z**2, 0, None).astype(np.float32)
+    path = tmp_path_factory.mktemp("scan") / "ball_T1w.nii.gz"
+    return str(write_volume(Volume(ball, Geometry(ball.shape, np.eye(4))), path))
+
+
+def read(path, **options):
+    subject = Subject("ball", {"T1w": path, "FLAIR": None})
+    grid = Preprocessor(shape=(24, 24, 24), spacing=2.0)
+    return read_and_preprocess(subject, grid, ("FLAIR", "T1w"), **options)
+
+
+def test_images_that_are_there_come_back_and_lie_on_the_grid(fragment):
+    volumes, processed = read(fragment)
+    assert list(volumes) == ["T1w"]
+    assert volumes["T1w"].data.shape == (24, 24, 24)
+    assert processed.data.shape == (2, 24, 24, 24)
+    assert processed.present.tolist() == [False, True]
+
+
+def test_what_is_only_centred_is_told_whoever_reads(fragment, caplog):
+    read(fragment)
+    space = SegmentationSpace(
+        Preprocessor(shape=(24, 24, 24), spacing=2.0), ("T1w",), ("T1w",)
+    )
+    space.read(Subject("ball", {"T1w": fragment}))
+    message = f"{fragment}: not aligned to the template, only centred"
+    assert caplog.messages == [message, message]
+
+
+def test_the_memory_limit_holds(fragment):
+    with pytest.raises(VolumeError, match="--memory-limit"):
+        read(fragment, memory_limit=1000)
