@@ -9,6 +9,7 @@ __all__ = [
     "measure_learning_curve",
 ]
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,19 +103,8 @@ def cross_validate(
                 data.labels, data.groups, blocks, n_permutations, generator
             )
             labels = np.hstack([labels, drawn])
-        scores = np.zeros(labels.shape)
-        probability = np.zeros(len(labels))
-        for train, test in folds:
-            values = _values(data, features, train)
-            scores[test], held_out = select_and_score(
-                values[train],
-                values[test],
-                np.where(labels[train], 1.0, -1.0),
-                inner_folds(data.groups[train], seed),
-            )
-            probability[test] = _to_probability(
-                held_out[:, 0], data.labels[train], scores[test, 0]
-            )
+        scores, probability = _score_held_out(data, features, labels, folds, seed)
+        for _, test in folds:
             fold = pair_auc(scores[test, :1], labels[test, :1], blocks[test])
             of_folds.append(fold[0])
         auc = pair_auc(scores, labels, blocks)
@@ -124,12 +114,7 @@ def cross_validate(
             p_value = (1 + np.sum(~is_lower)) / (1 + n_permutations)
         repeats.append(auc[0])
         probabilities.append(probability)
-    known = [score for score in of_folds if not np.isnan(score)]
-    spread = np.var(known, ddof=1) if len(known) > 1 else np.nan
-    # Folds share training rows: the variance of their mean is more than its n-th part.
-    share = 1.0 / len(of_folds) + 1.0 / (len(folds) - 1)
-    error = float(np.sqrt(share * spread))
-    score = Score(float(np.mean(repeats)), error)
+    score = Score(float(np.mean(repeats)), _estimate_error(of_folds, len(folds)))
     if np.isnan(score.value):
         p_value = np.nan
     return CrossValidation(score, float(p_value), np.mean(probabilities, axis=0))
@@ -280,6 +265,43 @@ def decode_site(features: Floats, site: Rows, groups: Rows, *, seed: int) -> Sco
     share = 1.0 / len(folds) + 1.0 / (len(folds) - 1)
     error = float(np.sqrt(share * np.var(of_folds, ddof=1)))
     return Score(_balanced(right, site), error)
+
+
+def _score_held_out(
+    data: LabelledFeatures,
+    features: str,
+    labels: NDArray[np.bool_],
+    folds: Sequence[tuple[NDArray[np.intp], NDArray[np.intp]]],
+    seed: int,
+) -> tuple[Floats, Floats]:
+    """Score each row by the probe of the fold that holds it out.
+
+    Returns scores of shape (n_rows, n_labels), a column for each column of
+    ``labels``, and probabilities by the first, of shape (n_rows,).
+    """
+    scores = np.zeros(labels.shape)
+    probability = np.zeros(len(labels))
+    for train, test in folds:
+        values = _values(data, features, train)
+        scores[test], held_out = select_and_score(
+            values[train],
+            values[test],
+            np.where(labels[train], 1.0, -1.0),
+            inner_folds(data.groups[train], seed),
+        )
+        probability[test] = _to_probability(
+            held_out[:, 0], data.labels[train], scores[test, 0]
+        )
+    return scores, probability
+
+
+def _estimate_error(scores: Sequence[float], n_folds: int) -> float:
+    """Estimate the standard error of the mean score of all folds."""
+    known = [score for score in scores if not np.isnan(score)]
+    spread = np.var(known, ddof=1) if len(known) > 1 else np.nan
+    # Folds share training rows: the variance of their mean is more than its n-th part.
+    share = 1.0 / len(scores) + 1.0 / (n_folds - 1)
+    return float(np.sqrt(share * spread))
 
 
 def _are_enough(site: Rows, groups: Rows) -> bool:
