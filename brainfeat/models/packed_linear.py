@@ -16,7 +16,7 @@ class PackedLinear(nn.Module):
     """A linear layer for inference in bfloat16 on a CPU.
 
     oneDNN multiplies blocks, and brings a weight into that order at each call. Here it
-    is done once, which makes the products of an encoder a quarter faster.
+    is done once.
 
     Parameters
     ----------
