@@ -6,8 +6,9 @@ from pathlib import Path
 
 from brainfeat import runs
 from brainfeat.bids_selection import BidsSelection, read_filters
+from brainfeat.console import show_run, tell_problems
 from brainfeat.derivatives import DerivativesFolder, write_group_table
-from brainfeat.embed_command import EncoderOptions, show_run, tell_problems
+from brainfeat.embed_command import EncoderOptions
 from brainfeat.manifest import collect_bids
 from brainfeat.runs import RunOptions, RunSummary
 
@@ -61,7 +62,7 @@ def embed_participants(
     with DerivativesFolder(
         output, source, provenance, overwrite=options.overwrite
     ) as folder:
-        tell_problems(manifest, options)
+        tell_problems(manifest, stop_on_first_error=options.stop_on_first_error)
         with (
             show_run(len(manifest.rows)) as display,
             encoder_options.distribute(encoder, options.n_jobs) as distribution,

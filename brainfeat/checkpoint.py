@@ -29,7 +29,7 @@ from brainfeat.models.config import EncoderConfig
 from brainfeat.models.encoder import SlabEncoder
 from brainfeat.models.pooling import PoolingMode
 from brainfeat.models.transfer import check_state
-from brainfeat.weight_files import download, read_foreign, read_json
+from brainfeat.weight_files import download, file_sha256, read_foreign, read_json
 
 Plane = Literal["axial", "coronal", "sagittal"]
 StoredDtype = Literal["float32", "float16", "bfloat16"]
@@ -266,7 +266,7 @@ class Checkpoint:
             content = {
                 "format": _FORMAT,
                 **self.config.to_dict(),
-                "weights_sha256": _file_sha256(weights),
+                "weights_sha256": file_sha256(weights),
             }
             card.write_text(self.model_card, encoding="utf-8")
             config.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -308,7 +308,7 @@ class Checkpoint:
         weights, card = folder / _WEIGHTS, folder / _CARD
         if not weights.is_file():
             raise CheckpointError(f"{folder}: there is no {_WEIGHTS}.")
-        if _file_sha256(weights) != expected:
+        if file_sha256(weights) != expected:
             raise CheckpointError(
                 f"{weights}: the weights do not have the SHA-256 that {_CONFIG} names; "
                 "the file is damaged or was replaced."
@@ -370,11 +370,6 @@ def locate_checkpoint(source: str | os.PathLike[str]) -> Path:
 def _is_own(path: Path) -> bool:
     config = path / _CONFIG
     return config.is_file() and "format" in read_json(config)
-
-
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _foreign_preprocessing(encoder: EncoderConfig) -> dict[str, Any]:

@@ -427,6 +427,7 @@ def segment_fit(
     from brainfeat.estimators.segmentation import SegmentationEstimator
     from brainfeat.segment_command import fit_from_manifest
 
+    _check_is_free(output)
     estimator = SegmentationEstimator(
         checkpoint,
         freeze_encoder=not fine_tune,
@@ -466,6 +467,7 @@ def segment_predict(
     The same command again resumes. Scans that fail are listed in
     OUTPUT/failures.tsv, and the exit status is 1 then.
     """
+    from brainfeat.console import tell_problems
     from brainfeat.estimators.segmentation import SegmentationEstimator
     from brainfeat.manifest import collect_rows
     from brainfeat.segment_command import format_segments, segment_rows
@@ -474,8 +476,7 @@ def segment_predict(
     manifest = collect_rows(
         inputs, modalities=estimator.modalities_, wanted=modality or ()
     )
-    for problem in manifest.problems:
-        typer.echo(f"failed: {problem}", err=True)
+    tell_problems(manifest)
     summary = segment_rows(manifest, model, output, estimator)
     typer.echo(format_segments(summary))
     _exit_if(bool(summary.failed))

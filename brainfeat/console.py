@@ -20,12 +20,13 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from brainfeat.exceptions import UntrainedCheckpointWarning
+from brainfeat.exceptions import InputError, UntrainedCheckpointWarning
 from brainfeat.failures import one_line
 
 if TYPE_CHECKING:
     # With torch, and slow.
     from brainfeat.checkpoint import Checkpoint
+    from brainfeat.manifest import Manifest
     from brainfeat.runs import RunEvent, RunSummary
 
 __all__ = [
@@ -34,6 +35,8 @@ __all__ = [
     "format_checkpoint",
     "format_summary",
     "own_messages_only",
+    "show_run",
+    "tell_problems",
 ]
 
 
@@ -115,6 +118,64 @@ class RunDisplay:
         if event.status == "skipped":
             return f"{name}: {self._kept}"
         return f"{name}: done in {seconds:.1f} s"
+
+
+@contextmanager
+def show_run(
+    n_rows: int, *, task: str = "embedding", kept: str = "in the table already"
+) -> Iterator[RunDisplay]:
+    """Show what becomes of rows; an interrupt says what is kept.
+
+    Parameters
+    ----------
+    n_rows : int
+        Rows of the run.
+    task, kept : str
+        As for `RunDisplay`.
+
+    Yields
+    ------
+    RunDisplay
+        To be told of each row.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        If the user or the system ends the run.
+    """
+    display = RunDisplay(n_rows, task=task, kept=kept)
+    try:
+        with display:
+            yield display
+    except KeyboardInterrupt as error:
+        error.args = (
+            f"interrupted: {display.n_done} of {n_rows} are kept; "
+            "the same command again goes on.",
+        )
+        raise
+
+
+def tell_problems(manifest: "Manifest", *, stop_on_first_error: bool = False) -> None:
+    """Tell of inputs that are no row.
+
+    Parameters
+    ----------
+    manifest : Manifest
+        Rows and problems.
+    stop_on_first_error : bool
+        Whether the first problem ends the run.
+
+    Raises
+    ------
+    InputError
+        If it does.
+    """
+    for name in manifest.duplicates:
+        _say(f"warning: {name}: given more than once, used once.")
+    for problem in manifest.problems:
+        if stop_on_first_error:
+            raise InputError(str(problem))
+        _say(f"failed: {problem}")
 
 
 def format_summary(summary: "RunSummary") -> str:
@@ -295,3 +356,7 @@ def _plain(value: object) -> str:
     return (
         words.get(value, str(value)) if isinstance(value, bool | None) else str(value)
     )
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{one_line(line)}\n")

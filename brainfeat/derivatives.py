@@ -17,7 +17,7 @@ from brainfeat.provenance import check_identity
 from brainfeat.table_formats import find_format, sidecar_path
 from brainfeat.tables import TableRow, is_reserved
 
-__all__ = ["DerivativesFolder", "write_group_table"]
+__all__ = ["DerivativesFolder", "describe_derivatives", "write_group_table"]
 
 _NAME = "desc-brainfound_embedding.parquet"
 _BIDS_VERSION = "1.10.0"
@@ -25,6 +25,27 @@ _OURS = "brainfeat embeddings"
 # Tables of features have no suffix in BIDS yet.
 _IGNORED = "*_embedding.*\n*.failures.tsv\n*.failures.txt\n.working-*\n"
 _ADVICE = "choose another folder, or replace it with --overwrite."
+
+
+def describe_derivatives(name: str) -> dict[str, Any]:
+    """Say in BIDS's words what a folder of ours is.
+
+    Parameters
+    ----------
+    name : str
+        Name of the dataset.
+
+    Returns
+    -------
+    dict
+        For ``dataset_description.json``.
+    """
+    return {
+        "Name": name,
+        "BIDSVersion": _BIDS_VERSION,
+        "DatasetType": "derivative",
+        "GeneratedBy": [{"Name": "brainfeat", "Version": __version__}],
+    }
 
 
 class DerivativesFolder:
@@ -162,10 +183,7 @@ class DerivativesFolder:
         """
         link = self._source.as_uri()
         description = {
-            "Name": _OURS,
-            "BIDSVersion": _BIDS_VERSION,
-            "DatasetType": "derivative",
-            "GeneratedBy": [{"Name": "brainfeat", "Version": __version__}],
+            **describe_derivatives(_OURS),
             "SourceDatasets": [{"URL": link}],
             "DatasetLinks": {"raw": link},
         }

@@ -1,9 +1,8 @@
 """What ``brainfeat embed`` does once its options are read."""
 
-__all__ = ["EncoderOptions", "embed_from_command_line", "show_run", "tell_problems"]
+__all__ = ["EncoderOptions", "embed_from_command_line"]
 
 import logging
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,12 +10,10 @@ from typing import NamedTuple
 
 from brainfeat import runs
 from brainfeat.backends import Backend, open_workers, split_devices
-from brainfeat.console import RunDisplay
+from brainfeat.console import show_run, tell_problems
 from brainfeat.estimators._distribution import Distribution
 from brainfeat.estimators._encoding import Pooling, SubjectEncoder
 from brainfeat.estimators._recipe import EncoderRecipe
-from brainfeat.exceptions import InputError
-from brainfeat.failures import one_line
 from brainfeat.io import MEMORY_LIMIT
 from brainfeat.manifest import Manifest, collect_rows
 from brainfeat.runs import RunOptions, RunSummary
@@ -149,7 +146,7 @@ def embed_from_command_line(
     manifest = collect_rows(inputs, modalities=encoder.modalities, wanted=modalities)
     if shard is not None:
         manifest = _take(manifest, shard)
-    tell_problems(manifest, options)
+    tell_problems(manifest, stop_on_first_error=options.stop_on_first_error)
     origin = {} if shard is None else {"shard": str(shard)}
     _LOGGER.debug("%d rows on %s", len(manifest.rows), encoder.device)
     with (
@@ -171,37 +168,6 @@ def embed_from_command_line(
         )
 
 
-@contextmanager
-def show_run(n_rows: int) -> Iterator[RunDisplay]:
-    """Show what becomes of rows; an interrupt says what is kept.
-
-    Parameters
-    ----------
-    n_rows : int
-        Rows of the run.
-
-    Yields
-    ------
-    RunDisplay
-        To be told of each row.
-
-    Raises
-    ------
-    KeyboardInterrupt
-        If the user or the system ends the run.
-    """
-    display = RunDisplay(n_rows)
-    try:
-        with display:
-            yield display
-    except KeyboardInterrupt as error:
-        error.args = (
-            f"interrupted: {display.n_done} of {n_rows} are kept; "
-            "the same command again goes on.",
-        )
-        raise
-
-
 def _take(manifest: Manifest, shard: Shard) -> Manifest:
     first = shard.index == 1
     return Manifest(
@@ -209,30 +175,3 @@ def _take(manifest: Manifest, shard: Shard) -> Manifest:
         manifest.problems if first else (),
         manifest.duplicates if first else (),
     )
-
-
-def tell_problems(manifest: Manifest, options: RunOptions) -> None:
-    """Tell of inputs that are no row.
-
-    Parameters
-    ----------
-    manifest : Manifest
-        Rows and problems.
-    options : RunOptions
-        Whether the first problem ends the run.
-
-    Raises
-    ------
-    InputError
-        If it does.
-    """
-    for name in manifest.duplicates:
-        _say(f"warning: {name}: given more than once, used once.")
-    for problem in manifest.problems:
-        if options.stop_on_first_error:
-            raise InputError(str(problem))
-        _say(f"failed: {problem}")
-
-
-def _say(line: str) -> None:
-    sys.stderr.write(f"{one_line(line)}\n")

@@ -3,18 +3,17 @@
 __all__ = ["SegmentSummary", "fit_from_manifest", "format_segments", "segment_rows"]
 
 import csv
-import hashlib
 import json
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-from brainfeat import __version__
-from brainfeat.atomic import atomic_write
+from brainfeat.atomic import atomic_write, write_json
 from brainfeat.bids import parse_bids_name
-from brainfeat.console import RunDisplay
+from brainfeat.console import show_run
+from brainfeat.derivatives import describe_derivatives
 from brainfeat.estimators.segmentation import SegmentationEstimator
 from brainfeat.exceptions import InputError
 from brainfeat.failures import FailedRow, write_failures
@@ -22,6 +21,7 @@ from brainfeat.io import write_image
 from brainfeat.manifest import Manifest, collect_rows
 from brainfeat.runs import RunEvent, hash_images
 from brainfeat.tables import TableRow
+from brainfeat.weight_files import file_sha256
 
 _NAMES, _DESCRIPTION, _FAILURES = "dseg.tsv", "dataset_description.json", "failures.tsv"
 _LABEL = "label"
@@ -82,11 +82,9 @@ def fit_from_manifest(
     Raises
     ------
     InputError
-        If a row has no image or no label map, an image comes twice, the names of the
-        classes cannot be read, or the folder is not free.
+        If a row has no image or no label map, an image comes twice, or the names of
+        the classes cannot be read.
     """
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise InputError(f"{folder}: exists and is not an empty folder.")
     if manifest.suffix not in {".csv", ".tsv"}:
         raise InputError(f"{manifest}: expected a manifest that ends in .csv or .tsv.")
     rows = collect_rows([str(manifest)], modalities=modalities, wanted=wanted)
@@ -127,14 +125,14 @@ def segment_rows(
     start = time.perf_counter()
     folder.mkdir(parents=True, exist_ok=True)
     _write_names(folder / _NAMES, estimator, _read_names(model / _NAMES))
-    _write_json(folder / _DESCRIPTION, _description())
-    fingerprint = _fingerprint(model)
+    write_json(folder / _DESCRIPTION, describe_derivatives("Segmentations"))
+    # The hashes of decoder and encoder are in it, and were checked at loading.
+    fingerprint = file_sha256(model / "segmentation.json")
     counts = {"done": 0, "skipped": 0, "failed": 0}
     failures = [*manifest.problems]
-    display = RunDisplay(
+    with show_run(
         len(manifest.rows), task="segmenting", kept="segmented already"
-    )
-    with display:
+    ) as display:
         for event in _segment(manifest.rows, folder, estimator, fingerprint):
             counts[event.status] += 1
             if event.failure is not None:
@@ -213,7 +211,7 @@ def _segment_one(
     # Last, so that what it tells of is there.
     sidecar.unlink(missing_ok=True)
     write_image(image, target)
-    _write_json(sidecar, origin)
+    write_json(sidecar, origin)
     return "done"
 
 
@@ -298,30 +296,8 @@ def _write_names(
             writer.writerow((label, names.get(label, default)))
 
 
-def _description() -> dict[str, Any]:
-    return {
-        "Name": "Segmentations",
-        "BIDSVersion": "1.10.0",
-        "DatasetType": "derivative",
-        "GeneratedBy": [{"Name": "brainfeat", "Version": __version__}],
-    }
-
-
-def _fingerprint(model: Path) -> str:
-    """SHA-256 of a model: its settings name the weights of the encoder."""
-    digest = hashlib.sha256()
-    for name in ("segmentation.json", "decoder.safetensors"):
-        digest.update((model / name).read_bytes())
-    return digest.hexdigest()
-
-
 def _read_origin(path: Path) -> object:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    with atomic_write(path) as partial:
-        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

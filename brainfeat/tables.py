@@ -118,23 +118,6 @@ class EmbeddingTable:
             self._journal.close(remove=False)
             raise
 
-    def has_row(self, row: TableRow, input_sha256: str) -> bool:
-        """Whether a row is done, with the content that its images have now.
-
-        Parameters
-        ----------
-        row : TableRow
-            The row.
-        input_sha256 : str
-            Fingerprint of its images.
-
-        Returns
-        -------
-        bool
-            False if it is new or an image changed.
-        """
-        return self.known_sha256(row) == input_sha256
-
     def known_sha256(self, row: TableRow) -> str | None:
         """Say what the images of a row held when it was embedded.
 

@@ -1,7 +1,8 @@
 """Reading weights that other libraries wrote, without running their code."""
 
-__all__ = ["download", "named_tensors", "read_foreign", "read_json"]
+__all__ = ["download", "file_sha256", "named_tensors", "read_foreign", "read_json"]
 
+import hashlib
 import json
 import os
 import pickle
@@ -21,6 +22,23 @@ from brainfeat.exceptions import CheckpointError, MissingDependencyError
 
 _NESTED = ("teacher", "model", "state_dict")
 _HUB_NAME = re.compile(r"hf-hub:(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>\S+))?")
+
+
+def file_sha256(path: Path) -> str:
+    """Fingerprint a file.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    str
+        SHA-256 in hexadecimal.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_foreign(path: str | os.PathLike[str]) -> dict[str, Tensor]:

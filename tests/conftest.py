@@ -5,7 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from brainfeat import registration
+from brainfeat.io import write_volume
 from brainfeat.template import load_template
 from brainfeat.volume import Geometry, Volume
 
@@ -14,6 +17,24 @@ from brainfeat.volume import Geometry, Volume
 def rng():
     """Random numbers that are the same in every run."""
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Small matrices lose more than they gain from several threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def without_registration():
+    """Take images as aligned: registration takes longer than all else together."""
+    in_place = registration.Alignment(np.eye(4), np.eye(4), similarity=1.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registration, "align_to_template", lambda _: in_place)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -65,3 +86,16 @@ def small_checkpoint(small_cohort, tmp_path_factory):
 def small_scans(small_cohort, tmp_path_factory):
     """BIDS folder of twelve small volumes; not to be written to."""
     return small_cohort.write_cohort(tmp_path_factory.mktemp("small") / "bids", 12)
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory, small_brain):
+    """BIDS folder of three subjects with T1w and FLAIR."""
+    root = tmp_path_factory.mktemp("cohort")
+    for index in range(3):
+        for place, modality in enumerate(("T1w", "FLAIR")):
+            data = np.roll(small_brain.data, index, axis=place).astype(np.float32)
+            path = root / f"sub-{index}/anat/sub-{index}_{modality}.nii.gz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_volume(Volume(data, small_brain.geometry), path)
+    return root

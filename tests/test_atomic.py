@@ -1,6 +1,8 @@
+import json
+
 import pytest
 
-from brainfeat.atomic import atomic_write
+from brainfeat.atomic import atomic_write, write_json
 
 
 def test_failed_block_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -24,3 +26,13 @@ def test_file_has_the_permissions_of_an_ordinary_one(tmp_path):
         pass
     plain, atomic = (tmp_path / name for name in ("plain", "atomic"))
     assert atomic.stat().st_mode == plain.stat().st_mode
+
+
+def test_json_is_whole_or_as_it_was(tmp_path):
+    path = tmp_path / "new" / "values.json"
+    write_json(path, {"name": "größer", "list": [1, 2]})
+    assert json.loads(path.read_text(encoding="utf-8"))["list"] == [1, 2]
+    with pytest.raises(TypeError):
+        write_json(path, {"name": object()})
+    assert json.loads(path.read_text(encoding="utf-8"))["name"] == "größer"
+    assert [file.name for file in path.parent.iterdir()] == ["values.json"]

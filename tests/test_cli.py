@@ -16,10 +16,8 @@ import pytest
 from typer.testing import CliRunner
 
 from brainfeat import cli
-from brainfeat.checkpoint import Checkpoint, CheckpointConfig
+from brainfeat.checkpoint import Checkpoint
 from brainfeat.io import write_volume
-from brainfeat.models.config import EncoderConfig
-from brainfeat.preprocessing import Preprocessor
 from brainfeat.reporting.demo import DemoResult
 from brainfeat.reporting.probe import ProbeScores
 from brainfeat.runs import RunEvent
@@ -28,25 +26,10 @@ from brainfeat.volume import Volume
 
 
 @pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory):
+def checkpoint(small_cohort, tmp_path_factory):
     """Folder of a small checkpoint for T1w and FLAIR that needs no alignment."""
-    encoder = EncoderConfig(
-        modalities=("T1w", "FLAIR"),
-        thickness=2,
-        image_size=(40, 32),
-        embed_dim=24,
-        depth=1,
-        num_heads=3,
-    )
-    preprocessor = Preprocessor(shape=(32, 40, 24), spacing=6.0, alignment="none")
-    config = CheckpointConfig(
-        encoder=encoder,
-        preprocessing=preprocessor.to_dict(),
-        missing_modalities=True,
-        trained=False,
-    )
     folder = tmp_path_factory.mktemp("checkpoint") / "small"
-    return str(Checkpoint.untrained(config).save(folder))
+    return str(small_cohort.write_checkpoint(folder, spacing=6.0))
 
 
 @pytest.fixture(scope="session")

@@ -11,18 +11,14 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from brainfeat import cli
 from brainfeat.checkpoint import Checkpoint, CheckpointConfig
-from brainfeat.io import write_volume
 from brainfeat.preprocessing import Preprocessor
 from brainfeat.pretraining.store import VolumeStore
 from brainfeat.pretraining.trainer import Trainer
-from brainfeat.volume import Volume
 
 ROOM = runpy.run_path(str(Path(__file__).with_name("pretraining") / "conftest.py"))
 CONFIG = replace(
@@ -35,25 +31,7 @@ CONFIG = replace(
 N_LONG = 100  # steps of a run that is long enough to be cut off
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def cohort(tmp_path_factory, small_brain):
-    """BIDS folder of three subjects with T1w and FLAIR."""
-    root = tmp_path_factory.mktemp("cohort")
-    for index in range(3):
-        for place, modality in enumerate(("T1w", "FLAIR")):
-            data = np.roll(small_brain.data, index, axis=place).astype(np.float32)
-            path = root / f"sub-{index}/anat/sub-{index}_{modality}.nii.gz"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_volume(Volume(data, small_brain.geometry), path)
-    return root
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

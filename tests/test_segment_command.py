@@ -7,30 +7,20 @@ from types import SimpleNamespace
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from brainfeat import SegmentationEstimator, cli, segment_command
-from brainfeat.checkpoint import Checkpoint, CheckpointConfig
 from brainfeat.exceptions import InputError
 from brainfeat.io import read_labels, write_volume
-from brainfeat.models.config import EncoderConfig
-from brainfeat.preprocessing import Preprocessor
 from brainfeat.segment_command import _output_name
 from brainfeat.tables import TableRow
 from brainfeat.volume import Volume
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory, small_brain):
+def data(tmp_path_factory, small_brain, small_cohort):
     """A BIDS folder of three brains, their label maps and a checkpoint."""
     root = tmp_path_factory.mktemp("data")
     for index in range(3):
@@ -42,22 +32,7 @@ def data(tmp_path_factory, small_brain):
         volume = Volume(labels.astype(np.uint8), small_brain.geometry)
         write_volume(volume, root / f"truth/sub-{index}_dseg.nii.gz")
     (root / "truth/dseg.tsv").write_text("index\tname\n12\tback\n99\tother\n")
-    encoder = EncoderConfig(
-        modalities=("T1w", "FLAIR"),
-        thickness=2,
-        image_size=(32, 24),
-        embed_dim=12,
-        depth=1,
-        num_heads=2,
-    )
-    preprocessor = Preprocessor(shape=(24, 32, 20), spacing=8.0, alignment="none")
-    config = CheckpointConfig(
-        encoder=encoder,
-        preprocessing=preprocessor.to_dict(),
-        missing_modalities=True,
-        trained=False,
-    )
-    Checkpoint.untrained(config).save(root / "checkpoint")
+    small_cohort.write_checkpoint(root / "checkpoint", spacing=6.0)
     return root
 
 

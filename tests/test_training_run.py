@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from brainfeat import BrainFoundEmbedder, pretrain
 from brainfeat.checkpoint import Checkpoint, CheckpointConfig
@@ -19,12 +18,10 @@ from brainfeat.exceptions import (
     TrainingError,
     UntrainedCheckpointWarning,
 )
-from brainfeat.io import write_volume
 from brainfeat.preprocessing import Preprocessor
 from brainfeat.pretraining.store import VolumeStore
 from brainfeat.pretraining.store_writer import ScanEvent
 from brainfeat.training_run import TrainingOptions, run_pretraining
-from brainfeat.volume import Volume
 
 ROOM = runpy.run_path(str(Path(__file__).with_name("pretraining") / "conftest.py"))
 CONFIG = replace(
@@ -35,28 +32,10 @@ CONFIG = replace(
     log_every=1,
 )
 PREPROCESSOR = Preprocessor(shape=(24, 32, 20), spacing=8.0, alignment="none")
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def cohort(tmp_path_factory, small_brain):
-    """BIDS folder of three subjects with T1w and FLAIR."""
-    root = tmp_path_factory.mktemp("cohort")
-    for index in range(3):
-        for place, modality in enumerate(("T1w", "FLAIR")):
-            data = np.roll(small_brain.data, index, axis=place).astype(np.float32)
-            path = root / f"sub-{index}/anat/sub-{index}_{modality}.nii.gz"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_volume(Volume(data, small_brain.geometry), path)
-    return root
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+    pytest.mark.usefixtures("one_thread"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ __all__ = ["StepEvent", "Trainer", "pretrain"]
 
 import contextlib
 import dataclasses
-import json
 import logging
 import os
 import time
@@ -17,7 +16,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
 
-from brainfeat.atomic import atomic_write
+from brainfeat.atomic import write_json
 from brainfeat.checkpoint import Checkpoint
 from brainfeat.models.encoder import SlabEncoder
 from brainfeat.models.heads import AnatomyHead
@@ -386,9 +385,7 @@ class Trainer:
 
     def _remember_config(self) -> None:
         if rank() == 0:
-            with atomic_write(self.folder / CONFIG_NAME) as partial:
-                values = self.config.to_dict()
-                partial.write_text(json.dumps(values, indent=2) + "\n")
+            write_json(self.folder / CONFIG_NAME, self.config.to_dict())
 
     def _calibrate(self, head: AnatomyHead) -> None:
         """Find mean and spread of the true quantities in a few batches."""

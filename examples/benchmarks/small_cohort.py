@@ -13,8 +13,11 @@ from brainfeat.volume import Geometry, Volume
 SHAPE = (18, 20, 16)
 
 
-def write_checkpoint(folder: Path) -> Path:
-    """An untrained encoder of 24 features that takes a few milliseconds a volume."""
+def write_checkpoint(folder: Path, spacing: float = 0.3) -> Path:
+    """An untrained encoder of 24 features that takes a few milliseconds a volume.
+
+    Its grid has voxels of `spacing` mm: by default as small as the volumes are.
+    """
     encoder = EncoderConfig(
         modalities=("T1w", "FLAIR"),
         thickness=2,
@@ -23,7 +26,7 @@ def write_checkpoint(folder: Path) -> Path:
         depth=1,
         num_heads=3,
     )
-    preprocessor = Preprocessor(shape=(32, 40, 24), spacing=0.3, alignment="none")
+    preprocessor = Preprocessor(shape=(32, 40, 24), spacing=spacing, alignment="none")
     config = CheckpointConfig(
         encoder=encoder,
         preprocessing=preprocessor.to_dict(),

@@ -70,12 +70,8 @@ class RandomSource:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Tensors this small wait for further threads longer than they compute."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def _always_one_thread(one_thread):
+    """Everything here is small."""
 
 
 @pytest.fixture(scope="session")
