@@ -2,8 +2,7 @@
 
 Nothing is downloaded: subjects are deformed from the MNI152 maps that come with
 nilearn, with contrasts, scanners and diseases of every kind. The second round starts
-from the first and sees scans that are as quiet as resampling leaves real ones; the
-third goes on with more people between two looks at the same one.
+from the first and sees scans that are as quiet as resampling leaves real ones.
 
     python examples/train_brainfound_tiny.py OUTPUT
     python examples/train_brainfound_tiny.py OUTPUT --resume
@@ -111,10 +110,6 @@ SECOND = dataclasses.replace(
     seed=1,
 )
 
-THIRD = dataclasses.replace(SECOND, n_steps=7000, seed=2)
-# Sets of four people that the steps of each round take in turn, each person 12 times.
-N_SETS = (1, 1, 12)
-
 
 def load_bases() -> list[BaseAnatomy]:
     """Two anatomies of MNI152: its tissue maps, and tissues found in its T1w."""
@@ -136,21 +131,19 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    bases, init = load_bases(), None
-    folders = (options.output / "first", options.output / "second", options.output)
-    people = (FIRST_PEOPLE, SECOND_PEOPLE, SECOND_PEOPLE)
-    rounds = zip(folders, (FIRST, SECOND, THIRD), people, N_SETS, strict=True)
-    for folder, config, population, n_sets in rounds:
+    bases, first = load_bases(), options.output / "first"
+    for folder, config, people, init in (
+        (first, FIRST, FIRST_PEOPLE, None),
+        (options.output, SECOND, SECOND_PEOPLE, first),
+    ):
         source = SimulatedSource(
             bases,
             modalities=ENCODER.modalities,
             reuse=12,
-            n_sets=n_sets,
-            config=population,
+            config=people,
             preprocessing=Preprocessor().to_dict(),
         )
         pretrain(source, config, output=folder, init=init, resume=options.resume)
-        init = folder
     if options.bundle is not None:
         bundle(options.output, options.bundle)
 

@@ -30,7 +30,6 @@ _EMPHASIS = {
     "pathology": 0.3,
     "log_jacobian": 0.1,
 }
-_GRID = {"shape": [80, 104, 80], "spacing": 2.0}
 _LARGEST_MARGIN = 3  # voxels of the mask that registration leaves around a brain
 _HEAD_SHARE = 0.2
 _SAMPLE_STRIDE = 3  # every third voxel along each axis is enough for percentiles
@@ -40,12 +39,9 @@ class SimulatedSource:
     """Draw subjects from base anatomies, each used for a few steps.
 
     A step's batch has one place for each subject. The subject in a place is
-    replaced after `reuse` steps, the places in turn, so that the cost of a step is
-    even and every batch is mixed. With several sets of places, steps take them in
-    turn: the gradients of successive steps then come from other subjects, and an
-    optimiser's momentum averages over more of them at the same cost. What is in a
-    place at a step follows from the seed and the numbers of both, so that any step
-    can be drawn at any time.
+    replaced every `reuse` steps, the places in turn, so that the cost of a step is
+    even and every batch is mixed. What is in a place at a step follows from the
+    seed and the numbers of both, so that any step can be drawn at any time.
 
     Parameters
     ----------
@@ -55,16 +51,17 @@ class SimulatedSource:
         Volumes of each subject.
     reuse : int
         Steps that a subject is used for, with new crops and intensities each time.
-    n_sets : int
-        Sets of subjects that are kept, each the batch of every `n_sets`-th step.
     n_acquisitions : int
         Acquisitions A of each subject, which differ in contrast and scanner.
     config : TrainingConfig, optional
         What subjects are drawn from.
+    shape : tuple of int (I, J, K)
+        Voxels of a volume.
+    spacing : float
+        Voxel edge in mm.
     preprocessing : mapping, optional
-        What ``Preprocessor.from_dict`` reads, with the grid's ``"shape"`` and
-        ``"spacing"`` in mm at least: it goes into the checkpoint. By default a grid
-        of 80 x 104 x 80 voxels of 2 mm.
+        What ``Preprocessor.from_dict`` reads, for the checkpoint; by default the
+        grid of `shape` and `spacing`, with every other setting at its default.
     """
 
     quantities = TRUTH_NAMES
@@ -76,22 +73,21 @@ class SimulatedSource:
         *,
         modalities: Sequence[str] = ("T1w", "T2w", "FLAIR"),
         reuse: int = 4,
-        n_sets: int = 1,
         n_acquisitions: int = 1,
         config: TrainingConfig | None = None,
+        shape: tuple[int, int, int] = (80, 104, 80),
+        spacing: float = 2.0,
         preprocessing: Mapping[str, Any] | None = None,
     ) -> None:
         self.bases = tuple(bases)
         self.modalities = tuple(modalities)
         self.reuse = reuse
-        self.n_sets = n_sets
         self.n_acquisitions = n_acquisitions
         self.config = config or TrainingConfig()
-        self.preprocessing = dict(preprocessing or _GRID)
-        size_i, size_j, size_k = self.preprocessing["shape"]
-        self.shape = (size_i, size_j, size_k)
-        spacing = self.preprocessing["spacing"]
-        self.lattice = encoder_lattice(self.shape, spacing, _CENTER)
+        self.shape = shape
+        self.lattice = encoder_lattice(shape, spacing, _CENTER)
+        grid = {"shape": list(shape), "spacing": spacing}
+        self.preprocessing = grid if preprocessing is None else dict(preprocessing)
         self._places: dict[int, tuple[int, SubjectBatch]] = {}
 
     def draw(self, step: int, n_subjects: int, *, seed: int) -> SubjectBatch:
@@ -111,23 +107,20 @@ class SimulatedSource:
         SubjectBatch
             A function of the three arguments alone.
         """
-        subjects = []
-        turn, which = divmod(step, self.n_sets)
-        n_places = self.n_sets * n_subjects
-        for row in range(n_subjects):
-            place = which * n_subjects + row
-            generation = (turn + place * self.reuse // n_places) // self.reuse
+        rows = []
+        for place in range(n_subjects):
+            generation = (step + place * self.reuse // n_subjects) // self.reuse
             subject_seed = derive_seed(seed, place, generation)
             kept_seed, subject = self._places.get(place, (None, None))
             if subject is None or kept_seed != subject_seed:
                 subject = self._draw_subject(subject_seed)
                 self._places[place] = (subject_seed, subject)
-            subjects.append(subject)
-        truths = [one.truth for one in subjects if one.truth is not None]
+            rows.append(subject)
+        truths = [row.truth for row in rows if row.truth is not None]
         return SubjectBatch(
-            volumes=torch.cat([one.volumes for one in subjects]),
-            present=torch.cat([one.present for one in subjects]),
-            foreground=torch.cat([one.foreground for one in subjects]),
+            volumes=torch.cat([row.volumes for row in rows]),
+            present=torch.cat([row.present for row in rows]),
+            foreground=torch.cat([row.foreground for row in rows]),
             truth=torch.cat(truths),
         )
 
