@@ -4,7 +4,7 @@ __all__ = ["Attribution", "AttributionMethod", "attribute_tokens", "attribution"
 
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import nibabel as nib
@@ -22,6 +22,7 @@ from brainfeat.estimators.embedder import BrainFoundEmbedder
 from brainfeat.exceptions import ConfigError, InputError
 from brainfeat.io import to_image
 from brainfeat.reporting.decisions import decide, slope
+from brainfeat.reporting.native_maps import NativeMaps
 from brainfeat.reporting.voxel_maps import attribute_voxels
 from brainfeat.template_regions import template_regions
 from brainfeat.volume import Volume
@@ -44,9 +45,9 @@ class Attribution:
         A row a region, most important first: ``share`` of the brain; ``effect``,
         the mean over the second class less that over the first, or the mean of the
         absolute effects without labels; ``importance``, the effect over the share.
-    maps : tuple of Nifti1Image
+    maps : sequence of Nifti1Image
         Contribution of each voxel to each decision, on the grid of each subject's
-        first image.
+        first image; each is made when it is asked for.
     template_maps : tuple of Nifti1Image
         The same in MNI152 space, on one grid: for `SecondLevelModel`.
     group_img : Nifti1Image
@@ -57,7 +58,7 @@ class Attribution:
 
     effects: pd.DataFrame
     importance: pd.DataFrame
-    maps: tuple[nib.Nifti1Image, ...]
+    maps: Sequence[nib.Nifti1Image]
     template_maps: tuple[nib.Nifti1Image, ...]
     group_img: nib.Nifti1Image
 
@@ -214,10 +215,7 @@ def attribute_tokens(
     return Attribution(
         effects=frame,
         importance=_rank(frame, shares, labels),
-        maps=tuple(
-            _to_native(volume, subject, encoder)
-            for volume, subject in zip(found, subjects, strict=True)
-        ),
+        maps=NativeMaps(found, subjects, encoder.preprocessor),
         template_maps=tuple(to_image(volume) for volume in found),
         group_img=_group_map(found, labels),
     )
@@ -347,10 +345,3 @@ def _group_map(maps: Sequence[Volume], labels: NDArray[Any] | None) -> nib.Nifti
     values = np.stack([volume.data for volume in maps])
     mean = np.abs(values).mean(axis=0) if labels is None else _contrast(values, labels)
     return to_image(Volume(mean.astype(np.float32), maps[0].geometry))
-
-
-def _to_native(
-    volume: Volume, subject: SubjectTokens, encoder: SubjectEncoder
-) -> nib.Nifti1Image:
-    placed = replace(subject.processed, geometry=volume.geometry)
-    return to_image(encoder.preprocessor.invert(volume.data, placed, subject.native))

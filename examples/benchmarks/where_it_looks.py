@@ -31,7 +31,7 @@ from brainfeat.simulation.anatomy import BRAIN_CLASSES
 from brainfeat.simulation.bases import load_base
 
 CHANGED = ("ventricle", "medial_temporal")
-N_DRAWS = 24  # of labels that follow the site
+N_DRAWS = 100  # of labels that follow the site
 N_SAMPLES = 8  # along each edge of a token, to find its share of a structure
 
 

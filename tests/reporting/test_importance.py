@@ -100,6 +100,8 @@ def test_maps_lie_on_the_scans_and_in_the_template(pipeline, brains, small_atlas
         assert native.shape == scan.shape
         np.testing.assert_allclose(native.affine, scan.affine, atol=1e-4)
         assert template.shape == found.group_img.shape == (5, 7, 18)
+    last = found.maps[-1].get_fdata()
+    np.testing.assert_array_equal(found.maps[2:][1].get_fdata(), last)
     data = np.stack([image.get_fdata() for image in found.template_maps])
     group = data[1::2].mean(axis=0) - data[::2].mean(axis=0)
     np.testing.assert_allclose(found.group_img.get_fdata(), group, atol=1e-6)

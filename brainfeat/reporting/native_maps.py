@@ -1,0 +1,66 @@
+"""Maps on the grids of the inputs, made when they are asked for."""
+
+__all__ = ["NativeMaps"]
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import overload
+
+import nibabel as nib
+import numpy as np
+
+from brainfeat.estimators._tokens import SubjectTokens
+from brainfeat.io import to_image
+from brainfeat.preprocessing import Preprocessor
+from brainfeat.volume import Volume
+
+
+class NativeMaps(Sequence[nib.Nifti1Image]):
+    """A map a subject, on the grid of its first image.
+
+    A map in native space is some tens of megabytes, its values on the grid few: maps
+    are interpolated one by one, so that memory does not grow with the cohort.
+
+    Parameters
+    ----------
+    volumes : sequence of Volume
+        Maps on the grid.
+    subjects : sequence of SubjectTokens
+        Where each lies in scanner space.
+    preprocessor : Preprocessor
+        What took the subjects to the grid.
+    """
+
+    def __init__(
+        self,
+        volumes: Sequence[Volume],
+        subjects: Sequence[SubjectTokens],
+        preprocessor: Preprocessor,
+    ) -> None:
+        nothing = np.empty((0, 0, 0, 0), np.float32)  # what was seen is not kept
+        self._values = [volume.data for volume in volumes]
+        self._placed = [
+            replace(subject.processed, data=nothing, geometry=volume.geometry)
+            for volume, subject in zip(volumes, subjects, strict=True)
+        ]
+        self._native = [subject.native for subject in subjects]
+        self._preprocessor = preprocessor
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    @overload
+    def __getitem__(self, index: int) -> nib.Nifti1Image: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[nib.Nifti1Image]: ...
+    def __getitem__(
+        self, index: int | slice
+    ) -> nib.Nifti1Image | list[nib.Nifti1Image]:
+        """Interpolate one map, or some."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return to_image(
+            self._preprocessor.invert(
+                self._values[index], self._placed[index], self._native[index]
+            )
+        )
