@@ -16,12 +16,14 @@ from brainfeat.slabs import SlabGrid
 
 __all__ = ["StackPlan", "StackSizes", "Stacks"]
 
-# Left and right stay: a class may be one side's.
+# What alignment to the template leaves, and no more: the prior stays where it is. Left
+# and right stay too, as a class may be one side's.
 _CROPS = CropConfig(
-    area=(0.8, 1.0), aspect=1.1, rotation=8.0, tilt=4.0, flip=0.0, jitter=0.5
+    area=(0.95, 1.0), aspect=1.03, rotation=2.0, tilt=1.0, flip=0.0, jitter=0.25
 )
+# Faint: a few hundred steps do not get over more, and borders must not be blurred.
 _INTENSITIES = IntensityConfig(
-    gamma=0.4, contrast=0.2, bias=0.3, noise=0.15, blur=1.0, coarse=0.3
+    gamma=0.1, contrast=0.05, bias=0.05, noise=0.0, blur=0.0, coarse=0.0
 )
 # Of a subject with several modalities, if it may lack some.
 _HIDE_MODALITY = 0.2
