@@ -60,6 +60,22 @@ class PreprocessedSubject:
     grid_to_scanner: Affine
     similarity: float
 
+    def on_grid(self, geometry: Geometry) -> "PreprocessedSubject":
+        """Place another grid where this one lies, without what was sampled.
+
+        Parameters
+        ----------
+        geometry : Geometry
+            The other grid, in millimetres of the template.
+
+        Returns
+        -------
+        PreprocessedSubject
+            For `Preprocessor.invert` and `apply_labels`; its data is empty.
+        """
+        nothing = np.empty((0, 0, 0, 0), np.float32)
+        return dataclasses.replace(self, data=nothing, geometry=geometry)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessor:

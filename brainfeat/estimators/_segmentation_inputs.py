@@ -1,6 +1,6 @@
 """From a subject's images to what encoder and decoder see of them."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -102,11 +102,7 @@ class SegmentationSpace:
         volumes, coarse = read_and_preprocess(
             subject, self.preprocessor, self.encoder_modalities
         )
-        fine = replace(
-            coarse,
-            data=np.empty((0, 0, 0, 0), np.float32),
-            geometry=self.fine_geometry,
-        )
+        fine = coarse.on_grid(self.fine_geometry)
         present = [v for n in self.modalities if (v := volumes.get(n)) is not None]
         voxels = np.zeros(
             (len(self.modalities), *self.fine_geometry.shape), dtype=np.float32

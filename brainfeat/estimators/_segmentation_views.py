@@ -21,7 +21,7 @@ __all__ = ["StackPlan", "StackSizes", "Stacks"]
 _CROPS = CropConfig(
     area=(0.95, 1.0), aspect=1.03, rotation=2.0, tilt=1.0, flip=0.0, jitter=0.25
 )
-# Faint: a few hundred steps do not get over more, and borders must not be blurred.
+# Faint: trainings are short, and borders must not be blurred.
 _INTENSITIES = IntensityConfig(
     gamma=0.1, contrast=0.05, bias=0.05, noise=0.0, blur=0.0, coarse=0.0
 )

@@ -262,9 +262,7 @@ def decode_site(features: Floats, site: Rows, groups: Rows, *, seed: int) -> Sco
         )
         right[test] = scores.argmax(axis=1) == site[test]
         of_folds.append(_balanced(right[test], site[test]))
-    share = 1.0 / len(folds) + 1.0 / (len(folds) - 1)
-    error = float(np.sqrt(share * np.var(of_folds, ddof=1)))
-    return Score(_balanced(right, site), error)
+    return Score(_balanced(right, site), _estimate_error(of_folds, len(folds)))
 
 
 def _score_held_out(

@@ -3,11 +3,9 @@
 __all__ = ["NativeMaps"]
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import overload
 
 import nibabel as nib
-import numpy as np
 
 from brainfeat.estimators._tokens import SubjectTokens
 from brainfeat.io import to_image
@@ -18,8 +16,8 @@ from brainfeat.volume import Volume
 class NativeMaps(Sequence[nib.Nifti1Image]):
     """A map a subject, on the grid of its first image.
 
-    A map in native space is some tens of megabytes, its values on the grid few: maps
-    are interpolated one by one, so that memory does not grow with the cohort.
+    A map in native space is as large as the scan, and its values on the grid are few:
+    maps are interpolated one by one, so that a cohort of them needs little memory.
 
     Parameters
     ----------
@@ -37,10 +35,9 @@ class NativeMaps(Sequence[nib.Nifti1Image]):
         subjects: Sequence[SubjectTokens],
         preprocessor: Preprocessor,
     ) -> None:
-        nothing = np.empty((0, 0, 0, 0), np.float32)  # what was seen is not kept
         self._values = [volume.data for volume in volumes]
         self._placed = [
-            replace(subject.processed, data=nothing, geometry=volume.geometry)
+            subject.processed.on_grid(volume.geometry)
             for volume, subject in zip(volumes, subjects, strict=True)
         ]
         self._native = [subject.native for subject in subjects]
