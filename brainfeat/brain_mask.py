@@ -26,7 +26,7 @@ from brainfeat.exceptions import ConfigError, MissingDependencyError, VolumeErro
 from brainfeat.foreground import find_flat_background, find_head
 from brainfeat.io import read_labels, write_volume
 from brainfeat.registration import Alignment
-from brainfeat.resampling import to_resampled
+from brainfeat.resampling import to_resampled, to_shrunk
 from brainfeat.volume import Geometry, Volume
 
 BrainMask = str | Callable[[Volume], NDArray[Any]]
@@ -38,6 +38,7 @@ _TRACE = 0.05  # of the brightest tissue
 _EDGE_WIDTH = 2  # voxels that interpolation and its ringing reach
 # Registration errs by a few millimetres, and atrophy leaves fluid around a brain.
 _TEMPLATE_MARGIN = 5.0
+_SEARCH_SPACING = 2.0  # the brain's edge is not known more finely than that
 
 
 class Placement(NamedTuple):
@@ -132,14 +133,15 @@ def find_foreground(
         if (share >= 0.5).any():
             return np.asarray(share >= 0.5)
     reached = np.isfinite(sampled)
-    head = find_head(np.where(reached, sampled, volume.data.min())) & reached
-    if not alignment.is_registered:
-        return head
-    to_template = np.linalg.inv(alignment.affine) @ placement.grid_to_scanner
-    depth = to_resampled(load_depth(), placement.grid, to_template, outside=-np.inf)
-    # What is dark within the brain is still brain: fluid, and what a coil misses.
-    brain = reached & ((depth >= 0) | (head & (depth >= -_TEMPLATE_MARGIN)))
-    return brain if brain.any() else head
+    filled = np.where(reached, sampled, volume.data.min())
+    coarse = to_shrunk(Volume(filled, placement.grid), _SEARCH_SPACING)
+    head = find_head(coarse.data)
+    if alignment.is_registered:
+        to_template = np.linalg.inv(alignment.affine) @ placement.grid_to_scanner
+        brain = _to_finer(_find_brain(head, coarse.geometry, to_template), reached)
+        if brain.any():
+            return brain
+    return _to_finer(head, reached)
 
 
 def mask_path(
@@ -249,6 +251,26 @@ def _run_deepbet(volume: Volume) -> NDArray[np.bool_]:
         deepbet.run_bet([str(source)], None, [str(target)], no_gpu=True)
         mask: NDArray[np.bool_] = read_labels(target).data > 0
         return mask
+
+
+def _find_brain(
+    head: NDArray[np.bool_], grid: Geometry, to_template: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """Find the template's brain, and the head that is close to it."""
+    depth = to_resampled(load_depth(), grid, to_template, outside=-np.inf)
+    # What is dark within the brain is still brain: fluid, and what a coil misses.
+    return (depth >= 0) | (head & (depth >= -_TEMPLATE_MARGIN))
+
+
+def _to_finer(mask: NDArray[np.bool_], reached: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Repeat the voxels of a mask over the finer grid that a volume reaches."""
+    finer = mask.T
+    for axis, size in enumerate(reached.shape[::-1]):
+        n_blocks = finer.shape[axis]
+        # What is left of the last block is as what lies beside it.
+        blocks = np.minimum(np.arange(size) // (size // n_blocks), n_blocks - 1)
+        finer = np.take(finer, blocks, axis)
+    return finer.T & reached
 
 
 def _find_stripped(volume: Volume) -> Volume | None:

@@ -89,10 +89,10 @@ def test_missing_deepbet_prints_the_pip_line(noise, monkeypatch):
         compute_mask(noise, "deepbet")
 
 
-def foreground_of(volume):
+def foreground_of(volume, preprocessor=None):
     volume = to_closest_ras(volume)
     alignment = align_to_template(volume)
-    place = Placement(Preprocessor().geometry, alignment.rigid)
+    place = Placement((preprocessor or Preprocessor()).geometry, alignment.rigid)
     sampled = to_resampled(volume, *place, outside=np.nan)
     return find_foreground(volume, sampled, alignment, place), place
 
@@ -108,6 +108,29 @@ def test_brain_of_a_full_head_is_found_without_a_skull_strip(head_path):
     # Within 5 mm of the brain: nearly all of it, and little else.
     assert (truth & found).sum() / truth.sum() > 0.95
     assert dice(truth, found) > 0.8
+
+
+def test_brain_on_a_fine_grid_is_that_of_2_mm_voxel_for_voxel(head_path):
+    head = read_volume(head_path)
+    coarse, _ = foreground_of(head)
+    fine, _ = foreground_of(head, Preprocessor(shape=(160, 208, 160), spacing=1.0))
+    blocks = fine.reshape(80, 2, 104, 2, 80, 2)
+    assert (blocks.max(axis=(1, 3, 5)) == blocks.min(axis=(1, 3, 5))).all()
+    # The scan is sampled more finely, so that a few voxels at the edge differ.
+    assert dice(blocks.max(axis=(1, 3, 5)), coarse) > 0.97
+
+
+def test_brain_is_found_in_one_slice_on_a_fine_grid_of_odd_size(head_path):
+    head = to_closest_ras(read_volume(head_path))
+    middle = head.data.shape[2] // 2
+    affine = head.geometry.affine.copy()
+    affine[:3, 3] += affine[:3, 2] * middle
+    data = head.data[:, :, middle : middle + 1]
+    slice_ = Volume(data, Geometry(data.shape, affine))
+    found = Preprocessor(shape=(155, 197, 153), spacing=1.0).apply(
+        {"T1w": slice_}, ("T1w",)
+    )
+    assert 5_000 < found.foreground.sum() < 40_000  # voxels of a square millimetre
 
 
 def crisp(brain):
