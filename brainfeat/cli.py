@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperGroup
 
 from brainfeat import __version__
+from brainfeat.bids_labels import CommandOfManyLabels
 from brainfeat.exceptions import BrainfeatError, InputError
 
 __all__ = ["app", "main"]
 
-_LABEL_OPTIONS = {"participant-label", "session-label"}
 _FAILED, _USAGE, _INTERRUPTED, _TERMINATED = 1, 2, 130, 143
 
 
@@ -40,13 +40,6 @@ class _Commands(TyperGroup):
             if error.errno == errno.EPIPE:  # as in "brainfeat info | head -1"
                 raise
             _fail(str(error), _USAGE)
-
-
-class _CommandOfManyLabels(TyperCommand):
-    """A command that takes ``--participant-label 01 02``, as BIDS apps do."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, _repeat_labels(args))
 
 
 app = typer.Typer(
@@ -196,7 +189,7 @@ def embed(
     _exit_if(bool(summary.failed))
 
 
-@app.command("bids", cls=_CommandOfManyLabels)
+@app.command("bids", cls=CommandOfManyLabels)
 def run_bids(
     bids_dir: Annotated[Path, typer.Argument(help="BIDS dataset; only read.")],
     output_dir: Annotated[Path, typer.Argument(help="Folder of derivatives.")],
@@ -608,41 +601,6 @@ def main() -> None:
 def _exit_if(failed: bool) -> None:
     if failed:
         raise typer.Exit(_FAILED)
-
-
-def _repeat_labels(arguments: list[str]) -> list[str]:
-    """Turn ``--participant-label 01 02`` into two options with a value each.
-
-    Raises
-    ------
-    BadParameter
-        If no label comes after such an option.
-    """
-    repeated: list[str] = []
-    option = None
-    for argument, following in zip(arguments, [*arguments[1:], "-"], strict=False):
-        if _takes_labels(argument):
-            if not _is_label(following):
-                raise typer.BadParameter("expected a label.", param_hint=argument)
-            option = argument
-            continue
-        if not _is_label(argument):
-            option = None
-        elif option is not None:
-            repeated.append(option)
-        repeated.append(argument)
-    return repeated
-
-
-def _takes_labels(argument: str) -> bool:
-    name = argument.lstrip("-").replace("_", "-")
-    return argument.startswith("-") and name in _LABEL_OPTIONS
-
-
-def _is_label(argument: str) -> bool:
-    """Whether it is none of what may follow labels: an option, a level, a path."""
-    is_level = argument in {"participant", "group"}
-    return not (argument.startswith("-") or is_level or os.sep in argument)
 
 
 def _count_workers(jobs: int) -> int:
