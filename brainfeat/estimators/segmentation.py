@@ -527,12 +527,13 @@ class SegmentationEstimator(BaseEstimator):
 
     def _choose(self, item: "_Segmented") -> NDArray[np.int64]:
         """Return the most probable label of each voxel."""
-        best = np.zeros(item.placed.native.shape, dtype=np.float32)
-        total, place = np.zeros_like(best), np.zeros(best.shape, dtype=np.int64)
+        # In Fortran order, as chances are: else each voxel is a jump in memory.
+        best = np.zeros(item.placed.native.shape, np.float32, order="F")
+        total, place = np.zeros_like(best), np.zeros_like(best, np.uint16)
         for index, chance in item.chances():
             total += chance
-            is_better = chance > best
-            best[is_better], place[is_better] = chance[is_better], index
+            np.copyto(place, index, where=chance > best)
+            np.maximum(best, chance, out=best)
         # The rest is background, also where the grid does not reach.
         place[best <= 1 - total] = 0
         labels: NDArray[np.int64] = self.classes_[place]

@@ -168,16 +168,16 @@ class SegmentationDecoder(nn.Module):
         if present is not None:
             absent = (~present).to(fine.dtype) @ self.modality_embed  # B width
             fine = fine + absent[:, :, None, None, None]
-        fine = F.relu(fine)
+        fine = F.relu_(fine)
         places = _channels_last(torch.cat([foreground, log_prior], 1))
         x = self.middle(self.merge(fine)) + self.places(places)
         y = self.coarse(x)
         patches = self.tokens(torch.cat([*tokens], -1))  # B S h w 4*width
         y = self.context(y + _resized(patches.permute(0, 4, 1, 2, 3), y))
-        x = F.relu(self.join(x + _resized(self.to_middle(y), x)))
+        x = F.relu_(self.join(x + _resized(self.to_middle(y), x)))
         z = self.from_voxels(torch.cat([fine, voxels], 1))
-        z = F.relu(z + _resized(self.to_fine(x), z))
-        scores = self.head(F.relu(self.hidden(z)))
+        z = F.relu_(z + _resized(self.to_fine(x), z))
+        scores = self.head(F.relu_(self.hidden(z)))
         logits: Tensor = scores + _resized(log_prior, scores)
         return logits
 
@@ -222,7 +222,7 @@ class _ConvBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, width, D, H, W) to the same shape."""
-        y: Tensor = x + self.conv(F.relu(self.norm(x)))
+        y: Tensor = x + self.conv(F.relu_(self.norm(x)))
         return y
 
 
