@@ -23,7 +23,6 @@ from brainfeat.estimators._device import (
     spare_cores,
 )
 from brainfeat.estimators._known_hash import known_hash
-from brainfeat.estimators._prefetch import Prefetch
 from brainfeat.estimators._reading import read_and_preprocess
 from brainfeat.estimators._regions import RegionAtlas
 from brainfeat.estimators._sharing import shared_encoder
@@ -32,6 +31,7 @@ from brainfeat.exceptions import ConfigError, GeometryError, VolumeError
 from brainfeat.io import MEMORY_LIMIT, ImageSource
 from brainfeat.models.encoder import EncoderOutput
 from brainfeat.models.pooling import pool_regions, pool_tokens
+from brainfeat.prefetch import Prefetch
 from brainfeat.preprocessing import PreprocessedSubject, Preprocessor
 from brainfeat.slabs import SlabGrid
 from brainfeat.volume import Geometry

@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from brainfeat.estimators._label_maps import name_of
-from brainfeat.estimators._prefetch import Prefetch
 from brainfeat.estimators._segmentation_inputs import (
     SegmentationInput,
     SegmentationSpace,
@@ -21,6 +20,7 @@ from brainfeat.estimators._segmentation_inputs import (
 from brainfeat.estimators._subjects import Subject
 from brainfeat.exceptions import InputError
 from brainfeat.io import ImageSource, read_labels
+from brainfeat.prefetch import Prefetch
 from brainfeat.slabs import SlabGrid
 
 __all__ = ["BACKGROUND", "LabelledStore", "LabelledVolumes", "write_store"]

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from brainfeat.estimators._blame import blame
 from brainfeat.estimators._encoding import SubjectEncoder
-from brainfeat.estimators._prefetch import Prefetch
 from brainfeat.estimators._subjects import Subject
+from brainfeat.prefetch import Prefetch
 from brainfeat.preprocessing import PreprocessedSubject
 from brainfeat.volume import Geometry
 

@@ -28,7 +28,6 @@ from brainfeat.estimators._contract import (
 )
 from brainfeat.estimators._device import resolve_device, resolve_n_jobs, spare_cores
 from brainfeat.estimators._label_maps import as_label_maps, name_of
-from brainfeat.estimators._prefetch import Prefetch
 from brainfeat.estimators._progress import show_steps
 from brainfeat.estimators._segmentation_folder import read_folder, write_folder
 from brainfeat.estimators._segmentation_inputs import (
@@ -53,6 +52,7 @@ from brainfeat.io import ImageSource, read_labels, to_image_like
 from brainfeat.metrics import dice_scores
 from brainfeat.models.decoder import DecoderConfig, SegmentationDecoder
 from brainfeat.models.encoder import SlabEncoder
+from brainfeat.prefetch import Prefetch
 from brainfeat.preprocessing import Preprocessor
 from brainfeat.resampling import to_closest_ras, to_resampled
 from brainfeat.slabs import SlabGrid

@@ -7,7 +7,7 @@ import dataclasses
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from brainfeat.atomic import write_json
 from brainfeat.checkpoint import Checkpoint
 from brainfeat.models.encoder import SlabEncoder
 from brainfeat.models.heads import AnatomyHead
+from brainfeat.prefetch import Prefetch
 from brainfeat.pretraining.config import PretrainingConfig
 from brainfeat.pretraining.export import export_checkpoint, start_from
 from brainfeat.pretraining.monitor import Monitor, relative_entropy
@@ -29,7 +30,6 @@ from brainfeat.pretraining.parallel import (
     shared_between_ranks,
     training_device,
 )
-from brainfeat.pretraining.prefetch import Prefetcher
 from brainfeat.pretraining.ranks import all_ranks_mean, rank, world_size
 from brainfeat.pretraining.run_checks import (
     CONFIG_NAME,
@@ -223,14 +223,7 @@ class Trainer:
             Called after each step.
         """
         config = self.config
-        batches = Prefetcher(
-            self.make_views,
-            self.next_step,
-            config.n_steps,
-            # On a CPU a thread would take from the products what it gives the data.
-            ahead=2 if self.device.type == "cuda" else 0,
-        )
-        with batches:
+        with self._batches() as batches:
             started = time.perf_counter()
             for step, parts in enumerate(batches, self.next_step):
                 # Everything random depends on the step, so that a resumed run
@@ -316,6 +309,14 @@ class Trainer:
             )
             parts.append(drawn.apply(subjects.to(self.device), config.encoder))
         return parts
+
+    def _batches(self) -> contextlib.AbstractContextManager[Iterable[list[Views]]]:
+        """Make the views of each step that is left, on a GPU ahead of their use."""
+        steps = range(self.next_step, self.config.n_steps)
+        if self.device.type == "cuda":
+            return Prefetch(self.make_views, steps, n_threads=1, n_ahead=2)
+        # On a CPU a thread would take from the products what it gives the data.
+        return contextlib.nullcontext(map(self.make_views, steps))
 
     def backward(
         self, parts: list[Views], step: int

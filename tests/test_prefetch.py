@@ -4,7 +4,7 @@ from itertools import count
 
 import pytest
 
-from brainfeat.estimators._prefetch import Prefetch
+from brainfeat.prefetch import Prefetch
 
 
 def double_slowly(number):

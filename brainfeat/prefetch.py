@@ -1,13 +1,13 @@
 """Work that threads do ahead of the one that uses it, in order and bounded."""
 
+__all__ = ["Prefetch"]
+
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from types import TracebackType
 from typing import Generic, Self, TypeVar
-
-__all__ = ["Prefetch"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -17,7 +17,8 @@ class Prefetch(Generic[Item, Result]):
     """Apply a function to items in threads, a few items ahead of the results.
 
     Items are drawn in the calling thread, as they are needed, so that neither
-    items nor results pile up. On leaving the context no thread goes on.
+    items nor results pile up. On leaving the context no thread goes on. Threads are
+    enough: what is done in them lets go of the interpreter lock.
 
     Parameters
     ----------
@@ -29,6 +30,12 @@ class Prefetch(Generic[Item, Result]):
         Calls that run side by side.
     n_ahead : int
         Items that are in work or done beyond the last result.
+
+    Examples
+    --------
+    >>> with Prefetch(abs, [-1, 2, -3], n_threads=2, n_ahead=2) as results:
+    ...     list(results)
+    [1, 2, 3]
     """
 
     def __init__(
