@@ -109,7 +109,8 @@ def find_foreground(
 
     Volumes that are stripped already, with one value all around a brain-sized
     remainder, keep their own mask. Where the template was registered, its brain and
-    the head within 5 mm of it are taken; else the head.
+    the head within 5 mm of it are taken; else the head. Both are found at 2 mm where
+    the grid is finer.
 
     Parameters
     ----------

@@ -110,7 +110,7 @@ def test_brain_of_a_full_head_is_found_without_a_skull_strip(head_path):
     assert dice(truth, found) > 0.8
 
 
-def test_brain_on_a_fine_grid_is_that_of_2_mm_voxel_for_voxel(head_path):
+def test_brain_on_a_fine_grid_is_made_of_voxels_of_2_mm(head_path):
     head = read_volume(head_path)
     coarse, _ = foreground_of(head)
     fine, _ = foreground_of(head, Preprocessor(shape=(160, 208, 160), spacing=1.0))
