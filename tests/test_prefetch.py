@@ -79,3 +79,23 @@ def test_error_reaches_the_caller():
         assert next(iterator) == 0
         with pytest.raises(ValueError, match="3 is not in list"):
             next(iterator)
+
+
+def test_items_are_made_in_another_thread():
+    with Prefetch(
+        lambda _: threading.get_ident(), range(3), n_threads=1, n_ahead=2
+    ) as results:
+        assert threading.get_ident() not in set(results)
+
+
+def test_no_thread_goes_on_when_the_loop_raises():
+    before = threading.active_count()
+
+    def loop():
+        with Prefetch(abs, count(), n_threads=1, n_ahead=2) as results:
+            for result in results:
+                _ = 1 / (result - 2)
+
+    with pytest.raises(ZeroDivisionError):
+        loop()
+    assert threading.active_count() == before

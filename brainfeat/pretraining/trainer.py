@@ -314,7 +314,7 @@ class Trainer:
         """Make the views of each step that is left, on a GPU ahead of their use."""
         steps = range(self.next_step, self.config.n_steps)
         if self.device.type == "cuda":
-            return Prefetch(self.make_views, steps, n_threads=1, n_ahead=2)
+            return Prefetch(self.make_views, steps, n_threads=1, n_ahead=3)
         # On a CPU a thread would take from the products what it gives the data.
         return contextlib.nullcontext(map(self.make_views, steps))
 

@@ -2,6 +2,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -366,3 +367,24 @@ def test_local_views_are_cut_only_for_dino(source, small_config, tmp_path):
         trainer = Trainer(source, config, tmp_path, device=torch.device(CPU))
         (views,) = trainer.make_views(0)
         assert (views.small is not None) == (weight > 0)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_views_are_made_ahead_for_a_gpu_only(
+    source, small_config, tmp_path, monkeypatch, device
+):
+    trainer = Trainer(source, small_config, tmp_path, device=torch.device(CPU))
+    made = []
+
+    def make_views(step):
+        made.append(step)
+        return step, threading.get_ident()
+
+    monkeypatch.setattr(trainer, "make_views", make_views)
+    trainer.device, trainer.next_step = torch.device(device), 2
+    with trainer._batches() as batches:
+        views = list(batches)
+    steps = list(range(2, small_config.n_steps))
+    assert [step for step, _ in views] == made == steps
+    in_this_thread = {thread == threading.get_ident() for _, thread in views}
+    assert in_this_thread == {device == "cpu"}
