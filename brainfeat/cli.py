@@ -70,7 +70,7 @@ _JobsOption = Annotated[
     int, typer.Option(metavar="N", help="Scans to preprocess at once; -1: one a core.")
 ]
 _PoolingOption = Annotated[
-    Literal["mean", "cls", "cls+mean"],
+    Literal["mean", "cls", "cls+mean", "anatomy"],
     typer.Option(help="How the tokens of a brain become one vector."),
 ]
 _BatchOption = Annotated[

@@ -30,7 +30,7 @@ class EncoderOptions(NamedTuple):
     ----------
     checkpoint : str
         Name, folder or address.
-    pooling : {"mean", "cls", "cls+mean"}
+    pooling : {"mean", "cls", "cls+mean", "anatomy"}
         How tokens become one vector.
     device : str
         Where the encoder runs; several with commas are a process each.

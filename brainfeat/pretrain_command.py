@@ -2,6 +2,7 @@
 
 __all__ = ["is_first_process", "pretrain_from_command_line"]
 
+import dataclasses
 import logging
 import os
 import warnings
@@ -117,7 +118,9 @@ def _encoder_of(init: str | os.PathLike[str] | None) -> EncoderConfig | None:
     with warnings.catch_warnings():
         # The run loads it again, and warns then.
         warnings.simplefilter("ignore", UntrainedCheckpointWarning)
-        return Checkpoint.load(init).config.encoder
+        encoder = Checkpoint.load(init).config.encoder
+    # What it reads from tokens is learnt anew, if the data know any anatomy.
+    return dataclasses.replace(encoder, quantities=())
 
 
 @contextmanager

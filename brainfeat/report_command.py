@@ -158,7 +158,8 @@ def _open_encoder(provenance: dict[str, Any]) -> SubjectEncoder:
         checkpoint,
         preprocessor=Preprocessor.from_dict(provenance["preprocessing"]),
         # The atlas of a table of regions is not in it: tokens are read by the mean.
-        pooling="mean" if pooling == "regions" else pooling,
+        # So are those that anatomy was read from, for maps of what counts.
+        pooling="mean" if pooling in {"regions", "anatomy"} else pooling,
     )
 
 

@@ -310,6 +310,8 @@ def describe_encoder(encoder: SubjectEncoder, checkpoint: str) -> dict[str, Any]
     dict
         JSON values.
     """
+    # Others are numbered.
+    is_named = encoder.pooling == "anatomy"
     return {
         "brainfeat_version": __version__,
         "checkpoint": checkpoint,
@@ -318,6 +320,7 @@ def describe_encoder(encoder: SubjectEncoder, checkpoint: str) -> dict[str, Any]
         "modalities": list(encoder.modalities),
         "pooling": encoder.pooling,
         "n_features": encoder.n_features,
+        **({"feature_names": list(encoder.feature_names)} if is_named else {}),
         "preprocessing_sha256": encoder.preprocessor.fingerprint,
         "preprocessing": encoder.preprocessor.to_dict(),
     }

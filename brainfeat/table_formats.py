@@ -353,7 +353,8 @@ _FORMATS: dict[str, TableFormat] = {
 
 
 def _feature_names(provenance: Mapping[str, Any]) -> list[str]:
-    return [f"emb_{index:03d}" for index in range(int(provenance["n_features"]))]
+    numbered = (f"emb_{index:03d}" for index in range(int(provenance["n_features"])))
+    return list(provenance.get("feature_names") or numbered)
 
 
 def _is_feature(name: str) -> bool:

@@ -1,8 +1,9 @@
 """Train the bundled `brainfound-tiny` on simulated anatomies, on a CPU or a GPU.
 
 Nothing is downloaded: subjects are deformed from the MNI152 maps that come with
-nilearn, with contrasts, scanners and diseases of every kind. The second round starts
-from the first and sees scans that are as quiet as resampling leaves real ones.
+nilearn, with contrasts, scanners and diseases of every kind. Each round starts from
+the one before: the second sees scans that are as quiet as resampling leaves real ones,
+the third people whose tissues border on each other differently.
 
     python examples/train_brainfound_tiny.py OUTPUT
     python examples/train_brainfound_tiny.py OUTPUT --resume
@@ -70,6 +71,8 @@ SECOND_PEOPLE = TrainingConfig(
         bias=(0.0, 0.4), noise=(0.0, 0.04), gamma=(0.7, 1.4), resolution=(1.0, 5.0)
     ),
 )
+# People who are no deformations of each other: structures cannot be told by shape.
+THIRD_PEOPLE = dataclasses.replace(SECOND_PEOPLE, tissue_sd=1.2)
 
 # %% Views: stacks of five slabs of the whole plane. Simulated scanners blur already.
 VIEWS = ViewConfig(
@@ -109,6 +112,7 @@ SECOND = dataclasses.replace(
     n_steps=4000,
     seed=1,
 )
+THIRD = dataclasses.replace(SECOND, n_steps=5400, seed=11)
 
 
 def load_bases() -> list[BaseAnatomy]:
@@ -131,10 +135,11 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    bases, first = load_bases(), options.output / "first"
-    for folder, config, people, init in (
-        (first, FIRST, FIRST_PEOPLE, None),
-        (options.output, SECOND, SECOND_PEOPLE, first),
+    bases, init = load_bases(), None
+    for folder, config, people in (
+        (options.output / "first", FIRST, FIRST_PEOPLE),
+        (options.output / "second", SECOND, SECOND_PEOPLE),
+        (options.output, THIRD, THIRD_PEOPLE),
     ):
         source = SimulatedSource(
             bases,
@@ -144,6 +149,7 @@ def main() -> None:
             preprocessing=Preprocessor().to_dict(),
         )
         pretrain(source, config, output=folder, init=init, resume=options.resume)
+        init = folder
     if options.bundle is not None:
         bundle(options.output, options.bundle)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -102,6 +103,23 @@ def test_options_reach_the_encoder(scans, checkpoint, output, tmp_path):
     assert metadata["FLAIR"][0] == str(scans / "sub-1_T1w.nii.gz")
     assert provenance["pooling"] == "cls+mean"
     assert any((tmp_path / "cache").rglob("*.npy"))
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_anatomy_is_named_in_the_table(scans, checkpoint, tmp_path, ending):
+    output = tmp_path / f"anatomy.{ending}"
+    halves = [tmp_path / f"anatomy-{n}of2.{ending}" for n in (1, 2)]
+    for shard, half in zip(("1/2", "2/2"), halves, strict=True):
+        result = _embed(
+            half, checkpoint, scans, "--pooling", "anatomy", "--shard", shard
+        )
+        assert result.exit_code == 0, result.stderr
+    assert _run("merge", *halves, "-o", output).exit_code == 0
+    read = pd.read_csv if ending == "csv" else pd.read_parquet
+    table = read(output)
+    assert list(table.columns[-2:]) == ["emb_csf", "emb_ventricle"]
+    assert len(table) == 4
+    assert read_embeddings(output)[1].shape == (4, 2)
 
 
 def test_the_same_command_again_skips_and_more_inputs_append(scans, checkpoint, output):

@@ -30,7 +30,7 @@ from brainfeat.estimators._subjects import Subject, check_subject
 from brainfeat.exceptions import ConfigError, GeometryError, VolumeError
 from brainfeat.io import MEMORY_LIMIT, ImageSource
 from brainfeat.models.encoder import EncoderOutput
-from brainfeat.models.pooling import pool_regions, pool_tokens
+from brainfeat.models.pooling import pool_quantities, pool_regions, pool_tokens
 from brainfeat.prefetch import Prefetch
 from brainfeat.preprocessing import PreprocessedSubject, Preprocessor
 from brainfeat.slabs import SlabGrid
@@ -38,7 +38,7 @@ from brainfeat.volume import Geometry
 
 __all__ = ["Outcome", "Pooling", "SubjectEncoder"]
 
-Pooling = Literal["mean", "cls", "cls+mean", "regions"]
+Pooling = Literal["mean", "cls", "cls+mean", "anatomy", "regions"]
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class SubjectEncoder:
         Weights and their configuration.
     preprocessor : Preprocessor, optional
         Replaces the checkpoint's own.
-    pooling : {"mean", "cls", "cls+mean", "regions"}
+    pooling : {"mean", "cls", "cls+mean", "anatomy", "regions"}
         How tokens become one vector.
     labels_img : path-like, nibabel image, mapping or RegionAtlas, optional
         Atlas in MNI152 space for ``pooling="regions"``.
@@ -111,8 +111,8 @@ class SubjectEncoder:
     Raises
     ------
     ConfigError
-        If a parameter has an impossible value, or regions are asked for without
-        atlas or without alignment to the template.
+        If a parameter has an impossible value, regions are asked for without atlas or
+        without alignment to the template, or anatomy of an encoder that reads none.
     """
 
     def __init__(
@@ -135,6 +135,11 @@ class SubjectEncoder:
             raise ConfigError(
                 f"pooling: expected one of {get_args(Pooling)}, got {pooling!r}."
             )
+        if pooling == "anatomy" and not config.encoder.quantities:
+            raise ConfigError(
+                "pooling='anatomy': expected a checkpoint that learnt to read anatomy, "
+                "got one that names no quantities."
+            )
         self.pooling = pooling
         self.grid = SlabGrid(thickness=config.encoder.thickness, plane=config.plane)
         self.token_grid = self._find_token_grid()
@@ -155,8 +160,21 @@ class SubjectEncoder:
     @property
     def n_features(self) -> int:
         """Length of an embedding."""
+        encoder = self.checkpoint.config.encoder
+        if self.pooling == "anatomy":
+            return len(encoder.quantities)
         parts = {"cls+mean": 2, "regions": len(self.region_names)}
-        return self.checkpoint.config.encoder.embed_dim * parts.get(self.pooling, 1)
+        return encoder.embed_dim * parts.get(self.pooling, 1)
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Name of each number of an embedding."""
+        if self.pooling == "anatomy":
+            quantities = self.checkpoint.config.encoder.quantities
+            return tuple(f"emb_{name}" for name in quantities)
+        prefixes = [f"{name}_" for name in self.region_names] or [""]
+        n_each = self.n_features // len(prefixes)
+        return tuple(f"{p}emb_{index:03d}" for p in prefixes for index in range(n_each))
 
     def stream(
         self,
@@ -271,6 +289,10 @@ class SubjectEncoder:
         Tensor of shape (B, n_features)
             Embeddings.
         """
+        if self.pooling == "anatomy":
+            state = self.checkpoint.state
+            weight, bias = state["anatomy.weight"], state["anatomy.bias"]
+            return pool_quantities(output, fractions, weight, bias)
         if self.pooling != "regions":
             return pool_tokens(output, fractions, self.pooling)
         if self.checkpoint.config.encoder.background == "kept":
@@ -293,7 +315,8 @@ class SubjectEncoder:
         Raises
         ------
         ConfigError
-            If class tokens are pooled, which have no place.
+            If class tokens are pooled, which have no place, or anatomy, which is not
+            made of tokens.
         """
         if self.pooling == "mean":
             weights = fractions[None].astype(np.float64)
@@ -304,7 +327,7 @@ class SubjectEncoder:
         else:
             raise ConfigError(
                 "expected an embedder that pools patch tokens, by 'mean' or "
-                f"'regions', got pooling={self.pooling!r}: class tokens have no place."
+                f"'regions', got pooling={self.pooling!r}."
             )
         totals = weights.sum(axis=(1, 2, 3), keepdims=True)
         return np.asarray(weights / np.where(totals > 0, totals, 1.0))

@@ -58,10 +58,12 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
     checkpoint : str or path-like
         Name of a bundled checkpoint, a checkpoint folder, or
         ``"hf-hub:org/name@revision"``.
-    pooling : {"mean", "cls", "cls+mean", "regions"}
+    pooling : {"mean", "cls", "cls+mean", "anatomy", "regions"}
         Average the patch tokens over the brain, average the class tokens of the
-        slabs, both, or average the patch tokens over each region of
-        ``labels_img``.
+        slabs, both, average over the brain what the encoder was taught to read from
+        each patch token (a few named numbers, such as ``emb_ventricle``, about the
+        share of the brain that is ventricle), or average the patch tokens over each
+        region of ``labels_img``.
     labels_img : path-like, nibabel image or mapping, optional
         Label image in MNI152 space, for ``pooling="regions"``, or a mapping as
         nilearn's atlases are: ``maps``, a label image, and ``lut``, a table with the
@@ -185,6 +187,7 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         self.preprocessing_fingerprint_ = _fingerprint(encoder.preprocessor)
         self.region_names_ = encoder.region_names
         self.n_features_out_ = encoder.n_features
+        self._feature_names = encoder.feature_names
         self._fitted_on = X  # for a report; not pickled
         return self
 
@@ -377,13 +380,11 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         Returns
         -------
         ndarray of str of shape (n_features_out_,)
-            ``emb_000`` and so on, after the region's name for regions.
+            ``emb_000`` and so on, after the region's name for regions; for anatomy
+            ``emb_`` and what was read.
         """
         check_is_fitted(self)
-        prefixes = [f"{name}_" for name in self.region_names_] or [""]
-        n_each = self.n_features_out_ // len(prefixes)
-        names = [f"{p}emb_{index:03d}" for p in prefixes for index in range(n_each)]
-        return np.array(names, dtype=object)
+        return np.array(self._feature_names, dtype=object)
 
     def __sklearn_tags__(self) -> Tags:
         tags = tag_images(super().__sklearn_tags__())

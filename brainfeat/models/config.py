@@ -67,6 +67,9 @@ class EncoderConfig:
     drop_path : float
         Share of samples that skip the last block's branches in training; it
         grows linearly from 0 at the first block.
+    quantities : tuple of str
+        What the encoder can read from a patch token, such as ``"ventricle"``, the
+        share of the patch that is ventricle; pretraining on known anatomy sets them.
 
     Raises
     ------
@@ -91,6 +94,7 @@ class EncoderConfig:
     background: Background = "kept"
     layer_scale: float = 1e-5  # DINOv2's start of training
     drop_path: float = 0.0
+    quantities: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for problem in _problems(self):
@@ -174,7 +178,12 @@ class EncoderConfig:
 
 _POSITIVE = ("thickness", "patch_size", "embed_dim", "depth", "num_heads")
 _NUMBERS = ("mlp_ratio", "layer_scale", "drop_path")
-_ITEM_KINDS = {"modalities": str, "image_size": int, "slab_mixing": int}
+_ITEM_KINDS = {
+    "modalities": str,
+    "image_size": int,
+    "slab_mixing": int,
+    "quantities": str,
+}
 _CHOICES = {
     "ffn": get_args(FeedForward),
     "position_mode": get_args(PositionMode),
@@ -190,6 +199,10 @@ def _problems(config: EncoderConfig) -> Iterator[str]:
     checks = {
         f"modalities must be distinct names, got {config.modalities}.": (
             0 < len(config.modalities) == len(set(config.modalities))
+        ),
+        f"quantities must be distinct names, got {config.quantities}.": (
+            all(config.quantities)
+            and len(config.quantities) == len(set(config.quantities))
         ),
         f"num_heads {config.num_heads} does not divide embed_dim {config.embed_dim}.": (
             config.embed_dim % config.num_heads == 0

@@ -52,7 +52,9 @@ class SlabEncoder(nn.Module):
     where it is present, ``absent_embed`` in place of its pixels where it is not.
     With three channels and one slab this is DINOv2 itself. Registers follow [2]_.
     What DINOv2 has not is off by default: slab mixing, embeddings of a slab's place
-    along the slab axis, the hierarchical stem, and leaving out the background.
+    along the slab axis, the hierarchical stem, leaving out the background, and
+    ``anatomy``, the linear map from a patch token to the quantities of its patch, which
+    `forward` does not need.
 
     Parameters
     ----------
@@ -89,6 +91,8 @@ class SlabEncoder(nn.Module):
             {str(index): SlabMixing(dim) for index in config.slab_mixing}
         )
         self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
+        if config.quantities:
+            self.anatomy = nn.Linear(dim, len(config.quantities))
         self.activation_checkpointing = False
         self._init_weights()
 

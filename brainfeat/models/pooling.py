@@ -1,11 +1,12 @@
 """From the tokens of a subject to one vector, without background."""
 
-__all__ = ["PoolingMode", "pool_regions", "pool_tokens"]
+__all__ = ["PoolingMode", "pool_quantities", "pool_regions", "pool_tokens"]
 
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from brainfeat.exceptions import ConfigError, InputError
 from brainfeat.models.encoder import EncoderOutput
@@ -66,6 +67,37 @@ def pool_tokens(
         tokens = output.patch_tokens.float()
         parts.append(torch.einsum("bshw,bshwd->bd", weights, tokens))
     return torch.cat(parts, dim=1)
+
+
+def pool_quantities(
+    output: EncoderOutput, token_fractions: Tensor, weight: Tensor, bias: Tensor
+) -> Tensor:
+    """Average what the encoder reads from each patch over the brain.
+
+    The map is linear, so that the mean of what is read is read from the mean token.
+
+    Parameters
+    ----------
+    output : EncoderOutput
+        Patch tokens of shape (B, S, h, w, D).
+    token_fractions : Tensor of shape (B, S, h, w)
+        Share of each patch that is foreground.
+    weight, bias : float32 Tensor of shape (R, D) and (R,)
+        The encoder's map from a patch token to R quantities.
+
+    Returns
+    -------
+    float32 Tensor of shape (B, R)
+        Mean of each quantity, such as the share of the brain that is ventricle.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ, or a subject has no foreground at all.
+    """
+    mean_token = pool_tokens(output, token_fractions, "mean")
+    device = mean_token.device
+    return F.linear(mean_token, weight.to(device), bias.to(device))
 
 
 def pool_regions(

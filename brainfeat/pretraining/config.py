@@ -273,6 +273,8 @@ def _problem_in(config: PretrainingConfig) -> str | None:
         f"batch_size {config.batch_size}.": (
             config.batch_size % max(config.accumulation_steps, 1) == 0
         ),
+        "quantities are named by the data, so encoder.quantities must be empty, "
+        f"got {config.encoder.quantities}.": not config.encoder.quantities,
         "muon needs whole matrices, so parallel must be 'ddp'.": (
             config.optimizer == "adamw" or config.parallel == "ddp"
         ),

@@ -4,12 +4,13 @@ __all__ = ["export_checkpoint", "start_from"]
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from brainfeat.checkpoint import Checkpoint, CheckpointConfig
+from brainfeat.models.heads import AnatomyHead
 from brainfeat.models.transfer import adapt_state
 from brainfeat.pretraining.config import PretrainingConfig
 from brainfeat.pretraining.run_state import whole_tensor
@@ -52,6 +53,8 @@ def export_checkpoint(
     preprocessing: Mapping[str, Any],
     *,
     n_steps: int,
+    anatomy_head: AnatomyHead | None = None,
+    quantities: Sequence[str] = (),
 ) -> Checkpoint:
     """Make a checkpoint of an encoder.
 
@@ -67,17 +70,22 @@ def export_checkpoint(
         How its volumes were made.
     n_steps : int
         Steps that it was trained for.
+    anatomy_head : AnatomyHead, optional
+        The teacher's, if it learnt to read quantities from the tokens.
+    quantities : sequence of str
+        Names of the data's quantities.
 
     Returns
     -------
     Checkpoint
         Weights in float32 on the CPU.
     """
-    state = {
-        # A copy, since the training may go on.
-        name: whole_tensor(value).clone()
-        for name, value in encoder.state_dict().items()
-    }
+    # Copies, since the training may go on.
+    state = {n: whole_tensor(v).clone() for n, v in encoder.state_dict().items()}
+    read: tuple[str, ...] = ()
+    if anatomy_head is not None:
+        read = tuple(quantities)
+        state |= _read_out(anatomy_head)
     objectives = [
         f"{label} {getattr(config, f'{name}_weight'):g}"
         for name, label in _OBJECTIVES.items()
@@ -89,7 +97,7 @@ def export_checkpoint(
     )
     checkpoint_config = CheckpointConfig(
         # Stochastic depth belongs to the training, not to the encoder.
-        encoder=dataclasses.replace(config.encoder, drop_path=0.0),
+        encoder=dataclasses.replace(config.encoder, drop_path=0.0, quantities=read),
         plane=config.views.planes[0],
         preprocessing=dict(preprocessing),
         pooling="mean",
@@ -99,3 +107,13 @@ def export_checkpoint(
         description=description,
     )
     return Checkpoint(checkpoint_config, state)
+
+
+def _read_out(head: AnatomyHead) -> dict[str, Tensor]:
+    """Take a head's units into its weights, for quantities as they are."""
+    values = {name: whole_tensor(value) for name, value in head.state_dict().items()}
+    weight, bias = values["linear.weight"], values["linear.bias"]
+    return {
+        "anatomy.weight": weight * values["spread"][:, None],
+        "anatomy.bias": bias * values["spread"] + values["mean"],
+    }

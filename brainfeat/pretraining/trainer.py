@@ -279,6 +279,8 @@ class Trainer:
             self.config,
             self.source.preprocessing,
             n_steps=self.next_step,
+            anatomy_head=self.model.teacher.anatomy_head,
+            quantities=self.source.quantities,
         )
 
     def make_views(self, step: int) -> list[Views]:

@@ -22,6 +22,7 @@ from brainfeat.simulation.draws import uniform
 from brainfeat.simulation.lattice import Lattice, refine, sample_maps
 from brainfeat.simulation.scanner import Pose, PoseConfig
 from brainfeat.simulation.subjects import PopulationConfig, Subjects
+from brainfeat.simulation.tissue_variation import TissueVariation
 
 # Maps of `SimulatedBatch.truth`: shares of a voxel, then the log of how much larger
 # the subject is than the base there.
@@ -47,6 +48,8 @@ class TrainingConfig:
     pose: PoseConfig = field(
         default_factory=lambda: PoseConfig(rotation=3.0, shift=2.0)
     )
+    # Deviation of the log of a tissue's gain where it shares voxels with others.
+    tissue_sd: float = 0.0
     stripped_share: float = 0.5
     healthy_share: float = 0.3
     ages: tuple[float, float] = (50.0, 90.0)
@@ -140,6 +143,11 @@ def draw_subjects(
     config = config or TrainingConfig()
     lattice = lattice or encoder_lattice()
     condition, disease = _draw_condition(config, n, generator)
+    if config.tissue_sd > 0:
+        variation = TissueVariation.draw(
+            config.tissue_sd, base.field_lattice, generator=generator
+        )
+        base = variation.apply(base)
     subjects = Subjects.draw(
         base, condition, disease=disease, config=config.population, generator=generator
     )

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -12,9 +12,12 @@ from development_cohort import Contrast, read_scan
 from numpy.typing import NDArray
 
 from brainfeat import Checkpoint, Preprocessor
-from brainfeat.models.pooling import PoolingMode, pool_tokens
+from brainfeat.models.encoder import EncoderOutput
+from brainfeat.models.pooling import PoolingMode, pool_quantities, pool_tokens
 from brainfeat.pretraining.store import VolumeStore
 from brainfeat.slabs import SlabGrid
+
+Pooling = Literal[PoolingMode, "anatomy"]
 
 # Voxels of all subjects lie on each other as well as an affine map can have it.
 VOXEL_PREPROCESSOR = Preprocessor(alignment="affine", shape=(40, 52, 40), spacing=4.0)
@@ -26,7 +29,7 @@ class Encoder:
 
     name: str
     checkpoint: Checkpoint
-    pooling: PoolingMode
+    pooling: Pooling
 
     @classmethod
     def parse(cls, text: str) -> "Encoder":
@@ -41,7 +44,7 @@ class Encoder:
         if not separator:
             raise SystemExit(f"--encoder: expected NAME=CHECKPOINT, got {text!r}")
         place, _, pooling = source.rpartition(":")
-        if pooling not in get_args(PoolingMode):
+        if pooling not in get_args(Pooling):
             place, pooling = source, ""
         checkpoint = Checkpoint.load(place)
         return cls(name, checkpoint, pooling or checkpoint.config.pooling)
@@ -78,9 +81,16 @@ class Encoder:
             fractions = torch.from_numpy(grid.token_fractions(foreground, patch_size))
             with torch.inference_mode():
                 output = encoder(slabs.to(device), present=present.to(device))
-                row = pool_tokens(output, fractions[None], self.pooling)
+                row = self._pool(output, fractions[None])
             rows.append(row.cpu().numpy()[0])
         return np.stack(rows)
+
+    def _pool(self, output: EncoderOutput, fractions: torch.Tensor) -> torch.Tensor:
+        if self.pooling != "anatomy":
+            return pool_tokens(output, fractions, self.pooling)
+        state = self.checkpoint.state
+        weight, bias = state["anatomy.weight"], state["anatomy.bias"]
+        return pool_quantities(output, fractions, weight, bias)
 
     def cached_embed(
         self, store: VolumeStore, contrast: Contrast, folder: Path

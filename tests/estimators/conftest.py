@@ -22,6 +22,7 @@ ENCODER = EncoderConfig(
     depth=2,
     num_heads=2,
     slab_mixing=(0,),
+    quantities=("csf", "ventricle", "deep_gray"),
 )
 
 

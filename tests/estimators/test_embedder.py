@@ -222,6 +222,15 @@ def test_features_are_numbered(embedder, paths):
     assert names.dtype == object
 
 
+def test_features_of_anatomy_are_named(embedder, paths, tmp_path):
+    embedder.set_params(pooling="anatomy", memory=str(tmp_path))
+    embedder.set_output(transform="pandas")
+    table = embedder.fit_transform(paths)
+    assert list(table) == ["emb_csf", "emb_ventricle", "emb_deep_gray"]
+    again = pickle.loads(pickle.dumps(embedder)).transform(paths)
+    assert table.equals(again)
+
+
 def test_features_of_regions_bear_their_names(embedder, tmp_path):
     preprocessor = Preprocessor(shape=(40, 56, 36), spacing=4.0, alignment="affine")
     labels = np.zeros(preprocessor.shape, np.uint8)

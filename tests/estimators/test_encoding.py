@@ -71,6 +71,24 @@ def test_row_is_the_pooled_output_of_the_encoder(checkpoint, subjects, pooling):
     assert rows.shape == (2, encoder.n_features)
 
 
+def test_anatomy_is_read_from_the_mean_token(checkpoint, subjects):
+    encoder = make_encoder(checkpoint, pooling="anatomy")
+    rows = embed(encoder, subjects)
+    assert rows.shape == (len(subjects), 3)
+    assert encoder.feature_names == ("emb_csf", "emb_ventricle", "emb_deep_gray")
+    weight, bias = (
+        checkpoint.state[f"anatomy.{k}"].numpy() for k in ("weight", "bias")
+    )
+    mean_tokens = embed(make_encoder(checkpoint), subjects)
+    np.testing.assert_allclose(rows, mean_tokens @ weight.T + bias, rtol=1e-4)
+
+
+def test_anatomy_needs_an_encoder_that_reads_it(make_checkpoint, checkpoint):
+    blind = make_checkpoint(encoder=replace(checkpoint.config.encoder, quantities=()))
+    with pytest.raises(ConfigError, match="learnt to read anatomy"):
+        make_encoder(blind, pooling="anatomy")
+
+
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_skipped_background_is_not_seen(
     checkpoint, make_checkpoint, subjects, batch_size

@@ -3,7 +3,7 @@ import torch
 
 from brainfeat.exceptions import ConfigError, InputError
 from brainfeat.models.encoder import EncoderOutput
-from brainfeat.models.pooling import pool_regions, pool_tokens
+from brainfeat.models.pooling import pool_quantities, pool_regions, pool_tokens
 
 
 @pytest.fixture
@@ -67,6 +67,17 @@ def test_row_depends_on_its_own_subject_only(mode, output, fractions):
 def test_half_precision_tokens_give_single_precision(output, fractions):
     half = EncoderOutput(*(x.to(torch.bfloat16) for x in output))
     assert pool_tokens(half, fractions).dtype == torch.float32
+
+
+def test_quantities_equal_the_mean_of_what_is_read_from_each_patch(output, fractions):
+    generator = torch.Generator().manual_seed(2)
+    weight = torch.randn(3, 7, generator=generator)
+    bias = torch.randn(3, generator=generator)
+    read = output.patch_tokens @ weight.T + bias
+    shares = fractions / fractions.sum((1, 2, 3), keepdim=True)
+    expected = (read * shares[..., None]).sum((1, 2, 3))
+    pooled = pool_quantities(output, fractions, weight, bias)
+    torch.testing.assert_close(pooled, expected)
 
 
 def test_regions_equal_the_mean_over_each(output):

@@ -107,6 +107,17 @@ def test_equal_channels_keep_their_kernels(state):
     assert not adapted["slab_mixing.1.conv.weight"].any()
 
 
+def test_what_is_read_from_tokens_is_kept_or_left_behind():
+    reading = dataclasses.replace(RGB, quantities=("csf", "ventricle"))
+    state = SlabEncoder(reading).state_dict()
+    assert "anatomy.weight" not in adapt_state(state, reading, RGB)
+    deeper = dataclasses.replace(reading, slab_positions=5)
+    kept = adapt_state(state, reading, deeper)
+    assert torch.equal(kept["anatomy.weight"], state["anatomy.weight"])
+    with pytest.raises(CheckpointError, match=r"anatomy\.weight"):
+        adapt_state(SlabEncoder(RGB).state_dict(), RGB, reading)
+
+
 def test_encoders_of_other_width_or_depth_are_refused(state):
     for change in ({"embed_dim": 16}, {"depth": 3}, {"depth": 1}):
         with pytest.raises(CheckpointError, match="do not fit"):

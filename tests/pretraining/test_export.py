@@ -33,6 +33,28 @@ def test_exported_encoder_computes_what_the_trained_one_does(small_config, tmp_p
     assert loaded.config.preprocessing == GRID
 
 
+def test_checkpoint_reads_what_the_head_predicts(small_config, source):
+    network = SelfDistillation(small_config, len(source.quantities)).teacher
+    head = network.anatomy_head
+    truth = 3.0 + torch.rand(2, 9, 3)
+    head.calibrate(truth, torch.rand(2, 9))
+    checkpoint = export_checkpoint(
+        network.encoder,
+        small_config,
+        GRID,
+        n_steps=40,
+        anatomy_head=head,
+        quantities=source.quantities,
+    )
+    assert checkpoint.config.encoder.quantities == source.quantities
+    tokens = torch.randn(5, small_config.encoder.embed_dim)
+    with torch.no_grad():
+        read = checkpoint.build_encoder().anatomy(tokens)
+        expected = head.spread * head(tokens) + head.mean
+    torch.testing.assert_close(read, expected)
+    assert export(small_config).config.encoder.quantities == ()
+
+
 def test_stochastic_depth_stays_behind(small_config):
     encoder = export(small_config).config.encoder
     assert small_config.encoder.drop_path > 0

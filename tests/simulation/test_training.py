@@ -90,6 +90,7 @@ def test_diseases_are_drawn_as_weighted(base, weights, expected):
         {"healthy_share": 1.0},
         {"ages": (20.0, 30.0)},
         {"disease_weights": (0.0, 1.0, 0.0)},
+        {"tissue_sd": 1.0},
     ],
 )
 def test_each_setting_changes_something(base, change):
@@ -106,3 +107,8 @@ def test_encoder_lattice_covers_the_brain(base):
     corners = lattice.points()[[0, -1], [0, -1], [0, -1]]
     assert (brain > corners[0]).all()
     assert (brain < corners[1]).all()
+
+
+def test_truth_knows_of_varied_tissues(base):
+    plain, varied = draw(base), draw(base, config=replace(CONFIG, tissue_sd=1.0))
+    assert not torch.allclose(varied.truth[:, :-2], plain.truth[:, :-2], atol=0.1)
