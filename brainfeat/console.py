@@ -240,7 +240,7 @@ def format_checkpoint(checkpoint: "Checkpoint") -> str:
         "network": ", ".join(parts),
         "parameters": f"{n_parameters / 1e6:.1f} million",
         "features": f"{encoder.embed_dim} a subject (cls+mean: twice as many)",
-        "anatomy": ", ".join(encoder.quantities) or "none is read from the tokens",
+        "anatomy": ", ".join(encoder.tissues) or "none is read from the tokens",
         "preprocessing": _describe_preprocessing(config.preprocessing),
         "written by": f"brainfeat {config.library_version}",
         "fingerprint": checkpoint.fingerprint,

@@ -120,7 +120,7 @@ def _encoder_of(init: str | os.PathLike[str] | None) -> EncoderConfig | None:
         warnings.simplefilter("ignore", UntrainedCheckpointWarning)
         encoder = Checkpoint.load(init).config.encoder
     # What it reads from tokens is learnt anew, if the data know any anatomy.
-    return dataclasses.replace(encoder, quantities=())
+    return dataclasses.replace(encoder, tissues=())
 
 
 @contextmanager

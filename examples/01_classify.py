@@ -15,7 +15,7 @@ print(cohort[["T1w", "diagnosis", "age"]].head())
 
 # %%
 # The embedder is a transformer like any other. `memory` keeps each subject's
-# vector on disk: the five folds below encode every scan once, not five times.
+# vector on disk: the four folds below encode every scan once, not four times.
 model = make_pipeline(
     BrainFoundEmbedder(memory="cache", n_jobs=2),
     StandardScaler(),
@@ -28,6 +28,7 @@ scores = cross_val_score(
 print(f"AUC {scores.mean():.2f} +- {scores.std():.2f} over {len(scores)} folds")
 
 # %%
-# The features themselves keep the subjects' names.
-embedder = BrainFoundEmbedder(memory="cache").set_output(transform="pandas")
-print(embedder.fit_transform(cohort["T1w"]).iloc[:3, :4])
+# The features themselves keep the subjects' names. These are few, and have names of
+# their own: the share of the brain that the encoder reads for each tissue.
+embedder = BrainFoundEmbedder(pooling="anatomy").set_output(transform="pandas")
+print(embedder.fit_transform(cohort["T1w"]).iloc[:3, :5].round(3))

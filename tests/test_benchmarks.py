@@ -63,7 +63,8 @@ def test_scores_are_shares(measured):
         assert results[section]
     for contrast in ("T1w", "T1w+T2w+FLAIR"):
         methods = results["few_labels"][contrast]
-        assert {"ceiling: true volumes", "brainfound-tiny", "untrained"} <= {*methods}
+        encoders = {"brainfound-tiny", "brainfound-tiny, anatomy", "untrained"}
+        assert {"ceiling: true volumes", *encoders} <= {*methods}
         for found in methods.values():
             for score in ("auc", "accuracy"):
                 assert 0 <= found["2"][score]["mean"] <= 1
@@ -88,14 +89,15 @@ def test_card_prints_the_same_aligned_tables(measured):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::brainfeat.exceptions.UntrainedCheckpointWarning")
+@pytest.mark.parametrize("pooling", ["mean", "anatomy"])
 @pytest.mark.parametrize("contrast", [("T1w",), ("FLAIR",), ("T1w", "T2w", "FLAIR")])
-def test_rows_are_what_the_embedder_gives(measured, contrast, monkeypatch):
+def test_rows_are_what_the_embedder_gives(measured, contrast, pooling, monkeypatch):
     monkeypatch.syspath_prepend(FOLDER)
     from cohort_features import Encoder
     from development_cohort import DevelopmentCohort
 
     cohort = DevelopmentCohort(measured[0], SIZES["subjects"])
-    encoder = Encoder.parse("tiny=brainfound-tiny")
+    encoder = Encoder.parse(f"tiny=brainfound-tiny:{pooling}")
     rows = encoder.embed(cohort.store(contrast, encoder.preprocessor), contrast)
     embedder = BrainFoundEmbedder(pooling=encoder.pooling, dtype="float32")
     expected = embedder.fit_transform(cohort.table[list(contrast)].iloc[:1])

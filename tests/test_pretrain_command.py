@@ -40,7 +40,7 @@ def options(tmp_path_factory):
     folder = tmp_path_factory.mktemp("options")
     preprocessor = Preprocessor(shape=(24, 32, 20), spacing=8.0, alignment="none")
     config = CheckpointConfig(
-        encoder=replace(CONFIG.encoder, drop_path=0.0, quantities=("csf",)),
+        encoder=replace(CONFIG.encoder, drop_path=0.0, tissues=("csf",)),
         preprocessing=preprocessor.to_dict(),
         missing_modalities=True,
         trained=False,

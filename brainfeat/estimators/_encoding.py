@@ -30,7 +30,7 @@ from brainfeat.estimators._subjects import Subject, check_subject
 from brainfeat.exceptions import ConfigError, GeometryError, VolumeError
 from brainfeat.io import MEMORY_LIMIT, ImageSource
 from brainfeat.models.encoder import EncoderOutput
-from brainfeat.models.pooling import pool_quantities, pool_regions, pool_tokens
+from brainfeat.models.pooling import pool_regions, pool_tissues, pool_tokens
 from brainfeat.prefetch import Prefetch
 from brainfeat.preprocessing import PreprocessedSubject, Preprocessor
 from brainfeat.slabs import SlabGrid
@@ -135,10 +135,10 @@ class SubjectEncoder:
             raise ConfigError(
                 f"pooling: expected one of {get_args(Pooling)}, got {pooling!r}."
             )
-        if pooling == "anatomy" and not config.encoder.quantities:
+        if pooling == "anatomy" and not config.encoder.tissues:
             raise ConfigError(
                 "pooling='anatomy': expected a checkpoint that learnt to read anatomy, "
-                "got one that names no quantities."
+                "got one that names no tissues."
             )
         self.pooling = pooling
         self.grid = SlabGrid(thickness=config.encoder.thickness, plane=config.plane)
@@ -162,16 +162,16 @@ class SubjectEncoder:
         """Length of an embedding."""
         encoder = self.checkpoint.config.encoder
         if self.pooling == "anatomy":
-            return len(encoder.quantities)
+            return len(encoder.tissues)
         parts = {"cls+mean": 2, "regions": len(self.region_names)}
         return encoder.embed_dim * parts.get(self.pooling, 1)
 
     @property
     def feature_names(self) -> tuple[str, ...]:
         """Name of each number of an embedding."""
+        encoder = self.checkpoint.config.encoder
         if self.pooling == "anatomy":
-            quantities = self.checkpoint.config.encoder.quantities
-            return tuple(f"emb_{name}" for name in quantities)
+            return tuple(f"emb_{name}" for name in encoder.tissues)
         prefixes = [f"{name}_" for name in self.region_names] or [""]
         n_each = self.n_features // len(prefixes)
         return tuple(f"{p}emb_{index:03d}" for p in prefixes for index in range(n_each))
@@ -292,7 +292,7 @@ class SubjectEncoder:
         if self.pooling == "anatomy":
             state = self.checkpoint.state
             weight, bias = state["anatomy.weight"], state["anatomy.bias"]
-            return pool_quantities(output, fractions, weight, bias)
+            return pool_tissues(output, fractions, weight, bias)
         if self.pooling != "regions":
             return pool_tokens(output, fractions, self.pooling)
         if self.checkpoint.config.encoder.background == "kept":

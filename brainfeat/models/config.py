@@ -67,9 +67,9 @@ class EncoderConfig:
     drop_path : float
         Share of samples that skip the last block's branches in training; it
         grows linearly from 0 at the first block.
-    quantities : tuple of str
-        What the encoder can read from a patch token, such as ``"ventricle"``, the
-        share of the patch that is ventricle; pretraining on known anatomy sets them.
+    tissues : tuple of str
+        Tissues and structures whose share of a patch the encoder can read from its
+        token; pretraining on known anatomy sets them.
 
     Raises
     ------
@@ -94,7 +94,7 @@ class EncoderConfig:
     background: Background = "kept"
     layer_scale: float = 1e-5  # DINOv2's start of training
     drop_path: float = 0.0
-    quantities: tuple[str, ...] = ()
+    tissues: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for problem in _problems(self):
@@ -182,7 +182,7 @@ _ITEM_KINDS = {
     "modalities": str,
     "image_size": int,
     "slab_mixing": int,
-    "quantities": str,
+    "tissues": str,
 }
 _CHOICES = {
     "ffn": get_args(FeedForward),
@@ -200,9 +200,8 @@ def _problems(config: EncoderConfig) -> Iterator[str]:
         f"modalities must be distinct names, got {config.modalities}.": (
             0 < len(config.modalities) == len(set(config.modalities))
         ),
-        f"quantities must be distinct names, got {config.quantities}.": (
-            all(config.quantities)
-            and len(config.quantities) == len(set(config.quantities))
+        f"tissues must be distinct names, got {config.tissues}.": (
+            all(config.tissues) and len(config.tissues) == len(set(config.tissues))
         ),
         f"num_heads {config.num_heads} does not divide embed_dim {config.embed_dim}.": (
             config.embed_dim % config.num_heads == 0

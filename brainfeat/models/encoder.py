@@ -53,8 +53,8 @@ class SlabEncoder(nn.Module):
     With three channels and one slab this is DINOv2 itself. Registers follow [2]_.
     What DINOv2 has not is off by default: slab mixing, embeddings of a slab's place
     along the slab axis, the hierarchical stem, leaving out the background, and
-    ``anatomy``, the linear map from a patch token to the quantities of its patch, which
-    `forward` does not need.
+    ``anatomy``, the linear map from a patch token to the share of each tissue in the
+    patch, which `forward` does not need.
 
     Parameters
     ----------
@@ -91,8 +91,8 @@ class SlabEncoder(nn.Module):
             {str(index): SlabMixing(dim) for index in config.slab_mixing}
         )
         self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
-        if config.quantities:
-            self.anatomy = nn.Linear(dim, len(config.quantities))
+        if config.tissues:
+            self.anatomy = nn.Linear(dim, len(config.tissues))
         self.activation_checkpointing = False
         self._init_weights()
 

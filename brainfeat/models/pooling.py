@@ -1,6 +1,6 @@
 """From the tokens of a subject to one vector, without background."""
 
-__all__ = ["PoolingMode", "pool_quantities", "pool_regions", "pool_tokens"]
+__all__ = ["PoolingMode", "pool_regions", "pool_tissues", "pool_tokens"]
 
 from typing import Literal, get_args
 
@@ -69,35 +69,39 @@ def pool_tokens(
     return torch.cat(parts, dim=1)
 
 
-def pool_quantities(
+def pool_tissues(
     output: EncoderOutput, token_fractions: Tensor, weight: Tensor, bias: Tensor
 ) -> Tensor:
-    """Average what the encoder reads from each patch over the brain.
+    """Add up the tissue that the encoder reads from each patch, as shares of all.
 
-    The map is linear, so that the mean of what is read is read from the mean token.
+    Patches at the edge count as much as others: what they hold is less already.
 
     Parameters
     ----------
     output : EncoderOutput
         Patch tokens of shape (B, S, h, w, D).
     token_fractions : Tensor of shape (B, S, h, w)
-        Share of each patch that is foreground.
+        Share of each patch that is foreground; patches without any do not count.
     weight, bias : float32 Tensor of shape (R, D) and (R,)
-        The encoder's map from a patch token to R quantities.
+        The encoder's map from a patch token to the shares of R tissues.
 
     Returns
     -------
     float32 Tensor of shape (B, R)
-        Mean of each quantity, such as the share of the brain that is ventricle.
+        Share of each tissue in the brain; they sum to one. Where the encoder is in
+        doubt, one may be a little below zero.
 
     Raises
     ------
     InputError
         If the shapes differ, or a subject has no foreground at all.
     """
-    mean_token = pool_tokens(output, token_fractions, "mean")
+    counts = (token_fractions > 0).float()
+    # The map is linear: it reads the mean of all patches from their mean token.
+    mean_token = pool_tokens(output, counts, "mean")
     device = mean_token.device
-    return F.linear(mean_token, weight.to(device), bias.to(device))
+    volumes = F.linear(mean_token, weight.to(device), bias.to(device))
+    return volumes / volumes.sum(dim=1, keepdim=True)
 
 
 def pool_regions(

@@ -127,8 +127,8 @@ def adapt_state(
 
     Other channels are reached by `transfer_weights`, another image size or number of
     slab positions by interpolation; new slab mixing and slab positions start at zero.
-    The two encoders give the same tokens wherever both can be asked. What quantities
-    the old one reads from its tokens is left behind unless the new one has them too.
+    The two encoders give the same tokens wherever both can be asked. What the old
+    one reads from its tokens is left behind unless the new one reads the same tissues.
 
     Parameters
     ----------
@@ -156,7 +156,7 @@ def adapt_state(
         result = transfer_weights(
             state, config, modalities=target.modalities, thickness=target.thickness
         )
-    if target.quantities != config.quantities:
+    if target.tissues != config.tissues:
         result = {k: v for k, v in result.items() if not k.startswith("anatomy.")}
     stored = state["pos_embed"][0]
     grid = stored[1:].reshape(*config.grid_size, -1)

@@ -273,8 +273,8 @@ def _problem_in(config: PretrainingConfig) -> str | None:
         f"batch_size {config.batch_size}.": (
             config.batch_size % max(config.accumulation_steps, 1) == 0
         ),
-        "quantities are named by the data, so encoder.quantities must be empty, "
-        f"got {config.encoder.quantities}.": not config.encoder.quantities,
+        "tissues are named by the data, so encoder.tissues must be empty, "
+        f"got {config.encoder.tissues}.": not config.encoder.tissues,
         "muon needs whole matrices, so parallel must be 'ddp'.": (
             config.optimizer == "adamw" or config.parallel == "ddp"
         ),

@@ -55,6 +55,7 @@ def export_checkpoint(
     n_steps: int,
     anatomy_head: AnatomyHead | None = None,
     quantities: Sequence[str] = (),
+    tissues: Sequence[str] = (),
 ) -> Checkpoint:
     """Make a checkpoint of an encoder.
 
@@ -73,7 +74,9 @@ def export_checkpoint(
     anatomy_head : AnatomyHead, optional
         The teacher's, if it learnt to read quantities from the tokens.
     quantities : sequence of str
-        Names of the data's quantities.
+        Names of what it reads.
+    tissues : sequence of str
+        Those that the checkpoint is to read.
 
     Returns
     -------
@@ -84,8 +87,8 @@ def export_checkpoint(
     state = {n: whole_tensor(v).clone() for n, v in encoder.state_dict().items()}
     read: tuple[str, ...] = ()
     if anatomy_head is not None:
-        read = tuple(quantities)
-        state |= _read_out(anatomy_head)
+        read = tuple(tissues)
+        state |= _read_out(anatomy_head, [quantities.index(name) for name in tissues])
     objectives = [
         f"{label} {getattr(config, f'{name}_weight'):g}"
         for name, label in _OBJECTIVES.items()
@@ -97,7 +100,7 @@ def export_checkpoint(
     )
     checkpoint_config = CheckpointConfig(
         # Stochastic depth belongs to the training, not to the encoder.
-        encoder=dataclasses.replace(config.encoder, drop_path=0.0, quantities=read),
+        encoder=dataclasses.replace(config.encoder, drop_path=0.0, tissues=read),
         plane=config.views.planes[0],
         preprocessing=dict(preprocessing),
         pooling="mean",
@@ -109,11 +112,12 @@ def export_checkpoint(
     return Checkpoint(checkpoint_config, state)
 
 
-def _read_out(head: AnatomyHead) -> dict[str, Tensor]:
+def _read_out(head: AnatomyHead, places: Sequence[int]) -> dict[str, Tensor]:
     """Take a head's units into its weights, for quantities as they are."""
+    if not places:
+        return {}
     values = {name: whole_tensor(value) for name, value in head.state_dict().items()}
-    weight, bias = values["linear.weight"], values["linear.bias"]
-    return {
-        "anatomy.weight": weight * values["spread"][:, None],
-        "anatomy.bias": bias * values["spread"] + values["mean"],
-    }
+    weight = values["linear.weight"] * values["spread"][:, None]
+    bias = values["linear.bias"] * values["spread"] + values["mean"]
+    rows = list(places)
+    return {"anatomy.weight": weight[rows], "anatomy.bias": bias[rows]}

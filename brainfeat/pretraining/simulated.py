@@ -65,6 +65,7 @@ class SimulatedSource:
     """
 
     quantities = TRUTH_NAMES
+    tissues = TRUTH_NAMES[:-1]  # growth is none
     emphasis = tuple(_EMPHASIS.get(name, 1.0) for name in TRUTH_NAMES)
 
     def __init__(

@@ -133,6 +133,7 @@ class VolumeStore:
     """
 
     quantities: tuple[str, ...] = ()
+    tissues: tuple[str, ...] = ()
     emphasis: tuple[float, ...] = ()
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:

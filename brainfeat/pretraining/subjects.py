@@ -57,6 +57,8 @@ class SubjectSource(Protocol):
         Voxels of a volume.
     quantities : tuple of str
         Names of the R quantities of the truth; empty without truth.
+    tissues : tuple of str
+        Those that are shares of a voxel and sum to one in the brain.
     emphasis : tuple of float
         Weight of each quantity in the anatomy objective.
     preprocessing : mapping
@@ -66,6 +68,7 @@ class SubjectSource(Protocol):
     modalities: tuple[str, ...]
     shape: tuple[int, int, int]
     quantities: tuple[str, ...]
+    tissues: tuple[str, ...]
     emphasis: tuple[float, ...]
     preprocessing: Mapping[str, Any]
 

@@ -281,6 +281,7 @@ class Trainer:
             n_steps=self.next_step,
             anatomy_head=self.model.teacher.anatomy_head,
             quantities=self.source.quantities,
+            tissues=self.source.tissues,
         )
 
     def make_views(self, step: int) -> list[Views]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from brainfeat import Checkpoint, Preprocessor
 from brainfeat.models.encoder import EncoderOutput
-from brainfeat.models.pooling import PoolingMode, pool_quantities, pool_tokens
+from brainfeat.models.pooling import PoolingMode, pool_tissues, pool_tokens
 from brainfeat.pretraining.store import VolumeStore
 from brainfeat.slabs import SlabGrid
 
@@ -90,7 +90,7 @@ class Encoder:
             return pool_tokens(output, fractions, self.pooling)
         state = self.checkpoint.state
         weight, bias = state["anatomy.weight"], state["anatomy.bias"]
-        return pool_quantities(output, fractions, weight, bias)
+        return pool_tissues(output, fractions, weight, bias)
 
     def cached_embed(
         self, store: VolumeStore, contrast: Contrast, folder: Path

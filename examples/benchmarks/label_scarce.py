@@ -3,10 +3,10 @@
 On a simulated cohort of an anatomy that no encoder was trained on (see
 `development_cohort.py`), a classifier learns disease against control from 10 to 80
 labelled subjects and is tested on all others. Compared are logistic regression on the
-embeddings of each encoder, on those of the same network untrained, and on principal
-components of registered voxels; a 3D network trained on the same labels; and, as the
-ceiling, logistic regression on the true volumes of the structures that the disease
-changes.
+embeddings of each encoder, by its mean token and by what it reads of the anatomy, on
+those of the same network untrained, and on principal components of registered voxels;
+a 3D network trained on the same labels; and, as the ceiling, logistic regression on the
+true volumes of the structures that the disease changes.
 
     python examples/benchmarks/label_scarce.py WORK_FOLDER --json results.json
     python examples/benchmarks/label_scarce.py WORK_FOLDER --encoder mine=FOLDER:cls
@@ -35,6 +35,10 @@ from sklearn.decomposition import PCA
 from brainfeat import Preprocessor
 from brainfeat.simulation.scanner import SCANNERS
 
+BUNDLED = (
+    "brainfound-tiny=brainfound-tiny",
+    "brainfound-tiny, anatomy=brainfound-tiny:anatomy",
+)
 SECTIONS = ("few_labels", "across_contrasts", "reliability")
 LABELS = (10, 20, 40, 80)
 CONTRASTS: tuple[Contrast, ...] = (("T1w",), MODALITIES)
@@ -79,8 +83,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     seconds: dict[str, float] = {}
     cohort = DevelopmentCohort(options.work_folder, options.subjects, options.jobs)
-    texts = ["brainfound-tiny=brainfound-tiny", *options.encoder]
-    encoders = [Encoder.parse(text) for text in texts]
+    encoders = [Encoder.parse(text) for text in (*BUNDLED, *options.encoder)]
     encoders.append(encoders[0].untrained())
     with timed("simulation", seconds):
         results = describe(cohort, encoders, options.splits)

@@ -25,7 +25,7 @@ def write_checkpoint(folder: Path, spacing: float = 0.3) -> Path:
         embed_dim=24,
         depth=1,
         num_heads=3,
-        quantities=("csf", "ventricle"),
+        tissues=("csf", "ventricle"),
     )
     preprocessor = Preprocessor(shape=(32, 40, 24), spacing=spacing, alignment="none")
     config = CheckpointConfig(

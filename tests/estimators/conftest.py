@@ -22,7 +22,7 @@ ENCODER = EncoderConfig(
     depth=2,
     num_heads=2,
     slab_mixing=(0,),
-    quantities=("csf", "ventricle", "deep_gray"),
+    tissues=("csf", "ventricle", "deep_gray"),
 )
 
 
@@ -42,6 +42,8 @@ def _make_checkpoint(seed=0, **changes):
     encoder = SlabEncoder(changes.pop("encoder", ENCODER))
     # Layers that start at zero would hide how rows and slabs mix.
     state = {k: v + 0.1 * torch.randn_like(v) for k, v in encoder.state_dict().items()}
+    if "anatomy.bias" in state:
+        state["anatomy.bias"] += 1.0  # as shares, whose sum is not about zero
     settings = {
         "encoder": encoder.config,
         "preprocessing": PREPROCESSOR.to_dict(),

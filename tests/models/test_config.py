@@ -57,9 +57,9 @@ def test_plain_values_survive_json():
         ({"image_size": [104, 81]}, "multiples of the patch size 8, got (104, 81)"),
         ({"image_size": [104]}, "image_size must be two"),
         ({"slab_mixing": [12]}, "slab_mixing (12,) is not within 12 blocks"),
-        ({"quantities": "csf"}, "quantities must be a tuple of str"),
-        ({"quantities": ["csf", "csf"]}, "quantities must be distinct names"),
-        ({"quantities": [""]}, "quantities must be distinct names"),
+        ({"tissues": "csf"}, "tissues must be a tuple of str"),
+        ({"tissues": ["csf", "csf"]}, "tissues must be distinct names"),
+        ({"tissues": [""]}, "tissues must be distinct names"),
         ({"slab_positions": -1}, "slab_positions must be an integer of at least 0"),
         ({"stem": "conv"}, "stem must be one of ('linear', 'hierarchical')"),
         (
@@ -101,7 +101,7 @@ def test_each_shape_field_changes_the_parameters():
         "num_register_tokens": 2,
         "slab_mixing": (1,),
         "slab_positions": 7,
-        "quantities": ("csf",),
+        "tissues": ("csf",),
         "stem": "hierarchical",
     }
     for name, value in changes.items():

@@ -3,7 +3,7 @@ import torch
 
 from brainfeat.exceptions import ConfigError, InputError
 from brainfeat.models.encoder import EncoderOutput
-from brainfeat.models.pooling import pool_quantities, pool_regions, pool_tokens
+from brainfeat.models.pooling import pool_regions, pool_tissues, pool_tokens
 
 
 @pytest.fixture
@@ -69,15 +69,18 @@ def test_half_precision_tokens_give_single_precision(output, fractions):
     assert pool_tokens(half, fractions).dtype == torch.float32
 
 
-def test_quantities_equal_the_mean_of_what_is_read_from_each_patch(output, fractions):
+def test_tissues_equal_the_sum_over_what_is_read_from_each_patch(output, fractions):
     generator = torch.Generator().manual_seed(2)
-    weight = torch.randn(3, 7, generator=generator)
-    bias = torch.randn(3, generator=generator)
-    read = output.patch_tokens @ weight.T + bias
-    shares = fractions / fractions.sum((1, 2, 3), keepdim=True)
-    expected = (read * shares[..., None]).sum((1, 2, 3))
-    pooled = pool_quantities(output, fractions, weight, bias)
-    torch.testing.assert_close(pooled, expected)
+    weight = torch.rand(3, 7, generator=generator)
+    bias = torch.tensor([4.0, 5.0, 6.0])
+    expected = torch.zeros(2, 3)
+    for subject in range(2):
+        for place in (fractions[subject] > 0).nonzero().tolist():
+            token = output.patch_tokens[subject][tuple(place)]
+            expected[subject] += weight @ token + bias
+    pooled = pool_tissues(output, fractions, weight, bias)
+    torch.testing.assert_close(pooled, expected / expected.sum(1, keepdim=True))
+    torch.testing.assert_close(pooled.sum(1), torch.ones(2))
 
 
 def test_regions_equal_the_mean_over_each(output):

@@ -108,7 +108,7 @@ def test_equal_channels_keep_their_kernels(state):
 
 
 def test_what_is_read_from_tokens_is_kept_or_left_behind():
-    reading = dataclasses.replace(RGB, quantities=("csf", "ventricle"))
+    reading = dataclasses.replace(RGB, tissues=("csf", "ventricle"))
     state = SlabEncoder(reading).state_dict()
     assert "anatomy.weight" not in adapt_state(state, reading, RGB)
     deeper = dataclasses.replace(reading, slab_positions=5)

@@ -54,6 +54,7 @@ class RandomSource:
     modalities = ("T1w", "FLAIR")
     shape = (12, 16, 8)
     quantities = ("first", "second", "third")
+    tissues = ("third", "first")
     emphasis = (1.0, 0.5, 2.0)
     preprocessing = {"shape": [12, 16, 8], "spacing": 9.0}  # noqa: RUF012
 

@@ -72,7 +72,7 @@ def test_value_of_another_type_is_refused(name):
         ({"n_steps": 0}, "at least 1"),
         ({"n_prototypes": 0}, "at least 1"),
         ({"probe_every": 0}, "at least 1"),
-        ({"encoder": EncoderConfig(quantities=("csf",))}, "must be empty, got"),
+        ({"encoder": EncoderConfig(tissues=("csf",))}, "must be empty, got"),
         ({"batch_size": 8, "accumulation_steps": 3}, "3 does not divide batch_size 8"),
         ({"views": ViewConfig(n_global=1)}, "two global views"),
         ({"views": ViewConfig(global_crops=CropConfig(size=(80, 50)))}, "50"),

@@ -112,7 +112,7 @@ def test_folder_is_a_trained_checkpoint(whole_run, source, small_config):
     for name, value in checkpoint.build_encoder().state_dict().items():
         if not name.startswith("anatomy."):
             assert torch.equal(value, state[f"model.teacher.encoder.{name}"])
-    assert checkpoint.config.encoder.quantities == source.quantities
+    assert checkpoint.config.encoder.tissues == source.tissues
     begun = json.loads((whole_run / "pretraining.json").read_text())
     assert small_config.from_dict(begun) == small_config
     # Nothing here can run code when it is read.
