@@ -71,7 +71,7 @@ _JobsOption = Annotated[
 ]
 _PoolingOption = Annotated[
     Literal["mean", "cls", "cls+mean", "anatomy"],
-    typer.Option(help="How the tokens of a brain become one vector."),
+    typer.Option(help="Tokens to one vector; anatomy: the share of each tissue."),
 ]
 _BatchOption = Annotated[
     str, typer.Option(metavar="N", help="Subjects that share a batch, or auto.")
