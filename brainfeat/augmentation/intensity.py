@@ -181,38 +181,50 @@ def _change_contrast(stacks: Tensor, changes: IntensityChanges) -> Tensor:
     span = (stacks.amax(dim=(2, 3, 4), keepdim=True) - low).clamp(min=1e-6)
     unit = (stacks - low).div_(span)  # 0 to 1
     unit = unit.pow_(_per_stack(changes.gamma, stacks))
-    field = F.interpolate(
-        changes.bias.to(stacks),
-        size=stacks.shape[2:],
-        mode="trilinear",
-        align_corners=True,
-    )
+    field = _interpolate_field(changes.bias.to(stacks), stacks.shape[2:])
     gain = _per_stack(changes.gain, stacks) * span
     # The field multiplies what the scanner measures, which is 0 in the background.
     unit = unit.mul_(field.exp_()).mul_(gain)
     return unit.add_(low + _per_stack(changes.shift, stacks))
 
 
+def _interpolate_field(control: Tensor, shape: torch.Size) -> Tensor:
+    """Interpolate between control points of shape (N, M, 3, 3, 3), trilinearly.
+
+    By a product along each axis, the last one longest: `F.interpolate` visits eight
+    points for each voxel.
+    """
+    eye = torch.eye(control.shape[-1]).to(control)[None]
+    slices, rows, columns = (
+        F.interpolate(eye, size=size, mode="linear", align_corners=True)[0]  # 3 size
+        for size in shape
+    )
+    field = torch.einsum("nmijk,iS,jH->nmSHk", control, slices, rows)
+    return field @ columns
+
+
 def _blur_planes(stacks: Tensor, sigma: Tensor) -> Tensor:
     """Blur along height and width, with a kernel for each crop and modality."""
-    n_crops, n_modalities, n_slices, height, width = stacks.shape
     if not bool(sigma.any()):
         return stacks
+    height, width = stacks.shape[-2:]
+    down = _blur_matrices(sigma, height).to(stacks)
+    across = _blur_matrices(sigma, width).to(stacks)
+    # Products of small matrices take half the time of convolutions.
+    blurred = (stacks.flatten(2, 3) @ across).view(stacks.shape)
+    return torch.matmul(down.mT[:, :, None], blurred)
+
+
+def _blur_matrices(sigma: Tensor, size: int) -> Tensor:
+    """Matrices of shape (N, M, size, size), from a place to where it spreads."""
     offsets = torch.arange(-_KERNEL_RADIUS, _KERNEL_RADIUS + 1.0)
     kernels = (-0.5 * (offsets / sigma.clamp(min=0.05)[..., None]).square()).exp()
-    kernels = (kernels / kernels.sum(dim=-1, keepdim=True)).to(stacks)  # N M 5
-    kernels = kernels.flatten(0, 1)  # NM 5
-    planes = stacks.transpose(1, 2).transpose(0, 1).contiguous()
-    planes = planes.view(n_slices, n_crops * n_modalities, height, width)
-    for kernel, pad in (
-        (kernels[:, None, :, None], (0, 0, _KERNEL_RADIUS, _KERNEL_RADIUS)),
-        (kernels[:, None, None, :], (_KERNEL_RADIUS, _KERNEL_RADIUS, 0, 0)),
-    ):
-        padded = F.pad(planes, pad, mode="replicate")
-        planes = F.conv2d(padded, kernel, groups=n_crops * n_modalities)
-    return planes.view(n_slices, n_crops, n_modalities, height, width).permute(
-        1, 2, 0, 3, 4
+    kernels = (kernels / kernels.sum(dim=-1, keepdim=True)).flatten(0, 1)  # NM 5
+    places = F.pad(
+        torch.eye(size)[:, None], (_KERNEL_RADIUS, _KERNEL_RADIUS), mode="replicate"
     )
+    spread = F.conv1d(places, kernels[:, None])  # from, NM, to
+    return spread.transpose(0, 1).unflatten(0, sigma.shape)
 
 
 def _merge_pairs(stacks: Tensor, axes: Tensor) -> Tensor:

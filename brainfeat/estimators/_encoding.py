@@ -327,7 +327,7 @@ class SubjectEncoder:
         else:
             raise ConfigError(
                 "expected an embedder that pools patch tokens, by 'mean' or "
-                f"'regions', got pooling={self.pooling!r}."
+                f"'regions', got pooling={self.pooling!r}: only these have a place."
             )
         totals = weights.sum(axis=(1, 2, 3), keepdims=True)
         return np.asarray(weights / np.where(totals > 0, totals, 1.0))

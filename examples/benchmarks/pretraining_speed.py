@@ -69,11 +69,14 @@ def compare(name: str, folder: Path) -> None:
     trainer.prepare(init=None, resume=False)
     ready = [trainer.make_views(step) for step in range(2)]
     trainer.backward(ready[0], 0)  # warm up
-    limit = statistics.median(
-        seconds_of(partial(trainer.backward, ready[step % 2], step), device)
-        for step in range(N_STEPS)
-    )
+    steps = [
+        partial(trainer.backward, ready[step % 2], step) for step in range(N_STEPS)
+    ]
+    # Before and after the loop, as other work on the machine comes and goes.
+    seconds = [seconds_of(step, device) for step in steps]
     trainer.run()
+    seconds += [seconds_of(step, device) for step in steps]
+    limit = statistics.median(seconds)
     lines = (folder / name / "log.jsonl").read_text().splitlines()
     # The first step waits for the first views.
     speeds = [json.loads(line)["subjects_per_second"] for line in lines[1:]]

@@ -93,6 +93,16 @@ def test_bias_is_a_smooth_factor_that_leaves_the_background(stacks):
     torch.testing.assert_close(corners, expected)
 
 
+def test_bias_is_trilinear_between_its_control_points(stacks):
+    changes = draw_only(bias=0.4)
+    field = F.interpolate(
+        changes.bias, size=stacks.shape[2:], mode="trilinear", align_corners=True
+    )
+    low = stacks.amin(dim=(2, 3, 4), keepdim=True)
+    expected = low + (stacks - low) * field.exp()
+    torch.testing.assert_close(changes.apply(stacks), expected)
+
+
 def test_noise_has_the_drawn_spread():
     still = torch.zeros(3, 2, 20, 30, 40)
     changes = draw_only(noise=0.5)

@@ -152,9 +152,9 @@ def test_what_cannot_be_attributed_is_refused(pipeline, brains, change, error, m
         reporting.attribution(**options)
 
 
-def test_class_tokens_have_no_place(pipeline, brains):
+def test_only_patch_tokens_have_a_place(pipeline, brains):
     pipeline[0].set_params(pooling="cls")
-    with pytest.raises(ConfigError, match="class tokens have no place"):
+    with pytest.raises(ConfigError, match="got pooling='cls': only these have a place"):
         reporting.attribution(pipeline, brains[:2])
 
 
