@@ -212,7 +212,7 @@ def _blur_planes(stacks: Tensor, sigma: Tensor) -> Tensor:
     across = _blur_matrices(sigma, width).to(stacks)
     # Products of small matrices take half the time of convolutions.
     blurred = (stacks.flatten(2, 3) @ across).view(stacks.shape)
-    return torch.matmul(down.mT[:, :, None], blurred)
+    return down.mT[:, :, None] @ blurred
 
 
 def _blur_matrices(sigma: Tensor, size: int) -> Tensor:
@@ -224,7 +224,8 @@ def _blur_matrices(sigma: Tensor, size: int) -> Tensor:
         torch.eye(size)[:, None], (_KERNEL_RADIUS, _KERNEL_RADIUS), mode="replicate"
     )
     spread = F.conv1d(places, kernels[:, None])  # from, NM, to
-    return spread.transpose(0, 1).unflatten(0, sigma.shape)
+    matrices: Tensor = spread.transpose(0, 1).unflatten(0, sigma.shape)
+    return matrices
 
 
 def _merge_pairs(stacks: Tensor, axes: Tensor) -> Tensor:
