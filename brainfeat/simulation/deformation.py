@@ -6,7 +6,6 @@ of size and proportions.  It leads from a subject's millimetres to the base's.
 
 __all__ = ["Deformation", "DeformationConfig"]
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from brainfeat.simulation.draws import normal
 from brainfeat.simulation.lattice import Lattice
-from brainfeat.simulation.splines import SPLINE_SD, evaluate_spline
+from brainfeat.simulation.splines import SPLINE_SD, count_controls, evaluate_spline
 from brainfeat.simulation.vector_fields import damp_divergence
 
 
@@ -87,7 +86,7 @@ class Deformation:
         for wavelength, amplitude in zip(
             config.wavelengths, config.amplitudes, strict=True
         ):
-            size = _n_controls(lattice, wavelength)
+            size = count_controls(lattice, wavelength)
             noise = normal(generator, n, 3, *size)
             controls.append(noise * (amplitude / SPLINE_SD))
         noise = normal(generator, n, 3, 3)
@@ -113,10 +112,3 @@ class Deformation:
                 control.to(device), lattice.shape, (i, j, k)
             )
         return damp_divergence(field, lattice, keep=self.compressibility)
-
-
-def _n_controls(lattice: Lattice, wavelength: float) -> list[int]:
-    return [
-        math.floor((size - 1) * spacing / wavelength) + 4
-        for size, spacing in zip(lattice.shape, lattice.spacing, strict=True)
-    ]

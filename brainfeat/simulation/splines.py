@@ -1,12 +1,37 @@
 """Smooth fields from few numbers: cubic B-splines on a grid of control points."""
 
-__all__ = ["SPLINE_SD", "evaluate_spline"]
+__all__ = ["SPLINE_SD", "count_controls", "evaluate_spline"]
+
+import math
 
 import torch
 from torch import Tensor
 
+from brainfeat.simulation.lattice import Lattice
+
 # Standard deviation of a 3D cubic B-spline with unit normal coefficients.
 SPLINE_SD = (151 / 315) ** 1.5
+
+
+def count_controls(lattice: Lattice, wavelength: float) -> list[int]:
+    """Count the control points along each axis that cover a lattice.
+
+    Parameters
+    ----------
+    lattice : Lattice
+        What the spline will be evaluated on.
+    wavelength : float
+        Distance between control points, in mm.
+
+    Returns
+    -------
+    list of int
+        One before the first voxel and two after the last included.
+    """
+    return [
+        math.floor((size - 1) * spacing / wavelength) + 4
+        for size, spacing in zip(lattice.shape, lattice.spacing, strict=True)
+    ]
 
 
 def evaluate_spline(

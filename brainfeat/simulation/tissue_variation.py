@@ -7,7 +7,6 @@ they share voxels, so that no two people are deformations of each other.
 __all__ = ["TissueVariation"]
 
 import dataclasses
-import math
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 from brainfeat.simulation.anatomy import BRAIN_CLASSES, BaseAnatomy
 from brainfeat.simulation.draws import normal
 from brainfeat.simulation.lattice import Lattice, refine
-from brainfeat.simulation.splines import SPLINE_SD, evaluate_spline
+from brainfeat.simulation.splines import SPLINE_SD, count_controls, evaluate_spline
 
 _WAVELENGTH = 20.0  # mm between control points
 
@@ -53,10 +52,7 @@ class TissueVariation:
         TissueVariation
             Of one anatomy.
         """
-        size = [
-            math.floor((n - 1) * edge / _WAVELENGTH) + 4
-            for n, edge in zip(lattice.shape, lattice.spacing, strict=True)
-        ]
+        size = count_controls(lattice, _WAVELENGTH)
         noise = normal(generator, 1, len(BRAIN_CLASSES), *size)
         return cls(noise * (sd / SPLINE_SD))
 

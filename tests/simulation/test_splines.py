@@ -1,7 +1,9 @@
+import numpy as np
 import pytest
 import torch
 
-from brainfeat.simulation.splines import SPLINE_SD, evaluate_spline
+from brainfeat.simulation.lattice import Lattice
+from brainfeat.simulation.splines import SPLINE_SD, count_controls, evaluate_spline
 
 
 def test_equal_controls_give_a_constant():
@@ -21,3 +23,16 @@ def test_standard_deviation_is_as_documented(generator):
     control = torch.randn(40, 1, 8, 9, 10, generator=generator)
     field = evaluate_spline(control, (20, 22, 24), (0.23, 0.27, 0.31))
     assert field.std() == pytest.approx(SPLINE_SD, rel=0.05)
+
+
+def test_counted_controls_reach_the_last_voxel_and_two_fewer_do_not():
+    # Lengths of 10, 9 and 16 mm: the last a whole number of steps.
+    lattice = Lattice((6, 4, 9), np.diag([2.0, 3.0, 2.0, 1.0]))
+    size = count_controls(lattice, 4.0)
+    steps = tuple(spacing / 4.0 for spacing in lattice.spacing)
+    whole = evaluate_spline(torch.ones(1, 1, *size), lattice.shape, steps)
+    torch.testing.assert_close(whole, torch.ones(1, 1, 6, 4, 9))
+    for axis in range(2):
+        fewer = [n - 2 * (axis == place) for place, n in enumerate(size)]
+        short = evaluate_spline(torch.ones(1, 1, *fewer), lattice.shape, steps)
+        assert short.min() < 0.99
