@@ -56,7 +56,8 @@ class Prefetch(Generic[Item, Result]):
     @property
     def n_busy(self) -> int:
         """Threads that are at work now."""
-        waiting = sum(not future.done() for future in self._futures)
+        # A copy, since other threads may ask.
+        waiting = sum(not future.done() for future in self._futures.copy())
         return min(self._n_threads, waiting)
 
     def __iter__(self) -> Iterator[Result]:

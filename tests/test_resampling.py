@@ -32,11 +32,17 @@ def volume(rng):
     return Volume(rng.random(SHAPE).astype(np.float32), Geometry(SHAPE, affine))
 
 
+@pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("codes", CODES)
-def test_storage_order_does_not_matter(volume, codes):
+@pytest.mark.parametrize("shape", [SHAPE, (9, 18, 37)])
+def test_storage_order_does_not_matter(rng, shape, codes, order):
+    data = rng.random(shape).astype(np.float32)
+    volume = Volume(data, Geometry(shape, np.diag([1.1, 0.9, 2.3, 1.0])))
     stored = stored_as(volume, codes)
     assert stored.geometry.orientation == codes
+    stored = Volume(np.asarray(stored.data, order=order), stored.geometry)
     again = to_closest_ras(stored)
+    assert again.data.flags.f_contiguous
     np.testing.assert_array_equal(again.data, volume.data)
     np.testing.assert_allclose(again.geometry.affine, volume.geometry.affine)
 

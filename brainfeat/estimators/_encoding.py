@@ -16,11 +16,13 @@ from brainfeat.checkpoint import Checkpoint
 from brainfeat.estimators._blame import blame
 from brainfeat.estimators._cache import EmbeddingCache, embedding_key
 from brainfeat.estimators._device import (
+    count_encoders,
     is_out_of_memory,
     resolve_batch_size,
     resolve_device,
     resolve_dtype,
-    spare_cores,
+    share_cores,
+    use_cores,
 )
 from brainfeat.estimators._known_hash import known_hash
 from brainfeat.estimators._reading import read_and_preprocess
@@ -186,8 +188,9 @@ class SubjectEncoder:
         """Embed subjects one after the other.
 
         ``n_jobs`` threads read and preprocess a few subjects ahead of the encoder,
-        so that memory does not grow with their number. A subject that fails is an
-        outcome as well, and does not stop the others.
+        so that memory does not grow with their number. On a CPU several threads
+        encode, each a batch by itself. A subject that fails is an outcome as well, and
+        does not stop the others.
 
         Parameters
         ----------
@@ -203,22 +206,29 @@ class SubjectEncoder:
         Outcome
             One a subject, in order.
         """
-        waiting: list[_Prepared | Outcome] = []
-        n_prepared = 0
-        with Prefetch(
-            lambda place: self._prepare(*place, cache),
-            enumerate(subjects),
-            n_threads=n_jobs,
-            n_ahead=n_jobs + self._batch_size,
-        ) as items:
-            for item in items:
-                waiting.append(item)
-                n_prepared += isinstance(item, _Prepared)
-                is_long = len(waiting) >= _LONGEST_QUEUE
-                if n_prepared in {0, self._batch_size} or is_long:
-                    yield from self._finish(waiting, cache, items.n_busy)
-                    waiting, n_prepared = [], 0
-            yield from self._finish(waiting, cache, items.n_busy)
+        n_threads, n_encoders = torch.get_num_threads(), count_encoders(self.device)
+
+        def finish(items: Sequence[_Prepared | Outcome]) -> list[Outcome]:
+            n_cores = share_cores(n_threads, prepared.n_busy, max(1, encoded.n_busy))
+            with use_cores(self.device, n_cores, n_threads):
+                return [*self._finish(items, cache)]
+
+        with (
+            Prefetch(
+                lambda place: self._prepare(*place, cache),
+                enumerate(subjects),
+                n_threads=n_jobs,
+                n_ahead=n_jobs + self._batch_size,
+            ) as prepared,
+            Prefetch(
+                finish,
+                self._batches(prepared),
+                n_threads=n_encoders,
+                n_ahead=n_encoders,
+            ) as encoded,
+        ):
+            for outcomes in encoded:
+                yield from outcomes
 
     def preprocess(self, subject: Subject) -> tuple[PreprocessedSubject, Geometry]:
         """Read a subject's images and take them to the encoder's grid.
@@ -360,18 +370,30 @@ class SubjectEncoder:
             self._fractions(processed.foreground),
         )
 
+    def _batches(
+        self, items: Iterable[_Prepared | Outcome]
+    ) -> Iterator[list[_Prepared | Outcome]]:
+        """Part a stream where a batch is full, or none has begun."""
+        waiting: list[_Prepared | Outcome] = []
+        n_prepared = 0
+        for item in items:
+            waiting.append(item)
+            n_prepared += isinstance(item, _Prepared)
+            is_long = len(waiting) >= _LONGEST_QUEUE
+            if n_prepared in {0, self._batch_size} or is_long:
+                yield waiting
+                waiting, n_prepared = [], 0
+        if waiting:
+            yield waiting
+
     def _finish(
-        self,
-        items: Sequence[_Prepared | Outcome],
-        cache: EmbeddingCache | None,
-        n_busy: int,
+        self, items: Sequence[_Prepared | Outcome], cache: EmbeddingCache | None
     ) -> Iterator[Outcome]:
         prepared = [item for item in items if isinstance(item, _Prepared)]
         failed: Exception | None = None
         vectors: Iterator[NDArray[np.float32]] = iter(())
         try:
-            with spare_cores(self.device, n_busy):
-                vectors = iter(self._encode_in_memory(prepared))
+            vectors = iter(self._encode_in_memory(prepared))
         except Exception as raised:  # of a device that fails, or is too small for one
             failed = raised
         for item in items:

@@ -26,7 +26,12 @@ from brainfeat.estimators._contract import (
     read_subjects,
     tag_images,
 )
-from brainfeat.estimators._device import resolve_device, resolve_n_jobs, spare_cores
+from brainfeat.estimators._device import (
+    resolve_device,
+    resolve_n_jobs,
+    share_cores,
+    use_cores,
+)
 from brainfeat.estimators._label_maps import as_label_maps, name_of
 from brainfeat.estimators._progress import show_steps
 from brainfeat.estimators._segmentation_folder import read_folder, write_folder
@@ -509,7 +514,7 @@ class SegmentationEstimator(BaseEstimator):
             prior=self.prior_,
             device=device,
         )
-        n_jobs = resolve_n_jobs(self.n_jobs)
+        n_jobs, n_threads = resolve_n_jobs(self.n_jobs), torch.get_num_threads()
         with Prefetch(
             lambda subject: (subject, space.read(subject)),
             table.rows,
@@ -517,7 +522,8 @@ class SegmentationEstimator(BaseEstimator):
             n_ahead=n_jobs,
         ) as items:
             for n_done, (subject, placed) in enumerate(items, start=1):
-                with spare_cores(device, items.n_busy):
+                n_cores = share_cores(n_threads, items.n_busy)
+                with use_cores(device, n_cores, n_threads):
                     chances = network.probabilities(placed)
                 yield _Segmented(
                     _first_image(subject, self.modalities_), placed, chances, space

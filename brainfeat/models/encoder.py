@@ -193,6 +193,8 @@ class SlabEncoder(nn.Module):
         self.activation_checkpointing = enabled
 
     def _init_weights(self) -> None:
+        if self.cls_token.is_meta:  # nothing to fill, and a second to find that out
+            return
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)

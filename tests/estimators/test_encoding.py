@@ -10,7 +10,9 @@ import torch
 
 from brainfeat import registration
 from brainfeat.checkpoint import Checkpoint
+from brainfeat.estimators import _encoding
 from brainfeat.estimators._cache import EmbeddingCache
+from brainfeat.estimators._device import count_encoders
 from brainfeat.estimators._encoding import SubjectEncoder
 from brainfeat.estimators._subjects import Subject
 from brainfeat.exceptions import ConfigError, ModalityError, VolumeError
@@ -216,10 +218,28 @@ def test_subjects_are_read_only_a_few_ahead(checkpoint, subjects, batch_size, n_
             yield subjects[0]
 
     encoder = make_encoder(checkpoint, batch_size=batch_size)
+    n_encoders = count_encoders(encoder.device)
     outcomes = encoder.stream(endless(), n_jobs=n_jobs)
     for n_done, _ in zip(range(1, 10), outcomes, strict=False):
-        assert n_read <= n_done + n_jobs + 2 * batch_size
+        assert n_read <= n_done + n_jobs + (2 + n_encoders) * batch_size
     outcomes.close()
+
+
+def test_encoders_work_side_by_side(checkpoint, subjects, monkeypatch):
+    # Each waits inside the encoder until there are two.
+    monkeypatch.setattr(_encoding, "count_encoders", lambda _: 2)
+    both, forward = threading.Barrier(2, timeout=30), SlabEncoder.forward
+
+    def meet(self, slabs, **options):
+        both.wait()
+        return forward(self, slabs, **options)
+
+    n_threads = torch.get_num_threads()
+    encoder = make_encoder(checkpoint)
+    expected = embed(encoder, subjects[:2])
+    monkeypatch.setattr(SlabEncoder, "forward", meet)
+    np.testing.assert_array_equal(embed(encoder, subjects[:2]), expected)
+    assert torch.get_num_threads() == n_threads
 
 
 def test_threads_end_with_the_stream(checkpoint, subjects):
