@@ -175,6 +175,8 @@ def _optimise(
     method = sitk.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(_N_BINS)
     method.SetMetricFixedMask(fixed.mask)
+    # Gradients of the template are filtered by default, and then not used.
+    method.SetMetricUseFixedImageGradientFilter(False)
     method.SetInterpolator(sitk.sitkLinear)
     method.SetOptimizerAsRegularStepGradientDescent(
         learningRate=first_step / _UNIT,
