@@ -41,7 +41,8 @@ def resolve_device(device: Any) -> torch.device:
     Returns
     -------
     torch.device
-        A device that is there.
+        A device that is there, with its index: the current device of another thread
+        may be another one.
 
     Raises
     ------
@@ -49,18 +50,18 @@ def resolve_device(device: Any) -> torch.device:
         If the device is unknown or not there.
     """
     if isinstance(device, str) and device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if torch.cuda.is_available():
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("cpu")
     try:
-        chosen = torch.device(device)
         # Asking for one number is the only test that every backend has.
-        torch.empty(1, device=chosen)
+        return torch.empty(1, device=torch.device(device)).device
     except (AssertionError, RuntimeError, TypeError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(
             f"device: expected 'auto' or a device that is there, got {device!r} "
             f"({reason})."
         ) from error
-    return chosen
 
 
 def resolve_dtype(dtype: Any, device: torch.device) -> torch.dtype:

@@ -21,7 +21,8 @@ CUDA = torch.device("cuda")
 
 
 def test_automatic_device_is_cuda_where_it_is(monkeypatch):
-    for available, name in [(True, "cuda"), (False, "cpu")]:
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    for available, name in [(True, "cuda:1"), (False, "cpu")]:
         monkeypatch.setattr(torch.cuda, "is_available", lambda a=available: a)
         assert resolve_device("auto") == torch.device(name)
 
