@@ -79,10 +79,10 @@ def _project(
     """Return scores of principal components, 0 where there is no brain."""
     inside = [subject.fractions > 0 for subject in subjects]
     tokens = [s.tokens[mask] for s, mask in zip(subjects, inside, strict=True)]
-    # Solved in full: the same tokens give the same components, signs included.
     # Here, since it takes a fifth of a second that embedders do not need.
     from sklearn.decomposition import PCA
 
+    # Solved in full: the same tokens give the same components, signs included.
     pca = PCA(n_components, svd_solver="covariance_eigh").fit(np.concatenate(tokens))
     maps = []
     for brain, mask in zip(tokens, inside, strict=True):

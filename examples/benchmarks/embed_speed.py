@@ -195,8 +195,8 @@ def main() -> None:
     parser.add_argument(
         "--sizes", nargs="*", default=["tiny", "small", "small-skipped"]
     )
-    parser.add_argument("--volumes", type=int, default=8, help="distinct files")
-    parser.add_argument("--rivals", type=int, default=2, help="volumes of each loop")
+    parser.add_argument("--volumes", type=int, default=16, help="distinct files")
+    parser.add_argument("--rivals", type=int, default=4, help="volumes of each loop")
     parser.add_argument("--scaling", type=int, nargs="*", default=[])
     parser.add_argument("--jobs", type=int, default=-1, help="threads that load")
     parser.add_argument("--batch-size", type=int, default=1, help="from memory")
