@@ -10,15 +10,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import torch
+
 from brainfeat.atomic import atomic_write, write_json
 from brainfeat.bids import parse_bids_name
 from brainfeat.console import show_run
 from brainfeat.derivatives import describe_derivatives
+from brainfeat.estimators._device import (
+    MOST_SEGMENTED_AT_ONCE,
+    count_encoders,
+    resolve_device,
+    share_cores,
+    use_cores,
+)
 from brainfeat.estimators.segmentation import SegmentationEstimator
 from brainfeat.exceptions import InputError
 from brainfeat.failures import FailedRow, write_failures
 from brainfeat.io import write_image
 from brainfeat.manifest import Manifest, collect_rows
+from brainfeat.prefetch import Prefetch
 from brainfeat.runs import RunEvent, hash_images
 from brainfeat.tables import TableRow
 from brainfeat.weight_files import file_sha256
@@ -103,7 +113,7 @@ def fit_from_manifest(
 def segment_rows(
     manifest: Manifest, model: Path, folder: Path, estimator: SegmentationEstimator
 ) -> SegmentSummary:
-    """Segment rows one after the other; what fails is noted, the rest goes on.
+    """Segment rows; what fails is noted, the rest goes on.
 
     Parameters
     ----------
@@ -180,16 +190,40 @@ def _segment(
     estimator: SegmentationEstimator,
     fingerprint: str,
 ) -> Iterator[RunEvent]:
-    taken: set[Path] = set()
+    by_target: dict[Path, list[TableRow]] = {}
     for row in rows:
-        target = folder / _output_name(row)
+        by_target.setdefault(folder / _output_name(row), []).append(row)
+    device, n_threads = resolve_device(estimator.device), torch.get_num_threads()
+    n_at_once = count_encoders(device, MOST_SEGMENTED_AT_ONCE)
+
+    def segment(item: tuple[Path, Sequence[TableRow]]) -> list[RunEvent]:
+        n_cores = share_cores(n_threads, 0, max(1, events.n_busy))
+        with use_cores(device, n_cores, n_threads):
+            return [*_segment_alike(*item, estimator, fingerprint)]
+
+    with Prefetch(
+        segment, by_target.items(), n_threads=n_at_once, n_ahead=n_at_once
+    ) as events:
+        for found in events:
+            yield from found
+
+
+def _segment_alike(
+    target: Path,
+    rows: Sequence[TableRow],
+    estimator: SegmentationEstimator,
+    fingerprint: str,
+) -> Iterator[RunEvent]:
+    # The first of the rows that can be segmented takes the target; the others fail.
+    is_taken = False
+    for row in rows:
         try:
-            if target in taken:
+            if is_taken:
                 raise InputError(
                     f"{row.image}: another image of this run is {target.name} too."
                 )
             status = _segment_one(row, target, estimator, fingerprint)
-            taken.add(target)
+            is_taken = True
             yield RunEvent(row, status, None)
         except Exception as error:  # whatever a damaged file makes a library raise
             failure = FailedRow.from_error(row.participant_id, row.image, error)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import threading
 from types import SimpleNamespace
 
 import nibabel as nib
@@ -216,9 +217,30 @@ def test_damaged_image_does_not_take_a_name(monkeypatch, tmp_path):
         TableRow(participant_id="P1", images={"T1w": f"/{name}.nii.gz"})
         for name in ("bad", "good", "other")
     ]
-    events = [*segment_command._segment(rows, tmp_path, None, "")]
+    estimator = SegmentationEstimator(device="cpu")
+    events = [*segment_command._segment(rows, tmp_path, estimator, "")]
     assert [event.status for event in events] == ["failed", "done", "failed"]
     assert "P1_dseg.nii.gz too" in str(events[2].failure)
+
+
+def test_scans_are_segmented_side_by_side(monkeypatch, tmp_path):
+    both = threading.Barrier(2, timeout=30)
+
+    def segment(*_):
+        both.wait()  # until the other one is here
+        return "done"
+
+    monkeypatch.setattr(segment_command, "_segment_one", segment)
+    monkeypatch.setattr(segment_command, "count_encoders", lambda *_: 2)
+    rows = [
+        TableRow(participant_id=f"P{i}", images={"T1w": f"/{i}.nii.gz"})
+        for i in range(4)
+    ]
+    estimator = SegmentationEstimator(device="cpu")
+    events = [*segment_command._segment(rows, tmp_path, estimator, "")]
+    assert [(event.row, event.status) for event in events] == [
+        (row, "done") for row in rows
+    ]
 
 
 def test_names_of_classes_are_read_with_care(tmp_path):

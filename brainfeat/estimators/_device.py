@@ -11,6 +11,7 @@ import torch
 from brainfeat.exceptions import ConfigError
 
 __all__ = [
+    "MOST_SEGMENTED_AT_ONCE",
     "count_encoders",
     "is_out_of_memory",
     "resolve_batch_size",
@@ -27,7 +28,8 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _TOKENS_PER_BATCH = 65_536
 _LARGEST_BATCH = 32
 # More would hold up each other by the interpreter's lock, and need memory each.
-_MOST_ENCODERS = 8
+_MOST_ENCODED_AT_ONCE = 8
+MOST_SEGMENTED_AT_ONCE = 4  # a gigabyte each
 
 
 def resolve_device(device: Any) -> torch.device:
@@ -174,7 +176,7 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
-def count_encoders(device: torch.device) -> int:
+def count_encoders(device: torch.device, n_most: int = _MOST_ENCODED_AT_ONCE) -> int:
     """Choose how many batches are encoded side by side.
 
     On a CPU each thread encodes a batch by itself: threads that share a product wait
@@ -184,6 +186,8 @@ def count_encoders(device: torch.device) -> int:
     ----------
     device : torch.device
         Where the encoder runs.
+    n_most : int
+        Upper limit.
 
     Returns
     -------
@@ -192,7 +196,7 @@ def count_encoders(device: torch.device) -> int:
     """
     if device.type != "cpu":
         return 1
-    return min(torch.get_num_threads(), _MOST_ENCODERS)
+    return min(torch.get_num_threads(), n_most)
 
 
 def share_cores(n_threads: int, n_busy: int, n_encoders: int = 1) -> int:

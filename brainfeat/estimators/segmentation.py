@@ -4,10 +4,10 @@ import copy
 import logging
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -27,6 +27,8 @@ from brainfeat.estimators._contract import (
     tag_images,
 )
 from brainfeat.estimators._device import (
+    MOST_SEGMENTED_AT_ONCE,
+    count_encoders,
     resolve_device,
     resolve_n_jobs,
     share_cores,
@@ -64,6 +66,8 @@ from brainfeat.slabs import SlabGrid
 from brainfeat.volume import Volume
 
 __all__ = ["SegmentationEstimator"]
+
+T = TypeVar("T")
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -109,7 +113,7 @@ class SegmentationEstimator(BaseEstimator):
         training: it stops once their Dice no longer grows, and the best weights are
         kept. Fewer than ten subjects are all trained on by default.
     n_jobs : int
-        Threads that read and preprocess. Speed only.
+        Threads that read and preprocess. Speed only: on a CPU all cores segment.
 
     Attributes
     ----------
@@ -247,10 +251,11 @@ class SegmentationEstimator(BaseEstimator):
             If a scan cannot be read.
         """
         dtype = label_dtype(self._classes())
-        return [
-            to_image_like(self._choose(item).astype(dtype), item.source)
-            for item in self._stream(X)
-        ]
+
+        def draw(item: _Segmented) -> Nifti1Image:
+            return to_image_like(self._choose(item).astype(dtype), item.source)
+
+        return [*self._stream(X, draw)]
 
     def predict_proba(self, X: Any) -> list[Nifti1Image]:
         """Compute the probability of each class in each voxel.
@@ -277,16 +282,18 @@ class SegmentationEstimator(BaseEstimator):
         VolumeError
             If a scan cannot be read.
         """
-        images = []
-        for item in self._stream(X):
-            shape = (*item.placed.native.shape, len(self._classes()))
+        n_classes = len(self._classes())
+
+        def draw(item: _Segmented) -> Nifti1Image:
+            shape = (*item.placed.native.shape, n_classes)
             chances = np.zeros(shape, dtype=np.float32)
             for index, chance in item.chances():
                 chances[..., index] = chance
             # The grid may not reach everywhere: there is background.
             chances[..., 0] = np.clip(1 - chances[..., 1:].sum(axis=-1), 0, 1)
-            images.append(to_image_like(chances, item.source))
-        return images
+            return to_image_like(chances, item.source)
+
+        return [*self._stream(X, draw)]
 
     def score(self, X: Any, y: Any) -> float:
         """Compute the mean Dice over subjects and foreground classes.
@@ -340,9 +347,10 @@ class SegmentationEstimator(BaseEstimator):
             self._check_classes(source, subject)
         foreground = self._classes()[1:]
         rows = []
-        for item, source in zip(self._stream(X), label_maps, strict=True):
-            truth = _on_grid(read_labels(source), item.placed)
-            rows.append(dice_scores(truth, self._choose(item), foreground))
+        found = self._stream(X, lambda item: (item.placed, self._choose(item)))
+        for (placed, labels), source in zip(found, label_maps, strict=True):
+            truth = _on_grid(read_labels(source), placed)
+            rows.append(dice_scores(truth, labels, foreground))
         names = [subject.name for subject in table.rows]
         return pd.DataFrame(rows, index=names, columns=foreground)
 
@@ -487,8 +495,10 @@ class SegmentationEstimator(BaseEstimator):
         check_is_fitted(self)
         return [int(label) for label in self.classes_]
 
-    def _stream(self, X: Any) -> Iterator["_Segmented"]:
-        """Segment subjects one after the other.
+    def _stream(self, X: Any, finish: Callable[["_Segmented"], T]) -> Iterator[T]:
+        """Segment subjects, and give in order what ``finish`` makes of each.
+
+        On a CPU several threads do all of it, each for subjects of its own.
 
         Raises
         ------
@@ -515,19 +525,29 @@ class SegmentationEstimator(BaseEstimator):
             device=device,
         )
         n_jobs, n_threads = resolve_n_jobs(self.n_jobs), torch.get_num_threads()
-        with Prefetch(
-            lambda subject: (subject, space.read(subject)),
-            table.rows,
-            n_threads=n_jobs,
-            n_ahead=n_jobs,
-        ) as items:
-            for n_done, (subject, placed) in enumerate(items, start=1):
-                n_cores = share_cores(n_threads, items.n_busy)
-                with use_cores(device, n_cores, n_threads):
-                    chances = network.probabilities(placed)
-                yield _Segmented(
-                    _first_image(subject, self.modalities_), placed, chances, space
-                )
+        n_at_once = count_encoders(device, MOST_SEGMENTED_AT_ONCE)
+
+        def segment(place: tuple[Subject, SegmentationInput]) -> T:
+            subject, placed = place
+            n_cores = share_cores(n_threads, read.n_busy, max(1, segmented.n_busy))
+            with use_cores(device, n_cores, n_threads):
+                chances = network.probabilities(placed)
+                source = _first_image(subject, self.modalities_)
+                return finish(_Segmented(source, placed, chances, space))
+
+        with (
+            Prefetch(
+                lambda subject: (subject, space.read(subject)),
+                table.rows,
+                n_threads=n_jobs,
+                n_ahead=n_jobs,
+            ) as read,
+            Prefetch(
+                segment, read, n_threads=n_at_once, n_ahead=n_at_once
+            ) as segmented,
+        ):
+            for n_done, result in enumerate(segmented, start=1):
+                yield result
                 if self.verbose > 0:
                     _LOGGER.info("segmented %d of %d", n_done, len(table.rows))
 
