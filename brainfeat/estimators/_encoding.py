@@ -380,7 +380,8 @@ class SubjectEncoder:
             waiting.append(item)
             n_prepared += isinstance(item, _Prepared)
             is_long = len(waiting) >= _LONGEST_QUEUE
-            if n_prepared in {0, self._batch_size} or is_long:
+            # More than a batch, where batches have become smaller meanwhile.
+            if not 0 < n_prepared < self._batch_size or is_long:
                 yield waiting
                 waiting, n_prepared = [], 0
         if waiting:
