@@ -73,7 +73,7 @@ class RunDisplay:
         self._n_rows = n_rows
         self._n_seen = 0
         self._stream = stream or sys.stderr
-        self._last = time.perf_counter()
+        self._start = time.perf_counter()
         self._bar = _make_bar(self._stream) if self._stream.isatty() else None
         self._task = self._bar.add_task(task, total=n_rows) if self._bar else None
 
@@ -109,15 +109,15 @@ class RunDisplay:
             self._bar.stop()
 
     def _describe(self, event: "RunEvent") -> str:
-        now = time.perf_counter()
-        seconds, self._last = now - self._last, now
         if event.failure:
             return f"failed: {one_line(str(event.failure))}"
         names = (event.row.participant_id, event.row.session_id)
         name = one_line(" ".join(filter(None, names)))
         if event.status == "skipped":
             return f"{name}: {self._kept}"
-        return f"{name}: done in {seconds:.1f} s"
+        # Of the run: rows are worked on side by side, and have no time of their own.
+        seconds = time.perf_counter() - self._start
+        return f"{name}: done after {seconds:.1f} s"
 
 
 @contextmanager

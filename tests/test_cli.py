@@ -82,7 +82,7 @@ def test_embedding_says_what_it_did(scans, checkpoint, output):
     lines = result.stderr.splitlines()
     assert lines[0].startswith(f"warning: {checkpoint} is not trained")
     assert len(lines) == 5
-    assert re.fullmatch(r"\[4/4\] sub-3: done in \d+\.\d s", lines[4])
+    assert re.fullmatch(r"\[4/4\] sub-3: done after \d+\.\d s", lines[4])
     _, embeddings, provenance = read_embeddings(output)
     assert embeddings.shape == (4, 24)
     assert provenance["checkpoint"] == checkpoint

@@ -39,7 +39,7 @@ def test_elsewhere_than_on_a_terminal_each_row_is_one_line():
             display(event)
     assert display.n_done == 2
     first, *others = stream.getvalue().splitlines()
-    assert re.fullmatch(r"\[ 1/12\] sub-01 ses-2: done in \d+\.\d s", first)
+    assert re.fullmatch(r"\[ 1/12\] sub-01 ses-2: done after \d+\.\d s", first)
     assert others == [
         "[ 2/12] sub-01 ses-2: in the table already",
         "[ 3/12] failed: /[b] .nii: cut [red]short.",
