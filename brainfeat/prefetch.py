@@ -63,7 +63,9 @@ class Prefetch(Generic[Item, Result]):
     def __iter__(self) -> Iterator[Result]:
         self._submit(self._n_ahead)
         while self._futures:
-            result = self._futures.popleft().result()
+            # Taken only when it is done, since it counts as busy until then.
+            result = self._futures[0].result()
+            self._futures.popleft()
             self._submit(1)
             yield result
 

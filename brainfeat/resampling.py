@@ -196,8 +196,7 @@ def run_on_one_thread(image_filter: Any, *images: sitk.Image) -> Any:
 def _to_fortran_order(data: NDArray[Any]) -> NDArray[Any]:
     """Copy an array so that its first axis is the fastest.
 
-    Block by block, which stay in the cache whichever axis was the fastest before: NumPy
-    takes two and a half times as long.
+    Block by block, which stay in the cache whichever axis was the fastest before.
     """
     fastest = int(np.argmin(np.abs(data.strides)))
     if fastest == 0:

@@ -10,25 +10,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import torch
-
 from brainfeat.atomic import atomic_write, write_json
 from brainfeat.bids import parse_bids_name
 from brainfeat.console import show_run
 from brainfeat.derivatives import describe_derivatives
-from brainfeat.estimators._device import (
-    MOST_SEGMENTED_AT_ONCE,
-    count_encoders,
-    resolve_device,
-    share_cores,
-    use_cores,
-)
+from brainfeat.estimators._device import resolve_device
+from brainfeat.estimators._side_by_side import MOST_SEGMENTED_AT_ONCE, side_by_side
 from brainfeat.estimators.segmentation import SegmentationEstimator
 from brainfeat.exceptions import InputError
 from brainfeat.failures import FailedRow, write_failures
 from brainfeat.io import write_image
 from brainfeat.manifest import Manifest, collect_rows
-from brainfeat.prefetch import Prefetch
 from brainfeat.runs import RunEvent, hash_images
 from brainfeat.tables import TableRow
 from brainfeat.weight_files import file_sha256
@@ -193,19 +185,14 @@ def _segment(
     by_target: dict[Path, list[TableRow]] = {}
     for row in rows:
         by_target.setdefault(folder / _output_name(row), []).append(row)
-    device, n_threads = resolve_device(estimator.device), torch.get_num_threads()
-    n_at_once = count_encoders(device, MOST_SEGMENTED_AT_ONCE)
-
-    def segment(item: tuple[Path, Sequence[TableRow]]) -> list[RunEvent]:
-        n_cores = share_cores(n_threads, 0, max(1, events.n_busy))
-        with use_cores(device, n_cores, n_threads):
-            return [*_segment_alike(*item, estimator, fingerprint)]
-
-    with Prefetch(
-        segment, by_target.items(), n_threads=n_at_once, n_ahead=n_at_once
-    ) as events:
-        for found in events:
-            yield from found
+    with side_by_side(
+        lambda item: [*_segment_alike(*item, estimator, fingerprint)],
+        by_target.items(),
+        device=resolve_device(estimator.device),
+        n_most=MOST_SEGMENTED_AT_ONCE,
+    ) as segmented:
+        for events in segmented:
+            yield from events
 
 
 def _segment_alike(

@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from brainfeat import SegmentationEstimator, cli, segment_command
+from brainfeat.estimators import _side_by_side
 from brainfeat.exceptions import InputError
 from brainfeat.io import read_labels, write_volume
 from brainfeat.segment_command import _output_name
@@ -231,7 +232,7 @@ def test_scans_are_segmented_side_by_side(monkeypatch, tmp_path):
         return "done"
 
     monkeypatch.setattr(segment_command, "_segment_one", segment)
-    monkeypatch.setattr(segment_command, "count_encoders", lambda *_: 2)
+    monkeypatch.setattr(_side_by_side, "count_encoders", lambda *_: 2)
     rows = [
         TableRow(participant_id=f"P{i}", images={"T1w": f"/{i}.nii.gz"})
         for i in range(4)

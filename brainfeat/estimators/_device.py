@@ -1,7 +1,5 @@
 """Where the encoder runs, in which precision, and on how many subjects at a time."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from numbers import Integral
 from typing import Any
 
@@ -11,15 +9,11 @@ import torch
 from brainfeat.exceptions import ConfigError
 
 __all__ = [
-    "MOST_SEGMENTED_AT_ONCE",
-    "count_encoders",
     "is_out_of_memory",
     "resolve_batch_size",
     "resolve_device",
     "resolve_dtype",
     "resolve_n_jobs",
-    "share_cores",
-    "use_cores",
 ]
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -27,9 +21,6 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # same on cards with more or less memory.
 _TOKENS_PER_BATCH = 65_536
 _LARGEST_BATCH = 32
-# More would hold up each other by the interpreter's lock, and need memory each.
-_MOST_ENCODED_AT_ONCE = 8
-MOST_SEGMENTED_AT_ONCE = 4  # a gigabyte each
 
 
 def resolve_device(device: Any) -> torch.device:
@@ -174,78 +165,6 @@ def is_out_of_memory(error: Exception) -> bool:
         return True
     # What torch raises on a CPU has no type of its own.
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-
-
-def count_encoders(device: torch.device, n_most: int = _MOST_ENCODED_AT_ONCE) -> int:
-    """Choose how many batches are encoded side by side.
-
-    On a CPU each thread encodes a batch by itself: threads that share a product wait
-    for each other at every layer, and for whatever else has a core at that moment.
-
-    Parameters
-    ----------
-    device : torch.device
-        Where the encoder runs.
-    n_most : int
-        Upper limit.
-
-    Returns
-    -------
-    int
-        Number of threads; one unless the device is a CPU.
-    """
-    if device.type != "cpu":
-        return 1
-    return min(torch.get_num_threads(), n_most)
-
-
-def share_cores(n_threads: int, n_busy: int, n_encoders: int = 1) -> int:
-    """Divide the cores that other threads leave among encoders.
-
-    Parameters
-    ----------
-    n_threads : int
-        Threads that PyTorch may use.
-    n_busy : int
-        Threads that need a core each.
-    n_encoders : int
-        Threads that encode, and divide what is left.
-
-    Returns
-    -------
-    int
-        Threads for one encoder; at least one.
-    """
-    n_free = min(n_threads, int(joblib.cpu_count()) - n_busy)
-    return max(1, n_free // n_encoders)
-
-
-@contextmanager
-def use_cores(device: torch.device, n_cores: int, n_threads: int) -> Iterator[None]:
-    """Let PyTorch's products in the calling thread use some of the cores only.
-
-    Parameters
-    ----------
-    device : torch.device
-        Where the encoder runs; nothing is done unless it is a CPU.
-    n_cores : int
-        Threads of a product meanwhile.
-    n_threads : int
-        Threads of a product afterwards, and in threads that begin later.
-
-    Yields
-    ------
-    None
-        While the limit holds.
-    """
-    if device.type != "cpu":
-        yield
-        return
-    torch.set_num_threads(n_cores)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(n_threads)
 
 
 def _multiplies_bfloat16(device: torch.device) -> bool:

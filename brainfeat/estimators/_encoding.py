@@ -16,18 +16,16 @@ from brainfeat.checkpoint import Checkpoint
 from brainfeat.estimators._blame import blame
 from brainfeat.estimators._cache import EmbeddingCache, embedding_key
 from brainfeat.estimators._device import (
-    count_encoders,
     is_out_of_memory,
     resolve_batch_size,
     resolve_device,
     resolve_dtype,
-    share_cores,
-    use_cores,
 )
 from brainfeat.estimators._known_hash import known_hash
 from brainfeat.estimators._reading import read_and_preprocess
 from brainfeat.estimators._regions import RegionAtlas
 from brainfeat.estimators._sharing import shared_encoder
+from brainfeat.estimators._side_by_side import side_by_side
 from brainfeat.estimators._subjects import Subject, check_subject
 from brainfeat.exceptions import ConfigError, GeometryError, VolumeError
 from brainfeat.io import MEMORY_LIMIT, ImageSource
@@ -206,13 +204,6 @@ class SubjectEncoder:
         Outcome
             One a subject, in order.
         """
-        n_threads, n_encoders = torch.get_num_threads(), count_encoders(self.device)
-
-        def finish(items: Sequence[_Prepared | Outcome]) -> list[Outcome]:
-            n_cores = share_cores(n_threads, prepared.n_busy, max(1, encoded.n_busy))
-            with use_cores(self.device, n_cores, n_threads):
-                return [*self._finish(items, cache)]
-
         with (
             Prefetch(
                 lambda place: self._prepare(*place, cache),
@@ -220,11 +211,11 @@ class SubjectEncoder:
                 n_threads=n_jobs,
                 n_ahead=n_jobs + self._batch_size,
             ) as prepared,
-            Prefetch(
-                finish,
+            side_by_side(
+                lambda items: [*self._finish(items, cache)],
                 self._batches(prepared),
-                n_threads=n_encoders,
-                n_ahead=n_encoders,
+                device=self.device,
+                readers=prepared,
             ) as encoded,
         ):
             for outcomes in encoded:

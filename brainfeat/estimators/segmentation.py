@@ -27,12 +27,8 @@ from brainfeat.estimators._contract import (
     tag_images,
 )
 from brainfeat.estimators._device import (
-    MOST_SEGMENTED_AT_ONCE,
-    count_encoders,
     resolve_device,
     resolve_n_jobs,
-    share_cores,
-    use_cores,
 )
 from brainfeat.estimators._label_maps import as_label_maps, name_of
 from brainfeat.estimators._progress import show_steps
@@ -53,6 +49,7 @@ from brainfeat.estimators._segmentation_training import (
     train,
 )
 from brainfeat.estimators._sharing import shared_checkpoint, shared_encoder
+from brainfeat.estimators._side_by_side import MOST_SEGMENTED_AT_ONCE, side_by_side
 from brainfeat.estimators._subjects import Subject
 from brainfeat.exceptions import ConfigError, InputError
 from brainfeat.io import ImageSource, read_labels, to_image_like
@@ -513,27 +510,15 @@ class SegmentationEstimator(BaseEstimator):
         }
         given = [name for name in table.modalities if name in found]
         check_modalities(self, self.modalities_, given)
-        device = resolve_device(self.device)
-        space = _space(checkpoint, self.modalities_)
-        network = _join(
-            checkpoint,
-            space,
-            encoder=shared_encoder(checkpoint, device),
-            # A copy: what is fitted stays on the CPU, and can be pickled anywhere.
-            decoder=copy.deepcopy(self.decoder_),
-            prior=self.prior_,
-            device=device,
-        )
-        n_jobs, n_threads = resolve_n_jobs(self.n_jobs), torch.get_num_threads()
-        n_at_once = count_encoders(device, MOST_SEGMENTED_AT_ONCE)
+        network = self._fitted_network(checkpoint)
+        space = network.space
+        n_jobs = resolve_n_jobs(self.n_jobs)
 
         def segment(place: tuple[Subject, SegmentationInput]) -> T:
             subject, placed = place
-            n_cores = share_cores(n_threads, read.n_busy, max(1, segmented.n_busy))
-            with use_cores(device, n_cores, n_threads):
-                chances = network.probabilities(placed)
-                source = _first_image(subject, self.modalities_)
-                return finish(_Segmented(source, placed, chances, space))
+            chances = network.probabilities(placed)
+            source = _first_image(subject, self.modalities_)
+            return finish(_Segmented(source, placed, chances, space))
 
         with (
             Prefetch(
@@ -541,15 +526,31 @@ class SegmentationEstimator(BaseEstimator):
                 table.rows,
                 n_threads=n_jobs,
                 n_ahead=n_jobs,
-            ) as read,
-            Prefetch(
-                segment, read, n_threads=n_at_once, n_ahead=n_at_once
+            ) as placed,
+            side_by_side(
+                segment,
+                placed,
+                device=network.device,
+                n_most=MOST_SEGMENTED_AT_ONCE,
+                readers=placed,
             ) as segmented,
         ):
             for n_done, result in enumerate(segmented, start=1):
                 yield result
                 if self.verbose > 0:
                     _LOGGER.info("segmented %d of %d", n_done, len(table.rows))
+
+    def _fitted_network(self, checkpoint: Checkpoint) -> SegmentationNetwork:
+        device = resolve_device(self.device)
+        return _join(
+            checkpoint,
+            _space(checkpoint, self.modalities_),
+            encoder=shared_encoder(checkpoint, device),
+            # A copy: what is fitted stays on the CPU, and can be pickled anywhere.
+            decoder=copy.deepcopy(self.decoder_),
+            prior=self.prior_,
+            device=device,
+        )
 
     def _choose(self, item: "_Segmented") -> NDArray[np.int64]:
         """Return the most probable label of each voxel."""

@@ -1,6 +1,5 @@
 """Seconds of each stage between a file and its vector, one after the other."""
 
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -8,11 +7,7 @@ import torch
 from speed_floor import arithmetic, seconds_of
 
 from brainfeat import Checkpoint, Preprocessor, read_volume
-from brainfeat.estimators._device import (  # noqa: PLC2701
-    count_encoders,
-    share_cores,
-    use_cores,
-)
+from brainfeat.estimators._side_by_side import side_by_side  # noqa: PLC2701
 from brainfeat.intensities import repair, standardise
 from brainfeat.models.encoder import EncoderOutput
 from brainfeat.models.packed_linear import pack_linear_layers
@@ -23,7 +18,7 @@ from brainfeat.resampling import to_closest_ras, to_resampled
 from brainfeat.slabs import SlabGrid
 
 CPU = torch.device("cpu")
-_VOLUMES_EACH = 3
+_N_BATCHES = 6
 
 
 class Stages:
@@ -82,23 +77,22 @@ class Stages:
             x.to(device).expand(batch_size, *x.shape[1:])
             for x in (slabs, present, self.fractions)
         ]
-        n_threads, n_encoders = torch.get_num_threads(), count_encoders(device)
-        n_cores = share_cores(n_threads, 0, n_encoders)
 
         @torch.inference_mode()
         def encode(_: int = 0) -> EncoderOutput:
-            with use_cores(device, n_cores, n_threads):
-                output: EncoderOutput = encoder(
-                    batch[0].to(dtype), present=batch[1], foreground=batch[2] > 0
-                )
-                return output
+            output: EncoderOutput = encoder(
+                batch[0].to(dtype), present=batch[1], foreground=batch[2] > 0
+            )
+            return output
 
-        with ThreadPoolExecutor(n_encoders) as threads:
-            # As the embedder does: each thread encodes volumes of its own.
-            volumes = range(_VOLUMES_EACH * n_encoders)
-            encoding = seconds_of(lambda: [*threads.map(encode, volumes)], device)
+        def encode_all() -> None:
+            # As the embedder does: on a CPU each thread encodes volumes of its own.
+            with side_by_side(encode, range(_N_BATCHES), device=device) as outputs:
+                for _ in outputs:
+                    pass
+
         pool = partial(pool_tokens, encode(), batch[2])
         return {
-            "encode": encoding / len(volumes) / batch_size,
+            "encode": seconds_of(encode_all, device) / _N_BATCHES / batch_size,
             "pool": seconds_of(pool, device) / batch_size,
         }

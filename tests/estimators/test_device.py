@@ -1,18 +1,12 @@
-from concurrent.futures import ThreadPoolExecutor
-
-import joblib
 import numpy as np
 import pytest
 import torch
 
 from brainfeat.estimators._device import (
-    count_encoders,
     is_out_of_memory,
     resolve_batch_size,
     resolve_device,
     resolve_dtype,
-    share_cores,
-    use_cores,
 )
 from brainfeat.exceptions import ConfigError
 
@@ -82,38 +76,6 @@ def test_any_integer_is_a_batch_size():
 def test_other_batch_size_is_refused(batch_size):
     with pytest.raises(ConfigError, match="batch_size: expected 'auto'"):
         resolve_batch_size(batch_size, CPU, n_tokens=10)
-
-
-@pytest.mark.parametrize(
-    ("n_busy", "n_encoders", "expected"),
-    [(0, 1, 4), (1, 1, 4), (3, 1, 3), (9, 1, 1), (0, 2, 2), (3, 2, 1), (0, 8, 1)],
-)
-def test_encoders_divide_what_busy_threads_leave(
-    monkeypatch, n_busy, n_encoders, expected
-):
-    monkeypatch.setattr(joblib, "cpu_count", lambda: 6)
-    assert share_cores(4, n_busy, n_encoders) == expected
-
-
-def test_cores_are_used_in_one_thread_only():
-    before = torch.get_num_threads()
-
-    def count():
-        with use_cores(CPU, 3, before):
-            return torch.get_num_threads()
-
-    with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(count).result() == 3
-    assert torch.get_num_threads() == before
-    with ThreadPoolExecutor(1) as pool:
-        assert pool.submit(torch.get_num_threads).result() == before
-    with use_cores(CUDA, 3, before):
-        assert torch.get_num_threads() == before
-
-
-def test_only_a_cpu_encodes_side_by_side():
-    assert count_encoders(CPU) == min(torch.get_num_threads(), 8)
-    assert count_encoders(CUDA) == 1
 
 
 def test_a_short_memory_is_told_from_other_errors():

@@ -10,10 +10,10 @@ import torch
 
 from brainfeat import registration
 from brainfeat.checkpoint import Checkpoint
-from brainfeat.estimators import _encoding
+from brainfeat.estimators import _side_by_side
 from brainfeat.estimators._cache import EmbeddingCache
-from brainfeat.estimators._device import count_encoders
 from brainfeat.estimators._encoding import SubjectEncoder
+from brainfeat.estimators._side_by_side import count_encoders
 from brainfeat.estimators._subjects import Subject
 from brainfeat.exceptions import ConfigError, ModalityError, VolumeError
 from brainfeat.io import read_volume, to_image, write_volume
@@ -227,7 +227,7 @@ def test_subjects_are_read_only_a_few_ahead(checkpoint, subjects, batch_size, n_
 
 def test_encoders_work_side_by_side(checkpoint, subjects, monkeypatch):
     # Each waits inside the encoder until there are two.
-    monkeypatch.setattr(_encoding, "count_encoders", lambda _: 2)
+    monkeypatch.setattr(_side_by_side, "count_encoders", lambda *_: 2)
     both, forward = threading.Barrier(2, timeout=30), SlabEncoder.forward
 
     def meet(self, slabs, **options):
