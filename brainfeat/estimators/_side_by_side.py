@@ -9,7 +9,13 @@ import torch
 
 from brainfeat.prefetch import Prefetch
 
-__all__ = ["MOST_SEGMENTED_AT_ONCE", "side_by_side"]
+__all__ = [
+    "MOST_SEGMENTED_AT_ONCE",
+    "count_encoders",
+    "share_cores",
+    "side_by_side",
+    "use_cores",
+]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
