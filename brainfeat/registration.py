@@ -201,7 +201,9 @@ def _load_fixed(spacing: float, blur: float) -> _Fixed:
     near = (depth.data >= -_MASK_MARGIN).astype(np.float32)
     share = to_shrunk(Volume(near, depth.geometry), spacing)
     mask = Volume(share.data >= 0.5, share.geometry)
-    return _Fixed(to_sitk(template, unit=_UNIT), to_sitk(mask, unit=_UNIT))
+    # Each step visits all voxels of the template: none that the mask leaves out.
+    box = ndimage.find_objects(mask.data.view(np.uint8))[0]
+    return _Fixed(to_sitk(template, unit=_UNIT)[box], to_sitk(mask, unit=_UNIT)[box])
 
 
 def _blur(volume: Volume, sigma: float) -> Volume:

@@ -229,6 +229,8 @@ def _crop_to_grid(volume: Volume, grid: Geometry, grid_to_scanner: Affine) -> Vo
 def _smooth_for_spacing(volume: Volume, spacing: float) -> Volume:
     ratios = spacing / np.array(volume.geometry.spacing)
     sigmas = _SIGMA_PER_FWHM * np.sqrt(np.maximum(ratios**2 - 1.0, 0.0))
+    # What reaches no neighbour would be a copy: a ratio of one, but for rounding.
+    sigmas = np.where(_TRUNCATE * sigmas < 0.5, 0.0, sigmas)
     if not sigmas.any():
         return volume
     # Transposed, since the filter's result is in C order, and SimpleITK takes volumes
