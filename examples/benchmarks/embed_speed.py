@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 from speed_floor import inflate_seconds, matrix_rate
-from speed_rivals import monai_loop, slice_loop
+from speed_rivals import AS_OURS, COARSE, monai_loop, slice_loop
 from speed_scans import write_scans
 from speed_stages import Stages
 
@@ -135,7 +135,10 @@ def time_rivals(
         "(b) slices by 16, bfloat16": lambda: slice_loop(
             half=True, device=device, batch_size=16
         ),
-        "(c) monai": lambda: monai_loop(device=device),
+        "(c) monai": lambda: monai_loop(*COARSE, fused=False, device=device),
+        "(d) monai, as many patches": lambda: monai_loop(
+            *AS_OURS, fused=True, device=device
+        ),
     }
     seconds = {}
     for name, build in make.items():
