@@ -252,8 +252,17 @@ class Checkpoint:
         -------
         Path
             The folder.
+
+        Raises
+        ------
+        ConfigError
+            If weights are not stored in such a precision.
         """
         folder = Path(folder)
+        if dtype not in get_args(StoredDtype):
+            raise ConfigError(
+                f"dtype: expected one of {get_args(StoredDtype)}, got {dtype!r}."
+            )
         stored = getattr(torch, dtype)
         state = {k: v.to(stored).contiguous() for k, v in self.state.items()}
         with ExitStack() as stack:

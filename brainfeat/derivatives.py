@@ -17,7 +17,12 @@ from brainfeat.provenance import check_identity
 from brainfeat.table_formats import find_format, sidecar_path
 from brainfeat.tables import TableRow, is_reserved
 
-__all__ = ["DerivativesFolder", "describe_derivatives", "write_group_table"]
+__all__ = [
+    "DerivativesFolder",
+    "check_description",
+    "describe_derivatives",
+    "write_group_table",
+]
 
 _NAME = "desc-brainfound_embedding.parquet"
 _BIDS_VERSION = "1.10.0"
@@ -91,7 +96,7 @@ class DerivativesFolder:
         self._provenance = dict(provenance)
         self._overwrite = overwrite
         self._written: set[Path] = set()
-        _check_description(self.root)
+        check_description(self.root, _OURS)
         self.working_folder, self._lock = _find_working_folder(self.root)
 
     def known_sha256(self, row: TableRow) -> str | None:
@@ -333,9 +338,23 @@ def _check_apart(root: Path, source: Path) -> None:
         )
 
 
-def _check_description(root: Path) -> None:
+def check_description(root: Path, name: str) -> None:
+    """Keep out of the folder of another dataset.
+
+    Parameters
+    ----------
+    root : Path
+        Where to write; it need not be there.
+    name : str
+        Name of the dataset that may be there already.
+
+    Raises
+    ------
+    InputError
+        If its ``dataset_description.json`` has another name.
+    """
     path = root / "dataset_description.json"
-    if path.exists() and (_read_json(path) or {}).get("Name") != _OURS:
+    if path.exists() and (_read_json(path) or {}).get("Name") != name:
         raise InputError(f"{root}: holds another dataset; choose another folder.")
 
 

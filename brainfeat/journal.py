@@ -26,6 +26,8 @@ __all__ = [
     "release_folder",
 ]
 
+_MOST_MISSES = 100  # in a row, of a folder that is made and at once removed
+
 
 class FolderBusyError(TableError):
     """Another process holds the folder."""
@@ -216,13 +218,17 @@ def lock_folder(folder: Path) -> BinaryIO:
     TableError
         If it cannot be written or locked.
     """
+    misses = 0
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             lock = (folder / "lock").open("ab")
-        except FileNotFoundError:
-            continue  # the process before us removed its folder just now
         except OSError as error:
+            misses += 1
+            # The process before us removed its folder just now; but there are places,
+            # such as /proc, where no folder can be made.
+            if isinstance(error, FileNotFoundError) and misses < _MOST_MISSES:
+                continue
             raise TableError(
                 f"{folder}: cannot be written ({error.strerror})."
             ) from error

@@ -77,6 +77,9 @@ def report_on_table(
         If the table cannot be read.
     """
     metadata, embeddings, provenance = read_embeddings(table)
+    path = output or table.with_suffix(".html")
+    if path.suffix.lower() not in {".html", ".htm"}:
+        raise InputError(f"{path}: expected a page to write, named *.html.")
     known = metadata
     if labels is not None:
         known = join_participants(metadata, _read_participants(labels), str(labels))
@@ -96,7 +99,6 @@ def report_on_table(
         inputs,
         provenance,
     )
-    path = output or table.with_suffix(".html")
     with atomic_write(path) as partial:
         partial.write_text(render_page(title, body), encoding="utf-8")
     return ReportSummary(path, inputs.failures)

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 from brainfeat.atomic import atomic_write, write_json
 from brainfeat.bids import parse_bids_name
 from brainfeat.console import show_run
-from brainfeat.derivatives import describe_derivatives
+from brainfeat.derivatives import check_description, describe_derivatives
 from brainfeat.estimators._device import resolve_device
 from brainfeat.estimators._side_by_side import MOST_SEGMENTED_AT_ONCE, side_by_side
 from brainfeat.estimators.segmentation import SegmentationEstimator
@@ -26,6 +26,7 @@ from brainfeat.tables import TableRow
 from brainfeat.weight_files import file_sha256
 
 _NAMES, _DESCRIPTION, _FAILURES = "dseg.tsv", "dataset_description.json", "failures.tsv"
+_DATASET, _MODEL = "Segmentations", "segmentation.json"
 _LABEL = "label"
 _IMAGE_SUFFIXES = (".nii.gz", ".nii", ".mgz", ".mgh", ".img")
 
@@ -123,13 +124,21 @@ def segment_rows(
     -------
     SegmentSummary
         Counts, and where the files are.
+
+    Raises
+    ------
+    InputError
+        If the folder holds another dataset, or a model.
     """
     start = time.perf_counter()
+    check_description(folder, _DATASET)
+    if (folder / _MODEL).exists():
+        raise InputError(f"{folder}: holds a model; choose another folder.")
     folder.mkdir(parents=True, exist_ok=True)
     _write_names(folder / _NAMES, estimator, _read_names(model / _NAMES))
-    write_json(folder / _DESCRIPTION, describe_derivatives("Segmentations"))
+    write_json(folder / _DESCRIPTION, describe_derivatives(_DATASET))
     # The hashes of decoder and encoder are in it, and were checked at loading.
-    fingerprint = file_sha256(model / "segmentation.json")
+    fingerprint = file_sha256(model / _MODEL)
     counts = {"done": 0, "skipped": 0, "failed": 0}
     failures = [*manifest.problems]
     with show_run(

@@ -112,6 +112,12 @@ def test_saving_replaces_a_checkpoint_and_leaves_other_files(checkpoint, folder)
     assert len(list(folder.iterdir())) == 4
 
 
+def test_precision_that_holds_no_weights_is_refused(checkpoint, tmp_path):
+    with pytest.raises(ConfigError, match="float16"):
+        checkpoint.save(tmp_path / "folder", dtype="int8")
+    assert not (tmp_path / "folder").exists()
+
+
 def test_failed_save_leaves_the_old_checkpoint(checkpoint, folder, monkeypatch):
     other = Checkpoint(CONFIG, {k: v + 1 for k, v in checkpoint.state.items()})
     monkeypatch.setattr(json, "dumps", lambda *_, **__: 1 / 0)

@@ -146,3 +146,12 @@ def test_a_folder_is_emptied_before_its_lock_goes(tmp_path, monkeypatch):
     release_folder(tmp_path / "work", lock)
     assert left == [True, True, False]
     assert not (tmp_path / "work").exists()
+
+
+def test_folder_that_can_never_be_made_is_refused(monkeypatch, tmp_path):
+    def refuse(*_, **__):
+        raise FileNotFoundError(2, "No such file or directory")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(TableError, match="cannot be written"):
+        lock_folder(tmp_path / "table")

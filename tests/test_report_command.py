@@ -67,6 +67,13 @@ def test_label_column_and_output_may_be_named(table, participants, tmp_path):
     assert "handedness: <b>right</b> against <b>left</b>" in output.read_text()
 
 
+def test_page_does_not_take_the_name_of_a_table(table):
+    before = table.read_bytes()
+    with pytest.raises(InputError, match="expected a page"):
+        report_on_table(table, output=table)
+    assert table.read_bytes() == before
+
+
 def test_table_of_another_encoder_is_told_without_images(table):
     sidecar = table.with_suffix(".json")
     text = sidecar.read_text()

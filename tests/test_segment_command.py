@@ -155,6 +155,17 @@ def test_model_is_not_overwritten(data, model):
     assert "is not an empty folder" in result.output
 
 
+def test_other_datasets_and_models_are_not_written_to(data, model, tmp_path):
+    description = tmp_path / "dataset_description.json"
+    description.write_text('{"Name": "Raw", "BIDSVersion": "1.10.0"}')
+    for folder, message in ((tmp_path, "another dataset"), (model, "holds a model")):
+        result = invoke("predict", model, data / "bids", "-o", folder)
+        assert result.exit_code == 2
+        assert message in " ".join(result.output.split())
+    assert "Raw" in description.read_text()
+    assert not (model / "dataset_description.json").exists()
+
+
 def test_folder_without_model_is_a_usage_error(data, tmp_path):
     result = invoke("predict", tmp_path, data / "bids", "-o", tmp_path / "out")
     assert result.exit_code == 2

@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -151,6 +152,7 @@ class SubjectEncoder:
         self.atlas = None if pooling != "regions" else RegionAtlas.load(labels_img)
         self._weights = self._weigh_regions()
         self._memory_limit = memory_limit
+        self._retreating = Lock()
 
     @property
     def region_names(self) -> tuple[str, ...]:
@@ -414,14 +416,14 @@ class SubjectEncoder:
                     [self._encode(batch) for batch in batches or [()]]
                 )
             except Exception as error:
-                if not is_out_of_memory(error) or not self._can_retreat:
+                can_retreat = size > 1 or self.device.type != "cpu"
+                if not is_out_of_memory(error) or not can_retreat:
                     raise
             # Not above: the error would keep its tensors.
-            self._retreat()
-
-    @property
-    def _can_retreat(self) -> bool:
-        return self._batch_size > 1 or self.device.type != "cpu"
+            with self._retreating:
+                # Threads that run short together retreat once.
+                if self._batch_size == size:
+                    self._retreat()
 
     def _retreat(self) -> None:
         if self._batch_size > 1:

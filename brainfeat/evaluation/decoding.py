@@ -111,9 +111,10 @@ def decode_positions(
     auc = _score_tokens(tokens, np.column_stack([data.labels, drawn]), repeats)
     true, null = auc[:, :1], auc[:, 1:]
     slack = 1e-9  # equal scores must count as equal
-    p = (1 + (null >= true - slack).sum(axis=1)) / (1 + n_permutations)
+    # A draw whose folds hold one class has no score, and is not a lower one.
+    p = (1 + (~(null < true - slack)).sum(axis=1)) / (1 + n_permutations)
     best = null.max(axis=0)
-    corrected = (1 + (best >= true - slack).sum(axis=1)) / (1 + n_permutations)
+    corrected = (1 + (~(best < true - slack)).sum(axis=1)) / (1 + n_permutations)
     return DecodingMap(
         _to_image(true[:, 0], mask, affine, 0.0),
         _to_image(p, mask, affine, 1.0),
