@@ -53,6 +53,26 @@ def describe_derivatives(name: str) -> dict[str, Any]:
     }
 
 
+def check_description(root: Path, name: str) -> None:
+    """Keep out of the folder of another dataset.
+
+    Parameters
+    ----------
+    root : Path
+        Where to write; it need not be there.
+    name : str
+        Name of the dataset that may be there already.
+
+    Raises
+    ------
+    InputError
+        If its ``dataset_description.json`` has another name.
+    """
+    path = root / "dataset_description.json"
+    if path.exists() and (_read_json(path) or {}).get("Name") != name:
+        raise InputError(f"{root}: holds another dataset; choose another folder.")
+
+
 class DerivativesFolder:
     """A BIDS derivatives dataset that takes one file a session or run.
 
@@ -336,26 +356,6 @@ def _check_apart(root: Path, source: Path) -> None:
             f"{root}: lies in the raw dataset, which is not written to; choose a "
             f"folder elsewhere, or in {source / 'derivatives'}."
         )
-
-
-def check_description(root: Path, name: str) -> None:
-    """Keep out of the folder of another dataset.
-
-    Parameters
-    ----------
-    root : Path
-        Where to write; it need not be there.
-    name : str
-        Name of the dataset that may be there already.
-
-    Raises
-    ------
-    InputError
-        If its ``dataset_description.json`` has another name.
-    """
-    path = root / "dataset_description.json"
-    if path.exists() and (_read_json(path) or {}).get("Name") != name:
-        raise InputError(f"{root}: holds another dataset; choose another folder.")
 
 
 def _find_working_folder(root: Path) -> tuple[Path, BinaryIO]:

@@ -72,14 +72,15 @@ def report_on_table(
     Raises
     ------
     InputError
-        If the participants do not fit, or there is no such column.
+        If the participants do not fit, there is no such column, or the output is not
+        named as a page.
     TableError
         If the table cannot be read.
     """
-    metadata, embeddings, provenance = read_embeddings(table)
     path = output or table.with_suffix(".html")
     if path.suffix.lower() not in {".html", ".htm"}:
         raise InputError(f"{path}: expected a page to write, named *.html.")
+    metadata, embeddings, provenance = read_embeddings(table)
     known = metadata
     if labels is not None:
         known = join_participants(metadata, _read_participants(labels), str(labels))

@@ -144,7 +144,10 @@ def _score_positions(
     labels: NDArray[np.bool_],
     folds: Sequence[Fold],
 ) -> Floats:
-    """Return AUCs of shape (n_positions, P) of tokens (n_positions, n_rows, D)."""
+    """Return AUCs of shape (n_positions, P) of tokens (n_positions, n_rows, D).
+
+    NaN for labels of which no fold tests both classes.
+    """
     won: Floats = np.zeros((len(tokens), labels.shape[1]))
     n_pairs: Floats = np.zeros(labels.shape[1])
     for train, test in folds:
@@ -167,7 +170,8 @@ def _score_positions(
         ranks = rankdata(scores, axis=1)
         won += (ranks * positive).sum(axis=1) - n_positive * (n_positive + 1) / 2
         n_pairs += n_positive * (len(test) - n_positive)
-    return won / n_pairs
+    unknown = np.full_like(won, np.nan)
+    return np.divide(won, n_pairs, out=unknown, where=n_pairs > 0)
 
 
 def _check_grid(images: Sequence[nib.Nifti1Image]) -> Floats:

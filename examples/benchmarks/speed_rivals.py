@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 EMBED_DIM, DEPTH, NUM_HEADS = 384, 12, 6
 SLICE_SIZE = 224
-# The brain at 1 mm, in the patches that monai's examples take, and in as many as ours.
+# The brain at 1 mm, in patches of 16 and in as many as ours.
 COARSE = ((160, 208, 160), (16, 16, 16))
 AS_OURS = ((154, 196, 152), (14, 14, 4))
 

@@ -1,5 +1,6 @@
 import logging
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -456,6 +457,23 @@ def test_where_memory_is_short_batches_shrink_and_the_cpu_comes_last(
         "out of memory: going on with batches of 1",
         "out of memory: going on with the CPU",
     ]
+
+
+def test_threads_that_run_short_together_halve_the_batch_once(checkpoint):
+    both = threading.Barrier(2, timeout=30)
+
+    class Short(SubjectEncoder):
+        def _encode(self, items):
+            if self._batch_size == 4:
+                both.wait()
+                raise torch.OutOfMemoryError("out of memory")
+            return np.zeros((len(items), 1))
+
+    encoder = Short(checkpoint, device="cpu", batch_size=4)
+    with ThreadPoolExecutor(2) as pool:
+        rows = list(pool.map(encoder._encode_in_memory, [[None] * 4] * 2))
+    assert [len(row) for row in rows] == [4, 4]
+    assert encoder._batch_size == 2
 
 
 def test_a_subject_that_no_memory_holds_fails_alone(checkpoint, subjects, monkeypatch):

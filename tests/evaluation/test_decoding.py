@@ -5,6 +5,7 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 
+from brainfeat.evaluation import decoding
 from brainfeat.evaluation.decoding import decode_positions
 from brainfeat.evaluation.folds import outer_folds
 from brainfeat.exceptions import InputError
@@ -87,3 +88,12 @@ def test_mask_must_fit(images):
     empty = nib.Nifti1Image(np.zeros(SHAPE, np.uint8), AFFINE)
     with pytest.raises(InputError, match=r"tokens to decode from.*got 0"):
         decode_positions(images, Y, mask_img=empty)
+
+
+def test_draw_without_a_score_is_not_a_lower_one(images, monkeypatch):
+    monkeypatch.setattr(
+        decoding, "permute_labels", lambda labels, *_: np.zeros((len(labels), 9), int)
+    )
+    found = decode_positions(images, Y, n_repeats=1, n_permutations=9)
+    assert (found.p_img.get_fdata() == 1).all()
+    assert (found.corrected_p_img.get_fdata() == 1).all()
