@@ -3,7 +3,7 @@
 import csv
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ class BidsSession:
         One file a modality.
     clashes : mapping of str to tuple of Path
         Modalities for which several files fit; they are not in ``images``.
+    error : OSError or None
+        Why its folder cannot be read; nothing is known of its images then.
     metadata : mapping of str to str or None
         The subject's line of ``participants.tsv``, and that of the session.
     """
@@ -47,6 +49,7 @@ class BidsSession:
     run: str | None = None
     images: Mapping[str, Path]
     clashes: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
+    error: OSError | None = None
     metadata: Mapping[str, str | None] = field(default_factory=dict)
 
 
@@ -120,30 +123,23 @@ def index_bids(
     """
     selection = selection or BidsSelection()
     participants = read_participants(folder)
-    sessions = []
+    sessions: list[BidsSession] = []
     for subject in selection.take_participants(folder, _folders(folder, "sub-")):
-        visits = read_sessions(subject)
-        for place in [subject, *_folders(subject, "ses-")]:
+        known = participants.get(subject.name, {})
+        unknown = BidsSession(participant_id=subject.name, session_id=None, images={})
+        try:
+            visits = read_sessions(subject)
+            places = [subject, *_folders(subject, "ses-")]
+        except OSError as error:
+            sessions.append(replace(unknown, error=error))
+            continue
+        for place in places:
             session_id = None if place is subject else place.name
             if not selection.has_session(session_id):
                 continue
-            found = _find_images(place / "anat", modalities, selection)
-            metadata = {
-                **participants.get(subject.name, {}),
-                **visits.get(session_id or "", {}),
-            }
-            for run in _split_runs(found):
-                images, clashes = _choose(found, run, modalities)
-                sessions.append(
-                    BidsSession(
-                        participant_id=subject.name,
-                        session_id=session_id,
-                        run=run,
-                        images=images,
-                        clashes=clashes,
-                        metadata=metadata,
-                    )
-                )
+            metadata = {**known, **visits.get(session_id or "", {})}
+            session = replace(unknown, session_id=session_id, metadata=metadata)
+            sessions += _read_runs(session, place / "anat", modalities, selection)
     return sessions
 
 
@@ -214,6 +210,23 @@ def _is_folder(entry: "os.DirEntry[str]") -> bool:
         return entry.is_dir()
     except OSError:  # a link that leads to itself
         return False
+
+
+def _read_runs(
+    session: BidsSession,
+    folder: Path,
+    modalities: Sequence[str],
+    selection: BidsSelection,
+) -> Iterator[BidsSession]:
+    """Give a session once a run, with the images in its folder."""
+    try:
+        found = _find_images(folder, modalities, selection)
+    except OSError as error:
+        yield replace(session, error=error)
+        return
+    for run in _split_runs(found):
+        images, clashes = _choose(found, run, modalities)
+        yield replace(session, run=run, images=images, clashes=clashes)
 
 
 def _find_images(

@@ -419,8 +419,6 @@ def _path_of(source: ImageSource) -> Path | None:
 
 def _existing_file(source: str | os.PathLike[str]) -> Path:
     path = Path(source).expanduser()
-    if path.is_dir():
-        raise VolumeError(f"{path}: expected an image file, got a folder.")
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -428,6 +426,8 @@ def _existing_file(source: str | os.PathLike[str]) -> Path:
         raise VolumeNotFoundError(f"{path}: {what}.") from None
     except (OSError, ValueError) as error:  # a loop of links, a name with a zero byte
         raise VolumeError(f"{path}: cannot be read ({_brief(error)}).") from error
+    if stat.S_ISDIR(mode):
+        raise VolumeError(f"{path}: expected an image file, got a folder.")
     if not stat.S_ISREG(mode):
         # Opening a pipe would wait for ever.
         raise VolumeError(f"{path}: expected an image file, got a device or a pipe.")

@@ -4,7 +4,7 @@ import csv
 import glob
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -121,7 +121,7 @@ def collect_bids(
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder.")
     collector = _Collector(tuple(modalities), tuple(wanted), selection)
-    collector.add_bids(folder)
+    collector.add_bids(Path(_absolute(folder)))
     if not collector.rows and not collector.problems:
         raise InputError(
             f"{folder}: expected BIDS images sub-*/[ses-*/]anat/"
@@ -147,18 +147,24 @@ class _Collector:
         return tuple(m for m in self.modalities if not self.wanted or m in self.wanted)
 
     def add_input(self, text: str) -> None:
-        path = Path(text).expanduser()
+        path = _absolute(text)
+        found = [path]
+        if glob.has_magic(path) and not _exists(Path(path)):
+            # Path.glob would also find hidden files.
+            found = sorted(glob.glob(path, recursive=True))  # noqa: PTH207
+            if not found:
+                self._report(path, "matches no file.")
+        for name in found:
+            try:
+                self._add_path(Path(name))
+            except OSError as error:
+                self._report_unreadable(Path(name), error)
+
+    def _add_path(self, path: Path) -> None:
         if path.is_dir():
             self._add_folder(path)
         elif path.is_file():
             self._add_file(path)
-        elif glob.has_magic(str(path)):
-            # Path.glob would also find hidden files.
-            found = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207
-            for name in found:
-                self.add_input(glob.escape(name) if not Path(name).exists() else name)
-            if not found:
-                self._report(str(path), "matches no file.")
         else:
             self._report(str(path), "no such file.")
 
@@ -172,12 +178,20 @@ class _Collector:
             self.add_bids(folder)
             what = f"BIDS images sub-*/[ses-*/]anat/*_{{{','.join(self.used)}}}.nii.gz"
         else:
-            for path in _find_images(folder, self._report_unreadable):
+            for path in self._find_images(folder):
                 if self._is_wanted(path):
                     self._add_image(path)
             what = f"images ({', '.join(_IMAGE_SUFFIXES)})"
         if len(self.rows) + len(self.problems) == n_before:
             self._report(str(folder), f"expected {what}, got none.")
+
+    def _find_images(self, folder: Path) -> Iterator[Path]:
+        tree = os.walk(folder, onerror=lambda e: self._report_unreadable(folder, e))
+        for parent, folders, names in tree:
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            for name in sorted(names):
+                if name.endswith(_IMAGE_SUFFIXES) and not name.startswith("."):
+                    yield Path(parent, name)
 
     def _is_wanted(self, path: Path) -> bool:
         """Whether a file found by searching is a scan of a modality in use."""
@@ -189,7 +203,7 @@ class _Collector:
             self._modality_of(path)
         except ModalityError:
             return False
-        except VolumeNotFoundError:
+        except OSError:
             return True  # a link to nothing is told of, not left out
         return True
 
@@ -201,6 +215,10 @@ class _Collector:
         return next(iter(table.rows[0].images))
 
     def _add_session(self, session: BidsSession) -> None:
+        if session.error is not None:
+            folder = Path(session.participant_id, session.session_id or "")
+            self._report_unreadable(folder, session.error, session.participant_id)
+            return
         for modality, paths in session.clashes.items():
             names = ", ".join(path.name for path in paths)
             self._report(
@@ -236,6 +254,9 @@ class _Collector:
             modality = single or self._modality_of(path)
         except (ModalityError, VolumeNotFoundError) as error:
             self.problems.append(FailedRow.from_error("", str(path), error))
+            return
+        except OSError as error:
+            self._report_unreadable(path, error)
             return
         self.rows.append(
             TableRow(
@@ -307,8 +328,14 @@ class _Collector:
                 nameable.append(row)
         return nameable
 
-    def _report_unreadable(self, error: OSError) -> None:
-        self._report(str(error.filename), f"cannot be read ({error.strerror}).")
+    def _report_unreadable(
+        self, path: Path, error: OSError, participant_id: str = ""
+    ) -> None:
+        self._report(
+            str(error.filename or path),
+            f"cannot be read ({error.strerror}).",
+            participant_id=participant_id,
+        )
 
     def _report(self, culprit: str, reason: str, *, participant_id: str = "") -> None:
         self.problems.append(FailedRow(participant_id, culprit, reason))
@@ -327,14 +354,6 @@ def _summarise(problems: Sequence[FailedRow]) -> str:
         return "expected images, folders or manifests, got no input."
     more = f" ({len(problems) - 1} more like it.)" if len(problems) > 1 else ""
     return f"{problems[0]}{more}"
-
-
-def _find_images(folder: Path, on_error: Callable[[OSError], None]) -> Iterable[Path]:
-    for parent, folders, names in os.walk(folder, onerror=on_error):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if name.endswith(_IMAGE_SUFFIXES) and not name.startswith("."):
-                yield Path(parent, name)
 
 
 def _read_table(path: Path) -> list[dict[str, str | None]]:
@@ -358,14 +377,20 @@ def _value(text: str | None) -> str | None:
 
 
 def _resolve(text: str, folder: Path) -> str:
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))  # noqa: PTH111
     beside = folder / path
-    return _absolute(beside if beside.exists() or not path.exists() else path)
+    return _absolute(beside if _exists(beside) or not _exists(path) else path)
 
 
-def _absolute(path: Path) -> str:
-    # Not resolve(): a link keeps the name that the user knows.
-    return os.path.abspath(path)  # noqa: PTH100
+def _exists(path: Path) -> bool:
+    # Path.exists raises where it may not look, and if a name is too long.
+    return os.path.exists(path)  # noqa: PTH110
+
+
+def _absolute(path: str | Path) -> str:
+    # Not resolve(): a link keeps the name that the user knows. Not Path.expanduser():
+    # it raises where ~ is the name of a file.
+    return os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111
 
 
 def _stem(path: Path) -> str:

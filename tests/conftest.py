@@ -1,5 +1,6 @@
 """Fixtures that every room uses."""
 
+import ctypes
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 
@@ -35,6 +36,18 @@ def without_registration():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registration, "align_to_template", lambda _: in_place)
         yield
+
+
+@pytest.fixture
+def bound_by_permissions():
+    """For ``preexec_fn``: a process that heeds permissions, even root's."""
+
+    def heed():
+        drop, dac_override, dac_read_search = 24, 1, 2  # <linux/prctl.h>
+        for capability in (dac_override, dac_read_search):
+            ctypes.CDLL(None).prctl(drop, capability, 0, 0, 0)
+
+    return heed
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """What a run of the command survives; how it is typed is tested in test_cli.py."""
 
 import csv
+import errno
 import os
 import resource
 import shutil
@@ -97,6 +98,54 @@ def test_names_of_any_kind_are_rows_or_one_line(
     assert "a device or a pipe" in failed[f"{folder}/pipe.nii.gz"]
     assert f"{folder}/bad\x1b[2J\n.nii.gz" in failed
     assert "Traceback" in crash_path(failures_path(output)).read_text()
+
+
+def test_what_cannot_be_reached_is_a_failed_row(
+    small_scans, small_checkpoint, tmp_path, bound_by_permissions
+):
+    source = next(small_scans.rglob("*.nii.gz"))
+    scans = [
+        *("bids/sub-1/anat/sub-1_T1w.nii.gz", "bids/sub-2/anat/sub-2_T1w.nii.gz"),
+        "bids/sub-3/ses-1/anat/sub-3_ses-1_T1w.nii.gz",
+        "bids/sub-3/ses-2/anat/sub-3_ses-2_T1w.nii.gz",
+        *("scans/a.nii.gz", "scans/shut/b.nii.gz", "c.nii.gz"),
+    ]
+    for name in scans:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, tmp_path / name)
+    long = "x" * 300
+    (tmp_path / "bids/sub-4").mkdir()
+    for name in ("bids/sub-4/anat", "scans/far.nii.gz"):
+        (tmp_path / name).symlink_to(long)
+    (tmp_path / "m.csv").write_text(f"T1w\n{long}.nii\n{scans[5]}\n{scans[6]}\n")
+    shut = ["bids/sub-1", "bids/sub-3/ses-1/anat", "scans/shut"]
+    command = [sys.executable, "-m", "brainfeat", "embed", "bids", "scans", "m.csv"]
+    for name in shut:
+        (tmp_path / name).chmod(0)
+    result = subprocess.run(
+        [*command, long, "-o", "table.csv", "--checkpoint", small_checkpoint],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        preexec_fn=bound_by_permissions,
+    )
+    for name in shut:
+        (tmp_path / name).chmod(0o700)
+    assert result.returncode == 1, result.stderr
+    images = read_embeddings(tmp_path / "table.csv")[0]["image"].tolist()
+    assert images == [str(tmp_path / scans[index]) for index in (1, 3, 4, 6)]
+    with (tmp_path / "table.failures.tsv").open(newline="") as file:
+        failed = {line["file"]: line for line in csv.DictReader(file, delimiter="\t")}
+    culprits = ["bids/sub-1/sub-1_sessions.tsv", *shut[1:], scans[5]]
+    numbers = dict.fromkeys(culprits, errno.EACCES)
+    culprits = ["bids/sub-4/anat", "scans/far.nii.gz", long, f"{long}.nii"]
+    numbers |= dict.fromkeys(culprits, errno.ENAMETOOLONG)
+    assert {name: line["reason"] for name, line in failed.items()} == {
+        str(tmp_path / name): f"cannot be read ({os.strerror(number)})."
+        for name, number in numbers.items()
+    }
+    people = [line["participant_id"] for line in failed.values()]
+    assert {"sub-1", "sub-3", "sub-4"} <= set(people)
 
 
 def test_a_volume_beyond_the_limit_is_refused(small_scans, small_checkpoint, tmp_path):

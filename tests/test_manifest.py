@@ -72,6 +72,24 @@ def test_globs_are_sorted_and_may_cross_folders(folder):
     assert _names(_collect(folder / "x" / "[ab].nii.gz")) == ["a", "b"]
 
 
+def test_a_link_to_nothing_is_no_pattern(folder):
+    _touch(folder, "b.nii")
+    (folder / "a[1].nii").symlink_to("absent")
+    manifest = _collect(folder / "*.nii")
+    assert _names(manifest) == ["b"]
+    assert manifest.problems == (("", str(folder / "a[1].nii"), "no such file."),)
+
+
+def test_problems_name_absolute_paths(folder, monkeypatch):
+    _touch(folder, "a.nii", "b_pet.nii", "empty/notes.txt")
+    (folder / "m.csv").write_text("participant_id,T1w\nP1,n/a\n")
+    monkeypatch.chdir(folder)
+    inputs = ["absent.nii", "*.x", "b_pet.nii", "empty", "m.csv", "~b/c.nii"]
+    manifest = _collect(*inputs, "a.nii")
+    files = [problem.file for problem in manifest.problems]
+    assert files == [str(folder / text) for text in inputs]
+
+
 def test_a_name_that_exists_is_no_pattern(folder):
     assert _names(_collect(*_touch(folder, "a[1].nii.gz"))) == ["a[1]"]
 
