@@ -19,7 +19,7 @@ __all__ = [
     "read_sessions",
 ]
 
-_IMAGE_SUFFIXES = (".nii.gz", ".nii")
+_SUFFIXES = (".nii.gz", ".nii")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,7 +253,7 @@ def _image_names(folder: Path) -> Iterator[str]:
         names = sorted(entry.name for entry in entries)
     for name in names:
         # Names such as "._sub-01_T1w.nii.gz" are what macOS leaves behind.
-        if name.endswith(_IMAGE_SUFFIXES) and not name.startswith("."):
+        if name.lower().endswith(_SUFFIXES) and not name.startswith("."):
             yield name
 
 

@@ -13,11 +13,11 @@ from brainfeat.bids_selection import BidsSelection
 from brainfeat.estimators._subjects import as_subjects
 from brainfeat.exceptions import InputError, ModalityError, VolumeNotFoundError
 from brainfeat.failures import FailedRow
+from brainfeat.image_names import IMAGE_SUFFIXES, has_image_suffix, image_stem
 from brainfeat.tables import TableRow, is_reserved
 
 __all__ = ["Manifest", "collect_bids", "collect_rows"]
 
-_IMAGE_SUFFIXES = (".nii.gz", ".nii", ".mgz", ".mgh", ".img")
 _TABLE_DELIMITERS = {".csv": ",", ".tsv": "\t"}
 # As pandas reads them.
 _MISSING = {"", "n/a", "na", "nan", "none", "null", "#n/a"}
@@ -181,7 +181,7 @@ class _Collector:
             for path in self._find_images(folder):
                 if self._is_wanted(path):
                     self._add_image(path)
-            what = f"images ({', '.join(_IMAGE_SUFFIXES)})"
+            what = f"images ({', '.join(IMAGE_SUFFIXES)})"
         if len(self.rows) + len(self.problems) == n_before:
             self._report(str(folder), f"expected {what}, got none.")
 
@@ -190,7 +190,7 @@ class _Collector:
         for parent, folders, names in tree:
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             for name in sorted(names):
-                if name.endswith(_IMAGE_SUFFIXES) and not name.startswith("."):
+                if has_image_suffix(name) and not name.startswith("."):
                     yield Path(parent, name)
 
     def _is_wanted(self, path: Path) -> bool:
@@ -260,7 +260,7 @@ class _Collector:
             return
         self.rows.append(
             TableRow(
-                participant_id=name.participant_id or _stem(path),
+                participant_id=name.participant_id or image_stem(path),
                 session_id=name.session_id,
                 images={modality: _absolute(path)},
             )
@@ -304,7 +304,7 @@ class _Collector:
         name = parse_bids_name(Path(main).name)
         self.rows.append(
             TableRow(
-                participant_id=participant or name.participant_id or _stem(Path(main)),
+                participant_id=participant or name.participant_id or image_stem(main),
                 session_id=line.get("session_id") or name.session_id,
                 images=images,
                 metadata=self._keep(line),
@@ -393,13 +393,6 @@ def _absolute(path: str | Path) -> str:
     return os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111
 
 
-def _stem(path: Path) -> str:
-    name = path.name
-    for suffix in _IMAGE_SUFFIXES:
-        name = name.removesuffix(suffix)
-    return name or path.name
-
-
 def _distinguish(rows: Sequence[TableRow]) -> list[TableRow]:
     """Name images by their folders too, where file names alone are the same.
 
@@ -407,7 +400,7 @@ def _distinguish(rows: Sequence[TableRow]) -> list[TableRow]:
     """
     clashes: dict[str, set[str]] = {}
     for row in rows:
-        if row.participant_id == _stem(Path(row.image)):
+        if row.participant_id == image_stem(row.image):
             clashes.setdefault(row.participant_id, set()).add(row.image)
     renamed = {
         image: name
@@ -417,7 +410,7 @@ def _distinguish(rows: Sequence[TableRow]) -> list[TableRow]:
     }
     return [
         replace(row, participant_id=renamed[row.image])
-        if row.image in renamed and row.participant_id == _stem(Path(row.image))
+        if row.image in renamed and row.participant_id == image_stem(row.image)
         else row
         for row in rows
     ]
@@ -426,6 +419,6 @@ def _distinguish(rows: Sequence[TableRow]) -> list[TableRow]:
 def _longer_names(images: Sequence[str]) -> dict[str, str]:
     root = os.path.commonpath(images)
     return {
-        image: "_".join([*Path(image).relative_to(root).parts[:-1], _stem(Path(image))])
+        image: "_".join([*Path(image).relative_to(root).parts[:-1], image_stem(image)])
         for image in images
     }

@@ -36,7 +36,6 @@ __all__ = [
     "describe_encoder",
     "embed_rows",
     "embed_to_table",
-    "hash_images",
 ]
 
 

@@ -19,16 +19,16 @@ from brainfeat.estimators._side_by_side import MOST_SEGMENTED_AT_ONCE, side_by_s
 from brainfeat.estimators.segmentation import SegmentationEstimator
 from brainfeat.exceptions import InputError
 from brainfeat.failures import FailedRow, write_failures
-from brainfeat.io import write_image
+from brainfeat.image_names import image_stem
+from brainfeat.io import hash_images, write_image
 from brainfeat.manifest import Manifest, collect_rows
-from brainfeat.runs import RunEvent, hash_images
+from brainfeat.runs import RunEvent
 from brainfeat.tables import TableRow
 from brainfeat.weight_files import file_sha256
 
 _NAMES, _DESCRIPTION, _FAILURES = "dseg.tsv", "dataset_description.json", "failures.tsv"
 _DATASET, _MODEL = "Segmentations", "segmentation.json"
 _LABEL = "label"
-_IMAGE_SUFFIXES = (".nii.gz", ".nii", ".mgz", ".mgh", ".img")
 
 
 class SegmentSummary(NamedTuple):
@@ -248,7 +248,7 @@ def _segment_one(
 def _output_name(row: TableRow) -> Path:
     """Name a label map after its image: ``sub-01_T1w`` gives ``sub-01_dseg``."""
     image = Path(row.image)
-    stem = _stem(image)
+    stem = image_stem(image)
     # A dot may belong to a label, as in acq-0.8mm.
     name = parse_bids_name(stem.replace(".", "-"))
     session = name.session_id
@@ -265,12 +265,6 @@ def _output_name(row: TableRow) -> Path:
     is_bids = image.parent.parts[-len(parts) - 1 :] == (*parts, "anat")
     place = Path(*parts, "anat") if is_bids else Path()
     return place / f"{stem}_dseg.nii.gz"
-
-
-def _stem(image: Path) -> str:
-    """Cut off the suffix of an image file, but no other dot."""
-    suffix = next((s for s in _IMAGE_SUFFIXES if image.name.endswith(s)), "")
-    return image.name.removesuffix(suffix)
 
 
 def _safe(text: str) -> str:
@@ -292,7 +286,7 @@ def _label_map(row: TableRow, manifest: Path) -> str:
 
 def _find_names(label_map: Path) -> Mapping[int, str]:
     """Read the table of names that BIDS keeps beside label maps or above them."""
-    own = label_map.with_name(f"{_stem(label_map)}.tsv")
+    own = label_map.with_name(f"{image_stem(label_map)}.tsv")
     above = [parent / _NAMES for parent in label_map.resolve().parents[:4]]
     return next((_read_names(p) for p in (own, *above) if p.is_file()), {})
 

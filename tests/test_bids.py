@@ -53,7 +53,7 @@ def test_modalities_of_a_session_are_one_row(tmp_path):
     _touch(
         tmp_path,
         "sub-02/ses-1/anat/sub-02_ses-1_T1w.nii.gz",
-        "sub-02/ses-1/anat/sub-02_ses-1_FLAIR.nii",
+        "sub-02/ses-1/anat/sub-02_ses-1_FLAIR.NII",
         "sub-02/ses-2/anat/sub-02_ses-2_T1w.nii.gz",
         "sub-01/anat/sub-01_T1w.nii.gz",
         # Not to be found: other folders, suffixes, formats and hidden files.
@@ -69,12 +69,12 @@ def test_modalities_of_a_session_are_one_row(tmp_path):
         ("sub-01", None, None, {"T1w": "sub-01_T1w.nii.gz"}),
         (
             *("sub-02", "ses-1", None),
-            {"T1w": "sub-02_ses-1_T1w.nii.gz", "FLAIR": "sub-02_ses-1_FLAIR.nii"},
+            {"T1w": "sub-02_ses-1_T1w.nii.gz", "FLAIR": "sub-02_ses-1_FLAIR.NII"},
         ),
         ("sub-02", "ses-2", None, {"T1w": "sub-02_ses-2_T1w.nii.gz"}),
     ]
     assert _found(tmp_path, ("FLAIR",)) == [
-        ("sub-02", "ses-1", None, {"FLAIR": "sub-02_ses-1_FLAIR.nii"})
+        ("sub-02", "ses-1", None, {"FLAIR": "sub-02_ses-1_FLAIR.NII"})
     ]
 
 

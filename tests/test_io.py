@@ -1,4 +1,6 @@
 import gzip
+import hashlib
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from brainfeat.exceptions import GeometryError, VolumeError, VolumeNotFoundError
 from brainfeat.io import (
     content_hash,
+    hash_images,
     read_labels,
     read_volume,
     to_image,
@@ -267,3 +270,17 @@ def test_pair_of_files_is_read_by_either_name(tmp_path, rng):
     nib.Nifti1Pair(data, np.eye(4)).to_filename(tmp_path / "pair.img")
     for name in ("pair.img", "pair.hdr"):
         np.testing.assert_array_equal(read_volume(tmp_path / name).data, data)
+
+
+def test_the_hash_of_one_image_is_that_of_its_file(tmp_path):
+    paths = {name: str(tmp_path / name) for name in ("T1w", "FLAIR")}
+    for name, path in paths.items():
+        Path(path).write_text(name)
+    expected = hashlib.sha256(b"T1w").hexdigest()
+    assert hash_images({"T1w": paths["T1w"]}) == expected
+    both = hash_images(paths)
+    assert both == hash_images(dict(reversed(paths.items())))
+    swapped = {"T1w": paths["FLAIR"], "FLAIR": paths["T1w"]}
+    assert len({both, expected, hash_images(swapped)}) == 3
+    with pytest.raises(VolumeNotFoundError):
+        hash_images({"T1w": str(tmp_path / "absent")})

@@ -97,10 +97,10 @@ def test_a_name_that_exists_is_no_pattern(folder):
 def test_folders_are_searched_for_scans(folder):
     _touch(
         folder,
-        *("z.nii", "x/b.nii.gz", "x/deep/a.mgz", "notes.txt", ".hidden/c.nii"),
+        *("Z.NII.GZ", "x/b.nii.gz", "x/deep/a.mgz", "notes.txt", ".hidden/c.nii"),
         *("x/b_mask.nii.gz", "x/b_dseg.nii.gz", "x/b_bold.nii.gz", "x/._b.nii.gz"),
     )
-    assert _names(_collect(folder)) == ["z", "b", "a"]
+    assert _names(_collect(folder)) == ["Z", "b", "a"]
 
 
 def test_folders_give_the_wanted_modalities_only(folder):

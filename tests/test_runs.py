@@ -1,5 +1,4 @@
 import csv
-import hashlib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -7,14 +6,9 @@ import numpy as np
 import pytest
 
 from brainfeat.estimators._encoding import Outcome
-from brainfeat.exceptions import VolumeError, VolumeNotFoundError
+from brainfeat.exceptions import VolumeError
 from brainfeat.failures import FailedRow
-from brainfeat.runs import (
-    RunOptions,
-    describe_encoder,
-    embed_to_table,
-    hash_images,
-)
+from brainfeat.runs import RunOptions, describe_encoder, embed_to_table
 from brainfeat.tables import TableRow, read_embeddings
 
 
@@ -198,17 +192,3 @@ def test_overwriting_encodes_all_again(rows, output):
     summary, _, _ = _embed(rows[:4], output, overwrite=True)
     assert summary[:3] == (4, 0, 0)
     assert len(read_embeddings(output)[0]) == 4
-
-
-def test_the_hash_of_one_image_is_that_of_its_file(tmp_path):
-    paths = {name: str(tmp_path / name) for name in ("T1w", "FLAIR")}
-    for name, path in paths.items():
-        Path(path).write_text(name)
-    expected = hashlib.sha256(b"T1w").hexdigest()
-    assert hash_images({"T1w": paths["T1w"]}) == expected
-    both = hash_images(paths)
-    assert both == hash_images(dict(reversed(paths.items())))
-    swapped = {"T1w": paths["FLAIR"], "FLAIR": paths["T1w"]}
-    assert len({both, expected, hash_images(swapped)}) == 3
-    with pytest.raises(VolumeNotFoundError):
-        hash_images({"T1w": str(tmp_path / "absent")})
