@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from brainfeat.atomic import atomic_write, write_json
 from brainfeat.bids import parse_bids_name
@@ -28,7 +28,7 @@ from brainfeat.weight_files import file_sha256
 
 _NAMES, _DESCRIPTION, _FAILURES = "dseg.tsv", "dataset_description.json", "failures.tsv"
 _DATASET, _MODEL = "Segmentations", "segmentation.json"
-_LABEL = "label"
+_LABEL, _MADE_BY = "label", "ModelSHA256"
 
 
 class SegmentSummary(NamedTuple):
@@ -128,12 +128,16 @@ def segment_rows(
     Raises
     ------
     InputError
-        If the folder holds another dataset, or a model.
+        If the folder holds another dataset, a model, or names of other classes.
     """
     start = time.perf_counter()
     check_description(folder, _DATASET)
     if (folder / _MODEL).exists():
         raise InputError(f"{folder}: holds a model; choose another folder.")
+    if (folder / _NAMES).exists() and not (folder / _DESCRIPTION).exists():
+        raise InputError(
+            f"{folder / _NAMES}: exists and is not ours; choose another folder."
+        )
     folder.mkdir(parents=True, exist_ok=True)
     _write_names(folder / _NAMES, estimator, _read_names(model / _NAMES))
     write_json(folder / _DESCRIPTION, describe_derivatives(_DATASET))
@@ -233,13 +237,16 @@ def _segment_one(
     origin = {
         "Sources": sorted(row.images.values()),
         "InputSHA256": hash_images(row.images),
-        "ModelSHA256": fingerprint,
+        _MADE_BY: fingerprint,
     }
-    if target.exists() and _read_origin(sidecar) == origin:
+    found = _read_origin(sidecar)
+    if target.exists() and found == origin:
         return "skipped"
+    if (target.exists() or sidecar.exists()) and _MADE_BY not in found:
+        raise InputError(f"{target}: exists and is not ours; choose another folder.")
     (image,) = estimator.predict([dict(row.images)])
-    # Last, so that what it tells of is there.
-    sidecar.unlink(missing_ok=True)
+    # What is cut off here is ours all the same, and is drawn again.
+    write_json(sidecar, {_MADE_BY: fingerprint})
     write_image(image, target)
     write_json(sidecar, origin)
     return "done"
@@ -320,8 +327,9 @@ def _write_names(
             writer.writerow((label, names.get(label, default)))
 
 
-def _read_origin(path: Path) -> object:
+def _read_origin(sidecar: Path) -> Mapping[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(sidecar.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None
+        return {}
+    return content if isinstance(content, dict) else {}

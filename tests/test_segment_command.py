@@ -2,6 +2,9 @@
 
 import csv
 import json
+import resource
+import subprocess
+import sys
 import threading
 from types import SimpleNamespace
 
@@ -164,6 +167,48 @@ def test_other_datasets_and_models_are_not_written_to(data, model, tmp_path):
         assert message in " ".join(result.output.split())
     assert "Raw" in description.read_text()
     assert not (model / "dataset_description.json").exists()
+
+
+def test_label_maps_of_others_are_not_overwritten(data, model, tmp_path):
+    foreign = tmp_path / "sub-0/anat/sub-0_dseg.nii.gz"
+    theirs = tmp_path / "sub-1/anat/sub-1_dseg.json"
+    for path in (foreign, theirs):
+        path.parent.mkdir(parents=True)
+        path.write_text('{"Manual": true}')
+    for status in ("1 done, 0 skipped", "0 done, 1 skipped"):
+        result = invoke("predict", model, data / "bids", "-o", tmp_path)
+        assert result.exit_code == 1
+        assert f"{status}, 2 failed" in result.output
+        reasons = [row[2] for row in rows_of(tmp_path / "failures.tsv")[1:]]
+        assert all("exists and is not ours" in reason for reason in reasons)
+        for path in (foreign, theirs):
+            assert path.read_text() == '{"Manual": true}'
+
+
+def test_names_of_others_are_not_overwritten(data, model, tmp_path):
+    (tmp_path / "dseg.tsv").write_text("index\tname\n1\ttheirs\n")
+    result = invoke("predict", model, data / "bids", "-o", tmp_path)
+    assert result.exit_code == 2
+    assert "dseg.tsv: exists and is not ours" in " ".join(result.output.split())
+    assert [path.name for path in tmp_path.iterdir()] == ["dseg.tsv"]
+
+
+def test_label_map_that_was_cut_off_is_drawn_again(data, model, tmp_path):
+    scan = data / "bids/sub-0/anat/sub-0_T1w.nii.gz"
+    target = tmp_path / "sub-0/anat/sub-0_dseg.nii.gz"
+    command = [sys.executable, "-m", "brainfeat", "segment", "predict", model, scan]
+    for is_there in (False, True):
+        if is_there:  # from another model
+            target.with_name("sub-0_dseg.json").write_text('{"ModelSHA256": "old"}')
+        # The label map is longer than the files about it, and cannot be written.
+        cut = subprocess.run(
+            [*map(str, command), "-o", str(tmp_path)],
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500)),
+        )
+        assert cut.returncode == 1
+        assert target.exists() == is_there
+        result = invoke("predict", model, scan, "-o", tmp_path)
+        assert "1 done, 0 skipped, 0 failed" in result.output
 
 
 def test_folder_without_model_is_a_usage_error(data, tmp_path):
