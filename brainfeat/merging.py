@@ -16,10 +16,9 @@ from brainfeat.exceptions import TableError
 from brainfeat.provenance import check_identity, check_sidecar
 from brainfeat.shards import Shard
 from brainfeat.table_formats import Layout, find_format, sidecar_path
+from brainfeat.tables import own_columns
 
 __all__ = ["MergedTable", "merge_tables"]
-
-_NAME_COLUMNS = ("participant_id", "session_id", "image")
 
 
 class MergedTable(NamedTuple):
@@ -193,8 +192,8 @@ def _choose_rows(parts: Sequence[_Part], modalities: Sequence[str]) -> list[list
 def _join_columns(
     parts: Sequence[_Part], kept: Sequence[Sequence[int]], modalities: Sequence[str]
 ) -> dict[str, list[str | None]]:
-    named = dict.fromkeys([*_NAME_COLUMNS, *modalities, "input_sha256"])
-    names = {**named, **{name: None for part in parts for name in part.columns}}
+    named = [name for part in parts for name in part.columns]
+    names = dict.fromkeys([*own_columns(modalities), *named])
     joined: dict[str, list[str | None]] = {name: [] for name in names}
     for part, rows in zip(parts, kept, strict=True):
         for name in names:

@@ -29,8 +29,11 @@ _LISTS = "embedding"
 _ROWS_PER_GROUP = 8192
 # A participant called 01 or 1234 is a name all the same.
 _TEXT_COLUMNS = {"participant_id", "session_id", "image", "input_sha256"}
-_INTEGER = re.compile(r"-?(0|[1-9]\d{0,17})")
-_NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?")
+_INTEGER = re.compile(r"-?(0|[1-9]\d{0,18})")
+# One without point and exponent has at most the 15 digits that a float keeps.
+_NUMBER = re.compile(
+    r"-?(0|[1-9]\d{0,14}|(0|[1-9]\d*)(\.\d+)?[eE][-+]?\d+|(0|[1-9]\d*)\.\d+)"
+)
 
 
 class TableFormat(Protocol):
@@ -395,7 +398,11 @@ def _typed(values: Sequence[str | None]) -> pa.Array:
     # "01" is a name, not a number: a column is of numbers only if all of it is.
     present = [value for value in values if value is not None]
     if present and all(map(_INTEGER.fullmatch, present)):
-        return pa.array([None if v is None else int(v) for v in values], pa.int64())
+        # A longer one is a name, too; pandas makes floats of integers with gaps.
+        longest = 2**53 if None in values else 2**63 - 1
+        integers = [None if value is None else int(value) for value in values]
+        if all(abs(integer or 0) <= longest for integer in integers):
+            return pa.array(integers, pa.int64())
     if present and all(map(_NUMBER.fullmatch, present)):
         return pa.array([None if v is None else float(v) for v in values], pa.float64())
     return pa.array(values, pa.string())

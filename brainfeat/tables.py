@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,10 +21,15 @@ from brainfeat.table_formats import Layout, find_format, sidecar_path
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["EmbeddingTable", "TableRow", "is_reserved", "read_embeddings"]
+__all__ = [
+    "EmbeddingTable",
+    "TableRow",
+    "is_reserved",
+    "own_columns",
+    "read_embeddings",
+]
 
 _ADVICE = "choose another name, or replace it with --overwrite."
-_NAME_COLUMNS = ("participant_id", "session_id", "image")
 
 Record = dict[str, str | None]
 
@@ -53,12 +59,16 @@ class TableRow:
     @property
     def key(self) -> str:
         """What tells this row from others: its image files."""
-        return json.dumps(sorted(self.images.items()))
+        return _key(self.images)
 
     @property
     def image(self) -> str:
         """Path of the main image: the first modality's."""
         return next(iter(self.images.values()))
+
+
+def _key(images: Mapping[str, str | None]) -> str:
+    return json.dumps(sorted(images.items()))
 
 
 class EmbeddingTable:
@@ -115,7 +125,8 @@ class EmbeddingTable:
         try:
             self._begin(overwrite=overwrite)
         except BaseException:
-            self._journal.close(remove=False)
+            # What is no run's yet is no trace to leave.
+            self._journal.close(remove=self._journal.header is None)
             raise
 
     def known_sha256(self, row: TableRow) -> str | None:
@@ -160,6 +171,9 @@ class EmbeddingTable:
 
     def finish(self, rows: Sequence[TableRow]) -> int:
         """Write the table: the rows that it had, then ``rows`` as far as done.
+
+        A row whose subject has another image now, or one less, gives way to the new
+        one.
 
         Parameters
         ----------
@@ -232,22 +246,41 @@ class EmbeddingTable:
         for values in zip(*columns.values(), strict=True):
             record = dict(zip(columns, values, strict=True))
             images = {m: record[m] for m in identity["modalities"] if record.get(m)}
-            records[json.dumps(sorted(images.items()))] = record
+            records[_key(images)] = record
         return records
 
     def _merge(self, rows: Sequence[TableRow]) -> dict[str, Record]:
         wanted = {row.key: row for row in rows}
+        outdated = self._find_outdated(rows)
         merged = {}
         for key in dict.fromkeys([*self._finished, *wanted]):
             entry = self._journal.entries.get(key) if key in wanted else None
             record = self._finished.get(key)
-            if entry is None and record is None:
+            if key in outdated or (entry is None and record is None):
                 continue
             # What the manifest says now counts, also for rows that were done.
             merged[key] = {**(record or {}), **self._describe(wanted.get(key))}
             if entry is not None:
                 merged[key]["input_sha256"] = entry.input_sha256
         return merged
+
+    def _find_outdated(self, rows: Sequence[TableRow]) -> set[str]:
+        """Give the rows that others took the place of.
+
+        Their subject has gained or lost an image since: one of ``rows`` that is done
+        has all images of theirs and more, or some of them.
+        """
+        by_image = defaultdict(list)
+        for row in rows:
+            if self.known_sha256(row) is not None:
+                for image in row.images.items():
+                    by_image[image].append(row.images.items())
+        return {
+            key
+            for key in self._finished.keys() - {row.key for row in rows}
+            for old in [dict(json.loads(key)).items()]
+            if any(old <= new or new <= old for image in old for new in by_image[image])
+        }
 
     def _describe(self, row: TableRow | None) -> Record:
         if row is None:
@@ -263,8 +296,8 @@ class EmbeddingTable:
 
     def _write(self, records: Mapping[str, Record]) -> None:
         modalities = self._provenance["modalities"]
-        named = dict.fromkeys([*_NAME_COLUMNS, *modalities, "input_sha256"])
-        names = {**named, **{name: None for r in records.values() for name in r}}
+        named = [name for record in records.values() for name in record]
+        names = dict.fromkeys([*own_columns(modalities), *named])
         columns = {name: [r.get(name) for r in records.values()] for name in names}
         # Inside the journal's folder, so that a kill here leaves nothing behind.
         partial = self.working_folder / f"table{self.output.suffix}"
@@ -286,11 +319,29 @@ class EmbeddingTable:
             parts = self._format.iterate_vectors(self.output)
             kept = itertools.chain.from_iterable(parts)
             for (key, old), vector in zip(self._finished.items(), kept, strict=True):
+                if key not in records:
+                    continue
                 changed = records[key]["input_sha256"] != old["input_sha256"]
                 yield self._journal.read(entries[key].position) if changed else vector
         for key in records:
             if key not in self._finished:
                 yield self._journal.read(entries[key].position)
+
+
+def own_columns(modalities: Sequence[str]) -> list[str]:
+    """Name the columns before the embedding that every table has.
+
+    Parameters
+    ----------
+    modalities : sequence of str
+        Modalities of the table.
+
+    Returns
+    -------
+    list of str
+        Names, images and fingerprints, in the order of the table.
+    """
+    return ["participant_id", "session_id", "image", *modalities, "input_sha256"]
 
 
 def is_reserved(column: str, modalities: Sequence[str]) -> bool:
@@ -308,8 +359,7 @@ def is_reserved(column: str, modalities: Sequence[str]) -> bool:
     bool
         True for names, images, fingerprints and embeddings.
     """
-    named = {*_NAME_COLUMNS, *modalities, "input_sha256"}
-    return column in named or column.startswith("emb_")
+    return column in own_columns(modalities) or column.startswith("emb_")
 
 
 def read_embeddings(

@@ -52,6 +52,28 @@ def test_what_is_read_is_what_was_written_to_the_last_bit(tmp_path, suffix):
     }
 
 
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_long_integers_stay_what_they_are(tmp_path, suffix):
+    path = tmp_path / f"table{suffix}"
+    columns = {
+        "subject": ["1234567890123456789", "-9223372036854775807"],
+        "scan": ["12345678901234567890", "1"],
+        "gaps": ["1234567890123456789", None],
+        "mixed": ["1234567890123456789", "0.5"],
+        "long": ["9" * 5000, "7"],
+        "age": ["123456789012345", "70.5"],
+    }
+    vectors = _all_kinds_of_floats(3)[:2]
+    table_format = find_format(path)
+    table_format.write(path, columns, iter(vectors), {"n_features": 3})
+    assert table_format.read_texts(path) == columns
+    frame = table_format.read_columns(path).to_pandas()
+    assert frame["subject"].tolist() == [1234567890123456789, -9223372036854775807]
+    assert frame["age"].tolist() == [123456789012345.0, 70.5]
+    for name in ("scan", "gaps", "mixed", "long"):
+        assert frame[name][0] == columns[name][0]
+
+
 def test_parquet_splits_the_bytes_of_embeddings_only(tmp_path):
     path = tmp_path / "table.parquet"
     _write(path, _all_kinds_of_floats(5))

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -121,6 +122,32 @@ def test_the_manifest_of_now_describes_rows_that_were_done(tmp_path):
     np.testing.assert_array_equal(embeddings, [_vector(1), _vector(2)])
 
 
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_subject_that_gains_or_loses_an_image_keeps_one_row(tmp_path, suffix):
+    path = tmp_path / f"out{suffix}"
+    both, others = _row(1), [_row(3), _row(2)]
+    one = replace(both, images={"T1w": both.image})
+    _embed(path, [others[0], one, others[1]])
+    for row, sha256 in ((both, "two"), (one, "three")):
+        with EmbeddingTable(path, PROVENANCE) as table:
+            table.finish([row])  # it failed: the old row is better than none
+        assert len(read_embeddings(path)[0]) == 3
+        _embed(path, [row, *others], sha256=sha256)
+        metadata, embeddings, _ = read_embeddings(path)
+        assert metadata["participant_id"].tolist() == ["sub-03", "sub-02", "sub-01"]
+        assert metadata["FLAIR"].isna().tolist() == [False, True, row is one]
+        np.testing.assert_array_equal(embeddings, [_vector(i) + 1 for i in (3, 2, 1)])
+
+
+def test_runs_that_share_an_image_keep_their_rows(tmp_path):
+    path = tmp_path / "out.parquet"
+    first = _row(1)
+    second = replace(first, images={**first.images, "T1w": "/data/run-2_T1w.nii.gz"})
+    for row in (first, second):
+        _embed(path, [row])
+    assert read_embeddings(path)[0]["T1w"].tolist() == [first.image, second.image]
+
+
 def test_rows_of_an_unfinished_run_that_are_not_asked_for_are_left_out(tmp_path):
     path = tmp_path / "out.parquet"
     with EmbeddingTable(path, PROVENANCE) as table:
@@ -192,6 +219,7 @@ def test_foreign_files_are_not_replaced(tmp_path):
     path.write_text("a,b\n1,2\n")
     with pytest.raises(TableError, match="does not say which encoder"):
         EmbeddingTable(path, PROVENANCE)
+    assert _names(tmp_path) == ["out.csv"]
     (tmp_path / "out.json").write_text('{"mine": 1}')
     with pytest.raises(TableError, match=r"out\.json: exists and is not ours"):
         EmbeddingTable(path, PROVENANCE, overwrite=True)
