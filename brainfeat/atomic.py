@@ -2,7 +2,7 @@
 
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,16 +40,15 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     # The suffixes decide the format for many writers, so they must stay last.
     suffix = "".join(target.suffixes[-2:])
-    handle, name = tempfile.mkstemp(
-        dir=target.parent, prefix=f".{target.name[:40]}.", suffix=suffix
-    )
-    os.close(handle)
-    partial = Path(name)
+    name = f".{target.name[:40]}.{secrets.token_hex(4)}{suffix}"
+    partial = target.with_name(name)
+    partial.touch(exist_ok=False)
+    mode = partial.stat().st_mode
     try:
         yield partial
         with partial.open("rb") as file:
             os.fsync(file.fileno())
-        partial.chmod(0o666 & ~_umask())
+        partial.chmod(mode)  # safetensors makes its files private
         partial.replace(target)
     except BaseException:
         partial.unlink(missing_ok=True)
@@ -68,10 +67,3 @@ def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None
     """
     with atomic_write(path) as partial:
         partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def _umask() -> int:
-    # mkstemp makes files private; the system has no call that only reads the mask.
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

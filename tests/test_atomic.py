@@ -1,4 +1,6 @@
 import json
+import os
+import sys
 
 import pytest
 
@@ -22,10 +24,23 @@ def test_partial_file_keeps_both_suffixes(tmp_path):
 
 def test_file_has_the_permissions_of_an_ordinary_one(tmp_path):
     (tmp_path / "plain").touch()
-    with atomic_write(tmp_path / "atomic"):
-        pass
+    with atomic_write(tmp_path / "atomic") as partial:
+        partial.chmod(0o600)  # as some libraries make it
     plain, atomic = (tmp_path / name for name in ("plain", "atomic"))
     assert atomic.stat().st_mode == plain.stat().st_mode
+
+
+def test_mask_of_the_process_is_left_alone(tmp_path):
+    # Other threads make files meanwhile, which would be open to all.
+    called = []
+    sys.setprofile(lambda _frame, _event, what: called.append(what))
+    try:
+        with atomic_write(tmp_path / "atomic"):
+            pass
+    finally:
+        sys.setprofile(None)
+    assert os.fsync in called
+    assert os.umask not in called
 
 
 def test_json_is_whole_or_as_it_was(tmp_path):
