@@ -66,8 +66,9 @@ class Prefetch(Generic[Item, Result]):
             # Taken only when it is done, since it counts as busy until then.
             result = self._futures[0].result()
             self._futures.popleft()
-            self._submit(1)
+            # Given at once: the next item may take long to come.
             yield result
+            self._submit(1)
 
     def __enter__(self) -> Self:
         return self

@@ -47,7 +47,21 @@ def test_work_goes_on_while_a_result_is_used():
 
     with Prefetch(start, range(4), n_threads=1, n_ahead=3) as results:
         assert next(iter(results)) == 0
-        assert all(started.acquire(timeout=5) for _ in range(4))
+        assert all(started.acquire(timeout=5) for _ in range(3))
+
+
+def test_a_result_does_not_wait_for_more_items():
+    is_given = threading.Event()
+
+    def draw():
+        yield from (0, 1)
+        yield is_given.wait(5)
+
+    with Prefetch(double_slowly, draw(), n_threads=1, n_ahead=2) as results:
+        iterator = iter(results)
+        assert next(iterator) == 0
+        is_given.set()
+        assert list(iterator) == [2, 2]
 
 
 def test_no_thread_goes_on_after_the_context():
