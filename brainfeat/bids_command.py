@@ -62,7 +62,7 @@ def embed_participants(
     with DerivativesFolder(
         output, source, provenance, overwrite=options.overwrite
     ) as folder:
-        tell_problems(manifest, stop_on_first_error=options.stop_on_first_error)
+        tell_problems(manifest)
         with (
             show_run(len(manifest.rows)) as display,
             encoder_options.distribute(encoder, options.n_jobs) as distribution,

@@ -20,7 +20,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from brainfeat.exceptions import InputError, UntrainedCheckpointWarning
+from brainfeat.exceptions import UntrainedCheckpointWarning
 from brainfeat.failures import one_line
 
 if TYPE_CHECKING:
@@ -155,26 +155,17 @@ def show_run(
         raise
 
 
-def tell_problems(manifest: "Manifest", *, stop_on_first_error: bool = False) -> None:
+def tell_problems(manifest: "Manifest") -> None:
     """Tell of inputs that are no row.
 
     Parameters
     ----------
     manifest : Manifest
         Rows and problems.
-    stop_on_first_error : bool
-        Whether the first problem ends the run.
-
-    Raises
-    ------
-    InputError
-        If it does.
     """
     for name in manifest.duplicates:
         _say(f"warning: {name}: given more than once, used once.")
     for problem in manifest.problems:
-        if stop_on_first_error:
-            raise InputError(str(problem))
         _say(f"failed: {problem}")
 
 

@@ -146,7 +146,7 @@ def embed_from_command_line(
     manifest = collect_rows(inputs, modalities=encoder.modalities, wanted=modalities)
     if shard is not None:
         manifest = _take(manifest, shard)
-    tell_problems(manifest, stop_on_first_error=options.stop_on_first_error)
+    tell_problems(manifest)
     origin = {} if shard is None else {"shard": str(shard)}
     _LOGGER.debug("%d rows on %s", len(manifest.rows), encoder.device)
     with (

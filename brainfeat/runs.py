@@ -55,7 +55,8 @@ class RunOptions:
     overwrite : bool
         Replace a table that is there instead of going on with it.
     stop_on_first_error : bool
-        End the run at the first subject that fails; what is done is written.
+        Begin no more subjects once one has failed, or an input is no row; those
+        that are begun are ended and written.
     layout : {"wide", "list"}
         A column a feature, or one column of lists.
     """
@@ -346,11 +347,10 @@ class _Run:
         outcomes = encoder.stream(
             self._pending(waiting), n_jobs=self.options.n_jobs, cache=self._cache
         )
-        for outcome in outcomes:
-            row, input_sha256 = waiting.popleft()
-            self._keep(row, input_sha256, outcome.vector, outcome.error)
-            if self._must_stop():
-                break
+        with closing(outcomes):
+            for outcome in outcomes:
+                row, input_sha256 = waiting.popleft()
+                self._keep(row, input_sha256, outcome.vector, outcome.error)
 
     def embed_elsewhere(self, distribution: Distribution) -> None:
         """Embed in other processes, which also read the images for their hash."""
@@ -362,8 +362,6 @@ class _Run:
                 self._keep(
                     row, outcome.input_sha256 or "", outcome.vector, outcome.error
                 )
-                if self._must_stop():
-                    break
 
     @property
     def _cache(self) -> EmbeddingCache | None:
@@ -430,6 +428,7 @@ class _Run:
         self.on_event(RunEvent(row, status, failure))
 
     def _must_stop(self) -> bool:
+        # No more rows are drawn then, and those on their way are kept.
         return self.options.stop_on_first_error and bool(self.failures)
 
 

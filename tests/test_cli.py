@@ -228,7 +228,6 @@ def test_a_bad_scan_alone_is_one_line(bad_scans, checkpoint, output, name):
         (["a.nii", "--device", "abacus"], "device"),
         (["a.nii", "--batch-size", "many"], "batch_size"),
         (["a.nii", "-o", "out.xlsx"], "out.xlsx: expected a name that ends in"),
-        (["a.nii", "absent.nii", "--stop-on-first-error"], "absent.nii: no such file"),
     ],
 )
 def test_what_cannot_start_is_one_line(
@@ -247,6 +246,22 @@ def test_what_cannot_start_is_one_line(
     assert message in lines[-1]
     assert not Path("out.csv").exists()
     assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("bad", ["absent.nii", "bad.nii"])
+def test_stopping_has_one_exit_status(scans, checkpoint, output, tmp_path, bad):
+    (tmp_path / "bad.nii").write_bytes(b"no image")
+    result = _embed(
+        *(output, checkpoint, tmp_path / bad, scans, "--stop-on-first-error"),
+        *("--batch-size", 1),
+    )
+    assert result.exit_code == 1
+    assert result.stderr.count("failed: ") == 1
+    listed = output.with_name("table.failures.tsv").read_text()
+    assert str(tmp_path / bad) in listed
+    n_done = int(result.stdout.split(" done, 0 skipped, 1 failed")[0])
+    assert n_done == (len(_names(output)) if output.exists() else 0)
+    assert n_done < 4
 
 
 @pytest.mark.parametrize(
