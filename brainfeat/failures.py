@@ -1,9 +1,10 @@
 """Subjects that could not be embedded, and why: files beside the output."""
 
 import csv
+import itertools
 import os
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, Self, TextIO
@@ -162,8 +163,9 @@ def write_failures(
     tracebacks: Tracebacks | None = None,
     *,
     working_folder: Path | None = None,
+    is_outdated: Callable[[FailedRow], bool] | None = None,
 ) -> Path | None:
-    """Write the failures of a run, or remove those of an earlier one.
+    """Write the failures of a run in place of those of earlier ones.
 
     Parameters
     ----------
@@ -176,27 +178,31 @@ def write_failures(
     working_folder : Path, optional
         Where files lie until they are whole, on the same disk; the folder of
         ``path`` by default.
+    is_outdated : callable, optional
+        Says of a failure of an earlier run whether it is dropped; all are by default.
 
     Returns
     -------
     Path or None
-        The file that was written, None if there was no failure.
+        The file, None if it would list no failure.
     """
     path = Path(path)
     text = str(tracebacks or "")
     folder = working_folder or path.parent
+    kept = _read_failures(path) if is_outdated else []
+    listed = [*itertools.filterfalse(is_outdated, kept), *failures]
     if text:
         with _placed(crash_path(path), folder) as file:
             file.write(text)
-    else:
+    elif not listed:
         crash_path(path).unlink(missing_ok=True)
-    if not failures:
+    if not listed:
         path.unlink(missing_ok=True)
         return None
     with _placed(path, folder) as file:
         writer = csv.writer(file, delimiter="\t", lineterminator="\n")
         writer.writerow(FailedRow._fields)
-        writer.writerows(failures)
+        writer.writerows(listed)
     return path
 
 
@@ -215,17 +221,21 @@ def merge_failures(
     Returns
     -------
     int
-        Number of failures.
+        Number of failures; what several tables list is one.
     """
-    failures: list[FailedRow] = []
-    for source in map(Path, sources):
-        if source.is_file():
-            with source.open(newline="", encoding="utf-8") as file:
-                lines = csv.reader(file, delimiter="\t")
-                next(lines, None)
-                failures += [FailedRow(*line) for line in lines]
+    listed = [failure for source in sources for failure in _read_failures(Path(source))]
+    failures = list(dict.fromkeys(listed))
     write_failures(output, failures)
     return len(failures)
+
+
+def _read_failures(path: Path) -> list[FailedRow]:
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        lines = csv.reader(file, delimiter="\t")
+        next(lines, None)
+        return [FailedRow(*line) for line in lines if len(line) == 3]
 
 
 @contextmanager

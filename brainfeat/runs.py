@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,6 +37,7 @@ __all__ = [
     "describe_encoder",
     "embed_rows",
     "embed_to_table",
+    "outdated_by",
 ]
 
 
@@ -100,7 +102,8 @@ class RunSummary(NamedTuple):
     output : Path or None
         The table, None if it would have no row.
     failures : Path or None
-        Table of what failed, None if nothing did.
+        Table of what failed, in this run or in one before that had other rows; None
+        if nothing did.
     """
 
     done: int
@@ -221,6 +224,9 @@ def embed_to_table(
     with EmbeddingTable(
         output, provenance, overwrite=options.overwrite, layout=options.layout
     ) as table:
+        if options.overwrite:
+            # The failures of a table go with it.
+            failures_path(output).unlink(missing_ok=True)
         return embed_rows(
             rows,
             table,
@@ -282,6 +288,7 @@ def embed_rows(
         run.failures,
         run.tracebacks,
         working_folder=sink.working_folder,
+        is_outdated=outdated_by(rows),
     )
     n_rows = sink.finish(rows)
     return RunSummary(
@@ -293,6 +300,33 @@ def embed_rows(
         output=sink.output if n_rows else None,
         failures=failures,
     )
+
+
+def outdated_by(rows: Sequence[TableRow]) -> Callable[[FailedRow], bool]:
+    """Say which failures of earlier runs a run is the answer to.
+
+    Parameters
+    ----------
+    rows : sequence of TableRow
+        What the run was asked for.
+
+    Returns
+    -------
+    callable
+        True for a failure whose image or subject, in the same session, is among the
+        rows, and for one of no subject: that is a matter of its command alone.
+    """
+    images = {image for row in rows for image in row.images.values()}
+    people = {(row.participant_id, row.session_id) for row in rows}
+    people |= {(participant, None) for participant, _ in people}
+
+    def is_outdated(failure: FailedRow) -> bool:
+        parts = re.split(r"[\\/_.]", failure.file)
+        sessions = [part for part in parts if part.startswith("ses-")]
+        visit = (failure.participant_id, sessions[-1] if sessions else None)
+        return not failure.participant_id or failure.file in images or visit in people
+
+    return is_outdated
 
 
 def describe_encoder(encoder: SubjectEncoder, checkpoint: str) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from brainfeat.failures import FailedRow, write_failures
 from brainfeat.image_names import image_stem
 from brainfeat.io import hash_images, write_image
 from brainfeat.manifest import Manifest, collect_rows
-from brainfeat.runs import RunEvent
+from brainfeat.runs import RunEvent, outdated_by
 from brainfeat.tables import TableRow
 from brainfeat.weight_files import file_sha256
 
@@ -43,7 +43,7 @@ class SegmentSummary(NamedTuple):
     folder : Path
         Where the label maps are.
     failures : Path or None
-        Table of what failed, None if nothing did.
+        As for `RunSummary`.
     """
 
     done: int
@@ -159,7 +159,9 @@ def segment_rows(
         len(failures),
         time.perf_counter() - start,
         folder,
-        write_failures(folder / _FAILURES, failures),
+        write_failures(
+            folder / _FAILURES, failures, is_outdated=outdated_by(manifest.rows)
+        ),
     )
 
 

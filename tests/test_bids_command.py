@@ -41,6 +41,9 @@ def test_a_dataset_becomes_derivatives_and_a_group_table(run, dataset, tmp_path)
     assert "--bids-filter-file" in result.stderr
     failures = tmp_path / "out" / "participant.failures.tsv"
     assert failures.read_text().splitlines()[1].startswith("sub-9\t")
+    result = run("participant", "--participant-label", "00000")
+    assert result.exit_code == 0
+    assert f"failures: {failures}" in result.stdout
     filters = tmp_path / "filters.json"
     filters.write_text('{"T1w": {"acquisition": [null, "b"]}}')
     result = run("participant", "--bids-filter-file", filters)

@@ -23,7 +23,7 @@ def test_shards_of_a_run_merge_to_the_run(small_scans, small_checkpoint, tmp_pat
     parts = [tmp_path / f"{index}.parquet" for index in range(1, 5)]
     for index, part in enumerate(parts, start=1):
         _run("embed", *inputs, "-o", part, "--shard", f"{index}/4", *options)
-    result = _run("merge", *parts, "-o", tmp_path / "merged.parquet")
+    result = _run("merge", *parts, *parts, "-o", tmp_path / "merged.parquet")
     assert result.exit_code == 1
     assert result.stdout.splitlines()[0] == "12 rows, 2 failed"
     for suffix in (".parquet", ".json"):

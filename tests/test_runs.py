@@ -1,4 +1,5 @@
 import csv
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -7,8 +8,8 @@ import pytest
 
 from brainfeat.estimators._encoding import Outcome
 from brainfeat.exceptions import VolumeError
-from brainfeat.failures import FailedRow
-from brainfeat.runs import RunOptions, describe_encoder, embed_to_table
+from brainfeat.failures import FailedRow, crash_path, failures_path
+from brainfeat.runs import RunOptions, describe_encoder, embed_to_table, outdated_by
 from brainfeat.tables import TableRow, read_embeddings
 
 
@@ -127,13 +128,61 @@ def test_failures_are_listed_and_the_others_done(rows, output):
     }
     assert sorted(status for _, status in events).count("failed") == 2
     # Mended, they are the only ones to be done; the list goes.
-    Path(rows[1].image).write_bytes(b"mended")
-    summary, _, _ = _embed(
-        [row for row in rows if row.participant_id != "sub-x"], output
-    )
-    assert summary[:3] == (1, 5, 0)
+    for index, name in ((1, rows[1].image), (3, str(output.with_name("x.nii")))):
+        Path(name).write_bytes(b"mended")
+        rows[index] = replace(rows[index], images={"T1w": name})
+    summary, _, _ = _embed(rows, output)
+    assert summary[:3] == (2, 5, 0)
     assert summary.failures is None
     assert not list(output.parent.glob("*.failures.*"))
+
+
+def _failed(output):
+    with failures_path(output).open(newline="") as file:
+        return [line["participant_id"] for line in csv.DictReader(file, delimiter="\t")]
+
+
+def test_runs_of_other_subjects_keep_a_failure(rows, output):
+    for index in (1, 3):
+        _spoil(rows[index])
+    _embed(rows[:2], output)
+    summary, _, _ = _embed(rows[2:3], output)
+    assert summary[:3] == (1, 0, 0)
+    assert summary.failures == failures_path(output)
+    assert "VolumeError" in crash_path(summary.failures).read_text()
+    sibling = output.with_suffix(".csv")
+    _embed(rows[2:], sibling)
+    assert _failed(output) == ["sub-1", "sub-3"]
+    _embed(rows[:2], sibling)  # once more, and once in the list
+    assert _failed(output) == ["sub-3", "sub-1"]
+    Path(rows[3].image).write_bytes(b"mended")
+    _embed(rows[3:], sibling)
+    assert _failed(output) == ["sub-1"]
+    assert _embed(rows[2:], output, overwrite=True)[0].failures is None
+    assert not list(output.parent.glob("*.failures.*"))
+
+
+@pytest.mark.parametrize(
+    ("participant", "file", "expected"),
+    [
+        ("sub-1", "/bids/sub-1/ses-1/anat/sub-1_ses-1_T1w.nii", True),
+        ("sub-1", "/bids/sub-1/ses-1/anat/sub-1_ses-1_run-2_T1w.nii", True),
+        ("sub-1", "/bids/sub-1/ses-1/anat", True),
+        ("sub-1", "/bids/sub-1/sub-1_sessions.tsv", True),
+        ("sub-1", "/bids/sub-1/ses-2/anat/sub-1_ses-2_T1w.nii", False),
+        ("sub-1", "/bids/sub-1/ses-2/anat", False),
+        ("P7", "/scans/old.nii", True),
+        ("P8", "/scans/new.nii", True),
+        ("P9", "/scans/other.nii", False),
+        ("", "/scans/other.nii", True),
+    ],
+)
+def test_a_failure_is_outdated_by_its_image_or_visit(participant, file, expected):
+    path = "/bids/sub-1/ses-1/anat/sub-1_ses-1_T1w.nii"
+    visit = TableRow(participant_id="sub-1", session_id="ses-1", images={"T1w": path})
+    other = TableRow(participant_id="P7", images={"T1w": "/scans/new.nii"})
+    failure = FailedRow(participant, file, "empty.")
+    assert outdated_by([visit, other])(failure) == expected
 
 
 def test_problems_of_the_input_are_listed_with_the_failures(rows, output):
