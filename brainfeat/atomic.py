@@ -28,6 +28,11 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     Path
         Where the block writes.
 
+    Raises
+    ------
+    OSError
+        If the folder cannot be written.
+
     Examples
     --------
     >>> folder = getfixture("tmp_path")
@@ -42,7 +47,11 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     suffix = "".join(target.suffixes[-2:])
     name = f".{target.name[:40]}.{secrets.token_hex(4)}{suffix}"
     partial = target.with_name(name)
-    partial.touch(exist_ok=False)
+    try:
+        partial.touch(exist_ok=False)
+    except OSError as error:
+        error.filename = os.fspath(target)  # the name that the user knows
+        raise
     mode = partial.stat().st_mode
     try:
         yield partial

@@ -39,7 +39,10 @@ class _Commands(TyperGroup):
         except OSError as error:
             if error.errno == errno.EPIPE:  # as in "brainfeat info | head -1"
                 raise
-            _fail(str(error), _USAGE)
+            reason = error.strerror or str(error)
+            if error.filename:
+                reason = f"{error.filename}: cannot be read or written ({reason})."
+            _fail(reason, _USAGE)
 
 
 app = typer.Typer(

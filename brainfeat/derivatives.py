@@ -190,7 +190,8 @@ class DerivativesFolder:
             partial.replace(path)
             self._place(sidecar_path(path), _dumps(sidecar))
         except OSError as error:
-            raise TableError(f"{path}: cannot be written ({error}).") from error
+            reason = error.strerror or error
+            raise TableError(f"{path}: cannot be written ({reason}).") from error
         self._written.add(path)
 
     def finish(self, rows: Sequence[TableRow]) -> int:

@@ -90,17 +90,19 @@ def merge_tables(
     )
     # A folder of a fixed name, so that what a killed merge leaves is found again.
     folder = target.with_name(f".{target.name}.merging")
-    folder.mkdir(parents=True, exist_ok=True)
     partial, sidecar = folder / f"table{target.suffix}", folder / "table.json"
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         table_format.write(partial, columns, vectors, provenance)
         sidecar.write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
         sidecar.replace(sidecar_path(target))
         partial.replace(target)
     except OSError as error:
-        raise TableError(f"{target}: cannot be written ({error}).") from error
+        raise TableError(
+            f"{target}: cannot be written ({error.strerror or error})."
+        ) from error
     finally:
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)
     return MergedTable(sum(map(len, kept)), absent)
 
 

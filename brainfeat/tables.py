@@ -197,7 +197,7 @@ class EmbeddingTable:
                 self._write(records)
             except OSError as error:
                 raise TableError(
-                    f"{self.output}: cannot be written ({error}); "
+                    f"{self.output}: cannot be written ({error.strerror or error}); "
                     "the rows are kept for the next run."
                 ) from error
         self._journal.close(remove=True)

@@ -1,5 +1,6 @@
 import json
 import os
+import subprocess
 import sys
 
 import pytest
@@ -20,6 +21,20 @@ def test_partial_file_keeps_both_suffixes(tmp_path):
     with atomic_write(tmp_path / "new" / "a.nii.gz") as partial:
         assert partial.name.endswith(".nii.gz")
         assert not (tmp_path / "new" / "a.nii.gz").exists()
+
+
+def test_place_that_cannot_be_written_is_named(tmp_path, bound_by_permissions):
+    tmp_path.chmod(0o500)
+    command = "from brainfeat.atomic import write_json; write_json('a.json', {})"
+    result = subprocess.run(
+        [sys.executable, "-c", command],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        preexec_fn=bound_by_permissions,
+    )
+    error = "PermissionError: [Errno 13] Permission denied: 'a.json'"
+    assert result.stderr.splitlines()[-1] == error
 
 
 def test_file_has_the_permissions_of_an_ordinary_one(tmp_path):

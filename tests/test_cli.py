@@ -425,6 +425,20 @@ def test_a_full_disk_is_one_line(monkeypatch):
     assert "No space left on device" in result.stderr
 
 
+@pytest.mark.parametrize("command", ["simulate", "demo", "report"])
+def test_a_place_that_cannot_be_written_is_one_line(
+    scans, checkpoint, output, tmp_path, command
+):
+    _embed(output, checkpoint, scans)
+    (tmp_path / "file").touch()
+    table = [output, "-o"] if command == "report" else []
+    result = _run(command, *table, tmp_path / "file" / "out.html")
+    assert result.exit_code == 2
+    line = result.stderr.splitlines()[-1]
+    assert line.startswith(f"error: {tmp_path / 'file'}")
+    assert re.search(r": cannot be read or written \([A-Z][\w ]+\)\.$", line)
+
+
 def test_simulating_passes_the_options_on(monkeypatch, tmp_path):
     def simulate(_output, n_subjects, *, modalities, random_state):
         assert (n_subjects, modalities, random_state) == (7, ("T2w", "FLAIR"), 3)

@@ -111,6 +111,16 @@ def test_what_does_not_belong_together_is_refused(tmp_path):
     assert len(read_embeddings(output)[0]) == 2
 
 
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    part, place = tmp_path / "1.csv", tmp_path / "file"
+    _write(part, _rows(2))
+    place.touch()
+    with pytest.raises(TableError) as caught:
+        merge_tables([part], place / "all.csv")
+    message = f"{place / 'all.csv'}: cannot be written (Not a directory)."
+    assert str(caught.value) == message
+
+
 def test_shards_that_are_not_there_are_named(tmp_path):
     rows = _rows(8)
     shards = [Shard(index, 4) for index in (4, 2)]
