@@ -2,7 +2,6 @@
 
 import errno
 import logging
-import os
 import signal
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
@@ -175,8 +174,13 @@ def embed(
         inputs,
         output,
         EncoderOptions(
-            *(checkpoint, pooling, device, batch_size),
-            *(memory_limit, backend, scheduler),
+            checkpoint=checkpoint,
+            pooling=pooling,
+            device=device,
+            batch_size=batch_size,
+            memory_limit=memory_limit,
+            backend=backend,
+            scheduler=scheduler,
         ),
         RunOptions(
             n_jobs=_count_workers(jobs),
@@ -268,8 +272,13 @@ def run_bids(
         bids_dir,
         output_dir,
         EncoderOptions(
-            *(checkpoint, pooling, device, batch_size),
-            *(memory_limit, backend, scheduler),
+            checkpoint=checkpoint,
+            pooling=pooling,
+            device=device,
+            batch_size=batch_size,
+            memory_limit=memory_limit,
+            backend=backend,
+            scheduler=scheduler,
         ),
         RunOptions(
             n_jobs=_count_workers(jobs),
@@ -482,7 +491,10 @@ def segment_predict(
 def simulate(
     output: Annotated[Path, typer.Argument(help="BIDS folder to write.")],
     n_subjects: Annotated[
-        int, typer.Option("-n", "--n-subjects", min=1, help="Number of subjects.")
+        int,
+        typer.Option(
+            "-n", "--n-subjects", metavar="N", min=1, help="Number of subjects."
+        ),
     ] = 60,
     modality: _ModalityOption = None,
     seed: Annotated[int, typer.Option(help="The same seed, the same cohort.")] = 0,
@@ -505,7 +517,7 @@ def demo(
         Path, typer.Argument(help="Folder to write: cohort, table and report.")
     ] = Path("brainfeat-demo"),
 ) -> None:
-    """Simulate a cohort, embed it, cross-validate a classifier; no downloads."""
+    """Simulate a cohort, embed and classify it; no downloads."""
     from brainfeat.console import RunDisplay
     from brainfeat.reporting.demo import format_demo, run_demo
 
@@ -536,7 +548,7 @@ def report(
     ] = None,
     jobs: _JobsOption = 1,
 ) -> None:
-    """Write a page about a table: inputs, outliers, map, scores, regions.
+    """Write a page about a table: inputs, outliers, scores, regions.
 
     Images are preprocessed once more to be shown. If some cannot be, the exit
     status is 1.
@@ -607,9 +619,11 @@ def _exit_if(failed: bool) -> None:
 
 
 def _count_workers(jobs: int) -> int:
+    from brainfeat.estimators._device import resolve_n_jobs
+
     if jobs == 0:
         raise typer.BadParameter("expected a number but 0.", param_hint="--jobs")
-    return jobs if jobs > 0 else max(1, (os.cpu_count() or 1) + 1 + jobs)
+    return resolve_n_jobs(jobs)
 
 
 def _check_is_free(folder: Path) -> None:

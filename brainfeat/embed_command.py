@@ -2,9 +2,12 @@
 
 __all__ = ["EncoderOptions", "embed_from_command_line"]
 
+import glob
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +17,7 @@ from brainfeat.console import show_run, tell_problems
 from brainfeat.estimators._distribution import Distribution
 from brainfeat.estimators._encoding import Pooling, SubjectEncoder
 from brainfeat.estimators._recipe import EncoderRecipe
+from brainfeat.exceptions import InputError
 from brainfeat.io import MEMORY_LIMIT
 from brainfeat.manifest import Manifest, collect_rows
 from brainfeat.runs import RunOptions, RunSummary
@@ -138,10 +142,14 @@ def embed_from_command_line(
 
     Raises
     ------
+    InputError
+        If the output would replace an input.
     KeyboardInterrupt
         If the user or the system ends the run; it says what is kept.
     """
     find_format(output, options.layout)
+    if options.overwrite and _is_among(inputs, output):
+        raise InputError(f"{output}: is an input, too; choose another output name.")
     encoder = encoder_options.load()
     manifest = collect_rows(inputs, modalities=encoder.modalities, wanted=modalities)
     if shard is not None:
@@ -166,6 +174,16 @@ def embed_from_command_line(
             on_event=display,
             distribution=distribution,
         )
+
+
+def _is_among(inputs: Sequence[str], output: Path) -> bool:
+    patterns = list(map(os.path.expanduser, inputs))
+    # Path.glob takes no absolute pattern.
+    found = (glob.glob(text, recursive=True) for text in patterns)  # noqa: PTH207
+    return output.exists() and any(
+        os.path.exists(name) and output.samefile(name)  # noqa: PTH110
+        for name in chain(patterns, *found)
+    )
 
 
 def _take(manifest: Manifest, shard: Shard) -> Manifest:

@@ -379,6 +379,7 @@ def test_help_is_quick_and_complete():
         "convert",
     ):
         assert re.search(rf"^  {command} ", result.stdout, re.MULTILINE)
+    assert result.stdout.count("...") == 1  # of the usage: no line is cut short
 
 
 def test_the_version_is_told():

@@ -35,6 +35,19 @@ def test_the_name_of_the_table_is_read_before_the_weights(tmp_path):
         )
 
 
+@pytest.mark.parametrize("text", ["man.csv", "*.csv", "link.csv"])
+def test_an_input_is_not_replaced_by_the_table(tmp_path, monkeypatch, text):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "man.csv").write_text("T1w\na.nii\n")
+    (tmp_path / "link.csv").symlink_to("man.csv")
+    arguments = ["embed", text, "-o", "man.csv"]
+    result = CliRunner().invoke(cli.app, [*arguments, "--overwrite"])
+    assert result.exit_code == 2
+    message = "error: man.csv: is an input, too; choose another output name."
+    assert result.stderr.splitlines() == [message]
+    assert (tmp_path / "man.csv").read_text() == "T1w\na.nii\n"
+
+
 def _limit_files_to(n_bytes):
     # As on a full disk, a write takes a part, and then fails.
     resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, n_bytes))
