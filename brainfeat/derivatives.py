@@ -134,13 +134,21 @@ class DerivativesFolder:
 
         Raises
         ------
+        InputError
+            If a file of its name cannot be, as it is too long.
         TableError
             If its file comes from another encoder.
         """
         path = self.path_of(row)
+        try:
+            is_there = path.is_file()
+        except OSError as error:
+            raise InputError(
+                f"{path}: cannot be written ({error.strerror})."
+            ) from error
         if self._overwrite and path not in self._written:
             return None
-        sidecar = _read_json(sidecar_path(path)) if path.is_file() else None
+        sidecar = _read_json(sidecar_path(path)) if is_there else None
         if sidecar is None:
             return None
         check_identity(sidecar, self._provenance, path, advice=_ADVICE)
@@ -216,7 +224,8 @@ class DerivativesFolder:
         self._place(self.root / "dataset_description.json", _dumps(description))
         self._place(self.root / ".bidsignore", _IGNORED)
         self._place(self.root / "README.md", _README)
-        return sum(self.path_of(row).is_file() for row in rows)
+        # Path.is_file raises if a name is too long.
+        return sum(os.path.isfile(self.path_of(row)) for row in rows)  # noqa: PTH113
 
     def close(self) -> None:
         """Release the folder."""

@@ -19,7 +19,7 @@ from brainfeat.estimators._cache import EmbeddingCache
 from brainfeat.estimators._distribution import Distribution, encode_in_workers
 from brainfeat.estimators._encoding import SubjectEncoder
 from brainfeat.estimators._subjects import Subject
-from brainfeat.exceptions import BrainfeatError
+from brainfeat.exceptions import BrainfeatError, InputError, VolumeError
 from brainfeat.failures import (
     FailedRow,
     Tracebacks,
@@ -141,6 +141,11 @@ class _RowSink(Protocol):
         -------
         str or None
             Fingerprint of its images; None if it is new.
+
+        Raises
+        ------
+        InputError
+            If the row cannot be kept.
         """
 
     def append(
@@ -407,10 +412,11 @@ class _Run:
                 return
             try:
                 input_sha256 = hash_images(row.images)
-            except BrainfeatError as error:
+                known = self.table.known_sha256(row)
+            except (InputError, VolumeError) as error:
                 self._fail(row, error)
                 continue
-            if self.table.known_sha256(row) == input_sha256:
+            if known == input_sha256:
                 self._tell(row, "skipped")
                 continue
             waiting.append((row, input_sha256))
@@ -420,10 +426,10 @@ class _Run:
         for row in self.rows:
             if self._must_stop():
                 return
-            known = self.table.known_sha256(row)
             try:
+                known = self.table.known_sha256(row)
                 is_done = known is not None and known == hash_images(row.images)
-            except BrainfeatError as error:
+            except (InputError, VolumeError) as error:
                 self._fail(row, error)
                 continue
             if is_done:

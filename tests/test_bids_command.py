@@ -60,6 +60,20 @@ def test_a_dataset_becomes_derivatives_and_a_group_table(run, dataset, tmp_path)
     assert metadata["image"].tolist()[3].endswith("acq-b_T1w.nii.gz")
 
 
+@pytest.mark.parametrize("options", [(), ("--overwrite",), ("--device", "cpu,cpu")])
+def test_a_name_too_long_for_derivatives_is_a_failed_row(run, dataset, options):
+    anat = dataset / f"sub-{'x' * 240}" / "anat"
+    anat.mkdir(parents=True)
+    shutil.copy(
+        dataset / "sub-00000/anat/sub-00000_T1w.nii.gz",
+        anat / f"{anat.parent.name}_T1w.nii.gz",
+    )
+    result = run("participant", *options)
+    assert result.exit_code == 1
+    assert "3 done, 0 skipped, 2 failed" in result.stdout
+    assert "File name too long" in result.stderr
+
+
 @pytest.mark.parametrize(
     "options",
     [

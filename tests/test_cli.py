@@ -2,6 +2,7 @@
 
 import errno
 import gzip
+import os
 import re
 import shutil
 import signal
@@ -246,6 +247,15 @@ def test_what_cannot_start_is_one_line(
     assert message in lines[-1]
     assert not Path("out.csv").exists()
     assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_workers_are_one_a_core_that_the_process_may_use():
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        assert cli._count_workers(-1) == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 @pytest.mark.parametrize("bad", ["absent.nii", "bad.nii"])
