@@ -1,7 +1,6 @@
 """Subjects that could not be embedded, and why: files beside the output."""
 
 import csv
-import itertools
 import os
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -163,7 +162,7 @@ def write_failures(
     tracebacks: Tracebacks | None = None,
     *,
     working_folder: Path | None = None,
-    is_outdated: Callable[[FailedRow], bool] | None = None,
+    is_outdated: Callable[[FailedRow], bool] = lambda _: True,
 ) -> Path | None:
     """Write the failures of a run in place of those of earlier ones.
 
@@ -189,8 +188,15 @@ def write_failures(
     path = Path(path)
     text = str(tracebacks or "")
     folder = working_folder or path.parent
-    kept = _read_failures(path) if is_outdated else []
-    listed = [*itertools.filterfalse(is_outdated, kept), *failures]
+    again = {(failure.participant_id, failure.file) for failure in failures}
+    earlier = _read_failures(path)
+    kept = [
+        failure
+        for failure in earlier
+        if not is_outdated(failure)
+        and (failure.participant_id, failure.file) not in again
+    ]
+    listed = [*kept, *failures]
     if text:
         with _placed(crash_path(path), folder) as file:
             file.write(text)
@@ -199,6 +205,8 @@ def write_failures(
     if not listed:
         path.unlink(missing_ok=True)
         return None
+    if listed == earlier:
+        return path  # another process may be adding to it
     with _placed(path, folder) as file:
         writer = csv.writer(file, delimiter="\t", lineterminator="\n")
         writer.writerow(FailedRow._fields)
@@ -232,10 +240,11 @@ def merge_failures(
 def _read_failures(path: Path) -> list[FailedRow]:
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
         lines = csv.reader(file, delimiter="\t")
         next(lines, None)
-        return [FailedRow(*line) for line in lines if len(line) == 3]
+        n_columns = len(FailedRow._fields)
+        return [FailedRow(*line) for line in lines if len(line) == n_columns]
 
 
 @contextmanager

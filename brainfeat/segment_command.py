@@ -139,8 +139,8 @@ def segment_rows(
             f"{folder / _NAMES}: exists and is not ours; choose another folder."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    _write_names(folder / _NAMES, estimator, _read_names(model / _NAMES))
     write_json(folder / _DESCRIPTION, describe_derivatives(_DATASET))
+    _write_names(folder / _NAMES, estimator, _read_names(model / _NAMES))
     # The hashes of decoder and encoder are in it, and were checked at loading.
     fingerprint = file_sha256(model / _MODEL)
     counts = {"done": 0, "skipped": 0, "failed": 0}

@@ -44,6 +44,9 @@ def test_a_dataset_becomes_derivatives_and_a_group_table(run, dataset, tmp_path)
     result = run("participant", "--participant-label", "00000")
     assert result.exit_code == 0
     assert f"failures: {failures}" in result.stdout
+    listed = failures.read_text()
+    assert run("participant").exit_code == 1
+    assert failures.read_text() == listed
     filters = tmp_path / "filters.json"
     filters.write_text('{"T1w": {"acquisition": [null, "b"]}}')
     result = run("participant", "--bids-filter-file", filters)

@@ -20,6 +20,18 @@ def test_an_error_without_words_is_named():
     assert FailedRow.from_error("x", "a.nii", KeyError()).reason == "KeyError"
 
 
+def test_a_list_that_stays_the_same_is_not_written(tmp_path):
+    path = tmp_path / "out.failures.tsv"
+    old, new = FailedRow("sub-01", "a.nii", "cut."), FailedRow("sub-02", "b.nii", "0.")
+    write_failures(path, [old, new])
+    inode = path.stat().st_ino
+    assert write_failures(path, [], is_outdated=lambda _: False) == path
+    assert path.stat().st_ino == inode
+    write_failures(path, [old._replace(reason="empty.")], is_outdated=lambda _: False)
+    lines = path.read_text().splitlines()
+    assert lines[1:] == ["sub-02\tb.nii\t0.", "sub-01\ta.nii\tempty."]
+
+
 def test_failures_lie_beside_the_table_until_a_run_without_any(tmp_path):
     output = failures_path(tmp_path / "out.parquet")
     failures = [FailedRow("sub-01", "a\t1.nii", "cut\nshort"), FailedRow("", "b", "c")]
