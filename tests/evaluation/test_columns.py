@@ -54,3 +54,24 @@ def test_level_that_was_not_learnt_is_refused():
     design = Design.learn(TABLE[["site"]])
     with pytest.raises(InputError, match=r"site: expected one of a, b.*got c"):
         design.apply(pd.DataFrame({"site": ["c"]}))
+
+
+def test_other_columns_than_the_learnt_ones_are_refused():
+    design = Design.learn(TABLE[["age", "site"]])
+    message = "X: expected the columns that were fitted, in their order: age at"
+    with pytest.raises(InputError, match=message):
+        design.apply(TABLE[["site", "age"]])
+    with pytest.raises(InputError, match="2 columns that were fitted, got 1"):
+        design.apply(TABLE[["age"]])
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (np.inf, "age: expected finite numbers"),
+        ("old", r"age: expected numbers, as in the rows that were fitted \(could not"),
+    ],
+)
+def test_what_is_no_finite_number_is_refused(value, message):
+    with pytest.raises(InputError, match=message):
+        Design.learn(TABLE[["age"]]).apply(pd.DataFrame({"age": [value]}))
