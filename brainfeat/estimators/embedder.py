@@ -336,7 +336,8 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         site : array-like of shape (n_subjects,), optional
             Where.
         confounds : DataFrame, optional
-            Such as ``age`` and ``sex``, a row a subject.
+            What may explain ``y``, such as ``age`` and ``sex``, a row a subject; all
+            columns are regressed out.
 
         Returns
         -------
@@ -347,7 +348,8 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         Raises
         ------
         InputError
-            If `fit` had no ``X`` and none is given, or lengths differ.
+            If `fit` had no ``X`` and none is given, lengths differ, or ``confounds``
+            is no DataFrame.
         VolumeError
             If a scan cannot be read.
         """
