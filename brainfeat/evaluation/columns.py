@@ -1,6 +1,6 @@
-"""Columns of a feature table that are no features: confounds and sites."""
+"""Columns of a feature table that are no features: confounds, sites, subjects."""
 
-__all__ = ["Columns", "Design", "SplitTable", "split_columns"]
+__all__ = ["Columns", "Design", "SplitTable", "as_codes", "split_columns"]
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -80,6 +80,43 @@ def split_columns(
     if not np.isfinite(features).all():
         raise InputError("X: expected finite features, got NaN or infinite values.")
     return SplitTable(features, chosen, names)
+
+
+def as_codes(
+    name: str, values: Any, n_rows: int
+) -> tuple[NDArray[np.intp], tuple[str, ...]]:
+    """Replace what a column tells of each row, such as its site, by numbers.
+
+    Parameters
+    ----------
+    name : str
+        Of the column, for messages.
+    values : array-like of shape (n_rows,)
+        Compared as text.
+    n_rows : int
+        How many there must be.
+
+    Returns
+    -------
+    codes : ndarray of int of shape (n_rows,)
+        Place of each value among the names.
+    names : tuple of str
+        The different values, sorted.
+
+    Raises
+    ------
+    InputError
+        If there are more or fewer values than rows, or one is missing.
+    """
+    # Of objects: an array of texts would take NaN for a name.
+    series = pd.Series(list(values), dtype=object)
+    if len(series) != n_rows or series.isna().any():
+        raise InputError(
+            f"{name}: expected a value for each of {n_rows} rows, got {len(series)} "
+            f"values, {int(series.isna().sum())} of them missing."
+        )
+    names, codes = np.unique(series.map(str).to_numpy(dtype=str), return_inverse=True)
+    return codes.astype(np.intp), tuple(map(str, names))
 
 
 @dataclass(frozen=True, eq=False)

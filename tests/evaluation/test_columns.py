@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from brainfeat.evaluation.columns import Design, split_columns
+from brainfeat.evaluation.columns import Design, as_codes, split_columns
 from brainfeat.exceptions import ConfigError, InputError
 
 TABLE = pd.DataFrame(
@@ -75,3 +75,15 @@ def test_other_columns_than_the_learnt_ones_are_refused():
 def test_what_is_no_finite_number_is_refused(value, message):
     with pytest.raises(InputError, match=message):
         Design.learn(TABLE[["age"]]).apply(pd.DataFrame({"age": [value]}))
+
+
+def test_codes_count_the_names_in_their_order():
+    codes, names = as_codes("site", pd.Series(["b", "a", "b"], index=[7, 8, 9]), 3)
+    assert names == ("a", "b")
+    np.testing.assert_array_equal(codes, [1, 0, 1])
+
+
+@pytest.mark.parametrize("missing", [None, np.nan, pd.NA])
+def test_missing_value_is_no_name(missing):
+    with pytest.raises(InputError, match=r"site: .* 3 rows, got 3 values, 1 of"):
+        as_codes("site", ["a", "b", missing], 3)
