@@ -1,7 +1,6 @@
 """The report of an embedder, as nilearn's estimators give one."""
 
 import os
-from pathlib import Path
 from string import Template
 from typing import Any
 
@@ -10,6 +9,7 @@ import pandas as pd
 from nilearn.reporting import HTMLReport
 
 from brainfeat import __version__
+from brainfeat.atomic import atomic_write
 from brainfeat.estimators.embedder import BrainFoundEmbedder
 from brainfeat.exceptions import InputError
 from brainfeat.reporting.cohort import Cohort
@@ -36,7 +36,8 @@ class EmbedderReport(HTMLReport):
         file_name : path-like
             File to write.
         """
-        Path(file_name).write_text(self.get_standalone(), encoding="utf-8")
+        with atomic_write(file_name) as partial:
+            partial.write_text(self.get_standalone(), encoding="utf-8")
 
 
 def report_on_embedder(

@@ -26,7 +26,11 @@ def test_report_is_nilearns_and_can_be_saved(embedder, brains, tmp_path):
     assert isinstance(report, HTMLReport)
     shown = report._repr_html_()
     assert shown.startswith('<div class="brainfeat">')
+    earlier = tmp_path / "earlier.html"
+    earlier.write_text("earlier")
+    (tmp_path / "report.html").hardlink_to(earlier)
     report.save_as_html(tmp_path / "report.html")
+    assert earlier.read_text() == "earlier"  # replaced, not written into
     page = (tmp_path / "report.html").read_text()
     assert page.startswith("<!DOCTYPE html>")
     assert shown in page
