@@ -1,6 +1,6 @@
 """A checkpoint: weights, preprocessing and model card, which travel together."""
 
-__all__ = ["Checkpoint", "CheckpointConfig", "locate_checkpoint"]
+__all__ = ["CHECKPOINT_FILES", "Checkpoint", "CheckpointConfig", "locate_checkpoint"]
 
 import dataclasses
 import hashlib
@@ -29,14 +29,18 @@ from brainfeat.models.config import EncoderConfig
 from brainfeat.models.encoder import SlabEncoder
 from brainfeat.models.pooling import PoolingMode
 from brainfeat.models.transfer import check_state
+from brainfeat.slabs import Plane
 from brainfeat.weight_files import download, file_sha256, read_foreign, read_json
 
-Plane = Literal["axial", "coronal", "sagittal"]
 StoredDtype = Literal["float32", "float16", "bfloat16"]
 
 _BUNDLED = Path(__file__).parent / "weights"
 _FORMAT = "brainfeat-checkpoint-1"
-_WEIGHTS, _CONFIG, _CARD = "model.safetensors", "config.json", "README.md"
+CHECKPOINT_FILES = _WEIGHTS, _CONFIG, _CARD = (
+    "model.safetensors",
+    "config.json",
+    "README.md",
+)
 # These change no feature, so tables made before and after such an edit agree.
 _NOT_FINGERPRINTED = ("description", "library_version")
 _CHOICES = {"plane": get_args(Plane), "pooling": get_args(PoolingMode)}
@@ -142,7 +146,7 @@ class Checkpoint:
     config : CheckpointConfig
         Sizes, preprocessing and provenance.
     state : mapping of str to Tensor
-        Parameters of ``SlabEncoder(config.encoder)``; kept as float32.
+        Parameters of ``SlabEncoder(config.encoder)``; copied to the CPU as float32.
     model_card : str
         Markdown for ``README.md``; a short one is written if it is empty.
 
@@ -160,7 +164,11 @@ class Checkpoint:
     ) -> None:
         check_state(state, config.encoder)
         self.config = config
-        self.state = {name: state[name].detach().cpu().float() for name in state}
+        # Copies, since a network may go on learning.
+        self.state = {
+            name: value.detach().to("cpu", torch.float32, copy=True)
+            for name, value in state.items()
+        }
         self.model_card = model_card or _short_card(config)
 
     @classmethod
@@ -331,7 +339,16 @@ class Checkpoint:
 
     @classmethod
     def _convert(cls, path: Path) -> Self:
-        encoder, state = load_foreign(path)
+        try:
+            encoder, state = load_foreign(path)
+        except CheckpointError as error:
+            if not path.is_dir():
+                raise
+            reason = str(error).removeprefix(f"{path}: ")
+            raise CheckpointError(
+                f"{path}: expected {_CONFIG} of a brainfeat checkpoint, or weights of "
+                f"DINOv2; {reason}"
+            ) from error
         config = CheckpointConfig(
             encoder=encoder,
             preprocessing=_foreign_preprocessing(encoder),

@@ -209,6 +209,26 @@ def test_unknown_name_tells_what_exists(name):
     assert "\n" not in message
 
 
+def test_lost_configuration_is_named(folder):
+    (folder / "config.json").unlink()
+    with pytest.raises(CheckpointError) as error:
+        Checkpoint.load(folder)
+    expected = f"{folder}: expected config.json of a brainfeat checkpoint, or weights"
+    assert str(error.value).startswith(expected)
+    assert str(error.value).count(str(folder)) == 1
+
+
+def test_weights_do_not_follow_the_network_that_they_came_from():
+    network = SlabEncoder(ENCODER)
+    checkpoint = Checkpoint(CONFIG, network.state_dict())
+    before = {name: value.clone() for name, value in checkpoint.state.items()}
+    with torch.no_grad():
+        for value in network.parameters():
+            value += 1.0
+    for name, value in checkpoint.state.items():
+        assert torch.equal(value, before[name])
+
+
 def test_folder_without_weights_is_named(tmp_path):
     with pytest.raises(CheckpointError, match=str(tmp_path)):
         Checkpoint.load(tmp_path)

@@ -1,9 +1,12 @@
 """Errors that begin with the file they are about."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from brainfeat.estimators._subjects import Subject
 from brainfeat.exceptions import BrainfeatError
 
-__all__ = ["blame"]
+__all__ = ["blame", "blaming"]
 
 
 def blame(error: Exception, subject: Subject) -> Exception:
@@ -25,8 +28,37 @@ def blame(error: Exception, subject: Subject) -> Exception:
         # No error of ours: its type and traceback say most.
         error.add_note(f"while preprocessing {subject.culprit}")
         return error
-    if any(name in str(error) for name in (*subject.file_names, subject.name)):
+    beginnings = tuple(f"{name}: " for name in (*subject.file_names, subject.name))
+    if str(error).startswith(beginnings):
         return error
     blamed = type(error)(f"{subject.culprit}: {error}")
     blamed.__cause__ = error
     return blamed
+
+
+@contextmanager
+def blaming(subject: Subject) -> Iterator[None]:
+    """Let errors that are raised meanwhile begin with the file or the subject.
+
+    Parameters
+    ----------
+    subject : Subject
+        Whose images are worked on.
+
+    Yields
+    ------
+    None
+        While it holds.
+
+    Raises
+    ------
+    Exception
+        What was raised, as `blame` returns it.
+    """
+    try:
+        yield
+    except Exception as error:  # whatever a damaged file makes a library raise
+        blamed = blame(error, subject)
+        if blamed is error:
+            raise
+        raise blamed from error

@@ -37,9 +37,11 @@ from brainfeat.preprocessing import PreprocessedSubject, Preprocessor
 from brainfeat.slabs import SlabGrid
 from brainfeat.volume import Geometry
 
-__all__ = ["Outcome", "Pooling", "SubjectEncoder"]
+__all__ = ["NOT_FINITE", "Outcome", "Pooling", "SubjectEncoder"]
 
 Pooling = Literal["mean", "cls", "cls+mean", "anatomy", "regions"]
+
+NOT_FINITE = "the encoder gives values that are not finite."
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -399,12 +401,24 @@ class SubjectEncoder:
                 continue
             vector = next(vectors)
             if not np.isfinite(vector).all():
-                error = VolumeError("the encoder gives values that are not finite.")
+                error = VolumeError(self._why_not_finite(item.fractions))
                 yield Outcome(item.index, None, blame(error, item.subject))
                 continue
             if cache and item.key:
                 cache.store(item.key, vector)
             yield Outcome(item.index, vector, None)
+
+    def _why_not_finite(self, fractions: NDArray[np.float32]) -> str:
+        if self.atlas and self.checkpoint.config.encoder.background != "kept":
+            counted = self._weights.cpu().numpy()[:, fractions > 0]  # R, patches
+            totals = counted.sum(axis=1)
+            empty = [n for n, t in zip(self.region_names, totals, strict=True) if not t]
+            if empty:
+                return (
+                    "expected some of the brain in each region of labels_img, got none "
+                    f"in {', '.join(empty)}."
+                )
+        return NOT_FINITE
 
     def _encode_in_memory(self, items: Sequence[_Prepared]) -> NDArray[np.float32]:
         """Encode with smaller batches, and then on the CPU, if memory is short."""

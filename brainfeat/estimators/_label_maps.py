@@ -10,12 +10,13 @@ import pandas as pd
 from nibabel.spatialimages import SpatialImage
 from pandas.api.extensions import ExtensionArray
 
+from brainfeat.estimators._blame import blaming
 from brainfeat.estimators._subjects import Subject
 from brainfeat.exceptions import InputError, VolumeNotFoundError
-from brainfeat.io import ImageSource, split_volumes, to_image
+from brainfeat.io import ImageSource, read_labels, split_volumes, to_image
 from brainfeat.volume import Volume
 
-__all__ = ["as_label_maps", "name_of"]
+__all__ = ["as_label_maps", "name_of", "read_label_map"]
 
 
 def as_label_maps(y: Any, subjects: Sequence[Subject]) -> list[ImageSource]:
@@ -68,6 +69,31 @@ def name_of(source: ImageSource, subject: Subject) -> str:
     if isinstance(source, SpatialImage):
         return source.get_filename() or f"label map of {subject.name}"
     return os.fspath(source)
+
+
+def read_label_map(source: ImageSource, subject: Subject) -> Volume:
+    """Read a label map.
+
+    Parameters
+    ----------
+    source : path-like or nibabel image
+        The label map.
+    subject : Subject
+        Whom it belongs to.
+
+    Returns
+    -------
+    Volume
+        Labels as int32.
+
+    Raises
+    ------
+    VolumeError
+        If it cannot be read; the error begins with the name of the label map.
+    """
+    name = name_of(source, subject)
+    with blaming(Subject(name, {})):
+        return read_labels(source)
 
 
 def _as_list(y: Any) -> Sequence[Any]:

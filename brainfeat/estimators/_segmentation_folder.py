@@ -122,10 +122,12 @@ def read_folder(folder: Path) -> FolderContent:
     content = read_json(path)
     if content.get("format") != _FORMAT:
         raise CheckpointError(f"{folder}: written by another version of brainfeat.")
-    _check_encoder(folder / _ENCODER, content)
+    # Opened again when it is used, from whatever folder that is.
+    encoder = (folder / _ENCODER).resolve()
+    _check_encoder(encoder, content)
     try:
         return FolderContent(
-            {"checkpoint": str(folder / _ENCODER), "modality": content["modality"]},
+            {"checkpoint": str(encoder), "modality": content["modality"]},
             _fitted(content, folder / _WEIGHTS),
         )
     except _DAMAGES as error:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from brainfeat.estimators._blame import blaming
 from brainfeat.estimators._reading import read_and_preprocess
 from brainfeat.estimators._subjects import Subject
 from brainfeat.exceptions import VolumeError
@@ -99,22 +100,8 @@ class SegmentationSpace:
         VolumeError
             If an image cannot be used.
         """
-        volumes, coarse = read_and_preprocess(
-            subject, self.preprocessor, self.encoder_modalities
-        )
-        fine = coarse.on_grid(self.fine_geometry)
-        present = [v for n in self.modalities if (v := volumes.get(n)) is not None]
-        voxels = np.zeros(
-            (len(self.modalities), *self.fine_geometry.shape), dtype=np.float32
-        )
-        for index, name in enumerate(self.modalities):
-            volume = volumes.get(name)
-            if volume is not None:
-                try:
-                    voxels[index] = self._score(volume, fine)
-                except VolumeError as error:
-                    raise VolumeError(f"{volume.path or name}: {error}") from error
-        return SegmentationInput(coarse, voxels, fine, present[0].geometry)
+        with blaming(subject):
+            return self._read(subject)
 
     def present(self, subject: SegmentationInput) -> NDArray[np.bool_]:
         """Tell which of the estimator's modalities a subject has.
@@ -171,6 +158,24 @@ class SegmentationSpace:
         """
         values = np.asarray(score, dtype=np.float32)
         return self.preprocessor.invert(values, subject.fine, subject.native).data
+
+    def _read(self, subject: Subject) -> SegmentationInput:
+        volumes, coarse = read_and_preprocess(
+            subject, self.preprocessor, self.encoder_modalities
+        )
+        fine = coarse.on_grid(self.fine_geometry)
+        present = [v for n in self.modalities if (v := volumes.get(n)) is not None]
+        voxels = np.zeros(
+            (len(self.modalities), *self.fine_geometry.shape), dtype=np.float32
+        )
+        for index, name in enumerate(self.modalities):
+            volume = volumes.get(name)
+            if volume is not None:
+                try:
+                    voxels[index] = self._score(volume, fine)
+                except VolumeError as error:
+                    raise VolumeError(f"{volume.path or name}: {error}") from error
+        return SegmentationInput(coarse, voxels, fine, present[0].geometry)
 
     def _score(self, volume: Volume, fine: PreprocessedSubject) -> NDArray[np.float32]:
         sampled = to_resampled(

@@ -12,14 +12,14 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
-from brainfeat.estimators._label_maps import name_of
+from brainfeat.estimators._label_maps import name_of, read_label_map
 from brainfeat.estimators._segmentation_inputs import (
     SegmentationInput,
     SegmentationSpace,
 )
 from brainfeat.estimators._subjects import Subject
 from brainfeat.exceptions import InputError
-from brainfeat.io import ImageSource, read_labels
+from brainfeat.io import ImageSource
 from brainfeat.prefetch import Prefetch
 from brainfeat.slabs import SlabGrid
 
@@ -228,7 +228,7 @@ def _read(
     subject: Subject, label_map: ImageSource, space: SegmentationSpace
 ) -> _Labelled:
     name = name_of(label_map, subject)
-    native = read_labels(label_map)
+    native = read_label_map(label_map, subject)
     found = [int(label) for label in np.unique(native.data) if label != BACKGROUND]
     if not found:
         raise InputError(f"{name}: expected labels other than 0, got none.")

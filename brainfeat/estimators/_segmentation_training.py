@@ -1,7 +1,7 @@
 """The loop that trains a decoder, and an encoder with it if asked to."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -116,7 +116,8 @@ def train(
         include_background=False, to_onehot_y=True, softmax=True, batch=True
     )
     optimizer, schedule = _make_optimizer(network, plan)
-    best = _Best()
+    # A frozen encoder has no best weights: it is left alone, and may be shared.
+    best = _Best(_trained_modules(network, plan))
     curve: list[float] = []
     for step in range(plan.n_steps):
         _set_training(network, plan, training=True)
@@ -139,10 +140,10 @@ def train(
         on_step(step + 1, loss)
         if len(plan.held_out) and (step + 1) % max(1, plan.n_steps // _N_CHECKS) == 0:
             _set_training(network, plan, training=False)
-            best.update(_check(network, store, plan.held_out), network)
+            best.update(_check(network, store, plan.held_out))
             if best.n_since >= _PATIENCE:
                 break
-    best.restore(network)
+    best.restore()
     _set_training(network, plan, training=False)
     return TrainingResult(curve, best.scores)
 
@@ -178,32 +179,35 @@ def import_monai(name: str) -> Any:
 class _Best:
     """The best weights so far, by the held-out subjects."""
 
+    modules: Sequence[nn.Module]
     scores: list[float] = field(default_factory=list)
     states: list[dict[str, Tensor]] = field(default_factory=list)
     n_since: int = 0
 
-    def update(self, score: float, network: SegmentationNetwork) -> None:
+    def update(self, score: float) -> None:
         is_best = score > max(self.scores, default=-1.0)
         self.scores.append(score)
         self.n_since = 0 if is_best else self.n_since + 1
         if is_best:
-            modules = (network.decoder, network.encoder)
-            self.states = [copy.deepcopy(module.state_dict()) for module in modules]
+            self.states = [copy.deepcopy(m.state_dict()) for m in self.modules]
 
-    def restore(self, network: SegmentationNetwork) -> None:
-        modules = (network.decoder, network.encoder)
-        for module, state in zip(modules, self.states, strict=False):
+    def restore(self) -> None:
+        for module, state in zip(self.modules, self.states, strict=False):
             module.load_state_dict(state)
+
+
+def _trained_modules(
+    network: SegmentationNetwork, plan: TrainingPlan
+) -> list[nn.Module]:
+    return [network.decoder, *([] if plan.freeze_encoder else [network.encoder])]
 
 
 def _make_optimizer(
     network: SegmentationNetwork, plan: TrainingPlan
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    groups: list[dict[str, Any]] = [{"params": [*network.decoder.parameters()]}]
-    rates = [plan.learning_rate]
-    if not plan.freeze_encoder:
-        groups.append({"params": [*network.encoder.parameters()]})
-        rates.append(plan.learning_rate * _ENCODER_RATE)
+    modules = _trained_modules(network, plan)
+    groups: list[dict[str, Any]] = [{"params": [*m.parameters()]} for m in modules]
+    rates = [plan.learning_rate, plan.learning_rate * _ENCODER_RATE][: len(groups)]
     optimizer = torch.optim.AdamW(
         groups, lr=plan.learning_rate, weight_decay=_WEIGHT_DECAY
     )

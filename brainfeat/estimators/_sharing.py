@@ -10,8 +10,10 @@ from typing import Generic, TypeVar
 import torch
 
 from brainfeat.checkpoint import Checkpoint, locate_checkpoint
+from brainfeat.exceptions import CheckpointError, ConfigError
 from brainfeat.models.encoder import SlabEncoder
 from brainfeat.models.packed_linear import pack_linear_layers
+from brainfeat.preprocessing import Preprocessor
 
 __all__ = ["shared_checkpoint", "shared_encoder"]
 
@@ -62,7 +64,7 @@ def shared_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
         If there is no such checkpoint, or it is damaged.
     """
     path = locate_checkpoint(source)
-    return _CHECKPOINTS.get(_signature(path), lambda: Checkpoint.load(source))
+    return _CHECKPOINTS.get(_signature(path), lambda: _load(source))
 
 
 def shared_encoder(
@@ -94,6 +96,16 @@ def shared_encoder(
             return encoder
 
     return _ENCODERS.get(key, build)
+
+
+def _load(source: str | os.PathLike[str]) -> Checkpoint:
+    checkpoint = Checkpoint.load(source)
+    try:
+        # Here, since a checkpoint can be read without what preprocesses images.
+        Preprocessor.from_dict(checkpoint.config.preprocessing)
+    except ConfigError as error:
+        raise CheckpointError(f"{os.fspath(source)}: {error}") from error
+    return checkpoint
 
 
 def _signature(path: Path) -> tuple[Hashable, ...]:

@@ -108,6 +108,8 @@ def as_subjects(
     VolumeNotFoundError
         If a path does not exist or a glob matches nothing.
     """
+    if modality is not None:
+        _check_known(modality, modalities, "modality")
     reader = _Reader(modality, tuple(modalities))
     columns: Sequence[str] = ()
     if isinstance(X, pd.DataFrame):

@@ -8,8 +8,10 @@ import torch
 from numpy.typing import NDArray
 
 from brainfeat.estimators._blame import blame
-from brainfeat.estimators._encoding import SubjectEncoder
+from brainfeat.estimators._encoding import NOT_FINITE, SubjectEncoder
+from brainfeat.estimators._side_by_side import side_by_side
 from brainfeat.estimators._subjects import Subject
+from brainfeat.exceptions import VolumeError
 from brainfeat.prefetch import Prefetch
 from brainfeat.preprocessing import PreprocessedSubject
 from brainfeat.volume import Geometry
@@ -84,10 +86,21 @@ class TokenOutcome:
         return self.result
 
 
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    """A subject as the encoder takes it, or why there is none."""
+
+    index: int
+    subject: Subject
+    content: tuple[PreprocessedSubject, Geometry] | Exception
+
+
 def stream_tokens(
     encoder: SubjectEncoder, subjects: Iterable[Subject], *, n_jobs: int = 1
 ) -> Generator[TokenOutcome]:
-    """Encode subjects one after the other, and keep all their patch tokens.
+    """Encode subjects one by one, and keep all their patch tokens.
+
+    On a CPU several threads encode, each a subject.
 
     Parameters
     ----------
@@ -104,23 +117,30 @@ def stream_tokens(
         One a subject, in order; one that fails does not stop the others.
     """
 
-    def prepare(
-        place: tuple[int, Subject],
-    ) -> tuple[int, tuple[PreprocessedSubject, Geometry] | Exception]:
+    def prepare(place: tuple[int, Subject]) -> _Prepared:
         index, subject = place
         try:
-            return index, encoder.preprocess(subject)
+            return _Prepared(index, subject, encoder.preprocess(subject))
         except Exception as error:  # whatever a damaged file makes a library raise
-            return index, blame(error, subject)
+            return _Prepared(index, subject, blame(error, subject))
 
-    with Prefetch(
-        prepare, enumerate(subjects), n_threads=n_jobs, n_ahead=n_jobs + 1
-    ) as items:
-        for index, prepared in items:
-            if isinstance(prepared, Exception):
-                yield TokenOutcome(index, None, prepared)
-            else:
-                yield TokenOutcome(index, _encode(encoder, *prepared), None)
+    def encode(item: _Prepared) -> TokenOutcome:
+        if isinstance(item.content, Exception):
+            return TokenOutcome(item.index, None, item.content)
+        try:
+            return TokenOutcome(item.index, _encode(encoder, *item.content), None)
+        except Exception as error:  # of a device that fails, or is too small for one
+            return TokenOutcome(item.index, None, blame(error, item.subject))
+
+    with (
+        Prefetch(
+            prepare, enumerate(subjects), n_threads=n_jobs, n_ahead=n_jobs + 1
+        ) as prepared,
+        side_by_side(
+            encode, prepared, device=encoder.device, readers=prepared
+        ) as encoded,
+    ):
+        yield from encoded
 
 
 def _encode(
@@ -135,6 +155,8 @@ def _encode(
         torch.from_numpy(fractions)[None],
     )
     tokens = output.patch_tokens[0].float().cpu().numpy()  # S h w D
+    if not np.isfinite(tokens).all():
+        raise VolumeError(NOT_FINITE)
     return SubjectTokens(
         grid.arrange_tokens(tokens),
         grid.arrange_tokens(fractions),

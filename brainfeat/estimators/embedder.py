@@ -186,6 +186,8 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         self.checkpoint_fingerprint_ = encoder.checkpoint.fingerprint
         self.preprocessing_fingerprint_ = _fingerprint(encoder.preprocessor)
         self.region_names_ = encoder.region_names
+        self._pooling = encoder.pooling
+        self._atlas = _fingerprint_atlas(encoder)
         self.n_features_out_ = encoder.n_features
         self._feature_names = encoder.feature_names
         self._fitted_on = X  # for a report; not pickled
@@ -301,7 +303,7 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         CheckpointError
             If the checkpoint is not the one that was fitted.
         ConfigError
-            If preprocessing or atlas changed since `fit`.
+            If preprocessing, pooling or atlas changed since `fit`.
         InputError
             If ``X`` has another form.
         ModalityError
@@ -336,7 +338,8 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         site : array-like of shape (n_subjects,), optional
             Where.
         confounds : DataFrame, optional
-            Such as ``age`` and ``sex``, a row a subject.
+            What may explain ``y``, such as ``age`` and ``sex``, a row a subject; all
+            columns are regressed out.
 
         Returns
         -------
@@ -347,7 +350,8 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         Raises
         ------
         InputError
-            If `fit` had no ``X`` and none is given, or lengths differ.
+            If `fit` had no ``X`` and none is given, lengths differ, or ``confounds``
+            is no DataFrame.
         VolumeError
             If a scan cannot be read.
         """
@@ -428,7 +432,15 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         check_weights(self.checkpoint, self.checkpoint_fingerprint_, found)
         if _fingerprint(encoder.preprocessor) != self.preprocessing_fingerprint_:
             raise ConfigError("preprocessor: changed since fit; fit again.")
-        if encoder.region_names != self.region_names_:
+        if encoder.pooling != self._pooling:
+            raise ConfigError(
+                f"pooling: expected {self._pooling!r} as in fit, got "
+                f"{encoder.pooling!r}; fit again."
+            )
+        if (
+            encoder.region_names != self.region_names_
+            or _fingerprint_atlas(encoder) != self._atlas
+        ):
             raise ConfigError("labels_img: its regions changed since fit; fit again.")
 
 
@@ -437,3 +449,7 @@ def _fingerprint(preprocessor: Preprocessor) -> str | None:
         return preprocessor.fingerprint
     except ConfigError:
         return None
+
+
+def _fingerprint_atlas(encoder: SubjectEncoder) -> str | None:
+    return encoder.atlas.fingerprint if encoder.atlas else None

@@ -30,7 +30,7 @@ from brainfeat.estimators._device import (
     resolve_device,
     resolve_n_jobs,
 )
-from brainfeat.estimators._label_maps import as_label_maps, name_of
+from brainfeat.estimators._label_maps import as_label_maps, name_of, read_label_map
 from brainfeat.estimators._progress import show_steps
 from brainfeat.estimators._segmentation_folder import read_folder, write_folder
 from brainfeat.estimators._segmentation_inputs import (
@@ -567,7 +567,7 @@ class SegmentationEstimator(BaseEstimator):
         return labels
 
     def _check_classes(self, source: ImageSource, subject: Subject) -> None:
-        found = np.unique(read_labels(source).data)
+        found = np.unique(read_label_map(source, subject).data)
         unknown = sorted({int(label) for label in found} - set(self._classes()))
         if unknown:
             raise InputError(

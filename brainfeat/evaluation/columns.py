@@ -1,6 +1,6 @@
-"""Columns of a feature table that are no features: confounds and sites."""
+"""Columns of a feature table that are no features: confounds, sites, subjects."""
 
-__all__ = ["Columns", "Design", "SplitTable", "split_columns"]
+__all__ = ["Columns", "Design", "SplitTable", "as_codes", "split_columns"]
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,7 +33,9 @@ class SplitTable(NamedTuple):
     names: list[str]
 
 
-def split_columns(X: Any, columns: Columns) -> SplitTable:
+def split_columns(
+    X: Any, columns: Columns, fitted: Sequence[str] | None = None
+) -> SplitTable:
     """Take columns out of a table.
 
     Parameters
@@ -43,6 +45,8 @@ def split_columns(X: Any, columns: Columns) -> SplitTable:
     columns : sequence of str or int
         Names in a DataFrame, or positions in an array; negative ones count from the
         end.
+    fitted : sequence of str, optional
+        Names of the features in another table, which these must have as well.
 
     Returns
     -------
@@ -54,7 +58,8 @@ def split_columns(X: Any, columns: Columns) -> SplitTable:
     ConfigError
         If ``columns`` is no sequence of names and positions.
     InputError
-        If a column is missing, a feature is no number, or a value is missing.
+        If a column is missing, a feature is no number, a value is missing, or the
+        features have other names, or another order, than those that were fitted.
     """
     if isinstance(columns, str) or not isinstance(columns, Sequence):
         raise ConfigError(f"expected a list of columns, got {columns!r}.")
@@ -65,13 +70,53 @@ def split_columns(X: Any, columns: Columns) -> SplitTable:
         gaps = [str(c) for c in chosen.columns[chosen.isna().any()]]
         raise InputError(f"X: expected a value in every row of {', '.join(gaps)}.")
     rest = table.drop(columns=table.columns[places])
+    names = [str(name) for name in rest.columns]
+    if fitted is not None:
+        _check_names("features", fitted, names)
     try:
         features = rest.to_numpy(dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise InputError(f"X: expected features that are numbers ({error}).") from error
     if not np.isfinite(features).all():
         raise InputError("X: expected finite features, got NaN or infinite values.")
-    return SplitTable(features, chosen, [str(name) for name in rest.columns])
+    return SplitTable(features, chosen, names)
+
+
+def as_codes(
+    name: str, values: Any, n_rows: int
+) -> tuple[NDArray[np.intp], tuple[str, ...]]:
+    """Replace what a column tells of each row, such as its site, by numbers.
+
+    Parameters
+    ----------
+    name : str
+        Of the column, for messages.
+    values : array-like of shape (n_rows,)
+        Compared as text.
+    n_rows : int
+        How many there must be.
+
+    Returns
+    -------
+    codes : ndarray of int of shape (n_rows,)
+        Place of each value among the names.
+    names : tuple of str
+        The different values, sorted.
+
+    Raises
+    ------
+    InputError
+        If there are more or fewer values than rows, or one is missing.
+    """
+    # Of objects: an array of texts would take NaN for a name.
+    series = pd.Series(list(values), dtype=object)
+    if len(series) != n_rows or series.isna().any():
+        raise InputError(
+            f"{name}: expected a value for each of {n_rows} rows, got {len(series)} "
+            f"values, {int(series.isna().sum())} of them missing."
+        )
+    names, codes = np.unique(series.map(str).to_numpy(dtype=str), return_inverse=True)
+    return codes.astype(np.intp), tuple(map(str, names))
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,15 +172,17 @@ class Design:
         Raises
         ------
         InputError
-            If there is a level that was not there in `learn`.
+            If the columns are others, a number is not finite, or there is a level
+            that was not there in `learn`.
         """
+        _check_names("columns", self.names, [str(name) for name in table.columns])
         parts = [np.empty((len(table), 0))]
         for position, (name, levels) in enumerate(
             zip(self.names, self.categories, strict=True)
         ):
             values = table.iloc[:, position]
             if levels is None:
-                parts.append(values.to_numpy(dtype=np.float64)[:, None])
+                parts.append(_as_numbers(name, values)[:, None])
                 continue
             text = np.array([str(value) for value in values])
             unknown = sorted(set(text) - set(levels))
@@ -158,6 +205,31 @@ def _find(table: pd.DataFrame, column: str | int) -> int:
             f"{len(table.columns)} columns."
         )
     return found[0]
+
+
+def _check_names(what: str, fitted: Sequence[str], found: Sequence[str]) -> None:
+    if len(found) != len(fitted):
+        raise InputError(
+            f"X: expected the {len(fitted)} {what} that were fitted, got {len(found)}."
+        )
+    for place, (expected, name) in enumerate(zip(fitted, found, strict=True)):
+        if name != expected:
+            raise InputError(
+                f"X: expected the {what} that were fitted, in their order: {expected} "
+                f"at position {place}, got {name}."
+            )
+
+
+def _as_numbers(name: str, values: "pd.Series[Any]") -> NDArray[np.float64]:
+    try:
+        numbers = values.to_numpy(dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{name}: expected numbers, as in the rows that were fitted ({error})."
+        ) from error
+    if not np.isfinite(numbers).all():
+        raise InputError(f"{name}: expected finite numbers, got infinite ones or NaN.")
+    return numbers
 
 
 def _is_number(values: "pd.Series[Any]") -> bool:

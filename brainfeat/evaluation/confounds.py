@@ -69,7 +69,7 @@ class ConfoundRegressor(TransformerMixin, BaseEstimator):
         ConfigError
             If ``confounds`` is no list.
         InputError
-            If a column is missing or a value is no number.
+            If a column is missing or a value is no finite number.
         """
         features, confounds, names = split_columns(X, self.confounds)
         self.design_ = Design.learn(confounds)
@@ -100,11 +100,11 @@ class ConfoundRegressor(TransformerMixin, BaseEstimator):
         Raises
         ------
         InputError
-            If ``X`` does not have the columns of `fit`, or a category that it had
-            not.
+            If ``X`` does not have the columns of `fit` in their order, or a category
+            that it had not.
         """
         check_is_fitted(self)
-        features, confounds, _ = split_columns(X, self.confounds)
+        features, confounds, _ = split_columns(X, self.confounds, self.feature_names_)
         numbers = self.design_.apply(confounds) - self.confound_means_
         adjusted: NDArray[np.float64] = features - numbers @ self.coefficients_
         return adjusted

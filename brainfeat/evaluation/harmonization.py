@@ -113,11 +113,13 @@ class SiteHarmonizer(TransformerMixin, BaseEstimator):
         Raises
         ------
         InputError
-            If a column is missing, or a site was not seen in `fit`: its effect is
-            not known.
+            If ``X`` does not have the columns of `fit` in their order, or a site was
+            not seen there: its effect is not known.
         """
         check_is_fitted(self)
-        features, chosen, _ = split_columns(X, [self.site, *self.covariates])
+        features, chosen, _ = split_columns(
+            X, [self.site, *self.covariates], self.feature_names_
+        )
         site = chosen.iloc[:, 0].map(str)
         unknown = sorted(set(site) - set(self.sites_))
         if unknown:

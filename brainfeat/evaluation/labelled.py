@@ -1,6 +1,6 @@
 """Features with their labels, subjects, sites and confounds, all checked."""
 
-__all__ = ["LabelledFeatures"]
+__all__ = ["LabelledFeatures", "as_features"]
 
 import warnings
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from brainfeat.evaluation.columns import Design
+from brainfeat.evaluation.columns import Design, as_codes
 from brainfeat.evaluation.confounds import ConfoundRegressor
 from brainfeat.evaluation.leakage import duplicate_rows
 from brainfeat.exceptions import InputError, LeakageWarning
@@ -77,15 +77,15 @@ class LabelledFeatures:
         InputError
             If lengths differ, a value is missing, or there are not two classes.
         """
-        features = _as_features(X)
+        features = as_features(X)
         n_rows = len(features)
-        labels, classes = _as_codes("y", y, n_rows)
+        labels, classes = as_codes("y", y, n_rows)
         if len(classes) != 2:
             raise InputError(f"y: expected two classes, got {len(classes)}.")
         if groups is None:
             subject = np.arange(n_rows)
         else:
-            subject, _ = _as_codes("groups", groups, n_rows)
+            subject, _ = as_codes("groups", groups, n_rows)
         findings: list[str] = []
         subject, n_duplicates = duplicate_rows(features, subject)
         if n_duplicates:
@@ -94,7 +94,7 @@ class LabelledFeatures:
                 "names: they are taken as one subject and kept on one side of splits."
             )
             warnings.warn(findings[-1], LeakageWarning, stacklevel=3)
-        codes, names = (None, ()) if site is None else _as_codes("site", site, n_rows)
+        codes, names = (None, ()) if site is None else as_codes("site", site, n_rows)
         numbers = _as_numbers(confounds, codes, names, n_rows)
         return cls(
             features,
@@ -125,7 +125,24 @@ class LabelledFeatures:
         return ConfoundRegressor(places).fit(table[train]).transform(table)
 
 
-def _as_features(X: Any) -> Floats:
+def as_features(X: Any) -> Floats:
+    """Check features.
+
+    Parameters
+    ----------
+    X : array-like of shape (n_rows, n_features)
+        Features.
+
+    Returns
+    -------
+    ndarray of float64 of shape (n_rows, n_features)
+        The same.
+
+    Raises
+    ------
+    InputError
+        If they are no finite numbers, or have another shape.
+    """
     try:
         features = np.asarray(X, dtype=np.float64)
     except (TypeError, ValueError) as error:
@@ -139,17 +156,6 @@ def _as_features(X: Any) -> Floats:
             f"{features.shape}{'' if features.ndim != 2 else ' with NaN or infinity'}."
         )
     return features
-
-
-def _as_codes(name: str, values: Any, n_rows: int) -> tuple[Rows, tuple[str, ...]]:
-    series = pd.Series(np.asarray(values))
-    if len(series) != n_rows or series.isna().any():
-        raise InputError(
-            f"{name}: expected a value for each of {n_rows} rows, got {len(series)} "
-            f"values, {int(series.isna().sum())} of them missing."
-        )
-    names, codes = np.unique(series.map(str).to_numpy(dtype=str), return_inverse=True)
-    return codes.astype(np.intp), tuple(map(str, names))
 
 
 def _as_numbers(

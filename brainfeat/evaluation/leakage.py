@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import chi2_contingency
 
+from brainfeat.evaluation.columns import as_codes
 from brainfeat.exceptions import InputError, LeakageWarning
 
 Rows = NDArray[np.intp]
@@ -22,7 +23,7 @@ def warn_of_leakage(
     Parameters
     ----------
     train, test : array-like of int
-        Rows of the two sides.
+        Rows of the two sides, counted from 0.
     groups : array-like of shape (n_rows,), optional
         Subject of each row.
     hashes : array-like of shape (n_rows,), optional
@@ -37,7 +38,8 @@ def warn_of_leakage(
     Raises
     ------
     InputError
-        If neither groups nor hashes are given.
+        If neither groups nor hashes are given, they differ in length or miss a value,
+        or a row is none of theirs.
 
     Warns
     -----
@@ -51,21 +53,22 @@ def warn_of_leakage(
     """
     if groups is None and hashes is None:
         raise InputError("warn_of_leakage: expected groups or hashes, got neither.")
-    train, test = np.asarray(train, dtype=np.intp), np.asarray(test, dtype=np.intp)
+    n_rows = len(hashes if groups is None else groups)
+    train, test = _as_rows("train", train, n_rows), _as_rows("test", test, n_rows)
+    columns = [("rows", np.arange(n_rows), tuple(map(str, range(n_rows))))]
+    if groups is not None:
+        columns.append(("subjects", *as_codes("groups", groups, n_rows)))
+    if hashes is not None:
+        found_hashes = as_codes("hashes", hashes, n_rows)
+        columns.append(("images of the same content", *found_hashes))
     found = False
-    for what, values in (
-        ("rows", np.arange(max(train.max(), test.max()) + 1)),
-        ("subjects", groups),
-        ("images of the same content", hashes),
-    ):
-        if values is None:
-            continue
-        names = np.array([str(value) for value in values])
-        shared = sorted(set(names[train]) & set(names[test]))
-        if shared:
+    for what, codes, names in columns:
+        shared = np.intersect1d(codes[train], codes[test])
+        if len(shared):
             found = True
             warnings.warn(
-                f"{len(shared)} {what} on both sides of the split, first {shared[0]}: "
+                f"{len(shared)} {what} on both sides of the split, first "
+                f"{names[shared[0]]}: "
                 "the score tells how well subjects are recognised.",
                 LeakageWarning,
                 stacklevel=2,
@@ -73,6 +76,18 @@ def warn_of_leakage(
         if found and what == "rows":
             break  # and with them, of course, their subjects and contents
     return found
+
+
+def _as_rows(name: str, rows: ArrayLike, n_rows: int) -> Rows:
+    given = np.asarray(rows)
+    # A negative row would be taken for another one from the end.
+    strange = [row for row in given.ravel().tolist() if row not in range(n_rows)]
+    if given.dtype == bool or strange:
+        raise InputError(
+            f"{name}: expected rows from 0 to {n_rows - 1}, got "
+            f"{strange[0] if strange else 'a mask'}."
+        )
+    return given.astype(np.intp)
 
 
 def duplicate_rows(features: NDArray[np.floating], groups: Rows) -> tuple[Rows, int]:

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from brainfeat.evaluation.columns import as_codes
 from brainfeat.evaluation.cross_validation import decode_site
+from brainfeat.evaluation.labelled import as_features
 from brainfeat.evaluation.scores import Score
 from brainfeat.exceptions import InputError
 from brainfeat.metrics import intraclass_correlation, retrieval_accuracy
@@ -80,25 +82,30 @@ def evaluate_reliability(
     Raises
     ------
     InputError
-        If fewer than two people were scanned twice.
+        If fewer than two people were scanned twice, lengths differ, or a value is
+        missing.
     """
-    features = np.asarray(X, dtype=np.float64)
-    _, people = np.unique(np.asarray(subjects).astype(str), return_inverse=True)
-    names = None if site is None else np.asarray(site).astype(str)
-    repeats = _repeat_rows(people, names)
+    features = as_features(X)
+    n_rows = len(features)
+    people, _ = as_codes("subjects", subjects, n_rows)
+    codes = None if site is None else as_codes("site", site, n_rows)[0]
+    repeats = _repeat_rows(people, codes)
     values = features[repeats]  # subjects, scans, features
     prediction_icc = None
     if predictions is not None:
         given = np.asarray(predictions, dtype=np.float64)
+        if given.shape != (n_rows,):
+            raise InputError(
+                f"predictions: expected a number for each of {n_rows} rows, got shape "
+                f"{given.shape}."
+            )
         prediction_icc = float(intraclass_correlation(given[repeats]))
     counts = np.bincount(people)
     chance = float(np.mean((counts[people] - 1) / (len(people) - 1)))
     decoding = site_chance = None
-    if names is not None:
-        codes = np.unique(names, return_inverse=True)[1]
-        if codes.max() > 0:
-            decoding = decode_site(features, codes, people, seed=random_state)
-            site_chance = 1.0 / int(codes.max() + 1)
+    if codes is not None and codes.max() > 0:
+        decoding = decode_site(features, codes, people, seed=random_state)
+        site_chance = 1.0 / int(codes.max() + 1)
     return Reliability(
         n_subjects=values.shape[0],
         n_scans=values.shape[1],

@@ -83,8 +83,7 @@ def export_checkpoint(
     Checkpoint
         Weights in float32 on the CPU.
     """
-    # Copies, since the training may go on.
-    state = {n: whole_tensor(v).clone() for n, v in encoder.state_dict().items()}
+    state = {name: whole_tensor(v) for name, v in encoder.state_dict().items()}
     read: tuple[str, ...] = ()
     if anatomy_head is not None:
         read = tuple(tissues)

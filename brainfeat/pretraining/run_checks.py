@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from safetensors import safe_open
 
+from brainfeat.checkpoint import CHECKPOINT_FILES
 from brainfeat.exceptions import ConfigError, TrainingError
 from brainfeat.pretraining.config import PretrainingConfig
 from brainfeat.pretraining.ranks import world_size
@@ -99,16 +100,18 @@ def check_run_folder(folder: Path, config: PretrainingConfig, *, resume: bool) -
     Raises
     ------
     TrainingError
-        If the folder holds a run and `resume` is false, or holds something else.
+        If the folder holds a run and `resume` is false, or files that a checkpoint
+        would replace.
     ConfigError
         If the run was begun with another configuration.
     """
     if folder.exists() and not folder.is_dir():
         raise TrainingError(f"{folder}: expected a folder to write, got a file.")
     if not (folder / STATE_NAME).exists():
-        if (folder / "config.json").exists():
+        taken = [name for name in CHECKPOINT_FILES if (folder / name).exists()]
+        if taken:
             raise TrainingError(
-                f"{folder}: holds a checkpoint, and no run that can be resumed; "
+                f"{folder}: holds {', '.join(taken)}, and no run that can be resumed; "
                 "choose another folder."
             )
         return False

@@ -34,6 +34,8 @@ class Cohort:
         Columns such as diagnosis, site, age and sex; missing values are NaN.
     label : str or None
         Column of the classes.
+    told_confounds : sequence of str or None
+        Columns of what may explain the label; None if none are told.
     """
 
     embeddings: NDArray[np.floating]
@@ -41,22 +43,26 @@ class Cohort:
     participants: Sequence[str]
     known: pd.DataFrame
     label: str | None
+    told_confounds: Sequence[str] | None = None
 
     @property
     def site(self) -> str | None:
         """Column of the site, if there is one."""
-        return find_column(self.known, _SITES)
+        return self._find(_SITES)
 
     @property
     def age(self) -> str | None:
         """Column of the age, if there is one."""
-        return find_column(self.known, _AGES)
+        return self._find(_AGES)
 
     @property
     def confounds(self) -> list[str]:
-        """Columns of age and sex, as far as there are some."""
-        found = (self.age, find_column(self.known, _SEXES))
-        return [name for name in found if name is not None and name != self.label]
+        """Those that are told, else age and sex, as far as there are some."""
+        found = self.told_confounds
+        if found is None:
+            found = [n for n in (self.age, self._find(_SEXES)) if n is not None]
+        # The site is accounted for by itself.
+        return [name for name in found if name != self.site]
 
     def texts(self, column: str) -> "pd.Series[Any]":
         """Write the values of a column as text.
@@ -81,6 +87,7 @@ class Cohort:
         participants: Sequence[str],
         known: pd.DataFrame,
         label: str | None = None,
+        confounds: Sequence[str] | None = None,
     ) -> "Cohort":
         """Find the column of the classes, if none is named.
 
@@ -94,7 +101,9 @@ class Cohort:
             What is known of each.
         label : str, optional
             Column of the classes; by default one called diagnosis, dx, group or
-            label.
+            label, and none of ``confounds``.
+        confounds : sequence of str, optional
+            Columns of what may explain the label; by default age and sex.
 
         Returns
         -------
@@ -116,8 +125,14 @@ class Cohort:
             names=list(names),
             participants=list(participants),
             known=known.reset_index(drop=True),
-            label=label or find_column(known, _LABELS),
+            label=label or find_column(known.drop(columns=confounds or []), _LABELS),
+            told_confounds=confounds,
         )
+
+    def _find(self, names: Sequence[str]) -> str | None:
+        # The label explains itself.
+        others = self.known.columns.drop([] if self.label is None else self.label)
+        return find_column(self.known[others], names)
 
 
 def find_column(table: pd.DataFrame, names: Sequence[str]) -> str | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from html import escape
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -214,10 +215,12 @@ def _classes(cohort: Cohort, column: str) -> list[str]:
     n_values = values.nunique()
     numbers = pd.to_numeric(values, errors="coerce")
     if n_values > 4 and numbers[values.notna()].notna().all():
-        # Ordered by their names, as the legend is.
-        quarters = pd.qcut(numbers, 4, duplicates="drop")
+        quarters, edges = pd.qcut(
+            numbers, 4, labels=False, retbins=True, duplicates="drop"
+        )
+        ends = _write_apart(edges)
         return [
-            "unknown" if pd.isna(q) else f"{q.left:.0f} to {q.right:.0f}"
+            "unknown" if pd.isna(q) else f"{ends[int(q)]} to {ends[int(q) + 1]}"
             for q in quarters
         ]
     texts = cohort.texts(column)
@@ -225,6 +228,15 @@ def _classes(cohort: Cohort, column: str) -> list[str]:
         common = set(texts.value_counts().index[: _MOST_CLASSES - 1])
         texts = texts.where(texts.isin(common), "others")
     return [str(text) for text in texts]
+
+
+def _write_apart(numbers: NDArray[np.floating]) -> list[str]:
+    """Write different numbers with as few decimals as tell them apart."""
+    for n_decimals in count():
+        texts = [f"{number:.{n_decimals}f}" for number in numbers]
+        if len(set(texts)) == len(texts):
+            break
+    return texts
 
 
 def _outliers(cohort: Cohort) -> str:

@@ -1,7 +1,6 @@
 """The report of an embedder, as nilearn's estimators give one."""
 
 import os
-from pathlib import Path
 from string import Template
 from typing import Any
 
@@ -10,6 +9,7 @@ import pandas as pd
 from nilearn.reporting import HTMLReport
 
 from brainfeat import __version__
+from brainfeat.atomic import atomic_write
 from brainfeat.estimators.embedder import BrainFoundEmbedder
 from brainfeat.exceptions import InputError
 from brainfeat.reporting.cohort import Cohort
@@ -36,7 +36,8 @@ class EmbedderReport(HTMLReport):
         file_name : path-like
             File to write.
         """
-        Path(file_name).write_text(self.get_standalone(), encoding="utf-8")
+        with atomic_write(file_name) as partial:
+            partial.write_text(self.get_standalone(), encoding="utf-8")
 
 
 def report_on_embedder(
@@ -69,7 +70,8 @@ def report_on_embedder(
     Raises
     ------
     InputError
-        If something does not have a value for each subject.
+        If something does not have a value for each subject, or ``confounds`` is no
+        table or has a column called ``label`` or ``site`` beside ``y`` or ``site``.
     """
     encoder, table = embedder.read_subjects(X)
     n_rows = len(table.rows)
@@ -77,9 +79,9 @@ def report_on_embedder(
     for name, values in (("label", y), ("site", site)):
         if values is not None:
             known[name] = _one_each(name, values, n_rows)
-    if confounds is not None:
-        for name in confounds.columns:
-            known[name] = _one_each(f"confounds: {name}", confounds[name], n_rows)
+    told = None if confounds is None else _check_confounds(confounds, known)
+    for name, values in (told or {}).items():
+        known[name] = _one_each(f"confounds: {name}", values, n_rows)
     names = [subject.name for subject in table.rows]
     people = names if groups is None else _one_each("groups", groups, n_rows)
     cohort = Cohort.build(
@@ -88,6 +90,7 @@ def report_on_embedder(
         [str(person) for person in people],
         known,
         None if y is None else "label",
+        None if told is None else list(told),
     )
     inputs = look_at_inputs(cohort, table.rows, encoder)
     facts = [
@@ -104,6 +107,22 @@ def report_on_embedder(
     # nilearn fills a template; what looks like a name in our page must stay.
     frame = render_page(_TITLE, "\0").replace("$", "$$").replace("\0", "$body")
     return EmbedderReport(Template(frame), body)
+
+
+def _check_confounds(confounds: Any, known: pd.DataFrame) -> dict[str, Any]:
+    # Columns by name; none may have that of another argument.
+    if not isinstance(confounds, pd.DataFrame):
+        raise InputError(
+            f"confounds: expected a DataFrame, got {type(confounds).__name__}."
+        )
+    columns = {str(name): values for name, values in confounds.items()}
+    taken = [name for name in columns if name in known]
+    if taken:
+        raise InputError(
+            f"confounds: expected no column {taken[0]!r} beside the labels and sites "
+            f"that were given, got {', '.join(columns)}."
+        )
+    return columns
 
 
 def _one_each(name: str, values: Any, n_rows: int) -> list[Any]:

@@ -107,7 +107,8 @@ def attribution(
     Raises
     ------
     ConfigError
-        If the pipeline or an option is another.
+        If the pipeline or an option is another, or ``cv`` does not hold out each
+        subject once.
     InputError
         If ``X`` and ``y`` do not fit, or ``cv`` comes without ``y``.
     MissingDependencyError
@@ -132,6 +133,7 @@ def attribution(
     encoder, table = embedder.read_subjects(X)
     labels = _check_labels(y, cv, len(table.rows))
     encoder.pool_weights(np.ones(encoder.token_grid, np.float32))  # or say why not
+    folds = _folds(cv, labels, groups, len(table.rows))
     names = [subject.name for subject in table.rows]
     with closing(stream_tokens(encoder, table.rows)) as outcomes:
         subjects = [outcome.unwrap() for outcome in outcomes]
@@ -143,7 +145,7 @@ def attribution(
         head,
         atlas,
         labels=labels,
-        folds=_folds(cv, labels, groups, len(subjects)),
+        folds=folds,
         method=method,
     )
 
@@ -197,7 +199,7 @@ def attribute_tokens(
             fitted = clone(head).fit(rows[train], labels[train])
         average = _average([subjects[i] for i in train])
         gradients = slope(fitted, rows[train], rows[test])
-        baseline = np.mean([subjects[i].processed.data for i in train], axis=0)
+        baseline: NDArray[np.floating] | None = None  # only methods of voxels need it
         for place, gradient in zip(test, gradients, strict=True):
             subject, pool = subjects[place], pools[place]
             difference = subject.tokens - average  # I J K D
@@ -206,6 +208,8 @@ def attribute_tokens(
                 values = _contributions(pool, difference, gradient)
                 maps[place] = Volume(values, subject.geometry)
                 continue
+            if baseline is None:
+                baseline = _mean_volume([subjects[i] for i in train])
             processed = subject.processed
             voxels = attribute_voxels(processed, baseline, encoder, gradient, method)
             maps[place] = Volume(voxels, processed.geometry)
@@ -262,7 +266,17 @@ def _folds(
     if cv is None:
         return None
     splitter = check_cv(cv, labels, classifier=True)
-    return list(splitter.split(np.zeros(n_subjects), labels, groups))
+    folds = list(splitter.split(np.zeros(n_subjects), labels, groups))
+    n_tests = np.bincount(
+        np.concatenate([test for _, test in folds]), minlength=n_subjects
+    )
+    if (n_tests != 1).any():
+        raise ConfigError(
+            "cv: expected folds that hold out each subject once, as KFold's do, got "
+            f"{(n_tests == 0).sum()} subjects in none and {(n_tests > 1).sum()} in "
+            "several."
+        )
+    return folds
 
 
 def _pool_weights(subject: SubjectTokens, encoder: SubjectEncoder) -> Floats:
@@ -286,6 +300,14 @@ def _average(subjects: Sequence[SubjectTokens]) -> Floats:
         total += subject.fractions[..., None] * subject.tokens
         weight += subject.fractions
     return np.asarray(total / np.maximum(weight, 1e-6)[..., None])
+
+
+def _mean_volume(subjects: Sequence[SubjectTokens]) -> NDArray[np.floating]:
+    # One by one: a stack of all volumes takes much memory.
+    total = np.zeros_like(subjects[0].processed.data)
+    for subject in subjects:
+        total += subject.processed.data
+    return total / np.float32(len(subjects))
 
 
 def _ablate(

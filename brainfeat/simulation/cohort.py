@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def simulate_cohort(
         Whether to write a label map of each subject, in its first scan's space, to
         ``derivatives/simulation``.
     random_state : int
-        Seed.
+        Seed, from 0 on.
     base : tuple of (T1w, mask) paths, optional
         A head with its brain mask that subjects are deformed from, instead of the
         MNI152 template.
@@ -85,9 +86,15 @@ def simulate_cohort(
     ModalityError
         If a modality is unknown, repeated, or none is given.
     InputError
-        If the folder holds anything but an earlier call's result.
+        If the folder holds anything but an earlier call's result, or the base has
+        another grid than its mask.
     """
-    _check(n_subjects, modalities, disease, disease_kind)
+    _check(n_subjects, modalities, disease, disease_kind, random_state)
+    # numpy's numbers cannot be written as JSON.
+    n_subjects, random_state = int(n_subjects), int(random_state)
+    disease = float(disease)
+    # Before anything is written, which would keep the folder for this base.
+    anatomy = None if base is None else load_base(*[os.fspath(path) for path in base])
     settings = {
         "modalities": list(modalities),
         "disease": disease,
@@ -104,7 +111,7 @@ def simulate_cohort(
     plan = _Plan(folder, tuple(modalities), labels, disease_kind)
     waiting = [person for person in people[:n_subjects] if not plan.is_done(person)]
     if waiting:
-        _simulate(waiting, plan, load_base(*(base or ())))
+        _simulate(waiting, plan, anatomy or load_base())
     folder.write_participants(pd.DataFrame([_describe(person) for person in people]))
     return pd.DataFrame(
         [plan.row(person) for person in people[:n_subjects]],
@@ -137,12 +144,22 @@ class _Plan:
 
 
 def _check(
-    n_subjects: int, modalities: Sequence[str], disease: float, disease_kind: str
+    n_subjects: object,
+    modalities: Sequence[str],
+    disease: object,
+    disease_kind: str,
+    random_state: object,
 ) -> None:
-    if n_subjects < 1:
-        raise ConfigError(f"expected at least one subject, got {n_subjects}.")
-    if not 0 <= disease <= 1:
-        raise ConfigError(f"expected a share of diseased from 0 to 1, got {disease}.")
+    if not _is_integer(n_subjects, at_least=1):
+        raise ConfigError(
+            f"n_subjects: expected a positive integer, got {n_subjects!r}."
+        )
+    if not _is_integer(random_state, at_least=0):
+        raise ConfigError(
+            f"random_state: expected an integer from 0 on, got {random_state!r}."
+        )
+    if not isinstance(disease, Real) or not 0 <= float(disease) <= 1:
+        raise ConfigError(f"disease: expected a share from 0 to 1, got {disease!r}.")
     if disease_kind not in DISEASES:
         raise ConfigError(f"expected a disease among {DISEASES}, got {disease_kind!r}.")
     named = list(modalities)
@@ -151,6 +168,11 @@ def _check(
             f"expected one or more modalities among {MODALITIES}, each once, "
             f"got {named}."
         )
+
+
+def _is_integer(value: object, *, at_least: int) -> bool:
+    is_integer = isinstance(value, Integral) and not isinstance(value, bool)
+    return is_integer and int(value) >= at_least  # type: ignore[call-overload]
 
 
 def _simulate(people: Sequence[Person], plan: _Plan, base: BaseAnatomy) -> None:

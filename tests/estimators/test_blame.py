@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from brainfeat.estimators._blame import blame
+from brainfeat.estimators._blame import blame, blaming
 from brainfeat.estimators._subjects import Subject
 from brainfeat.exceptions import VolumeError
 
@@ -19,6 +19,26 @@ def test_error_begins_with_the_file():
 def test_error_that_names_the_subject_is_left_alone(text):
     error = VolumeError(text)
     assert blame(error, SUBJECT) is error
+
+
+def test_error_that_names_the_subject_elsewhere_begins_with_the_file():
+    subject = Subject("a", {"T1w": Path("b/scan.nii.gz")})
+    error = blame(VolumeError("expected contrast, as in b/scan.nii.gz"), subject)
+    assert str(error).startswith(f"{Path('b/scan.nii.gz')}: expected contrast")
+    in_memory = blame(VolumeError("not a NIfTI file."), Subject("a", {}))
+    assert str(in_memory) == "a: not a NIfTI file."
+
+
+def test_errors_of_a_block_begin_with_the_file():
+    with (
+        pytest.raises(VolumeError, match=r"sub-07_T1w\.nii\.gz: no contrast") as caught,
+        blaming(SUBJECT),
+    ):
+        raise VolumeError("no contrast.")
+    assert str(caught.value.__cause__) == "no contrast."
+    with pytest.raises(VolumeError, match=r"^sub-07: none") as caught, blaming(SUBJECT):
+        raise VolumeError("sub-07: none.")
+    assert caught.value.__cause__ is None
 
 
 def test_error_of_another_library_keeps_its_type_and_gets_a_note():

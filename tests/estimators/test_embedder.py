@@ -304,6 +304,23 @@ def test_fitted_estimator_refuses_other_preprocessing_and_regions(embedder, path
     other = Preprocessor(shape=(40, 56, 36), spacing=3.0, alignment="none")
     with pytest.raises(ConfigError, match="preprocessor: changed since fit"):
         embedder.set_params(preprocessor=other).transform(paths)
+    embedder.set_params(preprocessor=None, pooling="cls")
+    with pytest.raises(ConfigError, match="pooling: expected 'mean' as in fit, got"):
+        embedder.transform(paths)
+
+
+def test_fitted_estimator_refuses_an_atlas_whose_regions_moved(embedder, paths):
+    preprocessor = Preprocessor(shape=(40, 56, 36), spacing=4.0, alignment="affine")
+    labels = np.zeros(preprocessor.shape, np.uint8)
+    labels[:20], labels[20:] = 4, 9
+    atlas, moved = (
+        nib.Nifti1Image(values, preprocessor.geometry.affine)
+        for values in (labels, labels[::-1])
+    )
+    embedder.set_params(pooling="regions", preprocessor=preprocessor, labels_img=atlas)
+    embedder.fit().read_subjects(paths)
+    with pytest.raises(ConfigError, match="labels_img: its regions changed since fit"):
+        embedder.set_params(labels_img=moved).read_subjects(paths)
 
 
 def test_modality_that_fit_did_not_see_is_refused(embedder, frame):

@@ -371,6 +371,23 @@ def test_regions_are_means_over_their_tokens(checkpoint, subjects):
     np.testing.assert_allclose(row, expected.numpy(), rtol=1e-5, atol=1e-6)
 
 
+def test_region_without_brain_is_named(make_checkpoint, subjects):
+    skipping = replace(make_checkpoint().config.encoder, background="skipped")
+    checkpoint = make_checkpoint(encoder=skipping)
+    preprocessor = aligned(checkpoint)
+    labels = np.full(preprocessor.shape, 2, np.uint8)
+    labels[:8, :8, :2] = 7  # a corner of the grid
+    atlas = nib.Nifti1Image(labels, preprocessor.geometry.affine)
+    encoder = make_encoder(
+        checkpoint, pooling="regions", labels_img=atlas, preprocessor=preprocessor
+    )
+    (outcome,) = encoder.stream(subjects[:1])
+    assert str(outcome.error) == (
+        f"{subjects[0].images['T1w']}: expected some of the brain in each region of "
+        "labels_img, got none in region_7."
+    )
+
+
 def test_brain_that_is_only_centred_is_told(checkpoint, subjects, monkeypatch, caplog):
     centred = registration.Alignment(np.eye(4), np.eye(4), similarity=float("nan"))
     monkeypatch.setattr(registration, "align_to_template", lambda _: centred)

@@ -221,6 +221,16 @@ def test_saved_model_predicts_the_same(fitted, paths, tmp_path):
     }
 
 
+def test_model_of_a_relative_path_predicts_in_any_folder(
+    fitted, paths, tmp_path, monkeypatch
+):
+    fitted.save(tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    loaded = SegmentationEstimator.load("model")
+    monkeypatch.chdir(tmp_path.parent)
+    same(loaded.predict(paths[3:])[0], fitted.predict(paths[3:])[0])
+
+
 def test_pickled_model_predicts_the_same(fitted, paths, tmp_path):
     path = tmp_path / "model.joblib"
     joblib.dump(fitted, path)
@@ -340,6 +350,20 @@ def test_bad_label_map_is_named(
     with pytest.raises(error, match=message) as caught:
         estimator.fit(paths[:2], [label_maps[0], path])
     assert str(caught.value).startswith(path)
+
+
+def test_images_in_memory_are_named_by_their_place(fitted, paths, label_maps):
+    good, flat = nib.load(paths[3]), to_image(empty(read_volume(paths[2])))
+    with pytest.raises(VolumeError, match=r"^X\[1\]: .*expected contrast"):
+        fitted.predict([good, flat])
+    with pytest.raises(VolumeError, match=r"^X\[1\]: .*expected contrast"):
+        clone(fitted).fit([good, flat], label_maps[:2])
+    broken = to_image(fractions(read_labels(label_maps[0])))
+    message = r"^label map of X\[0\]: .*expected integer labels, got 3\.5"
+    with pytest.raises(VolumeError, match=message):
+        clone(fitted).fit([good], [broken])
+    with pytest.raises(VolumeError, match=message):
+        fitted.score([good], [broken])
 
 
 @pytest.mark.usefixtures("no_training")

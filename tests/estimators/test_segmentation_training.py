@@ -105,6 +105,28 @@ def test_frozen_encoder_stays_as_it_is(network, store):
     assert is_same(network.encoder, before)
 
 
+def test_frozen_encoder_is_not_even_written(network, store):
+    # Others may be using it.
+    before = [value._version for value in network.encoder.parameters()]
+    plan = replace(PLAN, held_out=np.array([1]))
+    assert train(network, store, plan, on_step=lambda *_: None).validation_scores
+    assert [value._version for value in network.encoder.parameters()] == before
+
+
+def test_best_encoder_is_kept_with_its_decoder(network, store, monkeypatch):
+    scores, states = iter([0.9, 0.1, 0.2, 0.3]), []
+
+    def check(net, *_):
+        states.append(state_of(net.encoder))
+        return next(scores)
+
+    monkeypatch.setattr(training, "_check", check)
+    plan = replace(PLAN, freeze_encoder=False, n_steps=20, held_out=np.array([1]))
+    train(network, store, plan, on_step=lambda *_: None)
+    assert is_same(network.encoder, states[0])
+    assert not is_same(network.encoder, states[-1])
+
+
 def test_encoder_learns_if_asked_to(network, store):
     before = state_of(network.encoder)
     plan = replace(PLAN, freeze_encoder=False, batch_size=2)

@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 
@@ -95,3 +96,13 @@ def test_encoder_that_is_built_for_inference_gives_gradients(checkpoint):
     with torch.inference_mode():
         encoder = shared_encoder(checkpoint, torch.device("cpu"), torch.float32)
     assert not any(parameter.is_inference() for parameter in encoder.parameters())
+
+
+def test_preprocessing_that_cannot_be_used_is_told_with_the_folder(folder):
+    path = folder / "config.json"
+    content = json.loads(path.read_text())
+    content["preprocessing"]["spacing"] = "fine"
+    path.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=r"spacing must be .*got 'fine'") as error:
+        shared_checkpoint(folder)
+    assert str(error.value).startswith(f"{folder}: ")

@@ -211,6 +211,11 @@ def test_name_without_a_file_is_told(folder, pattern):
         assert pattern in str(caught.value)
 
 
+def test_unknown_modality_of_all_images_is_no_file_s_fault(t1_paths):
+    with pytest.raises(ModalityError, match=r"^modality: unknown modality 'PD'"):
+        read(t1_paths, modality="PD")
+
+
 def test_unknown_modality_lists_the_known_ones(folder):
     nib.save(make_image(), folder / "sub-01_PDw.nii.gz")
     for X in (

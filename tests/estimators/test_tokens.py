@@ -1,3 +1,4 @@
+import threading
 from contextlib import closing
 from dataclasses import replace
 
@@ -5,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from brainfeat.checkpoint import Checkpoint
+from brainfeat.estimators import _side_by_side
 from brainfeat.estimators._encoding import SubjectEncoder
 from brainfeat.estimators._subjects import Subject
 from brainfeat.estimators._tokens import stream_tokens
-from brainfeat.exceptions import VolumeNotFoundError
+from brainfeat.exceptions import VolumeError, VolumeNotFoundError
 from brainfeat.io import read_volume
 from brainfeat.models.pooling import pool_tokens
 
@@ -65,3 +68,43 @@ def test_failed_subject_does_not_stop_the_others(encoder, subjects, n_jobs):
 def test_stream_may_be_left_early(encoder, subjects):
     with closing(stream_tokens(encoder, subjects, n_jobs=2)) as outcomes:
         assert next(outcomes).index == 0
+
+
+def test_scan_that_the_encoder_cannot_take_does_not_stop_the_others(
+    checkpoint, subjects
+):
+    state = {name: value.clone() for name, value in checkpoint.state.items()}
+    state["absent_embed"][2] = torch.nan  # in place of FLAIR, which the second lacks
+    broken = SubjectEncoder(Checkpoint(checkpoint.config, state), device="cpu")
+    first, second, third = stream_tokens(broken, subjects[:3])
+    assert np.isfinite(first.unwrap().tokens).all()
+    assert np.isfinite(third.unwrap().tokens).all()
+    with pytest.raises(VolumeError, match=r"sub-01_T1w.*that are not finite"):
+        second.unwrap()
+
+
+def test_subject_that_no_memory_holds_fails_alone(encoder, subjects):
+    class Cramped(SubjectEncoder):
+        def forward(self, slabs, present, fractions):
+            if not present.all():
+                raise torch.OutOfMemoryError("out of memory")
+            return super().forward(slabs, present, fractions)
+
+    cramped = Cramped(encoder.checkpoint, device="cpu")
+    found = [outcome.result is None for outcome in stream_tokens(cramped, subjects[:3])]
+    assert found == [False, True, False]
+
+
+def test_subjects_are_encoded_side_by_side(checkpoint, subjects, monkeypatch):
+    # Each waits inside the encoder until there are two.
+    monkeypatch.setattr(_side_by_side, "count_encoders", lambda *_: 2)
+    both = threading.Barrier(2, timeout=30)
+
+    class Meeting(SubjectEncoder):
+        def forward(self, slabs, present, fractions):
+            both.wait()
+            return super().forward(slabs, present, fractions)
+
+    encoder = Meeting(checkpoint, device="cpu")
+    outcomes = list(stream_tokens(encoder, subjects[:2]))
+    assert [outcome.error for outcome in outcomes] == [None, None]

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from brainfeat.evaluation.columns import Design, split_columns
+from brainfeat.evaluation.columns import Design, as_codes, split_columns
 from brainfeat.exceptions import ConfigError, InputError
 
 TABLE = pd.DataFrame(
@@ -54,3 +54,36 @@ def test_level_that_was_not_learnt_is_refused():
     design = Design.learn(TABLE[["site"]])
     with pytest.raises(InputError, match=r"site: expected one of a, b.*got c"):
         design.apply(pd.DataFrame({"site": ["c"]}))
+
+
+def test_other_columns_than_the_learnt_ones_are_refused():
+    design = Design.learn(TABLE[["age", "site"]])
+    message = "X: expected the columns that were fitted, in their order: age at"
+    with pytest.raises(InputError, match=message):
+        design.apply(TABLE[["site", "age"]])
+    with pytest.raises(InputError, match="2 columns that were fitted, got 1"):
+        design.apply(TABLE[["age"]])
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (np.inf, "age: expected finite numbers"),
+        ("old", r"age: expected numbers, as in the rows that were fitted \(could not"),
+    ],
+)
+def test_what_is_no_finite_number_is_refused(value, message):
+    with pytest.raises(InputError, match=message):
+        Design.learn(TABLE[["age"]]).apply(pd.DataFrame({"age": [value]}))
+
+
+def test_codes_count_the_names_in_their_order():
+    codes, names = as_codes("site", pd.Series(["b", "a", "b"], index=[7, 8, 9]), 3)
+    assert names == ("a", "b")
+    np.testing.assert_array_equal(codes, [1, 0, 1])
+
+
+@pytest.mark.parametrize("missing", [None, np.nan, pd.NA])
+def test_missing_value_is_no_name(missing):
+    with pytest.raises(InputError, match=r"site: .* 3 rows, got 3 values, 1 of"):
+        as_codes("site", ["a", "b", missing], 3)

@@ -7,6 +7,7 @@ from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 
 from brainfeat.evaluation.confounds import ConfoundRegressor
+from brainfeat.exceptions import InputError
 
 
 @pytest.fixture
@@ -48,3 +49,30 @@ def test_works_in_a_cross_validated_pipeline_and_on_arrays(table):
     array = table.assign(site=(table["site"] == "river").astype(float)).to_numpy()
     model = make_pipeline(ConfoundRegressor([3, -1]), LogisticRegression())
     np.testing.assert_allclose(scores, cross_val_score(model, array, y, cv=4))
+
+
+def test_features_must_be_those_that_were_fitted(table):
+    model = ConfoundRegressor(["age", "site"]).fit(table)
+    moved = table[["site", "emb_0", "age", "emb_1", "emb_2"]]
+    np.testing.assert_array_equal(model.transform(moved), model.transform(table))
+    for other, message in (
+        (table[["emb_1", "emb_0", "emb_2", "age", "site"]], "emb_0 at position 0"),
+        (table.rename(columns={"emb_2": "thickness"}), "got thickness"),
+        (table.drop(columns="emb_2"), "the 3 features that were fitted, got 2"),
+    ):
+        with pytest.raises(InputError, match=message):
+            model.transform(other)
+
+
+def test_confounds_by_position_must_be_those_that_were_fitted(table):
+    table["weight"] = 70.0
+    model = ConfoundRegressor([-1]).fit(table.drop(columns="site"))
+    swapped = table[["emb_0", "emb_1", "emb_2", "weight", "age"]]
+    with pytest.raises(InputError, match="age at position 3, got weight"):
+        model.transform(swapped)
+
+
+def test_infinite_confounds_are_refused(table):
+    table.loc[3, "age"] = np.inf
+    with pytest.raises(InputError, match="age: expected finite numbers"):
+        ConfoundRegressor(["age"]).fit(table.drop(columns="site"))

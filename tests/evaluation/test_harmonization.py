@@ -105,3 +105,13 @@ def test_site_that_was_not_seen_is_refused(table):
 def test_names_are_those_of_the_features(table):
     model = SiteHarmonizer("site", ["age"]).set_output(transform="pandas")
     assert list(model.fit_transform(table)) == ["f0", "f1", "f2", "f3"]
+
+
+def test_features_must_be_those_that_were_fitted(table):
+    model = SiteHarmonizer("site", ["age"]).fit(table)
+    moved = table[["age", "f0", "f1", "site", "f2", "f3"]]
+    np.testing.assert_array_equal(model.transform(moved), model.transform(table))
+    with pytest.raises(InputError, match="f0 at position 0, got f1"):
+        model.transform(table[["f1", "f0", "f2", "f3", "site", "age"]])
+    with pytest.raises(InputError, match="age: expected finite numbers"):
+        model.transform(table.assign(age=-np.inf))

@@ -71,3 +71,22 @@ def test_site_of_one_person_cannot_be_read(travellers):
     found = evaluate_reliability(rows[keep], people[keep], site=site[keep])
     assert (found.n_subjects, found.n_scans) == (12, 2)
     assert np.isnan(found.site_decoding.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"subjects": ["a", "a", "b", "b", None, np.nan]}, "6 values, 2 of them miss"),
+        ({"subjects": list("aabb")}, "subjects: expected a value for each of 6 rows"),
+        ({"site": list("xyxyx")}, "site: expected a value for each of 6 rows, got 5"),
+        ({"site": ["x", "y", "x", "y", "x", np.nan]}, "site: .* 1 of them missing"),
+        (
+            {"predictions": np.ones(7)},
+            r"predictions: expected a number .*got shape \(7",
+        ),
+    ],
+)
+def test_what_does_not_tell_of_each_scan_is_refused(rng, changes, message):
+    given = {"X": rng.normal(size=(6, 3)), "subjects": list("aabbcc"), **changes}
+    with pytest.raises(InputError, match=message):
+        evaluate_reliability(**given)

@@ -47,10 +47,17 @@ def test_a_run_goes_on_with_its_own_configuration_alone(small_config, run):
 @pytest.mark.parametrize("resume", [True, False])
 def test_a_checkpoint_of_another_kind_is_not_overwritten(small_config, run, resume):
     (run / "state.safetensors").unlink()
-    with pytest.raises(TrainingError, match="run: holds a checkpoint"):
+    with pytest.raises(TrainingError, match=r"run: holds config\.json, and no run"):
         check_run_folder(run, small_config, resume=resume)
     with pytest.raises(TrainingError, match="expected a folder to write, got a file"):
         check_run_folder(run / "config.json", small_config, resume=resume)
+
+
+@pytest.mark.parametrize("name", ["README.md", "model.safetensors"])
+def test_a_file_that_a_checkpoint_would_replace_is_kept(small_config, tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(TrainingError, match=f"holds {name}, and no run that can be"):
+        check_run_folder(tmp_path, small_config, resume=False)
 
 
 @pytest.mark.parametrize(

@@ -61,3 +61,22 @@ def test_label_may_be_named():
 def test_values_are_written_without_a_needless_point():
     known = pd.DataFrame({"diagnosis": [1.0, np.nan, 0.5]})
     assert build(known).texts("diagnosis").tolist() == ["1", "unknown", "0.5"]
+
+
+def test_label_is_not_its_own_site():
+    known = pd.DataFrame({"site": ["a", "b"], "scanner": ["x", "y"], "age": [50, 60]})
+    assert build(known, "site").site == "scanner"
+    assert build(known[["site", "age"]], "site").site is None
+    assert build(known, "age").age is None
+
+
+def test_confounds_that_are_told_are_all_there_are():
+    known = pd.DataFrame(
+        {"group": [0, 1], "bmi": [20, 30], "site": ["a", "b"], "sex": ["F", "M"]}
+    )
+    names = ["sub-1", "sub-2"]
+    told = ["group", "bmi", "site"]
+    cohort = Cohort.build(np.zeros((2, 2)), names, names, known, confounds=told)
+    assert cohort.label is None  # what is to be explained is none of them
+    assert cohort.site == "site"
+    assert cohort.confounds == ["group", "bmi"]

@@ -110,3 +110,9 @@ def test_site_of_one_person_does_not_hide_the_repeats(rng):
 def test_without_repeats_the_page_says_what_is_missing(rng):
     text = body(make(rng, n_rows=3))
     assert "Not known: expected two people who were scanned twice, got 1." in text
+
+
+def test_quarters_of_small_numbers_are_told_apart(rng):
+    text = body(make(rng, diagnosis=lambda n: np.linspace(0.1, 0.5, n)))
+    for quarter in ("0.1 to 0.2", "0.2 to 0.3", "0.3 to 0.4", "0.4 to 0.5"):
+        assert f"</svg>{quarter}</span>" in text

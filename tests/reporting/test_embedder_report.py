@@ -20,17 +20,27 @@ def embedder(small_checkpoint, brains, small_atlas, without_registration, monkey
 
 def test_report_is_nilearns_and_can_be_saved(embedder, brains, tmp_path):
     y = ["patient" if number % 2 else "control" for number in range(16)]
-    confounds = pd.DataFrame({"age": np.linspace(50, 80, 16)})
+    confounds = pd.DataFrame({"age": np.linspace(50, 80, 16), "bmi": range(20, 36)})
     site = ["$body", "north"] * 8  # a name that a template could take for its own
     report = embedder.generate_report(y=y, site=site, confounds=confounds)
     assert isinstance(report, HTMLReport)
     shown = report._repr_html_()
     assert shown.startswith('<div class="brainfeat">')
+    earlier = tmp_path / "earlier.html"
+    earlier.write_text("earlier")
+    (tmp_path / "report.html").hardlink_to(earlier)
     report.save_as_html(tmp_path / "report.html")
+    assert earlier.read_text() == "earlier"  # replaced, not written into
     page = (tmp_path / "report.html").read_text()
     assert page.startswith("<!DOCTYPE html>")
     assert shown in page
-    for part in ("<b>patient</b>", "region_<wbr>9", "age, site", "$body", brains[0]):
+    for part in (
+        "<b>patient</b>",
+        "region_<wbr>9",
+        "age, bmi, site alone",
+        "$body",
+        brains[0],
+    ):
         assert part in page
 
 
@@ -41,3 +51,16 @@ def test_report_needs_subjects(embedder, brains):
         pickle.loads(pickle.dumps(embedder)).generate_report()
     with pytest.raises(InputError, match="site: expected a value for each of 2"):
         embedder.generate_report(brains[:2], site=["a"])
+
+
+@pytest.mark.parametrize(
+    ("confounds", "message"),
+    [
+        (np.zeros((2, 1)), "confounds: expected a DataFrame, got ndarray"),
+        (pd.DataFrame({"age": [50, 60], "label": [0, 1]}), "no column 'label' beside"),
+        (pd.DataFrame({"age": [50]}), "confounds: age: expected a value for each of 2"),
+    ],
+)
+def test_confounds_that_cannot_be_used_are_named(embedder, brains, confounds, message):
+    with pytest.raises(InputError, match=message):
+        embedder.generate_report(brains[:2], y=["a", "b"], confounds=confounds)

@@ -6,6 +6,7 @@ from nilearn.glm.second_level import (
     make_second_level_design_matrix,
 )
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import RepeatedKFold, ShuffleSplit
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -144,6 +145,16 @@ def test_regions_pooling_is_ablated_as_well(
         ({"method": "lime"}, ConfigError, "method: expected one of"),
         ({"y": [0, 1, 2]}, InputError, "two classes for 3 subjects, got 3 for 3"),
         ({"y": None, "cv": 2}, InputError, "cv: fitting anew in each fold needs y"),
+        (
+            {"cv": ShuffleSplit(1, test_size=1, random_state=0)},
+            ConfigError,
+            "each subject once, as KFold's do, got 2 subjects in none and 0 in several",
+        ),
+        (
+            {"cv": RepeatedKFold(n_splits=3, n_repeats=2)},
+            ConfigError,
+            "got 0 subjects in none and 3 in several",
+        ),
     ],
 )
 def test_what_cannot_be_attributed_is_refused(pipeline, brains, change, error, message):
@@ -153,7 +164,7 @@ def test_what_cannot_be_attributed_is_refused(pipeline, brains, change, error, m
 
 
 def test_only_patch_tokens_have_a_place(pipeline, brains):
-    pipeline[0].set_params(pooling="cls")
+    pipeline[0].set_params(pooling="cls").fit(brains)
     with pytest.raises(ConfigError, match="got pooling='cls': only these have a place"):
         reporting.attribution(pipeline, brains[:2])
 

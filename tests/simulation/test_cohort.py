@@ -4,9 +4,12 @@ import pandas as pd
 import pytest
 
 from brainfeat.exceptions import ConfigError, InputError, ModalityError
+from brainfeat.io import write_volume
 from brainfeat.simulation import cohort as cohort_module
 from brainfeat.simulation import people
+from brainfeat.simulation.bases import load_base
 from brainfeat.simulation.cohort import simulate_cohort
+from brainfeat.volume import Geometry, Volume
 
 MODALITIES = ("T1w", "FLAIR")
 
@@ -112,11 +115,43 @@ def test_other_settings_are_refused(folder):
         simulate_cohort(folder, 1, disease_kind="mass")
 
 
+def test_numbers_of_numpy_are_those_of_python(folder):
+    plain = simulate_cohort(folder, 1, disease=1.0, random_state=3, labels=False)
+    (drawn,) = np.array([3])
+    again = simulate_cohort(
+        folder, np.int64(1), disease=np.float32(1), random_state=drawn, labels=False
+    )
+    pd.testing.assert_frame_equal(again, plain)
+
+
+def test_base_that_cannot_be_used_leaves_no_folder(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(cohort_module, "load_base", load_base)
+    t1, mask = (
+        str(
+            write_volume(
+                Volume(np.ones(shape, np.uint8), Geometry(shape, np.eye(4))), path
+            )
+        )
+        for shape, path in (
+            ((4, 5, 6), tmp_path / "T1w.nii.gz"),
+            ((6, 5, 4), tmp_path / "mask.nii.gz"),
+        )
+    )
+    with pytest.raises(InputError, match=r"mask\.nii\.gz: expected the grid of"):
+        simulate_cohort(folder, 1, base=(t1, mask))
+    assert not folder.exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"n_subjects": 0}, ConfigError, "at least one subject, got 0"),
+        ({"n_subjects": 0}, ConfigError, "n_subjects: .*integer, got 0"),
+        ({"n_subjects": 1.5}, ConfigError, "n_subjects: .*integer, got 1.5"),
+        ({"random_state": -1}, ConfigError, "random_state: .*from 0 on, got -1"),
+        ({"random_state": None}, ConfigError, "random_state: .*got None"),
+        ({"random_state": True}, ConfigError, "random_state: .*got True"),
         ({"disease": 1.5}, ConfigError, "from 0 to 1, got 1.5"),
+        ({"disease": "half"}, ConfigError, "disease: .*got 'half'"),
         ({"disease_kind": "flu"}, ConfigError, "got 'flu'"),
         ({"modalities": ("bold",)}, ModalityError, "bold"),
         ({"modalities": ()}, ModalityError, "one or more"),
