@@ -18,17 +18,17 @@ from numpy.typing import NDArray
 
 from brainfeat import brain_mask as masks
 from brainfeat import registration
-from brainfeat.brain_search import BRAIN_CENTER
 from brainfeat.exceptions import ConfigError, ModalityError, VolumeError
 from brainfeat.intensities import correct_bias, repair, standardise
 from brainfeat.resampling import to_closest_ras, to_resampled
+from brainfeat.template import BRAIN_CENTER
 from brainfeat.volume import Geometry, Volume
 
 Alignment = Literal["none", "rigid", "affine"]
 Affine = NDArray[np.float64]
 
 # Part of the fingerprint: raised when the same settings give other voxels.
-_REVISION = 3
+_REVISION = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,8 +49,7 @@ class PreprocessedSubject:
     grid_to_scanner : ndarray of shape (4, 4)
         Maps the grid's millimetres to the scanner's.
     similarity : float
-        Mutual information with the template in nats; NaN if the subject was only
-        centred.
+        Correlation with a model of a head; NaN if the subject was only centred.
     """
 
     data: NDArray[np.float32]
@@ -185,7 +184,7 @@ class Preprocessor:
         if not clean:
             raise ModalityError(f"expected one of {tuple(modalities)}, got no volume.")
         first = next(iter(clean))
-        alignment = registration.align_to_template(clean[first])
+        alignment = registration.align_to_template(clean[first], first)
         place = masks.Placement(self.geometry, self._grid_to_scanner(alignment))
         sampled = {
             name: to_resampled(volume, *place, outside=np.nan)

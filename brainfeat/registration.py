@@ -1,61 +1,59 @@
 """Where a brain lies: affine registration of a head to the MNI152 template.
 
-The template is moved over the volume, coarse to fine, by maximising Mattes' mutual
-information [1]_ inside the dilated mask of the template brain. Mutual information
-makes no assumption on the contrast, so that T1w, T2w and FLAIR volumes are aligned
-alike; the mask leaves out neck, face and most of the scalp, so that full heads and
-stripped brains are aligned alike.
+A model of a head, with the tissues of the template brain as bright as they are in a
+contrast and skull and scalp around it, is moved over the volume until both correlate
+best. What adult heads measure, and how they lie in a scanner, is known beforehand and
+weighs as a few hundred points do [1]_: volumes that show little of a brain's edge are
+then not stretched over the scalp.
 
 References
 ----------
-.. [1] Mattes et al., PET-CT image registration in the chest using free-form
-   deformations. IEEE Transactions on Medical Imaging 22, 2003.
-   doi:10.1109/TMI.2003.809072
+.. [1] Ashburner et al., Incorporating prior knowledge into image registration.
+   NeuroImage 6, 1997. doi:10.1006/nimg.1997.0299
 """
 
 __all__ = ["Alignment", "align_to_template"]
 
 import logging
 import math
-from functools import cache
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy import ndimage, optimize
+from scipy.spatial.transform import Rotation
 
-from brainfeat.brain_depth import load_depth
-from brainfeat.brain_search import BRAIN_CENTER, find_center, find_starts
-from brainfeat.foreground import find_flat_background
-from brainfeat.resampling import run_on_one_thread, to_closest_ras, to_shrunk, to_sitk
-from brainfeat.template import load_template
+from brainfeat.brain_search import find_center, find_starts
+from brainfeat.foreground import find_flat_background, find_head
+from brainfeat.head_model import MODELLED, HeadModel, load_head_model
+from brainfeat.resampling import to_closest_ras, to_resampled, to_shrunk
+from brainfeat.template import BRAIN_CENTER
 from brainfeat.volume import Volume
 
 logger = logging.getLogger(__name__)
 
 Affine = NDArray[np.float64]
-_Transform = sitk.Similarity3DTransform | sitk.AffineTransform
+Floats = NDArray[np.float64]
 
-# All lengths are divided by this one during registration: a step of the optimiser
-# then moves the brain about as far by translation as by rotation or scaling, and
-# needs no scales.
-_UNIT = 50.0
-_N_BINS = 32
-_N_STARTS = 1  # of each size
-# A blurred start: without it, one in forty FLAIR heads ends in a wrong maximum.
-_COARSE_BLUR = 5.0  # mm, standard deviation
+_COARSE, _FINE = 8.0, 4.0  # mm, edge of a voxel
+_COARSE_BLUR, _FINE_BLUR = 4.0, 3.0  # mm, standard deviation
+_BIAS_WIDTH = 20.0  # mm, standard deviation of what counts as bias
+# The brightest of the middle of a head is brain: what is brighter is fat.
+_MIDDLE, _BRIGHTEST_PERCENTILE = 36.0, 98.0  # mm
+
+# Rotation vector and symmetric stretch (xx, xy, xz, yy, yz, zz) of the template. Heads
+# nod more than they turn; adult brains have 1.4 of the template's 1.9 litres.
+_USUAL = np.array([0.0, 0.0, 0.0, 0.9, 0.0, 0.0, 0.9, 0.0, 0.9])
+_USUAL_SD = np.array([0.25, 0.12, 0.12, 0.08, 0.03, 0.03, 0.08, 0.03, 0.08])
+_SYMMETRIC = np.array([[3, 4, 5], [4, 6, 7], [5, 7, 8]])  # stretch in the parameters
+_UNIT = 50.0  # mm of a shift that moves a brain about as far as a change of 1
+# Neighbouring points tell the same: they count as this many that do not.
+_COARSE_WEIGHT, _FINE_WEIGHT = 100.0, 300.0
 
 _MIN_EXTENT = 100.0  # mm; less than this holds too little of a brain
 _SCALES = (0.6, 1.6)  # of the template; beyond these it is not a human brain
-# With 1.9 litres the template is larger than nearly all brains: a match that makes
-# it larger still has taken the scalp of a T2w or FLAIR head for the brain's edge.
-_LARGEST_SCALE = 1.05
-
-# Skull and cerebrospinal fluid around the template brain, which has neither. They
-# hold the edge of the brain in place in every contrast.
-_RIM_OF_FLUID, _MASK_MARGIN = 3.0, 3.0  # mm
-_FLUID = 40.0  # intensity, on the template's scale of 0 to 255
+_MIN_SIMILARITY = 0.25
 
 
 class Alignment(NamedTuple):
@@ -68,8 +66,8 @@ class Alignment(NamedTuple):
     rigid : ndarray of shape (4, 4)
         The rotation nearest to `affine`, with the brain's centre at the same place.
     similarity : float
-        Mutual information in nats; NaN if the volume could not be registered and the
-        template was only centred on its foreground.
+        Correlation with the model of a head; NaN if the volume could not be
+        registered and the template was only centred on its foreground.
     """
 
     affine: Affine
@@ -82,14 +80,16 @@ class Alignment(NamedTuple):
         return not math.isnan(self.similarity)
 
 
-class _Fixed(NamedTuple):
-    """The template on a coarse grid, and where a volume is compared with it."""
+class _Match(NamedTuple):
+    """Parameters: rotation (3), stretch (6), shift in units (3); how good they are."""
 
-    template: sitk.Image
-    mask: sitk.Image
+    parameters: Floats
+    similarity: float
+    cost: float
+    modality: str
 
 
-def align_to_template(volume: Volume) -> Alignment:
+def align_to_template(volume: Volume, modality: str | None = None) -> Alignment:
     """Register a head or a stripped brain to the MNI152 template.
 
     The result is deterministic, and does not depend on the order in which the
@@ -98,7 +98,10 @@ def align_to_template(volume: Volume) -> Alignment:
     Parameters
     ----------
     volume : Volume
-        Finite intensities of any contrast.
+        Finite intensities.
+    modality : str, optional
+        Its contrast. Of one that is neither ``"T1w"``, ``"T2w"`` nor ``"FLAIR"``, the
+        most alike of these is taken.
 
     Returns
     -------
@@ -107,29 +110,35 @@ def align_to_template(volume: Volume) -> Alignment:
         are only centred: `affine` and `rigid` are then the same translation.
     """
     volume = to_closest_ras(volume)
+    fine = to_shrunk(volume, _FINE)
     extent = np.array(volume.geometry.shape) * volume.geometry.spacing
     if extent.min() < _MIN_EXTENT:
         logger.debug("Only centred: the volume measures %s mm.", extent.round(1))
-        return _centre_only(volume)
-    small = to_shrunk(volume, 2.0)
-    fine = _with_dark_background(to_shrunk(small, 4.0))
-    coarse = _with_dark_background(to_shrunk(small, 6.0))
-    try:
-        affine, similarity = _register(coarse, fine)
-    except RuntimeError as error:  # of SimpleITK, when too few points overlap
-        logger.debug("Only centred: %s", error)
-        return _centre_only(volume)
-    scale = np.cbrt(np.linalg.det(affine[:3, :3]))
-    if not _SCALES[0] < scale < _SCALES[1]:
-        logger.debug("Only centred: the best match has a scale of %.2f.", scale)
-        return _centre_only(volume)
-    affine = _scale_about_brain(affine, min(_LARGEST_SCALE / scale, 1.0))
-    return Alignment(affine, _rigid_part(affine), similarity)
+        return _centre_only(fine)
+    fine = _even_out(_with_dark_background(fine))
+    coarse = to_shrunk(fine, _COARSE)
+    modalities = (modality,) if modality in MODELLED else MODELLED
+    match = _search(coarse, modalities)
+    model = load_head_model(match.modality, _COARSE, 8.0)
+    moving = _Moving(fine, _FINE_BLUR)
+    comparison = _Comparison(moving, model, _FINE_WEIGHT)
+    match = _fit(match, comparison, tolerance=1e-4)
+    linear = _to_linear(match.parameters)
+    scale = np.cbrt(np.linalg.det(linear))
+    if match.similarity < _MIN_SIMILARITY or not _SCALES[0] < scale < _SCALES[1]:
+        logger.debug(
+            "Only centred: correlation %.2f, scale %.2f.", match.similarity, scale
+        )
+        return _centre_only(fine)
+    center = match.parameters[9:] * _UNIT
+    rotation = _to_rotation(match.parameters)
+    return Alignment(
+        _about_brain(linear, center), _about_brain(rotation, center), match.similarity
+    )
 
 
 def _centre_only(volume: Volume) -> Alignment:
-    affine = np.eye(4)
-    affine[:3, 3] = find_center(to_shrunk(volume, 4.0)) - np.array(BRAIN_CENTER)
+    affine = _about_brain(np.eye(3), find_center(volume))
     return Alignment(affine, affine, math.nan)
 
 
@@ -140,107 +149,198 @@ def _with_dark_background(volume: Volume) -> Volume:
     background = find_flat_background(data)
     if background is not None and background > low:
         data = np.where(data == background, low, data)
-    return Volume(data, volume.geometry)
+    return Volume(data - low, volume.geometry)
 
 
-def _register(coarse: Volume, fine: Volume) -> tuple[Affine, float]:
-    fixed = _load_fixed(8.0, _COARSE_BLUR)
-    moving = to_sitk(_blur(coarse, _COARSE_BLUR), unit=_UNIT)
-    candidates = []
-    for start in find_starts(coarse, _N_STARTS):
-        similarity = _place(sitk.Similarity3DTransform(), start)
-        score = _optimise(similarity, fixed, moving, first_step=8.0, last_step=0.5)
-        candidates.append((score, similarity))
-    _, best = max(candidates, key=lambda candidate: candidate[0])
-    affine = _place(sitk.AffineTransform(3), _to_matrix(best))
-    _optimise(affine, fixed, moving, first_step=4.0, last_step=0.5)
-    fixed, moving = _load_fixed(6.0, 0.0), to_sitk(fine, unit=_UNIT)
-    score = _optimise(affine, fixed, moving, first_step=1.0, last_step=0.1)
-    return _to_matrix(affine), score
-
-
-def _optimise(
-    transform: _Transform,
-    fixed: _Fixed,
-    moving: sitk.Image,
-    *,
-    first_step: float,
-    last_step: float,
-) -> float:
-    """Improve `transform` in place; return the mutual information reached.
-
-    Steps are the distances in millimetres that the optimiser moves the template by,
-    at first and when it stops.
-    """
-    method = sitk.ImageRegistrationMethod()
-    method.SetMetricAsMattesMutualInformation(_N_BINS)
-    method.SetMetricFixedMask(fixed.mask)
-    # Gradients of the template are filtered by default, and then not used.
-    method.SetMetricUseFixedImageGradientFilter(False)
-    method.SetInterpolator(sitk.sitkLinear)
-    method.SetOptimizerAsRegularStepGradientDescent(
-        learningRate=first_step / _UNIT,
-        minStep=last_step / _UNIT,
-        numberOfIterations=50,
-        relaxationFactor=0.7,
-        gradientMagnitudeTolerance=1e-8,
+def _even_out(volume: Volume) -> Volume:
+    """Divide by the local mean of the head, and clip what is brighter than brain."""
+    coarse = to_shrunk(volume, _COARSE)
+    head = find_head(coarse.data).astype(np.float32)
+    sigmas = _BIAS_WIDTH / np.array(coarse.geometry.spacing)
+    inside, around = (
+        ndimage.gaussian_filter(data, sigmas, mode="constant", truncate=2.0)
+        for data in (coarse.data * head, head)
     )
-    method.SetInitialTransform(transform, inPlace=True)
-    run_on_one_thread(method, fixed.template, moving)
-    return -float(method.GetMetricValue())
+    overall = np.sum(coarse.data * head) / np.sum(head)
+    means = inside / np.maximum(around, 1e-3) / max(overall, 1e-12)
+    # Far from the head there is nothing to even out, and noise stays noise.
+    means = np.maximum(means, np.float32(0.2))
+    bias = to_resampled(
+        Volume(means, coarse.geometry), volume.geometry, np.eye(4), outside=1.0
+    )
+    return _clip_brightest(
+        Volume(volume.data / bias, volume.geometry), find_center(coarse)
+    )
 
 
-@cache
-def _load_fixed(spacing: float, blur: float) -> _Fixed:
-    """Load the template with its rim of fluid, and the mask to compare it in."""
-    depth = load_depth()
-    brain = to_shrunk(load_template("T1w"), depth.geometry.spacing[0])
-    is_rim = (depth.data < 0) & (depth.data >= -_RIM_OF_FLUID)
-    rimmed = np.where(is_rim, np.float32(_FLUID), brain.data)
-    template = to_shrunk(_blur(Volume(rimmed, brain.geometry), blur), spacing)
-    near = (depth.data >= -_MASK_MARGIN).astype(np.float32)
-    share = to_shrunk(Volume(near, depth.geometry), spacing)
-    mask = Volume(share.data >= 0.5, share.geometry)
-    # Each step visits all voxels of the template: none that the mask leaves out.
-    box = ndimage.find_objects(mask.data.view(np.uint8))[0]
-    return _Fixed(to_sitk(template, unit=_UNIT)[box], to_sitk(mask, unit=_UNIT)[box])
+def _clip_brightest(volume: Volume, center: Floats) -> Volume:
+    """Make nothing brighter than what is about the brain's centre."""
+    to_voxel = np.linalg.inv(volume.geometry.affine)
+    middle = to_voxel[:3, :3] @ center + to_voxel[:3, 3]
+    reach = _MIDDLE / np.array(volume.geometry.spacing)
+    start = np.maximum(np.rint(middle - reach), 0).astype(int)
+    stop = np.maximum(np.rint(middle + reach), start + 1).astype(int)
+    brain = volume.data[tuple(map(slice, start, stop))]
+    brightest = np.percentile(brain, _BRIGHTEST_PERCENTILE)
+    return Volume(np.minimum(volume.data, np.float32(brightest)), volume.geometry)
 
 
-def _blur(volume: Volume, sigma: float) -> Volume:
-    sigmas = sigma / np.array(volume.geometry.spacing)
-    data = ndimage.gaussian_filter(volume.data, sigmas, mode="nearest")
-    return Volume(data, volume.geometry)
+def _search(volume: Volume, modalities: Sequence[str]) -> _Match:
+    moving = _Moving(volume, _COARSE_BLUR)
+    blurred = Volume(moving.data, volume.geometry)
+    matches = []
+    for modality in modalities:
+        model = load_head_model(modality, 10.0, 14.0)
+        for start in find_starts(blurred, model):
+            match = _Match(_to_parameters(start), 0.0, math.inf, modality)
+            comparison = _Comparison(moving, model, _COARSE_WEIGHT)
+            matches.append(_fit(match, comparison, tolerance=1e-2))
+    return min(matches, key=lambda match: match.cost)
 
 
-def _place(transform: _Transform, matrix: Affine) -> _Transform:
-    center = np.array(BRAIN_CENTER)
-    moved = matrix[:3, :3] @ center + matrix[:3, 3]
-    transform.SetCenter((center / _UNIT).tolist())
-    transform.SetMatrix(matrix[:3, :3].ravel().tolist())
-    transform.SetTranslation(((moved - center) / _UNIT).tolist())
-    return transform
+class _Moving:
+    """A blurred volume, and how steep it is, between its voxels.
+
+    Parameters
+    ----------
+    volume : Volume
+        The head.
+    blur : float
+        Standard deviation in millimetres.
+    """
+
+    def __init__(self, volume: Volume, blur: float) -> None:
+        sigmas = blur / np.array(volume.geometry.spacing)
+        self.data = ndimage.gaussian_filter(
+            volume.data, sigmas, mode="nearest", truncate=2.5
+        )
+        self._slopes = np.gradient(self.data)
+        self._to_voxel = np.linalg.inv(volume.geometry.affine)
+
+    def sample(self, points: Floats) -> Floats:
+        """Return values (n,) at points (n, 3) in scanner mm."""
+        return self._interpolate(self.data, points)
+
+    def sample_slopes(self, points: Floats) -> Floats:
+        """Return slopes (n, 3) per mm at points (n, 3) in scanner mm."""
+        slopes = [self._interpolate(slope, points) for slope in self._slopes]
+        return np.stack(slopes, axis=1) @ self._to_voxel[:3, :3]
+
+    def _interpolate(self, data: NDArray[Any], points: Floats) -> Floats:
+        voxels = self._to_voxel[:3, :3] @ points.T + self._to_voxel[:3, 3:]
+        values: Floats = ndimage.map_coordinates(
+            data, voxels, np.float64, order=1, mode="nearest", prefilter=False
+        )
+        return values
 
 
-def _to_matrix(transform: _Transform) -> Affine:
-    matrix = np.eye(4)
-    matrix[:3, :3] = np.reshape(transform.GetMatrix(), (3, 3))
-    matrix[:3, 3] = np.array(transform.TransformPoint((0.0, 0.0, 0.0))) * _UNIT
-    return matrix
+class _Comparison:
+    """How far a head at some place is from the model, for least squares.
+
+    The residuals are the share of the head's variation that the model leaves
+    unexplained, point by point, and the standard scores of rotation and stretch.
+
+    Parameters
+    ----------
+    moving : _Moving
+        The head.
+    model : HeadModel
+        What it should look like.
+    weight : float
+        How many points that tell different things the model's points stand for.
+    """
+
+    def __init__(self, moving: _Moving, model: HeadModel, weight: float) -> None:
+        self._moving, self._model = moving, model
+        self._factor = math.sqrt(weight)
+
+    def similarity(self, parameters: Floats) -> float:
+        values, _ = self._sample(parameters)
+        return float(self._model.brightness @ values)
+
+    def residuals(self, parameters: Floats) -> Floats:
+        values, _ = self._sample(parameters)
+        scores = (parameters[:9] - _USUAL) / _USUAL_SD
+        return np.concatenate([self._factor * self._unexplained(values), scores])
+
+    def jacobian(self, parameters: Floats) -> Floats:
+        values, norm = self._sample(parameters)
+        slopes = self._moving.sample_slopes(self._place(parameters))
+        by_linear = slopes[:, :, None] * self._model.points[:, None, :]
+        turns = _linear_derivatives(parameters).reshape(9, 9)
+        changes = np.concatenate(
+            [by_linear.reshape(-1, 9) @ turns.T, slopes * _UNIT], axis=1
+        )
+        changes -= changes.mean(axis=0)
+        changes = (changes - np.outer(values, values @ changes)) / norm
+        if self._model.brightness @ values > 0.0:
+            changes -= np.outer(
+                self._model.brightness, self._model.brightness @ changes
+            )
+        usual = np.eye(9, 12) / _USUAL_SD[:, None]
+        return np.concatenate([self._factor * changes, usual])
+
+    def _place(self, parameters: Floats) -> Floats:
+        return self._model.points @ _to_linear(parameters).T + parameters[9:] * _UNIT
+
+    def _sample(self, parameters: Floats) -> tuple[Floats, float]:
+        """Return values of mean 0 and norm 1, and the norm that they had."""
+        values = self._moving.sample(self._place(parameters))
+        values -= values.mean()
+        norm = max(float(np.linalg.norm(values)), 1e-12)
+        return values / norm, norm
+
+    def _unexplained(self, values: Floats) -> Floats:
+        brightness = self._model.brightness
+        # An inverted head is no match, however exact.
+        return values - max(float(brightness @ values), 0.0) * brightness
 
 
-def _rigid_part(affine: Affine) -> Affine:
-    left, _, right = np.linalg.svd(affine[:3, :3])
-    return _about_brain(affine, left @ right)
+def _fit(start: _Match, comparison: _Comparison, *, tolerance: float) -> _Match:
+    found = optimize.least_squares(
+        comparison.residuals,
+        start.parameters,
+        comparison.jacobian,
+        method="lm",
+        xtol=tolerance,
+        ftol=tolerance,
+        max_nfev=30,
+    )
+    return _Match(found.x, comparison.similarity(found.x), found.cost, start.modality)
 
 
-def _scale_about_brain(affine: Affine, factor: float) -> Affine:
-    return _about_brain(affine, affine[:3, :3] * factor)
+def _to_parameters(start: Affine) -> Floats:
+    scale = np.cbrt(np.linalg.det(start[:3, :3]))
+    rotation = Rotation.from_matrix(start[:3, :3] / scale).as_rotvec()
+    stretch = scale * np.eye(3)[np.triu_indices(3)]
+    return np.concatenate([rotation, stretch, start[:3, 3] / _UNIT])
 
 
-def _about_brain(affine: Affine, linear: Affine) -> Affine:
-    """Exchange the linear part, and keep the brain's centre where it is."""
-    center = np.array(BRAIN_CENTER)
-    changed = np.eye(4)
-    changed[:3, :3] = linear
-    changed[:3, 3] = affine[:3, :3] @ center + affine[:3, 3] - linear @ center
-    return changed
+def _to_linear(parameters: Floats) -> Floats:
+    linear: Floats = _to_rotation(parameters) @ parameters[_SYMMETRIC]
+    return linear
+
+
+def _to_rotation(parameters: Floats) -> Floats:
+    rotation: Floats = Rotation.from_rotvec(parameters[:3]).as_matrix()
+    return rotation
+
+
+def _linear_derivatives(parameters: Floats) -> Floats:
+    """Derive the linear part by rotation and stretch: (9, 3, 3)."""
+    step = 1e-5 * np.eye(3)
+    moved = Rotation.from_rotvec(parameters[:3] + np.concatenate([step, -step]))
+    ahead, behind = np.split(moved.as_matrix(), 2)
+    by_rotation = (ahead - behind) / 2e-5 @ parameters[_SYMMETRIC]
+    by_stretch = _to_rotation(parameters) @ (
+        np.arange(3, 9)[:, None, None] == _SYMMETRIC
+    )
+    return np.concatenate([by_rotation, by_stretch])
+
+
+def _about_brain(linear: Floats, center: Floats) -> Affine:
+    """Complete a linear map, which takes the template brain's centre to `center`."""
+    affine = np.eye(4)
+    affine[:3, :3] = linear
+    affine[:3, 3] = center - linear @ np.array(BRAIN_CENTER)
+    return affine

@@ -19,7 +19,10 @@ from brainfeat.exceptions import MissingDependencyError
 from brainfeat.io import read_volume
 from brainfeat.volume import Volume
 
-__all__ = ["TemplateMap", "load_template"]
+__all__ = ["BRAIN_CENTER", "TemplateMap", "load_template"]
+
+BRAIN_CENTER = (0.0, -17.0, 5.0)
+"""Middle of the template brain's bounding box, in template millimetres."""
 
 TemplateMap = Literal["T1w", "gray_matter", "white_matter", "brain_mask"]
 

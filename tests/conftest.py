@@ -34,7 +34,7 @@ def without_registration():
     """Take images as aligned: registration takes longer than all else together."""
     in_place = registration.Alignment(np.eye(4), np.eye(4), similarity=1.0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registration, "align_to_template", lambda _: in_place)
+        patch.setattr(registration, "align_to_template", lambda *_: in_place)
         yield
 
 

@@ -3,10 +3,13 @@ import math
 import numpy as np
 import pytest
 from nibabel.affines import apply_affine
-from scipy import ndimage
+from scipy import ndimage, optimize
 
-from brainfeat.io import read_volume
-from brainfeat.registration import align_to_template
+from brainfeat import simulate_cohort
+from brainfeat.head_model import load_head_model
+from brainfeat.io import read_labels, read_volume
+from brainfeat.registration import _Comparison, _Moving, align_to_template
+from brainfeat.resampling import to_shrunk
 from brainfeat.template import load_template
 from brainfeat.volume import Geometry, Volume
 
@@ -36,6 +39,21 @@ def distance_in_brain(found, expected):
     points = apply_affine(brain.geometry.affine, np.argwhere(brain.data)[::997])
     gaps = apply_affine(found, points) - apply_affine(expected, points)
     return np.linalg.norm(gaps, axis=1).mean()
+
+
+def overlap(affine, mask):
+    """Dice of the template's brain, where it was found, and a mask."""
+    brain = load_template("brain_mask")
+    to_brain = (
+        np.linalg.inv(brain.geometry.affine)
+        @ np.linalg.inv(affine)
+        @ mask.geometry.affine
+    )
+    carried = ndimage.affine_transform(
+        brain.data.astype(np.float32), to_brain, output_shape=mask.data.shape, order=1
+    )
+    truth, found = mask.data > 0, carried > 0.5
+    return 2 * (truth & found).sum() / (truth.sum() + found.sum())
 
 
 @pytest.mark.parametrize(
@@ -70,19 +88,52 @@ def test_result_is_deterministic():
 def test_brain_of_a_full_head_is_found(head_path):
     head = read_volume(head_path)
     mask = read_volume(head_path.with_name("atlas_mask.nii.gz"))
-    alignment = align_to_template(head)
+    alignment = align_to_template(head, "T1w")
     assert alignment.is_registered
-    brain = load_template("brain_mask")
-    to_brain = (
-        np.linalg.inv(brain.geometry.affine)
-        @ np.linalg.inv(alignment.affine)
-        @ mask.geometry.affine
+    assert overlap(alignment.affine, mask) > 0.91
+
+
+@pytest.fixture(scope="module")
+def simulated_heads(tmp_path_factory):
+    """Two people in three contrasts, with what is brain."""
+    folder = tmp_path_factory.mktemp("heads")
+    table = simulate_cohort(
+        folder, n_subjects=2, modalities=("T1w", "T2w", "FLAIR"), random_state=3
     )
-    carried = ndimage.affine_transform(
-        brain.data.astype(np.float32), to_brain, output_shape=mask.data.shape, order=1
-    )
-    truth, found = mask.data > 0, carried > 0.5
-    assert 2 * (truth & found).sum() / (truth.sum() + found.sum()) > 0.91
+    return table.to_dict("records")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("modality", ["T1w", "T2w", "FLAIR"])
+def test_brain_is_found_in_every_contrast(simulated_heads, modality):
+    for head in simulated_heads:
+        alignment = align_to_template(read_volume(head[modality]), modality)
+        assert overlap(alignment.affine, read_labels(head["dseg"])) > 0.9
+
+
+@pytest.mark.slow
+def test_contrast_that_is_not_modelled_is_compared_with_all(simulated_heads):
+    volume = read_volume(simulated_heads[0]["T2w"])
+    unnamed, named = align_to_template(volume, "PDw"), align_to_template(volume, "T2w")
+    np.testing.assert_array_equal(unnamed.affine, named.affine)
+
+
+def test_inverted_head_is_no_match(head_path):
+    head = to_shrunk(read_volume(head_path), 3.0)
+    inverted = Volume(head.data.max() - head.data, head.geometry)
+    found = align_to_template(head, "T1w").similarity
+    assert not align_to_template(inverted, "T1w").similarity > 0.6 * found
+
+
+def test_derivatives_are_those_of_the_residuals(small_brain):
+    model = load_head_model("T1w", 8.0, 8.0)
+    # So smooth that interpolation has hardly any kinks.
+    comparison = _Comparison(_Moving(small_brain, 8.0), model, 100.0)
+    place = np.array([0.1, -0.05, 0.02, 0.95, 0.01, 0, 0.9, 0.02, 1, 0, -0.3, 0.2])
+    expected = optimize.approx_fprime(place, comparison.residuals, 1e-4)
+    found = comparison.jacobian(place)
+    errors = np.linalg.norm(found - expected, axis=0)
+    assert (errors < 0.15 * np.linalg.norm(expected, axis=0)).all()
 
 
 @pytest.mark.parametrize("shape", [(10, 1, 1), (30, 31, 32), (64, 64, 20)])
@@ -94,8 +145,18 @@ def test_volume_too_small_to_register_is_centred(rng, shape):
     np.testing.assert_array_equal(alignment.affine[:3, :3], np.eye(3))
 
 
-def test_noise_ends_in_no_error(rng):
+def test_noise_is_only_centred(rng):
     shape = (60, 62, 64)
     affine = np.diag([3.0, 3.0, 3.0, 1.0])
     volume = Volume(rng.random(shape).astype(np.float32), Geometry(shape, affine))
-    assert np.isfinite(align_to_template(volume).affine).all()
+    alignment = align_to_template(volume)
+    assert not alignment.is_registered
+    assert np.isfinite(alignment.affine).all()
+
+
+def test_volume_without_contrast_is_only_centred():
+    shape = (60, 62, 64)
+    geometry = Geometry(shape, np.diag([3.0, 3.0, 3.0, 1.0]))
+    alignment = align_to_template(Volume(np.full(shape, 7.0, np.float32), geometry))
+    assert not alignment.is_registered
+    assert np.isfinite(alignment.affine).all()

@@ -313,8 +313,8 @@ def _inputs(inputs: Inputs) -> str:
         "<p>What the encoder is given, the most suspect first. The template's brain "
         "(orange) and white matter (blue) lie where an aligned brain has them; a "
         "larger or smaller brain is no failure, a turned or shifted one is. The left "
-        "of the brain is on the left. Similarity is the mutual information with the "
-        "template, overlap that of the brain that was found with the template's. "
+        "of the brain is on the left. Similarity is the correlation with a model of a "
+        "head, overlap that of the brain that was found with the template's. "
         f"{n_flagged} of {len(ranked)} stand out and are framed.</p>",
         inputs.outline.symbol,
         f'<div class="brains">{"".join(figures[:_OPEN_PREVIEWS])}</div>',

@@ -33,7 +33,7 @@ class Preview(NamedTuple):
     pixels : ndarray of uint8 of shape (height, width)
         Coronal, axial and sagittal cuts side by side.
     similarity : float
-        Mutual information with the template in nats; NaN without alignment.
+        Correlation with a model of a head; NaN without alignment.
     overlap : float
         Dice of the foreground and the template's brain.
     """

@@ -18,7 +18,7 @@ from brainfeat.simulation.scan import LABELS
 
 BIDS_VERSION = "1.10.0"
 # Raised when the same settings would no longer give the same volumes.
-SIMULATION_VERSION = 1
+SIMULATION_VERSION = 2
 
 README = """\
 # Simulated cohort

@@ -54,7 +54,7 @@ class Stages:
         percentiles = self.preprocessor.percentiles
         stages = {
             "read": partial(read_volume, self.path),
-            "align": partial(align_to_template, clean),
+            "align": partial(align_to_template, clean, "T1w"),
             "resample": partial(to_resampled, clean, *place),
             "normalise": partial(
                 standardise, subject.data[0], subject.foreground, percentiles

@@ -37,7 +37,7 @@ def registered(monkeypatch):
 
     def to_turn(turn):
         found = registration.Alignment(turn, turn, similarity=1.0)
-        monkeypatch.setattr(registration, "align_to_template", lambda _: found)
+        monkeypatch.setattr(registration, "align_to_template", lambda *_: found)
 
     return to_turn
 

@@ -390,7 +390,7 @@ def test_region_without_brain_is_named(make_checkpoint, subjects):
 
 def test_brain_that_is_only_centred_is_told(checkpoint, subjects, monkeypatch, caplog):
     centred = registration.Alignment(np.eye(4), np.eye(4), similarity=float("nan"))
-    monkeypatch.setattr(registration, "align_to_template", lambda _: centred)
+    monkeypatch.setattr(registration, "align_to_template", lambda *_: centred)
     embed(make_encoder(checkpoint), subjects[:1])
     assert caplog.text == ""
     embed(make_encoder(checkpoint, preprocessor=aligned(checkpoint)), subjects[:1])
