@@ -45,6 +45,7 @@ _SKIPPED_AT_ONCE = 1 << 20
 # Millimetres. What lies beyond is a header in other units, or a damaged one, and would
 # be smoothed for hours.
 _VOXEL_EDGES = (0.02, 100.0)
+_LABEL_ROUNDING = 1e-4  # how far from an integer a slope may bring a label
 
 
 def read_volume(source: ImageSource, *, memory_limit: int = MEMORY_LIMIT) -> Volume:
@@ -109,7 +110,7 @@ def read_labels(source: ImageSource) -> Volume:
         If there is no such file.
     VolumeError
         If the file is no readable 3D image, or holds values that are not
-        integers.
+        integers to four decimals.
     GeometryError
         If the affine does not place the voxels.
     """
@@ -117,10 +118,12 @@ def read_labels(source: ImageSource) -> Volume:
     values = _without_last_axes(stored.raw).astype(np.float64)
     values = values * stored.slope + stored.intercept
     limits = np.iinfo(np.int32)
-    labels = np.clip(np.nan_to_num(values), limits.min, limits.max).astype(np.int32)
-    if not np.array_equal(labels, values):
-        stray = values[labels != values].flat[0]
-        raise VolumeError(f"{name}: expected integer labels, got {stray:g}.")
+    nearest = np.rint(np.clip(np.nan_to_num(values), limits.min, limits.max))
+    # A mask that was stored as bytes and a slope comes back as 1.00000006.
+    stray = values[~(np.abs(values - nearest) < _LABEL_ROUNDING)]
+    if stray.size:
+        raise VolumeError(f"{name}: expected integer labels, got {stray[0]:g}.")
+    labels = nearest.astype(np.int32)
     return Volume(labels, _geometry(labels, stored.affine, name), _path_of(source))
 
 

@@ -1,5 +1,6 @@
 import gzip
 import hashlib
+import re
 from pathlib import Path
 
 import nibabel as nib
@@ -125,6 +126,25 @@ def test_label_map_with_fractions_is_refused(rng):
     image = nib.Nifti1Image(rng.random(SHAPE).astype(np.float32), AFFINE)
     with pytest.raises(VolumeError, match="integer labels"):
         read_labels(image)
+
+
+@pytest.mark.parametrize("stray", [0.9995, np.nan, np.inf, 2.0**40])
+def test_one_voxel_that_is_no_label_is_named(stray):
+    values = np.zeros(SHAPE)
+    values[1, 2, 1] = stray
+    with pytest.raises(VolumeError, match=re.escape(f"labels, got {stray:g}.")):
+        read_labels(nib.Nifti1Image(values, AFFINE))
+
+
+def test_mask_that_a_slope_rounds_is_read(tmp_path):
+    mask = np.zeros(SHAPE, np.float32)
+    mask[1:, 1:] = 1.0
+    image = nib.Nifti1Image(mask, AFFINE)
+    image.set_data_dtype(np.uint8)  # nibabel stores 255 and a slope
+    path = tmp_path / "mask.nii.gz"
+    nib.save(image, path)
+    assert nib.load(path).get_fdata().max() != 1.0
+    np.testing.assert_array_equal(read_labels(path).data, mask)
 
 
 def test_damaged_files_are_named_in_one_line(tmp_path, intensities):
