@@ -26,7 +26,7 @@ from brainfeat.failures import (
     failures_path,
     write_failures,
 )
-from brainfeat.io import hash_images
+from brainfeat.hashing import hash_images
 from brainfeat.table_formats import Layout
 from brainfeat.tables import EmbeddingTable, TableRow
 

@@ -19,7 +19,7 @@ from brainfeat.estimators._segmentation_inputs import (
 )
 from brainfeat.estimators._subjects import Subject
 from brainfeat.exceptions import InputError
-from brainfeat.io import ImageSource
+from brainfeat.image_files import ImageSource
 from brainfeat.prefetch import Prefetch
 from brainfeat.slabs import SlabGrid
 

@@ -13,7 +13,8 @@ from nibabel.spatialimages import SpatialImage
 from pandas.api.extensions import ExtensionArray
 
 from brainfeat.exceptions import InputError, ModalityError, VolumeNotFoundError
-from brainfeat.io import ImageSource, split_volumes, to_image
+from brainfeat.image_files import ImageSource
+from brainfeat.io import split_volumes, to_image
 from brainfeat.volume import Volume
 
 __all__ = ["Subject", "SubjectTable", "as_subjects", "check_subject"]

@@ -52,7 +52,8 @@ from brainfeat.estimators._sharing import shared_checkpoint, shared_encoder
 from brainfeat.estimators._side_by_side import MOST_SEGMENTED_AT_ONCE, side_by_side
 from brainfeat.estimators._subjects import Subject
 from brainfeat.exceptions import ConfigError, InputError
-from brainfeat.io import ImageSource, read_labels, to_image_like
+from brainfeat.image_files import ImageSource
+from brainfeat.io import read_labels, to_image_like
 from brainfeat.metrics import dice_scores
 from brainfeat.models.decoder import DecoderConfig, SegmentationDecoder
 from brainfeat.models.encoder import SlabEncoder
