@@ -20,6 +20,8 @@ _HEAD_HEIGHT = 150.0
 _CENTER_DEPTH = 85.0
 
 _PITCHES = (-0.35, -0.17, 0.0, 0.17, 0.35)
+# To the right less: a head has two sides alike, unless one of them is cut off.
+_SIDE_SHIFTS = (-15.0, 0.0, 15.0)
 _SHIFTS = (-30.0, -15.0, 0.0, 15.0, 30.0)
 _SCALES = (0.82, 0.9, 0.98)
 
@@ -27,13 +29,14 @@ _SCALES = (0.82, 0.9, 0.98)
 def find_starts(volume: Volume, model: HeadModel) -> list[Affine]:
     """Find places of the template brain that a head may have it in.
 
-    For each of three sizes, nods and shifts about the centre of the head are compared
-    by how well the head correlates with the model.
+    For each of three sizes, nods and shifts about the origin are compared by how well
+    the head correlates with the model.
 
     Parameters
     ----------
     volume : Volume
-        Head or brain in closest-RAS order, with voxels of about 8 mm.
+        Head or brain in closest-RAS order, with voxels of about 8 mm and with the
+        origin where `find_center` says.
     model : HeadModel
         Its contrast.
 
@@ -44,8 +47,7 @@ def find_starts(volume: Volume, model: HeadModel) -> list[Affine]:
         the best of each size.
     """
     to_voxel = np.linalg.inv(volume.geometry.affine)
-    center = find_center(volume)
-    shifts = [center + np.array([0.0, y, z]) for y, z in product(_SHIFTS, _SHIFTS)]
+    shifts = np.array([*product(_SIDE_SHIFTS, _SHIFTS, _SHIFTS)])
     chosen = []
     for scale in _SCALES:
         best = (-np.inf, np.eye(4))

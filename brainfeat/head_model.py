@@ -57,8 +57,8 @@ def load_head_model(modality: str, spacing: float, reach: float) -> HeadModel:
     spacing : float
         Distance of the points in millimetres, a multiple of 2.
     reach : float
-        How far outside the brain there are points, in millimetres. Of the scalp,
-        which is as bright as its fat, there are none up to 8.
+        About how far outside the brain there are points, in millimetres. Up to 8
+        there are none in the scalp, whose fat is bright or suppressed.
 
     Returns
     -------
@@ -92,5 +92,11 @@ def load_head_model(modality: str, spacing: float, reach: float) -> HeadModel:
     values = to_shrunk(Volume(blurred, depth.geometry), spacing).data.ravel()[chosen]
     values = values.astype(np.float64) - values.mean(dtype=np.float64)
     return HeadModel(
-        points[chosen] - np.array(BRAIN_CENTER), values / np.linalg.norm(values)
+        _frozen(points[chosen] - np.array(BRAIN_CENTER)),
+        _frozen(values / np.linalg.norm(values)),
     )
+
+
+def _frozen(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    values.flags.writeable = False
+    return values

@@ -34,7 +34,7 @@ _GZIP_LEVEL = 1
 # Millimetres. What lies beyond is a header in other units, or a damaged one, and would
 # be smoothed for hours.
 _VOXEL_EDGES = (0.02, 100.0)
-_LABEL_ROUNDING = 1e-4  # how far from an integer a slope may bring a label
+_LABEL_ROUNDING = 1e-6  # of a label: how far from an integer a slope may bring it
 
 
 def read_volume(source: ImageSource, *, memory_limit: int = MEMORY_LIMIT) -> Volume:
@@ -99,7 +99,7 @@ def read_labels(source: ImageSource) -> Volume:
         If there is no such file.
     VolumeError
         If the file is no readable 3D image, or holds values that are not
-        integers to four decimals.
+        integers to six digits.
     GeometryError
         If the affine does not place the voxels.
     """
@@ -109,7 +109,8 @@ def read_labels(source: ImageSource) -> Volume:
     limits = np.iinfo(np.int32)
     nearest = np.rint(np.clip(np.nan_to_num(values), limits.min, limits.max))
     # A mask that was stored as bytes and a slope comes back as 1.00000006.
-    stray = values[~(np.abs(values - nearest) < _LABEL_ROUNDING)]
+    # Relative, since an ADC map in m2/s is no label map of zeros.
+    stray = values[~(np.abs(values - nearest) <= _LABEL_ROUNDING * np.abs(nearest))]
     if stray.size:
         raise VolumeError(f"{stored.name}: expected integer labels, got {stray[0]:g}.")
     labels = nearest.astype(np.int32)

@@ -2,9 +2,9 @@
 
 A model of a head, with the tissues of the template brain as bright as they are in a
 contrast and skull and scalp around it, is moved over the volume until both correlate
-best. What adult heads measure, and how they lie in a scanner, is known beforehand and
-weighs as a few hundred points do [1]_: volumes that show little of a brain's edge are
-then not stretched over the scalp.
+best. How large the brains of adults are, and how heads lie in a scanner, is known
+beforehand and weighs in [1]_: where a volume shows little of the brain's edge, the model
+is not stretched over the scalp.
 
 References
 ----------
@@ -29,7 +29,7 @@ from brainfeat.foreground import find_flat_background, find_head
 from brainfeat.head_model import MODELLED, HeadModel, load_head_model
 from brainfeat.resampling import to_closest_ras, to_resampled, to_shrunk
 from brainfeat.template import BRAIN_CENTER
-from brainfeat.volume import Volume
+from brainfeat.volume import Geometry, Volume
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +38,9 @@ Floats = NDArray[np.float64]
 
 _COARSE, _FINE = 8.0, 4.0  # mm, edge of a voxel
 _COARSE_BLUR, _FINE_BLUR = 4.0, 3.0  # mm, standard deviation
+_COARSE_MODEL, _FINE_MODEL = (10.0, 14.0), (8.0, 8.0)  # spacing and reach in mm
 _BIAS_WIDTH = 20.0  # mm, standard deviation of what counts as bias
-# The brightest of the middle of a head is brain: what is brighter is fat.
+# What is brighter than nearly all of the middle of a head is fat.
 _MIDDLE, _BRIGHTEST_PERCENTILE = 36.0, 98.0  # mm
 
 # Rotation vector and symmetric stretch (xx, xy, xz, yy, yz, zz) of the template. Heads
@@ -48,12 +49,13 @@ _USUAL = np.array([0.0, 0.0, 0.0, 0.9, 0.0, 0.0, 0.9, 0.0, 0.9])
 _USUAL_SD = np.array([0.25, 0.12, 0.12, 0.08, 0.03, 0.03, 0.08, 0.03, 0.08])
 _SYMMETRIC = np.array([[3, 4, 5], [4, 6, 7], [5, 7, 8]])  # stretch in the parameters
 _UNIT = 50.0  # mm of a shift that moves a brain about as far as a change of 1
-# Neighbouring points tell the same: they count as this many that do not.
+# So many points that tell different things do the volume's thousands stand for.
 _COARSE_WEIGHT, _FINE_WEIGHT = 100.0, 300.0
 
+_TINY = 1e-12  # in place of zero, to divide by
 _MIN_EXTENT = 100.0  # mm; less than this holds too little of a brain
 _SCALES = (0.6, 1.6)  # of the template; beyond these it is not a human brain
-_MIN_SIMILARITY = 0.25
+_MIN_SIMILARITY = 0.4  # smoothed noise reaches this
 
 
 class Alignment(NamedTuple):
@@ -106,22 +108,25 @@ def align_to_template(volume: Volume, modality: str | None = None) -> Alignment:
     Returns
     -------
     Alignment
-        Volumes of less than 100 mm along an axis, and those without a likely match,
-        are only centred: `affine` and `rigid` are then the same translation.
+        Volumes of less than 100 mm or two voxels along an axis, and those without a
+        likely match, are only centred: `affine` and `rigid` are then the same
+        translation. Brains much smaller than an adult's, as in the first year, are
+        not found.
     """
     volume = to_closest_ras(volume)
-    fine = to_shrunk(volume, _FINE)
+    small = to_shrunk(volume, _FINE)
     extent = np.array(volume.geometry.shape) * volume.geometry.spacing
-    if extent.min() < _MIN_EXTENT:
+    if extent.min() < _MIN_EXTENT or min(small.geometry.shape) < 2:
         logger.debug("Only centred: the volume measures %s mm.", extent.round(1))
-        return _centre_only(fine)
-    fine = _even_out(_with_dark_background(fine))
-    coarse = to_shrunk(fine, _COARSE)
+        return _centre_only(small)
+    fine = _with_dark_background(small)
+    middle = find_center(to_shrunk(fine, _COARSE))
+    # About its middle, so that it does not matter where the scanner's is.
+    fine = _even_out(_shifted(fine, -middle))
     modalities = (modality,) if modality in MODELLED else MODELLED
-    match = _search(coarse, modalities)
-    model = load_head_model(match.modality, _COARSE, 8.0)
-    moving = _Moving(fine, _FINE_BLUR)
-    comparison = _Comparison(moving, model, _FINE_WEIGHT)
+    match = _search(to_shrunk(fine, _COARSE), modalities)
+    model = load_head_model(match.modality, *_FINE_MODEL)
+    comparison = _Comparison(_Moving(fine, _FINE_BLUR), model, _FINE_WEIGHT)
     match = _fit(match, comparison, tolerance=1e-4)
     linear = _to_linear(match.parameters)
     scale = np.cbrt(np.linalg.det(linear))
@@ -129,8 +134,8 @@ def align_to_template(volume: Volume, modality: str | None = None) -> Alignment:
         logger.debug(
             "Only centred: correlation %.2f, scale %.2f.", match.similarity, scale
         )
-        return _centre_only(fine)
-    center = match.parameters[9:] * _UNIT
+        return _centre_only(small)
+    center = middle + match.parameters[9:] * _UNIT
     rotation = _to_rotation(match.parameters)
     return Alignment(
         _about_brain(linear, center), _about_brain(rotation, center), match.similarity
@@ -143,13 +148,19 @@ def _centre_only(volume: Volume) -> Alignment:
 
 
 def _with_dark_background(volume: Volume) -> Volume:
-    """Clip outliers, and lower a flat background that lies amid the intensities."""
+    """Bring intensities to 0 to 1, without outliers, and a flat background to 0."""
     low, high = np.percentile(volume.data, [0.1, 99.5]).astype(np.float32)
     data = np.clip(volume.data, low, high)
     background = find_flat_background(data)
     if background is not None and background > low:
         data = np.where(data == background, low, data)
-    return Volume(data - low, volume.geometry)
+    return Volume((data - low) / max(high - low, _TINY), volume.geometry)
+
+
+def _shifted(volume: Volume, shift: Floats) -> Volume:
+    affine = volume.geometry.affine.copy()
+    affine[:3, 3] += shift
+    return Volume(volume.data, Geometry(volume.geometry.shape, affine))
 
 
 def _even_out(volume: Volume) -> Volume:
@@ -161,22 +172,19 @@ def _even_out(volume: Volume) -> Volume:
         ndimage.gaussian_filter(data, sigmas, mode="constant", truncate=2.0)
         for data in (coarse.data * head, head)
     )
-    overall = np.sum(coarse.data * head) / np.sum(head)
-    means = inside / np.maximum(around, 1e-3) / max(overall, 1e-12)
-    # Far from the head there is nothing to even out, and noise stays noise.
+    overall = max(np.sum(coarse.data * head) / np.sum(head), _TINY)
+    means = inside / np.maximum(around, 1e-3) / overall
+    # Where nearly all is air, noise would grow without end.
     means = np.maximum(means, np.float32(0.2))
     bias = to_resampled(
         Volume(means, coarse.geometry), volume.geometry, np.eye(4), outside=1.0
     )
-    return _clip_brightest(
-        Volume(volume.data / bias, volume.geometry), find_center(coarse)
-    )
+    return _clip_brightest(Volume(volume.data / bias, volume.geometry))
 
 
-def _clip_brightest(volume: Volume, center: Floats) -> Volume:
-    """Make nothing brighter than what is about the brain's centre."""
-    to_voxel = np.linalg.inv(volume.geometry.affine)
-    middle = to_voxel[:3, :3] @ center + to_voxel[:3, 3]
+def _clip_brightest(volume: Volume) -> Volume:
+    """Make nothing brighter than the middle of the head, which lies at the origin."""
+    middle = np.linalg.inv(volume.geometry.affine)[:3, 3]
     reach = _MIDDLE / np.array(volume.geometry.spacing)
     start = np.maximum(np.rint(middle - reach), 0).astype(int)
     stop = np.maximum(np.rint(middle + reach), start + 1).astype(int)
@@ -190,10 +198,10 @@ def _search(volume: Volume, modalities: Sequence[str]) -> _Match:
     blurred = Volume(moving.data, volume.geometry)
     matches = []
     for modality in modalities:
-        model = load_head_model(modality, 10.0, 14.0)
+        model = load_head_model(modality, *_COARSE_MODEL)
+        comparison = _Comparison(moving, model, _COARSE_WEIGHT)
         for start in find_starts(blurred, model):
             match = _Match(_to_parameters(start), 0.0, math.inf, modality)
-            comparison = _Comparison(moving, model, _COARSE_WEIGHT)
             matches.append(_fit(match, comparison, tolerance=1e-2))
     return min(matches, key=lambda match: match.cost)
 
@@ -218,11 +226,15 @@ class _Moving:
         self._to_voxel = np.linalg.inv(volume.geometry.affine)
 
     def sample(self, points: Floats) -> Floats:
-        """Return values (n,) at points (n, 3) in scanner mm."""
+        """Return values (n,) at points (n, 3) in mm."""
         return self._interpolate(self.data, points)
 
     def sample_slopes(self, points: Floats) -> Floats:
-        """Return slopes (n, 3) per mm at points (n, 3) in scanner mm."""
+        """Return slopes (n, 3) per mm at points (n, 3) in mm.
+
+        They are taken over two voxels, and so smoother than those of what `sample`
+        interpolates, which jump from voxel to voxel.
+        """
         slopes = [self._interpolate(slope, points) for slope in self._slopes]
         return np.stack(slopes, axis=1) @ self._to_voxel[:3, :3]
 
@@ -287,7 +299,7 @@ class _Comparison:
         """Return values of mean 0 and norm 1, and the norm that they had."""
         values = self._moving.sample(self._place(parameters))
         values -= values.mean()
-        norm = max(float(np.linalg.norm(values)), 1e-12)
+        norm = max(float(np.linalg.norm(values)), _TINY)
         return values / norm, norm
 
     def _unexplained(self, values: Floats) -> Floats:

@@ -58,26 +58,24 @@ def to_closest_ras(volume: Volume) -> Volume:
     return Volume(_to_fortran_order(data), Geometry(data.shape, closest), volume.path)
 
 
-def to_sitk(volume: Volume, *, unit: float = 1.0) -> sitk.Image:
+def to_sitk(volume: Volume) -> sitk.Image:
     """Copy a volume into a SimpleITK image that keeps RAS+ coordinates.
 
     Parameters
     ----------
     volume : Volume
         Volume with any invertible affine. Boolean data become uint8.
-    unit : float
-        Length of the image's unit of distance, in millimetres.
 
     Returns
     -------
     SimpleITK.Image
-        Image whose physical points are scanner coordinates over `unit`.
+        Image whose physical points are scanner coordinates.
     """
     data = volume.data.view(np.uint8) if volume.data.dtype == bool else volume.data
     image = sitk.GetImageFromArray(np.ascontiguousarray(data.T))
     affine, spacing = volume.geometry.affine, np.array(volume.geometry.spacing)
-    image.SetSpacing((spacing / unit).tolist())
-    image.SetOrigin((affine[:3, 3] / unit).tolist())
+    image.SetSpacing(spacing.tolist())
+    image.SetOrigin(affine[:3, 3].tolist())
     image.SetDirection((affine[:3, :3] / spacing).ravel().tolist())
     return image
 

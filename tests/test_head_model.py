@@ -27,7 +27,8 @@ def test_brightness_can_be_correlated_as_it_is(modality):
 @pytest.mark.parametrize("reach", [8.0, 14.0])
 def test_points_reach_as_far_as_asked_for(reach):
     depth = depths(load_head_model("T1w", 8.0, reach).points)
-    assert -reach - 2.0 < depth.min() < -reach + 4.0
+    # Blocks are chosen by their mean depth; their middles may lie deeper.
+    assert -reach - 4.0 < depth.min() < -reach + 2.0
     assert depth.max() > 30.0
 
 

@@ -63,7 +63,7 @@ def test_label_map_with_fractions_is_refused(rng):
         read_labels(image)
 
 
-@pytest.mark.parametrize("stray", [0.9995, np.nan, np.inf, 2.0**40])
+@pytest.mark.parametrize("stray", [0.9999, 3e-9, np.nan, np.inf, 2.0**40])
 def test_one_voxel_that_is_no_label_is_named(stray):
     values = np.zeros(SHAPE)
     values[1, 2, 1] = stray
