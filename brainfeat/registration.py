@@ -3,8 +3,8 @@
 A model of a head, with the tissues of the template brain as bright as they are in a
 contrast and skull and scalp around it, is moved over the volume until both correlate
 best. How large the brains of adults are, and how heads lie in a scanner, is known
-beforehand and weighs in [1]_: where a volume shows little of the brain's edge, the model
-is not stretched over the scalp.
+beforehand and weighs in [1]_: where a volume shows little of the brain's edge, the
+model is not stretched over the scalp.
 
 References
 ----------

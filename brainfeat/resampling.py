@@ -177,13 +177,13 @@ def run_on_one_thread(image_filter: Any, *images: sitk.Image) -> Any:
     Parameters
     ----------
     image_filter : SimpleITK filter object
-        Any filter or registration method with its options set.
+        Any filter with its options set.
     *images : SimpleITK.Image
         What its ``Execute`` takes.
 
     Returns
     -------
-    SimpleITK.Image or SimpleITK.Transform
+    SimpleITK.Image
         What its ``Execute`` gives.
     """
     image_filter.SetNumberOfThreads(1)

@@ -13,6 +13,7 @@ from nibabel.orientations import (
     ornt_transform,
 )
 
+from brainfeat import registration
 from brainfeat.exceptions import ConfigError, ModalityError, VolumeError
 from brainfeat.io import read_volume
 from brainfeat.preprocessing import Preprocessor
@@ -285,3 +286,16 @@ def test_impossible_settings_are_refused(change):
 def test_unknown_setting_is_refused():
     with pytest.raises(ConfigError, match="resolution"):
         Preprocessor.from_dict({"resolution": 1})
+
+
+def test_first_modality_is_aligned_as_what_it_is(small_brain, monkeypatch):
+    asked = []
+    align = registration.align_to_template
+
+    def record(volume, modality):
+        asked.append(modality)
+        return align(volume, modality)
+
+    monkeypatch.setattr(registration, "align_to_template", record)
+    SMALL.apply({"T2w": None, "FLAIR": small_brain}, ["T2w", "FLAIR", "T1w"])
+    assert asked == ["FLAIR"]

@@ -9,8 +9,8 @@ from brainfeat import simulate_cohort
 from brainfeat.head_model import load_head_model
 from brainfeat.io import read_labels, read_volume
 from brainfeat.registration import _Comparison, _Moving, align_to_template
-from brainfeat.resampling import to_shrunk
-from brainfeat.template import load_template
+from brainfeat.resampling import to_closest_ras
+from brainfeat.template import BRAIN_CENTER, load_template
 from brainfeat.volume import Geometry, Volume
 
 
@@ -118,11 +118,93 @@ def test_contrast_that_is_not_modelled_is_compared_with_all(simulated_heads):
     np.testing.assert_array_equal(unnamed.affine, named.affine)
 
 
-def test_inverted_head_is_no_match(head_path):
-    head = to_shrunk(read_volume(head_path), 3.0)
-    inverted = Volume(head.data.max() - head.data, head.geometry)
-    found = align_to_template(head, "T1w").similarity
-    assert not align_to_template(inverted, "T1w").similarity > 0.6 * found
+@pytest.fixture(scope="module")
+def head(head_path):
+    return to_closest_ras(read_volume(head_path))
+
+
+@pytest.fixture(scope="module")
+def found(head):
+    return align_to_template(head, "T1w").affine
+
+
+@pytest.mark.parametrize("side", [0, -1], ids=["left", "right"])
+def test_head_that_is_cut_at_a_side_is_found(head, found, side):
+    edge = apply_affine(np.linalg.inv(head.geometry.affine) @ found, (70.0, 0, 0))
+    n_planes = head.data.shape[0]
+    n_cut = round(n_planes - edge[0] + 20.0 / head.geometry.spacing[0])
+    kept = slice(n_cut, None) if side == 0 else slice(n_planes - n_cut)
+    affine = head.geometry.affine.copy()
+    affine[:3, 3] += affine[:3, 0] * (kept.start or 0)
+    data = head.data[kept]
+    cut = align_to_template(Volume(data, Geometry(data.shape, affine)), "T1w")
+    assert distance_in_brain(cut.affine, found) < 6.0
+
+
+def test_noisy_head_is_found(head, found, rng):
+    brightness = head.data[head.data > np.percentile(head.data, 80)].mean()
+    noise = rng.normal(0.0, 0.5 * brightness, (2, *head.data.shape))
+    noisy = np.hypot(head.data + noise[0], noise[1]).astype(np.float32)
+    alignment = align_to_template(Volume(noisy, head.geometry), "T1w")
+    assert distance_in_brain(alignment.affine, found) < 4.0
+
+
+@pytest.mark.parametrize("factor", [1e-20, 1e20])
+def test_unit_of_intensities_does_not_matter(head, found, factor):
+    other = Volume(head.data * np.float32(factor), head.geometry)
+    alignment = align_to_template(other, "T1w")
+    assert distance_in_brain(alignment.affine, found) < 0.1
+
+
+def test_flat_background_amid_the_intensities_does_not_matter(head, found):
+    mean = np.float32(head.data[head.data > 50].mean())
+    background = head.data <= 20
+    background[:4] = background[-4:] = True
+    alignment = align_to_template(
+        Volume(np.where(background, mean, head.data), head.geometry), "T1w"
+    )
+    assert distance_in_brain(alignment.affine, found) < 4.0
+
+
+def test_order_of_axes_does_not_matter(head, found):
+    for axes in [(0, 1, 2), (2, 0, 1), (1, 2, 0)]:
+        data = np.ascontiguousarray(head.data.transpose(axes)[::-1])
+        turn = np.eye(4)[:, [*axes, 3]]
+        turn[:, 0] *= -1.0
+        turn[axes[0], 3] = head.data.shape[axes[0]] - 1.0
+        affine = head.geometry.affine @ turn
+        stored = Volume(data, Geometry(data.shape, affine))
+        np.testing.assert_array_equal(align_to_template(stored, "T1w").affine, found)
+
+
+def test_origin_of_the_scanner_does_not_matter(head, found):
+    away = np.eye(4)
+    away[:3, 3] = (900.0, -700.0, 400.0)
+    moved = Volume(head.data, Geometry(head.data.shape, away @ head.geometry.affine))
+    alignment = align_to_template(moved, "T1w")
+    assert distance_in_brain(alignment.affine, away @ found) < 0.01
+
+
+def test_inverted_head_is_no_match(small_brain):
+    model = load_head_model("T1w", 8.0, 8.0)
+    inverted = Volume(-small_brain.data, small_brain.geometry)
+    place = np.array([0, 0, 0, 1, 0, 0, 1, 0, 1, 0, *(np.array(BRAIN_CENTER[1:]) / 50)])
+    comparison = _Comparison(_Moving(inverted, 3.0), model, 100.0)
+    assert comparison.similarity(place) < -0.7
+    # All of the variation is left unexplained.
+    residuals = comparison.residuals(place)[: len(model.points)]
+    assert np.linalg.norm(residuals) == pytest.approx(10.0)
+
+
+def test_usual_size_decides_where_a_volume_shows_none():
+    """A ball has no brain's edge: what is found is near the size of adults."""
+    grid = np.indices((70, 70, 70)) - 34.5
+    ball = (np.linalg.norm(grid, axis=0) < 30.0).astype(np.float32)
+    affine = np.diag([3.0, 3.0, 3.0, 1.0])
+    alignment = align_to_template(Volume(ball, Geometry(ball.shape, affine)), "FLAIR")
+    stretch = np.linalg.svd(alignment.affine[:3, :3])[1]
+    assert alignment.is_registered
+    assert ((stretch > 0.6) & (stretch < 1.3)).all()
 
 
 def test_derivatives_are_those_of_the_residuals(small_brain):
@@ -136,9 +218,18 @@ def test_derivatives_are_those_of_the_residuals(small_brain):
     assert (errors < 0.15 * np.linalg.norm(expected, axis=0)).all()
 
 
-@pytest.mark.parametrize("shape", [(10, 1, 1), (30, 31, 32), (64, 64, 20)])
-def test_volume_too_small_to_register_is_centred(rng, shape):
-    volume = Volume(rng.random(shape).astype(np.float32), Geometry(shape, np.eye(4)))
+@pytest.mark.parametrize(
+    ("shape", "spacing"),
+    [
+        ((10, 1, 1), (1, 1, 1)),
+        ((30, 31, 32), (1, 1, 1)),
+        ((64, 64, 20), (1, 1, 1)),
+        ((1, 120, 110), (100, 1, 1)),
+    ],
+)
+def test_volume_too_small_to_register_is_centred(rng, shape, spacing):
+    geometry = Geometry(shape, np.diag([*spacing, 1.0]))
+    volume = Volume(rng.random(shape).astype(np.float32), geometry)
     alignment = align_to_template(volume)
     assert not alignment.is_registered
     assert math.isnan(alignment.similarity)
