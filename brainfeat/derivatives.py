@@ -1,8 +1,10 @@
 """BIDS derivatives: a small table a session, and one of the whole group."""
 
+import glob
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -152,8 +154,7 @@ class DerivativesFolder:
         if sidecar is None:
             return None
         check_identity(sidecar, self._provenance, path, advice=_ADVICE)
-        found = sidecar.get("input_sha256")
-        return None if found is None else str(found)
+        return _sha256_in(sidecar)
 
     def append(
         self, row: TableRow, input_sha256: str, vector: NDArray[np.float32]
@@ -203,7 +204,7 @@ class DerivativesFolder:
         self._written.add(path)
 
     def finish(self, rows: Sequence[TableRow]) -> int:
-        """Describe the dataset.
+        """Describe the dataset, and remove what gave way to files of ``rows``.
 
         Parameters
         ----------
@@ -225,7 +226,12 @@ class DerivativesFolder:
         self._place(self.root / ".bidsignore", _IGNORED)
         self._place(self.root / "README.md", _README)
         # Path.is_file raises if a name is too long.
-        return sum(os.path.isfile(self.path_of(row)) for row in rows)  # noqa: PTH113
+        done = [row for row in rows if os.path.isfile(self.path_of(row))]  # noqa: PTH113
+        for row in done:
+            for path in self._find_outdated(row):
+                path.unlink(missing_ok=True)
+                sidecar_path(path).unlink(missing_ok=True)
+        return len(done)
 
     def close(self) -> None:
         """Release the folder."""
@@ -254,6 +260,23 @@ class DerivativesFolder:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def _find_outdated(self, row: TableRow) -> Iterator[Path]:
+        """Give the files that one of a session took the place of.
+
+        A session that gained a second run has a file a run now; the one from before
+        goes. Where it lost one, or another was not asked for, only the file of the
+        same images goes.
+        """
+        path = self.path_of(replace(row, metadata={}))
+        if row.metadata.get("run") is not None:
+            yield path
+            return
+        start = glob.escape(path.name.removesuffix(_NAME))
+        own = _sha256_in(_read_json(sidecar_path(path)))
+        for other in path.parent.glob(f"{start}run-*_{_NAME}"):
+            if own == _sha256_in(_read_json(sidecar_path(other))):
+                yield other
 
     def _uri(self, image: str) -> str:
         path = Path(image)
@@ -396,6 +419,11 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
+
+
+def _sha256_in(sidecar: Mapping[str, Any] | None) -> str | None:
+    found = (sidecar or {}).get("input_sha256")
+    return None if found is None else str(found)
 
 
 def _dumps(values: Mapping[str, Any]) -> str:
