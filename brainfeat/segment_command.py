@@ -17,7 +17,7 @@ from brainfeat.derivatives import check_description, describe_derivatives
 from brainfeat.estimators._device import resolve_device
 from brainfeat.estimators._side_by_side import MOST_SEGMENTED_AT_ONCE, side_by_side
 from brainfeat.estimators.segmentation import SegmentationEstimator
-from brainfeat.exceptions import InputError
+from brainfeat.exceptions import InputError, brief_reason
 from brainfeat.failures import FailedRow, write_failures
 from brainfeat.image_names import image_stem
 from brainfeat.io import hash_images, write_image
@@ -307,7 +307,9 @@ def _read_names(path: Path) -> Mapping[int, str]:
         with path.open(newline="", encoding="utf-8-sig") as file:
             lines = [*csv.DictReader(file, delimiter="\t")]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: not a readable table ({error}).") from error
+        raise InputError(
+            f"{path}: not a readable table ({brief_reason(error)})."
+        ) from error
     return {
         int(line["index"]): line["name"]
         for line in lines

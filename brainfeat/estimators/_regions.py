@@ -14,7 +14,7 @@ import pandas as pd
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
-from brainfeat.exceptions import ConfigError, InputError
+from brainfeat.exceptions import ConfigError, InputError, brief_reason
 from brainfeat.io import content_hash, read_labels
 from brainfeat.slabs import SlabGrid
 from brainfeat.volume import Geometry, Volume
@@ -181,7 +181,7 @@ def _read_table(path: Path) -> pd.DataFrame:
             path, sep=separator, dtype=str, encoding="utf-8-sig", keep_default_na=False
         )
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}).") from error
+        raise InputError(f"{path}: cannot be read ({brief_reason(error)}).") from error
 
 
 def _nearest(labels: Volume, geometry: Geometry) -> NDArray[Any]:
