@@ -24,6 +24,7 @@ from brainfeat.io import hash_images, write_image
 from brainfeat.manifest import Manifest, collect_rows
 from brainfeat.runs import RunEvent, outdated_by
 from brainfeat.tables import TableRow
+from brainfeat.user_paths import expand_home
 from brainfeat.weight_files import file_sha256
 
 _NAMES, _DESCRIPTION, _FAILURES = "dseg.tsv", "dataset_description.json", "failures.tsv"
@@ -288,7 +289,7 @@ def _label_map(row: TableRow, manifest: Path) -> str:
             f"{manifest}: expected a path in column {_LABEL!r} for {row.image}, "
             "got none."
         )
-    path = Path(text).expanduser()
+    path = expand_home(text)
     beside = manifest.parent / path
     return str(beside if beside.exists() else path)
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from brainfeat.atomic import atomic_write
 from brainfeat.exceptions import ConfigError, brief_reason
+from brainfeat.user_paths import expand_home
 
 __all__ = ["EmbeddingCache", "embedding_key"]
 
@@ -32,7 +33,7 @@ class EmbeddingCache:
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self._folder = Path(folder).expanduser()
+        self._folder = expand_home(folder)
 
     @classmethod
     def from_memory(cls, memory: Any) -> Self | None:

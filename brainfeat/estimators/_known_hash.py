@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from brainfeat.io import ImageSource, content_hash
+from brainfeat.user_paths import expand_home
 
 __all__ = ["known_hash"]
 
@@ -61,7 +62,7 @@ def known_hash(source: ImageSource) -> str:
     """
     if not isinstance(source, str | os.PathLike):
         return content_hash(source)
-    path = Path(source).expanduser().absolute()
+    path = expand_home(source).absolute()
     try:
         # Before reading: what is written meanwhile must look new.
         state, now = _FileState.of(path), time.time()

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from brainfeat.exceptions import ConfigError, InputError, brief_reason
 from brainfeat.io import content_hash, read_labels
 from brainfeat.slabs import SlabGrid
+from brainfeat.user_paths import expand_home
 from brainfeat.volume import Geometry, Volume
 
 __all__ = ["RegionAtlas"]
@@ -148,7 +149,7 @@ def _unpack(packed: bytes) -> RegionAtlas:
 def _names_beside(labels_img: Any) -> dict[int, str]:
     if isinstance(labels_img, SpatialImage):
         return {}
-    image = Path(labels_img).expanduser()
+    image = expand_home(labels_img)
     table = image.with_name(f"{image.name.removesuffix('.gz').rpartition('.')[0]}.tsv")
     return _read_names(table) if table.exists() else {}
 
@@ -157,7 +158,7 @@ def _read_names(lut: Any) -> dict[int, str]:
     if isinstance(lut, pd.DataFrame):
         name, table = "lut", lut
     elif isinstance(lut, str | os.PathLike):
-        name, table = os.fspath(lut), _read_table(Path(lut).expanduser())
+        name, table = os.fspath(lut), _read_table(expand_home(lut))
     else:
         raise ConfigError(
             "lut: expected a DataFrame or the path of a table, "
