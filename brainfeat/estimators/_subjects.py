@@ -22,7 +22,14 @@ from brainfeat.io import ImageSource, split_volumes, to_image
 from brainfeat.user_paths import expand_home
 from brainfeat.volume import Volume
 
-__all__ = ["Subject", "SubjectTable", "as_subjects", "check_subject", "find_path"]
+__all__ = [
+    "Subject",
+    "SubjectTable",
+    "as_subjects",
+    "check_modality",
+    "check_subject",
+    "find_path",
+]
 
 _FORMS = (
     "a list of paths or images, a list of {modality: image} dicts, a Series, a "
@@ -114,8 +121,7 @@ def as_subjects(
     VolumeError
         If a path does not exist or cannot be looked at, or a glob matches nothing.
     """
-    if modality is not None:
-        _check_known(modality, modalities, "modality")
+    check_modality(modality, modalities)
     reader = _Reader(modality, tuple(modalities))
     columns: Sequence[str] = ()
     if isinstance(X, pd.DataFrame):
@@ -131,6 +137,25 @@ def as_subjects(
         check_subject(row, modalities=modalities, allow_missing=allow_missing)
     named = {*columns, *(name for row in rows for name in row.images)}
     return SubjectTable(tuple(rows), tuple(m for m in modalities if m in named))
+
+
+def check_modality(modality: str | None, modalities: Sequence[str]) -> None:
+    """Check that a checkpoint knows the modality of images that come without one.
+
+    Parameters
+    ----------
+    modality : str or None
+        As for `as_subjects`.
+    modalities : sequence of str
+        Modalities that the checkpoint knows.
+
+    Raises
+    ------
+    ModalityError
+        If it is unknown.
+    """
+    if modality is not None:
+        _check_known(modality, modalities, "modality")
 
 
 def check_subject(
