@@ -15,6 +15,7 @@ from brainfeat.bids import parse_bids_name
 from brainfeat.console import show_run
 from brainfeat.derivatives import check_description, describe_derivatives
 from brainfeat.estimators._device import resolve_device
+from brainfeat.estimators._segmentation_folder import MODEL_NAME
 from brainfeat.estimators._side_by_side import MOST_SEGMENTED_AT_ONCE, side_by_side
 from brainfeat.estimators.segmentation import SegmentationEstimator
 from brainfeat.exceptions import InputError, brief_reason
@@ -28,8 +29,7 @@ from brainfeat.user_paths import expand_home
 from brainfeat.weight_files import file_sha256
 
 _NAMES, _DESCRIPTION, _FAILURES = "dseg.tsv", "dataset_description.json", "failures.tsv"
-_DATASET, _MODEL = "Segmentations", "segmentation.json"
-_LABEL, _MADE_BY = "label", "ModelSHA256"
+_DATASET, _LABEL, _MADE_BY = "Segmentations", "label", "ModelSHA256"
 
 
 class SegmentSummary(NamedTuple):
@@ -133,7 +133,7 @@ def segment_rows(
     """
     start = time.perf_counter()
     check_description(folder, _DATASET)
-    if (folder / _MODEL).exists():
+    if (folder / MODEL_NAME).exists():
         raise InputError(f"{folder}: holds a model; choose another folder.")
     if (folder / _NAMES).exists() and not (folder / _DESCRIPTION).exists():
         raise InputError(
@@ -143,7 +143,7 @@ def segment_rows(
     write_json(folder / _DESCRIPTION, describe_derivatives(_DATASET))
     _write_names(folder / _NAMES, estimator, _read_names(model / _NAMES))
     # The hashes of decoder and encoder are in it, and were checked at loading.
-    fingerprint = file_sha256(model / _MODEL)
+    fingerprint = file_sha256(model / MODEL_NAME)
     counts = {"done": 0, "skipped": 0, "failed": 0}
     failures = [*manifest.problems]
     with show_run(
