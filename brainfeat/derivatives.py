@@ -11,68 +11,21 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from brainfeat import __version__
 from brainfeat.bids import read_participants, read_sessions
+from brainfeat.dataset_description import check_description, describe_derivatives
 from brainfeat.exceptions import InputError, TableError
 from brainfeat.journal import FolderBusyError, lock_folder, release_folder
-from brainfeat.provenance import check_identity
+from brainfeat.provenance import check_identity, read_sidecar
 from brainfeat.table_formats import find_format, sidecar_path
 from brainfeat.tables import TableRow, is_reserved
 
-__all__ = [
-    "DerivativesFolder",
-    "check_description",
-    "describe_derivatives",
-    "write_group_table",
-]
+__all__ = ["DerivativesFolder", "write_group_table"]
 
 _NAME = "desc-brainfound_embedding.parquet"
-_BIDS_VERSION = "1.10.0"
 _OURS = "brainfeat embeddings"
 # Tables of features have no suffix in BIDS yet.
 _IGNORED = "*_embedding.*\n*.failures.tsv\n*.failures.txt\n.working-*\n"
 _ADVICE = "choose another folder, or replace it with --overwrite."
-
-
-def describe_derivatives(name: str) -> dict[str, Any]:
-    """Say in BIDS's words what a folder of ours is.
-
-    Parameters
-    ----------
-    name : str
-        Name of the dataset.
-
-    Returns
-    -------
-    dict
-        For ``dataset_description.json``.
-    """
-    return {
-        "Name": name,
-        "BIDSVersion": _BIDS_VERSION,
-        "DatasetType": "derivative",
-        "GeneratedBy": [{"Name": "brainfeat", "Version": __version__}],
-    }
-
-
-def check_description(root: Path, name: str) -> None:
-    """Keep out of the folder of another dataset.
-
-    Parameters
-    ----------
-    root : Path
-        Where to write; it need not be there.
-    name : str
-        Name of the dataset that may be there already.
-
-    Raises
-    ------
-    InputError
-        If its ``dataset_description.json`` has another name.
-    """
-    path = root / "dataset_description.json"
-    if path.exists() and (_read_json(path) or {}).get("Name") != name:
-        raise InputError(f"{root}: holds another dataset; choose another folder.")
 
 
 class DerivativesFolder:
@@ -150,7 +103,7 @@ class DerivativesFolder:
             ) from error
         if self._overwrite and path not in self._written:
             return None
-        sidecar = _read_json(sidecar_path(path)) if is_there else None
+        sidecar = read_sidecar(sidecar_path(path)) if is_there else None
         if sidecar is None:
             return None
         check_identity(sidecar, self._provenance, path, advice=_ADVICE)
@@ -273,9 +226,9 @@ class DerivativesFolder:
             yield path
             return
         start = glob.escape(path.name.removesuffix(_NAME))
-        own = _sha256_in(_read_json(sidecar_path(path)))
+        own = _sha256_in(read_sidecar(sidecar_path(path)))
         for other in path.parent.glob(f"{start}run-*_{_NAME}"):
-            if own == _sha256_in(_read_json(sidecar_path(other))):
+            if own == _sha256_in(read_sidecar(sidecar_path(other))):
                 yield other
 
     def _uri(self, image: str) -> str:
@@ -411,14 +364,6 @@ def _find_working_folder(root: Path) -> tuple[Path, BinaryIO]:
             if left.name != "lock":
                 left.unlink()
         return folder, lock
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
 
 
 def _sha256_in(sidecar: Mapping[str, Any] | None) -> str | None:

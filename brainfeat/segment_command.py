@@ -3,27 +3,27 @@
 __all__ = ["SegmentSummary", "fit_from_manifest", "format_segments", "segment_rows"]
 
 import csv
-import json
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from brainfeat.atomic import atomic_write, write_json
 from brainfeat.bids import parse_bids_name
 from brainfeat.console import show_run
-from brainfeat.derivatives import check_description, describe_derivatives
+from brainfeat.dataset_description import check_description, describe_derivatives
 from brainfeat.estimators._device import resolve_device
 from brainfeat.estimators._segmentation_folder import MODEL_NAME
 from brainfeat.estimators._side_by_side import MOST_SEGMENTED_AT_ONCE, side_by_side
 from brainfeat.estimators.segmentation import SegmentationEstimator
 from brainfeat.exceptions import InputError, brief_reason
-from brainfeat.failures import FailedRow, write_failures
+from brainfeat.failures import FailedRow, outdated_by, write_failures
 from brainfeat.image_names import image_stem
 from brainfeat.io import hash_images, write_image
 from brainfeat.manifest import Manifest, collect_rows
-from brainfeat.runs import RunEvent, outdated_by
+from brainfeat.provenance import read_sidecar
+from brainfeat.runs import RunEvent
 from brainfeat.tables import TableRow
 from brainfeat.user_paths import expand_home
 from brainfeat.weight_files import file_sha256
@@ -242,7 +242,7 @@ def _segment_one(
         "InputSHA256": hash_images(row.images),
         _MADE_BY: fingerprint,
     }
-    found = _read_origin(sidecar)
+    found = read_sidecar(sidecar) or {}
     if target.exists() and found == origin:
         return "skipped"
     if (target.exists() or sidecar.exists()) and _MADE_BY not in found:
@@ -330,11 +330,3 @@ def _write_names(
         for label in map(int, estimator.classes_):
             default = "background" if label == 0 else f"class_{label}"
             writer.writerow((label, names.get(label, default)))
-
-
-def _read_origin(sidecar: Path) -> Mapping[str, Any]:
-    try:
-        content = json.loads(sidecar.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
