@@ -1,29 +1,22 @@
-"""Reading and writing images: the only place that opens or writes NIfTI."""
+"""Volumes from images and back: the only place that writes NIfTI."""
 
-import hashlib
 import os
-import stat
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 from isal import igzip
-from isal.isal_zlib import IsalError
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
 from brainfeat.atomic import atomic_write
-from brainfeat.exceptions import GeometryError, VolumeError, VolumeNotFoundError
-from brainfeat.nifti_header import NiftiLayout, check_size, read_layout
+from brainfeat.exceptions import GeometryError, VolumeError
+from brainfeat.image_files import ImageSource, StoredVoxels, open_image, read_stored
 from brainfeat.volume import Geometry, Volume
 
 __all__ = [
     "MEMORY_LIMIT",
-    "ImageSource",
-    "content_hash",
-    "hash_images",
     "read_labels",
     "read_volume",
     "split_volumes",
@@ -36,12 +29,8 @@ __all__ = [
 # Bytes: half a millimetre of a whole head takes less than half of it.
 MEMORY_LIMIT = 4_000_000_000
 
-ImageSource = str | os.PathLike[str] | SpatialImage
-
 # Level 1 writes ten times faster than nibabel's default, for files 10 % larger.
 _GZIP_LEVEL = 1
-_GZIP_ERRORS: tuple[Any, ...] = (igzip.BadGzipFile, IsalError)
-_SKIPPED_AT_ONCE = 1 << 20
 # Millimetres. What lies beyond is a header in other units, or a damaged one, and would
 # be smoothed for hours.
 _VOXEL_EDGES = (0.02, 100.0)
@@ -84,11 +73,11 @@ def read_volume(source: ImageSource, *, memory_limit: int = MEMORY_LIMIT) -> Vol
     >>> read_volume(image).data.shape
     (4, 5, 6)
     """
-    name, stored = _open(source, _check_one_volume, memory_limit)
+    stored = read_stored(source, memory_limit=memory_limit, n_volumes=1)
     data = _scaled(_without_last_axes(stored.raw), stored)
     if not np.isfinite(data).any():
-        raise VolumeError(f"{name}: expected intensities, got no finite value.")
-    return Volume(data, _geometry(data, stored.affine, name), _path_of(source))
+        raise VolumeError(f"{stored.name}: expected intensities, got no finite value.")
+    return Volume(data, _geometry(data, stored), _path_of(source))
 
 
 def read_labels(source: ImageSource) -> Volume:
@@ -114,7 +103,7 @@ def read_labels(source: ImageSource) -> Volume:
     GeometryError
         If the affine does not place the voxels.
     """
-    name, stored = _open(source, _check_one_volume)
+    stored = read_stored(source, memory_limit=MEMORY_LIMIT, n_volumes=1)
     values = _without_last_axes(stored.raw).astype(np.float64)
     values = values * stored.slope + stored.intercept
     limits = np.iinfo(np.int32)
@@ -122,9 +111,9 @@ def read_labels(source: ImageSource) -> Volume:
     # A mask that was stored as bytes and a slope comes back as 1.00000006.
     stray = values[~(np.abs(values - nearest) < _LABEL_ROUNDING)]
     if stray.size:
-        raise VolumeError(f"{name}: expected integer labels, got {stray[0]:g}.")
+        raise VolumeError(f"{stored.name}: expected integer labels, got {stray[0]:g}.")
     labels = nearest.astype(np.int32)
-    return Volume(labels, _geometry(labels, stored.affine, name), _path_of(source))
+    return Volume(labels, _geometry(labels, stored), _path_of(source))
 
 
 def split_volumes(source: ImageSource) -> tuple[ImageSource, ...]:
@@ -148,13 +137,13 @@ def split_volumes(source: ImageSource) -> tuple[ImageSource, ...]:
     VolumeError
         If the file is no readable image, or has neither three nor four axes.
     """
-    name, stored = _open(source, _check_volumes)
+    stored = read_stored(source, memory_limit=MEMORY_LIMIT)
     if stored.raw.ndim < 4 or stored.raw.shape[3:] == (1,):
         return (source,)
     volumes = []
     for index in range(stored.raw.shape[3]):
         data = _scaled(stored.raw[..., index], stored)
-        volumes.append(to_image(Volume(data, _geometry(data, stored.affine, name))))
+        volumes.append(to_image(Volume(data, _geometry(data, stored))))
     return tuple(volumes)
 
 
@@ -277,7 +266,7 @@ def to_image_like(data: NDArray[Any], source: ImageSource) -> nib.Nifti1Image:
     VolumeError
         If the file is no image.
     """
-    like = source if isinstance(source, SpatialImage) else _load(source)
+    like = source if isinstance(source, SpatialImage) else open_image(source)
     if data.ndim == 3:
         data = data.reshape(like.shape)
     header = None
@@ -293,124 +282,32 @@ def to_image_like(data: NDArray[Any], source: ImageSource) -> nib.Nifti1Image:
     return image
 
 
-def content_hash(source: ImageSource) -> str:
-    """Fingerprint an image by its content, not by its name or date.
+def _without_last_axes(raw: NDArray[Any]) -> NDArray[Any]:
+    return raw.reshape(raw.shape[:3], order="F")
 
-    Parameters
-    ----------
-    source : path-like or nibabel image
-        A file is hashed byte for byte, an image by its stored array and affine.
 
-    Returns
-    -------
-    str
-        SHA-256 in hexadecimal.
+def _scaled(raw: NDArray[Any], stored: StoredVoxels) -> NDArray[np.float32]:
+    data = raw.astype(np.float32)
+    if stored.slope != 1.0 or stored.intercept != 0.0:
+        data = data * np.float32(stored.slope) + np.float32(stored.intercept)
+    return data
 
-    Raises
-    ------
-    VolumeNotFoundError
-        If there is no such file.
-    VolumeError
-        If the file cannot be read.
-    """
-    if isinstance(source, SpatialImage):
-        data = np.ascontiguousarray(source.dataobj)
-        digest = hashlib.sha256(f"{data.dtype.str}{data.shape}".encode())
-        digest.update(np.asarray(source.affine, dtype=np.float64).tobytes())
-        digest.update(data.view(np.uint8).data if data.size else b"")
-        return digest.hexdigest()
-    path = _existing_file(source)
+
+def _geometry(data: NDArray[Any], stored: StoredVoxels) -> Geometry:
+    if stored.affine is None:
+        raise GeometryError(f"{stored.name}: the image has no affine.")
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise VolumeError(f"{path}: cannot be read ({error.strerror}).") from error
-
-
-def hash_images(images: Mapping[str, str]) -> str:
-    """Fingerprint the images of one row by their content.
-
-    Parameters
-    ----------
-    images : mapping of str to str
-        Path of the image of each modality.
-
-    Returns
-    -------
-    str
-        SHA-256 in hexadecimal; for a single image it is that of the file.
-
-    Raises
-    ------
-    VolumeError
-        If a file is missing or cannot be read.
-    """
-    hashes = {modality: content_hash(path) for modality, path in images.items()}
-    if len(hashes) == 1:
-        return next(iter(hashes.values()))
-    lines = (f"{modality} {value}\n" for modality, value in sorted(hashes.items()))
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-_ShapeCheck = Callable[[tuple[int, ...], np.dtype[Any]], None]
-
-
-class _Stored(NamedTuple):
-    """An array as stored, before slope and intercept."""
-
-    raw: NDArray[Any]
-    affine: NDArray[np.float64]
-    slope: float
-    intercept: float
-
-
-def _open(
-    source: ImageSource, check: _ShapeCheck, memory_limit: int = MEMORY_LIMIT
-) -> tuple[str, _Stored]:
-    """Read what is stored, if its header passes a check.
-
-    Raises
-    ------
-    VolumeError
-        If it does not, or cannot be read.
-    """
-    if isinstance(source, SpatialImage):
-        name = source.get_filename() or "image in memory"
-        return name, _from_image(source, name, check)
-    path = _existing_file(source)
-    name = str(path)
-    try:
-        if name.lower().endswith((".nii", ".nii.gz")):
-            return name, _from_nifti(path, check, memory_limit)
-        image = nib.load(path)
-        if not isinstance(image, SpatialImage):
-            raise VolumeError("expected a spatial image, got a surface.")
-        check_size(
-            image.shape,
-            image.get_data_dtype(),
-            n_bytes_on_disk=_size_on_disk(image),
-            memory_limit=memory_limit,
-            is_compressed=True,
+        geometry = Geometry(data.shape, stored.affine)
+    except GeometryError as error:
+        raise GeometryError(f"{stored.name}: {error}") from error
+    smallest, largest = _VOXEL_EDGES
+    if not smallest <= min(geometry.spacing) <= max(geometry.spacing) <= largest:
+        edges = ", ".join(f"{edge:.3g}" for edge in geometry.spacing)
+        raise GeometryError(
+            f"{stored.name}: expected voxel edges of {smallest} to {largest} mm, "
+            f"got {edges}."
         )
-        return name, _from_image(image, name, check)
-    except (VolumeError, GeometryError) as error:
-        raise type(error)(f"{name}: {str(error).removeprefix(f'{name}: ')}") from error
-    except Exception as error:  # whatever a damaged file makes a library raise
-        raise VolumeError(f"{name}: {_reason(error)}") from error
-
-
-def _size_on_disk(image: SpatialImage) -> int:
-    """Return the bytes of all files of an image: header and voxels may lie apart."""
-    paths = {holder.filename for holder in image.file_map.values() if holder.filename}
-    return sum(Path(path).stat().st_size for path in paths if Path(path).exists())
-
-
-def _load(source: str | os.PathLike[str]) -> Any:
-    path = _existing_file(source)
-    try:
-        return nib.load(path)
-    except Exception as error:  # whatever a damaged file makes a library raise
-        raise VolumeError(f"{path}: {_reason(error)}") from error
+    return geometry
 
 
 def _path_of(source: ImageSource) -> Path | None:
@@ -418,131 +315,6 @@ def _path_of(source: ImageSource) -> Path | None:
         name = source.get_filename()
         return None if name is None else Path(name)
     return Path(source).expanduser()
-
-
-def _existing_file(source: str | os.PathLike[str]) -> Path:
-    path = Path(source).expanduser()
-    try:
-        mode = path.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        what = "a link to no file" if path.is_symlink() else "no such file"
-        raise VolumeNotFoundError(f"{path}: {what}.") from None
-    except (OSError, ValueError) as error:  # a loop of links, a name with a zero byte
-        raise VolumeError(f"{path}: cannot be read ({_brief(error)}).") from error
-    if stat.S_ISDIR(mode):
-        raise VolumeError(f"{path}: expected an image file, got a folder.")
-    if not stat.S_ISREG(mode):
-        # Opening a pipe would wait for ever.
-        raise VolumeError(f"{path}: expected an image file, got a device or a pipe.")
-    return path
-
-
-def _brief(error: Exception) -> str:
-    return getattr(error, "strerror", None) or " ".join(str(error).split())
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, EOFError):
-        return "the compressed file is cut short."
-    if isinstance(error, _GZIP_ERRORS):
-        return f"not a valid gzip file ({error})."
-    if isinstance(error, PermissionError):
-        return "permission denied."
-    if isinstance(error, MemoryError):
-        return "does not fit into memory."
-    # One line: nibabel's messages may carry line breaks.
-    return f"not a readable image ({' '.join(str(error).split())})."
-
-
-def _from_nifti(path: Path, check: _ShapeCheck, memory_limit: int) -> _Stored:
-    is_compressed = path.name.lower().endswith(".gz")
-    with igzip.open(path, "rb") if is_compressed else path.open("rb") as file:
-        layout = read_layout(file)
-        check(layout.shape, layout.dtype)
-        check_size(
-            layout.shape,
-            layout.dtype,
-            n_bytes_on_disk=path.stat().st_size,
-            memory_limit=memory_limit,
-            is_compressed=is_compressed,
-        )
-        return _Stored(
-            _read_voxels(file, layout), layout.affine, layout.slope, layout.intercept
-        )
-
-
-def _read_voxels(file: Any, layout: NiftiLayout) -> NDArray[Any]:
-    left = layout.n_skipped
-    while left > 0 and (skipped := file.read(min(left, _SKIPPED_AT_ONCE))):
-        left -= len(skipped)
-    buffer = file.read(layout.n_bytes)
-    if len(buffer) < layout.n_bytes:
-        raise VolumeError(
-            f"expected {layout.n_bytes} bytes of data for shape {layout.shape}, "
-            f"got {len(buffer)}."
-        )
-    return np.frombuffer(buffer, layout.dtype).reshape(layout.shape, order="F")
-
-
-def _from_image(image: SpatialImage, name: str, check: _ShapeCheck) -> _Stored:
-    proxy: Any = image.dataobj
-    try:
-        check(image.shape, proxy.dtype)
-    except VolumeError as error:
-        raise VolumeError(f"{name}: {error}") from error
-    if nib.is_proxy(proxy) and hasattr(proxy, "get_unscaled"):
-        slope, intercept = float(proxy.slope), float(proxy.inter)
-        return _Stored(proxy.get_unscaled(), image.affine, slope, intercept)
-    return _Stored(np.asanyarray(proxy), image.affine, 1.0, 0.0)
-
-
-def _check_one_volume(shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-    _check_volumes(shape, dtype, n_volumes=1)
-
-
-def _check_volumes(
-    shape: tuple[int, ...], dtype: np.dtype[Any], n_volumes: int | None = None
-) -> None:
-    if dtype.kind not in "biuf":
-        kind = "complex" if dtype.kind == "c" else str(dtype)
-        raise VolumeError(f"expected real numbers, got {kind} data.")
-    sizes = shape
-    while len(sizes) > 3 and sizes[-1] == 1:
-        sizes = sizes[:-1]
-    if n_volumes == 1 and len(sizes) != 3:
-        kind = f" ({shape[3]} volumes)" if len(sizes) == 4 else ""
-        raise VolumeError(f"expected one 3D volume, got shape {shape}{kind}.")
-    if len(sizes) not in {3, 4}:
-        raise VolumeError(f"expected a 3D or 4D image, got shape {shape}.")
-    if 0 in sizes[:3]:
-        raise VolumeError(f"expected voxels, got shape {shape}.")
-
-
-def _without_last_axes(raw: NDArray[Any]) -> NDArray[Any]:
-    return raw.reshape(raw.shape[:3], order="F")
-
-
-def _scaled(raw: NDArray[Any], stored: _Stored) -> NDArray[np.float32]:
-    data = raw.astype(np.float32)
-    if stored.slope != 1.0 or stored.intercept != 0.0:
-        data = data * np.float32(stored.slope) + np.float32(stored.intercept)
-    return data
-
-
-def _geometry(data: NDArray[Any], affine: Any, name: str) -> Geometry:
-    if affine is None:
-        raise GeometryError(f"{name}: the image has no affine.")
-    try:
-        geometry = Geometry(data.shape, affine)
-    except GeometryError as error:
-        raise GeometryError(f"{name}: {error}") from error
-    smallest, largest = _VOXEL_EDGES
-    if not smallest <= min(geometry.spacing) <= max(geometry.spacing) <= largest:
-        edges = ", ".join(f"{edge:.3g}" for edge in geometry.spacing)
-        raise GeometryError(
-            f"{name}: expected voxel edges of {smallest} to {largest} mm, got {edges}."
-        )
-    return geometry
 
 
 def _storable(data: NDArray[Any]) -> NDArray[Any]:

@@ -25,7 +25,7 @@ from brainfeat.failures import (
     outdated_by,
     write_failures,
 )
-from brainfeat.io import hash_images
+from brainfeat.hashing import hash_images
 from brainfeat.table_formats import Layout
 from brainfeat.tables import EmbeddingTable, TableRow
 

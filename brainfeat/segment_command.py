@@ -19,8 +19,9 @@ from brainfeat.estimators._side_by_side import MOST_SEGMENTED_AT_ONCE, side_by_s
 from brainfeat.estimators.segmentation import SegmentationEstimator
 from brainfeat.exceptions import InputError, brief_reason
 from brainfeat.failures import FailedRow, outdated_by, write_failures
+from brainfeat.hashing import hash_images
 from brainfeat.image_names import image_stem
-from brainfeat.io import hash_images, write_image
+from brainfeat.io import write_image
 from brainfeat.manifest import Manifest, collect_rows
 from brainfeat.provenance import read_sidecar
 from brainfeat.runs import RunEvent

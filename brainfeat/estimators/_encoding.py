@@ -29,7 +29,8 @@ from brainfeat.estimators._sharing import shared_encoder
 from brainfeat.estimators._side_by_side import side_by_side
 from brainfeat.estimators._subjects import Subject, check_subject
 from brainfeat.exceptions import ConfigError, GeometryError, VolumeError
-from brainfeat.io import MEMORY_LIMIT, ImageSource
+from brainfeat.image_files import ImageSource
+from brainfeat.io import MEMORY_LIMIT
 from brainfeat.models.encoder import EncoderOutput
 from brainfeat.models.pooling import pool_regions, pool_tissues, pool_tokens
 from brainfeat.prefetch import Prefetch

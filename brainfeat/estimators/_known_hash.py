@@ -5,7 +5,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from brainfeat.io import ImageSource, content_hash
+from brainfeat.hashing import content_hash
+from brainfeat.image_files import ImageSource
 from brainfeat.user_paths import expand_home
 
 __all__ = ["known_hash"]
@@ -46,7 +47,7 @@ def known_hash(source: ImageSource) -> str:
     Parameters
     ----------
     source : path-like or nibabel image
-        As for :func:`brainfeat.io.content_hash`.
+        As for :func:`brainfeat.hashing.content_hash`.
 
     Returns
     -------

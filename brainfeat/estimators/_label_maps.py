@@ -12,7 +12,8 @@ from pandas.api.extensions import ExtensionArray
 from brainfeat.estimators._blame import blaming
 from brainfeat.estimators._subjects import Subject, find_path
 from brainfeat.exceptions import InputError, VolumeNotFoundError
-from brainfeat.io import ImageSource, read_labels, split_volumes, to_image
+from brainfeat.image_files import ImageSource
+from brainfeat.io import read_labels, split_volumes, to_image
 from brainfeat.volume import Volume
 
 __all__ = ["as_label_maps", "name_of", "read_label_map"]

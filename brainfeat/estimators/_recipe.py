@@ -21,7 +21,8 @@ from brainfeat.exceptions import (
     CheckpointError,
     UntrainedCheckpointWarning,
 )
-from brainfeat.io import MEMORY_LIMIT, hash_images
+from brainfeat.hashing import hash_images
+from brainfeat.io import MEMORY_LIMIT
 from brainfeat.preprocessing import Preprocessor
 from brainfeat.user_paths import expand_home
 

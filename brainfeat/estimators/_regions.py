@@ -15,7 +15,8 @@ from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
 from brainfeat.exceptions import ConfigError, InputError, brief_reason
-from brainfeat.io import content_hash, read_labels
+from brainfeat.hashing import content_hash
+from brainfeat.io import read_labels
 from brainfeat.slabs import SlabGrid
 from brainfeat.user_paths import expand_home
 from brainfeat.volume import Geometry, Volume

@@ -1,11 +1,13 @@
 """From a subject's images to what encoder and decoder see of them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from brainfeat.checkpoint import CheckpointConfig
 from brainfeat.estimators._blame import blaming
 from brainfeat.estimators._reading import read_and_preprocess
 from brainfeat.estimators._subjects import Subject
@@ -66,6 +68,25 @@ class SegmentationSpace:
     preprocessor: Preprocessor
     encoder_modalities: tuple[str, ...]
     modalities: tuple[str, ...]
+
+    @classmethod
+    def of_checkpoint(cls, config: CheckpointConfig, modalities: Sequence[str]) -> Self:
+        """Take the encoder's grid from its checkpoint.
+
+        Parameters
+        ----------
+        config : CheckpointConfig
+            Of the encoder.
+        modalities : sequence of str
+            Modalities that the estimator is fitted on.
+
+        Returns
+        -------
+        SegmentationSpace
+            The grids.
+        """
+        preprocessor = Preprocessor.from_dict(config.preprocessing)
+        return cls(preprocessor, tuple(config.encoder.modalities), tuple(modalities))
 
     @property
     def upsampling(self) -> int:

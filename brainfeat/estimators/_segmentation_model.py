@@ -1,8 +1,8 @@
 """Encoder and decoder together: a subject's images to probabilities of classes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -11,16 +11,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from brainfeat.augmentation.crops import stack_to_slabs
+from brainfeat.checkpoint import CheckpointConfig
 from brainfeat.estimators._device import resolve_dtype
 from brainfeat.estimators._segmentation_inputs import (
     SegmentationInput,
     SegmentationSpace,
 )
-from brainfeat.models.decoder import SegmentationDecoder
+from brainfeat.models.config import EncoderConfig
+from brainfeat.models.decoder import DecoderConfig, SegmentationDecoder
 from brainfeat.models.encoder import SlabEncoder
 from brainfeat.slabs import SlabGrid
 
-__all__ = ["SegmentationNetwork", "choose_blocks", "label_dtype"]
+__all__ = ["SegmentationNetwork", "choose_blocks", "encoder_slabs", "first_decoder"]
 
 # More voxels of the encoder's grid are decoded part by part.
 _VOXELS_AT_ONCE = 350_000
@@ -68,6 +70,41 @@ class SegmentationNetwork:
             align_corners=False,
         )
         self.log_prior = self.to_stack(prior.log())  # 1 K n_slices H W
+
+    @classmethod
+    def join(
+        cls,
+        config: CheckpointConfig,
+        space: SegmentationSpace,
+        *,
+        encoder: SlabEncoder,
+        decoder: SegmentationDecoder,
+        prior: Tensor,
+        device: torch.device,
+    ) -> Self:
+        """Join an encoder and a decoder as the encoder's checkpoint says.
+
+        Parameters
+        ----------
+        config : CheckpointConfig
+            Of the encoder.
+        space, encoder, decoder, prior, device
+            As for the class; the decoder is moved to the device.
+
+        Returns
+        -------
+        SegmentationNetwork
+            All of it.
+        """
+        return cls(
+            encoder=encoder,
+            decoder=decoder.to(device),
+            prior=prior,
+            space=space,
+            grid=encoder_slabs(config),
+            blocks=choose_blocks(config.encoder.depth),
+            device=device,
+        )
 
     def to_stack(self, volumes: Tensor) -> Tensor:
         """Turn volumes (B, C, I, J, K) into slices (B, C, n_slices, H, W)."""
@@ -189,25 +226,50 @@ def choose_blocks(depth: int) -> tuple[int, ...]:
     return tuple(sorted({max(1, round(depth * n / 3)) - 1 for n in (1, 2, 3)}))
 
 
-def label_dtype(classes: Sequence[int]) -> type[np.integer[Any]]:
-    """Choose the smallest type of label maps that holds all classes.
+def encoder_slabs(config: CheckpointConfig) -> SlabGrid:
+    """Give the slabs that an encoder was trained on.
 
     Parameters
     ----------
-    classes : sequence of int
-        Labels.
+    config : CheckpointConfig
+        Of the encoder.
 
     Returns
     -------
-    type
-        ``np.uint8``, ``np.uint16`` or ``np.int32``.
-
-    Examples
-    --------
-    >>> label_dtype([0, 255]).__name__, label_dtype([-1, 0]).__name__
-    ('uint8', 'int32')
+    SlabGrid
+        The slabs.
     """
-    for dtype in (np.uint8, np.uint16):
-        if min(classes) >= 0 and max(classes) <= np.iinfo(dtype).max:
-            return dtype
-    return np.int32
+    return SlabGrid(thickness=config.encoder.thickness, plane=config.plane)
+
+
+def first_decoder(
+    encoder: EncoderConfig, space: SegmentationSpace, n_classes: int, seed: int
+) -> SegmentationDecoder:
+    """Make a decoder with its first weights.
+
+    Parameters
+    ----------
+    encoder : EncoderConfig
+        Whose tokens it takes.
+    space : SegmentationSpace
+        The grids.
+    n_classes : int
+        Classes with the background.
+    seed : int
+        Of the weights.
+
+    Returns
+    -------
+    SegmentationDecoder
+        On the CPU.
+    """
+    config = DecoderConfig(
+        n_classes=n_classes,
+        n_modalities=len(space.modalities),
+        embed_dim=encoder.embed_dim,
+        n_depths=len(choose_blocks(encoder.depth)),
+        upsampling=space.upsampling,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return SegmentationDecoder(config)

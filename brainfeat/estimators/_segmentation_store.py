@@ -19,7 +19,7 @@ from brainfeat.estimators._segmentation_inputs import (
 )
 from brainfeat.estimators._subjects import Subject
 from brainfeat.exceptions import InputError
-from brainfeat.io import ImageSource
+from brainfeat.image_files import ImageSource
 from brainfeat.prefetch import Prefetch
 from brainfeat.slabs import SlabGrid
 
@@ -33,6 +33,8 @@ _PRIOR_CELL = 2
 _PRIOR_SPREAD = 1.0
 # What the prior does not know: each place may hold each class.
 _PRIOR_DOUBT = 0.05
+# Each check segments all of the held-out subjects: more would take long.
+_N_HELD_OUT = 4
 
 
 class LabelledVolumes(NamedTuple):
@@ -134,6 +136,35 @@ class LabelledStore:
         shares += [nowhere] * (len(self.codes) - len(shares))
         order = [self.codes.index(label) for label in self.classes]
         return _prior([shares[code] for code in order], len(rows))
+
+    def split(
+        self, fraction: float, random: np.random.RandomState
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Hold subjects out without whom the others still have every class.
+
+        Parameters
+        ----------
+        fraction : float
+            Share of the subjects that is held out, as far as that goes.
+        random : RandomState
+            Chooses them.
+
+        Returns
+        -------
+        train, held_out : ndarray of int
+            Places of subjects.
+        """
+        has_class = self.slab_counts.sum(axis=2) > 0  # n_subjects n_classes
+        n_held_out = min(int(fraction * len(self)), _N_HELD_OUT)
+        held_out: list[int] = []
+        for index in random.permutation(len(self)):
+            if len(held_out) == n_held_out:
+                break
+            rest = np.delete(has_class, [*held_out, index], axis=0)
+            if (rest.any(axis=0) == has_class.any(axis=0)).all():
+                held_out.append(int(index))
+        train_rows = np.setdiff1d(np.arange(len(self)), held_out)
+        return train_rows, np.array(held_out, dtype=np.int64)
 
 
 def write_store(

@@ -18,7 +18,8 @@ from brainfeat.exceptions import (
     VolumeError,
     VolumeNotFoundError,
 )
-from brainfeat.io import ImageSource, split_volumes, to_image
+from brainfeat.image_files import ImageSource
+from brainfeat.io import split_volumes, to_image
 from brainfeat.user_paths import expand_home
 from brainfeat.volume import Volume
 

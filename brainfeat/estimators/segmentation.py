@@ -4,10 +4,11 @@ import copy
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -26,10 +27,7 @@ from brainfeat.estimators._contract import (
     read_subjects,
     tag_images,
 )
-from brainfeat.estimators._device import (
-    resolve_device,
-    resolve_n_jobs,
-)
+from brainfeat.estimators._device import resolve_device, resolve_n_jobs
 from brainfeat.estimators._label_maps import as_label_maps, name_of, read_label_map
 from brainfeat.estimators._progress import show_steps
 from brainfeat.estimators._segmentation_folder import read_folder, write_folder
@@ -39,8 +37,12 @@ from brainfeat.estimators._segmentation_inputs import (
 )
 from brainfeat.estimators._segmentation_model import (
     SegmentationNetwork,
-    choose_blocks,
-    label_dtype,
+    encoder_slabs,
+    first_decoder,
+)
+from brainfeat.estimators._segmentation_prediction import (
+    SegmentedSubject,
+    segment_subjects,
 )
 from brainfeat.estimators._segmentation_store import LabelledStore, write_store
 from brainfeat.estimators._segmentation_training import (
@@ -49,17 +51,12 @@ from brainfeat.estimators._segmentation_training import (
     train,
 )
 from brainfeat.estimators._sharing import shared_checkpoint, shared_encoder
-from brainfeat.estimators._side_by_side import MOST_SEGMENTED_AT_ONCE, side_by_side
 from brainfeat.estimators._subjects import Subject
 from brainfeat.exceptions import ConfigError, InputError
-from brainfeat.io import ImageSource, read_labels, to_image_like
+from brainfeat.image_files import ImageSource
+from brainfeat.io import read_labels
 from brainfeat.metrics import dice_scores
-from brainfeat.models.decoder import DecoderConfig, SegmentationDecoder
-from brainfeat.models.encoder import SlabEncoder
-from brainfeat.prefetch import Prefetch
-from brainfeat.preprocessing import Preprocessor
 from brainfeat.resampling import to_closest_ras, to_resampled
-from brainfeat.slabs import SlabGrid
 from brainfeat.volume import Volume
 
 __all__ = ["SegmentationEstimator"]
@@ -70,8 +67,6 @@ _LOGGER = logging.getLogger(__name__)
 
 # Subjects of a step on an accelerator; a CPU is busy with one.
 _ACCELERATOR_BATCH = 4
-# Each check segments all of the held-out subjects: more would take long.
-_N_HELD_OUT = 4
 
 
 class SegmentationEstimator(BaseEstimator):
@@ -209,13 +204,13 @@ class SegmentationEstimator(BaseEstimator):
         checkpoint = shared_checkpoint(self.checkpoint)
         table = read_subjects(X, checkpoint, self.modality)
         label_maps = as_label_maps(y, table.rows)
-        space = _space(checkpoint, table.modalities)
+        space = SegmentationSpace.of_checkpoint(checkpoint.config, table.modalities)
         with tempfile.TemporaryDirectory(prefix="brainfeat-") as folder:
             store = write_store(
                 table.rows,
                 label_maps,
                 space,
-                _slab_grid(checkpoint),
+                encoder_slabs(checkpoint.config),
                 Path(folder),
                 n_jobs=resolve_n_jobs(self.n_jobs),
             )
@@ -247,12 +242,7 @@ class SegmentationEstimator(BaseEstimator):
         VolumeError
             If a scan cannot be read.
         """
-        dtype = label_dtype(self._classes())
-
-        def draw(item: _Segmented) -> Nifti1Image:
-            return to_image_like(self._choose(item).astype(dtype), item.source)
-
-        return [*self._stream(X, draw)]
+        return [*self._stream(X, lambda item: item.to_label_map(self.classes_))]
 
     def predict_proba(self, X: Any) -> list[Nifti1Image]:
         """Compute the probability of each class in each voxel.
@@ -279,18 +269,7 @@ class SegmentationEstimator(BaseEstimator):
         VolumeError
             If a scan cannot be read.
         """
-        n_classes = len(self._classes())
-
-        def draw(item: _Segmented) -> Nifti1Image:
-            shape = (*item.placed.native.shape, n_classes)
-            chances = np.zeros(shape, dtype=np.float32)
-            for index, chance in item.chances():
-                chances[..., index] = chance
-            # The grid may not reach everywhere: there is background.
-            chances[..., 0] = np.clip(1 - chances[..., 1:].sum(axis=-1), 0, 1)
-            return to_image_like(chances, item.source)
-
-        return [*self._stream(X, draw)]
+        return [*self._stream(X, SegmentedSubject.to_probability_map)]
 
     def score(self, X: Any, y: Any) -> float:
         """Compute the mean Dice over subjects and foreground classes.
@@ -344,7 +323,7 @@ class SegmentationEstimator(BaseEstimator):
             self._check_classes(source, subject)
         foreground = self._classes()[1:]
         rows = []
-        found = self._stream(X, lambda item: (item.placed, self._choose(item)))
+        found = self._stream(X, lambda item: (item.placed, item.choose(self.classes_)))
         for (placed, labels), source in zip(found, label_maps, strict=True):
             truth = _on_grid(read_labels(source), placed)
             rows.append(dice_scores(truth, labels, foreground))
@@ -435,16 +414,18 @@ class SegmentationEstimator(BaseEstimator):
         random = check_random_state(self.random_state)
         seed = int(random.randint(2**31))
         device = resolve_device(self.device)
-        train_rows, held_out = _split(store, self.validation_fraction, random)
-        network = _join(
-            checkpoint,
+        train_rows, held_out = store.split(self.validation_fraction, random)
+        network = SegmentationNetwork.join(
+            checkpoint.config,
             space,
             encoder=(
                 shared_encoder(checkpoint, device)
                 if self.freeze_encoder
                 else checkpoint.build_encoder().to(device)
             ),
-            decoder=_first_decoder(checkpoint, space, len(store.classes), seed),
+            decoder=first_decoder(
+                checkpoint.config.encoder, space, len(store.classes), seed
+            ),
             # What is held out must not be known from the prior.
             prior=store.prior(train_rows),
             device=device,
@@ -489,13 +470,10 @@ class SegmentationEstimator(BaseEstimator):
         return found
 
     def _classes(self) -> list[int]:
-        check_is_fitted(self)
         return [int(label) for label in self.classes_]
 
-    def _stream(self, X: Any, finish: Callable[["_Segmented"], T]) -> Iterator[T]:
+    def _stream(self, X: Any, finish: Callable[[SegmentedSubject], T]) -> Iterator[T]:
         """Segment subjects, and give in order what ``finish`` makes of each.
-
-        On a CPU several threads do all of it, each for subjects of its own.
 
         Raises
         ------
@@ -510,31 +488,13 @@ class SegmentationEstimator(BaseEstimator):
         }
         given = [name for name in table.modalities if name in found]
         check_modalities(self, self.modalities_, given)
-        network = self._fitted_network(checkpoint)
-        space = network.space
-        n_jobs = resolve_n_jobs(self.n_jobs)
-
-        def segment(place: tuple[Subject, SegmentationInput]) -> T:
-            subject, placed = place
-            chances = network.probabilities(placed)
-            source = _first_image(subject, self.modalities_)
-            return finish(_Segmented(source, placed, chances, space))
-
-        with (
-            Prefetch(
-                lambda subject: (subject, space.read(subject)),
-                table.rows,
-                n_threads=n_jobs,
-                n_ahead=n_jobs,
-            ) as placed,
-            side_by_side(
-                segment,
-                placed,
-                device=network.device,
-                n_most=MOST_SEGMENTED_AT_ONCE,
-                readers=placed,
-            ) as segmented,
-        ):
+        segmented = segment_subjects(
+            self._fitted_network(checkpoint),
+            table.rows,
+            finish,
+            n_jobs=resolve_n_jobs(self.n_jobs),
+        )
+        with closing(segmented):
             for n_done, result in enumerate(segmented, start=1):
                 yield result
                 if self.verbose > 0:
@@ -542,29 +502,15 @@ class SegmentationEstimator(BaseEstimator):
 
     def _fitted_network(self, checkpoint: Checkpoint) -> SegmentationNetwork:
         device = resolve_device(self.device)
-        return _join(
-            checkpoint,
-            _space(checkpoint, self.modalities_),
+        return SegmentationNetwork.join(
+            checkpoint.config,
+            SegmentationSpace.of_checkpoint(checkpoint.config, self.modalities_),
             encoder=shared_encoder(checkpoint, device),
             # A copy: what is fitted stays on the CPU, and can be pickled anywhere.
             decoder=copy.deepcopy(self.decoder_),
             prior=self.prior_,
             device=device,
         )
-
-    def _choose(self, item: "_Segmented") -> NDArray[np.int64]:
-        """Return the most probable label of each voxel."""
-        # In Fortran order, as chances are: else each voxel is a jump in memory.
-        best = np.zeros(item.placed.native.shape, np.float32, order="F")
-        total, place = np.zeros_like(best), np.zeros_like(best, np.uint16)
-        for index, chance in item.chances():
-            total += chance
-            np.copyto(place, index, where=chance > best)
-            np.maximum(best, chance, out=best)
-        # The rest is background, also where the grid does not reach.
-        place[best <= 1 - total] = 0
-        labels: NDArray[np.int64] = self.classes_[place]
-        return labels
 
     def _check_classes(self, source: ImageSource, subject: Subject) -> None:
         found = np.unique(read_label_map(source, subject).data)
@@ -576,94 +522,9 @@ class SegmentationEstimator(BaseEstimator):
             )
 
 
-class _Segmented(NamedTuple):
-    """One subject with the probabilities of its classes on the fine grid."""
-
-    source: ImageSource
-    placed: SegmentationInput
-    probabilities: NDArray[np.float16]
-    space: SegmentationSpace
-
-    def chances(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Give place and probability, in native voxels, of each foreground class."""
-        for index in range(1, len(self.probabilities)):
-            yield index, self.space.to_native(self.probabilities[index], self.placed)
-
-
 def _is_count(value: object) -> bool:
     is_integer = isinstance(value, Integral) and not isinstance(value, bool)
     return is_integer and int(value) > 0  # type: ignore[call-overload]
-
-
-def _space(checkpoint: Checkpoint, modalities: Sequence[str]) -> SegmentationSpace:
-    config = checkpoint.config
-    preprocessor = Preprocessor.from_dict(config.preprocessing)
-    return SegmentationSpace(
-        preprocessor, tuple(config.encoder.modalities), tuple(modalities)
-    )
-
-
-def _slab_grid(checkpoint: Checkpoint) -> SlabGrid:
-    config = checkpoint.config
-    return SlabGrid(thickness=config.encoder.thickness, plane=config.plane)
-
-
-def _join(
-    checkpoint: Checkpoint,
-    space: SegmentationSpace,
-    *,
-    encoder: SlabEncoder,
-    decoder: SegmentationDecoder,
-    prior: torch.Tensor,
-    device: torch.device,
-) -> SegmentationNetwork:
-    return SegmentationNetwork(
-        encoder=encoder,
-        decoder=decoder.to(device),
-        prior=prior,
-        space=space,
-        grid=_slab_grid(checkpoint),
-        blocks=choose_blocks(checkpoint.config.encoder.depth),
-        device=device,
-    )
-
-
-def _first_decoder(
-    checkpoint: Checkpoint, space: SegmentationSpace, n_classes: int, seed: int
-) -> SegmentationDecoder:
-    encoder = checkpoint.config.encoder
-    config = DecoderConfig(
-        n_classes=n_classes,
-        n_modalities=len(space.modalities),
-        embed_dim=encoder.embed_dim,
-        n_depths=len(choose_blocks(encoder.depth)),
-        upsampling=space.upsampling,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return SegmentationDecoder(config)
-
-
-def _split(
-    store: LabelledStore, fraction: float, random: np.random.RandomState
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Hold subjects out without whom the others still have every class."""
-    has_class = store.slab_counts.sum(axis=2) > 0  # n_subjects n_classes
-    n_held_out = min(int(fraction * len(store)), _N_HELD_OUT)
-    held_out: list[int] = []
-    for index in random.permutation(len(store)):
-        if len(held_out) == n_held_out:
-            break
-        rest = np.delete(has_class, [*held_out, index], axis=0)
-        if (rest.any(axis=0) == has_class.any(axis=0)).all():
-            held_out.append(int(index))
-    train_rows = np.setdiff1d(np.arange(len(store)), held_out)
-    return train_rows, np.array(held_out, dtype=np.int64)
-
-
-def _first_image(subject: Subject, modalities: Sequence[str]) -> ImageSource:
-    images = (subject.images.get(name) for name in modalities)
-    return next(image for image in images if image is not None)
 
 
 def _on_grid(label_map: Volume, placed: SegmentationInput) -> NDArray[Any]:

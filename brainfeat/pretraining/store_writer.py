@@ -20,7 +20,8 @@ import numpy as np
 
 from brainfeat.atomic import atomic_write
 from brainfeat.exceptions import BrainfeatError, InputError, TrainingError
-from brainfeat.io import content_hash, read_volume
+from brainfeat.hashing import content_hash
+from brainfeat.io import read_volume
 from brainfeat.preprocessing import Preprocessor
 from brainfeat.pretraining.store import StoredScan, StoreIndex, VolumeStore
 

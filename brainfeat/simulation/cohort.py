@@ -15,7 +15,8 @@ import pandas as pd
 from torch import Tensor
 
 from brainfeat.exceptions import ConfigError, ModalityError
-from brainfeat.io import content_hash, write_volume
+from brainfeat.hashing import content_hash
+from brainfeat.io import write_volume
 from brainfeat.simulation.anatomy import BaseAnatomy
 from brainfeat.simulation.bases import load_base
 from brainfeat.simulation.contrast import MODALITIES

@@ -7,7 +7,7 @@ import pytest
 from brainfeat.estimators import _known_hash
 from brainfeat.estimators._known_hash import known_hash
 from brainfeat.exceptions import VolumeNotFoundError
-from brainfeat.io import content_hash
+from brainfeat.hashing import content_hash
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from brainfeat.estimators._recipe import (
 )
 from brainfeat.estimators._subjects import Subject
 from brainfeat.exceptions import CheckpointError, VolumeError
-from brainfeat.io import hash_images
+from brainfeat.hashing import hash_images
 from brainfeat.preprocessing import Preprocessor
 
 pytestmark = pytest.mark.filterwarnings(

@@ -1,5 +1,4 @@
 import pickle
-from pathlib import Path
 
 import joblib
 import nibabel as nib
@@ -12,8 +11,6 @@ from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_score
 
 from brainfeat import SegmentationEstimator
 from brainfeat.estimators import _segmentation_training as training
-from brainfeat.estimators import segmentation
-from brainfeat.estimators._segmentation_store import LabelledStore
 from brainfeat.exceptions import (
     CheckpointError,
     ConfigError,
@@ -286,14 +283,6 @@ def test_held_out_subjects_stop_the_training(estimator, paths, label_maps, monke
     estimator.fit(paths[:2], label_maps[:2])
     assert estimator.validation_scores_ == [0.5, 0.4, 0.3, 0.2]
     assert len(estimator.loss_curve_) == 12
-
-
-def test_no_more_are_held_out_than_are_checked():
-    every = np.ones((40, 1), bool)
-    counts = np.ones((40, 2, 3), np.int64)
-    store = LabelledStore(Path(), (0, 1), counts, every, every, (0, 1), 2)
-    train_rows, held_out = segmentation._split(store, 0.5, np.random.RandomState(0))
-    assert (len(train_rows), len(held_out)) == (36, 4)
 
 
 def test_negative_labels_come_back(estimator, paths, label_maps):

@@ -136,3 +136,10 @@ def test_scan_without_contrast_is_refused(small_brain):
     flat = Volume(np.ones_like(small_brain.data), small_brain.geometry)
     with pytest.raises(VolumeError, match=r"^x: .*contrast"):
         COARSE.read(Subject("x", {"T1w": to_image(flat)}))
+
+
+def test_grid_is_that_of_the_encoder_s_checkpoint(checkpoint):
+    space = SegmentationSpace.of_checkpoint(checkpoint.config, ["FLAIR"])
+    assert space.preprocessor.to_dict() == checkpoint.config.preprocessing
+    assert space.encoder_modalities == checkpoint.config.encoder.modalities
+    assert space.modalities == ("FLAIR",)

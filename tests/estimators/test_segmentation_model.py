@@ -7,7 +7,8 @@ from brainfeat.estimators._segmentation_inputs import SegmentationSpace
 from brainfeat.estimators._segmentation_model import (
     SegmentationNetwork,
     choose_blocks,
-    label_dtype,
+    encoder_slabs,
+    first_decoder,
 )
 from brainfeat.estimators._subjects import Subject
 from brainfeat.models.decoder import DecoderConfig, SegmentationDecoder
@@ -83,15 +84,32 @@ def test_blocks_end_with_the_last(depth):
     assert list(blocks) == sorted(blocks)
 
 
-@pytest.mark.parametrize(
-    ("classes", "expected"),
-    [
-        ([0, 1], np.uint8),
-        ([0, 255], np.uint8),
-        ([0, 256], np.uint16),
-        ([0, 70_000], np.int32),
-        ([0, -1], np.int32),
-    ],
-)
-def test_smallest_type_holds_the_classes(classes, expected):
-    assert label_dtype(classes) is expected
+def test_network_follows_the_encoder_s_checkpoint(checkpoint, space):
+    config = checkpoint.config
+    network = SegmentationNetwork.join(
+        config,
+        space,
+        encoder=checkpoint.build_encoder(),
+        decoder=first_decoder(config.encoder, space, 3, seed=0),
+        prior=torch.full((3, 12, 16, 20), 1 / 3),
+        device=torch.device("cpu"),
+    )
+    assert network.grid == encoder_slabs(config)
+    assert network.grid == SlabGrid(thickness=2, plane=config.plane)
+    assert network.blocks == choose_blocks(config.encoder.depth)
+    assert network.decoder.config.n_depths == len(network.blocks)
+    assert network.decoder.config.upsampling == space.upsampling
+
+
+def test_seed_alone_decides_on_first_weights(checkpoint, space):
+    def weights(seed):
+        decoder = first_decoder(checkpoint.config.encoder, space, 3, seed)
+        return torch.cat([value.flatten() for value in decoder.parameters()])
+
+    torch.manual_seed(7)
+    first = weights(1)
+    drawn = torch.rand(3)
+    assert torch.equal(first, weights(1))
+    assert not torch.equal(first, weights(2))
+    torch.manual_seed(7)
+    assert torch.equal(drawn, torch.rand(3))  # others' random numbers stay theirs

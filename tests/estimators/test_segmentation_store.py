@@ -1,9 +1,11 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from brainfeat.estimators._segmentation_inputs import SegmentationSpace
-from brainfeat.estimators._segmentation_store import write_store
+from brainfeat.estimators._segmentation_store import LabelledStore, write_store
 from brainfeat.estimators._subjects import Subject
 from brainfeat.exceptions import InputError
 from brainfeat.io import read_volume, to_image
@@ -102,3 +104,27 @@ def test_label_map_without_foreground_is_named(subjects, cohort, tmp_path):
     nothing = label(cohort["T1w"][0], 0)
     with pytest.raises(InputError, match="label map of a: expected labels other"):
         write_store(subjects[:1], [nothing], SPACE, GRID, tmp_path, n_jobs=1)
+
+
+def make_counts(has_class):
+    """Give a store of subjects that are not on disk, with their classes."""
+    counts = np.array(has_class, np.int64)[:, :, None]
+    every = np.ones((len(counts), 1), bool)
+    classes = tuple(range(counts.shape[1]))
+    return LabelledStore(Path(), classes, counts, every, every, classes, 2)
+
+
+def test_no_more_are_held_out_than_are_checked():
+    store = make_counts(np.ones((40, 2)))
+    train_rows, held_out = store.split(0.5, np.random.RandomState(0))
+    assert (len(train_rows), len(held_out)) == (36, 4)
+    assert sorted([*train_rows, *held_out]) == list(range(40))
+
+
+def test_last_subject_of_a_class_is_not_held_out():
+    has_class = np.ones((5, 3))
+    has_class[:, 2] = [0, 0, 1, 0, 0]
+    for seed in range(10):
+        _, held_out = make_counts(has_class).split(0.8, np.random.RandomState(seed))
+        assert len(held_out) == 4
+        assert 2 not in held_out
