@@ -149,6 +149,8 @@ def _check_encoder(folder: Path, content: Mapping[str, Any]) -> None:
 def _fitted(content: Mapping[str, Any], weights: Path) -> dict[str, Any]:
     with torch.device("meta"):
         decoder = SegmentationDecoder(DecoderConfig.from_dict(content["decoder"]))
+    if not weights.is_file():
+        raise CheckpointError(f"{weights}: no such file; it held the model's decoder.")
     if file_sha256(weights) != content["decoder_sha256"]:
         raise CheckpointError(
             f"{weights}: the weights do not have the SHA-256 that {MODEL_NAME} names; "
