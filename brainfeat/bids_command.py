@@ -10,6 +10,7 @@ from brainfeat.console import show_run, tell_problems
 from brainfeat.derivatives import DerivativesFolder, write_group_table
 from brainfeat.embed_command import EncoderOptions
 from brainfeat.manifest import collect_bids
+from brainfeat.provenance import describe_encoder
 from brainfeat.runs import RunOptions, RunSummary
 
 
@@ -58,7 +59,7 @@ def embed_participants(
     manifest = collect_bids(
         source, selection, modalities=encoder.modalities, wanted=modalities
     )
-    provenance = runs.describe_encoder(encoder, encoder_options.checkpoint)
+    provenance = describe_encoder(encoder, encoder_options.checkpoint)
     with DerivativesFolder(
         output, source, provenance, overwrite=options.overwrite
     ) as folder:

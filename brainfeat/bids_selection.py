@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from brainfeat.exceptions import InputError
+from brainfeat.exceptions import InputError, brief_reason
 
 __all__ = ["BidsName", "BidsSelection", "read_filters"]
 
@@ -172,7 +172,9 @@ def read_filters(
     except FileNotFoundError:
         raise InputError(f"{path}: no such file.") from None
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a readable JSON file ({error}).") from error
+        raise InputError(
+            f"{path}: not a readable JSON file ({brief_reason(error)})."
+        ) from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected a filter a modality.")
     known = {modality.casefold(): modality for modality in modalities}

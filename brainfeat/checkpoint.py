@@ -30,6 +30,7 @@ from brainfeat.models.encoder import SlabEncoder
 from brainfeat.models.pooling import PoolingMode
 from brainfeat.models.transfer import check_state
 from brainfeat.slabs import Plane
+from brainfeat.user_paths import expand_home
 from brainfeat.weight_files import download, file_sha256, read_foreign, read_json
 
 StoredDtype = Literal["float32", "float16", "bfloat16"]
@@ -384,8 +385,9 @@ def locate_checkpoint(source: str | os.PathLike[str]) -> Path:
         return _BUNDLED / name
     if name.startswith("hf-hub:"):
         return download(name)
-    path = Path(name.removeprefix("local-dir:")).expanduser()
-    if not name or not path.exists():
+    path = expand_home(name.removeprefix("local-dir:"))
+    # Path.exists raises if a name is too long.
+    if not name or not os.path.exists(path):  # noqa: PTH110
         raise CheckpointError(
             f"unknown checkpoint {name!r}: expected one of {bundled}, a file or folder "
             "that exists, or hf-hub:organisation/name."

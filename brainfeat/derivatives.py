@@ -1,76 +1,31 @@
 """BIDS derivatives: a small table a session, and one of the whole group."""
 
+import glob
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from brainfeat import __version__
 from brainfeat.bids import read_participants, read_sessions
+from brainfeat.dataset_description import check_description, describe_derivatives
 from brainfeat.exceptions import InputError, TableError
 from brainfeat.journal import FolderBusyError, lock_folder, release_folder
-from brainfeat.provenance import check_identity
+from brainfeat.provenance import check_identity, read_sidecar
 from brainfeat.table_formats import find_format, sidecar_path
 from brainfeat.tables import TableRow, is_reserved
 
-__all__ = [
-    "DerivativesFolder",
-    "check_description",
-    "describe_derivatives",
-    "write_group_table",
-]
+__all__ = ["DerivativesFolder", "write_group_table"]
 
 _NAME = "desc-brainfound_embedding.parquet"
-_BIDS_VERSION = "1.10.0"
 _OURS = "brainfeat embeddings"
 # Tables of features have no suffix in BIDS yet.
 _IGNORED = "*_embedding.*\n*.failures.tsv\n*.failures.txt\n.working-*\n"
 _ADVICE = "choose another folder, or replace it with --overwrite."
-
-
-def describe_derivatives(name: str) -> dict[str, Any]:
-    """Say in BIDS's words what a folder of ours is.
-
-    Parameters
-    ----------
-    name : str
-        Name of the dataset.
-
-    Returns
-    -------
-    dict
-        For ``dataset_description.json``.
-    """
-    return {
-        "Name": name,
-        "BIDSVersion": _BIDS_VERSION,
-        "DatasetType": "derivative",
-        "GeneratedBy": [{"Name": "brainfeat", "Version": __version__}],
-    }
-
-
-def check_description(root: Path, name: str) -> None:
-    """Keep out of the folder of another dataset.
-
-    Parameters
-    ----------
-    root : Path
-        Where to write; it need not be there.
-    name : str
-        Name of the dataset that may be there already.
-
-    Raises
-    ------
-    InputError
-        If its ``dataset_description.json`` has another name.
-    """
-    path = root / "dataset_description.json"
-    if path.exists() and (_read_json(path) or {}).get("Name") != name:
-        raise InputError(f"{root}: holds another dataset; choose another folder.")
 
 
 class DerivativesFolder:
@@ -148,12 +103,11 @@ class DerivativesFolder:
             ) from error
         if self._overwrite and path not in self._written:
             return None
-        sidecar = _read_json(sidecar_path(path)) if is_there else None
+        sidecar = read_sidecar(sidecar_path(path)) if is_there else None
         if sidecar is None:
             return None
         check_identity(sidecar, self._provenance, path, advice=_ADVICE)
-        found = sidecar.get("input_sha256")
-        return None if found is None else str(found)
+        return _sha256_in(sidecar)
 
     def append(
         self, row: TableRow, input_sha256: str, vector: NDArray[np.float32]
@@ -203,7 +157,7 @@ class DerivativesFolder:
         self._written.add(path)
 
     def finish(self, rows: Sequence[TableRow]) -> int:
-        """Describe the dataset.
+        """Describe the dataset, and remove what gave way to files of ``rows``.
 
         Parameters
         ----------
@@ -225,7 +179,12 @@ class DerivativesFolder:
         self._place(self.root / ".bidsignore", _IGNORED)
         self._place(self.root / "README.md", _README)
         # Path.is_file raises if a name is too long.
-        return sum(os.path.isfile(self.path_of(row)) for row in rows)  # noqa: PTH113
+        done = [row for row in rows if os.path.isfile(self.path_of(row))]  # noqa: PTH113
+        for row in done:
+            for path in self._find_outdated(row):
+                path.unlink(missing_ok=True)
+                sidecar_path(path).unlink(missing_ok=True)
+        return len(done)
 
     def close(self) -> None:
         """Release the folder."""
@@ -254,6 +213,23 @@ class DerivativesFolder:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+    def _find_outdated(self, row: TableRow) -> Iterator[Path]:
+        """Give the files that one of a session took the place of.
+
+        A session that gained a second run has a file a run now; the one from before
+        goes. Where it lost one, or another was not asked for, only the file of the
+        same images goes.
+        """
+        path = self.path_of(replace(row, metadata={}))
+        if row.metadata.get("run") is not None:
+            yield path
+            return
+        start = glob.escape(path.name.removesuffix(_NAME))
+        own = _sha256_in(read_sidecar(sidecar_path(path)))
+        for other in path.parent.glob(f"{start}run-*_{_NAME}"):
+            if own == _sha256_in(read_sidecar(sidecar_path(other))):
+                yield other
 
     def _uri(self, image: str) -> str:
         path = Path(image)
@@ -390,12 +366,9 @@ def _find_working_folder(root: Path) -> tuple[Path, BinaryIO]:
         return folder, lock
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
+def _sha256_in(sidecar: Mapping[str, Any] | None) -> str | None:
+    found = (sidecar or {}).get("input_sha256")
+    return None if found is None else str(found)
 
 
 def _dumps(values: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ from brainfeat.estimators._recipe import EncoderRecipe
 from brainfeat.exceptions import InputError
 from brainfeat.io import MEMORY_LIMIT
 from brainfeat.manifest import Manifest, collect_rows
+from brainfeat.provenance import describe_encoder
 from brainfeat.runs import RunOptions, RunSummary
 from brainfeat.shards import Shard
 from brainfeat.table_formats import find_format
@@ -166,7 +167,7 @@ def embed_from_command_line(
             output,
             encoder,
             provenance={
-                **runs.describe_encoder(encoder, encoder_options.checkpoint),
+                **describe_encoder(encoder, encoder_options.checkpoint),
                 **origin,
             },
             options=options,

@@ -19,6 +19,8 @@
     ├── UntrainedCheckpointWarning            the weights have learnt nothing
     ├── LeakageWarning                        a subject on both sides of a split
     └── ConfoundingWarning                    the site gives the label away
+
+`brief_reason` says in one line why any other error was raised.
 """
 
 __all__ = [
@@ -37,7 +39,29 @@ __all__ = [
     "VolumeError",
     "VolumeNotFoundError",
     "WorkerError",
+    "brief_reason",
 ]
+
+
+def brief_reason(error: Exception) -> str:
+    """Say why an error was raised, as a part of our own message.
+
+    Parameters
+    ----------
+    error : Exception
+        Of another library or the system.
+
+    Returns
+    -------
+    str
+        One line, without the number and the file that the system adds.
+
+    Examples
+    --------
+    >>> brief_reason(FileNotFoundError(2, "No such file or directory", "a.tsv"))
+    'No such file or directory'
+    """
+    return getattr(error, "strerror", None) or " ".join(str(error).split())
 
 
 class BrainfeatError(Exception):

@@ -2,13 +2,17 @@
 
 import csv
 import os
+import re
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, Self, TextIO
+from typing import TYPE_CHECKING, NamedTuple, Self, TextIO
 
 from brainfeat.atomic import atomic_write
+
+if TYPE_CHECKING:
+    from brainfeat.tables import TableRow
 
 __all__ = [
     "FailedRow",
@@ -17,6 +21,7 @@ __all__ = [
     "failures_path",
     "merge_failures",
     "one_line",
+    "outdated_by",
     "write_failures",
 ]
 
@@ -212,6 +217,33 @@ def write_failures(
         writer.writerow(FailedRow._fields)
         writer.writerows(listed)
     return path
+
+
+def outdated_by(rows: "Sequence[TableRow]") -> Callable[[FailedRow], bool]:
+    """Say which failures of earlier runs a run is the answer to.
+
+    Parameters
+    ----------
+    rows : sequence of TableRow
+        What the run was asked for.
+
+    Returns
+    -------
+    callable
+        True for a failure whose image or subject, in the same session, is among the
+        rows, and for one of no subject: that is a matter of its command alone.
+    """
+    images = {image for row in rows for image in row.images.values()}
+    people = {(row.participant_id, row.session_id) for row in rows}
+    people |= {(participant, None) for participant, _ in people}
+
+    def is_outdated(failure: FailedRow) -> bool:
+        parts = re.split(r"[\\/_.]", failure.file)
+        sessions = [part for part in parts if part.startswith("ses-")]
+        visit = (failure.participant_id, sessions[-1] if sessions else None)
+        return not failure.participant_id or failure.file in images or visit in people
+
+    return is_outdated
 
 
 def merge_failures(

@@ -12,8 +12,14 @@ from isal.isal_zlib import IsalError
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
-from brainfeat.exceptions import GeometryError, VolumeError, VolumeNotFoundError
+from brainfeat.exceptions import (
+    GeometryError,
+    VolumeError,
+    VolumeNotFoundError,
+    brief_reason,
+)
 from brainfeat.nifti_header import NiftiLayout, check_size, read_layout
+from brainfeat.user_paths import expand_home
 
 __all__ = [
     "ImageSource",
@@ -149,14 +155,14 @@ def existing_file(source: str | os.PathLike[str]) -> Path:
     VolumeError
         If it is a folder, a device or a pipe.
     """
-    path = Path(source).expanduser()
+    path = expand_home(source)
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
         what = "a link to no file" if path.is_symlink() else "no such file"
         raise VolumeNotFoundError(f"{path}: {what}.") from None
     except (OSError, ValueError) as error:  # a loop of links, a name with a zero byte
-        raise VolumeError(f"{path}: cannot be read ({_brief(error)}).") from error
+        raise VolumeError(f"{path}: cannot be read ({brief_reason(error)}).") from error
     if stat.S_ISDIR(mode):
         raise VolumeError(f"{path}: expected an image file, got a folder.")
     if not stat.S_ISREG(mode):
@@ -242,7 +248,3 @@ def _reason(error: Exception) -> str:
         return "does not fit into memory."
     # One line: nibabel's messages may carry line breaks.
     return f"not a readable image ({' '.join(str(error).split())})."
-
-
-def _brief(error: Exception) -> str:
-    return getattr(error, "strerror", None) or " ".join(str(error).split())

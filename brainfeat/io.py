@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from brainfeat.atomic import atomic_write
 from brainfeat.exceptions import GeometryError, VolumeError
 from brainfeat.image_files import ImageSource, StoredVoxels, open_image, read_stored
+from brainfeat.user_paths import expand_home
 from brainfeat.volume import Geometry, Volume
 
 __all__ = [
@@ -315,7 +316,7 @@ def _path_of(source: ImageSource) -> Path | None:
     if isinstance(source, SpatialImage):
         name = source.get_filename()
         return None if name is None else Path(name)
-    return Path(source).expanduser()
+    return expand_home(source)
 
 
 def _storable(data: NDArray[Any]) -> NDArray[Any]:

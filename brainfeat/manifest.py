@@ -11,10 +11,11 @@ from pathlib import Path
 from brainfeat.bids import BidsSession, index_bids, is_bids_folder, parse_bids_name
 from brainfeat.bids_selection import BidsSelection
 from brainfeat.estimators._subjects import as_subjects
-from brainfeat.exceptions import InputError, ModalityError, VolumeNotFoundError
+from brainfeat.exceptions import InputError, ModalityError, VolumeError
 from brainfeat.failures import FailedRow
 from brainfeat.image_names import IMAGE_SUFFIXES, has_image_suffix, image_stem
 from brainfeat.tables import TableRow, is_reserved
+from brainfeat.user_paths import expand_home
 
 __all__ = ["Manifest", "collect_bids", "collect_rows"]
 
@@ -203,7 +204,7 @@ class _Collector:
             self._modality_of(path)
         except ModalityError:
             return False
-        except OSError:
+        except VolumeError:
             return True  # a link to nothing is told of, not left out
         return True
 
@@ -252,11 +253,8 @@ class _Collector:
         try:
             single = self.wanted[0] if len(self.wanted) == 1 else None
             modality = single or self._modality_of(path)
-        except (ModalityError, VolumeNotFoundError) as error:
+        except (ModalityError, VolumeError) as error:
             self.problems.append(FailedRow.from_error("", str(path), error))
-            return
-        except OSError as error:
-            self._report_unreadable(path, error)
             return
         self.rows.append(
             TableRow(
@@ -377,7 +375,7 @@ def _value(text: str | None) -> str | None:
 
 
 def _resolve(text: str, folder: Path) -> str:
-    path = Path(os.path.expanduser(text))  # noqa: PTH111
+    path = expand_home(text)
     beside = folder / path
     return _absolute(beside if _exists(beside) or not _exists(path) else path)
 
@@ -388,9 +386,8 @@ def _exists(path: Path) -> bool:
 
 
 def _absolute(path: str | Path) -> str:
-    # Not resolve(): a link keeps the name that the user knows. Not Path.expanduser():
-    # it raises where ~ is the name of a file.
-    return os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111
+    # Not resolve(): a link keeps the name that the user knows.
+    return os.path.abspath(expand_home(path))  # noqa: PTH100
 
 
 def _distinguish(rows: Sequence[TableRow]) -> list[TableRow]:

@@ -3,12 +3,22 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from brainfeat import __version__
 from brainfeat.exceptions import TableError
 from brainfeat.table_formats import sidecar_path
 
-__all__ = ["check_identity", "check_sidecar", "describe_identity"]
+if TYPE_CHECKING:
+    from brainfeat.estimators._encoding import SubjectEncoder
+
+__all__ = [
+    "check_identity",
+    "check_sidecar",
+    "describe_encoder",
+    "describe_identity",
+    "read_sidecar",
+]
 
 # Rows that differ in one of these cannot share a table.
 _IDENTITY = {
@@ -18,6 +28,37 @@ _IDENTITY = {
     "modalities": "modalities",
     "n_features": "number of features",
 }
+
+
+def describe_encoder(encoder: "SubjectEncoder", checkpoint: str) -> dict[str, Any]:
+    """Say what made a table, as it is stored with the table.
+
+    Parameters
+    ----------
+    encoder : SubjectEncoder
+        Checkpoint, preprocessing and pooling.
+    checkpoint : str
+        Name by which the checkpoint was asked for.
+
+    Returns
+    -------
+    dict
+        JSON values.
+    """
+    # Others are numbered.
+    is_named = encoder.pooling == "anatomy"
+    return {
+        "brainfeat_version": __version__,
+        "checkpoint": checkpoint,
+        "checkpoint_sha256": encoder.checkpoint.fingerprint,
+        "trained": encoder.checkpoint.config.trained,
+        "modalities": list(encoder.modalities),
+        "pooling": encoder.pooling,
+        "n_features": encoder.n_features,
+        **({"feature_names": list(encoder.feature_names)} if is_named else {}),
+        "preprocessing_sha256": encoder.preprocessor.fingerprint,
+        "preprocessing": encoder.preprocessor.to_dict(),
+    }
 
 
 def check_identity(
@@ -82,11 +123,8 @@ def check_sidecar(output: Path, provenance: Mapping[str, Any]) -> None:
     path = sidecar_path(output)
     if not path.exists():
         return
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        found = None
-    if not isinstance(found, dict) or "checkpoint_sha256" not in found:
+    found = read_sidecar(path) or {}
+    if "checkpoint_sha256" not in found:
         raise TableError(f"{path}: exists and is not ours; choose another output name.")
     others = {output.with_suffix(s) for s in (".parquet", ".csv", ".tsv")} - {output}
     owners = [other.name for other in sorted(others) if other.exists()]
@@ -95,6 +133,26 @@ def check_sidecar(output: Path, provenance: Mapping[str, Any]) -> None:
             f"{path}: describes {owners[0]}, made with another encoder; "
             "choose another output name."
         )
+
+
+def read_sidecar(path: Path) -> dict[str, Any] | None:
+    """Read a JSON file that says where another file comes from.
+
+    Parameters
+    ----------
+    path : Path
+        The JSON file.
+
+    Returns
+    -------
+    dict or None
+        None if it is not there, or holds no JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
 
 
 def _brief(value: object) -> str:

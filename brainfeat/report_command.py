@@ -14,7 +14,7 @@ from brainfeat.atomic import atomic_write
 from brainfeat.checkpoint import Checkpoint
 from brainfeat.estimators._encoding import SubjectEncoder
 from brainfeat.estimators._subjects import Subject
-from brainfeat.exceptions import BrainfeatError, InputError
+from brainfeat.exceptions import BrainfeatError, InputError, brief_reason
 from brainfeat.preprocessing import Preprocessor
 from brainfeat.reporting.cohort import Cohort, join_participants
 from brainfeat.reporting.cohort_report import Inputs, report_body
@@ -110,7 +110,7 @@ def _read_participants(path: Path) -> pd.DataFrame:
     try:
         return pd.read_csv(path, sep=separator, dtype={"participant_id": str})
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}).") from error
+        raise InputError(f"{path}: cannot be read ({brief_reason(error)}).") from error
 
 
 def _names(metadata: pd.DataFrame) -> list[str]:

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +13,6 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from brainfeat import __version__
 from brainfeat.estimators._cache import EmbeddingCache
 from brainfeat.estimators._distribution import Distribution, encode_in_workers
 from brainfeat.estimators._encoding import SubjectEncoder
@@ -24,6 +22,7 @@ from brainfeat.failures import (
     FailedRow,
     Tracebacks,
     failures_path,
+    outdated_by,
     write_failures,
 )
 from brainfeat.hashing import hash_images
@@ -34,10 +33,8 @@ __all__ = [
     "RunEvent",
     "RunOptions",
     "RunSummary",
-    "describe_encoder",
     "embed_rows",
     "embed_to_table",
-    "outdated_by",
 ]
 
 
@@ -305,64 +302,6 @@ def embed_rows(
         output=sink.output if n_rows else None,
         failures=failures,
     )
-
-
-def outdated_by(rows: Sequence[TableRow]) -> Callable[[FailedRow], bool]:
-    """Say which failures of earlier runs a run is the answer to.
-
-    Parameters
-    ----------
-    rows : sequence of TableRow
-        What the run was asked for.
-
-    Returns
-    -------
-    callable
-        True for a failure whose image or subject, in the same session, is among the
-        rows, and for one of no subject: that is a matter of its command alone.
-    """
-    images = {image for row in rows for image in row.images.values()}
-    people = {(row.participant_id, row.session_id) for row in rows}
-    people |= {(participant, None) for participant, _ in people}
-
-    def is_outdated(failure: FailedRow) -> bool:
-        parts = re.split(r"[\\/_.]", failure.file)
-        sessions = [part for part in parts if part.startswith("ses-")]
-        visit = (failure.participant_id, sessions[-1] if sessions else None)
-        return not failure.participant_id or failure.file in images or visit in people
-
-    return is_outdated
-
-
-def describe_encoder(encoder: SubjectEncoder, checkpoint: str) -> dict[str, Any]:
-    """Say what made a table, as it is stored with the table.
-
-    Parameters
-    ----------
-    encoder : SubjectEncoder
-        Checkpoint, preprocessing and pooling.
-    checkpoint : str
-        Name by which the checkpoint was asked for.
-
-    Returns
-    -------
-    dict
-        JSON values.
-    """
-    # Others are numbered.
-    is_named = encoder.pooling == "anatomy"
-    return {
-        "brainfeat_version": __version__,
-        "checkpoint": checkpoint,
-        "checkpoint_sha256": encoder.checkpoint.fingerprint,
-        "trained": encoder.checkpoint.config.trained,
-        "modalities": list(encoder.modalities),
-        "pooling": encoder.pooling,
-        "n_features": encoder.n_features,
-        **({"feature_names": list(encoder.feature_names)} if is_named else {}),
-        "preprocessing_sha256": encoder.preprocessor.fingerprint,
-        "preprocessing": encoder.preprocessor.to_dict(),
-    }
 
 
 @dataclass

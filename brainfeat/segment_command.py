@@ -3,33 +3,34 @@
 __all__ = ["SegmentSummary", "fit_from_manifest", "format_segments", "segment_rows"]
 
 import csv
-import json
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from brainfeat.atomic import atomic_write, write_json
 from brainfeat.bids import parse_bids_name
 from brainfeat.console import show_run
-from brainfeat.derivatives import check_description, describe_derivatives
+from brainfeat.dataset_description import check_description, describe_derivatives
 from brainfeat.estimators._device import resolve_device
+from brainfeat.estimators._segmentation_folder import MODEL_NAME
 from brainfeat.estimators._side_by_side import MOST_SEGMENTED_AT_ONCE, side_by_side
 from brainfeat.estimators.segmentation import SegmentationEstimator
-from brainfeat.exceptions import InputError
-from brainfeat.failures import FailedRow, write_failures
+from brainfeat.exceptions import InputError, brief_reason
+from brainfeat.failures import FailedRow, outdated_by, write_failures
 from brainfeat.hashing import hash_images
 from brainfeat.image_names import image_stem
 from brainfeat.io import write_image
 from brainfeat.manifest import Manifest, collect_rows
-from brainfeat.runs import RunEvent, outdated_by
+from brainfeat.provenance import read_sidecar
+from brainfeat.runs import RunEvent
 from brainfeat.tables import TableRow
+from brainfeat.user_paths import expand_home
 from brainfeat.weight_files import file_sha256
 
 _NAMES, _DESCRIPTION, _FAILURES = "dseg.tsv", "dataset_description.json", "failures.tsv"
-_DATASET, _MODEL = "Segmentations", "segmentation.json"
-_LABEL, _MADE_BY = "label", "ModelSHA256"
+_DATASET, _LABEL, _MADE_BY = "Segmentations", "label", "ModelSHA256"
 
 
 class SegmentSummary(NamedTuple):
@@ -133,7 +134,7 @@ def segment_rows(
     """
     start = time.perf_counter()
     check_description(folder, _DATASET)
-    if (folder / _MODEL).exists():
+    if (folder / MODEL_NAME).exists():
         raise InputError(f"{folder}: holds a model; choose another folder.")
     if (folder / _NAMES).exists() and not (folder / _DESCRIPTION).exists():
         raise InputError(
@@ -143,7 +144,7 @@ def segment_rows(
     write_json(folder / _DESCRIPTION, describe_derivatives(_DATASET))
     _write_names(folder / _NAMES, estimator, _read_names(model / _NAMES))
     # The hashes of decoder and encoder are in it, and were checked at loading.
-    fingerprint = file_sha256(model / _MODEL)
+    fingerprint = file_sha256(model / MODEL_NAME)
     counts = {"done": 0, "skipped": 0, "failed": 0}
     failures = [*manifest.problems]
     with show_run(
@@ -242,7 +243,7 @@ def _segment_one(
         "InputSHA256": hash_images(row.images),
         _MADE_BY: fingerprint,
     }
-    found = _read_origin(sidecar)
+    found = read_sidecar(sidecar) or {}
     if target.exists() and found == origin:
         return "skipped"
     if (target.exists() or sidecar.exists()) and _MADE_BY not in found:
@@ -289,7 +290,7 @@ def _label_map(row: TableRow, manifest: Path) -> str:
             f"{manifest}: expected a path in column {_LABEL!r} for {row.image}, "
             "got none."
         )
-    path = Path(text).expanduser()
+    path = expand_home(text)
     beside = manifest.parent / path
     return str(beside if beside.exists() else path)
 
@@ -308,7 +309,9 @@ def _read_names(path: Path) -> Mapping[int, str]:
         with path.open(newline="", encoding="utf-8-sig") as file:
             lines = [*csv.DictReader(file, delimiter="\t")]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: not a readable table ({error}).") from error
+        raise InputError(
+            f"{path}: not a readable table ({brief_reason(error)})."
+        ) from error
     return {
         int(line["index"]): line["name"]
         for line in lines
@@ -328,11 +331,3 @@ def _write_names(
         for label in map(int, estimator.classes_):
             default = "background" if label == 0 else f"class_{label}"
             writer.writerow((label, names.get(label, default)))
-
-
-def _read_origin(sidecar: Path) -> Mapping[str, Any]:
-    try:
-        content = json.loads(sidecar.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

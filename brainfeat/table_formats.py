@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from brainfeat.exceptions import TableError
+from brainfeat.exceptions import TableError, brief_reason
 
 __all__ = ["Layout", "TableFormat", "find_format", "sidecar_path"]
 
@@ -412,7 +412,9 @@ def _open_parquet(path: Path) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(path, memory_map=True)
     except (pa.ArrowInvalid, OSError) as error:
-        raise TableError(f"{path}: not a readable Parquet file ({error}).") from error
+        raise TableError(
+            f"{path}: not a readable Parquet file ({brief_reason(error)})."
+        ) from error
 
 
 def _blocks(

@@ -20,6 +20,7 @@ from brainfeat.pretraining.store import INDEX_NAME, VolumeStore
 from brainfeat.pretraining.store_writer import Scan
 from brainfeat.pretraining.subjects import SubjectSource
 from brainfeat.tables import TableRow
+from brainfeat.user_paths import expand_home
 
 logger = logging.getLogger(__name__)
 
@@ -119,12 +120,12 @@ def _read(
     if stores and len(paths) > 1:
         raise InputError(f"{stores[0]}: a store is trained on alone, not with others.")
     if stores:
-        return VolumeStore(Path(stores[0]).expanduser())
+        return VolumeStore(expand_home(stores[0]))
     return _list_inputs(paths, modalities, wanted)
 
 
 def _is_store(path: str) -> bool:
-    return Path(path, INDEX_NAME).expanduser().is_file()
+    return (expand_home(path) / INDEX_NAME).is_file()
 
 
 def _list_frame(frame: pd.DataFrame, modalities: Sequence[str]) -> ScanList:

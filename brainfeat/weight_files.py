@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from brainfeat.exceptions import CheckpointError, MissingDependencyError
+from brainfeat.exceptions import CheckpointError, MissingDependencyError, brief_reason
 
 _NESTED = ("teacher", "model", "state_dict")
 _HUB_NAME = re.compile(r"hf-hub:(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>\S+))?")
@@ -185,7 +185,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+        raise CheckpointError(
+            f"{path}: cannot be read ({brief_reason(error)})."
+        ) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: holds no JSON object.")
     return content

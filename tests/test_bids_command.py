@@ -63,6 +63,23 @@ def test_a_dataset_becomes_derivatives_and_a_group_table(run, dataset, tmp_path)
     assert metadata["image"].tolist()[3].endswith("acq-b_T1w.nii.gz")
 
 
+def test_a_subject_that_gains_a_second_run_leaves_no_row_behind(run, dataset, tmp_path):
+    shutil.rmtree(dataset / "sub-9")
+    assert run("participant").exit_code == 0
+    first = dataset / "sub-00001/anat/sub-00001_T1w.nii.gz"
+    second = dataset / "sub-00000/anat/sub-00000_T1w.nii.gz"
+    shutil.copy(second, first.with_name("sub-00001_run-2_T1w.nii.gz"))
+    first.rename(first.with_name("sub-00001_run-1_T1w.nii.gz"))
+    result = run("participant")
+    assert "2 done, 2 skipped, 0 failed" in result.stdout
+    run("group")
+    path = tmp_path / "out" / "group_desc-brainfound_embedding.parquet"
+    metadata, _, _ = read_embeddings(path)
+    people = metadata["participant_id"].str[-1].astype(int).tolist()
+    assert people == [0, 1, 1, 2]
+    assert metadata["run"].tolist()[1:3] == [1, 2]
+
+
 @pytest.mark.parametrize("options", [(), ("--overwrite",), ("--device", "cpu,cpu")])
 def test_a_name_too_long_for_derivatives_is_a_failed_row(run, dataset, options):
     anat = dataset / f"sub-{'x' * 240}" / "anat"

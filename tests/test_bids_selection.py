@@ -77,3 +77,5 @@ def test_what_is_no_filter_is_refused(tmp_path, text, message):
         read_filters(path, ("T1w",))
     with pytest.raises(InputError, match="no such file"):
         read_filters(tmp_path / "absent.json", ("T1w",))
+    with pytest.raises(InputError, match=r"not a readable JSON file \(Is a directory"):
+        read_filters(tmp_path, ("T1w",))

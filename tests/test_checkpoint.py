@@ -199,7 +199,10 @@ def test_weights_of_another_encoder_are_listed(checkpoint):
         assert part in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["brainfound-huge", "", "no/such/folder"])
+@pytest.mark.parametrize(
+    "name",
+    ["brainfound-huge", "", "no/such/folder", "~nobody-of-this-name", "x" * 300],
+)
 def test_unknown_name_tells_what_exists(name):
     with pytest.raises(CheckpointError) as error:
         Checkpoint.load(name)

@@ -88,6 +88,42 @@ def test_what_is_done_is_known_until_it_is_overwritten(raw, tmp_path):
     assert _write(tmp_path / "out", raw, rows, overwrite=True) == [0, 1]
 
 
+@pytest.mark.parametrize("session", [None, "ses-1"])
+def test_the_file_of_a_session_gives_way_to_those_of_its_runs(raw, tmp_path, session):
+    output = tmp_path / "out"
+    others = [_row(raw, "sub-01", "ses-2"), _row(raw, "sub-02", session)]
+    once = [_row(raw, "sub-01", session)]
+    twice = [_row(raw, "sub-01", session, run) for run in ("1", "2")]
+    _write(output, raw, others)
+    for rows in (once, twice):
+        _write(output, raw, rows)
+        with DerivativesFolder(output, raw, PROVENANCE) as folder:
+            expected = {folder.path_of(row).with_suffix("") for row in rows + others}
+        assert {p.with_suffix("") for p in output.glob("sub-*/**/*.*")} == expected
+        assert write_group_table(output, raw)[1] == len(rows) + len(others)
+
+
+def test_the_file_of_a_run_gives_way_to_that_of_the_same_images_only(raw, tmp_path):
+    output = tmp_path / "out"
+    with DerivativesFolder(output, raw, PROVENANCE) as folder:
+        runs = [_row(raw, "sub-01", None, run) for run in ("1", "2")]
+        for row in runs:
+            folder.append(row, f"sha of {row.metadata['run']}", np.zeros(5, np.float32))
+        only = _row(raw, "sub-01")
+        folder.append(only, "sha of 1", np.zeros(5, np.float32))
+        assert folder.finish([only]) == 1
+        kept = {folder.path_of(row) for row in (only, runs[1])}
+    assert {*output.rglob("*.parquet")} == kept
+
+
+def test_a_session_keeps_its_file_while_no_run_of_it_is_done(raw, tmp_path):
+    output = tmp_path / "out"
+    _write(output, raw, [_row(raw, "sub-01")])
+    with DerivativesFolder(output, raw, PROVENANCE) as folder:
+        assert folder.finish([_row(raw, "sub-01", None, "1")]) == 0
+    assert write_group_table(output, raw)[1] == 1
+
+
 def test_a_table_without_its_sidecar_is_not_believed(raw, tmp_path):
     rows = [_row(raw, "sub-01")]
     _write(tmp_path / "out", raw, rows)

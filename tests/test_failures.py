@@ -1,7 +1,10 @@
 import csv
 
+import pytest
+
 from brainfeat.exceptions import VolumeError
-from brainfeat.failures import FailedRow, failures_path, write_failures
+from brainfeat.failures import FailedRow, failures_path, outdated_by, write_failures
+from brainfeat.tables import TableRow
 
 
 def test_the_reason_is_one_line_without_the_file():
@@ -43,3 +46,26 @@ def test_failures_lie_beside_the_table_until_a_run_without_any(tmp_path):
     assert [tuple(line) for line in lines[1:]] == failures
     assert write_failures(output, []) is None
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("participant", "file", "expected"),
+    [
+        ("sub-1", "/bids/sub-1/ses-1/anat/sub-1_ses-1_T1w.nii", True),
+        ("sub-1", "/bids/sub-1/ses-1/anat/sub-1_ses-1_run-2_T1w.nii", True),
+        ("sub-1", "/bids/sub-1/ses-1/anat", True),
+        ("sub-1", "/bids/sub-1/sub-1_sessions.tsv", True),
+        ("sub-1", "/bids/sub-1/ses-2/anat/sub-1_ses-2_T1w.nii", False),
+        ("sub-1", "/bids/sub-1/ses-2/anat", False),
+        ("P7", "/scans/old.nii", True),
+        ("P8", "/scans/new.nii", True),
+        ("P9", "/scans/other.nii", False),
+        ("", "/scans/other.nii", True),
+    ],
+)
+def test_a_failure_is_outdated_by_its_image_or_visit(participant, file, expected):
+    path = "/bids/sub-1/ses-1/anat/sub-1_ses-1_T1w.nii"
+    visit = TableRow(participant_id="sub-1", session_id="ses-1", images={"T1w": path})
+    other = TableRow(participant_id="P7", images={"T1w": "/scans/new.nii"})
+    failure = FailedRow(participant, file, "empty.")
+    assert outdated_by([visit, other])(failure) == expected

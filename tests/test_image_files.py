@@ -1,5 +1,6 @@
 import gzip
 import os
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -134,6 +135,16 @@ def test_missing_file_and_folder_are_told_apart(tmp_path):
         read_volume(tmp_path / "none.nii.gz")
     with pytest.raises(VolumeError, match="got a folder"):
         read_volume(tmp_path)
+
+
+def test_a_tilde_may_begin_a_file_name(tmp_path, intensities, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    nib.save(nib.Nifti1Image(intensities, AFFINE), tmp_path / "~1.nii")
+    volume = read_volume("~1.nii")
+    assert volume.path == Path("~1.nii")
+    np.testing.assert_array_equal(volume.data, intensities)
+    with pytest.raises(VolumeNotFoundError, match=r"^~nobody-of-this-name/a\.nii: no"):
+        read_volume("~nobody-of-this-name/a.nii")
 
 
 def test_pair_of_files_is_read_by_either_name(tmp_path, rng):

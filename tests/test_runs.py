@@ -9,7 +9,8 @@ import pytest
 from brainfeat.estimators._encoding import Outcome
 from brainfeat.exceptions import VolumeError
 from brainfeat.failures import FailedRow, crash_path, failures_path
-from brainfeat.runs import RunOptions, describe_encoder, embed_to_table, outdated_by
+from brainfeat.provenance import describe_encoder
+from brainfeat.runs import RunOptions, embed_to_table
 from brainfeat.tables import TableRow, read_embeddings
 
 
@@ -160,29 +161,6 @@ def test_runs_of_other_subjects_keep_a_failure(rows, output):
     assert _failed(output) == ["sub-1"]
     assert _embed(rows[2:], output, overwrite=True)[0].failures is None
     assert not list(output.parent.glob("*.failures.*"))
-
-
-@pytest.mark.parametrize(
-    ("participant", "file", "expected"),
-    [
-        ("sub-1", "/bids/sub-1/ses-1/anat/sub-1_ses-1_T1w.nii", True),
-        ("sub-1", "/bids/sub-1/ses-1/anat/sub-1_ses-1_run-2_T1w.nii", True),
-        ("sub-1", "/bids/sub-1/ses-1/anat", True),
-        ("sub-1", "/bids/sub-1/sub-1_sessions.tsv", True),
-        ("sub-1", "/bids/sub-1/ses-2/anat/sub-1_ses-2_T1w.nii", False),
-        ("sub-1", "/bids/sub-1/ses-2/anat", False),
-        ("P7", "/scans/old.nii", True),
-        ("P8", "/scans/new.nii", True),
-        ("P9", "/scans/other.nii", False),
-        ("", "/scans/other.nii", True),
-    ],
-)
-def test_a_failure_is_outdated_by_its_image_or_visit(participant, file, expected):
-    path = "/bids/sub-1/ses-1/anat/sub-1_ses-1_T1w.nii"
-    visit = TableRow(participant_id="sub-1", session_id="ses-1", images={"T1w": path})
-    other = TableRow(participant_id="P7", images={"T1w": "/scans/new.nii"})
-    failure = FailedRow(participant, file, "empty.")
-    assert outdated_by([visit, other])(failure) == expected
 
 
 def test_problems_of_the_input_are_listed_with_the_failures(rows, output):

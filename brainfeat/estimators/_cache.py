@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brainfeat.atomic import atomic_write
-from brainfeat.exceptions import ConfigError
+from brainfeat.exceptions import ConfigError, brief_reason
+from brainfeat.user_paths import expand_home
 
 __all__ = ["EmbeddingCache", "embedding_key"]
 
@@ -32,7 +33,7 @@ class EmbeddingCache:
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self._folder = Path(folder).expanduser()
+        self._folder = expand_home(folder)
 
     @classmethod
     def from_memory(cls, memory: Any) -> Self | None:
@@ -85,7 +86,9 @@ class EmbeddingCache:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, EOFError) as error:
-            _LOGGER.warning("%s: damaged, computed again (%s)", self._path(key), error)
+            _LOGGER.warning(
+                "%s: damaged, computed again (%s)", self._path(key), brief_reason(error)
+            )
             return None
         if vector.shape != (n_features,) or vector.dtype != np.float32:
             return None
@@ -105,7 +108,9 @@ class EmbeddingCache:
             with atomic_write(self._path(key)) as partial, partial.open("wb") as file:
                 np.save(file, vector, allow_pickle=False)
         except OSError as error:
-            _LOGGER.warning("%s: embedding not kept (%s)", self._folder, error)
+            _LOGGER.warning(
+                "%s: embedding not kept (%s)", self._folder, brief_reason(error)
+            )
 
     def _path(self, key: str) -> Path:
         # Two levels, since some file systems are slow with many files in a folder.

@@ -7,6 +7,7 @@ from typing import NamedTuple, Self
 
 from brainfeat.hashing import content_hash
 from brainfeat.image_files import ImageSource
+from brainfeat.user_paths import expand_home
 
 __all__ = ["known_hash"]
 
@@ -62,7 +63,7 @@ def known_hash(source: ImageSource) -> str:
     """
     if not isinstance(source, str | os.PathLike):
         return content_hash(source)
-    path = Path(source).expanduser().absolute()
+    path = expand_home(source).absolute()
     try:
         # Before reading: what is written meanwhile must look new.
         state, now = _FileState.of(path), time.time()

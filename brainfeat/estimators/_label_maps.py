@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from nibabel.spatialimages import SpatialImage
 from pandas.api.extensions import ExtensionArray
 
 from brainfeat.estimators._blame import blaming
-from brainfeat.estimators._subjects import Subject
+from brainfeat.estimators._subjects import Subject, find_path
 from brainfeat.exceptions import InputError, VolumeNotFoundError
 from brainfeat.image_files import ImageSource
 from brainfeat.io import read_labels, split_volumes, to_image
@@ -142,8 +141,8 @@ def _label_map(value: Any, subject: Subject) -> ImageSource:
             f"{subject.name}: expected the path or image of a label map, "
             f"got {type(value).__name__}."
         )
-    path = Path(value).expanduser()
-    if not path.exists():
+    path, is_there = find_path(value)
+    if not is_there:
         raise VolumeNotFoundError(
             f"{path}: no such file (label map of {subject.name})."
         )

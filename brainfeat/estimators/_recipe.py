@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -25,6 +24,7 @@ from brainfeat.exceptions import (
 from brainfeat.hashing import hash_images
 from brainfeat.io import MEMORY_LIMIT
 from brainfeat.preprocessing import Preprocessor
+from brainfeat.user_paths import expand_home
 
 __all__ = ["EncoderRecipe", "RemoteFailure", "RemoteOutcome", "encode_remotely"]
 
@@ -99,7 +99,7 @@ class EncoderRecipe:
             the fingerprint of the checkpoint.
         """
         name = os.fspath(self.checkpoint)
-        path = Path(name).expanduser()
+        path = expand_home(name)
         return replace(
             self,
             checkpoint=os.fspath(path.resolve()) if path.exists() else name,

@@ -14,10 +14,11 @@ import pandas as pd
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
-from brainfeat.exceptions import ConfigError, InputError
+from brainfeat.exceptions import ConfigError, InputError, brief_reason
 from brainfeat.hashing import content_hash
 from brainfeat.io import read_labels
 from brainfeat.slabs import SlabGrid
+from brainfeat.user_paths import expand_home
 from brainfeat.volume import Geometry, Volume
 
 __all__ = ["RegionAtlas"]
@@ -149,7 +150,7 @@ def _unpack(packed: bytes) -> RegionAtlas:
 def _names_beside(labels_img: Any) -> dict[int, str]:
     if isinstance(labels_img, SpatialImage):
         return {}
-    image = Path(labels_img).expanduser()
+    image = expand_home(labels_img)
     table = image.with_name(f"{image.name.removesuffix('.gz').rpartition('.')[0]}.tsv")
     return _read_names(table) if table.exists() else {}
 
@@ -158,7 +159,7 @@ def _read_names(lut: Any) -> dict[int, str]:
     if isinstance(lut, pd.DataFrame):
         name, table = "lut", lut
     elif isinstance(lut, str | os.PathLike):
-        name, table = os.fspath(lut), _read_table(Path(lut).expanduser())
+        name, table = os.fspath(lut), _read_table(expand_home(lut))
     else:
         raise ConfigError(
             "lut: expected a DataFrame or the path of a table, "
@@ -182,7 +183,7 @@ def _read_table(path: Path) -> pd.DataFrame:
             path, sep=separator, dtype=str, encoding="utf-8-sig", keep_default_na=False
         )
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}).") from error
+        raise InputError(f"{path}: cannot be read ({brief_reason(error)}).") from error
 
 
 def _nearest(labels: Volume, geometry: Geometry) -> NDArray[Any]:

@@ -20,12 +20,13 @@ from brainfeat.exceptions import CheckpointError, ConfigError
 from brainfeat.models.decoder import DecoderConfig, SegmentationDecoder
 from brainfeat.weight_files import file_sha256, read_json
 
-__all__ = ["FolderContent", "read_folder", "write_folder"]
+__all__ = ["MODEL_NAME", "FolderContent", "read_folder", "write_folder"]
 
+MODEL_NAME = "segmentation.json"
+_ENCODER, _WEIGHTS = "encoder", "decoder.safetensors"
 _FORMAT = "brainfeat-segmentation-1"
 # What a folder raises of which a part is missing, cut short or another's.
 _DAMAGES = (ConfigError, KeyError, OSError, RuntimeError, SafetensorError)
-_ENCODER, _WEIGHTS, _CONFIG = "encoder", "decoder.safetensors", "segmentation.json"
 
 
 class _Fitted(Protocol):
@@ -91,7 +92,7 @@ def write_folder(folder: Path, estimator: _Fitted, checkpoint: Checkpoint) -> Pa
         "loss_curve": [round(loss, 6) for loss in estimator.loss_curve_],
         "validation_scores": [round(s, 6) for s in estimator.validation_scores_],
     }
-    write_json(folder / _CONFIG, content)
+    write_json(folder / MODEL_NAME, content)
     return folder
 
 
@@ -113,11 +114,11 @@ def read_folder(folder: Path) -> FolderContent:
     CheckpointError
         If the folder holds no model, a damaged one, or another one's weights.
     """
-    path = folder / _CONFIG
+    path = folder / MODEL_NAME
     if not path.is_file():
         raise CheckpointError(
             f"{folder}: expected a folder that 'brainfeat segment fit' or "
-            f"SegmentationEstimator.save wrote, got none with {_CONFIG}."
+            f"SegmentationEstimator.save wrote, got none with {MODEL_NAME}."
         )
     content = read_json(path)
     if content.get("format") != _FORMAT:
@@ -140,18 +141,20 @@ def _check_encoder(folder: Path, content: Mapping[str, Any]) -> None:
         raise CheckpointError(f"{folder}: no such folder; it held the model's encoder.")
     if shared_checkpoint(folder).fingerprint != content.get("encoder_sha256"):
         raise CheckpointError(
-            f"{folder}: expected the encoder that {_CONFIG} names, got another; it is "
-            "damaged or was replaced."
+            f"{folder}: expected the encoder that {MODEL_NAME} names, got another; it "
+            "is damaged or was replaced."
         )
 
 
 def _fitted(content: Mapping[str, Any], weights: Path) -> dict[str, Any]:
     with torch.device("meta"):
         decoder = SegmentationDecoder(DecoderConfig.from_dict(content["decoder"]))
+    if not weights.is_file():
+        raise CheckpointError(f"{weights}: no such file; it held the model's decoder.")
     if file_sha256(weights) != content["decoder_sha256"]:
         raise CheckpointError(
-            f"{weights}: the weights do not have the SHA-256 that {_CONFIG} names; the "
-            "file is damaged or was replaced."
+            f"{weights}: the weights do not have the SHA-256 that {MODEL_NAME} names; "
+            "the file is damaged or was replaced."
         )
     tensors = load_file(weights)
     prior = tensors.pop("prior")

@@ -12,12 +12,25 @@ import pandas as pd
 from nibabel.spatialimages import SpatialImage
 from pandas.api.extensions import ExtensionArray
 
-from brainfeat.exceptions import InputError, ModalityError, VolumeNotFoundError
+from brainfeat.exceptions import (
+    InputError,
+    ModalityError,
+    VolumeError,
+    VolumeNotFoundError,
+)
 from brainfeat.image_files import ImageSource
 from brainfeat.io import split_volumes, to_image
+from brainfeat.user_paths import expand_home
 from brainfeat.volume import Volume
 
-__all__ = ["Subject", "SubjectTable", "as_subjects", "check_subject"]
+__all__ = [
+    "Subject",
+    "SubjectTable",
+    "as_subjects",
+    "check_modality",
+    "check_subject",
+    "find_path",
+]
 
 _FORMS = (
     "a list of paths or images, a list of {modality: image} dicts, a Series, a "
@@ -106,11 +119,10 @@ def as_subjects(
         If ``X`` is empty or has another form.
     ModalityError
         If a modality is unknown, or missing where it may not be.
-    VolumeNotFoundError
-        If a path does not exist or a glob matches nothing.
+    VolumeError
+        If a path does not exist or cannot be looked at, or a glob matches nothing.
     """
-    if modality is not None:
-        _check_known(modality, modalities, "modality")
+    check_modality(modality, modalities)
     reader = _Reader(modality, tuple(modalities))
     columns: Sequence[str] = ()
     if isinstance(X, pd.DataFrame):
@@ -126,6 +138,25 @@ def as_subjects(
         check_subject(row, modalities=modalities, allow_missing=allow_missing)
     named = {*columns, *(name for row in rows for name in row.images)}
     return SubjectTable(tuple(rows), tuple(m for m in modalities if m in named))
+
+
+def check_modality(modality: str | None, modalities: Sequence[str]) -> None:
+    """Check that a checkpoint knows the modality of images that come without one.
+
+    Parameters
+    ----------
+    modality : str or None
+        As for `as_subjects`.
+    modalities : sequence of str
+        Modalities that the checkpoint knows.
+
+    Raises
+    ------
+    ModalityError
+        If it is unknown.
+    """
+    if modality is not None:
+        _check_known(modality, modalities, "modality")
 
 
 def check_subject(
@@ -160,6 +191,33 @@ def check_subject(
             f"{subject.name}: no {_joined(missing)} image, and the checkpoint was "
             "not trained for missing modalities."
         )
+
+
+def find_path(value: str | os.PathLike[str]) -> tuple[Path, bool]:
+    """Expand ``~`` in a path, and look whether something is there.
+
+    Parameters
+    ----------
+    value : path-like
+        As given by a user.
+
+    Returns
+    -------
+    path : Path
+        The path.
+    is_there : bool
+        Whether it is a file or a folder.
+
+    Raises
+    ------
+    VolumeError
+        If one cannot look: the name is too long, or the folder is closed.
+    """
+    path = expand_home(value)
+    try:
+        return path, path.exists()
+    except OSError as error:
+        raise VolumeError(f"{path}: cannot be read ({error.strerror}).") from error
 
 
 @dataclass(frozen=True)
@@ -304,14 +362,14 @@ def _is_missing(value: Any) -> bool:
 
 
 def _matches(value: str | os.PathLike[str], where: str) -> list[Path]:
-    path = Path(value).expanduser()
+    path, is_there = find_path(value)
     if path.is_dir():
         raise InputError(
             f"{path}: expected image files, got a folder; a glob such as "
             f"{path / '*.nii.gz'} names the images in it."
         )
     # A name that exists is no pattern, even if it holds brackets.
-    if path.exists():
+    if is_there:
         return [path]
     if glob.has_magic(str(path)):
         # Path.glob would also find hidden files, such as macOS's "._sub-01.nii.gz".

@@ -31,7 +31,7 @@ from brainfeat.estimators._distribution import Distribution, encode_in_workers
 from brainfeat.estimators._encoding import Outcome, Pooling, SubjectEncoder
 from brainfeat.estimators._progress import show_subjects
 from brainfeat.estimators._recipe import EncoderRecipe
-from brainfeat.estimators._subjects import SubjectTable
+from brainfeat.estimators._subjects import SubjectTable, check_modality
 from brainfeat.estimators._tokens import stream_tokens
 from brainfeat.estimators._workers import active_workers
 from brainfeat.exceptions import (
@@ -179,6 +179,7 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         encoder = self._make_encoder()
         resolve_n_jobs(self.n_jobs)
         EmbeddingCache.from_memory(self.memory)
+        check_modality(self.modality, encoder.modalities)
         self.modalities_ = encoder.modalities
         if X is not None:
             table = read_subjects(X, encoder.checkpoint, self.modality)

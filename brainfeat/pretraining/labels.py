@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from brainfeat.exceptions import InputError
+from brainfeat.exceptions import InputError, brief_reason
 from brainfeat.pretraining.probe import LinearProbe
 from brainfeat.pretraining.store import VolumeStore
 
@@ -49,7 +49,9 @@ def read_labels(
             reader = csv.DictReader(file, delimiter=delimiter)
             columns, lines = list(reader.fieldnames or []), list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{os.fspath(path)}: cannot be read ({error}).") from error
+        raise InputError(
+            f"{os.fspath(path)}: cannot be read ({brief_reason(error)})."
+        ) from error
     name = next((name for name in _NAMES if name in columns), None)
     others = [other for other in columns if other != name]
     chosen = column or (others[0] if len(others) == 1 else None)

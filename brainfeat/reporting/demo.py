@@ -18,9 +18,10 @@ from brainfeat.estimators._encoding import SubjectEncoder
 from brainfeat.exceptions import InputError
 from brainfeat.io import read_volume
 from brainfeat.manifest import collect_rows
+from brainfeat.provenance import describe_encoder
 from brainfeat.reporting.demo_report import DemoReport, SliceView, write_demo_report
 from brainfeat.reporting.probe import ProbeScores, cross_validate_probe
-from brainfeat.runs import RunEvent, RunOptions, describe_encoder, embed_to_table
+from brainfeat.runs import RunEvent, RunOptions, embed_to_table
 from brainfeat.simulation.cohort import simulate_cohort
 from brainfeat.tables import read_embeddings
 

@@ -10,6 +10,7 @@ from nilearn.reporting import HTMLReport
 
 from brainfeat import __version__
 from brainfeat.atomic import atomic_write
+from brainfeat.estimators._device import resolve_n_jobs
 from brainfeat.estimators.embedder import BrainFoundEmbedder
 from brainfeat.exceptions import InputError
 from brainfeat.reporting.cohort import Cohort
@@ -92,7 +93,8 @@ def report_on_embedder(
         None if y is None else "label",
         None if told is None else list(told),
     )
-    inputs = look_at_inputs(cohort, table.rows, encoder)
+    n_jobs = resolve_n_jobs(embedder.n_jobs)
+    inputs = look_at_inputs(cohort, table.rows, encoder, n_jobs=n_jobs)
     facts = [
         ("subjects", f"{n_rows}, {', '.join(table.modalities)}"),
         ("checkpoint", f"{embedder.checkpoint}, {encoder.checkpoint.fingerprint}"),

@@ -1,6 +1,7 @@
 """Figures as text that a page can hold: PNG as data, scatter plots as SVG."""
 
 import base64
+import re
 import struct
 import zlib
 from collections.abc import Sequence
@@ -16,6 +17,8 @@ __all__ = ["encode_png", "legend_html", "scatter_svg"]
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _EDGE = 480, 360, 34, 34, 12
+# A dash inside of a word, as in sub-2, is no sign.
+_NUMBER = re.compile(r"((?:(?<!\S)-)?\d+(?:\.\d+)?)")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -87,7 +90,7 @@ def scatter_svg(
     unit = (points - low) / np.where(high > low, high - low, 1.0)
     x = _LEFT + _EDGE + unit[:, 0] * room[0]
     y = _EDGE + (1.0 - unit[:, 1]) * room[1]  # down is positive in SVG
-    classes = sorted(set(labels))
+    classes = _in_order(labels)
     marks = [
         _mark(float(x[i]), float(y[i]), classes.index(labels[i]), names[i])
         for i in range(len(points))
@@ -125,8 +128,19 @@ def legend_html(labels: Sequence[str]) -> str:
     return " ".join(
         '<span class="key"><svg viewBox="0 0 16 16" aria-hidden="true">'
         f"{_mark(8, 8, number, label)}</svg>{escape(label)}</span>"
-        for number, label in enumerate(sorted(set(labels)))
+        for number, label in enumerate(_in_order(labels))
     )
+
+
+def _in_order(labels: Sequence[str]) -> list[str]:
+    """Sort classes as a reader would: 50 comes before 100, and -2 before -1."""
+
+    def key(label: str) -> list[str | float]:
+        parts = _NUMBER.split(label)  # text, number, text and so on
+        return [float(part) if i % 2 else part for i, part in enumerate(parts)]
+
+    # Sorted as text first: 07 and 7 are the same number.
+    return sorted(sorted(set(labels)), key=key)
 
 
 def _mark(x: float, y: float, number: int, name: str) -> str:

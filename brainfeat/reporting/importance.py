@@ -15,6 +15,7 @@ from sklearn.base import clone
 from sklearn.model_selection import check_cv
 from sklearn.pipeline import Pipeline
 
+from brainfeat.estimators._device import resolve_n_jobs
 from brainfeat.estimators._encoding import SubjectEncoder
 from brainfeat.estimators._regions import RegionAtlas
 from brainfeat.estimators._tokens import SubjectTokens, stream_tokens
@@ -135,7 +136,8 @@ def attribution(
     encoder.pool_weights(np.ones(encoder.token_grid, np.float32))  # or say why not
     folds = _folds(cv, labels, groups, len(table.rows))
     names = [subject.name for subject in table.rows]
-    with closing(stream_tokens(encoder, table.rows)) as outcomes:
+    stream = stream_tokens(encoder, table.rows, n_jobs=resolve_n_jobs(embedder.n_jobs))
+    with closing(stream) as outcomes:
         subjects = [outcome.unwrap() for outcome in outcomes]
     atlas = RegionAtlas.load(template_regions() if labels_img is None else labels_img)
     return attribute_tokens(

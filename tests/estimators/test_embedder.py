@@ -399,8 +399,9 @@ def test_fit_names_the_impossible_parameter(embedder, paths, name, value, error)
     if name == "labels_img":
         aligned = Preprocessor(shape=(40, 56, 36), spacing=4.0, alignment="rigid")
         embedder.set_params(pooling="regions", preprocessor=aligned)
-    with pytest.raises(error, match=f"{name}.*"):
-        embedder.fit(paths)
+    for X in (paths, None):
+        with pytest.raises(error, match=f"{name}.*"):
+            embedder.fit(X)
 
 
 def test_representation_needs_no_weights(embedder, paths):

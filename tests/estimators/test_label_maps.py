@@ -5,7 +5,7 @@ import pytest
 
 from brainfeat.estimators._label_maps import as_label_maps, name_of
 from brainfeat.estimators._subjects import Subject
-from brainfeat.exceptions import InputError, VolumeNotFoundError
+from brainfeat.exceptions import InputError, VolumeError, VolumeNotFoundError
 from brainfeat.io import read_labels, to_image, write_volume
 from brainfeat.volume import Geometry, Volume
 
@@ -57,6 +57,8 @@ def test_what_is_no_label_map_is_refused(paths):
         as_label_maps([paths[0], None], SUBJECTS)
     with pytest.raises(InputError, match="second: expected the path or image"):
         as_label_maps([paths[0], 3.5], SUBJECTS)
+    with pytest.raises(VolumeError, match=r"^x+: cannot be read \(File name too long"):
+        as_label_maps(["x" * 300], SUBJECTS[:1])
     with pytest.raises(VolumeNotFoundError, match="label map of first"):
         as_label_maps(["nowhere.nii.gz", paths[1]], SUBJECTS)
     with pytest.raises(InputError, match="one column"):

@@ -134,7 +134,7 @@ def test_look_up_table_that_was_given_comes_before_the_one_beside(labels, tmp_pa
     ("lut", "error", "message"),
     [
         (["a", "b"], ConfigError, "lut: expected a DataFrame or the path.*got list"),
-        ("none.tsv", InputError, r"none\.tsv: cannot be read"),
+        ("none.tsv", InputError, r"none\.tsv: cannot be read \(No such file"),
         (pd.DataFrame({"label": [3]}), InputError, "lut: expected the columns index"),
     ],
 )

@@ -55,6 +55,11 @@ def test_damaged_file_is_noticed(folder, name):
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(CheckpointError, match=str(folder)):
         read_folder(folder)
+    path.unlink()
+    with pytest.raises(CheckpointError) as caught:
+        read_folder(folder)
+    assert name in str(caught.value)
+    assert "Errno" not in str(caught.value)
 
 
 def test_weights_of_another_decoder_are_noticed(checkpoint, folder, tmp_path):

@@ -6,7 +6,12 @@ import pandas as pd
 import pytest
 
 from brainfeat.estimators._subjects import as_subjects
-from brainfeat.exceptions import InputError, ModalityError, VolumeNotFoundError
+from brainfeat.exceptions import (
+    InputError,
+    ModalityError,
+    VolumeError,
+    VolumeNotFoundError,
+)
 from brainfeat.volume import Geometry, Volume
 
 MODALITIES = ("T1w", "T2w", "FLAIR")
@@ -209,6 +214,19 @@ def test_name_without_a_file_is_told(folder, pattern):
         with pytest.raises(VolumeNotFoundError, match=rf"^{folder}/.*") as caught:
             read(X)
         assert pattern in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        (f"{'x' * 300}.nii", r"cannot be read \(File name too long\)"),
+        ("~nobody-of-this-name/a.nii", "no such file"),
+    ],
+)
+def test_name_that_cannot_be_looked_up_is_told(name, reason):
+    for X in (name, [name], [{"T1w": name}]):
+        with pytest.raises(VolumeError, match=rf"^{name}: {reason}\.$"):
+            read(X)
 
 
 def test_unknown_modality_of_all_images_is_no_file_s_fault(t1_paths):

@@ -1,10 +1,14 @@
 """A small random encoder, and brains of which the odd ones differ at one place."""
 
+import sys
+from dataclasses import replace
+
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 
+from brainfeat import BrainFoundEmbedder
 from brainfeat.checkpoint import Checkpoint, CheckpointConfig
 from brainfeat.estimators._encoding import SubjectEncoder
 from brainfeat.estimators._subjects import Subject
@@ -38,6 +42,25 @@ def small_checkpoint(tmp_path_factory):
     )
     folder = tmp_path_factory.mktemp("checkpoint")
     return str(Checkpoint(settings, state).save(folder))
+
+
+@pytest.fixture
+def paired(small_checkpoint, without_registration, tmp_path, monkeypatch):
+    """An embedder of two threads that fails unless each scan is read beside another."""
+    assert without_registration is None
+    (tmp_path / "paired_mask.py").write_text(
+        "import threading\n"
+        "both = threading.Barrier(2, timeout=20)\n"
+        "def mask(volume):\n"
+        "    both.wait()\n"
+        "    return volume.data > 0\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "paired_mask", raising=False)  # an earlier test's
+    preprocessor = replace(GRID, brain_mask="paired_mask:mask")
+    return BrainFoundEmbedder(
+        small_checkpoint, preprocessor=preprocessor, n_jobs=2, device="cpu"
+    )
 
 
 @pytest.fixture(scope="session")

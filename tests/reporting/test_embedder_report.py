@@ -44,6 +44,12 @@ def test_report_is_nilearns_and_can_be_saved(embedder, brains, tmp_path):
         assert part in page
 
 
+def test_scans_are_read_by_the_embedder_s_threads(paired, brains):
+    page = paired.fit(brains[:4]).generate_report()._repr_html_()
+    assert "Could not be shown" not in page
+    assert "No image is shown" not in page
+
+
 def test_report_needs_subjects(embedder, brains):
     with pytest.raises(InputError, match="generate_report: expected X"):
         clone(embedder).fit().generate_report()

@@ -64,6 +64,21 @@ def test_the_legend_has_the_marks_of_the_plot(rng):
             assert keys[mark.get("fill")].endswith(mark.find("title").text)
 
 
+@pytest.mark.parametrize(
+    "ordered",
+    [
+        ["0.5 to 2", "2 to 50", "50 to 100", "100 to 200", "unknown"],
+        ["-20 to -3.5", "-3.5 to -1", "-1 to 0", "0 to 7"],
+        ["sub-02", "sub-2", "sub-10", "sub-100_run-1"],
+        ["site", "site 9", "site 10", "site 10b"],
+    ],
+)
+def test_numbers_in_names_of_classes_are_in_order(ordered):
+    legend = ET.fromstring(f"<p>{legend_html(sorted(ordered))}</p>")
+    titles = [title.text for title in legend.iter("title")]
+    assert titles == ordered
+
+
 @pytest.mark.parametrize("points", [np.zeros((3, 2)), np.ones((1, 2))])
 def test_equal_points_do_not_divide_by_zero(points):
     svg = scatter_svg(points, ["a"] * len(points), ["n"] * len(points), ("x", "y"))

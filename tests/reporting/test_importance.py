@@ -125,6 +125,12 @@ def test_without_labels_importance_is_the_size_of_effects(
     assert (found.group_img.get_fdata() >= 0).all()
 
 
+def test_scans_are_read_by_the_embedder_s_threads(paired, brains, small_atlas):
+    model = make_pipeline(paired, LogisticRegression()).fit(brains[:4], Y[:4])
+    found = reporting.attribution(model, brains[4:6], labels_img=small_atlas)
+    assert found.effects.shape == (2, 9)
+
+
 def test_regions_pooling_is_ablated_as_well(
     small_checkpoint, brains, small_atlas, without_registration
 ):
