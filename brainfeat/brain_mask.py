@@ -27,6 +27,7 @@ from brainfeat.foreground import find_flat_background, find_head
 from brainfeat.io import read_labels, write_volume
 from brainfeat.registration import Alignment
 from brainfeat.resampling import to_resampled, to_shrunk
+from brainfeat.user_paths import expand_home
 from brainfeat.volume import Geometry, Volume
 
 BrainMask = str | Callable[[Volume], NDArray[Any]]
@@ -170,7 +171,7 @@ def mask_path(
     if not isinstance(brain_mask, str) or _names_function(brain_mask):
         return None
     if "{" not in brain_mask:
-        return Path(brain_mask).expanduser()
+        return expand_home(brain_mask)
     if volume_path is None:
         raise ConfigError(
             f"brain_mask {brain_mask!r} needs images that come from files."
@@ -183,7 +184,7 @@ def mask_path(
         raise ConfigError(
             f"brain_mask {brain_mask!r} may hold {{stem}} and {{folder}} only."
         ) from error
-    return Path(name).expanduser()
+    return expand_home(name)
 
 
 def reference(brain_mask: BrainMask | None) -> str | None:
