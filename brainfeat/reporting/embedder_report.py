@@ -1,6 +1,7 @@
 """The report of an embedder, as nilearn's estimators give one."""
 
 import os
+from dataclasses import asdict
 from string import Template
 from typing import Any
 
@@ -103,7 +104,8 @@ def report_on_embedder(
     ]
     provenance = {
         "parameters": embedder.get_params(deep=False),
-        "preprocessing": encoder.preprocessor.to_dict(),
+        # Not `to_dict`: a brain mask may be a function that only this process knows.
+        "preprocessing": asdict(encoder.preprocessor),
     }
     body = report_body(_TITLE, facts, cohort, inputs, provenance)
     # nilearn fills a template; what looks like a name in our page must stay.

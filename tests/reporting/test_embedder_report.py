@@ -6,7 +6,7 @@ import pytest
 from nilearn.reporting import HTMLReport
 from sklearn.base import clone
 
-from brainfeat import BrainFoundEmbedder
+from brainfeat import BrainFoundEmbedder, Preprocessor
 from brainfeat.exceptions import InputError
 from brainfeat.reporting import report_inputs
 
@@ -48,6 +48,15 @@ def test_scans_are_read_by_the_embedder_s_threads(paired, brains):
     page = paired.fit(brains[:4]).generate_report()._repr_html_()
     assert "Could not be shown" not in page
     assert "No image is shown" not in page
+
+
+def test_brain_mask_may_be_a_function_of_this_process(embedder, brains):
+    preprocessor = Preprocessor(
+        shape=(40, 56, 36), spacing=4.0, brain_mask=lambda volume: volume.data > 0
+    )
+    masked = clone(embedder).set_params(preprocessor=preprocessor)
+    page = masked.fit(brains[:2]).generate_report()._repr_html_()
+    assert "&lt;lambda&gt;" in page
 
 
 def test_report_needs_subjects(embedder, brains):
