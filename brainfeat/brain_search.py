@@ -46,18 +46,19 @@ def find_starts(volume: Volume, model: HeadModel) -> list[Affine]:
         Maps of the model's points to scanner millimetres that turn, scale and shift:
         the best of each size.
     """
-    to_voxel = np.linalg.inv(volume.geometry.affine)
     shifts = np.array([*product(_SIDE_SHIFTS, _SHIFTS, _SHIFTS)])
     chosen = []
     for scale in _SCALES:
-        best = (-np.inf, np.eye(4))
+        best_score, best = -np.inf, np.eye(4)
         for pitch in _PITCHES:
-            starts = np.array([_similarity(pitch, scale, shift) for shift in shifts])
-            sampled = _sample_nearest(volume.data, model.points, to_voxel @ starts)
+            linear = scale * _nod(pitch)
+            sampled = _sample_nearest(volume, model.points @ linear.T, shifts)
             scores = _correlate(model.brightness, sampled)
             first = int(np.argmax(scores))
-            best = max(best, (float(scores[first]), starts[first]), key=lambda b: b[0])
-        chosen.append(best[1])
+            if scores[first] > best_score:
+                best_score = scores[first]
+                best[:3, :3], best[:3, 3] = linear, shifts[first]
+        chosen.append(best)
     return chosen
 
 
@@ -93,29 +94,27 @@ def _largest_part(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return np.asarray(labels == 1 + np.argmax(sizes[1:]))
 
 
-def _similarity(pitch: float, scale: float, center: NDArray[np.float64]) -> Affine:
-    """Nod and scale the model about its origin, and move that to `center`."""
+def _nod(pitch: float) -> NDArray[np.float64]:
     cosine, sine = np.cos(pitch), np.sin(pitch)
-    affine = np.eye(4)
-    affine[1:3, 1:3] = [[cosine, -sine], [sine, cosine]]
-    affine[:3, :3] *= scale
-    affine[:3, 3] = center
-    return affine
+    return np.array([[1.0, 0.0, 0.0], [0.0, cosine, -sine], [0.0, sine, cosine]])
 
 
 def _sample_nearest(
-    data: NDArray[Any], points: NDArray[np.float64], to_voxel: NDArray[Any]
+    volume: Volume, points: NDArray[np.float64], shifts: NDArray[np.float64]
 ) -> NDArray[Any]:
-    """Look up values at points that n matrices of one rotation move: (n, n_points).
+    """Look up values at points (n, 3), moved by each of m shifts: (m, n).
 
     What lies outside has the value of the nearest voxel.
     """
-    turned = points @ to_voxel[0, :3, :3].T
-    flat = np.zeros((len(to_voxel), len(points)), dtype=np.intp)
-    for axis, size in enumerate(data.shape):
-        places = np.rint(turned[:, axis] + to_voxel[:, axis, 3:])
-        flat = flat * size + np.clip(places, 0, size - 1).astype(np.intp)
-    return data.ravel()[flat]
+    to_voxel = np.linalg.inv(volume.geometry.affine).astype(np.float32)
+    turned = points.astype(np.float32) @ to_voxel[:3, :3].T + to_voxel[:3, 3]
+    moves = shifts.astype(np.float32) @ to_voxel[:3, :3].T
+    flat = np.zeros((len(shifts), len(points)), dtype=np.int32)
+    for axis, size in enumerate(volume.data.shape):
+        places = np.rint(turned[:, axis] + moves[:, axis, None])
+        flat *= size
+        flat += np.clip(places, 0, size - 1, out=places).astype(np.int32)
+    return volume.data.ravel()[flat]
 
 
 def _correlate(model: NDArray[np.float64], sampled: NDArray[Any]) -> NDArray[Any]:

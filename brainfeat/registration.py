@@ -265,6 +265,7 @@ class _Comparison:
     def __init__(self, moving: _Moving, model: HeadModel, weight: float) -> None:
         self._moving, self._model = moving, model
         self._factor = math.sqrt(weight)
+        self._latest: tuple[Floats, Floats, float] | None = None
 
     def similarity(self, parameters: Floats) -> float:
         values, _ = self._sample(parameters)
@@ -272,40 +273,46 @@ class _Comparison:
 
     def residuals(self, parameters: Floats) -> Floats:
         values, _ = self._sample(parameters)
+        brightness = self._model.brightness
+        # An inverted head is no match, however exact.
+        unexplained = values - max(float(brightness @ values), 0.0) * brightness
         scores = (parameters[:9] - _USUAL) / _USUAL_SD
-        return np.concatenate([self._factor * self._unexplained(values), scores])
+        return np.concatenate([self._factor * unexplained, scores])
 
     def jacobian(self, parameters: Floats) -> Floats:
         values, norm = self._sample(parameters)
         slopes = self._moving.sample_slopes(self._place(parameters))
+        jacobian = np.zeros((len(values) + 9, 12))
+        changes, scores = np.split(jacobian, [len(values)])
         by_linear = slopes[:, :, None] * self._model.points[:, None, :]
         turns = _linear_derivatives(parameters).reshape(9, 9)
-        changes = np.concatenate(
-            [by_linear.reshape(-1, 9) @ turns.T, slopes * _UNIT], axis=1
-        )
-        changes -= changes.mean(axis=0)
-        changes = (changes - np.outer(values, values @ changes)) / norm
-        if self._model.brightness @ values > 0.0:
-            changes -= np.outer(
-                self._model.brightness, self._model.brightness @ changes
-            )
-        usual = np.eye(9, 12) / _USUAL_SD[:, None]
-        return np.concatenate([self._factor * changes, usual])
+        changes[:, :9] = by_linear.reshape(-1, 9) @ turns.T
+        changes[:, 9:] = slopes * _UNIT
+        # Less what changes mean and norm, and what the model explains of the rest.
+        brightness = self._model.brightness
+        known = np.stack([np.ones_like(values), values, brightness])
+        mean, along, explained = known @ changes
+        similarity = float(brightness @ values)
+        explained = (explained - similarity * along) * (similarity > 0.0)
+        changes -= known.T @ np.stack([mean / len(values), along, explained])
+        changes *= self._factor / norm
+        scores[:, :9] = np.diag(1.0 / _USUAL_SD)
+        return jacobian
 
     def _place(self, parameters: Floats) -> Floats:
         return self._model.points @ _to_linear(parameters).T + parameters[9:] * _UNIT
 
     def _sample(self, parameters: Floats) -> tuple[Floats, float]:
-        """Return values of mean 0 and norm 1, and the norm that they had."""
-        values = self._moving.sample(self._place(parameters))
-        values -= values.mean()
-        norm = max(float(np.linalg.norm(values)), _TINY)
-        return values / norm, norm
+        """Return values of mean 0 and norm 1, and the norm that they had.
 
-    def _unexplained(self, values: Floats) -> Floats:
-        brightness = self._model.brightness
-        # An inverted head is no match, however exact.
-        return values - max(float(brightness @ values), 0.0) * brightness
+        The latest are kept, since residuals and derivatives are asked for in turn.
+        """
+        if self._latest is None or not np.array_equal(self._latest[0], parameters):
+            values = self._moving.sample(self._place(parameters))
+            values -= values.mean()
+            norm = max(float(np.linalg.norm(values)), _TINY)
+            self._latest = parameters.copy(), values / norm, norm
+        return self._latest[1:]
 
 
 def _fit(start: _Match, comparison: _Comparison, *, tolerance: float) -> _Match:

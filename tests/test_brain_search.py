@@ -46,20 +46,20 @@ def test_starts_have_one_of_each_size_near_the_template_itself():
 
 
 def test_points_are_looked_up_as_one_by_one(rng):
-    data = rng.random((7, 5, 6))
-    points = rng.uniform(-2, 8, size=(50, 3))
-    matrices = np.tile(np.eye(4), (3, 1, 1))
-    matrices[:, :3, :3] = np.linalg.qr(rng.normal(size=(3, 3)))[0]
-    matrices[:, :3, 3] = rng.uniform(0, 6, size=(3, 3))
+    affine = np.eye(4)
+    affine[:3, :3] = np.diag([2.0, 3.0, 1.5]) @ np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    affine[:3, 3] = -5.0, 2.0, 7.0
+    volume = Volume(rng.random((7, 5, 6)), Geometry((7, 5, 6), affine))
+    points = apply_affine(affine, rng.uniform(-2, 8, size=(50, 3)))
+    shifts = rng.uniform(-3, 3, size=(4, 3))
+    sampled = _sample_nearest(volume, points, shifts)
     n_outside = 0
-    for matrix, row in zip(
-        matrices, _sample_nearest(data, points, matrices), strict=True
-    ):
+    for shift, row in zip(shifts, sampled, strict=True):
         for point, value in zip(points, row, strict=True):
-            voxel = np.rint(apply_affine(matrix, point)).astype(int)
-            nearest = np.clip(voxel, 0, np.array(data.shape) - 1)
+            voxel = np.rint(apply_affine(np.linalg.inv(affine), point + shift))
+            nearest = np.clip(voxel, 0, np.array(volume.data.shape) - 1)
             n_outside += not np.array_equal(nearest, voxel)
-            assert value == data[tuple(nearest)]
+            assert value == volume.data[tuple(nearest.astype(int))]
     assert n_outside
 
 
