@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 from nibabel.spatialimages import SpatialImage
 
-from brainfeat.exceptions import VolumeError
+from brainfeat.exceptions import VolumeError, brief_reason
 from brainfeat.image_files import ImageSource, existing_file
 
 __all__ = ["content_hash", "hash_images"]
@@ -43,7 +43,7 @@ def content_hash(source: ImageSource) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise VolumeError(f"{path}: cannot be read ({error.strerror}).") from error
+        raise VolumeError(f"{path}: cannot be read ({brief_reason(error)}).") from error
 
 
 def hash_images(images: Mapping[str, str]) -> str:

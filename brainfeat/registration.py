@@ -127,7 +127,7 @@ def align_to_template(volume: Volume, modality: str | None = None) -> Alignment:
     match = _search(to_shrunk(fine, _COARSE), modalities)
     model = load_head_model(match.modality, *_FINE_MODEL)
     comparison = _Comparison(_Moving(fine, _FINE_BLUR), model, _FINE_WEIGHT)
-    match = _fit(match, comparison, tolerance=1e-4)
+    match = _fit(match.parameters, comparison, match.modality, tolerance=1e-4)
     linear = _to_linear(match.parameters)
     scale = np.cbrt(np.linalg.det(linear))
     if match.similarity < _MIN_SIMILARITY or not _SCALES[0] < scale < _SCALES[1]:
@@ -201,8 +201,8 @@ def _search(volume: Volume, modalities: Sequence[str]) -> _Match:
         model = load_head_model(modality, *_COARSE_MODEL)
         comparison = _Comparison(moving, model, _COARSE_WEIGHT)
         for start in find_starts(blurred, model):
-            match = _Match(_to_parameters(start), 0.0, math.inf, modality)
-            matches.append(_fit(match, comparison, tolerance=1e-2))
+            parameters = _to_parameters(start)
+            matches.append(_fit(parameters, comparison, modality, tolerance=1e-2))
     return min(matches, key=lambda match: match.cost)
 
 
@@ -315,17 +315,19 @@ class _Comparison:
         return self._latest[1:]
 
 
-def _fit(start: _Match, comparison: _Comparison, *, tolerance: float) -> _Match:
+def _fit(
+    start: Floats, comparison: _Comparison, modality: str, *, tolerance: float
+) -> _Match:
     found = optimize.least_squares(
         comparison.residuals,
-        start.parameters,
+        start,
         comparison.jacobian,
         method="lm",
         xtol=tolerance,
         ftol=tolerance,
         max_nfev=30,
     )
-    return _Match(found.x, comparison.similarity(found.x), found.cost, start.modality)
+    return _Match(found.x, comparison.similarity(found.x), found.cost, modality)
 
 
 def _to_parameters(start: Affine) -> Floats:
@@ -347,10 +349,11 @@ def _to_rotation(parameters: Floats) -> Floats:
 
 def _linear_derivatives(parameters: Floats) -> Floats:
     """Derive the linear part by rotation and stretch: (9, 3, 3)."""
-    step = 1e-5 * np.eye(3)
-    moved = Rotation.from_rotvec(parameters[:3] + np.concatenate([step, -step]))
+    step = 1e-5
+    steps = step * np.concatenate([np.eye(3), -np.eye(3)])
+    moved = Rotation.from_rotvec(parameters[:3] + steps)
     ahead, behind = np.split(moved.as_matrix(), 2)
-    by_rotation = (ahead - behind) / 2e-5 @ parameters[_SYMMETRIC]
+    by_rotation = (ahead - behind) / (2.0 * step) @ parameters[_SYMMETRIC]
     by_stretch = _to_rotation(parameters) @ (
         np.arange(3, 9)[:, None, None] == _SYMMETRIC
     )
