@@ -232,8 +232,12 @@ def _smooth_for_spacing(volume: Volume, spacing: float) -> Volume:
     if not sigmas.any():
         return volume
     # Transposed, since the filter's result is in C order, and SimpleITK takes volumes
-    # in Fortran order without turning them around.
+    # in Fortran order without turning them around. Copied, since the lines of a view
+    # of a larger volume are often a power of two apart, which share a cache's places.
     data = ndimage.gaussian_filter(
-        volume.data.T, sigmas[::-1], mode="nearest", truncate=_TRUNCATE
+        np.ascontiguousarray(volume.data.T),
+        sigmas[::-1],
+        mode="nearest",
+        truncate=_TRUNCATE,
     )
     return Volume(data.T, volume.geometry)

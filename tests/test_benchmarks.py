@@ -160,12 +160,14 @@ def test_arithmetic_is_what_torch_counts(monkeypatch):
             slab_mixing=(1,),
         )
         slabs = torch.zeros(2, 5, 12, 32, 24)
-        counter = FlopCounterMode(display=False)
-        with counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
-            SlabEncoder(config)(slabs)
-        counted = counter.get_total_flops()
-        assert arithmetic(config, foreground) == pytest.approx(counted)
+        for present in (torch.tensor([True] * 3), torch.tensor([False, True, False])):
+            counter = FlopCounterMode(display=False)
+            with counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+                SlabEncoder(config)(slabs, present=present.expand(2, 3))
+            counted = counter.get_total_flops()
+            assert arithmetic(config, foreground, present) == pytest.approx(counted)
     skipped = dataclasses.replace(config, background="skipped")
     everything = torch.ones_like(foreground)
-    assert arithmetic(skipped, everything) == arithmetic(config, foreground)
-    assert arithmetic(skipped, foreground) < arithmetic(config, foreground)
+    kept = arithmetic(config, foreground, present)
+    assert arithmetic(skipped, everything, present) == kept
+    assert arithmetic(skipped, foreground, present) < kept

@@ -12,7 +12,7 @@ from torch import Tensor
 
 # Slabs this much shorter than the longest of their group begin the next one: more
 # groups are more calls, fewer are more padding.
-_SHORTEST_IN_GROUP = 0.85
+_SHORTEST_IN_GROUP = 0.95
 
 
 class Group(NamedTuple):

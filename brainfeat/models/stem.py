@@ -2,6 +2,7 @@
 
 __all__ = ["HierarchicalStem", "SquareMerging"]
 
+import torch
 from torch import Tensor, nn
 
 # Tokens should start no louder than their positions.
@@ -72,6 +73,8 @@ class HierarchicalStem(nn.Module):
         slices = pixels.permute(0, 2, 3, 1)  # B H W C
         tokens = pixels.new_zeros(())
         for index, modality in enumerate(self.modalities):
+            if _is_nowhere(index, present):
+                continue
             first = index * self.thickness
             x = modality(slices[..., first : first + self.thickness])  # B h w D
             if present is not None:
@@ -99,3 +102,13 @@ class SquareMerging(nn.Module):
         squares = x.reshape(n_rows, height // 2, 2, width // 2, 2, dim)
         joined: Tensor = self.linear(squares.transpose(2, 3).flatten(3))
         return joined
+
+
+def _is_nowhere(index: int, present: Tensor | None) -> bool:
+    """Tell whether no image of a batch has a modality, if it costs nothing to know.
+
+    A GPU would have to be waited for, and all weights that are trained need gradients.
+    """
+    if present is None or present.is_cuda or torch.is_grad_enabled():
+        return False
+    return not present[:, index].any()

@@ -44,10 +44,11 @@ def inflate_seconds(path: Path) -> float:
     return seconds_of(lambda: igzip.decompress(packed), torch.device("cpu"))
 
 
-def arithmetic(config: EncoderConfig, foreground: Tensor) -> float:
+def arithmetic(config: EncoderConfig, foreground: Tensor, present: Tensor) -> float:
     """Count multiplications and additions of matrix products and convolutions.
 
-    Norms, activations and what fills slabs up to equal lengths do not count.
+    Norms, activations and what fills slabs up to equal lengths do not count, nor does
+    the stem of a modality that is absent.
     """
     dim, hidden = config.embed_dim, round(config.embed_dim * config.mlp_ratio)
     n_prefix = 1 + config.num_register_tokens
@@ -57,11 +58,11 @@ def arithmetic(config: EncoderConfig, foreground: Tensor) -> float:
     lengths = patches[patches > 0] + n_prefix
     block = lengths * (8 * dim**2 + 4 * dim * hidden) + 4 * lengths**2 * dim
     mixing = 2 * 27 * dim * patches.sum() * len(config.slab_mixing)
-    stem = 2 * _stem_weights(config) * patches.sum()
+    stem = 2 * _stem_weights(config, int(present.sum())) * patches.sum()
     return float(config.depth * block.sum() + mixing + stem)
 
 
-def _stem_weights(config: EncoderConfig) -> int:
+def _stem_weights(config: EncoderConfig, n_modalities: int) -> int:
     """Count the products of one patch's embedding."""
     size = config.patch_size
     if config.stem == "linear":
@@ -73,7 +74,7 @@ def _stem_weights(config: EncoderConfig) -> int:
         4 * dims[level] * dims[level + 1] * (size >> (level + 1)) ** 2
         for level in range(n_levels)
     ]
-    return len(config.modalities) * sum(products)
+    return n_modalities * sum(products)
 
 
 def _wait(device: torch.device) -> None:

@@ -41,7 +41,8 @@ class Stages:
     @property
     def operations(self) -> float:
         """Multiplications and additions of the encoder."""
-        return arithmetic(self.config.encoder, self.fractions > 0)
+        present = torch.from_numpy(self.subject.present)
+        return arithmetic(self.config.encoder, self.fractions > 0, present)
 
     def preprocess(self) -> PreprocessedSubject:
         modalities = self.config.encoder.modalities

@@ -52,3 +52,18 @@ def test_absent_modality_adds_nothing(stem):
     changed[1, 3:] = 7.0
     torch.testing.assert_close(stem(changed, present), stem(pixels, present))
     assert not torch.equal(stem(changed), stem(pixels))
+
+
+def test_modality_of_no_image_costs_nothing_unless_it_trains(stem):
+    pixels = torch.randn(2, 6, 4, 8)
+    present = torch.tensor([[True, False], [True, False]])
+    calls = []
+    stem.modalities[1].register_forward_hook(lambda *_: calls.append(1))
+    trained = stem(pixels, present)
+    assert calls
+    calls.clear()
+    with torch.inference_mode():
+        torch.testing.assert_close(stem(pixels, present), trained.detach())
+        assert not calls
+        stem(pixels, present | torch.tensor([[False, True], [False, False]]))
+    assert calls
