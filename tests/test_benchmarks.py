@@ -145,6 +145,21 @@ def test_speed_is_told_by_stage_and_in_a_table(tmp_path):
     }
 
 
+@pytest.mark.slow
+def test_places_and_scores_of_alignments_are_told():
+    printed = run("alignment.py", 4)
+    for modality in ("T1w", "T2w", "FLAIR"):
+        row = re.search(rf"^{modality} +([0-9. ]+)$", printed, re.MULTILINE)
+        values = np.array(row[1].split(), dtype=float).reshape(3, 3)
+        assert (np.diff(values) >= 0).all()  # median, 90th percentile, worst
+        assert values[0, 0] < 3.0  # mm between the centres
+        assert values[2, 2] < 0.2  # 1 - Dice
+    for alignment in ("none", "rigid", "affine"):
+        row = re.search(rf"^{alignment} +([0-9. ]+)$", printed, re.MULTILINE)
+        _, auc, _ = map(float, row[1].split())
+        assert 0.0 <= auc <= 1.0
+
+
 def test_arithmetic_is_what_torch_counts(monkeypatch):
     monkeypatch.syspath_prepend(FOLDER)
     from speed_floor import arithmetic
