@@ -226,11 +226,14 @@ def _size_on_disk(image: SpatialImage) -> int:
 
 def _from_image(image: SpatialImage, name: str, n_volumes: int | None) -> StoredVoxels:
     proxy: Any = image.dataobj
+    shape = tuple(map(int, image.shape))  # FreeSurfer's are of NumPy's integers
+    dtype = getattr(proxy, "dtype", image.get_data_dtype())  # MINC's proxies have none
     try:
-        _check_volumes(image.shape, proxy.dtype, n_volumes)
+        _check_volumes(shape, dtype, n_volumes)
     except VolumeError as error:
         raise VolumeError(f"{name}: {error}") from error
-    if nib.is_proxy(proxy) and hasattr(proxy, "get_unscaled"):
+    # Not of a class derived from it: AFNI's keeps a scale of each volume elsewhere.
+    if type(proxy) is nib.arrayproxy.ArrayProxy:
         slope, intercept = float(proxy.slope), float(proxy.inter)
         raw = proxy.get_unscaled()
         return StoredVoxels(name, raw, image.affine, slope, intercept)

@@ -5,6 +5,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from nibabel.testing import data_path
 
 from brainfeat.exceptions import VolumeError, VolumeNotFoundError
 from brainfeat.image_files import read_stored
@@ -44,6 +45,17 @@ def test_every_container_reads_as_nibabel_reads_it(tmp_path, intensities, suffix
     volume = read_volume(path)
     np.testing.assert_array_equal(volume.data, expected.get_fdata())
     np.testing.assert_array_equal(volume.geometry.affine, expected.affine)
+
+
+@pytest.mark.parametrize(
+    "name", ["scaled+tlrc.HEAD", "minc1_1_scale.mnc", "phantom_varscale.PAR"]
+)
+def test_formats_that_scale_in_ways_of_their_own_are_read(name):
+    path = Path(data_path, name)
+    expected = nib.load(path).get_fdata()
+    stored = read_stored(path, memory_limit=10**9)
+    assert (stored.slope, stored.intercept) == (1.0, 0.0)
+    np.testing.assert_allclose(stored.raw, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("endianness", ["<", ">"])
