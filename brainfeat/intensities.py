@@ -10,10 +10,14 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from brainfeat.exceptions import VolumeError
+from brainfeat.foreground import find_flat_background
 from brainfeat.resampling import run_on_one_thread, to_sitk
 from brainfeat.volume import Geometry, Volume
 
 _MAX_DAMAGED = 0.5  # share of voxels that may be NaN or infinite
+# Interpolation rings around a stripped brain: up to a twentieth of what differs from
+# the background lies on its other side.
+_BEYOND, _TRACE = 0.1, 0.01  # share of those voxels; of the range of intensities
 _N4_SHRINK = 2
 _N4_ITERATIONS = [30, 20, 10]
 _N4_FLOOR = 1e-3  # of the highest intensity
@@ -21,6 +25,9 @@ _N4_FLOOR = 1e-3  # of the highest intensity
 
 def repair(volume: Volume) -> Volume:
     """Check intensities, and set the damaged ones to the lowest.
+
+    So is a flat background that lies among them, such as the zeros around a brain
+    that was given a mean of zero.
 
     Parameters
     ----------
@@ -48,6 +55,7 @@ def repair(volume: Volume) -> Volume:
         low, high = float(data.min()), float(data.max())
     if low == high:
         raise VolumeError(f"expected contrast, got {low:g} everywhere.")
+    data = _with_background_below(data, _TRACE * (high - low))
     return Volume(data, volume.geometry, volume.path)
 
 
@@ -133,3 +141,18 @@ def _without_damage(data: NDArray[np.float32]) -> NDArray[np.float32]:
             f"expected intensities, got {1 - finite.mean():.0%} NaN or infinite voxels."
         )
     return np.where(finite, data, data[finite].min())
+
+
+def _with_background_below(
+    data: NDArray[np.float32], trace: float
+) -> NDArray[np.float32]:
+    background = find_flat_background(data)
+    if background is None:
+        return data
+    n_darker = np.count_nonzero(data < background - trace)
+    n_brighter = np.count_nonzero(data > background + trace)
+    if min(n_darker, n_brighter) <= _BEYOND * (n_darker + n_brighter):
+        return data
+    inside = data != background
+    # Not the minimum: one odd voxel would make all else look bright.
+    return np.where(inside, data, np.percentile(data[inside], 0.1).astype(np.float32))

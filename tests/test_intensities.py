@@ -24,6 +24,18 @@ def test_repair_sets_damaged_voxels_to_the_lowest(rng, damage):
     np.testing.assert_array_equal(repaired[9:], data[9:].astype(np.float32))
 
 
+def test_only_a_background_among_the_intensities_is_darkened(rng):
+    data = np.zeros(SHAPE, np.float32)
+    data[4:-4, 5:-5, 6:-6] = rng.gamma(9.0, size=(12, 14, 16))
+    data[3, 6:14, 8:20] = -0.3  # as interpolation rings
+    np.testing.assert_array_equal(repair(Volume(data, GRID)).data, data)
+    inside = data > 0
+    centred = np.where(inside, data - 9.0, 0).astype(np.float32)
+    repaired = repair(Volume(centred, GRID)).data
+    np.testing.assert_array_equal(repaired[inside], centred[inside])
+    assert repaired[0, 0, 0] < np.percentile(centred[inside], 1)
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [

@@ -80,6 +80,18 @@ def test_intensity_scale_and_offset_do_not_matter(small_brain, subject):
     np.testing.assert_allclose(again.data[0], subject.data[0], atol=0.02)
 
 
+def test_stripped_brain_may_have_a_mean_like_its_background(small_brain, subject):
+    inside = small_brain.data > 0
+    values = small_brain.data[inside]
+    data = np.where(inside, (small_brain.data - values.mean()) / values.std(), 0)
+    again = SMALL.apply({"T1w": Volume(data, small_brain.geometry)}, ["T1w"])
+    both = again.foreground & subject.foreground
+    n_voxels = again.foreground.sum() + subject.foreground.sum()
+    assert 2 * both.sum() / n_voxels > 0.97
+    scores = np.corrcoef(again.data[0][both], subject.data[0][both])
+    assert scores[0, 1] > 0.98
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_storage_of_a_brain_does_not_matter(layout):
     """Cosine similarity of the voxels themselves, before any encoder."""
