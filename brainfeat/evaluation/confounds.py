@@ -10,6 +10,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from brainfeat.evaluation.columns import Columns, Design, split_columns
+from brainfeat.evaluation.spread import ROUNDING
 
 
 class ConfoundRegressor(TransformerMixin, BaseEstimator):
@@ -78,9 +79,10 @@ class ConfoundRegressor(TransformerMixin, BaseEstimator):
         self.confound_means_ = numbers.mean(axis=0)
         centred = numbers - self.confound_means_
         # The least of all solutions, as the levels of a category add up to one.
-        self.coefficients_ = np.linalg.pinv(centred) @ (
-            features - features.mean(axis=0)
-        )
+        self.feature_means_ = features.mean(axis=0)
+        deviations = features - self.feature_means_
+        self.coefficients_ = np.linalg.pinv(centred) @ deviations
+        self._rounding = ROUNDING * np.abs(deviations).max(axis=0)
         self.feature_names_ = names
         return self
 
@@ -106,7 +108,10 @@ class ConfoundRegressor(TransformerMixin, BaseEstimator):
         check_is_fitted(self)
         features, confounds, _ = split_columns(X, self.confounds, self.feature_names_)
         numbers = self.design_.apply(confounds) - self.confound_means_
-        adjusted: NDArray[np.float64] = features - numbers @ self.coefficients_
+        left = features - self.feature_means_ - numbers @ self.coefficients_
+        # Of what confounds explain in full, rounding errors would still tell them.
+        left[np.abs(left) <= self._rounding] = 0.0
+        adjusted: NDArray[np.float64] = self.feature_means_ + left
         return adjusted
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:

@@ -12,6 +12,7 @@ from scipy.stats import rankdata
 
 from brainfeat.evaluation.folds import Fold, outer_folds, permute_labels
 from brainfeat.evaluation.labelled import LabelledFeatures
+from brainfeat.evaluation.spread import find_spread
 from brainfeat.exceptions import InputError
 from brainfeat.template import load_template
 
@@ -152,8 +153,7 @@ def _score_positions(
     n_pairs: Floats = np.zeros(labels.shape[1])
     for train, test in folds:
         rows = tokens[:, train].astype(np.float64)
-        mean, scale = rows.mean(axis=1, keepdims=True), rows.std(axis=1, keepdims=True)
-        scale = np.where(scale > 0, scale, 1.0)
+        mean, scale = rows.mean(axis=1, keepdims=True), find_spread(rows, axis=1)
         rows = (rows - mean) / scale
         others = (tokens[:, test] - mean) / scale
         unit = tokens.shape[2]

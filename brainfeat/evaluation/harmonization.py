@@ -10,6 +10,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from brainfeat.evaluation.columns import Columns, Design, split_columns
+from brainfeat.evaluation.spread import ROUNDING
 from brainfeat.exceptions import InputError
 
 _TOLERANCE, _MAX_STEPS = 1e-6, 500
@@ -92,7 +93,9 @@ class SiteHarmonizer(TransformerMixin, BaseEstimator):
         members = (site[:, None] == names).astype(float)
         self._standardise(features, members, covariates)
         standard = self._to_standard(features, covariates)
-        effects = [_estimate_effect(standard[site == name]) for name in names]
+        effects = [
+            _estimate_effect(standard[site == name], self._varies) for name in names
+        ]
         self.shifts_ = np.stack([effect.shift for effect in effects])
         self.scales_ = np.stack([effect.scale for effect in effects])
         return self
@@ -166,7 +169,8 @@ class SiteHarmonizer(TransformerMixin, BaseEstimator):
         residuals = features - design @ coefficients
         deviations = np.sqrt(np.square(residuals).mean(axis=0))
         # A feature that is constant within sites is shifted, not stretched.
-        self.deviations_ = np.where(deviations > 0, deviations, 1.0)
+        self._varies = deviations > ROUNDING * np.abs(features).max(axis=0)
+        self.deviations_ = np.where(self._varies, deviations, 1.0)
 
     def _to_standard(
         self, features: NDArray[np.float64], covariates: NDArray[np.float64]
@@ -181,8 +185,20 @@ class _Effect(NamedTuple):
     scale: NDArray[np.float64]
 
 
-def _estimate_effect(rows: NDArray[np.float64]) -> _Effect:
-    """Posterior means of one site's effects on standardised features (n, F)."""
+def _estimate_effect(rows: NDArray[np.float64], varies: NDArray[np.bool_]) -> _Effect:
+    """Posterior means of one site's effects on standardised features (n, F).
+
+    Those that do not vary within sites say nothing of the others.
+    """
+    variances = rows.var(axis=0, ddof=1)
+    scale = np.where(varies & (variances > 0), variances, 1.0)
+    found = _Effect(rows.mean(axis=0), scale)
+    if varies.sum() > 1:
+        found.shift[varies], found.scale[varies] = _shrink(rows[:, varies])
+    return found
+
+
+def _shrink(rows: NDArray[np.float64]) -> _Effect:
     n_rows = len(rows)
     means, variances = rows.mean(axis=0), rows.var(axis=0, ddof=1)
     prior_mean, prior_variance = means.mean(), means.var(ddof=1)

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.covariance import LedoitWolf
 from sklearn.model_selection import KFold
 
+from brainfeat.evaluation.spread import find_spread
 from brainfeat.exceptions import InputError
 
 Floats = NDArray[np.float64]
@@ -85,8 +86,7 @@ def cohort_distances(X: ArrayLike, reference: Any = None) -> CohortDistances:
 
 
 def _distance(cohort: Floats, rows: Floats) -> Floats:
-    mean, scale = cohort.mean(axis=0), cohort.std(axis=0)
-    scale = np.where(scale > 0, scale, 1.0)
+    mean, scale = cohort.mean(axis=0), find_spread(cohort)
     model = LedoitWolf().fit((cohort - mean) / scale)
     squared = model.mahalanobis((rows - mean) / scale)
     distance: Floats = np.sqrt(np.maximum(squared, 1e-24) / rows.shape[1])

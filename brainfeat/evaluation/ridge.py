@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
+from brainfeat.evaluation.spread import find_spread
+
 Floats = NDArray[np.float64]
 Rows = NDArray[np.intp]
 
@@ -36,8 +38,7 @@ def ridge_scores(
     ndarray of shape (n_penalties, n_test, P)
         Predicted targets.
     """
-    mean, scale = train.mean(axis=0), train.std(axis=0)
-    scale = np.where(scale > 0, scale, 1.0)
+    mean, scale = train.mean(axis=0), find_spread(train)
     rows = (train - mean) / scale
     left, lengths, right = np.linalg.svd(rows, full_matrices=False)
     offset = targets.mean(axis=0)

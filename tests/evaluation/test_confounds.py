@@ -28,6 +28,13 @@ def test_equals_the_residuals_of_linear_regression(table):
     np.testing.assert_allclose(found, expected, atol=1e-9)
 
 
+def test_nothing_is_left_of_what_confounds_explain_in_full(table):
+    """Rounding errors would tell the site as well as the feature did."""
+    table["emb_1"] = np.where(table["site"] == "river", 0.7, -0.9)
+    found = ConfoundRegressor(["age", "site"]).fit(table[:30]).transform(table)
+    assert np.ptp(found[:, 1]) == 0
+
+
 def test_test_rows_are_adjusted_by_what_training_rows_say(table):
     model = ConfoundRegressor(["age", "site"]).fit(table.head(25))
     together = model.transform(table.tail(15))

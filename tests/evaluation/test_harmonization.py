@@ -87,6 +87,21 @@ def test_features_without_spread_give_numbers():
     assert np.isfinite(SiteHarmonizer(-1).fit_transform(table)).all()
 
 
+def test_feature_that_only_tells_the_site_changes_no_other(cohort):
+    alone = SiteHarmonizer("site").fit_transform(cohort)
+    telling = 0.6 * (cohort["site"] == "1") + 0.1  # not exact in binary
+    found = SiteHarmonizer("site").fit_transform(cohort.assign(telling=telling))
+    np.testing.assert_allclose(found[:, :-1], alone, atol=1e-9)
+    np.testing.assert_allclose(found[:, -1], telling.mean(), atol=1e-9)
+
+
+def test_one_feature_that_varies_needs_no_others(cohort):
+    table = cohort[["0", "site"]].assign(constant=0.3)
+    found = SiteHarmonizer("site").fit_transform(table)
+    parts = [found[cohort["site"] == name, 0] for name in "012"]
+    np.testing.assert_allclose([part.mean() for part in parts], found[:, 0].mean())
+
+
 @pytest.mark.parametrize(
     ("site", "message"),
     [(list("aabbabcbb"), "two rows of each site, got 4 features and 1 of c")],

@@ -73,6 +73,16 @@ def test_confounds_without_sites(rng):
     assert found.leave_one_site_out == ()
 
 
+def test_confound_among_the_features_is_corrected_for(rng):
+    sex = rng.integers(0, 2, 120)
+    y = np.where(rng.random(120) < 0.95, sex, 1 - sex)
+    X = np.column_stack([rng.normal(size=120), np.where(sex, -0.36, 0.13)])
+    with pytest.warns(ConfoundingWarning):
+        found = evaluate_probe(X, y, confounds=pd.DataFrame({"sex": sex}), **FAST)
+    assert found.auc.value > 0.8
+    assert found.corrected_auc.value < 0.65
+
+
 def test_plain_evaluation_has_no_corrected_score(rng):
     y = np.repeat(np.arange(30) % 2, 2)
     X = rng.normal(size=(60, 5)) + y[:, None]

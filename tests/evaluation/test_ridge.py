@@ -29,6 +29,15 @@ def test_constant_feature_does_no_harm(rng):
     assert np.isfinite(ridge_scores(train, train, rng.normal(size=(9, 1)))).all()
 
 
+def test_feature_that_is_constant_in_training_tells_nothing(rng):
+    train, test = np.full((7, 3), 0.1), rng.normal(size=(5, 3))
+    train[:, :2] = rng.normal(size=(7, 2))
+    targets = rng.normal(size=(7, 1))
+    scores = ridge_scores(train, test, targets)
+    test[:, 2] += 9.0
+    np.testing.assert_allclose(ridge_scores(train, test, targets), scores)
+
+
 def test_each_problem_gets_the_penalty_of_the_least_error(rng):
     train, targets = rng.normal(size=(12, 6)), rng.normal(size=(12, 4))
     rows = np.arange(12)
