@@ -4,6 +4,7 @@ __all__ = ["Columns", "Design", "SplitTable", "as_codes", "split_columns"]
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -149,10 +150,8 @@ class Design:
             To be applied to these rows and to others.
         """
         levels = [
-            None
-            if _is_number(table[name])
-            else tuple(sorted(set(map(str, table[name]))))
-            for name in table
+            None if _is_number(values) else tuple(sorted(set(map(str, values))))
+            for _, values in table.items()
         ]
         return cls(tuple(levels), tuple(map(str, table.columns)))
 
@@ -233,7 +232,9 @@ def _as_numbers(name: str, values: "pd.Series[Any]") -> NDArray[np.float64]:
 
 
 def _is_number(values: "pd.Series[Any]") -> bool:
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        return False  # whatever its categories are called
     # Two-valued flags as well: one column is enough for them.
     if pd.api.types.is_numeric_dtype(values):
         return True
-    return bool(values.map(lambda value: isinstance(value, int | float)).all())
+    return all(isinstance(value, Real) for value in values)

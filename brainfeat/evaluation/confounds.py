@@ -24,7 +24,7 @@ class ConfoundRegressor(TransformerMixin, BaseEstimator):
     ----------
     confounds : sequence of str or int
         Columns of a DataFrame by name, or of an array by position; they are used and
-        dropped. Text is taken as categories.
+        dropped. Text, and pandas' categories, are taken as categories.
 
     Attributes
     ----------

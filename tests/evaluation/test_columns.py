@@ -45,6 +45,25 @@ def test_numbers_stay_and_text_becomes_a_column_a_level():
     np.testing.assert_array_equal(design.apply(TABLE[["age", "site"]]), expected)
 
 
+def test_categories_are_no_numbers_whatever_they_are_called():
+    scanner = pd.DataFrame({"scanner": pd.Categorical([3, 1, 3])})
+    expected = [[0, 1], [1, 0], [0, 1]]
+    np.testing.assert_array_equal(Design.learn(scanner).apply(scanner), expected)
+    one = pd.DataFrame({"country": pd.Categorical(["PE", "PE"])})
+    np.testing.assert_array_equal(Design.learn(one).apply(one), [[1], [1]])
+
+
+def test_numbers_of_numpy_in_a_column_of_objects_are_numbers():
+    ages = pd.DataFrame({"age": pd.Series([np.int64(61), np.float32(70)], dtype="O")})
+    np.testing.assert_array_equal(Design.learn(ages).apply(ages), [[61], [70]])
+
+
+def test_columns_may_have_one_name():
+    twice = pd.DataFrame([["a", 2.0], ["b", 3.0]], columns=["c", "c"])
+    expected = [[1, 0, 2], [0, 1, 3]]
+    np.testing.assert_array_equal(Design.learn(twice).apply(twice), expected)
+
+
 def test_flags_are_numbers():
     flags = pd.DataFrame({"left_handed": [True, False]})
     np.testing.assert_array_equal(Design.learn(flags).apply(flags), [[1], [0]])
