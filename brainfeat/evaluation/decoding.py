@@ -7,10 +7,16 @@ from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
+from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from brainfeat.evaluation.folds import Fold, outer_folds, permute_labels
+from brainfeat.evaluation.folds import (
+    Fold,
+    check_repeats,
+    outer_folds,
+    permute_labels,
+)
 from brainfeat.evaluation.labelled import LabelledFeatures
 from brainfeat.evaluation.spread import find_spread
 from brainfeat.exceptions import InputError
@@ -85,19 +91,28 @@ def decode_positions(
 
     Raises
     ------
+    ConfigError
+        If a number of repeats or permutations is not positive.
     InputError
-        If the images do not share a grid, the mask is empty or on another one, or
-        labels and groups do not fit.
+        If the images do not share a grid or hold NaN, the mask is empty or on another
+        grid, or labels and groups do not fit.
     """
+    check_repeats(n_repeats, n_permutations)
     affine = _check_grid(images)
     shape = images[0].shape[:3]
-    mask = _brain_tokens(shape, affine) if mask_img is None else _read_mask(mask_img)
-    if mask.shape != shape or not mask.any():
-        raise InputError(
-            f"mask_img: expected tokens to decode from on a grid of {shape}, got "
-            f"{int(mask.sum())} on one of {mask.shape}."
-        )
+    if mask_img is None:
+        mask = _brain_tokens(shape, affine)
+    else:
+        mask = _read_mask(mask_img, shape, affine)
+    if not mask.any():
+        raise InputError("mask_img: expected tokens to decode from, got 0.")
     tokens = np.stack([np.asarray(image.dataobj)[mask] for image in images], axis=1)
+    if not np.isfinite(tokens).all():
+        number = int(np.argmin(np.isfinite(tokens).all(axis=(0, 2))))
+        raise InputError(
+            f"images[{number}]: expected finite tokens in the mask, got NaN or "
+            "infinite values."
+        )
     rows = np.arange(len(images), dtype=np.float64)[:, None]
     data = LabelledFeatures.check(rows, y, groups, None, None)
     repeats = [
@@ -175,8 +190,14 @@ def _score_positions(
 
 
 def _check_grid(images: Sequence[nib.Nifti1Image]) -> Floats:
+    if not len(images):
+        raise InputError("images: expected one 4D image a row, got none.")
     first = images[0]
     for number, image in enumerate(images):
+        if not isinstance(image, SpatialImage):
+            raise InputError(
+                f"images[{number}]: expected an image, got {type(image).__name__}."
+            )
         if image.ndim != 4 or image.shape != first.shape:
             raise InputError(
                 f"images[{number}]: expected a 4D image of shape {first.shape}, "
@@ -190,9 +211,17 @@ def _check_grid(images: Sequence[nib.Nifti1Image]) -> Floats:
     return np.asarray(first.affine, dtype=np.float64)
 
 
-def _read_mask(mask_img: nib.Nifti1Image) -> NDArray[np.bool_]:
-    values = np.asarray(mask_img.dataobj)
-    return values.astype(np.bool_)
+def _read_mask(
+    mask_img: nib.Nifti1Image, shape: tuple[int, ...], affine: Floats
+) -> NDArray[np.bool_]:
+    is_shaped = mask_img.shape == shape
+    if not is_shaped or not np.allclose(mask_img.affine, affine, atol=1e-3):
+        found = "another affine" if is_shaped else f"shape {mask_img.shape}"
+        raise InputError(
+            f"mask_img: expected the grid of the images, of shape {shape}, got {found}."
+        )
+    mask: NDArray[np.bool_] = np.asarray(mask_img.dataobj) != 0
+    return mask
 
 
 def _brain_tokens(shape: tuple[int, ...], affine: Floats) -> NDArray[np.bool_]:

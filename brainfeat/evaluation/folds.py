@@ -1,17 +1,46 @@
 """Folds that keep groups together, and permutations that keep folds as they are."""
 
-__all__ = ["Fold", "draw_groups", "inner_folds", "outer_folds", "permute_labels"]
+__all__ = [
+    "Fold",
+    "check_repeats",
+    "draw_groups",
+    "inner_folds",
+    "outer_folds",
+    "permute_labels",
+]
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
-from brainfeat.exceptions import InputError
+from brainfeat.exceptions import ConfigError, InputError
 
 Rows = NDArray[np.intp]
 Fold = tuple[Rows, Rows]
 
 _N_FOLDS = 5
+
+
+def check_repeats(n_repeats: int, n_permutations: int) -> None:
+    """Check how often labels are cross-validated.
+
+    Parameters
+    ----------
+    n_repeats : int
+        Times, each with other folds.
+    n_permutations : int
+        Permutations of the labels.
+
+    Raises
+    ------
+    ConfigError
+        If one is not positive.
+    """
+    if min(n_repeats, n_permutations) < 1:
+        raise ConfigError(
+            "expected at least one repeat and one permutation, got "
+            f"n_repeats={n_repeats}, n_permutations={n_permutations}."
+        )
 
 
 def outer_folds(labels: NDArray[np.intp], groups: Rows, seed: int) -> list[Fold]:

@@ -16,10 +16,11 @@ from brainfeat.evaluation.cross_validation import (
     leave_one_site_out,
     measure_learning_curve,
 )
+from brainfeat.evaluation.folds import check_repeats
 from brainfeat.evaluation.labelled import LabelledFeatures
 from brainfeat.evaluation.leakage import site_association
 from brainfeat.evaluation.scores import ProbeEvaluation
-from brainfeat.exceptions import ConfigError, ConfoundingWarning
+from brainfeat.exceptions import ConfoundingWarning
 
 _CONFOUNDED_P = 0.01
 _TELLING_AUC = 0.65  # confounds alone that reach this are worth a note
@@ -102,11 +103,7 @@ def evaluate_probe(
     >>> bool(found.auc.value > 0.9), bool(found.p_value < 0.05)
     (True, True)
     """
-    if min(n_repeats, n_permutations) < 1:
-        raise ConfigError(
-            "expected at least one repeat and one permutation, got "
-            f"n_repeats={n_repeats}, n_permutations={n_permutations}."
-        )
+    check_repeats(n_repeats, n_permutations)
     data = LabelledFeatures.check(X, y, groups, site, confounds)
     run = partial(cross_validate, data, n_repeats=n_repeats, seed=random_state)
     naive = run(features="as they are", n_permutations=n_permutations)

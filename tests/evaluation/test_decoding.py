@@ -8,7 +8,7 @@ from sklearn.preprocessing import StandardScaler
 from brainfeat.evaluation import decoding
 from brainfeat.evaluation.decoding import decode_positions
 from brainfeat.evaluation.folds import outer_folds
-from brainfeat.exceptions import InputError
+from brainfeat.exceptions import ConfigError, InputError
 from brainfeat.template import load_template
 
 # 20 mm tokens over the brain of MNI152.
@@ -88,6 +88,25 @@ def test_mask_must_fit(images):
     empty = nib.Nifti1Image(np.zeros(SHAPE, np.uint8), AFFINE)
     with pytest.raises(InputError, match=r"tokens to decode from.*got 0"):
         decode_positions(images, Y, mask_img=empty)
+    flipped = nib.Nifti1Image(np.ones(SHAPE, np.uint8), AFFINE * [-1, 1, 1, 1])
+    with pytest.raises(InputError, match=r"mask_img: .* got another affine"):
+        decode_positions(images, Y, mask_img=flipped)
+    with pytest.raises(InputError, match=r"mask_img: .* got shape \(4, 10, 7\)"):
+        decode_positions(images, Y, mask_img=flipped.slicer[:4])
+
+
+def test_what_is_no_number_is_told_from_a_score(images):
+    values = images[2].get_fdata()
+    values[PLACE] = np.nan
+    images[2] = nib.Nifti1Image(values, AFFINE)
+    with pytest.raises(InputError, match=r"images\[2\]: expected finite tokens"):
+        decode_positions(images, Y)
+    with pytest.raises(InputError, match=r"images\[0\]: .* got str"):
+        decode_positions(["a.nii.gz"], [0])
+    with pytest.raises(InputError, match="got none"):
+        decode_positions([], [])
+    with pytest.raises(ConfigError, match="n_repeats=0"):
+        decode_positions(images, Y, n_repeats=0)
 
 
 def test_draw_without_a_score_is_not_a_lower_one(images, monkeypatch):
