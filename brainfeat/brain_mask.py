@@ -24,6 +24,7 @@ from scipy import ndimage
 from brainfeat.brain_depth import load_depth
 from brainfeat.exceptions import ConfigError, MissingDependencyError, VolumeError
 from brainfeat.foreground import find_flat_background, find_head
+from brainfeat.image_names import image_stem
 from brainfeat.io import read_labels, write_volume
 from brainfeat.registration import Alignment
 from brainfeat.resampling import to_resampled, to_shrunk
@@ -176,10 +177,9 @@ def mask_path(
         raise ConfigError(
             f"brain_mask {brain_mask!r} needs images that come from files."
         )
-    path = Path(volume_path)
-    stem = re.sub(r"\.(nii\.gz|nii|mgz|mgh|hdr|img)$", "", path.name)
+    folder, stem = Path(volume_path).parent, image_stem(volume_path)
     try:
-        name = brain_mask.format(stem=stem, folder=path.parent)
+        name = brain_mask.format(stem=stem, folder=folder)
     except (KeyError, IndexError, ValueError) as error:
         raise ConfigError(
             f"brain_mask {brain_mask!r} may hold {{stem}} and {{folder}} only."

@@ -6,6 +6,7 @@ from pathlib import Path
 __all__ = ["IMAGE_SUFFIXES", "has_image_suffix", "image_stem"]
 
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".mgz", ".mgh", ".img")
+_SUFFIXES = (*IMAGE_SUFFIXES, ".hdr")  # beside ".img", which stands for both
 
 
 def has_image_suffix(name: str) -> bool:
@@ -43,5 +44,5 @@ def image_stem(path: str | os.PathLike[str]) -> str:
     'sub-1_acq-0.8mm_T1w'
     """
     name = Path(path).name
-    suffix = next((s for s in IMAGE_SUFFIXES if name.lower().endswith(s)), "")
+    suffix = next((s for s in _SUFFIXES if name.lower().endswith(s)), "")
     return name[: len(name) - len(suffix)] or name

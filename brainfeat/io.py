@@ -158,7 +158,8 @@ def write_volume(volume: Volume, path: str | os.PathLike[str]) -> Path:
         Boolean data are written as uint8, 64-bit integers as int32 and
         64-bit floats as float32.
     path : path-like
-        File ending in ``.nii``, ``.nii.gz`` or ``.mgz``; its folder is created.
+        File ending in ``.nii``, ``.nii.gz`` or ``.mgz``; its folder is created, and
+        ``~`` is the home folder.
 
     Returns
     -------
@@ -170,8 +171,7 @@ def write_volume(volume: Volume, path: str | os.PathLike[str]) -> Path:
     VolumeError
         If the suffix is another one, or 64-bit integers do not fit in 32 bits.
     """
-    target = Path(path)
-    return write_image(to_image(volume), target)
+    return write_image(to_image(volume), path)
 
 
 def write_image(image: nib.Nifti1Image, path: str | os.PathLike[str]) -> Path:
@@ -192,9 +192,9 @@ def write_image(image: nib.Nifti1Image, path: str | os.PathLike[str]) -> Path:
     Raises
     ------
     VolumeError
-        If the suffix is another one.
+        If the suffix is another one, or integers do not fit in 32 bits.
     """
-    target = Path(path)
+    target = expand_home(path)
     with atomic_write(target) as partial:
         if target.name.endswith(".nii.gz"):
             # A fixed time stamp: the same volume gives the same bytes.
@@ -212,7 +212,10 @@ def write_image(image: nib.Nifti1Image, path: str | os.PathLike[str]) -> Path:
         elif target.suffix == ".nii":
             nib.save(image, partial)
         elif target.suffix == ".mgz":
-            nib.save(nib.MGHImage(np.asanyarray(image.dataobj), image.affine), partial)
+            data = np.asanyarray(image.dataobj)
+            if data.dtype in {np.dtype(np.int8), np.dtype(np.uint32)}:
+                data = _as_int32(data)  # the format has neither
+            nib.save(nib.MGHImage(data, image.affine), partial)
         else:
             raise VolumeError(
                 f"{target}: expected a name that ends in .nii, .nii.gz or .mgz."
@@ -325,8 +328,12 @@ def _storable(data: NDArray[Any]) -> NDArray[Any]:
     if data.dtype.kind == "f":
         return data.astype(np.float32, copy=False)
     if data.dtype.itemsize == 8:
-        limits = np.iinfo(np.int32)
-        if data.size and (data.min() < limits.min or data.max() > limits.max):
-            raise VolumeError(f"expected labels within 32 bits, got {data.max()}.")
-        return data.astype(np.int32)
+        return _as_int32(data)
     return data
+
+
+def _as_int32(data: NDArray[Any]) -> NDArray[np.int32]:
+    limits = np.iinfo(np.int32)
+    if data.size and (data.min() < limits.min or data.max() > limits.max):
+        raise VolumeError(f"expected labels within 32 bits, got {data.max()}.")
+    return data.astype(np.int32)

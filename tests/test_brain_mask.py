@@ -31,11 +31,13 @@ def noise(rng, tmp_path):
     return Volume(rng.random(shape).astype(np.float32), grid, path)
 
 
-def test_mask_file_beside_the_image_is_found_by_its_stem(noise, tmp_path):
+@pytest.mark.parametrize("suffix", [".nii.gz", ".NII.GZ", ".mgz", ".hdr"])
+def test_mask_file_beside_the_image_is_found_by_its_stem(noise, tmp_path, suffix):
     mask = np.zeros(noise.data.shape, np.uint8)
     mask[2:4, 3:5, 4:6] = 7
     write_volume(Volume(mask, noise.geometry), tmp_path / "sub-1_T1w_mask.nii.gz")
-    found = compute_mask(noise, "{folder}/{stem}_mask.nii.gz")
+    image = Volume(noise.data, noise.geometry, tmp_path / f"sub-1_T1w{suffix}")
+    found = compute_mask(image, "{folder}/{stem}_mask.nii.gz")
     np.testing.assert_array_equal(found.data, mask > 0)
 
 

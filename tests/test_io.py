@@ -36,7 +36,7 @@ def test_volume_survives_write_and_read(tmp_path, rng, suffix):
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".mgz"])
-@pytest.mark.parametrize("dtype", [bool, np.int64, np.uint8, np.int32])
+@pytest.mark.parametrize("dtype", [bool, np.int64, np.uint8, np.int8, np.uint32])
 def test_label_map_survives_write_and_read(tmp_path, rng, suffix, dtype):
     labels = rng.integers(0, 2, SHAPE).astype(dtype)
     volume = Volume(labels, Geometry(SHAPE, AFFINE))
@@ -122,6 +122,13 @@ def test_image_states_millimetres_and_keeps_the_affine():
     image = to_image(Volume(np.zeros(SHAPE), Geometry(SHAPE, AFFINE)))
     assert image.header.get_xyzt_units()[0] == "mm"
     np.testing.assert_allclose(image.affine, AFFINE, atol=1e-6)
+
+
+def test_volume_is_written_where_it_is_read(tmp_path, rng, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    volume = Volume(rng.normal(size=SHAPE).astype(np.float32), Geometry(SHAPE, AFFINE))
+    assert write_volume(volume, "~/new/a.nii.gz") == tmp_path / "new" / "a.nii.gz"
+    np.testing.assert_array_equal(read_volume("~/new/a.nii.gz").data, volume.data)
 
 
 def test_labels_beyond_32_bits_are_refused():

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from brainfeat.exceptions import ConfigError, InputError, brief_reason
 from brainfeat.hashing import content_hash
+from brainfeat.image_names import image_stem
 from brainfeat.io import read_labels
 from brainfeat.slabs import SlabGrid
 from brainfeat.user_paths import expand_home
@@ -151,7 +152,7 @@ def _names_beside(labels_img: Any) -> dict[int, str]:
     if isinstance(labels_img, SpatialImage):
         return {}
     image = expand_home(labels_img)
-    table = image.with_name(f"{image.name.removesuffix('.gz').rpartition('.')[0]}.tsv")
+    table = image.with_name(f"{image_stem(image)}.tsv")
     return _read_names(table) if table.exists() else {}
 
 

@@ -61,7 +61,7 @@ def test_labels_are_sampled_by_their_place_in_the_world(labels):
 
 
 def test_names_are_looked_up_in_the_table_beside_the_image(labels, tmp_path):
-    path = tmp_path / "atlas_dseg.nii.gz"
+    path = tmp_path / "atlas_dseg.nii.GZ"
     nib.save(nib.Nifti1Image(labels, SPACING), path)
     (tmp_path / "atlas_dseg.tsv").write_text(
         "index\tname\tcolor\n0\tbackground\t\n12\thippocampus_l\t#ff0000\n"
