@@ -15,6 +15,8 @@ from brainfeat.resampling import run_on_one_thread, to_sitk
 from brainfeat.volume import Geometry, Volume
 
 _MAX_DAMAGED = 0.5  # share of voxels that may be NaN or infinite
+# Beyond these, sums or squares of intensities would not fit into float32.
+_SIZES = (1e-9, 1e15)
 # Interpolation rings around a stripped brain: up to a twentieth of what differs from
 # the background lies on its other side.
 _BEYOND, _TRACE = 0.1, 0.01  # share of those voxels; of the range of intensities
@@ -55,6 +57,9 @@ def repair(volume: Volume) -> Volume:
         low, high = float(data.min()), float(data.max())
     if low == high:
         raise VolumeError(f"expected contrast, got {low:g} everywhere.")
+    size = max(abs(low), abs(high))
+    if not _SIZES[0] < size < _SIZES[1]:
+        data, low, high = data / np.float32(size), low / size, high / size
     data = _with_background_below(data, _TRACE * (high - low))
     return Volume(data, volume.geometry, volume.path)
 

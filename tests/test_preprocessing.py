@@ -74,10 +74,15 @@ def test_absent_modality_is_zero(subject):
     assert not subject.data[1].any()
 
 
-def test_intensity_scale_and_offset_do_not_matter(small_brain, subject):
-    scaled = Volume(small_brain.data * 37.5 - 120, small_brain.geometry)
+@pytest.mark.parametrize(
+    ("scale", "offset"), [(37.5, -120), (1e-30, 0), (2e36, -2.5e38)]
+)
+def test_intensity_scale_and_offset_do_not_matter(small_brain, subject, scale, offset):
+    data = small_brain.data.astype(np.float64) * scale + offset
+    scaled = Volume(data.astype(np.float32), small_brain.geometry)
     again = SMALL.apply({"T1w": scaled}, ["T1w"])
     np.testing.assert_allclose(again.data[0], subject.data[0], atol=0.02)
+    np.testing.assert_allclose(again.grid_to_scanner, subject.grid_to_scanner, atol=0.1)
 
 
 def test_stripped_brain_may_have_a_mean_like_its_background(small_brain, subject):
