@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from brainfeat.exceptions import VolumeError
 from brainfeat.foreground import find_flat_background
 from brainfeat.resampling import run_on_one_thread, to_sitk
 from brainfeat.volume import Geometry, Volume
 
-_MAX_DAMAGED = 0.5  # share of voxels that may be NaN or infinite
+# Share of voxels that may be NaN or infinite; a brain fills half of the box around it.
+_MAX_DAMAGED = 0.75
 # Beyond these, sums or squares of intensities would not fit into float32.
 _SIZES = (1e-9, 1e15)
 # Interpolation rings around a stripped brain: up to a twentieth of what differs from
@@ -141,9 +143,12 @@ def standardise(
 
 def _without_damage(data: NDArray[np.float32]) -> NDArray[np.float32]:
     finite = np.isfinite(data)
-    if finite.mean() < 1 - _MAX_DAMAGED:
+    # NaN all around is no damage, but how some programs strip a head.
+    boxes = ndimage.find_objects(finite.view(np.int8))
+    damaged = 1.0 - finite[boxes[0]].mean() if boxes else 1.0
+    if damaged > _MAX_DAMAGED:
         raise VolumeError(
-            f"expected intensities, got {1 - finite.mean():.0%} NaN or infinite voxels."
+            f"expected intensities, got {damaged:.0%} NaN or infinite voxels."
         )
     return np.where(finite, data, data[finite].min())
 

@@ -41,6 +41,7 @@ def test_only_a_background_among_the_intensities_is_darkened(rng):
     [
         (np.full(SHAPE, 3), "expected contrast, got 3"),
         (np.full(SHAPE, np.nan), "100% NaN"),
+        (np.where(np.arange(13440) % 10, np.inf, 3).reshape(SHAPE), "90% NaN"),
         (np.ones(SHAPE, complex), "expected real numbers"),
     ],
 )

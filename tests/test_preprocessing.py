@@ -86,6 +86,16 @@ def test_intensity_scale_and_offset_do_not_matter(small_brain, subject, scale, o
     np.testing.assert_allclose(again.grid_to_scanner, subject.grid_to_scanner, atol=0.1)
 
 
+def test_stripped_brain_may_have_nothing_around_it(small_brain, subject):
+    data = np.where(small_brain.data > 0, small_brain.data, np.nan)
+    affine = small_brain.geometry.affine.copy()
+    affine[:3, 3] -= affine[:3, :3] @ [9, 10, 11]
+    data = np.pad(data, [(9, 12), (10, 13), (11, 14)], constant_values=np.nan)
+    again = SMALL.apply({"T1w": Volume(data, Geometry(data.shape, affine))}, ["T1w"])
+    np.testing.assert_allclose(again.grid_to_scanner, subject.grid_to_scanner, atol=0.2)
+    assert np.corrcoef(again.data[0].ravel(), subject.data[0].ravel())[0, 1] > 0.98
+
+
 def test_stripped_brain_may_have_a_mean_like_its_background(small_brain, subject):
     inside = small_brain.data > 0
     values = small_brain.data[inside]
