@@ -79,7 +79,7 @@ def compute_mask(volume: Volume, brain_mask: BrainMask) -> Volume:
     Raises
     ------
     VolumeError
-        If the mask is empty, unreadable or of another shape.
+        If the mask is empty, unreadable, of another shape or of fractions.
     ConfigError
         If the function cannot be found.
     MissingDependencyError
@@ -94,6 +94,11 @@ def compute_mask(volume: Volume, brain_mask: BrainMask) -> Volume:
         if data.shape != volume.data.shape:
             raise VolumeError(
                 f"brain mask: expected shape {volume.data.shape}, got {data.shape}."
+            )
+        if data.dtype.kind == "f" and (data != np.rint(data)).any():
+            raise VolumeError(
+                "brain mask: expected booleans or integers, got fractions or NaN; a "
+                "threshold makes probabilities a mask."
             )
         mask = Volume(data != 0, volume.geometry)
     if not mask.data.any():

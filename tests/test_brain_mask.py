@@ -65,6 +65,8 @@ def test_lambda_cannot_be_stored():
         ("/no/such/mask.nii.gz", VolumeError),
         (lambda volume: np.zeros(volume.data.shape), VolumeError),
         (lambda _volume: np.ones((1, 2, 3)), VolumeError),
+        (lambda volume: np.where(volume.data > 0.5, 0.9, 0.01), VolumeError),
+        (lambda volume: np.where(volume.data > 0.5, 1, np.nan), VolumeError),
     ],
 )
 def test_mask_that_cannot_be_had_is_an_error(noise, brain_mask, error):
