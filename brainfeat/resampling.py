@@ -72,6 +72,8 @@ def to_sitk(volume: Volume) -> sitk.Image:
         Image whose physical points are scanner coordinates.
     """
     data = volume.data.view(np.uint8) if volume.data.dtype == bool else volume.data
+    # SimpleITK takes no other byte order than the machine's.
+    data = data.astype(data.dtype.newbyteorder("="), copy=False)
     image = sitk.GetImageFromArray(np.ascontiguousarray(data.T))
     affine, spacing = volume.geometry.affine, np.array(volume.geometry.spacing)
     image.SetSpacing(spacing.tolist())

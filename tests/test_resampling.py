@@ -104,6 +104,14 @@ def test_nearest_sampling_invents_no_label(rng):
     np.testing.assert_array_equal(sampled, labels)
 
 
+@pytest.mark.parametrize("dtype", [">i2", ">f4"])
+def test_byte_order_does_not_matter(volume, dtype):
+    swapped = Volume((100 * volume.data).astype(dtype), volume.geometry)
+    options = swapped.geometry, np.eye(4)
+    found = to_resampled(swapped, *options, interpolation="nearest")
+    np.testing.assert_array_equal(found, swapped.data)
+
+
 def test_shrinking_averages_whole_blocks_about_their_middle(volume):
     shrunk = to_shrunk(volume, 2.4)
     assert shrunk.data.shape == (4, 5, 13)  # 2 x 1.1, 2 x 0.9 and 1 x 2.3 mm
