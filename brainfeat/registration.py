@@ -186,7 +186,9 @@ def _clip_brightest(volume: Volume) -> Volume:
     """Make nothing brighter than the middle of the head, which lies at the origin."""
     middle = np.linalg.inv(volume.geometry.affine)[:3, 3]
     reach = _MIDDLE / np.array(volume.geometry.spacing)
-    start = np.maximum(np.rint(middle - reach), 0).astype(int)
+    # In a turned volume that is mostly empty, the middle may lie outside of the grid.
+    last = np.array(volume.geometry.shape) - 1
+    start = np.clip(np.rint(middle - reach), 0, last).astype(int)
     stop = np.maximum(np.rint(middle + reach), start + 1).astype(int)
     brain = volume.data[tuple(map(slice, start, stop))]
     brightest = np.percentile(brain, _BRIGHTEST_PERCENTILE)

@@ -8,7 +8,12 @@ from scipy import ndimage, optimize
 from brainfeat import simulate_cohort
 from brainfeat.head_model import load_head_model
 from brainfeat.io import read_labels, read_volume
-from brainfeat.registration import _Comparison, _Moving, align_to_template
+from brainfeat.registration import (
+    _clip_brightest,
+    _Comparison,
+    _Moving,
+    align_to_template,
+)
 from brainfeat.resampling import to_closest_ras
 from brainfeat.template import BRAIN_CENTER, load_template
 from brainfeat.volume import Geometry, Volume
@@ -243,6 +248,16 @@ def test_noise_is_only_centred(rng):
     alignment = align_to_template(volume)
     assert not alignment.is_registered
     assert np.isfinite(alignment.affine).all()
+
+
+@pytest.mark.parametrize("side", [-1, 1])
+def test_middle_may_lie_outside_of_a_volume(rng, side):
+    """So it is found in a turned grid with little in it, which is no head."""
+    affine = np.diag([20.0, 30.0, 40.0, 1.0])
+    affine[:3, 3] = side * 900.0
+    data = rng.random((5, 6, 7)).astype(np.float32)
+    clipped = _clip_brightest(Volume(data, Geometry(data.shape, affine)))
+    assert (clipped.data <= data).all()
 
 
 def test_volume_without_contrast_is_only_centred():
