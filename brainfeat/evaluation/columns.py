@@ -1,6 +1,13 @@
 """Columns of a feature table that are no features: confounds, sites, subjects."""
 
-__all__ = ["Columns", "Design", "SplitTable", "as_codes", "split_columns"]
+__all__ = [
+    "Columns",
+    "Design",
+    "SplitTable",
+    "as_codes",
+    "check_order",
+    "split_columns",
+]
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -81,6 +88,34 @@ def split_columns(
     if not np.isfinite(features).all():
         raise InputError("X: expected finite features, got NaN or infinite values.")
     return SplitTable(features, chosen, names)
+
+
+def check_order(X: Any, **columns: Any) -> None:
+    """Check that what is paired row by row does not say that it belongs elsewhere.
+
+    Parameters
+    ----------
+    X : array-like
+        Features.
+    **columns : object
+        What belongs to the rows of ``X``, by name.
+
+    Raises
+    ------
+    InputError
+        If a Series or DataFrame has the index of ``X`` in another order. Indices that
+        only count the rows say nothing.
+    """
+    if not _names_rows(X):
+        return
+    for name, values in columns.items():
+        if not _names_rows(values) or values.index.equals(X.index):
+            continue
+        if set(values.index) == set(X.index):
+            raise InputError(
+                f"{name}: expected the rows of X in their order, got its index in "
+                "another."
+            )
 
 
 def as_codes(
@@ -192,6 +227,11 @@ class Design:
                 )
             parts.append((text[:, None] == np.array(levels)).astype(np.float64))
         return np.hstack(parts)
+
+
+def _names_rows(values: Any) -> bool:
+    is_table = isinstance(values, pd.DataFrame | pd.Series)
+    return is_table and not isinstance(values.index, pd.RangeIndex)
 
 
 def _find(table: pd.DataFrame, column: str | int) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from brainfeat.evaluation.columns import Design, as_codes
+from brainfeat.evaluation.columns import Design, as_codes, check_order
 from brainfeat.evaluation.confounds import ConfoundRegressor
 from brainfeat.evaluation.leakage import duplicate_rows
 from brainfeat.exceptions import InputError, LeakageWarning
@@ -75,9 +75,11 @@ class LabelledFeatures:
         Raises
         ------
         InputError
-            If lengths differ, a value is missing, or there are not two classes.
+            If lengths differ, a value is missing, there are not two classes, or an
+            index tells another order than that of ``X``.
         """
         features = as_features(X)
+        check_order(X, y=y, groups=groups, site=site, confounds=confounds)
         n_rows = len(features)
         labels, classes = as_codes("y", y, n_rows)
         if len(classes) != 2:

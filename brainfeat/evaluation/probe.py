@@ -76,8 +76,8 @@ def evaluate_probe(
     ConfigError
         If a number of repeats or permutations is not positive.
     InputError
-        If lengths differ, values are missing, there are not two classes, or a class
-        has a single subject.
+        If lengths differ, values are missing, there are not two classes, a class has a
+        single subject, or an index tells another order than that of ``X``.
 
     Warns
     -----

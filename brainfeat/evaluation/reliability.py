@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from brainfeat.evaluation.columns import as_codes
+from brainfeat.evaluation.columns import as_codes, check_order
 from brainfeat.evaluation.cross_validation import decode_site
 from brainfeat.evaluation.labelled import as_features
 from brainfeat.evaluation.scores import Score
@@ -82,10 +82,11 @@ def evaluate_reliability(
     Raises
     ------
     InputError
-        If fewer than two people were scanned twice, lengths differ, or a value is
-        missing.
+        If fewer than two people were scanned twice, lengths differ, a value is
+        missing, or an index tells another order than that of ``X``.
     """
     features = as_features(X)
+    check_order(X, subjects=subjects, site=site, predictions=predictions)
     n_rows = len(features)
     people, _ = as_codes("subjects", subjects, n_rows)
     codes = None if site is None else as_codes("site", site, n_rows)[0]

@@ -20,6 +20,19 @@ def test_classes_sites_and_confounds_become_numbers(rng):
     assert len(set(data.groups)) == 6
 
 
+@pytest.mark.parametrize("name", ["y", "groups", "site", "confounds"])
+def test_rows_that_belong_to_others_are_refused(rng, name):
+    X = pd.DataFrame(rng.normal(size=(6, 3)), index=list("abcdef"))
+    columns = {"y": Y, "groups": list("uvwxyz"), "site": SITE, "confounds": SITE}
+    columns[name] = pd.Series(columns[name], index=list("abcdef"))
+    LabelledFeatures.check(X, **columns)
+    LabelledFeatures.check(X.reset_index(drop=True), **columns)
+    columns[name] = columns[name].iloc[::-1]
+    with pytest.raises(InputError, match=rf"{name}: .* got its index in another"):
+        LabelledFeatures.check(X, **columns)
+    LabelledFeatures.check(X.to_numpy(), **columns)
+
+
 def test_adjustment_learns_from_training_rows(rng):
     X = rng.normal(size=(6, 3))
     data = LabelledFeatures.check(X, Y, None, None, [[1], [2], [4], [8], [3], [5]])

@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 
 from brainfeat.evaluation.reliability import evaluate_reliability
@@ -49,6 +50,13 @@ def test_people_with_fewer_scans_give_what_all_have(travellers):
     found = evaluate_reliability(rows[keep], people[keep])
     assert (found.n_subjects, found.n_scans) == (11, 2)
     assert found.site_decoding is None
+
+
+def test_predictions_of_other_rows_are_refused(rng):
+    X = pd.DataFrame(rng.normal(size=(4, 3)), index=list("abcd"))
+    predictions = pd.Series([0.1, 0.2, 0.3, 0.4], index=list("dcba"))
+    with pytest.raises(InputError, match=r"predictions: .* index in another"):
+        evaluate_reliability(X, [0, 0, 1, 1], predictions=predictions)
 
 
 def test_repeat_scans_are_needed():
