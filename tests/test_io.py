@@ -126,6 +126,7 @@ def test_image_states_millimetres_and_keeps_the_affine():
 
 def test_volume_is_written_where_it_is_read(tmp_path, rng, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
     volume = Volume(rng.normal(size=SHAPE).astype(np.float32), Geometry(SHAPE, AFFINE))
     assert write_volume(volume, "~/new/a.nii.gz") == tmp_path / "new" / "a.nii.gz"
     np.testing.assert_array_equal(read_volume("~/new/a.nii.gz").data, volume.data)
