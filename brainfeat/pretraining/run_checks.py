@@ -14,12 +14,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from safetensors import safe_open
-
 from brainfeat.checkpoint import CHECKPOINT_FILES
 from brainfeat.exceptions import ConfigError, TrainingError
 from brainfeat.pretraining.config import PretrainingConfig
 from brainfeat.pretraining.ranks import world_size
+from brainfeat.pretraining.run_state import open_run_state
+from brainfeat.weight_files import read_json
 
 STATE_NAME = "state.safetensors"
 CONFIG_NAME = "pretraining.json"
@@ -104,6 +104,8 @@ def check_run_folder(folder: Path, config: PretrainingConfig, *, resume: bool) -
         would replace.
     ConfigError
         If the run was begun with another configuration.
+    CheckpointError
+        If the configuration that it was begun with cannot be read.
     """
     if folder.exists() and not folder.is_dir():
         raise TrainingError(f"{folder}: expected a folder to write, got a file.")
@@ -121,7 +123,7 @@ def check_run_folder(folder: Path, config: PretrainingConfig, *, resume: bool) -
             "another folder."
         )
     path = folder / CONFIG_NAME
-    differing = _differences(json.loads(path.read_text()), config.to_dict())
+    differing = _differences(read_json(path), config.to_dict())
     if differing:
         raise ConfigError(
             f"{path}: the run was begun with {', '.join(differing)}; resume it with "
@@ -142,11 +144,16 @@ def saved_step(folder: Path) -> int:
     -------
     int
         Steps that are done and saved; 0 if none is.
+
+    Raises
+    ------
+    TrainingError
+        If the state is damaged.
     """
     path = folder / STATE_NAME
     if not path.exists():
         return 0
-    with safe_open(path, framework="pt") as file:
+    with open_run_state(path) as file:
         return int(json.loads(file.metadata()["facts"])["next_step"])
 
 

@@ -1,19 +1,21 @@
 """Everything that a run needs to go on exactly where it was."""
 
-__all__ = ["load_run_state", "save_run_state", "whole_tensor"]
+__all__ = ["load_run_state", "open_run_state", "save_run_state", "whole_tensor"]
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from brainfeat.atomic import atomic_write
-from brainfeat.exceptions import TrainingError
+from brainfeat.exceptions import TrainingError, brief_reason
 from brainfeat.pretraining.ranks import rank
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step", "momentum_buffer")
@@ -78,9 +80,9 @@ def load_run_state(
     Raises
     ------
     TrainingError
-        If the file does not fit the model.
+        If the file is damaged, or does not fit the model.
     """
-    with safe_open(path, framework="pt") as file:
+    with open_run_state(path) as file:
         facts: dict[str, Any] = json.loads(file.metadata()["facts"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     targets = {
@@ -112,6 +114,35 @@ def load_run_state(
             if state:
                 optimizer.state[parameter] = state
     return facts
+
+
+@contextmanager
+def open_run_state(path: Path) -> Iterator[Any]:
+    """Open what `save_run_state` wrote; tensors and facts are read when asked for.
+
+    Parameters
+    ----------
+    path : Path
+        File to read.
+
+    Yields
+    ------
+    safe_open
+        The file.
+
+    Raises
+    ------
+    TrainingError
+        If the file is damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise TrainingError(
+            f"{path}: expected the state of a run, got a file that cannot be read "
+            f"({brief_reason(error)})."
+        ) from error
 
 
 def whole_tensor(value: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from brainfeat.atomic import atomic_write
-from brainfeat.exceptions import InputError
+from brainfeat.exceptions import InputError, brief_reason
 from brainfeat.pretraining.plain_values import from_plain
 from brainfeat.pretraining.seeds import derive_seed
 from brainfeat.pretraining.subjects import SubjectBatch
@@ -79,12 +79,18 @@ class StoreIndex:
         Raises
         ------
         InputError
-            If the folder holds no finished store.
+            If the folder holds no finished store, or a damaged index.
         """
         path = folder / INDEX_NAME
         if not path.is_file():
             raise InputError(f"{folder}: holds no finished store ({INDEX_NAME}).")
-        content = json.loads(path.read_text())
+        try:
+            content = json.loads(path.read_text())
+        except ValueError as error:
+            raise InputError(
+                f"{path}: expected the index of a store, got no valid JSON "
+                f"({brief_reason(error)})."
+            ) from error
         if content.get("format") != _FORMAT:
             raise InputError(f"{path}: not of format {_FORMAT}.")
         scans = tuple(
@@ -220,5 +226,11 @@ class VolumeStore:
         path = self.folder / scan.file
         if not path.is_file():
             raise InputError(f"{path}: array of {scan.subject} is missing.")
-        array: NDArray[np.float16] = np.load(path, mmap_mode="r")
+        try:
+            array: NDArray[np.float16] = np.load(path, mmap_mode="r")
+        except (ValueError, EOFError) as error:
+            raise InputError(
+                f"{path}: the array of {scan.subject} is damaged "
+                f"({brief_reason(error)}); remove it, and preprocess it again."
+            ) from error
         return array

@@ -1,4 +1,5 @@
 import json
+import os
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -6,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from brainfeat.exceptions import ConfigError, TrainingError
+from brainfeat.exceptions import CheckpointError, ConfigError, TrainingError
 from brainfeat.pretraining.run_checks import check_fit, check_run_folder, saved_step
 
 
@@ -42,6 +43,15 @@ def test_a_run_goes_on_with_its_own_configuration_alone(small_config, run):
     message = r"json: .*with encoder.drop_path 0.2 \(now 0.1\), seed 0 \(now 3\);"
     with pytest.raises(ConfigError, match=message):
         check_run_folder(run, other, resume=True)
+
+
+def test_files_of_a_run_that_are_damaged_are_named(small_config, run):
+    os.truncate(run / "state.safetensors", 20)
+    with pytest.raises(TrainingError, match=r"state\.safetensors: expected the state"):
+        saved_step(run)
+    os.truncate(run / "pretraining.json", 20)
+    with pytest.raises(CheckpointError, match=r"pretraining\.json: cannot be read"):
+        check_run_folder(run, small_config, resume=True)
 
 
 @pytest.mark.parametrize("resume", [True, False])

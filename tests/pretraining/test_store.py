@@ -1,4 +1,5 @@
 import json
+import os
 
 import numpy as np
 import pytest
@@ -107,6 +108,21 @@ def test_missing_array_is_named(make_store, tmp_path):
     (tmp_path / "1.npy").unlink()
     with pytest.raises(InputError, match=r"1\.npy.*b is missing"):
         [store.draw(step, 2, seed=0) for step in range(2)]
+
+
+@pytest.mark.parametrize("length", [0, 50, 300])
+def test_damaged_array_is_named(make_store, tmp_path, length):
+    store = make_store("ab")
+    os.truncate(tmp_path / "1.npy", length)
+    with pytest.raises(InputError, match=r"1\.npy: the array of b is damaged \(.*\);"):
+        store.load(["a", "b"])
+
+
+def test_damaged_index_is_named(make_store, tmp_path):
+    make_store("ab")
+    os.truncate(tmp_path / "index.json", 40)
+    with pytest.raises(InputError, match=r"index\.json: expected the index of a store"):
+        VolumeStore(tmp_path)
 
 
 @pytest.mark.parametrize(
