@@ -135,7 +135,7 @@ def pretrain(
         preprocessed as it says.
     resume : bool
         Whether to go on where a run in `output` stopped. The result equals that
-        of an uninterrupted run.
+        of an uninterrupted run, unless the scans are others now, which is warned of.
     device : str
         A torch device; ``"auto"`` takes the fastest there is. It changes the
         result by rounding only.
@@ -290,9 +290,14 @@ def _load_start(
 
 
 def _choose_preprocessor(start: Checkpoint | None, begun: Path | None) -> Preprocessor:
-    if begun is not None and (begun / "store" / INDEX_NAME).is_file():
-        # A run that goes on sees the volumes that it began with.
-        return Preprocessor.from_dict(StoreIndex.load(begun / "store").preprocessing)
+    if begun is not None:
+        # A run that goes on sees the volumes that it began with, also without its
+        # store. Before the first checkpoint is whole, the store alone knows them.
+        if (begun / "store" / INDEX_NAME).is_file():
+            return Preprocessor.from_dict(
+                StoreIndex.load(begun / "store").preprocessing
+            )
+        return Preprocessor.from_dict(Checkpoint.load(begun).config.preprocessing)
     if start is not None:
         return Preprocessor.from_dict(start.config.preprocessing)
     return Preprocessor()

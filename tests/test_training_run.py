@@ -1,5 +1,6 @@
 import logging
 import runpy
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -164,8 +165,30 @@ def test_a_run_goes_on_with_the_volumes_that_it_began_with(cohort, init, run, tm
     with pytest.raises(KeyboardInterrupt):
         run_pretraining(cohort, config, tmp_path, options=options, on_event=cut)
     # Without the checkpoint that it started from: neither weights nor grid change.
+    shutil.rmtree(tmp_path / "store")
     result = pretrain(cohort, config, output=tmp_path, resume=True, device="cpu")
     assert result.fingerprint == Checkpoint.load(run).fingerprint
+
+
+def test_a_run_that_goes_on_with_other_scans_says_so(cohort, init, tmp_path, caplog):
+    config = replace(CONFIG, checkpoint_every=1)
+    paths = sorted(cohort.rglob("*_T1w.nii.gz"))
+
+    def go_on(paths, stop, *, resume=True):
+        def cut(event):
+            if not isinstance(event, ScanEvent) and event.n_done == stop:
+                raise KeyboardInterrupt
+
+        caplog.clear()
+        options = TrainingOptions(init=init, device="cpu", resume=resume)
+        with pytest.raises(KeyboardInterrupt):
+            run_pretraining(paths, config, tmp_path, options=options, on_event=cut)
+        return [text for text in caplog.messages if "with other scans" in text]
+
+    assert go_on(paths, 2, resume=False) == []
+    assert go_on(paths, 3) == []
+    assert len(go_on(paths[:2], 3)) == 1
+    assert len(go_on(paths[:2], 3)) == 1  # no step of these is saved
 
 
 def test_what_cannot_start_is_told_before_anything_is_written(cohort, init, tmp_path):

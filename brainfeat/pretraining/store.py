@@ -2,6 +2,7 @@
 
 __all__ = ["StoreIndex", "StoredScan", "VolumeStore"]
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -159,6 +160,12 @@ class VolumeStore:
         for scan in self.index.scans:
             found.setdefault(scan.subject, []).append(scan)
         return found
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the scans in their order; arrays are named by their content."""
+        scans = [asdict(scan) for scan in self.index.scans]
+        return hashlib.sha256(json.dumps(scans).encode()).hexdigest()
 
     @property
     def n_acquisitions(self) -> int:

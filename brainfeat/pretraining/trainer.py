@@ -105,7 +105,7 @@ def pretrain(
         Checkpoint, or foreign DINOv2 weights, to start from.
     resume : bool
         Whether to go on where a run in `output` stopped. The result equals that
-        of an uninterrupted run.
+        of an uninterrupted run, unless the scans are others now, which is warned of.
     device : str
         A torch device; ``"auto"`` takes the fastest there is. It changes the
         result by rounding only.
@@ -212,6 +212,11 @@ class Trainer:
             facts = load_run_state(path, self.model, self.optimizer)
             self.next_step = facts["next_step"]
             self.best_score = facts["best_score"]
+            if facts.get("scans", self._scans) != self._scans and rank() == 0:
+                logger.warning(
+                    "%s: the run was begun with other scans; it goes on with these.",
+                    self.folder,
+                )
         self.log = RunLog(self.folder / "log.jsonl", self.next_step)
 
     def run(self, on_step: Callable[[StepEvent], None] | None = None) -> None:
@@ -382,10 +387,19 @@ class Trainer:
                 self.best_score = score
                 self.export(self.folder / "best")
         if self.next_step % config.checkpoint_every == 0 or at_end:
-            facts = {"next_step": self.next_step, "best_score": self.best_score}
+            facts = {
+                "next_step": self.next_step,
+                "best_score": self.best_score,
+                "scans": self._scans,
+            }
             path = self.folder / STATE_NAME
             save_run_state(path, self.model, self.optimizer, facts)
             self.export(self.folder)
+
+    @property
+    def _scans(self) -> str | None:
+        """What tells scans from others; None where subjects are made as they come."""
+        return self.source.fingerprint if isinstance(self.source, VolumeStore) else None
 
     def _remember_config(self) -> None:
         if rank() == 0:
