@@ -4,6 +4,7 @@ __all__ = ["PretrainingConfig"]
 
 import dataclasses
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
@@ -253,22 +254,54 @@ class PretrainingConfig:
         return values
 
 
+_COUNTS = (
+    "batch_size",
+    "accumulation_steps",
+    "n_steps",
+    "n_prototypes",
+    "head_hidden_dim",
+    "head_bottleneck_dim",
+    "log_every",
+    "checkpoint_every",
+    "probe_every",
+)
+_POSITIVE = (
+    "student_temperature",
+    "teacher_temperature",
+    "infonce_temperature",
+    "learning_rate",
+    "layer_decay",
+    "clip_grad",
+)
+_WEIGHTS = (
+    "dino_weight",
+    "ibot_weight",
+    "koleo_weight",
+    "infonce_weight",
+    "anatomy_weight",
+)
+_NOT_NEGATIVE = (
+    *_WEIGHTS,
+    "final_learning_rate",
+    "weight_decay",
+    "patch_embed_lr",
+    "seed",
+)
+_SHARES = (
+    "teacher_momentum",
+    "warmup_fraction",
+    "temperature_warmup_fraction",
+    "freeze_last_layer_fraction",
+)
+
+
 def _problem_in(config: PretrainingConfig) -> str | None:
-    weights = [
-        getattr(config, f"{name}_weight")
-        for name in ("dino", "ibot", "koleo", "infonce", "anatomy")
-    ]
-    counts = ("batch_size", "accumulation_steps", "n_steps", "n_prototypes")
-    intervals = ("log_every", "checkpoint_every", "probe_every")
+    weights = [getattr(config, name) for name in _WEIGHTS]
     sizes = (config.views.global_crops.size, config.views.local_crops.size)
     pairs = config.dino_weight > 0 or config.infonce_weight > 0
     checks = {
-        f"objective weights must not be negative or all 0, got {weights}.": (
-            min(weights) >= 0 and max(weights) > 0
-        ),
-        f"{', '.join(counts + intervals)} must be at least 1.": all(
-            getattr(config, name) >= 1 for name in counts + intervals
-        ),
+        f"objective weights must not be all 0, got {weights}.": any(weights),
+        **_range_checks(config),
         f"accumulation_steps {config.accumulation_steps} does not divide "
         f"batch_size {config.batch_size}.": (
             config.batch_size % max(config.accumulation_steps, 1) == 0
@@ -286,3 +319,21 @@ def _problem_in(config: PretrainingConfig) -> str | None:
         ),
     }
     return next((problem for problem, holds in checks.items() if not holds), None)
+
+
+def _range_checks(config: PretrainingConfig) -> dict[str, bool]:
+    """Compare each number with what it may be; a NaN is nothing of it."""
+    checks = {}
+    for names, expected, low, high in (
+        (_COUNTS, "at least 1", 1, math.inf),
+        (_POSITIVE, "positive", sys.float_info.min, math.inf),
+        (_NOT_NEGATIVE, "at least 0", 0, math.inf),
+        (_SHARES, "within 0 and 1", 0, 1),
+    ):
+        for name in names:
+            value = getattr(config, name)
+            numbers = value if isinstance(value, tuple) else (value,)
+            checks[f"{name} must be {expected}, got {value}."] = value is None or all(
+                low <= number <= high for number in numbers
+            )
+    return checks
