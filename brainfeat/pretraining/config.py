@@ -314,7 +314,8 @@ def _problem_in(config: PretrainingConfig) -> str | None:
         "DINO and InfoNCE need two global views.": (
             not pairs or config.views.n_global > 1
         ),
-        f"crop sizes {sizes} must be multiples of the patch size.": not any(
+        "views.global_crops.size and views.local_crops.size must be multiples of the "
+        f"encoder's patch size {config.encoder.patch_size}, got {sizes}.": not any(
             length % config.encoder.patch_size for size in sizes for length in size
         ),
     }

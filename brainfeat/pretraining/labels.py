@@ -35,13 +35,13 @@ def read_labels(
     -------
     dict of str to bool
         Whether a subject, without its ``sub-``, is of the class that comes last
-        in the alphabet. Subjects whose class is missing are left out.
+        in the alphabet. Rows without a subject or a class are left out.
 
     Raises
     ------
     InputError
-        If the file cannot be read, a column is missing, or there are not two
-        classes.
+        If the file cannot be read, a column is missing, a subject is of both
+        classes, or there are not two.
     """
     try:
         with Path(path).open(newline="", encoding="utf-8-sig") as file:
@@ -60,11 +60,17 @@ def read_labels(
             f"{os.fspath(path)}: expected a column participant_id and "
             f"{column or 'one of classes'}, got {', '.join(columns) or 'none'}."
         )
-    classes = {
-        line[name].removeprefix("sub-"): (line[chosen] or "").strip()
-        for line in lines
-        if (line[chosen] or "").strip().lower() not in _MISSING
-    }
+    classes: dict[str, str] = {}
+    for line in lines:
+        subject, value = ((line[key] or "").strip() for key in (name, chosen))
+        if not subject or value.lower() in _MISSING:
+            continue
+        known = classes.setdefault(subject.removeprefix("sub-"), value)
+        if value != known:
+            raise InputError(
+                f"{os.fspath(path)}: expected one class in {chosen} for {subject}, "
+                f"got {known} and {value}."
+            )
     values = sorted(set(classes.values()))
     if len(values) != 2:
         raise InputError(

@@ -85,7 +85,10 @@ def test_value_of_another_type_is_refused(name):
         ({"encoder": EncoderConfig(tissues=("csf",))}, "must be empty, got"),
         ({"batch_size": 8, "accumulation_steps": 3}, "3 does not divide batch_size 8"),
         ({"views": ViewConfig(n_global=1)}, "two global views"),
-        ({"views": ViewConfig(global_crops=CropConfig(size=(80, 50)))}, "50"),
+        (
+            {"views": ViewConfig(global_crops=CropConfig(size=(80, 50)))},
+            r"local_crops\.size must be multiples .* size 8, got \(\(80, 50\)",
+        ),
         ({"views": ViewConfig(local_crops=CropConfig(size=(12, 80)))}, "12"),
     ],
 )

@@ -41,6 +41,8 @@ def store(tmp_path):
 def test_two_classes_are_read_in_alphabetical_order(write):
     text = "participant_id\tgroup\nsub-1\tpatient\n2\tcontrol\nsub-3\tn/a\n"
     assert read_labels(write(text)) == {"1": True, "2": False}
+    text = "group\tparticipant_id\na\tsub-1 \nb\t2\na\t1\nc\n"
+    assert read_labels(write(text)) == {"1": False, "2": True}
     text = "subject,age,sex\nsub-1,71,M\nsub-2,64,F\n"
     assert read_labels(write(text, "a.csv"), "sex") == {"1": True, "2": False}
 
@@ -53,6 +55,11 @@ def test_two_classes_are_read_in_alphabetical_order(write):
         ("participant_id\ta\n1\t2\n", "b", "participant_id and b, got"),
         ("participant_id\ta\n1\t2\n2\t2\n", None, "expected two classes in a, got 1"),
         ("", None, "got none"),
+        (
+            "subject\tdx\nsub-1\tCN\nsub-2\tAD\n1\tAD\n",
+            "dx",
+            "one class in dx for 1, got CN and AD",
+        ),
     ],
 )
 def test_a_table_that_is_wrong_is_named(write, text, column, message):
