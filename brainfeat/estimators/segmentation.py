@@ -289,8 +289,8 @@ class SegmentationEstimator(BaseEstimator):
         Raises
         ------
         InputError
-            If ``X`` or ``y`` has another form, or a label map has a class that `fit`
-            did not see.
+            If ``X`` or ``y`` has another form, a label map has a class that `fit` did
+            not see, or lies beside its image.
         """
         return float(np.nanmean(self.score_table(X, y).to_numpy()))
 
@@ -313,8 +313,8 @@ class SegmentationEstimator(BaseEstimator):
         Raises
         ------
         InputError
-            If ``X`` or ``y`` has another form, or a label map has a class that `fit`
-            did not see.
+            If ``X`` or ``y`` has another form, a label map has a class that `fit` did
+            not see, or lies beside its image.
         """
         check_is_fitted(self)
         table = read_subjects(X, self._checkpoint(), self.modality)
@@ -324,8 +324,17 @@ class SegmentationEstimator(BaseEstimator):
         foreground = self._classes()[1:]
         rows = []
         found = self._stream(X, lambda item: (item.placed, item.choose(self.classes_)))
-        for (placed, labels), source in zip(found, label_maps, strict=True):
-            truth = _on_grid(read_labels(source), placed)
+        for (placed, labels), source, subject in zip(
+            found, label_maps, table.rows, strict=True
+        ):
+            native = read_labels(source)
+            truth = _on_grid(native, placed)
+            if native.data.any() and not truth.any():
+                raise InputError(
+                    f"{name_of(source, subject)}: expected labels where the image of "
+                    f"{subject.name} lies in scanner space, got none there; is its "
+                    "header another image's?"
+                )
             rows.append(dice_scores(truth, labels, foreground))
         names = [subject.name for subject in table.rows]
         return pd.DataFrame(rows, index=names, columns=foreground)

@@ -394,6 +394,15 @@ def test_other_forms_of_y_are_refused(estimator, paths, label_maps):
     assert str(caught.value).startswith(paths[1])
 
 
+def test_truth_beside_its_image_is_no_score_of_zero(fitted, paths, label_maps):
+    image = nib.load(label_maps[1])
+    affine = image.affine.copy()
+    affine[:3, 3] += 500.0
+    away = nib.Nifti1Image(image.get_fdata().astype(np.int16), affine)
+    with pytest.raises(InputError, match=r"label map of .*: expected labels where"):
+        fitted.score(paths[:2], [label_maps[0], away])
+
+
 def test_class_that_training_did_not_have_is_named(fitted, paths, tmp_path):
     labels = label(read_volume(paths[3]))
     labels.data[labels.data == 7] = 9
