@@ -98,12 +98,14 @@ class LinearProbe:
             volumes = self.subjects.volumes[number, 0].to(device).permute(0, *order)
             foreground = self.subjects.foreground[number][None, None, None]
             stack = foreground.permute(0, 1, 2, *(axis + 2 for axis in order))
-            fractions = pool_patches(stack, config.thickness, config.patch_size)
+            pooled = pool_patches(stack, config.thickness, config.patch_size)
+            fractions = pooled[0, ..., 0].to(device)  # 1 S h w
             output = encoder(
                 stack_to_slabs(volumes[None], config.thickness),
                 present=self.subjects.present[number, :1].to(device),
+                foreground=fractions > 0,
             )
-            rows.append(pool_tokens(output, fractions[0, ..., 0].to(device)).cpu())
+            rows.append(pool_tokens(output, fractions).cpu())
         return torch.cat(rows)
 
     def _split(self, number: int) -> tuple[Tensor, Tensor]:

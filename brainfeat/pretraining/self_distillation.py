@@ -344,6 +344,7 @@ def _encode(
         present=group.visible.flatten(0, 1),
         masks=None if masks is None else masks.flatten(0, 1),
         positions=group.positions.flatten(0, 1),
+        foreground=group.fractions.flatten(0, 1) > 0,
     )
     return EncoderOutput(
         output.cls_token.unflatten(0, views), output.patch_tokens.unflatten(0, views)

@@ -239,6 +239,8 @@ class DrawnGroup:
         maps = _crop_maps(self.boxes, subjects, thickness, patch_size)  # B V S h w 1+R
         maps = maps.transpose(0, 1)
         masks = None if self.masks is None else self.masks.to(device)
+        if masks is not None and encoder.background == "skipped":
+            masks = masks & (maps[..., 0] > 0)  # what is left out cannot be guessed
         positions = self.boxes.slab_positions(subjects.shape, thickness, self.plane)
         return ViewGroup(
             slabs=slabs.unflatten(0, (n_subjects, n_views)).transpose(0, 1),

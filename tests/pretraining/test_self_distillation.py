@@ -209,6 +209,36 @@ def test_masked_patches_are_not_measured(small_config, make_views):
     assert torch.equal(before.anatomy, after.anatomy)
 
 
+@pytest.mark.parametrize(
+    ("background", "matters"), [("kept", True), ("skipped", False)]
+)
+def test_background_matters_to_encoders_that_keep_it(
+    small_config, make_views, background, matters
+):
+    encoder = replace(small_config.encoder, background=background)
+    config = replace(small_config, encoder=encoder)
+    views = make_views(config)
+    fractions = views.large.fractions.clone()
+    fractions[..., 0, :] = 0  # the first row of patches holds no brain
+    fractions[1, 2] = 0  # nor does a whole view
+    masks = views.large.masks & (fractions > 0)
+    losses = []
+    for brightness in (0.0, 5.0):
+        slabs = views.large.slabs.clone()
+        slabs[..., : encoder.patch_size, :] += brightness
+        slabs[1, 2] += brightness
+        model = build(config)
+        large = replace(views.large, slabs=slabs, fractions=fractions, masks=masks)
+        torch.manual_seed(0)  # of stochastic depth
+        changed = replace(views, large=large)
+        terms, _, _ = model(changed, teacher_temperature=0.2)
+        losses.append(terms.total)
+    assert (losses[0] != losses[1]) == matters
+    losses[0].backward()
+    gradients = [p.grad for p in model.student.parameters() if p.grad is not None]
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
 def test_loss_falls_when_the_student_follows_it(small_config, make_views):
     config = only(small_config, "anatomy")
     model, views = build(config), make_views(config)

@@ -169,6 +169,18 @@ def test_masks_hide_the_asked_share_of_global_views_only(subjects):
     assert views.small.masks is None
 
 
+def test_background_that_is_left_out_is_not_masked(subjects):
+    foreground = subjects.foreground.clone()
+    foreground[:, :, :8] = 0
+    subjects = replace(subjects, foreground=foreground)
+    drawn = draw(WHOLE, subjects)
+    kept = drawn.apply(subjects, ENCODER).large
+    skipped = drawn.apply(subjects, replace(ENCODER, background="skipped")).large
+    is_brain = kept.fractions > 0
+    assert kept.masks[~is_brain].any()
+    assert torch.equal(skipped.masks, kept.masks & is_brain)
+
+
 def test_planes_take_turns(subjects):
     config = replace(WHOLE, planes=("coronal", "axial"))
     first, second, third = (
