@@ -269,7 +269,6 @@ _POSITIVE = (
     "student_temperature",
     "teacher_temperature",
     "infonce_temperature",
-    "learning_rate",
     "layer_decay",
     "clip_grad",
 )
@@ -282,6 +281,7 @@ _WEIGHTS = (
 )
 _NOT_NEGATIVE = (
     *_WEIGHTS,
+    "learning_rate",
     "final_learning_rate",
     "weight_decay",
     "patch_embed_lr",
