@@ -3,7 +3,9 @@
 __all__ = ["SegmentSummary", "fit_from_manifest", "format_segments", "segment_rows"]
 
 import csv
+import os
 import re
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -87,8 +89,8 @@ def fit_from_manifest(
     Raises
     ------
     InputError
-        If a row has no image or no label map, an image comes twice, or the names of
-        the classes cannot be read.
+        If a row has no image or no label map, an image comes twice, the names of the
+        classes cannot be read, or the folder cannot be written.
     """
     if manifest.suffix not in {".csv", ".tsv"}:
         raise InputError(f"{manifest}: expected a manifest that ends in .csv or .tsv.")
@@ -99,6 +101,7 @@ def fit_from_manifest(
         raise InputError(f"{manifest}: expected each image once, got {image} again.")
     label_maps = [_label_map(row, manifest) for row in rows.rows]
     names = _find_names(Path(label_maps[0]))
+    _check_can_write(folder)
     estimator.fit([dict(row.images) for row in rows.rows], label_maps)
     estimator.save(folder)
     _write_names(folder / _NAMES, estimator, names)
@@ -281,6 +284,25 @@ def _output_name(row: TableRow) -> Path:
 def _safe(text: str) -> str:
     """Make a part of a file name that stays in its folder."""
     return re.sub(r"[^\w.+-]+", "-", text).lstrip(".")
+
+
+def _check_can_write(folder: Path) -> None:
+    """Try before a training, which takes minutes, and leave no trace.
+
+    Raises
+    ------
+    InputError
+        If the folder cannot be written.
+    """
+    parents = (folder, *folder.absolute().parents)
+    place = next(path for path in parents if os.path.lexists(path))
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be written ({brief_reason(error)})."
+        ) from error
 
 
 def _label_map(row: TableRow, manifest: Path) -> str:

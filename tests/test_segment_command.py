@@ -158,6 +158,20 @@ def test_model_is_not_overwritten(data, model):
     assert "is not an empty folder" in result.output
 
 
+def test_folder_that_cannot_be_written_is_told_before_training(data, tmp_path):
+    rows = [("bids/sub-0/anat/sub-0_T1w.nii.gz", "truth/sub-0_dseg.nii.gz")]
+    manifest = write_manifest(data, "one.csv", rows)
+    (tmp_path / "file").touch()
+    result = invoke(
+        *("fit", manifest, "-o", tmp_path / "file/model", "--steps", 1),
+        *("--checkpoint", data / "checkpoint", "--device", "cpu"),
+    )
+    assert result.exit_code == 2
+    assert "file/model: cannot be written (Not a directory)" in result.output
+    assert "loss" not in result.output
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_other_datasets_and_models_are_not_written_to(data, model, tmp_path):
     description = tmp_path / "dataset_description.json"
     description.write_text('{"Name": "Raw", "BIDSVersion": "1.10.0"}')
