@@ -66,7 +66,9 @@ def intraclass_correlation(scores: ArrayLike) -> NDArray[np.float64]:
     error = np.square(residual).sum(axis=(0, 1)) / ((n - 1) * (k - 1))
     total = between_subjects + (k - 1) * error + k * (between_raters - error) / n
     agreement = np.full(total.shape, np.nan)
-    np.divide(between_subjects - error, total, out=agreement, where=total > 0)
+    # The mean of equal scores may be rounded, and then differ from all of them.
+    differ = (np.ptp(values, axis=(0, 1)) > 0) & (total > 0)
+    np.divide(between_subjects - error, total, out=agreement, where=differ)
     return agreement
 
 
@@ -105,7 +107,8 @@ def retrieval_accuracy(features: ArrayLike, subjects: ArrayLike) -> float:
     can_be_found = np.bincount(people)[people] > 1
     if not can_be_found.any():
         raise InputError("subjects: expected one with two rows, got none.")
-    spread = rows.std(axis=0)
+    # Features that are the same in all rows have a spread too, by rounding.
+    spread = np.where(np.ptp(rows, axis=0) > 0, rows.std(axis=0), 0.0)
     rows = (rows - rows.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     rows = rows / np.where(lengths > 0, lengths, 1.0)

@@ -53,8 +53,10 @@ def test_agreement_ignores_scale_and_origin_but_not_a_rater_who_scores_higher():
     assert intraclass_correlation(equal + np.array([0, 0, 9])) < 0.5
 
 
-def test_agreement_of_constant_scores_is_unknown():
-    found = intraclass_correlation(np.stack([np.ones((6, 4)), PUBLISHED], axis=-1))
+@pytest.mark.parametrize("score", [1.0, 0.7])  # the mean of 0.7 is rounded
+def test_agreement_of_constant_scores_is_unknown(score):
+    constant = np.full((6, 4), score)
+    found = intraclass_correlation(np.stack([constant, PUBLISHED], axis=-1))
     assert np.isnan(found[0])
     assert found[1] == intraclass_correlation(PUBLISHED)
 
@@ -75,6 +77,14 @@ def test_retrieval_counts_scans_that_find_their_subject(rng):
 def test_retrieval_is_of_those_who_can_be_found():
     rows = [[0.0, 1.0], [0.1, 1.0], [1.0, 0.0], [5.0, -9.0]]
     assert retrieval_accuracy(rows, ["a", "a", "b", "c"]) == 1.0
+
+
+def test_retrieval_does_not_see_features_that_all_scans_share(rng):
+    features, subjects = rng.normal(size=(12, 2)), np.arange(12) // 2
+    alone = retrieval_accuracy(features, subjects)
+    shared = np.full((12, 300), 0.1)  # whose mean is rounded
+    assert shared.std(axis=0).all()
+    assert retrieval_accuracy(np.hstack([features, shared]), subjects) == alone
 
 
 def test_retrieval_needs_a_repeat():
