@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from brainfeat.augmentation.crops import stack_to_slabs
+from brainfeat.augmentation.crops import pool_patches, stack_to_slabs
 from brainfeat.checkpoint import CheckpointConfig
 from brainfeat.estimators._device import resolve_dtype
 from brainfeat.estimators._segmentation_inputs import (
@@ -110,14 +110,22 @@ class SegmentationNetwork:
         """Turn volumes (B, C, I, J, K) into slices (B, C, n_slices, H, W)."""
         return volumes.permute(0, 1, *(2 + axis for axis in self.grid.axes))
 
-    def tokens(self, slabs: Tensor, present: Tensor) -> list[Tensor]:
-        """Encode slabs (B, S, C, H, W): patch tokens of each depth, as float32."""
+    def tokens(self, coarse: Tensor, present: Tensor) -> list[Tensor]:
+        """Encode slices of modalities and foreground, (B, M + 1, n_slices, H, W).
+
+        Gives the patch tokens of each depth, as float32.
+        """
+        thickness, patch_size = self.grid.thickness, self.encoder.config.patch_size
+        fractions = pool_patches(coarse[:, None, -1:], thickness, patch_size)
         dtype = resolve_dtype("auto", self.device)
         with torch.autocast(
             self.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16
         ):
             outputs = self.encoder.forward_intermediates(
-                slabs, self.blocks, present=present
+                stack_to_slabs(coarse[:, :-1], thickness),
+                self.blocks,
+                present=present,
+                foreground=fractions[:, 0, ..., 0] > 0,  # B S h w
             )
         return [output.patch_tokens.float() for output in outputs]
 
@@ -175,10 +183,9 @@ class SegmentationNetwork:
         """
         stack = self.to_stack(coarse)  # 1 M+1 n_slices H W
         thickness, factor = self.grid.thickness, self.space.upsampling
-        slabs = stack_to_slabs(stack[:, :-1], thickness)
-        tokens = self.tokens(slabs, encoder_present)
+        tokens = self.tokens(stack, encoder_present)
         voxels = self.to_stack(fine)
-        n_slabs = slabs.shape[1]
+        n_slabs = tokens[0].shape[1]
         n_part = self._count_slabs(stack[0, 0, :thickness].numel())
         margin = -(-_REACH // thickness)
         for first in range(0, n_slabs, n_part):

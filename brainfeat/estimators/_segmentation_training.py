@@ -260,7 +260,7 @@ def _stack_sizes(network: SegmentationNetwork, store: LabelledStore) -> StackSiz
 
 def _decode(network: SegmentationNetwork, stacks: Stacks, plan: TrainingPlan) -> Tensor:
     with torch.set_grad_enabled(not plan.freeze_encoder):
-        tokens = network.tokens(stacks.slabs, stacks.encoder_present)
+        tokens = network.tokens(stacks.coarse, stacks.encoder_present)
     thickness = network.grid.thickness
     parts = [slice(first, first + stacks.n_slabs) for first in stacks.first_slabs]
     log_prior = torch.cat(

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from brainfeat.augmentation.crops import CropBoxes, CropConfig, stack_to_slabs
+from brainfeat.augmentation.crops import CropBoxes, CropConfig
 from brainfeat.augmentation.intensity import IntensityChanges, IntensityConfig
 from brainfeat.estimators._segmentation_store import LabelledStore, LabelledVolumes
 from brainfeat.slabs import SlabGrid
@@ -35,8 +35,8 @@ class Stacks:
 
     Parameters
     ----------
-    slabs : Tensor of shape (1, S, C, H, W)
-        The whole subject, for the encoder.
+    coarse : Tensor of shape (1, n_encoder_modalities + 1, n_slices, H, W)
+        The whole subject, for the encoder; last comes the foreground.
     encoder_present : bool Tensor of shape (1, n_encoder_modalities)
         Modalities that the encoder sees.
     first_slabs : tuple of int
@@ -53,7 +53,7 @@ class Stacks:
         Index of each voxel's class.
     """
 
-    slabs: Tensor
+    coarse: Tensor
     encoder_present: Tensor
     first_slabs: tuple[int, ...]
     n_slabs: int
@@ -188,7 +188,7 @@ class StackPlan:
             voxels.append(own_changes.apply(boxes.apply(volumes.fine)[:, 0]))
             labels.append(boxes.apply(volumes.labels, "nearest")[:, 0])
         return Stacks(
-            slabs=stack_to_slabs(changed, thickness),
+            coarse=torch.cat([changed, whole[:, -1:]], 1),
             encoder_present=encoder_present,
             first_slabs=self.first_slabs,
             n_slabs=self.n_slabs,

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -62,6 +64,27 @@ def test_parts_give_what_the_whole_gives(network, placed, monkeypatch):
     monkeypatch.setattr(model, "_VOXELS_AT_ONCE", 24 * 32 * 2 * 6)  # 6 of 20 slabs
     parts = network.probabilities(placed)
     np.testing.assert_allclose(parts, whole, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("background", "matters"), [("kept", True), ("skipped", False)]
+)
+def test_background_matters_to_encoders_that_keep_it(
+    make_checkpoint, checkpoint, network, placed, background, matters
+):
+    config = replace(checkpoint.config.encoder, background=background)
+    network.encoder = make_checkpoint(encoder=config).build_encoder()
+    coarse = np.concatenate([placed.coarse.data, placed.coarse.foreground[None]])
+    coarse = torch.from_numpy(coarse)[None].float()
+    coarse[:, -1, :, : 2 * config.patch_size] = 0  # as if no brain were there
+    changed = coarse.clone()
+    changed[:, :-1, :, : config.patch_size] += 5.0
+    present = torch.from_numpy(placed.coarse.present)[None]
+    first, second = (
+        network.tokens(network.to_stack(volumes), present)[-1]
+        for volumes in (coarse, changed)
+    )
+    assert torch.equal(first, second) != matters
 
 
 def test_many_classes_make_parts_smaller(network, monkeypatch):

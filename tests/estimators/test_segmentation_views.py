@@ -58,14 +58,14 @@ def test_same_seed_gives_the_same_stacks(store):
         draw(store, 3).apply(volumes(), [0, 1], GRID.thickness, 2) for _ in range(2)
     )
     assert torch.equal(first.voxels, again.voxels)
-    assert torch.equal(first.slabs, again.slabs)
+    assert torch.equal(first.coarse, again.coarse)
     other = draw(store, 4).apply(volumes(), [0, 1], GRID.thickness, 2)
-    assert not torch.equal(first.slabs, other.slabs)
+    assert not torch.equal(first.coarse, other.coarse)
 
 
 def test_shapes_are_those_of_encoder_and_decoder(store):
     stacks = draw(store).apply(volumes(), [0, 1], GRID.thickness, 2)
-    assert stacks.slabs.shape == (1, 5, 4, 12, 8)
+    assert stacks.coarse.shape == (1, 3, 10, 12, 8)
     assert stacks.foreground.shape == (3, 1, 4, 12, 8)
     assert stacks.voxels.shape == (3, 2, 8, 24, 16)
     assert stacks.labels.shape == (3, 1, 8, 24, 16)
