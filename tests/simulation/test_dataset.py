@@ -52,6 +52,13 @@ def test_another_simulation_is_refused(tmp_path):
         CohortFolder.open(tmp_path, SETTINGS | {"random_state": 1})
 
 
+def test_settings_that_are_damaged_are_named(tmp_path):
+    CohortFolder.open(tmp_path, SETTINGS)
+    (tmp_path / "code/simulation.json").write_text('{"modalities": [')
+    with pytest.raises(InputError, match=r"simulation\.json: expected the settings of"):
+        CohortFolder.open(tmp_path, SETTINGS)
+
+
 def test_a_folder_of_something_else_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="expected a new or empty folder"):
