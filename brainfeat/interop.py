@@ -126,7 +126,8 @@ def convert_state(
     Raises
     ------
     CheckpointError
-        With every missing, unexpected and mis-shaped key.
+        With every missing, unexpected and mis-shaped key, or with those whose values
+        are quantised or not finite.
     """
     foreign, unexpected = _without_prefix(named_tensors(state))
     _add_class_position(foreign)
@@ -145,6 +146,17 @@ def convert_state(
             converted[name] = torch.cat([foreign[source] for source in sources])
     problems.unexpected += [name for name in foreign if name not in used]
     problems.raise_if_any()
+    # Whole numbers are quantised weights, whose scales are kept elsewhere.
+    unusable = [
+        name
+        for name, value in foreign.items()
+        if not value.is_floating_point() or not bool(value.float().isfinite().all())
+    ]
+    if unusable:
+        raise CheckpointError(
+            "expected weights that are finite floating-point numbers, got others in "
+            f"{', '.join(unusable)}."
+        )
     return config, {name: value.float() for name, value in converted.items()}
 
 

@@ -150,6 +150,17 @@ def test_half_precision_becomes_single(meta):
     assert {value.dtype for value in state.values()} == {torch.float32}
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), torch.int8])
+def test_weights_that_are_no_finite_numbers_are_refused(meta, value):
+    name = "blocks.1.attn.qkv.weight"
+    if isinstance(value, torch.dtype):
+        meta[name] = meta[name].to(value)
+    else:
+        meta[name][3, 2] = value
+    with pytest.raises(CheckpointError, match=rf"finite .* got others in {name}\."):
+        convert_state(meta)
+
+
 def test_all_problems_are_listed_in_the_names_of_the_file(meta):
     state = transformers_state(meta)
     del state["encoder.layer.1.attention.attention.key.weight"]
