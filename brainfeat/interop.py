@@ -208,10 +208,9 @@ def _without_prefix(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[s
 def _add_class_position(state: dict[str, Tensor]) -> None:
     """Put back the class token's place where timm has added it to the token."""
     positions = state.get("pos_embed")
-    if positions is None or positions.ndim != 3:
+    if positions is None or positions.ndim != 3 or "reg_token" not in state:
         return
-    count = positions.shape[1]
-    if math.isqrt(count) ** 2 == count and math.isqrt(count - 1) ** 2 != count - 1:
+    if math.isqrt(positions.shape[1]) ** 2 == positions.shape[1]:
         zero = positions.new_zeros(positions.shape[0], 1, positions.shape[2])
         state["pos_embed"] = torch.cat([zero, positions], 1)
 

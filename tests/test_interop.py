@@ -197,9 +197,10 @@ def test_no_misshaped_tensor_goes_unnoticed(name, meta):
         convert_state(meta)
 
 
-def test_positions_that_fill_no_square_are_refused(meta):
-    meta["pos_embed"] = torch.zeros(1, 1 + 3 * 4, 64)
-    with pytest.raises(CheckpointError, match=r"pos_embed \(1, 13, 64\)"):
+@pytest.mark.parametrize("n_positions", [1 + 3 * 4, 1 + 3 * 5])  # the latter is 4 * 4
+def test_positions_that_fill_no_square_are_refused(meta, n_positions):
+    meta["pos_embed"] = torch.zeros(1, n_positions, 64)
+    with pytest.raises(CheckpointError, match=rf"pos_embed \(1, {n_positions}, 64\)"):
         convert_state(meta)
 
 
