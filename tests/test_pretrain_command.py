@@ -189,6 +189,9 @@ def test_a_run_that_cannot_go_on_says_what_to_change(store, options, tmp_path):
     last = result.stderr.splitlines()[-1]
     assert re.match(r"error: step \d: .* not finite\. Lower learning_rate", last)
     assert "Traceback" not in result.output
+    # No run is resumed with another configuration.
+    assert "new run in another folder; --init starts it from the last" in last
+    assert "resume" not in last
 
 
 @pytest.fixture(scope="module")

@@ -104,8 +104,9 @@ class Monitor:
         if broken:
             raise TrainingError(
                 f"step {step}: {', '.join(broken)} not finite. Lower learning_rate or "
-                "clip_grad, lengthen warmup_fraction, or use precision='float32'; "
-                "then resume from the last checkpoint, which is from before this step."
+                "clip_grad, lengthen warmup_fraction, or use precision='float32', in a "
+                "new run in another folder; --init starts it from the last checkpoint "
+                "of this one, which is from before this step."
             )
 
     def observe(self, class_tokens: Tensor) -> float | None:
