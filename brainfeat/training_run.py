@@ -27,7 +27,11 @@ from brainfeat.pretraining.labels import make_probe
 from brainfeat.pretraining.parallel import distributed, training_device
 from brainfeat.pretraining.probe import LinearProbe
 from brainfeat.pretraining.ranks import rank
-from brainfeat.pretraining.run_checks import check_fit, check_run_folder
+from brainfeat.pretraining.run_checks import (
+    CONFIG_NAME,
+    check_fit,
+    check_run_folder,
+)
 from brainfeat.pretraining.shared_store import write_store_together
 from brainfeat.pretraining.store import INDEX_NAME, StoreIndex, VolumeStore
 from brainfeat.pretraining.store_writer import FailedScan, ScanEvent
@@ -201,6 +205,8 @@ def run_pretraining(
     with distributed(training_device(options.device)):
         check_fit(found, config)
         goes_on = check_run_folder(folder, config, resume=options.resume)
+        if options.resume and not goes_on:
+            _tell_of_new_start(folder, options.init)
         start = None if goes_on else _load_start(options.init, config)
         _tell_of_absent_modalities(asked, config)
         preprocessor = _choose_preprocessor(start, folder if goes_on else None)
@@ -259,6 +265,16 @@ def _tell_of_absent_modalities(
     if absent:
         text = "No scan has %s: the encoder is for %s."
         logger.info(text, " or ".join(absent), ", ".join(used))
+
+
+def _tell_of_new_start(folder: Path, init: str | os.PathLike[str] | None) -> None:
+    """Say from what a run begins that was cut off before its first checkpoint."""
+    if (folder / CONFIG_NAME).exists() and rank() == 0:
+        logger.warning(
+            "%s: there is no checkpoint to go on from; the run begins anew, from %s.",
+            folder,
+            "random weights" if init is None else os.fspath(init),
+        )
 
 
 def _load_start(

@@ -170,6 +170,26 @@ def test_a_run_goes_on_with_the_volumes_that_it_began_with(cohort, init, run, tm
     assert result.fingerprint == Checkpoint.load(run).fingerprint
 
 
+@pytest.mark.parametrize("has_init", [True, False])
+def test_a_run_without_checkpoint_says_from_what_it_begins_anew(
+    cohort, init, tmp_path, caplog, has_init
+):
+    def cut(event):
+        if not isinstance(event, ScanEvent):
+            raise KeyboardInterrupt
+
+    paths = sorted(cohort.rglob("*_T1w.nii.gz"))
+    options = TrainingOptions(init=init, device="cpu", resume=True)
+    with pytest.raises(KeyboardInterrupt):
+        run_pretraining(paths, CONFIG, tmp_path, options=options, on_event=cut)
+    assert "anew" not in caplog.text  # there was nothing before
+    options = replace(options, init=init if has_init else None)
+    with pytest.raises(KeyboardInterrupt):
+        run_pretraining(paths, CONFIG, tmp_path, options=options, on_event=cut)
+    start = str(init) if has_init else "random weights"
+    assert f"the run begins anew, from {start}." in caplog.text
+
+
 def test_a_run_that_goes_on_with_other_scans_says_so(cohort, init, tmp_path, caplog):
     config = replace(CONFIG, checkpoint_every=1)
     paths = sorted(cohort.rglob("*_T1w.nii.gz"))
