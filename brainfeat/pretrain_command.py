@@ -75,10 +75,14 @@ def pretrain_from_command_line(
                     inputs, values, folder, options=options, on_event=on_event
                 )
         except KeyboardInterrupt as error:
-            error.args = (
-                f"interrupted: --resume goes on from step {saved_step(folder)}, and "
-                "finds the scans that are preprocessed.",
+            step = saved_step(folder)
+            way = (
+                f"interrupted: --resume goes on from step {step}"
+                if step
+                else "interrupted before the first checkpoint: "
+                "the same command begins anew"
             )
+            error.args = (f"{way}, and finds the scans that are preprocessed.",)
             raise
 
 
