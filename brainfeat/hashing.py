@@ -2,12 +2,13 @@
 
 import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 from nibabel.spatialimages import SpatialImage
 
 from brainfeat.exceptions import VolumeError, brief_reason
-from brainfeat.image_files import ImageSource, existing_file
+from brainfeat.image_files import ImageSource, files_of
 
 __all__ = ["content_hash", "hash_images"]
 
@@ -18,7 +19,8 @@ def content_hash(source: ImageSource) -> str:
     Parameters
     ----------
     source : path-like or nibabel image
-        A file is hashed byte for byte, an image by its stored array and affine.
+        A file is hashed byte for byte, with those that belong to it, such as the
+        ``.hdr`` of an ``.img``; an image by its stored array and affine.
 
     Returns
     -------
@@ -38,12 +40,10 @@ def content_hash(source: ImageSource) -> str:
         digest.update(np.asarray(source.affine, dtype=np.float64).tobytes())
         digest.update(data.view(np.uint8).data if data.size else b"")
         return digest.hexdigest()
-    path = existing_file(source)
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise VolumeError(f"{path}: cannot be read ({brief_reason(error)}).") from error
+    digests = list(map(_file_hash, files_of(source)))
+    if len(digests) == 1:
+        return digests[0]
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 def hash_images(images: Mapping[str, str]) -> str:
@@ -57,7 +57,7 @@ def hash_images(images: Mapping[str, str]) -> str:
     Returns
     -------
     str
-        SHA-256 in hexadecimal; for a single image it is that of the file.
+        SHA-256 in hexadecimal; for a single image in one file it is that of the file.
 
     Raises
     ------
@@ -69,3 +69,11 @@ def hash_images(images: Mapping[str, str]) -> str:
         return next(iter(hashes.values()))
     lines = (f"{modality} {value}\n" for modality, value in sorted(hashes.items()))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _file_hash(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise VolumeError(f"{path}: cannot be read ({brief_reason(error)}).") from error

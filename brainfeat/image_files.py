@@ -25,6 +25,7 @@ __all__ = [
     "ImageSource",
     "StoredVoxels",
     "existing_file",
+    "files_of",
     "open_image",
     "read_stored",
 ]
@@ -33,6 +34,8 @@ ImageSource = str | os.PathLike[str] | SpatialImage
 
 _GZIP_ERRORS: tuple[Any, ...] = (igzip.BadGzipFile, IsalError)
 _SKIPPED_AT_ONCE = 1 << 20
+# Header and voxels of these are one file.
+_WHOLE = (".nii", ".nii.gz", ".mgh", ".mgz")
 
 
 class StoredVoxels(NamedTuple):
@@ -171,6 +174,35 @@ def existing_file(source: str | os.PathLike[str]) -> Path:
     return path
 
 
+def files_of(source: str | os.PathLike[str]) -> list[Path]:
+    """Find all files of an image: header and voxels may lie apart, as in Analyze.
+
+    Parameters
+    ----------
+    source : path-like
+        One of them.
+
+    Returns
+    -------
+    list of Path
+        Those that are there, by name; ``source`` alone if it is no image.
+
+    Raises
+    ------
+    VolumeNotFoundError
+        If there is no such file.
+    VolumeError
+        If it is a folder, a device or a pipe.
+    """
+    path = existing_file(source)
+    if path.name.lower().endswith(_WHOLE):
+        return [path]
+    try:
+        return sorted({path, *_files_of(open_image(path))})
+    except VolumeError:  # what reads it tells what is wrong
+        return [path]
+
+
 def _from_nifti(path: Path, memory_limit: int, n_volumes: int | None) -> StoredVoxels:
     is_compressed = path.name.lower().endswith(".gz")
     with igzip.open(path, "rb") if is_compressed else path.open("rb") as file:
@@ -219,9 +251,12 @@ def _read_voxels(file: Any, layout: NiftiLayout) -> NDArray[Any]:
 
 
 def _size_on_disk(image: SpatialImage) -> int:
-    """Return the bytes of all files of an image: header and voxels may lie apart."""
-    paths = {holder.filename for holder in image.file_map.values() if holder.filename}
-    return sum(Path(path).stat().st_size for path in paths if Path(path).exists())
+    return sum(path.stat().st_size for path in _files_of(image))
+
+
+def _files_of(image: Any) -> set[Path]:
+    names = {holder.filename for holder in image.file_map.values() if holder.filename}
+    return {path for path in map(Path, names) if path.exists()}
 
 
 def _from_image(image: SpatialImage, name: str, n_volumes: int | None) -> StoredVoxels:

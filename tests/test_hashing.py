@@ -5,6 +5,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from brainfeat.estimators._known_hash import known_hash
 from brainfeat.exceptions import VolumeNotFoundError
 from brainfeat.hashing import content_hash, hash_images
 
@@ -43,3 +44,16 @@ def test_the_hash_of_one_image_is_that_of_its_file(tmp_path):
     assert len({both, expected, hash_images(swapped)}) == 3
     with pytest.raises(VolumeNotFoundError):
         hash_images({"T1w": str(tmp_path / "absent")})
+
+
+@pytest.mark.parametrize("named", [".img", ".hdr"])
+@pytest.mark.parametrize("changed", [".img", ".hdr"])
+def test_header_and_voxels_in_two_files_both_count(tmp_path, rng, named, changed):
+    intensities = rng.integers(-300, 300, (7, 8, 9)).astype(np.int16)
+    nib.save(nib.Nifti1Pair(intensities, np.diag([2, 3, 4, 1])), tmp_path / "a.img")
+    nib.save(nib.Nifti1Pair(intensities + 1, np.eye(4)), tmp_path / "b.img")
+    path = tmp_path / f"a{named}"
+    before = content_hash(path), known_hash(path)
+    assert before[0] == before[1] == content_hash(tmp_path / "a.img")
+    (tmp_path / f"b{changed}").replace(tmp_path / f"a{changed}")
+    assert content_hash(path) == known_hash(path) != before[0]

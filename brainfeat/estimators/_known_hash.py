@@ -5,8 +5,9 @@ import time
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from brainfeat.exceptions import VolumeError
 from brainfeat.hashing import content_hash
-from brainfeat.image_files import ImageSource
+from brainfeat.image_files import ImageSource, files_of
 from brainfeat.user_paths import expand_home
 
 __all__ = ["known_hash"]
@@ -38,7 +39,7 @@ class _FileState(NamedTuple):
 
 
 # Of this process; some 400 bytes a file.
-_HASHES: dict[Path, tuple[_FileState, str]] = {}
+_HASHES: dict[Path, tuple[list[_FileState], str]] = {}
 
 
 def known_hash(source: ImageSource) -> str:
@@ -66,13 +67,13 @@ def known_hash(source: ImageSource) -> str:
     path = expand_home(source).absolute()
     try:
         # Before reading: what is written meanwhile must look new.
-        state, now = _FileState.of(path), time.time()
-    except OSError:
+        states, now = list(map(_FileState.of, files_of(path))), time.time()
+    except (OSError, VolumeError):
         return content_hash(source)  # which tells what is wrong
     known = _HASHES.get(path)
-    if known is not None and known[0] == state:
+    if known is not None and known[0] == states:
         return known[1]
     digest = content_hash(source)
-    if now - state.changed / 1e9 > _SETTLED_AFTER:
-        _HASHES[path] = state, digest
+    if now - max(state.changed for state in states) / 1e9 > _SETTLED_AFTER:
+        _HASHES[path] = states, digest
     return digest

@@ -54,6 +54,15 @@ def test_file_overwritten_in_place_with_its_old_dates_is_read_again(path, monkey
     assert known_hash(path) == content_hash(path) != first
 
 
+def test_header_that_changed_is_read_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(_known_hash, "_SETTLED_AFTER", -1.0)
+    for name, affine in (("a.img", np.eye(4)), ("b.img", np.diag([2, 3, 4, 1]))):
+        nib.save(nib.Nifti1Pair(np.ones((5, 6, 7), np.int16), affine), tmp_path / name)
+    first = known_hash(tmp_path / "a.img")
+    (tmp_path / "b.hdr").replace(tmp_path / "a.hdr")
+    assert known_hash(tmp_path / "a.img") != first
+
+
 def test_images_and_missing_files_are_left_to_the_reader(tmp_path):
     image = nib.Nifti1Image(np.ones((2, 3, 4), np.int16), np.eye(4))
     assert known_hash(image) == content_hash(image)
