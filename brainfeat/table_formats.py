@@ -194,7 +194,8 @@ def sidecar_path(path: str | os.PathLike[str]) -> Path:
 class _ParquetFormat:
     """Parquet, with provenance in the metadata.
 
-    Wide, it has a float32 column a feature; else one column of lists of fixed size.
+    Wide, it has a float32 column a feature; else one column of lists of fixed size,
+    and no other column of that name.
     """
 
     has_lists: bool = False
@@ -206,6 +207,8 @@ class _ParquetFormat:
         vectors: Iterable[NDArray[np.float32]],
         provenance: Mapping[str, Any],
     ) -> None:
+        if self.has_lists:
+            columns = {name: columns[name] for name in columns if name != _LISTS}
         texts = _typed_table(columns)
         n_features = int(provenance["n_features"])
         if self.has_lists:

@@ -86,6 +86,17 @@ def test_parquet_splits_the_bytes_of_embeddings_only(tmp_path):
         assert chunk.compression == "ZSTD"
 
 
+def test_lists_have_the_name_of_their_column_for_themselves(tmp_path):
+    path = tmp_path / "table.parquet"
+    vectors = np.arange(6, dtype=np.float32).reshape(2, 3)
+    columns = {"participant_id": ["01", "02"], "embedding": ["spectral", "umap"]}
+    for layout, names in (("wide", [*columns]), ("list", ["participant_id"])):
+        table = find_format(path, layout)
+        table.write(path, columns, iter(vectors), {"n_features": 3})
+        assert table.read_columns(path).column_names == names
+        np.testing.assert_array_equal(next(table.iterate_vectors(path)), vectors)
+
+
 def test_unknown_suffix_is_named(tmp_path):
     with pytest.raises(TableError, match=r"table\.xlsx: expected a name"):
         find_format(tmp_path / "table.xlsx")
