@@ -119,7 +119,7 @@ def index_bids(
     Raises
     ------
     InputError
-        If a participant or session was asked for and is not there.
+        If a participant was asked for and is not there.
     """
     selection = selection or BidsSelection()
     participants = read_participants(folder)

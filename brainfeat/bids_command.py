@@ -90,12 +90,12 @@ def gather_group(source: Path, output: Path, selection: BidsSelection) -> str:
     output : Path
         Folder of derivatives.
     selection : BidsSelection
-        Participants to gather.
+        Participants and sessions to gather.
 
     Returns
     -------
     str
         Lines for a terminal.
     """
-    path, n_rows = write_group_table(output, source, selection.participants)
+    path, n_rows = write_group_table(output, source, selection)
     return f"{n_rows} rows\ntable:    {path}"

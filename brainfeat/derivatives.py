@@ -11,7 +11,8 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from brainfeat.bids import read_participants, read_sessions
+from brainfeat.bids import parse_bids_name, read_participants, read_sessions
+from brainfeat.bids_selection import BidsSelection
 from brainfeat.dataset_description import check_description, describe_derivatives
 from brainfeat.exceptions import InputError, TableError
 from brainfeat.journal import FolderBusyError, lock_folder, release_folder
@@ -246,7 +247,7 @@ class DerivativesFolder:
 def write_group_table(
     output: str | os.PathLike[str],
     source: str | os.PathLike[str],
-    participants: Sequence[str] = (),
+    selection: BidsSelection | None = None,
 ) -> tuple[Path, int]:
     """Gather the files of a derivatives folder, beside what is known of the people.
 
@@ -257,8 +258,8 @@ def write_group_table(
     source : path-like
         Root of the raw dataset, whose ``participants.tsv`` and ``sessions.tsv`` are
         joined.
-    participants : sequence of str
-        Labels of those to gather; none means all.
+    selection : BidsSelection, optional
+        Participants and sessions to gather; all by default.
 
     Returns
     -------
@@ -270,17 +271,14 @@ def write_group_table(
     Raises
     ------
     InputError
-        If there is no embedding.
+        If there is no raw dataset, a participant that is wanted is nowhere, or
+        there is no embedding.
     TableError
         If some come from another encoder than the others.
     """
     root, raw = Path(output).absolute(), Path(source).absolute()
-    wanted = {f"sub-{label.removeprefix('sub-')}" for label in participants}
-    paths = [
-        path
-        for path in sorted(root.glob(f"sub-*/**/*_{_NAME}"))
-        if not wanted or path.relative_to(root).parts[0] in wanted
-    ]
+    _check_apart(root, raw)
+    paths = list(_find_tables(root, raw, selection or BidsSelection()))
     if not paths:
         raise InputError(
             f"{root}: expected embeddings of participants, got none; run the level "
@@ -314,6 +312,16 @@ def write_group_table(
     finally:
         release_folder(working, lock)
     return target, len(records)
+
+
+def _find_tables(root: Path, raw: Path, selection: BidsSelection) -> Iterator[Path]:
+    # Raw data may be gone once they are embedded.
+    found = [*raw.glob("sub-*"), *root.glob("sub-*")]
+    wanted = {path.name for path in selection.take_participants(raw, found)}
+    for path in sorted(root.glob(f"sub-*/**/*_{_NAME}")):
+        name = parse_bids_name(path.name)
+        if name.participant_id in wanted and selection.has_session(name.session_id):
+            yield path
 
 
 def _drop_ours(

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from brainfeat.bids_selection import BidsSelection
 from brainfeat.derivatives import DerivativesFolder, write_group_table
 from brainfeat.exceptions import InputError, TableError
 from brainfeat.journal import FolderBusyError, lock_folder
@@ -220,7 +221,13 @@ def test_the_group_is_joined_with_people_and_sessions(raw, tmp_path):
     assert metadata["score"].isna().tolist() == [False, True, True]
     assert embeddings[:, 0].tolist() == [0.0, 1.0, 2.0]
     assert provenance == PROVENANCE
-    assert write_group_table(tmp_path / "out", raw, ["02"])[1] == 1
+    people = BidsSelection(participants=("02",))
+    assert write_group_table(tmp_path / "out", raw, people)[1] == 1
+    path, n_rows = write_group_table(
+        tmp_path / "out", raw, BidsSelection(sessions=("2", "ses-3"))
+    )
+    assert n_rows == 1
+    assert read_embeddings(path)[0]["session_id"].tolist() == ["ses-2"]
     assert not [p for p in (tmp_path / "out").iterdir() if p.name.startswith(".w")]
 
 
@@ -244,3 +251,12 @@ def test_raw_data_and_foreign_folders_are_not_written_to(raw, tmp_path):
         DerivativesFolder(tmp_path, raw, PROVENANCE)
     with pytest.raises(InputError, match="expected embeddings of participants"):
         write_group_table(tmp_path / "empty", raw)
+
+
+def test_a_group_lacks_nobody_who_was_asked_for(raw, tmp_path):
+    _write(tmp_path / "out", raw, [_row(raw, "sub-01"), _row(raw, "sub-02")])
+    people = BidsSelection(participants=("01", "3"))
+    with pytest.raises(InputError, match=r"raw: there is no sub-3\."):
+        write_group_table(tmp_path / "out", raw, people)
+    with pytest.raises(InputError, match=r"row: no such folder"):
+        write_group_table(tmp_path / "out", tmp_path / "row")
