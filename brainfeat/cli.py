@@ -98,14 +98,20 @@ _SchedulerOption = Annotated[
 ]
 _MemoryOption = Annotated[
     float,
-    typer.Option(metavar="GB", min=0.001, help="Refuse scans that need more memory."),
+    typer.Option(
+        metavar="GB", min=0.001, max=1e6, help="Refuse scans that need more memory."
+    ),
 ]
 _VerboseOption = Annotated[
     bool, typer.Option("-v", "--verbose", help="Tell more, tracebacks included.")
 ]
 _ModalityOption = Annotated[
     list[str] | None,
-    typer.Option("--modality", help="BIDS suffix such as T1w; repeat for several."),
+    typer.Option(
+        "--modality",
+        metavar="SUFFIX",
+        help="BIDS suffix such as T1w; repeat for several.",
+    ),
 ]
 
 

@@ -16,7 +16,7 @@ from brainfeat.exceptions import TableError
 from brainfeat.provenance import check_identity, check_sidecar
 from brainfeat.shards import Shard
 from brainfeat.table_formats import Layout, find_format, sidecar_path
-from brainfeat.tables import own_columns
+from brainfeat.tables import check_columns, own_columns
 
 __all__ = ["MergedTable", "merge_tables"]
 
@@ -125,7 +125,9 @@ class _Part:
             raise TableError(f"{path}: does not say which encoder made it.")
         text = provenance.get("shard")
         shard = None if text is None else Shard.parse(str(text))
-        return cls(path, provenance, table_format.read_texts(path), shard)
+        columns = table_format.read_texts(path)
+        check_columns(path, columns, provenance["modalities"])
+        return cls(path, provenance, columns, shard)
 
     @property
     def place(self) -> int:

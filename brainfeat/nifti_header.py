@@ -131,9 +131,9 @@ def check_size(
     needed = n_voxels * kept + n_voxels // n_volumes * _WORKING_BYTES
     if needed > memory_limit:
         raise VolumeError(
-            f"expected a volume that takes at most {memory_limit / 1e9:.1f} GB of "
+            f"expected a volume that takes at most {memory_limit / 1e9:g} GB of "
             f"memory (--memory-limit), got shape {tuple(shape)}, which takes "
-            f"{needed / 1e9:.1f} GB."
+            f"{needed / 1e9:.3g} GB."
         )
 
 

@@ -4,7 +4,7 @@ import itertools
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "EmbeddingTable",
     "TableRow",
+    "check_columns",
     "is_reserved",
     "own_columns",
     "read_embeddings",
@@ -238,14 +239,20 @@ class EmbeddingTable:
         if provenance is None or "checkpoint_sha256" not in provenance:
             raise TableError(
                 f"{self.output}: exists and does not say which encoder made it; "
-                "choose another name, or replace it with --overwrite."
+                f"{_ADVICE}"
             )
         check_identity(provenance, identity, self.output, advice=_ADVICE)
         columns = self._format.read_texts(self.output)
-        records = {}
+        check_columns(self.output, columns, identity["modalities"])
+        records: dict[str, Record] = {}
         for values in zip(*columns.values(), strict=True):
             record = dict(zip(columns, values, strict=True))
-            images = {m: record[m] for m in identity["modalities"] if record.get(m)}
+            images = {m: record[m] for m in identity["modalities"] if record[m]}
+            if _key(images) in records:
+                raise TableError(
+                    f"{self.output}: expected other images in each row, got "
+                    f"{record['image']} again; {_ADVICE}"
+                )
             records[_key(images)] = record
         return records
 
@@ -342,6 +349,33 @@ def own_columns(modalities: Sequence[str]) -> list[str]:
         Names, images and fingerprints, in the order of the table.
     """
     return ["participant_id", "session_id", "image", *modalities, "input_sha256"]
+
+
+def check_columns(
+    path: Path, columns: Collection[str], modalities: Sequence[str]
+) -> None:
+    """Check that a table has the columns that it was written with.
+
+    Parameters
+    ----------
+    path : Path
+        The table.
+    columns : collection of str
+        What it has now: other programs can write tables, too.
+    modalities : sequence of str
+        Modalities of the table.
+
+    Raises
+    ------
+    TableError
+        If one is not there.
+    """
+    lost = [name for name in own_columns(modalities) if name not in columns]
+    if lost:
+        raise TableError(
+            f"{path}: expected the columns that it was written with, got none called "
+            f"{', '.join(lost)}."
+        )
 
 
 def is_reserved(column: str, modalities: Sequence[str]) -> bool:

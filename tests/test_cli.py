@@ -277,7 +277,10 @@ def test_stopping_has_one_exit_status(scans, checkpoint, output, tmp_path, bad):
 @pytest.mark.parametrize(
     "arguments",
     ["", "fly", "info", "embed a.nii", "embed -o a.csv", "simulate a -n 0"]
-    + [f"embed a.nii -o a.csv {option}" for option in ("--jobs 0", "--pooling max")],
+    + [
+        f"embed a.nii -o a.csv {option}"
+        for option in ("--jobs 0", "--pooling max", "--memory-limit inf")
+    ],
 )
 def test_wrong_usage_is_2(arguments):
     assert _run(*arguments.split()).exit_code == 2

@@ -171,7 +171,7 @@ def test_a_volume_beyond_the_limit_is_refused(small_scans, small_checkpoint, tmp
     arguments.append(write_volume(large, tmp_path / "large.nii.gz"))
     result = CliRunner().invoke(cli.app, [*map(str, arguments), *options])
     assert result.exit_code == 1, result.output
-    assert "expected a volume that takes at most 0.0 GB of memory" in result.stderr
+    assert "expected a volume that takes at most 0.001 GB of memory" in result.stderr
     assert read_embeddings(output)[1].shape == (12, 24)
 
 

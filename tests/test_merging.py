@@ -103,6 +103,10 @@ def test_what_does_not_belong_together_is_refused(tmp_path):
         merge_tables([first, tmp_path / "d.parquet"], output)
     with pytest.raises(TableError, match="got none"):
         merge_tables([], output)
+    cut = _write(tmp_path / "e.csv", rows)
+    cut.write_text(cut.read_text().replace("input_sha256", "sha", 1))
+    with pytest.raises(TableError, match=r"e\.csv: .*none called input_sha256"):
+        merge_tables([first, cut], output)
     assert not output.exists()
     output.write_bytes(b"mine")
     with pytest.raises(TableError, match="exists"):

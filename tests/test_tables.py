@@ -227,6 +227,24 @@ def test_foreign_files_are_not_replaced(tmp_path):
         EmbeddingTable(tmp_path.rename(tmp_path.with_suffix(".csv")), PROVENANCE)
 
 
+@pytest.mark.parametrize("column", ["T1w", "input_sha256"])
+def test_a_table_that_another_program_cut_is_not_gone_on_with(tmp_path, column):
+    path = tmp_path / "out.csv"
+    _embed(path, [_row(2), _row(4)])
+    pd.read_csv(path).drop(columns=column).to_csv(path, index=False)
+    with pytest.raises(TableError, match=rf"out.csv: .* none called {column}\."):
+        _embed(path, [_row(2), _row(4)])
+
+
+def test_a_table_with_a_row_twice_is_not_gone_on_with(tmp_path):
+    path = tmp_path / "out.csv"
+    _embed(path, [_row(2), _row(4)])
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines, lines[-1]]))
+    with pytest.raises(TableError, match=r"got /data/sub-04_T1w.nii.gz again"):
+        _embed(path, [_row(2), _row(4), _row(6)])
+
+
 def test_two_tables_do_not_share_a_provenance_that_differs(tmp_path):
     _embed(tmp_path / "out.csv", [_row(1)])
     _embed(tmp_path / "out.tsv", [_row(1)])
