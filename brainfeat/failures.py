@@ -3,6 +3,7 @@
 import csv
 import os
 import re
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self, TextIO
 
 from brainfeat.atomic import atomic_write
+from brainfeat.exceptions import TableError
+from brainfeat.journal import FolderBusyError, lock_folder, release_folder
 
 if TYPE_CHECKING:
     from brainfeat.tables import TableRow
@@ -171,6 +174,8 @@ def write_failures(
 ) -> Path | None:
     """Write the failures of a run in place of those of earlier ones.
 
+    Several processes may write to one file: each waits for the others.
+
     Parameters
     ----------
     path : path-like
@@ -194,28 +199,26 @@ def write_failures(
     text = str(tracebacks or "")
     folder = working_folder or path.parent
     again = {(failure.participant_id, failure.file) for failure in failures}
-    earlier = _read_failures(path)
-    kept = [
-        failure
-        for failure in earlier
-        if not is_outdated(failure)
-        and (failure.participant_id, failure.file) not in again
-    ]
-    listed = [*kept, *failures]
-    if text:
-        with _placed(crash_path(path), folder) as file:
-            file.write(text)
-    elif not listed:
-        crash_path(path).unlink(missing_ok=True)
-    if not listed:
-        path.unlink(missing_ok=True)
-        return None
-    if listed == earlier:
-        return path  # another process may be adding to it
-    with _placed(path, folder) as file:
-        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-        writer.writerow(FailedRow._fields)
-        writer.writerows(listed)
+    with _alone(path):
+        kept = [
+            failure
+            for failure in _read_failures(path)
+            if not is_outdated(failure)
+            and (failure.participant_id, failure.file) not in again
+        ]
+        listed = [*kept, *failures]
+        if text:
+            with _placed(crash_path(path), folder) as file:
+                file.write(text)
+        elif not listed:
+            crash_path(path).unlink(missing_ok=True)
+        if not listed:
+            path.unlink(missing_ok=True)
+            return None
+        with _placed(path, folder) as file:
+            writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+            writer.writerow(FailedRow._fields)
+            writer.writerows(listed)
     return path
 
 
@@ -277,6 +280,25 @@ def _read_failures(path: Path) -> list[FailedRow]:
         next(lines, None)
         n_columns = len(FailedRow._fields)
         return [FailedRow(*line) for line in lines if len(line) == n_columns]
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Keep other processes from a file while it is read and written."""
+    folder = path.with_name(f".{path.name}.lock")
+    while True:
+        try:
+            lock = lock_folder(folder)
+            break
+        except FolderBusyError:
+            time.sleep(0.01)
+        except TableError:  # some network file systems have no locks
+            yield
+            return
+    try:
+        yield
+    finally:
+        release_folder(folder, lock)
 
 
 @contextmanager

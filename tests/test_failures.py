@@ -1,4 +1,7 @@
 import csv
+import errno
+import multiprocessing
+import sys
 
 import pytest
 
@@ -23,16 +26,48 @@ def test_an_error_without_words_is_named():
     assert FailedRow.from_error("x", "a.nii", KeyError()).reason == "KeyError"
 
 
-def test_a_list_that_stays_the_same_is_not_written(tmp_path):
+def test_failures_of_other_runs_are_kept_unless_they_are_outdated(tmp_path):
     path = tmp_path / "out.failures.tsv"
     old, new = FailedRow("sub-01", "a.nii", "cut."), FailedRow("sub-02", "b.nii", "0.")
     write_failures(path, [old, new])
-    inode = path.stat().st_ino
     assert write_failures(path, [], is_outdated=lambda _: False) == path
-    assert path.stat().st_ino == inode
+    assert len(path.read_text().splitlines()) == 3
     write_failures(path, [old._replace(reason="empty.")], is_outdated=lambda _: False)
     lines = path.read_text().splitlines()
     assert lines[1:] == ["sub-02\tb.nii\t0.", "sub-01\ta.nii\tempty."]
+
+
+def _write_some(path, index):
+    for n in range(12):
+        failure = FailedRow(f"sub-{index}{n:02d}", "a.nii", "cut.")
+        write_failures(path, [failure], is_outdated=lambda _: False)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no flock")
+def test_processes_that_fail_at_the_same_time_list_all_failures(tmp_path):
+    path = tmp_path / "out.failures.tsv"
+    context = multiprocessing.get_context("spawn")
+    processes = [
+        context.Process(target=_write_some, args=(path, index)) for index in range(3)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert len(path.read_text().splitlines()) == 1 + 3 * 12
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no flock")
+def test_failures_are_written_where_files_cannot_be_locked(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    path = tmp_path / "out.failures.tsv"
+    assert write_failures(path, [FailedRow("sub-01", "a.nii", "cut.")]) == path
+    assert len(path.read_text().splitlines()) == 2
 
 
 def test_failures_lie_beside_the_table_until_a_run_without_any(tmp_path):
