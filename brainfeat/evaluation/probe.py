@@ -184,9 +184,11 @@ def _compare(
             "site apart."
         )
     elif naive.p_value <= 0.05 < corrected.p_value:
+        falls = corrected.auc.value < naive.auc.value
         findings.append(
-            f"the AUC falls from {naive.auc.value:.2f} to {corrected.auc.value:.2f} "
-            f"once confounds and site are accounted for (p = "
-            f"{corrected.p_value:.2f}): the features may read those."
+            f"the AUC {'falls' if falls else 'goes'} from {naive.auc.value:.2f} to "
+            f"{corrected.auc.value:.2f} once confounds and site are accounted for "
+            f"(p = {corrected.p_value:.2f}): "
+            + ("the features may read those." if falls else "too few rows to tell.")
         )
     return findings

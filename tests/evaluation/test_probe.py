@@ -36,6 +36,17 @@ def test_site_that_gives_the_label_away_is_told_and_corrected_for(rng):
     assert len(found.findings) == 3
 
 
+def test_effect_that_few_rows_cannot_show_is_not_said_to_fall():
+    rng = np.random.default_rng(11)
+    site, y = np.arange(36) % 6, rng.permutation(np.arange(36) // 6 % 2)
+    X = rng.normal(size=(36, 4))
+    X[:, 0] += y
+    with pytest.warns(ConfoundingWarning, match="AUC goes from .* too few rows"):
+        found = evaluate_probe(X, y, site=site, **FAST)
+    assert found.p_value <= 0.05 < found.corrected_p_value
+    assert found.corrected_auc.value > found.auc.value
+
+
 def test_balanced_sites_give_no_warning_and_keep_the_effect(rng):
     X, y, site = draw_sites(rng, 0.5)
     X[:, 0] += 2.0 * y
