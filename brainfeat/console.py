@@ -156,7 +156,7 @@ def show_run(
 
 
 def tell_problems(manifest: "Manifest") -> None:
-    """Tell of inputs that are no row.
+    """Tell of inputs that are no row, and of names that may be several people's.
 
     Parameters
     ----------
@@ -165,6 +165,13 @@ def tell_problems(manifest: "Manifest") -> None:
     """
     for name in manifest.duplicates:
         _say(f"warning: {name}: given more than once, used once.")
+    namesakes = manifest.namesakes
+    for name, folders in list(namesakes.items())[:1]:
+        more = f" and {len(namesakes) - 1} more" if len(namesakes) > 1 else ""
+        _say(
+            f"warning: {name}{more}: in {' and '.join(folders)}; rows of one name "
+            "count as one person."
+        )
     for problem in manifest.problems:
         _say(f"failed: {problem}")
 

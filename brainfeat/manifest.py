@@ -42,6 +42,20 @@ class Manifest:
     problems: tuple[FailedRow, ...]
     duplicates: tuple[str, ...]
 
+    @property
+    def namesakes(self) -> dict[str, list[str]]:
+        """Folders in which a participant has one of its own, where these are several.
+
+        They may be other people: names are unique in one dataset only.
+        """
+        folders: dict[str, dict[str, None]] = {}
+        for row in self.rows:
+            parts = Path(row.image).parts
+            if row.participant_id in parts:
+                place = parts[: parts.index(row.participant_id)]
+                folders.setdefault(row.participant_id, {})[str(Path(*place))] = None
+        return {name: [*found] for name, found in folders.items() if len(found) > 1}
+
 
 def collect_rows(
     inputs: Sequence[str], *, modalities: Sequence[str], wanted: Sequence[str] = ()

@@ -12,9 +12,11 @@ from brainfeat.console import (
     format_checkpoint,
     format_summary,
     own_messages_only,
+    tell_problems,
 )
 from brainfeat.exceptions import UntrainedCheckpointWarning
 from brainfeat.failures import FailedRow
+from brainfeat.manifest import collect_rows
 from brainfeat.models.config import EncoderConfig
 from brainfeat.runs import RunEvent, RunSummary
 from brainfeat.tables import TableRow
@@ -112,3 +114,19 @@ def test_rows_are_counted_in_about_ten_lines():
     lines = stream.getvalue().splitlines()
     assert 10 <= len(lines) <= 12
     assert lines[-1] == "preprocessing: 95 of 95"
+
+
+def test_names_that_several_datasets_have_are_one_warning(tmp_path, capsys):
+    for place in ("one/sub-1", "one/sub-2", "two/sub-2", "two/sub-1"):
+        path = tmp_path / place / "anat" / f"{place[-5:]}_T1w.nii"
+        path.parent.mkdir(parents=True)
+        path.touch()
+    folders = [str(tmp_path / name) for name in ("one", "two")]
+    tell_problems(collect_rows(folders, modalities=["T1w"]))
+    told = capsys.readouterr().err
+    assert told == (
+        f"warning: sub-1 and 1 more: in {' and '.join(folders)}; rows of one name "
+        "count as one person.\n"
+    )
+    tell_problems(collect_rows(folders[:1], modalities=["T1w"]))
+    assert capsys.readouterr().err == ""

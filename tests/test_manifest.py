@@ -223,6 +223,17 @@ def test_what_is_given_twice_is_embedded_once(folder):
     assert manifest.duplicates == tuple(paths)
 
 
+def test_participants_of_several_datasets_are_told_apart_from_sessions(folder):
+    _touch(folder / "one", "sub-01/ses-1/anat/sub-01_ses-1_T1w.nii")
+    _touch(folder / "one", "sub-01/ses-2/anat/sub-01_ses-2_T1w.nii")
+    _touch(folder / "one", "sub-02/anat/sub-02_T1w.nii")
+    assert _collect(folder / "one").namesakes == {}
+    _touch(folder / "two", "sub-02/anat/sub-02_T1w.nii", "sub-03/sub-03_T1w.nii")
+    both = [str(folder / "one"), str(folder / "two")]
+    assert _collect(*both).namesakes == {"sub-02": both}
+    assert _collect(folder).namesakes == {"sub-02": both}
+
+
 def test_a_bad_input_does_not_stop_the_others(folder):
     _touch(folder, "a.nii", "empty/notes.txt", "b_pet.nii")
     (folder / "m.csv").write_text("")
