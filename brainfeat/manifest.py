@@ -162,6 +162,9 @@ class _Collector:
         return tuple(m for m in self.modalities if not self.wanted or m in self.wanted)
 
     def add_input(self, text: str) -> None:
+        if not text:  # as a shell gives for a variable that is not set
+            self._report("''", "expected a path, got an empty text.")
+            return
         path = _absolute(text)
         found = [path]
         if glob.has_magic(path) and not _exists(Path(path)):

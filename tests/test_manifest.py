@@ -292,3 +292,11 @@ def test_an_unknown_modality_is_named(folder):
 def test_no_input_is_an_error():
     with pytest.raises(InputError, match="no input"):
         _collect()
+
+
+def test_an_empty_text_is_not_the_working_folder(folder, monkeypatch):
+    (path,) = _touch(folder, "a_T1w.nii")
+    monkeypatch.chdir(folder)
+    with pytest.raises(InputError, match="'': expected a path, got an empty text"):
+        _collect("")
+    assert len(_collect("", path).problems) == len(_collect(path).rows) == 1
