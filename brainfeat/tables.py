@@ -242,6 +242,12 @@ class EmbeddingTable:
                 f"{_ADVICE}"
             )
         check_identity(provenance, identity, self.output, advice=_ADVICE)
+        shard, now = provenance.get("shard"), self._provenance.get("shard")
+        if now not in {None, shard}:
+            raise TableError(
+                f"{self.output}: expected the table of shard {now}, got that of "
+                f"{'the whole' if shard is None else shard}; {_ADVICE}"
+            )
         columns = self._format.read_texts(self.output)
         check_columns(self.output, columns, identity["modalities"])
         records: dict[str, Record] = {}

@@ -183,6 +183,19 @@ def test_rows_of_another_encoder_are_never_mixed_in(tmp_path, suffix, name, word
         EmbeddingTable(path, changed)
 
 
+def test_a_shard_does_not_go_into_the_table_of_another(tmp_path):
+    path, shards = tmp_path / "out.parquet", ("1/2", "2/2")
+    first, second = ({**PROVENANCE, "shard": shard} for shard in shards)
+    _embed(path, [_row(1)], provenance=first)
+    assert _embed(path, [_row(1), _row(2)], provenance=first) == [2]
+    with pytest.raises(TableError, match=r"shard 2/2, got that of 1/2; .*--overwrite"):
+        _embed(path, [_row(3)], provenance=second)
+    assert _embed(path, [_row(index) for index in (1, 2, 3)]) == [3]
+    assert "shard" not in read_embeddings(path)[2]
+    with pytest.raises(TableError, match="shard 2/2, got that of the whole"):
+        _embed(path, [_row(4)], provenance=second)
+
+
 def test_another_library_version_goes_on(tmp_path):
     path = tmp_path / "out.parquet"
     _embed(path, [_row(1)])
