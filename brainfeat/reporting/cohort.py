@@ -31,7 +31,8 @@ class Cohort:
     participants : sequence of str
         Who was scanned; repeat scans have the same name.
     known : DataFrame of n_rows
-        Columns such as diagnosis, site, age and sex; missing values are NaN.
+        Columns such as diagnosis, site, age and sex; missing values are NaN. An age
+        of ``89+``, as BIDS caps them, is 89.
     label : str or None
         Column of the classes.
     told_confounds : sequence of str or None
@@ -120,11 +121,15 @@ class Cohort:
                 f"expected a column {label!r} of labels, got "
                 f"{', '.join(map(str, known.columns)) or 'none'}."
             )
+        known = known.reset_index(drop=True)
+        age = find_column(known, _AGES)
+        if age is not None:
+            known = known.assign(**{age: _without_cap(known[age])})
         return cls(
             embeddings=embeddings,
             names=list(names),
             participants=list(participants),
-            known=known.reset_index(drop=True),
+            known=known,
             label=label or find_column(known.drop(columns=confounds or []), _LABELS),
             told_confounds=confounds,
         )
@@ -176,7 +181,7 @@ def join_participants(
     -------
     DataFrame
         As many rows as ``metadata``; its own columns come second to those of
-        ``participants``.
+        ``participants``, whose lines without a name are nobody's.
 
     Raises
     ------
@@ -188,6 +193,7 @@ def join_participants(
             f"{source}: expected a column participant_id, got "
             f"{', '.join(map(str, participants.columns)) or 'none'}."
         )
+    participants = participants.dropna(subset="participant_id")
     keys = participants["participant_id"].map(_bare)
     if keys.duplicated().any():
         twice = keys[keys.duplicated()].iloc[0]
@@ -201,6 +207,12 @@ def join_participants(
     told = participants.drop(columns="participant_id").set_axis(keys).reindex(wanted)
     own = metadata.drop(columns=[c for c in told.columns if c in metadata])
     return pd.concat([own, told.set_axis(metadata.index)], axis=1)
+
+
+def _without_cap(ages: "pd.Series[Any]") -> "pd.Series[Any]":
+    """Read ages as numbers, as far as all are: one text makes texts of a column."""
+    numbers = pd.to_numeric(ages.astype(str).str.removesuffix("+"), errors="coerce")
+    return numbers if numbers.notna().equals(ages.notna()) else ages
 
 
 def _bare(name: Any) -> str:

@@ -25,6 +25,19 @@ def test_participants_join_by_name_with_or_without_prefix():
     assert joined.iloc[2][["age", "dx"]].isna().all()
 
 
+def test_lines_without_a_name_are_nobodys():
+    empty = pd.DataFrame({"participant_id": [None, None], "age": [None, 7]})
+    joined = join_participants(METADATA, pd.concat([TOLD, empty]), "p.tsv")
+    assert joined["age"].tolist()[:2] == [60, 50]
+
+
+def test_the_cap_of_an_age_does_not_make_classes_of_all_ages():
+    cohort = build(pd.DataFrame({"age": ["61.5", "89+", None, "70"]}))
+    np.testing.assert_array_equal(cohort.known["age"], [61.5, 89.0, np.nan, 70.0])
+    known = pd.DataFrame({"age": ["old", "89+", None]})
+    assert build(known).texts("age").tolist() == ["old", "89+", "unknown"]
+
+
 @pytest.mark.parametrize(
     ("told", "message"),
     [
