@@ -245,7 +245,15 @@ class _Collector:
                 "or choose by brainfeat bids --bids-filter-file.",
                 participant_id=session.participant_id,
             )
-        if session.clashes:
+        misfiled = [p for p in session.images.values() if not _is_of(session, p.name)]
+        for path in misfiled:
+            self._report(
+                str(path),
+                "its name is of another participant or session than its folder; "
+                "rename or move it, or name it in a manifest.",
+                participant_id=session.participant_id,
+            )
+        if session.clashes or misfiled:
             return
         # The run is an entity of the file names here, not a column of the people's.
         run = {} if session.run is None else {"run": session.run}
@@ -354,6 +362,17 @@ class _Collector:
 
     def _report(self, culprit: str, reason: str, *, participant_id: str = "") -> None:
         self.problems.append(FailedRow(participant_id, culprit, reason))
+
+
+def _is_of(session: BidsSession, name: str) -> bool:
+    """Whether a file bears the names of the folders that it lies in.
+
+    Labels may hold underscores, against the rules of BIDS; a name may lack the session.
+    """
+    if not name.startswith(f"{session.participant_id}_"):
+        return False
+    visit = session.session_id
+    return visit is None or "_ses-" not in name or f"_{visit}_" in name
 
 
 def _check_modalities(wanted: Sequence[str], modalities: Sequence[str]) -> None:

@@ -162,6 +162,25 @@ def test_a_bids_clash_is_a_problem_of_its_session_only(folder):
 
 
 @pytest.mark.parametrize(
+    "name", ["sub-02_T1w", "sub-012_T1w", "sub-02_ses-1_T1w", "sub-01_ses-2_T1w"]
+)
+def test_an_image_of_another_folder_is_a_problem_of_its_session_only(folder, name):
+    (path, *_) = _touch(
+        folder,
+        f"sub-01/ses-1/anat/{name}.nii.gz",
+        "sub-01/ses-2/anat/sub-01_T1w.nii.gz",
+        "sub-A_1/anat/sub-A_1_T1w.nii.gz",
+        "sub-B/anat/sub-B_ses-1_T1w.nii.gz",
+    )
+    manifest = _collect(folder)
+    assert _names(manifest) == ["sub-01", "sub-A_1", "sub-B"]
+    assert manifest.rows[0].session_id == "ses-2"
+    (problem,) = manifest.problems
+    assert (problem.participant_id, problem.file) == ("sub-01", path)
+    assert "of another participant or session than its folder" in problem.reason
+
+
+@pytest.mark.parametrize(
     ("suffix", "comma"), [("csv", ","), ("csv", ";"), ("tsv", "\t")]
 )
 def test_a_manifest_is_a_row_a_subject(folder, suffix, comma):
