@@ -114,11 +114,14 @@ def _read_participants(path: Path) -> pd.DataFrame:
 
 
 def _names(metadata: pd.DataFrame) -> list[str]:
-    """Name rows by participant, and by session where there are several."""
+    """Name rows by participant, and by session and run where they have some."""
     names = metadata["participant_id"].map(str)
-    if "session_id" in metadata and metadata["session_id"].notna().any():
-        names = names + " " + metadata["session_id"].fillna("").map(str)
-    return [str(name).strip() for name in names]
+    for column, prefix in (("session_id", " "), ("run", " run-")):
+        if column in metadata:
+            # Beside a gap, pandas makes 1.0 of run 1.
+            labels = metadata[column].map(str).str.removesuffix(".0")
+            names = names + (prefix + labels).where(metadata[column].notna(), "")
+    return names.tolist()
 
 
 def _look(

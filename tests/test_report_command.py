@@ -11,9 +11,8 @@ from brainfeat.report_command import report_on_table
 from brainfeat.tables import EmbeddingTable, TableRow
 
 
-@pytest.fixture
-def table(tmp_path, rng):
-    """A table of 20 scans that are gone, by the bundled encoder."""
+def _write(path, rows, rng):
+    """Write a table by the bundled encoder."""
     checkpoint = Checkpoint.load("brainfound-tiny")
     provenance = {
         "brainfeat_version": "0.1.0",
@@ -25,17 +24,22 @@ def table(tmp_path, rng):
         "modalities": ["T1w"],
         "n_features": 12,
     }
-    rows = [
-        TableRow(participant_id=f"sub-{i}", images={"T1w": f"/gone/sub-{i}_T1w.nii.gz"})
-        for i in range(20)
-    ]
-    path = tmp_path / "embeddings.csv"
     with EmbeddingTable(path, provenance) as writer:
         for number, row in enumerate(rows):
             vector = rng.normal(size=12) + 3.0 * (number % 2) * (np.arange(12) == 0)
             writer.append(row, f"{number:064d}", vector.astype(np.float32))
         writer.finish(rows)
     return path
+
+
+@pytest.fixture
+def table(tmp_path, rng):
+    """A table of 20 scans that are gone."""
+    rows = [
+        TableRow(participant_id=f"sub-{i}", images={"T1w": f"/gone/sub-{i}_T1w.nii.gz"})
+        for i in range(20)
+    ]
+    return _write(tmp_path / "embeddings.csv", rows, rng)
 
 
 @pytest.fixture
@@ -59,6 +63,25 @@ def test_page_is_written_though_scans_are_gone(table, participants):
     page = summary.path.read_text()
     assert "group: <b>patient</b> against <b>control</b>" in page
     assert "/gone/sub-3_T1w.nii.gz" in page
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_runs_of_a_session_are_told_apart(tmp_path, rng, suffix):
+    visits = [("ses-1", "1"), ("ses-1", "2"), ("ses-2", None), (None, None)]
+    rows = [
+        TableRow(
+            participant_id=f"sub-{participant}",
+            session_id=session,
+            images={"T1w": f"/gone/{participant}_{session}_{run}_T1w.nii.gz"},
+            metadata={"run": run},
+        )
+        for participant in "abc"
+        for session, run in visits
+    ]
+    summary = report_on_table(_write(tmp_path / f"table{suffix}", rows, rng))
+    page = summary.path.read_text()
+    for name in ("sub-b ses-1 run-1", "sub-b ses-1 run-2", "sub-b ses-2", "sub-b"):
+        assert f"<title>{name}</title>" in page
 
 
 def test_label_column_and_output_may_be_named(table, participants, tmp_path):
