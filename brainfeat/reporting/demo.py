@@ -103,16 +103,21 @@ def run_demo(
     Raises
     ------
     InputError
-        If the cohort cannot be embedded.
+        If the cohort cannot be embedded, or a table or page in the folder is none of
+        an earlier demo.
     """
     start = time.perf_counter()
     tell = tell or _ignore
-    cohort = output / "cohort"
+    cohort, page = output / "cohort", output / "report.html"
+    table = output / "embeddings.parquet"
+    for path in (table, page):
+        if path.exists() and not cohort.exists():
+            raise InputError(f"{path}: exists and is not ours; choose another folder.")
     tell(f"simulating {n_subjects} subjects in {cohort}")
     simulate_cohort(cohort, n_subjects, labels=False, random_state=seed)
     encoder = SubjectEncoder(Checkpoint.load(_CHECKPOINT))
     tell(f"embedding with {_CHECKPOINT}")
-    table = _embed(cohort, output / "embeddings.parquet", encoder, n_jobs, display)
+    _embed(cohort, table, encoder, n_jobs, display)
     metadata, embeddings, _ = read_embeddings(table)
     tell("cross-validating a classifier")
     scores = _score(metadata, embeddings)
@@ -122,7 +127,7 @@ def run_demo(
         scores,
         caveats,
         table,
-        output / "report.html",
+        page,
         cohort,
         time.perf_counter() - start,
     )
@@ -174,7 +179,7 @@ def _embed(
     encoder: SubjectEncoder,
     n_jobs: int,
     display: Display | None,
-) -> Path:
+) -> None:
     manifest = collect_rows([str(cohort)], modalities=encoder.modalities)
     n_rows = len(manifest.rows)
     with display(n_rows) if display else nullcontext(_ignore) as on_event:
@@ -188,7 +193,6 @@ def _embed(
         )
     if summary.failed:
         raise InputError(f"{summary.failures}: {summary.failed} subjects failed.")
-    return table
 
 
 def _score(

@@ -80,6 +80,16 @@ def test_the_page_shows_the_cohort_also_when_run_again(demo, tmp_path):
     assert str(tmp_path) not in page.replace(str(tmp_path / "checkpoint"), "")
 
 
+@pytest.mark.parametrize("name", ["embeddings.parquet", "report.html"])
+def test_what_is_no_demos_is_not_replaced(tmp_path, name):
+    path = tmp_path / name
+    path.write_text("of a study")
+    with pytest.raises(InputError, match=rf"{name}: exists and is not ours"):
+        run_demo(tmp_path)
+    assert path.read_text() == "of a study"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_a_cohort_that_fails_is_an_error(demo, tmp_path):
     bad = tmp_path / "out" / "cohort" / "sub-99" / "anat" / "sub-99_T1w.nii.gz"
     bad.parent.mkdir(parents=True)
