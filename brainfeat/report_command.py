@@ -18,7 +18,7 @@ from brainfeat.exceptions import BrainfeatError, InputError, brief_reason
 from brainfeat.preprocessing import Preprocessor
 from brainfeat.reporting.cohort import Cohort, join_participants
 from brainfeat.reporting.cohort_report import Inputs, report_body
-from brainfeat.reporting.page import render_page
+from brainfeat.reporting.page import is_own_page, render_page
 from brainfeat.reporting.report_inputs import look_at_inputs
 from brainfeat.tables import read_embeddings
 
@@ -72,14 +72,17 @@ def report_on_table(
     Raises
     ------
     InputError
-        If the participants do not fit, there is no such column, or the output is not
-        named as a page.
+        If the participants do not fit, there is no such column, the output is not
+        named as a page, or a page of another program is beside the table.
     TableError
         If the table cannot be read.
     """
     path = output or table.with_suffix(".html")
     if path.suffix.lower() not in {".html", ".htm"}:
         raise InputError(f"{path}: expected a page to write, named *.html.")
+    # Nobody named this one: it may be another program's page about the table.
+    if output is None and path.exists() and not is_own_page(path):
+        raise InputError(f"{path}: exists and is not ours; choose another by --output.")
     metadata, embeddings, provenance = read_embeddings(table)
     known = metadata
     if labels is not None:

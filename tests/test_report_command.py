@@ -97,6 +97,16 @@ def test_page_does_not_take_the_name_of_a_table(table):
     assert table.read_bytes() == before
 
 
+def test_page_of_another_program_is_not_replaced_unless_it_is_named(table):
+    page = table.with_suffix(".html")
+    page.write_text("<html>a notebook's</html>")
+    with pytest.raises(InputError, match=r"html: exists and is not ours"):
+        report_on_table(table)
+    assert page.read_text() == "<html>a notebook's</html>"
+    report_on_table(table, page)
+    assert report_on_table(table).path == page
+
+
 def test_table_of_another_encoder_is_told_without_images(table):
     sidecar = table.with_suffix(".json")
     text = sidecar.read_text()

@@ -2,8 +2,16 @@
 
 from collections.abc import Iterable, Sequence
 from html import escape
+from pathlib import Path
 
-__all__ = ["fact_table", "frame", "notes", "render_page", "score_table"]
+__all__ = [
+    "fact_table",
+    "frame",
+    "is_own_page",
+    "notes",
+    "render_page",
+    "score_table",
+]
 
 # Everything lies under one class, so that a notebook keeps its own looks.
 _STYLE = """
@@ -49,6 +57,7 @@ _STYLE = """
 .brainfeat .hidden { position: absolute; width: 0; height: 0; }
 """
 
+_FRAME = '<div class="brainfeat">'
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -83,6 +92,22 @@ def render_page(title: str, body: str) -> str:
     return _PAGE.format(title=escape(title), body=body)
 
 
+def is_own_page(path: Path) -> bool:
+    """Whether a file is a page of ours.
+
+    Parameters
+    ----------
+    path : Path
+        An existing file.
+
+    Returns
+    -------
+    bool
+        True if it has our frame.
+    """
+    return _FRAME.encode() in path.read_bytes()
+
+
 def frame(sections: Iterable[str]) -> str:
     """Join sections to one element that brings its own style.
 
@@ -97,7 +122,7 @@ def frame(sections: Iterable[str]) -> str:
         A body for `render_page`, or for a notebook.
     """
     body = "\n".join(sections)
-    return f'<div class="brainfeat">\n<style>{_STYLE}</style>\n{body}\n</div>'
+    return f"{_FRAME}\n<style>{_STYLE}</style>\n{body}\n</div>"
 
 
 def notes(texts: Iterable[str]) -> str:
