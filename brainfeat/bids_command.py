@@ -65,7 +65,7 @@ def embed_participants(
     ) as folder:
         tell_problems(manifest)
         with (
-            show_run(len(manifest.rows)) as display,
+            show_run(len(manifest.rows), kept="embedded already") as display,
             encoder_options.distribute(encoder, options.n_jobs) as distribution,
         ):
             summary = runs.embed_rows(

@@ -6,6 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from rich.console import Console
@@ -111,7 +112,8 @@ class RunDisplay:
     def _describe(self, event: "RunEvent") -> str:
         if event.failure:
             return f"failed: {one_line(str(event.failure))}"
-        names = (event.row.participant_id, event.row.session_id)
+        row, run = event.row, event.row.metadata.get("run")
+        names = (row.participant_id, row.session_id, run and f"run-{run}")
         name = one_line(" ".join(filter(None, names)))
         if event.status == "skipped":
             return f"{name}: {self._kept}"
@@ -203,7 +205,8 @@ def format_summary(summary: "RunSummary") -> str:
         + (f" ({pace:.2f} s a volume)" if pace is not None else "")
     ]
     if summary.output is not None:
-        lines.append(f"table:    {summary.output}")
+        what = "folder:" if Path(summary.output).is_dir() else "table:"
+        lines.append(f"{what:<10}{summary.output}")
     if summary.failures is not None:
         lines.append(f"failures: {summary.failures}")
     return "\n".join(lines)

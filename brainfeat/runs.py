@@ -97,7 +97,7 @@ class RunSummary(NamedTuple):
     seconds : float
         Time that the run took.
     output : Path or None
-        The table, None if it would have no row.
+        The table, or the folder of derivatives; None if it would have no row.
     failures : Path or None
         Table of what failed, in this run or in one before that had other rows; None
         if nothing did.

@@ -43,7 +43,8 @@ def test_a_dataset_becomes_derivatives_and_a_group_table(run, dataset, tmp_path)
     assert failures.read_text().splitlines()[1].startswith("sub-9\t")
     result = run("participant", "--participant-label", "00000")
     assert result.exit_code == 0
-    assert f"failures: {failures}" in result.stdout
+    assert f"folder:   {tmp_path / 'out'}\nfailures: {failures}" in result.stdout
+    assert "sub-00000: embedded already" in result.stderr
     listed = failures.read_text()
     assert run("participant").exit_code == 1
     assert failures.read_text() == listed

@@ -2,6 +2,7 @@ import io
 import logging
 import re
 import warnings
+from dataclasses import replace
 
 import pytest
 
@@ -22,9 +23,10 @@ from brainfeat.runs import RunEvent, RunSummary
 from brainfeat.tables import TableRow
 
 ROW = TableRow(participant_id="sub-01", session_id="ses-2", images={"T1w": "/a.nii"})
+REPEATED = replace(ROW, metadata={"run": "2"})
 EVENTS = [
     RunEvent(ROW, "done", None),
-    RunEvent(ROW, "skipped", None),
+    RunEvent(REPEATED, "skipped", None),
     RunEvent(ROW, "failed", FailedRow("sub-01", "/[b]\n.nii", "cut [red]short.")),
 ]
 
@@ -43,7 +45,7 @@ def test_elsewhere_than_on_a_terminal_each_row_is_one_line():
     first, *others = stream.getvalue().splitlines()
     assert re.fullmatch(r"\[ 1/12\] sub-01 ses-2: done after \d+\.\d s", first)
     assert others == [
-        "[ 2/12] sub-01 ses-2: in the table already",
+        "[ 2/12] sub-01 ses-2 run-2: in the table already",
         "[ 3/12] failed: /[b] .nii: cut [red]short.",
     ]
 
