@@ -225,9 +225,11 @@ def lock_folder(folder: Path) -> BinaryIO:
             lock = (folder / "lock").open("ab")
         except OSError as error:
             misses += 1
-            # The process before us removed its folder just now; but there are places,
-            # such as /proc, where no folder can be made.
-            if isinstance(error, FileNotFoundError) and misses < _MOST_MISSES:
+            # The process before us removed its folder just now, maybe between mkdir's
+            # look and its second; but there are places, such as /proc, where no folder
+            # can be made.
+            is_gone = isinstance(error, FileNotFoundError | FileExistsError)
+            if is_gone and misses < _MOST_MISSES:
                 continue
             raise TableError(
                 f"{folder}: cannot be written ({error.strerror})."

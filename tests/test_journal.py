@@ -155,3 +155,22 @@ def test_folder_that_can_never_be_made_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(TableError, match="cannot be written"):
         lock_folder(tmp_path / "table")
+
+
+def test_a_folder_that_goes_while_it_is_made_is_made_again(tmp_path, monkeypatch):
+    make, refused = Path.mkdir, []
+
+    def refuse_once(path, **options):
+        if not refused:
+            # What pathlib raises if the folder is there, and then is not.
+            refused.append(path)
+            raise FileExistsError(errno.EEXIST, "File exists")
+        make(path, **options)
+
+    monkeypatch.setattr(Path, "mkdir", refuse_once)
+    folder = tmp_path / ".working"
+    release_folder(folder, lock_folder(folder))
+    assert refused == [folder]
+    folder.touch()
+    with pytest.raises(TableError, match=r"cannot be written \(File exists\)"):
+        lock_folder(folder)
