@@ -146,6 +146,14 @@ def test_head_that_is_cut_at_a_side_is_found(head, found, side):
     assert distance_in_brain(cut.affine, found) < 6.0
 
 
+def test_brain_larger_than_the_template_is_found(head, found):
+    larger = np.diag([1.4, 1.4, 1.4, 1.0])
+    assert np.cbrt(np.linalg.det((larger @ found)[:3, :3])) > 1.1
+    volume = Volume(head.data, Geometry(head.data.shape, larger @ head.geometry.affine))
+    alignment = align_to_template(volume, "T1w")
+    assert distance_in_brain(alignment.affine, larger @ found) < 6.0
+
+
 def test_noisy_head_is_found(head, found, rng):
     brightness = head.data[head.data > np.percentile(head.data, 80)].mean()
     noise = rng.normal(0.0, 0.5 * brightness, (2, *head.data.shape))
