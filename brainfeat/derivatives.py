@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from brainfeat.bids import parse_bids_name, read_participants, read_sessions
+from brainfeat.bids import read_participants, read_sessions
 from brainfeat.bids_selection import BidsSelection
 from brainfeat.dataset_description import check_description, describe_derivatives
 from brainfeat.exceptions import InputError, TableError
@@ -319,8 +319,10 @@ def _find_tables(root: Path, raw: Path, selection: BidsSelection) -> Iterator[Pa
     found = [*raw.glob("sub-*"), *root.glob("sub-*")]
     wanted = {path.name for path in selection.take_participants(raw, found)}
     for path in sorted(root.glob(f"sub-*/**/*_{_NAME}")):
-        name = parse_bids_name(path.name)
-        if name.participant_id in wanted and selection.has_session(name.session_id):
+        # Folders say whose it is: labels may hold underscores, against the rules.
+        person, place = path.relative_to(root).parts[:2]
+        visit = place if place.startswith("ses-") else None
+        if person in wanted and selection.has_session(visit):
             yield path
 
 

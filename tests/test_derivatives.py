@@ -260,3 +260,13 @@ def test_a_group_lacks_nobody_who_was_asked_for(raw, tmp_path):
         write_group_table(tmp_path / "out", raw, people)
     with pytest.raises(InputError, match=r"row: no such folder"):
         write_group_table(tmp_path / "out", tmp_path / "row")
+
+
+def test_a_group_has_those_whose_labels_hold_underscores(raw, tmp_path):
+    rows = [_row(raw, "sub-002_S_0295", "ses-m_06"), _row(raw, "sub-01", "ses-m")]
+    _write(tmp_path / "out", raw, rows)
+    assert write_group_table(tmp_path / "out", raw)[1] == 2
+    chosen = BidsSelection(participants=("002_S_0295",), sessions=("m_06",))
+    path, n_rows = write_group_table(tmp_path / "out", raw, chosen)
+    assert n_rows == 1
+    assert read_embeddings(path)[0]["session_id"].tolist() == ["ses-m_06"]
