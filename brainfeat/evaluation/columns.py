@@ -108,10 +108,13 @@ def check_order(X: Any, **columns: Any) -> None:
     """
     if not _names_rows(X):
         return
+    order = list(X.index)
     for name, values in columns.items():
-        if not _names_rows(values) or values.index.equals(X.index):
+        if not _names_rows(values):
             continue
-        if set(values.index) == set(X.index):
+        # As Python compares them: for pandas, equal numbers of two dtypes may differ.
+        found = list(values.index)
+        if found != order and set(found) == set(order):
             raise InputError(
                 f"{name}: expected the rows of X in their order, got its index in "
                 "another."

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from brainfeat.evaluation.columns import Design, as_codes, split_columns
+from brainfeat.evaluation.columns import Design, as_codes, check_order, split_columns
 from brainfeat.exceptions import ConfigError, InputError
 
 TABLE = pd.DataFrame(
@@ -106,3 +106,12 @@ def test_codes_count_the_names_in_their_order():
 def test_missing_value_is_no_name(missing):
     with pytest.raises(InputError, match=r"site: .* 3 rows, got 3 values, 1 of"):
         as_codes("site", ["a", "b", missing], 3)
+
+
+def test_one_order_of_rows_may_come_in_two_types_of_index():
+    table = TABLE.set_index(pd.Index([7, 3, 5], dtype="Int64"))
+    y = pd.Series(["AD", "CN", "CN"], index=[7, 3, 5])
+    check_order(table, y=y)
+    check_order(y, confounds=table)
+    with pytest.raises(InputError, match="y: expected the rows of X in their order"):
+        check_order(table, y=y.sort_index())
