@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 from nibabel import Nifti1Image
+from nibabel.affines import apply_affine
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils import Tags, check_random_state
@@ -329,7 +330,7 @@ class SegmentationEstimator(BaseEstimator):
         ):
             native = read_labels(source)
             truth = _on_grid(native, placed)
-            if native.data.any() and not truth.any():
+            if native.data.any() and not truth.any() and _lies_beside(native, placed):
                 raise InputError(
                     f"{name_of(source, subject)}: expected labels where the image of "
                     f"{subject.name} lies in scanner space, got none there; is its "
@@ -542,3 +543,11 @@ def _on_grid(label_map: Volume, placed: SegmentationInput) -> NDArray[Any]:
     return to_resampled(
         to_closest_ras(label_map), placed.native, np.eye(4), interpolation="nearest"
     )
+
+
+def _lies_beside(label_map: Volume, placed: SegmentationInput) -> bool:
+    """Whether no label is in the image, not even one too small for its voxels."""
+    to_voxels = np.linalg.inv(placed.native.affine) @ label_map.geometry.affine
+    voxels = apply_affine(to_voxels, np.argwhere(label_map.data))
+    last = np.array(placed.native.shape) - 1
+    return not ((voxels > -0.5) & (voxels < last + 0.5)).all(axis=1).any()

@@ -403,6 +403,16 @@ def test_truth_beside_its_image_is_no_score_of_zero(fitted, paths, label_maps):
         fitted.score(paths[:2], [label_maps[0], away])
 
 
+def test_truth_too_small_for_the_voxels_of_its_image_does_not_stop_a_score(
+    fitted, paths
+):
+    affine = nib.load(paths[1]).affine @ np.diag([1 / 3, 1 / 3, 1 / 3, 1])
+    labels = np.zeros((60, 63, 66), np.int16)
+    labels[31, 34, 37] = 7  # between the centres of voxels
+    table = fitted.score_table(paths[1:2], [nib.Nifti1Image(labels, affine)])
+    assert not (table > 0).any(axis=None)
+
+
 def test_class_that_training_did_not_have_is_named(fitted, paths, tmp_path):
     labels = label(read_volume(paths[3]))
     labels.data[labels.data == 7] = 9
