@@ -6,7 +6,8 @@ from pathlib import Path
 __all__ = ["IMAGE_SUFFIXES", "has_image_suffix", "image_stem"]
 
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".mgz", ".mgh", ".img")
-_SUFFIXES = (*IMAGE_SUFFIXES, ".hdr")  # beside ".img", which stands for both
+# Read where they are named, and not looked for in folders.
+_OTHERS = (".hdr", ".mnc", ".head", ".brik", ".brik.gz", ".par", ".rec")
 
 
 def has_image_suffix(name: str) -> bool:
@@ -44,5 +45,6 @@ def image_stem(path: str | os.PathLike[str]) -> str:
     'sub-1_acq-0.8mm_T1w'
     """
     name = Path(path).name
-    suffix = next((s for s in _SUFFIXES if name.lower().endswith(s)), "")
+    known = (*IMAGE_SUFFIXES, *_OTHERS)
+    suffix = next((s for s in known if name.lower().endswith(s)), "")
     return name[: len(name) - len(suffix)] or name

@@ -17,6 +17,8 @@ def test_suffixes_of_images_are_told_from_others(name, stem):
     assert has_image_suffix(name) == (stem != name or name == ".nii")
 
 
-def test_header_is_called_like_its_image_but_is_none():
-    assert image_stem("scans/sub-1_T1w.HDR") == "sub-1_T1w"
-    assert not has_image_suffix("sub-1_T1w.hdr")
+@pytest.mark.parametrize("suffix", [".HDR", ".mnc", "+tlrc.HEAD", "+tlrc.BRIK.gz"])
+def test_files_that_are_not_looked_for_are_called_like_others(suffix):
+    stem = f"sub-1_T1w{suffix[: suffix.index('.')]}"
+    assert image_stem(f"scans/sub-1_T1w{suffix}") == stem
+    assert not has_image_suffix(f"sub-1_T1w{suffix}")
