@@ -220,7 +220,8 @@ def _read_mask(
         raise InputError(
             f"mask_img: expected the grid of the images, of shape {shape}, got {found}."
         )
-    mask: NDArray[np.bool_] = np.asarray(mask_img.dataobj) != 0
+    # NaN, as SPM writes around a brain, is no token.
+    mask: NDArray[np.bool_] = np.nan_to_num(np.asarray(mask_img.dataobj)) != 0
     return mask
 
 

@@ -95,6 +95,15 @@ def test_mask_must_fit(images):
         decode_positions(images, Y, mask_img=flipped.slicer[:4])
 
 
+def test_mask_may_hold_nan_around_the_brain(images):
+    mask = np.full(SHAPE, np.nan)
+    mask[PLACE] = 1
+    found = decode_positions(
+        images, Y, mask_img=nib.Nifti1Image(mask, AFFINE), n_repeats=1, n_permutations=2
+    )
+    assert np.argwhere(found.auc_img.get_fdata()).tolist() == [[*PLACE]]
+
+
 def test_what_is_no_number_is_told_from_a_score(images):
     values = images[2].get_fdata()
     values[PLACE] = np.nan
