@@ -112,7 +112,10 @@ def run_demo(
     table = output / "embeddings.parquet"
     for path in (table, page):
         if path.exists() and not cohort.exists():
-            raise InputError(f"{path}: exists and is not ours; choose another folder.")
+            raise InputError(
+                f"{path}: exists without the cohort of a demo beside it; choose "
+                "another folder."
+            )
     tell(f"simulating {n_subjects} subjects in {cohort}")
     simulate_cohort(cohort, n_subjects, labels=False, random_state=seed)
     encoder = SubjectEncoder(Checkpoint.load(_CHECKPOINT))

@@ -84,7 +84,7 @@ def test_the_page_shows_the_cohort_also_when_run_again(demo, tmp_path):
 def test_what_is_no_demos_is_not_replaced(tmp_path, name):
     path = tmp_path / name
     path.write_text("of a study")
-    with pytest.raises(InputError, match=rf"{name}: exists and is not ours"):
+    with pytest.raises(InputError, match=rf"{name}: exists without the cohort"):
         run_demo(tmp_path)
     assert path.read_text() == "of a study"
     assert list(tmp_path.iterdir()) == [path]
