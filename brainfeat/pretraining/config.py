@@ -333,7 +333,7 @@ def _range_checks(config: PretrainingConfig) -> dict[str, bool]:
     ):
         for name in names:
             value = getattr(config, name)
-            numbers = value if isinstance(value, tuple) else (value,)
+            numbers = value if isinstance(value, tuple | list) else (value,)
             checks[f"{name} must be {expected}, got {value}."] = value is None or all(
                 low <= number <= high for number in numbers
             )

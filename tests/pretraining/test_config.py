@@ -97,6 +97,12 @@ def test_impossible_value_is_refused(changes, message):
         PretrainingConfig(**changes)
 
 
+def test_the_ends_of_a_schedule_may_be_a_list():
+    assert PretrainingConfig(weight_decay=[0.04, 0.4]).weight_decay == [0.04, 0.4]
+    with pytest.raises(ConfigError, match="weight_decay must be at least 0"):
+        PretrainingConfig(weight_decay=[-0.1, 0.4])
+
+
 def test_objectives_that_compare_no_views_do_with_one():
     config = PretrainingConfig(dino_weight=0.0, views=ViewConfig(n_global=1))
     assert config.views.n_global == 1
