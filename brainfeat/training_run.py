@@ -209,8 +209,9 @@ def run_pretraining(
             _tell_of_new_start(folder, options.init)
         start = None if goes_on else _load_start(options.init, config)
         _tell_of_absent_modalities(asked, config)
-        preprocessor = _choose_preprocessor(start, folder if goes_on else None)
-        source, failed = _source_of(found, folder, preprocessor, options, on_event)
+        source, failed = _source_of(
+            found, folder, start, options, on_event, goes_on=goes_on
+        )
         _warn_of_repeats(source, config)
         path = folder / "failures.tsv"
         failures = write_failures(path, failed) if rank() == 0 else None
@@ -322,9 +323,11 @@ def _choose_preprocessor(start: Checkpoint | None, begun: Path | None) -> Prepro
 def _source_of(
     found: ScanList | SubjectSource,
     folder: Path,
-    preprocessor: Preprocessor,
+    start: Checkpoint | None,
     options: TrainingOptions,
     on_event: EventHandler,
+    *,
+    goes_on: bool,
 ) -> tuple[SubjectSource, list[FailedRow]]:
     """Make a store of scans; any other source is ready."""
     if not isinstance(found, ScanList):
@@ -332,7 +335,7 @@ def _source_of(
     store, failed = write_store_together(
         found.scans,
         folder / "store",
-        preprocessor,
+        _choose_preprocessor(start, folder if goes_on else None),
         modalities=found.modalities,
         n_jobs=options.n_jobs,
         on_scan=on_event,

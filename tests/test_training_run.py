@@ -170,6 +170,20 @@ def test_a_run_goes_on_with_the_volumes_that_it_began_with(cohort, init, run, tm
     assert result.fingerprint == Checkpoint.load(run).fingerprint
 
 
+def test_a_run_of_a_store_goes_on_from_its_state_alone(run, init, tmp_path):
+    def cut(event):
+        if event.n_done == 3:
+            raise KeyboardInterrupt
+
+    config = replace(CONFIG, checkpoint_every=2)
+    options = TrainingOptions(init=init, device="cpu")
+    with pytest.raises(KeyboardInterrupt):
+        run_pretraining(run / "store", config, tmp_path, options=options, on_event=cut)
+    (tmp_path / "config.json").unlink()  # as if killed after the first state
+    again = pretrain(run / "store", config, output=tmp_path, resume=True, device="cpu")
+    assert again.fingerprint == Checkpoint.load(run).fingerprint
+
+
 @pytest.mark.parametrize("has_init", [True, False])
 def test_a_run_without_checkpoint_says_from_what_it_begins_anew(
     cohort, init, tmp_path, caplog, has_init
