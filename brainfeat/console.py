@@ -4,7 +4,7 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TextIO
@@ -168,11 +168,11 @@ def tell_problems(manifest: "Manifest") -> None:
     for name in manifest.duplicates:
         _say(f"warning: {name}: given more than once, used once.")
     namesakes = manifest.namesakes
-    for name, folders in list(namesakes.items())[:1]:
-        more = f" and {len(namesakes) - 1} more" if len(namesakes) > 1 else ""
+    if namesakes:
+        folders = next(iter(namesakes.values()))
         _say(
-            f"warning: {name}{more}: in {' and '.join(folders)}; rows of one name "
-            "count as one person."
+            f"warning: {_list_some([*namesakes], 1)}: in {_list_some(folders, 2)}; "
+            "rows of one name count as one person."
         )
     for problem in manifest.problems:
         _say(f"failed: {problem}")
@@ -358,6 +358,12 @@ def _plain(value: object) -> str:
     return (
         words.get(value, str(value)) if isinstance(value, bool | None) else str(value)
     )
+
+
+def _list_some(names: Sequence[str], n_listed: int) -> str:
+    n_others = len(names) - n_listed
+    others = [f"{n_others} more"] if n_others > 0 else []
+    return " and ".join([*names[:n_listed], *others])
 
 
 def _say(line: str) -> None:

@@ -119,7 +119,7 @@ def test_rows_are_counted_in_about_ten_lines():
 
 
 def test_names_that_several_datasets_have_are_one_warning(tmp_path, capsys):
-    for place in ("one/sub-1", "one/sub-2", "two/sub-2", "two/sub-1"):
+    for place in ("one/sub-1", "one/sub-2", "two/sub-2", "two/sub-1", "six/sub-1"):
         path = tmp_path / place / "anat" / f"{place[-5:]}_T1w.nii"
         path.parent.mkdir(parents=True)
         path.touch()
@@ -130,5 +130,7 @@ def test_names_that_several_datasets_have_are_one_warning(tmp_path, capsys):
         f"warning: sub-1 and 1 more: in {' and '.join(folders)}; rows of one name "
         "count as one person.\n"
     )
+    tell_problems(collect_rows([*folders, str(tmp_path / "six")], modalities=["T1w"]))
+    assert f"{folders[0]} and {folders[1]} and 1 more; rows" in capsys.readouterr().err
     tell_problems(collect_rows(folders[:1], modalities=["T1w"]))
     assert capsys.readouterr().err == ""
