@@ -108,8 +108,9 @@ def retrieval_accuracy(features: ArrayLike, subjects: ArrayLike) -> float:
     if not can_be_found.any():
         raise InputError("subjects: expected one with two rows, got none.")
     # Features that are the same in all rows have a spread too, by rounding.
-    spread = np.where(np.ptp(rows, axis=0) > 0, rows.std(axis=0), 0.0)
-    rows = (rows - rows.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
+    spread = rows.std(axis=0)
+    differ = (np.ptp(rows, axis=0) > 0) & (spread > 0)
+    rows = (rows - rows.mean(axis=0)) / np.where(differ, spread, 1.0)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     rows = rows / np.where(lengths > 0, lengths, 1.0)
     likeness = rows @ rows.T

@@ -116,8 +116,9 @@ class Attention(nn.Module):
         """Mix the values of tokens of shape (B, N, 3 * D)."""
         heads = qkv.reshape(*qkv.shape[:2], 3, self.num_heads, -1)  # B N 3 heads d
         q, k, v = heads.permute(2, 0, 3, 1, 4)  # B heads N d
-        is_short = qkv.shape[1] <= _SHORT and qkv.dtype == torch.bfloat16
-        if is_short and qkv.device.type == "cpu" and not torch.is_grad_enabled():
+        is_half_on_cpu = qkv.device.type == "cpu" and qkv.dtype == torch.bfloat16
+        is_short = qkv.shape[1] <= _SHORT
+        if is_half_on_cpu and is_short and not torch.is_grad_enabled():
             x = _attend_by_products(q, k, v, keys)
         else:
             x = F.scaled_dot_product_attention(q, k, v, attn_mask=keys)
@@ -351,8 +352,8 @@ class SlabMixing(nn.Module):
 def _attend_by_products(q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None) -> Tensor:
     """Attend as `scaled_dot_product_attention` does, for short sequences on a CPU.
 
-    Its bfloat16 kernel for CPUs takes up to twice as long as two batched products, of
-    which all scores fit into the cache.
+    Its bfloat16 kernel for CPUs is slower than two batched products whose scores fit
+    into the cache.
     """
     scores = (q * q.shape[-1] ** -0.5) @ k.mT  # B heads N N
     if keys is not None:

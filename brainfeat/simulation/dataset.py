@@ -12,7 +12,8 @@ import pandas as pd
 
 from brainfeat import __version__
 from brainfeat.atomic import atomic_write
-from brainfeat.exceptions import InputError, brief_reason
+from brainfeat.exceptions import InputError
+from brainfeat.json_files import read_own_json
 from brainfeat.simulation.people import Person
 from brainfeat.simulation.scan import LABELS
 
@@ -81,7 +82,8 @@ class CohortFolder:
         settings = {"simulation_version": SIMULATION_VERSION, **settings}
         record = path / "code" / "simulation.json"
         if record.exists():
-            _check_same(path, _read_settings(record), settings)
+            found = read_own_json(record, "the settings of a simulation")
+            _check_same(path, found, settings)
         elif path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise InputError(
                 f"{path}: expected a new or empty folder, or an earlier simulation."
@@ -196,17 +198,6 @@ class CohortFolder:
         )
         rows = "".join(f"{i}\t{name}\n" for i, name in enumerate(LABELS, start=1))
         _write_text(self.derivatives / "dseg.tsv", f"index\tname\n{rows}")
-
-
-def _read_settings(record: Path) -> dict[str, Any]:
-    try:
-        settings = json.loads(record.read_text())
-    except ValueError as error:
-        raise InputError(
-            f"{record}: expected the settings of a simulation, got no valid JSON "
-            f"({brief_reason(error)})."
-        ) from error
-    return dict(settings)
 
 
 def _check_same(

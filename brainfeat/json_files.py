@@ -1,0 +1,40 @@
+"""JSON files that the library wrote itself, and that something may have damaged."""
+
+__all__ = ["read_own_json"]
+
+import json
+from pathlib import Path
+from typing import Any
+
+from brainfeat.exceptions import InputError, brief_reason
+
+
+def read_own_json(path: Path, what: str) -> dict[str, Any]:
+    """Read a file that holds one JSON object.
+
+    Parameters
+    ----------
+    path : Path
+        An existing file.
+    what : str
+        What the file holds, for the error.
+
+    Returns
+    -------
+    dict
+        Its content.
+
+    Raises
+    ------
+    InputError
+        If it holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(
+            f"{path}: expected {what}, got no valid JSON ({brief_reason(error)})."
+        ) from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: expected {what}, got no JSON object.")
+    return content
