@@ -31,7 +31,6 @@ Affine = NDArray[np.float64]
 # spread of a source voxel into that of a voxel `ratio` times as long.
 _SIGMA_PER_FWHM = 1.0 / (2.0 * np.sqrt(2.0 * np.log(2.0)))
 _TRUNCATE = 3.0
-_BLOCK = 16  # voxels along an edge
 
 
 def to_closest_ras(volume: Volume) -> Volume:
@@ -45,8 +44,8 @@ def to_closest_ras(volume: Volume) -> Volume:
     Returns
     -------
     Volume
-        The same voxels, none interpolated, in Fortran order. A volume gives the same
-        array and the same affine in whichever orientation it was stored.
+        A view of the same voxels, none interpolated. A volume gives the same values
+        and the same affine in whichever orientation it was stored.
     """
     affine = volume.geometry.affine
     orientation = nib.orientations.io_orientation(affine)
@@ -55,7 +54,7 @@ def to_closest_ras(volume: Volume) -> Volume:
     # Rounding removes what is left of flipped origins, so that equal content stays
     # equal bit by bit in all that follows.
     closest = np.round(affine @ flips, 9) + 0.0
-    return Volume(_to_fortran_order(data), Geometry(data.shape, closest), volume.path)
+    return Volume(data, Geometry(data.shape, closest), volume.path)
 
 
 def to_sitk(volume: Volume) -> sitk.Image:
@@ -74,7 +73,7 @@ def to_sitk(volume: Volume) -> sitk.Image:
     data = volume.data.view(np.uint8) if volume.data.dtype == bool else volume.data
     # SimpleITK takes no other byte order than the machine's.
     data = data.astype(data.dtype.newbyteorder("="), copy=False)
-    image = sitk.GetImageFromArray(np.ascontiguousarray(data.T))
+    image = sitk.GetImageFromArray(_to_fortran_order(data).T)
     affine, spacing = volume.geometry.affine, np.array(volume.geometry.spacing)
     image.SetSpacing(spacing.tolist())
     image.SetOrigin(affine[:3, 3].tolist())
@@ -95,7 +94,9 @@ def to_shrunk(volume: Volume, spacing: float) -> Volume:
     Returns
     -------
     Volume
-        Means of whole blocks, as float32. Axes that are coarser already stay.
+        Means of whole blocks, as float32 in Fortran order: what is summed over them
+        does not depend on how the volume was stored. Axes that are coarser already
+        stay.
     """
     factors = [
         max(1, min(int(spacing / edge + 1e-3), size))
@@ -113,7 +114,7 @@ def to_shrunk(volume: Volume, spacing: float) -> Volume:
             for offset in range(factor)
         )
         data = sum(others, start)
-    data = data / np.float32(math.prod(factors))
+    data = np.divide(data, np.float32(math.prod(factors)), order="F")
     affine = volume.geometry.affine.copy()
     affine[:3, 3] += affine[:3, :3] @ ((np.array(factors) - 1) / 2.0)
     affine[:3, :3] *= factors
@@ -194,21 +195,14 @@ def run_on_one_thread(image_filter: Any, *images: sitk.Image) -> Any:
 
 
 def _to_fortran_order(data: NDArray[Any]) -> NDArray[Any]:
-    """Copy an array so that its first axis is the fastest.
+    """Lay out an array so that its first axis is the fastest, as SimpleITK needs it.
 
-    Block by block, which stay in the cache whichever axis was the fastest before.
+    The lines of a view of a larger volume are often a power of two apart, and so share
+    a cache's places. They are first copied close to each other, as they lie.
     """
-    fastest = int(np.argmin(np.abs(data.strides)))
-    if fastest == 0:
-        return np.asfortranarray(data)
-    target = np.empty(data.shape, data.dtype, order="F")
-    for start in range(0, data.shape[0], _BLOCK):
-        for other in range(0, data.shape[fastest], _BLOCK):
-            block = [slice(None)] * data.ndim
-            block[fastest] = slice(other, other + _BLOCK)
-            block[0] = slice(start, start + _BLOCK)
-            target[tuple(block)] = data[tuple(block)]
-    return target
+    if data.flags.f_contiguous:
+        return data
+    return np.asfortranarray(data.copy(order="K"))
 
 
 def _crop_to_grid(volume: Volume, grid: Geometry, grid_to_scanner: Affine) -> Volume:
@@ -234,10 +228,9 @@ def _smooth_for_spacing(volume: Volume, spacing: float) -> Volume:
     if not sigmas.any():
         return volume
     # Transposed, since the filter's result is in C order, and SimpleITK takes volumes
-    # in Fortran order without turning them around. Copied, since the lines of a view
-    # of a larger volume are often a power of two apart, which share a cache's places.
+    # in Fortran order without turning them around.
     data = ndimage.gaussian_filter(
-        np.ascontiguousarray(volume.data.T),
+        _to_fortran_order(volume.data).T,
         sigmas[::-1],
         mode="nearest",
         truncate=_TRUNCATE,
