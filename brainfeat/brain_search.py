@@ -23,7 +23,7 @@ _PITCHES = (-0.35, -0.17, 0.0, 0.17, 0.35)
 # To the right less: a head has two sides alike, unless one of them is cut off.
 _SIDE_SHIFTS = (-15.0, 0.0, 15.0)
 _SHIFTS = (-30.0, -15.0, 0.0, 15.0, 30.0)
-_SCALES = (0.82, 0.94, 1.06)
+_SCALES = (0.78, 0.92, 1.06, 1.2)
 # Where the brain's centre lies in most heads, below what `find_center` says.
 _USUAL_SCALE, _USUAL_SHIFT = 0.95, (0.0, 0.0, -10.0)
 
@@ -32,7 +32,7 @@ def find_starts(volume: Volume, model: HeadModel) -> list[Affine]:
     """Find places of the template brain that a head may have it in.
 
     The usual place comes first: from there most heads are found, whatever their
-    contrast. For each of three sizes, nods and shifts about the origin are compared by
+    contrast. For each of four sizes, nods and shifts about the origin are compared by
     how well the head correlates with the model; these find heads that are cut off,
     stripped, small or turned.
 

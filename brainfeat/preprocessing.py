@@ -28,7 +28,7 @@ Alignment = Literal["none", "rigid", "affine"]
 Affine = NDArray[np.float64]
 
 # Part of the fingerprint: raised when the same settings give other voxels.
-_REVISION = 5
+_REVISION = 6
 
 
 @dataclass(frozen=True, eq=False)

@@ -38,7 +38,7 @@ Floats = NDArray[np.float64]
 
 _COARSE, _FINE = 8.0, 4.0  # mm, edge of a voxel
 _COARSE_BLUR, _FINE_BLUR = 4.0, 3.0  # mm, standard deviation
-_COARSE_MODEL, _FINE_MODEL = (10.0, 14.0), (8.0, 8.0)  # spacing and reach in mm
+_COARSE_MODEL, _FINE_MODEL = (14.0, 14.0), (8.0, 8.0)  # spacing and reach in mm
 _BIAS_WIDTH = 20.0  # mm, standard deviation of what counts as bias
 # What is brighter than nearly all of the middle of a head is fat.
 _MIDDLE, _BRIGHTEST_PERCENTILE = 36.0, 98.0  # mm
@@ -127,7 +127,7 @@ def align_to_template(volume: Volume, modality: str | None = None) -> Alignment:
     match = _search(to_shrunk(fine, _COARSE), modalities)
     model = load_head_model(match.modality, *_FINE_MODEL)
     comparison = _Comparison(_Moving(fine, _FINE_BLUR), model, _FINE_WEIGHT)
-    match = _fit(match.parameters, comparison, match.modality, tolerance=1e-4)
+    match = _fit(match.parameters, comparison, match.modality, tolerance=3e-4)
     linear = _to_linear(match.parameters)
     scale = np.cbrt(np.linalg.det(linear))
     if match.similarity < _MIN_SIMILARITY or not _SCALES[0] < scale < _SCALES[1]:
