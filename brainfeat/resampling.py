@@ -9,6 +9,7 @@ can be processed side by side.
 __all__ = [
     "run_on_one_thread",
     "to_closest_ras",
+    "to_cropped",
     "to_resampled",
     "to_shrunk",
     "to_sitk",
@@ -20,7 +21,7 @@ from typing import Any, Literal
 import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
 from brainfeat.volume import Geometry, Volume
@@ -79,6 +80,28 @@ def to_sitk(volume: Volume) -> sitk.Image:
     image.SetOrigin(affine[:3, 3].tolist())
     image.SetDirection((affine[:3, :3] / spacing).ravel().tolist())
     return image
+
+
+def to_cropped(volume: Volume, start: ArrayLike, stop: ArrayLike) -> Volume:
+    """Take the voxels of a box, as a view.
+
+    Parameters
+    ----------
+    volume : Volume
+        What to take them of.
+    start, stop : array-like of int of shape (3,)
+        First voxel along each axis, and the one after the last.
+
+    Returns
+    -------
+    Volume
+        As much of the box as the volume has.
+    """
+    first = np.maximum(start, 0)
+    data = volume.data[tuple(map(slice, first, np.asarray(stop)))]
+    affine = volume.geometry.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ first
+    return Volume(data, Geometry(data.shape, affine), volume.path)
 
 
 def to_shrunk(volume: Volume, spacing: float) -> Volume:
@@ -214,10 +237,7 @@ def _crop_to_grid(volume: Volume, grid: Geometry, grid_to_scanner: Affine) -> Vo
     shape = np.array(volume.geometry.shape)
     start = np.clip(np.floor(reached.min(axis=1) - margin), 0, shape - 1).astype(int)
     stop = np.clip(np.ceil(reached.max(axis=1) + margin), start + 1, shape).astype(int)
-    data = volume.data[tuple(map(slice, start, stop))]
-    affine = volume.geometry.affine.copy()
-    affine[:3, 3] += affine[:3, :3] @ start
-    return Volume(data, Geometry(data.shape, affine))
+    return to_cropped(volume, start, stop)
 
 
 def _smooth_for_spacing(volume: Volume, spacing: float) -> Volume:
