@@ -22,6 +22,8 @@ _SIZES = (1e-9, 1e15)
 # Interpolation rings around a stripped brain: up to a twentieth of what differs from
 # the background lies on its other side.
 _BEYOND, _TRACE = 0.1, 0.01  # share of those voxels; of the range of intensities
+# Air is about as much darker than fluid; of the range of intensities.
+_BELOW = 0.25
 _N4_SHRINK = 2
 _N4_ITERATIONS = [30, 20, 10]
 _N4_FLOOR = 1e-3  # of the highest intensity
@@ -30,8 +32,9 @@ _N4_FLOOR = 1e-3  # of the highest intensity
 def repair(volume: Volume) -> Volume:
     """Check intensities, and set the damaged ones to the lowest.
 
-    So is a flat background that lies among them, such as the zeros around a brain
-    that was given a mean of zero.
+    So is a flat background that lies among or above them, such as the zeros around a
+    brain that was given a mean of zero. One that lies far below, such as -1024 around
+    a scan without negative values, is brought near.
 
     Parameters
     ----------
@@ -59,10 +62,10 @@ def repair(volume: Volume) -> Volume:
         low, high = float(data.min()), float(data.max())
     if low == high:
         raise VolumeError(f"expected contrast, got {low:g} everywhere.")
-    size = max(abs(low), abs(high))
+    data = _with_background_below(data)
+    size = max(abs(float(data.min())), abs(float(data.max())))
     if not _SIZES[0] < size < _SIZES[1]:
-        data, low, high = data / np.float32(size), low / size, high / size
-    data = _with_background_below(data, _TRACE * (high - low))
+        data = data / np.float32(size)
     return Volume(data, volume.geometry, volume.path)
 
 
@@ -153,16 +156,26 @@ def _without_damage(data: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.where(finite, data, data[finite].min())
 
 
-def _with_background_below(
-    data: NDArray[np.float32], trace: float
-) -> NDArray[np.float32]:
+def _with_background_below(data: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Let a flat background be darker than the rest, but not by far."""
     background = find_flat_background(data)
     if background is None:
         return data
-    n_darker = np.count_nonzero(data < background - trace)
-    n_brighter = np.count_nonzero(data > background + trace)
-    if min(n_darker, n_brighter) <= _BEYOND * (n_darker + n_brighter):
+    sample = data[::2, ::2, ::2]
+    rest = sample[sample != background]
+    if rest.size == 0:
         return data
-    inside = data != background
-    # Not the minimum: one odd voxel would make all else look bright.
-    return np.where(inside, data, np.percentile(data[inside], 0.1).astype(np.float32))
+    # Not the extremes: one odd voxel would make all else look bright or dark.
+    low, high = np.percentile(rest, (0.1, 99.5)).astype(np.float64)
+    if low == high:
+        return data
+    trace = _TRACE * (high - low)
+    n_darker = np.count_nonzero(rest < background - trace)
+    n_brighter = np.count_nonzero(rest > background + trace)
+    if n_darker > _BEYOND * (n_darker + n_brighter):
+        chosen = low
+    else:
+        chosen = max(background, low - _BELOW * (high - low))
+    if chosen == background:
+        return data
+    return np.where(data == background, np.float32(chosen), data)

@@ -25,7 +25,7 @@ from scipy import ndimage, optimize
 from scipy.spatial.transform import Rotation
 
 from brainfeat.brain_search import find_center, find_starts
-from brainfeat.foreground import find_flat_background, find_head
+from brainfeat.foreground import find_head
 from brainfeat.head_model import MODELLED, HeadModel, load_head_model
 from brainfeat.resampling import to_closest_ras, to_resampled, to_shrunk
 from brainfeat.template import BRAIN_CENTER
@@ -100,7 +100,7 @@ def align_to_template(volume: Volume, modality: str | None = None) -> Alignment:
     Parameters
     ----------
     volume : Volume
-        Finite intensities.
+        Finite intensities with a background darker than the head.
     modality : str, optional
         Its contrast. Of one that is neither ``"T1w"``, ``"T2w"`` nor ``"FLAIR"``, the
         most alike of these is taken.
@@ -119,7 +119,7 @@ def align_to_template(volume: Volume, modality: str | None = None) -> Alignment:
     if extent.min() < _MIN_EXTENT or min(small.geometry.shape) < 2:
         logger.debug("Only centred: the volume measures %s mm.", extent.round(1))
         return _centre_only(small)
-    fine = _with_dark_background(small)
+    fine = _without_outliers(small)
     middle = find_center(to_shrunk(fine, _COARSE))
     # About its middle, so that it does not matter where the scanner's is.
     fine = _even_out(_shifted(fine, -middle))
@@ -147,13 +147,10 @@ def _centre_only(volume: Volume) -> Alignment:
     return Alignment(affine, affine, math.nan)
 
 
-def _with_dark_background(volume: Volume) -> Volume:
-    """Bring intensities to 0 to 1, without outliers, and a flat background to 0."""
+def _without_outliers(volume: Volume) -> Volume:
+    """Bring intensities to 0 to 1."""
     low, high = np.percentile(volume.data, [0.1, 99.5]).astype(np.float32)
     data = np.clip(volume.data, low, high)
-    background = find_flat_background(data)
-    if background is not None and background > low:
-        data = np.where(data == background, low, data)
     return Volume((data - low) / max(high - low, _TINY), volume.geometry)
 
 

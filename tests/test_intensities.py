@@ -36,6 +36,23 @@ def test_only_a_background_among_the_intensities_is_darkened(rng):
     assert repaired[0, 0, 0] < np.percentile(centred[inside], 1)
 
 
+@pytest.mark.parametrize("background", [-1000.0, 1000.0])
+def test_background_is_darker_than_the_rest_but_not_by_far(rng, background):
+    data = np.full(SHAPE, background, np.float32)
+    rest = np.s_[4:-4, 5:-5, 6:-6]
+    data[rest] = rng.gamma(9.0, size=(12, 14, 16))
+    repaired = repair(Volume(data, GRID)).data
+    np.testing.assert_array_equal(repaired[rest], data[rest])
+    assert -np.ptp(data[rest]) < repaired[0, 0, 0] < np.percentile(data[rest], 1)
+
+
+@pytest.mark.parametrize(("background", "brain"), [(0, 1), (1, 0), (0, 300)])
+def test_mask_keeps_its_background(background, brain):
+    data = np.full(SHAPE, background, np.float32)
+    data[4:-4, 5:-5, 6:-6] = brain
+    np.testing.assert_array_equal(repair(Volume(data, GRID)).data, data)
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [
