@@ -22,8 +22,10 @@ _SIZES = (1e-9, 1e15)
 # Interpolation rings around a stripped brain: up to a twentieth of what differs from
 # the background lies on its other side.
 _BEYOND, _TRACE = 0.1, 0.01  # share of those voxels; of the range of intensities
-# Air is about as much darker than fluid; of the range of intensities.
-_BELOW = 0.25
+# How far an intensity may lie outside of the range of nearly all: air is about as much
+# darker than fluid, and vessels are brighter than fat.
+_BELOW, _ABOVE = 0.25, 3.0  # of that range
+_N_SAMPLED = 100_000  # voxels, from which that range is told
 _N4_SHRINK = 2
 _N4_ITERATIONS = [30, 20, 10]
 _N4_FLOOR = 1e-3  # of the highest intensity
@@ -33,8 +35,8 @@ def repair(volume: Volume) -> Volume:
     """Check intensities, and set the damaged ones to the lowest.
 
     So is a flat background that lies among or above them, such as the zeros around a
-    brain that was given a mean of zero. One that lies far below, such as -1024 around
-    a scan without negative values, is brought near.
+    brain that was given a mean of zero. What lies far outside of all others, such as
+    -1024 around a scan without negative values, or one hot voxel, is brought near.
 
     Parameters
     ----------
@@ -62,8 +64,8 @@ def repair(volume: Volume) -> Volume:
         low, high = float(data.min()), float(data.max())
     if low == high:
         raise VolumeError(f"expected contrast, got {low:g} everywhere.")
-    data = _with_background_below(data)
-    size = max(abs(float(data.min())), abs(float(data.max())))
+    data = _without_extremes(data)
+    size = float(max(-data.min(), data.max()))
     if not _SIZES[0] < size < _SIZES[1]:
         data = data / np.float32(size)
     return Volume(data, volume.geometry, volume.path)
@@ -156,26 +158,29 @@ def _without_damage(data: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.where(finite, data, data[finite].min())
 
 
-def _with_background_below(data: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Let a flat background be darker than the rest, but not by far."""
+def _without_extremes(data: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Let a flat background be no brighter than the rest, and nothing lie far out."""
     background = find_flat_background(data)
-    if background is None:
-        return data
-    sample = data[::2, ::2, ::2]
-    rest = sample[sample != background]
+    step = math.ceil((data.size / _N_SAMPLED) ** (1 / 3))
+    # Not from the first plane, which may be odd as a whole.
+    rest = data[tuple(slice(min(step, size) // 2, None, step) for size in data.shape)]
+    rest = rest[rest != background] if background is not None else rest
     if rest.size == 0:
         return data
     # Not the extremes: one odd voxel would make all else look bright or dark.
     low, high = np.percentile(rest, (0.1, 99.5)).astype(np.float64)
-    if low == high:
+    spread = high - low
+    if spread == 0:
         return data
-    trace = _TRACE * (high - low)
+    if background is not None and _lies_among(background, rest, _TRACE * spread):
+        data = np.where(data == background, np.float32(low), data)
+    lowest, highest = low - _BELOW * spread, high + _ABOVE * spread
+    if lowest <= data.min() and data.max() <= highest:
+        return data
+    return data.clip(np.float32(lowest), np.float32(highest))
+
+
+def _lies_among(background: float, rest: NDArray[np.float32], trace: float) -> bool:
     n_darker = np.count_nonzero(rest < background - trace)
     n_brighter = np.count_nonzero(rest > background + trace)
-    if n_darker > _BEYOND * (n_darker + n_brighter):
-        chosen = low
-    else:
-        chosen = max(background, low - _BELOW * (high - low))
-    if chosen == background:
-        return data
-    return np.where(data == background, np.float32(chosen), data)
+    return bool(n_darker > _BEYOND * (n_darker + n_brighter))

@@ -135,6 +135,24 @@ def test_value_around_a_head_does_not_matter(head, padded_head, value):
     assert 2 * both.sum() / n_voxels > 0.97
 
 
+@pytest.mark.parametrize("value", [-32768, 3e38])
+def test_one_extreme_voxel_does_not_matter(head, value):
+    data = head.data.copy()
+    data[50, 70, 60] = value
+    expected = SMALL.apply({"T1w": head}, ["T1w"])
+    found = SMALL.apply({"T1w": Volume(data, head.geometry)}, ["T1w"])
+    both = found.foreground & expected.foreground
+    n_voxels = found.foreground.sum() + expected.foreground.sum()
+    assert 2 * both.sum() / n_voxels > 0.98
+
+
+def test_head_beside_one_bright_plane_is_found(head):
+    data = head.data.copy()
+    data[0] = 60_000
+    found = SMALL.apply({"T1w": Volume(data, head.geometry)}, ["T1w"])
+    assert found.similarity > 0.8
+
+
 def test_flat_background_amid_the_intensities_does_not_matter(head):
     expected = SMALL.apply({"T1w": head}, ["T1w"]).grid_to_scanner
     mean = np.float32(head.data[head.data > 50].mean())
