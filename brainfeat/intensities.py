@@ -162,13 +162,12 @@ def _without_extremes(data: NDArray[np.float32]) -> NDArray[np.float32]:
     """Let a flat background be no brighter than the rest, and nothing lie far out."""
     background = find_flat_background(data)
     step = math.ceil((data.size / _N_SAMPLED) ** (1 / 3))
-    # Not from the first plane, which may be odd as a whole.
-    rest = data[tuple(slice(min(step, size) // 2, None, step) for size in data.shape)]
+    rest = data[::step, ::step, ::step]
     rest = rest[rest != background] if background is not None else rest
     if rest.size == 0:
         return data
-    # Not the extremes: one odd voxel would make all else look bright or dark.
-    low, high = np.percentile(rest, (0.1, 99.5)).astype(np.float64)
+    # Not the extremes: one odd voxel would make all else look dark, or one odd plane.
+    low, high = np.percentile(rest, (0.1, 97.0)).astype(np.float64)
     spread = high - low
     if spread == 0:
         return data
