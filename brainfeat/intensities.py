@@ -25,6 +25,7 @@ _BEYOND, _TRACE = 0.1, 0.01  # share of those voxels; of the range of intensitie
 # How far an intensity may lie outside of the range of nearly all: air is about as much
 # darker than fluid, and vessels are brighter than fat.
 _BELOW, _ABOVE = 0.25, 3.0  # of that range
+_MAX_FAR = 0.01  # share of voxels that may lie farther, such as one plane
 _N_SAMPLED = 100_000  # voxels, from which that range is told
 _N4_SHRINK = 2
 _N4_ITERATIONS = [30, 20, 10]
@@ -64,8 +65,8 @@ def repair(volume: Volume) -> Volume:
         low, high = float(data.min()), float(data.max())
     if low == high:
         raise VolumeError(f"expected contrast, got {low:g} everywhere.")
-    data = _without_extremes(data)
-    size = float(max(-data.min(), data.max()))
+    data, low, high = _without_extremes(data, low, high)
+    size = max(abs(low), abs(high))
     if not _SIZES[0] < size < _SIZES[1]:
         data = data / np.float32(size)
     return Volume(data, volume.geometry, volume.path)
@@ -158,25 +159,37 @@ def _without_damage(data: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.where(finite, data, data[finite].min())
 
 
-def _without_extremes(data: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Let a flat background be no brighter than the rest, and nothing lie far out."""
+def _without_extremes(
+    data: NDArray[np.float32], low: float, high: float
+) -> tuple[NDArray[np.float32], float, float]:
+    """Let a flat background be no brighter than the rest, and nothing lie far out.
+
+    Takes and returns the extremes, too.
+    """
     background = find_flat_background(data)
     step = math.ceil((data.size / _N_SAMPLED) ** (1 / 3))
     rest = data[::step, ::step, ::step]
     rest = rest[rest != background] if background is not None else rest
     if rest.size == 0:
-        return data
+        return data, low, high
     # Not the extremes: one odd voxel would make all else look dark, or one odd plane.
-    low, high = np.percentile(rest, (0.1, 97.0)).astype(np.float64)
-    spread = high - low
+    darkest, bright = np.percentile(rest, (0.1, 97.0)).astype(np.float64)
+    spread = bright - darkest
     if spread == 0:
-        return data
+        return data, low, high
     if background is not None and _lies_among(background, rest, _TRACE * spread):
-        data = np.where(data == background, np.float32(low), data)
-    lowest, highest = low - _BELOW * spread, high + _ABOVE * spread
-    if lowest <= data.min() and data.max() <= highest:
-        return data
-    return data.clip(np.float32(lowest), np.float32(highest))
+        data = np.where(data == background, np.float32(darkest), data)
+        low, high = float(data.min()), float(data.max())
+    lowest, highest = darkest - _BELOW * spread, bright + _ABOVE * spread
+    if lowest <= low and high <= highest:
+        return data, low, high
+    far = (data < lowest) | (data > highest)
+    if background is not None:
+        far &= data != background
+    if far.mean() > _MAX_FAR:  # a small head in a large field
+        return data, low, high
+    data = data.clip(np.float32(lowest), np.float32(highest))
+    return data, max(low, lowest), min(high, highest)
 
 
 def _lies_among(background: float, rest: NDArray[np.float32], trace: float) -> bool:

@@ -46,6 +46,14 @@ def test_background_is_darker_than_the_rest_but_not_by_far(rng, background):
     assert -np.ptp(data[rest]) < repaired[0, 0, 0] < np.percentile(data[rest], 1)
 
 
+def test_brain_in_a_large_field_of_traces_is_no_extreme(rng):
+    data = rng.normal(0.0, 1.0, (60, 60, 60)).astype(np.float32)
+    data[20:36, 20:36, 20:36] = rng.gamma(9.0, 30.0, (16, 16, 16))  # 2 %
+    np.testing.assert_array_equal(
+        repair(Volume(data, Geometry(data.shape, np.eye(4)))).data, data
+    )
+
+
 @pytest.mark.parametrize(("background", "brain"), [(0, 1), (1, 0), (0, 300)])
 def test_mask_keeps_its_background(background, brain):
     data = np.full(SHAPE, background, np.float32)
