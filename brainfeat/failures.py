@@ -241,8 +241,10 @@ def outdated_by(rows: "Sequence[TableRow]") -> Callable[[FailedRow], bool]:
     people |= {(participant, None) for participant, _ in people}
 
     def is_outdated(failure: FailedRow) -> bool:
-        parts = re.split(r"[\\/_.]", failure.file)
-        sessions = [part for part in parts if part.startswith("ses-")]
+        # The folder counts: that the name is of another session may be the failure.
+        *folders, name = re.split(r"[\\/]", failure.file)
+        parts = [*re.split(r"[_.]", name), *folders, name]
+        sessions = [part for part in parts if re.fullmatch(r"ses-[^.]+", part)]
         visit = (failure.participant_id, sessions[-1] if sessions else None)
         return not failure.participant_id or failure.file in images or visit in people
 
