@@ -30,6 +30,8 @@ __all__ = [
 
 _MOST_TRACEBACKS = 1000
 _LONGEST_TRACEBACK = 10_000
+# Between two tracebacks.
+_RULE = f"\n{'=' * 72}\n\n"
 
 
 class FailedRow(NamedTuple):
@@ -156,12 +158,17 @@ class Tracebacks:
             self._n_left_out += 1
             return
         text = "".join(traceback.format_exception(error))
-        name = " ".join(failure.participant_id.split())
-        self._texts.append(f"{name}  {failure}\n\n{text[-_LONGEST_TRACEBACK:]}")
+        self._texts.append(f"{_heading(failure)}\n\n{text[-_LONGEST_TRACEBACK:]}")
 
-    def __str__(self) -> str:
+    @property
+    def sections(self) -> list[str]:
+        """A text a failure, which starts with a line that names it."""
         more = f"{self._n_left_out} more failures are in the table only.\n"
-        return "\n\n".join([*self._texts, *([more] if self._n_left_out else [])])
+        return [*self._texts, *([more] if self._n_left_out else [])]
+
+
+def _heading(failure: FailedRow) -> str:
+    return f"{one_line(failure.participant_id)}  {one_line(str(failure))}"
 
 
 def write_failures(
@@ -183,7 +190,8 @@ def write_failures(
     failures : sequence of FailedRow
         What failed; may be empty.
     tracebacks : Tracebacks, optional
-        Where it was raised, written to a text beside the table.
+        Where it was raised, written to a text beside the table, after those of
+        failures of earlier runs that are kept.
     working_folder : Path, optional
         Where files lie until they are whole, on the same disk; the folder of
         ``path`` by default.
@@ -196,7 +204,6 @@ def write_failures(
         The file, None if it would list no failure.
     """
     path = Path(path)
-    text = str(tracebacks or "")
     folder = working_folder or path.parent
     again = {(failure.participant_id, failure.file) for failure in failures}
     with _alone(path):
@@ -207,10 +214,12 @@ def write_failures(
             and (failure.participant_id, failure.file) not in again
         ]
         listed = [*kept, *failures]
-        if text:
+        sections = _read_sections(crash_path(path), kept)
+        sections += tracebacks.sections if tracebacks else []
+        if sections:
             with _placed(crash_path(path), folder) as file:
-                file.write(text)
-        elif not listed:
+                file.write(_RULE.join(sections))
+        else:
             crash_path(path).unlink(missing_ok=True)
         if not listed:
             path.unlink(missing_ok=True)
@@ -282,6 +291,15 @@ def _read_failures(path: Path) -> list[FailedRow]:
         next(lines, None)
         n_columns = len(FailedRow._fields)
         return [FailedRow(*line) for line in lines if len(line) == n_columns]
+
+
+def _read_sections(path: Path, failures: Sequence[FailedRow]) -> list[str]:
+    """Give what earlier runs wrote of failures that are still listed."""
+    if not failures or not path.is_file():
+        return []
+    headings = set(map(_heading, failures))
+    sections = path.read_text(encoding="utf-8", errors="replace").split(_RULE)
+    return [text for text in sections if text.partition("\n")[0] in headings]
 
 
 @contextmanager

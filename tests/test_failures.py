@@ -6,7 +6,14 @@ import sys
 import pytest
 
 from brainfeat.exceptions import VolumeError
-from brainfeat.failures import FailedRow, failures_path, outdated_by, write_failures
+from brainfeat.failures import (
+    FailedRow,
+    Tracebacks,
+    crash_path,
+    failures_path,
+    outdated_by,
+    write_failures,
+)
 from brainfeat.tables import TableRow
 
 
@@ -35,6 +42,39 @@ def test_failures_of_other_runs_are_kept_unless_they_are_outdated(tmp_path):
     write_failures(path, [old._replace(reason="empty.")], is_outdated=lambda _: False)
     lines = path.read_text().splitlines()
     assert lines[1:] == ["sub-02\tb.nii\t0.", "sub-01\ta.nii\tempty."]
+
+
+def _raised(failure):
+    tracebacks = Tracebacks()
+    try:
+        raise VolumeError(f"{failure.file}:\n\n{failure.reason}")
+    except VolumeError as error:
+        tracebacks.add(failure, error)
+    return tracebacks
+
+
+def test_tracebacks_are_kept_as_long_as_their_failures(tmp_path):
+    path = tmp_path / "out.failures.tsv"
+    failures = [
+        FailedRow("sub-01", "a\n1.nii", "cut."),
+        FailedRow("", "b.nii", "0."),
+        FailedRow("sub-03", "c.nii", "no brain."),
+    ]
+    for failure in failures:
+        write_failures(
+            path, [failure], _raised(failure), is_outdated=failures[1].__eq__
+        )
+    text = crash_path(path).read_text()
+    assert text.count("Traceback") == 2
+    assert text.startswith("sub-01  a 1.nii: cut.\n")
+    assert "\nsub-03  c.nii: no brain.\n" in text
+    # The same failure again has one traceback, and a listed one may have none.
+    write_failures(
+        path, failures[:1], _raised(failures[0]), is_outdated=lambda _: False
+    )
+    assert crash_path(path).read_text().count("Traceback") == 2
+    write_failures(path, [FailedRow("sub-04", "d.nii", "misfiled.")])
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def _write_some(path, index):
