@@ -91,12 +91,12 @@ def collect_rows(
         collector.add_input(text)
     rows = _distinguish(collector.take_nameable())
     if not rows:
-        raise InputError(_summarise(collector.problems))
+        raise InputError(_summarise(collector.take_problems()))
     unique = {row.key: row for row in reversed(rows)}
     counts = Counter(row.key for row in rows)
     duplicates = tuple(unique[key].image for key, n in counts.items() if n > 1)
     return Manifest(
-        tuple(unique[key] for key in counts), tuple(collector.problems), duplicates
+        tuple(unique[key] for key in counts), collector.take_problems(), duplicates
     )
 
 
@@ -143,7 +143,7 @@ def collect_bids(
             f"*_{{{','.join(collector.used)}}}.nii.gz, got none that were asked for."
         )
     rows = collector.take_nameable()
-    return Manifest(tuple(rows), tuple(collector.problems), ())
+    return Manifest(tuple(rows), collector.take_problems(), ())
 
 
 @dataclass
@@ -350,6 +350,10 @@ class _Collector:
             else:
                 nameable.append(row)
         return nameable
+
+    def take_problems(self) -> tuple[FailedRow, ...]:
+        """Give each problem once: an image of several runs has it in all of them."""
+        return tuple(dict.fromkeys(self.problems))
 
     def _report_unreadable(
         self, path: Path, error: OSError, participant_id: str = ""

@@ -161,6 +161,26 @@ def test_a_bids_clash_is_a_problem_of_its_session_only(folder):
     assert "several T1w images fit" in problem.reason
 
 
+def test_a_problem_of_several_runs_is_one(folder):
+    _touch(
+        folder,
+        "sub-01/anat/sub-01_run-1_T1w.nii.gz",
+        "sub-01/anat/sub-01_run-2_T1w.nii.gz",
+        "sub-01/anat/sub-02_FLAIR.nii.gz",
+        "sub-02/anat/sub-02_run-1_T1w.nii.gz",
+        "sub-02/anat/sub-02_run-2_T1w.nii.gz",
+        "sub-02/anat/sub-02_acq-a_FLAIR.nii.gz",
+        "sub-02/anat/sub-02_acq-b_FLAIR.nii.gz",
+        "sub-03/anat/sub-03_T1w.nii.gz",
+    )
+    manifest = _collect(folder)
+    assert _names(manifest) == ["sub-03"]
+    assert [problem.participant_id for problem in manifest.problems] == [
+        "sub-01",
+        "sub-02",
+    ]
+
+
 @pytest.mark.parametrize(
     "name", ["sub-02_T1w", "sub-012_T1w", "sub-02_ses-1_T1w", "sub-01_ses-2_T1w"]
 )
