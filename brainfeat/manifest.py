@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from pathlib import Path
 
 from brainfeat.bids import BidsSession, index_bids, is_bids_folder, parse_bids_name
@@ -268,7 +269,7 @@ class _Collector:
         )
 
     def _add_file(self, path: Path) -> None:
-        if path.suffix in _TABLE_DELIMITERS:
+        if path.suffix.lower() in _TABLE_DELIMITERS:
             self._add_table(path)
         else:
             self._add_image(path)
@@ -298,15 +299,15 @@ class _Collector:
         if not lines:
             self._report(str(path), "the manifest is empty.")
             return
-        columns = [name for name in self.used if name in lines[0]]
-        if not columns:
+        names = next(iter(lines.values())).keys()
+        if names.isdisjoint(self.used):
             self._report(
                 str(path),
                 f"expected a column named {' or '.join(self.used)}, "
-                f"got {', '.join(lines[0]) or 'none'}.",
+                f"got {', '.join(names) or 'none'}.",
             )
             return
-        for number, line in enumerate(lines, start=2):
+        for number, line in lines.items():
             self._add_line(path, number, line)
 
     def _add_line(
@@ -321,7 +322,7 @@ class _Collector:
         participant = line.get("participant_id")
         if main is None:
             self._report(
-                str(path), f"row {number}: no image.", participant_id=participant or ""
+                str(path), f"line {number}: no image.", participant_id=participant or ""
             )
             return
         name = parse_bids_name(Path(main).name)
@@ -394,23 +395,40 @@ def _summarise(problems: Sequence[FailedRow]) -> str:
     return f"{problems[0]}{more}"
 
 
-def _read_table(path: Path) -> list[dict[str, str | None]]:
+def _read_table(path: Path) -> dict[int, dict[str, str | None]]:
+    """Give the rows of a manifest by the number of their line.
+
+    Raises
+    ------
+    csv.Error
+        If a name would have two values, or a value no name: all may be shifted then.
+    """
     with path.open(newline="", encoding="utf-8-sig") as file:
         first = file.readline()
         file.seek(0)
-        delimiter = _TABLE_DELIMITERS[path.suffix]
+        delimiter = _TABLE_DELIMITERS[path.suffix.lower()]
         if delimiter not in first and ";" in first:
             delimiter = ";"  # as spreadsheets write where the comma is decimal
-        lines = csv.DictReader(file, delimiter=delimiter, restkey="")
-        return [
-            {name: _value(text) for name, text in line.items() if name}
-            for line in lines
-            if any(line.values())
-        ]
+        lines = csv.reader(file, delimiter=delimiter)
+        names = [name.strip() for name in next(lines, [])]
+        for name, n_columns in Counter(filter(None, names)).items():
+            if n_columns > 1:
+                raise csv.Error(f"{n_columns} columns are named {name}")
+        rows = {}
+        for cells in lines:
+            if any(cells[len(names) :]):
+                raise csv.Error(
+                    f"line {lines.line_num}: expected {len(names)} cells, "
+                    f"got {len(cells)}"
+                )
+            if any(cells):
+                values = zip_longest(names, map(_value, cells[: len(names)]))
+                rows[lines.line_num] = {name: v for name, v in values if name}
+        return rows
 
 
-def _value(text: str | None) -> str | None:
-    stripped = (text or "").strip()
+def _value(text: str) -> str | None:
+    stripped = text.strip()
     return None if stripped.lower() in _MISSING else stripped
 
 

@@ -248,11 +248,11 @@ def test_manifest_paths_are_beside_it_or_in_the_working_folder(
 
 def test_a_manifest_row_without_image_is_a_problem_of_its_own(folder):
     _touch(folder, "a.nii")
-    (folder / "m.csv").write_text("participant_id,T1w\nP1,a.nii\nP2,\n")
-    manifest = _collect(folder / "m.csv")
+    (folder / "m.CSV").write_text("participant_id, T1w\nP1, a.nii\n,\n\nP2,\n")
+    manifest = _collect(folder / "m.CSV")
     assert _names(manifest) == ["P1"]
     assert manifest.problems[0].participant_id == "P2"
-    assert manifest.problems[0].reason == "row 3: no image."
+    assert manifest.problems[0].reason == "line 5: no image."
 
 
 def test_what_is_given_twice_is_embedded_once(folder):
@@ -300,7 +300,13 @@ def test_a_bad_input_does_not_stop_the_others(folder):
             "participant_id\tage\nP1\t71\n",
             "column named T1w or T2w or FLAIR",
         ),
-        ("gaps.csv", "participant_id,T1w\nP1,\n", "row 2: no image"),
+        ("gaps.csv", "participant_id,T1w\nP1,\n", "line 2: no image"),
+        ("twice.csv", "T1w,age,T1w\na.nii,7,b.nii\n", "2 columns are named T1w"),
+        (
+            "comma.csv",
+            "T1w,age\na.nii,7\nb.nii,7,5\n",
+            "line 3: expected 2 cells, got 3",
+        ),
         ("binary.csv", b"T1w\n\xff\xfe\n", "not a readable table"),
         ("scan_bold.nii", "", "unknown modality 'bold'"),
     ],
