@@ -4,6 +4,7 @@ import csv
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -183,15 +184,19 @@ def _read_labels(path: Path, column: str, prefix: str) -> dict[str, Any]:
         return {}
     lines = {}
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-        for line in csv.DictReader(file, delimiter="\t", restkey=""):
-            label = line.pop(column, None) or ""
-            values = {
-                name: None if value in {None, "", "n/a"} else value
-                for name, value in line.items()
-                if name
-            }
+        rows = csv.reader(file, delimiter="\t")
+        names = [name.strip() for name in next(rows, [])]
+        for cells in filter(None, rows):
+            values = dict(zip_longest(names, map(_value, cells[: len(names)])))
+            label = values.pop(column, None) or ""
+            values.pop("", None)  # of a tab at the end
             lines[prefix + label.removeprefix(prefix)] = values
     return lines
+
+
+def _value(text: str) -> str | None:
+    stripped = text.strip()
+    return None if stripped in {"", "n/a"} else stripped
 
 
 def _folders(folder: Path, prefix: str) -> list[Path]:

@@ -156,3 +156,13 @@ def test_a_thousand_subjects_are_found_within_a_second(tmp_path):
     assert time.perf_counter() - start < 1
     assert len(sessions) == 1000
     assert all(len(session.images) == 3 for session in sessions)
+
+
+def test_spaces_around_the_cells_of_participants_do_not_count(tmp_path):
+    (tmp_path / "participants.tsv").write_text(
+        "participant_id \tage\t sex\t\nsub-01 \t71 \tF\t\n\n02\t n/a\n"
+    )
+    assert read_participants(tmp_path) == {
+        "sub-01": {"age": "71", "sex": "F"},
+        "sub-02": {"age": None, "sex": None},
+    }
