@@ -274,7 +274,7 @@ def write_group_table(
         If there is no raw dataset, a participant that is wanted is nowhere, or
         there is no embedding.
     TableError
-        If some come from another encoder than the others.
+        If some come from another encoder than the others, or the disk is full.
     """
     root, raw = Path(output).absolute(), Path(source).absolute()
     _check_apart(root, raw)
@@ -309,6 +309,9 @@ def write_group_table(
         sidecar.write_text(_dumps(provenance), encoding="utf-8")
         sidecar.replace(sidecar_path(target))
         partial.replace(target)
+    except OSError as error:
+        reason = error.strerror or error
+        raise TableError(f"{target}: cannot be written ({reason}).") from error
     finally:
         release_folder(working, lock)
     return target, len(records)

@@ -270,3 +270,13 @@ def test_a_group_has_those_whose_labels_hold_underscores(raw, tmp_path):
     path, n_rows = write_group_table(tmp_path / "out", raw, chosen)
     assert n_rows == 1
     assert read_embeddings(path)[0]["session_id"].tolist() == ["ses-m_06"]
+
+
+def test_a_group_table_that_cannot_be_written_is_named(raw, tmp_path):
+    output = tmp_path / "out"
+    _write(output, raw, [_row(raw, "sub-01")])
+    target = output / "group_desc-brainfound_embedding.parquet"
+    target.mkdir()
+    with pytest.raises(TableError) as caught:
+        write_group_table(output, raw)
+    assert str(caught.value) == f"{target}: cannot be written (Is a directory)."
