@@ -324,7 +324,8 @@ def merge(
         tables, output, overwrite=overwrite, layout=layout
     )
     for shard in summary.absent:
-        typer.echo(f"shard {shard} has no table (no rows, or all failed)", err=True)
+        reasons = "no rows, all failed, or not ended"
+        typer.echo(f"shard {shard} has no table ({reasons})", err=True)
     typer.echo(format_merge(summary, output))
     _exit_if(bool(summary.n_failed or summary.absent))
 

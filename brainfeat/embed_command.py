@@ -153,10 +153,11 @@ def embed_from_command_line(
         raise InputError(f"{output}: is an input, too; choose another output name.")
     encoder = encoder_options.load()
     manifest = collect_rows(inputs, modalities=encoder.modalities, wanted=modalities)
+    origin: dict[str, str | int] = {}
     if shard is not None:
+        origin = {"shard": str(shard), "n_listed": len(manifest.rows)}
         manifest = _take(manifest, shard)
     tell_problems(manifest)
-    origin = {} if shard is None else {"shard": str(shard)}
     _LOGGER.debug("%d rows on %s", len(manifest.rows), encoder.device)
     with (
         show_run(len(manifest.rows)) as display,

@@ -22,12 +22,14 @@ __all__ = [
     "Tracebacks",
     "crash_path",
     "failures_path",
+    "is_failures_path",
     "merge_failures",
     "one_line",
     "outdated_by",
     "write_failures",
 ]
 
+_FAILURES_SUFFIX = ".failures.tsv"
 _MOST_TRACEBACKS = 1000
 _LONGEST_TRACEBACK = 10_000
 # Between two tracebacks.
@@ -115,7 +117,23 @@ def failures_path(output: str | os.PathLike[str]) -> Path:
     Path
         Its neighbour, such as ``out.failures.tsv``.
     """
-    return Path(output).with_suffix(".failures.tsv")
+    return Path(output).with_suffix(_FAILURES_SUFFIX)
+
+
+def is_failures_path(path: Path) -> bool:
+    """Whether a file is a table of failures by its name.
+
+    Parameters
+    ----------
+    path : Path
+        Any file, as from ``*.tsv``.
+
+    Returns
+    -------
+    bool
+        True for what `failures_path` gives.
+    """
+    return path.name.endswith(_FAILURES_SUFFIX)
 
 
 def crash_path(path: str | os.PathLike[str]) -> Path:

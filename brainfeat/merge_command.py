@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from brainfeat.failures import failures_path, merge_failures
+from brainfeat.failures import failures_path, is_failures_path, merge_failures
 from brainfeat.merging import merge_tables
 from brainfeat.shards import Shard
 from brainfeat.table_formats import Layout
@@ -36,7 +36,7 @@ def merge_from_command_line(
     Parameters
     ----------
     sources : sequence of Path
-        Tables of embeddings.
+        Tables of embeddings; tables of failures among them are left out.
     output : Path
         Table to write.
     overwrite : bool
@@ -49,6 +49,8 @@ def merge_from_command_line(
     MergeSummary
         Rows, failures and shards that are not there.
     """
+    # As *.tsv gives them.
+    sources = [source for source in sources if not is_failures_path(source)]
     merged = merge_tables(sources, output, overwrite=overwrite, layout=layout)
     n_failed = merge_failures(map(failures_path, sources), failures_path(output))
     return MergeSummary(merged.n_rows, n_failed, merged.absent)

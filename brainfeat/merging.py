@@ -16,7 +16,7 @@ from brainfeat.exceptions import TableError
 from brainfeat.provenance import check_identity, check_sidecar
 from brainfeat.shards import Shard
 from brainfeat.table_formats import Layout, find_format, sidecar_path
-from brainfeat.tables import check_columns, own_columns
+from brainfeat.tables import check_columns, own_columns, working_path
 
 __all__ = ["MergedTable", "merge_tables"]
 
@@ -66,9 +66,9 @@ def merge_tables(
     Raises
     ------
     TableError
-        If there is no source, one cannot be read or comes from another encoder,
-        two have the same images with other contents or are shards of other runs, or
-        the JSON file beside the output belongs to something else.
+        If there is no source, one cannot be read, is not ended or comes from another
+        encoder, two have the same images with other contents or are shards of other
+        runs, or the JSON file beside the output belongs to something else.
     """
     target = Path(output)
     table_format = find_format(target, layout)
@@ -80,7 +80,8 @@ def merge_tables(
     provenance = dict(parts[0].provenance)
     for part in parts[1:]:
         check_identity(part.provenance, provenance, part.path, advice="not merged.")
-    provenance.pop("shard", None)
+    for name in ("shard", "n_listed"):
+        provenance.pop(name, None)
     check_sidecar(target, provenance)
     absent = _find_absent(parts)
     kept = _choose_rows(parts, provenance["modalities"])
@@ -120,6 +121,11 @@ class _Part:
         table_format = find_format(path)
         if not path.is_file():
             raise TableError(f"{path}: no such file.")
+        if working_path(path).is_dir():
+            raise TableError(
+                f"{path}: expected a run that has ended, got {working_path(path)} "
+                "beside it; the command of this table again goes on."
+            )
         provenance = table_format.read_provenance(path)
         if provenance is None or "checkpoint_sha256" not in provenance:
             raise TableError(f"{path}: does not say which encoder made it.")
@@ -156,13 +162,25 @@ def _find_absent(parts: Sequence[_Part]) -> tuple[Shard, ...]:
     Raises
     ------
     TableError
-        If parts come from runs that were cut differently.
+        If parts come from runs that were cut differently, or of other lengths.
     """
     shards = {part.shard: part.path for part in parts if part.shard is not None}
     counts = {shard.count: path for shard, path in shards.items()}
     if len(counts) > 1:
         names = ", ".join(f"{path.name} ({shard})" for shard, path in shards.items())
         raise TableError(f"expected shards of one run, got several: {names}.")
+    lengths = {
+        part.provenance["n_listed"]: part.path.name
+        for part in parts
+        if "n_listed" in part.provenance
+    }
+    if len(lengths) > 1:
+        # The shards of a list that grew meanwhile leave rows out.
+        names = ", ".join(f"{name} ({length})" for length, name in lengths.items())
+        raise TableError(
+            "expected shards of one list of inputs, got lists of several lengths: "
+            f"{names}; run the commands of all shards again."
+        )
     whole = (Shard(index, n) for n in counts for index in range(1, n + 1))
     return tuple(shard for shard in whole if shard not in shards)
 

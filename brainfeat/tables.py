@@ -28,6 +28,7 @@ __all__ = [
     "is_reserved",
     "own_columns",
     "read_embeddings",
+    "working_path",
 ]
 
 _ADVICE = "choose another name, or replace it with --overwrite."
@@ -117,7 +118,7 @@ class EmbeddingTable:
         self.output = Path(output)
         self._format = find_format(output, layout)
         self._provenance = dict(provenance)
-        self.working_folder = self.output.with_name(f".{self.output.name}.partial")
+        self.working_folder = working_path(self.output)
         if self.output.is_dir():
             raise TableError(f"{self.output}: expected a file name, got a folder.")
         check_sidecar(self.output, self._provenance)
@@ -193,7 +194,8 @@ class EmbeddingTable:
             If the disk is full; the rows are kept.
         """
         records = self._merge(rows)
-        if records and (self._journal.entries or records != self._finished):
+        is_same = records == self._finished and not self._is_recounted
+        if records and (self._journal.entries or not is_same):
             try:
                 self._write(records)
             except OSError as error:
@@ -220,6 +222,7 @@ class EmbeddingTable:
         # An overwriting run that was killed goes on: its rows are new already.
         goes_on = header is not None and (header["overwrites"] or not overwrite)
         self._finished: dict[str, Record] = {}
+        self._is_recounted = False
         if not overwrite:
             if header is not None:
                 check_identity(
@@ -248,6 +251,8 @@ class EmbeddingTable:
                 f"{self.output}: expected the table of shard {now}, got that of "
                 f"{'the whole' if shard is None else shard}; {_ADVICE}"
             )
+        count = self._provenance.get("n_listed")
+        self._is_recounted = provenance.get("n_listed") != count
         columns = self._format.read_texts(self.output)
         check_columns(self.output, columns, identity["modalities"])
         records: dict[str, Record] = {}
@@ -339,6 +344,22 @@ class EmbeddingTable:
         for key in records:
             if key not in self._finished:
                 yield self._journal.read(entries[key].position)
+
+
+def working_path(output: Path) -> Path:
+    """Name the folder of a run that has not ended, beside its table.
+
+    Parameters
+    ----------
+    output : Path
+        The table.
+
+    Returns
+    -------
+    Path
+        A hidden folder.
+    """
+    return output.with_name(f".{output.name}.partial")
 
 
 def own_columns(modalities: Sequence[str]) -> list[str]:

@@ -56,6 +56,41 @@ def test_a_shard_without_a_table_is_told_of(tmp_path):
             table.finish([row])
     result = _run("merge", *tmp_path.glob("*.csv"), "-o", tmp_path / "all.parquet")
     assert result.exit_code == 1
-    message = "shard 3/4 has no table (no rows, or all failed)"
+    message = "shard 3/4 has no table (no rows, all failed, or not ended)"
     assert result.stderr.splitlines() == [message]
     assert result.stdout.splitlines()[0] == "3 rows, 0 failed"
+
+
+def test_the_tables_of_a_glob_merge_without_those_of_failures(
+    small_scans, small_checkpoint, tmp_path
+):
+    inputs = [small_scans, tmp_path / "absent.nii"]
+    for index in (1, 2):
+        table, shard = tmp_path / f"part-{index}.tsv", f"{index}/2"
+        options = ["--shard", shard, "--checkpoint", small_checkpoint]
+        _run("embed", *inputs, "-o", table, *options)
+    found = sorted(tmp_path.glob("part-*.tsv"))
+    assert found[0].name == "part-1.failures.tsv"
+    result = _run("merge", *found, "-o", tmp_path / "all.csv")
+    assert result.stdout.splitlines()[0] == "12 rows, 1 failed"
+
+
+def test_shards_of_a_list_that_grew_meanwhile_are_refused_until_all_have_seen_it(
+    small_scans, small_checkpoint, tmp_path
+):
+    scans = sorted(small_scans.rglob("*_T1w.nii*"))
+    parts = [tmp_path / f"{index}.csv" for index in (1, 2)]
+
+    def embed(part, inputs):
+        options = ["--shard", f"{part.stem}/2", "--checkpoint", small_checkpoint]
+        assert _run("embed", *inputs, "-o", part, *options).exit_code == 0
+
+    # Of four scans the first half is two, of five it is two as well.
+    embed(parts[0], scans[:4])
+    embed(parts[1], scans[:5])
+    result = _run("merge", *parts, "-o", tmp_path / "all.csv")
+    assert result.exit_code == 2
+    assert "lists of several lengths: 1.csv (4), 2.csv (5)" in result.stderr
+    embed(parts[0], scans[:5])
+    result = _run("merge", *parts, "-o", tmp_path / "all.csv")
+    assert result.stdout.splitlines()[0] == "5 rows, 0 failed"

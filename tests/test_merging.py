@@ -152,3 +152,18 @@ def test_a_json_file_of_something_else_is_kept(tmp_path, overwrite):
         merge_tables([part], tmp_path / "participants.tsv", overwrite=overwrite)
     assert "years" in (tmp_path / "participants.json").read_text()
     assert not (tmp_path / "participants.tsv").exists()
+
+
+def test_a_table_whose_run_has_not_ended_is_refused(tmp_path):
+    rows = _rows(4)
+    path = _write(tmp_path / "1.csv", rows[:2])
+    with EmbeddingTable(path, PROVENANCE) as table:
+        table.append(rows[2], "one", np.zeros(5, np.float32))
+        with pytest.raises(TableError, match=r"ended, got .*\.1\.csv\.partial"):
+            merge_tables([path], tmp_path / "all.csv")
+    # As if it was killed: its row waits.
+    with pytest.raises(TableError, match=r"ended, got .*\.1\.csv\.partial"):
+        merge_tables([path], tmp_path / "all.csv")
+    with EmbeddingTable(path, PROVENANCE) as table:
+        table.finish(rows[:3])
+    assert merge_tables([path], tmp_path / "all.csv").n_rows == 3
