@@ -264,11 +264,17 @@ class _ParquetFormat:
         if not features:
             return
         for batch in file.iter_batches(_ROWS_PER_GROUP, columns=features):
+            # Other programs may have added rows, or written float64.
+            if any(column.null_count for column in batch.columns):
+                raise TableError(
+                    f"{path}: expected an embedding in each row, got rows without."
+                )
             if lists is None:
-                yield np.stack([column.to_numpy() for column in batch.columns]).T
+                block = np.stack([column.to_numpy() for column in batch.columns]).T
             else:
-                values = batch.column(0).flatten().to_numpy()
-                yield values.reshape(batch.num_rows, -1)
+                values = batch.column(0).flatten().to_numpy(zero_copy_only=False)
+                block = values.reshape(batch.num_rows, -1)
+            yield block.astype(np.float32, copy=False)
 
     def _arrays(self, block: NDArray[np.float32]) -> list[pa.Array]:
         if not self.has_lists:

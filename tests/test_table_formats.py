@@ -1,6 +1,7 @@
 import json
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -110,3 +111,30 @@ def test_a_damaged_table_is_named(tmp_path, suffix):
         list(find_format(path).iterate_vectors(path))
     with pytest.raises(TableError, match=f"table{suffix}: "):
         find_format(path).read_columns(path)
+
+
+@pytest.mark.parametrize("layout", ["wide", "list"])
+def test_a_table_that_another_program_wrote_again_has_no_row_too_few(tmp_path, layout):
+    path = tmp_path / "table.parquet"
+    vectors = np.arange(12, dtype=np.float32).reshape(4, 3)
+    table_format = find_format(path, layout)
+    table_format.write(path, COLUMNS, iter(vectors), {"n_features": 3})
+    table = pq.read_table(path)
+    names = [name for name in table.column_names if name.startswith("emb")]
+    other = table.cast(
+        pa.schema(
+            pa.field(field.name, pa.float64()) if field.name in names else field
+            for field in table.schema
+        )
+        if layout == "wide"
+        else table.schema
+    )
+    pq.write_table(other, path)
+    (block,) = find_format(path).iterate_vectors(path)
+    assert block.dtype == np.float32
+    np.testing.assert_array_equal(block, vectors)
+    # A fifth person, who was not embedded.
+    people = pa.table({"participant_id": ["05"]})
+    pq.write_table(pa.concat_tables([table, people], promote_options="default"), path)
+    with pytest.raises(TableError, match="got rows without"):
+        list(find_format(path).iterate_vectors(path))
