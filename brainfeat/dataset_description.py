@@ -5,7 +5,7 @@ from typing import Any
 
 from brainfeat import __version__
 from brainfeat.exceptions import InputError
-from brainfeat.provenance import read_sidecar
+from brainfeat.json_files import read_json_object
 
 __all__ = ["check_description", "describe_derivatives"]
 
@@ -49,5 +49,5 @@ def check_description(root: Path, name: str) -> None:
         If its ``dataset_description.json`` has another name.
     """
     path = root / "dataset_description.json"
-    if path.exists() and (read_sidecar(path) or {}).get("Name") != name:
+    if path.exists() and (read_json_object(path) or {}).get("Name") != name:
         raise InputError(f"{root}: holds another dataset; choose another folder.")

@@ -16,7 +16,8 @@ from brainfeat.bids_selection import BidsSelection
 from brainfeat.dataset_description import check_description, describe_derivatives
 from brainfeat.exceptions import InputError, TableError
 from brainfeat.journal import FolderBusyError, lock_folder, release_folder
-from brainfeat.provenance import check_identity, read_sidecar
+from brainfeat.json_files import read_json_object
+from brainfeat.provenance import check_identity
 from brainfeat.table_formats import find_format, sidecar_path
 from brainfeat.tables import TableRow, is_reserved
 
@@ -104,7 +105,7 @@ class DerivativesFolder:
             ) from error
         if self._overwrite and path not in self._written:
             return None
-        sidecar = read_sidecar(sidecar_path(path)) if is_there else None
+        sidecar = read_json_object(sidecar_path(path)) if is_there else None
         if sidecar is None:
             return None
         check_identity(sidecar, self._provenance, path, advice=_ADVICE)
@@ -227,9 +228,9 @@ class DerivativesFolder:
             yield path
             return
         start = glob.escape(path.name.removesuffix(_NAME))
-        own = _sha256_in(read_sidecar(sidecar_path(path)))
+        own = _sha256_in(read_json_object(sidecar_path(path)))
         for other in path.parent.glob(f"{start}run-*_{_NAME}"):
-            if own == _sha256_in(read_sidecar(sidecar_path(other))):
+            if own == _sha256_in(read_json_object(sidecar_path(other))):
                 yield other
 
     def _uri(self, image: str) -> str:

@@ -1,6 +1,6 @@
 """JSON files that the library wrote itself, and that something may have damaged."""
 
-__all__ = ["read_own_json"]
+__all__ = ["read_json_object", "read_own_json"]
 
 import json
 from pathlib import Path
@@ -38,3 +38,23 @@ def read_own_json(path: Path, what: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path}: expected {what}, got no JSON object.")
     return content
+
+
+def read_json_object(path: Path) -> dict[str, Any] | None:
+    """Read a JSON file that may be missing or damaged.
+
+    Parameters
+    ----------
+    path : Path
+        The JSON file.
+
+    Returns
+    -------
+    dict or None
+        None if it is not there, or holds no JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None

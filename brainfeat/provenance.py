@@ -1,12 +1,12 @@
 """Where tables come from: which may be joined, and whose JSON file it is."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from brainfeat import __version__
 from brainfeat.exceptions import TableError
+from brainfeat.json_files import read_json_object
 from brainfeat.table_formats import sidecar_path
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ __all__ = [
     "check_sidecar",
     "describe_encoder",
     "describe_identity",
-    "read_sidecar",
 ]
 
 # Rows that differ in one of these cannot share a table.
@@ -123,7 +122,7 @@ def check_sidecar(output: Path, provenance: Mapping[str, Any]) -> None:
     path = sidecar_path(output)
     if not path.exists():
         return
-    found = read_sidecar(path) or {}
+    found = read_json_object(path) or {}
     if "checkpoint_sha256" not in found:
         raise TableError(f"{path}: exists and is not ours; choose another output name.")
     others = {output.with_suffix(s) for s in (".parquet", ".csv", ".tsv")} - {output}
@@ -133,26 +132,6 @@ def check_sidecar(output: Path, provenance: Mapping[str, Any]) -> None:
             f"{path}: describes {owners[0]}, made with another encoder; "
             "choose another output name."
         )
-
-
-def read_sidecar(path: Path) -> dict[str, Any] | None:
-    """Read a JSON file that says where another file comes from.
-
-    Parameters
-    ----------
-    path : Path
-        The JSON file.
-
-    Returns
-    -------
-    dict or None
-        None if it is not there, or holds no JSON object.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
 
 
 def _brief(value: object) -> str:

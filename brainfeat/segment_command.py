@@ -24,8 +24,8 @@ from brainfeat.failures import FailedRow, outdated_by, write_failures
 from brainfeat.hashing import hash_images
 from brainfeat.image_names import image_stem
 from brainfeat.io import write_image
+from brainfeat.json_files import read_json_object
 from brainfeat.manifest import Manifest, collect_rows
-from brainfeat.provenance import read_sidecar
 from brainfeat.runs import RunEvent
 from brainfeat.tables import TableRow
 from brainfeat.user_paths import expand_home
@@ -246,7 +246,7 @@ def _segment_one(
         "InputSHA256": hash_images(row.images),
         _MADE_BY: fingerprint,
     }
-    found = read_sidecar(sidecar) or {}
+    found = read_json_object(sidecar) or {}
     if target.exists() and found == origin:
         return "skipped"
     if (target.exists() or sidecar.exists()) and _MADE_BY not in found:

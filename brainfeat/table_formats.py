@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from brainfeat.exceptions import TableError, brief_reason
+from brainfeat.json_files import read_json_object
 
 __all__ = ["Layout", "TableFormat", "find_format", "sidecar_path"]
 
@@ -307,12 +308,7 @@ class _DelimitedFormat:
                 writer.writerow([*texts, *vector.astype(str)])
 
     def read_provenance(self, path: Path) -> dict[str, Any] | None:
-        try:
-            text = sidecar_path(path).read_text(encoding="utf-8")
-            provenance = json.loads(text)
-        except (FileNotFoundError, ValueError):
-            return None
-        return provenance if isinstance(provenance, dict) else None
+        return read_json_object(sidecar_path(path))
 
     def read_columns(self, path: Path) -> pa.Table:
         return _typed_table(self.read_texts(path))

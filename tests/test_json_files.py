@@ -1,7 +1,7 @@
 import pytest
 
 from brainfeat.exceptions import InputError
-from brainfeat.json_files import read_own_json
+from brainfeat.json_files import read_json_object, read_own_json
 
 
 def test_object_is_read(tmp_path):
@@ -23,3 +23,13 @@ def test_damaged_file_is_named(tmp_path, text, got):
     path.write_bytes(text)
     with pytest.raises(InputError, match=f"index.json: expected an index, got {got}"):
         read_own_json(path, "an index")
+
+
+def test_what_may_be_missing_or_damaged_is_none(tmp_path):
+    path = tmp_path / "a.json"
+    assert read_json_object(path) is None
+    for text, expected in (('{"a": 1}', {"a": 1}), ("[1]", None), ('{"a', None)):
+        path.write_text(text)
+        assert read_json_object(path) == expected
+    path.write_bytes(b"\xff{}")
+    assert read_json_object(path) is None

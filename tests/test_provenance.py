@@ -7,7 +7,6 @@ from brainfeat.provenance import (
     check_identity,
     check_sidecar,
     describe_identity,
-    read_sidecar,
 )
 
 IDENTITY = {
@@ -35,13 +34,3 @@ def test_a_json_file_of_something_else_is_refused(tmp_path, content):
     (tmp_path / "a.json").write_text(content)
     with pytest.raises(TableError, match=r"a\.json: exists and is not ours"):
         check_sidecar(tmp_path / "a.tsv", IDENTITY)
-
-
-def test_a_sidecar_is_read_if_it_holds_an_object(tmp_path):
-    path = tmp_path / "a.json"
-    assert read_sidecar(path) is None
-    for text, expected in (('{"a": 1}', {"a": 1}), ("[1]", None), ('{"a', None)):
-        path.write_text(text)
-        assert read_sidecar(path) == expected
-    path.write_bytes(b"\xff{}")
-    assert read_sidecar(path) is None
