@@ -59,8 +59,10 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.fsync(file.fileno())
         partial.chmod(mode)  # safetensors makes its files private
         partial.replace(target)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in {None, os.fspath(partial)}:
+            error.filename = os.fspath(target)
         raise
 
 

@@ -17,6 +17,21 @@ def test_failed_block_leaves_the_old_file_and_nothing_else(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_full_disk_names_the_file_that_was_to_be_written(tmp_path):
+    path = tmp_path / "page.html"
+    command = (
+        "import resource, sys\n"
+        "from brainfeat.atomic import write_json\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
+        "try:\n    write_json(sys.argv[1], {'a': 'x' * 1000})\n"
+        "except OSError as error:\n    print(error.filename)\n"
+    )
+    arguments = [sys.executable, "-c", command, path]
+    result = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == str(path)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_partial_file_keeps_both_suffixes(tmp_path):
     with atomic_write(tmp_path / "new" / "a.nii.gz") as partial:
         assert partial.name.endswith(".nii.gz")
