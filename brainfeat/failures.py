@@ -76,8 +76,9 @@ class FailedRow(NamedTuple):
         >>> FailedRow.from_error("sub-01", "a.nii", ValueError("a.nii: cut short."))
         FailedRow(participant_id='sub-01', file='a.nii', reason='cut short.')
         """
-        text = one_line(str(error)) or type(error).__name__
-        return cls(participant_id, file, text.removeprefix(f"{file}: "))
+        # Cut before it is one line: a name may have blanks or line breaks.
+        reason = one_line(str(error).removeprefix(f"{file}: "))
+        return cls(participant_id, file, reason or type(error).__name__)
 
     def __str__(self) -> str:
         return f"{self.file}: {self.reason}"

@@ -409,7 +409,10 @@ def _read_table(path: Path) -> dict[int, dict[str, str | None]]:
         delimiter = _TABLE_DELIMITERS[path.suffix.lower()]
         if delimiter not in first and ";" in first:
             delimiter = ";"  # as spreadsheets write where the comma is decimal
-        lines = csv.reader(file, delimiter=delimiter)
+        # Strict: a quote that nothing closes would swallow the lines after it.
+        lines = csv.reader(
+            file, delimiter=delimiter, skipinitialspace=True, strict=True
+        )
         names = [name.strip() for name in next(lines, [])]
         for name, n_columns in Counter(filter(None, names)).items():
             if n_columns > 1:

@@ -24,6 +24,12 @@ def test_the_reason_is_one_line_without_the_file():
     assert str(failure) == "/data/a.nii: not a readable image."
 
 
+@pytest.mark.parametrize("name", ["/data/a  b.nii", "/data/a\nb.nii", "/data/a\tb.nii"])
+def test_the_reason_does_not_repeat_a_file_with_blanks_in_its_name(name):
+    error = VolumeError(f"{name}: cut short.")
+    assert FailedRow.from_error("sub-01", name, error).reason == "cut short."
+
+
 def test_an_error_that_names_another_file_keeps_its_name():
     error = VolumeError("/data/b.nii: empty.")
     assert FailedRow.from_error("x", "/data/a.nii", error).reason == str(error)

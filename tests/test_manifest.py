@@ -255,6 +255,14 @@ def test_a_manifest_row_without_image_is_a_problem_of_its_own(folder):
     assert manifest.problems[0].reason == "line 5: no image."
 
 
+def test_a_manifest_with_a_quote_that_nothing_closes_is_a_problem(folder):
+    scan, _ = _touch(folder, "a.nii", "b.nii")
+    (folder / "m.csv").write_text('T1w,note\na.nii,"12 inch\nb.nii,ok\n')
+    (problem,) = _collect(folder / "m.csv", scan).problems
+    assert problem.file == str(folder / "m.csv")
+    assert "not a readable table" in problem.reason
+
+
 def test_what_is_given_twice_is_embedded_once(folder):
     paths = _touch(folder, "a.nii", "b.nii")
     manifest = _collect(folder, *paths, paths[0])

@@ -134,7 +134,7 @@ def test_bad_scan_is_noted_and_the_rest_goes_on(data, model, tmp_path):
     [
         ([("bids/sub-0/anat/sub-0_T1w.nii.gz", "")], "column 'label'"),
         ([("bids/sub-0/anat/sub-0_T1w.nii.gz", "no.nii.gz")], "no.nii.gz: no such"),
-        ([("", "truth/sub-0_dseg.nii.gz")], "row 2: no image"),
+        ([("", "truth/sub-0_dseg.nii.gz")], "line 2: no image"),
         (
             [("bids/sub-0/anat/sub-0_T1w.nii.gz", "truth/sub-0_dseg.nii.gz")] * 2,
             "sub-0_T1w.nii.gz again",
