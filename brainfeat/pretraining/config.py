@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 
 from brainfeat.exceptions import ConfigError
 from brainfeat.models.config import EncoderConfig
-from brainfeat.pretraining.plain_values import from_plain, to_plain
+from brainfeat.pretraining.plain_values import check_kinds, from_plain, to_plain
 from brainfeat.pretraining.views import ViewConfig
 
 PresetName = Literal["small_batch", "large_batch"]
@@ -123,7 +123,7 @@ class PretrainingConfig:
     Raises
     ------
     ConfigError
-        If a value is impossible or no objective has a weight.
+        If a value is impossible or of another type, or no objective has a weight.
 
     References
     ----------
@@ -169,6 +169,7 @@ class PretrainingConfig:
     probe_every: int = 1000
 
     def __post_init__(self) -> None:
+        check_kinds(self, where="PretrainingConfig")
         problem = _problem_in(self)
         if problem:
             raise ConfigError(f"PretrainingConfig: {problem}")

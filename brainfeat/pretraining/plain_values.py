@@ -1,12 +1,37 @@
 """Configurations made of dataclasses as plain JSON values, strictly."""
 
-__all__ = ["from_plain", "to_plain"]
+__all__ = ["check_kinds", "from_plain", "to_plain"]
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Any, get_args, get_origin, get_type_hints
 
 from brainfeat.exceptions import ConfigError
+
+
+def check_kinds(value: Any, *, where: str) -> None:
+    """Check that each field of a dataclass, and of those in it, is of its kind.
+
+    Parameters
+    ----------
+    value : object
+        The dataclass, of fields as for `from_plain`; lists are as good as tuples.
+    where : str
+        Name of the value in messages.
+
+    Raises
+    ------
+    ConfigError
+        If a field is of another type than it should be.
+    """
+    for name, kind in get_type_hints(type(value)).items():
+        item, place = getattr(value, name), f"{where}.{name}"
+        if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
+            _with_tuples(kind, item, place)
+        elif isinstance(item, kind):
+            check_kinds(item, where=place)
+        else:
+            raise ConfigError(f"{place}: expected {kind.__name__}, got {item!r}.")
 
 
 def from_plain(kind: Any, values: Any, *, where: str) -> Any:
@@ -85,7 +110,7 @@ def _with_tuples(kind: Any, value: Any, where: str) -> Any:
 def _is_of_kind(kind: Any, value: Any) -> bool:
     choices = get_args(kind)
     # A bool is an int to Python, but never a number to the user.
-    is_number = type(value) in {int, float}
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if kind is float or (float in choices and value is not None):
         return is_number
     if value is None:

@@ -1,6 +1,7 @@
 import json
 from dataclasses import fields, replace
 
+import numpy as np
 import pytest
 
 from brainfeat.augmentation.crops import CropConfig
@@ -60,6 +61,24 @@ def test_unknown_key_is_refused_at_its_place(values, place):
 def test_value_of_another_type_is_refused(name):
     with pytest.raises(ConfigError, match=name):
         PretrainingConfig.from_dict({name: "something else"})
+
+
+@pytest.mark.parametrize("value", [None, "2", [2, 3, 4], 2.5])
+@pytest.mark.parametrize("name", ["n_steps", "seed", "encoder", "views", "centring"])
+def test_constructor_refuses_a_value_of_another_type(name, value):
+    with pytest.raises(ConfigError, match=rf"PretrainingConfig\.{name}: expected"):
+        PretrainingConfig(**{name: value})
+
+
+def test_constructor_refuses_a_value_of_another_type_within_the_views():
+    crops = CropConfig(rotation=None)
+    with pytest.raises(ConfigError, match=r"global_crops\.rotation: .* got None"):
+        PretrainingConfig(views=ViewConfig(global_crops=crops))
+
+
+def test_numbers_of_numpy_are_numbers():
+    rate = np.geomspace(1e-4, 1e-3, 3)[1]
+    assert PretrainingConfig(learning_rate=rate).peak_learning_rate == rate
 
 
 @pytest.mark.parametrize(
