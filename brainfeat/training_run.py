@@ -34,7 +34,11 @@ from brainfeat.pretraining.run_checks import (
 )
 from brainfeat.pretraining.shared_store import write_store_together
 from brainfeat.pretraining.store import INDEX_NAME, StoreIndex, VolumeStore
-from brainfeat.pretraining.store_writer import FailedScan, ScanEvent
+from brainfeat.pretraining.store_writer import (
+    FailedScan,
+    NothingStoredError,
+    ScanEvent,
+)
 from brainfeat.pretraining.subjects import SubjectSource
 from brainfeat.pretraining.trainer import StepEvent
 from brainfeat.training_data import ScanList, collect_training_data
@@ -213,8 +217,7 @@ def run_pretraining(
             found, folder, start, options, on_event, goes_on=goes_on
         )
         _warn_of_repeats(source, config)
-        path = folder / "failures.tsv"
-        failures = write_failures(path, failed) if rank() == 0 else None
+        failures = _list_failures(folder, failed)
         checkpoint = trainer.pretrain(
             source,
             config,
@@ -329,17 +332,28 @@ def _source_of(
     *,
     goes_on: bool,
 ) -> tuple[SubjectSource, list[FailedRow]]:
-    """Make a store of scans; any other source is ready."""
+    """Make a store of scans; any other source is ready.
+
+    Raises
+    ------
+    NothingStoredError
+        If no scan could be preprocessed; all are listed then.
+    """
     if not isinstance(found, ScanList):
         return found, []
-    store, failed = write_store_together(
-        found.scans,
-        folder / "store",
-        _choose_preprocessor(start, folder if goes_on else None),
-        modalities=found.modalities,
-        n_jobs=options.n_jobs,
-        on_scan=on_event,
-    )
+    try:
+        store, failed = write_store_together(
+            found.scans,
+            folder / "store",
+            _choose_preprocessor(start, folder if goes_on else None),
+            modalities=found.modalities,
+            n_jobs=options.n_jobs,
+            on_scan=on_event,
+        )
+    except NothingStoredError as error:
+        problems = [*found.problems, *map(_describe_failure, error.failed)]
+        _list_failures(folder, problems)
+        raise
     return store, [*found.problems, *map(_describe_failure, failed)]
 
 
@@ -377,6 +391,10 @@ def _warn_of_repeats(source: SubjectSource, config: PretrainingConfig) -> None:
 def _describe_failure(failed: FailedScan) -> FailedRow:
     image = os.fspath(next(iter(failed.scan.images.values())))
     return FailedRow.from_error(failed.scan.subject, image, failed.error)
+
+
+def _list_failures(folder: Path, failed: Sequence[FailedRow]) -> Path | None:
+    return write_failures(folder / "failures.tsv", failed) if rank() == 0 else None
 
 
 def _last_loss(log: Path) -> float | None:

@@ -135,6 +135,23 @@ def test_each_scan_and_step_is_told_of_and_what_failed_is_listed(
     assert lines[2].startswith(f"sub-9\t{broken}\t")
 
 
+def test_scans_that_all_fail_are_listed_too(init, tmp_path):
+    broken = [tmp_path / f"sub-{number}_T1w.nii.gz" for number in (4, 9)]
+    for path in broken:
+        path.write_bytes(b"not an image")
+    with pytest.raises(InputError, match="nothing to store"):
+        pretrain(
+            [*broken, tmp_path / "absent.nii"],
+            CONFIG,
+            output=tmp_path / "run",
+            init=init,
+            device="cpu",
+        )
+    lines = (tmp_path / "run" / "failures.tsv").read_text().splitlines()
+    files = [line.split("\t")[1] for line in lines[1:]]
+    assert files == [str(path) for path in (tmp_path / "absent.nii", *broken)]
+
+
 def test_labels_choose_the_best_encoder(cohort, init, tmp_path):
     paths = sorted(map(str, cohort.rglob("*_T1w.nii.gz")))
     table = pd.DataFrame({"T1w": [*paths, paths[0]]}, index=["a", "b", "c", "d"])

@@ -1,6 +1,13 @@
 """Preprocess scans once, into a store that training reads."""
 
-__all__ = ["FailedScan", "Scan", "ScanEvent", "fill_store", "write_store"]
+__all__ = [
+    "FailedScan",
+    "NothingStoredError",
+    "Scan",
+    "ScanEvent",
+    "fill_store",
+    "write_store",
+]
 
 import hashlib
 import logging
@@ -55,6 +62,22 @@ class FailedScan(NamedTuple):
 
     scan: Scan
     error: BrainfeatError
+
+
+class NothingStoredError(InputError):
+    """No scan could be preprocessed.
+
+    Parameters
+    ----------
+    message : str
+        Where, and why the first one failed.
+    failed : list of FailedScan
+        All of them.
+    """
+
+    def __init__(self, message: str, failed: list[FailedScan]) -> None:
+        super().__init__(message)
+        self.failed = failed
 
 
 class ScanEvent(NamedTuple):
@@ -114,7 +137,7 @@ def write_store(
 
     Raises
     ------
-    InputError
+    NothingStoredError
         If no scan could be preprocessed.
     """
     stored: list[StoredScan] = []
@@ -134,8 +157,8 @@ def write_store(
             failed.append(FailedScan(scan, outcome))
     if not stored:
         reason = failed[0].error if failed else "there are no scans"
-        raise InputError(
-            f"{os.fspath(folder)}: nothing to store; the first reason: {reason}"
+        raise NothingStoredError(
+            f"{os.fspath(folder)}: nothing to store; the first reason: {reason}", failed
         )
     index = StoreIndex(
         modalities=tuple(modalities),
