@@ -6,6 +6,7 @@ from pathlib import Path
 
 from brainfeat import runs
 from brainfeat.bids_selection import BidsSelection, read_filters
+from brainfeat.checkpoint import lasting_name
 from brainfeat.console import show_run, tell_problems
 from brainfeat.derivatives import DerivativesFolder, write_group_table
 from brainfeat.embed_command import EncoderOptions
@@ -59,7 +60,7 @@ def embed_participants(
     manifest = collect_bids(
         source, selection, modalities=encoder.modalities, wanted=modalities
     )
-    provenance = describe_encoder(encoder, encoder_options.checkpoint)
+    provenance = describe_encoder(encoder, lasting_name(encoder_options.checkpoint))
     with DerivativesFolder(
         output, source, provenance, overwrite=options.overwrite
     ) as folder:

@@ -1,6 +1,12 @@
 """A checkpoint: weights, preprocessing and model card, which travel together."""
 
-__all__ = ["CHECKPOINT_FILES", "Checkpoint", "CheckpointConfig", "locate_checkpoint"]
+__all__ = [
+    "CHECKPOINT_FILES",
+    "Checkpoint",
+    "CheckpointConfig",
+    "lasting_name",
+    "locate_checkpoint",
+]
 
 import dataclasses
 import hashlib
@@ -380,7 +386,7 @@ def locate_checkpoint(source: str | os.PathLike[str]) -> Path:
         If the hub is asked and ``huggingface_hub`` is not installed.
     """
     name = os.fspath(source)
-    bundled = sorted(path.parent.name for path in _BUNDLED.glob(f"*/{_CONFIG}"))
+    bundled = _bundled_names()
     if name in bundled:
         return _BUNDLED / name
     if name.startswith("hf-hub:"):
@@ -393,6 +399,34 @@ def locate_checkpoint(source: str | os.PathLike[str]) -> Path:
             "that exists, or hf-hub:organisation/name."
         )
     return path
+
+
+def lasting_name(source: str | os.PathLike[str]) -> str:
+    """Name a checkpoint so that it is found from other folders, too.
+
+    Parameters
+    ----------
+    source : str or path
+        As for `Checkpoint.load`.
+
+    Returns
+    -------
+    str
+        A name or address as it is, a file or folder with its whole path.
+
+    Raises
+    ------
+    CheckpointError
+        If there is no such checkpoint.
+    """
+    name = os.fspath(source)
+    if name in _bundled_names() or name.startswith("hf-hub:"):
+        return name
+    return os.fspath(locate_checkpoint(name).absolute())
+
+
+def _bundled_names() -> list[str]:
+    return sorted(path.parent.name for path in _BUNDLED.glob(f"*/{_CONFIG}"))
 
 
 def _is_own(path: Path) -> bool:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from brainfeat import runs
 from brainfeat.backends import Backend, open_workers, split_devices
+from brainfeat.checkpoint import lasting_name
 from brainfeat.console import show_run, tell_problems
 from brainfeat.estimators._distribution import Distribution
 from brainfeat.estimators._encoding import Pooling, SubjectEncoder
@@ -168,7 +169,7 @@ def embed_from_command_line(
             output,
             encoder,
             provenance={
-                **describe_encoder(encoder, encoder_options.checkpoint),
+                **describe_encoder(encoder, lasting_name(encoder_options.checkpoint)),
                 **origin,
             },
             options=options,

@@ -37,7 +37,7 @@ def describe_encoder(encoder: "SubjectEncoder", checkpoint: str) -> dict[str, An
     encoder : SubjectEncoder
         Checkpoint, preprocessing and pooling.
     checkpoint : str
-        Name by which the checkpoint was asked for.
+        Name of the checkpoint that holds in other folders too.
 
     Returns
     -------

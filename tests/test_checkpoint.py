@@ -14,6 +14,8 @@ from brainfeat.checkpoint import (
     Checkpoint,
     CheckpointConfig,
     _foreign_preprocessing,
+    lasting_name,
+    locate_checkpoint,
 )
 from brainfeat.exceptions import (
     CheckpointError,
@@ -340,3 +342,19 @@ def test_models_need_torch_numpy_and_safetensors_only(module):
     others = {"nibabel", "nilearn", "SimpleITK", "isal", "pandas", "sklearn", "scipy"}
     others |= {"joblib", "pyarrow", "typer", "rich", "transformers", "huggingface_hub"}
     assert others.isdisjoint(result.stdout.split())
+
+
+@pytest.mark.parametrize("prefix", ["", "./", "local-dir:"])
+def test_lasting_name_of_a_folder_holds_elsewhere(prefix, tmp_path, monkeypatch):
+    (tmp_path / "encoder").mkdir()
+    monkeypatch.chdir(tmp_path)
+    name = lasting_name(f"{prefix}encoder")
+    monkeypatch.chdir("/")
+    assert locate_checkpoint(name) == tmp_path / "encoder"
+
+
+@pytest.mark.parametrize("name", ["brainfound-tiny", "hf-hub:someone/model@v2"])
+def test_names_that_hold_everywhere_stay(name, tmp_path, monkeypatch):
+    (tmp_path / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert lasting_name(name) == name

@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import json
 import os
 import resource
 import shutil
@@ -184,6 +185,26 @@ def test_verbose_tells_where_an_error_was_raised(tmp_path, small_checkpoint):
     loud = CliRunner().invoke(cli.app, [*map(str, arguments), "--verbose"])
     assert "Traceback" not in quiet.stderr
     assert "Traceback" in loud.stderr
+
+
+@pytest.mark.parametrize("command", ["embed", "bids"])
+def test_a_table_names_its_checkpoint_for_other_folders_too(
+    command, small_scans, small_checkpoint, tmp_path, monkeypatch
+):
+    (tmp_path / "encoder").symlink_to(small_checkpoint)
+    monkeypatch.chdir(tmp_path)
+    table = tmp_path / "out" / "participant.tsv"
+    arguments = {
+        "embed": ["embed", str(small_scans), "-o", str(table)],
+        "bids": ["bids", str(small_scans), str(table.parent), "participant"],
+    }[command]
+    result = CliRunner().invoke(cli.app, [*arguments, "--checkpoint", "encoder"])
+    assert result.exit_code == 0
+    sidecars = [p for p in table.parent.rglob("*.json") if "sha256" in p.read_text()]
+    assert sidecars
+    for path in sidecars:
+        found = json.loads(path.read_text())
+        assert str(tmp_path / "encoder") in json.dumps(found), path
 
 
 def test_several_devices_make_the_same_table(small_scans, small_checkpoint, tmp_path):

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from brainfeat.checkpoint import lasting_name
 from brainfeat.estimators._cache import EmbeddingCache
 from brainfeat.estimators._encoding import Pooling, SubjectEncoder
 from brainfeat.estimators._sharing import shared_checkpoint
@@ -24,7 +25,6 @@ from brainfeat.exceptions import (
 from brainfeat.hashing import hash_images
 from brainfeat.io import MEMORY_LIMIT
 from brainfeat.preprocessing import Preprocessor
-from brainfeat.user_paths import expand_home
 
 __all__ = ["EncoderRecipe", "RemoteFailure", "RemoteOutcome", "encode_remotely"]
 
@@ -98,11 +98,9 @@ class EncoderRecipe:
             With absolute paths, the regions in place of where they were read, and
             the fingerprint of the checkpoint.
         """
-        name = os.fspath(self.checkpoint)
-        path = expand_home(name)
         return replace(
             self,
-            checkpoint=os.fspath(path.resolve()) if path.exists() else name,
+            checkpoint=lasting_name(self.checkpoint),
             labels_img=encoder.atlas,
             fingerprint=encoder.checkpoint.fingerprint,
         )

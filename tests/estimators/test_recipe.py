@@ -49,6 +49,17 @@ def test_paths_hold_in_another_folder(small_checkpoint, tmp_path, monkeypatch):
     assert sent.build().n_features == 24
 
 
+def test_a_folder_with_the_name_of_a_bundled_checkpoint_is_not_taken_for_it(
+    small_checkpoint, tmp_path, monkeypatch
+):
+    (tmp_path / "brainfound-tiny").symlink_to(small_checkpoint)
+    monkeypatch.chdir(tmp_path)
+    recipe = EncoderRecipe(checkpoint="brainfound-tiny")
+    encoder = recipe.build()
+    sent = recipe.for_workers(encoder).build()
+    assert sent.checkpoint.fingerprint == encoder.checkpoint.fingerprint
+
+
 def test_another_checkpoint_in_the_worker_is_refused(small_checkpoint):
     recipe = EncoderRecipe(checkpoint=small_checkpoint, fingerprint="f" * 64)
     with pytest.raises(CheckpointError, match="another checkpoint in this worker"):
