@@ -31,7 +31,8 @@ def read_config(
     preset : {"small_batch", "large_batch"}
         Where the other values come from.
     encoder : EncoderConfig, optional
-        Encoder that replaces the preset's.
+        Encoder that replaces the preset's. Crops that are not made of whole patches
+        of it get another size, of as many patches as before.
     n_steps : int, optional
         Steps that replace the file's.
 
@@ -48,7 +49,7 @@ def read_config(
     """
     values = PretrainingConfig.preset(preset).to_dict()
     if encoder is not None:
-        values["encoder"] = encoder.to_dict()
+        values = _give_encoder(values, encoder)
     if path is not None:
         values = _replace(values, _read_object(Path(path)))
     if n_steps is not None:
@@ -58,6 +59,17 @@ def read_config(
     except ConfigError as error:
         where = "" if path is None else f"{os.fspath(path)}: "
         raise ConfigError(f"{where}{error}") from error
+
+
+def _give_encoder(values: dict[str, Any], encoder: EncoderConfig) -> dict[str, Any]:
+    """Replace the encoder; crops that it cannot cut keep their number of patches."""
+    old, new = values["encoder"]["patch_size"], encoder.patch_size
+    crops = {
+        name: {"size": [length // old * new for length in crop["size"]]}
+        for name, crop in values["views"].items()
+        if name.endswith("_crops") and any(length % new for length in crop["size"])
+    }
+    return {**_replace(values, {"views": crops}), "encoder": encoder.to_dict()}
 
 
 def _read_object(path: Path) -> dict[str, Any]:

@@ -51,6 +51,20 @@ def test_steps_and_encoder_replace_those_of_the_preset(write):
     assert read_config(path).n_steps == 7
 
 
+def test_crops_fit_the_patches_of_another_encoder(write):
+    encoder = EncoderConfig(patch_size=14, image_size=(28, 42))
+    views = read_config(None, encoder=encoder).views
+    assert views.global_crops.size == (140, 140)
+    assert views.local_crops.size == (84, 84)
+    given = write({"views": {"global_crops": {"size": [56, 70]}}})
+    assert read_config(given, encoder=encoder).views.global_crops.size == (56, 70)
+
+
+def test_crops_that_fit_stay():
+    encoder = EncoderConfig(patch_size=4)
+    assert read_config(None, encoder=encoder).views == SMALL_BATCH.views
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
