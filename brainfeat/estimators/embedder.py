@@ -168,7 +168,8 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         CheckpointError
             If there is no such checkpoint, or it is damaged.
         ConfigError
-            If a parameter has an impossible value.
+            If a parameter has an impossible value, or ``memory`` is to keep what a
+            brain mask without a name made.
         InputError
             If ``X`` has another form.
         ModalityError
@@ -178,7 +179,8 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         """
         encoder = self._make_encoder()
         resolve_n_jobs(self.n_jobs)
-        EmbeddingCache.from_memory(self.memory)
+        if EmbeddingCache.from_memory(self.memory) is not None:
+            encoder.preprocessor.to_dict()  # names what is kept, or says why it cannot
         check_modality(self.modality, encoder.modalities)
         self.modalities_ = encoder.modalities
         if X is not None:

@@ -354,6 +354,22 @@ def test_bad_scan_stops_after_the_rows_before_it_are_kept(
     assert encoded == []
 
 
+def test_a_brain_mask_that_memory_cannot_name_is_refused_before_any_is_read(
+    embedder, paths, tmp_path
+):
+    def everywhere(volume):
+        return np.ones(volume.geometry.shape, dtype=bool)
+
+    embedder.set_params(
+        preprocessor=Preprocessor(
+            shape=(40, 56, 36), spacing=4.0, alignment="none", brain_mask=everywhere
+        )
+    )
+    embedder.fit(paths)  # nothing is kept, so it needs no name
+    with pytest.raises(ConfigError, match=r"everywhere cannot be stored"):
+        embedder.set_params(memory=tmp_path).fit(paths)
+
+
 def test_missing_file_is_told_before_any_is_read(embedder, paths, encoded):
     embedder.fit(paths)
     with pytest.raises(VolumeNotFoundError, match=r"^/nowhere/a\.nii: no such file"):
