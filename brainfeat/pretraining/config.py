@@ -259,7 +259,6 @@ _COUNTS = (
     "batch_size",
     "accumulation_steps",
     "n_steps",
-    "n_prototypes",
     "head_hidden_dim",
     "head_bottleneck_dim",
     "log_every",
@@ -315,6 +314,9 @@ def _problem_in(config: PretrainingConfig) -> str | None:
         "DINO and InfoNCE need two global views.": (
             not pairs or config.views.n_global > 1
         ),
+        "InfoNCE needs two subjects in each accumulated part of a batch.": (
+            config.infonce_weight == 0 or config.batch_size > config.accumulation_steps
+        ),
         "views.global_crops.size and views.local_crops.size must be multiples of the "
         f"encoder's patch size {config.encoder.patch_size}, got {sizes}.": not any(
             length % config.encoder.patch_size for size in sizes for length in size
@@ -328,6 +330,7 @@ def _range_checks(config: PretrainingConfig) -> dict[str, bool]:
     checks = {}
     for names, expected, low, high in (
         (_COUNTS, "at least 1", 1, math.inf),
+        (("n_prototypes",), "at least 2", 2, math.inf),
         (_POSITIVE, "positive", sys.float_info.min, math.inf),
         (_NOT_NEGATIVE, "at least 0", 0, math.inf),
         (_SHARES, "within 0 and 1", 0, 1),

@@ -64,6 +64,8 @@ def check_fit(data: FitsEncoder, config: PretrainingConfig) -> None:
         does not fit the number of processes.
     """
     n_parts = world_size() * config.accumulation_steps
+    n_views = config.batch_size // n_parts * config.views.n_global
+    share = config.views.mask_probability
     checks = {
         f"the data have modalities {tuple(data.modalities)}, the encoder "
         f"{config.encoder.modalities}.": (
@@ -74,6 +76,10 @@ def check_fit(data: FitsEncoder, config: PretrainingConfig) -> None:
         ),
         f"batch_size {config.batch_size} does not divide into {n_parts} parts "
         "(processes times accumulation_steps).": config.batch_size % n_parts == 0,
+        f"iBOT needs masked views, and a mask_probability of {share} masks none of the "
+        f"{n_views} global views of a part.": (
+            config.ibot_weight == 0 or round(n_views * share) > 0
+        ),
     }
     for problem, fits in checks.items():
         if not fits:

@@ -96,3 +96,23 @@ def test_subjects_divide_evenly_between_processes(small_config, monkeypatch):
     check_fit(found, replace(small_config, batch_size=6))
     with pytest.raises(ConfigError, match="batch_size 4 does not divide into 3"):
         check_fit(found, small_config)
+
+
+@pytest.mark.parametrize(("probability", "n_parts"), [(0.0, 1), (0.2, 2)])
+def test_ibot_that_would_see_no_masked_view_is_refused(
+    probability, n_parts, small_config
+):
+    found = SimpleNamespace(
+        modalities=small_config.encoder.modalities, quantities=("grey_matter",)
+    )
+    views = replace(small_config.views, n_global=2, mask_probability=probability)
+    config = replace(
+        small_config,
+        views=views,
+        batch_size=2,
+        accumulation_steps=n_parts,
+        infonce_weight=0.0,
+    )
+    with pytest.raises(ConfigError, match="iBOT needs masked views"):
+        check_fit(found, config)
+    check_fit(found, replace(config, ibot_weight=0.0))
