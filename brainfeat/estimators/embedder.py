@@ -353,8 +353,8 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         Raises
         ------
         InputError
-            If `fit` had no ``X`` and none is given, lengths differ, or ``confounds``
-            is no DataFrame.
+            If `fit` had no ``X`` and none is given, lengths or the orders of indices
+            differ, or ``confounds`` is no DataFrame.
         VolumeError
             If a scan cannot be read.
         """

@@ -202,10 +202,10 @@ def _scatter(
     what: str,
     column: str,
 ) -> str:
-    told = f"by {what}: {legend_html(labels)}" if column else ""
+    told = f", by {what}: {legend_html(labels)}" if column else "."
     return (
         f"<figure>{scatter_svg(places, labels, names, axes)}"
-        f"<figcaption>One mark a row, {told}</figcaption></figure>"
+        f"<figcaption>One mark a row{told}</figcaption></figure>"
     )
 
 

@@ -13,6 +13,7 @@ from brainfeat import __version__
 from brainfeat.atomic import atomic_write
 from brainfeat.estimators._device import resolve_n_jobs
 from brainfeat.estimators.embedder import BrainFoundEmbedder
+from brainfeat.evaluation.columns import check_order
 from brainfeat.exceptions import InputError
 from brainfeat.reporting.cohort import Cohort
 from brainfeat.reporting.cohort_report import report_body
@@ -72,9 +73,11 @@ def report_on_embedder(
     Raises
     ------
     InputError
-        If something does not have a value for each subject, or ``confounds`` is no
-        table or has a column called ``label`` or ``site`` beside ``y`` or ``site``.
+        If something does not have a value for each subject, or its index tells
+        another order than that of ``X``, or ``confounds`` is no table or has a column
+        called ``label`` or ``site`` beside ``y`` or ``site``.
     """
+    check_order(X, y=y, groups=groups, site=site, confounds=confounds)
     encoder, table = embedder.read_subjects(X)
     n_rows = len(table.rows)
     known = pd.DataFrame(index=range(n_rows))

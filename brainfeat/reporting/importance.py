@@ -20,6 +20,7 @@ from brainfeat.estimators._encoding import SubjectEncoder
 from brainfeat.estimators._regions import RegionAtlas
 from brainfeat.estimators._tokens import SubjectTokens, stream_tokens
 from brainfeat.estimators.embedder import BrainFoundEmbedder
+from brainfeat.evaluation.columns import check_order
 from brainfeat.exceptions import ConfigError, InputError
 from brainfeat.io import to_image
 from brainfeat.reporting.decisions import decide, slope
@@ -111,7 +112,8 @@ def attribution(
         If the pipeline or an option is another, or ``cv`` does not hold out each
         subject once.
     InputError
-        If ``X`` and ``y`` do not fit, or ``cv`` comes without ``y``.
+        If ``X`` and ``y`` do not fit, or their indices tell two orders of one set of
+        rows, or ``cv`` comes without ``y``.
     MissingDependencyError
         If captum is needed and not installed.
 
@@ -131,6 +133,7 @@ def attribution(
         raise ConfigError(
             f"method: expected one of {get_args(AttributionMethod)}, got {method!r}."
         )
+    check_order(X, y=y, groups=groups)
     encoder, table = embedder.read_subjects(X)
     labels = _check_labels(y, cv, len(table.rows))
     encoder.pool_weights(np.ones(encoder.token_grid, np.float32))  # or say why not

@@ -79,3 +79,13 @@ def test_report_needs_subjects(embedder, brains):
 def test_confounds_that_cannot_be_used_are_named(embedder, brains, confounds, message):
     with pytest.raises(InputError, match=message):
         embedder.generate_report(brains[:2], y=["a", "b"], confounds=confounds)
+
+
+def test_what_is_known_in_another_order_is_refused(embedder, brains):
+    scans = pd.DataFrame({"T1w": brains[:2]}, index=["sub-1", "sub-2"])
+    y = pd.Series(["b", "a"], index=["sub-2", "sub-1"])
+    with pytest.raises(InputError, match="y: expected the rows of X in their order"):
+        embedder.generate_report(scans, y)
+    ages = pd.DataFrame({"age": [60, 50]}, index=y.index)
+    with pytest.raises(InputError, match="confounds: expected the rows of X in their"):
+        embedder.generate_report(scans, list(y), confounds=ages)

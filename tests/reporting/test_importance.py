@@ -1,5 +1,6 @@
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 from nilearn.glm.second_level import (
     SecondLevelModel,
@@ -167,6 +168,13 @@ def test_what_cannot_be_attributed_is_refused(pipeline, brains, change, error, m
     options = {"pipeline": pipeline, "X": brains[:3], "y": [0, 1, 1]} | change
     with pytest.raises(error, match=message):
         reporting.attribution(**options)
+
+
+def test_labels_in_another_order_are_refused(pipeline, brains):
+    scans = pd.Series(brains[:3], index=["sub-1", "sub-2", "sub-3"], name="T1w")
+    y = pd.Series([1, 0, 1], index=["sub-2", "sub-1", "sub-3"])
+    with pytest.raises(InputError, match="y: expected the rows of X in their order"):
+        reporting.attribution(pipeline, scans, y)
 
 
 def test_only_patch_tokens_have_a_place(pipeline, brains):
