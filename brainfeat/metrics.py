@@ -32,8 +32,10 @@ def intraclass_correlation(scores: ArrayLike) -> NDArray[np.float64]:
     Returns
     -------
     ndarray of float64 of shape (...)
-        1 for perfect agreement, about 0 for none, at worst ``-1 / (n_raters - 1)``;
-        NaN where all scores are equal.
+        1 for perfect agreement, about 0 for none, and negative where scores of a
+        subject differ more than those of different ones: of many subjects down to
+        ``-1 / (n_raters - 1)``, of few further. NaN where it is not defined, as where
+        all scores are equal.
 
     Raises
     ------
@@ -90,7 +92,7 @@ def retrieval_accuracy(features: ArrayLike, subjects: ArrayLike) -> float:
     Raises
     ------
     InputError
-        If lengths differ, or no subject has two rows.
+        If lengths differ, a feature is not finite, or no subject has two rows.
 
     Examples
     --------
@@ -104,6 +106,8 @@ def retrieval_accuracy(features: ArrayLike, subjects: ArrayLike) -> float:
             f"expected a subject for each row, got {len(people)} for shape "
             f"{rows.shape}."
         )
+    if not np.isfinite(rows).all():
+        raise InputError("features: expected finite values, got NaN or infinite ones.")
     can_be_found = np.bincount(people)[people] > 1
     if not can_be_found.any():
         raise InputError("subjects: expected one with two rows, got none.")

@@ -94,6 +94,22 @@ def test_retrieval_needs_a_repeat():
         retrieval_accuracy(np.eye(3), ["a", "b"])
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_retrieval_refuses_features_that_are_not_finite(value):
+    rows = np.array([[0.0, 1.0], [0.1, value], [2.0, 0.0], [2.2, 0.0]])
+    with pytest.raises(InputError, match="features: expected finite values"):
+        retrieval_accuracy(rows, ["a", "a", "b", "b"])
+
+
+def test_icc_of_few_subjects_falls_below_its_limit_for_many():
+    # No subject and no rater scores higher than another.
+    few = np.array([[1.0, -1.0], [1.0, -1.0], [-2.0, 2.0]])
+    assert intraclass_correlation(few) == pytest.approx(-3.0)
+    many = np.tile([[1.0, -1.0], [-1.0, 1.0]], (500, 1))
+    assert intraclass_correlation(many) == pytest.approx(-1.0, abs=0.01)
+    assert np.isnan(intraclass_correlation([[0.0, 1.0], [1.0, 0.0]]))
+
+
 def test_dice_equals_monai(rng):
     torch = pytest.importorskip("torch")
     monai = pytest.importorskip("monai.metrics")
