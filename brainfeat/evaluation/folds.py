@@ -171,7 +171,9 @@ def draw_groups(
     """
     names, first = np.unique(groups, return_index=True)
     classes = labels[first]
-    n_positive = int(np.clip(round(n_groups * classes.mean()), 1, n_groups - 1))
+    # One of each class at least, of those that groups count for.
+    fewest, most = classes.any(), n_groups - (~classes).any()
+    n_positive = int(np.clip(round(n_groups * classes.mean()), fewest, most))
     positive = generator.permutation(names[classes])[:n_positive]
     negative = generator.permutation(names[~classes])[: n_groups - n_positive]
     is_drawn = np.isin(groups, [*positive, *negative])

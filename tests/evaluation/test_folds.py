@@ -65,3 +65,11 @@ def test_draw_takes_of_each_class_its_share():
         assert len(set(GROUPS[train][LABELS[train] == 1])) == size // 3
         assert not set(GROUPS[train]) & set(GROUPS[test])
         assert len(train) + len(test) == 30
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_as_many_are_drawn_where_all_groups_count_for_one_class(rng, first):
+    labels, groups = np.tile([first, not first], 14), np.repeat(np.arange(14), 2)
+    train, test = draw_groups(labels, groups, 10, rng)
+    assert len(np.unique(groups[train])) == 10
+    assert len(np.unique(groups[test])) == 4
