@@ -165,8 +165,8 @@ def _as_numbers(
 ) -> Floats:
     parts = []
     if confounds is not None:
-        values = np.asarray(confounds) if isinstance(confounds, list) else confounds
-        table = pd.DataFrame(values)
+        # Column by column: beside text, an array of all would take ages for text.
+        table = pd.DataFrame(confounds)
         if len(table) != n_rows or table.isna().to_numpy().any():
             raise InputError(
                 f"confounds: expected a value for each of {n_rows} rows, got "

@@ -69,3 +69,11 @@ def test_what_cannot_be_used_is_named(changes, message):
     values = {"X": np.eye(6), "y": Y, "groups": None, "site": SITE, "confounds": None}
     with pytest.raises(InputError, match=message):
         LabelledFeatures.check(**(values | changes))
+
+
+def test_numbers_beside_text_in_a_list_of_confounds_stay_numbers():
+    X, y = np.arange(6.0)[:, None], ["a", "b"] * 3
+    rows = [[40 + i, "mf"[i % 2]] for i in range(6)]
+    found = LabelledFeatures.check(X, y, None, None, rows).confounds
+    assert found.shape == (6, 3)
+    np.testing.assert_array_equal(found[:, 0], 40 + np.arange(6))
