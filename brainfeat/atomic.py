@@ -61,7 +61,9 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         partial.replace(target)
     except BaseException as error:
         partial.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename in {None, os.fspath(partial)}:
+        # Only the system's errors tell of a file; one of a library is its own words.
+        names = {None, os.fspath(partial)}
+        if isinstance(error, OSError) and error.errno and error.filename in names:
             error.filename = os.fspath(target)
         raise
 
