@@ -292,7 +292,7 @@ class _Collector:
 
     def _add_table(self, path: Path) -> None:
         try:
-            lines = _read_table(path)
+            lines = _read_table(path, {*self.used, "participant_id", "session_id"})
         except (csv.Error, UnicodeDecodeError) as error:
             self._report(str(path), f"not a readable table ({error}).")
             return
@@ -395,13 +395,14 @@ def _summarise(problems: Sequence[FailedRow]) -> str:
     return f"{problems[0]}{more}"
 
 
-def _read_table(path: Path) -> dict[int, dict[str, str | None]]:
+def _read_table(path: Path, wanted: set[str]) -> dict[int, dict[str, str | None]]:
     """Give the rows of a manifest by the number of their line.
 
     Raises
     ------
     csv.Error
-        If a name would have two values, or a value no name: all may be shifted then.
+        If a wanted name would have two values, or a value no name: all may be shifted
+        then.
     """
     with path.open(newline="", encoding="utf-8-sig") as file:
         first = file.readline()
@@ -415,7 +416,7 @@ def _read_table(path: Path) -> dict[int, dict[str, str | None]]:
         )
         names = [name.strip() for name in next(lines, [])]
         for name, n_columns in Counter(filter(None, names)).items():
-            if n_columns > 1:
+            if n_columns > 1 and name in wanted:
                 raise csv.Error(f"{n_columns} columns are named {name}")
         rows = {}
         for cells in lines:

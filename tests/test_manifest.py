@@ -255,6 +255,12 @@ def test_a_manifest_row_without_image_is_a_problem_of_its_own(folder):
     assert manifest.problems[0].reason == "line 5: no image."
 
 
+def test_columns_of_one_name_that_nothing_reads_do_no_harm(folder):
+    _touch(folder, "a.nii")
+    (folder / "m.csv").write_text("participant_id,T1w,note,note\nP1,a.nii,x,y\n")
+    assert _names(_collect(folder / "m.csv")) == ["P1"]
+
+
 def test_a_manifest_with_a_quote_that_nothing_closes_is_a_problem(folder):
     scan, _ = _touch(folder, "a.nii", "b.nii")
     (folder / "m.csv").write_text('T1w,note\na.nii,"12 inch\nb.nii,ok\n')
