@@ -40,7 +40,8 @@ _TRACE = 0.05  # of the brightest tissue
 _EDGE_WIDTH = 2  # voxels that interpolation and its ringing reach
 # Registration errs by a few millimetres, and atrophy leaves fluid around a brain.
 _TEMPLATE_MARGIN = 5.0
-# Of what a volume shows. In whole heads it is 0.4 and more, in stripped ones 0.02.
+# Share of what a volume shows that may lie beyond that margin: nearly nothing of a
+# stripped brain does, and much of a head, whose skull and scalp are thicker.
 _MAX_OUTSIDE = 0.2
 _COARSE_SPACING = 4.0  # to tell a head from a brain
 _SEARCH_SPACING = 2.0  # the brain's edge is not known more finely than that

@@ -54,7 +54,6 @@ def read_json_object(path: Path) -> dict[str, Any] | None:
         None if it is not there, or holds no JSON object.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_own_json(path, "an object")
+    except (OSError, InputError):
         return None
-    return content if isinstance(content, dict) else None
