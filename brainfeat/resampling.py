@@ -53,7 +53,7 @@ def to_closest_ras(volume: Volume) -> Volume:
     data = nib.orientations.apply_orientation(volume.data, orientation)
     flips = nib.orientations.inv_ornt_aff(orientation, volume.data.shape)
     # Rounding removes what is left of flipped origins, so that equal content stays
-    # equal bit by bit in all that follows.
+    # equal in all that follows.
     closest = np.round(affine @ flips, 9) + 0.0
     return Volume(data, Geometry(data.shape, closest), volume.path)
 
@@ -179,6 +179,8 @@ def to_resampled(
     if interpolation == "linear":
         volume = _crop_to_grid(volume, grid, grid_to_scanner)
         volume = _smooth_for_spacing(volume, float(steps.min()))
+    # SimpleITK wants the fastest axis first, and takes any affine: nothing is turned.
+    volume = _with_axes(volume, _memory_order(volume.data))
     transform = sitk.AffineTransform(3)
     transform.SetMatrix(grid_to_scanner[:3, :3].ravel().tolist())
     transform.SetTranslation(grid_to_scanner[:3, 3].tolist())
@@ -228,6 +230,18 @@ def _to_fortran_order(data: NDArray[Any]) -> NDArray[Any]:
     return np.asfortranarray(data.copy(order="K"))
 
 
+def _memory_order(data: NDArray[Any]) -> NDArray[np.intp]:
+    """Return the axes of an array, the fastest first."""
+    return np.argsort(np.abs(data.strides), kind="stable")
+
+
+def _with_axes(volume: Volume, order: NDArray[np.intp]) -> Volume:
+    """Permute the axes of a volume, as a view."""
+    data = volume.data.transpose(order)
+    affine = volume.geometry.affine[:, [*order, 3]]
+    return Volume(data, Geometry(data.shape, affine), volume.path)
+
+
 def _crop_to_grid(volume: Volume, grid: Geometry, grid_to_scanner: Affine) -> Volume:
     """Drop voxels that neither the grid nor the smoothing before it can reach."""
     to_voxel = np.linalg.inv(volume.geometry.affine) @ grid_to_scanner @ grid.affine
@@ -247,12 +261,18 @@ def _smooth_for_spacing(volume: Volume, spacing: float) -> Volume:
     sigmas = np.where(_TRUNCATE * sigmas < 0.5, 0.0, sigmas)
     if not sigmas.any():
         return volume
-    # Transposed, since the filter's result is in C order, and SimpleITK takes volumes
-    # in Fortran order without turning them around.
-    data = ndimage.gaussian_filter(
-        _to_fortran_order(volume.data).T,
-        sigmas[::-1],
-        mode="nearest",
-        truncate=_TRUNCATE,
-    )
-    return Volume(data.T, volume.geometry)
+    # As it lies in memory, but axis after axis as for any other: sums are rounded.
+    order = _memory_order(volume.data)[::-1]
+    data = np.ascontiguousarray(volume.data.transpose(order))
+    smooth = np.empty_like(data)
+    for axis in np.flatnonzero(sigmas)[::-1]:
+        ndimage.gaussian_filter1d(
+            data,
+            sigmas[axis],
+            int(np.flatnonzero(order == axis)[0]),
+            output=smooth,
+            mode="nearest",
+            truncate=_TRUNCATE,
+        )
+        data = smooth
+    return Volume(smooth.transpose(np.argsort(order)), volume.geometry)
