@@ -36,7 +36,8 @@ def merge_from_command_line(
     Parameters
     ----------
     sources : sequence of Path
-        Tables of embeddings; tables of failures among them are left out.
+        Tables of embeddings. Tables of failures among them, as ``*.tsv`` gives them,
+        are joined with those that lie beside the tables.
     output : Path
         Table to write.
     overwrite : bool
@@ -49,10 +50,14 @@ def merge_from_command_line(
     MergeSummary
         Rows, failures and shards that are not there.
     """
-    # As *.tsv gives them.
-    sources = [source for source in sources if not is_failures_path(source)]
-    merged = merge_tables(sources, output, overwrite=overwrite, layout=layout)
-    n_failed = merge_failures(map(failures_path, sources), failures_path(output))
+    tables = [source for source in sources if not is_failures_path(source)]
+    merged = merge_tables(tables, output, overwrite=overwrite, layout=layout)
+    # Where all of a shard failed, there is a table of failures alone.
+    target = failures_path(output)
+    beside = map(failures_path, tables)
+    named = (path for path in sources if is_failures_path(path))
+    others = (path for path in named if path.absolute() != target.absolute())
+    n_failed = merge_failures([*beside, *others], target)
     return MergeSummary(merged.n_rows, n_failed, merged.absent)
 
 

@@ -168,7 +168,10 @@ def _find_absent(parts: Sequence[_Part]) -> tuple[Shard, ...]:
     counts = {shard.count: path for shard, path in shards.items()}
     if len(counts) > 1:
         names = ", ".join(f"{path.name} ({shard})" for shard, path in shards.items())
-        raise TableError(f"expected shards of one run, got several: {names}.")
+        raise TableError(
+            f"expected shards of one run, got several: {names}; merge each run alone, "
+            "and then their tables."
+        )
     lengths = {
         part.provenance["n_listed"]: part.path.name
         for part in parts
@@ -179,7 +182,8 @@ def _find_absent(parts: Sequence[_Part]) -> tuple[Shard, ...]:
         names = ", ".join(f"{name} ({length})" for length, name in lengths.items())
         raise TableError(
             "expected shards of one list of inputs, got lists of several lengths: "
-            f"{names}; run the commands of all shards again."
+            f"{names}; run the commands of all shards again, or merge each list alone "
+            "if there are several."
         )
     whole = (Shard(index, n) for n in counts for index in range(1, n + 1))
     return tuple(shard for shard in whole if shard not in shards)

@@ -75,6 +75,23 @@ def test_the_tables_of_a_glob_merge_without_those_of_failures(
     assert result.stdout.splitlines()[0] == "12 rows, 1 failed"
 
 
+def test_failures_of_a_shard_without_a_table_are_listed(
+    small_scans, small_checkpoint, tmp_path
+):
+    scan, *_ = sorted(small_scans.rglob("*_T1w.nii.gz"))
+    bad = tmp_path / "sub-bad_T1w.nii.gz"
+    bad.write_bytes(gzip.compress(b"no image"))
+    for index in (1, 2):
+        table, shard = tmp_path / f"part-{index}.tsv", f"{index}/2"
+        options = ["--shard", shard, "--checkpoint", small_checkpoint]
+        _run("embed", scan, bad, "-o", table, *options)
+    assert not (tmp_path / "part-2.tsv").exists()
+    for _ in range(2):  # the second time, with what the first has written
+        found, output = sorted(tmp_path.glob("*.tsv")), tmp_path / "all.tsv"
+        result = _run("merge", *found, "-o", output, "--overwrite")
+        assert result.stdout.splitlines()[0] == "1 rows, 1 failed"
+
+
 def test_shards_of_a_list_that_grew_meanwhile_are_refused_until_all_have_seen_it(
     small_scans, small_checkpoint, tmp_path
 ):
