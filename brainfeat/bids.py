@@ -1,8 +1,9 @@
 """BIDS folders in: which anatomical images belong to one session of a subject."""
 
 import csv
+import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -19,6 +20,8 @@ __all__ = [
     "read_participants",
     "read_sessions",
 ]
+
+logger = logging.getLogger(__name__)
 
 _SUFFIXES = (".nii.gz", ".nii")
 
@@ -180,18 +183,40 @@ def read_sessions(subject: Path) -> dict[str, dict[str, str | None]]:
 
 
 def _read_labels(path: Path, column: str, prefix: str) -> dict[str, Any]:
+    """Read a table of metadata. What is wrong with it is told: images need none."""
     if not path.is_file():
+        if path.is_symlink():
+            logger.warning("%s: a link to no file; its columns are left out.", path)
         return {}
-    lines = {}
+    lines: dict[str, Any] = {}
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-        rows = csv.reader(file, delimiter="\t")
-        names = [name.strip() for name in next(rows, [])]
-        for cells in filter(None, rows):
-            values = dict(zip_longest(names, map(_value, cells[: len(names)])))
-            label = values.pop(column, None) or ""
-            values.pop("", None)  # of a tab at the end
-            lines[prefix + label.removeprefix(prefix)] = values
+        rows = _whole_lines(csv.reader(file, delimiter="\t"))
+        try:
+            names = [name.strip() for name in next(rows, [])]
+            if column not in names:
+                logger.warning(
+                    "%s: expected a column %s, got %s; its columns are left out.",
+                    *(path, column, ", ".join(filter(None, names)) or "none"),
+                )
+                return {}
+            for cells in rows:
+                values = dict(zip_longest(names, map(_value, cells[: len(names)])))
+                label = values.pop(column, None) or ""
+                values.pop("", None)  # of a tab at the end
+                lines[prefix + label.removeprefix(prefix)] = values
+        except csv.Error as error:  # also of a quote that swallows a large table
+            last = next(reversed(lines), "the names of its columns")
+            text = "%s: damaged after %s (%s); the lines from there are left out."
+            logger.warning(text, path, last, error)
     return lines
+
+
+def _whole_lines(rows: Iterable[list[str]]) -> Iterator[list[str]]:
+    for cells in rows:
+        if any("\n" in cell for cell in cells):
+            raise csv.Error("a quote that is not closed")
+        if cells:
+            yield cells
 
 
 def _value(text: str) -> str | None:

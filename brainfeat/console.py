@@ -299,6 +299,7 @@ def own_messages_only(stream: TextIO | None = None) -> Iterator[None]:
     ours, nibabel = logging.getLogger("brainfeat"), logging.getLogger("nibabel")
     levels = ours.level, nibabel.level
     handler = logging.StreamHandler(stream)
+    handler.setFormatter(_OwnFormatter())
 
     def show(message: Warning | str, *_details: object, **_more: object) -> None:
         (stream or sys.stderr).write(f"warning: {one_line(str(message))}\n")
@@ -317,6 +318,14 @@ def own_messages_only(stream: TextIO | None = None) -> Iterator[None]:
             ours.removeHandler(handler)
             ours.setLevel(levels[0])
             nibabel.setLevel(levels[1])
+
+
+class _OwnFormatter(logging.Formatter):
+    """A line that says whether it warns."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = one_line(record.getMessage())
+        return f"warning: {text}" if record.levelno >= logging.WARNING else text
 
 
 class _PaceColumn(ProgressColumn):

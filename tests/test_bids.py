@@ -166,3 +166,36 @@ def test_spaces_around_the_cells_of_participants_do_not_count(tmp_path):
         "sub-01": {"age": "71", "sex": "F"},
         "sub-02": {"age": None, "sex": None},
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "n_known"),
+    [
+        ("id\tage\nsub-01\t71\n", "expected a column participant_id, got id, age;", 0),
+        ("", "expected a column participant_id, got none;", 0),
+        (
+            'participant_id\tnote\nsub-01\tx\nsub-02\t"open\nsub-03\tz\n',
+            "damaged after sub-01 (a quote that is not closed);",
+            1,
+        ),
+        (
+            'participant_id\tnote\nsub-01\t"open\n' + "sub-03\tz\n" * 20_000,
+            "damaged after the names of its columns (field larger than field limit",
+            0,
+        ),
+    ],
+)
+def test_participants_that_cannot_be_read_are_told_of(
+    tmp_path, caplog, text, message, n_known
+):
+    path = tmp_path / "participants.tsv"
+    path.write_text(text)
+    assert len(read_participants(tmp_path)) == n_known
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"{path}: {message}")
+
+
+def test_a_link_to_no_participants_is_told_of(tmp_path, caplog):
+    (tmp_path / "participants.tsv").symlink_to(tmp_path / "annexed")
+    assert read_participants(tmp_path) == {}
+    assert "a link to no file" in caplog.text
