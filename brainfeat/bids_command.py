@@ -66,7 +66,11 @@ def embed_participants(
     ) as folder:
         tell_problems(manifest)
         with (
-            show_run(len(manifest.rows), kept="embedded already") as display,
+            show_run(
+                len(manifest.rows),
+                kept="embedded already",
+                goes_on=not options.overwrite,
+            ) as display,
             encoder_options.distribute(encoder, options.n_jobs) as distribution,
         ):
             summary = runs.embed_rows(

@@ -124,7 +124,11 @@ class RunDisplay:
 
 @contextmanager
 def show_run(
-    n_rows: int, *, task: str = "embedding", kept: str = "in the table already"
+    n_rows: int,
+    *,
+    task: str = "embedding",
+    kept: str = "in the table already",
+    goes_on: bool = True,
 ) -> Iterator[RunDisplay]:
     """Show what becomes of rows; an interrupt says what is kept.
 
@@ -134,6 +138,8 @@ def show_run(
         Rows of the run.
     task, kept : str
         As for `RunDisplay`.
+    goes_on : bool
+        Whether the same command goes on where an interrupt stopped it.
 
     Yields
     ------
@@ -150,10 +156,8 @@ def show_run(
         with display:
             yield display
     except KeyboardInterrupt as error:
-        error.args = (
-            f"interrupted: {display.n_done} of {n_rows} are kept; "
-            "the same command again goes on.",
-        )
+        advice = "the same command again " + ("goes on" if goes_on else "begins anew")
+        error.args = (f"interrupted: {display.n_done} of {n_rows} are kept; {advice}.",)
         raise
 
 

@@ -2,6 +2,7 @@
 
 import glob
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -22,6 +23,8 @@ from brainfeat.table_formats import find_format, sidecar_path
 from brainfeat.tables import TableRow, is_reserved
 
 __all__ = ["DerivativesFolder", "write_group_table"]
+
+logger = logging.getLogger(__name__)
 
 _NAME = "desc-brainfound_embedding.parquet"
 _OURS = "brainfeat embeddings"
@@ -279,7 +282,7 @@ def write_group_table(
     """
     root, raw = Path(output).absolute(), Path(source).absolute()
     _check_apart(root, raw)
-    paths = list(_find_tables(root, raw, selection or BidsSelection()))
+    paths = _find_tables(root, raw, selection or BidsSelection())
     if not paths:
         raise InputError(
             f"{root}: expected embeddings of participants, got none; run the level "
@@ -318,16 +321,24 @@ def write_group_table(
     return target, len(records)
 
 
-def _find_tables(root: Path, raw: Path, selection: BidsSelection) -> Iterator[Path]:
+def _find_tables(root: Path, raw: Path, selection: BidsSelection) -> list[Path]:
+    """Give the files of all who are wanted, and tell of who has none."""
     # Raw data may be gone once they are embedded.
     found = [*raw.glob("sub-*"), *root.glob("sub-*")]
-    wanted = {path.name for path in selection.take_participants(raw, found)}
+    people = [path for path in found if path.is_dir()]
+    wanted = {path.name for path in selection.take_participants(raw, people)}
+    tables, without = [], set(wanted)
     for path in sorted(root.glob(f"sub-*/**/*_{_NAME}")):
         # Folders say whose it is: labels may hold underscores, against the rules.
         person, place = path.relative_to(root).parts[:2]
         visit = place if place.startswith("ses-") else None
         if person in wanted and selection.has_session(visit):
-            yield path
+            tables.append(path)
+            without.discard(person)
+    if tables and without:
+        text = "%s: no embedding of %d of %d participants, such as %s."
+        logger.warning(text, root, len(without), len(wanted), min(without))
+    return tables
 
 
 def _drop_ours(

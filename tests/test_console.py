@@ -13,6 +13,7 @@ from brainfeat.console import (
     format_checkpoint,
     format_summary,
     own_messages_only,
+    show_run,
     tell_problems,
 )
 from brainfeat.exceptions import UntrainedCheckpointWarning
@@ -134,3 +135,23 @@ def test_names_that_several_datasets_have_are_one_warning(tmp_path, capsys):
     assert f"{folders[0]} and {folders[1]} and 1 more; rows" in capsys.readouterr().err
     tell_problems(collect_rows(folders[:1], modalities=["T1w"]))
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("goes_on", "expected"), [(True, "goes on"), (False, "begins anew")]
+)
+def test_an_interrupt_says_what_the_same_command_does(goes_on, expected):
+    @show_run(3, goes_on=goes_on)
+    def run():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt, match=f"0 of 3 are kept; .* {expected}"):
+        run()
+
+
+def test_a_log_that_warns_says_so():
+    stream = io.StringIO()
+    with own_messages_only(stream):
+        logging.getLogger("brainfeat.bids").warning("%s: odd.", "a.tsv")
+        logging.getLogger("brainfeat.bids").info("begun.")
+    assert stream.getvalue() == "warning: a.tsv: odd.\nbegun.\n"

@@ -208,6 +208,20 @@ def test_columns_of_people_do_not_replace_ours_in_the_group(raw, tmp_path):
     assert embeddings.shape == (1, 5)
 
 
+def test_participants_without_an_embedding_are_told_of(raw, tmp_path, caplog):
+    (raw / "sub-03").mkdir()
+    (raw / "sub-04.zip").touch()
+    _write(tmp_path / "out", raw, [_row(raw, "sub-01")])
+    write_group_table(tmp_path / "out", raw)
+    n_people = len([*raw.glob("sub-*/")])
+    message = f"no embedding of {n_people - 1} of {n_people} participants, such as"
+    assert message in caplog.text
+    caplog.clear()
+    only = BidsSelection(participants=("01",))
+    write_group_table(tmp_path / "out", raw, only)
+    assert not caplog.records
+
+
 def test_the_group_is_joined_with_people_and_sessions(raw, tmp_path):
     rows = [_row(raw, "sub-01", "ses-1"), _row(raw, "sub-01", "ses-2")]
     rows.append(_row(raw, "sub-02"))
