@@ -9,6 +9,8 @@ __all__ = [
     "permute_labels",
 ]
 
+from numbers import Integral
+
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
@@ -34,12 +36,13 @@ def check_repeats(n_repeats: int, n_permutations: int) -> None:
     Raises
     ------
     ConfigError
-        If one is not positive.
+        If one is no positive integer.
     """
-    if min(n_repeats, n_permutations) < 1:
+    counts = (n_repeats, n_permutations)
+    if not all(isinstance(count, Integral) and count >= 1 for count in counts):
         raise ConfigError(
             "expected at least one repeat and one permutation, got "
-            f"n_repeats={n_repeats}, n_permutations={n_permutations}."
+            f"n_repeats={n_repeats!r}, n_permutations={n_permutations!r}."
         )
 
 

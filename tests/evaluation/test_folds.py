@@ -2,15 +2,23 @@ import numpy as np
 import pytest
 
 from brainfeat.evaluation.folds import (
+    check_repeats,
     draw_groups,
     inner_folds,
     outer_folds,
     permute_labels,
 )
-from brainfeat.exceptions import InputError
+from brainfeat.exceptions import ConfigError, InputError
 
 GROUPS = np.repeat(np.arange(15), 2)
 LABELS = (GROUPS % 3 == 0).astype(int)
+
+
+@pytest.mark.parametrize("counts", [(0, 1), (1, -1), (1.5, 1), (1, "3")])
+def test_repeats_are_positive_integers(counts):
+    with pytest.raises(ConfigError, match=f"n_repeats={counts[0]!r}"):
+        check_repeats(*counts)
+    check_repeats(np.int64(1), 1)
 
 
 @pytest.mark.parametrize(
