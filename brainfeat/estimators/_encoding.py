@@ -249,6 +249,23 @@ class SubjectEncoder:
         )
         return processed, next(iter(volumes.values())).geometry
 
+    def fractions(self, foreground: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Compute the share of each patch that is foreground.
+
+        Parameters
+        ----------
+        foreground : ndarray of bool of shape (size_i, size_j, size_k)
+            Of a preprocessed subject.
+
+        Returns
+        -------
+        ndarray of float32 of shape (S, h, w)
+            From 0 to 1; 0 where it is too little for the encoder.
+        """
+        config = self.checkpoint.config.encoder
+        fractions = self.grid.token_fractions(foreground, config.patch_size)
+        return fractions * (fractions >= config.least_fraction)
+
     @torch.inference_mode()
     def forward(
         self, slabs: Tensor, present: Tensor, fractions: Tensor
@@ -363,7 +380,7 @@ class SubjectEncoder:
             key,
             self.grid.extract(processed.data),
             processed.present,
-            self._fractions(processed.foreground),
+            self.fractions(processed.foreground),
         )
 
     def _batches(
@@ -474,13 +491,9 @@ class SubjectEncoder:
             return batch.pin_memory().to(self.device, non_blocking=True)
         return batch.to(self.device)
 
-    def _fractions(self, foreground: NDArray[np.bool_]) -> NDArray[np.float32]:
-        patch_size = self.checkpoint.config.encoder.patch_size
-        return self.grid.token_fractions(foreground, patch_size)
-
     def _find_token_grid(self) -> tuple[int, ...]:
         try:
-            return self._fractions(np.zeros(self.preprocessor.shape, np.bool_)).shape
+            return self.fractions(np.zeros(self.preprocessor.shape, np.bool_)).shape
         except GeometryError as error:
             raise ConfigError(
                 f"preprocessor: its shape {self.preprocessor.shape} does not fit the "

@@ -125,6 +125,7 @@ class SegmentationNetwork:
                 stack_to_slabs(coarse[:, :-1], thickness),
                 self.blocks,
                 present=present,
+                # However little there is in a patch: maps have every voxel of it.
                 foreground=fractions[:, 0, ..., 0] > 0,  # B S h w
             )
         return [output.patch_tokens.float() for output in outputs]

@@ -148,7 +148,7 @@ def _encode(
 ) -> SubjectTokens:
     grid, patch_size = encoder.grid, encoder.checkpoint.config.encoder.patch_size
     slabs = torch.from_numpy(grid.extract(processed.data))[None]  # 1 S C H W
-    fractions = grid.token_fractions(processed.foreground, patch_size)  # S h w
+    fractions = encoder.fractions(processed.foreground)  # S h w
     output = encoder.forward(
         slabs,
         torch.from_numpy(processed.present)[None],

@@ -60,8 +60,8 @@ class EncoderConfig:
         Blocks that are followed by a `SlabMixing` layer, counted from 0.
     background : {"kept", "skipped"}
         Whether patches without foreground are encoded like all others, as in DINOv2,
-        or left out: they are then no keys of attention, slab mixing sees zeros in
-        their place, and their tokens are zero.
+        or left out, with those of less than a tenth: they are then no keys of
+        attention, slab mixing sees zeros in their place, and their tokens are zero.
     layer_scale : float
         Initial factor of the residual branches.
     drop_path : float
@@ -170,11 +170,20 @@ class EncoderConfig:
         return len(self.modalities) * self.thickness
 
     @property
+    def least_fraction(self) -> float:
+        """Share of a patch that is foreground, below which it counts as background."""
+        return _LEAST_FRACTION if self.background == "skipped" else 0.0
+
+    @property
     def grid_size(self) -> tuple[int, int]:
         """Patches along height and width of ``image_size``."""
         height, width = self.image_size
         return height // self.patch_size, width // self.patch_size
 
+
+# Around a brain many patches hold a trace of it, and what lies 5 mm around it: they
+# would cost as much as any, and count for as little in the mean as there is in them.
+_LEAST_FRACTION = 0.1
 
 _POSITIVE = ("thickness", "patch_size", "embed_dim", "depth", "num_heads")
 _NUMBERS = ("mlp_ratio", "layer_scale", "drop_path")

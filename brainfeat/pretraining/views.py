@@ -238,15 +238,16 @@ class DrawnGroup:
         slabs = stack_to_slabs(stacks, thickness)  # BV S C H W
         maps = _crop_maps(self.boxes, subjects, thickness, patch_size)  # B V S h w 1+R
         maps = maps.transpose(0, 1)
+        fractions = maps[..., 0] * (maps[..., 0] >= encoder.least_fraction)
         masks = None if self.masks is None else self.masks.to(device)
         if masks is not None and encoder.background == "skipped":
-            masks = masks & (maps[..., 0] > 0)  # what is left out cannot be guessed
+            masks = masks & (fractions > 0)  # what is left out cannot be guessed
         positions = self.boxes.slab_positions(subjects.shape, thickness, self.plane)
         return ViewGroup(
             slabs=slabs.unflatten(0, (n_subjects, n_views)).transpose(0, 1),
             present=self.present.to(device),
             visible=self.visible.to(device),
-            fractions=maps[..., 0],
+            fractions=fractions,
             positions=positions.transpose(0, 1).to(device),
             masks=masks,
             truth=None if subjects.truth is None else maps[..., 1:],

@@ -286,9 +286,7 @@ def _folds(
 
 def _pool_weights(subject: SubjectTokens, encoder: SubjectEncoder) -> Floats:
     """Return weights of shape (G, I, J, K) whose sums of tokens are the embedding."""
-    patch_size = encoder.checkpoint.config.encoder.patch_size
-    foreground = subject.processed.foreground
-    weights = encoder.pool_weights(encoder.grid.token_fractions(foreground, patch_size))
+    weights = encoder.pool_weights(encoder.fractions(subject.processed.foreground))
     return np.stack([encoder.grid.arrange_tokens(part) for part in weights])
 
 

@@ -81,8 +81,7 @@ def _decision(
 ) -> Any:
     """Return the decision's tangent as a function of slabs of shape (B, S, C, H, W)."""
     network = shared_encoder(encoder.checkpoint, encoder.device, torch.float32)
-    patch_size = encoder.checkpoint.config.encoder.patch_size
-    fractions = encoder.grid.token_fractions(subject.foreground, patch_size)
+    fractions = encoder.fractions(subject.foreground)
     foreground = torch.from_numpy(fractions > 0).to(encoder.device)[None]
     weights = torch.from_numpy(encoder.pool_weights(fractions)).float()
     weights = weights.to(encoder.device)

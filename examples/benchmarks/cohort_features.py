@@ -68,9 +68,9 @@ class Encoder:
 
     def embed(self, store: VolumeStore, contrast: Contrast) -> NDArray[np.float32]:
         """Embed all scans of a store: what `BrainFoundEmbedder` gives for them."""
-        config = self.checkpoint.config
-        grid = SlabGrid(thickness=config.encoder.thickness, plane=config.plane)
-        modalities, patch_size = config.encoder.modalities, config.encoder.patch_size
+        config, sizes = self.checkpoint.config, self.checkpoint.config.encoder
+        grid = SlabGrid(thickness=sizes.thickness, plane=config.plane)
+        modalities = sizes.modalities
         present = torch.tensor([[name in contrast for name in modalities]])
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         encoder = self.checkpoint.build_encoder().to(device)
@@ -78,10 +78,14 @@ class Encoder:
         for scan in store.index.scans:
             data, foreground = read_scan(store, scan, modalities, contrast)
             slabs = torch.from_numpy(grid.extract(data))[None]  # 1 S C H W
-            fractions = torch.from_numpy(grid.token_fractions(foreground, patch_size))
+            fractions = grid.token_fractions(foreground, sizes.patch_size)
+            fractions *= fractions >= sizes.least_fraction
+            shares = torch.from_numpy(fractions)[None].to(device)  # 1 S h w
             with torch.inference_mode():
-                output = encoder(slabs.to(device), present=present.to(device))
-                row = self._pool(output, fractions[None])
+                output = encoder(
+                    slabs.to(device), present=present.to(device), foreground=shares > 0
+                )
+                row = self._pool(output, shares)
             rows.append(row.cpu().numpy()[0])
         return np.stack(rows)
 

@@ -33,9 +33,11 @@ class Stages:
         self.grid = SlabGrid(
             thickness=self.config.encoder.thickness, plane=self.config.plane
         )
+        encoder = self.config.encoder
         fractions = self.grid.token_fractions(
-            self.subject.foreground, self.config.encoder.patch_size
+            self.subject.foreground, encoder.patch_size
         )
+        fractions *= fractions >= encoder.least_fraction
         self.fractions = torch.from_numpy(fractions)[None]  # 1 S h w
 
     @property

@@ -176,9 +176,11 @@ def test_background_that_is_left_out_is_not_masked(subjects):
     drawn = draw(WHOLE, subjects)
     kept = drawn.apply(subjects, ENCODER).large
     skipped = drawn.apply(subjects, replace(ENCODER, background="skipped")).large
-    is_brain = kept.fractions > 0
+    is_brain = kept.fractions >= 0.1
     assert kept.masks[~is_brain].any()
     assert torch.equal(skipped.masks, kept.masks & is_brain)
+    assert torch.equal(skipped.fractions > 0, is_brain)
+    assert torch.equal(skipped.fractions[is_brain], kept.fractions[is_brain])
 
 
 def test_planes_take_turns(subjects):
