@@ -66,6 +66,9 @@ def check_fit(data: FitsEncoder, config: PretrainingConfig) -> None:
     n_parts = world_size() * config.accumulation_steps
     n_views = config.batch_size // n_parts * config.views.n_global
     share = config.views.mask_probability
+    compares = config.koleo_weight > 0 or (
+        config.dino_weight > 0 and config.centring == "sinkhorn"
+    )
     checks = {
         f"the data have modalities {tuple(data.modalities)}, the encoder "
         f"{config.encoder.modalities}.": (
@@ -79,6 +82,12 @@ def check_fit(data: FitsEncoder, config: PretrainingConfig) -> None:
         f"iBOT needs masked views, and a mask_probability of {share} masks none of the "
         f"{n_views} global views of a part.": (
             config.ibot_weight == 0 or round(n_views * share) > 0
+        ),
+        # Alone, a row has no neighbour, and Sinkhorn balances it to all alike.
+        "KoLeo, and DINO with centring 'sinkhorn', compare subjects: they need two in "
+        f"each part, got batch_size {config.batch_size} in "
+        f"{config.accumulation_steps} accumulated parts.": (
+            not compares or config.batch_size > config.accumulation_steps
         ),
     }
     for problem, fits in checks.items():
