@@ -149,7 +149,10 @@ def test_scans_that_fail_are_listed_and_the_status_is_1(cohort, options, tmp_pat
         (["{cohort}", "--config", "absent.json"], "absent.json: cannot be read"),
         (["{cohort}", "--config", "key.json"], "key.json: .* unknown keys ['sed']"),
         (["{cohort}", "--config", "type.json"], "type.json: .* int, got 'one'"),
-        (["{cohort}", "--config", "list.json"], "list.json: expected a JSON object"),
+        (
+            ["{cohort}", "--config", "list.json"],
+            "list.json: expected hyperparameters as",
+        ),
         (["{cohort}", "-o", "key.json"], "key.json: expected a folder to write"),
         (["{cohort}", "-o", "{store}/.."], "holds a run; resume it"),
         (["{store}", "{cohort}"], "a store is trained on alone"),

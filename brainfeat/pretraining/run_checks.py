@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from brainfeat.checkpoint import CHECKPOINT_FILES
-from brainfeat.exceptions import ConfigError, TrainingError
+from brainfeat.exceptions import CheckpointError, ConfigError, TrainingError
+from brainfeat.json_files import read_json
 from brainfeat.pretraining.config import PretrainingConfig
 from brainfeat.pretraining.ranks import world_size
 from brainfeat.pretraining.run_state import open_run_state
-from brainfeat.weight_files import read_json
 
 STATE_NAME = "state.safetensors"
 CONFIG_NAME = "pretraining.json"
@@ -138,7 +138,8 @@ def check_run_folder(folder: Path, config: PretrainingConfig, *, resume: bool) -
             "another folder."
         )
     path = folder / CONFIG_NAME
-    differing = _differences(read_json(path), config.to_dict())
+    begun = read_json(path, "the configuration of a run", error=CheckpointError)
+    differing = _differences(begun, config.to_dict())
     if differing:
         raise ConfigError(
             f"{path}: the run was begun with {', '.join(differing)}; resume it with "

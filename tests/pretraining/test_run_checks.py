@@ -51,7 +51,7 @@ def test_files_of_a_run_that_are_damaged_are_named(small_config, run):
     with pytest.raises(TrainingError, match=r"state\.safetensors: expected the state"):
         saved_step(run)
     os.truncate(run / "pretraining.json", 20)
-    with pytest.raises(CheckpointError, match=r"pretraining\.json: cannot be read"):
+    with pytest.raises(CheckpointError, match=r"pretraining\.json: expected the conf"):
         check_run_folder(run, small_config, resume=True)
 
 
