@@ -31,13 +31,14 @@ from brainfeat.exceptions import (
     UntrainedCheckpointWarning,
 )
 from brainfeat.interop import load_foreign
+from brainfeat.json_files import read_json
 from brainfeat.models.config import EncoderConfig
 from brainfeat.models.encoder import SlabEncoder
 from brainfeat.models.pooling import PoolingMode
 from brainfeat.models.transfer import check_state
 from brainfeat.slabs import Plane
 from brainfeat.user_paths import expand_home
-from brainfeat.weight_files import download, file_sha256, read_foreign, read_json
+from brainfeat.weight_files import download, file_sha256, read_foreign
 
 StoredDtype = Literal["float32", "float16", "bfloat16"]
 
@@ -325,7 +326,7 @@ class Checkpoint:
 
     @classmethod
     def _load_own(cls, folder: Path) -> Self:
-        content = read_json(folder / _CONFIG)
+        content = _read_config(folder)
         if content.pop("format") != _FORMAT:
             raise CheckpointError(f"{folder}: written by another version of brainfeat.")
         expected = content.pop("weights_sha256", None)
@@ -430,8 +431,12 @@ def _bundled_names() -> list[str]:
 
 
 def _is_own(path: Path) -> bool:
-    config = path / _CONFIG
-    return config.is_file() and "format" in read_json(config)
+    return (path / _CONFIG).is_file() and "format" in _read_config(path)
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    what = "the configuration of a checkpoint"
+    return read_json(folder / _CONFIG, what, error=CheckpointError)
 
 
 def _foreign_preprocessing(encoder: EncoderConfig) -> dict[str, Any]:

@@ -34,7 +34,9 @@ class _Commands(TyperGroup):
         except BrainfeatError as error:
             _fail(str(error), _USAGE)
         except KeyboardInterrupt as error:
-            _fail(str(error) or "interrupted.", _interrupt_status(error))
+            terminated = isinstance(error, _TerminatedError)
+            status = _TERMINATED if terminated else _INTERRUPTED
+            _fail(str(error) or "interrupted.", status)
         except OSError as error:
             if error.errno == errno.EPIPE:  # as in "brainfeat info | head -1"
                 raise
@@ -56,6 +58,16 @@ app = typer.Typer(
 _segment = typer.Typer(no_args_is_help=True, help="Learn label maps, and draw them.")
 app.add_typer(_segment, name="segment")
 
+_InputsArgument = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="INPUT",
+        help="Images, globs, folders, a CSV or TSV manifest, or a BIDS folder.",
+    ),
+]
+_TableOption = Annotated[
+    Path, typer.Option("-o", "--output", help="Table: .parquet, .csv or .tsv.")
+]
 _CheckpointOption = Annotated[
     str,
     typer.Option(
@@ -113,6 +125,9 @@ _ModalityOption = Annotated[
         help="BIDS suffix such as T1w; repeat for several.",
     ),
 ]
+_LabelColumnOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Column of the classes.")
+]
 
 
 @app.callback()
@@ -132,17 +147,8 @@ def _start(
 
 @app.command()
 def embed(
-    inputs: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="INPUT",
-            help="Images, globs, folders, a CSV or TSV manifest, or a BIDS folder.",
-        ),
-    ],
-    output: Annotated[
-        Path,
-        typer.Option("-o", "--output", help="Table: .parquet, .csv or .tsv."),
-    ],
+    inputs: _InputsArgument,
+    output: _TableOption,
     checkpoint: _CheckpointOption = "brainfound-tiny",
     modality: _ModalityOption = None,
     pooling: _PoolingOption = "mean",
@@ -306,10 +312,7 @@ def merge(
         list[Path],
         typer.Argument(metavar="TABLE", help="Tables of brainfeat embed --shard."),
     ],
-    output: Annotated[
-        Path,
-        typer.Option("-o", "--output", help="Table: .parquet, .csv or .tsv."),
-    ],
+    output: _TableOption,
     layout: _LayoutOption = "wide",
     overwrite: _OverwriteOption = False,
 ) -> None:
@@ -369,9 +372,7 @@ def pretrain(
         Path | None,
         typer.Option(metavar="FILE", help="TSV of two classes to probe with."),
     ] = None,
-    label_column: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Column of the classes.")
-    ] = None,
+    label_column: _LabelColumnOption = None,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write OUTPUT/tensorboard too.")
     ] = False,
@@ -461,13 +462,7 @@ def segment_fit(
 @_segment.command("predict")
 def segment_predict(
     model: Annotated[Path, typer.Argument(help="Folder that `segment fit` wrote.")],
-    inputs: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="INPUT",
-            help="Images, globs, folders, a CSV or TSV manifest, or a BIDS folder.",
-        ),
-    ],
+    inputs: _InputsArgument,
     output: Annotated[
         Path, typer.Option("-o", "--output", help="Folder of the label maps.")
     ],
@@ -550,9 +545,7 @@ def report(
         Path | None,
         typer.Option(metavar="FILE", help="participants.tsv: diagnosis, site, age..."),
     ] = None,
-    label_column: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Column of the classes.")
-    ] = None,
+    label_column: _LabelColumnOption = None,
     jobs: _JobsOption = 1,
 ) -> None:
     """Write a page about a table: inputs, outliers, scores, regions.
@@ -651,11 +644,6 @@ def _show_version(wanted: bool) -> None:
 
 def _terminate(_number: int, _frame: object) -> None:
     raise _TerminatedError
-
-
-def _interrupt_status(error: KeyboardInterrupt) -> int:
-    terminated = isinstance(error, _TerminatedError)
-    return _TERMINATED if terminated else _INTERRUPTED
 
 
 def _fail(message: str, status: int) -> NoReturn:

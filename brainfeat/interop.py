@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from brainfeat.exceptions import CheckpointError
+from brainfeat.json_files import read_json
 from brainfeat.models.config import EncoderConfig
 from brainfeat.models.layers import NORM_EPS
 from brainfeat.models.transfer import (
@@ -34,7 +35,7 @@ from brainfeat.models.transfer import (
     parameter_shapes,
     transfer_weights,
 )
-from brainfeat.weight_files import named_tensors, read_foreign, read_json
+from brainfeat.weight_files import named_tensors, read_foreign
 
 # What our encoder learns beside DINOv2's parameters.
 _MODALITY_VECTORS = ("modality_embed", "absent_embed")
@@ -171,7 +172,7 @@ def _num_heads(path: Path) -> int | None:
     config = path / "config.json"
     if not config.is_file():
         return None
-    values = read_json(config)
+    values = read_json(config, "a model's configuration", error=CheckpointError)
     same = {"hidden_act": "gelu", "layer_norm_eps": NORM_EPS}
     other = {
         key: values[key] for key in same if values.get(key, same[key]) != same[key]

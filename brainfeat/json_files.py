@@ -1,23 +1,27 @@
-"""JSON files that the library wrote itself, and that something may have damaged."""
+"""JSON files that hold one object."""
 
-__all__ = ["read_json_object", "read_own_json"]
+__all__ = ["read_json", "read_json_object"]
 
 import json
 from pathlib import Path
 from typing import Any
 
-from brainfeat.exceptions import InputError, brief_reason
+from brainfeat.exceptions import BrainfeatError, InputError, brief_reason
 
 
-def read_own_json(path: Path, what: str) -> dict[str, Any]:
-    """Read a file that holds one JSON object.
+def read_json(
+    path: Path, what: str, *, error: type[BrainfeatError] = InputError
+) -> dict[str, Any]:
+    """Read a JSON file that must be there.
 
     Parameters
     ----------
     path : Path
-        An existing file.
+        The JSON file.
     what : str
         What the file holds, for the error.
+    error : type
+        The error.
 
     Returns
     -------
@@ -26,17 +30,21 @@ def read_own_json(path: Path, what: str) -> dict[str, Any]:
 
     Raises
     ------
-    InputError
-        If it holds something else.
+    BrainfeatError
+        Of the type asked for, if it cannot be read or holds something else.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(
-            f"{path}: expected {what}, got no valid JSON ({brief_reason(error)})."
-        ) from error
+    except OSError as problem:
+        raise error(f"{path}: cannot be read ({brief_reason(problem)}).") from problem
+    except ValueError as problem:  # also of text that is not UTF-8
+        raise error(
+            f"{path}: expected {what}, got no valid JSON ({brief_reason(problem)})."
+        ) from problem
     if not isinstance(content, dict):
-        raise InputError(f"{path}: expected {what}, got no JSON object.")
+        raise error(
+            f"{path}: expected {what} as a JSON object, got {type(content).__name__}."
+        )
     return content
 
 
@@ -54,6 +62,6 @@ def read_json_object(path: Path) -> dict[str, Any] | None:
         None if it is not there, or holds no JSON object.
     """
     try:
-        return read_own_json(path, "an object")
-    except (OSError, InputError):
+        return read_json(path, "an object")
+    except InputError:
         return None

@@ -133,8 +133,8 @@ def _said_once() -> Iterator[None]:
 
     Raises
     ------
-    SystemExit
-        In the others, in place of an error that the first one tells of.
+    BrainfeatError
+        In the others, with the number of the process: the first one may have none.
     """
     if is_first_process():
         yield
@@ -145,7 +145,7 @@ def _said_once() -> Iterator[None]:
         try:
             yield
         except BrainfeatError as error:
-            raise SystemExit(2) from error
+            raise BrainfeatError(f"process {os.environ['RANK']}: {error}") from error
 
 
 @contextmanager

@@ -1,9 +1,8 @@
 """Reading weights that other libraries wrote, without running their code."""
 
-__all__ = ["download", "file_sha256", "named_tensors", "read_foreign", "read_json"]
+__all__ = ["download", "file_sha256", "named_tensors", "read_foreign"]
 
 import hashlib
-import json
 import os
 import pickle
 import re
@@ -11,14 +10,14 @@ from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from brainfeat.exceptions import CheckpointError, MissingDependencyError, brief_reason
+from brainfeat.exceptions import CheckpointError, MissingDependencyError
+from brainfeat.json_files import read_json
 
 _NESTED = ("teacher", "model", "state_dict")
 _HUB_NAME = re.compile(r"hf-hub:(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>\S+))?")
@@ -164,35 +163,6 @@ def named_tensors(content: object) -> dict[str, Tensor]:
     return dict(content)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a file that holds one JSON object.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-
-    Returns
-    -------
-    dict
-        Its content.
-
-    Raises
-    ------
-    CheckpointError
-        If it cannot be read or holds something else.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path}: cannot be read ({brief_reason(error)})."
-        ) from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: holds no JSON object.")
-    return content
-
-
 def _snapshot(hub: ModuleType, name: re.Match[str], patterns: list[str]) -> str:
     folder: str = hub.snapshot_download(
         name["repository"], revision=name["revision"], allow_patterns=patterns
@@ -201,7 +171,7 @@ def _snapshot(hub: ModuleType, name: re.Match[str], patterns: list[str]) -> str:
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
-    content = read_json(index)
+    content = read_json(index, "an index of weights", error=CheckpointError)
     shards = content.get("weight_map")
     if not isinstance(shards, dict):
         raise CheckpointError(f"{index.name} has no weight_map.")

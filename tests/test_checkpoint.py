@@ -186,7 +186,9 @@ def test_damaged_files_are_refused(folder):
     with pytest.raises(CheckpointError, match=r"no model\.safetensors"):
         Checkpoint.load(folder)
     (folder / "config.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"config\.json: cannot be read"):
+    with pytest.raises(
+        CheckpointError, match=r"config\.json: expected the config.*no valid JSON"
+    ):
         Checkpoint.load(folder)
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,11 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from brainfeat import cli
 from brainfeat.checkpoint import Checkpoint, CheckpointConfig
 from brainfeat.preprocessing import Preprocessor
+from brainfeat.pretraining.seeds import derive_seed
 from brainfeat.pretraining.store import VolumeStore
 from brainfeat.pretraining.trainer import Trainer
 
@@ -146,7 +149,10 @@ def test_scans_that_fail_are_listed_and_the_status_is_1(cohort, options, tmp_pat
         (["{cohort}", "--config", "absent.json"], "absent.json: cannot be read"),
         (["{cohort}", "--config", "key.json"], "key.json: .* unknown keys ['sed']"),
         (["{cohort}", "--config", "type.json"], "type.json: .* int, got 'one'"),
-        (["{cohort}", "--config", "list.json"], "list.json: expected a JSON object"),
+        (
+            ["{cohort}", "--config", "list.json"],
+            "list.json: expected hyperparameters as",
+        ),
         (["{cohort}", "-o", "key.json"], "key.json: expected a folder to write"),
         (["{cohort}", "-o", "{store}/.."], "holds a run; resume it"),
         (["{store}", "{cohort}"], "a store is trained on alone"),
@@ -250,14 +256,14 @@ def test_an_interrupt_while_preprocessing_keeps_what_is_done(
     assert len(list((tmp_path / "run" / "store").glob("*.npy"))) == 3
 
 
-def test_of_two_processes_the_first_one_speaks(cohort, options, tmp_path):
-    def torchrun(*arguments):
-        start = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        brainfeat = ["-m", *_command(*arguments)[2:]]
-        return [*start, "--nproc-per-node", "2", *brainfeat]
+def _two_processes(*arguments):
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return [*start, "--nproc-per-node", "2", "-m", *_command(*arguments)[2:]]
 
+
+def test_of_two_processes_the_first_one_speaks(cohort, options, tmp_path):
     folder = tmp_path / "run"
-    process = _process(cohort, "-o", folder, *options, command=torchrun)
+    process = _process(cohort, "-o", folder, *options, command=_two_processes)
     said, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert len(said.splitlines()) == 2
@@ -265,6 +271,27 @@ def test_of_two_processes_the_first_one_speaks(cohort, options, tmp_path):
     assert [line[:5] for line in lines] == ["[1/5]", "[2/5]", "[4/5]", "[5/5]"]
     assert Checkpoint.load(folder).config.trained
     assert len(VolumeStore(folder / "store").subjects) == 3
+
+
+def _first_subject(source, process):
+    drawn = source.draw(0, 1, seed=derive_seed(CONFIG.seed, process, 2)).volumes
+    found = (s for s in source.subjects if torch.equal(source.load([s]).volumes, drawn))
+    return next(found)
+
+
+def test_an_error_of_the_second_process_alone_is_told(store, options, tmp_path):
+    copy = shutil.copytree(store, tmp_path / "store")
+    # Each process has its own order of the subjects.
+    source = VolumeStore(store)
+    first, second = (_first_subject(source, process) for process in (0, 1))
+    assert second not in {first, next(iter(source.subjects))}
+    os.truncate(copy / source.subjects[second][0].file, 1000)
+    process = _process(copy, "-o", tmp_path / "run", *options, command=_two_processes)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode != 0
+    (line,) = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert line.startswith(f"error: process 1: {copy}")
+    assert f"the array of {second} is damaged" in line
 
 
 def test_labels_that_cannot_probe_are_one_line(store, options, tmp_path):

@@ -35,7 +35,8 @@ class CropConfig:
         Smallest and largest share of the volume's plane that a crop covers; it is
         resampled to `size`.
     aspect : float
-        Largest ratio by which height and width are stretched against each other.
+        Largest ratio by which height is stretched and width shrunk, or the other
+        way round.
     rotation : float
         Largest angle in the plane, degrees.
     tilt : float
@@ -135,7 +136,7 @@ class CropBoxes:
         jitter = config.jitter * thickness * (2 * place[..., 0] - 1)
         place[..., 0] = 0.5
         middle = half + place * (extent - 1 - 2 * half)  # whole crop inside, in plane
-        middle[..., 0] = centers[:, None] * extent[0] + jitter
+        middle[..., 0] = centers[:, None] * extent[0] - 0.5 + jitter  # voxel 0 is at 0
         inside = torch.minimum(half[..., 0], (extent[0] - 1) / 2)
         middle[..., 0] = middle[..., 0].clamp(inside, extent[0] - 1 - inside)
         linear = _draw_rotations(config, n, generator) * steps[..., None, :]

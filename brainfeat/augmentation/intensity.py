@@ -237,9 +237,9 @@ def _merge_pairs(stacks: Tensor, axes: Tensor) -> Tensor:
         chosen = stacks[rows]
         window = [1, 1, 1]
         window[axis] = 2
-        if chosen.shape[2 + axis] % 2:
-            continue
-        merged = F.avg_pool3d(chosen, window)
+        # The last of an odd number stays alone.
+        merged = F.avg_pool3d(chosen, window, ceil_mode=True)
         merged = merged.repeat_interleave(2, dim=2 + axis)
+        merged = merged.narrow(2 + axis, 0, chosen.shape[2 + axis])
         stacks = stacks.index_copy(0, rows, merged)
     return stacks

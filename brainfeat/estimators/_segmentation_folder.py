@@ -17,8 +17,9 @@ from brainfeat.atomic import atomic_write, write_json
 from brainfeat.checkpoint import Checkpoint
 from brainfeat.estimators._sharing import shared_checkpoint
 from brainfeat.exceptions import CheckpointError, ConfigError
+from brainfeat.json_files import read_json
 from brainfeat.models.decoder import DecoderConfig, SegmentationDecoder
-from brainfeat.weight_files import file_sha256, read_json
+from brainfeat.weight_files import file_sha256
 
 __all__ = ["MODEL_NAME", "FolderContent", "read_folder", "write_folder"]
 
@@ -120,7 +121,7 @@ def read_folder(folder: Path) -> FolderContent:
             f"{folder}: expected a folder that 'brainfeat segment fit' or "
             f"SegmentationEstimator.save wrote, got none with {MODEL_NAME}."
         )
-    content = read_json(path)
+    content = read_json(path, "a segmentation model", error=CheckpointError)
     if content.get("format") != _FORMAT:
         raise CheckpointError(f"{folder}: written by another version of brainfeat.")
     # Opened again when it is used, from whatever folder that is.

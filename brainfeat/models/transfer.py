@@ -125,10 +125,11 @@ def adapt_state(
 ) -> dict[str, Tensor]:
     """Start an encoder from the weights of a related one.
 
-    Other channels are reached by `transfer_weights`, another image size or number of
-    slab positions by interpolation; new slab mixing and slab positions start at zero.
-    The two encoders give the same tokens wherever both can be asked. What the old
-    one reads from its tokens is left behind unless the new one reads the same tissues.
+    Fewer modalities keep their own kernels; other channels are reached by
+    `transfer_weights`, another image size or number of slab positions by interpolation;
+    new slab mixing and slab positions start at zero. The two encoders give the same
+    tokens wherever both can be asked. What the old one reads from its tokens is left
+    behind unless the new one reads the same tissues.
 
     Parameters
     ----------
@@ -153,9 +154,13 @@ def adapt_state(
     result = dict(state)
     channels = (target.modalities, target.thickness)
     if channels != (config.modalities, config.thickness):
-        result = transfer_weights(
-            state, config, modalities=target.modalities, thickness=target.thickness
-        )
+        is_part = set(target.modalities) <= set(config.modalities)
+        if is_part and target.thickness == config.thickness:
+            result = _select_modalities(state, config, target.modalities)
+        else:
+            result = transfer_weights(
+                state, config, modalities=target.modalities, thickness=target.thickness
+            )
     if target.tissues != config.tissues:
         result = {k: v for k, v in result.items() if not k.startswith("anatomy.")}
     stored = state["pos_embed"][0]
@@ -167,6 +172,33 @@ def adapt_state(
         if name.startswith("slab_mixing.") and name not in result:
             result[name] = torch.full(shape, float(name.endswith("norm.weight")))
     check_state(result, target)
+    return result
+
+
+def _select_modalities(
+    state: Mapping[str, Tensor], config: EncoderConfig, modalities: Sequence[str]
+) -> dict[str, Tensor]:
+    """Leave modalities out: tokens are those of a subject that lacks them."""
+    places = [config.modalities.index(name) for name in modalities]
+    others = [i for i in range(len(config.modalities)) if i not in places]
+    result = {k: v for k, v in state.items() if not k.startswith("patch_embed.")}
+    # What stands for those left out is always added.
+    absent = state["absent_embed"][others].sum(0) / len(places)
+    for name in _MODALITY_VECTORS:
+        result[name] = state[name][places] + absent
+    if config.stem == "linear":
+        n = config.thickness
+        channels = [place * n + number for place in places for number in range(n)]
+        kernels = state["patch_embed.proj.weight"]
+        result["patch_embed.proj.weight"] = kernels[:, channels]
+        result["patch_embed.proj.bias"] = state["patch_embed.proj.bias"]
+        return result
+    for new, old in enumerate(places):
+        prefix = f"patch_embed.modalities.{old}."
+        for name in state:
+            if name.startswith(prefix):
+                rest = name.removeprefix(prefix)
+                result[f"patch_embed.modalities.{new}.{rest}"] = state[name]
     return result
 
 

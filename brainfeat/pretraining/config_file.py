@@ -2,13 +2,13 @@
 
 __all__ = ["read_config"]
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from brainfeat.exceptions import ConfigError
+from brainfeat.json_files import read_json
 from brainfeat.models.config import EncoderConfig
 from brainfeat.pretraining.config import PresetName, PretrainingConfig
 
@@ -51,7 +51,8 @@ def read_config(
     if encoder is not None:
         values = _give_encoder(values, encoder)
     if path is not None:
-        values = _replace(values, _read_object(Path(path)))
+        given = read_json(Path(path), "hyperparameters", error=ConfigError)
+        values = _replace(values, given)
     if n_steps is not None:
         values["n_steps"] = n_steps
     try:
@@ -70,20 +71,6 @@ def _give_encoder(values: dict[str, Any], encoder: EncoderConfig) -> dict[str, A
         if name.endswith("_crops") and any(length % new for length in crop["size"])
     }
     return {**_replace(values, {"views": crops}), "encoder": encoder.to_dict()}
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}).") from error
-    except ValueError as error:  # also of text that is not UTF-8
-        raise ConfigError(f"{path}: no valid JSON ({error}).") from error
-    if not isinstance(content, dict):
-        raise ConfigError(
-            f"{path}: expected a JSON object, got {type(content).__name__}."
-        )
-    return content
 
 
 def _replace(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from brainfeat.checkpoint import CHECKPOINT_FILES
-from brainfeat.exceptions import ConfigError, TrainingError
+from brainfeat.exceptions import CheckpointError, ConfigError, TrainingError
+from brainfeat.json_files import read_json
 from brainfeat.pretraining.config import PretrainingConfig
 from brainfeat.pretraining.ranks import world_size
 from brainfeat.pretraining.run_state import open_run_state
-from brainfeat.weight_files import read_json
 
 STATE_NAME = "state.safetensors"
 CONFIG_NAME = "pretraining.json"
@@ -66,6 +66,9 @@ def check_fit(data: FitsEncoder, config: PretrainingConfig) -> None:
     n_parts = world_size() * config.accumulation_steps
     n_views = config.batch_size // n_parts * config.views.n_global
     share = config.views.mask_probability
+    compares = config.koleo_weight > 0 or (
+        config.dino_weight > 0 and config.centring == "sinkhorn"
+    )
     checks = {
         f"the data have modalities {tuple(data.modalities)}, the encoder "
         f"{config.encoder.modalities}.": (
@@ -79,6 +82,12 @@ def check_fit(data: FitsEncoder, config: PretrainingConfig) -> None:
         f"iBOT needs masked views, and a mask_probability of {share} masks none of the "
         f"{n_views} global views of a part.": (
             config.ibot_weight == 0 or round(n_views * share) > 0
+        ),
+        # Alone, a row has no neighbour, and Sinkhorn balances it to all alike.
+        "KoLeo, and DINO with centring 'sinkhorn', compare subjects: they need two in "
+        f"each part, got batch_size {config.batch_size} in "
+        f"{config.accumulation_steps} accumulated parts.": (
+            not compares or config.batch_size > config.accumulation_steps
         ),
     }
     for problem, fits in checks.items():
@@ -129,7 +138,8 @@ def check_run_folder(folder: Path, config: PretrainingConfig, *, resume: bool) -
             "another folder."
         )
     path = folder / CONFIG_NAME
-    differing = _differences(read_json(path), config.to_dict())
+    begun = read_json(path, "the configuration of a run", error=CheckpointError)
+    differing = _differences(begun, config.to_dict())
     if differing:
         raise ConfigError(
             f"{path}: the run was begun with {', '.join(differing)}; resume it with "

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from brainfeat.atomic import atomic_write
 from brainfeat.exceptions import InputError, brief_reason
-from brainfeat.json_files import read_own_json
+from brainfeat.json_files import read_json
 from brainfeat.pretraining.plain_values import from_plain
 from brainfeat.pretraining.seeds import derive_seed
 from brainfeat.pretraining.subjects import SubjectBatch
@@ -86,7 +86,7 @@ class StoreIndex:
         path = folder / INDEX_NAME
         if not path.is_file():
             raise InputError(f"{folder}: holds no finished store ({INDEX_NAME}).")
-        content = read_own_json(path, "the index of a store")
+        content = read_json(path, "the index of a store")
         if content.get("format") != _FORMAT:
             raise InputError(f"{path}: not of format {_FORMAT}.")
         scans = tuple(

@@ -45,6 +45,24 @@ class SubjectBatch:
         volumes, present, foreground = (part.to(device) for part in parts)
         return SubjectBatch(volumes, present, foreground, truth)
 
+    def split(self, n_parts: int) -> list["SubjectBatch"]:
+        """Part the subjects into batches of equal size.
+
+        Parameters
+        ----------
+        n_parts : int
+            Number of batches; divides the number of subjects.
+
+        Returns
+        -------
+        list of SubjectBatch
+            Views of the same memory, in order.
+        """
+        tensors = (self.volumes, self.present, self.foreground)
+        chunks = [tensor.chunk(n_parts) for tensor in tensors]
+        truths = [None] * n_parts if self.truth is None else self.truth.chunk(n_parts)
+        return [SubjectBatch(*part) for part in zip(*chunks, truths, strict=True)]
+
 
 class SubjectSource(Protocol):
     """Where subjects come from: a store, or a simulation.

@@ -303,14 +303,14 @@ class Trainer:
             One for each accumulated part.
         """
         config, n_parts = self.config, self.config.accumulation_steps
-        n_subjects = config.batch_size // (n_parts * world_size())
+        n_subjects = config.batch_size // world_size()
         n_local = config.views.n_local if config.uses_local_views else 0
         views = dataclasses.replace(config.views, n_local=n_local)
+        process_seed = derive_seed(config.seed, rank(), 2)
+        # All parts at once: a source may give a subject again in the next draw.
+        batch = self.source.draw(step, n_subjects, seed=process_seed)
         parts = []
-        for part in range(n_parts):
-            number = step * n_parts + part
-            process_seed = derive_seed(config.seed, rank(), 2)
-            subjects = self.source.draw(number, n_subjects, seed=process_seed)
+        for number, subjects in enumerate(batch.split(n_parts), step * n_parts):
             generator = seeded_generator(config.seed, number, rank(), 3)
             drawn = DrawnViews.draw(
                 views, config.encoder, subjects, step=step, generator=generator

@@ -315,7 +315,7 @@ def _inputs(inputs: Inputs) -> str:
         "larger or smaller brain is no failure, a turned or shifted one is. The left "
         "of the brain is on the left. Similarity is the correlation with a model of a "
         "head, overlap that of the brain that was found with the template's. "
-        f"{n_flagged} of {len(ranked)} stand out and are framed.</p>",
+        f"Framed are those that stand out: {n_flagged} of {len(ranked)}.</p>",
         inputs.outline.symbol,
         f'<div class="brains">{"".join(figures[:_OPEN_PREVIEWS])}</div>',
     ]

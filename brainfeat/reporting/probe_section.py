@@ -42,11 +42,13 @@ def probe_section(cohort: Cohort) -> list[str]:
         ]
     labels = cohort.texts(cohort.label)
     rows = _complete_rows(cohort)
+    left_out = notes(_tell_left_out(cohort, rows))
     counts = labels[rows].value_counts()
     if len(counts) != 2 or counts.min() < _FEWEST_TO_PROBE // 2:
         shares = ", ".join(f"{name} ({n})" for name, n in counts.items())
         return [
             heading,
+            left_out,
             f"<p>The column <code>{escape(cohort.label)}</code> cannot be probed: "
             f"expected two classes of {_FEWEST_TO_PROBE // 2} rows at least, got "
             f"{escape(shares) or 'none'}.</p>",
@@ -54,8 +56,9 @@ def probe_section(cohort: Cohort) -> list[str]:
     try:
         found = _evaluate(cohort, rows, labels)
     except InputError as error:
-        return [heading, f"<p>Not evaluated: {escape(str(error))}</p>"]
-    return [heading, notes(found.findings), _scores(found, cohort), *_curves(found)]
+        return [heading, left_out, f"<p>Not evaluated: {escape(str(error))}</p>"]
+    findings = notes(found.findings)
+    return [heading, left_out, findings, _scores(found, cohort), *_curves(found)]
 
 
 def _evaluate(
@@ -76,13 +79,27 @@ def _evaluate(
 
 
 def _complete_rows(cohort: Cohort) -> NDArray[np.bool_]:
-    columns = [cohort.label, cohort.site, *cohort.confounds]
-    used = [name for name in columns if name is not None]
+    used = [str(cohort.label), *_accounted(cohort)]
     return np.asarray(cohort.known[used].notna().all(axis=1))
 
 
+def _accounted(cohort: Cohort) -> list[str]:
+    return [*cohort.confounds, *([cohort.site] if cohort.site else [])]
+
+
+def _tell_left_out(cohort: Cohort, rows: NDArray[np.bool_]) -> list[str]:
+    has_label = cohort.known[cohort.label].notna()
+    n_left_out = int((has_label & ~rows).sum())
+    if n_left_out == 0:
+        return []
+    return [
+        f"{n_left_out} of {has_label.sum()} rows with a label are left out here, "
+        f"without a value of {', '.join(_accounted(cohort))}."
+    ]
+
+
 def _scores(found: ProbeEvaluation, cohort: Cohort) -> str:
-    accounted = [*cohort.confounds, *([cohort.site] if cohort.site else [])]
+    accounted = _accounted(cohort)
     told = escape(", ".join(accounted))
     lines = [("features as they are", str(found.auc), tell(found.p_value, 3))]
     if found.confound_auc is not None:

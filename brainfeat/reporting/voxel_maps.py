@@ -2,6 +2,7 @@
 
 __all__ = ["VoxelMethod", "attribute_voxels"]
 
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, Literal
 
@@ -71,9 +72,18 @@ def attribute_voxels(
                 strides=window,
             )
         # A window's effect is that of all its voxels together.
-        found = found / float(np.prod(window))
+        found = found / _window_sizes(slabs[0].shape, window).to(found)
     values = encoder.grid.assemble(found[0].detach().cpu().numpy())  # M I J K
     return np.asarray(values.sum(axis=0), dtype=np.float32)
+
+
+def _window_sizes(shape: Sequence[int], window: Sequence[int]) -> Tensor:
+    """Count the voxels of each voxel's window; the last along an axis is cut off."""
+    sizes = torch.ones(())
+    for length, step in zip(shape, window, strict=True):
+        first = torch.arange(length) // step * step
+        sizes = sizes[..., None] * (length - first).clamp(max=step)
+    return sizes
 
 
 def _decision(

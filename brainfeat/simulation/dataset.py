@@ -13,7 +13,7 @@ import pandas as pd
 from brainfeat import __version__
 from brainfeat.atomic import atomic_write
 from brainfeat.exceptions import InputError
-from brainfeat.json_files import read_own_json
+from brainfeat.json_files import read_json
 from brainfeat.simulation.people import Person
 from brainfeat.simulation.scan import LABELS
 
@@ -82,7 +82,7 @@ class CohortFolder:
         settings = {"simulation_version": SIMULATION_VERSION, **settings}
         record = path / "code" / "simulation.json"
         if record.exists():
-            found = read_own_json(record, "the settings of a simulation")
+            found = read_json(record, "the settings of a simulation")
             _check_same(path, found, settings)
         elif path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise InputError(

@@ -130,8 +130,17 @@ def test_crops_of_a_subject_share_a_centre_up_to_the_jitter():
     config = CropConfig(size=(6, 5), n_slabs=1, jitter=0.75, flip=0.0)
     where = positions(draw(config, n_views=100, centers=(0.4, 0.5, 0.6)))
     middle = where.mean(dim=(2, 3, 4))[..., 2]  # B V, along the axial slab axis
-    distance = middle - torch.tensor([3.2, 4.0, 4.8])[:, None]
+    distance = middle - torch.tensor([2.7, 3.5, 4.3])[:, None]
     assert 1.2 < distance.abs().max() < 1.5 + 1e-4  # slabs of two voxels
+
+
+@pytest.mark.parametrize("plane", EXTENTS)
+def test_centre_is_the_place_of_the_middle_slab(plane):
+    centers = (0.4, 0.5, 0.6)
+    config = CropConfig(size=(6, 5), n_slabs=1, tilt=0.0, jitter=0.0)
+    found = draw(config, plane=plane, centers=centers).slab_positions(SHAPE, 2, plane)
+    expected = torch.tensor(centers)[:, None, None].expand_as(found)
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize("factor", [2, 3])

@@ -145,6 +145,17 @@ def test_coarse_crops_hold_means_of_pairs_along_their_axis(stacks, seed):
         )
 
 
+def test_last_plane_of_an_odd_number_stays_alone():
+    stacks = torch.randn(30, 2, 5, 7, 9)
+    changes = draw_only(n_crops=30, coarse=1.0)
+    merged = changes.apply(stacks)
+    for crop, axis in enumerate(changes.coarse.tolist()):
+        before, after = (x[crop].movedim(axis + 1, 0) for x in (stacks, merged))
+        means = (before[:-1:2] + before[1::2]) / 2
+        torch.testing.assert_close(after[:-1], means.repeat_interleave(2, dim=0))
+        torch.testing.assert_close(after[-1], before[-1])
+
+
 def test_crop_of_one_value_stays_finite():
     changed = draw().apply(torch.full((3, 2, 4, 6, 8), 2.5))
     assert torch.isfinite(changed).all()

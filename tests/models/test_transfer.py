@@ -107,6 +107,28 @@ def test_equal_channels_keep_their_kernels(state):
     assert not adapted["slab_mixing.1.conv.weight"].any()
 
 
+@pytest.mark.parametrize("stem", ["linear", "hierarchical"])
+@pytest.mark.parametrize("chosen", [("B",), ("C", "A"), ("B", "C", "A")])
+def test_fewer_modalities_give_the_tokens_of_subjects_that_lack_the_others(
+    stem, chosen
+):
+    torch.manual_seed(0)
+    config = dataclasses.replace(RGB, modalities=("A", "B", "C"), stem=stem)
+    state = SlabEncoder(config).state_dict()
+    state = {k: v + 0.1 * torch.randn(v.shape) for k, v in state.items()}
+    target = dataclasses.replace(config, modalities=chosen)
+    adapted = build(target, adapt_state(state, config, target))
+    slabs = torch.randn(2, 3, 3, 3, 6, 8)  # B S M t H W
+    places = [config.modalities.index(name) for name in chosen]
+    has = torch.tensor([[name in chosen for name in config.modalities]] * 2)
+    has[1, places[0]] = len(chosen) == 1  # one of them may be absent, too
+    theirs = build(config, state)(slabs.flatten(2, 3), present=has)
+    ours = adapted(slabs[:, :, places].flatten(2, 3), present=has[:, places])
+    torch.testing.assert_close(
+        ours.patch_tokens, theirs.patch_tokens, rtol=1e-4, atol=1e-5
+    )
+
+
 def test_what_is_read_from_tokens_is_kept_or_left_behind():
     reading = dataclasses.replace(RGB, tissues=("csf", "ventricle"))
     state = SlabEncoder(reading).state_dict()

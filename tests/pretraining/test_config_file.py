@@ -74,7 +74,7 @@ def test_crops_that_fit_stay():
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"encoder": 3}, "encoder: expected an object, got 3"),
         ({"centring": "none"}, "centring"),
-        ([1, 2], "expected a JSON object, got list"),
+        ([1, 2], "expected hyperparameters as a JSON object, got list"),
         ("{'seed': 1}", "no valid JSON"),
         ("", "no valid JSON"),
     ],

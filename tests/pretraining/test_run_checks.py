@@ -1,5 +1,6 @@
 import json
 import os
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -50,7 +51,7 @@ def test_files_of_a_run_that_are_damaged_are_named(small_config, run):
     with pytest.raises(TrainingError, match=r"state\.safetensors: expected the state"):
         saved_step(run)
     os.truncate(run / "pretraining.json", 20)
-    with pytest.raises(CheckpointError, match=r"pretraining\.json: cannot be read"):
+    with pytest.raises(CheckpointError, match=r"pretraining\.json: expected the conf"):
         check_run_folder(run, small_config, resume=True)
 
 
@@ -111,8 +112,33 @@ def test_ibot_that_would_see_no_masked_view_is_refused(
         views=views,
         batch_size=2,
         accumulation_steps=n_parts,
+        koleo_weight=0.0,
         infonce_weight=0.0,
     )
     with pytest.raises(ConfigError, match="iBOT needs masked views"):
         check_fit(found, config)
     check_fit(found, replace(config, ibot_weight=0.0))
+
+
+@pytest.mark.parametrize(
+    ("change", "fits"),
+    [
+        ({}, False),
+        ({"centring": "moving_average"}, False),
+        ({"koleo_weight": 0.0}, False),
+        ({"koleo_weight": 0.0, "centring": "moving_average"}, True),
+        ({"koleo_weight": 0.0, "dino_weight": 0.0}, True),
+        ({"accumulation_steps": 2}, True),
+    ],
+)
+def test_objectives_that_compare_subjects_need_two_in_a_part(
+    small_config, change, fits
+):
+    found = SimpleNamespace(
+        modalities=small_config.encoder.modalities, quantities=("grey_matter",)
+    )
+    config = replace(
+        small_config, centring="sinkhorn", infonce_weight=0.0, accumulation_steps=4
+    )
+    with nullcontext() if fits else pytest.raises(ConfigError, match="4 accumulated"):
+        check_fit(found, replace(config, **change))

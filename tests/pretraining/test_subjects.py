@@ -28,3 +28,18 @@ def test_all_parts_move_to_a_device(batch, has_truth):
             assert after.shape == before.shape
             assert after.dtype == before.dtype
             assert before.device.type == "cpu"
+
+
+@pytest.mark.parametrize("has_truth", [True, False])
+def test_parts_hold_all_subjects_in_order(source, has_truth):
+    batch = source.draw(0, 6, seed=0)
+    batch = batch if has_truth else replace(batch, truth=None)
+    parts = batch.split(3)
+    assert [len(part.volumes) for part in parts] == [2, 2, 2]
+    for field in fields(SubjectBatch):
+        whole = getattr(batch, field.name)
+        found = [getattr(part, field.name) for part in parts]
+        if whole is None:
+            assert found == [None] * 3
+        else:
+            assert torch.equal(torch.cat(found), whole)

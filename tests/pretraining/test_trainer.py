@@ -371,6 +371,26 @@ def test_local_views_are_cut_only_for_dino(source, small_config, tmp_path):
         assert (views.small is not None) == (weight > 0)
 
 
+def test_parts_of_a_step_share_its_subjects_out(source, small_config, tmp_path):
+    drawn = []
+
+    class Recording(type(source)):
+        def draw(self, step, n_subjects, *, seed):
+            drawn.append(super().draw(step, n_subjects, seed=seed))
+            return drawn[-1]
+
+    for n_parts in (1, 2):
+        config = replace(small_config, accumulation_steps=n_parts)
+        trainer = Trainer(Recording(), config, tmp_path, device=torch.device(CPU))
+        parts = trainer.make_views(3)
+        assert [views.large.slabs.shape[1] for views in parts] == [
+            4 // n_parts
+        ] * n_parts
+    # A source that gives a subject for several steps would give it to several parts.
+    whole, split = drawn
+    assert torch.equal(whole.volumes, split.volumes)
+
+
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_views_are_made_ahead_for_a_gpu_only(
     source, small_config, tmp_path, monkeypatch, device

@@ -22,6 +22,7 @@ def test_scores_curves_and_findings_are_told(rng):
     known.loc[0, "age"] = np.nan  # left out
     text = "\n".join(probe_section(make(rng, known)))
     assert "39 rows of 39 subjects" in text
+    assert "1 of 40 rows with a label are left out here, without" in text
     assert "features as they are" in text
     assert "age, site alone" in text
     assert "features, corrected for age, site" in text
@@ -39,6 +40,15 @@ def test_three_classes_are_not_probed(rng):
     text = "\n".join(probe_section(make(rng, known)))
     assert "cannot be probed" in text
     assert "0 (10), 1 (10), 2 (10)" in text
+
+
+def test_rows_that_lack_a_confound_are_told_where_too_few_are_left(rng):
+    known = pd.DataFrame({"diagnosis": np.arange(30) % 2, "age": np.nan, "site": "a"})
+    known.loc[:3, "age"] = 60.0
+    text = "\n".join(probe_section(make(rng, known)))
+    assert "26 of 30 rows with a label are left out" in text
+    assert "a value of age, site." in text
+    assert "cannot be probed" in text
 
 
 def test_few_rows_are_not_probed(rng):
