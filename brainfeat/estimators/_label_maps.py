@@ -1,6 +1,7 @@
 """``y`` in each of its forms as one label map a subject."""
 
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,9 @@ from brainfeat.io import read_labels, split_volumes, to_image
 from brainfeat.volume import Volume
 
 __all__ = ["as_label_maps", "name_of", "read_label_map"]
+
+# Whose a file is, by the BIDS entities in its name and its folders.
+_OWNER = re.compile(r"(?:^|[/\\_])(sub|ses)-([0-9A-Za-z]+)")
 
 
 def as_label_maps(y: Any, subjects: Sequence[Subject]) -> list[ImageSource]:
@@ -38,7 +42,7 @@ def as_label_maps(y: Any, subjects: Sequence[Subject]) -> list[ImageSource]:
     Raises
     ------
     InputError
-        If ``y`` has another form or length, or a subject has no label map.
+        If ``y`` has another form, length or order, or a subject has no label map.
     VolumeNotFoundError
         If a path does not exist.
     """
@@ -48,7 +52,11 @@ def as_label_maps(y: Any, subjects: Sequence[Subject]) -> list[ImageSource]:
             f"y: expected one label map for each of {len(subjects)} subjects, "
             f"got {len(values)}."
         )
-    return [_label_map(v, s) for v, s in zip(values, subjects, strict=True)]
+    _check_index(y, subjects)
+    label_maps = [_label_map(v, s) for v, s in zip(values, subjects, strict=True)]
+    for source, subject in zip(label_maps, subjects, strict=True):
+        _check_owner(source, subject)
+    return label_maps
 
 
 def name_of(source: ImageSource, subject: Subject) -> str:
@@ -147,3 +155,40 @@ def _label_map(value: Any, subject: Subject) -> ImageSource:
             f"{path}: no such file (label map of {subject.name})."
         )
     return path
+
+
+# All brains lie alike: labels of another subject would be learnt without an error.
+
+
+def _check_index(y: Any, subjects: Sequence[Subject]) -> None:
+    names = [subject.name for subject in subjects]
+    # An index that only counts the rows says nothing.
+    if not isinstance(y, pd.Series | pd.DataFrame) or names == _counted(len(names)):
+        return
+    found = [str(label) for label in y.index]
+    if found != names and set(found) == set(names):
+        raise InputError(
+            "y: expected the rows of X in their order, got its index in another."
+        )
+
+
+def _counted(n_rows: int) -> list[str]:
+    return [str(index) for index in range(n_rows)]
+
+
+def _check_owner(source: ImageSource, subject: Subject) -> None:
+    given = _owner(name_of(source, subject))
+    for image in subject.file_names:
+        expected = _owner(image)
+        for entity in expected.keys() & given.keys():
+            if expected[entity].lstrip("0") != given[entity].lstrip("0"):
+                raise InputError(
+                    f"{name_of(source, subject)}: expected a label map of "
+                    f"{entity}-{expected[entity]}, as {image} is, "
+                    f"got one of {entity}-{given[entity]}; is y in the order of X?"
+                )
+
+
+def _owner(name: str) -> dict[str, str]:
+    """Read subject and session; those of the file go before those of its folders."""
+    return dict(_OWNER.findall(name))

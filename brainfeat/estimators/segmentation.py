@@ -189,8 +189,9 @@ class SegmentationEstimator(BaseEstimator):
         ConfigError
             If a parameter has an impossible value.
         InputError
-            If ``X`` or ``y`` has another form, a label map is missing, holds background
-            only or lies beside its image, or a class is nowhere in the brain.
+            If ``X`` or ``y`` has another form, a label map is missing, is named after
+            another subject, holds background only or lies beside its image, or a class
+            is nowhere in the brain.
         MissingDependencyError
             If monai is not installed.
         ModalityError

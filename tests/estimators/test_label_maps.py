@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pandas as pd
@@ -78,3 +80,40 @@ def test_volumes_of_one_image_keep_every_label():
     data[..., 1] = 2**24 + 1  # float32 rounds it
     maps = as_label_maps(nib.Nifti1Image(data, np.eye(4)), SUBJECTS)
     assert [int(read_labels(source).data.max()) for source in maps] == [7, 2**24 + 1]
+
+
+@pytest.mark.parametrize("form", [pd.Series, lambda y: pd.DataFrame({"label": y})])
+def test_index_in_another_order_is_refused(paths, form):
+    y = form(paths)
+    y.index = ["second", "first"]
+    with pytest.raises(InputError, match="y: expected the rows of X in their order"):
+        as_label_maps(y, SUBJECTS)
+    y.index = ["first", "second"]
+    as_label_maps(y, SUBJECTS)
+    # Rows that are only counted have no order of their own.
+    y.index = [1, 0]
+    as_label_maps(y, [Subject("0", {}), Subject("1", {})])
+
+
+@pytest.mark.parametrize(
+    ("image", "label_map", "got"),
+    [
+        ("sub-02_T1w.nii.gz", "sub-01_dseg.nii.gz", "sub-01"),
+        ("sub-01/ses-1/T1.nii", "sub-01/ses-2/seg.nii", "ses-2"),
+        ("sub-9/mri/T1.mgz", "sub-8/mri/sub-19_aseg.mgz", "sub-19"),
+        ("sub-002_T1w.nii.gz", "sub-2_dseg.nii.gz", None),
+        ("sub-02_ses-1_T1w.nii.gz", "sub-02_dseg.nii.gz", None),
+        ("scan7.nii.gz", "sub-02_dseg.nii.gz", None),
+    ],
+)
+def test_label_map_of_another_subject_is_refused(tmp_path, image, label_map, got):
+    path = str(write_volume(draw(), tmp_path / label_map.replace(".mgz", ".nii")))
+    subject = Subject("first", {"T1w": Path(image)})
+    for source in (path, nib.load(path)):
+        if got is None:
+            assert as_label_maps([source], [subject])
+            continue
+        message = f"as {image} is, got one of {got}; is y in the order of X"
+        with pytest.raises(InputError, match=message) as caught:
+            as_label_maps([source], [subject])
+        assert str(caught.value).startswith(path)
