@@ -1,12 +1,15 @@
 """``y`` in each of its forms as one label map a subject."""
 
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from nibabel.affines import apply_affine
 from nibabel.spatialimages import SpatialImage
+from numpy.typing import NDArray
 from pandas.api.extensions import ExtensionArray
 
 from brainfeat.estimators._blame import blaming
@@ -14,9 +17,12 @@ from brainfeat.estimators._subjects import Subject, find_path
 from brainfeat.exceptions import InputError, VolumeNotFoundError
 from brainfeat.image_files import ImageSource
 from brainfeat.io import read_labels, split_volumes, to_image
-from brainfeat.volume import Volume
+from brainfeat.volume import Geometry, Volume
 
-__all__ = ["as_label_maps", "name_of", "read_label_map"]
+__all__ = ["as_label_maps", "lies_beside", "name_of", "read_label_map"]
+
+# Whose a file is, by the BIDS entities in its name and its folders.
+_OWNER = re.compile(r"(?:^|[/\\_])(sub|ses)-([0-9A-Za-z]+)")
 
 
 def as_label_maps(y: Any, subjects: Sequence[Subject]) -> list[ImageSource]:
@@ -38,7 +44,7 @@ def as_label_maps(y: Any, subjects: Sequence[Subject]) -> list[ImageSource]:
     Raises
     ------
     InputError
-        If ``y`` has another form or length, or a subject has no label map.
+        If ``y`` has another form, length or order, or a subject has no label map.
     VolumeNotFoundError
         If a path does not exist.
     """
@@ -48,7 +54,11 @@ def as_label_maps(y: Any, subjects: Sequence[Subject]) -> list[ImageSource]:
             f"y: expected one label map for each of {len(subjects)} subjects, "
             f"got {len(values)}."
         )
-    return [_label_map(v, s) for v, s in zip(values, subjects, strict=True)]
+    _check_index(y, subjects)
+    label_maps = [_label_map(v, s) for v, s in zip(values, subjects, strict=True)]
+    for source, subject in zip(label_maps, subjects, strict=True):
+        _check_owner(source, subject)
+    return label_maps
 
 
 def name_of(source: ImageSource, subject: Subject) -> str:
@@ -69,6 +79,33 @@ def name_of(source: ImageSource, subject: Subject) -> str:
     if isinstance(source, SpatialImage):
         return source.get_filename() or f"label map of {subject.name}"
     return os.fspath(source)
+
+
+def lies_beside(
+    label_map: Volume, grid: Geometry, grid_to_scanner: NDArray[np.float64]
+) -> bool:
+    """Whether it has labels, but none in a grid, not even one too small for its voxels.
+
+    Parameters
+    ----------
+    label_map : Volume
+        In scanner space.
+    grid : Geometry
+        In a world of its own.
+    grid_to_scanner : ndarray of shape (4, 4)
+        Maps that world to scanner space.
+
+    Returns
+    -------
+    bool
+        False for a label map of background only.
+    """
+    to_voxels = np.linalg.inv(grid_to_scanner @ grid.affine) @ label_map.geometry.affine
+    labelled = np.argwhere(label_map.data)
+    voxels = apply_affine(to_voxels, labelled)
+    last = np.array(grid.shape) - 1
+    is_inside = ((voxels > -0.5) & (voxels < last + 0.5)).all(axis=1)
+    return len(labelled) > 0 and not is_inside.any()
 
 
 def read_label_map(source: ImageSource, subject: Subject) -> Volume:
@@ -147,3 +184,40 @@ def _label_map(value: Any, subject: Subject) -> ImageSource:
             f"{path}: no such file (label map of {subject.name})."
         )
     return path
+
+
+# All brains lie alike: labels of another subject would be learnt without an error.
+
+
+def _check_index(y: Any, subjects: Sequence[Subject]) -> None:
+    names = [subject.name for subject in subjects]
+    # An index that only counts the rows says nothing.
+    if not isinstance(y, pd.Series | pd.DataFrame) or names == _counted(len(names)):
+        return
+    found = [str(label) for label in y.index]
+    if found != names and set(found) == set(names):
+        raise InputError(
+            "y: expected the rows of X in their order, got its index in another."
+        )
+
+
+def _counted(n_rows: int) -> list[str]:
+    return [str(index) for index in range(n_rows)]
+
+
+def _check_owner(source: ImageSource, subject: Subject) -> None:
+    given = _owner(name_of(source, subject))
+    for image in subject.file_names:
+        expected = _owner(image)
+        for entity in expected.keys() & given.keys():
+            if expected[entity].lstrip("0") != given[entity].lstrip("0"):
+                raise InputError(
+                    f"{name_of(source, subject)}: expected a label map of "
+                    f"{entity}-{expected[entity]}, as {image} is, "
+                    f"got one of {entity}-{given[entity]}."
+                )
+
+
+def _owner(name: str) -> dict[str, str]:
+    """Read subject and session; those of the file go before those of its folders."""
+    return dict(_OWNER.findall(name))

@@ -12,7 +12,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
-from brainfeat.estimators._label_maps import name_of, read_label_map
+from brainfeat.estimators._label_maps import lies_beside, name_of, read_label_map
 from brainfeat.estimators._segmentation_inputs import (
     SegmentationInput,
     SegmentationSpace,
@@ -145,7 +145,8 @@ class LabelledStore:
         Parameters
         ----------
         fraction : float
-            Share of the subjects that is held out, as far as that goes.
+            Share of the subjects that is held out, as far as that goes; none
+            without any class, of whom Dice tells nothing.
         random : RandomState
             Chooses them.
 
@@ -161,7 +162,8 @@ class LabelledStore:
             if len(held_out) == n_held_out:
                 break
             rest = np.delete(has_class, [*held_out, index], axis=0)
-            if (rest.any(axis=0) == has_class.any(axis=0)).all():
+            is_spare = (rest.any(axis=0) == has_class.any(axis=0)).all()
+            if is_spare and has_class[index, 1:].any():
                 held_out.append(int(index))
         train_rows = np.setdiff1d(np.arange(len(self)), held_out)
         return train_rows, np.array(held_out, dtype=np.int64)
@@ -201,8 +203,8 @@ def write_store(
     Raises
     ------
     InputError
-        If a label map has no foreground or does not overlap its image, or a class has
-        no voxel on the grid.
+        If no label map has foreground, one does not overlap its image, or a class
+        has no voxel on the grid.
     VolumeError
         If a file is no usable image, or labels are not integers.
     """
@@ -227,6 +229,11 @@ def write_store(
             counts.append(_count(coded, fine_grid))
             present.append(space.present(item.subject))
             encoder_present.append(item.subject.coarse.present)
+    if not named_in:
+        raise InputError(
+            "label maps: expected labels other than 0 in one at least, got none in any "
+            f"of {len(subjects)}."
+        )
     classes = (BACKGROUND, *sorted(set(codes) - {BACKGROUND}))
     slab_counts = _stack_counts(counts, [codes[label] for label in classes])
     for label, count in zip(classes, slab_counts.sum(axis=(0, 2)), strict=True):
@@ -261,11 +268,10 @@ def _read(
     name = name_of(label_map, subject)
     native = read_label_map(label_map, subject)
     found = [int(label) for label in np.unique(native.data) if label != BACKGROUND]
-    if not found:
-        raise InputError(f"{name}: expected labels other than 0, got none.")
     placed = space.read(subject)
     labels = space.to_grid(native, placed)
-    if not labels.any():
+    fine = placed.fine
+    if not labels.any() and lies_beside(native, fine.geometry, fine.grid_to_scanner):
         raise InputError(
             f"{name}: expected labels where the brain of {subject.name} lies in "
             "scanner space, got none there; is its header another image's?"

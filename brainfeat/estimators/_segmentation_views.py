@@ -11,7 +11,11 @@ from torch import Tensor
 
 from brainfeat.augmentation.crops import CropBoxes, CropConfig
 from brainfeat.augmentation.intensity import IntensityChanges, IntensityConfig
-from brainfeat.estimators._segmentation_store import LabelledStore, LabelledVolumes
+from brainfeat.estimators._segmentation_store import (
+    BACKGROUND,
+    LabelledStore,
+    LabelledVolumes,
+)
 from brainfeat.slabs import SlabGrid
 
 __all__ = ["StackPlan", "StackSizes", "Stacks"]
@@ -215,6 +219,8 @@ def _draw_first_slab(
 ) -> int:
     """Draw a class, a slab that has it, and where in the stack this slab lies."""
     there = np.flatnonzero(counts[1:].sum(axis=1)) + 1
+    if not len(there):  # as in a subject without a lesion
+        there = np.array([BACKGROUND])
     weights = torch.from_numpy(counts[there[_below(len(there), generator)]]).double()
     slab = int(torch.multinomial(weights, 1, generator=generator).item())
     first = slab - _below(n_slabs, generator)

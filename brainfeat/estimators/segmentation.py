@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import torch
 from nibabel import Nifti1Image
-from nibabel.affines import apply_affine
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils import Tags, check_random_state
@@ -29,7 +28,12 @@ from brainfeat.estimators._contract import (
     tag_images,
 )
 from brainfeat.estimators._device import resolve_device, resolve_n_jobs
-from brainfeat.estimators._label_maps import as_label_maps, name_of, read_label_map
+from brainfeat.estimators._label_maps import (
+    as_label_maps,
+    lies_beside,
+    name_of,
+    read_label_map,
+)
 from brainfeat.estimators._progress import show_steps
 from brainfeat.estimators._segmentation_folder import read_folder, write_folder
 from brainfeat.estimators._segmentation_inputs import (
@@ -174,8 +178,8 @@ class SegmentationEstimator(BaseEstimator):
             image}``, one a subject; a DataFrame with a column per modality.
         y : list, Series or image
             A label map a subject, as path or image, in the order of ``X``. Labels are
-            any integers; 0 is background. It may have another grid than its image, if
-            it lies with it in scanner space.
+            any integers; 0 is background, and may be all that a subject has. It may
+            have another grid than its image, if it lies with it in scanner space.
 
         Returns
         -------
@@ -189,8 +193,9 @@ class SegmentationEstimator(BaseEstimator):
         ConfigError
             If a parameter has an impossible value.
         InputError
-            If ``X`` or ``y`` has another form, a label map is missing, holds background
-            only or lies beside its image, or a class is nowhere in the brain.
+            If ``X`` or ``y`` has another form, a label map is missing, is named after
+            another subject or lies beside its image, all hold background only, or a
+            class is nowhere in the brain.
         MissingDependencyError
             If monai is not installed.
         ModalityError
@@ -285,7 +290,7 @@ class SegmentationEstimator(BaseEstimator):
         Returns
         -------
         float
-            From 0 to 1.
+            From 0 to 1; NaN if no subject has or is given a class.
 
         Raises
         ------
@@ -293,7 +298,9 @@ class SegmentationEstimator(BaseEstimator):
             If ``X`` or ``y`` has another form, a label map has a class that `fit` did
             not see, or lies beside its image.
         """
-        return float(np.nanmean(self.score_table(X, y).to_numpy()))
+        scores = self.score_table(X, y).to_numpy()
+        known = scores[~np.isnan(scores)]
+        return float(known.mean()) if len(known) else float("nan")
 
     def score_table(self, X: Any, y: Any) -> pd.DataFrame:
         """Compute the Dice of each class and subject, on the grid of the images.
@@ -330,7 +337,7 @@ class SegmentationEstimator(BaseEstimator):
         ):
             native = read_labels(source)
             truth = _on_grid(native, placed)
-            if native.data.any() and not truth.any() and _lies_beside(native, placed):
+            if not truth.any() and lies_beside(native, placed.native, np.eye(4)):
                 raise InputError(
                     f"{name_of(source, subject)}: expected labels where the image of "
                     f"{subject.name} lies in scanner space, got none there; is its "
@@ -543,11 +550,3 @@ def _on_grid(label_map: Volume, placed: SegmentationInput) -> NDArray[Any]:
     return to_resampled(
         to_closest_ras(label_map), placed.native, np.eye(4), interpolation="nearest"
     )
-
-
-def _lies_beside(label_map: Volume, placed: SegmentationInput) -> bool:
-    """Whether no label is in the image, not even one too small for its voxels."""
-    to_voxels = np.linalg.inv(placed.native.affine) @ label_map.geometry.affine
-    voxels = apply_affine(to_voxels, np.argwhere(label_map.data))
-    last = np.array(placed.native.shape) - 1
-    return not ((voxels > -0.5) & (voxels < last + 0.5)).all(axis=1).any()

@@ -1,9 +1,11 @@
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
 
-from brainfeat.estimators._label_maps import as_label_maps, name_of
+from brainfeat.estimators._label_maps import as_label_maps, lies_beside, name_of
 from brainfeat.estimators._subjects import Subject
 from brainfeat.exceptions import InputError, VolumeError, VolumeNotFoundError
 from brainfeat.io import read_labels, to_image, write_volume
@@ -78,3 +80,62 @@ def test_volumes_of_one_image_keep_every_label():
     data[..., 1] = 2**24 + 1  # float32 rounds it
     maps = as_label_maps(nib.Nifti1Image(data, np.eye(4)), SUBJECTS)
     assert [int(read_labels(source).data.max()) for source in maps] == [7, 2**24 + 1]
+
+
+@pytest.mark.parametrize(
+    ("voxel", "shift", "expected"),
+    [
+        ((2, 0, 4), 0.0, False),
+        ((2, 0, 4), 0.4, False),  # between the centres of voxels
+        ((2, 0, 4), 0.6, True),
+        ((0, 3, 4), 0.6, False),
+        (None, 9.0, False),
+    ],
+)
+def test_labels_beside_a_grid_are_told_from_none(voxel, shift, expected):
+    labels = np.zeros((3, 4, 5), np.int32)
+    if voxel is not None:
+        labels[voxel] = 6
+    # Twice the size in its own world, and half as far in the scanner's.
+    grid, to_scanner = Geometry((3, 4, 5), np.diag([2.0, 2.0, 2.0, 1.0])), np.eye(4)
+    to_scanner[:3, :3] /= 2
+    to_scanner[:3, 3] = [-shift, 0, 0]
+    label_map = Volume(labels, Geometry((3, 4, 5), np.eye(4)))
+    assert lies_beside(label_map, grid, to_scanner) == expected
+
+
+@pytest.mark.parametrize("form", [pd.Series, lambda y: pd.DataFrame({"label": y})])
+def test_index_in_another_order_is_refused(paths, form):
+    y = form(paths)
+    y.index = ["second", "first"]
+    with pytest.raises(InputError, match="y: expected the rows of X in their order"):
+        as_label_maps(y, SUBJECTS)
+    y.index = ["first", "second"]
+    as_label_maps(y, SUBJECTS)
+    # Rows that are only counted have no order of their own.
+    y.index = [1, 0]
+    as_label_maps(y, [Subject("0", {}), Subject("1", {})])
+
+
+@pytest.mark.parametrize(
+    ("image", "label_map", "got"),
+    [
+        ("sub-02_T1w.nii.gz", "sub-01_dseg.nii.gz", "sub-01"),
+        ("sub-01/ses-1/T1.nii", "sub-01/ses-2/seg.nii", "ses-2"),
+        ("sub-9/mri/T1.mgz", "sub-8/mri/sub-19_aseg.mgz", "sub-19"),
+        ("sub-002_T1w.nii.gz", "sub-2_dseg.nii.gz", None),
+        ("sub-02_ses-1_T1w.nii.gz", "sub-02_dseg.nii.gz", None),
+        ("scan7.nii.gz", "sub-02_dseg.nii.gz", None),
+    ],
+)
+def test_label_map_of_another_subject_is_refused(tmp_path, image, label_map, got):
+    path = str(write_volume(draw(), tmp_path / label_map.replace(".mgz", ".nii")))
+    subject = Subject("first", {"T1w": Path(image)})
+    for source in (path, nib.load(path)):
+        if got is None:
+            assert as_label_maps([source], [subject])
+            continue
+        message = f"as {image} is, got one of {got}"
+        with pytest.raises(InputError, match=message) as caught:
+            as_label_maps([source], [subject])
+        assert str(caught.value).startswith(path)

@@ -5,6 +5,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_score
@@ -326,7 +327,6 @@ def fractions(labels):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        (empty, InputError, "expected labels other than 0"),
         (far_away, InputError, "expected labels where the brain"),
         (fractions, VolumeError, "expected integer labels, got 3.5"),
     ],
@@ -411,6 +411,18 @@ def test_truth_too_small_for_the_voxels_of_its_image_does_not_stop_a_score(
     labels[31, 34, 37] = 7  # between the centres of voxels
     table = fitted.score_table(paths[1:2], [nib.Nifti1Image(labels, affine)])
     assert not (table > 0).any(axis=None)
+
+
+def test_subject_without_labels_teaches_and_is_scored(estimator, paths, label_maps):
+    nothing = to_image(empty(read_labels(label_maps[1])))
+    lesions = read_labels(label_maps[0])
+    lesions.data[lesions.data == 7] = 0
+    estimator.fit(paths[:2], [to_image(lesions), nothing])
+    assert estimator.classes_.tolist() == [0, 300]
+    with torch.no_grad():
+        estimator.decoder_.head.bias[0] = 99.0  # nothing is found
+    assert estimator.score(paths[:2], [to_image(lesions), nothing]) == 0.0
+    assert np.isnan(estimator.score(paths[1:2], [nothing]))
 
 
 def test_class_that_training_did_not_have_is_named(fitted, paths, tmp_path):

@@ -8,10 +8,10 @@ from brainfeat.estimators._segmentation_inputs import SegmentationSpace
 from brainfeat.estimators._segmentation_store import LabelledStore, write_store
 from brainfeat.estimators._subjects import Subject
 from brainfeat.exceptions import InputError
-from brainfeat.io import read_volume, to_image
+from brainfeat.io import read_labels, read_volume, to_image
 from brainfeat.preprocessing import Preprocessor
 from brainfeat.slabs import SlabGrid
-from brainfeat.volume import Volume
+from brainfeat.volume import Geometry, Volume
 
 pytestmark = pytest.mark.usefixtures("without_registration")
 
@@ -68,8 +68,6 @@ def test_stored_subject_is_the_subject(store, subjects, label_maps):
     np.testing.assert_allclose(volumes.fine[0], placed.voxels, atol=5e-3)
     np.testing.assert_allclose(volumes.coarse[0, :-1], placed.coarse.data, atol=5e-3)
     np.testing.assert_array_equal(volumes.coarse[0, -1], placed.coarse.foreground)
-    from brainfeat.io import read_labels
-
     labels = SPACE.to_grid(read_labels(label_maps[0]), placed)
     found = np.array(store.classes)[volumes.labels[0, 0].int()]
     np.testing.assert_array_equal(found, labels)
@@ -100,10 +98,32 @@ def test_prior_knows_the_rows_that_count_only(store):
     assert prior.sum((1, 2, 3)).gt(0).tolist() == [True, False, True, True, False]
 
 
-def test_label_map_without_foreground_is_named(subjects, cohort, tmp_path):
-    nothing = label(cohort["T1w"][0], 0)
-    with pytest.raises(InputError, match="label map of a: expected labels other"):
-        write_store(subjects[:1], [nothing], SPACE, GRID, tmp_path, n_jobs=1)
+def test_label_maps_without_any_foreground_are_refused(subjects, cohort, tmp_path):
+    nothing = [label(path, 0) for path in cohort["T1w"][:2]]
+    with pytest.raises(InputError, match=r"labels other than 0 .* in any of 2"):
+        write_store(subjects, nothing, SPACE, GRID, tmp_path, n_jobs=1)
+
+
+def test_subject_without_foreground_is_kept(subjects, label_maps, cohort, tmp_path):
+    maps = [label(cohort["T1w"][0], 0), label_maps[1]]
+    store = write_store(subjects, maps, SPACE, GRID, tmp_path, n_jobs=1)
+    assert store.classes == (0, -3, 9, 500)
+    assert store.slab_counts[0].sum(axis=1).tolist() == [48 * 64 * 40, 0, 0, 0]
+    assert not store.load(0).labels.any()
+
+
+def test_label_too_small_for_the_grid_is_no_label_beside_it(
+    subjects, label_maps, tmp_path
+):
+    like = read_labels(label_maps[0])
+    labels = np.zeros_like(like.data)
+    middle = tuple(np.argwhere(like.data == 9)[99])
+    tiny = like.geometry.affine @ np.diag([0.01, 0.01, 0.01, 1.0])
+    tiny[:3, 3] += like.geometry.affine[:3, :3] @ middle
+    labels[0, 0, 0] = 9
+    maps = [to_image(Volume(labels, Geometry(labels.shape, tiny))), label_maps[1]]
+    store = write_store(subjects, maps, SPACE, GRID, tmp_path, n_jobs=1)
+    assert not store.slab_counts[0, 1:].any()
 
 
 def make_counts(has_class):
@@ -128,3 +148,11 @@ def test_last_subject_of_a_class_is_not_held_out():
         _, held_out = make_counts(has_class).split(0.8, np.random.RandomState(seed))
         assert len(held_out) == 4
         assert 2 not in held_out
+
+
+def test_subject_without_any_class_is_not_held_out():
+    has_class = np.array([[1, 1], [1, 0], [1, 1], [1, 0]])
+    for seed in range(10):
+        _, held_out = make_counts(has_class).split(0.8, np.random.RandomState(seed))
+        assert set(held_out) < {0, 2}
+        assert len(held_out) == 1

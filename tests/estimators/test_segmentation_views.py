@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -51,6 +53,14 @@ def test_rare_class_has_its_turn(store):
     assert set(firsts) <= {0, 1, 2, 3}
     # Half of the draws are for class 1, which lies in the last of five slabs.
     assert np.mean(np.array(firsts) == 3) > 0.4
+
+
+def test_subject_without_any_class_shows_background(store):
+    counts = np.zeros_like(store.slab_counts)
+    counts[0, 0] = 9
+    empty = replace(store, slab_counts=counts)
+    firsts = [f for seed in range(40) for f in draw(empty, seed).first_slabs]
+    assert set(firsts) == {0, 1, 2, 3}
 
 
 def test_same_seed_gives_the_same_stacks(store):
