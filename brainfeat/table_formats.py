@@ -225,7 +225,8 @@ class _ParquetFormat:
         writer = pq.ParquetWriter(
             path,
             schema,
-            compression="zstd",
+            # A value alone gets no smaller, and takes three times as long to read.
+            compression="zstd" if texts.num_rows > 1 else "none",
             use_dictionary=texts.column_names,
             use_byte_stream_split=leaves,
             write_statistics=texts.column_names,
@@ -245,8 +246,9 @@ class _ParquetFormat:
 
     def read_columns(self, path: Path) -> pa.Table:
         file = _open_parquet(path)
-        lists = _list_column(file.schema_arrow)
-        names = [n for n in file.schema_arrow.names if not _is_feature(n)]
+        schema = file.schema_arrow
+        lists = _list_column(schema)
+        names = [name for name in schema.names if not _is_feature(name)]
         return file.read(columns=[name for name in names if name != lists])
 
     def read_texts(self, path: Path) -> dict[str, list[str | None]]:
@@ -258,8 +260,9 @@ class _ParquetFormat:
 
     def iterate_vectors(self, path: Path) -> Iterator[NDArray[np.float32]]:
         file = _open_parquet(path)
-        lists = _list_column(file.schema_arrow)
-        features = list(filter(_is_feature, file.schema_arrow.names))
+        schema = file.schema_arrow
+        lists = _list_column(schema)
+        features = list(filter(_is_feature, schema.names))
         if lists is not None:
             features = [lists]
         if not features:

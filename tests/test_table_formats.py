@@ -87,6 +87,15 @@ def test_parquet_splits_the_bytes_of_embeddings_only(tmp_path):
         assert chunk.compression == "ZSTD"
 
 
+def test_a_single_row_is_not_compressed(tmp_path):
+    path = tmp_path / "table.parquet"
+    columns = {name: values[:1] for name, values in COLUMNS.items()}
+    find_format(path).write(path, columns, iter([np.ones(5)]), {"n_features": 5})
+    group = pq.ParquetFile(path).metadata.row_group(0)
+    chunks = [group.column(i) for i in range(group.num_columns)]
+    assert {chunk.compression for chunk in chunks} == {"UNCOMPRESSED"}
+
+
 def test_lists_have_the_name_of_their_column_for_themselves(tmp_path):
     path = tmp_path / "table.parquet"
     vectors = np.arange(6, dtype=np.float32).reshape(2, 3)
