@@ -554,6 +554,7 @@ def report(
     status is 1.
     """
     from brainfeat.console import count_rows
+    from brainfeat.failures import one_line
     from brainfeat.report_command import report_on_table
 
     with count_rows("preprocessing") as on_row:
@@ -566,7 +567,7 @@ def report(
             on_row=on_row,
         )
     for name, reason in summary.failures:
-        typer.echo(f"failed: {name}: {reason}", err=True)
+        typer.echo(f"failed: {one_line(f'{name}: {reason}')}", err=True)
     typer.echo(f"report:   {summary.path}")
     _exit_if(bool(summary.failures))
 
@@ -647,5 +648,7 @@ def _terminate(_number: int, _frame: object) -> None:
 
 
 def _fail(message: str, status: int) -> NoReturn:
-    typer.echo(f"error: {' '.join(message.split())}", err=True)
+    from brainfeat.failures import one_line
+
+    typer.echo(f"error: {one_line(message)}", err=True)
     raise typer.Exit(status)

@@ -109,7 +109,7 @@ def report_on_table(
 
 
 def _read_participants(path: Path) -> pd.DataFrame:
-    separator = "," if path.suffix == ".csv" else "\t"
+    separator = "," if path.suffix.lower() == ".csv" else "\t"
     try:
         return pd.read_csv(path, sep=separator, dtype={"participant_id": str})
     except (OSError, ValueError) as error:

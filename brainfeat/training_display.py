@@ -17,6 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from brainfeat.failures import one_line
 from brainfeat.pretraining.store_writer import ScanEvent
 from brainfeat.pretraining.trainer import StepEvent
 
@@ -66,7 +67,7 @@ class TrainingDisplay:
             self._bars.stop()
 
     def _show_scan(self, event: ScanEvent) -> None:
-        failure = f"failed: {_one_line(str(event.error))}" if event.error else ""
+        failure = f"failed: {one_line(str(event.error))}" if event.error else ""
         if self._bars is not None:
             if failure:
                 self._bars.console.print(failure, markup=False)
@@ -109,7 +110,7 @@ class TrainingDisplay:
         self._bars.update(self._tasks[name], completed=n_done, detail=detail)
 
     def _write(self, line: str) -> None:
-        self._stream.write(f"{_one_line(line)}\n")
+        self._stream.write(f"{one_line(line)}\n")
         self._stream.flush()
 
 
@@ -151,7 +152,3 @@ def _make_bars(stream: TextIO) -> Progress:
 
 def _counter(number: int, total: int) -> str:
     return f"[{number:>{len(str(total))}}/{total}]"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())

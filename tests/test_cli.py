@@ -420,6 +420,15 @@ def test_converting_writes_a_checkpoint_once(checkpoint, tmp_path):
     assert "not an empty folder" in result.stderr
 
 
+def test_an_error_holds_nothing_that_a_terminal_obeys(tmp_path):
+    (tmp_path / "a\x07b.pth").write_bytes(b"no weights")
+    result = _run("info", tmp_path / "a\x07b.pth")
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"error: {tmp_path}/a?b.pth: ")
+    assert line.isprintable()
+
+
 def test_a_reader_that_leaves_early_is_no_error_of_ours(monkeypatch):
     def leave(_source):
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")

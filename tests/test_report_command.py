@@ -85,6 +85,9 @@ def test_runs_of_a_session_are_told_apart(tmp_path, rng, suffix):
 
 
 def test_label_column_and_output_may_be_named(table, participants, tmp_path):
+    told = pd.read_csv(participants, sep="\t")
+    participants = tmp_path / "PARTICIPANTS.CSV"
+    told.to_csv(participants, index=False)
     output = tmp_path / "other" / "page.html"
     report_on_table(table, output, labels=participants, label_column="handedness")
     assert "handedness: <b>right</b> against <b>left</b>" in output.read_text()

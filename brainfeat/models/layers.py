@@ -401,8 +401,9 @@ def interpolate_positions(
     size : tuple of int (h, w)
         Patches along height and width.
     mode : {"bicubic", "antialiased"}
-        Plain bicubic interpolation is DINOv2's; its models with registers
-        filter before they downsample.
+        Plain bicubic interpolation is DINOv2's in transformers; Meta's own code
+        also shifts the grid, by less than a quarter of a stored patch. Models with
+        registers filter before they downsample, in both.
 
     Returns
     -------

@@ -45,7 +45,7 @@ def read_labels(
     """
     try:
         with Path(path).open(newline="", encoding="utf-8-sig") as file:
-            delimiter = "," if Path(path).suffix == ".csv" else "\t"
+            delimiter = "," if Path(path).suffix.lower() == ".csv" else "\t"
             reader = csv.DictReader(file, delimiter=delimiter)
             columns, lines = list(reader.fieldnames or []), list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:

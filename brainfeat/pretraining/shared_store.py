@@ -5,6 +5,7 @@ __all__ = ["write_store_together"]
 import os
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from itertools import chain, zip_longest
 
 import torch.distributed as dist
 
@@ -13,10 +14,11 @@ from brainfeat.pretraining.ranks import rank, world_size
 from brainfeat.pretraining.store import VolumeStore
 from brainfeat.pretraining.store_writer import (
     FailedScan,
+    Outcome,
     Scan,
     ScanEvent,
     fill_store,
-    write_store,
+    finish_store,
 )
 
 _PATIENCE = timedelta(days=3)  # for the processes that are done preprocessing
@@ -55,25 +57,27 @@ def write_store_together(
     list of FailedScan
         The others.
     """
-    if world_size() > 1:
-        # NCCL gives up after minutes, and preprocessing takes hours.
-        group = dist.new_group(backend="gloo", timeout=_PATIENCE)
-        fill_store(
-            scans[rank() :: world_size()],
-            folder,
-            preprocessor,
-            modalities=modalities,
-            n_jobs=n_jobs,
-            on_scan=on_scan,
-        )
-        dist.barrier(group)
-        on_scan = None  # the arrays are there, and told of
-    # Finds the arrays there; every process writes the same index.
-    return write_store(
-        scans,
+    outcomes = fill_store(
+        scans[rank() :: world_size()],
         folder,
         preprocessor,
         modalities=modalities,
         n_jobs=n_jobs,
         on_scan=on_scan,
     )
+    # Every process writes the same index.
+    return finish_store(
+        scans, _of_all_ranks(outcomes), folder, preprocessor, modalities=modalities
+    )
+
+
+def _of_all_ranks(outcomes: list[Outcome]) -> list[Outcome]:
+    """Put the outcomes of all shares into the order of the scans."""
+    if world_size() == 1:
+        return outcomes
+    # NCCL gives up after minutes, and preprocessing takes hours.
+    group = dist.new_group(backend="gloo", timeout=_PATIENCE)
+    shares: list[list[Outcome]] = [[] for _ in range(world_size())]
+    dist.all_gather_object(shares, outcomes, group=group)
+    turns = chain.from_iterable(zip_longest(*shares))
+    return [outcome for outcome in turns if outcome is not None]

@@ -162,7 +162,7 @@ class VolumeStore:
         scans = [asdict(scan) for scan in self.index.scans]
         return hashlib.sha256(json.dumps(scans).encode()).hexdigest()
 
-    @property
+    @cached_property
     def n_acquisitions(self) -> int:
         """Acquisitions that a subject gives: two if any subject has as many."""
         return min(2, max(len(scans) for scans in self.subjects.values()))
@@ -186,10 +186,13 @@ class VolumeStore:
         """
         names = list(self.subjects)
         scans: list[StoredScan] = []
+        orders: dict[int, NDArray[np.int64]] = {}
         for number in range(step * n_subjects, (step + 1) * n_subjects):
             epoch, place = divmod(number, len(names))
-            order = np.random.default_rng(derive_seed(seed, epoch))
-            name = names[order.permutation(len(names))[place]]
+            if epoch not in orders:
+                generator = np.random.default_rng(derive_seed(seed, epoch))
+                orders[epoch] = generator.permutation(len(names))
+            name = names[orders[epoch][place]]
             scans += self._choose_scans(name, derive_seed(seed, number, 1))
         return self._load(scans, self.n_acquisitions)
 

@@ -3,9 +3,11 @@
 __all__ = [
     "FailedScan",
     "NothingStoredError",
+    "Outcome",
     "Scan",
     "ScanEvent",
     "fill_store",
+    "finish_store",
     "write_store",
 ]
 
@@ -62,6 +64,10 @@ class FailedScan(NamedTuple):
 
     scan: Scan
     error: BrainfeatError
+
+
+# A scan's place in the store, or why it has none.
+Outcome = StoredScan | BrainfeatError
 
 
 class NothingStoredError(InputError):
@@ -140,8 +146,6 @@ def write_store(
     NothingStoredError
         If no scan could be preprocessed.
     """
-    stored: list[StoredScan] = []
-    failed: list[FailedScan] = []
     outcomes = fill_store(
         scans,
         folder,
@@ -150,6 +154,46 @@ def write_store(
         n_jobs=n_jobs,
         on_scan=on_scan,
     )
+    return finish_store(scans, outcomes, folder, preprocessor, modalities=modalities)
+
+
+def finish_store(
+    scans: Sequence[Scan],
+    outcomes: Sequence[Outcome],
+    folder: str | os.PathLike[str],
+    preprocessor: Preprocessor,
+    *,
+    modalities: Sequence[str],
+) -> tuple[VolumeStore, list[FailedScan]]:
+    """Write the index over arrays that are there: the rest of `write_store`.
+
+    Parameters
+    ----------
+    scans : sequence of Scan
+        What the store will hold.
+    outcomes : sequence of StoredScan or BrainfeatError
+        What `fill_store` gives for each.
+    folder : path-like
+        Folder of the store.
+    preprocessor : Preprocessor
+        What made the arrays.
+    modalities : sequence of str
+        BIDS suffixes, in the order of the encoder.
+
+    Returns
+    -------
+    VolumeStore
+        The store, with all scans that could be preprocessed.
+    list of FailedScan
+        The others.
+
+    Raises
+    ------
+    NothingStoredError
+        If no scan could be preprocessed.
+    """
+    stored: list[StoredScan] = []
+    failed: list[FailedScan] = []
     for scan, outcome in zip(scans, outcomes, strict=True):
         if isinstance(outcome, StoredScan):
             stored.append(outcome)
@@ -177,7 +221,7 @@ def fill_store(
     modalities: Sequence[str],
     n_jobs: int = 1,
     on_scan: Callable[[ScanEvent], None] | None = None,
-) -> list[StoredScan | BrainfeatError]:
+) -> list[Outcome]:
     """Write the arrays of scans, but no index: a share of the work of `write_store`.
 
     Parameters
@@ -223,8 +267,8 @@ def fill_store(
 
 
 def _map(
-    work: "partial[StoredScan | BrainfeatError]", scans: Sequence[Scan], n_jobs: int
-) -> Iterator[StoredScan | BrainfeatError]:
+    work: "partial[Outcome]", scans: Sequence[Scan], n_jobs: int
+) -> Iterator[Outcome]:
     if n_jobs == 1:
         yield from map(work, scans)
         return
@@ -250,7 +294,7 @@ def _start_worker() -> None:
 
 def _store_scan(
     scan: Scan, *, folder: Path, preprocessor: Preprocessor, modalities: tuple[str, ...]
-) -> StoredScan | BrainfeatError:
+) -> Outcome:
     """Preprocess one scan, unless its array is there; return the error if it fails."""
     try:
         name = _array_name(scan, preprocessor, modalities)

@@ -130,7 +130,9 @@ def pretrain(
     """
     source = VolumeStore(data) if isinstance(data, str | os.PathLike) else data
     target = training_device(device)
-    with distributed(target):
+    cards = [target] if target.type == "cuda" else []
+    # The caller's random numbers are left as they are.
+    with distributed(target), torch.random.fork_rng(cards):
         trainer = Trainer(source, config, Path(output), device=target, probe=probe)
         trainer.prepare(init=init, resume=resume)
         trainer.run(on_step)

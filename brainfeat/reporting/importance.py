@@ -48,10 +48,13 @@ class Attribution:
         the mean over the second class less that over the first, or the mean of the
         absolute effects without labels; ``importance``, the effect over the share.
     maps : sequence of Nifti1Image
-        Contribution of each voxel to each decision, on the grid of each subject's
-        first image; each is made when it is asked for.
+        Contributions to each decision, of patch tokens or, by the methods that change
+        voxels, of voxels of the encoder's grid; interpolated on the grid of each
+        subject's first image when they are asked for.
     template_maps : tuple of Nifti1Image
-        The same in MNI152 space, on one grid: for `SecondLevelModel`.
+        The same as they are, in MNI152 space and on one grid: for `SecondLevelModel`.
+        Those of one subject add up to what sets its decision apart from that on the
+        average subject, as far as the head is linear; after occlusion about so.
     group_img : Nifti1Image
         Mean map of the second class less that of the first, or mean of absolute
         maps without labels, in MNI152 space: for `plot_stat_map` and

@@ -44,7 +44,8 @@ def test_two_classes_are_read_in_alphabetical_order(write):
     text = "group\tparticipant_id\na\tsub-1 \nb\t2\na\t1\nc\n"
     assert read_labels(write(text)) == {"1": False, "2": True}
     text = "subject,age,sex\nsub-1,71,M\nsub-2,64,F\n"
-    assert read_labels(write(text, "a.csv"), "sex") == {"1": True, "2": False}
+    for name in ("a.csv", "A.CSV"):
+        assert read_labels(write(text, name), "sex") == {"1": True, "2": False}
 
 
 @pytest.mark.parametrize(

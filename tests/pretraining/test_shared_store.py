@@ -18,6 +18,7 @@ PREPROCESSOR = Preprocessor(shape=(24, 32, 20), spacing=8.0, alignment="none")
 # One of two processes: it names the scans that it was told of.
 _PROCESS = """
 import json, sys
+from pathlib import Path
 import torch.distributed as dist
 from brainfeat.preprocessing import Preprocessor
 from brainfeat.pretraining.shared_store import write_store_together
@@ -28,22 +29,29 @@ dist.init_process_group(
     "gloo", init_method=f"file://{folder}/meeting", rank=number, world_size=2
 )
 told = []
+
+def tell(event):
+    # Nobody reads a scan that is done.
+    told.append(event.scan.subject)
+    Path(event.scan.images["T1w"]).unlink(missing_ok=True)
+
 _, failed = write_store_together(
     [Scan(subject=name, images={"T1w": path}) for name, path in scans],
     f"{folder}/store",
     Preprocessor(shape=(24, 32, 20), spacing=8.0, alignment="none"),
     modalities=("T1w",),
-    on_scan=lambda event: told.append(event.scan.subject),
+    on_scan=tell,
 )
 print(*told, "failed:", *[row.scan.subject for row in failed])
 dist.destroy_process_group()
 """
 
 
-@pytest.fixture(scope="module")
-def scans(tmp_path_factory, small_brain):
+@pytest.fixture
+def scans(tmp_path, small_brain):
     """Four brains, and one scan that is not there."""
-    folder = tmp_path_factory.mktemp("scans")
+    folder = tmp_path / "scans"
+    folder.mkdir()
     scans = []
     for index in range(4):
         data = np.roll(small_brain.data, index, axis=0).astype(np.float32)
@@ -54,6 +62,9 @@ def scans(tmp_path_factory, small_brain):
 
 
 def test_two_processes_share_the_work_and_make_the_store_of_one(scans, tmp_path):
+    alone, _ = write_store_together(
+        scans, tmp_path / "alone", PREPROCESSOR, modalities=("T1w",)
+    )
     listed = str([[s.subject, s.images["T1w"]] for s in scans]).replace("'", '"')
     processes = [
         subprocess.Popen(
@@ -69,16 +80,17 @@ def test_two_processes_share_the_work_and_make_the_store_of_one(scans, tmp_path)
     failed = ["failed:", "sub-x"]
     assert said[0] == ["sub-0", "sub-2", "sub-x", *failed]
     assert said[1] == ["sub-1", "sub-3", *failed]
-    alone, _ = write_store_together(
-        scans, tmp_path / "alone", PREPROCESSOR, modalities=("T1w",)
-    )
     assert VolumeStore(tmp_path / "store").index == alone.index
 
 
 def test_each_scan_is_told_of_in_turn(scans, tmp_path):
     events = []
     _, failed = write_store_together(
-        scans, tmp_path, PREPROCESSOR, modalities=("T1w",), on_scan=events.append
+        scans,
+        tmp_path / "store",
+        PREPROCESSOR,
+        modalities=("T1w",),
+        on_scan=events.append,
     )
     assert [event.scan for event in events] == scans
     assert [(event.n_done, event.n_scans) for event in events] == [

@@ -156,6 +156,13 @@ def test_killed_run_goes_on_as_if_it_had_not_been(source, small_config, tmp_path
     assert_same_run(whole, killed)
 
 
+def test_random_numbers_of_the_caller_stay_as_they_are(source, short_config, tmp_path):
+    torch.manual_seed(5)
+    expected = torch.get_rng_state()
+    pretrain(source, short_config, output=tmp_path, device=CPU)
+    assert torch.equal(torch.get_rng_state(), expected)
+
+
 def test_resuming_a_finished_run_changes_nothing(whole_run, source, small_config):
     before = {path: path.read_bytes() for path in whole_run.iterdir()}
     pretrain(source, small_config, output=whole_run, device=CPU, resume=True)
