@@ -222,15 +222,17 @@ def _segment_alike(
     fingerprint: str,
 ) -> Iterator[RunEvent]:
     # The first of the rows that can be segmented takes the target; the others fail.
-    is_taken = False
+    taken: TableRow | None = None
     for row in rows:
         try:
-            if is_taken:
+            if taken is not None:
                 raise InputError(
-                    f"{row.image}: another image of this run is {target.name} too."
+                    f"{row.image}: {target.name} is the label map of {taken.image} in "
+                    "this run; a BIDS folder or a manifest has a row a scan with all "
+                    "of its images."
                 )
             status = _segment_one(row, target, estimator, fingerprint)
-            is_taken = True
+            taken = row
             yield RunEvent(row, status, None)
         except Exception as error:  # whatever a damaged file makes a library raise
             failure = FailedRow.from_error(row.participant_id, row.image, error)

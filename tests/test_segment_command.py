@@ -291,7 +291,8 @@ def test_damaged_image_does_not_take_a_name(monkeypatch, tmp_path):
     estimator = SegmentationEstimator(device="cpu")
     events = [*segment_command._segment(rows, tmp_path, estimator, "")]
     assert [event.status for event in events] == ["failed", "done", "failed"]
-    assert "P1_dseg.nii.gz too" in str(events[2].failure)
+    expected = "/other.nii.gz: P1_dseg.nii.gz is the label map of /good.nii.gz in"
+    assert str(events[2].failure).startswith(expected)
 
 
 def test_scans_are_segmented_side_by_side(monkeypatch, tmp_path):

@@ -26,6 +26,15 @@ __all__ = ["MODEL_NAME", "FolderContent", "read_folder", "write_folder"]
 MODEL_NAME = "segmentation.json"
 _ENCODER, _WEIGHTS = "encoder", "decoder.safetensors"
 _FORMAT = "brainfeat-segmentation-1"
+# What a training followed; where it ran, and how fast, is not the model's.
+_PARAMETERS = (
+    "n_steps",
+    "learning_rate",
+    "freeze_encoder",
+    "batch_size",
+    "random_state",
+    "validation_fraction",
+)
 # What a folder raises of which a part is missing, cut short or another's.
 _DAMAGES = (ConfigError, KeyError, OSError, RuntimeError, SafetensorError)
 
@@ -40,7 +49,20 @@ class _Fitted(Protocol):
     checkpoint_fingerprint_: str
     decoder_: SegmentationDecoder
     prior_: Tensor
-    modality: str | None
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Give the parameters of the constructor.
+
+        Parameters
+        ----------
+        deep : bool
+            As for scikit-learn.
+
+        Returns
+        -------
+        dict
+            By name.
+        """
 
 
 class FolderContent(NamedTuple):
@@ -81,12 +103,14 @@ def write_folder(folder: Path, estimator: _Fitted, checkpoint: Checkpoint) -> Pa
     tensors = {f"decoder.{name}": v.contiguous().cpu() for name, v in state.items()}
     with atomic_write(folder / _WEIGHTS) as partial:
         save_file({**tensors, "prior": estimator.prior_.contiguous()}, partial)
+    parameters = estimator.get_params(deep=False)
     content = {
         "format": _FORMAT,
         "library_version": __version__,
+        "parameters": {name: _plain(parameters[name]) for name in _PARAMETERS},
+        "modality": parameters["modality"],
         "classes": [int(label) for label in estimator.classes_],
         "modalities": list(estimator.modalities_),
-        "modality": estimator.modality,
         "decoder": dataclasses.asdict(estimator.decoder_.config),
         "decoder_sha256": file_sha256(folder / _WEIGHTS),
         "encoder_sha256": estimator.checkpoint_fingerprint_,
@@ -129,12 +153,23 @@ def read_folder(folder: Path) -> FolderContent:
     _check_encoder(encoder, content)
     try:
         return FolderContent(
-            {"checkpoint": str(encoder), "modality": content["modality"]},
+            {
+                "checkpoint": str(encoder),
+                "modality": content["modality"],
+                **content.get("parameters", {}),  # which the first folders lack
+            },
             _fitted(content, folder / _WEIGHTS),
         )
     except _DAMAGES as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{folder}: damaged ({reason}).") from error
+
+
+def _plain(value: Any) -> Any:
+    """Take a parameter to JSON; a generator of random numbers has moved on."""
+    if isinstance(value, np.generic):
+        return value.item()
+    return value if isinstance(value, str | int | float) else None
 
 
 def _check_encoder(folder: Path, content: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ from brainfeat.estimators._segmentation_inputs import (
     SegmentationSpace,
 )
 from brainfeat.estimators._subjects import Subject
-from brainfeat.exceptions import InputError
+from brainfeat.exceptions import InputError, TrainingError, brief_reason
 from brainfeat.image_files import ImageSource
 from brainfeat.prefetch import Prefetch
 from brainfeat.slabs import SlabGrid
@@ -205,6 +205,8 @@ def write_store(
     InputError
         If no label map has foreground, one does not overlap its image, or a class
         has no voxel on the grid.
+    TrainingError
+        If the disk is full.
     VolumeError
         If a file is no usable image, or labels are not integers.
     """
@@ -328,7 +330,13 @@ def _save(
     coarse = np.concatenate([subject.coarse.data, subject.coarse.foreground[None]])
     arrays = (coarse.astype(np.float16), subject.voxels.astype(np.float16), coded)
     for path, array in zip(_paths(folder, index), arrays, strict=True):
-        np.save(path, array)
+        try:
+            np.save(path, array)
+        except OSError as error:
+            raise TrainingError(
+                f"{path}: cannot be written ({brief_reason(error)}); TMPDIR names a "
+                "folder with more space."
+            ) from error
 
 
 def _paths(folder: Path, index: int) -> tuple[Path, Path, Path]:

@@ -201,7 +201,7 @@ class SegmentationEstimator(BaseEstimator):
         ModalityError
             If a modality is unknown to the checkpoint, or missing where it may not.
         TrainingError
-            If the training diverges.
+            If the training diverges, or the temporary folder is full.
         VolumeError
             If a file is no usable image, or labels are not integers.
         """

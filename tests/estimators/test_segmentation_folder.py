@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from brainfeat import SegmentationEstimator
 from brainfeat.estimators._segmentation_folder import read_folder, write_folder
 from brainfeat.exceptions import CheckpointError
 from brainfeat.models.decoder import DecoderConfig, SegmentationDecoder
@@ -15,7 +16,6 @@ class Fitted:
 
     classes_ = np.array([0, -5, 300])
     modalities_ = ("T1w", "FLAIR")
-    modality = None
 
     def __init__(self, checkpoint):
         self.checkpoint_fingerprint_ = checkpoint.fingerprint
@@ -23,6 +23,11 @@ class Fitted:
         self.decoder_ = SegmentationDecoder(config)
         self.loss_curve_, self.validation_scores_ = [1.5, 0.75], []
         self.prior_ = torch.rand(3, 4, 5, 6)
+
+    def get_params(self, deep=True):
+        parameters = SegmentationEstimator().get_params(deep)
+        chosen = {"n_steps": np.int64(7), "freeze_encoder": False, "verbose": 1}
+        return parameters | chosen | {"random_state": np.random.RandomState(0)}
 
 
 @pytest.fixture
@@ -34,7 +39,16 @@ def test_folder_gives_back_what_was_written(checkpoint, tmp_path):
     fitted = Fitted(checkpoint)
     folder = write_folder(tmp_path / "model", fitted, checkpoint)
     content = read_folder(folder)
-    assert content.parameters["checkpoint"] == str(folder / "encoder")
+    assert content.parameters == {
+        "checkpoint": str(folder / "encoder"),
+        "n_steps": 7,
+        "learning_rate": 1e-2,
+        "freeze_encoder": False,
+        "batch_size": "auto",
+        "random_state": None,
+        "modality": None,
+        "validation_fraction": 0.1,
+    }
     assert content.fitted["classes_"].tolist() == [0, -5, 300]
     assert content.fitted["modalities_"] == ("T1w", "FLAIR")
     assert content.fitted["loss_curve_"] == [1.5, 0.75]
@@ -42,6 +56,15 @@ def test_folder_gives_back_what_was_written(checkpoint, tmp_path):
     state = content.fitted["decoder_"].state_dict()
     for name, value in fitted.decoder_.state_dict().items():
         torch.testing.assert_close(state[name], value)
+
+
+def test_folder_of_the_first_version_is_read(folder):
+    path = folder / "segmentation.json"
+    content = json.loads(path.read_text())
+    del content["parameters"]
+    path.write_text(json.dumps(content))
+    parameters = read_folder(folder).parameters
+    assert parameters == {"checkpoint": str(folder / "encoder"), "modality": None}
 
 
 def test_folder_without_model_is_named(tmp_path):

@@ -1,3 +1,4 @@
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import torch
 from brainfeat.estimators._segmentation_inputs import SegmentationSpace
 from brainfeat.estimators._segmentation_store import LabelledStore, write_store
 from brainfeat.estimators._subjects import Subject
-from brainfeat.exceptions import InputError
+from brainfeat.exceptions import InputError, TrainingError
 from brainfeat.io import read_labels, read_volume, to_image
 from brainfeat.preprocessing import Preprocessor
 from brainfeat.slabs import SlabGrid
@@ -148,6 +149,17 @@ def test_last_subject_of_a_class_is_not_held_out():
         _, held_out = make_counts(has_class).split(0.8, np.random.RandomState(seed))
         assert len(held_out) == 4
         assert 2 not in held_out
+
+
+def test_full_disk_is_told_with_the_remedy(subjects, label_maps, tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    message = r"0_coarse\.npy: cannot be written .* TMPDIR names a folder with more"
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, hard))
+    try:
+        with pytest.raises(TrainingError, match=message):
+            write_store(subjects, label_maps, SPACE, GRID, tmp_path, n_jobs=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_subject_without_any_class_is_not_held_out():
