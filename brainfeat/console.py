@@ -298,7 +298,7 @@ def own_messages_only(stream: TextIO | None = None) -> Iterator[None]:
     """
     ours, nibabel = logging.getLogger("brainfeat"), logging.getLogger("nibabel")
     levels = ours.level, nibabel.level
-    handler = logging.StreamHandler(stream)
+    handler = _Messages(stream)
 
     def show(message: Warning | str, *_details: object, **_more: object) -> None:
         (stream or sys.stderr).write(f"warning: {one_line(str(message))}\n")
@@ -317,6 +317,18 @@ def own_messages_only(stream: TextIO | None = None) -> Iterator[None]:
             ours.removeHandler(handler)
             ours.setLevel(levels[0])
             nibabel.setLevel(levels[1])
+
+
+class _Messages(logging.Handler):
+    """Write each message to the standard error of its moment: a bar takes its place."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        super().__init__()
+        self._stream = stream
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one message."""
+        (self._stream or sys.stderr).write(f"{self.format(record)}\n")
 
 
 class _PaceColumn(ProgressColumn):
