@@ -302,8 +302,7 @@ def own_messages_only(stream: TextIO | None = None) -> Iterator[None]:
     """
     ours, nibabel = logging.getLogger("brainfeat"), logging.getLogger("nibabel")
     levels = ours.level, nibabel.level
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(_OwnFormatter())
+    handler = _Messages(stream)
 
     def show(message: Warning | str, *_details: object, **_more: object) -> None:
         (stream or sys.stderr).write(f"warning: {one_line(str(message))}\n")
@@ -324,12 +323,18 @@ def own_messages_only(stream: TextIO | None = None) -> Iterator[None]:
             nibabel.setLevel(levels[1])
 
 
-class _OwnFormatter(logging.Formatter):
-    """A line that says whether it warns."""
+class _Messages(logging.Handler):
+    """Write each message to the standard error of its moment: a bar takes its place."""
 
-    def format(self, record: logging.LogRecord) -> str:
+    def __init__(self, stream: TextIO | None) -> None:
+        super().__init__()
+        self._stream = stream
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one message, and say whether it warns."""
         text = one_line(record.getMessage())
-        return f"warning: {text}" if record.levelno >= logging.WARNING else text
+        mark = "warning: " if record.levelno >= logging.WARNING else ""
+        (self._stream or sys.stderr).write(f"{mark}{text}\n")
 
 
 class _PaceColumn(ProgressColumn):

@@ -27,6 +27,8 @@ from brainfeat.training_run import (
     run_pretraining,
 )
 
+_INTERRUPTED = 130  # the exit status
+
 
 def pretrain_from_command_line(
     inputs: Sequence[str],
@@ -135,6 +137,8 @@ def _said_once() -> Iterator[None]:
     ------
     BrainfeatError
         In the others, with the number of the process: the first one may have none.
+    SystemExit
+        In the others, in place of an interrupt, which reaches all of them.
     """
     if is_first_process():
         yield
@@ -146,6 +150,8 @@ def _said_once() -> Iterator[None]:
             yield
         except BrainfeatError as error:
             raise BrainfeatError(f"process {os.environ['RANK']}: {error}") from error
+        except KeyboardInterrupt as error:
+            raise SystemExit(_INTERRUPTED) from error
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import pandas as pd
 
 from brainfeat.estimators._subjects import as_subjects
 from brainfeat.exceptions import InputError, ModalityError
-from brainfeat.failures import FailedRow
+from brainfeat.failures import FailedRow, one_line
 from brainfeat.manifest import collect_rows
 from brainfeat.pretraining.store import INDEX_NAME, VolumeStore
 from brainfeat.pretraining.store_writer import Scan
@@ -151,6 +151,8 @@ def _list_inputs(
     manifest = collect_rows(paths, modalities=modalities, wanted=wanted)
     for name in manifest.duplicates:
         logger.warning("%s: given more than once, used once.", name)
+    for problem in manifest.problems:
+        logger.warning("failed: %s", one_line(str(problem)))
     names = _name_subjects(manifest.rows, paths)
     scans = [
         Scan(subject=name, images=row.images)

@@ -306,6 +306,14 @@ def _load_start(
                 f"configuration {values[1]}."
             )
     adapt_state(checkpoint.state, checkpoint.config.encoder, config.encoder)
+    plane, planes = checkpoint.config.plane, config.views.planes
+    if plane not in planes:
+        logger.warning(
+            "%s: its slabs are %s, those of this run %s (views.planes).",
+            os.fspath(init),
+            plane,
+            ", ".join(planes),
+        )
     return checkpoint
 
 

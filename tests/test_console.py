@@ -1,6 +1,7 @@
 import io
 import logging
 import re
+import sys
 import warnings
 from dataclasses import replace
 
@@ -107,6 +108,19 @@ def test_our_messages_are_one_line_and_others_none():
     assert logging.getLogger("nibabel.global").isEnabledFor(logging.ERROR)
     with pytest.warns(UserWarning, match="again"):
         warnings.warn("again", UserWarning, stacklevel=1)
+
+
+def test_a_bar_does_not_overwrite_our_messages(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    with own_messages_only(), RunDisplay(3) as display:
+        display(EVENTS[0])
+        logging.getLogger("brainfeat.anything").info("progress")
+    # A bar takes its lines back and draws them below what is printed.
+    before, _, after = terminal.getvalue().partition("progress")
+    assert before.endswith("\x1b[2K")
+    assert "embedding" in after
 
 
 def test_rows_are_counted_in_about_ten_lines():

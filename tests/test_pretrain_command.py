@@ -273,6 +273,23 @@ def test_of_two_processes_the_first_one_speaks(cohort, options, tmp_path):
     assert len(VolumeStore(folder / "store").subjects) == 3
 
 
+def test_of_two_processes_the_first_one_tells_of_an_interrupt(store, options, tmp_path):
+    folder = tmp_path / "run"
+    process = _process(
+        *(store, "-o", folder, *options, "--steps", 5000), command=_two_processes
+    )
+    deadline = time.monotonic() + 60
+    while not (folder / "state.safetensors").exists():
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            pytest.fail(process.communicate()[1])
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)  # torchrun passes it on
+    _, errors = process.communicate(timeout=60)
+    (line,) = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert "interrupted: --resume goes on from step" in line
+
+
 def _first_subject(source, process):
     drawn = source.draw(0, 1, seed=derive_seed(CONFIG.seed, process, 2)).volumes
     found = (s for s in source.subjects if torch.equal(source.load([s]).volumes, drawn))

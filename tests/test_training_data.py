@@ -101,12 +101,15 @@ def test_one_name_in_two_cohorts_is_two_people(cohort, tmp_path):
     ]
 
 
-def test_what_is_missing_is_listed_and_the_rest_taken(cohort, tmp_path):
+def test_what_is_missing_is_told_and_listed_and_the_rest_taken(
+    cohort, tmp_path, caplog
+):
     found = collect([tmp_path / "no.nii", cohort])
     assert len(found.scans) == 3
     assert [str(problem) for problem in found.problems] == [
         f"{tmp_path}/no.nii: no such file."
     ]
+    assert caplog.messages == [f"failed: {tmp_path}/no.nii: no such file."]
 
 
 def test_a_store_and_a_source_are_taken_as_they_are(store):

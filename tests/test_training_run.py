@@ -261,6 +261,18 @@ def test_what_cannot_start_is_told_before_anything_is_written(cohort, init, tmp_
         pretrain(tmp_path / "nothing", CONFIG, output=folder)
 
 
+@pytest.mark.parametrize("planes", [("axial",), ("sagittal", "coronal")])
+def test_weights_that_know_another_plane_are_told(run, init, tmp_path, caplog, planes):
+    checkpoint = Checkpoint.load(init)
+    turned = Checkpoint(replace(checkpoint.config, plane="coronal"), checkpoint.state)
+    views = replace(CONFIG.views, planes=planes)
+    config = replace(CONFIG, views=views, n_steps=1)
+    path = turned.save(tmp_path / "turned")
+    pretrain(run / "store", config, output=tmp_path / "run", init=path, device="cpu")
+    expected = f"{path}: its slabs are coronal, those of this run axial (views.planes)."
+    assert (expected in caplog.messages) == (planes == ("axial",))
+
+
 def test_a_run_is_not_overwritten(cohort, run):
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     with pytest.raises(TrainingError, match="run: holds a run"):

@@ -144,8 +144,10 @@ def _breakable(name: str) -> str:
 
 
 def _maps(cohort: Cohort) -> str:
-    if len(cohort.names) < 3:
-        return "<p>Too few rows for a map.</p>"
+    if min(cohort.embeddings.shape) < 2 or len(cohort.names) < 3:
+        return "<p>Too few rows or features for a map.</p>"
+    if not np.ptp(cohort.embeddings, axis=0).any():
+        return "<p>No map: all rows are equal.</p>"
     places, axes = _project(cohort.embeddings)
     figures = []
     for what, column in (
@@ -274,16 +276,21 @@ def _reliability_section(cohort: Cohort) -> list[str]:
 
 
 def _reliability_table(found: Reliability) -> str:
-    low, median, high = np.nanquantile(found.feature_icc, (0.25, 0.5, 0.75))
-    lines = [
-        ("ICC(2,1) of a feature, median", f"{median:.2f}", ""),
-        ("its quartiles", f"{low:.2f} to {high:.2f}", ""),
+    known = found.feature_icc[np.isfinite(found.feature_icc)]
+    lines = [("ICC(2,1) of a feature", "cannot be told", "")]
+    if len(known):
+        low, median, high = np.quantile(known, (0.25, 0.5, 0.75))
+        lines = [
+            ("ICC(2,1) of a feature, median", f"{median:.2f}", ""),
+            ("its quartiles", f"{low:.2f} to {high:.2f}", ""),
+        ]
+    lines.append(
         (
             "scans whose nearest other scan is of the same person",
             f"{found.retrieval:.0%}",
             f"{found.retrieval_chance:.0%}",
-        ),
-    ]
+        )
+    )
     if found.site_decoding is not None and found.site_chance is not None:
         lines.append(
             (

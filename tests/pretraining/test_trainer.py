@@ -3,7 +3,7 @@ import signal
 import subprocess
 import sys
 import threading
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from brainfeat.augmentation.intensity import IntensityConfig
 from brainfeat.checkpoint import Checkpoint, CheckpointConfig
 from brainfeat.exceptions import ConfigError, TrainingError
 from brainfeat.pretraining.trainer import Trainer, pretrain
+from brainfeat.pretraining.views import ViewGroup, Views
 
 CPU = "cpu"
 # The probe of this process ends it as a power cut would, after five steps.
@@ -74,6 +75,17 @@ def weights(source, config, folder, **options):
     pretrain(source, config, output=folder, device=CPU, **options)
     state = load_file(folder / "state.safetensors")
     return {name: state[name] for name in state if name.startswith("model.")}
+
+
+def joined(groups):
+    """Join the views of several batches of subjects."""
+    values = {
+        field.name: [getattr(group, field.name) for group in groups]
+        for field in fields(ViewGroup)
+    }
+    return ViewGroup(
+        **{k: None if v[0] is None else torch.cat(v, 1) for k, v in values.items()}
+    )
 
 
 def differ(first, second):
@@ -396,6 +408,34 @@ def test_parts_of_a_step_share_its_subjects_out(source, small_config, tmp_path):
     # A source that gives a subject for several steps would give it to several parts.
     whole, split = drawn
     assert torch.equal(whole.volumes, split.volumes)
+
+
+def test_gradients_of_parts_add_up_to_those_of_one_batch(
+    source, small_config, tmp_path
+):
+    # Without objectives that compare subjects, and a centre that stays.
+    config = replace(
+        small_config,
+        encoder=replace(small_config.encoder, drop_path=0.0),
+        **dict.fromkeys(
+            ("ibot_weight", "koleo_weight", "infonce_weight", "anatomy_weight"), 0.0
+        ),
+    )
+    gradients = []
+    for n_parts in (2, 1):
+        config = replace(config, accumulation_steps=n_parts)
+        trainer = Trainer(source, config, tmp_path, device=torch.device(CPU))
+        trainer.model.dino_centring.momentum = 1.0
+        if n_parts == 2:
+            parts = trainer.make_views(0)
+        else:
+            large = joined([part.large for part in parts])
+            parts = [Views(large, joined([part.small for part in parts]))]
+        trainer.backward(parts, step=0)
+        student = trainer.model.student
+        gradients.append([p.grad for p in student.parameters() if p.grad is not None])
+    assert len(gradients[0]) > 30
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -79,6 +81,21 @@ def test_few_rows_still_make_a_page(rng, n_rows):
     text = body(make(rng, n_rows=n_rows))
     assert f"Too few rows to compare: {n_rows}." in text
     assert "No image is shown." in text
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "told"),
+    [
+        (np.arange(24.0)[:, None], "Too few rows or features for a map."),
+        (np.ones((24, 3)), "No map: all rows are equal."),
+    ],
+    ids=["one feature", "equal rows"],
+)
+def test_rows_that_no_map_can_show_make_a_page(rng, embeddings, told):
+    cohort = make(rng, diagnosis=lambda n: np.arange(n) // 2 % 2)
+    text = body(replace(cohort, embeddings=embeddings))
+    assert told in text
+    assert "nan %" not in text
 
 
 def test_map_of_many_sites_keeps_to_marks_that_can_be_told_apart(rng):
