@@ -479,6 +479,7 @@ def segment_predict(
     from brainfeat.manifest import collect_rows
     from brainfeat.segment_command import format_segments, segment_rows
 
+    _check_is_no_input(output, inputs)
     estimator = SegmentationEstimator.load(model).set_params(device=device)
     manifest = collect_rows(
         inputs, modalities=estimator.modalities_, wanted=modality or ()
@@ -630,6 +631,12 @@ def _count_workers(jobs: int) -> int:
 def _check_is_free(folder: Path) -> None:
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise InputError(f"{folder}: exists and is not an empty folder.")
+
+
+def _check_is_no_input(folder: Path, inputs: list[str]) -> None:
+    # Scans with label maps among them would be taken for a BIDS folder the next time.
+    if folder.resolve() in {Path(text).resolve() for text in inputs}:
+        raise InputError(f"{folder}: is an input, too; choose another folder.")
 
 
 def _set_verbosity(verbose: bool) -> None:

@@ -278,6 +278,7 @@ def to_image_like(data: NDArray[Any], source: ImageSource) -> nib.Nifti1Image:
     header = None
     if isinstance(like.header, nib.Nifti1Header):
         header = nib.Nifti1Header.from_header(like.header, check=False)
+        header["sizeof_hdr"] = header.sizeof_hdr  # NIfTI-2 has a longer one
         header.set_data_dtype(data.dtype)
         header.set_slope_inter(1, 0)
         header["cal_min"] = header["cal_max"] = 0

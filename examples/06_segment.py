@@ -3,9 +3,9 @@
 # %%
 # Three simulated subjects stand in for your own scans: a T1w image and a label map
 # each. Any integers will do as labels, on any grid that lies with the image.
-import matplotlib.pyplot as plt
 import nibabel as nib
 import numpy as np
+from nilearn.plotting import plot_roi
 
 from brainfeat import SegmentationEstimator, simulate_cohort
 
@@ -37,9 +37,6 @@ again = SegmentationEstimator.load("tissue-model")
 print(again.modalities_, again.classes_)
 
 # %%
-# The image, and what became of it.
-middle = image.shape[2] // 2
-figure, axes = plt.subplots(1, 2, figsize=(7, 3.5))
-axes[0].imshow(np.asarray(image.dataobj)[:, :, middle], cmap="gray")
-axes[1].imshow(np.asarray(segmented.dataobj)[:, :, middle], cmap="tab10", vmin=0)
-figure.savefig("segmented.png")
+# The labels on their image: as they lie in the scanner, nilearn draws them.
+display = plot_roi(segmented, bg_img=image, cmap="tab10", alpha=0.6, colorbar=False)
+display.savefig("segmented.png")

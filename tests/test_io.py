@@ -139,7 +139,7 @@ def test_labels_beyond_32_bits_are_refused():
 
 
 @pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image, nib.MGHImage])
-def test_image_like_another_keeps_its_place_and_units(kind, tmp_path):
+def test_image_like_another_keeps_its_place_and_units(kind, tmp_path, caplog):
     affine = np.diag([2.0, -3.0, 1.5, 1.0])
     source = kind(np.zeros((3, 4, 5), np.float32), affine)
     if kind is not nib.MGHImage:
@@ -155,6 +155,7 @@ def test_image_like_another_keeps_its_place_and_units(kind, tmp_path):
     assert saved.get_data_dtype() == np.uint16
     expected = ("mm", "sec") if kind is nib.MGHImage else ("micron", "msec")
     assert saved.header.get_xyzt_units() == expected
+    assert not caplog.messages  # nibabel tells what it mends in a header
 
 
 def test_image_like_one_with_a_trailing_axis_has_it_too():

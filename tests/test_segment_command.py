@@ -3,6 +3,7 @@
 import csv
 import json
 import resource
+import shutil
 import subprocess
 import sys
 import threading
@@ -197,6 +198,17 @@ def test_label_maps_of_others_are_not_overwritten(data, model, tmp_path):
         assert all("exists and is not ours" in reason for reason in reasons)
         for path in (foreign, theirs):
             assert path.read_text() == '{"Manual": true}'
+
+
+def test_folder_of_scans_does_not_become_a_dataset(data, model, tmp_path):
+    scan = tmp_path / "scan.nii.gz"
+    shutil.copy(data / "bids/sub-0/anat/sub-0_T1w.nii.gz", scan)
+    result = invoke("predict", model, tmp_path, "-o", f"{tmp_path}/.")
+    assert result.exit_code == 2
+    assert "is an input, too" in " ".join(result.output.split())
+    assert [*tmp_path.iterdir()] == [scan]
+    for counts in ("1 done, 0 skipped", "0 done, 1 skipped"):
+        assert counts in invoke("predict", model, scan, "-o", tmp_path).output
 
 
 def test_names_of_others_are_not_overwritten(data, model, tmp_path):

@@ -167,7 +167,7 @@ def _check(
     if not named or set(named) - set(MODALITIES) or len(set(named)) < len(named):
         raise ModalityError(
             f"expected one or more modalities among {MODALITIES}, each once, "
-            f"got {named}."
+            f"got {modalities!r}."
         )
 
 

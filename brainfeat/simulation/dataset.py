@@ -203,15 +203,13 @@ class CohortFolder:
 def _check_same(
     path: Path, found: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> None:
-    different = sorted(
-        key for key in {*found, *settings} if found.get(key) != settings.get(key)
-    )
-    if different:
-        key = different[0]
-        raise InputError(
-            f"{path}: holds a simulation with another {', '.join(different)} "
-            f"({key}: {found.get(key)!r}, not {settings.get(key)!r})."
-        )
+    differences = [
+        f"{key} {found.get(key)!r}, not {settings.get(key)!r}"
+        for key in sorted({*found, *settings})
+        if found.get(key) != settings.get(key)
+    ]
+    if differences:
+        raise InputError(f"{path}: holds a simulation with {'; '.join(differences)}.")
 
 
 def _write_json(path: Path, content: Mapping[str, Any] | Sequence[Any]) -> None:

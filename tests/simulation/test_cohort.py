@@ -111,7 +111,7 @@ def test_without_labels(folder):
 
 def test_other_settings_are_refused(folder):
     simulate_cohort(folder, 1)
-    with pytest.raises(InputError, match="another disease_kind"):
+    with pytest.raises(InputError, match=r"with disease_kind .*, not .mass.\.$"):
         simulate_cohort(folder, 1, disease_kind="mass")
 
 
@@ -156,6 +156,7 @@ def test_base_that_cannot_be_used_leaves_no_folder(folder, tmp_path, monkeypatch
         ({"modalities": ("bold",)}, ModalityError, "bold"),
         ({"modalities": ()}, ModalityError, "one or more"),
         ({"modalities": ("T1w", "T1w")}, ModalityError, "each once"),
+        ({"modalities": "T1w"}, ModalityError, "each once, got 'T1w'"),
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_is_written(

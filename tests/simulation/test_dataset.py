@@ -48,8 +48,11 @@ def test_same_settings_open_it_again_and_touch_nothing(tmp_path):
 
 def test_another_simulation_is_refused(tmp_path):
     CohortFolder.open(tmp_path, SETTINGS)
-    with pytest.raises(InputError, match=r"another random_state \(random_state: 0"):
-        CohortFolder.open(tmp_path, SETTINGS | {"random_state": 1})
+    expected = r"with modalities \[.*\], not \['T2w'\]; random_state 0, not 1\.$"
+    with pytest.raises(InputError, match=expected):
+        CohortFolder.open(
+            tmp_path, SETTINGS | {"modalities": ["T2w"], "random_state": 1}
+        )
 
 
 def test_settings_that_are_damaged_are_named(tmp_path):
