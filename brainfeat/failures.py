@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self, TextIO
 
 from brainfeat.atomic import atomic_write
+from brainfeat.delimited_rows import write_rows
 from brainfeat.exceptions import TableError
 from brainfeat.journal import FolderBusyError, lock_folder, release_folder
 
@@ -244,9 +245,7 @@ def write_failures(
             path.unlink(missing_ok=True)
             return None
         with _placed(path, folder) as file:
-            writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-            writer.writerow(FailedRow._fields)
-            writer.writerows(listed)
+            write_rows(file, [FailedRow._fields, *listed], "\t")
     return path
 
 

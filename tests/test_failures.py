@@ -50,6 +50,17 @@ def test_failures_of_other_runs_are_kept_unless_they_are_outdated(tmp_path):
     assert lines[1:] == ["sub-02\tb.nii\t0.", "sub-01\ta.nii\tempty."]
 
 
+def test_failures_of_names_with_line_ends_are_kept(tmp_path):
+    path = tmp_path / "out.failures.tsv"
+    # As a shell makes them of a list from Windows.
+    failures = [FailedRow(f"sub-{i}\r", f"/sub-{i}\r/a.nii", "cut.") for i in (1, 2)]
+    for failure in failures:
+        write_failures(path, [failure], is_outdated=lambda _: False)
+    with path.open(newline="") as file:
+        lines = list(csv.reader(file, delimiter="\t"))
+    assert lines[1:] == list(map(list, failures))
+
+
 def _raised(failure):
     tracebacks = Tracebacks()
     try:
