@@ -1,6 +1,7 @@
 import csv
 import errno
 import multiprocessing
+import subprocess
 import sys
 
 import pytest
@@ -59,6 +60,22 @@ def test_failures_of_names_with_line_ends_are_kept(tmp_path):
     with path.open(newline="") as file:
         lines = list(csv.reader(file, delimiter="\t"))
     assert lines[1:] == list(map(list, failures))
+
+
+def test_a_full_disk_names_the_table_of_failures(tmp_path):
+    path = tmp_path / "out.failures.tsv"
+    command = (
+        "import resource, sys\n"
+        "from brainfeat.failures import FailedRow, write_failures\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
+        "failures = [FailedRow('sub-01', 'a.nii', 'x' * 1000)]\n"
+        "try:\n    write_failures(sys.argv[1], failures)\n"
+        "except OSError as error:\n    print(error.filename)\n"
+    )
+    arguments = [sys.executable, "-c", command, path]
+    result = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == str(path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def _raised(failure):
