@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self, TextIO
 
 from brainfeat.atomic import atomic_write
+from brainfeat.delimited_rows import write_rows
 from brainfeat.exceptions import TableError
 from brainfeat.journal import FolderBusyError, lock_folder, release_folder
 
@@ -244,9 +245,7 @@ def write_failures(
             path.unlink(missing_ok=True)
             return None
         with _placed(path, folder) as file:
-            writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-            writer.writerow(FailedRow._fields)
-            writer.writerows(listed)
+            write_rows(file, [FailedRow._fields, *listed], "\t")
     return path
 
 
@@ -342,12 +341,24 @@ def _alone(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _placed(path: Path, folder: Path) -> Iterator[TextIO]:
-    """Open a file in one folder that is moved to another once it is whole."""
+    """Open a file in one folder that is moved to another once it is whole.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; named as it would be.
+    """
     whole = folder / f".{path.name}.new"
-    with (
-        atomic_write(whole) as partial,
-        # A name on a disk need not be text.
-        partial.open("w", newline="", encoding="utf-8", errors="backslashreplace") as f,
-    ):
-        yield f
-    whole.replace(path)
+    try:
+        with (
+            atomic_write(whole) as partial,
+            # A name on a disk need not be text.
+            partial.open(
+                "w", newline="", encoding="utf-8", errors="backslashreplace"
+            ) as file,
+        ):
+            yield file
+        whole.replace(path)
+    except OSError as error:
+        error.filename = os.fspath(path)  # the name that the user knows
+        raise

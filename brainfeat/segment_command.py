@@ -15,6 +15,7 @@ from brainfeat.atomic import atomic_write, write_json
 from brainfeat.bids import parse_bids_name
 from brainfeat.console import show_run
 from brainfeat.dataset_description import check_description, describe_derivatives
+from brainfeat.delimited_rows import write_rows
 from brainfeat.estimators._device import resolve_device
 from brainfeat.estimators._segmentation_folder import MODEL_NAME
 from brainfeat.estimators._side_by_side import MOST_SEGMENTED_AT_ONCE, side_by_side
@@ -350,8 +351,7 @@ def _write_names(
         atomic_write(path) as partial,
         partial.open("w", newline="", encoding="utf-8") as file,
     ):
-        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-        writer.writerow(("index", "name"))
-        for label in map(int, estimator.classes_):
-            default = "background" if label == 0 else f"class_{label}"
-            writer.writerow((label, names.get(label, default)))
+        defaults = {0: "background", **names}
+        labels = map(int, estimator.classes_)
+        rows = ((label, defaults.get(label, f"class_{label}")) for label in labels)
+        write_rows(file, [("index", "name"), *rows], "\t")

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from brainfeat.delimited_rows import write_rows
 from brainfeat.exceptions import TableError, brief_reason
 from brainfeat.json_files import read_json_object
 
@@ -301,14 +302,12 @@ class _DelimitedFormat:
         vectors: Iterable[NDArray[np.float32]],
         provenance: Mapping[str, Any],
     ) -> None:
-        rows = zip(*columns.values(), strict=True)
+        header = [*columns, *_feature_names(provenance)]
+        rows = zip(zip(*columns.values(), strict=True), vectors, strict=True)
+        # numpy writes the shortest digits that give the same float32.
+        lines = ([*map(self._cell, texts), *v.astype(str)] for texts, v in rows)
         with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, delimiter=self.delimiter, lineterminator="\n")
-            writer.writerow([*columns, *_feature_names(provenance)])
-            for row, vector in zip(rows, vectors, strict=True):
-                texts = (self.missing if text is None else text for text in row)
-                # numpy writes the shortest digits that give the same float32.
-                writer.writerow([*texts, *vector.astype(str)])
+            write_rows(file, itertools.chain([header], lines), self.delimiter)
 
     def read_provenance(self, path: Path) -> dict[str, Any] | None:
         return read_json_object(sidecar_path(path))
@@ -351,6 +350,9 @@ class _DelimitedFormat:
                     yield row
             except (csv.Error, UnicodeDecodeError) as error:
                 raise TableError(f"{path}: not a readable table ({error}).") from error
+
+    def _cell(self, text: str | None) -> str:
+        return self.missing if text is None else text
 
     def _text(self, value: str) -> str | None:
         return None if value in {"", self.missing} else value

@@ -1,6 +1,7 @@
 import csv
 import errno
 import multiprocessing
+import subprocess
 import sys
 
 import pytest
@@ -48,6 +49,33 @@ def test_failures_of_other_runs_are_kept_unless_they_are_outdated(tmp_path):
     write_failures(path, [old._replace(reason="empty.")], is_outdated=lambda _: False)
     lines = path.read_text().splitlines()
     assert lines[1:] == ["sub-02\tb.nii\t0.", "sub-01\ta.nii\tempty."]
+
+
+def test_failures_of_names_with_line_ends_are_kept(tmp_path):
+    path = tmp_path / "out.failures.tsv"
+    # As a shell makes them of a list from Windows.
+    failures = [FailedRow(f"sub-{i}\r", f"/sub-{i}\r/a.nii", "cut.") for i in (1, 2)]
+    for failure in failures:
+        write_failures(path, [failure], is_outdated=lambda _: False)
+    with path.open(newline="") as file:
+        lines = list(csv.reader(file, delimiter="\t"))
+    assert lines[1:] == list(map(list, failures))
+
+
+def test_a_full_disk_names_the_table_of_failures(tmp_path):
+    path = tmp_path / "out.failures.tsv"
+    command = (
+        "import resource, sys\n"
+        "from brainfeat.failures import FailedRow, write_failures\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
+        "failures = [FailedRow('sub-01', 'a.nii', 'x' * 1000)]\n"
+        "try:\n    write_failures(sys.argv[1], failures)\n"
+        "except OSError as error:\n    print(error.filename)\n"
+    )
+    arguments = [sys.executable, "-c", command, path]
+    result = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == str(path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def _raised(failure):

@@ -9,7 +9,7 @@ from brainfeat.exceptions import TableError
 from brainfeat.table_formats import find_format, sidecar_path
 
 COLUMNS = {
-    "participant_id": ["01", "02", 'a,b\n"c"', "sub-ä"],
+    "participant_id": ["01", "02", 'a,b\n"c"', "sub-ä\r"],
     "session_id": [None, None, None, None],
     "age": ["71", None, "64", "-3"],
     "score": ["0.5", "1e-3", "7", None],
@@ -44,7 +44,7 @@ def test_what_is_read_is_what_was_written_to_the_last_bit(tmp_path, suffix):
     assert table_format.read_provenance(path) == provenance
     columns = table_format.read_columns(path).to_pydict()
     assert columns == {
-        "participant_id": ["01", "02", 'a,b\n"c"', "sub-ä"],
+        "participant_id": ["01", "02", 'a,b\n"c"', "sub-ä\r"],
         "session_id": [None] * 4,
         "age": [71, None, 64, -3],
         "score": [0.5, 1e-3, 7.0, None],
