@@ -217,6 +217,7 @@ def run_pretraining(
             found, folder, start, options, on_event, goes_on=goes_on
         )
         _warn_of_repeats(source, config)
+        _warn_of_other_volumes(source, start)
         failures = _list_failures(folder, failed)
         checkpoint = trainer.pretrain(
             source,
@@ -393,6 +394,24 @@ def _warn_of_repeats(source: SubjectSource, config: PretrainingConfig) -> None:
             "There are %d subjects for a batch_size of %d: some are twice in a step.",
             n_subjects,
             config.batch_size,
+        )
+
+
+def _warn_of_other_volumes(source: SubjectSource, start: Checkpoint | None) -> None:
+    """Say where a store was preprocessed otherwise than the weights know it."""
+    if start is None or not isinstance(source, VolumeStore) or rank() != 0:
+        return
+    known, given = (
+        Preprocessor.from_dict(values).to_dict()
+        for values in (start.config.preprocessing, source.preprocessing)
+    )
+    differing = [name for name in known if known[name] != given[name]]
+    if differing:
+        logger.warning(
+            "%s: its volumes have %s, those that the weights to start from know %s.",
+            source.folder,
+            ", ".join(f"{name} {given[name]}" for name in differing),
+            ", ".join(f"{name} {known[name]}" for name in differing),
         )
 
 

@@ -273,6 +273,28 @@ def test_weights_that_know_another_plane_are_told(run, init, tmp_path, caplog, p
     assert (expected in caplog.messages) == (planes == ("axial",))
 
 
+@pytest.mark.parametrize("spacing", [8.0, 2.0])
+def test_weights_that_know_other_volumes_than_the_store_are_told(
+    run, init, tmp_path, caplog, spacing
+):
+    checkpoint = Checkpoint.load(init)
+    other = replace(PREPROCESSOR, spacing=spacing).to_dict()
+    config = replace(checkpoint.config, preprocessing=other)
+    path = Checkpoint(config, checkpoint.state).save(tmp_path / "other")
+    pretrain(
+        run / "store",
+        replace(CONFIG, n_steps=1),
+        output=tmp_path / "run",
+        init=path,
+        device="cpu",
+    )
+    expected = (
+        f"{run / 'store'}: its volumes have spacing 8.0, those that the weights to "
+        "start from know spacing 2.0."
+    )
+    assert caplog.messages == ([] if spacing == 8.0 else [expected])
+
+
 def test_a_run_is_not_overwritten(cohort, run):
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     with pytest.raises(TrainingError, match="run: holds a run"):

@@ -57,6 +57,10 @@ def write_store_together(
     list of FailedScan
         The others.
     """
+    group = None
+    if world_size() > 1:
+        # While all are here: NCCL gives up after minutes, and the work takes hours.
+        group = dist.new_group(backend="gloo", timeout=_PATIENCE)
     outcomes = fill_store(
         scans[rank() :: world_size()],
         folder,
@@ -65,18 +69,14 @@ def write_store_together(
         n_jobs=n_jobs,
         on_scan=on_scan,
     )
+    if group is not None:
+        outcomes = _of_all_ranks(outcomes, group)
     # Every process writes the same index.
-    return finish_store(
-        scans, _of_all_ranks(outcomes), folder, preprocessor, modalities=modalities
-    )
+    return finish_store(scans, outcomes, folder, preprocessor, modalities=modalities)
 
 
-def _of_all_ranks(outcomes: list[Outcome]) -> list[Outcome]:
+def _of_all_ranks(outcomes: list[Outcome], group: dist.ProcessGroup) -> list[Outcome]:
     """Put the outcomes of all shares into the order of the scans."""
-    if world_size() == 1:
-        return outcomes
-    # NCCL gives up after minutes, and preprocessing takes hours.
-    group = dist.new_group(backend="gloo", timeout=_PATIENCE)
     shares: list[list[Outcome]] = [[] for _ in range(world_size())]
     dist.all_gather_object(shares, outcomes, group=group)
     turns = chain.from_iterable(zip_longest(*shares))
