@@ -19,7 +19,13 @@ from brainfeat.image_files import ImageSource
 from brainfeat.io import read_labels, split_volumes, to_image
 from brainfeat.volume import Geometry, Volume
 
-__all__ = ["as_label_maps", "lies_beside", "name_of", "read_label_map"]
+__all__ = [
+    "as_label_maps",
+    "check_place",
+    "lies_beside",
+    "name_of",
+    "read_label_map",
+]
 
 # Whose a file is, by the BIDS entities in its name and its folders.
 _OWNER = re.compile(r"(?:^|[/\\_])(sub|ses)-([0-9A-Za-z]+)")
@@ -79,6 +85,33 @@ def name_of(source: ImageSource, subject: Subject) -> str:
     if isinstance(source, SpatialImage):
         return source.get_filename() or f"label map of {subject.name}"
     return os.fspath(source)
+
+
+def check_place(label_map: Volume, image: Geometry, name: str) -> None:
+    """Check that a label map did not lose its place in the scanner.
+
+    Parameters
+    ----------
+    label_map : Volume
+        In scanner space.
+    image : Geometry
+        Of the image that it belongs to.
+    name : str
+        Of the label map, for messages.
+
+    Raises
+    ------
+    InputError
+        If it has the voxels of its image, and nothing that places them.
+    """
+    is_placed = not np.array_equal(label_map.geometry.affine, np.eye(4))
+    if is_placed or label_map.geometry.shape != image.shape:
+        return
+    if not label_map.geometry.is_close(image):
+        raise InputError(
+            f"{name}: expected the affine of its image, whose shape it has, got the "
+            "identity; nibabel.Nifti1Image(array, image.affine) keeps it."
+        )
 
 
 def lies_beside(

@@ -12,7 +12,12 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
-from brainfeat.estimators._label_maps import lies_beside, name_of, read_label_map
+from brainfeat.estimators._label_maps import (
+    check_place,
+    lies_beside,
+    name_of,
+    read_label_map,
+)
 from brainfeat.estimators._segmentation_inputs import (
     SegmentationInput,
     SegmentationSpace,
@@ -271,6 +276,7 @@ def _read(
     native = read_label_map(label_map, subject)
     found = [int(label) for label in np.unique(native.data) if label != BACKGROUND]
     placed = space.read(subject)
+    check_place(native, placed.native, name)
     labels = space.to_grid(native, placed)
     fine = placed.fine
     if not labels.any() and lies_beside(native, fine.geometry, fine.grid_to_scanner):

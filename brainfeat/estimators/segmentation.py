@@ -30,6 +30,7 @@ from brainfeat.estimators._contract import (
 from brainfeat.estimators._device import resolve_device, resolve_n_jobs
 from brainfeat.estimators._label_maps import (
     as_label_maps,
+    check_place,
     lies_beside,
     name_of,
     read_label_map,
@@ -194,8 +195,8 @@ class SegmentationEstimator(BaseEstimator):
             If a parameter has an impossible value.
         InputError
             If ``X`` or ``y`` has another form, a label map is missing, is named after
-            another subject or lies beside its image, all hold background only, or a
-            class is nowhere in the brain.
+            another subject, lies beside its image or lost its affine, all hold
+            background only, or a class is nowhere in the brain.
         MissingDependencyError
             If monai is not installed.
         ModalityError
@@ -335,13 +336,13 @@ class SegmentationEstimator(BaseEstimator):
         for (placed, labels), source, subject in zip(
             found, label_maps, table.rows, strict=True
         ):
-            native = read_labels(source)
+            native, name = read_labels(source), name_of(source, subject)
+            check_place(native, placed.native, name)
             truth = _on_grid(native, placed)
             if not truth.any() and lies_beside(native, placed.native, np.eye(4)):
                 raise InputError(
-                    f"{name_of(source, subject)}: expected labels where the image of "
-                    f"{subject.name} lies in scanner space, got none there; is its "
-                    "header another image's?"
+                    f"{name}: expected labels where the image of {subject.name} lies "
+                    "in scanner space, got none there; is its header another image's?"
                 )
             rows.append(dice_scores(truth, labels, foreground))
         names = [subject.name for subject in table.rows]

@@ -403,6 +403,19 @@ def test_truth_beside_its_image_is_no_score_of_zero(fitted, paths, label_maps):
         fitted.score(paths[:2], [label_maps[0], away])
 
 
+def test_label_map_without_a_place_is_refused(estimator, fitted, paths, label_maps):
+    # As numpy.load and Nifti1Image(array, numpy.eye(4)) leave it.
+    unplaced = nib.Nifti1Image(read_labels(label_maps[1]).data, np.eye(4))
+    message = r"label map of .*: expected the affine of its image, .* got the identity"
+    with pytest.raises(InputError, match=message):
+        estimator.fit(paths[:2], [label_maps[0], unplaced])
+    with pytest.raises(InputError, match=message):
+        fitted.score(paths[:2], [label_maps[0], unplaced])
+    # What lost its affine as its image did lies with it.
+    image = nib.Nifti1Image(read_volume(paths[1]).data, np.eye(4))
+    assert fitted.score([image], [unplaced]) >= 0.0
+
+
 def test_truth_too_small_for_the_voxels_of_its_image_does_not_stop_a_score(
     fitted, paths
 ):
