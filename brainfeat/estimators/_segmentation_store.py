@@ -12,12 +12,8 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
-from brainfeat.estimators._label_maps import (
-    check_place,
-    lies_beside,
-    name_of,
-    read_label_map,
-)
+from brainfeat.estimators._label_maps import name_of, read_label_map
+from brainfeat.estimators._label_places import check_place, lies_beside
 from brainfeat.estimators._segmentation_inputs import (
     SegmentationInput,
     SegmentationSpace,

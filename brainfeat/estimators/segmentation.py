@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import torch
 from nibabel import Nifti1Image
-from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted
@@ -28,17 +27,11 @@ from brainfeat.estimators._contract import (
     tag_images,
 )
 from brainfeat.estimators._device import resolve_device, resolve_n_jobs
-from brainfeat.estimators._label_maps import (
-    as_label_maps,
-    check_place,
-    lies_beside,
-    name_of,
-    read_label_map,
-)
+from brainfeat.estimators._label_maps import as_label_maps, name_of, read_label_map
+from brainfeat.estimators._label_places import read_on_image
 from brainfeat.estimators._progress import show_steps
 from brainfeat.estimators._segmentation_folder import read_folder, write_folder
 from brainfeat.estimators._segmentation_inputs import (
-    SegmentationInput,
     SegmentationSpace,
 )
 from brainfeat.estimators._segmentation_model import (
@@ -60,10 +53,7 @@ from brainfeat.estimators._sharing import shared_checkpoint, shared_encoder
 from brainfeat.estimators._subjects import Subject
 from brainfeat.exceptions import ConfigError, InputError
 from brainfeat.image_files import ImageSource
-from brainfeat.io import read_labels
 from brainfeat.metrics import dice_scores
-from brainfeat.resampling import to_closest_ras, to_resampled
-from brainfeat.volume import Volume
 
 __all__ = ["SegmentationEstimator"]
 
@@ -336,14 +326,7 @@ class SegmentationEstimator(BaseEstimator):
         for (placed, labels), source, subject in zip(
             found, label_maps, table.rows, strict=True
         ):
-            native, name = read_labels(source), name_of(source, subject)
-            check_place(native, placed.native, name)
-            truth = _on_grid(native, placed)
-            if not truth.any() and lies_beside(native, placed.native, np.eye(4)):
-                raise InputError(
-                    f"{name}: expected labels where the image of {subject.name} lies "
-                    "in scanner space, got none there; is its header another image's?"
-                )
+            truth = read_on_image(source, subject, placed.native)
             rows.append(dice_scores(truth, labels, foreground))
         names = [subject.name for subject in table.rows]
         return pd.DataFrame(rows, index=names, columns=foreground)
@@ -543,11 +526,3 @@ class SegmentationEstimator(BaseEstimator):
 def _is_count(value: object) -> bool:
     is_integer = isinstance(value, Integral) and not isinstance(value, bool)
     return is_integer and int(value) > 0  # type: ignore[call-overload]
-
-
-def _on_grid(label_map: Volume, placed: SegmentationInput) -> NDArray[Any]:
-    if label_map.geometry.is_close(placed.native):
-        return label_map.data
-    return to_resampled(
-        to_closest_ras(label_map), placed.native, np.eye(4), interpolation="nearest"
-    )
