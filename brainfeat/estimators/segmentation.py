@@ -50,7 +50,7 @@ from brainfeat.estimators._segmentation_training import (
     train,
 )
 from brainfeat.estimators._sharing import shared_checkpoint, shared_encoder
-from brainfeat.estimators._subjects import Subject
+from brainfeat.estimators._subjects import Subject, SubjectTable
 from brainfeat.exceptions import ConfigError, InputError
 from brainfeat.image_files import ImageSource
 from brainfeat.metrics import dice_scores
@@ -108,7 +108,7 @@ class SegmentationEstimator(BaseEstimator):
     classes_ : ndarray of int of shape (n_classes,)
         Labels, 0 (background) first, then the others in rising order.
     modalities_ : tuple of str
-        Modalities that ``X`` had in `fit`; `predict` accepts no others.
+        Modalities of the images in `fit`; `predict` accepts no others.
     loss_curve_ : list of float
         Dice loss and cross-entropy of each step.
     validation_scores_ : list of float
@@ -201,7 +201,8 @@ class SegmentationEstimator(BaseEstimator):
         checkpoint = shared_checkpoint(self.checkpoint)
         table = read_subjects(X, checkpoint, self.modality)
         label_maps = as_label_maps(y, table.rows)
-        space = SegmentationSpace.of_checkpoint(checkpoint.config, table.modalities)
+        given = _given_modalities(table)
+        space = SegmentationSpace.of_checkpoint(checkpoint.config, given)
         with tempfile.TemporaryDirectory(prefix="brainfeat-") as folder:
             store = write_store(
                 table.rows,
@@ -484,11 +485,7 @@ class SegmentationEstimator(BaseEstimator):
         check_is_fitted(self)
         checkpoint = self._checkpoint()
         table = read_subjects(X, checkpoint, self.modality)
-        found = {
-            n for row in table.rows for n, i in row.images.items() if i is not None
-        }
-        given = [name for name in table.modalities if name in found]
-        check_modalities(self, self.modalities_, given)
+        check_modalities(self, self.modalities_, _given_modalities(table))
         segmented = segment_subjects(
             self._fitted_network(checkpoint),
             table.rows,
@@ -521,6 +518,12 @@ class SegmentationEstimator(BaseEstimator):
                 f"{name_of(source, subject)}: expected classes of the training "
                 f"{self._classes()}, got {unknown} too."
             )
+
+
+def _given_modalities(table: SubjectTable) -> tuple[str, ...]:
+    """Modalities that a subject has: nothing is learnt of a column without images."""
+    found = {n for row in table.rows for n, i in row.images.items() if i is not None}
+    return tuple(name for name in table.modalities if name in found)
 
 
 def _is_count(value: object) -> bool:

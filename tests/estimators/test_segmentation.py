@@ -257,9 +257,15 @@ def test_several_modalities_with_gaps(estimator, cohort, label_maps):
     assert [m.shape for m in maps] == [nib.load(label_maps[0]).shape] * 2
 
 
-def test_column_without_any_image_is_no_modality(fitted, paths):
+def test_column_without_any_image_is_no_modality(
+    fitted, estimator, paths, label_maps, cohort
+):
     X = pd.DataFrame({"T1w": paths[3:], "FLAIR": [None]})
     same(fitted.predict(X)[0], fitted.predict(paths[3:])[0])
+    estimator.fit(X, label_maps[3:])
+    assert estimator.modalities_ == ("T1w",)
+    with pytest.raises(ModalityError, match="fitted on modalities"):
+        estimator.predict([{"FLAIR": cohort["FLAIR"][0]}])
 
 
 def test_unseen_modality_is_refused(fitted, cohort):
