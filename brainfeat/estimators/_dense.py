@@ -1,6 +1,7 @@
 """Patch tokens as 4D images that nilearn takes."""
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Literal, get_args
 
 import nibabel as nib
@@ -37,8 +38,11 @@ def check_dense_options(space: object, n_components: object, n_features: int) ->
         raise ConfigError(
             f"space: expected one of {get_args(DenseSpace)}, got {space!r}."
         )
+    # True equals 1, and numpy's integers are no int.
     if n_components is not None and (
-        not isinstance(n_components, int) or not 1 <= n_components <= n_features
+        isinstance(n_components, bool)
+        or not isinstance(n_components, Integral)
+        or int(n_components) not in range(1, n_features + 1)
     ):
         raise ConfigError(
             f"n_components: expected None or 1 to {n_features}, got {n_components!r}."

@@ -7,9 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from nibabel.affines import apply_affine
 from nibabel.spatialimages import SpatialImage
-from numpy.typing import NDArray
 from pandas.api.extensions import ExtensionArray
 
 from brainfeat.estimators._blame import blaming
@@ -17,9 +15,9 @@ from brainfeat.estimators._subjects import Subject, find_path
 from brainfeat.exceptions import InputError, VolumeNotFoundError
 from brainfeat.image_files import ImageSource
 from brainfeat.io import read_labels, split_volumes, to_image
-from brainfeat.volume import Geometry, Volume
+from brainfeat.volume import Volume
 
-__all__ = ["as_label_maps", "lies_beside", "name_of", "read_label_map"]
+__all__ = ["as_label_maps", "name_of", "read_label_map"]
 
 # Whose a file is, by the BIDS entities in its name and its folders.
 _OWNER = re.compile(r"(?:^|[/\\_])(sub|ses)-([0-9A-Za-z]+)")
@@ -79,33 +77,6 @@ def name_of(source: ImageSource, subject: Subject) -> str:
     if isinstance(source, SpatialImage):
         return source.get_filename() or f"label map of {subject.name}"
     return os.fspath(source)
-
-
-def lies_beside(
-    label_map: Volume, grid: Geometry, grid_to_scanner: NDArray[np.float64]
-) -> bool:
-    """Whether it has labels, but none in a grid, not even one too small for its voxels.
-
-    Parameters
-    ----------
-    label_map : Volume
-        In scanner space.
-    grid : Geometry
-        In a world of its own.
-    grid_to_scanner : ndarray of shape (4, 4)
-        Maps that world to scanner space.
-
-    Returns
-    -------
-    bool
-        False for a label map of background only.
-    """
-    to_voxels = np.linalg.inv(grid_to_scanner @ grid.affine) @ label_map.geometry.affine
-    labelled = np.argwhere(label_map.data)
-    voxels = apply_affine(to_voxels, labelled)
-    last = np.array(grid.shape) - 1
-    is_inside = ((voxels > -0.5) & (voxels < last + 0.5)).all(axis=1)
-    return len(labelled) > 0 and not is_inside.any()
 
 
 def read_label_map(source: ImageSource, subject: Subject) -> Volume:

@@ -12,13 +12,19 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
-from brainfeat.estimators._label_maps import lies_beside, name_of, read_label_map
+from brainfeat.estimators._label_maps import name_of, read_label_map
+from brainfeat.estimators._label_places import check_place, lies_beside
 from brainfeat.estimators._segmentation_inputs import (
     SegmentationInput,
     SegmentationSpace,
 )
 from brainfeat.estimators._subjects import Subject
-from brainfeat.exceptions import InputError, TrainingError, brief_reason
+from brainfeat.exceptions import (
+    BrainfeatError,
+    InputError,
+    TrainingError,
+    brief_reason,
+)
 from brainfeat.image_files import ImageSource
 from brainfeat.prefetch import Prefetch
 from brainfeat.slabs import SlabGrid
@@ -35,6 +41,8 @@ _PRIOR_SPREAD = 1.0
 _PRIOR_DOUBT = 0.05
 # Each check segments all of the held-out subjects: more would take long.
 _N_HELD_OUT = 4
+# So many are told at once, as reading takes long; more are one fault of all.
+_MOST_FAILURES = 10
 
 
 class LabelledVolumes(NamedTuple):
@@ -203,8 +211,8 @@ def write_store(
     Raises
     ------
     InputError
-        If no label map has foreground, one does not overlap its image, or a class
-        has no voxel on the grid.
+        If no label map has foreground, one does not overlap its image, a class has no
+        voxel on the grid, or several subjects cannot be used, each for its reason.
     TrainingError
         If the disk is full.
     VolumeError
@@ -216,13 +224,19 @@ def write_store(
     codes: dict[int, int] = {BACKGROUND: 0}
     named_in: dict[int, str] = {}
     counts, present, encoder_present = [], [], []
+    failures: list[BrainfeatError] = []
     with Prefetch(
-        lambda pair: _read(*pair, space),
+        lambda pair: _try_to_read(*pair, space),
         zip(subjects, label_maps, strict=True),
         n_threads=n_jobs,
         n_ahead=n_jobs,
     ) as items:
         for index, item in enumerate(items):
+            if isinstance(item, BrainfeatError):
+                failures.append(item)
+                if len(failures) == _MOST_FAILURES:
+                    break
+                continue
             for label in item.found:
                 codes.setdefault(label, len(codes))
                 named_in.setdefault(label, item.name)
@@ -231,6 +245,7 @@ def write_store(
             counts.append(_count(coded, fine_grid))
             present.append(space.present(item.subject))
             encoder_present.append(item.subject.coarse.present)
+    _raise_any(failures)
     if not named_in:
         raise InputError(
             "label maps: expected labels other than 0 in one at least, got none in any "
@@ -264,6 +279,23 @@ class _Labelled(NamedTuple):
     name: str
 
 
+def _try_to_read(
+    subject: Subject, label_map: ImageSource, space: SegmentationSpace
+) -> _Labelled | BrainfeatError:
+    try:
+        return _read(subject, label_map, space)
+    except BrainfeatError as error:
+        return error
+
+
+def _raise_any(failures: Sequence[BrainfeatError]) -> None:
+    if len(failures) == 1:
+        raise failures[0]
+    if failures:
+        reasons = " ".join(map(str, failures))
+        raise InputError(f"{len(failures)} subjects cannot be used: {reasons}")
+
+
 def _read(
     subject: Subject, label_map: ImageSource, space: SegmentationSpace
 ) -> _Labelled:
@@ -271,6 +303,7 @@ def _read(
     native = read_label_map(label_map, subject)
     found = [int(label) for label in np.unique(native.data) if label != BACKGROUND]
     placed = space.read(subject)
+    check_place(native, placed.native, name)
     labels = space.to_grid(native, placed)
     fine = placed.fine
     if not labels.any() and lies_beside(native, fine.geometry, fine.grid_to_scanner):

@@ -1,6 +1,7 @@
 """The loop that trains a decoder, and an encoder with it if asked to."""
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -138,7 +139,7 @@ def train(
         schedule.step()
         curve.append(loss)
         on_step(step + 1, loss)
-        if len(plan.held_out) and (step + 1) % max(1, plan.n_steps // _N_CHECKS) == 0:
+        if len(plan.held_out) and _is_check(step + 1, plan.n_steps):
             _set_training(network, plan, training=False)
             best.update(_check(network, store, plan.held_out))
             if best.n_since >= _PATIENCE:
@@ -194,6 +195,11 @@ class _Best:
     def restore(self) -> None:
         for module, state in zip(self.modules, self.states, strict=False):
             module.load_state_dict(state)
+
+
+def _is_check(n_done: int, n_steps: int) -> bool:
+    """Whether a tenth of the steps is done, or all of them: the last may be best."""
+    return n_done % math.ceil(n_steps / _N_CHECKS) == 0 or n_done == n_steps
 
 
 def _trained_modules(

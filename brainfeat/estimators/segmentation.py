@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import torch
 from nibabel import Nifti1Image
-from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted
@@ -28,16 +27,11 @@ from brainfeat.estimators._contract import (
     tag_images,
 )
 from brainfeat.estimators._device import resolve_device, resolve_n_jobs
-from brainfeat.estimators._label_maps import (
-    as_label_maps,
-    lies_beside,
-    name_of,
-    read_label_map,
-)
+from brainfeat.estimators._label_maps import as_label_maps, name_of, read_label_map
+from brainfeat.estimators._label_places import read_on_image
 from brainfeat.estimators._progress import show_steps
 from brainfeat.estimators._segmentation_folder import read_folder, write_folder
 from brainfeat.estimators._segmentation_inputs import (
-    SegmentationInput,
     SegmentationSpace,
 )
 from brainfeat.estimators._segmentation_model import (
@@ -56,13 +50,10 @@ from brainfeat.estimators._segmentation_training import (
     train,
 )
 from brainfeat.estimators._sharing import shared_checkpoint, shared_encoder
-from brainfeat.estimators._subjects import Subject
+from brainfeat.estimators._subjects import Subject, SubjectTable
 from brainfeat.exceptions import ConfigError, InputError
 from brainfeat.image_files import ImageSource
-from brainfeat.io import read_labels
 from brainfeat.metrics import dice_scores
-from brainfeat.resampling import to_closest_ras, to_resampled
-from brainfeat.volume import Volume
 
 __all__ = ["SegmentationEstimator"]
 
@@ -117,7 +108,7 @@ class SegmentationEstimator(BaseEstimator):
     classes_ : ndarray of int of shape (n_classes,)
         Labels, 0 (background) first, then the others in rising order.
     modalities_ : tuple of str
-        Modalities that ``X`` had in `fit`; `predict` accepts no others.
+        Modalities of the images in `fit`; `predict` accepts no others.
     loss_curve_ : list of float
         Dice loss and cross-entropy of each step.
     validation_scores_ : list of float
@@ -194,8 +185,8 @@ class SegmentationEstimator(BaseEstimator):
             If a parameter has an impossible value.
         InputError
             If ``X`` or ``y`` has another form, a label map is missing, is named after
-            another subject or lies beside its image, all hold background only, or a
-            class is nowhere in the brain.
+            another subject, lies beside its image or lost its affine, all hold
+            background only, or a class is nowhere in the brain.
         MissingDependencyError
             If monai is not installed.
         ModalityError
@@ -210,7 +201,8 @@ class SegmentationEstimator(BaseEstimator):
         checkpoint = shared_checkpoint(self.checkpoint)
         table = read_subjects(X, checkpoint, self.modality)
         label_maps = as_label_maps(y, table.rows)
-        space = SegmentationSpace.of_checkpoint(checkpoint.config, table.modalities)
+        given = _given_modalities(table)
+        space = SegmentationSpace.of_checkpoint(checkpoint.config, given)
         with tempfile.TemporaryDirectory(prefix="brainfeat-") as folder:
             store = write_store(
                 table.rows,
@@ -335,14 +327,7 @@ class SegmentationEstimator(BaseEstimator):
         for (placed, labels), source, subject in zip(
             found, label_maps, table.rows, strict=True
         ):
-            native = read_labels(source)
-            truth = _on_grid(native, placed)
-            if not truth.any() and lies_beside(native, placed.native, np.eye(4)):
-                raise InputError(
-                    f"{name_of(source, subject)}: expected labels where the image of "
-                    f"{subject.name} lies in scanner space, got none there; is its "
-                    "header another image's?"
-                )
+            truth = read_on_image(source, subject, placed.native)
             rows.append(dice_scores(truth, labels, foreground))
         names = [subject.name for subject in table.rows]
         return pd.DataFrame(rows, index=names, columns=foreground)
@@ -500,11 +485,7 @@ class SegmentationEstimator(BaseEstimator):
         check_is_fitted(self)
         checkpoint = self._checkpoint()
         table = read_subjects(X, checkpoint, self.modality)
-        found = {
-            n for row in table.rows for n, i in row.images.items() if i is not None
-        }
-        given = [name for name in table.modalities if name in found]
-        check_modalities(self, self.modalities_, given)
+        check_modalities(self, self.modalities_, _given_modalities(table))
         segmented = segment_subjects(
             self._fitted_network(checkpoint),
             table.rows,
@@ -539,14 +520,12 @@ class SegmentationEstimator(BaseEstimator):
             )
 
 
+def _given_modalities(table: SubjectTable) -> tuple[str, ...]:
+    """Modalities that a subject has: nothing is learnt of a column without images."""
+    found = {n for row in table.rows for n, i in row.images.items() if i is not None}
+    return tuple(name for name in table.modalities if name in found)
+
+
 def _is_count(value: object) -> bool:
     is_integer = isinstance(value, Integral) and not isinstance(value, bool)
     return is_integer and int(value) > 0  # type: ignore[call-overload]
-
-
-def _on_grid(label_map: Volume, placed: SegmentationInput) -> NDArray[Any]:
-    if label_map.geometry.is_close(placed.native):
-        return label_map.data
-    return to_resampled(
-        to_closest_ras(label_map), placed.native, np.eye(4), interpolation="nearest"
-    )

@@ -6,7 +6,7 @@ import pytest
 from sklearn.decomposition import PCA
 
 from brainfeat import BrainFoundEmbedder, registration
-from brainfeat.estimators._dense import to_dense_images
+from brainfeat.estimators._dense import check_dense_options, to_dense_images
 from brainfeat.estimators._encoding import SubjectEncoder
 from brainfeat.estimators._subjects import Subject
 from brainfeat.estimators._tokens import stream_tokens
@@ -136,7 +136,8 @@ def mask_like(volume, inside, turn, affine):
 def test_components_are_those_of_all_brains(checkpoint, subjects):
     encoder = SubjectEncoder(checkpoint, device="cpu", dtype="float32")
     streamed = [o.unwrap() for o in stream_tokens(encoder, subjects[:2])]
-    images = to_dense_images(streamed, space="template", n_components=3)
+    check_dense_options("template", np.int64(3), 24)
+    images = to_dense_images(streamed, space="template", n_components=np.int64(3))
     inside = [subject.fractions > 0 for subject in streamed]
     tokens = [s.tokens[mask] for s, mask in zip(streamed, inside, strict=True)]
     expected = PCA(3, svd_solver="full").fit_transform(np.concatenate(tokens))
@@ -156,6 +157,7 @@ def test_components_are_those_of_all_brains(checkpoint, subjects):
         ({"space": "scanner"}, "space: expected one of"),
         ({"n_components": 0}, "n_components: expected None or 1 to 24, got 0"),
         ({"n_components": 25}, "n_components: expected None or 1 to 24, got 25"),
+        ({"n_components": True}, "n_components: expected None or 1 to 24, got True"),
     ],
 )
 def test_impossible_options_are_refused_before_any_scan_is_read(

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from brainfeat.estimators._label_maps import as_label_maps, lies_beside, name_of
+from brainfeat.estimators._label_maps import as_label_maps, name_of
 from brainfeat.estimators._subjects import Subject
 from brainfeat.exceptions import InputError, VolumeError, VolumeNotFoundError
 from brainfeat.io import read_labels, to_image, write_volume
@@ -80,28 +80,6 @@ def test_volumes_of_one_image_keep_every_label():
     data[..., 1] = 2**24 + 1  # float32 rounds it
     maps = as_label_maps(nib.Nifti1Image(data, np.eye(4)), SUBJECTS)
     assert [int(read_labels(source).data.max()) for source in maps] == [7, 2**24 + 1]
-
-
-@pytest.mark.parametrize(
-    ("voxel", "shift", "expected"),
-    [
-        ((2, 0, 4), 0.0, False),
-        ((2, 0, 4), 0.4, False),  # between the centres of voxels
-        ((2, 0, 4), 0.6, True),
-        ((0, 3, 4), 0.6, False),
-        (None, 9.0, False),
-    ],
-)
-def test_labels_beside_a_grid_are_told_from_none(voxel, shift, expected):
-    labels = np.zeros((3, 4, 5), np.int32)
-    if voxel is not None:
-        labels[voxel] = 6
-    # Twice the size in its own world, and half as far in the scanner's.
-    grid, to_scanner = Geometry((3, 4, 5), np.diag([2.0, 2.0, 2.0, 1.0])), np.eye(4)
-    to_scanner[:3, :3] /= 2
-    to_scanner[:3, 3] = [-shift, 0, 0]
-    label_map = Volume(labels, Geometry((3, 4, 5), np.eye(4)))
-    assert lies_beside(label_map, grid, to_scanner) == expected
 
 
 @pytest.mark.parametrize("form", [pd.Series, lambda y: pd.DataFrame({"label": y})])

@@ -257,9 +257,15 @@ def test_several_modalities_with_gaps(estimator, cohort, label_maps):
     assert [m.shape for m in maps] == [nib.load(label_maps[0]).shape] * 2
 
 
-def test_column_without_any_image_is_no_modality(fitted, paths):
+def test_column_without_any_image_is_no_modality(
+    fitted, estimator, paths, label_maps, cohort
+):
     X = pd.DataFrame({"T1w": paths[3:], "FLAIR": [None]})
     same(fitted.predict(X)[0], fitted.predict(paths[3:])[0])
+    estimator.fit(X, label_maps[3:])
+    assert estimator.modalities_ == ("T1w",)
+    with pytest.raises(ModalityError, match="fitted on modalities"):
+        estimator.predict([{"FLAIR": cohort["FLAIR"][0]}])
 
 
 def test_unseen_modality_is_refused(fitted, cohort):
@@ -401,6 +407,19 @@ def test_truth_beside_its_image_is_no_score_of_zero(fitted, paths, label_maps):
     away = nib.Nifti1Image(image.get_fdata().astype(np.int16), affine)
     with pytest.raises(InputError, match=r"label map of .*: expected labels where"):
         fitted.score(paths[:2], [label_maps[0], away])
+
+
+def test_label_map_without_a_place_is_refused(estimator, fitted, paths, label_maps):
+    # As numpy.load and Nifti1Image(array, numpy.eye(4)) leave it.
+    unplaced = nib.Nifti1Image(read_labels(label_maps[1]).data, np.eye(4))
+    message = r"label map of .*: expected the affine of its image, .* got the identity"
+    with pytest.raises(InputError, match=message):
+        estimator.fit(paths[:2], [label_maps[0], unplaced])
+    with pytest.raises(InputError, match=message):
+        fitted.score(paths[:2], [label_maps[0], unplaced])
+    # What lost its affine as its image did lies with it.
+    image = nib.Nifti1Image(read_volume(paths[1]).data, np.eye(4))
+    assert fitted.score([image], [unplaced]) >= 0.0
 
 
 def test_truth_too_small_for_the_voxels_of_its_image_does_not_stop_a_score(

@@ -1,6 +1,7 @@
 import resource
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -149,6 +150,19 @@ def test_last_subject_of_a_class_is_not_held_out():
         _, held_out = make_counts(has_class).split(0.8, np.random.RandomState(seed))
         assert len(held_out) == 4
         assert 2 not in held_out
+
+
+def test_all_that_is_wrong_is_told_at_once(subjects, label_maps, tmp_path):
+    flat = Volume(np.ones((9, 9, 9), np.float32), Geometry((9, 9, 9), np.eye(4)))
+    subjects = [*subjects, Subject("c", {"T1w": to_image(flat)})]
+    halves = nib.Nifti1Image(np.full((9, 9, 9), 0.5, np.float32), np.eye(4))
+    maps = [halves, label_maps[1], label_maps[1]]
+    message = r"^2 subjects cannot be used: label map of a: .* c: .*contrast"
+    with pytest.raises(InputError, match=message):
+        write_store(subjects, maps, SPACE, GRID, tmp_path, n_jobs=2)
+    many = [Subject(f"n{i}", {}) for i in range(99)]
+    with pytest.raises(InputError, match=r"^10 subjects .* n9: [^:]*:[^:]*$"):
+        write_store(many, [halves] * 99, SPACE, GRID, tmp_path, n_jobs=2)
 
 
 def test_full_disk_is_told_with_the_remedy(subjects, label_maps, tmp_path):

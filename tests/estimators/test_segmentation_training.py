@@ -150,6 +150,15 @@ def test_best_weights_of_the_held_out_subjects_are_kept(network, store, monkeypa
     assert is_same(network.decoder, states[1])
 
 
+@pytest.mark.parametrize(
+    ("n_steps", "expected"),
+    [(3, [1, 2, 3]), (13, [2, 4, 6, 8, 10, 12, 13]), (150, range(15, 151, 15))],
+)
+def test_last_weights_may_be_the_best(n_steps, expected):
+    steps = range(1, n_steps + 1)
+    assert [n for n in steps if training._is_check(n, n_steps)] == [*expected]
+
+
 def test_held_out_dice_is_that_of_the_label_maps(network, store):
     with torch.no_grad():
         network.decoder.head.weight.zero_()
