@@ -272,7 +272,10 @@ def _lock_file(lock: BinaryIO, folder: Path) -> None:
         ) from error
     except OSError as error:  # some network file systems have no locks
         lock.close()
-        raise TableError(f"{folder}: cannot be locked ({error.strerror}).") from error
+        raise TableError(
+            f"{folder}: cannot be locked ({error.strerror}); choose an output on a "
+            "file system that has locks, such as a local disk."
+        ) from error
 
 
 def _is_same_file(file: BinaryIO, path: Path) -> bool:

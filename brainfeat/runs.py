@@ -25,7 +25,6 @@ from brainfeat.failures import (
     outdated_by,
     write_failures,
 )
-from brainfeat.hashing import hash_images
 from brainfeat.table_formats import Layout
 from brainfeat.tables import EmbeddingTable, TableRow
 
@@ -280,9 +279,9 @@ def embed_rows(
         If the disk is full.
     """
     start = time.perf_counter()
-    run = _Run(rows, sink, options, on_event or _ignore, list(problems))
+    run = _Run(rows, sink, encoder, options, on_event or _ignore, list(problems))
     if distribution is None:
-        run.embed(encoder)
+        run.embed()
     else:
         run.embed_elsewhere(distribution)
     failures = write_failures(
@@ -310,6 +309,7 @@ class _Run:
 
     rows: Sequence[TableRow]
     table: _RowSink
+    encoder: SubjectEncoder
     options: RunOptions
     on_event: Callable[[RunEvent], None]
     failures: list[FailedRow]
@@ -319,10 +319,10 @@ class _Run:
         default_factory=lambda: {"done": 0, "skipped": 0, "failed": 0}
     )
 
-    def embed(self, encoder: SubjectEncoder) -> None:
+    def embed(self) -> None:
         # Rows on their way through the encoder, with what their images hold.
         waiting: deque[tuple[TableRow, str]] = deque()
-        outcomes = encoder.stream(
+        outcomes = self.encoder.stream(
             self._pending(waiting), n_jobs=self.options.n_jobs, cache=self._cache
         )
         with closing(outcomes):
@@ -350,7 +350,7 @@ class _Run:
             if self._must_stop():
                 return
             try:
-                input_sha256 = hash_images(row.images)
+                input_sha256 = self._hash(row)
                 known = self.table.known_sha256(row)
             except (InputError, VolumeError) as error:
                 self._fail(row, error)
@@ -367,7 +367,7 @@ class _Run:
                 return
             try:
                 known = self.table.known_sha256(row)
-                is_done = known is not None and known == hash_images(row.images)
+                is_done = known is not None and known == self._hash(row)
             except (InputError, VolumeError) as error:
                 self._fail(row, error)
                 continue
@@ -375,6 +375,9 @@ class _Run:
                 self._tell(row, "skipped")
             else:
                 yield row, Subject(row.image, row.images)
+
+    def _hash(self, row: TableRow) -> str:
+        return self.encoder.hash_inputs(row.images)
 
     def _keep(
         self,

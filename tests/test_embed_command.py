@@ -8,12 +8,13 @@ import resource
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from brainfeat import cli, read_embeddings
+from brainfeat import Checkpoint, cli, read_embeddings
 from brainfeat.embed_command import EncoderOptions, embed_from_command_line
 from brainfeat.exceptions import ConfigError, TableError
 from brainfeat.failures import crash_path, failures_path
@@ -47,6 +48,46 @@ def test_an_input_is_not_replaced_by_the_table(tmp_path, monkeypatch, text):
     message = "error: man.csv: is an input, too; choose another output name."
     assert result.stderr.splitlines() == [message]
     assert (tmp_path / "man.csv").read_text() == "T1w\na.nii\n"
+
+
+@pytest.mark.filterwarnings("ignore:.* is not trained")
+@pytest.mark.parametrize("device", ["cpu", "cpu,cpu"])
+def test_a_brain_mask_that_was_corrected_is_embedded_again(
+    small_scans, small_checkpoint, tmp_path, device
+):
+    checkpoint = Checkpoint.load(small_checkpoint)
+    settings = {
+        **checkpoint.config.preprocessing,
+        "brain_mask": str(tmp_path / "{stem}_mask.nii.gz"),
+    }
+    config = replace(checkpoint.config, preprocessing=settings)
+    masked = str(Checkpoint.untrained(config).save(tmp_path / "masked"))
+    scans = sorted(small_scans.glob("sub-*/anat/*_T1w.nii.gz"))[:2]
+
+    def write_mask(scan, threshold):
+        volume = read_volume(scan)
+        inside = volume.data > np.quantile(volume.data, threshold)
+        name = scan.name.replace(".nii.gz", "_mask.nii.gz")
+        write_volume(Volume(inside, volume.geometry), tmp_path / name)
+
+    def embed():
+        output = tmp_path / "out" / "table.csv"
+        command = ["embed", *map(str, scans), "-o", str(output), "--device", device]
+        result = CliRunner().invoke(cli.app, [*command, "--checkpoint", masked])
+        assert result.exit_code == 0, result.stderr
+        return result.stdout, read_embeddings(output)[1]
+
+    for scan in scans:
+        write_mask(scan, 0.5)
+    _, first = embed()
+    said, again = embed()
+    assert said.startswith("0 done, 2 skipped")
+    np.testing.assert_array_equal(again, first)
+    write_mask(scans[1], 0.8)
+    said, corrected = embed()
+    assert said.startswith("1 done, 1 skipped")
+    np.testing.assert_array_equal(corrected[0], first[0])
+    assert not np.allclose(corrected[1], first[1])
 
 
 def _limit_files_to(n_bytes):

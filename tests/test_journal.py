@@ -115,7 +115,8 @@ def test_a_file_system_without_locks_is_not_a_busy_one(tmp_path, monkeypatch):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr("fcntl.flock", refuse)
-    with pytest.raises(TableError, match=r"cannot be locked \(No locks") as caught:
+    message = r"cannot be locked \(No locks available\); choose an output on a file"
+    with pytest.raises(TableError, match=message) as caught:
         lock_folder(tmp_path / "work")
     assert not isinstance(caught.value, FolderBusyError)
 

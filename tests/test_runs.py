@@ -9,6 +9,7 @@ import pytest
 from brainfeat.estimators._encoding import Outcome
 from brainfeat.exceptions import VolumeError
 from brainfeat.failures import FailedRow, crash_path, failures_path
+from brainfeat.hashing import hash_images
 from brainfeat.provenance import describe_encoder
 from brainfeat.runs import RunOptions, embed_to_table
 from brainfeat.tables import TableRow, read_embeddings
@@ -24,6 +25,7 @@ class FakeEncoder:
         fingerprint="c0ffee", config=SimpleNamespace(trained=False)
     )
     preprocessor = SimpleNamespace(fingerprint="facade", to_dict=dict)
+    hash_inputs = staticmethod(hash_images)
 
     def __init__(self, *, interrupt_at=None):
         self.interrupt_at = interrupt_at

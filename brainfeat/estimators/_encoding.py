@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any, Literal, get_args
@@ -29,6 +29,7 @@ from brainfeat.estimators._sharing import shared_encoder
 from brainfeat.estimators._side_by_side import side_by_side
 from brainfeat.estimators._subjects import Subject, check_subject
 from brainfeat.exceptions import ConfigError, GeometryError, VolumeError
+from brainfeat.hashing import hash_images
 from brainfeat.image_files import ImageSource
 from brainfeat.io import MEMORY_LIMIT
 from brainfeat.models.encoder import EncoderOutput
@@ -265,6 +266,29 @@ class SubjectEncoder:
         config = self.checkpoint.config.encoder
         fractions = self.grid.token_fractions(foreground, config.patch_size)
         return fractions * (fractions >= config.least_fraction)
+
+    def hash_inputs(self, images: Mapping[str, str]) -> str:
+        """Fingerprint the files that an embedding is made from.
+
+        Parameters
+        ----------
+        images : mapping of str to str
+            Path of the image of each modality.
+
+        Returns
+        -------
+        str
+            As of `hash_images`, with the brain mask where that is a file of its own.
+
+        Raises
+        ------
+        VolumeError
+            If a file is missing or cannot be read.
+        """
+        first = next((images[m] for m in self.modalities if m in images), None)
+        mask = self.preprocessor.mask_path(first)
+        masks = {} if mask is None else {"brain_mask": os.fspath(mask)}
+        return hash_images({**images, **masks})
 
     @torch.inference_mode()
     def forward(

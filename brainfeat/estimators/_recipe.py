@@ -22,7 +22,6 @@ from brainfeat.exceptions import (
     CheckpointError,
     UntrainedCheckpointWarning,
 )
-from brainfeat.hashing import hash_images
 from brainfeat.io import MEMORY_LIMIT
 from brainfeat.preprocessing import Preprocessor
 
@@ -199,7 +198,7 @@ def encode_remotely(
     """
     device = claimed_device()
     encoder = _kept_encoder(replace(recipe, device=device) if device else recipe)
-    hashes = [_hash(subject) if with_hashes else None for subject in subjects]
+    hashes = [_hash(encoder, subject) if with_hashes else None for subject in subjects]
     readable = [
         s for s, h in zip(subjects, hashes, strict=True) if not isinstance(h, Exception)
     ]
@@ -227,9 +226,9 @@ def _kept_encoder(recipe: EncoderRecipe) -> SubjectEncoder:
         return recipe.build()
 
 
-def _hash(subject: Subject) -> str | BrainfeatError:
+def _hash(encoder: SubjectEncoder, subject: Subject) -> str | BrainfeatError:
     images = subject.images.items()
     try:
-        return hash_images({m: p for m, p in images if isinstance(p, str)})
+        return encoder.hash_inputs({m: p for m, p in images if isinstance(p, str)})
     except BrainfeatError as error:
         return error

@@ -1,7 +1,8 @@
 """From subjects to their patch tokens, each with its place in the brain."""
 
 from collections.abc import Generator, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import torch
@@ -48,6 +49,17 @@ class SubjectTokens:
         """The same grid, in millimetres of the subject's scanner."""
         affine = self.processed.grid_to_scanner @ self.geometry.affine
         return Geometry(self.geometry.shape, affine)
+
+    def without_voxels(self) -> Self:
+        """Leave out the voxels, which need several times the memory of the tokens.
+
+        Returns
+        -------
+        SubjectTokens
+            To be kept while other subjects are encoded.
+        """
+        placed = self.processed.on_grid(self.processed.geometry)
+        return replace(self, processed=placed)
 
 
 @dataclass(frozen=True, eq=False)

@@ -283,7 +283,7 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         )
         with closing(outcomes):
             shown = show_subjects(outcomes, len(table.rows), verbose=self.verbose)
-            subjects = [outcome.unwrap() for outcome in shown]
+            subjects = [outcome.unwrap().without_voxels() for outcome in shown]
         return to_dense_images(subjects, space=space, n_components=n_components)
 
     def read_subjects(self, X: Any) -> tuple[SubjectEncoder, SubjectTable]:

@@ -18,7 +18,7 @@ from sklearn.pipeline import Pipeline
 from brainfeat.estimators._device import resolve_n_jobs
 from brainfeat.estimators._encoding import SubjectEncoder
 from brainfeat.estimators._regions import RegionAtlas
-from brainfeat.estimators._tokens import SubjectTokens, stream_tokens
+from brainfeat.estimators._tokens import SubjectTokens, TokenOutcome, stream_tokens
 from brainfeat.estimators.embedder import BrainFoundEmbedder
 from brainfeat.evaluation.columns import check_order
 from brainfeat.exceptions import ConfigError, InputError
@@ -144,7 +144,10 @@ def attribution(
     names = [subject.name for subject in table.rows]
     stream = stream_tokens(encoder, table.rows, n_jobs=resolve_n_jobs(embedder.n_jobs))
     with closing(stream) as outcomes:
-        subjects = [outcome.unwrap() for outcome in outcomes]
+        found = map(TokenOutcome.unwrap, outcomes)
+        if method == "tokens":
+            found = map(SubjectTokens.without_voxels, found)
+        subjects = list(found)
     atlas = RegionAtlas.load(template_regions() if labels_img is None else labels_img)
     return attribute_tokens(
         subjects,

@@ -75,7 +75,7 @@ def look_at_inputs(
             processed = outcome.result.processed
             previews.append(draw_preview(cohort.names[row], processed, outline))
             if wanted:
-                found[row] = outcome.result
+                found[row] = outcome.result.without_voxels()
     remarks = []
     if len(rows) < len(subjects):
         remarks.append(

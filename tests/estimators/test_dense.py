@@ -178,3 +178,17 @@ def test_float_images_in_millimetres(embedder, cohort, registered):
         assert image.get_data_dtype() == np.float32
         assert image.header.get_xyzt_units()[0] == "mm"
         assert image.shape == (5, 7, 18, 24)
+
+
+def test_voxels_are_not_kept_with_the_tokens(embedder, cohort, registered, monkeypatch):
+    registered(np.eye(4))
+    kept = []
+
+    def look(subjects, **options):
+        kept.extend(subject.processed.data.size for subject in subjects)
+        return to_dense_images(subjects, **options)
+
+    monkeypatch.setattr("brainfeat.estimators.embedder.to_dense_images", look)
+    images = embedder.fit().transform_dense(cohort["T1w"][:3])
+    assert [image.shape for image in images] == [(5, 7, 18, 24)] * 3
+    assert kept == [0, 0, 0]

@@ -114,6 +114,23 @@ def test_maps_lie_on_the_scans_and_in_the_template(pipeline, brains, small_atlas
     assert np.linalg.norm(place - expected[:3]) < 25
 
 
+@pytest.mark.parametrize("method", ["tokens", "occlusion"])
+def test_voxels_are_kept_for_methods_of_voxels_only(
+    pipeline, brains, small_atlas, monkeypatch, method
+):
+    kept = []
+
+    def look(subjects, *arguments, **options):
+        kept.extend(subject.processed.data.size > 0 for subject in subjects)
+        return attribute_tokens(subjects, *arguments, **options)
+
+    monkeypatch.setattr("brainfeat.reporting.importance.attribute_tokens", look)
+    reporting.attribution(
+        pipeline, brains[10:12], Y[10:12], labels_img=small_atlas, method=method
+    )
+    assert kept == [method != "tokens"] * 2
+
+
 def test_without_labels_importance_is_the_size_of_effects(
     pipeline, brains, small_atlas
 ):

@@ -5,6 +5,7 @@ import pytest
 from brainfeat.estimators._subjects import Subject
 from brainfeat.reporting import report_inputs
 from brainfeat.reporting.cohort import Cohort
+from brainfeat.reporting.importance import attribute_tokens
 from brainfeat.reporting.report_inputs import look_at_inputs
 
 Y = np.arange(16) % 2
@@ -40,6 +41,18 @@ def test_regions_are_ranked_and_everyone_is_shown(look):
         f"sub-{i}" for i in range(16)
     ]
     assert found.failures == found.remarks == []
+
+
+def test_voxels_are_not_kept_with_the_tokens(look, monkeypatch):
+    kept = []
+
+    def count(subjects, *arguments, **options):
+        kept.extend(subject.processed.data.size for subject in subjects)
+        return attribute_tokens(subjects, *arguments, **options)
+
+    monkeypatch.setattr(report_inputs, "attribute_tokens", count)
+    assert look().importance is not None
+    assert kept == [0] * 16
 
 
 def test_scan_that_is_gone_is_told(look, brains):
