@@ -276,6 +276,27 @@ class Preprocessor:
         """
         return masks.mask_path(self.brain_mask, path)
 
+    def input_files(
+        self, images: Mapping[str, str], modalities: Sequence[str]
+    ) -> dict[str, str]:
+        """Name the files that a subject is made from.
+
+        Parameters
+        ----------
+        images : mapping of str to str
+            Path of the image of each modality.
+        modalities : sequence of str
+            Modalities in order; the first that is there is masked.
+
+        Returns
+        -------
+        dict of str to str
+            The images, and the brain mask where that is a file of its own.
+        """
+        first = next((images[name] for name in modalities if name in images), None)
+        mask = self.mask_path(first)
+        return {**images, **({} if mask is None else {"brain_mask": str(mask)})}
+
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain JSON values.
 

@@ -7,9 +7,9 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from brainfeat.atomic import atomic_write, write_json
 from brainfeat.bids import parse_bids_name
@@ -18,6 +18,7 @@ from brainfeat.dataset_description import check_description, describe_derivative
 from brainfeat.delimited_rows import write_rows
 from brainfeat.estimators._device import resolve_device
 from brainfeat.estimators._segmentation_folder import MODEL_NAME
+from brainfeat.estimators._sharing import shared_checkpoint
 from brainfeat.estimators._side_by_side import MOST_SEGMENTED_AT_ONCE, side_by_side
 from brainfeat.estimators.segmentation import SegmentationEstimator
 from brainfeat.exceptions import InputError, brief_reason
@@ -27,6 +28,7 @@ from brainfeat.image_names import image_stem
 from brainfeat.io import write_image
 from brainfeat.json_files import read_json_object
 from brainfeat.manifest import Manifest, collect_rows
+from brainfeat.preprocessing import Preprocessor
 from brainfeat.runs import RunEvent
 from brainfeat.tables import TableRow
 from brainfeat.user_paths import expand_home
@@ -206,8 +208,19 @@ def _segment(
     by_target: dict[Path, list[TableRow]] = {}
     for row in rows:
         by_target.setdefault(folder / _output_name(row), []).append(row)
+    config = shared_checkpoint(estimator.checkpoint).config
+    preprocessor = Preprocessor.from_dict(config.preprocessing)
+
+    def make_origin(row: TableRow) -> dict[str, Any]:
+        files = preprocessor.input_files(row.images, config.encoder.modalities)
+        return {
+            "Sources": sorted(row.images.values()),
+            "InputSHA256": hash_images(files),
+            _MADE_BY: fingerprint,
+        }
+
     with side_by_side(
-        lambda item: [*_segment_alike(*item, estimator, fingerprint)],
+        lambda item: [*_segment_alike(*item, estimator, make_origin)],
         by_target.items(),
         device=resolve_device(estimator.device),
         n_most=MOST_SEGMENTED_AT_ONCE,
@@ -220,7 +233,7 @@ def _segment_alike(
     target: Path,
     rows: Sequence[TableRow],
     estimator: SegmentationEstimator,
-    fingerprint: str,
+    make_origin: Callable[[TableRow], dict[str, Any]],
 ) -> Iterator[RunEvent]:
     # The first of the rows that can be segmented takes the target; the others fail.
     taken: TableRow | None = None
@@ -232,7 +245,7 @@ def _segment_alike(
                     "this run; a BIDS folder or a manifest has a row a scan with all "
                     "of its images."
                 )
-            status = _segment_one(row, target, estimator, fingerprint)
+            status = _segment_one(row, target, estimator, make_origin)
             taken = row
             yield RunEvent(row, status, None)
         except Exception as error:  # whatever a damaged file makes a library raise
@@ -241,22 +254,20 @@ def _segment_alike(
 
 
 def _segment_one(
-    row: TableRow, target: Path, estimator: SegmentationEstimator, fingerprint: str
+    row: TableRow,
+    target: Path,
+    estimator: SegmentationEstimator,
+    make_origin: Callable[[TableRow], dict[str, Any]],
 ) -> Literal["done", "skipped"]:
     sidecar = target.with_name(target.name.replace(".nii.gz", ".json"))
-    origin = {
-        "Sources": sorted(row.images.values()),
-        "InputSHA256": hash_images(row.images),
-        _MADE_BY: fingerprint,
-    }
-    found = read_json_object(sidecar) or {}
+    origin, found = make_origin(row), read_json_object(sidecar) or {}
     if target.exists() and found == origin:
         return "skipped"
     if (target.exists() or sidecar.exists()) and _MADE_BY not in found:
         raise InputError(f"{target}: exists and is not ours; choose another folder.")
     (image,) = estimator.predict([dict(row.images)])
     # What is cut off here is ours all the same, and is drawn again.
-    write_json(sidecar, {_MADE_BY: fingerprint})
+    write_json(sidecar, {_MADE_BY: origin[_MADE_BY]})
     write_image(image, target)
     write_json(sidecar, origin)
     return "done"

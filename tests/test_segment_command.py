@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from types import SimpleNamespace
 
 import nibabel as nib
@@ -14,10 +15,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from brainfeat import SegmentationEstimator, cli, segment_command
+from brainfeat import Checkpoint, SegmentationEstimator, cli, segment_command
 from brainfeat.estimators import _side_by_side
 from brainfeat.exceptions import InputError
-from brainfeat.io import read_labels, write_volume
+from brainfeat.io import read_labels, read_volume, write_volume
 from brainfeat.segment_command import _output_name
 from brainfeat.tables import TableRow
 from brainfeat.volume import Volume
@@ -113,6 +114,36 @@ def test_same_command_again_resumes(data, model, tmp_path):
     assert "1 done, 2 skipped, 0 failed" in again.output
     assert changed.exists()
     assert kept.stat().st_mtime_ns == before
+
+
+@pytest.mark.filterwarnings("ignore:.* is not trained")
+def test_a_brain_mask_that_was_corrected_is_segmented_again(data, tmp_path):
+    checkpoint = Checkpoint.load(data / "checkpoint")
+    mask = str(tmp_path / "{stem}_mask.nii.gz")
+    settings = {**checkpoint.config.preprocessing, "brain_mask": mask}
+    config = replace(checkpoint.config, preprocessing=settings)
+    Checkpoint(config, checkpoint.state).save(tmp_path / "masked")
+    scans = [data / f"bids/sub-{i}/anat/sub-{i}_T1w.nii.gz" for i in range(2)]
+    rows = [(str(s), f"{data}/truth/sub-{i}_dseg.nii.gz") for i, s in enumerate(scans)]
+    manifest = write_manifest(data, "masked.csv", rows)
+
+    def write_mask(scan, first):
+        volume = read_volume(scan)
+        inside = volume.data > 0
+        inside[:first] = False
+        name = scan.name.replace(".nii.gz", "_mask.nii.gz")
+        write_volume(Volume(inside, volume.geometry), tmp_path / name)
+
+    for scan in scans:
+        write_mask(scan, 0)
+    options = ("--steps", 10, "--checkpoint", tmp_path / "masked", "--device", "cpu")
+    fitted = invoke("fit", manifest, "-o", tmp_path / "model", *options)
+    assert fitted.exit_code == 0, fitted.output
+    predict = ("predict", tmp_path / "model", *scans, "-o", tmp_path / "out")
+    assert "2 done, 0 skipped" in invoke(*predict).output
+    assert "0 done, 2 skipped" in invoke(*predict).output
+    write_mask(scans[1], 30)
+    assert "1 done, 1 skipped" in invoke(*predict).output
 
 
 def test_bad_scan_is_noted_and_the_rest_goes_on(data, model, tmp_path):

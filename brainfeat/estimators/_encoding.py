@@ -285,10 +285,7 @@ class SubjectEncoder:
         VolumeError
             If a file is missing or cannot be read.
         """
-        first = next((images[m] for m in self.modalities if m in images), None)
-        mask = self.preprocessor.mask_path(first)
-        masks = {} if mask is None else {"brain_mask": os.fspath(mask)}
-        return hash_images({**images, **masks})
+        return hash_images(self.preprocessor.input_files(images, self.modalities))
 
     @torch.inference_mode()
     def forward(
