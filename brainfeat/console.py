@@ -332,9 +332,8 @@ class _Messages(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one message, and say whether it warns."""
-        text = one_line(record.getMessage())
         mark = "warning: " if record.levelno >= logging.WARNING else ""
-        (self._stream or sys.stderr).write(f"{mark}{text}\n")
+        (self._stream or sys.stderr).write(f"{mark}{self.format(record)}\n")
 
 
 class _PaceColumn(ProgressColumn):
