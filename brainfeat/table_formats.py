@@ -226,7 +226,7 @@ class _ParquetFormat:
         writer = pq.ParquetWriter(
             path,
             schema,
-            # A value alone gets no smaller, and takes three times as long to read.
+            # A value alone gets no smaller, and is read the slower for it.
             compression="zstd" if texts.num_rows > 1 else "none",
             use_dictionary=texts.column_names,
             use_byte_stream_split=leaves,

@@ -30,7 +30,8 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "head_bottleneck_dim": 128,
         "centring": "sinkhorn",
     },
-    # DINOv2's own values for ViT-L and 3072 images, in stacks of four slabs.
+    # After DINOv2's ViT-L: 3072 images, in stacks of four slabs, at the rate that it
+    # gives for 1024 and scales by the square root.
     "large_batch": {
         "encoder": {
             "embed_dim": 1024,
@@ -198,7 +199,7 @@ class PretrainingConfig:
         Parameters
         ----------
         name : {"small_batch", "large_batch"}
-            One machine with few subjects a step, or DINOv2's ViT-L recipe.
+            One machine with few subjects a step, or many, after DINOv2's ViT-L recipe.
         **changes : object
             Fields that replace the preset's.
 
