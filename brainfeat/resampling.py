@@ -263,16 +263,17 @@ def _smooth_for_spacing(volume: Volume, spacing: float) -> Volume:
         return volume
     # As it lies in memory, but axis after axis as for any other: sums are rounded.
     order = _memory_order(volume.data)[::-1]
+    places = np.argsort(order)
     data = np.ascontiguousarray(volume.data.transpose(order))
     smooth = np.empty_like(data)
     for axis in np.flatnonzero(sigmas)[::-1]:
         ndimage.gaussian_filter1d(
             data,
             sigmas[axis],
-            int(np.flatnonzero(order == axis)[0]),
+            int(places[axis]),
             output=smooth,
             mode="nearest",
             truncate=_TRUNCATE,
         )
         data = smooth
-    return Volume(smooth.transpose(np.argsort(order)), volume.geometry)
+    return Volume(smooth.transpose(places), volume.geometry)
