@@ -265,7 +265,7 @@ class SubjectEncoder:
         """
         config = self.checkpoint.config.encoder
         fractions = self.grid.token_fractions(foreground, config.patch_size)
-        return fractions * (fractions >= config.least_fraction)
+        return config.count_foreground(fractions)
 
     def hash_inputs(self, images: Mapping[str, str]) -> str:
         """Fingerprint the files that an embedding is made from.

@@ -4,15 +4,21 @@ __all__ = ["EncoderConfig"]
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, get_args
 
 from brainfeat.exceptions import ConfigError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
 
 PresetName = Literal["tiny", "small", "base", "large", "giant"]
 FeedForward = Literal["mlp", "swiglu"]
 PositionMode = Literal["bicubic", "antialiased"]
 Stem = Literal["linear", "hierarchical"]
 Background = Literal["kept", "skipped"]
+_Fractions = TypeVar("_Fractions", "NDArray[np.float32]", "Tensor")
 
 _DINOV2: dict[str, Any] = {"patch_size": 14, "image_size": (518, 518)}
 _PRESETS: dict[str, dict[str, Any]] = {
@@ -153,6 +159,23 @@ class EncoderConfig:
         lists = {key: tuple(v) for key, v in values.items() if isinstance(v, list)}
         return cls(**{**values, **lists})
 
+    def count_foreground(self, fractions: _Fractions) -> _Fractions:
+        """Count patches that hold a trace of foreground as those that hold none.
+
+        Parameters
+        ----------
+        fractions : float32 ndarray or Tensor
+            Share of each patch that is foreground.
+
+        Returns
+        -------
+        float32 ndarray or Tensor
+            The same, 0 for patches that are left out; unless background is skipped,
+            as it was.
+        """
+        least = _LEAST_FRACTION if self.background == "skipped" else 0.0
+        return fractions * (fractions >= least)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON values.
 
@@ -168,11 +191,6 @@ class EncoderConfig:
     def in_channels(self) -> int:
         """Channels of a slab: modalities times thickness."""
         return len(self.modalities) * self.thickness
-
-    @property
-    def least_fraction(self) -> float:
-        """Share of a patch that is foreground, below which it counts as background."""
-        return _LEAST_FRACTION if self.background == "skipped" else 0.0
 
     @property
     def grid_size(self) -> tuple[int, int]:

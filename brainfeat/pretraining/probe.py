@@ -99,8 +99,7 @@ class LinearProbe:
             foreground = self.subjects.foreground[number][None, None, None]
             stack = foreground.permute(0, 1, 2, *(axis + 2 for axis in order))
             pooled = pool_patches(stack, config.thickness, config.patch_size)
-            fractions = pooled[0, ..., 0].to(device)  # 1 S h w
-            fractions = fractions * (fractions >= config.least_fraction)
+            fractions = config.count_foreground(pooled[0, ..., 0]).to(device)  # 1 S h w
             output = encoder(
                 stack_to_slabs(volumes[None], config.thickness),
                 present=self.subjects.present[number, :1].to(device),

@@ -238,7 +238,7 @@ class DrawnGroup:
         slabs = stack_to_slabs(stacks, thickness)  # BV S C H W
         maps = _crop_maps(self.boxes, subjects, thickness, patch_size)  # B V S h w 1+R
         maps = maps.transpose(0, 1)
-        fractions = maps[..., 0] * (maps[..., 0] >= encoder.least_fraction)
+        fractions = encoder.count_foreground(maps[..., 0])
         masks = None if self.masks is None else self.masks.to(device)
         if masks is not None and encoder.background == "skipped":
             masks = masks & (fractions > 0)  # what is left out cannot be guessed

@@ -79,8 +79,8 @@ class Encoder:
             data, foreground = read_scan(store, scan, modalities, contrast)
             slabs = torch.from_numpy(grid.extract(data))[None]  # 1 S C H W
             fractions = grid.token_fractions(foreground, sizes.patch_size)
-            fractions *= fractions >= sizes.least_fraction
-            shares = torch.from_numpy(fractions)[None].to(device)  # 1 S h w
+            counted = sizes.count_foreground(fractions)
+            shares = torch.from_numpy(counted)[None].to(device)  # 1 S h w
             with torch.inference_mode():
                 output = encoder(
                     slabs.to(device), present=present.to(device), foreground=shares > 0

@@ -37,8 +37,8 @@ class Stages:
         fractions = self.grid.token_fractions(
             self.subject.foreground, encoder.patch_size
         )
-        fractions *= fractions >= encoder.least_fraction
-        self.fractions = torch.from_numpy(fractions)[None]  # 1 S h w
+        counted = encoder.count_foreground(fractions)
+        self.fractions = torch.from_numpy(counted)[None]  # 1 S h w
 
     @property
     def operations(self) -> float:
