@@ -1,7 +1,6 @@
 """Patch tokens as 4D images that nilearn takes."""
 
 from collections.abc import Sequence
-from numbers import Integral
 from typing import Literal, get_args
 
 import nibabel as nib
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 
 from brainfeat.estimators._tokens import SubjectTokens
 from brainfeat.exceptions import ConfigError
+from brainfeat.integers import is_integer
 from brainfeat.volume import Geometry
 
 __all__ = ["DenseSpace", "check_dense_options", "to_dense_images"]
@@ -38,11 +38,8 @@ def check_dense_options(space: object, n_components: object, n_features: int) ->
         raise ConfigError(
             f"space: expected one of {get_args(DenseSpace)}, got {space!r}."
         )
-    # True equals 1, and numpy's integers are no int.
-    if n_components is not None and (
-        isinstance(n_components, bool)
-        or not isinstance(n_components, Integral)
-        or int(n_components) not in range(1, n_features + 1)
+    if n_components is not None and not (
+        is_integer(n_components, at_least=1) and n_components <= n_features
     ):
         raise ConfigError(
             f"n_components: expected None or 1 to {n_features}, got {n_components!r}."

@@ -7,6 +7,7 @@ import joblib
 import torch
 
 from brainfeat.exceptions import ConfigError
+from brainfeat.integers import is_integer
 
 __all__ = [
     "is_out_of_memory",
@@ -114,8 +115,7 @@ def resolve_batch_size(batch_size: Any, device: torch.device, n_tokens: int) -> 
         if device.type == "cpu":
             return 1
         return max(1, min(_LARGEST_BATCH, _TOKENS_PER_BATCH // n_tokens))
-    is_integer = isinstance(batch_size, Integral) and not isinstance(batch_size, bool)
-    if not is_integer or batch_size < 1:
+    if not is_integer(batch_size, at_least=1):
         raise ConfigError(
             f"batch_size: expected 'auto' or a positive integer, got {batch_size!r}."
         )

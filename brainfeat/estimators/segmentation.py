@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from numbers import Integral, Real
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
@@ -53,6 +53,7 @@ from brainfeat.estimators._sharing import shared_checkpoint, shared_encoder
 from brainfeat.estimators._subjects import Subject, SubjectTable
 from brainfeat.exceptions import ConfigError, InputError
 from brainfeat.image_files import ImageSource
+from brainfeat.integers import is_integer
 from brainfeat.metrics import dice_scores
 
 __all__ = ["SegmentationEstimator"]
@@ -381,11 +382,11 @@ class SegmentationEstimator(BaseEstimator):
 
     def _check_parameters(self) -> None:
         check_checkpoint_name(self.checkpoint)
-        if not _is_count(self.n_steps):
+        if not is_integer(self.n_steps, at_least=1):
             raise ConfigError(
                 f"n_steps: expected a positive integer, got {self.n_steps!r}."
             )
-        if self.batch_size != "auto" and not _is_count(self.batch_size):
+        if self.batch_size != "auto" and not is_integer(self.batch_size, at_least=1):
             raise ConfigError(
                 "batch_size: expected 'auto' or a positive integer, "
                 f"got {self.batch_size!r}."
@@ -524,8 +525,3 @@ def _given_modalities(table: SubjectTable) -> tuple[str, ...]:
     """Modalities that a subject has: nothing is learnt of a column without images."""
     found = {n for row in table.rows for n, i in row.images.items() if i is not None}
     return tuple(name for name in table.modalities if name in found)
-
-
-def _is_count(value: object) -> bool:
-    is_integer = isinstance(value, Integral) and not isinstance(value, bool)
-    return is_integer and int(value) > 0  # type: ignore[call-overload]

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from brainfeat.exceptions import ConfigError, ModalityError
 from brainfeat.hashing import content_hash
+from brainfeat.integers import is_integer
 from brainfeat.io import write_volume
 from brainfeat.simulation.anatomy import BaseAnatomy
 from brainfeat.simulation.bases import load_base
@@ -151,11 +152,11 @@ def _check(
     disease_kind: str,
     random_state: object,
 ) -> None:
-    if not _is_integer(n_subjects, at_least=1):
+    if not is_integer(n_subjects, at_least=1):
         raise ConfigError(
             f"n_subjects: expected a positive integer, got {n_subjects!r}."
         )
-    if not _is_integer(random_state, at_least=0):
+    if not is_integer(random_state, at_least=0):
         raise ConfigError(
             f"random_state: expected an integer from 0 on, got {random_state!r}."
         )
@@ -169,11 +170,6 @@ def _check(
             f"expected one or more modalities among {MODALITIES}, each once, "
             f"got {modalities!r}."
         )
-
-
-def _is_integer(value: object, *, at_least: int) -> bool:
-    is_integer = isinstance(value, Integral) and not isinstance(value, bool)
-    return is_integer and int(value) >= at_least  # type: ignore[call-overload]
 
 
 def _simulate(people: Sequence[Person], plan: _Plan, base: BaseAnatomy) -> None:
