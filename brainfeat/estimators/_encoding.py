@@ -339,8 +339,6 @@ class SubjectEncoder:
             return pool_tissues(output, fractions, weight, bias)
         if self.pooling != "regions":
             return pool_tokens(output, fractions, self.pooling)
-        if self.checkpoint.config.encoder.background == "kept":
-            return pool_regions(output, self._weights)
         return pool_regions(output, self._weights, fractions > 0)
 
     def pool_weights(self, fractions: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -365,9 +363,7 @@ class SubjectEncoder:
         if self.pooling == "mean":
             weights = fractions[None].astype(np.float64)
         elif self.pooling == "regions":
-            weights = self._weights.cpu().numpy().astype(np.float64)
-            if self.checkpoint.config.encoder.background != "kept":
-                weights = weights * (fractions > 0)
+            weights = self._weights.cpu().numpy() * (fractions > 0).astype(np.float64)
         else:
             raise ConfigError(
                 "expected an embedder that pools patch tokens, by 'mean' or "
@@ -448,7 +444,7 @@ class SubjectEncoder:
             yield Outcome(item.index, vector, None)
 
     def _why_not_finite(self, fractions: NDArray[np.float32]) -> str:
-        if self.atlas and self.checkpoint.config.encoder.background != "kept":
+        if self.atlas:
             counted = self._weights.cpu().numpy()[:, fractions > 0]  # R, patches
             totals = counted.sum(axis=1)
             empty = [n for n, t in zip(self.region_names, totals, strict=True) if not t]
@@ -537,7 +533,7 @@ class SubjectEncoder:
                 "checkpoint": self.checkpoint.fingerprint,
                 "preprocessing": self.preprocessor.fingerprint,
                 "pooling": self.pooling,
-                "labels": self.atlas.fingerprint if self.atlas else None,
+                "atlas": self.atlas.fingerprint if self.atlas else None,
                 "dtype": str(self._dtype),
             }
         )

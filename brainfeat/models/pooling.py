@@ -104,10 +104,8 @@ def pool_tissues(
     return volumes / volumes.sum(dim=1, keepdim=True)
 
 
-def pool_regions(
-    output: EncoderOutput, weights: Tensor, foreground: Tensor | None = None
-) -> Tensor:
-    """Average the patch tokens of each subject over each region of an atlas.
+def pool_regions(output: EncoderOutput, weights: Tensor, foreground: Tensor) -> Tensor:
+    """Average the patch tokens of each subject over its brain in each region.
 
     Parameters
     ----------
@@ -115,14 +113,14 @@ def pool_regions(
         Patch tokens of shape (B, S, h, w, D).
     weights : Tensor of shape (R, S, h, w)
         Share of each patch that a region fills, the same for all subjects.
-    foreground : bool Tensor of shape (B, S, h, w), optional
-        Patches that count; all of them if not given.
+    foreground : bool Tensor of shape (B, S, h, w)
+        Patches that hold brain.
 
     Returns
     -------
     float32 Tensor of shape (B, R * D)
-        The vectors of the regions, one after the other; NaN where nothing of a
-        region counts.
+        The vectors of the regions, one after the other; NaN where a region holds no
+        brain.
 
     Raises
     ------
@@ -136,13 +134,10 @@ def pool_regions(
             f"got shape {tuple(weights.shape)}."
         )
     weights = weights.to(output.patch_tokens.device, torch.float32)
-    totals = weights.sum(dim=(1, 2, 3))  # R
-    if not bool((totals > 0).all()):
-        empty = (totals.flatten() <= 0).nonzero().flatten().tolist()
+    empty = (weights.sum(dim=(1, 2, 3)) <= 0).nonzero().flatten().tolist()
+    if empty:
         raise InputError(f"regions {empty} fill no patch of the encoder's grid.")
-    tokens = output.patch_tokens.float()
-    if foreground is not None:
-        tokens = tokens * foreground[..., None]
-        totals = torch.einsum("rshw,bshw->br", weights, foreground.float())
+    tokens = output.patch_tokens.float() * foreground[..., None]
+    totals = torch.einsum("rshw,bshw->br", weights, foreground.float())
     sums = torch.einsum("rshw,bshwd->brd", weights, tokens)
     return (sums / totals[..., None]).flatten(1)

@@ -369,13 +369,16 @@ def test_regions_are_means_over_their_tokens(checkpoint, subjects):
     with torch.inference_mode():
         output = checkpoint.build_encoder()(torch.tensor(grid.extract(one.data))[None])
     weights = np.stack([grid.token_fractions(labels == value, 8) for value in (2, 7)])
-    expected = pool_regions(output, torch.from_numpy(weights))[0]
+    foreground = torch.from_numpy(grid.token_fractions(one.foreground, 8) > 0)
+    assert not foreground.all()
+    expected = pool_regions(output, torch.from_numpy(weights), foreground[None])[0]
     np.testing.assert_allclose(row, expected.numpy(), rtol=1e-5, atol=1e-6)
 
 
-def test_region_without_brain_is_named(make_checkpoint, subjects):
-    skipping = replace(make_checkpoint().config.encoder, background="skipped")
-    checkpoint = make_checkpoint(encoder=skipping)
+@pytest.mark.parametrize("background", ["kept", "skipped"])
+def test_region_without_brain_is_named(make_checkpoint, subjects, background):
+    config = replace(make_checkpoint().config.encoder, background=background)
+    checkpoint = make_checkpoint(encoder=config)
     preprocessor = aligned(checkpoint)
     labels = np.full(preprocessor.shape, 2, np.uint8)
     labels[:8, :8, :2] = 7  # a corner of the grid
