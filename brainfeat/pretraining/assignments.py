@@ -63,7 +63,7 @@ class MovingAverageCentring(nn.Module):
     n_prototypes : int
         Number of prototypes K.
     momentum : float
-        Share of the average that a call keeps; a step calls once for each view.
+        Share of the average that a call keeps.
     """
 
     center: Tensor

@@ -83,7 +83,7 @@ def check_fit(data: FitsEncoder, config: PretrainingConfig) -> None:
         f"{n_views} global views of a part.": (
             config.ibot_weight == 0 or round(n_views * share) > 0
         ),
-        # Alone, a row has no neighbour, and Sinkhorn balances it to all alike.
+        # Alone, a subject has no neighbour, and Sinkhorn drives its views apart.
         "KoLeo, and DINO with centring 'sinkhorn', compare subjects: they need two in "
         f"each part, got batch_size {config.batch_size} in "
         f"{config.accumulation_steps} accumulated parts.": (

@@ -272,11 +272,8 @@ class SelfDistillation(nn.Module):
     ) -> dict[str, Tensor]:
         config, terms = self.config, {}
         if student.class_logits is not None and teacher.class_logits is not None:
-            targets = torch.stack(
-                [
-                    self.dino_centring(view, temperature=teacher_temperature)
-                    for view in teacher.class_logits
-                ]
+            targets = self.dino_centring(
+                teacher.class_logits, temperature=teacher_temperature
             )
             terms["dino"] = dino_loss(
                 student.class_logits, targets, temperature=config.student_temperature

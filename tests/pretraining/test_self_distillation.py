@@ -183,6 +183,13 @@ def test_teacher_sees_what_is_hidden_from_the_student(small_config, make_views):
     assert not torch.allclose(student.class_tokens, bare.class_tokens, atol=1e-3)
 
 
+def test_centre_moves_once_a_step_by_all_views(small_config, make_views):
+    model = build(only(small_config, "dino"))
+    _, _, teacher = model(make_views(small_config), teacher_temperature=0.2)
+    mean = teacher.class_logits.float().mean(dim=(0, 1))
+    torch.testing.assert_close(model.dino_centring.center, 0.1 * mean)
+
+
 def test_heads_answer_for_the_views_that_they_are_asked_about(small_config, make_views):
     views = make_views(small_config)
     _, student, teacher = build(small_config)(views, teacher_temperature=0.2)
