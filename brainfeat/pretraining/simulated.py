@@ -91,26 +91,37 @@ class SimulatedSource:
         self.preprocessing = grid if preprocessing is None else dict(preprocessing)
         self._places: dict[int, tuple[int, SubjectBatch]] = {}
 
-    def draw(self, step: int, n_subjects: int, *, seed: int) -> SubjectBatch:
-        """Return the subjects of one step.
+    def draw(
+        self,
+        step: int,
+        n_subjects: int,
+        *,
+        seed: int,
+        process: int = 0,
+        n_processes: int = 1,
+    ) -> SubjectBatch:
+        """Return the subjects that one process has in a step.
 
         Parameters
         ----------
         step : int
             Number of the step, from 0.
         n_subjects : int
-            Number of subjects B.
+            Number of subjects B of each process.
         seed : int
-            Seed of the run and the process.
+            Seed of the run.
+        process, n_processes : int
+            Which process it is, from 0, and how many train together.
 
         Returns
         -------
         SubjectBatch
-            A function of the three arguments alone.
+            A function of the arguments alone.
         """
         rows = []
-        for place in range(n_subjects):
-            generation = (step + place * self.reuse // n_subjects) // self.reuse
+        first, n_places = process * n_subjects, n_processes * n_subjects
+        for place in range(first, first + n_subjects):
+            generation = (step + place * self.reuse // n_places) // self.reuse
             subject_seed = derive_seed(seed, place, generation)
             kept_seed, subject = self._places.get(place, (None, None))
             if subject is None or kept_seed != subject_seed:

@@ -167,27 +167,38 @@ class VolumeStore:
         """Acquisitions that a subject gives: two if any subject has as many."""
         return min(2, max(len(scans) for scans in self.subjects.values()))
 
-    def draw(self, step: int, n_subjects: int, *, seed: int) -> SubjectBatch:
-        """Return the subjects of one step.
+    def draw(
+        self,
+        step: int,
+        n_subjects: int,
+        *,
+        seed: int,
+        process: int = 0,
+        n_processes: int = 1,
+    ) -> SubjectBatch:
+        """Return the subjects that one process has in a step.
 
         Parameters
         ----------
         step : int
             Number of the step, from 0.
         n_subjects : int
-            Number of subjects B.
+            Number of subjects B of each process.
         seed : int
-            Seed of the run and the process.
+            Seed of the run.
+        process, n_processes : int
+            Which process it is, from 0, and how many train together.
 
         Returns
         -------
         SubjectBatch
-            A function of the three arguments alone.
+            A function of the arguments alone.
         """
         names = list(self.subjects)
         scans: list[StoredScan] = []
         orders: dict[int, NDArray[np.int64]] = {}
-        for number in range(step * n_subjects, (step + 1) * n_subjects):
+        first = (step * n_processes + process) * n_subjects
+        for number in range(first, first + n_subjects):
             epoch, place = divmod(number, len(names))
             if epoch not in orders:
                 generator = np.random.default_rng(derive_seed(seed, epoch))

@@ -90,22 +90,33 @@ class SubjectSource(Protocol):
     emphasis: tuple[float, ...]
     preprocessing: Mapping[str, Any]
 
-    def draw(self, step: int, n_subjects: int, *, seed: int) -> SubjectBatch:
-        """Return the subjects of one step.
+    def draw(
+        self,
+        step: int,
+        n_subjects: int,
+        *,
+        seed: int,
+        process: int = 0,
+        n_processes: int = 1,
+    ) -> SubjectBatch:
+        """Return the subjects that one process has in a step.
 
         Parameters
         ----------
         step : int
             Number of the step, from 0; any order of calls is allowed.
         n_subjects : int
-            Number of subjects B.
+            Number of subjects B of each process.
         seed : int
-            Seed of the run and the process.
+            Seed of the run, the same in all processes.
+        process, n_processes : int
+            Which process it is, from 0, and how many train together: they part the
+            subjects of a step among them.
 
         Returns
         -------
         SubjectBatch
-            A function of the three arguments alone, so that a resumed run sees
-            what an uninterrupted one would have seen.
+            A function of the arguments alone, so that a resumed run sees what an
+            uninterrupted one would have seen.
         """
         ...

@@ -308,9 +308,14 @@ class Trainer:
         n_subjects = config.batch_size // world_size()
         n_local = config.views.n_local if config.uses_local_views else 0
         views = dataclasses.replace(config.views, n_local=n_local)
-        process_seed = derive_seed(config.seed, rank(), 2)
         # All parts at once: a source may give a subject again in the next draw.
-        batch = self.source.draw(step, n_subjects, seed=process_seed)
+        batch = self.source.draw(
+            step,
+            n_subjects,
+            seed=derive_seed(config.seed, 0, 2),
+            process=rank(),
+            n_processes=world_size(),
+        )
         parts = []
         for number, subjects in enumerate(batch.split(n_parts), step * n_parts):
             generator = seeded_generator(config.seed, number, rank(), 3)

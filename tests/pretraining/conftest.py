@@ -58,8 +58,8 @@ class RandomSource:
     emphasis = (1.0, 0.5, 2.0)
     preprocessing = {"shape": [12, 16, 8], "spacing": 9.0}  # noqa: RUF012
 
-    def draw(self, step, n_subjects, *, seed):
-        generator = seeded_generator(seed, step)
+    def draw(self, step, n_subjects, *, seed, process=0, n_processes=1):
+        generator = seeded_generator(seed, step, process, n_processes)
         volumes = torch.randn(n_subjects, 1, 2, *self.shape, generator=generator)
         foreground = torch.rand(n_subjects, *self.shape, generator=generator) < 0.7
         return SubjectBatch(

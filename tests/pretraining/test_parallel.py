@@ -1,4 +1,5 @@
 import contextlib
+import json
 import os
 import socket
 import subprocess
@@ -22,7 +23,7 @@ from brainfeat.pretraining.self_distillation import SelfDistillation
 # Each of two processes trains with shared gradients, then with shared weights, and
 # goes on from half of the way; rank 1 also writes what it ends with.
 _PROCESS = """
-import os, runpy, sys
+import json, os, runpy, sys
 from dataclasses import replace
 from pathlib import Path
 import torch
@@ -32,11 +33,17 @@ from brainfeat.pretraining.trainer import pretrain
 torch.set_num_threads(1)
 room, folder = runpy.run_path(sys.argv[1]), Path(sys.argv[2])
 
+class Noting(room["RandomSource"]):
+    def draw(self, step, n_subjects, **options):
+        note = folder / f"drawn-{os.environ['RANK']}-{step}.json"
+        note.write_text(json.dumps({"n_subjects": n_subjects, **options}))
+        return super().draw(step, n_subjects, **options)
+
 class Broken(room["RandomSource"]):
-    def draw(self, step, n_subjects, *, seed):
+    def draw(self, step, n_subjects, **options):
         if step > 3:
             raise KeyboardInterrupt
-        return super().draw(step, n_subjects, seed=seed)
+        return super().draw(step, n_subjects, **options)
 
 with distributed(torch.device("cpu")):
     for kind in ("ddp", "fully_shard"):
@@ -47,7 +54,7 @@ with distributed(torch.device("cpu")):
         result.save(folder / f"{kind}-{os.environ['RANK']}")
     config = replace(config, parallel="ddp", accumulation_steps=1, batch_size=4)
     options = {"output": folder / "whole", "device": "cpu"}
-    pretrain(room["RandomSource"](), config, **options)
+    pretrain(Noting(), config, **options)
     options["output"] = folder / "parts"
     try:
         pretrain(Broken(), config, **options)
@@ -110,6 +117,17 @@ def test_resumed_run_of_processes_equals_an_uninterrupted_one(folder):
     )
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_processes_part_the_subjects_of_a_step(folder):
+    for step in range(5):
+        one, other = (
+            json.loads((folder / f"drawn-{number}-{step}.json").read_text())
+            for number in range(2)
+        )
+        assert one == {**other, "process": 0}
+        assert other["process"] == 1
+        assert (other["n_subjects"], other["n_processes"]) == (2, 2)
 
 
 def test_one_process_writes_the_log(folder):

@@ -101,6 +101,16 @@ def test_places_take_turns_at_new_subjects(build):
     ]
 
 
+def test_processes_part_the_subjects_of_a_step(build):
+    for step in range(2):
+        whole = build(reuse=2).draw(step, 4, seed=0).volumes
+        parts = [
+            build(reuse=2).draw(step, 2, seed=0, process=rank, n_processes=2).volumes
+            for rank in range(2)
+        ]
+        assert torch.equal(torch.cat(parts), whole)
+
+
 def test_without_reuse_all_subjects_are_new(build):
     source = build(reuse=1)
     first, second = (source.draw(step, 2, seed=0) for step in (0, 1))

@@ -58,6 +58,20 @@ def test_every_subject_comes_once_before_any_comes_again(make_store):
     assert epochs[0] != epochs[1]
 
 
+def test_processes_part_the_subjects_of_a_step(make_store):
+    store = make_store("abcdefgh")
+    for step in range(3):
+        whole = scan_numbers(store.draw(step, 6, seed=3))
+        parts = [
+            number
+            for rank in range(3)
+            for number in scan_numbers(
+                store.draw(step, 2, seed=3, process=rank, n_processes=3)
+            )
+        ]
+        assert parts == whole
+
+
 def test_a_step_is_a_function_of_its_number_and_the_seed(make_store):
     store = make_store("abcdefgh")
     later = scan_numbers(store.draw(5, 3, seed=1))

@@ -45,11 +45,11 @@ def interrupting(source, last_step):
     """Let a source fail after a step."""
 
     class Interrupted(type(source)):
-        def draw(self, step, n_subjects, *, seed):
+        def draw(self, step, n_subjects, **options):
             # Steps after the last measure the units of the anatomy.
             if last_step < step < 7:
                 raise PowerCutError
-            return super().draw(step, n_subjects, seed=seed)
+            return super().draw(step, n_subjects, **options)
 
     return Interrupted()
 
@@ -331,8 +331,8 @@ def test_number_that_is_not_finite_stops_before_it_is_learnt(
     whole_run, source, small_config, tmp_path
 ):
     class Poisoned(type(source)):
-        def draw(self, step, n_subjects, *, seed):
-            batch = super().draw(step, n_subjects, seed=seed)
+        def draw(self, step, n_subjects, **options):
+            batch = super().draw(step, n_subjects, **options)
             batch.volumes[0] = torch.nan
             return batch
 
@@ -346,8 +346,8 @@ def test_number_that_is_not_finite_stops_before_it_is_learnt(
 
 def test_run_whose_embeddings_are_all_alike_is_stopped(source, small_config, tmp_path):
     class Blank(type(source)):
-        def draw(self, step, n_subjects, *, seed):
-            batch = super().draw(step, n_subjects, seed=seed)
+        def draw(self, step, n_subjects, **options):
+            batch = super().draw(step, n_subjects, **options)
             return replace(batch, volumes=torch.zeros_like(batch.volumes))
 
     still = IntensityConfig(gamma=0, contrast=0, bias=0, noise=0, blur=0, coarse=0)
@@ -394,8 +394,8 @@ def test_parts_of_a_step_share_its_subjects_out(source, small_config, tmp_path):
     drawn = []
 
     class Recording(type(source)):
-        def draw(self, step, n_subjects, *, seed):
-            drawn.append(super().draw(step, n_subjects, seed=seed))
+        def draw(self, step, n_subjects, **options):
+            drawn.append(super().draw(step, n_subjects, **options))
             return drawn[-1]
 
     for n_parts in (1, 2):
