@@ -186,7 +186,7 @@ def _without_extremes(
     far = (data < lowest) | (data > highest)
     if background is not None:
         far &= data != background
-    if far.mean() > _MAX_FAR:  # a small head in a large field
+    if np.count_nonzero(far) > _MAX_FAR * far.size:  # a small head in a large field
         return data, low, high
     data = data.clip(np.float32(lowest), np.float32(highest))
     return data, max(low, lowest), min(high, highest)
