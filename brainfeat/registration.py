@@ -12,7 +12,7 @@ References
    NeuroImage 6, 1997. doi:10.1006/nimg.1997.0299
 """
 
-__all__ = ["Alignment", "align_to_template"]
+__all__ = ["DOUBTFUL_SIMILARITY", "Alignment", "align_to_template"]
 
 import logging
 import math
@@ -32,6 +32,9 @@ from brainfeat.template import BRAIN_CENTER
 from brainfeat.volume import Geometry, Volume
 
 logger = logging.getLogger(__name__)
+
+# Whole heads reach 0.65 and more; below it lie parts of a head, mostly misplaced.
+DOUBTFUL_SIMILARITY = 0.6
 
 Affine = NDArray[np.float64]
 Floats = NDArray[np.float64]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from brainfeat.estimators._subjects import Subject
 from brainfeat.io import MEMORY_LIMIT, read_volume
 from brainfeat.preprocessing import PreprocessedSubject, Preprocessor
+from brainfeat.registration import DOUBTFUL_SIMILARITY
 from brainfeat.volume import Volume
 
 __all__ = ["read_and_preprocess"]
@@ -52,7 +53,21 @@ def read_and_preprocess(
         if (source := subject.images.get(name)) is not None
     }
     processed = preprocessor.apply(volumes, modalities)
-    if math.isnan(processed.similarity) and preprocessor.alignment != "none":
-        culprit = subject.culprit
-        _LOGGER.warning("%s: not aligned to the template, only centred", culprit)
+    if preprocessor.alignment != "none":
+        _warn_of_doubt(processed.similarity, subject)
     return volumes, processed
+
+
+def _warn_of_doubt(similarity: float, subject: Subject) -> None:
+    if math.isnan(similarity):
+        _LOGGER.warning(
+            "%s: not aligned to the template, only centred", subject.culprit
+        )
+    elif similarity < DOUBTFUL_SIMILARITY:
+        _LOGGER.warning(
+            "%s: perhaps not well aligned to the template, expected a similarity of at "
+            "least %.1f, got %.2f; a report shows it",
+            subject.culprit,
+            DOUBTFUL_SIMILARITY,
+            similarity,
+        )

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brainfeat.preprocessing import PreprocessedSubject
+from brainfeat.registration import DOUBTFUL_SIMILARITY
 from brainfeat.reporting.figures import encode_png
 from brainfeat.resampling import to_resampled
 from brainfeat.template import TemplateMap, load_template
@@ -136,14 +137,15 @@ def rank_previews(previews: Sequence[Preview]) -> list[tuple[Preview, bool]]:
     Returns
     -------
     list of (Preview, bool)
-        Each with whether it stands out: it was not aligned, or its similarity or
-        overlap is far below what the cohort has.
+        Each with whether it stands out: it was not aligned, its alignment is
+        doubtful, or its similarity or overlap is far below what the cohort has.
     """
     similarity = _robust_scores([preview.similarity for preview in previews])
     overlap = _robust_scores([preview.overlap for preview in previews])
     score = np.minimum(similarity, overlap)
     order = np.argsort(score, kind="stable")
-    return [(previews[i], bool(score[i] < _LIMIT)) for i in order]
+    doubtful = [preview.similarity < DOUBTFUL_SIMILARITY for preview in previews]
+    return [(previews[i], bool(score[i] < _LIMIT or doubtful[i])) for i in order]
 
 
 def preview_html(preview: Preview, *, flagged: bool) -> str:

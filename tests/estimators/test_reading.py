@@ -5,8 +5,9 @@ from brainfeat.estimators._reading import read_and_preprocess
 from brainfeat.estimators._segmentation_inputs import SegmentationSpace
 from brainfeat.estimators._subjects import Subject
 from brainfeat.exceptions import VolumeError
-from brainfeat.io import write_volume
+from brainfeat.io import read_volume, write_volume
 from brainfeat.preprocessing import Preprocessor
+from brainfeat.resampling import to_closest_ras, to_cropped
 from brainfeat.volume import Geometry, Volume
 
 
@@ -41,6 +42,24 @@ def test_what_is_only_centred_is_told_whoever_reads(fragment, caplog):
     space.read(Subject("ball", {"T1w": fragment}))
     message = f"{fragment}: not aligned to the template, only centred"
     assert caplog.messages == [message, message]
+
+
+def test_a_head_without_its_crown_is_told(head_path, tmp_path, caplog):
+    head = to_closest_ras(read_volume(head_path))
+    size_i, size_j, size_k = head.data.shape
+    crownless = to_cropped(head, (0, 0, 0), (size_i, size_j, int(0.6 * size_k)))
+    whole_path, crownless_path = (
+        str(write_volume(volume, tmp_path / f"{name}_T1w.nii.gz"))
+        for name, volume in (("whole", head), ("crownless", crownless))
+    )
+    read(whole_path)
+    assert caplog.messages == []
+    read(crownless_path)
+    (message,) = caplog.messages
+    assert message == (
+        f"{crownless_path}: perhaps not well aligned to the template, expected a "
+        "similarity of at least 0.6, got 0.51; a report shows it"
+    )
 
 
 def test_the_memory_limit_holds(fragment):

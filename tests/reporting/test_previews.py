@@ -19,7 +19,7 @@ def outline(small_encoder):
     return Outline.draw(small_encoder.preprocessor.geometry)
 
 
-def preview(name="a", similarity=0.3, overlap=0.9):
+def preview(name="a", similarity=0.8, overlap=0.9):
     return Preview(name, np.zeros((4, 6), np.uint8), similarity, overlap)
 
 
@@ -54,8 +54,8 @@ def test_outline_lies_on_the_edge_of_the_brain(tokens, outline):
 
 
 def test_those_that_stand_out_come_first():
-    usual = [preview(f"sub-{i}", 0.3 + 0.005 * i, 0.9) for i in range(9)]
-    poor, lost = preview("poor", 0.1), preview("lost", float("nan"))
+    usual = [preview(f"sub-{i}", 0.8 + 0.005 * i, 0.9) for i in range(9)]
+    poor, lost = preview("poor", 0.65), preview("lost", float("nan"))
     small = preview("small", overlap=0.3)
     ranked = rank_previews([*usual, poor, small, lost])
     assert [item.name for item, _ in ranked[:3]] == ["lost", "small", "poor"]
@@ -67,10 +67,18 @@ def test_equal_scans_do_not_stand_out():
     assert not any(flagged for _, flagged in ranked)
 
 
+def test_doubtful_alignments_stand_out_whatever_the_others_are():
+    ranked = rank_previews([preview("a", 0.59), preview("b", 0.61)])
+    assert [(item.name, flagged) for item, flagged in ranked] == [
+        ("a", True),
+        ("b", False),
+    ]
+
+
 def test_figure_says_who_and_how_well():
     html = preview_html(preview("<a>"), flagged=True)
     figure = ET.fromstring(html.replace("class=flagged", 'class="flagged"'))
-    assert "".join(figure.itertext()) == "<a>: similarity 0.30, overlap 0.90"
+    assert "".join(figure.itertext()) == "<a>: similarity 0.80, overlap 0.90"
     assert 'href="data:image/png;base64,' in html
     lost = preview_html(preview(similarity=float("nan")), flagged=False)
     assert "not aligned" in lost
