@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import pandas as pd
+
 from brainfeat.atomic import atomic_write, write_json
 from brainfeat.bids import parse_bids_name
 from brainfeat.console import show_run
@@ -105,7 +107,9 @@ def fit_from_manifest(
     label_maps = [_label_map(row, manifest) for row in rows.rows]
     names = _find_names(Path(label_maps[0]))
     _check_can_write(folder)
-    estimator.fit([dict(row.images) for row in rows.rows], label_maps)
+    images = [dict(row.images) for row in rows.rows]
+    people = [row.participant_id for row in rows.rows]
+    estimator.fit(pd.Series(images, index=people), label_maps)
     estimator.save(folder)
     _write_names(folder / _NAMES, estimator, names)
     return estimator

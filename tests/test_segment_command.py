@@ -116,6 +116,24 @@ def test_same_command_again_resumes(data, model, tmp_path):
     assert kept.stat().st_mtime_ns == before
 
 
+def test_manifest_names_people_of_whom_whole_ones_are_held_out(data, tmp_path):
+    """Ten people are enough to hold one out; nine with a second visit are not."""
+    lines = []
+    for index in range(10):
+        scan = tmp_path / f"scan{index}.nii.gz"
+        scan.symlink_to(data / f"bids/sub-{index % 3}/anat/sub-{index % 3}_T1w.nii.gz")
+        lines.append(f"p{index},{scan},{data}/truth/sub-{index % 3}_dseg.nii.gz")
+    options = ("--steps", 1, "--checkpoint", data / "checkpoint", "--device", "cpu")
+    for name, first, n_scores in (("ten", "p0", 1), ("nine", "p1", 0)):
+        manifest = tmp_path / f"{name}.csv"
+        rows = ["participant_id,T1w,label", lines[0].replace("p0", first), *lines[1:]]
+        manifest.write_text("\n".join(rows))
+        result = invoke("fit", manifest, "-o", tmp_path / name, *options)
+        assert result.exit_code == 0, result.output
+        content = json.loads((tmp_path / name / "segmentation.json").read_text())
+        assert len(content["validation_scores"]) == n_scores
+
+
 @pytest.mark.filterwarnings("ignore:.* is not trained")
 def test_a_brain_mask_that_was_corrected_is_segmented_again(data, tmp_path):
     checkpoint = Checkpoint.load(data / "checkpoint")

@@ -1,7 +1,6 @@
 """``y`` in each of its forms as one label map a subject."""
 
 import os
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from nibabel.spatialimages import SpatialImage
 from pandas.api.extensions import ExtensionArray
 
 from brainfeat.estimators._blame import blaming
+from brainfeat.estimators._owners import find_owner
 from brainfeat.estimators._subjects import Subject, find_path
 from brainfeat.exceptions import InputError, VolumeNotFoundError
 from brainfeat.image_files import ImageSource
@@ -18,9 +18,6 @@ from brainfeat.io import read_labels, split_volumes, to_image
 from brainfeat.volume import Volume
 
 __all__ = ["as_label_maps", "name_of", "read_label_map"]
-
-# Whose a file is, by the BIDS entities in its name and its folders.
-_OWNER = re.compile(r"(?:^|[/\\_])(sub|ses)-([0-9A-Za-z]+)")
 
 
 def as_label_maps(y: Any, subjects: Sequence[Subject]) -> list[ImageSource]:
@@ -177,9 +174,9 @@ def _counted(n_rows: int) -> list[str]:
 
 
 def _check_owner(source: ImageSource, subject: Subject) -> None:
-    given = _owner(name_of(source, subject))
+    given = find_owner(name_of(source, subject))
     for image in subject.file_names:
-        expected = _owner(image)
+        expected = find_owner(image)
         for entity in expected.keys() & given.keys():
             if expected[entity].lstrip("0") != given[entity].lstrip("0"):
                 raise InputError(
@@ -187,8 +184,3 @@ def _check_owner(source: ImageSource, subject: Subject) -> None:
                     f"{entity}-{expected[entity]}, as {image} is, "
                     f"got one of {entity}-{given[entity]}."
                 )
-
-
-def _owner(name: str) -> dict[str, str]:
-    """Read subject and session; those of the file go before those of its folders."""
-    return dict(_OWNER.findall(name))

@@ -146,35 +146,46 @@ class LabelledStore:
         return _prior([shares[code] for code in order], len(rows))
 
     def split(
-        self, fraction: float, random: np.random.RandomState
+        self,
+        fraction: float,
+        people: NDArray[np.int64],
+        random: np.random.RandomState,
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Hold subjects out without whom the others still have every class.
+        """Hold people out without whom the others still have every class.
 
         Parameters
         ----------
         fraction : float
-            Share of the subjects that is held out, as far as that goes; none
-            without any class, of whom Dice tells nothing.
+            Share of the people that are held out, as far as that goes, until there
+            are enough subjects to check; none without any class, of whom Dice tells
+            nothing.
+        people : ndarray of int of shape (n_subjects,)
+            Number of the person that each subject is a scan of.
         random : RandomState
             Chooses them.
 
         Returns
         -------
         train, held_out : ndarray of int
-            Places of subjects.
+            Places of subjects; more of those who are held out than are checked are in
+            neither.
         """
         has_class = self.slab_counts.sum(axis=2) > 0  # n_subjects n_classes
-        n_held_out = min(int(fraction * len(self)), _N_HELD_OUT)
+        names = np.unique(people)
+        n_held_out = int(fraction * len(names))
         held_out: list[int] = []
-        for index in random.permutation(len(self)):
-            if len(held_out) == n_held_out:
+        for person in random.permutation(names):
+            if n_held_out == 0 or len(held_out) >= _N_HELD_OUT:
                 break
-            rest = np.delete(has_class, [*held_out, index], axis=0)
+            own = np.flatnonzero(people == person)
+            rest = np.delete(has_class, [*held_out, *own], axis=0)
             is_spare = (rest.any(axis=0) == has_class.any(axis=0)).all()
-            if is_spare and has_class[index, 1:].any():
-                held_out.append(int(index))
+            if is_spare and has_class[own, 1:].any():
+                held_out.extend(own.tolist())
+                n_held_out -= 1
         train_rows = np.setdiff1d(np.arange(len(self)), held_out)
-        return train_rows, np.array(held_out, dtype=np.int64)
+        checked = [row for row in held_out if has_class[row, 1:].any()]
+        return train_rows, np.array(checked[:_N_HELD_OUT], dtype=np.int64)
 
 
 def write_store(

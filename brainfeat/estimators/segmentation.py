@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 from nibabel import Nifti1Image
+from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted
@@ -29,11 +30,10 @@ from brainfeat.estimators._contract import (
 from brainfeat.estimators._device import resolve_device, resolve_n_jobs
 from brainfeat.estimators._label_maps import as_label_maps, name_of, read_label_map
 from brainfeat.estimators._label_places import read_on_image
+from brainfeat.estimators._owners import number_people
 from brainfeat.estimators._progress import show_steps
 from brainfeat.estimators._segmentation_folder import read_folder, write_folder
-from brainfeat.estimators._segmentation_inputs import (
-    SegmentationSpace,
-)
+from brainfeat.estimators._segmentation_inputs import SegmentationSpace
 from brainfeat.estimators._segmentation_model import (
     SegmentationNetwork,
     encoder_slabs,
@@ -98,9 +98,11 @@ class SegmentationEstimator(BaseEstimator):
     modality : str, optional
         Modality of images that come without one; as for `BrainFoundEmbedder`.
     validation_fraction : float
-        Share of the subjects, rounded down and four at most, that are held out of the
-        training: it stops once their Dice no longer grows, and the best weights are
-        kept. Fewer than ten subjects are all trained on by default.
+        Share of the people, rounded down, who are held out of the training, until four
+        subjects are: it stops once their Dice no longer grows, and the best weights are
+        kept. Fewer than ten people are all trained on by default. Subjects are of one
+        person if the first level of the index of ``X``, a file, or the ``sub-`` in
+        their names is the same.
     n_jobs : int
         Threads that read and preprocess. Speed only: on a CPU all cores segment.
 
@@ -213,7 +215,8 @@ class SegmentationEstimator(BaseEstimator):
                 Path(folder),
                 n_jobs=resolve_n_jobs(self.n_jobs),
             )
-            self._train(store, checkpoint, space)
+            people = number_people(X, table.rows)
+            self._train(store, people, checkpoint, space)
         return self
 
     def predict(self, X: Any) -> list[Nifti1Image]:
@@ -412,12 +415,16 @@ class SegmentationEstimator(BaseEstimator):
             ) from error
 
     def _train(
-        self, store: LabelledStore, checkpoint: Checkpoint, space: SegmentationSpace
+        self,
+        store: LabelledStore,
+        people: NDArray[np.int64],
+        checkpoint: Checkpoint,
+        space: SegmentationSpace,
     ) -> None:
         random = check_random_state(self.random_state)
         seed = int(random.randint(2**31))
         device = resolve_device(self.device)
-        train_rows, held_out = store.split(self.validation_fraction, random)
+        train_rows, held_out = store.split(self.validation_fraction, people, random)
         network = SegmentationNetwork.join(
             checkpoint.config,
             space,

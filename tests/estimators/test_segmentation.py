@@ -292,6 +292,13 @@ def test_held_out_subjects_stop_the_training(estimator, paths, label_maps, monke
     assert len(estimator.loss_curve_) == 12
 
 
+def test_nobody_is_held_out_of_whom_another_scan_teaches(estimator, paths, label_maps):
+    estimator.set_params(validation_fraction=0.5)
+    visits, people = (pd.Series(paths[:2], index=i) for i in (["a", "a"], ["a", "b"]))
+    assert estimator.fit(visits, label_maps[:2]).validation_scores_ == []
+    assert len(estimator.fit(people, label_maps[:2]).validation_scores_) > 0
+
+
 def test_negative_labels_come_back(estimator, paths, label_maps):
     signed = []
     for path in label_maps[:1]:

@@ -128,17 +128,18 @@ def test_label_too_small_for_the_grid_is_no_label_beside_it(
     assert not store.slab_counts[0, 1:].any()
 
 
-def make_counts(has_class):
-    """Give a store of subjects that are not on disk, with their classes."""
+def split(has_class, fraction, *, people=None, seed=0):
+    """Split subjects that are not on disk, by their classes."""
     counts = np.array(has_class, np.int64)[:, :, None]
     every = np.ones((len(counts), 1), bool)
     classes = tuple(range(counts.shape[1]))
-    return LabelledStore(Path(), classes, counts, every, every, classes, 2)
+    store = LabelledStore(Path(), classes, counts, every, every, classes, 2)
+    people = np.arange(len(store)) if people is None else np.array(people)
+    return store.split(fraction, people, np.random.RandomState(seed))
 
 
 def test_no_more_are_held_out_than_are_checked():
-    store = make_counts(np.ones((40, 2)))
-    train_rows, held_out = store.split(0.5, np.random.RandomState(0))
+    train_rows, held_out = split(np.ones((40, 2)), 0.5)
     assert (len(train_rows), len(held_out)) == (36, 4)
     assert sorted([*train_rows, *held_out]) == list(range(40))
 
@@ -147,7 +148,7 @@ def test_last_subject_of_a_class_is_not_held_out():
     has_class = np.ones((5, 3))
     has_class[:, 2] = [0, 0, 1, 0, 0]
     for seed in range(10):
-        _, held_out = make_counts(has_class).split(0.8, np.random.RandomState(seed))
+        _, held_out = split(has_class, 0.8, seed=seed)
         assert len(held_out) == 4
         assert 2 not in held_out
 
@@ -179,6 +180,34 @@ def test_full_disk_is_told_with_the_remedy(subjects, label_maps, tmp_path):
 def test_subject_without_any_class_is_not_held_out():
     has_class = np.array([[1, 1], [1, 0], [1, 1], [1, 0]])
     for seed in range(10):
-        _, held_out = make_counts(has_class).split(0.8, np.random.RandomState(seed))
+        _, held_out = split(has_class, 0.8, seed=seed)
         assert set(held_out) < {0, 2}
         assert len(held_out) == 1
+
+
+def test_nobody_is_on_both_sides():
+    people = np.repeat(np.arange(12), [1, 2, 3, 1, 2, 3, 1, 2, 3, 1, 2, 9])
+    for seed in range(30):
+        train_rows, held_out = split(np.ones((30, 2)), 0.3, people=people, seed=seed)
+        assert 1 <= len(held_out) <= 4
+        assert not set(people[train_rows]) & set(people[held_out])
+        # Nobody is lost but further scans of those who are held out.
+        assert set(people[train_rows]) | set(people[held_out]) == set(range(12))
+
+
+def test_share_is_one_of_people():
+    people = np.repeat(np.arange(5), 4)
+    train_rows, held_out = split(np.ones((20, 2)), 0.1, people=people)
+    assert (len(train_rows), len(held_out)) == (20, 0)
+    train_rows, held_out = split(np.ones((20, 2)), 0.2, people=people)
+    assert (len(train_rows), len(held_out)) == (16, 4)
+
+
+def test_scan_without_any_class_of_one_who_is_held_out_is_not_checked():
+    has_class = np.array([[1, 1], [1, 0], [1, 1], [1, 0]])
+    for seed in range(4):
+        train_rows, held_out = split(has_class, 0.5, people=[0, 0, 1, 1], seed=seed)
+        assert (train_rows.tolist(), held_out.tolist()) in (
+            ([2, 3], [0]),
+            ([0, 1], [2]),
+        )
