@@ -17,6 +17,8 @@ from scipy import ndimage
 
 from brainfeat.exceptions import InputError
 
+_ROWS_AT_ONCE = 256
+
 
 def intraclass_correlation(scores: ArrayLike) -> NDArray[np.float64]:
     """Compute ICC(2,1): absolute agreement of single measurements.
@@ -117,10 +119,15 @@ def retrieval_accuracy(features: ArrayLike, subjects: ArrayLike) -> float:
     rows = (rows - rows.mean(axis=0)) / np.where(differ, spread, 1.0)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     rows = rows / np.where(lengths > 0, lengths, 1.0)
-    likeness = rows @ rows.T
-    np.fill_diagonal(likeness, -np.inf)
-    found = people[likeness.argmax(axis=1)] == people
-    return float(found[can_be_found].mean())
+    wanted = np.flatnonzero(can_be_found)
+    n_found = 0
+    # Of tens of thousands of rows, all pairs at once would not fit into memory.
+    for start in range(0, len(wanted), _ROWS_AT_ONCE):
+        some = wanted[start : start + _ROWS_AT_ONCE]
+        likeness = rows[some] @ rows.T
+        likeness[np.arange(len(some)), some] = -np.inf
+        n_found += int((people[likeness.argmax(axis=1)] == people[some]).sum())
+    return n_found / len(wanted)
 
 
 class LesionScores(NamedTuple):

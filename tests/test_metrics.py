@@ -1,5 +1,7 @@
 """Agreement equals the naive analysis of variance, and the published example."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -72,6 +74,24 @@ def test_retrieval_counts_scans_that_find_their_subject(rng):
     rows = rng.normal(size=(20, 30))[people] + 0.1 * rng.normal(size=(40, 30))
     assert retrieval_accuracy(rows, people) == 1.0
     assert retrieval_accuracy(rng.normal(size=(40, 30)), people) < 0.2
+
+
+def test_retrieval_holds_no_table_of_all_pairs(rng):
+    people = np.r_[np.repeat(np.arange(500), 2), np.arange(500, 1500)]
+    rows = rng.normal(size=(1500, 7))[people] + 0.5 * rng.normal(size=(2000, 7))
+    tracemalloc.start()
+    found = retrieval_accuracy(rows, people)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2000 * 2000 * 8 / 2
+    unit = rows / rows.std(axis=0) - (rows / rows.std(axis=0)).mean(axis=0)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    is_right = []
+    for row in range(1000):
+        likeness = unit @ unit[row]
+        likeness[row] = -1.0
+        is_right.append(people[likeness.argmax()] == people[row])
+    assert found == np.mean(is_right)
 
 
 def test_retrieval_is_of_those_who_can_be_found():

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 from brainfeat.evaluation.folds import (
+    Fold,
     draw_groups,
     inner_folds,
     outer_folds,
@@ -61,7 +62,7 @@ def cross_validate(
     data: LabelledFeatures,
     *,
     features: str,
-    n_repeats: int,
+    repeats: Sequence[Sequence[Fold]],
     n_permutations: int,
     seed: int,
 ) -> CrossValidation:
@@ -74,12 +75,12 @@ def cross_validate(
     features : {"as they are", "adjusted", "confounds"}
         What the probe sees: the features, the features after the confounds were
         regressed out in each fold and compared within sites, or confounds alone.
-    n_repeats : int
-        Repeats with other folds.
+    repeats : sequence of sequence of (train rows, test rows)
+        Folds of each repeat.
     n_permutations : int
         Permutations of the labels, on the folds of the first repeat.
     seed : int
-        Of folds and permutations.
+        Of inner folds and permutations.
 
     Returns
     -------
@@ -91,10 +92,9 @@ def cross_validate(
     .. [1] Nadeau & Bengio, "Inference for the generalization error", Machine Learning
        52, 2003. doi:10.1023/A:1024068626366
     """
-    repeats, of_folds, probabilities = [], [], []
+    of_repeats, of_folds, probabilities = [], [], []
     p_value = np.nan
-    for repeat in range(n_repeats):
-        folds = outer_folds(data.labels.astype(np.intp), data.groups, seed + repeat)
+    for repeat, folds in enumerate(repeats):
         blocks = _blocks(data, folds, within_sites=features == "adjusted")
         labels = data.labels[:, None]
         if repeat == 0:
@@ -112,9 +112,9 @@ def cross_validate(
             # A permutation without a score must not make the true one better.
             is_lower = auc[1:] < auc[0] - 1e-12
             p_value = (1 + np.sum(~is_lower)) / (1 + n_permutations)
-        repeats.append(auc[0])
+        of_repeats.append(auc[0])
         probabilities.append(probability)
-    score = Score(float(np.mean(repeats)), _estimate_error(of_folds, len(folds)))
+    score = Score(float(np.mean(of_repeats)), _estimate_error(of_folds, len(folds)))
     if np.isnan(score.value):
         p_value = np.nan
     return CrossValidation(score, float(p_value), np.mean(probabilities, axis=0))
@@ -269,7 +269,7 @@ def _score_held_out(
     data: LabelledFeatures,
     features: str,
     labels: NDArray[np.bool_],
-    folds: Sequence[tuple[NDArray[np.intp], NDArray[np.intp]]],
+    folds: Sequence[Fold],
     seed: int,
 ) -> tuple[Floats, Floats]:
     """Score each row by the probe of the fold that holds it out.
@@ -322,7 +322,7 @@ def _values(data: LabelledFeatures, features: str, train: Rows) -> Floats:
 
 
 def _blocks(
-    data: LabelledFeatures, folds: list[tuple[Rows, Rows]], *, within_sites: bool
+    data: LabelledFeatures, folds: Sequence[Fold], *, within_sites: bool
 ) -> Rows:
     blocks = np.zeros(len(data.labels), dtype=np.intp)
     for number, (_, test) in enumerate(folds):

@@ -14,8 +14,8 @@ from scipy.stats import rankdata
 from brainfeat.evaluation.folds import (
     Fold,
     check_repeats,
-    outer_folds,
     permute_labels,
+    repeat_folds,
 )
 from brainfeat.evaluation.labelled import LabelledFeatures
 from brainfeat.evaluation.spread import find_spread
@@ -115,10 +115,7 @@ def decode_positions(
         )
     rows = np.arange(len(images), dtype=np.float64)[:, None]
     data = LabelledFeatures.check(rows, y, groups, None, None)
-    repeats = [
-        outer_folds(data.labels.astype(np.intp), data.groups, random_state + repeat)
-        for repeat in range(n_repeats)
-    ]
+    repeats = repeat_folds(data.labels, data.groups, n_repeats, random_state)
     generator = np.random.default_rng(random_state)
     everywhere = np.zeros(len(images), dtype=np.intp)
     drawn = permute_labels(

@@ -7,15 +7,15 @@ __all__ = [
     "inner_folds",
     "outer_folds",
     "permute_labels",
+    "repeat_folds",
 ]
-
-from numbers import Integral
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
 from brainfeat.exceptions import ConfigError, InputError
+from brainfeat.integers import is_integer
 
 Rows = NDArray[np.intp]
 Fold = tuple[Rows, Rows]
@@ -38,8 +38,7 @@ def check_repeats(n_repeats: int, n_permutations: int) -> None:
     ConfigError
         If one is no positive integer.
     """
-    counts = (n_repeats, n_permutations)
-    if not all(isinstance(count, Integral) and count >= 1 for count in counts):
+    if not all(is_integer(n, at_least=1) for n in (n_repeats, n_permutations)):
         raise ConfigError(
             "expected at least one repeat and one permutation, got "
             f"n_repeats={n_repeats!r}, n_permutations={n_permutations!r}."
@@ -76,6 +75,31 @@ def outer_folds(labels: NDArray[np.intp], groups: Rows, seed: int) -> list[Fold]
     n_folds = min(_N_FOLDS, *counts)
     splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
     return list(splitter.split(labels, labels, groups))
+
+
+def repeat_folds(
+    labels: NDArray[np.bool_], groups: Rows, n_repeats: int, seed: int
+) -> list[list[Fold]]:
+    """Split rows several times, each with other folds.
+
+    Parameters
+    ----------
+    labels : ndarray of bool of shape (n_rows,)
+        Classes.
+    groups : ndarray of int of shape (n_rows,)
+        Subject of each row.
+    n_repeats : int
+        Times.
+    seed : int
+        Of the shuffling of the first; each other adds one.
+
+    Returns
+    -------
+    list of list of (train rows, test rows)
+        As from `outer_folds`.
+    """
+    classes = labels.astype(np.intp)
+    return [outer_folds(classes, groups, seed + repeat) for repeat in range(n_repeats)]
 
 
 def inner_folds(groups: Rows, seed: int) -> list[Fold]:

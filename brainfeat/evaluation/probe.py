@@ -16,7 +16,7 @@ from brainfeat.evaluation.cross_validation import (
     leave_one_site_out,
     measure_learning_curve,
 )
-from brainfeat.evaluation.folds import check_repeats
+from brainfeat.evaluation.folds import check_repeats, repeat_folds
 from brainfeat.evaluation.labelled import LabelledFeatures
 from brainfeat.evaluation.leakage import site_association
 from brainfeat.evaluation.scores import ProbeEvaluation
@@ -105,7 +105,8 @@ def evaluate_probe(
     """
     check_repeats(n_repeats, n_permutations)
     data = LabelledFeatures.check(X, y, groups, site, confounds)
-    run = partial(cross_validate, data, n_repeats=n_repeats, seed=random_state)
+    repeats = repeat_folds(data.labels, data.groups, n_repeats, random_state)
+    run = partial(cross_validate, data, repeats=repeats, seed=random_state)
     naive = run(features="as they are", n_permutations=n_permutations)
     corrected = confounded = None
     if data.confounds.shape[1]:

@@ -122,7 +122,8 @@ def evaluate_reliability(
 def _repeat_rows(people: NDArray[Any], site: NDArray[Any] | None) -> NDArray[np.intp]:
     # Of shape (n_subjects, n_scans): as many scans of each as all have.
     order = np.arange(len(people)) if site is None else np.argsort(site, kind="stable")
-    rows = [order[people[order] == person] for person in np.unique(people)]
+    by_person = order[np.argsort(people[order], kind="stable")]
+    rows = np.split(by_person, np.cumsum(np.bincount(people))[:-1])
     repeated = [found for found in rows if len(found) > 1]
     if len(repeated) < 2:
         raise InputError(

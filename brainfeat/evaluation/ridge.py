@@ -39,14 +39,17 @@ def ridge_scores(
         Predicted targets.
     """
     mean, scale = train.mean(axis=0), find_spread(train)
-    rows = (train - mean) / scale
-    left, lengths, right = np.linalg.svd(rows, full_matrices=False)
+    rows, others = (train - mean) / scale, (test - mean) / scale
     offset = targets.mean(axis=0)
-    answers = left.T @ (targets - offset)  # r P
-    places = ((test - mean) / scale) @ right.T  # n_test r
-    unit = rows.shape[1]
-    gains = [lengths / (np.square(lengths) + penalty * unit) for penalty in penalties]
-    return np.stack([(places * gain) @ answers + offset for gain in gains])
+    n_rows, unit = rows.shape
+    # The same answer by the smaller of two matrices: one of features, one of rows.
+    if n_rows > unit:
+        kernel, answers = rows.T @ rows, rows.T @ (targets - offset)
+    else:
+        kernel, answers, others = rows @ rows.T, targets - offset, others @ rows.T
+    ridge = unit * np.eye(len(kernel))
+    weights = [np.linalg.solve(kernel + p * ridge, answers) for p in penalties]
+    return np.stack([others @ weight + offset for weight in weights])
 
 
 def select_and_score(

@@ -8,6 +8,7 @@ from brainfeat.evaluation.cross_validation import (
     leave_one_site_out,
     measure_learning_curve,
 )
+from brainfeat.evaluation.folds import repeat_folds
 from brainfeat.evaluation.labelled import LabelledFeatures
 
 
@@ -20,8 +21,9 @@ def make(rng, effect=1.0, n=60, site=True):
 
 
 def run(data, features="as they are", **options):
-    options = {"n_repeats": 2, "n_permutations": 39, "seed": 0} | options
-    return cross_validate(data, features=features, **options)
+    options = {"n_permutations": 39, "seed": 0} | options
+    repeats = repeat_folds(data.labels, data.groups, 2, options["seed"])
+    return cross_validate(data, features=features, repeats=repeats, **options)
 
 
 def test_effect_is_found_and_labels_without_one_are_at_chance(rng):

@@ -7,6 +7,7 @@ from brainfeat.evaluation.folds import (
     inner_folds,
     outer_folds,
     permute_labels,
+    repeat_folds,
 )
 from brainfeat.exceptions import ConfigError, InputError
 
@@ -14,7 +15,7 @@ GROUPS = np.repeat(np.arange(15), 2)
 LABELS = (GROUPS % 3 == 0).astype(int)
 
 
-@pytest.mark.parametrize("counts", [(0, 1), (1, -1), (1.5, 1), (1, "3")])
+@pytest.mark.parametrize("counts", [(0, 1), (1, -1), (1.5, 1), (True, 1), (1, "3")])
 def test_repeats_are_positive_integers(counts):
     with pytest.raises(ConfigError, match=f"n_repeats={counts[0]!r}"):
         check_repeats(*counts)
@@ -34,6 +35,16 @@ def test_groups_stay_on_one_side_and_each_row_is_held_out_once(folds):
 def test_labels_are_spread_evenly():
     for _, test in outer_folds(LABELS, GROUPS, 1):
         assert len(set(GROUPS[test][LABELS[test] == 1])) == 1
+
+
+def test_repeats_have_other_folds():
+    first, second = repeat_folds(LABELS == 1, GROUPS, 2, 5)
+    for found, seed in ((first, 5), (second, 6)):
+        for (_, test), (_, expected) in zip(
+            found, outer_folds(LABELS, GROUPS, seed), strict=True
+        ):
+            np.testing.assert_array_equal(test, expected)
+    assert [*first[0][1]] != [*second[0][1]]
 
 
 def test_few_subjects_make_few_folds():
