@@ -76,9 +76,11 @@ def parse_bids_name(name: str) -> BidsName:
     >>> name.participant_id, name.session_id, name.suffix
     ('sub-01', 'ses-2', 'T1w')
     """
-    *pairs, last = name.split(".")[0].split("_")
+    # A dot may belong to a label, as in acq-0.8mm.
+    *pairs, last = name.split("_")
     entities = dict(pair.split("-", 1) for pair in pairs if "-" in pair)
-    return BidsName(entities, "" if "-" in last else last)
+    suffix = last.split(".")[0]
+    return BidsName(entities, "" if "-" in suffix else suffix)
 
 
 def is_bids_folder(folder: Path) -> bool:

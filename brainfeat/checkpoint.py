@@ -260,7 +260,8 @@ class Checkpoint:
         Parameters
         ----------
         folder : path
-            Made if it is not there; other files in it are left alone.
+            Made if it is not there; other files in it are left alone. ``~`` is the
+            home folder.
         dtype : {"float32", "float16", "bfloat16"}
             Precision of the stored weights.
 
@@ -274,7 +275,7 @@ class Checkpoint:
         ConfigError
             If weights are not stored in such a precision.
         """
-        folder = Path(folder)
+        folder = expand_home(folder)
         if dtype not in get_args(StoredDtype):
             raise ConfigError(
                 f"dtype: expected one of {get_args(StoredDtype)}, got {dtype!r}."
@@ -340,8 +341,7 @@ class Checkpoint:
             )
         try:
             config = CheckpointConfig.from_dict(content)
-            text = card.read_text(encoding="utf-8") if card.is_file() else ""
-            return cls(config, read_foreign(weights), text)
+            return cls(config, read_foreign(weights), _read_card(card))
         except (CheckpointError, ConfigError) as error:
             raise CheckpointError(f"{folder}: {error}") from error
 
@@ -437,6 +437,15 @@ def _is_own(path: Path) -> bool:
 def _read_config(folder: Path) -> dict[str, Any]:
     what = "the configuration of a checkpoint"
     return read_json(folder / _CONFIG, what, error=CheckpointError)
+
+
+def _read_card(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8") if path.is_file() else ""
+    except UnicodeDecodeError as error:
+        raise CheckpointError(
+            f"{path.name}: expected text in UTF-8 ({error})."
+        ) from error
 
 
 def _foreign_preprocessing(encoder: EncoderConfig) -> dict[str, Any]:

@@ -281,8 +281,7 @@ def _output_name(row: TableRow) -> Path:
     """Name a label map after its image: ``sub-01_T1w`` gives ``sub-01_dseg``."""
     image = Path(row.image)
     stem = image_stem(image)
-    # A dot may belong to a label, as in acq-0.8mm.
-    name = parse_bids_name(stem.replace(".", "-"))
+    name = parse_bids_name(stem)
     session = name.session_id
     if session is None and row.session_id:
         session = _safe(f"ses-{row.session_id.removeprefix('ses-')}")

@@ -17,6 +17,7 @@ from brainfeat.exceptions import TableError
 from brainfeat.journal import RowJournal
 from brainfeat.provenance import check_identity, check_sidecar, describe_identity
 from brainfeat.table_formats import Layout, find_format, sidecar_path
+from brainfeat.user_paths import expand_home
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -449,7 +450,7 @@ def read_embeddings(
     TableError
         If there is no such table, or it holds no embeddings.
     """
-    source = Path(path)
+    source = expand_home(path)
     table_format = find_format(source)
     if not source.is_file():
         raise TableError(f"{source}: no such file.")

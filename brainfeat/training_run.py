@@ -42,6 +42,7 @@ from brainfeat.pretraining.store_writer import (
 from brainfeat.pretraining.subjects import SubjectSource
 from brainfeat.pretraining.trainer import StepEvent
 from brainfeat.training_data import ScanList, collect_training_data
+from brainfeat.user_paths import expand_home
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -200,7 +201,7 @@ def run_pretraining(
     TrainingSummary
         The checkpoint, and what failed.
     """
-    folder = Path(output)
+    folder = expand_home(output)
     on_event = on_event or _Logger(config.log_every)
     found = collect_training_data(
         data, modalities=config.encoder.modalities, wanted=options.modalities

@@ -36,6 +36,8 @@ def _found(root, modalities=MODALITIES):
     [
         ("sub-01_T1w.nii.gz", "sub-01", None, "T1w"),
         ("sub-A1_ses-b_acq-x-y_run-2_FLAIR.nii", "sub-A1", "ses-b", "FLAIR"),
+        ("sub-1.2_acq-0.8mm_FLAIR.nii.gz", "sub-1.2", None, "FLAIR"),
+        ("sub-01_T1w.defaced.nii.gz", "sub-01", None, "T1w"),
         ("scan.nii.gz", None, None, "scan"),
         ("sub-01.nii.gz", None, None, ""),
         ("T1w.nii", None, None, "T1w"),

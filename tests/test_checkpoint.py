@@ -63,6 +63,19 @@ def edit(folder, **changes):
     path.write_text(json.dumps(kept))
 
 
+def test_home_folder_is_that_of_the_user(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert checkpoint.save("~/model") == tmp_path / "model"
+    assert Checkpoint.load("~/model").fingerprint == checkpoint.fingerprint
+
+
+def test_card_that_is_not_utf8_is_named(folder):
+    (folder / "README.md").write_bytes("Über".encode("latin-1"))
+    message = r"model: README.md: expected text in UTF-8 \('utf-8' codec"
+    with pytest.raises(CheckpointError, match=message):
+        Checkpoint.load(folder)
+
+
 def test_saved_checkpoint_comes_back(checkpoint, folder):
     loaded = Checkpoint.load(folder)
     assert loaded.config == CONFIG

@@ -300,6 +300,12 @@ def test_pandas_reads_the_table_alone(tmp_path):
     np.testing.assert_array_equal(vectors, [_vector(1), _vector(2)])
 
 
+def test_a_table_in_the_home_folder_is_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    _embed(tmp_path / "out.csv", [_row(1)])
+    assert len(read_embeddings("~/out.csv")[0]) == 1
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_reading_what_is_no_table_names_it(tmp_path, suffix):
     path = tmp_path / f"out{suffix}"

@@ -295,10 +295,13 @@ def test_weights_that_know_other_volumes_than_the_store_are_told(
     assert caplog.messages == ([] if spacing == 8.0 else [expected])
 
 
-def test_a_run_is_not_overwritten(cohort, run):
+@pytest.mark.parametrize("output", ["run", "~/run"])
+def test_a_run_is_not_overwritten(cohort, run, output, monkeypatch):
+    monkeypatch.setenv("HOME", str(run.parent))
+    monkeypatch.chdir(run.parent)
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     with pytest.raises(TrainingError, match="run: holds a run"):
-        pretrain(cohort, CONFIG, output=run, device="cpu")
+        pretrain(cohort, CONFIG, output=output, device="cpu")
     assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*")}
 
 

@@ -288,7 +288,8 @@ class _Reader:
     def _modality_of(self, image: ImageSource | None) -> str:
         if not isinstance(image, Path):
             return self.modalities[0]
-        suffix = image.name.split(".")[0].split("_")[-1]
+        # A dot may belong to a label, as in acq-0.8mm.
+        suffix = image.name.split("_")[-1].split(".")[0]
         known = {modality.casefold(): modality for modality in self.modalities}
         if suffix.casefold() in known:
             return known[suffix.casefold()]

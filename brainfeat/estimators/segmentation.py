@@ -55,6 +55,7 @@ from brainfeat.exceptions import ConfigError, InputError
 from brainfeat.image_files import ImageSource
 from brainfeat.integers import is_integer
 from brainfeat.metrics import dice_scores
+from brainfeat.user_paths import expand_home
 
 __all__ = ["SegmentationEstimator"]
 
@@ -350,7 +351,7 @@ class SegmentationEstimator(BaseEstimator):
             The folder.
         """
         check_is_fitted(self)
-        return write_folder(Path(folder), self, self._checkpoint())
+        return write_folder(expand_home(folder), self, self._checkpoint())
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Self:
@@ -371,7 +372,7 @@ class SegmentationEstimator(BaseEstimator):
         CheckpointError
             If the folder holds no model, or a damaged one.
         """
-        content = read_folder(Path(folder))
+        content = read_folder(expand_home(folder))
         estimator = cls(**content.parameters)
         for name, value in content.fitted.items():
             setattr(estimator, name, value)

@@ -28,6 +28,7 @@ from brainfeat.simulation.people import Person
 from brainfeat.simulation.scan import draw_scan, label_map
 from brainfeat.simulation.scanner import Pose
 from brainfeat.simulation.subjects import Subjects
+from brainfeat.user_paths import expand_home
 from brainfeat.volume import Geometry, Volume
 
 logger = logging.getLogger(__name__)
@@ -104,7 +105,7 @@ def simulate_cohort(
         "random_state": random_state,
         "base": "MNI152" if base is None else [content_hash(path) for path in base],
     }
-    folder = CohortFolder.open(Path(output), settings)
+    folder = CohortFolder.open(expand_home(output), settings)
     # An earlier, larger cohort stays whole.
     people = [
         Person.draw(number, disease=disease, random_state=random_state)

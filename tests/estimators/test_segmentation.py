@@ -222,7 +222,8 @@ def test_saved_model_predicts_the_same(fitted, paths, tmp_path):
 def test_model_of_a_relative_path_predicts_in_any_folder(
     fitted, paths, tmp_path, monkeypatch
 ):
-    fitted.save(tmp_path / "model")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert fitted.save("~/model") == tmp_path / "model"
     monkeypatch.chdir(tmp_path)
     loaded = SegmentationEstimator.load("model")
     monkeypatch.chdir(tmp_path.parent)

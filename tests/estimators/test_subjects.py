@@ -140,6 +140,7 @@ def test_frame_cells_may_be_missing(folder, gap):
     [
         ("sub-01_ses-2_T2w.nii.gz", "T2w"),
         ("sub-01_flair.mgz", "FLAIR"),
+        ("sub-01_acq-0.8mm_FLAIR.nii.gz", "FLAIR"),
         ("T2w.nii", "T2w"),
         ("brain.nii.gz", "T1w"),
         ("sub-01_T1w_brain.nii.gz", "T1w"),

@@ -30,8 +30,9 @@ def data(path):
     return np.asanyarray(nib.load(path).dataobj)
 
 
-def test_cohort_is_a_bids_folder(folder):
-    cohort = simulate_cohort(folder, 4, modalities=MODALITIES)
+def test_cohort_is_a_bids_folder(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder.parent))
+    cohort = simulate_cohort("~/cohort", 4, modalities=MODALITIES)
     assert list(cohort.index) == [f"sub-{i:04d}" for i in range(1, 5)]
     assert list(cohort.columns) == [
         "participant_id",
