@@ -50,8 +50,8 @@ def simulate_cohort(
     Heads are smooth, invertible deformations of one anatomy, scanned by three
     scanners that differ in contrast, noise, bias field, resolution, orientation and
     field of view.  A subject depends on ``random_state`` and its number only, so a
-    larger cohort begins with the smaller one.  Calling again resumes: files that
-    are there are kept.
+    larger cohort begins with the smaller one; another number of threads rounds a few
+    voxels by one unit.  Calling again resumes: files that are there are kept.
 
     Parameters
     ----------
