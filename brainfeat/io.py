@@ -101,20 +101,25 @@ def read_labels(source: ImageSource) -> Volume:
         If there is no such file.
     VolumeError
         If the file is no readable 3D image, or holds values that are not
-        integers to six digits.
+        integers to six digits, or do not fit in 32 bits.
     GeometryError
         If the affine does not place the voxels.
     """
     stored = read_stored(source, memory_limit=MEMORY_LIMIT, n_volumes=1)
     values = _without_last_axes(stored.raw).astype(np.float64)
     values = values * stored.slope + stored.intercept
-    limits = np.iinfo(np.int32)
-    nearest = np.rint(np.clip(np.nan_to_num(values), limits.min, limits.max))
+    nearest = np.rint(np.nan_to_num(values))
     # A mask that was stored as bytes and a slope comes back as 1.00000006.
     # Relative, since an ADC map in m2/s is no label map of zeros.
     stray = values[~(np.abs(values - nearest) <= _LABEL_ROUNDING * np.abs(nearest))]
     if stray.size:
         raise VolumeError(f"{stored.name}: expected integer labels, got {stray[0]:g}.")
+    limits = np.iinfo(np.int32)
+    beyond = nearest[(nearest < limits.min) | (nearest > limits.max)]
+    if beyond.size:
+        raise VolumeError(
+            f"{stored.name}: expected labels within 32 bits, got {beyond[0]:.0f}."
+        )
     labels = nearest.astype(np.int32)
     return Volume(labels, _geometry(labels, stored), _path_of(source))
 

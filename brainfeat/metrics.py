@@ -3,6 +3,7 @@
 __all__ = [
     "LesionScores",
     "dice_scores",
+    "hausdorff_distances",
     "intraclass_correlation",
     "retrieval_accuracy",
     "score_lesions",
@@ -190,6 +191,74 @@ def dice_scores(
     return scores
 
 
+def hausdorff_distances(
+    truth: ArrayLike,
+    found: ArrayLike,
+    classes: Sequence[int],
+    *,
+    spacing: Sequence[float],
+    percentile: float = 95.0,
+) -> NDArray[np.float64]:
+    """Compute how far the borders of each class lie apart, in mm [1]_.
+
+    Parameters
+    ----------
+    truth, found : array-like of int of the same shape
+        Label maps.
+    classes : sequence of int
+        Labels to score.
+    spacing : sequence of float
+        Voxel edges in mm, one an axis, such as ``image.header.get_zooms()``.
+    percentile : float
+        Of the distances from each border to the other, of which the larger counts;
+        100 is the Hausdorff distance itself, which one stray voxel decides.
+
+    Returns
+    -------
+    ndarray of float64 of shape (n_classes,)
+        Between the centres of border voxels, which touch another label or the edge of
+        the image by a side; NaN where neither map has a class, infinite where only one
+        has it.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ, or spacing is not one positive number an axis.
+
+    References
+    ----------
+    .. [1] Taha & Hanbury, "Metrics for evaluating 3D medical image segmentation",
+       BMC Medical Imaging 15, 2015. doi:10.1186/s12880-015-0068-x
+
+    Examples
+    --------
+    >>> truth, found = [0, 1, 1, 1, 0, 0, 2], [0, 1, 1, 1, 1, 1, 0]
+    >>> hausdorff_distances(truth, found, [1, 2, 3], spacing=[0.5], percentile=100)
+    array([ 1., inf, nan])
+    """
+    true, given = _two_maps(truth, found)
+    if len(spacing) != true.ndim or not all(edge > 0 for edge in spacing):
+        raise InputError(
+            f"spacing: expected {true.ndim} positive numbers, got {tuple(spacing)}."
+        )
+    distances = np.full(len(classes), np.nan)
+    for index, label in enumerate(classes):
+        is_true, is_given = true == label, given == label
+        if is_true.any() and is_given.any():
+            (box,) = ndimage.find_objects((is_true | is_given).astype(np.uint8))
+            borders = [_border(is_true[box]), _border(is_given[box])]
+            distances[index] = max(
+                np.percentile(
+                    ndimage.distance_transform_edt(~to, sampling=spacing)[start],
+                    percentile,
+                )
+                for start, to in (borders, borders[::-1])
+            )
+        elif is_true.any() or is_given.any():
+            distances[index] = np.inf
+    return distances
+
+
 def score_lesions(truth: ArrayLike, found: ArrayLike) -> LesionScores:
     """Count lesions instead of voxels.
 
@@ -232,6 +301,11 @@ def score_lesions(truth: ArrayLike, found: ArrayLike) -> LesionScores:
     return LesionScores(
         precision, recall, 2 * precision * recall / (precision + recall)
     )
+
+
+def _border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    border: NDArray[np.bool_] = mask & ~ndimage.binary_erosion(mask)
+    return border
 
 
 def _two_maps(

@@ -37,7 +37,8 @@ from brainfeat.user_paths import expand_home
 from brainfeat.weight_files import file_sha256
 
 _NAMES, _DESCRIPTION, _FAILURES = "dseg.tsv", "dataset_description.json", "failures.tsv"
-_DATASET, _LABEL, _MADE_BY = "Segmentations", "label", "ModelSHA256"
+_DATASET, _LABEL = "Segmentations", "label"
+_MADE_BY, _SOURCES = "ModelSHA256", "Sources"
 
 
 class SegmentSummary(NamedTuple):
@@ -218,7 +219,7 @@ def _segment(
     def make_origin(row: TableRow) -> dict[str, Any]:
         files = preprocessor.input_files(row.images, config.encoder.modalities)
         return {
-            "Sources": sorted(row.images.values()),
+            _SOURCES: sorted(row.images.values()),
             "InputSHA256": hash_images(files),
             _MADE_BY: fingerprint,
         }
@@ -265,7 +266,9 @@ def _segment_one(
 ) -> Literal["done", "skipped"]:
     sidecar = target.with_name(target.name.replace(".nii.gz", ".json"))
     origin, found = make_origin(row), read_json_object(sidecar) or {}
-    if target.exists() and found == origin:
+    if target.exists() and {**found, _SOURCES: origin[_SOURCES]} == origin:
+        if found != origin:  # the images were moved
+            write_json(sidecar, origin)
         return "skipped"
     if (target.exists() or sidecar.exists()) and _MADE_BY not in found:
         raise InputError(f"{target}: exists and is not ours; choose another folder.")

@@ -4,10 +4,12 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from brainfeat.exceptions import InputError
 from brainfeat.metrics import (
     dice_scores,
+    hausdorff_distances,
     intraclass_correlation,
     retrieval_accuracy,
     score_lesions,
@@ -147,6 +149,74 @@ def test_dice_of_a_class_that_nobody_has_is_nan():
     np.testing.assert_array_equal(scores, [1.0, np.nan, 0.0])
 
 
+def blobs(rng, shape=(9, 12, 7)):
+    """Two label maps of three classes each, some at the edge of the image."""
+    return [
+        np.digitize(
+            ndimage.gaussian_filter(rng.normal(size=shape), 1.5), [-0.1, 0, 0.1]
+        )
+        for _ in range(2)
+    ]
+
+
+def naive_distances(truth, found, label, spacing):
+    """Distances from each border voxel of one map to the closest of the other."""
+    borders = []
+    for mask in (np.pad(truth == label, 1), np.pad(found == label, 1)):
+        shifts = [
+            np.roll(mask, by, axis) for axis in range(mask.ndim) for by in (-1, 1)
+        ]
+        borders.append(np.argwhere(mask & ~np.all(shifts, axis=0)) * spacing)
+    apart = np.linalg.norm(borders[0][:, None] - borders[1], axis=-1)
+    return apart.min(1), apart.min(0)
+
+
+@pytest.mark.parametrize("percentile", [100, 95, 50])
+def test_hausdorff_distance_equals_the_naive_one(rng, percentile):
+    truth, found = blobs(rng)
+    spacing = (0.7, 1.5, 4.0)
+    naive = [
+        max(
+            np.percentile(d, percentile)
+            for d in naive_distances(truth, found, label, spacing)
+        )
+        for label in (1, 2, 3)
+    ]
+    options = {"spacing": spacing, "percentile": percentile}
+    scores = hausdorff_distances(truth, found, [1, 2, 3], **options)
+    np.testing.assert_allclose(scores, naive)
+    back = hausdorff_distances(found, truth, [1, 2, 3], **options)
+    np.testing.assert_array_equal(scores, back)
+
+
+@pytest.mark.filterwarnings("ignore:.*always_return_as_numpy")  # monai's own call
+def test_hausdorff_distance_equals_monai(rng):
+    torch = pytest.importorskip("torch")
+    monai = pytest.importorskip("monai.metrics")
+    truth, found = blobs(rng)
+    hot = [
+        torch.nn.functional.one_hot(torch.from_numpy(m), 4).permute(3, 0, 1, 2)[None]
+        for m in (found, truth)
+    ]
+    spacing = [0.7, 1.5, 4.0]
+    theirs = monai.compute_hausdorff_distance(*hot, percentile=95, spacing=spacing)[0]
+    ours = hausdorff_distances(truth, found, [1, 2, 3], spacing=spacing)
+    np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-6)
+
+
+def test_hausdorff_distance_of_the_same_is_0():
+    maps = np.zeros((4, 5, 6), int)
+    maps[1:3, 2, 3:] = 7
+    assert hausdorff_distances(maps, maps, [7], spacing=(1, 2, 3)) == [0.0]
+
+
+@pytest.mark.parametrize("spacing", [(1.0,), (1, 1, 1), (1, 0), (1, np.nan)])
+def test_spacing_is_one_number_an_axis(spacing):
+    maps = np.ones((2, 3), int)
+    with pytest.raises(InputError, match=r"^spacing: expected 2 positive numbers, got"):
+        hausdorff_distances(maps, maps, [1], spacing=spacing)
+
+
 def test_lesions_that_touch_are_one():
     truth = np.zeros((5, 6, 7), bool)
     truth[0, 0, 0] = truth[1, 1, 1] = True  # one, by a corner
@@ -165,7 +235,14 @@ def test_lesions_that_nobody_has_or_finds():
     assert score_lesions(none, some).f1 == 0.0
 
 
-@pytest.mark.parametrize("score", [score_lesions, lambda a, b: dice_scores(a, b, [1])])
+@pytest.mark.parametrize(
+    "score",
+    [
+        score_lesions,
+        lambda a, b: dice_scores(a, b, [1]),
+        lambda a, b: hausdorff_distances(a, b, [1], spacing=(1, 1)),
+    ],
+)
 def test_label_maps_of_other_shapes_are_refused(score):
     with pytest.raises(InputError, match="same shape"):
         score(np.ones((2, 3)), np.ones((3, 2)))

@@ -116,6 +116,18 @@ def test_same_command_again_resumes(data, model, tmp_path):
     assert kept.stat().st_mtime_ns == before
 
 
+def test_images_that_were_moved_are_not_segmented_again(data, model, tmp_path):
+    before, after = tmp_path / "before", tmp_path / "after"
+    shutil.copytree(data / "bids", before)
+    invoke("predict", model, before, "-o", tmp_path / "out")
+    before.rename(after)
+    again = invoke("predict", model, after, "-o", tmp_path / "out")
+    assert "0 done, 3 skipped, 0 failed" in again.output
+    sidecar = tmp_path / "out/sub-1/anat/sub-1_dseg.json"
+    sources = json.loads(sidecar.read_text())["Sources"]
+    assert sources == [str(after / "sub-1/anat/sub-1_T1w.nii.gz")]
+
+
 def test_manifest_names_people_of_whom_whole_ones_are_held_out(data, tmp_path):
     """Ten people are enough to hold one out; nine with a second visit are not."""
     lines = []

@@ -158,29 +158,33 @@ def _label_map(value: Any, subject: Subject) -> ImageSource:
 
 
 def _check_index(y: Any, subjects: Sequence[Subject]) -> None:
-    names = [subject.name for subject in subjects]
-    # An index that only counts the rows says nothing.
-    if not isinstance(y, pd.Series | pd.DataFrame) or names == _counted(len(names)):
+    if not isinstance(y, pd.Series | pd.DataFrame):
         return
+    names = [subject.name for subject in subjects]
     found = [str(label) for label in y.index]
-    if found != names and set(found) == set(names):
-        raise InputError(
-            "y: expected the rows of X in their order, got its index in another."
-        )
-
-
-def _counted(n_rows: int) -> list[str]:
-    return [str(index) for index in range(n_rows)]
+    # An index that only counts the rows says nothing.
+    counted = [str(index) for index in range(len(names))]
+    if counted in (found, names) or not set(found) & set(names):
+        return
+    for given, expected in zip(found, names, strict=True):
+        if given != expected:
+            raise InputError(
+                "y: expected the rows of X in their order, got an index with "
+                f"{given!r} where X has {expected!r}."
+            )
 
 
 def _check_owner(source: ImageSource, subject: Subject) -> None:
-    given = find_owner(name_of(source, subject))
-    for image in subject.file_names:
+    name, images = name_of(source, subject), subject.file_names
+    if name in images:
+        raise InputError(f"{name}: expected a label map, got the image itself.")
+    given = find_owner(name)
+    for image in images or [subject.name]:
         expected = find_owner(image)
         for entity in expected.keys() & given.keys():
             if expected[entity].lstrip("0") != given[entity].lstrip("0"):
                 raise InputError(
-                    f"{name_of(source, subject)}: expected a label map of "
+                    f"{name}: expected a label map of "
                     f"{entity}-{expected[entity]}, as {image} is, "
                     f"got one of {entity}-{given[entity]}."
                 )

@@ -1,13 +1,11 @@
 """Whose an image is: subject and session by names of files, people by rows."""
 
-import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
 from brainfeat.estimators._subjects import Subject
@@ -61,18 +59,10 @@ def number_people(X: Any, subjects: Sequence[Subject]) -> NDArray[np.int64]:
     people = np.arange(len(subjects))
     first_rows: dict[str, int] = {}
     for row, (label, subject) in enumerate(zip(labels, subjects, strict=True)):
-        names = {label, *_file_names(subject)}
+        names = {label, *subject.file_names}
         subs = {sub for name in names if (sub := find_owner(name).get("sub"))}
         # Some tools cut leading zeros off.
         for key in [*names, *(f"sub-{sub.lstrip('0')}" for sub in subs)]:
             first = first_rows.setdefault(key, row)
             people[people == people[row]] = people[first]
     return people
-
-
-def _file_names(subject: Subject) -> Iterator[str]:
-    for image in subject.images.values():
-        if isinstance(image, SpatialImage):
-            image = image.get_filename()
-        if image is not None:
-            yield os.fspath(image)

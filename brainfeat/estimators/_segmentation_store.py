@@ -39,8 +39,11 @@ _PRIOR_CELL = 2
 _PRIOR_SPREAD = 1.0
 # What the prior does not know: each place may hold each class.
 _PRIOR_DOUBT = 0.05
+_PRIOR_LEAST = 1e-6
 # Each check segments all of the held-out subjects: more would take long.
 _N_HELD_OUT = 4
+# The finest parcellations have half as many: more are the intensities of an image.
+_MOST_LABELS = 2000
 # So many are told at once, as reading takes long; more are one fault of all.
 _MOST_FAILURES = 10
 
@@ -313,6 +316,11 @@ def _read(
     name = name_of(label_map, subject)
     native = read_label_map(label_map, subject)
     found = [int(label) for label in np.unique(native.data) if label != BACKGROUND]
+    if len(found) > _MOST_LABELS:
+        raise InputError(
+            f"{name}: expected a label map of at most {_MOST_LABELS} classes, got "
+            f"{len(found)} different values; is it an image of intensities?"
+        )
     placed = space.read(subject)
     check_place(native, placed.native, name)
     labels = space.to_grid(native, placed)
@@ -365,6 +373,8 @@ def _prior(shares: Sequence[NDArray[np.float32]], n_subjects: int) -> Tensor:
     spread = ndimage.gaussian_filter(means, (0.0, *[_PRIOR_SPREAD] * 3), mode="nearest")
     anywhere = means.mean(axis=(1, 2, 3), keepdims=True)
     prior = (1 - _PRIOR_DOUBT) * spread + _PRIOR_DOUBT * anywhere
+    # Label maps that fill the grid leave no background, and 0 has no logarithm.
+    np.maximum(prior[0], _PRIOR_LEAST, out=prior[0])
     return torch.from_numpy(prior.astype(np.float32))
 
 

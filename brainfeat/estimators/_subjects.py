@@ -62,9 +62,12 @@ class Subject:
 
     @property
     def file_names(self) -> list[str]:
-        """Paths of the images that are files."""
-        sources = self.images.values()
-        return [os.fspath(s) for s in sources if isinstance(s, str | os.PathLike)]
+        """Paths of the images that are files, or were loaded from one."""
+        sources = (
+            image.get_filename() if isinstance(image, SpatialImage) else image
+            for image in self.images.values()
+        )
+        return [os.fspath(source) for source in sources if source is not None]
 
     @property
     def culprit(self) -> str:

@@ -312,8 +312,9 @@ class SegmentationEstimator(BaseEstimator):
         Returns
         -------
         DataFrame
-            A row a subject, a column a foreground class; NaN where neither the truth
-            nor the prediction has the class.
+            A row a subject, with the index of ``X`` if it has one; a column a
+            foreground class; NaN where neither the truth nor the prediction has the
+            class.
 
         Raises
         ------
@@ -335,7 +336,8 @@ class SegmentationEstimator(BaseEstimator):
             truth = read_on_image(source, subject, placed.native)
             rows.append(dice_scores(truth, labels, foreground))
         names = [subject.name for subject in table.rows]
-        return pd.DataFrame(rows, index=names, columns=foreground)
+        index = X.index if isinstance(X, pd.Series | pd.DataFrame) else names
+        return pd.DataFrame(rows, index=index, columns=foreground)
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write the fitted model as a folder of safetensors and JSON.

@@ -85,14 +85,18 @@ def test_volumes_of_one_image_keep_every_label():
 @pytest.mark.parametrize("form", [pd.Series, lambda y: pd.DataFrame({"label": y})])
 def test_index_in_another_order_is_refused(paths, form):
     y = form(paths)
-    y.index = ["second", "first"]
-    with pytest.raises(InputError, match="y: expected the rows of X in their order"):
-        as_label_maps(y, SUBJECTS)
+    for index in (["second", "first"], ["second", "third"]):
+        y.index = index
+        message = "y: expected the rows of X in their order, .*'second' where X has 'fi"
+        with pytest.raises(InputError, match=message):
+            as_label_maps(y, SUBJECTS)
     y.index = ["first", "second"]
     as_label_maps(y, SUBJECTS)
     # Rows that are only counted have no order of their own.
     y.index = [1, 0]
     as_label_maps(y, [Subject("0", {}), Subject("1", {})])
+    y.index = [0, 1]
+    as_label_maps(y, [Subject("1", {}), Subject("2", {})])
 
 
 @pytest.mark.parametrize(
@@ -117,3 +121,23 @@ def test_label_map_of_another_subject_is_refused(tmp_path, image, label_map, got
         with pytest.raises(InputError, match=message) as caught:
             as_label_maps([source], [subject])
         assert str(caught.value).startswith(path)
+
+
+def test_images_in_memory_keep_their_owners(tmp_path):
+    names = ["sub-2_T1w.nii", "sub-1_dseg.nii"]
+    image, label_map = (nib.load(write_volume(draw(), tmp_path / n)) for n in names)
+    with pytest.raises(InputError, match=r"sub-2_T1w\.nii is, got one of sub-1"):
+        as_label_maps([label_map], [Subject("X[0]", {"T1w": image})])
+    unnamed = to_image(draw())
+    with pytest.raises(InputError, match="as sub-2 is, got one of sub-1"):
+        as_label_maps([label_map], [Subject("sub-2", {"T1w": unnamed})])
+    # Renamed people keep the names of their files.
+    assert as_label_maps([label_map], [Subject("sub-2", {"T1w": Path("sub-1.nii")})])
+
+
+@pytest.mark.parametrize("load", [Path, nib.load])
+def test_image_is_not_its_own_label_map(paths, load):
+    subject = Subject("first", {"T1w": load(paths[0])})
+    with pytest.raises(InputError, match="a label map, got the image itself") as caught:
+        as_label_maps([load(paths[0])], [subject])
+    assert str(caught.value).startswith(paths[0])

@@ -187,6 +187,15 @@ def test_table_has_a_row_a_subject_and_a_column_a_class(fitted, paths, label_map
     assert mean == pytest.approx(np.nanmean(table.to_numpy()))
 
 
+def test_table_joins_the_subjects_it_was_given(fitted, paths, label_maps):
+    subjects = pd.DataFrame({"T1w": paths[2:]}, index=[10159, 10171])
+    joined = subjects.join(fitted.score_table(subjects, label_maps[2:]))
+    assert joined.notna().all(axis=None)
+    visits = pd.MultiIndex.from_tuples([("a", 1), ("a", 2)], names=["who", "visit"])
+    table = fitted.score_table(subjects.set_axis(visits), label_maps[2:])
+    assert table.index.equals(visits)
+
+
 def test_labels_on_another_grid_are_scored_in_world_space(fitted, paths, label_maps):
     turned = reoriented("PIR")(nib.load(label_maps[3]))
     own = fitted.score(paths[3:], label_maps[3:])

@@ -93,6 +93,26 @@ def test_prior_is_a_probability_that_is_nowhere_zero(store):
     assert back.argmax() < front.argmax()
 
 
+def test_labels_that_fill_the_grid_leave_a_background(subjects, tmp_path):
+    """Its logarithm, which the decoder corrects, was minus infinity."""
+    wide = Geometry((40, 45, 50), nib.affines.from_matvec(np.eye(3) * 9, [-180] * 3))
+    maps = [to_image(Volume(np.full(wide.shape, 3, np.int32), wide))] * 2
+    store = write_store(subjects, maps, SPACE, GRID, tmp_path, n_jobs=1)
+    assert store.slab_counts[:, 0].sum() == 0
+    prior = store.prior(np.array([0, 1]))
+    assert torch.isfinite(prior.log()).all()
+    assert (prior[0] < 1e-3).all()
+
+
+def test_intensities_are_no_labels(subjects, label_maps, cohort, tmp_path):
+    image = read_volume(cohort["T1w"][0])
+    values = (image.data * 1000).astype(np.int32)
+    maps = [to_image(Volume(values, image.geometry)), label_maps[1]]
+    message = r"^label map of a: expected a label map of at most 2000 classes, got \d+"
+    with pytest.raises(InputError, match=message):
+        write_store(subjects, maps, SPACE, GRID, tmp_path, n_jobs=1)
+
+
 def test_prior_knows_the_rows_that_count_only(store):
     # Classes -3 and 500 are those of the second subject.
     prior = store.prior(np.array([0]))
