@@ -1,6 +1,6 @@
-"""What ``brainfeat bids`` does once its options are read."""
+"""What ``brainfeat bids`` does with participants once its options are read."""
 
-__all__ = ["embed_participants", "gather_group"]
+__all__ = ["embed_participants"]
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from brainfeat import runs
 from brainfeat.bids_selection import BidsSelection, read_filters
 from brainfeat.checkpoint import lasting_name
 from brainfeat.console import show_run, tell_problems
-from brainfeat.derivatives import DerivativesFolder, write_group_table
+from brainfeat.derivatives import DerivativesFolder
 from brainfeat.embed_command import EncoderOptions
 from brainfeat.manifest import collect_bids
 from brainfeat.provenance import describe_encoder
@@ -83,24 +83,3 @@ def embed_participants(
                 distribution=distribution,
             )
     return summary._replace(output=output)
-
-
-def gather_group(source: Path, output: Path, selection: BidsSelection) -> str:
-    """Write the table of the group, and say where it is.
-
-    Parameters
-    ----------
-    source : Path
-        Raw dataset.
-    output : Path
-        Folder of derivatives.
-    selection : BidsSelection
-        Participants and sessions to gather.
-
-    Returns
-    -------
-    str
-        Lines for a terminal.
-    """
-    path, n_rows = write_group_table(output, source, selection)
-    return f"{n_rows} rows\ntable:    {path}"

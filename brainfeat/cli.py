@@ -266,11 +266,8 @@ def run_bids(
     The same command again resumes. Sessions that fail are listed in
     OUTPUT_DIR/participant.failures.tsv, and the exit status is 1 then.
     """
-    from brainfeat.bids_command import embed_participants, gather_group
     from brainfeat.bids_selection import BidsSelection
-    from brainfeat.console import format_summary
-    from brainfeat.embed_command import EncoderOptions
-    from brainfeat.runs import RunOptions
+    from brainfeat.derivatives import write_group_table
 
     _set_verbosity(verbose)
     selection = BidsSelection(
@@ -278,8 +275,15 @@ def run_bids(
         sessions=tuple(session_label or ()),
     )
     if level == "group":
-        typer.echo(gather_group(bids_dir, output_dir, selection))
+        path, n_rows = write_group_table(output_dir, bids_dir, selection)
+        typer.echo(f"{n_rows} rows\ntable:    {path}")
         return
+
+    from brainfeat.bids_command import embed_participants
+    from brainfeat.console import format_summary
+    from brainfeat.embed_command import EncoderOptions
+    from brainfeat.runs import RunOptions
+
     summary = embed_participants(
         bids_dir,
         output_dir,

@@ -1,5 +1,6 @@
 """BIDS derivatives: a small table a session, and one of the whole group."""
 
+import contextlib
 import glob
 import json
 import logging
@@ -370,25 +371,24 @@ def _check_apart(root: Path, source: Path) -> None:
 
 
 def _find_working_folder(root: Path) -> tuple[Path, BinaryIO]:
-    """Take the first working folder that no process has, and clear it.
+    """Take the first working folder that no process has; those of killed ones go.
 
     Raises
     ------
     TableError
         If it cannot be written or locked.
     """
+    for left in root.glob(".working-*"):
+        # In some others are at work, and some are other users'.
+        with contextlib.suppress(TableError, OSError):
+            release_folder(left, lock_folder(left))
     index = 0
     while True:
         folder = root / f".working-{index}"
         try:
-            lock = lock_folder(folder)
+            return folder, lock_folder(folder)
         except FolderBusyError:
             index += 1
-            continue
-        for left in folder.iterdir():
-            if left.name != "lock":
-                left.unlink()
-        return folder, lock
 
 
 def _sha256_in(sidecar: Mapping[str, Any] | None) -> str | None:

@@ -1,4 +1,6 @@
 import shutil
+import subprocess
+import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -62,6 +64,17 @@ def test_a_dataset_becomes_derivatives_and_a_group_table(run, dataset, tmp_path)
     metadata, embeddings, _ = read_embeddings(path)
     assert embeddings.shape == (4, 24)
     assert metadata["image"].tolist()[3].endswith("acq-b_T1w.nii.gz")
+
+
+def test_the_group_is_gathered_without_an_encoder(run, dataset, tmp_path):
+    shutil.rmtree(dataset / "sub-9")
+    assert run("participant").exit_code == 0
+    code = "import sys; from brainfeat import cli; cli.app(sys.argv[1:], "
+    code += "standalone_mode=False); print('torch' in sys.modules)"
+    command = [sys.executable, "-c", code, "bids", dataset, tmp_path / "out", "group"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout.startswith("3 rows\n")
+    assert result.stdout.endswith("\nFalse\n")
 
 
 def test_a_subject_that_gains_a_second_run_leaves_no_row_behind(run, dataset, tmp_path):

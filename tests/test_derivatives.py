@@ -134,15 +134,18 @@ def test_a_table_without_its_sidecar_is_not_believed(raw, tmp_path):
 
 def test_two_processes_write_side_by_side_and_leave_nothing(raw, tmp_path):
     row, output = _row(raw, "sub-01"), tmp_path / "out"
-    stale = output / ".working-0"
-    stale.mkdir(parents=True)
-    (stale / "embedding.parquet").write_text("what a killed process left")
+    # Those of killed processes, one of which had others beside it.
+    stale, far = output / ".working-0", output / ".working-3"
+    for folder in (stale, far):
+        folder.mkdir(parents=True)
+        (folder / "embedding.parquet").write_text("cut short")
     with (
         DerivativesFolder(output, raw, PROVENANCE) as first,
         DerivativesFolder(output, raw, PROVENANCE) as second,
     ):
         assert first.working_folder == stale
         assert second.working_folder != stale
+        assert not far.exists()
         first.append(row, "sha", np.zeros(5, np.float32))
         assert second.known_sha256(row) == "sha"
     assert not [path for path in output.iterdir() if path.name.startswith(".w")]

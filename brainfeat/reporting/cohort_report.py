@@ -37,6 +37,7 @@ __all__ = ["Inputs", "report_body"]
 
 _OPEN_PREVIEWS = 24  # the others are folded away
 _MOST_CLASSES = 16  # that marks can tell apart
+_MOST_MARKS = 5000  # in a map that a browser is quick to draw
 _MOST_OUTLIERS = 10
 _FEWEST_TO_COMPARE = 10
 
@@ -148,34 +149,23 @@ def _maps(cohort: Cohort) -> str:
         return "<p>Too few rows or features for a map.</p>"
     if not np.ptp(cohort.embeddings, axis=0).any():
         return "<p>No map: all rows are equal.</p>"
+    rows = _draw_rows(len(cohort.names))
+    known = [("group", cohort.label), ("site", cohort.site), ("age", cohort.age)]
+    told = [by for by in known if by[1] is not None] or [("row", None)]
     places, axes = _project(cohort.embeddings)
-    figures = []
-    for what, column in (
-        ("group", cohort.label),
-        ("site", cohort.site),
-        ("age", cohort.age),
-    ):
-        if column is not None:
-            labels = _classes(cohort, column)
-            figures.append(_scatter(places, labels, cohort.names, axes, what, column))
-    if not figures:
-        labels = ["subject"] * len(cohort.names)
-        figures.append(_scatter(places, labels, cohort.names, axes, "row", ""))
-    if find_spec("umap") is not None and len(cohort.names) > 15:
-        labels = ["subject"] * len(cohort.names)
-        if cohort.label is not None:
-            labels = _classes(cohort, cohort.label)
-        figures.append(
-            _scatter(
-                _umap(cohort.embeddings),
-                labels,
-                cohort.names,
-                ("UMAP 1", "UMAP 2"),
-                "group" if cohort.label else "row",
-                cohort.label or "",
-            )
-        )
-    return '<div class="figures">' + "\n".join(figures) + "</div>"
+    figures = [_scatter(cohort, rows, places[rows], axes, *by) for by in told]
+    if find_spec("umap") is not None and len(rows) > 15:
+        places, axes = _umap(cohort.embeddings[rows]), ("UMAP 1", "UMAP 2")
+        figures.append(_scatter(cohort, rows, places, axes, *told[0]))
+    shown = ""
+    if len(rows) < len(cohort.names):
+        shown = f"<p>{len(rows)} of {len(cohort.names)} rows, drawn at random.</p>"
+    return f'{shown}<div class="figures">' + "\n".join(figures) + "</div>"
+
+
+def _draw_rows(n_rows: int) -> NDArray[np.intp]:
+    generator = np.random.default_rng(0)
+    return np.sort(generator.permutation(n_rows)[:_MOST_MARKS])
 
 
 def _project(
@@ -197,22 +187,27 @@ def _umap(embeddings: NDArray[np.floating]) -> NDArray[np.floating]:
 
 
 def _scatter(
+    cohort: Cohort,
+    rows: NDArray[np.intp],
     places: NDArray[np.floating],
-    labels: Sequence[str],
-    names: Sequence[str],
     axes: tuple[str, str],
     what: str,
-    column: str,
+    column: str | None,
 ) -> str:
-    told = f", by {what}: {legend_html(labels)}" if column else "."
+    names = [cohort.names[row] for row in rows]
+    labels = ["subject"] * len(rows)
+    told = "."
+    if column is not None:
+        labels = _classes(cohort, column, rows)
+        told = f", by {what}: {legend_html(labels)}"
     return (
         f"<figure>{scatter_svg(places, labels, names, axes)}"
         f"<figcaption>One mark a row{told}</figcaption></figure>"
     )
 
 
-def _classes(cohort: Cohort, column: str) -> list[str]:
-    """Name the class of each row: its value, or the quarter that a number lies in."""
+def _classes(cohort: Cohort, column: str, rows: NDArray[np.intp]) -> list[str]:
+    """Name the classes of rows: values, or the quarters that numbers lie in."""
     values = cohort.known[column]
     n_values = values.nunique()
     numbers = pd.to_numeric(values, errors="coerce")
@@ -223,13 +218,13 @@ def _classes(cohort: Cohort, column: str) -> list[str]:
         ends = _write_apart(edges)
         return [
             "unknown" if pd.isna(q) else f"{ends[int(q)]} to {ends[int(q) + 1]}"
-            for q in quarters
+            for q in quarters.iloc[rows]
         ]
     texts = cohort.texts(column)
     if n_values > _MOST_CLASSES:
         common = set(texts.value_counts().index[: _MOST_CLASSES - 1])
         texts = texts.where(texts.isin(common), "others")
-    return [str(text) for text in texts]
+    return [str(text) for text in texts.iloc[rows]]
 
 
 def _write_apart(numbers: NDArray[np.floating]) -> list[str]:

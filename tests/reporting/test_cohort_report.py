@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -74,6 +75,20 @@ def test_unlike_row_is_an_outlier(rng):
     table = text[text.index("<h2>Outliers") :]
     assert table.index("sub-11") < table.index("</tr>\n<tr>") + 60
     assert " *</td>" in table
+
+
+def test_maps_of_a_large_cohort_are_of_some_rows(rng):
+    cohort = make(rng, n_rows=6000, group=lambda n: np.arange(n) % 3, age=np.arange)
+    text = body(cohort)
+    assert "5000 of 6000 rows, drawn at random." in text
+    by_group, by_age = text.split("<figure>")[1:3]
+    for figure, n_classes in ((by_group, 3), (by_age, 4)):
+        marks, legend = figure.split("<figcaption>")
+        assert marks.count("<title>sub-") == 5000
+        assert legend.count("<title>") == n_classes
+    colors = {"#0072b2": 0, "#d55e00": 1, "#009e73": 2}
+    told = re.findall(r'fill="(#\w+)" fill-opacity="0.75"><title>sub-(\d+)', by_group)
+    assert all(colors[color] == int(number) % 3 for color, number in told)
 
 
 @pytest.mark.parametrize("n_rows", [2, 5])
