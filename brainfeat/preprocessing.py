@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from brainfeat import brain_mask as masks
 from brainfeat import registration
 from brainfeat.exceptions import ConfigError, ModalityError, VolumeError
+from brainfeat.integers import is_integer
 from brainfeat.intensities import correct_bias, repair, standardise
 from brainfeat.resampling import to_closest_ras, to_resampled
 from brainfeat.template import BRAIN_CENTER
@@ -311,7 +312,7 @@ class Preprocessor:
             If `brain_mask` is a function that no other process could import.
         """
         return {
-            "shape": list(self.shape),
+            "shape": [int(size) for size in self.shape],
             "spacing": float(self.spacing),
             "alignment": self.alignment,
             "bias_correction": self.bias_correction,
@@ -403,10 +404,10 @@ def _naming(volume: Volume, modality: str) -> Iterator[None]:
 
 def _problems(config: Preprocessor) -> list[str]:
     checks = {
-        f"shape must be three positive integers, got {config.shape!r}.": (
+        f"shape must be a tuple of three positive integers, got {config.shape!r}.": (
             isinstance(config.shape, tuple)
             and len(config.shape) == 3
-            and all(type(size) is int and size > 0 for size in config.shape)
+            and all(is_integer(size, at_least=1) for size in config.shape)
         ),
         f"spacing must be a positive length in mm, got {config.spacing!r}.": (
             _is_number(config.spacing) and config.spacing > 0
@@ -422,7 +423,8 @@ def _problems(config: Preprocessor) -> list[str]:
             or (isinstance(config.brain_mask, str) and config.brain_mask != "")
             or callable(config.brain_mask)
         ),
-        f"percentiles must be two, rising, in [0, 100], got {config.percentiles!r}.": (
+        "percentiles must be a tuple of two, rising, in [0, 100], "
+        f"got {config.percentiles!r}.": (
             isinstance(config.percentiles, tuple)
             and len(config.percentiles) == 2
             and all(map(_is_number, config.percentiles))

@@ -111,7 +111,8 @@ class Volume:
     Raises
     ------
     VolumeError
-        If ``data`` is not three-dimensional or does not fit ``geometry``.
+        If ``data`` is no array of real numbers, is not three-dimensional or does not
+        fit ``geometry``.
     """
 
     data: NDArray[Any]
@@ -119,6 +120,10 @@ class Volume:
     path: Path | None = None
 
     def __post_init__(self) -> None:
+        is_array = isinstance(self.data, np.ndarray)
+        if not is_array or self.data.dtype.kind not in "biuf":
+            kind = self.data.dtype if is_array else type(self.data).__name__
+            raise VolumeError(f"expected an array of real numbers, got {kind}.")
         if self.data.ndim != 3:
             raise VolumeError(f"expected one 3D volume, got shape {self.data.shape}.")
         if self.data.shape != self.geometry.shape:

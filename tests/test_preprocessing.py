@@ -378,6 +378,18 @@ def test_impossible_settings_are_refused(change):
         Preprocessor(**change)
 
 
+@pytest.mark.parametrize("name", ["shape", "percentiles"])
+def test_list_in_place_of_a_tuple_is_told_as_such(name):
+    value = list(getattr(Preprocessor(), name))
+    with pytest.raises(ConfigError, match=f"{name} must be a tuple of"):
+        Preprocessor(**{name: value})
+
+
+def test_integers_of_numpy_are_the_same_setting():
+    same = Preprocessor(shape=tuple(np.array([80, 104, 80])))
+    assert same.fingerprint == Preprocessor().fingerprint
+
+
 def test_unknown_setting_is_refused():
     with pytest.raises(ConfigError, match="resolution"):
         Preprocessor.from_dict({"resolution": 1})

@@ -84,3 +84,16 @@ def test_geometry_keeps_its_own_affine():
 def test_volume_refuses_data_that_does_not_fit(shape):
     with pytest.raises(VolumeError, match="got"):
         Volume(np.zeros(shape), Geometry(SHAPE, np.eye(4)))
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (np.zeros(SHAPE, np.complex64), "complex64"),
+        (np.zeros(SHAPE, "U1"), "<U1"),
+        ([[[1.0]]], "list"),
+    ],
+)
+def test_volume_refuses_what_is_no_array_of_real_numbers(data, kind):
+    with pytest.raises(VolumeError, match=f"array of real numbers, got {kind}"):
+        Volume(data, Geometry(SHAPE, np.eye(4)))

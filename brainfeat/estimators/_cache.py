@@ -83,7 +83,7 @@ class EmbeddingCache:
         try:
             with self._path(key).open("rb") as file:
                 vector = np.lib.format.read_array(file, allow_pickle=False)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError, EOFError) as error:
             _LOGGER.warning(

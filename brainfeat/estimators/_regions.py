@@ -167,14 +167,16 @@ def _read_names(lut: Any) -> dict[int, str]:
             f"got {type(lut).__name__}."
         )
     try:
-        return {
-            int(index): str(label).strip()
-            for index, label in zip(table["index"], table["name"], strict=True)
-        }
+        values = [int(index) for index in table["index"]]
+        names = table["name"].fillna("").astype(str).str.strip()
     except (KeyError, ValueError) as error:
         raise InputError(
             f"{name}: expected the columns index (integers) and name."
         ) from error
+    repeated = sorted({value for value in values if values.count(value) > 1})
+    if repeated:
+        raise InputError(f"{name}: expected each index once, got {repeated[0]} again.")
+    return {value: text for value, text in zip(values, names, strict=True) if text}
 
 
 def _read_table(path: Path) -> pd.DataFrame:

@@ -111,7 +111,8 @@ def _load(source: str | os.PathLike[str]) -> Checkpoint:
 def _signature(path: Path) -> tuple[Hashable, ...]:
     """Return what changes when a file of the checkpoint is replaced or written to."""
     files = sorted(path.iterdir()) if path.is_dir() else [path]
-    states = [(file.name, file.stat()) for file in files]
+    # Editors lock a file by a link to nothing beside it.
+    states = [(file.name, file.stat()) for file in files if file.exists()]
     return (
         path.resolve(),
         *((n, s.st_ino, s.st_size, s.st_mtime_ns) for n, s in states),

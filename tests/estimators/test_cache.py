@@ -75,8 +75,11 @@ def test_pickled_entry_is_not_opened(cache, vector, tmp_path):
 
 def test_unwritable_folder_costs_a_warning(tmp_path, vector, caplog):
     (tmp_path / "file").touch()
+    folder = EmbeddingCache(tmp_path / "file")
+    assert folder.load(KEY, 7) is None
+    assert not caplog.messages  # nothing is damaged
     with caplog.at_level(logging.WARNING):
-        EmbeddingCache(tmp_path / "file").store(KEY, vector)
+        folder.store(KEY, vector)
     assert "embedding not kept" in caplog.text
     assert "Errno" not in caplog.text
 

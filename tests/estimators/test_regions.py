@@ -79,6 +79,20 @@ def test_unreadable_table_is_refused(labels, tmp_path, table):
         RegionAtlas.load(path)
 
 
+def test_region_that_the_table_names_twice_is_refused(labels):
+    lut = pd.DataFrame({"index": [3, 12, 3], "name": ["a", "b", "c"]})
+    image = nib.Nifti1Image(labels, SPACING)
+    with pytest.raises(InputError, match="lut: expected each index once, got 3 again"):
+        RegionAtlas.load({"maps": image, "lut": lut})
+
+
+@pytest.mark.parametrize("empty", [None, np.nan, "", " "])
+def test_region_with_an_empty_name_has_its_number(labels, empty):
+    lut = pd.DataFrame({"index": [3, 12], "name": [empty, "b"]})
+    atlas = RegionAtlas.load({"maps": nib.Nifti1Image(labels, SPACING), "lut": lut})
+    assert atlas.names == ("region_3", "b")
+
+
 def test_regions_of_one_name_are_refused(labels, tmp_path):
     path = tmp_path / "atlas.nii"
     nib.save(nib.Nifti1Image(labels, SPACING), path)

@@ -36,6 +36,11 @@ def test_checkpoint_is_loaded_once(folder):
     assert shared_checkpoint(folder / ".." / folder.name) is first
 
 
+def test_link_to_nothing_beside_a_checkpoint_is_passed_over(folder):
+    (folder / ".#README.md").symlink_to("someone@host.1234")  # as Emacs locks a file
+    assert shared_checkpoint(folder).fingerprint
+
+
 def test_changed_checkpoint_is_loaded_again(folder, checkpoint):
     first = shared_checkpoint(folder)
     shifted(checkpoint, 1.0).save(folder)
