@@ -9,9 +9,10 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
+from nibabel import Nifti1Image
 
 from brainfeat.atomic import atomic_write, write_json
 from brainfeat.bids import parse_bids_name
@@ -141,7 +142,8 @@ def segment_rows(
     Raises
     ------
     InputError
-        If the folder holds another dataset, a model, or names of other classes.
+        If the folder holds another dataset, a model, or names of other classes, or
+        cannot be written.
     """
     start = time.perf_counter()
     check_description(folder, _DATASET)
@@ -243,6 +245,7 @@ def _segment_alike(
     # The first of the rows that can be segmented takes the target; the others fail.
     taken: TableRow | None = None
     for row in rows:
+        image = None
         try:
             if taken is not None:
                 raise InputError(
@@ -250,34 +253,59 @@ def _segment_alike(
                     "this run; a BIDS folder or a manifest has a row a scan with all "
                     "of its images."
                 )
-            status = _segment_one(row, target, estimator, make_origin)
-            taken = row
-            yield RunEvent(row, status, None)
+            origin = make_origin(row)
+            if not _has_segmented(target, origin):
+                (image,) = estimator.predict([dict(row.images)])
         except Exception as error:  # whatever a damaged file makes a library raise
             failure = FailedRow.from_error(row.participant_id, row.image, error)
             yield RunEvent(row, "failed", failure)
+            continue
+        taken = row
+        _write(target, image, origin)
+        yield RunEvent(row, "skipped" if image is None else "done", None)
 
 
-def _segment_one(
-    row: TableRow,
-    target: Path,
-    estimator: SegmentationEstimator,
-    make_origin: Callable[[TableRow], dict[str, Any]],
-) -> Literal["done", "skipped"]:
-    sidecar = target.with_name(target.name.replace(".nii.gz", ".json"))
-    origin, found = make_origin(row), read_json_object(sidecar) or {}
+def _has_segmented(target: Path, origin: Mapping[str, Any]) -> bool:
+    """Whether a label map is there, of the same model and images, wherever they lie.
+
+    Raises
+    ------
+    InputError
+        If a file of its name is another's.
+    """
+    found = read_json_object(_sidecar(target)) or {}
     if target.exists() and {**found, _SOURCES: origin[_SOURCES]} == origin:
-        if found != origin:  # the images were moved
-            write_json(sidecar, origin)
-        return "skipped"
-    if (target.exists() or sidecar.exists()) and _MADE_BY not in found:
+        return True
+    if _MADE_BY not in found and (target.exists() or _sidecar(target).exists()):
         raise InputError(f"{target}: exists and is not ours; choose another folder.")
-    (image,) = estimator.predict([dict(row.images)])
-    # What is cut off here is ours all the same, and is drawn again.
-    write_json(sidecar, {_MADE_BY: origin[_MADE_BY]})
-    write_image(image, target)
-    write_json(sidecar, origin)
-    return "done"
+    return False
+
+
+def _write(target: Path, image: Nifti1Image | None, origin: Mapping[str, Any]) -> None:
+    """Write a label map, if there is a new one, and where it comes from.
+
+    Raises
+    ------
+    InputError
+        If it cannot be written: nor can those of the rows to come.
+    """
+    sidecar = _sidecar(target)
+    try:
+        if image is not None:
+            # What is cut off here is ours all the same, and is drawn again.
+            write_json(sidecar, {_MADE_BY: origin[_MADE_BY]})
+            write_image(image, target)
+        if read_json_object(sidecar) != origin:
+            write_json(sidecar, origin)
+    except OSError as error:
+        raise InputError(
+            f"{target}: cannot be written ({brief_reason(error)}); "
+            "the same command again goes on."
+        ) from error
+
+
+def _sidecar(target: Path) -> Path:
+    return target.with_name(target.name.replace(".nii.gz", ".json"))
 
 
 def _output_name(row: TableRow) -> Path:

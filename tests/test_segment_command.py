@@ -19,6 +19,7 @@ from brainfeat import Checkpoint, SegmentationEstimator, cli, segment_command
 from brainfeat.estimators import _side_by_side
 from brainfeat.exceptions import InputError
 from brainfeat.io import read_labels, read_volume, write_volume
+from brainfeat.runs import RunEvent
 from brainfeat.segment_command import _output_name
 from brainfeat.tables import TableRow
 from brainfeat.volume import Volume
@@ -291,11 +292,29 @@ def test_label_map_that_was_cut_off_is_drawn_again(data, model, tmp_path):
         cut = subprocess.run(
             [*map(str, command), "-o", str(tmp_path)],
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500)),
+            stderr=subprocess.PIPE,
+            text=True,
         )
-        assert cut.returncode == 1
+        assert cut.returncode == 2
+        assert "sub-0_dseg.nii.gz: cannot be written (File too large)" in cut.stderr
         assert target.exists() == is_there
         result = invoke("predict", model, scan, "-o", tmp_path)
         assert "1 done, 0 skipped, 0 failed" in result.output
+
+
+def test_full_disk_ends_the_run(data, model, tmp_path):
+    """Whatever is segmented then is lost, and no scan is to blame."""
+    command = [sys.executable, "-m", "brainfeat", "segment", "predict", model]
+    result = subprocess.run(
+        [*map(str, command), str(data / "bids"), "-o", str(tmp_path)],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500)),
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 2
+    last = result.stderr.splitlines()[-1]
+    assert last.endswith("(File too large); the same command again goes on.")
+    assert not (tmp_path / "failures.tsv").exists()
 
 
 def test_folder_without_model_is_a_usage_error(data, tmp_path):
@@ -350,32 +369,29 @@ def test_name_has_the_session_and_stays_in_the_folder(
     assert str(_output_name(row)) == f"{expected}.nii.gz"
 
 
-def test_damaged_image_does_not_take_a_name(monkeypatch, tmp_path):
-    def segment(row, *_):
-        if "bad" in row.image:
-            raise ValueError("damaged")
-        return "done"
-
-    monkeypatch.setattr(segment_command, "_segment_one", segment)
-    rows = [
-        TableRow(participant_id="P1", images={"T1w": f"/{name}.nii.gz"})
-        for name in ("bad", "good", "other")
-    ]
-    estimator = SegmentationEstimator(device="cpu")
-    events = [*segment_command._segment(rows, tmp_path, estimator, "")]
-    assert [event.status for event in events] == ["failed", "done", "failed"]
-    expected = "/other.nii.gz: P1_dseg.nii.gz is the label map of /good.nii.gz in"
-    assert str(events[2].failure).startswith(expected)
+def test_damaged_image_does_not_take_a_name(data, model, tmp_path):
+    (tmp_path / "bad.nii.gz").write_bytes(b"damaged")
+    for index, name in enumerate(("good", "other")):
+        scan = data / f"bids/sub-{index}/anat/sub-{index}_T1w.nii.gz"
+        (tmp_path / f"{name}.nii.gz").symlink_to(scan)
+    manifest = tmp_path / "scans.csv"
+    rows = [f"P1,{tmp_path}/{name}.nii.gz" for name in ("bad", "good", "other")]
+    manifest.write_text("\n".join(["participant_id,T1w", *rows]))
+    result = invoke("predict", model, manifest, "-o", tmp_path / "out")
+    assert "1 done, 0 skipped, 2 failed" in result.output
+    assert (tmp_path / "out/P1_dseg.nii.gz").exists()
+    reasons = (tmp_path / "out/failures.tsv").read_text()
+    assert f"P1_dseg.nii.gz is the label map of {tmp_path}/good.nii.gz in" in reasons
 
 
 def test_scans_are_segmented_side_by_side(monkeypatch, tmp_path):
     both = threading.Barrier(2, timeout=30)
 
-    def segment(*_):
+    def segment(_target, rows, *_):
         both.wait()  # until the other one is here
-        return "done"
+        yield RunEvent(rows[0], "done", None)
 
-    monkeypatch.setattr(segment_command, "_segment_one", segment)
+    monkeypatch.setattr(segment_command, "_segment_alike", segment)
     monkeypatch.setattr(_side_by_side, "count_encoders", lambda *_: 2)
     rows = [
         TableRow(participant_id=f"P{i}", images={"T1w": f"/{i}.nii.gz"})
