@@ -3,6 +3,7 @@
 __all__ = ["SegmentSummary", "fit_from_manifest", "format_segments", "segment_rows"]
 
 import csv
+import logging
 import os
 import re
 import tempfile
@@ -40,6 +41,9 @@ from brainfeat.weight_files import file_sha256
 _NAMES, _DESCRIPTION, _FAILURES = "dseg.tsv", "dataset_description.json", "failures.tsv"
 _DATASET, _LABEL = "Segmentations", "label"
 _MADE_BY, _SOURCES = "ModelSHA256", "Sources"
+
+
+_LOGGER = logging.getLogger(__name__)
 
 
 class SegmentSummary(NamedTuple):
@@ -106,8 +110,14 @@ def fit_from_manifest(
         raise InputError(str(problem))
     for image in rows.duplicates:
         raise InputError(f"{manifest}: expected each image once, got {image} again.")
+    known = dict.fromkeys(name for row in rows.rows for name in row.metadata)
+    if rows.rows and _LABEL not in known:
+        raise InputError(
+            f"{manifest}: expected a column named {_LABEL}, got "
+            f"{', '.join(known) or 'none beside the images'}."
+        )
     label_maps = [_label_map(row, manifest) for row in rows.rows]
-    names = _find_names(Path(label_maps[0]))
+    names = _find_names([*map(Path, label_maps)])
     _check_can_write(folder)
     images = [dict(row.images) for row in rows.rows]
     people = [row.participant_id for row in rows.rows]
@@ -366,11 +376,29 @@ def _label_map(row: TableRow, manifest: Path) -> str:
     return str(beside if beside.exists() else path)
 
 
-def _find_names(label_map: Path) -> Mapping[int, str]:
-    """Read the table of names that BIDS keeps beside label maps or above them."""
-    own = label_map.with_name(f"{image_stem(label_map)}.tsv")
+def _find_names(label_maps: Sequence[Path]) -> Mapping[int, str]:
+    """Read the tables of names that belong to label maps.
+
+    Warns of a label with two names: that of one cohort may be another structure's in
+    another.
+    """
+    names: dict[int, tuple[str, Path]] = {}
+    for table in dict.fromkeys(filter(None, map(_find_table, label_maps))):
+        for label, name in _read_names(table).items():
+            first, place = names.setdefault(label, (name, table))
+            if name.casefold() != first.casefold():
+                _LOGGER.warning(
+                    "%s: label %d is %s there, but %s in %s; they are learnt as one",
+                    *(table, label, name, first, place),
+                )
+    return {label: name for label, (name, _) in names.items()}
+
+
+def _find_table(label_map: Path) -> Path | None:
+    """Find the table that BIDS keeps beside a label map or above it."""
+    own = label_map.parent / f"{image_stem(label_map)}.tsv"
     above = [parent / _NAMES for parent in label_map.resolve().parents[:4]]
-    return next((_read_names(p) for p in (own, *above) if p.is_file()), {})
+    return next((path for path in (own, *above) if path.is_file()), None)
 
 
 def _read_names(path: Path) -> Mapping[int, str]:

@@ -197,6 +197,7 @@ def test_bad_scan_is_noted_and_the_rest_goes_on(data, model, tmp_path):
     [
         ([("bids/sub-0/anat/sub-0_T1w.nii.gz", "")], "column 'label'"),
         ([("bids/sub-0/anat/sub-0_T1w.nii.gz", "no.nii.gz")], "no.nii.gz: no such"),
+        ([("bids/sub-0/anat/sub-0_T1w.nii.gz", ".")], "got a folder"),
         ([("", "truth/sub-0_dseg.nii.gz")], "line 2: no image"),
         (
             [("bids/sub-0/anat/sub-0_T1w.nii.gz", "truth/sub-0_dseg.nii.gz")] * 2,
@@ -213,6 +214,49 @@ def test_manifest_that_cannot_teach_is_refused(data, tmp_path, rows, message):
     assert result.exit_code == 2
     assert message in result.output
     assert not (tmp_path / "model").exists()
+
+
+def test_manifest_without_the_column_of_label_maps_is_told_so(data, tmp_path):
+    manifest = write_manifest(data, "other.csv", [("a.nii", "b.nii")])
+    (data / "a.nii").symlink_to(data / "bids/sub-0/anat/sub-0_T1w.nii.gz")
+    manifest.write_text(manifest.read_text().replace("label", "age,dseg"))
+    result = invoke("fit", manifest, "-o", tmp_path / "model")
+    assert result.exit_code == 2
+    assert "expected a column named label, got age, dseg." in result.output
+
+
+def test_image_is_not_its_own_label_map(data, tmp_path, monkeypatch):
+    scan = "bids/sub-0/anat/sub-0_T1w.nii.gz"
+    write_manifest(data, "own.csv", [(scan, scan)])
+    monkeypatch.chdir(data)  # images of a manifest become absolute
+    result = invoke("fit", "own.csv", "-o", tmp_path / "model")
+    assert result.exit_code == 2
+    assert f"{scan}: expected a label map, got the image itself" in result.output
+
+
+def test_names_of_classes_are_those_of_all_cohorts(data, tmp_path, caplog):
+    """Two names of one label may be two structures."""
+    places = []
+    for index, names in enumerate(("12\tBack\n", "12\tback\n24\tfront\n", "24\ttop\n")):
+        place = tmp_path / f"truth{index}"
+        place.mkdir()
+        shutil.copy(data / f"truth/sub-{index}_dseg.nii.gz", place)
+        (place / "dseg.tsv").write_text(f"index\tname\n{names}")
+        places.append(place)
+    rows = [
+        (f"bids/sub-{i}/anat/sub-{i}_T1w.nii.gz", f"{place}/sub-{i}_dseg.nii.gz")
+        for i, place in enumerate(places)
+    ]
+    manifest = write_manifest(data, "cohorts.csv", rows)
+    result = invoke(
+        *("fit", manifest, "-o", tmp_path / "model", "--steps", 1),
+        *("--checkpoint", data / "checkpoint", "--device", "cpu"),
+    )
+    assert result.exit_code == 0, result.output
+    (warning,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert warning.startswith(f"{places[2]}/dseg.tsv: label 24 is top there, but front")
+    found = rows_of(tmp_path / "model/dseg.tsv")[1:]
+    assert found == [["0", "background"], ["12", "Back"], ["24", "front"]]
 
 
 def test_model_is_not_overwritten(data, model):

@@ -176,7 +176,8 @@ def _check_index(y: Any, subjects: Sequence[Subject]) -> None:
 
 def _check_owner(source: ImageSource, subject: Subject) -> None:
     name, images = name_of(source, subject), subject.file_names
-    if name in images:
+    # However it is written: a manifest has relative paths for label maps.
+    if os.path.realpath(name) in map(os.path.realpath, images):
         raise InputError(f"{name}: expected a label map, got the image itself.")
     given = find_owner(name)
     for image in images or [subject.name]:
