@@ -162,9 +162,14 @@ def _check_index(y: Any, subjects: Sequence[Subject]) -> None:
         return
     names = [subject.name for subject in subjects]
     found = [str(label) for label in y.index]
-    # An index that only counts the rows says nothing.
-    counted = [str(index) for index in range(len(names))]
-    if counted in (found, names) or not set(found) & set(names):
+    # An index that only counts the rows says nothing, nor does a part of one that
+    # counts from another number.
+    if names == [str(index) for index in range(len(names))]:
+        return
+    is_shared = set(found) == set(names)
+    if not pd.api.types.is_integer_dtype(y.index):
+        is_shared = not set(found).isdisjoint(names)
+    if not is_shared:
         return
     for given, expected in zip(found, names, strict=True):
         if given != expected:
