@@ -3,15 +3,17 @@
 __all__ = ["SegmentSummary", "fit_from_manifest", "format_segments", "segment_rows"]
 
 import csv
+import logging
 import os
 import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
+from nibabel import Nifti1Image
 
 from brainfeat.atomic import atomic_write, write_json
 from brainfeat.bids import parse_bids_name
@@ -39,6 +41,9 @@ from brainfeat.weight_files import file_sha256
 _NAMES, _DESCRIPTION, _FAILURES = "dseg.tsv", "dataset_description.json", "failures.tsv"
 _DATASET, _LABEL = "Segmentations", "label"
 _MADE_BY, _SOURCES = "ModelSHA256", "Sources"
+
+
+_LOGGER = logging.getLogger(__name__)
 
 
 class SegmentSummary(NamedTuple):
@@ -105,8 +110,14 @@ def fit_from_manifest(
         raise InputError(str(problem))
     for image in rows.duplicates:
         raise InputError(f"{manifest}: expected each image once, got {image} again.")
+    known = dict.fromkeys(name for row in rows.rows for name in row.metadata)
+    if rows.rows and _LABEL not in known:
+        raise InputError(
+            f"{manifest}: expected a column named {_LABEL}, got "
+            f"{', '.join(known) or 'none beside the images'}."
+        )
     label_maps = [_label_map(row, manifest) for row in rows.rows]
-    names = _find_names(Path(label_maps[0]))
+    names = _find_names([*map(Path, label_maps)])
     _check_can_write(folder)
     images = [dict(row.images) for row in rows.rows]
     people = [row.participant_id for row in rows.rows]
@@ -141,7 +152,8 @@ def segment_rows(
     Raises
     ------
     InputError
-        If the folder holds another dataset, a model, or names of other classes.
+        If the folder holds another dataset, a model, or names of other classes, or
+        cannot be written.
     """
     start = time.perf_counter()
     check_description(folder, _DATASET)
@@ -243,6 +255,7 @@ def _segment_alike(
     # The first of the rows that can be segmented takes the target; the others fail.
     taken: TableRow | None = None
     for row in rows:
+        image = None
         try:
             if taken is not None:
                 raise InputError(
@@ -250,34 +263,59 @@ def _segment_alike(
                     "this run; a BIDS folder or a manifest has a row a scan with all "
                     "of its images."
                 )
-            status = _segment_one(row, target, estimator, make_origin)
-            taken = row
-            yield RunEvent(row, status, None)
+            origin = make_origin(row)
+            if not _has_segmented(target, origin):
+                (image,) = estimator.predict([dict(row.images)])
         except Exception as error:  # whatever a damaged file makes a library raise
             failure = FailedRow.from_error(row.participant_id, row.image, error)
             yield RunEvent(row, "failed", failure)
+            continue
+        taken = row
+        _write(target, image, origin)
+        yield RunEvent(row, "skipped" if image is None else "done", None)
 
 
-def _segment_one(
-    row: TableRow,
-    target: Path,
-    estimator: SegmentationEstimator,
-    make_origin: Callable[[TableRow], dict[str, Any]],
-) -> Literal["done", "skipped"]:
-    sidecar = target.with_name(target.name.replace(".nii.gz", ".json"))
-    origin, found = make_origin(row), read_json_object(sidecar) or {}
+def _has_segmented(target: Path, origin: Mapping[str, Any]) -> bool:
+    """Whether a label map is there, of the same model and images, wherever they lie.
+
+    Raises
+    ------
+    InputError
+        If a file of its name is another's.
+    """
+    found = read_json_object(_sidecar(target)) or {}
     if target.exists() and {**found, _SOURCES: origin[_SOURCES]} == origin:
-        if found != origin:  # the images were moved
-            write_json(sidecar, origin)
-        return "skipped"
-    if (target.exists() or sidecar.exists()) and _MADE_BY not in found:
+        return True
+    if _MADE_BY not in found and (target.exists() or _sidecar(target).exists()):
         raise InputError(f"{target}: exists and is not ours; choose another folder.")
-    (image,) = estimator.predict([dict(row.images)])
-    # What is cut off here is ours all the same, and is drawn again.
-    write_json(sidecar, {_MADE_BY: origin[_MADE_BY]})
-    write_image(image, target)
-    write_json(sidecar, origin)
-    return "done"
+    return False
+
+
+def _write(target: Path, image: Nifti1Image | None, origin: Mapping[str, Any]) -> None:
+    """Write a label map, if there is a new one, and where it comes from.
+
+    Raises
+    ------
+    InputError
+        If it cannot be written: nor can those of the rows to come.
+    """
+    sidecar = _sidecar(target)
+    try:
+        if image is not None:
+            # What is cut off here is ours all the same, and is drawn again.
+            write_json(sidecar, {_MADE_BY: origin[_MADE_BY]})
+            write_image(image, target)
+        if read_json_object(sidecar) != origin:
+            write_json(sidecar, origin)
+    except OSError as error:
+        raise InputError(
+            f"{target}: cannot be written ({brief_reason(error)}); "
+            "the same command again goes on."
+        ) from error
+
+
+def _sidecar(target: Path) -> Path:
+    return target.with_name(target.name.replace(".nii.gz", ".json"))
 
 
 def _output_name(row: TableRow) -> Path:
@@ -337,11 +375,29 @@ def _label_map(row: TableRow, manifest: Path) -> str:
     return str(beside if beside.exists() else path)
 
 
-def _find_names(label_map: Path) -> Mapping[int, str]:
-    """Read the table of names that BIDS keeps beside label maps or above them."""
-    own = label_map.with_name(f"{image_stem(label_map)}.tsv")
+def _find_names(label_maps: Sequence[Path]) -> Mapping[int, str]:
+    """Read the tables of names that belong to label maps.
+
+    Warns of a label with two names: that of one cohort may be another structure's in
+    another.
+    """
+    names: dict[int, tuple[str, Path]] = {}
+    for table in dict.fromkeys(filter(None, map(_find_table, label_maps))):
+        for label, name in _read_names(table).items():
+            first, place = names.setdefault(label, (name, table))
+            if name.casefold() != first.casefold():
+                _LOGGER.warning(
+                    "%s: label %d is %s there, but %s in %s; they are learnt as one",
+                    *(table, label, name, first, place),
+                )
+    return {label: name for label, (name, _) in names.items()}
+
+
+def _find_table(label_map: Path) -> Path | None:
+    """Find the table that BIDS keeps beside a label map or above it."""
+    own = label_map.parent / f"{image_stem(label_map)}.tsv"
     above = [parent / _NAMES for parent in label_map.resolve().parents[:4]]
-    return next((_read_names(p) for p in (own, *above) if p.is_file()), {})
+    return next((path for path in (own, *above) if path.is_file()), None)
 
 
 def _read_names(path: Path) -> Mapping[int, str]:

@@ -19,6 +19,7 @@ from brainfeat import Checkpoint, SegmentationEstimator, cli, segment_command
 from brainfeat.estimators import _side_by_side
 from brainfeat.exceptions import InputError
 from brainfeat.io import read_labels, read_volume, write_volume
+from brainfeat.runs import RunEvent
 from brainfeat.segment_command import _output_name
 from brainfeat.tables import TableRow
 from brainfeat.volume import Volume
@@ -196,6 +197,7 @@ def test_bad_scan_is_noted_and_the_rest_goes_on(data, model, tmp_path):
     [
         ([("bids/sub-0/anat/sub-0_T1w.nii.gz", "")], "column 'label'"),
         ([("bids/sub-0/anat/sub-0_T1w.nii.gz", "no.nii.gz")], "no.nii.gz: no such"),
+        ([("bids/sub-0/anat/sub-0_T1w.nii.gz", ".")], "got a folder"),
         ([("", "truth/sub-0_dseg.nii.gz")], "line 2: no image"),
         (
             [("bids/sub-0/anat/sub-0_T1w.nii.gz", "truth/sub-0_dseg.nii.gz")] * 2,
@@ -212,6 +214,49 @@ def test_manifest_that_cannot_teach_is_refused(data, tmp_path, rows, message):
     assert result.exit_code == 2
     assert message in result.output
     assert not (tmp_path / "model").exists()
+
+
+def test_manifest_without_the_column_of_label_maps_is_told_so(data, tmp_path):
+    manifest = write_manifest(data, "other.csv", [("a.nii", "b.nii")])
+    (data / "a.nii").symlink_to(data / "bids/sub-0/anat/sub-0_T1w.nii.gz")
+    manifest.write_text(manifest.read_text().replace("label", "age,dseg"))
+    result = invoke("fit", manifest, "-o", tmp_path / "model")
+    assert result.exit_code == 2
+    assert "expected a column named label, got age, dseg." in result.output
+
+
+def test_image_is_not_its_own_label_map(data, tmp_path, monkeypatch):
+    scan = "bids/sub-0/anat/sub-0_T1w.nii.gz"
+    write_manifest(data, "own.csv", [(scan, scan)])
+    monkeypatch.chdir(data)  # images of a manifest become absolute
+    result = invoke("fit", "own.csv", "-o", tmp_path / "model")
+    assert result.exit_code == 2
+    assert f"{scan}: expected a label map, got the image itself" in result.output
+
+
+def test_names_of_classes_are_those_of_all_cohorts(data, tmp_path, caplog):
+    """Two names of one label may be two structures."""
+    places = []
+    for index, names in enumerate(("12\tBack\n", "12\tback\n24\tfront\n", "24\ttop\n")):
+        place = tmp_path / f"truth{index}"
+        place.mkdir()
+        shutil.copy(data / f"truth/sub-{index}_dseg.nii.gz", place)
+        (place / "dseg.tsv").write_text(f"index\tname\n{names}")
+        places.append(place)
+    rows = [
+        (f"bids/sub-{i}/anat/sub-{i}_T1w.nii.gz", f"{place}/sub-{i}_dseg.nii.gz")
+        for i, place in enumerate(places)
+    ]
+    manifest = write_manifest(data, "cohorts.csv", rows)
+    result = invoke(
+        *("fit", manifest, "-o", tmp_path / "model", "--steps", 1),
+        *("--checkpoint", data / "checkpoint", "--device", "cpu"),
+    )
+    assert result.exit_code == 0, result.output
+    (warning,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert warning.startswith(f"{places[2]}/dseg.tsv: label 24 is top there, but front")
+    found = rows_of(tmp_path / "model/dseg.tsv")[1:]
+    assert found == [["0", "background"], ["12", "Back"], ["24", "front"]]
 
 
 def test_model_is_not_overwritten(data, model):
@@ -291,11 +336,29 @@ def test_label_map_that_was_cut_off_is_drawn_again(data, model, tmp_path):
         cut = subprocess.run(
             [*map(str, command), "-o", str(tmp_path)],
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500)),
+            stderr=subprocess.PIPE,
+            text=True,
         )
-        assert cut.returncode == 1
+        assert cut.returncode == 2
+        assert "sub-0_dseg.nii.gz: cannot be written (File too large)" in cut.stderr
         assert target.exists() == is_there
         result = invoke("predict", model, scan, "-o", tmp_path)
         assert "1 done, 0 skipped, 0 failed" in result.output
+
+
+def test_full_disk_ends_the_run(data, model, tmp_path):
+    """Whatever is segmented then is lost, and no scan is to blame."""
+    command = [sys.executable, "-m", "brainfeat", "segment", "predict", model]
+    result = subprocess.run(
+        [*map(str, command), str(data / "bids"), "-o", str(tmp_path)],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500)),
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 2
+    last = result.stderr.splitlines()[-1]
+    assert last.endswith("(File too large); the same command again goes on.")
+    assert not (tmp_path / "failures.tsv").exists()
 
 
 def test_folder_without_model_is_a_usage_error(data, tmp_path):
@@ -350,32 +413,29 @@ def test_name_has_the_session_and_stays_in_the_folder(
     assert str(_output_name(row)) == f"{expected}.nii.gz"
 
 
-def test_damaged_image_does_not_take_a_name(monkeypatch, tmp_path):
-    def segment(row, *_):
-        if "bad" in row.image:
-            raise ValueError("damaged")
-        return "done"
-
-    monkeypatch.setattr(segment_command, "_segment_one", segment)
-    rows = [
-        TableRow(participant_id="P1", images={"T1w": f"/{name}.nii.gz"})
-        for name in ("bad", "good", "other")
-    ]
-    estimator = SegmentationEstimator(device="cpu")
-    events = [*segment_command._segment(rows, tmp_path, estimator, "")]
-    assert [event.status for event in events] == ["failed", "done", "failed"]
-    expected = "/other.nii.gz: P1_dseg.nii.gz is the label map of /good.nii.gz in"
-    assert str(events[2].failure).startswith(expected)
+def test_damaged_image_does_not_take_a_name(data, model, tmp_path):
+    (tmp_path / "bad.nii.gz").write_bytes(b"damaged")
+    for index, name in enumerate(("good", "other")):
+        scan = data / f"bids/sub-{index}/anat/sub-{index}_T1w.nii.gz"
+        (tmp_path / f"{name}.nii.gz").symlink_to(scan)
+    manifest = tmp_path / "scans.csv"
+    rows = [f"P1,{tmp_path}/{name}.nii.gz" for name in ("bad", "good", "other")]
+    manifest.write_text("\n".join(["participant_id,T1w", *rows]))
+    result = invoke("predict", model, manifest, "-o", tmp_path / "out")
+    assert "1 done, 0 skipped, 2 failed" in result.output
+    assert (tmp_path / "out/P1_dseg.nii.gz").exists()
+    reasons = (tmp_path / "out/failures.tsv").read_text()
+    assert f"P1_dseg.nii.gz is the label map of {tmp_path}/good.nii.gz in" in reasons
 
 
 def test_scans_are_segmented_side_by_side(monkeypatch, tmp_path):
     both = threading.Barrier(2, timeout=30)
 
-    def segment(*_):
+    def segment(_target, rows, *_):
         both.wait()  # until the other one is here
-        return "done"
+        yield RunEvent(rows[0], "done", None)
 
-    monkeypatch.setattr(segment_command, "_segment_one", segment)
+    monkeypatch.setattr(segment_command, "_segment_alike", segment)
     monkeypatch.setattr(_side_by_side, "count_encoders", lambda *_: 2)
     rows = [
         TableRow(participant_id=f"P{i}", images={"T1w": f"/{i}.nii.gz"})

@@ -162,9 +162,14 @@ def _check_index(y: Any, subjects: Sequence[Subject]) -> None:
         return
     names = [subject.name for subject in subjects]
     found = [str(label) for label in y.index]
-    # An index that only counts the rows says nothing.
-    counted = [str(index) for index in range(len(names))]
-    if counted in (found, names) or not set(found) & set(names):
+    # An index that only counts the rows says nothing, nor does a part of one that
+    # counts from another number.
+    if names == [str(index) for index in range(len(names))]:
+        return
+    is_shared = set(found) == set(names)
+    if not pd.api.types.is_integer_dtype(y.index):
+        is_shared = not set(found).isdisjoint(names)
+    if not is_shared:
         return
     for given, expected in zip(found, names, strict=True):
         if given != expected:
@@ -176,7 +181,8 @@ def _check_index(y: Any, subjects: Sequence[Subject]) -> None:
 
 def _check_owner(source: ImageSource, subject: Subject) -> None:
     name, images = name_of(source, subject), subject.file_names
-    if name in images:
+    # However it is written: a manifest has relative paths for label maps.
+    if os.path.realpath(name) in map(os.path.realpath, images):
         raise InputError(f"{name}: expected a label map, got the image itself.")
     given = find_owner(name)
     for image in images or [subject.name]:

@@ -95,8 +95,11 @@ def test_index_in_another_order_is_refused(paths, form):
     # Rows that are only counted have no order of their own.
     y.index = [1, 0]
     as_label_maps(y, [Subject("0", {}), Subject("1", {})])
-    y.index = [0, 1]
-    as_label_maps(y, [Subject("1", {}), Subject("2", {})])
+    for index in ([0, 1], [2, 3]):
+        y.index = index
+        as_label_maps(y, [Subject("1", {}), Subject("2", {})])
+    with pytest.raises(InputError, match="'3' where X has '2'"):
+        as_label_maps(y.set_axis([3, 2]), [Subject("2", {}), Subject("3", {})])
 
 
 @pytest.mark.parametrize(
