@@ -2,7 +2,9 @@
 
 import errno
 import logging
+import os
 import signal
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -616,7 +618,10 @@ def convert(
 def main() -> None:
     """Run the command line."""
     signal.signal(signal.SIGTERM, _terminate)
-    app(prog_name="brainfeat")
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
+        # None where it is closed, as some schedulers start their jobs.
+        sys.stderr = sys.stderr or nowhere
+        app(prog_name="brainfeat")
 
 
 def _exit_if(failed: bool) -> None:

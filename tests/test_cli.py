@@ -363,6 +363,15 @@ def test_a_run_that_is_cut_off_goes_on(uncut, checkpoint, output, number, status
     assert names == ["table.csv", "table.json"]
 
 
+def test_a_run_whose_standard_error_is_closed_does_its_work(scans, checkpoint, output):
+    command = [sys.executable, "-m", "brainfeat", "embed", scans / "sub-0_T1w.nii.gz"]
+    closed = ["bash", "-c", '"$@" 2>&-', "-"]
+    subprocess.run(
+        [*closed, *command, "-o", output, "--checkpoint", checkpoint], check=True
+    )
+    assert len(read_embeddings(output)[0]) == 1
+
+
 def test_a_terminated_run_says_so(scans, checkpoint, output, monkeypatch):
     def terminate(*_arguments, **_options):
         cli._terminate(signal.SIGTERM, None)

@@ -56,8 +56,8 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
     Parameters
     ----------
     checkpoint : str or path-like
-        Name of a bundled checkpoint, a checkpoint folder, or
-        ``"hf-hub:org/name@revision"``.
+        Name of a bundled checkpoint, a checkpoint folder, weights of DINOv2 as
+        `Checkpoint.load` reads them, or ``"hf-hub:org/name@revision"``.
     pooling : {"mean", "cls", "cls+mean", "anatomy", "regions"}
         Average the patch tokens over the brain, average the class tokens of the
         slabs, both, add up what the encoder was taught to read from each patch token
