@@ -222,6 +222,8 @@ class SegmentationEstimator(BaseEstimator):
     def predict(self, X: Any) -> list[Nifti1Image]:
         """Segment each subject in its own space.
 
+        All label maps are held in memory; ``brainfeat segment predict`` writes each.
+
         Parameters
         ----------
         X : list, Series, DataFrame, path-like or image
@@ -396,10 +398,14 @@ class SegmentationEstimator(BaseEstimator):
                 "batch_size: expected 'auto' or a positive integer, "
                 f"got {self.batch_size!r}."
             )
-        if not isinstance(self.learning_rate, Real) or not self.learning_rate > 0:
+        rate = self.learning_rate
+        if not isinstance(rate, Real) or isinstance(rate, bool) or not rate > 0:
             raise ConfigError(
-                "learning_rate: expected a positive number, "
-                f"got {self.learning_rate!r}."
+                f"learning_rate: expected a positive number, got {rate!r}."
+            )
+        if not isinstance(self.freeze_encoder, bool | np.bool_):
+            raise ConfigError(
+                f"freeze_encoder: expected True or False, got {self.freeze_encoder!r}."
             )
         share = self.validation_fraction
         if not isinstance(share, Real) or not 0 <= share < 1:

@@ -475,6 +475,8 @@ def test_class_that_training_did_not_have_is_named(fitted, paths, tmp_path):
         ("n_steps", 0),
         ("n_steps", 2.5),
         ("learning_rate", -1.0),
+        ("learning_rate", True),
+        ("freeze_encoder", "no"),
         ("batch_size", 0),
         ("validation_fraction", 1.0),
         ("checkpoint", 3),
