@@ -1,7 +1,6 @@
 """Label maps of new scans, learnt from a few labelled ones."""
 
 import copy
-import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -31,7 +30,7 @@ from brainfeat.estimators._device import resolve_device, resolve_n_jobs
 from brainfeat.estimators._label_maps import as_label_maps, name_of, read_label_map
 from brainfeat.estimators._label_places import read_on_image
 from brainfeat.estimators._owners import number_people
-from brainfeat.estimators._progress import show_steps
+from brainfeat.estimators._progress import show_steps, show_subjects
 from brainfeat.estimators._segmentation_folder import read_folder, write_folder
 from brainfeat.estimators._segmentation_inputs import SegmentationSpace
 from brainfeat.estimators._segmentation_model import (
@@ -59,8 +58,6 @@ from brainfeat.metrics import dice_scores
 __all__ = ["SegmentationEstimator"]
 
 T = TypeVar("T")
-
-_LOGGER = logging.getLogger(__name__)
 
 # Subjects of a step on an accelerator; a CPU is busy with one.
 _ACCELERATOR_BATCH = 4
@@ -214,6 +211,7 @@ class SegmentationEstimator(BaseEstimator):
                 encoder_slabs(checkpoint.config),
                 Path(folder),
                 n_jobs=resolve_n_jobs(self.n_jobs),
+                verbose=self.verbose,
             )
             people = number_people(X, table.rows)
             self._train(store, people, checkpoint, space)
@@ -509,10 +507,9 @@ class SegmentationEstimator(BaseEstimator):
             n_jobs=resolve_n_jobs(self.n_jobs),
         )
         with closing(segmented):
-            for n_done, result in enumerate(segmented, start=1):
-                yield result
-                if self.verbose > 0:
-                    _LOGGER.info("segmented %d of %d", n_done, len(table.rows))
+            yield from show_subjects(
+                segmented, len(table.rows), done="segmented", verbose=self.verbose
+            )
 
     def _fitted_network(self, checkpoint: Checkpoint) -> SegmentationNetwork:
         device = resolve_device(self.device)

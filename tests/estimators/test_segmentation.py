@@ -92,6 +92,20 @@ def test_learns_where_classes_are(fitted, paths, label_maps):
     assert fitted.score(paths[3:], label_maps[3:]) > 0.75
 
 
+def test_what_takes_long_is_told_if_asked_for(estimator, paths, label_maps, caplog):
+    caplog.set_level("INFO", logger="brainfeat")
+    estimator.set_params(verbose=1, n_steps=1).fit(paths[:2], label_maps[:2])
+    estimator.predict(paths[2:])
+    told = [message.split(":")[0] for message in caplog.messages]
+    assert told == [
+        "preprocessed 1 of 2 subjects",
+        "preprocessed 2 of 2 subjects",
+        "step 1 of 1",
+        "segmented 1 of 2 subjects",
+        "segmented 2 of 2 subjects",
+    ]
+
+
 def test_label_maps_are_in_the_image_s_own_space(fitted, paths):
     (image,) = fitted.predict(paths[3:])
     source = nib.load(paths[3])
