@@ -260,7 +260,8 @@ class Checkpoint:
         Parameters
         ----------
         folder : path
-            Made if it is not there; other files in it are left alone.
+            Made if it is not there, ``~`` is the home folder; other files in it are
+            left alone.
         dtype : {"float32", "float16", "bfloat16"}
             Precision of the stored weights.
 
@@ -274,7 +275,7 @@ class Checkpoint:
         ConfigError
             If weights are not stored in such a precision.
         """
-        folder = Path(folder)
+        folder = expand_home(folder)
         if dtype not in get_args(StoredDtype):
             raise ConfigError(
                 f"dtype: expected one of {get_args(StoredDtype)}, got {dtype!r}."

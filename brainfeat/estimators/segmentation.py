@@ -54,6 +54,7 @@ from brainfeat.exceptions import ConfigError, InputError
 from brainfeat.image_files import ImageSource
 from brainfeat.integers import is_integer
 from brainfeat.metrics import dice_scores
+from brainfeat.user_paths import expand_home
 
 __all__ = ["SegmentationEstimator"]
 
@@ -344,7 +345,8 @@ class SegmentationEstimator(BaseEstimator):
         Parameters
         ----------
         folder : path-like
-            Made if it is not there; holds encoder and decoder then.
+            Made if it is not there, ``~`` is the home folder; holds encoder and
+            decoder then.
 
         Returns
         -------
@@ -352,7 +354,7 @@ class SegmentationEstimator(BaseEstimator):
             The folder.
         """
         check_is_fitted(self)
-        return write_folder(Path(folder), self, self._checkpoint())
+        return write_folder(expand_home(folder), self, self._checkpoint())
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Self:
@@ -373,7 +375,7 @@ class SegmentationEstimator(BaseEstimator):
         CheckpointError
             If the folder holds no model, or a damaged one.
         """
-        content = read_folder(Path(folder))
+        content = read_folder(expand_home(folder))
         estimator = cls(**content.parameters)
         for name, value in content.fitted.items():
             setattr(estimator, name, value)

@@ -252,6 +252,13 @@ def test_model_of_a_relative_path_predicts_in_any_folder(
     same(loaded.predict(paths[3:])[0], fitted.predict(paths[3:])[0])
 
 
+def test_model_is_kept_in_the_home_folder(fitted, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert fitted.save("~/model") == tmp_path / "model"
+    loaded = SegmentationEstimator.load("~/model")
+    assert loaded.checkpoint_fingerprint_ == fitted.checkpoint_fingerprint_
+
+
 def test_pickled_model_predicts_the_same(fitted, paths, tmp_path):
     path = tmp_path / "model.joblib"
     joblib.dump(fitted, path)
