@@ -260,8 +260,8 @@ class Checkpoint:
         Parameters
         ----------
         folder : path
-            Made if it is not there; other files in it are left alone. ``~`` is the
-            home folder.
+            Made if it is not there, ``~`` is the home folder; other files in it are
+            left alone.
         dtype : {"float32", "float16", "bfloat16"}
             Precision of the stored weights.
 

@@ -256,7 +256,7 @@ def test_folder_without_weights_is_named(tmp_path):
 
 def test_prefix_and_home_are_understood(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    checkpoint.save(tmp_path / "mine")
+    assert checkpoint.save("~/mine") == tmp_path / "mine"
     assert Checkpoint.load("~/mine").fingerprint == checkpoint.fingerprint
     loaded = Checkpoint.load(f"local-dir:{tmp_path / 'mine'}")
     assert loaded.fingerprint == checkpoint.fingerprint

@@ -18,9 +18,9 @@ Result = TypeVar("Result")
 
 
 def show_subjects(
-    results: Iterable[Result], n_subjects: int, *, verbose: int
+    results: Iterable[Result], n_subjects: int, *, done: str, verbose: int
 ) -> Iterator[Result]:
-    """Show how many subjects are embedded.
+    """Show how many subjects are done.
 
     Parameters
     ----------
@@ -28,6 +28,8 @@ def show_subjects(
         One a subject.
     n_subjects : int
         Number of subjects.
+    done : str
+        What becomes of each, such as "embedded".
     verbose : int
         Nothing is shown at 0.
 
@@ -38,12 +40,12 @@ def show_subjects(
     """
     if verbose > 0 and sys.stderr.isatty():
         console = Console(stderr=True)
-        yield from track(results, "Embedding", n_subjects, console=console)
+        yield from track(results, done.capitalize(), n_subjects, console=console)
         return
     for n_done, result in enumerate(results, start=1):
         yield result
         if verbose > 0 and n_done % max(1, n_subjects // _N_LINES) == 0:
-            _LOGGER.info("embedded %d of %d subjects", n_done, n_subjects)
+            _LOGGER.info("%s %d of %d subjects", done, n_done, n_subjects)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from brainfeat.prefetch import Prefetch
 __all__ = ["SegmentedSubject", "segment_subjects"]
 
 T = TypeVar("T")
+AnyInteger = TypeVar("AnyInteger", bound=np.integer[Any])
 
 
 class SegmentedSubject(NamedTuple):
@@ -56,8 +57,9 @@ class SegmentedSubject(NamedTuple):
         nibabel.Nifti1Image
             Of the smallest type that holds all classes.
         """
-        labels = self.choose(classes).astype(_label_dtype(classes.tolist()))
-        return to_image_like(labels, self.source)
+        # Small from the start: as int64, a large head is another gigabyte.
+        small = classes.astype(_label_dtype(classes.tolist()))
+        return to_image_like(self.choose(small), self.source)
 
     def to_probability_map(self) -> Nifti1Image:
         """Give the probabilities as an image like the subject's first.
@@ -75,7 +77,7 @@ class SegmentedSubject(NamedTuple):
         chances[..., 0] = np.clip(1 - chances[..., 1:].sum(axis=-1), 0, 1)
         return to_image_like(chances, self.source)
 
-    def choose(self, classes: NDArray[np.int64]) -> NDArray[np.int64]:
+    def choose(self, classes: NDArray[AnyInteger]) -> NDArray[AnyInteger]:
         """Choose the most probable label of each native voxel.
 
         Parameters
@@ -85,8 +87,8 @@ class SegmentedSubject(NamedTuple):
 
         Returns
         -------
-        ndarray of int of shape (size_i, size_j, size_k)
-            Labels.
+        ndarray of shape (size_i, size_j, size_k)
+            Labels, of the type of ``classes``.
         """
         # In Fortran order, as chances are: else each voxel is a jump in memory.
         best = np.zeros(self.placed.native.shape, np.float32, order="F")
@@ -97,7 +99,7 @@ class SegmentedSubject(NamedTuple):
             np.maximum(best, chance, out=best)
         # The rest is background, also where the grid does not reach.
         place[best <= 1 - total] = 0
-        labels: NDArray[np.int64] = classes[place]
+        labels: NDArray[AnyInteger] = classes[place]
         return labels
 
     def _chances(self) -> Iterator[tuple[int, NDArray[np.float32]]]:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from brainfeat.estimators._label_maps import name_of, read_label_map
 from brainfeat.estimators._label_places import check_place, lies_beside
+from brainfeat.estimators._progress import show_subjects
 from brainfeat.estimators._segmentation_inputs import (
     SegmentationInput,
     SegmentationSpace,
@@ -199,6 +200,7 @@ def write_store(
     folder: Path,
     *,
     n_jobs: int,
+    verbose: int,
 ) -> LabelledStore:
     """Take labelled subjects to the grid, and check them on the way.
 
@@ -216,6 +218,8 @@ def write_store(
         Where the arrays are written.
     n_jobs : int
         Threads that preprocess.
+    verbose : int
+        Nothing is shown at 0.
 
     Returns
     -------
@@ -245,7 +249,10 @@ def write_store(
         n_threads=n_jobs,
         n_ahead=n_jobs,
     ) as items:
-        for index, item in enumerate(items):
+        shown = show_subjects(
+            items, len(subjects), done="preprocessed", verbose=verbose
+        )
+        for index, item in enumerate(shown):
             if isinstance(item, BrainfeatError):
                 failures.append(item)
                 if len(failures) == _MOST_FAILURES:

@@ -226,7 +226,10 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         rows = np.empty((len(table.rows), encoder.n_features), dtype=np.float32)
         # Closed at the first error, so that no thread goes on reading.
         with closing(outcomes):
-            for outcome in show_subjects(outcomes, len(rows), verbose=self.verbose):
+            shown = show_subjects(
+                outcomes, len(rows), done="embedded", verbose=self.verbose
+            )
+            for outcome in shown:
                 if outcome.error is not None:
                     raise outcome.error
                 rows[outcome.index] = outcome.vector
@@ -282,7 +285,9 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
             encoder, table.rows, n_jobs=resolve_n_jobs(self.n_jobs)
         )
         with closing(outcomes):
-            shown = show_subjects(outcomes, len(table.rows), verbose=self.verbose)
+            shown = show_subjects(
+                outcomes, len(table.rows), done="embedded", verbose=self.verbose
+            )
             subjects = [outcome.unwrap().without_voxels() for outcome in shown]
         return to_dense_images(subjects, space=space, n_components=n_components)
 

@@ -1,7 +1,6 @@
 """Label maps of new scans, learnt from a few labelled ones."""
 
 import copy
-import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -31,7 +30,7 @@ from brainfeat.estimators._device import resolve_device, resolve_n_jobs
 from brainfeat.estimators._label_maps import as_label_maps, name_of, read_label_map
 from brainfeat.estimators._label_places import read_on_image
 from brainfeat.estimators._owners import number_people
-from brainfeat.estimators._progress import show_steps
+from brainfeat.estimators._progress import show_steps, show_subjects
 from brainfeat.estimators._segmentation_folder import read_folder, write_folder
 from brainfeat.estimators._segmentation_inputs import SegmentationSpace
 from brainfeat.estimators._segmentation_model import (
@@ -60,8 +59,6 @@ from brainfeat.user_paths import expand_home
 __all__ = ["SegmentationEstimator"]
 
 T = TypeVar("T")
-
-_LOGGER = logging.getLogger(__name__)
 
 # Subjects of a step on an accelerator; a CPU is busy with one.
 _ACCELERATOR_BATCH = 4
@@ -215,6 +212,7 @@ class SegmentationEstimator(BaseEstimator):
                 encoder_slabs(checkpoint.config),
                 Path(folder),
                 n_jobs=resolve_n_jobs(self.n_jobs),
+                verbose=self.verbose,
             )
             people = number_people(X, table.rows)
             self._train(store, people, checkpoint, space)
@@ -222,6 +220,8 @@ class SegmentationEstimator(BaseEstimator):
 
     def predict(self, X: Any) -> list[Nifti1Image]:
         """Segment each subject in its own space.
+
+        All label maps are held in memory; ``brainfeat segment predict`` writes each.
 
         Parameters
         ----------
@@ -345,7 +345,8 @@ class SegmentationEstimator(BaseEstimator):
         Parameters
         ----------
         folder : path-like
-            Made if it is not there; holds encoder and decoder then.
+            Made if it is not there, ``~`` is the home folder; holds encoder and
+            decoder then.
 
         Returns
         -------
@@ -397,10 +398,14 @@ class SegmentationEstimator(BaseEstimator):
                 "batch_size: expected 'auto' or a positive integer, "
                 f"got {self.batch_size!r}."
             )
-        if not isinstance(self.learning_rate, Real) or not self.learning_rate > 0:
+        rate = self.learning_rate
+        if not isinstance(rate, Real) or isinstance(rate, bool) or not rate > 0:
             raise ConfigError(
-                "learning_rate: expected a positive number, "
-                f"got {self.learning_rate!r}."
+                f"learning_rate: expected a positive number, got {rate!r}."
+            )
+        if not isinstance(self.freeze_encoder, bool | np.bool_):
+            raise ConfigError(
+                f"freeze_encoder: expected True or False, got {self.freeze_encoder!r}."
             )
         share = self.validation_fraction
         if not isinstance(share, Real) or not 0 <= share < 1:
@@ -504,10 +509,9 @@ class SegmentationEstimator(BaseEstimator):
             n_jobs=resolve_n_jobs(self.n_jobs),
         )
         with closing(segmented):
-            for n_done, result in enumerate(segmented, start=1):
-                yield result
-                if self.verbose > 0:
-                    _LOGGER.info("segmented %d of %d", n_done, len(table.rows))
+            yield from show_subjects(
+                segmented, len(table.rows), done="segmented", verbose=self.verbose
+            )
 
     def _fitted_network(self, checkpoint: Checkpoint) -> SegmentationNetwork:
         device = resolve_device(self.device)

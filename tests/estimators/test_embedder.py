@@ -442,5 +442,5 @@ def test_progress_is_shown_on_a_terminal(embedder, paths, capsys, monkeypatch):
     embedder.set_params(verbose=1).transform(paths)
     out, err = capsys.readouterr()
     assert out == ""
-    assert "Embedding" in err
+    assert "Embedded" in err
     assert "100%" in err

@@ -92,6 +92,20 @@ def test_learns_where_classes_are(fitted, paths, label_maps):
     assert fitted.score(paths[3:], label_maps[3:]) > 0.75
 
 
+def test_what_takes_long_is_told_if_asked_for(estimator, paths, label_maps, caplog):
+    caplog.set_level("INFO", logger="brainfeat")
+    estimator.set_params(verbose=1, n_steps=1).fit(paths[:2], label_maps[:2])
+    estimator.predict(paths[2:])
+    told = [message.split(":")[0] for message in caplog.messages]
+    assert told == [
+        "preprocessed 1 of 2 subjects",
+        "preprocessed 2 of 2 subjects",
+        "step 1 of 1",
+        "segmented 1 of 2 subjects",
+        "segmented 2 of 2 subjects",
+    ]
+
+
 def test_label_maps_are_in_the_image_s_own_space(fitted, paths):
     (image,) = fitted.predict(paths[3:])
     source = nib.load(paths[3])
@@ -237,6 +251,13 @@ def test_model_of_a_relative_path_predicts_in_any_folder(
     loaded = SegmentationEstimator.load("model")
     monkeypatch.chdir(tmp_path.parent)
     same(loaded.predict(paths[3:])[0], fitted.predict(paths[3:])[0])
+
+
+def test_model_is_kept_in_the_home_folder(fitted, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert fitted.save("~/model") == tmp_path / "model"
+    loaded = SegmentationEstimator.load("~/model")
+    assert loaded.checkpoint_fingerprint_ == fitted.checkpoint_fingerprint_
 
 
 def test_pickled_model_predicts_the_same(fitted, paths, tmp_path):
@@ -476,6 +497,8 @@ def test_class_that_training_did_not_have_is_named(fitted, paths, tmp_path):
         ("n_steps", 0),
         ("n_steps", 2.5),
         ("learning_rate", -1.0),
+        ("learning_rate", True),
+        ("freeze_encoder", "no"),
         ("batch_size", 0),
         ("validation_fraction", 1.0),
         ("checkpoint", 3),

@@ -50,7 +50,7 @@ def label_maps(cohort):
 
 @pytest.fixture
 def store(subjects, label_maps, tmp_path):
-    return write_store(subjects, label_maps, SPACE, GRID, tmp_path, n_jobs=2)
+    return write_store(subjects, label_maps, SPACE, GRID, tmp_path, n_jobs=2, verbose=0)
 
 
 def test_classes_are_those_of_all_subjects(store):
@@ -97,7 +97,7 @@ def test_labels_that_fill_the_grid_leave_a_background(subjects, tmp_path):
     """Its logarithm, which the decoder corrects, was minus infinity."""
     wide = Geometry((40, 45, 50), nib.affines.from_matvec(np.eye(3) * 9, [-180] * 3))
     maps = [to_image(Volume(np.full(wide.shape, 3, np.int32), wide))] * 2
-    store = write_store(subjects, maps, SPACE, GRID, tmp_path, n_jobs=1)
+    store = write_store(subjects, maps, SPACE, GRID, tmp_path, n_jobs=1, verbose=0)
     assert store.slab_counts[:, 0].sum() == 0
     prior = store.prior(np.array([0, 1]))
     assert torch.isfinite(prior.log()).all()
@@ -110,7 +110,7 @@ def test_intensities_are_no_labels(subjects, label_maps, cohort, tmp_path):
     maps = [to_image(Volume(values, image.geometry)), label_maps[1]]
     message = r"^label map of a: expected a label map of at most 2000 classes, got \d+"
     with pytest.raises(InputError, match=message):
-        write_store(subjects, maps, SPACE, GRID, tmp_path, n_jobs=1)
+        write_store(subjects, maps, SPACE, GRID, tmp_path, n_jobs=1, verbose=0)
 
 
 def test_prior_knows_the_rows_that_count_only(store):
@@ -123,12 +123,12 @@ def test_prior_knows_the_rows_that_count_only(store):
 def test_label_maps_without_any_foreground_are_refused(subjects, cohort, tmp_path):
     nothing = [label(path, 0) for path in cohort["T1w"][:2]]
     with pytest.raises(InputError, match=r"labels other than 0 .* in any of 2"):
-        write_store(subjects, nothing, SPACE, GRID, tmp_path, n_jobs=1)
+        write_store(subjects, nothing, SPACE, GRID, tmp_path, n_jobs=1, verbose=0)
 
 
 def test_subject_without_foreground_is_kept(subjects, label_maps, cohort, tmp_path):
     maps = [label(cohort["T1w"][0], 0), label_maps[1]]
-    store = write_store(subjects, maps, SPACE, GRID, tmp_path, n_jobs=1)
+    store = write_store(subjects, maps, SPACE, GRID, tmp_path, n_jobs=1, verbose=0)
     assert store.classes == (0, -3, 9, 500)
     assert store.slab_counts[0].sum(axis=1).tolist() == [48 * 64 * 40, 0, 0, 0]
     assert not store.load(0).labels.any()
@@ -144,7 +144,7 @@ def test_label_too_small_for_the_grid_is_no_label_beside_it(
     tiny[:3, 3] += like.geometry.affine[:3, :3] @ middle
     labels[0, 0, 0] = 9
     maps = [to_image(Volume(labels, Geometry(labels.shape, tiny))), label_maps[1]]
-    store = write_store(subjects, maps, SPACE, GRID, tmp_path, n_jobs=1)
+    store = write_store(subjects, maps, SPACE, GRID, tmp_path, n_jobs=1, verbose=0)
     assert not store.slab_counts[0, 1:].any()
 
 
@@ -180,10 +180,10 @@ def test_all_that_is_wrong_is_told_at_once(subjects, label_maps, tmp_path):
     maps = [halves, label_maps[1], label_maps[1]]
     message = r"^2 subjects cannot be used: label map of a: .* c: .*contrast"
     with pytest.raises(InputError, match=message):
-        write_store(subjects, maps, SPACE, GRID, tmp_path, n_jobs=2)
+        write_store(subjects, maps, SPACE, GRID, tmp_path, n_jobs=2, verbose=0)
     many = [Subject(f"n{i}", {}) for i in range(99)]
     with pytest.raises(InputError, match=r"^10 subjects .* n9: [^:]*:[^:]*$"):
-        write_store(many, [halves] * 99, SPACE, GRID, tmp_path, n_jobs=2)
+        write_store(many, [halves] * 99, SPACE, GRID, tmp_path, n_jobs=2, verbose=0)
 
 
 def test_full_disk_is_told_with_the_remedy(subjects, label_maps, tmp_path):
@@ -192,7 +192,9 @@ def test_full_disk_is_told_with_the_remedy(subjects, label_maps, tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, hard))
     try:
         with pytest.raises(TrainingError, match=message):
-            write_store(subjects, label_maps, SPACE, GRID, tmp_path, n_jobs=1)
+            write_store(
+                subjects, label_maps, SPACE, GRID, tmp_path, n_jobs=1, verbose=0
+            )
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
