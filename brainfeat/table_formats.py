@@ -267,7 +267,11 @@ class _ParquetFormat:
             features = [lists]
         if not features:
             return
-        for batch in file.iter_batches(_ROWS_PER_GROUP, columns=features):
+        # Threads take longer to start than a file of one row takes to read, and gain
+        # nothing on large ones.
+        for batch in file.iter_batches(
+            _ROWS_PER_GROUP, columns=features, use_threads=False
+        ):
             columns = batch.select(features).columns  # they come as in the file
             # Other programs may have added rows, or written float64.
             if any(column.null_count for column in columns):
