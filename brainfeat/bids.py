@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from brainfeat.bids_selection import BidsName, BidsSelection
+from brainfeat.delimited_rows import read_value
 
 __all__ = [
     "BidsName",
@@ -160,8 +161,8 @@ def read_participants(folder: Path) -> dict[str, dict[str, str | None]]:
     Returns
     -------
     dict of str to dict
-        Columns by ``participant_id``, which has its ``sub-``; ``n/a`` is None.
-        Empty without such a file.
+        Columns by ``participant_id``, which has its ``sub-``; ``n/a``, or what pandas
+        or R write in its place, is None. Empty without such a file.
     """
     return _read_labels(folder / "participants.tsv", "participant_id", "sub-")
 
@@ -177,8 +178,7 @@ def read_sessions(subject: Path) -> dict[str, dict[str, str | None]]:
     Returns
     -------
     dict of str to dict
-        Columns by ``session_id``, which has its ``ses-``; ``n/a`` is None. Empty
-        without such a file.
+        Columns by ``session_id``, which has its ``ses-``; as for `read_participants`.
     """
     path = subject / f"{subject.name}_sessions.tsv"
     return _read_labels(path, "session_id", "ses-")
@@ -202,7 +202,7 @@ def _read_labels(path: Path, column: str, prefix: str) -> dict[str, Any]:
                 )
                 return {}
             for cells in rows:
-                values = dict(zip_longest(names, map(_value, cells[: len(names)])))
+                values = dict(zip_longest(names, map(read_value, cells[: len(names)])))
                 label = values.pop(column, None) or ""
                 values.pop("", None)  # of a tab at the end
                 lines[prefix + label.removeprefix(prefix)] = values
@@ -219,11 +219,6 @@ def _whole_lines(rows: Iterable[list[str]]) -> Iterator[list[str]]:
             raise csv.Error("a quote that is not closed")
         if cells:
             yield cells
-
-
-def _value(text: str) -> str | None:
-    stripped = text.strip()
-    return None if stripped in {"", "n/a"} else stripped
 
 
 def _folders(folder: Path, prefix: str) -> list[Path]:

@@ -1,10 +1,13 @@
 """Rows of CSV and TSV files, so that what is read is what was written."""
 
-__all__ = ["write_rows"]
+__all__ = ["read_value", "write_rows"]
 
 import csv
 from collections.abc import Iterable
 from typing import TextIO
+
+# As pandas reads them.
+_MISSING = {"", "n/a", "na", "nan", "none", "null", "#n/a"}
 
 
 def write_rows(file: TextIO, rows: Iterable[Iterable[object]], delimiter: str) -> None:
@@ -27,6 +30,29 @@ def write_rows(file: TextIO, rows: Iterable[Iterable[object]], delimiter: str) -
     sub-01,71
     """
     csv.writer(_LineFeeds(file), delimiter=delimiter).writerows(rows)
+
+
+def read_value(text: str) -> str | None:
+    """Read a value of a table that others wrote.
+
+    Parameters
+    ----------
+    text : str
+        What lies between two delimiters.
+
+    Returns
+    -------
+    str or None
+        Without blanks around it; None for what BIDS, pandas or R write where there is
+        no value.
+
+    Examples
+    --------
+    >>> read_value(" 71 "), read_value("n/a"), read_value("NA")
+    ('71', None, None)
+    """
+    stripped = text.strip()
+    return None if stripped.lower() in _MISSING else stripped
 
 
 class _LineFeeds:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from brainfeat.bids import BidsSession, index_bids, is_bids_folder, parse_bids_name
 from brainfeat.bids_selection import BidsSelection
+from brainfeat.delimited_rows import read_value
 from brainfeat.estimators._subjects import as_subjects
 from brainfeat.exceptions import InputError, ModalityError, VolumeError
 from brainfeat.failures import FailedRow
@@ -21,8 +22,6 @@ from brainfeat.user_paths import expand_home
 __all__ = ["Manifest", "collect_bids", "collect_rows"]
 
 _TABLE_DELIMITERS = {".csv": ",", ".tsv": "\t"}
-# As pandas reads them.
-_MISSING = {"", "n/a", "na", "nan", "none", "null", "#n/a"}
 
 
 @dataclass(frozen=True)
@@ -426,14 +425,9 @@ def _read_table(path: Path, wanted: set[str]) -> dict[int, dict[str, str | None]
                     f"got {len(cells)}"
                 )
             if any(cells):
-                values = zip_longest(names, map(_value, cells[: len(names)]))
+                values = zip_longest(names, map(read_value, cells[: len(names)]))
                 rows[lines.line_num] = {name: v for name, v in values if name}
         return rows
-
-
-def _value(text: str) -> str | None:
-    stripped = text.strip()
-    return None if stripped.lower() in _MISSING else stripped
 
 
 def _resolve(text: str, folder: Path) -> str:

@@ -2,8 +2,8 @@
 
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brainfeat.exceptions import TableError
+from brainfeat.journal import lock_folder, release_folder
 from brainfeat.provenance import check_identity, check_sidecar
 from brainfeat.shards import Shard
 from brainfeat.table_formats import Layout, find_format, sidecar_path
@@ -68,7 +69,8 @@ def merge_tables(
     TableError
         If there is no source, one cannot be read, is not ended or comes from another
         encoder, two have the same images with other contents or are shards of other
-        runs, or the JSON file beside the output belongs to something else.
+        runs, the output has a run that is not ended or another process is writing it,
+        or the JSON file beside it belongs to something else.
     """
     target = Path(output)
     table_format = find_format(target, layout)
@@ -76,6 +78,8 @@ def merge_tables(
         raise TableError(f"{target}: exists; replace it with --overwrite.")
     if not sources:
         raise TableError("expected tables to merge, got none.")
+    # Its run would go on with the rows of the old table.
+    _check_ended(target)
     parts = sorted(map(_Part.open, map(Path, sources)), key=lambda part: part.place)
     provenance = dict(parts[0].provenance)
     for part in parts[1:]:
@@ -94,17 +98,26 @@ def merge_tables(
     partial, sidecar = folder / f"table{target.suffix}", folder / "table.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        table_format.write(partial, columns, vectors, provenance)
-        sidecar.write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
-        sidecar.replace(sidecar_path(target))
-        partial.replace(target)
+        with _held(folder):
+            table_format.write(partial, columns, vectors, provenance)
+            text = json.dumps(provenance, indent=2) + "\n"
+            sidecar.write_text(text, encoding="utf-8")
+            sidecar.replace(sidecar_path(target))
+            partial.replace(target)
     except OSError as error:
         raise TableError(
             f"{target}: cannot be written ({error.strerror or error})."
         ) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     return MergedTable(sum(map(len, kept)), absent)
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    lock = lock_folder(folder)
+    try:
+        yield
+    finally:
+        release_folder(folder, lock)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,11 +134,7 @@ class _Part:
         table_format = find_format(path)
         if not path.is_file():
             raise TableError(f"{path}: no such file.")
-        if working_path(path).is_dir():
-            raise TableError(
-                f"{path}: expected a run that has ended, got {working_path(path)} "
-                "beside it; the command of this table again goes on."
-            )
+        _check_ended(path)
         provenance = table_format.read_provenance(path)
         if provenance is None or "checkpoint_sha256" not in provenance:
             raise TableError(f"{path}: does not say which encoder made it.")
@@ -154,6 +163,14 @@ class _Part:
         for row, vector in enumerate(chain.from_iterable(blocks)):
             if row in wanted:
                 yield vector
+
+
+def _check_ended(path: Path) -> None:
+    if working_path(path).is_dir():
+        raise TableError(
+            f"{path}: expected a run that has ended, got {working_path(path)} "
+            "beside it; the command of this table again goes on."
+        )
 
 
 def _find_absent(parts: Sequence[_Part]) -> tuple[Shard, ...]:

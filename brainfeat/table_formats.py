@@ -241,9 +241,7 @@ class _ParquetFormat:
                 start += len(block)
 
     def read_provenance(self, path: Path) -> dict[str, Any] | None:
-        metadata = _open_parquet(path).schema_arrow.metadata or {}
-        text = metadata.get(_METADATA_KEY)
-        return None if text is None else dict(json.loads(text))
+        return _provenance_in(_open_parquet(path).schema_arrow)
 
     def read_columns(self, path: Path) -> pa.Table:
         file = _open_parquet(path)
@@ -263,21 +261,27 @@ class _ParquetFormat:
         file = _open_parquet(path)
         schema = file.schema_arrow
         lists = _list_column(schema)
-        features = list(filter(_is_feature, schema.names))
-        if lists is not None:
+        if lists is None:
+            features = _order_features(path, schema.names, _provenance_in(schema))
+        else:
             features = [lists]
         if not features:
             return
-        for batch in file.iter_batches(_ROWS_PER_GROUP, columns=features):
+        # Threads take longer to start than a file of one row takes to read, and gain
+        # nothing on large ones.
+        for batch in file.iter_batches(
+            _ROWS_PER_GROUP, columns=features, use_threads=False
+        ):
+            columns = batch.select(features).columns  # they come as in the file
             # Other programs may have added rows, or written float64.
-            if any(column.null_count for column in batch.columns):
+            if any(column.null_count for column in columns):
                 raise TableError(
                     f"{path}: expected an embedding in each row, got rows without."
                 )
             if lists is None:
-                block = np.stack([column.to_numpy() for column in batch.columns]).T
+                block = np.stack([column.to_numpy() for column in columns]).T
             else:
-                values = batch.column(0).flatten().to_numpy(zero_copy_only=False)
+                values = columns[0].flatten().to_numpy(zero_copy_only=False)
                 block = values.reshape(batch.num_rows, -1)
             yield block.astype(np.float32, copy=False)
 
@@ -328,7 +332,10 @@ class _DelimitedFormat:
 
     def iterate_vectors(self, path: Path) -> Iterator[NDArray[np.float32]]:
         rows = self._rows(path)
-        places = [i for i, name in enumerate(next(rows)) if _is_feature(name)]
+        header = next(rows)
+        features = _order_features(path, header, self.read_provenance(path))
+        place = {name: i for i, name in enumerate(header)}
+        places = [place[name] for name in features]
         vectors = (np.array([row[i] for i in places], np.float32) for row in rows)
         try:
             yield from _blocks(vectors, len(places))
@@ -372,6 +379,35 @@ def _feature_names(provenance: Mapping[str, Any]) -> list[str]:
 
 def _is_feature(name: str) -> bool:
     return name.startswith("emb_")
+
+
+def _provenance_in(schema: pa.Schema) -> dict[str, Any] | None:
+    text = (schema.metadata or {}).get(_METADATA_KEY)
+    return None if text is None else dict(json.loads(text))
+
+
+def _order_features(
+    path: Path, columns: Iterable[str], provenance: Mapping[str, Any] | None
+) -> list[str]:
+    """Name the features of a table in the order that they were written in.
+
+    Other programs sort columns, and put emb_1000 before emb_101.
+
+    Raises
+    ------
+    TableError
+        If some are not there, or others are.
+    """
+    found = list(filter(_is_feature, columns))
+    if not found or provenance is None or "n_features" not in provenance:
+        return found
+    expected = _feature_names(provenance)
+    if sorted(found) != sorted(expected):
+        raise TableError(
+            f"{path}: expected the {len(expected)} columns {expected[0]} to "
+            f"{expected[-1]} that it was written with, got {len(found)} columns emb_*."
+        )
+    return expected
 
 
 def _list_column(schema: pa.Schema) -> str | None:

@@ -7,6 +7,7 @@ from brainfeat.bids import (
     is_bids_folder,
     parse_bids_name,
     read_participants,
+    read_sessions,
 )
 
 MODALITIES = ("T1w", "T2w", "FLAIR")
@@ -168,6 +169,16 @@ def test_spaces_around_the_cells_of_participants_do_not_count(tmp_path):
         "sub-01": {"age": "71", "sex": "F"},
         "sub-02": {"age": None, "sex": None},
     }
+
+
+def test_gaps_that_r_and_pandas_write_make_no_texts_of_numbers(tmp_path):
+    _touch(tmp_path, "sub-01/sub-01_sessions.tsv")
+    (tmp_path / "sub-01/sub-01_sessions.tsv").write_text("session_id\tage\n1\tnan\n")
+    lines = "sub-01\t71\nsub-02\tNA\nsub-NA\tNaN\n"
+    (tmp_path / "participants.tsv").write_text(f"participant_id\tage\n{lines}")
+    ages = {name: line["age"] for name, line in read_participants(tmp_path).items()}
+    assert ages == {"sub-01": "71", "sub-02": None, "sub-NA": None}
+    assert read_sessions(tmp_path / "sub-01") == {"ses-1": {"age": None}}
 
 
 @pytest.mark.parametrize(

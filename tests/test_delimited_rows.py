@@ -2,7 +2,7 @@ import csv
 
 import pytest
 
-from brainfeat.delimited_rows import write_rows
+from brainfeat.delimited_rows import read_value, write_rows
 
 
 @pytest.mark.parametrize("delimiter", [",", "\t"])
@@ -23,3 +23,9 @@ def test_lines_end_in_a_line_feed_alone(tmp_path):
     with path.open("w", newline="", encoding="utf-8") as file:
         write_rows(file, [("a", 1), (None, 2)], ",")
     assert path.read_bytes() == b"a,1\n,2\n"
+
+
+@pytest.mark.parametrize("text", ["", "  ", "n/a", "NA", " NaN ", "None", "#N/A"])
+def test_a_gap_is_no_value(text):
+    assert read_value(text) is None
+    assert read_value(f"x{text}x") == f"x{text}x"

@@ -1,9 +1,11 @@
 import json
+import sys
 
 import numpy as np
 import pytest
 
 from brainfeat.exceptions import TableError
+from brainfeat.journal import lock_folder
 from brainfeat.merging import merge_tables
 from brainfeat.shards import Shard
 from brainfeat.tables import EmbeddingTable, TableRow, read_embeddings
@@ -167,3 +169,30 @@ def test_a_table_whose_run_has_not_ended_is_refused(tmp_path):
     with EmbeddingTable(path, PROVENANCE) as table:
         table.finish(rows[:3])
     assert merge_tables([path], tmp_path / "all.csv").n_rows == 3
+
+
+def test_a_run_that_goes_on_keeps_its_table(tmp_path):
+    rows = _rows(4)
+    target = _write(tmp_path / "all.csv", rows[:2])
+    part = _write(tmp_path / "part.csv", rows[1:3])
+    with EmbeddingTable(target, PROVENANCE) as table:
+        # Its rows are as many, and others: the run would mistake them for its own.
+        with pytest.raises(TableError, match=r"ended, got .*\.all\.csv\.partial"):
+            merge_tables([part], target, overwrite=True)
+        table.append(rows[3], "one", np.zeros(5, np.float32))
+        table.finish([rows[3]])
+    metadata, _, _ = read_embeddings(target)
+    assert metadata["participant_id"].tolist() == ["sub-00", "sub-01", "sub-03"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no flock")
+def test_only_one_process_merges_to_a_table(tmp_path):
+    part = _write(tmp_path / "part.csv", _rows(2))
+    folder = tmp_path / ".all.csv.merging"
+    lock = lock_folder(folder)
+    with pytest.raises(TableError, match="another process is writing this table"):
+        merge_tables([part], tmp_path / "all.csv")
+    lock.close()  # as where that one is killed
+    (folder / "table.csv").write_text("cut short")
+    assert merge_tables([part], tmp_path / "all.csv") == (2, ())
+    assert not folder.exists()

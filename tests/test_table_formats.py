@@ -1,3 +1,4 @@
+import csv
 import json
 
 import numpy as np
@@ -147,3 +148,43 @@ def test_a_table_that_another_program_wrote_again_has_no_row_too_few(tmp_path, l
     pq.write_table(pa.concat_tables([table, people], promote_options="default"), path)
     with pytest.raises(TableError, match="got rows without"):
         list(find_format(path).iterate_vectors(path))
+
+
+def _rewrite(path, change):
+    """Write a table again with other columns, as pandas does."""
+    if path.suffix == ".parquet":
+        table = pq.read_table(path)
+        pq.write_table(table.select(change(table.column_names)), path)
+        return
+    delimiter = "," if path.suffix == ".csv" else "\t"
+    with path.open(newline="") as file:
+        header, *rows = csv.reader(file, delimiter=delimiter)
+    places = [header.index(name) for name in change(header)]
+    with path.open("w", newline="") as file:
+        lines = ([row[place] for place in places] for row in [header, *rows])
+        csv.writer(file, delimiter=delimiter).writerows(lines)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_sorted_columns_do_not_shuffle_the_embedding(tmp_path, suffix):
+    path = tmp_path / f"table{suffix}"
+    vectors = _all_kinds_of_floats(1003)
+    _write(path, vectors)
+    _rewrite(path, sorted)  # emb_1000 comes before emb_101 then
+    (block,) = find_format(path).iterate_vectors(path)
+    np.testing.assert_array_equal(block, vectors)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_table_that_lost_a_feature_is_named(tmp_path, suffix):
+    path = tmp_path / f"table{suffix}"
+    _write(path, np.zeros((4, 3), np.float32))
+    _rewrite(path, lambda names: [name for name in names if name != "emb_001"])
+    message = f"table{suffix}: expected the 3 columns emb_000 to emb_002 .* got 2 "
+    with pytest.raises(TableError, match=message):
+        list(find_format(path).iterate_vectors(path))
+    # Nothing says what there was.
+    sidecar_path(path).unlink()
+    if suffix != ".parquet":
+        (block,) = find_format(path).iterate_vectors(path)
+        assert block.shape == (4, 2)
