@@ -214,6 +214,8 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         ------
         CheckpointError
             If the checkpoint is not the one that was fitted.
+        ConfigError
+            If preprocessing, pooling or atlas changed since `fit`.
         InputError
             If ``X`` has another form.
         ModalityError
@@ -267,7 +269,8 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         CheckpointError
             If the checkpoint is not the one that was fitted.
         ConfigError
-            If an option has an impossible value.
+            If an option has an impossible value, or preprocessing, pooling or atlas
+            changed since `fit`.
         InputError
             If ``X`` has another form.
         ModalityError
