@@ -60,10 +60,10 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         `Checkpoint.load` reads them, or ``"hf-hub:org/name@revision"``.
     pooling : {"mean", "cls", "cls+mean", "anatomy", "regions"}
         Average the patch tokens over the brain, average the class tokens of the
-        slabs, both, add up what the encoder was taught to read from each patch token
-        (a few numbers with names, such as ``emb_ventricle``, the share of the brain
-        that is ventricle), or average the patch tokens over each region of
-        ``labels_img``.
+        slabs (which ``"brainfound-tiny"`` did not train), both, add up what the
+        encoder was taught to read from each patch token (a few numbers with names,
+        such as ``emb_ventricle``, the share of the brain that is ventricle), or
+        average the patch tokens over each region of ``labels_img``.
     labels_img : path-like, nibabel image or mapping, optional
         Label image in MNI152 space, for ``pooling="regions"``, or a mapping as
         nilearn's atlases are: ``maps``, a label image, and ``lut``, a table with the
