@@ -428,7 +428,8 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
             return
         recipe = self._recipe().for_workers(encoder)
         distribution = Distribution(workers, recipe, encoder.device.type)
-        found = encode_in_workers(distribution, enumerate(table.rows), cache=cache)
+        rows = enumerate(row.for_workers() for row in table.rows)
+        found = encode_in_workers(distribution, rows, cache=cache)
         with closing(found):
             for index, outcome in found:
                 yield Outcome(index, outcome.vector, outcome.error)
