@@ -442,7 +442,7 @@ def segment_fit(
 
     All scans and label maps are checked before the training starts.
     """
-    from brainfeat.checkpoint import Checkpoint
+    from brainfeat.estimators._sharing import shared_checkpoint
     from brainfeat.estimators.segmentation import SegmentationEstimator
     from brainfeat.segment_command import fit_from_manifest
 
@@ -457,7 +457,7 @@ def segment_fit(
     )
     if steps is not None:
         estimator.set_params(n_steps=steps)
-    known = Checkpoint.load(checkpoint).config.encoder.modalities
+    known = shared_checkpoint(checkpoint).config.encoder.modalities
     fit_from_manifest(
         manifest, output, estimator, modalities=known, wanted=modality or ()
     )

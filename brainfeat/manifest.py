@@ -2,6 +2,7 @@
 
 import csv
 import glob
+import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,8 @@ from brainfeat.tables import TableRow, is_reserved
 from brainfeat.user_paths import expand_home
 
 __all__ = ["Manifest", "collect_bids", "collect_rows"]
+
+logger = logging.getLogger(__name__)
 
 _TABLE_DELIMITERS = {".csv": ",", ".tsv": "\t"}
 
@@ -92,6 +95,7 @@ def collect_rows(
     rows = _distinguish(collector.take_nameable())
     if not rows:
         raise InputError(_summarise(collector.take_problems()))
+    _tell_of_other_names(rows, modalities)
     unique = {row.key: row for row in reversed(rows)}
     counts = Counter(row.key for row in rows)
     duplicates = tuple(unique[key].image for key, n in counts.items() if n > 1)
@@ -385,6 +389,27 @@ def _check_modalities(wanted: Sequence[str], modalities: Sequence[str]) -> None:
             raise ModalityError(
                 f"unknown modality {name!r}, expected one of {', '.join(modalities)}."
             )
+
+
+def _tell_of_other_names(rows: Sequence[TableRow], modalities: Sequence[str]) -> None:
+    """Warn of images whose names say another modality than they are taken for.
+
+    A glob that caught too much or two columns that were exchanged would not be noticed.
+    """
+    known = {modality.casefold() for modality in modalities}
+    others = [
+        (path, modality)
+        for row in rows
+        for modality, path in row.images.items()
+        if parse_bids_name(Path(path).name).suffix.casefold()
+        in known - {modality.casefold()}
+    ]
+    if others:
+        path, modality = others[0]
+        more = f" ({len(others) - 1} more like it)" if len(others) > 1 else ""
+        logger.warning(
+            "%s: taken for %s, which its name does not say%s", path, modality, more
+        )
 
 
 def _summarise(problems: Sequence[FailedRow]) -> str:

@@ -25,7 +25,7 @@ model = make_pipeline(
     LogisticRegression(max_iter=1000),
 )
 grid = {
-    "brainfoundembedder__pooling": ["mean", "cls"],
+    "brainfoundembedder__pooling": ["mean", "anatomy"],
     "logisticregression__C": [0.01, 1.0],
 }
 search = GridSearchCV(model, grid, cv=StratifiedGroupKFold(2))

@@ -50,12 +50,25 @@ def test_images_are_rows_in_the_order_given(folder):
     assert manifest.problems == manifest.duplicates == ()
 
 
-def test_one_wanted_modality_overrules_the_names(folder):
-    paths = _touch(folder, "a_T1w.nii.gz", "b.nii.gz")
+def test_one_wanted_modality_overrules_the_names(folder, caplog):
+    paths = _touch(folder, "a_T1w.nii.gz", "b.nii.gz", "c_t2w.nii", "d_flair.nii")
     assert _images(_collect(*paths, wanted=("FLAIR",))) == [
         {"FLAIR": "a_T1w.nii.gz"},
         {"FLAIR": "b.nii.gz"},
+        {"FLAIR": "c_t2w.nii"},
+        {"FLAIR": "d_flair.nii"},
     ]
+    expected = "taken for FLAIR, which its name does not say (1 more like it)"
+    assert caplog.messages == [f"{paths[0]}: {expected}"]
+
+
+def test_exchanged_columns_are_told_of(folder, caplog):
+    _touch(folder, "a_T1w.nii", "a_FLAIR.nii", "b_T1w.nii", "b_FLAIR.nii")
+    table = folder / "scans.csv"
+    table.write_text("T1w,FLAIR\na_FLAIR.nii,a_T1w.nii\nb_T1w.nii,b_FLAIR.nii\n")
+    assert len(_collect(table).rows) == 2
+    expected = "taken for T1w, which its name does not say (1 more like it)"
+    assert caplog.messages == [f"{folder / 'a_FLAIR.nii'}: {expected}"]
 
 
 def test_paths_become_absolute_but_links_stay(folder, monkeypatch):

@@ -72,6 +72,17 @@ def model(data):
     return folder
 
 
+def test_weights_that_are_not_trained_are_warned_of_once(data, tmp_path):
+    shutil.copytree(data / "checkpoint", tmp_path / "random")
+    row = ("bids/sub-0/anat/sub-0_T1w.nii.gz", "truth/sub-0_dseg.nii.gz")
+    result = invoke(
+        *("fit", write_manifest(data, "one.csv", [row]), "-o", tmp_path / "model"),
+        *("--checkpoint", tmp_path / "random", "--device", "cpu", "--steps", 1),
+    )
+    assert result.exit_code == 0, result.output
+    assert result.output.count("random is not trained") == 1
+
+
 def rows_of(path):
     with path.open(newline="") as file:
         return [*csv.reader(file, delimiter="\t")]

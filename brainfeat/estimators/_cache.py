@@ -33,7 +33,8 @@ class EmbeddingCache:
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self._folder = expand_home(folder)
+        # Whole, since workers may be in other folders.
+        self._folder = expand_home(folder).absolute()
 
     @classmethod
     def from_memory(cls, memory: Any) -> Self | None:

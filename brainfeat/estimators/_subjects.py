@@ -74,6 +74,14 @@ class Subject:
         """What an error begins with: the first file, or else the name."""
         return next(iter(self.file_names), self.name)
 
+    def for_workers(self) -> "Subject":
+        """Give the same with absolute paths, which hold in other folders too."""
+        whole = {
+            modality: source.absolute() if isinstance(source, Path) else source
+            for modality, source in self.images.items()
+        }
+        return Subject(self.name, whole)
+
 
 @dataclass(frozen=True, eq=False)
 class SubjectTable:

@@ -60,10 +60,10 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         `Checkpoint.load` reads them, or ``"hf-hub:org/name@revision"``.
     pooling : {"mean", "cls", "cls+mean", "anatomy", "regions"}
         Average the patch tokens over the brain, average the class tokens of the
-        slabs, both, add up what the encoder was taught to read from each patch token
-        (a few numbers with names, such as ``emb_ventricle``, the share of the brain
-        that is ventricle), or average the patch tokens over each region of
-        ``labels_img``.
+        slabs (which ``"brainfound-tiny"`` did not train), both, add up what the
+        encoder was taught to read from each patch token (a few numbers with names,
+        such as ``emb_ventricle``, the share of the brain that is ventricle), or
+        average the patch tokens over each region of ``labels_img``.
     labels_img : path-like, nibabel image or mapping, optional
         Label image in MNI152 space, for ``pooling="regions"``, or a mapping as
         nilearn's atlases are: ``maps``, a label image, and ``lut``, a table with the
@@ -214,6 +214,8 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         ------
         CheckpointError
             If the checkpoint is not the one that was fitted.
+        ConfigError
+            If preprocessing, pooling or atlas changed since `fit`.
         InputError
             If ``X`` has another form.
         ModalityError
@@ -270,7 +272,8 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         CheckpointError
             If the checkpoint is not the one that was fitted.
         ConfigError
-            If an option has an impossible value.
+            If an option has an impossible value, or preprocessing, pooling or atlas
+            changed since `fit`.
         InputError
             If ``X`` has another form.
         ModalityError
@@ -430,7 +433,8 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
             return
         recipe = self._recipe().for_workers(encoder)
         distribution = Distribution(workers, recipe, encoder.device.type)
-        found = encode_in_workers(distribution, enumerate(table.rows), cache=cache)
+        rows = enumerate(row.for_workers() for row in table.rows)
+        found = encode_in_workers(distribution, rows, cache=cache)
         with closing(found):
             for index, outcome in found:
                 yield Outcome(index, outcome.vector, outcome.error)

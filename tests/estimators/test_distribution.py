@@ -1,3 +1,5 @@
+import os
+
 import joblib
 import numpy as np
 import pytest
@@ -94,6 +96,27 @@ def test_the_embedder_sends_paths_to_dask(paths, small_checkpoint):
         np.testing.assert_array_equal(embedder.transform(paths), expected)
         with pytest.raises(VolumeError, match=r"config\.json"):
             embedder.transform([*paths, f"{small_checkpoint}/config.json"])
+
+
+@pytest.mark.slow
+def test_workers_in_another_folder_find_images_and_share_the_cache(
+    paths, small_scans, small_checkpoint, tmp_path, monkeypatch
+):
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.chdir(small_scans)
+    near = [os.path.relpath(path) for path in paths[:2]]
+    kept = os.path.relpath(tmp_path / "kept")
+    embedder = BrainFoundEmbedder(small_checkpoint, memory=kept).fit(near)
+    expected = BrainFoundEmbedder(small_checkpoint).fit_transform(paths[:2])
+    elsewhere = tmp_path / "deep" / "elsewhere"
+    elsewhere.mkdir(parents=True)
+    with (
+        distributed.Client(n_workers=1, dashboard_address=None) as client,
+        joblib.parallel_config("dask"),
+    ):
+        client.run(os.chdir, elsewhere)
+        np.testing.assert_array_equal(embedder.transform(near), expected)
+    assert len([*(tmp_path / "kept").rglob("*.npy")]) == 2
 
 
 @pytest.mark.slow
