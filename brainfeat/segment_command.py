@@ -260,8 +260,8 @@ def _segment_alike(
             if taken is not None:
                 raise InputError(
                     f"{row.image}: {target.name} is the label map of {taken.image} in "
-                    "this run; a BIDS folder or a manifest has a row a scan with all "
-                    "of its images."
+                    "this run; a manifest has a row a scan with all of its images, "
+                    "and a session_id where a participant has several."
                 )
             origin = make_origin(row)
             if not _has_segmented(target, origin):
