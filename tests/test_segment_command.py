@@ -166,6 +166,7 @@ def test_manifest_names_people_of_whom_whole_ones_are_held_out(data, tmp_path):
         assert result.exit_code == 0, result.output
         content = json.loads((tmp_path / name / "segmentation.json").read_text())
         assert len(content["validation_scores"]) == n_scores
+        assert result.output.count("of subjects that were held out") == n_scores
 
 
 @pytest.mark.filterwarnings("ignore:.* is not trained")
