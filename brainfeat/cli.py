@@ -461,8 +461,11 @@ def segment_fit(
     fit_from_manifest(
         manifest, output, estimator, modalities=known, wanted=modality or ()
     )
-    classes = ", ".join(map(str, estimator.classes_))
-    typer.echo(f"classes: {classes}\nmodel:   {output}")
+    typer.echo(f"classes: {', '.join(map(str, estimator.classes_))}")
+    if estimator.validation_scores_:
+        best = max(estimator.validation_scores_)
+        typer.echo(f"dice:    {best:.2f}, of subjects that were held out")
+    typer.echo(f"model:   {output}")
 
 
 @_segment.command("predict")

@@ -238,8 +238,9 @@ def hausdorff_distances(
     """
     true, given = _two_maps(truth, found)
     if len(spacing) != true.ndim or not all(edge > 0 for edge in spacing):
+        edges = ", ".join(f"{edge:g}" for edge in spacing)  # of any type of numbers
         raise InputError(
-            f"spacing: expected {true.ndim} positive numbers, got {tuple(spacing)}."
+            f"spacing: expected {true.ndim} positive numbers, got {edges}."
         )
     distances = np.full(len(classes), np.nan)
     for index, label in enumerate(classes):

@@ -40,7 +40,7 @@ from brainfeat.weight_files import file_sha256
 
 _NAMES, _DESCRIPTION, _FAILURES = "dseg.tsv", "dataset_description.json", "failures.tsv"
 _DATASET, _LABEL = "Segmentations", "label"
-_MADE_BY, _SOURCES = "ModelSHA256", "Sources"
+_MADE_BY, _SOURCES, _INPUT = "ModelSHA256", "Sources", "InputSHA256"
 
 
 _LOGGER = logging.getLogger(__name__)
@@ -232,7 +232,7 @@ def _segment(
         files = preprocessor.input_files(row.images, config.encoder.modalities)
         return {
             _SOURCES: sorted(row.images.values()),
-            "InputSHA256": hash_images(files),
+            _INPUT: hash_images(files),
             _MADE_BY: fingerprint,
         }
 
@@ -260,8 +260,8 @@ def _segment_alike(
             if taken is not None:
                 raise InputError(
                     f"{row.image}: {target.name} is the label map of {taken.image} in "
-                    "this run; a BIDS folder or a manifest has a row a scan with all "
-                    "of its images."
+                    "this run; a manifest has a row a scan with all of its images, "
+                    "and a session_id where a participant has several."
                 )
             origin = make_origin(row)
             if not _has_segmented(target, origin):
@@ -281,13 +281,22 @@ def _has_segmented(target: Path, origin: Mapping[str, Any]) -> bool:
     Raises
     ------
     InputError
-        If a file of its name is another's.
+        If a file of its name is another's, or another scan's.
     """
     found = read_json_object(_sidecar(target)) or {}
-    if target.exists() and {**found, _SOURCES: origin[_SOURCES]} == origin:
-        return True
     if _MADE_BY not in found and (target.exists() or _sidecar(target).exists()):
         raise InputError(f"{target}: exists and is not ours; choose another folder.")
+    if not target.exists() or _SOURCES not in found:
+        return False
+    if {**found, _SOURCES: origin[_SOURCES]} == origin:
+        return True
+    # A scan may be corrected, or moved, but both is another: 001/T1.nii and 002/T1.nii.
+    is_moved = set(found[_SOURCES]).isdisjoint(origin[_SOURCES])
+    if is_moved and found[_INPUT] != origin[_INPUT]:
+        raise InputError(
+            f"{target}: exists and is the label map of {found[_SOURCES][0]}; choose "
+            f"another folder for {origin[_SOURCES][0]}."
+        )
     return False
 
 

@@ -210,10 +210,14 @@ def test_hausdorff_distance_of_the_same_is_0():
     assert hausdorff_distances(maps, maps, [7], spacing=(1, 2, 3)) == [0.0]
 
 
-@pytest.mark.parametrize("spacing", [(1.0,), (1, 1, 1), (1, 0), (1, np.nan)])
-def test_spacing_is_one_number_an_axis(spacing):
+@pytest.mark.parametrize(
+    ("spacing", "got"),
+    [((1.0,), "1"), ((1, 2, 1), "1, 2, 1"), ((1, 0), "1, 0"), ((1, np.nan), "1, nan")],
+)
+def test_spacing_is_one_number_an_axis(spacing, got):
     maps = np.ones((2, 3), int)
-    with pytest.raises(InputError, match=r"^spacing: expected 2 positive numbers, got"):
+    message = rf"^spacing: expected 2 positive numbers, got {got}\."
+    with pytest.raises(InputError, match=message):
         hausdorff_distances(maps, maps, [1], spacing=spacing)
 
 

@@ -140,6 +140,27 @@ def test_images_that_were_moved_are_not_segmented_again(data, model, tmp_path):
     assert sources == [str(after / "sub-1/anat/sub-1_T1w.nii.gz")]
 
 
+def test_scans_of_one_name_do_not_replace_each_other(data, model, tmp_path):
+    """As in a loop over folders, with a run each."""
+    for index in range(2):
+        scan = tmp_path / f"00{index}/T1.nii.gz"
+        scan.parent.mkdir()
+        shutil.copy(data / f"bids/sub-{index}/anat/sub-{index}_T1w.nii.gz", scan)
+    first, second = (tmp_path / f"00{index}/T1.nii.gz" for index in range(2))
+    out = tmp_path / "out"
+    assert "1 done" in invoke("predict", model, first, "-o", out).output
+    before = (out / "T1_dseg.nii.gz").read_bytes()
+    result = invoke("predict", model, second, "-o", out)
+    assert "0 done, 0 skipped, 1 failed" in result.output
+    reason = f"exists and is the label map of {first}; choose another"
+    assert reason in (out / "failures.tsv").read_text()
+    assert (out / "T1_dseg.nii.gz").read_bytes() == before
+    # A scan that was corrected is another one in the same place.
+    shutil.copy(second, first)
+    assert "1 done" in invoke("predict", model, first, "-o", out).output
+    assert (out / "T1_dseg.nii.gz").read_bytes() != before
+
+
 def test_manifest_names_people_of_whom_whole_ones_are_held_out(data, tmp_path):
     """Ten people are enough to hold one out; nine with a second visit are not."""
     lines = []
@@ -156,6 +177,7 @@ def test_manifest_names_people_of_whom_whole_ones_are_held_out(data, tmp_path):
         assert result.exit_code == 0, result.output
         content = json.loads((tmp_path / name / "segmentation.json").read_text())
         assert len(content["validation_scores"]) == n_scores
+        assert result.output.count("of subjects that were held out") == n_scores
 
 
 @pytest.mark.filterwarnings("ignore:.* is not trained")

@@ -321,6 +321,10 @@ class SegmentationEstimator(BaseEstimator):
         InputError
             If ``X`` or ``y`` has another form, a label map has a class that `fit` did
             not see, or lies beside its image.
+
+        See Also
+        --------
+        brainfeat.metrics.hausdorff_distances : How far borders lie apart, in mm.
         """
         check_is_fitted(self)
         table = read_subjects(X, self._checkpoint(), self.modality)
