@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from brainfeat.exceptions import TableError
 from brainfeat.journal import lock_folder, release_folder
-from brainfeat.provenance import check_identity, check_sidecar
+from brainfeat.provenance import check_identity, check_sidecar, read_origin
 from brainfeat.shards import Shard
 from brainfeat.table_formats import Layout, find_format, sidecar_path
 from brainfeat.tables import check_columns, own_columns, working_path
@@ -135,9 +135,7 @@ class _Part:
         if not path.is_file():
             raise TableError(f"{path}: no such file.")
         _check_ended(path)
-        provenance = table_format.read_provenance(path)
-        if provenance is None or "checkpoint_sha256" not in provenance:
-            raise TableError(f"{path}: does not say which encoder made it.")
+        provenance = read_origin(path, advice="not merged.")
         text = provenance.get("shard")
         shard = None if text is None else Shard.parse(str(text))
         columns = table_format.read_texts(path)

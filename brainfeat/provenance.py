@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from brainfeat import __version__
 from brainfeat.exceptions import TableError
 from brainfeat.json_files import read_json_object
-from brainfeat.table_formats import sidecar_path
+from brainfeat.table_formats import find_format, sidecar_path
 
 if TYPE_CHECKING:
     from brainfeat.estimators._encoding import SubjectEncoder
@@ -17,6 +17,7 @@ __all__ = [
     "check_sidecar",
     "describe_encoder",
     "describe_identity",
+    "read_origin",
 ]
 
 # Rows that differ in one of these cannot share a table.
@@ -101,6 +102,32 @@ def describe_identity(provenance: Mapping[str, Any]) -> dict[str, Any]:
         Checkpoint, preprocessing, pooling, modalities and length.
     """
     return {name: provenance[name] for name in _IDENTITY}
+
+
+def read_origin(path: Path, *, advice: str) -> dict[str, Any]:
+    """Read which encoder made a table.
+
+    Parameters
+    ----------
+    path : Path
+        The table.
+    advice : str
+        What to do if it does not say.
+
+    Returns
+    -------
+    dict
+        What the table was written with.
+
+    Raises
+    ------
+    TableError
+        If it does not say, as where another program wrote it again.
+    """
+    provenance = find_format(path).read_provenance(path)
+    if provenance is None or "checkpoint_sha256" not in provenance:
+        raise TableError(f"{path}: does not say which encoder made it; {advice}")
+    return provenance
 
 
 def check_sidecar(output: Path, provenance: Mapping[str, Any]) -> None:

@@ -15,7 +15,12 @@ from numpy.typing import NDArray
 from brainfeat.atomic import atomic_write
 from brainfeat.exceptions import TableError
 from brainfeat.journal import RowJournal
-from brainfeat.provenance import check_identity, check_sidecar, describe_identity
+from brainfeat.provenance import (
+    check_identity,
+    check_sidecar,
+    describe_identity,
+    read_origin,
+)
 from brainfeat.table_formats import Layout, find_format, sidecar_path
 
 if TYPE_CHECKING:
@@ -238,12 +243,7 @@ class EmbeddingTable:
     def _read_finished(self, identity: Mapping[str, Any]) -> dict[str, Record]:
         if not self.output.exists():
             return {}
-        provenance = self._format.read_provenance(self.output)
-        if provenance is None or "checkpoint_sha256" not in provenance:
-            raise TableError(
-                f"{self.output}: exists and does not say which encoder made it; "
-                f"{_ADVICE}"
-            )
+        provenance = read_origin(self.output, advice=_ADVICE)
         check_identity(provenance, identity, self.output, advice=_ADVICE)
         shard, now = provenance.get("shard"), self._provenance.get("shard")
         if now not in {None, shard}:
