@@ -104,8 +104,8 @@ class Cohort:
         known : DataFrame of n_rows
             What is known of each.
         label : str, optional
-            Column of the classes; by default one called diagnosis, dx, group or
-            label, and none of ``confounds``.
+            Column of the classes; by default one called diagnosis, dx, group,
+            label or y, and none of ``confounds``.
         confounds : sequence of str, optional
             Columns of what may explain the label; by default age and sex.
 
