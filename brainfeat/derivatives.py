@@ -19,7 +19,7 @@ from brainfeat.dataset_description import check_description, describe_derivative
 from brainfeat.exceptions import InputError, TableError
 from brainfeat.journal import FolderBusyError, lock_folder, release_folder
 from brainfeat.json_files import read_json_object
-from brainfeat.provenance import check_identity
+from brainfeat.provenance import check_identity, read_origin, write_table
 from brainfeat.table_formats import find_format, sidecar_path
 from brainfeat.tables import TableRow, is_reserved
 
@@ -291,11 +291,12 @@ def write_group_table(
         )
     people = read_participants(raw)
     table_format = find_format(paths[0])
-    provenance = table_format.read_provenance(paths[0]) or {}
+    again = "remove it, and run the level participant again."
+    provenance = read_origin(paths[0], advice=again)
     records = []
     for path in paths:
-        found = table_format.read_provenance(path) or {}
-        check_identity(found, provenance, path, advice="embed it again.")
+        origin = read_origin(path, advice=again)
+        check_identity(origin, provenance, path, advice=again)
         record = {n: v[0] for n, v in table_format.read_texts(path).items()}
         visits = read_sessions(raw / str(record["participant_id"]))
         known = {
@@ -308,12 +309,8 @@ def write_group_table(
     target = root / f"group_{_NAME}"
     working, lock = _find_working_folder(root)
     try:
-        partial = working / "group.parquet"
-        table_format.write(partial, columns, _read_vectors(paths), provenance)
-        sidecar = working / "group.json"
-        sidecar.write_text(_dumps(provenance), encoding="utf-8")
-        sidecar.replace(sidecar_path(target))
-        partial.replace(target)
+        vectors = _read_vectors(paths)
+        write_table(target, working, table_format, columns, vectors, provenance)
     except OSError as error:
         reason = error.strerror or error
         raise TableError(f"{target}: cannot be written ({reason}).") from error

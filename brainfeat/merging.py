@@ -1,6 +1,5 @@
 """Tables of the parts of a run, joined to the table of the whole."""
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,9 +13,14 @@ from numpy.typing import NDArray
 
 from brainfeat.exceptions import TableError
 from brainfeat.journal import lock_folder, release_folder
-from brainfeat.provenance import check_identity, check_sidecar
+from brainfeat.provenance import (
+    check_identity,
+    check_sidecar,
+    read_origin,
+    write_table,
+)
 from brainfeat.shards import Shard
-from brainfeat.table_formats import Layout, find_format, sidecar_path
+from brainfeat.table_formats import Layout, find_format
 from brainfeat.tables import check_columns, own_columns, working_path
 
 __all__ = ["MergedTable", "merge_tables"]
@@ -95,15 +99,10 @@ def merge_tables(
     )
     # A folder of a fixed name, so that what a killed merge leaves is found again.
     folder = target.with_name(f".{target.name}.merging")
-    partial, sidecar = folder / f"table{target.suffix}", folder / "table.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _held(folder):
-            table_format.write(partial, columns, vectors, provenance)
-            text = json.dumps(provenance, indent=2) + "\n"
-            sidecar.write_text(text, encoding="utf-8")
-            sidecar.replace(sidecar_path(target))
-            partial.replace(target)
+            write_table(target, folder, table_format, columns, vectors, provenance)
     except OSError as error:
         raise TableError(
             f"{target}: cannot be written ({error.strerror or error})."
@@ -135,9 +134,7 @@ class _Part:
         if not path.is_file():
             raise TableError(f"{path}: no such file.")
         _check_ended(path)
-        provenance = table_format.read_provenance(path)
-        if provenance is None or "checkpoint_sha256" not in provenance:
-            raise TableError(f"{path}: does not say which encoder made it.")
+        provenance = read_origin(path, advice="not merged.")
         text = provenance.get("shard")
         shard = None if text is None else Shard.parse(str(text))
         columns = table_format.read_texts(path)

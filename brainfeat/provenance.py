@@ -1,13 +1,23 @@
 """Where tables come from: which may be joined, and whose JSON file it is."""
 
-from collections.abc import Mapping
+import json
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from brainfeat import __version__
 from brainfeat.exceptions import TableError
 from brainfeat.json_files import read_json_object
-from brainfeat.table_formats import sidecar_path
+from brainfeat.table_formats import (
+    TableFormat,
+    TextColumns,
+    find_format,
+    sidecar_path,
+)
 
 if TYPE_CHECKING:
     from brainfeat.estimators._encoding import SubjectEncoder
@@ -17,6 +27,8 @@ __all__ = [
     "check_sidecar",
     "describe_encoder",
     "describe_identity",
+    "read_origin",
+    "write_table",
 ]
 
 # Rows that differ in one of these cannot share a table.
@@ -103,6 +115,32 @@ def describe_identity(provenance: Mapping[str, Any]) -> dict[str, Any]:
     return {name: provenance[name] for name in _IDENTITY}
 
 
+def read_origin(path: Path, *, advice: str) -> dict[str, Any]:
+    """Read which encoder made a table.
+
+    Parameters
+    ----------
+    path : Path
+        The table.
+    advice : str
+        What to do if it does not say.
+
+    Returns
+    -------
+    dict
+        What the table was written with.
+
+    Raises
+    ------
+    TableError
+        If it does not say, as where another program wrote it again.
+    """
+    provenance = find_format(path).read_provenance(path)
+    if provenance is None or "checkpoint_sha256" not in provenance:
+        raise TableError(f"{path}: does not say which encoder made it; {advice}")
+    return provenance
+
+
 def check_sidecar(output: Path, provenance: Mapping[str, Any]) -> None:
     """Check that the JSON file beside a table that is to be written is free or ours.
 
@@ -127,11 +165,53 @@ def check_sidecar(output: Path, provenance: Mapping[str, Any]) -> None:
         raise TableError(f"{path}: exists and is not ours; choose another output name.")
     others = {output.with_suffix(s) for s in (".parquet", ".csv", ".tsv")} - {output}
     owners = [other.name for other in sorted(others) if other.exists()]
-    if owners and any(found.get(name) != provenance[name] for name in _IDENTITY):
+    if owners and _differ(found, provenance):
         raise TableError(
             f"{path}: describes {owners[0]}, made with another encoder; "
             "choose another output name."
         )
+
+
+def write_table(
+    output: Path,
+    folder: Path,
+    table_format: TableFormat,
+    columns: TextColumns,
+    vectors: Iterable[NDArray[np.float32]],
+    provenance: Mapping[str, Any],
+) -> None:
+    """Write a table, and the JSON file beside it, whole or not at all.
+
+    Parameters
+    ----------
+    output : Path
+        Table to create or to replace.
+    folder : Path
+        Where both lie until they are whole, on the same disk.
+    table_format : TableFormat
+        From `find_format`.
+    columns : mapping of str to sequence of str or None
+        Columns before the embedding.
+    vectors : iterable of ndarray of shape (n_features,)
+        The embedding of each row; may be read from the table that is replaced.
+    provenance : mapping of str to JSON values
+        Where the embeddings come from.
+    """
+    partial, sidecar = folder / f"table{output.suffix}", folder / "table.json"
+    table_format.write(partial, columns, vectors, provenance)
+    sidecar.write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
+    for path in (partial, sidecar):
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    if _differ(read_json_object(sidecar_path(output)) or {}, provenance):
+        # The old table must not meet the new provenance, even for a moment.
+        output.unlink(missing_ok=True)
+    sidecar.replace(sidecar_path(output))
+    partial.replace(output)
+
+
+def _differ(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    return any(old.get(name) != new[name] for name in _IDENTITY)
 
 
 def _brief(value: object) -> str:

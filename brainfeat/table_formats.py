@@ -19,7 +19,7 @@ from brainfeat.delimited_rows import write_rows
 from brainfeat.exceptions import TableError, brief_reason
 from brainfeat.json_files import read_json_object
 
-__all__ = ["Layout", "TableFormat", "find_format", "sidecar_path"]
+__all__ = ["Layout", "TableFormat", "TextColumns", "find_format", "sidecar_path"]
 
 Layout = Literal["wide", "list"]
 

@@ -12,11 +12,16 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from brainfeat.atomic import atomic_write
 from brainfeat.exceptions import TableError
 from brainfeat.journal import RowJournal
-from brainfeat.provenance import check_identity, check_sidecar, describe_identity
-from brainfeat.table_formats import Layout, find_format, sidecar_path
+from brainfeat.provenance import (
+    check_identity,
+    check_sidecar,
+    describe_identity,
+    read_origin,
+    write_table,
+)
+from brainfeat.table_formats import Layout, find_format
 from brainfeat.user_paths import expand_home
 
 if TYPE_CHECKING:
@@ -239,12 +244,7 @@ class EmbeddingTable:
     def _read_finished(self, identity: Mapping[str, Any]) -> dict[str, Record]:
         if not self.output.exists():
             return {}
-        provenance = self._format.read_provenance(self.output)
-        if provenance is None or "checkpoint_sha256" not in provenance:
-            raise TableError(
-                f"{self.output}: exists and does not say which encoder made it; "
-                f"{_ADVICE}"
-            )
+        provenance = read_origin(self.output, advice=_ADVICE)
         check_identity(provenance, identity, self.output, advice=_ADVICE)
         shard, now = provenance.get("shard"), self._provenance.get("shard")
         if now not in {None, shard}:
@@ -319,18 +319,14 @@ class EmbeddingTable:
         names = dict.fromkeys([*own_columns(modalities), *named])
         columns = {name: [r.get(name) for r in records.values()] for name in names}
         # Inside the journal's folder, so that a kill here leaves nothing behind.
-        partial = self.working_folder / f"table{self.output.suffix}"
-        self._format.write(partial, columns, self._vectors(records), self._provenance)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        if not self._finished:
-            # The old table must not meet the new provenance, even for a moment.
-            self.output.unlink(missing_ok=True)
-        sidecar = self.working_folder / "table.json"
-        with atomic_write(sidecar) as file:
-            file.write_text(json.dumps(self._provenance, indent=2) + "\n")
-        sidecar.replace(sidecar_path(self.output))
-        partial.replace(self.output)
+        write_table(
+            self.output,
+            self.working_folder,
+            self._format,
+            columns,
+            self._vectors(records),
+            self._provenance,
+        )
 
     def _vectors(self, records: Mapping[str, Record]) -> Iterator[NDArray[np.float32]]:
         entries = self._journal.entries

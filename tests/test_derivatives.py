@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from brainfeat.bids_selection import BidsSelection
@@ -130,6 +131,19 @@ def test_a_table_without_its_sidecar_is_not_believed(raw, tmp_path):
     _write(tmp_path / "out", raw, rows)
     next((tmp_path / "out").rglob("*_embedding.json")).unlink()
     assert _write(tmp_path / "out", raw, rows) == [0]
+
+
+def test_a_table_that_another_program_wrote_again_is_named(raw, tmp_path):
+    _write(tmp_path / "out", raw, [_row(raw, "sub-01"), _row(raw, "sub-02")])
+    first = min((tmp_path / "out").rglob("*.parquet"))
+    pq.write_table(pq.read_table(first).replace_schema_metadata(None), first)
+    with pytest.raises(TableError) as caught:
+        write_group_table(tmp_path / "out", raw)
+    told = f"{first}: does not say which encoder made it; remove it, and run the level"
+    assert str(caught.value) == f"{told} participant again."
+    first.unlink()
+    assert _write(tmp_path / "out", raw, [_row(raw, "sub-01")]) == [0]
+    assert write_group_table(tmp_path / "out", raw)[1] == 2
 
 
 def test_two_processes_write_side_by_side_and_leave_nothing(raw, tmp_path):

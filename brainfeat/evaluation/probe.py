@@ -138,11 +138,14 @@ def _describe_sites(data: LabelledFeatures) -> dict[str, Any]:
     """Say whether the site gives the label away."""
     if data.site is None or len(data.site_names) < 2:
         return {"site_association": None, "findings": []}
-    v, p_value = site_association(data.labels.astype(np.intp), data.site)
+    # Scans of a person at one site are no further evidence.
+    visits = np.column_stack([data.groups, data.site, data.labels])
+    _, site, labels = np.unique(visits, axis=0).T
+    v, p_value = site_association(labels, site)
     findings = []
     if p_value < _CONFOUNDED_P:
         shares = ", ".join(
-            f"{name} {data.labels[data.site == code].mean():.0%}"
+            f"{name} {labels[site == code].mean():.0%}"
             for code, name in enumerate(data.site_names)
         )
         findings.append(

@@ -101,8 +101,9 @@ def evaluate_reliability(
                 f"{given.shape}."
             )
         prediction_icc = float(intraclass_correlation(given[repeats]))
-    counts = np.bincount(people)
-    chance = float(np.mean((counts[people] - 1) / (len(people) - 1)))
+    n_others = np.bincount(people)[people] - 1
+    # Those whose person has no other scan are not looked for.
+    chance = float(n_others[n_others > 0].mean() / (n_rows - 1))
     decoding = site_chance = None
     if codes is not None and codes.max() > 0:
         decoding = decode_site(features, codes, people, seed=random_state)

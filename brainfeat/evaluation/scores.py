@@ -139,7 +139,7 @@ class ProbeEvaluation:
     site_chance : float or None
         Balanced accuracy of guessing the site.
     site_association : float or None
-        Cramer's V of site and label, from 0 to 1.
+        Cramer's V of site and label, from 0 to 1, over subjects at each site.
     leave_one_site_out : tuple of SiteScore
         Learnt at the other sites, tested at each; empty without sites.
     learning_curve : tuple of LearningPoint

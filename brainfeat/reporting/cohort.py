@@ -1,5 +1,6 @@
 """A cohort as a report sees it: embeddings, who the subjects are, and what is known."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 from brainfeat.exceptions import InputError
 
 __all__ = ["Cohort", "find_column", "join_participants"]
+
+logger = logging.getLogger(__name__)
 
 _LABELS = ("diagnosis", "dx", "group", "label", "y")
 _SITES = ("site", "scanner", "center", "site_id")
@@ -101,8 +104,8 @@ class Cohort:
         known : DataFrame of n_rows
             What is known of each.
         label : str, optional
-            Column of the classes; by default one called diagnosis, dx, group or
-            label, and none of ``confounds``.
+            Column of the classes; by default one called diagnosis, dx, group,
+            label or y, and none of ``confounds``.
         confounds : sequence of str, optional
             Columns of what may explain the label; by default age and sex.
 
@@ -199,11 +202,16 @@ def join_participants(
         twice = keys[keys.duplicated()].iloc[0]
         raise InputError(f"{source}: participant {twice} is there more than once.")
     wanted = metadata["participant_id"].map(_bare)
-    if not wanted.isin(keys).any():
+    absent = metadata["participant_id"][~wanted.isin(keys)]
+    if len(absent) == len(metadata):
         raise InputError(
             f"{source}: no participant_id of the table is there, such as "
-            f"{metadata['participant_id'].iloc[0]}."
+            f"{absent.iloc[0]}."
         )
+    if len(absent):
+        # Spreadsheets make 1 of 01, and then only some names match.
+        text = "%s: %d of %d rows are of people who are not there, such as %s."
+        logger.warning(text, source, len(absent), len(metadata), absent.iloc[0])
     told = participants.drop(columns="participant_id").set_axis(keys).reindex(wanted)
     own = metadata.drop(columns=[c for c in told.columns if c in metadata])
     return pd.concat([own, told.set_axis(metadata.index)], axis=1)

@@ -99,7 +99,7 @@ def report_body(
         "<h2>What was run</h2>",
         fact_table(facts),
         *probe_section(cohort),
-        *_importance_section(inputs.importance),
+        *_importance_section(inputs),
         "<h2>Embedding map</h2>",
         _maps(cohort),
         "<h2>Outliers</h2>",
@@ -114,7 +114,8 @@ def report_body(
     return frame(sections)
 
 
-def _importance_section(importance: pd.DataFrame | None) -> list[str]:
+def _importance_section(inputs: Inputs) -> list[str]:
+    importance = inputs.importance
     if importance is None:
         return []
     largest = max(float(importance["importance"].max()), 1e-12)
@@ -128,6 +129,7 @@ def _importance_section(importance: pd.DataFrame | None) -> list[str]:
     )
     return [
         "<h2>Which regions do the decisions rest on?</h2>",
+        notes(inputs.remarks),
         '<table><thead><tr><th>region</th><th class="number">importance</th>'
         '<th class="number">effect</th><th class="number">share</th></tr></thead>'
         f"<tbody>{lines}</tbody></table>",

@@ -79,8 +79,8 @@ def look_at_inputs(
     remarks = []
     if len(rows) < len(subjects):
         remarks.append(
-            f"{len(rows)} of {len(subjects)} rows are shown: those whose embeddings "
-            "lie farthest from the cohort."
+            f"{len(rows)} of {len(subjects)} rows are looked at: those whose "
+            "embeddings lie farthest from the cohort, and so no sample of it."
         )
     importance = None
     if wanted and _is_enough(cohort, list(found)):

@@ -94,6 +94,18 @@ def test_confound_among_the_features_is_corrected_for(rng):
     assert found.corrected_auc.value < 0.65
 
 
+def test_repeat_scans_do_not_confound_site_and_label(rng):
+    y = np.repeat([0, 1], 10)
+    site = np.array(["north"] * 6 + ["river"] * 8 + ["north"] * 4 + ["river"] * 2)
+    once = evaluate_probe(rng.normal(size=(20, 4)), y, site=site, **FAST)
+    people = np.repeat(np.arange(20), 12)
+    found = evaluate_probe(
+        rng.normal(size=(240, 4)), y[people], people, site[people], **FAST
+    )
+    assert found.site_association == pytest.approx(once.site_association)
+    assert not [text for text in found.findings if "are confounded" in text]
+
+
 def test_plain_evaluation_has_no_corrected_score(rng):
     y = np.repeat(np.arange(30) % 2, 2)
     X = rng.normal(size=(60, 5)) + y[:, None]

@@ -42,6 +42,18 @@ def test_site_and_person_are_read_from_the_features(travellers):
     assert found.site_chance == pytest.approx(1 / 3)
 
 
+def test_chance_is_of_those_who_can_be_found(rng):
+    # Twelve people, and 60 who were scanned once and are not looked for.
+    people = np.r_[np.tile(np.arange(12), 2), np.arange(12, 72)]
+    found = evaluate_reliability(rng.normal(size=(84, 5)), people)
+    assert found.retrieval_chance == pytest.approx(1 / 83)
+    noise = [
+        evaluate_reliability(rng.normal(size=(84, 5)), people).retrieval
+        for _ in range(60)
+    ]
+    assert np.mean(noise) == pytest.approx(1 / 83, abs=4 * np.std(noise) / 60**0.5)
+
+
 def test_people_with_fewer_scans_give_what_all_have(travellers):
     rows, people, _ = travellers
     keep = np.ones(36, dtype=bool)

@@ -25,6 +25,15 @@ def test_participants_join_by_name_with_or_without_prefix():
     assert joined.iloc[2][["age", "dx"]].isna().all()
 
 
+def test_rows_of_people_who_are_not_listed_are_told_of(caplog):
+    names = [f"sub-{number:02d}" for number in range(1, 13)]
+    told = pd.DataFrame({"participant_id": map(str, range(1, 13)), "dx": ["CN"] * 12})
+    joined = join_participants(pd.DataFrame({"participant_id": names}), told, "p.csv")
+    assert joined["dx"].notna().sum() == 3
+    expected = "p.csv: 9 of 12 rows are of people who are not there, such as sub-01."
+    assert caplog.messages == [expected]
+
+
 def test_lines_without_a_name_are_nobodys():
     empty = pd.DataFrame({"participant_id": [None, None], "age": [None, 7]})
     joined = join_participants(METADATA, pd.concat([TOLD, empty]), "p.tsv")

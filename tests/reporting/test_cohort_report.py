@@ -64,6 +64,8 @@ def test_every_section_is_there(rng):
         "&lt;7&gt;",
     ):
         assert part in text
+    # Beside the regions, too: they are those of the rows that are looked at.
+    assert text.count("Some are not shown.") == 2
     assert text.count('<use href="#template"') == 30
     assert "<script" not in text
 

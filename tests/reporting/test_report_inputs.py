@@ -72,4 +72,4 @@ def test_of_a_large_cohort_the_farthest_are_shown(look, monkeypatch):
     monkeypatch.setattr(report_inputs, "_MOST_SHOWN", 4)
     found = look(labels=None)
     assert len(found.previews) == 4
-    assert "4 of 16 rows are shown" in found.remarks[0]
+    assert "4 of 16 rows are looked at" in found.remarks[0]
