@@ -180,8 +180,8 @@ class EmbeddingTable:
     def finish(self, rows: Sequence[TableRow]) -> int:
         """Write the table: the rows that it had, then ``rows`` as far as done.
 
-        A row whose subject has another image now, or one less, gives way to the new
-        one.
+        A row whose subject has another image now, or one less, or whose files were
+        moved, gives way to the new one.
 
         Parameters
         ----------
@@ -287,19 +287,27 @@ class EmbeddingTable:
         """Give the rows that others took the place of.
 
         Their subject has gained or lost an image since: one of ``rows`` that is done
-        has all images of theirs and more, or some of them.
+        has all images of theirs and more, or some of them. Or their files were moved:
+        one that is done has the same under other paths.
         """
         by_image = defaultdict(list)
+        scans = set()
         for row in rows:
-            if self.known_sha256(row) is not None:
+            sha256 = self.known_sha256(row)
+            if sha256 is not None:
+                scans.add(_scan(row.participant_id, row.session_id, row.images, sha256))
                 for image in row.images.items():
                     by_image[image].append(row.images.items())
-        return {
-            key
-            for key in self._finished.keys() - {row.key for row in rows}
-            for old in [dict(json.loads(key)).items()]
-            if any(old <= new or new <= old for image in old for new in by_image[image])
-        }
+        outdated = set()
+        for key in self._finished.keys() - {row.key for row in rows}:
+            images, record = dict(json.loads(key)), self._finished[key]
+            old = images.items()
+            who = record["participant_id"], record["session_id"]
+            if _scan(*who, images, record["input_sha256"]) in scans or any(
+                old <= new or new <= old for image in old for new in by_image[image]
+            ):
+                outdated.add(key)
+        return outdated
 
     def _describe(self, row: TableRow | None) -> Record:
         if row is None:
@@ -341,6 +349,17 @@ class EmbeddingTable:
         for key in records:
             if key not in self._finished:
                 yield self._journal.read(entries[key].position)
+
+
+def _scan(
+    participant_id: str | None,
+    session_id: str | None,
+    images: Mapping[str, str],
+    input_sha256: str | None,
+) -> tuple[object, ...]:
+    """Tell a scan from others wherever its files lie."""
+    names = sorted((modality, Path(path).name) for modality, path in images.items())
+    return participant_id, session_id, *names, input_sha256
 
 
 def working_path(output: Path) -> Path:

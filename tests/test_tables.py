@@ -139,6 +139,32 @@ def test_a_subject_that_gains_or_loses_an_image_keeps_one_row(tmp_path, suffix):
         np.testing.assert_array_equal(embeddings, [_vector(i) + 1 for i in (3, 2, 1)])
 
 
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_dataset_that_was_moved_is_not_there_twice(tmp_path, suffix):
+    path = tmp_path / f"out{suffix}"
+    rows = [_row(1), replace(_row(2), session_id="ses-1"), _row(4)]
+    _embed(path, rows)
+    moved = [
+        replace(row, images={m: p.replace("/data", "/mnt") for m, p in images})
+        for row in rows
+        for images in [row.images.items()]
+    ]
+    renamed = replace(moved[2], participant_id="sub-05")
+    _embed(path, [*moved[:2], renamed])
+    metadata, embeddings, _ = read_embeddings(path)
+    names = metadata["participant_id"].tolist()
+    assert names == ["sub-04", "sub-01", "sub-02", "sub-05"]
+    assert metadata["image"].str.startswith("/mnt").tolist() == [False, *[True] * 3]
+    np.testing.assert_array_equal(embeddings, [_vector(i) for i in (4, 1, 2, 5)])
+
+
+def test_an_image_as_another_modality_keeps_its_row(tmp_path):
+    path = tmp_path / "out.csv"
+    for modality in ("T1w", "FLAIR"):
+        _embed(path, [replace(_row(2), images={modality: "/data/sub-02.nii"})])
+    assert len(read_embeddings(path)[0]) == 2
+
+
 def test_runs_that_share_an_image_keep_their_rows(tmp_path):
     path = tmp_path / "out.parquet"
     first = _row(1)
