@@ -18,7 +18,7 @@ from brainfeat.dataset_description import check_description, describe_derivative
 from brainfeat.exceptions import InputError, TableError
 from brainfeat.journal import FolderBusyError, lock_folder, release_folder
 from brainfeat.json_files import read_json_object
-from brainfeat.provenance import check_identity
+from brainfeat.provenance import check_identity, join_precisions
 from brainfeat.table_formats import find_format, sidecar_path
 from brainfeat.tables import TableRow, is_reserved
 
@@ -295,6 +295,7 @@ def write_group_table(
     for path in paths:
         found = table_format.read_provenance(path) or {}
         check_identity(found, provenance, path, advice="embed it again.")
+        provenance |= join_precisions(provenance, found, path)
         record = {n: v[0] for n, v in table_format.read_texts(path).items()}
         visits = read_sessions(raw / str(record["participant_id"]))
         known = {

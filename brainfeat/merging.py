@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brainfeat.exceptions import TableError
-from brainfeat.provenance import check_identity, check_sidecar
+from brainfeat.provenance import check_identity, check_sidecar, join_precisions
 from brainfeat.shards import Shard
 from brainfeat.table_formats import Layout, find_format, sidecar_path
 from brainfeat.tables import check_columns, own_columns, working_path
@@ -80,6 +80,7 @@ def merge_tables(
     provenance = dict(parts[0].provenance)
     for part in parts[1:]:
         check_identity(part.provenance, provenance, part.path, advice="not merged.")
+        provenance |= join_precisions(provenance, part.provenance, part.path)
     for name in ("shard", "n_listed"):
         provenance.pop(name, None)
     check_sidecar(target, provenance)

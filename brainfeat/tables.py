@@ -15,7 +15,12 @@ from numpy.typing import NDArray
 from brainfeat.atomic import atomic_write
 from brainfeat.exceptions import TableError
 from brainfeat.journal import RowJournal
-from brainfeat.provenance import check_identity, check_sidecar, describe_identity
+from brainfeat.provenance import (
+    check_identity,
+    check_sidecar,
+    describe_identity,
+    join_precisions,
+)
 from brainfeat.table_formats import Layout, find_format, sidecar_path
 from brainfeat.user_paths import expand_home
 
@@ -223,6 +228,7 @@ class EmbeddingTable:
         # An overwriting run that was killed goes on: its rows are new already.
         goes_on = header is not None and (header["overwrites"] or not overwrite)
         self._finished: dict[str, Record] = {}
+        self._kept: Mapping[str, Any] = {}  # provenance of the finished rows
         self._is_recounted = False
         if not overwrite:
             if header is not None:
@@ -232,8 +238,12 @@ class EmbeddingTable:
             self._finished = self._read_finished(identity)
         elif goes_on and header is not None:
             goes_on = header["identity"] == identity
+        begun = header if header is not None and goes_on else {}
+        # The run that was killed may have been on another machine.
+        self._added = join_precisions(begun, self._provenance, self.output)
         self._journal.begin(
-            {"identity": identity, "overwrites": overwrite}, discard=not goes_on
+            {"identity": identity, "overwrites": overwrite, **self._added},
+            discard=not goes_on,
         )
 
     def _read_finished(self, identity: Mapping[str, Any]) -> dict[str, Record]:
@@ -246,6 +256,7 @@ class EmbeddingTable:
                 f"{_ADVICE}"
             )
         check_identity(provenance, identity, self.output, advice=_ADVICE)
+        self._kept = provenance
         shard, now = provenance.get("shard"), self._provenance.get("shard")
         if now not in {None, shard}:
             raise TableError(
@@ -326,9 +337,12 @@ class EmbeddingTable:
         named = [name for record in records.values() for name in record]
         names = dict.fromkeys([*own_columns(modalities), *named])
         columns = {name: [r.get(name) for r in records.values()] for name in names}
+        added = self._added if self._journal.entries else {}
+        joined = join_precisions(self._kept, added, self.output)
+        provenance = {**self._provenance, **joined}
         # Inside the journal's folder, so that a kill here leaves nothing behind.
         partial = self.working_folder / f"table{self.output.suffix}"
-        self._format.write(partial, columns, self._vectors(records), self._provenance)
+        self._format.write(partial, columns, self._vectors(records), provenance)
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         if not self._finished:
@@ -336,7 +350,7 @@ class EmbeddingTable:
             self.output.unlink(missing_ok=True)
         sidecar = self.working_folder / "table.json"
         with atomic_write(sidecar) as file:
-            file.write_text(json.dumps(self._provenance, indent=2) + "\n")
+            file.write_text(json.dumps(provenance, indent=2) + "\n")
         sidecar.replace(sidecar_path(self.output))
         partial.replace(self.output)
 
