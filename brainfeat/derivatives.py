@@ -19,7 +19,12 @@ from brainfeat.dataset_description import check_description, describe_derivative
 from brainfeat.exceptions import InputError, TableError
 from brainfeat.journal import FolderBusyError, lock_folder, release_folder
 from brainfeat.json_files import read_json_object
-from brainfeat.provenance import check_identity, read_origin, write_table
+from brainfeat.provenance import (
+    check_identity,
+    join_precisions,
+    read_origin,
+    write_table,
+)
 from brainfeat.table_formats import find_format, sidecar_path
 from brainfeat.tables import TableRow, is_reserved
 
@@ -297,6 +302,7 @@ def write_group_table(
     for path in paths:
         origin = read_origin(path, advice=again)
         check_identity(origin, provenance, path, advice=again)
+        provenance |= join_precisions(provenance, origin, path)
         record = {n: v[0] for n, v in table_format.read_texts(path).items()}
         visits = read_sessions(raw / str(record["participant_id"]))
         known = {

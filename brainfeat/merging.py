@@ -16,6 +16,7 @@ from brainfeat.journal import lock_folder, release_folder
 from brainfeat.provenance import (
     check_identity,
     check_sidecar,
+    join_precisions,
     read_origin,
     write_table,
 )
@@ -88,6 +89,7 @@ def merge_tables(
     provenance = dict(parts[0].provenance)
     for part in parts[1:]:
         check_identity(part.provenance, provenance, part.path, advice="not merged.")
+        provenance |= join_precisions(provenance, part.provenance, part.path)
     for name in ("shard", "n_listed"):
         provenance.pop(name, None)
     check_sidecar(target, provenance)

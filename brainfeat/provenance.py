@@ -1,6 +1,7 @@
 """Where tables come from: which may be joined, and whose JSON file it is."""
 
 import json
+import logging
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -27,9 +28,12 @@ __all__ = [
     "check_sidecar",
     "describe_encoder",
     "describe_identity",
+    "join_precisions",
     "read_origin",
     "write_table",
 ]
+
+_LOGGER = logging.getLogger(__name__)
 
 # Rows that differ in one of these cannot share a table.
 _IDENTITY = {
@@ -66,6 +70,7 @@ def describe_encoder(encoder: "SubjectEncoder", checkpoint: str) -> dict[str, An
         "modalities": list(encoder.modalities),
         "pooling": encoder.pooling,
         "n_features": encoder.n_features,
+        "precision": encoder.precision,
         **({"feature_names": list(encoder.feature_names)} if is_named else {}),
         "preprocessing_sha256": encoder.preprocessor.fingerprint,
         "preprocessing": encoder.preprocessor.to_dict(),
@@ -139,6 +144,37 @@ def read_origin(path: Path, *, advice: str) -> dict[str, Any]:
     if provenance is None or "checkpoint_sha256" not in provenance:
         raise TableError(f"{path}: does not say which encoder made it; {advice}")
     return provenance
+
+
+def join_precisions(
+    kept: Mapping[str, Any], added: Mapping[str, Any], path: Path
+) -> dict[str, str]:
+    """Name the precisions of rows that share a table, and warn if another comes.
+
+    Parameters
+    ----------
+    kept, added : mapping of str to JSON values
+        Provenance of rows that are there, and of those that join them.
+    path : Path
+        What the warning names.
+
+    Returns
+    -------
+    dict of str to str
+        What is new in the provenance of all.
+    """
+    old, new = (
+        set(filter(None, p.get("precision", "").split(", "))) for p in (kept, added)
+    )
+    if old and new - old:
+        _LOGGER.warning(
+            "%s: rows of %s join rows of %s; that may look like a difference of sites "
+            "(processors with bfloat16 round more)",
+            path,
+            ", ".join(sorted(new - old)),
+            ", ".join(sorted(old)),
+        )
+    return {"precision": ", ".join(sorted(old | new))} if old | new else {}
 
 
 def check_sidecar(output: Path, provenance: Mapping[str, Any]) -> None:

@@ -18,6 +18,7 @@ from brainfeat.provenance import (
     check_identity,
     check_sidecar,
     describe_identity,
+    join_precisions,
     read_origin,
     write_table,
 )
@@ -228,6 +229,7 @@ class EmbeddingTable:
         # An overwriting run that was killed goes on: its rows are new already.
         goes_on = header is not None and (header["overwrites"] or not overwrite)
         self._finished: dict[str, Record] = {}
+        self._kept: Mapping[str, Any] = {}  # provenance of the finished rows
         self._is_recounted = False
         if not overwrite:
             if header is not None:
@@ -237,8 +239,12 @@ class EmbeddingTable:
             self._finished = self._read_finished(identity)
         elif goes_on and header is not None:
             goes_on = header["identity"] == identity
+        begun = header if header is not None and goes_on else {}
+        # The run that was killed may have been on another machine.
+        self._added = join_precisions(begun, self._provenance, self.output)
         self._journal.begin(
-            {"identity": identity, "overwrites": overwrite}, discard=not goes_on
+            {"identity": identity, "overwrites": overwrite, **self._added},
+            discard=not goes_on,
         )
 
     def _read_finished(self, identity: Mapping[str, Any]) -> dict[str, Record]:
@@ -246,6 +252,7 @@ class EmbeddingTable:
             return {}
         provenance = read_origin(self.output, advice=_ADVICE)
         check_identity(provenance, identity, self.output, advice=_ADVICE)
+        self._kept = provenance
         shard, now = provenance.get("shard"), self._provenance.get("shard")
         if now not in {None, shard}:
             raise TableError(
@@ -326,6 +333,9 @@ class EmbeddingTable:
         named = [name for record in records.values() for name in record]
         names = dict.fromkeys([*own_columns(modalities), *named])
         columns = {name: [r.get(name) for r in records.values()] for name in names}
+        added = self._added if self._journal.entries else {}
+        joined = join_precisions(self._kept, added, self.output)
+        provenance = {**self._provenance, **joined}
         # Inside the journal's folder, so that a kill here leaves nothing behind.
         write_table(
             self.output,
@@ -333,7 +343,7 @@ class EmbeddingTable:
             self._format,
             columns,
             self._vectors(records),
-            self._provenance,
+            provenance,
         )
 
     def _vectors(self, records: Mapping[str, Record]) -> Iterator[NDArray[np.float32]]:

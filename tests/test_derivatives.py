@@ -55,6 +55,16 @@ def _write(output, raw, rows, *, overwrite=False, **provenance):
     return done
 
 
+def test_a_group_of_two_precisions_is_told_of(raw, tmp_path, caplog):
+    rows = [_row(raw, f"sub-0{number}") for number in (1, 2, 3)]
+    for row, precision in zip(rows, ("float32", "bfloat16", "bfloat16"), strict=True):
+        _write(tmp_path / "out", raw, [row], precision=precision)
+    target, _ = write_group_table(tmp_path / "out", raw)
+    (message,) = caplog.messages
+    assert "rows of bfloat16 join rows of float32" in message
+    assert read_embeddings(target)[2]["precision"] == "bfloat16, float32"
+
+
 def test_each_session_and_run_has_a_file_that_names_its_sources(raw, tmp_path):
     rows = [_row(raw, "sub-01", "ses-1", "2"), _row(raw, "sub-02")]
     output = tmp_path / "out"

@@ -42,6 +42,17 @@ def _write(path, rows, *, sha256="one", **provenance):
     return path
 
 
+def test_parts_of_two_precisions_are_told_of(tmp_path, caplog):
+    rows, precisions = _rows(4), ["bfloat16", "float32", "float32", "bfloat16"]
+    parts = [
+        _write(tmp_path / f"{index}.csv", [row], precision=precision)
+        for index, (row, precision) in enumerate(zip(rows, precisions, strict=True))
+    ]
+    merge_tables(parts, tmp_path / "all.csv")
+    assert len(caplog.messages) == 1
+    assert read_embeddings(tmp_path / "all.csv")[2]["precision"] == "bfloat16, float32"
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_merged_shards_are_the_table_of_the_whole_to_the_last_bit(tmp_path, suffix):
     rows = _rows(11)

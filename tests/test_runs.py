@@ -21,6 +21,7 @@ class FakeEncoder:
     modalities = ("T1w", "FLAIR")
     pooling = "mean"
     n_features = 5
+    precision = "float32"
     checkpoint = SimpleNamespace(
         fingerprint="c0ffee", config=SimpleNamespace(trained=False)
     )

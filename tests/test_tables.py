@@ -140,6 +140,31 @@ def test_a_subject_that_gains_or_loses_an_image_keeps_one_row(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
+def test_rows_of_two_precisions_are_told_of(tmp_path, suffix, caplog):
+    path = tmp_path / f"out{suffix}"
+    coarse, fine = ({**PROVENANCE, "precision": p} for p in ("bfloat16", "float32"))
+    _embed(path, [_row(1)], provenance=coarse)
+    _embed(path, [_row(1, age="71")], provenance=fine)  # nothing is embedded
+    assert read_embeddings(path)[2]["precision"] == "bfloat16"
+    assert not caplog.messages
+    _embed(path, [_row(1), _row(2)], provenance=fine)
+    _embed(path, [_row(1), _row(2), _row(3)], provenance=coarse)
+    assert len(caplog.messages) == 1
+    assert read_embeddings(path)[2]["precision"] == "bfloat16, float32"
+
+
+def test_a_killed_run_that_goes_on_in_another_precision_says_so(tmp_path, caplog):
+    path = tmp_path / "out.csv"
+    coarse, fine = ({**PROVENANCE, "precision": p} for p in ("bfloat16", "float32"))
+    with EmbeddingTable(path, coarse) as table:
+        table.append(_row(1), "one", _vector(1))
+    _embed(path, [_row(1), _row(2)], provenance=fine)
+    (message,) = caplog.messages
+    assert message.startswith(f"{path}: rows of float32 join rows of bfloat16; ")
+    assert read_embeddings(path)[2]["precision"] == "bfloat16, float32"
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_dataset_that_was_moved_is_not_there_twice(tmp_path, suffix):
     path = tmp_path / f"out{suffix}"
     rows = [_row(1), replace(_row(2), session_id="ses-1"), _row(4)]

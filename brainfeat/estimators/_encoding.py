@@ -164,6 +164,11 @@ class SubjectEncoder:
         return self.atlas.names if self.atlas else ()
 
     @property
+    def precision(self) -> str:
+        """Precision of the products: ``"float32"`` or ``"bfloat16"``."""
+        return str(self._dtype).removeprefix("torch.")
+
+    @property
     def n_features(self) -> int:
         """Length of an embedding."""
         encoder = self.checkpoint.config.encoder

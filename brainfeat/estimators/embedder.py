@@ -82,7 +82,8 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         Where the encoder runs; ``"auto"`` is CUDA if it is there. Speed only.
     dtype : {"auto", "float32", "bfloat16"}
         Precision of the encoder's products; ``"auto"`` takes bfloat16 where the
-        processor multiplies it natively.
+        processor multiplies it natively. Its coarser rounding can look like a
+        difference of sites: name one if machines of several kinds share a study.
     n_jobs : int
         Threads that read and preprocess ahead of the encoder, as in joblib: -1 is
         one a core. Speed only. Inside ``joblib.parallel_config("dask")`` or Ray's,

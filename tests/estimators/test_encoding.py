@@ -121,6 +121,11 @@ def test_subjects_differ(checkpoint, subjects):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_encoder_says_its_precision(checkpoint, dtype):
+    assert make_encoder(checkpoint, dtype=dtype).precision == dtype
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_row_alone_is_bitwise_its_row_in_a_batch(
     checkpoint, subjects, batch_size, dtype
