@@ -327,14 +327,17 @@ def merge(
     The exit status is 1 if some subjects failed in their shards, or a shard has no
     table.
     """
-    from brainfeat.merge_command import format_merge, merge_from_command_line
+    from brainfeat.merge_command import (
+        format_absent,
+        format_merge,
+        merge_from_command_line,
+    )
 
     summary = merge_from_command_line(
         tables, output, overwrite=overwrite, layout=layout
     )
-    for shard in summary.absent:
-        reasons = "no rows, all failed, or not ended"
-        typer.echo(f"shard {shard} has no table ({reasons})", err=True)
+    if summary.absent:
+        typer.echo(format_absent(summary.absent), err=True)
     typer.echo(format_merge(summary, output))
     _exit_if(bool(summary.n_failed or summary.absent))
 

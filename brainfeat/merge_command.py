@@ -1,6 +1,6 @@
 """What ``brainfeat merge`` does once its options are read."""
 
-__all__ = ["MergeSummary", "format_merge", "merge_from_command_line"]
+__all__ = ["MergeSummary", "format_absent", "format_merge", "merge_from_command_line"]
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,6 +59,39 @@ def merge_from_command_line(
     others = (path for path in named if path.absolute() != target.absolute())
     n_failed = merge_failures([*beside, *others], target)
     return MergeSummary(merged.n_rows, n_failed, merged.absent)
+
+
+def format_absent(absent: Sequence[Shard]) -> str:
+    """Say which parts have no table.
+
+    Parameters
+    ----------
+    absent : sequence of Shard
+        One at least, in order.
+
+    Returns
+    -------
+    str
+        One line; several parts as job arrays take them.
+
+    Examples
+    --------
+    >>> print(format_absent([Shard(3, 9)]))
+    shard 3/9 has no table (no rows, all failed, or not ended)
+    >>> print(format_absent([Shard(n, 9) for n in (1, 3, 4, 5, 9)]))
+    shards 1,3-5,9 of 9 have no table (no rows, all failed, or not ended)
+    """
+    reasons = "(no rows, all failed, or not ended)"
+    if len(absent) == 1:
+        return f"shard {absent[0]} has no table {reasons}"
+    runs: list[list[int]] = []
+    for shard in absent:
+        if runs and runs[-1][-1] == shard.index - 1:
+            runs[-1].append(shard.index)
+        else:
+            runs.append([shard.index])
+    told = ",".join("-".join(map(str, dict.fromkeys([r[0], r[-1]]))) for r in runs)
+    return f"shards {told} of {absent[0].count} have no table {reasons}"
 
 
 def format_merge(summary: MergeSummary, output: Path) -> str:

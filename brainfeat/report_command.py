@@ -56,7 +56,8 @@ def report_on_table(
     output : Path, optional
         Page to write; by default beside the table, under its name.
     labels : Path, optional
-        Table of participants with a column ``participant_id``: TSV, or CSV by name.
+        Table of participants with a column ``participant_id``, or of sessions with
+        ``session_id``, too: TSV, or CSV by name.
     label_column : str, optional
         Column of the classes.
     n_jobs : int
@@ -111,7 +112,8 @@ def report_on_table(
 def _read_participants(path: Path) -> pd.DataFrame:
     separator = "," if path.suffix.lower() == ".csv" else "\t"
     try:
-        return pd.read_csv(path, sep=separator, dtype={"participant_id": str})
+        names = {"participant_id": str, "session_id": str}
+        return pd.read_csv(path, sep=separator, dtype=names)
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({brief_reason(error)}).") from error
 

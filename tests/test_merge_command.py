@@ -59,6 +59,10 @@ def test_a_shard_without_a_table_is_told_of(tmp_path):
     message = "shard 3/4 has no table (no rows, all failed, or not ended)"
     assert result.stderr.splitlines() == [message]
     assert result.stdout.splitlines()[0] == "3 rows, 0 failed"
+    # Of an array of jobs many may be absent: a line, as the array takes them again.
+    result = _run("merge", tmp_path / "2.csv", "-o", tmp_path / "one.csv")
+    message = "shards 1,3-4 of 4 have no table (no rows, all failed, or not ended)"
+    assert result.stderr.splitlines() == [message]
 
 
 def test_the_tables_of_a_glob_merge_without_those_of_failures(

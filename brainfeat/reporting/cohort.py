@@ -176,7 +176,8 @@ def join_participants(
     metadata : DataFrame
         With a column ``participant_id``.
     participants : DataFrame
-        With a column ``participant_id``, with or without ``sub-``.
+        With a column ``participant_id``, with or without ``sub-``. Where a participant
+        has several lines, ``session_id`` tells them apart, with or without ``ses-``.
     source : str
         File of the participants, for messages.
 
@@ -189,7 +190,8 @@ def join_participants(
     Raises
     ------
     InputError
-        If a column is missing, a participant is there twice, or none matches.
+        If a column is missing, a participant or session is there twice, or none
+        matches.
     """
     if "participant_id" not in participants:
         raise InputError(
@@ -197,11 +199,14 @@ def join_participants(
             f"{', '.join(map(str, participants.columns)) or 'none'}."
         )
     participants = participants.dropna(subset="participant_id")
-    keys = participants["participant_id"].map(_bare)
+    keys, wanted = _keys(participants), _keys(metadata)
+    has_sessions = "session_id" in participants and "session_id" in metadata
+    if has_sessions and keys.duplicated().any():
+        keys = _keys(participants, by_session=True)
+        wanted = _keys(metadata, by_session=True)
     if keys.duplicated().any():
         twice = keys[keys.duplicated()].iloc[0]
         raise InputError(f"{source}: participant {twice} is there more than once.")
-    wanted = metadata["participant_id"].map(_bare)
     absent = metadata["participant_id"][~wanted.isin(keys)]
     if len(absent) == len(metadata):
         raise InputError(
@@ -212,7 +217,8 @@ def join_participants(
         # Spreadsheets make 1 of 01, and then only some names match.
         text = "%s: %d of %d rows are of people who are not there, such as %s."
         logger.warning(text, source, len(absent), len(metadata), absent.iloc[0])
-    told = participants.drop(columns="participant_id").set_axis(keys).reindex(wanted)
+    told = participants.drop(columns=["participant_id", "session_id"], errors="ignore")
+    told = told.set_axis(keys).reindex(wanted)
     own = metadata.drop(columns=[c for c in told.columns if c in metadata])
     return pd.concat([own, told.set_axis(metadata.index)], axis=1)
 
@@ -223,8 +229,12 @@ def _without_cap(ages: "pd.Series[Any]") -> "pd.Series[Any]":
     return numbers if numbers.notna().equals(ages.notna()) else ages
 
 
-def _bare(name: Any) -> str:
-    return str(name).removeprefix("sub-")
+def _keys(table: pd.DataFrame, *, by_session: bool = False) -> "pd.Series[str]":
+    """Name whom each row is of, and of which session."""
+    keys = table["participant_id"].map(str).str.removeprefix("sub-")
+    if by_session:
+        keys = keys + " " + table["session_id"].map(str).str.removeprefix("ses-")
+    return keys
 
 
 def _to_text(value: Any) -> str:

@@ -34,6 +34,27 @@ def test_rows_of_people_who_are_not_listed_are_told_of(caplog):
     assert caplog.messages == [expected]
 
 
+def test_a_line_a_session_is_of_that_session():
+    rows = pd.DataFrame({"participant_id": ["sub-1", "sub-1", "sub-2"]})
+    rows["session_id"] = ["ses-a", "ses-b", "ses-a"]
+    told = pd.DataFrame(
+        {
+            "participant_id": ["sub-2", "1", "1"],
+            "session_id": ["a", "ses-b", "a"],
+            "dx": ["CN", "AD", "MCI"],
+        }
+    )
+    joined = join_participants(rows, told, "p.tsv")
+    assert joined["dx"].tolist() == ["MCI", "AD", "CN"]
+    assert joined["session_id"].tolist() == rows["session_id"].tolist()
+    # One line a participant is of all sessions, whichever it names.
+    joined = join_participants(rows, told[:2], "p.tsv")
+    assert joined["dx"].tolist() == ["AD", "AD", "CN"]
+    assert joined["session_id"].tolist() == rows["session_id"].tolist()
+    with pytest.raises(InputError, match="participant 1 a is there more than once"):
+        join_participants(rows, pd.concat([told, told[2:]]), "p.tsv")
+
+
 def test_lines_without_a_name_are_nobodys():
     empty = pd.DataFrame({"participant_id": [None, None], "age": [None, 7]})
     joined = join_participants(METADATA, pd.concat([TOLD, empty]), "p.tsv")
