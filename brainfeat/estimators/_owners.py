@@ -64,5 +64,6 @@ def number_people(X: Any, subjects: Sequence[Subject]) -> NDArray[np.int64]:
         # Some tools cut leading zeros off.
         for key in [*names, *(f"sub-{sub.lstrip('0')}" for sub in subs)]:
             first = first_rows.setdefault(key, row)
-            people[people == people[row]] = people[first]
+            if people[first] != people[row]:
+                people[people == people[row]] = people[first]
     return people

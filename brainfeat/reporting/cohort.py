@@ -201,22 +201,24 @@ def join_participants(
     participants = participants.dropna(subset="participant_id")
     keys, wanted = _keys(participants), _keys(metadata)
     has_sessions = "session_id" in participants and "session_id" in metadata
-    if has_sessions and keys.duplicated().any():
+    by_session = has_sessions and keys.duplicated().any()
+    if by_session:
         keys = _keys(participants, by_session=True)
         wanted = _keys(metadata, by_session=True)
     if keys.duplicated().any():
         twice = keys[keys.duplicated()].iloc[0]
         raise InputError(f"{source}: participant {twice} is there more than once.")
-    absent = metadata["participant_id"][~wanted.isin(keys)]
+    absent = wanted[~wanted.isin(keys)]
     if len(absent) == len(metadata):
+        what = "participant_id with its session_id" if by_session else "participant_id"
         raise InputError(
-            f"{source}: no participant_id of the table is there, such as "
-            f"{absent.iloc[0]}."
+            f"{source}: no {what} of the table is there, such as {absent.iloc[0]}."
         )
     if len(absent):
         # Spreadsheets make 1 of 01, and then only some names match.
-        text = "%s: %d of %d rows are of people who are not there, such as %s."
-        logger.warning(text, source, len(absent), len(metadata), absent.iloc[0])
+        who = "sessions that" if by_session else "people who"
+        text = "%s: %d of %d rows are of %s are not there, such as %s."
+        logger.warning(text, source, len(absent), len(metadata), who, absent.iloc[0])
     told = participants.drop(columns=["participant_id", "session_id"], errors="ignore")
     told = told.set_axis(keys).reindex(wanted)
     own = metadata.drop(columns=[c for c in told.columns if c in metadata])
@@ -233,7 +235,8 @@ def _keys(table: pd.DataFrame, *, by_session: bool = False) -> "pd.Series[str]":
     """Name whom each row is of, and of which session."""
     keys = table["participant_id"].map(str).str.removeprefix("sub-")
     if by_session:
-        keys = keys + " " + table["session_id"].map(str).str.removeprefix("ses-")
+        sessions = table["session_id"].fillna("none").map(str)
+        keys = keys + ", session " + sessions.str.removeprefix("ses-")
     return keys
 
 

@@ -30,7 +30,7 @@ def test_rows_of_people_who_are_not_listed_are_told_of(caplog):
     told = pd.DataFrame({"participant_id": map(str, range(1, 13)), "dx": ["CN"] * 12})
     joined = join_participants(pd.DataFrame({"participant_id": names}), told, "p.csv")
     assert joined["dx"].notna().sum() == 3
-    expected = "p.csv: 9 of 12 rows are of people who are not there, such as sub-01."
+    expected = "p.csv: 9 of 12 rows are of people who are not there, such as 01."
     assert caplog.messages == [expected]
 
 
@@ -51,8 +51,23 @@ def test_a_line_a_session_is_of_that_session():
     joined = join_participants(rows, told[:2], "p.tsv")
     assert joined["dx"].tolist() == ["AD", "AD", "CN"]
     assert joined["session_id"].tolist() == rows["session_id"].tolist()
-    with pytest.raises(InputError, match="participant 1 a is there more than once"):
+    with pytest.raises(InputError, match="participant 1, session a is there more"):
         join_participants(rows, pd.concat([told, told[2:]]), "p.tsv")
+
+
+def test_sessions_that_do_not_match_are_told_as_sessions(caplog):
+    told = pd.DataFrame({"participant_id": ["1", "1", "2"]})
+    told["session_id"] = pd.Series(["a", "b", None], dtype=object)
+    told["dx"] = ["MCI", "AD", "CN"]
+    rows = pd.DataFrame({"participant_id": ["sub-1", "sub-1", "sub-2"]})
+    rows["session_id"] = pd.Series(["ses-a", "ses-c", float("nan")], dtype=object)
+    joined = join_participants(rows, told, "p.tsv")
+    assert joined["dx"].fillna("").tolist() == ["MCI", "", "CN"]
+    expected = "1 of 3 rows are of sessions that are not there, such as 1, session c."
+    assert expected in caplog.text
+    expected = "no participant_id with its session_id .* such as 1, session none"
+    with pytest.raises(InputError, match=expected):
+        join_participants(rows[:1].assign(session_id=None), told, "p.tsv")
 
 
 def test_lines_without_a_name_are_nobodys():
