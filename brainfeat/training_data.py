@@ -15,11 +15,10 @@ import pandas as pd
 from brainfeat.estimators._subjects import as_subjects
 from brainfeat.exceptions import InputError, ModalityError
 from brainfeat.failures import FailedRow, one_line
-from brainfeat.manifest import collect_rows
+from brainfeat.manifest import Manifest, collect_rows
 from brainfeat.pretraining.store import INDEX_NAME, VolumeStore
 from brainfeat.pretraining.store_writer import Scan
 from brainfeat.pretraining.subjects import SubjectSource
-from brainfeat.tables import TableRow
 from brainfeat.user_paths import expand_home
 
 logger = logging.getLogger(__name__)
@@ -153,7 +152,7 @@ def _list_inputs(
         logger.warning("%s: given more than once, used once.", name)
     for problem in manifest.problems:
         logger.warning("failed: %s", one_line(str(problem)))
-    names = _name_subjects(manifest.rows, paths)
+    names = _name_subjects(manifest, paths)
     scans = [
         Scan(subject=name, images=row.images)
         for name, row in zip(names, manifest.rows, strict=True)
@@ -161,21 +160,36 @@ def _list_inputs(
     return _list_scans(scans, modalities, manifest.problems)
 
 
-def _name_subjects(rows: Sequence[TableRow], paths: Sequence[str]) -> list[str]:
+def _name_subjects(manifest: Manifest, paths: Sequence[str]) -> list[str]:
     """Name the subject of each row: sub-01 of two cohorts is two people."""
-    folders = [os.path.abspath(p) for p in paths if Path(p).is_dir()]  # noqa: PTH100
-    places = [
-        next((f for f in folders if Path(row.image).is_relative_to(f)), "")
-        for row in rows
-    ]
+    names = [row.participant_id for row in manifest.rows]
+    if all(path.lower().endswith((".csv", ".tsv")) for path in paths):
+        return names  # a table says who is who
+    namesakes = manifest.namesakes
+    given = [os.path.abspath(expand_home(path)) for path in paths]  # noqa: PTH100
+    places = []
+    for name, row in zip(names, manifest.rows, strict=True):
+        homes = {Path(place, name): place for place in namesakes.get(name, ())}
+        homes |= {Path(place): place for place in given if Path(place).is_dir()}
+        image = Path(row.image)
+        around = (p for home, p in homes.items() if image.is_relative_to(home))
+        places.append(next(around, ""))
     places_of = defaultdict(set)
-    for row, place in zip(rows, places, strict=True):
-        places_of[row.participant_id].add(place)
+    for name, place in zip(names, places, strict=True):
+        places_of[name].add(place)
+    several = {name: found for name, found in places_of.items() if len(found) > 1}
+    if several:
+        name, found = next(iter(several.items()))
+        logger.warning(
+            "%d names are in several datasets, such as %s in %s: each has its own "
+            "person of that name, unless a manifest says otherwise.",
+            len(several),
+            name,
+            " and ".join(sorted(filter(None, found))),
+        )
     return [
-        f"{place}/{row.participant_id}"
-        if place and len(places_of[row.participant_id]) > 1
-        else row.participant_id
-        for row, place in zip(rows, places, strict=True)
+        f"{place}/{name}" if place and name in several else name
+        for name, place in zip(names, places, strict=True)
     ]
 
 

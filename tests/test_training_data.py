@@ -101,6 +101,35 @@ def test_one_name_in_two_cohorts_is_two_people(cohort, tmp_path):
     ]
 
 
+def test_one_name_in_two_datasets_is_two_people_however_they_are_given(
+    tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for site in ("north", "south"):
+        _make_cohort(tmp_path / "all" / site)
+    whole = collect([tmp_path / "all"])
+    assert sorted(set(subjects(whole))) == [
+        f"{tmp_path}/all/{site}/{name}"
+        for site in ("north", "south")
+        for name in ("sub-1", "sub-2")
+    ]
+    assert caplog.messages == [
+        f"2 names are in several datasets, such as sub-1 in {tmp_path}/all/north and "
+        f"{tmp_path}/all/south: each has its own person of that name, unless a "
+        "manifest says otherwise."
+    ]
+    for form in (
+        [f"{tmp_path}/all/**/*.nii.gz"],
+        [*tmp_path.rglob("*.nii.gz")],
+        ["~/all/north", "~/all/south"],
+    ):
+        assert set(subjects(collect(form))) == set(subjects(whole))
+    rows = [f"one,{path}" for path in tmp_path.rglob("*_T1w.nii.gz")]
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text("\n".join(["participant_id,T1w", *rows]))
+    assert set(subjects(collect(manifest))) == {"one"}
+
+
 def test_what_is_missing_is_told_and_listed_and_the_rest_taken(
     cohort, tmp_path, caplog
 ):
