@@ -170,7 +170,7 @@ def join_precisions(
     if old - {_UNKNOWN} and new - old - {_UNKNOWN}:
         _LOGGER.warning(
             "%s: rows of %s join rows of %s; that may look like a difference of sites "
-            "(processors with bfloat16 round more)",
+            "(processors with bfloat16 round more; --dtype takes one on all)",
             path,
             ", ".join(sorted(new - old - {_UNKNOWN})),
             ", ".join(sorted(old - {_UNKNOWN})),
