@@ -82,6 +82,10 @@ _DevicesOption = Annotated[
     str,
     typer.Option(help="auto, cpu, cuda:1, ...; several with commas: a process each."),
 ]
+_DtypeOption = Annotated[
+    Literal["auto", "float32", "bfloat16"],
+    typer.Option(help="Precision; name one if several kinds of machines take part."),
+]
 _JobsOption = Annotated[
     int, typer.Option(metavar="N", help="Scans to preprocess at once; -1: one a core.")
 ]
@@ -155,6 +159,7 @@ def embed(
     modality: _ModalityOption = None,
     pooling: _PoolingOption = "mean",
     device: _DevicesOption = "auto",
+    dtype: _DtypeOption = "auto",
     batch_size: _BatchOption = "auto",
     jobs: _JobsOption = 1,
     cache: Annotated[
@@ -191,6 +196,7 @@ def embed(
             checkpoint=checkpoint,
             pooling=pooling,
             device=device,
+            dtype=dtype,
             batch_size=batch_size,
             memory_limit=memory_limit,
             backend=backend,
@@ -252,6 +258,7 @@ def run_bids(
     modality: _ModalityOption = None,
     pooling: _PoolingOption = "mean",
     device: _DevicesOption = "auto",
+    dtype: _DtypeOption = "auto",
     batch_size: _BatchOption = "auto",
     jobs: _JobsOption = 1,
     overwrite: Annotated[
@@ -293,6 +300,7 @@ def run_bids(
             checkpoint=checkpoint,
             pooling=pooling,
             device=device,
+            dtype=dtype,
             batch_size=batch_size,
             memory_limit=memory_limit,
             backend=backend,

@@ -42,6 +42,8 @@ class EncoderOptions(NamedTuple):
         Where the encoder runs; several with commas are a process each.
     batch_size : str
         A number, or auto.
+    dtype : {"auto", "float32", "bfloat16"}
+        Precision of the encoder's products.
     memory_limit : float
         Gigabytes that one volume may need.
     backend : {"threads", "dask", "ray"}
@@ -54,6 +56,7 @@ class EncoderOptions(NamedTuple):
     pooling: Pooling
     device: str
     batch_size: str
+    dtype: str = "auto"
     memory_limit: float = MEMORY_LIMIT / 1e9
     backend: Backend = "threads"
     scheduler: str | None = None
@@ -67,6 +70,7 @@ class EncoderOptions(NamedTuple):
             pooling=self.pooling,
             device=split_devices(self.device)[0],
             batch_size=int(size) if size.isdecimal() else size,
+            dtype=self.dtype,
             memory_limit=int(self.memory_limit * 1e9),
         )
 

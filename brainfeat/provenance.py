@@ -35,6 +35,8 @@ __all__ = [
 
 _LOGGER = logging.getLogger(__name__)
 
+_UNKNOWN = "unknown"  # precision of rows that were written before it was
+
 # Rows that differ in one of these cannot share a table.
 _IDENTITY = {
     "checkpoint_sha256": "checkpoint",
@@ -154,7 +156,8 @@ def join_precisions(
     Parameters
     ----------
     kept, added : mapping of str to JSON values
-        Provenance of rows that are there, and of those that join them.
+        Provenance of rows that are there, and of those that join them; empty where
+        there are none.
     path : Path
         What the warning names.
 
@@ -163,16 +166,14 @@ def join_precisions(
     dict of str to str
         What is new in the provenance of all.
     """
-    old, new = (
-        set(filter(None, p.get("precision", "").split(", "))) for p in (kept, added)
-    )
-    if old and new - old:
+    old, new = map(_precisions, (kept, added))
+    if old - {_UNKNOWN} and new - old - {_UNKNOWN}:
         _LOGGER.warning(
             "%s: rows of %s join rows of %s; that may look like a difference of sites "
-            "(processors with bfloat16 round more)",
+            "(processors with bfloat16 round more; --dtype takes one on all)",
             path,
-            ", ".join(sorted(new - old)),
-            ", ".join(sorted(old)),
+            ", ".join(sorted(new - old - {_UNKNOWN})),
+            ", ".join(sorted(old - {_UNKNOWN})),
         )
     return {"precision": ", ".join(sorted(old | new))} if old | new else {}
 
@@ -244,6 +245,12 @@ def write_table(
         output.unlink(missing_ok=True)
     sidecar.replace(sidecar_path(output))
     partial.replace(output)
+
+
+def _precisions(provenance: Mapping[str, Any]) -> set[str]:
+    if not provenance:  # no rows yet
+        return set()
+    return set(str(provenance.get("precision", _UNKNOWN)).split(", "))
 
 
 def _differ(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:

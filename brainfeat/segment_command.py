@@ -387,18 +387,23 @@ def _label_map(row: TableRow, manifest: Path) -> str:
 def _find_names(label_maps: Sequence[Path]) -> Mapping[int, str]:
     """Read the tables of names that belong to label maps.
 
-    Warns of a label with two names: that of one cohort may be another structure's in
+    Warns of labels with two names: that of one cohort may be another structure's in
     another.
     """
     names: dict[int, tuple[str, Path]] = {}
+    clashes: dict[int, tuple[Path, str]] = {}
     for table in dict.fromkeys(filter(None, map(_find_table, label_maps))):
         for label, name in _read_names(table).items():
-            first, place = names.setdefault(label, (name, table))
+            first, _ = names.setdefault(label, (name, table))
             if name.casefold() != first.casefold():
-                _LOGGER.warning(
-                    "%s: label %d is %s there, but %s in %s; they are learnt as one",
-                    *(table, label, name, first, place),
-                )
+                clashes.setdefault(label, (table, name))
+    if clashes:
+        label, (table, name) = next(iter(clashes.items()))
+        more = f" ({len(clashes) - 1} more like it)" if len(clashes) > 1 else ""
+        _LOGGER.warning(
+            "%s: label %d is %s there, but %s in %s; they are learnt as one%s",
+            *(table, label, name, *names[label], more),
+        )
     return {label: name for label, (name, _) in names.items()}
 
 

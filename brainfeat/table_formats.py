@@ -391,7 +391,8 @@ def _order_features(
 ) -> list[str]:
     """Name the features of a table in the order that they were written in.
 
-    Other programs sort columns, and put emb_1000 before emb_101.
+    Other programs sort columns, and put emb_1000 before emb_101. Some leave out where
+    the table comes from, too: the numbers count then.
 
     Raises
     ------
@@ -399,8 +400,11 @@ def _order_features(
         If some are not there, or others are.
     """
     found = list(filter(_is_feature, columns))
-    if not found or provenance is None or "n_features" not in provenance:
-        return found
+    if not found:
+        return []
+    if provenance is None or "n_features" not in provenance:
+        is_numbered = all(name.removeprefix("emb_").isdecimal() for name in found)
+        return sorted(found, key=lambda n: (len(n), n)) if is_numbered else found
     expected = _feature_names(provenance)
     if sorted(found) != sorted(expected):
         raise TableError(

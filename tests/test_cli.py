@@ -107,6 +107,21 @@ def test_options_reach_the_encoder(scans, checkpoint, output, tmp_path):
     assert any((tmp_path / "cache").rglob("*.npy"))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_machines_of_several_kinds_take_one_precision(
+    scans, checkpoint, output, tmp_path, dtype
+):
+    options = ("--checkpoint", checkpoint, "--dtype", dtype)
+    _run("embed", scans / "sub-1_T1w.nii.gz", "-o", output, *options)
+    image = tmp_path / "raw/sub-1/anat/sub-1_T1w.nii.gz"
+    image.parent.mkdir(parents=True)
+    image.symlink_to(scans / "sub-1_T1w.nii.gz")
+    _run("bids", tmp_path / "raw", tmp_path / "derived", "participant", *options)
+    (derived,) = (tmp_path / "derived").rglob("*.parquet")
+    for table in (output, derived):
+        assert read_embeddings(table)[2]["precision"] == dtype
+
+
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
 def test_anatomy_is_named_in_the_table(scans, checkpoint, tmp_path, ending):
     output = tmp_path / f"anatomy.{ending}"

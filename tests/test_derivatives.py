@@ -19,6 +19,7 @@ PROVENANCE = {
     "pooling": "mean",
     "modalities": ["T1w", "FLAIR"],
     "n_features": 5,
+    "precision": "float32",
 }
 
 

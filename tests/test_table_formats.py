@@ -173,6 +173,13 @@ def test_sorted_columns_do_not_shuffle_the_embedding(tmp_path, suffix):
     _rewrite(path, sorted)  # emb_1000 comes before emb_101 then
     (block,) = find_format(path).iterate_vectors(path)
     np.testing.assert_array_equal(block, vectors)
+    if suffix == ".parquet":
+        pq.write_table(pq.read_table(path).replace_schema_metadata(), path)
+    else:
+        sidecar_path(path).unlink()
+    assert not find_format(path).read_provenance(path)
+    (block,) = find_format(path).iterate_vectors(path)
+    np.testing.assert_array_equal(block, vectors)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

@@ -17,6 +17,7 @@ PROVENANCE = {
     "pooling": "mean",
     "modalities": ["T1w", "FLAIR"],
     "n_features": 5,
+    "precision": "float32",
 }
 
 
@@ -162,6 +163,20 @@ def test_a_killed_run_that_goes_on_in_another_precision_says_so(tmp_path, caplog
     (message,) = caplog.messages
     assert message.startswith(f"{path}: rows of float32 join rows of bfloat16; ")
     assert read_embeddings(path)[2]["precision"] == "bfloat16, float32"
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_rows_of_a_precision_that_was_not_written_are_of_an_unknown_one(
+    tmp_path, suffix, caplog
+):
+    path = tmp_path / f"out{suffix}"
+    earlier = {name: PROVENANCE[name] for name in PROVENANCE if name != "precision"}
+    _embed(path, [_row(1)], provenance=earlier)
+    _embed(path, [_row(1, age="71")])  # nothing is embedded
+    assert read_embeddings(path)[2]["precision"] == "unknown"
+    _embed(path, [_row(1), _row(2)])
+    assert read_embeddings(path)[2]["precision"] == "float32, unknown"
+    assert not caplog.messages
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

@@ -94,13 +94,15 @@ class EncoderRecipe:
         Returns
         -------
         EncoderRecipe
-            With absolute paths, the regions in place of where they were read, and
-            the fingerprint of the checkpoint.
+            With absolute paths, the regions in place of where they were read, the
+            precision that is taken here, and the fingerprint of the checkpoint.
         """
         return replace(
             self,
             checkpoint=lasting_name(self.checkpoint),
             labels_img=encoder.atlas,
+            # A worker's own would be another than caches and tables are told of.
+            dtype=encoder.precision,
             fingerprint=encoder.checkpoint.fingerprint,
         )
 

@@ -84,6 +84,7 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         Precision of the encoder's products; ``"auto"`` takes bfloat16 where the
         processor multiplies it natively. Its coarser rounding can look like a
         difference of sites: name one if machines of several kinds share a study.
+        Workers of a cluster take that of this process.
     n_jobs : int
         Threads that read and preprocess ahead of the encoder, as in joblib: -1 is
         one a core. Speed only. Inside ``joblib.parallel_config("dask")`` or Ray's,

@@ -39,6 +39,14 @@ def test_a_recipe_is_small_and_makes_the_same_encoder(small_checkpoint, subjects
     ]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_workers_take_the_precision_of_the_encoder_here(small_checkpoint, dtype):
+    """Their processors may like another, as a login node's and a GPU's do."""
+    encoder = EncoderRecipe(checkpoint=small_checkpoint, dtype=dtype).build()
+    sent = EncoderRecipe(checkpoint=small_checkpoint).for_workers(encoder)
+    assert sent.build().precision == dtype
+
+
 def test_paths_hold_in_another_folder(small_checkpoint, tmp_path, monkeypatch):
     link = tmp_path / "encoder"
     link.symlink_to(small_checkpoint)
