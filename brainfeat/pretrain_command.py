@@ -26,6 +26,7 @@ from brainfeat.training_run import (
     TrainingSummary,
     run_pretraining,
 )
+from brainfeat.user_paths import expand_home
 
 _INTERRUPTED = 130  # the exit status
 
@@ -69,6 +70,7 @@ def pretrain_from_command_line(
     KeyboardInterrupt
         If the user or the system ends the run; it says how to go on.
     """
+    folder = expand_home(folder)
     with _said_once():
         values = _read_hyperparameters(config, preset, n_steps, folder, options)
         try:

@@ -30,6 +30,7 @@ from brainfeat.pretraining.ranks import rank
 from brainfeat.pretraining.run_checks import (
     CONFIG_NAME,
     check_fit,
+    check_grid,
     check_run_folder,
 )
 from brainfeat.pretraining.shared_store import write_store_together
@@ -214,9 +215,15 @@ def run_pretraining(
             _tell_of_new_start(folder, options.init)
         start = None if goes_on else _load_start(options.init, config)
         _tell_of_absent_modalities(asked, config)
-        source, failed = _source_of(
-            found, folder, start, options, on_event, goes_on=goes_on
-        )
+        if isinstance(found, ScanList):
+            preprocessor = _choose_preprocessor(start, folder if goes_on else None)
+            check_grid(preprocessor.shape, config)
+            source, failed = _write_store(
+                found, folder, preprocessor, options.n_jobs, on_event
+            )
+        else:
+            check_grid(found.shape, config)
+            source, failed = found, []
         _warn_of_repeats(source, config)
         _warn_of_other_volumes(source, start)
         failures = _list_failures(folder, failed)
@@ -333,31 +340,27 @@ def _choose_preprocessor(start: Checkpoint | None, begun: Path | None) -> Prepro
     return Preprocessor()
 
 
-def _source_of(
-    found: ScanList | SubjectSource,
+def _write_store(
+    found: ScanList,
     folder: Path,
-    start: Checkpoint | None,
-    options: TrainingOptions,
+    preprocessor: Preprocessor,
+    n_jobs: int,
     on_event: EventHandler,
-    *,
-    goes_on: bool,
 ) -> tuple[SubjectSource, list[FailedRow]]:
-    """Make a store of scans; any other source is ready.
+    """Make a store of scans.
 
     Raises
     ------
     NothingStoredError
         If no scan could be preprocessed; all are listed then.
     """
-    if not isinstance(found, ScanList):
-        return found, []
     try:
         store, failed = write_store_together(
             found.scans,
             folder / "store",
-            _choose_preprocessor(start, folder if goes_on else None),
+            preprocessor,
             modalities=found.modalities,
-            n_jobs=options.n_jobs,
+            n_jobs=n_jobs,
             on_scan=on_event,
         )
     except NothingStoredError as error:

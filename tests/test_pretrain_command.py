@@ -291,24 +291,36 @@ def test_of_two_processes_the_first_one_tells_of_an_interrupt(store, options, tm
 
 
 def _first_subject(source, process):
-    drawn = source.draw(0, 1, seed=derive_seed(CONFIG.seed, process, 2)).volumes
+    seed = derive_seed(CONFIG.seed, 0, 2)
+    drawn = source.draw(0, 1, seed=seed, process=process, n_processes=2).volumes
     found = (s for s in source.subjects if torch.equal(source.load([s]).volumes, drawn))
     return next(found)
 
 
 def test_an_error_of_the_second_process_alone_is_told(store, options, tmp_path):
     copy = shutil.copytree(store, tmp_path / "store")
-    # Each process has its own order of the subjects.
     source = VolumeStore(store)
     first, second = (_first_subject(source, process) for process in (0, 1))
     assert second not in {first, next(iter(source.subjects))}
-    os.truncate(copy / source.subjects[second][0].file, 1000)
+    with (copy / source.subjects[second][0].file).open("r+b") as file:
+        file.write(bytes(100))
     process = _process(copy, "-o", tmp_path / "run", *options, command=_two_processes)
     _, errors = process.communicate(timeout=120)
     assert process.returncode != 0
     (line,) = [line for line in errors.splitlines() if line.startswith("error: ")]
     assert line.startswith(f"error: process 1: {copy}")
     assert f"the array of {second} is damaged" in line
+
+
+def test_a_run_in_the_home_folder_goes_on(store, options, tmp_path, monkeypatch):
+    # A shell leaves the ~ of --output=~/run as it is.
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copy(options[1], tmp_path / "config.json")
+    arguments = ["--output=~/run", *options[2:]]
+    result = _run(store, "--config=~/config.json", *arguments)
+    assert result.exit_code == 0, result.stderr
+    result = _run(store, *arguments, "--resume")
+    assert result.exit_code == 0, result.stderr
 
 
 def test_labels_that_cannot_probe_are_one_line(store, options, tmp_path):

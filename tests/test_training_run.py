@@ -242,6 +242,16 @@ def test_a_run_that_goes_on_with_other_scans_says_so(cohort, init, tmp_path, cap
     assert len(go_on(paths[:2], 3)) == 1  # no step of these is saved
 
 
+def test_an_encoder_that_cannot_take_whole_volumes_is_refused(cohort, run, tmp_path):
+    # The default volumes are 80 slices deep; those of the store 20.
+    encoder = replace(CONFIG.encoder, thickness=3)
+    config = replace(CONFIG, encoder=encoder)
+    for data in (cohort, run / "store"):
+        with pytest.raises(ConfigError, match="do not divide into axial slabs of 3"):
+            pretrain(data, config, output=tmp_path / "out", device="cpu")
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_cannot_start_is_told_before_anything_is_written(cohort, init, tmp_path):
     wider = replace(CONFIG, encoder=replace(CONFIG.encoder, embed_dim=48))
     anatomy = replace(CONFIG, anatomy_weight=1.0)

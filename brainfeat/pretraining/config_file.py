@@ -4,13 +4,13 @@ __all__ = ["read_config"]
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from brainfeat.exceptions import ConfigError
 from brainfeat.json_files import read_json
 from brainfeat.models.config import EncoderConfig
 from brainfeat.pretraining.config import PresetName, PretrainingConfig
+from brainfeat.user_paths import expand_home
 
 
 def read_config(
@@ -51,7 +51,7 @@ def read_config(
     if encoder is not None:
         values = _give_encoder(values, encoder)
     if path is not None:
-        given = read_json(Path(path), "hyperparameters", error=ConfigError)
+        given = read_json(expand_home(path), "hyperparameters", error=ConfigError)
         values = _replace(values, given)
     if n_steps is not None:
         values["n_steps"] = n_steps

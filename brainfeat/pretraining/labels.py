@@ -12,6 +12,7 @@ import torch
 from brainfeat.exceptions import InputError, brief_reason
 from brainfeat.pretraining.probe import LinearProbe
 from brainfeat.pretraining.store import VolumeStore
+from brainfeat.user_paths import expand_home
 
 _MISSING = {"", "n/a", "na", "nan"}
 _NAMES = ("participant_id", "subject")
@@ -44,7 +45,7 @@ def read_labels(
         classes, or there are not two.
     """
     try:
-        with Path(path).open(newline="", encoding="utf-8-sig") as file:
+        with expand_home(path).open(newline="", encoding="utf-8-sig") as file:
             delimiter = "," if Path(path).suffix.lower() == ".csv" else "\t"
             reader = csv.DictReader(file, delimiter=delimiter)
             columns, lines = list(reader.fieldnames or []), list(reader)

@@ -5,6 +5,7 @@ __all__ = [
     "STATE_NAME",
     "FitsEncoder",
     "check_fit",
+    "check_grid",
     "check_run_folder",
     "saved_step",
 ]
@@ -20,6 +21,7 @@ from brainfeat.json_files import read_json
 from brainfeat.pretraining.config import PretrainingConfig
 from brainfeat.pretraining.ranks import world_size
 from brainfeat.pretraining.run_state import open_run_state
+from brainfeat.slabs import SlabGrid
 
 STATE_NAME = "state.safetensors"
 CONFIG_NAME = "pretraining.json"
@@ -93,6 +95,34 @@ def check_fit(data: FitsEncoder, config: PretrainingConfig) -> None:
     for problem, fits in checks.items():
         if not fits:
             raise ConfigError(problem)
+
+
+def check_grid(shape: tuple[int, int, int], config: PretrainingConfig) -> None:
+    """Refuse volumes that the checkpoint of a run could not encode as a whole.
+
+    Training alone would not notice: it sees crops.
+
+    Parameters
+    ----------
+    shape : tuple of int (I, J, K)
+        Voxels of a volume.
+    config : PretrainingConfig
+        Hyperparameters.
+
+    Raises
+    ------
+    ConfigError
+        If volumes do not divide into slabs and patches.
+    """
+    encoder, plane = config.encoder, config.views.planes[0]
+    axes = SlabGrid(thickness=encoder.thickness, plane=plane).axes
+    parts = (encoder.thickness, encoder.patch_size, encoder.patch_size)
+    if any(shape[axis] % part for axis, part in zip(axes, parts, strict=True)):
+        raise ConfigError(
+            f"volumes of {tuple(shape)} voxels do not divide into {plane} slabs of "
+            f"{encoder.thickness} slices and patches of {encoder.patch_size} x "
+            f"{encoder.patch_size} pixels."
+        )
 
 
 def check_run_folder(folder: Path, config: PretrainingConfig, *, resume: bool) -> bool:

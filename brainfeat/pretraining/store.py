@@ -89,14 +89,28 @@ class StoreIndex:
         content = read_json(path, "the index of a store")
         if content.get("format") != _FORMAT:
             raise InputError(f"{path}: not of format {_FORMAT}.")
-        scans = tuple(
-            from_plain(StoredScan, scan, where=f"{path}: scan")
-            for scan in content["scans"]
-        )
-        modalities = tuple(content["modalities"])
-        return cls(
-            modalities=modalities, preprocessing=content["preprocessing"], scans=scans
-        )
+        try:
+            index = cls(
+                modalities=tuple(content["modalities"]),
+                preprocessing=dict(content["preprocessing"]),
+                scans=tuple(
+                    from_plain(StoredScan, scan, where="scan")
+                    for scan in content["scans"]
+                ),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{path}: expected the index of a store, got a damaged one "
+                f"({brief_reason(error)})."
+            ) from error
+        n_modalities = len(index.modalities)
+        for scan in index.scans:
+            if len(scan.present) != n_modalities:
+                raise InputError(
+                    f"{path}: expected {n_modalities} modalities of {scan.subject}, "
+                    f"got {len(scan.present)}."
+                )
+        return index
 
     def save(self, folder: Path) -> None:
         """Write the index, once all arrays are there.
@@ -131,7 +145,8 @@ class VolumeStore:
     Raises
     ------
     InputError
-        If the folder holds no finished store, or an array is missing.
+        If the folder holds no finished store, or an array is missing or of another
+        size than the first.
     """
 
     quantities: tuple[str, ...] = ()
@@ -145,8 +160,7 @@ class VolumeStore:
             raise InputError(f"{self.folder}: the store is empty.")
         self.modalities = self.index.modalities
         self.preprocessing = self.index.preprocessing
-        size_i, size_j, size_k = self._open(self.index.scans[0]).shape[1:]
-        self.shape = (size_i, size_j, size_k)
+        self.shape = self._check_arrays()
 
     @cached_property
     def subjects(self) -> dict[str, list[StoredScan]]:
@@ -222,6 +236,33 @@ class VolumeStore:
         """
         return self._load([self.subjects[name][0] for name in names], 1)
 
+    def _check_arrays(self) -> tuple[int, int, int]:
+        """Return the shape of a volume, which all arrays must have.
+
+        Raises
+        ------
+        InputError
+            If an array cannot have it.
+        """
+        first, *others = self.index.scans
+        shape = self._open(first).shape
+        if len(shape) != 4 or shape[0] != len(self.modalities) + 1:
+            raise InputError(
+                f"{self.folder / first.file}: expected {len(self.modalities)} "
+                f"modalities and the foreground, got an array of shape {shape}."
+            )
+        # Half a copy of a store is noticed here, not after hours of training.
+        n_bytes = self._path(first).stat().st_size
+        for scan in others:
+            found = self._path(scan).stat().st_size
+            if found != n_bytes:
+                raise InputError(
+                    f"{self.folder / scan.file}: expected {n_bytes} bytes as in the "
+                    f"other arrays, got {found}; remove it, and preprocess "
+                    f"{scan.subject} again."
+                )
+        return shape[1], shape[2], shape[3]
+
     def _choose_scans(self, name: str, seed: int) -> list[StoredScan]:
         """Choose acquisitions of a subject; one that has too few repeats its own."""
         scans = self.subjects[name]
@@ -239,9 +280,7 @@ class VolumeStore:
         )
 
     def _open(self, scan: StoredScan) -> NDArray[np.float16]:
-        path = self.folder / scan.file
-        if not path.is_file():
-            raise InputError(f"{path}: array of {scan.subject} is missing.")
+        path = self._path(scan)
         try:
             array: NDArray[np.float16] = np.load(path, mmap_mode="r")
         except (ValueError, EOFError) as error:
@@ -250,3 +289,9 @@ class VolumeStore:
                 f"({brief_reason(error)}); remove it, and preprocess it again."
             ) from error
         return array
+
+    def _path(self, scan: StoredScan) -> Path:
+        path = self.folder / scan.file
+        if not path.is_file():
+            raise InputError(f"{path}: array of {scan.subject} is missing.")
+        return path

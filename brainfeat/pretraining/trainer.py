@@ -35,6 +35,7 @@ from brainfeat.pretraining.run_checks import (
     CONFIG_NAME,
     STATE_NAME,
     check_fit,
+    check_grid,
     check_run_folder,
 )
 from brainfeat.pretraining.run_log import RunLog
@@ -171,6 +172,7 @@ class Trainer:
         probe: Probe | None = None,
     ) -> None:
         check_fit(source, config)
+        check_grid(source.shape, config)
         self.source, self.config, self.folder = source, config, folder
         self.device, self.probe = device, probe
         self.next_step = 0

@@ -9,7 +9,12 @@ import torch
 from safetensors.torch import save_file
 
 from brainfeat.exceptions import CheckpointError, ConfigError, TrainingError
-from brainfeat.pretraining.run_checks import check_fit, check_run_folder, saved_step
+from brainfeat.pretraining.run_checks import (
+    check_fit,
+    check_grid,
+    check_run_folder,
+    saved_step,
+)
 
 
 @pytest.fixture
@@ -69,6 +74,33 @@ def test_a_file_that_a_checkpoint_would_replace_is_kept(small_config, tmp_path, 
     (tmp_path / name).write_text("mine")
     with pytest.raises(TrainingError, match=f"holds {name}, and no run that can be"):
         check_run_folder(tmp_path, small_config, resume=False)
+
+
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+def test_volumes_must_divide_into_slabs_and_patches_of_the_first_plane(
+    small_config, plane
+):
+    views = replace(small_config.views, planes=(plane, "axial", "sagittal"))
+    encoder = replace(small_config.encoder, thickness=5, patch_size=7)
+    config = replace(
+        small_config,
+        encoder=replace(encoder, image_size=(7, 7)),
+        views=replace(
+            views,
+            global_crops=replace(views.global_crops, size=(14, 14)),
+            local_crops=replace(views.local_crops, size=(14, 14)),
+        ),
+    )
+    slices = {"axial": 2, "coronal": 1, "sagittal": 0}[plane]
+    shape = [14, 21, 28]
+    shape[slices] = 15
+    check_grid(tuple(shape), config)
+    for axis in range(3):
+        other = list(shape)
+        other[axis] += 1
+        message = rf"volumes of .* {plane} slabs of 5 slices and patches of 7 x 7"
+        with pytest.raises(ConfigError, match=message):
+            check_grid(tuple(other), config)
 
 
 @pytest.mark.parametrize(

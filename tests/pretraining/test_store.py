@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from brainfeat.exceptions import ConfigError, InputError
+from brainfeat.exceptions import InputError
 from brainfeat.pretraining.store import StoredScan, StoreIndex, VolumeStore
 
 SHAPE = (3, 4, 5)
@@ -140,15 +140,49 @@ def test_damaged_index_is_named(make_store, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "error", "message"),
+    ("change", "message"),
     [
-        ({"format": "other"}, InputError, "format"),
-        ({"scans": [{"x": 1}]}, ConfigError, "x"),
+        ({"format": "other"}, "format"),
+        ({"scans": [{"x": 1}]}, r"damaged one \(scan: unknown keys \['x'\]"),
+        ({"scans": [{"subject": "a"}]}, "damaged one"),
+        ({"scans": None}, "damaged one"),
+        ({"modalities": None}, "damaged one"),
+        ({"preprocessing": 3}, "damaged one"),
+        ({"modalities": ["T1w"]}, "expected 1 modalities of a, got 2"),
     ],
 )
-def test_foreign_index_is_refused(make_store, tmp_path, change, error, message):
+def test_foreign_index_is_refused(make_store, tmp_path, change, message):
     make_store("ab")
     path = tmp_path / "index.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
-    with pytest.raises(error, match=message):
+    with pytest.raises(InputError, match=rf"index\.json: .*{message}"):
+        VolumeStore(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("number", "array", "message"),
+    [
+        (0, np.zeros(7, np.float16), r"0\.npy: expected 2 modalities .* \(7,\)"),
+        (0, np.zeros((4, *SHAPE), np.float16), r"0\.npy: expected 2 modalities"),
+        (
+            2,
+            np.zeros((4, *SHAPE), np.float16),
+            r"2\.npy: expected 488 bytes .* c again",
+        ),
+    ],
+)
+def test_array_that_does_not_fit_is_named(make_store, tmp_path, number, array, message):
+    make_store("abc")
+    np.save(tmp_path / f"{number}.npy", array)
+    with pytest.raises(InputError, match=message):
+        VolumeStore(tmp_path)
+
+
+def test_half_a_copy_of_a_store_is_named_before_it_is_used(make_store, tmp_path):
+    make_store("abc")
+    os.truncate(tmp_path / "2.npy", 300)
+    with pytest.raises(InputError, match=r"2\.npy: expected 488 bytes .* got 300"):
+        VolumeStore(tmp_path)
+    (tmp_path / "2.npy").unlink()
+    with pytest.raises(InputError, match=r"2\.npy: array of c is missing"):
         VolumeStore(tmp_path)
