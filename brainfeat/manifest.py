@@ -13,7 +13,7 @@ from pathlib import Path
 from brainfeat.bids import BidsSession, index_bids, is_bids_folder, parse_bids_name
 from brainfeat.bids_selection import BidsSelection
 from brainfeat.delimited_rows import read_value
-from brainfeat.estimators._subjects import as_subjects
+from brainfeat.estimators._subjects import BIDS_SUFFIXES, as_subjects
 from brainfeat.exceptions import InputError, ModalityError, VolumeError
 from brainfeat.failures import FailedRow
 from brainfeat.image_names import IMAGE_SUFFIXES, has_image_suffix, image_stem
@@ -396,7 +396,7 @@ def _tell_of_other_names(rows: Sequence[TableRow], modalities: Sequence[str]) ->
 
     A glob that caught too much or two columns that were exchanged would not be noticed.
     """
-    known = {modality.casefold() for modality in modalities}
+    known = BIDS_SUFFIXES.union(map(str.casefold, modalities))
     others = [
         (path, modality)
         for row in rows

@@ -189,6 +189,7 @@ def _facts(
         ("checkpoint", "checkpoint"),
         ("weights", "checkpoint_sha256"),
         ("pooling", "pooling"),
+        ("precision", "precision"),
     ):
         if key in provenance:
             facts.append((name, str(provenance[key])))

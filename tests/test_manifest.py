@@ -51,14 +51,11 @@ def test_images_are_rows_in_the_order_given(folder):
 
 
 def test_one_wanted_modality_overrules_the_names(folder, caplog):
-    paths = _touch(folder, "a_T1w.nii.gz", "b.nii.gz", "c_t2w.nii", "d_flair.nii")
-    assert _images(_collect(*paths, wanted=("FLAIR",))) == [
-        {"FLAIR": "a_T1w.nii.gz"},
-        {"FLAIR": "b.nii.gz"},
-        {"FLAIR": "c_t2w.nii"},
-        {"FLAIR": "d_flair.nii"},
-    ]
-    expected = "taken for FLAIR, which its name does not say (1 more like it)"
+    names = "a_T1w.nii.gz", "b.nii.gz", "c_t2w.nii", "d_flair.nii", "e_dseg.nii"
+    paths = _touch(folder, *names)
+    found = _collect(*paths, wanted=("FLAIR",))
+    assert _images(found) == [{"FLAIR": name} for name in names]
+    expected = "taken for FLAIR, which its name does not say (2 more like it)"
     assert caplog.messages == [f"{paths[0]}: {expected}"]
 
 

@@ -23,6 +23,7 @@ def _write(path, rows, rng):
         "pooling": "mean",
         "modalities": ["T1w"],
         "n_features": 12,
+        "precision": "bfloat16, float32",
     }
     with EmbeddingTable(path, provenance) as writer:
         for number, row in enumerate(rows):
@@ -63,6 +64,8 @@ def test_page_is_written_though_scans_are_gone(table, participants):
     page = summary.path.read_text()
     assert "group: <b>patient</b> against <b>control</b>" in page
     assert "/gone/sub-3_T1w.nii.gz" in page
+    # It may look like a difference of sites, so it is told beside the settings, too.
+    assert page.count("bfloat16, float32") == 2
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])

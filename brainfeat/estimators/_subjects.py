@@ -24,6 +24,7 @@ from brainfeat.user_paths import expand_home
 from brainfeat.volume import Volume
 
 __all__ = [
+    "BIDS_SUFFIXES",
     "Subject",
     "SubjectTable",
     "as_subjects",
@@ -38,7 +39,7 @@ _FORMS = (
 )
 # Suffixes that name another kind of image, so that a glob that caught too much
 # is not embedded as the checkpoint's first modality.
-_OTHER_SUFFIXES = frozenset(
+BIDS_SUFFIXES = frozenset(
     {"t1w", "t2w", "flair", "pdw", "pdt2", "t2starw", "inplanet1", "inplanet2"}
     | {"unit1", "mp2rage", "angio", "swi", "t1map", "t2map", "t2starmap", "pdmap"}
     | {"bold", "sbref", "epi", "dwi", "asl", "m0scan", "pet", "mask", "dseg", "probseg"}
@@ -304,7 +305,7 @@ class _Reader:
         known = {modality.casefold(): modality for modality in self.modalities}
         if suffix.casefold() in known:
             return known[suffix.casefold()]
-        if suffix.casefold() in _OTHER_SUFFIXES:
+        if suffix.casefold() in BIDS_SUFFIXES:
             raise ModalityError(
                 f"{image}: unknown modality {suffix!r} (its BIDS suffix), expected one "
                 f"of {_joined(self.modalities)}; modality= overrules the name."
