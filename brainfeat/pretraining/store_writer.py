@@ -12,6 +12,7 @@ __all__ = [
 ]
 
 import hashlib
+import io
 import logging
 import multiprocessing
 import os
@@ -304,8 +305,10 @@ def _store_scan(
             subject = preprocessor.apply(volumes, modalities)
             foreground = subject.foreground[None].astype(np.float16)
             data = np.concatenate([subject.data.astype(np.float16), foreground])
+            content = io.BytesIO()
+            np.save(content, data)  # into a file it does not say why it fails
             with atomic_write(path) as unfinished:
-                np.save(unfinished, data)
+                unfinished.write_bytes(content.getbuffer())
     except BrainfeatError as error:
         return error
     present = tuple(key in scan.images for key in modalities)
