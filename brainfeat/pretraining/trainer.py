@@ -106,7 +106,8 @@ def pretrain(
         Checkpoint, or foreign DINOv2 weights, to start from.
     resume : bool
         Whether to go on where a run in `output` stopped. The result equals that
-        of an uninterrupted run, unless the scans are others now, which is warned of.
+        of an uninterrupted run of as many processes, unless the scans are others
+        now, which is warned of.
     device : str
         A torch device; ``"auto"`` takes the fastest there is. It changes the
         result by rounding only.
@@ -352,7 +353,8 @@ class Trainer:
         dict of str to float
             Losses by name, means over parts and processes.
         dict of str to float or None
-            Effective rank and teacher entropy, the signs of a collapse.
+            Effective rank and teacher entropy (before centring), the signs of a
+            collapse.
         """
         config = self.config
         warmup = round(config.temperature_warmup_fraction * config.n_steps)

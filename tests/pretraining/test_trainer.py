@@ -288,6 +288,7 @@ def test_run_without_learning_keeps_the_weights_it_starts_from(
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_probe_is_given_an_encoder_on_the_device_of_the_run(
     source, small_config, tmp_path
 ):
