@@ -29,6 +29,7 @@ from typing import NamedTuple
 import numpy as np
 
 from brainfeat.atomic import atomic_write
+from brainfeat.child_process import end_with_parent
 from brainfeat.exceptions import BrainfeatError, InputError, TrainingError
 from brainfeat.hashing import content_hash
 from brainfeat.io import read_volume
@@ -288,6 +289,7 @@ def _map(
 def _start_worker() -> None:
     # Ctrl-C reaches every process of a terminal; the first one ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
     # What libraries say about single files would stand between our own lines.
     warnings.simplefilter("ignore")
     logging.getLogger("nibabel").setLevel(logging.CRITICAL)
