@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -61,6 +62,12 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
         partial.replace(target)
     except BaseException as error:
         partial.unlink(missing_ok=True)
+        # Rust libraries wrap the system's errors, such as that of a full disk.
+        code = re.search(r"\(os error (\d+)\)", str(error))
+        if code and not isinstance(error, OSError):
+            number = int(code[1])
+            reason = os.strerror(number)
+            raise OSError(number, reason, os.fspath(target)) from error
         # Only the system's errors tell of a file; one of a library is its own words.
         names = {None, os.fspath(partial)}
         if isinstance(error, OSError) and error.errno and error.filename in names:

@@ -110,17 +110,23 @@ def _read(
         return _list_frame(data[used], modalities)
     if isinstance(data, str | os.PathLike):
         data = [data]
-    if not isinstance(data, list | tuple) or not all(
-        isinstance(item, str | os.PathLike) for item in data
-    ):
-        raise InputError(f"data: expected {_FORMS}, got {type(data).__name__}.")
-    paths = [os.fspath(item) for item in data]
+    paths = _paths(data)
     stores = [path for path in paths if _is_store(path)]
     if stores and len(paths) > 1:
         raise InputError(f"{stores[0]}: a store is trained on alone, not with others.")
     if stores:
         return VolumeStore(expand_home(stores[0]))
     return _list_inputs(paths, modalities, wanted)
+
+
+def _paths(data: Any) -> list[str]:
+    if not isinstance(data, list | tuple):
+        raise InputError(f"data: expected {_FORMS}, got {type(data).__name__}.")
+    for item in data:
+        if not isinstance(item, str | os.PathLike):
+            kinds = f"{type(data).__name__} with a {type(item).__name__}"
+            raise InputError(f"data: expected {_FORMS}, got a {kinds}.")
+    return [os.fspath(item) for item in data]
 
 
 def _is_store(path: str) -> bool:

@@ -145,7 +145,8 @@ def pretrain(
         preprocessed as it says.
     resume : bool
         Whether to go on where a run in `output` stopped. The result equals that
-        of an uninterrupted run, unless the scans are others now, which is warned of.
+        of an uninterrupted run of as many processes, unless the scans are others
+        now, which is warned of.
     device : str
         A torch device; ``"auto"`` takes the fastest there is. It changes the
         result by rounding only.

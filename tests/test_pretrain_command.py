@@ -323,6 +323,21 @@ def test_a_run_in_the_home_folder_goes_on(store, options, tmp_path, monkeypatch)
     assert result.exit_code == 0, result.stderr
 
 
+def _with_little_space(*arguments):
+    # In blocks of 1024 bytes for each file, as a full disk would give.
+    return ["bash", "-c", 'ulimit -f 64; exec "$@"', "-", *_command(*arguments)]
+
+
+def test_a_full_disk_is_named_with_the_file(cohort, store, options, tmp_path):
+    for data, name in ((store, r"state\.safetensors"), (cohort, r"store/\w+\.npy")):
+        folder = tmp_path / Path(data).name
+        process = _process(data, "-o", folder, *options, command=_with_little_space)
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 2
+        last = errors.splitlines()[-1]
+        assert re.fullmatch(rf"error: {folder}/{name}: .*\(File too large\)\.", last)
+
+
 def test_labels_that_cannot_probe_are_one_line(store, options, tmp_path):
     labels = tmp_path / "labels.tsv"
     labels.write_text(

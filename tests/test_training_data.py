@@ -156,7 +156,7 @@ def test_a_store_and_a_source_are_taken_as_they_are(store):
         ("no-folder", InputError, "no-folder: no such file"),
         ([], InputError, "got no input"),
         (3, InputError, "data: expected a path, .* got int"),
-        ([3], InputError, "data: expected a path"),
+        (["a.nii", None], InputError, "data: .* got a list with a NoneType"),
         (pd.DataFrame({"age": [3]}), ModalityError, "unknown modality 'age'"),
         (pd.DataFrame({"T1w": ["no.nii"]}), VolumeNotFoundError, "no.nii: no such"),
     ],

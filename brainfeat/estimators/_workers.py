@@ -1,9 +1,7 @@
 """Other processes that embed: of a Dask or Ray cluster, or one a device."""
 
 import multiprocessing
-import os
 import signal
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -13,6 +11,7 @@ from typing import Any, Protocol
 import joblib
 import torch
 
+from brainfeat.child_process import end_with_parent
 from brainfeat.exceptions import MissingDependencyError
 
 __all__ = [
@@ -252,12 +251,4 @@ def _start_worker(devices: "Queue[str]", n_threads: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _DEVICE[:] = [devices.get()]
     torch.set_num_threads(n_threads)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    # A parent that is killed cannot end its children.
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    end_with_parent()

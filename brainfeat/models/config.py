@@ -72,7 +72,8 @@ class EncoderConfig:
         Initial factor of the residual branches.
     drop_path : float
         Share of samples that skip the last block's branches in training; it
-        grows linearly from 0 at the first block.
+        grows linearly from 0 at the first block. In DINOv2's own training it is the
+        same in all blocks.
     tissues : tuple of str
         Tissues and structures whose share of a patch the encoder can read from its
         token; pretraining on known anatomy sets them.

@@ -66,7 +66,8 @@ class PretrainingConfig:
     views : ViewConfig
         What student and teacher are shown.
     dino_weight, ibot_weight, koleo_weight, infonce_weight, anatomy_weight : float
-        Weight of each objective in the loss.
+        Weight of each objective in the loss. KoLeo is the mean over the global views;
+        DINOv2 sums it over its two, so that a weight there is twice as much here.
     n_prototypes : int
         Prototypes K of the DINO head and of the iBOT head.
     head_hidden_dim, head_bottleneck_dim : int
@@ -97,7 +98,8 @@ class PretrainingConfig:
     final_learning_rate : float
         Learning rate of the last step.
     weight_decay : tuple of float
-        Weight decay, start and end of a cosine.
+        Weight decay, start and end of a cosine. Biases, norms and layer scales have
+        none, nor have, other than in DINOv2, embeddings and tokens.
     layer_decay : float
         Ratio of the learning rates of a block and the one above it.
     patch_embed_lr : float
@@ -109,7 +111,8 @@ class PretrainingConfig:
     freeze_last_layer_fraction : float
         Share of the run in which the prototypes do not move.
     clip_grad : float
-        Largest norm of the gradient.
+        Largest norm of the gradient of all parameters together; DINOv2 clips that
+        of the encoder and that of each head.
     precision : {"bfloat16", "float32"}
         Precision of the matrix products.
     activation_checkpointing : bool
@@ -327,7 +330,7 @@ def _problem_in(config: PretrainingConfig) -> str | None:
 
 
 def _range_checks(config: PretrainingConfig) -> dict[str, bool]:
-    """Compare each number with what it may be; a NaN is nothing of it."""
+    """Compare each number with what it may be."""
     checks = {}
     for names, expected, low, high in (
         (_COUNTS, "at least 1", 1, math.inf),

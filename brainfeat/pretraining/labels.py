@@ -3,6 +3,7 @@
 __all__ = ["make_probe", "read_labels"]
 
 import csv
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,8 @@ from brainfeat.exceptions import InputError, brief_reason
 from brainfeat.pretraining.probe import LinearProbe
 from brainfeat.pretraining.store import VolumeStore
 from brainfeat.user_paths import expand_home
+
+logger = logging.getLogger(__name__)
 
 _MISSING = {"", "n/a", "na", "nan"}
 _NAMES = ("participant_id", "subject")
@@ -115,10 +118,18 @@ def make_probe(
             "labels: expected two scanned subjects of each class, got "
             f"{len(members[False])} and {len(members[True])}."
         )
+    n_train = min(_N_TRAIN, smallest // 2)
+    logger.info(
+        "The probe knows %d and %d subjects of the two classes, and learns from %d of "
+        "each.",
+        len(members[False]),
+        len(members[True]),
+        n_train,
+    )
     names = members[False] + members[True]
     return LinearProbe(
         store.load(names),
         torch.tensor([name in members[True] for name in names]),
-        n_train=2 * min(_N_TRAIN, smallest // 2),
+        n_train=2 * n_train,
         plane=plane,
     )

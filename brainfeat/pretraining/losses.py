@@ -95,8 +95,9 @@ def koleo_loss(rows: Tensor) -> Tensor:
     -------
     Tensor of shape ()
         Mean over rows of minus the log distance after normalisation. Neighbours
-        are looked for among the rows of all processes. The distance has a floor
-        of 0.0001, so that equal rows give a finite loss and no gradient.
+        are looked for among the rows of all processes (in DINOv2, of one). The
+        distance has a floor of 0.0001, so that equal rows give a finite loss and no
+        gradient.
     """
     rows = F.normalize(rows.float(), dim=-1)
     everyone = gather_rows(rows)

@@ -146,7 +146,7 @@ class Monitor:
         effective_rank : float or None
             Effective rank of the class tokens.
         teacher_entropy : float or None
-            Relative entropy of the teacher's assignments.
+            Relative entropy of the teacher's assignments, before centring.
 
         Raises
         ------

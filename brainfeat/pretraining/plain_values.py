@@ -3,6 +3,7 @@
 __all__ = ["check_kinds", "from_plain", "to_plain"]
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -112,7 +113,7 @@ def _is_of_kind(kind: Any, value: Any) -> bool:
     # A bool is an int to Python, but never a number to the user.
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if kind is float or (float in choices and value is not None):
-        return is_number
+        return is_number and not math.isnan(value)
     if value is None:
         return type(None) in choices
     return type(value) is kind or value in choices

@@ -12,6 +12,7 @@ __all__ = [
 ]
 
 import hashlib
+import io
 import logging
 import multiprocessing
 import os
@@ -28,6 +29,7 @@ from typing import NamedTuple
 import numpy as np
 
 from brainfeat.atomic import atomic_write
+from brainfeat.child_process import end_with_parent
 from brainfeat.exceptions import BrainfeatError, InputError, TrainingError
 from brainfeat.hashing import content_hash
 from brainfeat.io import read_volume
@@ -287,6 +289,7 @@ def _map(
 def _start_worker() -> None:
     # Ctrl-C reaches every process of a terminal; the first one ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
     # What libraries say about single files would stand between our own lines.
     warnings.simplefilter("ignore")
     logging.getLogger("nibabel").setLevel(logging.CRITICAL)
@@ -304,8 +307,10 @@ def _store_scan(
             subject = preprocessor.apply(volumes, modalities)
             foreground = subject.foreground[None].astype(np.float16)
             data = np.concatenate([subject.data.astype(np.float16), foreground])
+            content = io.BytesIO()
+            np.save(content, data)  # into a file it does not say why it fails
             with atomic_write(path) as unfinished:
-                np.save(unfinished, data)
+                unfinished.write_bytes(content.getbuffer())
     except BrainfeatError as error:
         return error
     present = tuple(key in scan.images for key in modalities)

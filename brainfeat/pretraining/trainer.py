@@ -106,13 +106,14 @@ def pretrain(
         Checkpoint, or foreign DINOv2 weights, to start from.
     resume : bool
         Whether to go on where a run in `output` stopped. The result equals that
-        of an uninterrupted run, unless the scans are others now, which is warned of.
+        of an uninterrupted run of as many processes, unless the scans are others
+        now, which is warned of.
     device : str
         A torch device; ``"auto"`` takes the fastest there is. It changes the
         result by rounding only.
     probe : callable, optional
-        Scores an encoder; higher is better. Called every ``config.probe_every``
-        steps, and its best encoder is kept.
+        Scores an encoder, which is on the device of the run; higher is better.
+        Called every ``config.probe_every`` steps, and its best encoder is kept.
     on_step : callable, optional
         Called with a `StepEvent` after each step.
 
@@ -352,7 +353,8 @@ class Trainer:
         dict of str to float
             Losses by name, means over parts and processes.
         dict of str to float or None
-            Effective rank and teacher entropy, the signs of a collapse.
+            Effective rank and teacher entropy (before centring), the signs of a
+            collapse.
         """
         config = self.config
         warmup = round(config.temperature_warmup_fraction * config.n_steps)
@@ -389,12 +391,14 @@ class Trainer:
         if self.probe is not None and (
             self.next_step % config.probe_every == 0 or at_end
         ):
-            score = self.probe(self._teacher_checkpoint().build_encoder())
+            checkpoint = self._teacher_checkpoint()
+            score = self.probe(checkpoint.build_encoder().to(self.device))
             self.log.write(self.next_step - 1, probe=score)
             logger.info("step %d: the probe scores %.3f.", self.next_step, score)
             if self.best_score is None or score > self.best_score:
                 self.best_score = score
-                self.export(self.folder / "best")
+                if rank() == 0:
+                    checkpoint.save(self.folder / "best")
         if self.next_step % config.checkpoint_every == 0 or at_end:
             facts = {
                 "next_step": self.next_step,

@@ -73,9 +73,16 @@ def test_a_table_that_is_missing_is_named(tmp_path):
         read_labels(tmp_path / "no.tsv")
 
 
-def test_a_probe_has_the_first_scan_of_each_labelled_subject(store, small_config):
+def test_a_probe_has_the_first_scan_of_each_labelled_subject(
+    store, small_config, caplog
+):
+    caplog.set_level("INFO")
     labels = {"0": True, "2": False, "3": True, "4": False, "6": True, "9": True}
     probe = make_probe(labels, store, plane="axial")
+    assert caplog.messages == [
+        "The probe knows 2 and 3 subjects of the two classes, and learns from 1 of "
+        "each."
+    ]
     assert probe.labels.tolist() == [False, False, True, True, True]
     assert probe.n_train == 2
     first = torch.from_numpy(np.load(store.folder / "0.npy")).float()

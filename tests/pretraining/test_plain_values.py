@@ -1,4 +1,5 @@
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -75,6 +76,7 @@ def test_tuples_are_read_like_lists():
         ({"count": "5"}, r"run\.count: .*'5'"),
         ({"count": None}, r"run\.count: .*None"),
         ({"count": [5]}, r"run\.count: .*\[5\]"),
+        ({"rate": math.nan}, r"run\.rate: .*nan"),
         ({"rate": "fast"}, r"run\.rate: .*'fast'"),
         ({"rate": False}, r"run\.rate: .*False"),
         ({"optional": "none"}, r"run\.optional: .*'none'"),

@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +13,15 @@ from brainfeat.pretraining.store_writer import Scan, write_store
 from brainfeat.volume import Geometry, Volume
 
 MODALITIES = ("T1w", "T2w")
+KILLED_PARENT = """
+import time
+from brainfeat.pretraining import store_writer
+
+if __name__ == "__main__":
+    for number in store_writer._map(abs, [-3], 2):
+        print(number, flush=True)
+        time.sleep(60)
+"""
 PREPROCESSOR = Preprocessor(shape=(24, 32, 28), spacing=6.0, alignment="none")
 
 
@@ -103,3 +114,12 @@ def test_nothing_to_store_is_an_error(tmp_path):
 def test_a_process_that_the_system_ends_is_an_error_of_ours():
     with pytest.raises(TrainingError, match="want of memory; use fewer jobs"):
         list(store_writer._map(os._exit, [3], 2))
+
+
+def test_processes_do_not_outlive_a_run_that_is_killed(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(KILLED_PARENT)
+    parent = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE)
+    assert parent.stdout.readline() == b"3\n"
+    parent.kill()
+    parent.communicate(timeout=20)  # what the processes have open, too, is closed

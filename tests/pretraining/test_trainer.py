@@ -287,6 +287,20 @@ def test_run_without_learning_keeps_the_weights_it_starts_from(
     assert all(torch.equal(result.state[name], init.state[name]) for name in init.state)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_probe_is_given_an_encoder_on_the_device_of_the_run(
+    source, small_config, tmp_path
+):
+    def probe(encoder):
+        assert encoder.cls_token.is_cuda
+        return 0.5
+
+    config = replace(small_config, n_steps=2)
+    pretrain(source, config, output=tmp_path / "out", device="cuda", probe=probe)
+    assert Checkpoint.load(tmp_path / "out" / "best").config.trained
+
+
 def test_best_probed_encoder_is_kept(source, small_config, tmp_path):
     scores, states = iter([0.3, 0.9, 0.5, 0.7]), []
 
