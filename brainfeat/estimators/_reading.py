@@ -66,7 +66,7 @@ def _warn_of_doubt(similarity: float, subject: Subject) -> None:
     elif similarity < DOUBTFUL_SIMILARITY:
         _LOGGER.warning(
             "%s: perhaps not well aligned to the template, expected a similarity of at "
-            "least %.1f, got %.2f; a report shows it",
+            "least %.1f, got %.2f",
             subject.culprit,
             DOUBTFUL_SIMILARITY,
             similarity,
