@@ -56,6 +56,9 @@ def test_files_of_a_run_that_are_damaged_are_named(small_config, run):
     os.truncate(run / "state.safetensors", 20)
     with pytest.raises(TrainingError, match=r"state\.safetensors: expected the state"):
         saved_step(run)
+    save_file({"weight": torch.ones(2)}, run / "state.safetensors")
+    with pytest.raises(TrainingError, match=r"state\.safetensors: .* other tensors"):
+        saved_step(run)
     os.truncate(run / "pretraining.json", 20)
     with pytest.raises(CheckpointError, match=r"pretraining\.json: expected the conf"):
         check_run_folder(run, small_config, resume=True)
