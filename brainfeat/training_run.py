@@ -32,6 +32,7 @@ from brainfeat.pretraining.run_checks import (
     check_fit,
     check_grid,
     check_run_folder,
+    hold_run_folder,
 )
 from brainfeat.pretraining.shared_store import write_store_together
 from brainfeat.pretraining.store import INDEX_NAME, StoreIndex, VolumeStore
@@ -168,7 +169,8 @@ def pretrain(
     CheckpointError
         If `init` is unknown or another kind of encoder.
     TrainingError
-        If `output` holds a run and `resume` is false, or training cannot go on.
+        If `output` holds a run and `resume` is false, another run is writing it, or
+        training cannot go on.
     """
     options = TrainingOptions(init=init, resume=resume, device=device, n_jobs=n_jobs)
     return run_pretraining(data, config, output, options=options).checkpoint
@@ -219,25 +221,27 @@ def run_pretraining(
         if isinstance(found, ScanList):
             preprocessor = _choose_preprocessor(start, folder if goes_on else None)
             check_grid(preprocessor.shape, config)
-            source, failed = _write_store(
-                found, folder, preprocessor, options.n_jobs, on_event
-            )
         else:
             check_grid(found.shape, config)
-            source, failed = found, []
-        _warn_of_repeats(source, config)
-        _warn_of_other_volumes(source, start)
-        failures = _list_failures(folder, failed)
-        checkpoint = trainer.pretrain(
-            source,
-            config,
-            output=folder,
-            init=start,
-            resume=options.resume,
-            device=options.device,
-            probe=_build_probe(source, config, options),
-            on_step=on_event,
-        )
+        with hold_run_folder(folder):
+            source, failed = (
+                _write_store(found, folder, preprocessor, options.n_jobs, on_event)
+                if isinstance(found, ScanList)
+                else (found, [])
+            )
+            _warn_of_repeats(source, config)
+            _warn_of_other_volumes(source, start)
+            failures = _list_failures(folder, failed)
+            checkpoint = trainer.pretrain(
+                source,
+                config,
+                output=folder,
+                init=start,
+                resume=options.resume,
+                device=options.device,
+                probe=_build_probe(source, config, options),
+                on_step=on_event,
+            )
     loss = _last_loss(folder / "log.jsonl")
     return TrainingSummary(
         checkpoint, folder, config.n_steps, loss, tuple(failed), failures

@@ -323,6 +323,25 @@ def test_a_run_in_the_home_folder_goes_on(store, options, tmp_path, monkeypatch)
     assert result.exit_code == 0, result.stderr
 
 
+def test_a_second_run_into_the_same_folder_is_refused(store, options, tmp_path):
+    folder = tmp_path / "run"
+    first = _process(store, "-o", folder, *options, "--steps", 5000)
+    deadline = time.monotonic() + 60
+    while not (folder / "log.jsonl").exists():
+        if first.poll() is not None or time.monotonic() > deadline:
+            first.kill()
+            pytest.fail(first.communicate()[1])
+        time.sleep(0.01)
+    result = _run(store, "-o", folder, *options, "--steps", 5000, "--resume")
+    first.kill()
+    first.communicate()
+    assert result.exit_code == 2
+    last = result.stderr.splitlines()[-1]
+    assert (
+        last == f"error: {folder}: another run is writing this folder; choose another."
+    )
+
+
 def _with_little_space(*arguments):
     # In blocks of 1024 bytes for each file, as a full disk would give.
     return ["bash", "-c", 'ulimit -f 64; exec "$@"', "-", *_command(*arguments)]

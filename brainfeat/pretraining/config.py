@@ -68,6 +68,7 @@ class PretrainingConfig:
     dino_weight, ibot_weight, koleo_weight, infonce_weight, anatomy_weight : float
         Weight of each objective in the loss. KoLeo is the mean over the global views;
         DINOv2 sums it over its two, so that a weight there is twice as much here.
+        InfoNCE compares the first two global views.
     n_prototypes : int
         Prototypes K of the DINO head and of the iBOT head.
     head_hidden_dim, head_bottleneck_dim : int

@@ -7,11 +7,15 @@ __all__ = [
     "check_fit",
     "check_grid",
     "check_run_folder",
+    "hold_run_folder",
     "saved_step",
 ]
 
+import fcntl
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,7 +23,7 @@ from brainfeat.checkpoint import CHECKPOINT_FILES
 from brainfeat.exceptions import CheckpointError, ConfigError, TrainingError
 from brainfeat.json_files import read_json
 from brainfeat.pretraining.config import PretrainingConfig
-from brainfeat.pretraining.ranks import world_size
+from brainfeat.pretraining.ranks import rank, world_size
 from brainfeat.pretraining.run_state import open_run_state
 from brainfeat.slabs import SlabGrid
 
@@ -176,6 +180,44 @@ def check_run_folder(folder: Path, config: PretrainingConfig, *, resume: bool) -
             "the same, or choose another folder."
         )
     return True
+
+
+@contextmanager
+def hold_run_folder(folder: Path) -> Iterator[None]:
+    """Keep other runs out of a folder, which two would leave as neither's.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of the run; made if needed.
+
+    Yields
+    ------
+    None
+        While it is held.
+
+    Raises
+    ------
+    TrainingError
+        If another run holds it.
+    """
+    if rank() != 0:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    place = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise TrainingError(
+                f"{folder}: another run is writing this folder; choose another."
+            ) from error
+        except OSError:  # some network file systems have no locks
+            pass
+        yield
+    finally:
+        os.close(place)
 
 
 def saved_step(folder: Path) -> int:

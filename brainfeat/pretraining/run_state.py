@@ -133,10 +133,14 @@ def open_run_state(path: Path) -> Iterator[Any]:
     Raises
     ------
     TrainingError
-        If the file is damaged.
+        If the file is damaged or holds something else.
     """
     try:
         with safe_open(path, framework="pt") as file:
+            if "facts" not in (file.metadata() or {}):
+                raise TrainingError(
+                    f"{path}: expected the state of a run, got other tensors."
+                )
             yield file
     except (SafetensorError, OSError) as error:
         raise TrainingError(

@@ -38,7 +38,8 @@ class ViewConfig:
     n_global, n_local : int
         Crops of each kind a subject.
     planes : tuple of {"axial", "coronal", "sagittal"}
-        Planes of the slabs; each step takes the next one.
+        Planes of the slabs; each step takes the next one. The first is that of the
+        checkpoint and of a probe.
     intensity : IntensityConfig
         Changes of intensity, drawn for each crop.
     hidden_modalities : float

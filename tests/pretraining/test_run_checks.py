@@ -13,6 +13,7 @@ from brainfeat.pretraining.run_checks import (
     check_fit,
     check_grid,
     check_run_folder,
+    hold_run_folder,
     saved_step,
 )
 
@@ -55,6 +56,9 @@ def test_files_of_a_run_that_are_damaged_are_named(small_config, run):
     os.truncate(run / "state.safetensors", 20)
     with pytest.raises(TrainingError, match=r"state\.safetensors: expected the state"):
         saved_step(run)
+    save_file({"weight": torch.ones(2)}, run / "state.safetensors")
+    with pytest.raises(TrainingError, match=r"state\.safetensors: .* other tensors"):
+        saved_step(run)
     os.truncate(run / "pretraining.json", 20)
     with pytest.raises(CheckpointError, match=r"pretraining\.json: expected the conf"):
         check_run_folder(run, small_config, resume=True)
@@ -69,6 +73,18 @@ def test_a_checkpoint_of_another_kind_is_not_overwritten(small_config, run, resu
         check_run_folder(run / "config.json", small_config, resume=resume)
 
 
+def test_a_folder_is_held_by_one_run_at_a_time(tmp_path):
+    folder = tmp_path / "new"
+    for _ in range(2):
+        with (
+            hold_run_folder(folder),
+            pytest.raises(TrainingError, match="new: another run is writing this fold"),
+            hold_run_folder(folder),
+        ):
+            pass
+    assert list(folder.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", ["README.md", "model.safetensors"])
 def test_a_file_that_a_checkpoint_would_replace_is_kept(small_config, tmp_path, name):
     (tmp_path / name).write_text("mine")
@@ -81,10 +97,16 @@ def test_volumes_must_divide_into_slabs_and_patches_of_the_first_plane(
     small_config, plane
 ):
     views = replace(small_config.views, planes=(plane, "axial", "sagittal"))
-    encoder = replace(small_config.encoder, thickness=5, patch_size=7)
+    encoder = replace(
+        small_config.encoder,
+        thickness=5,
+        patch_size=7,
+        image_size=(7, 7),
+        stem="linear",
+    )
     config = replace(
         small_config,
-        encoder=replace(encoder, image_size=(7, 7)),
+        encoder=encoder,
         views=replace(
             views,
             global_crops=replace(views.global_crops, size=(14, 14)),
