@@ -52,10 +52,8 @@ def repair(volume: Volume) -> Volume:
     Raises
     ------
     VolumeError
-        If the intensities are no real numbers, mostly not finite, or all the same.
+        If the intensities are mostly not finite, or all the same.
     """
-    if volume.data.dtype.kind not in "biuf":
-        raise VolumeError(f"expected real numbers, got {volume.data.dtype}.")
     with np.errstate(over="ignore"):  # too large for float32 is infinite, too
         data = volume.data.astype(np.float32, copy=False)
     low, high = float(data.min()), float(data.max())

@@ -67,7 +67,6 @@ def test_mask_keeps_its_background(background, brain):
         (np.full(SHAPE, 3), "expected contrast, got 3"),
         (np.full(SHAPE, np.nan), "100% NaN"),
         (np.where(np.arange(13440) % 10, np.inf, 3).reshape(SHAPE), "90% NaN"),
-        (np.ones(SHAPE, complex), "expected real numbers"),
     ],
 )
 def test_unusable_intensities_are_refused(data, words):
