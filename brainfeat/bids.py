@@ -11,6 +11,7 @@ from typing import Any
 
 from brainfeat.bids_selection import BidsName, BidsSelection
 from brainfeat.delimited_rows import read_value
+from brainfeat.image_names import bids_suffix
 
 __all__ = [
     "BidsName",
@@ -77,10 +78,9 @@ def parse_bids_name(name: str) -> BidsName:
     >>> name.participant_id, name.session_id, name.suffix
     ('sub-01', 'ses-2', 'T1w')
     """
-    # A dot may belong to a label, as in acq-0.8mm.
-    *pairs, last = name.split("_")
+    pairs = name.split("_")[:-1]
     entities = dict(pair.split("-", 1) for pair in pairs if "-" in pair)
-    suffix = last.split(".")[0]
+    suffix = bids_suffix(name)
     return BidsName(entities, "" if "-" in suffix else suffix)
 
 

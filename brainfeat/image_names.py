@@ -3,11 +3,34 @@
 import os
 from pathlib import Path
 
-__all__ = ["IMAGE_SUFFIXES", "has_image_suffix", "image_stem"]
+__all__ = ["IMAGE_SUFFIXES", "bids_suffix", "has_image_suffix", "image_stem"]
 
 IMAGE_SUFFIXES = (".nii.gz", ".nii", ".mgz", ".mgh", ".img")
 # Read where they are named, and not looked for in folders.
 _OTHERS = (".hdr", ".mnc", ".head", ".brik", ".brik.gz", ".par", ".rec")
+
+
+def bids_suffix(name: str) -> str:
+    """Read what kind of image a file is by its BIDS name.
+
+    Parameters
+    ----------
+    name : str
+        File name.
+
+    Returns
+    -------
+    str
+        What follows the last underscore, without endings; the whole name if it has no
+        underscore.
+
+    Examples
+    --------
+    >>> bids_suffix("sub-01_acq-0.8mm_T1w.nii.gz")
+    'T1w'
+    """
+    # A dot may belong to a label before it.
+    return name.split("_")[-1].split(".")[0]
 
 
 def has_image_suffix(name: str) -> bool:

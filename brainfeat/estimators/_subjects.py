@@ -19,6 +19,7 @@ from brainfeat.exceptions import (
     VolumeNotFoundError,
 )
 from brainfeat.image_files import ImageSource
+from brainfeat.image_names import bids_suffix
 from brainfeat.io import split_volumes, to_image
 from brainfeat.user_paths import expand_home
 from brainfeat.volume import Volume
@@ -300,8 +301,7 @@ class _Reader:
     def _modality_of(self, image: ImageSource | None) -> str:
         if not isinstance(image, Path):
             return self.modalities[0]
-        # A dot may belong to a label, as in acq-0.8mm.
-        suffix = image.name.split("_")[-1].split(".")[0]
+        suffix = bids_suffix(image.name)
         known = {modality.casefold(): modality for modality in self.modalities}
         if suffix.casefold() in known:
             return known[suffix.casefold()]
