@@ -33,7 +33,8 @@ from brainfeat.volume import Geometry, Volume
 
 logger = logging.getLogger(__name__)
 
-# Whole heads reach 0.65 and more; below it lie parts of a head, mostly misplaced.
+# Whole heads reach more (examples/benchmarks/alignment.py); below it lie parts of a
+# head, mostly misplaced.
 DOUBTFUL_SIMILARITY = 0.6
 
 Affine = NDArray[np.float64]
