@@ -315,7 +315,7 @@ class Trainer:
         batch = self.source.draw(
             step,
             n_subjects,
-            seed=derive_seed(config.seed, 0, 2),
+            seed=derive_seed(config.seed, 0, 2),  # that of the first process, for all
             process=rank(),
             n_processes=world_size(),
         )
