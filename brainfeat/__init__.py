@@ -3,16 +3,18 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from brainfeat._version import __version__
+
 if TYPE_CHECKING:
-    from brainfeat.checkpoint import Checkpoint
-    from brainfeat.estimators.embedder import BrainFoundEmbedder
-    from brainfeat.estimators.segmentation import SegmentationEstimator
-    from brainfeat.io import read_volume, write_volume
-    from brainfeat.preprocessing import Preprocessor
+    from brainfeat.checkpoint.checkpoint import Checkpoint
+    from brainfeat.embedding.embedder import BrainFoundEmbedder
+    from brainfeat.io.volumes import read_volume, write_volume
+    from brainfeat.preprocessing.preprocessor import Preprocessor
     from brainfeat.pretraining.config import PretrainingConfig
+    from brainfeat.pretraining.run import pretrain
+    from brainfeat.segmentation.estimator import SegmentationEstimator
     from brainfeat.simulation.cohort import simulate_cohort
-    from brainfeat.tables import read_embeddings
-    from brainfeat.training_run import pretrain
+    from brainfeat.tables.embedding_table import read_embeddings
     from brainfeat.volume import Geometry, Volume
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "PretrainingConfig",
     "SegmentationEstimator",
     "Volume",
+    "__version__",
     "pretrain",
     "read_embeddings",
     "read_volume",
@@ -30,21 +33,19 @@ __all__ = [
     "write_volume",
 ]
 
-__version__ = "0.1.0"
-
 _HOMES = {
-    "BrainFoundEmbedder": "brainfeat.estimators.embedder",
-    "Checkpoint": "brainfeat.checkpoint",
+    "BrainFoundEmbedder": "brainfeat.embedding.embedder",
+    "Checkpoint": "brainfeat.checkpoint.checkpoint",
     "Geometry": "brainfeat.volume",
-    "Preprocessor": "brainfeat.preprocessing",
+    "Preprocessor": "brainfeat.preprocessing.preprocessor",
     "PretrainingConfig": "brainfeat.pretraining.config",
-    "SegmentationEstimator": "brainfeat.estimators.segmentation",
+    "SegmentationEstimator": "brainfeat.segmentation.estimator",
     "Volume": "brainfeat.volume",
-    "pretrain": "brainfeat.training_run",
-    "read_embeddings": "brainfeat.tables",
-    "read_volume": "brainfeat.io",
+    "pretrain": "brainfeat.pretraining.run",
+    "read_embeddings": "brainfeat.tables.embedding_table",
+    "read_volume": "brainfeat.io.volumes",
     "simulate_cohort": "brainfeat.simulation.cohort",
-    "write_volume": "brainfeat.io",
+    "write_volume": "brainfeat.io.volumes",
 }
 
 

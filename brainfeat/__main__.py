@@ -1,6 +1,6 @@
 """``python -m brainfeat``, the same as the command ``brainfeat``."""
 
-from brainfeat.cli import main
+from brainfeat.cli.app import main
 
 if __name__ == "__main__":
     main()

@@ -9,7 +9,7 @@ from nilearn.plotting import plot_stat_map
 
 from brainfeat import BrainFoundEmbedder, simulate_cohort
 from brainfeat.evaluation import evaluate_probe
-from brainfeat.template_regions import template_regions
+from brainfeat.reporting.template_regions import template_regions
 
 cohort = simulate_cohort("cohort", n_subjects=10, random_state=4)
 

@@ -20,11 +20,10 @@ from pathlib import Path
 
 import torch
 
-from brainfeat.augmentation.crops import CropConfig
-from brainfeat.augmentation.intensity import IntensityConfig
-from brainfeat.checkpoint import Checkpoint
+from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.models.config import EncoderConfig
-from brainfeat.preprocessing import Preprocessor
+from brainfeat.preprocessing.preprocessor import Preprocessor
+from brainfeat.preprocessing.template import load_template
 from brainfeat.pretraining.config import PretrainingConfig
 from brainfeat.pretraining.simulated import SimulatedSource
 from brainfeat.pretraining.trainer import pretrain
@@ -36,7 +35,8 @@ from brainfeat.simulation.deformation import DeformationConfig
 from brainfeat.simulation.disease import VariationConfig
 from brainfeat.simulation.subjects import PopulationConfig
 from brainfeat.simulation.training import TrainingConfig
-from brainfeat.template import load_template
+from brainfeat.slabs.crops import CropConfig
+from brainfeat.slabs.intensity import IntensityConfig
 
 DESCRIPTION = (
     "Learnt from simulated anatomies alone what each patch of a brain holds; T1w, T2w "

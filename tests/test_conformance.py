@@ -12,7 +12,7 @@ from transformers import (
     Dinov2WithRegistersModel,
 )
 
-from brainfeat.interop import convert_state, load_foreign
+from brainfeat.checkpoint.layouts import convert_state, load_foreign
 from brainfeat.models.encoder import SlabEncoder
 
 SIZES = {

@@ -19,15 +19,15 @@ USER_MODULES = sorted(
         "brainfeat.models.decoder",
         "brainfeat.models.encoder",
         "brainfeat.models.pooling",
-        "brainfeat.interop",
+        "brainfeat.checkpoint.layouts",
         "brainfeat.metrics",
-        "brainfeat.slabs",
-        "brainfeat.registration",
-        "brainfeat.resampling",
-        "brainfeat.template",
-        "brainfeat.runs",
-        "brainfeat.manifest",
-        "brainfeat.bids",
+        "brainfeat.slabs.grid",
+        "brainfeat.preprocessing.alignment",
+        "brainfeat.preprocessing.resampling",
+        "brainfeat.preprocessing.template",
+        "brainfeat.tables.runs",
+        "brainfeat.subjects.manifest",
+        "brainfeat.subjects.bids.index",
     }
 )
 # Extended summary, "See Also" and examples are written where they help.

@@ -82,7 +82,7 @@ def test_listed_names_exist_and_others_are_private(path):
     assert all(hasattr(module, public) for public in module.__all__)
 
 
-@pytest.mark.parametrize("module", ["brainfeat", "brainfeat.cli"])
+@pytest.mark.parametrize("module", ["brainfeat", "brainfeat.cli.app"])
 def test_import_costs_no_heavy_library(module):
     code = f"import sys, {module}; print(*sys.modules)"
     result = subprocess.run(

@@ -20,7 +20,7 @@ from brainfeat.evaluation.folds import (
 from brainfeat.evaluation.labelled import LabelledFeatures
 from brainfeat.evaluation.spread import find_spread
 from brainfeat.exceptions import InputError
-from brainfeat.template import load_template
+from brainfeat.preprocessing.template import load_template
 
 Floats = NDArray[np.float64]
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
 from brainfeat.exceptions import ConfigError, InputError
-from brainfeat.integers import is_integer
+from brainfeat.io.integers import is_integer
 
 Rows = NDArray[np.intp]
 Fold = tuple[Rows, Rows]

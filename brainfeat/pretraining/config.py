@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
+from brainfeat.configs import check_kinds, from_plain, to_plain
 from brainfeat.exceptions import ConfigError
 from brainfeat.models.config import EncoderConfig
-from brainfeat.pretraining.plain_values import check_kinds, from_plain, to_plain
 from brainfeat.pretraining.views import ViewConfig
 
 PresetName = Literal["small_batch", "large_batch"]

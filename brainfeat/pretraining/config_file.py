@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from brainfeat.exceptions import ConfigError
-from brainfeat.json_files import read_json
+from brainfeat.io.json_files import read_json
+from brainfeat.io.paths import expand_home
 from brainfeat.models.config import EncoderConfig
 from brainfeat.pretraining.config import PresetName, PretrainingConfig
-from brainfeat.user_paths import expand_home
 
 
 def read_config(

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 
 from brainfeat.exceptions import InputError, brief_reason
+from brainfeat.io.paths import expand_home
 from brainfeat.pretraining.probe import LinearProbe
 from brainfeat.pretraining.store import VolumeStore
-from brainfeat.user_paths import expand_home
 
 logger = logging.getLogger(__name__)
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from brainfeat.augmentation.crops import pool_patches, stack_to_slabs
 from brainfeat.models.encoder import SlabEncoder
 from brainfeat.models.pooling import pool_tokens
 from brainfeat.pretraining.seeds import seeded_generator
 from brainfeat.pretraining.subjects import SubjectBatch
+from brainfeat.slabs.crops import pool_patches, stack_to_slabs
 
 _PLANE_ORDER = {
     "axial": (3, 2, 1),

@@ -19,13 +19,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from brainfeat.checkpoint import CHECKPOINT_FILES
+from brainfeat.checkpoint.checkpoint import CHECKPOINT_FILES
 from brainfeat.exceptions import CheckpointError, ConfigError, TrainingError
-from brainfeat.json_files import read_json
+from brainfeat.io.json_files import read_json
 from brainfeat.pretraining.config import PretrainingConfig
 from brainfeat.pretraining.ranks import rank, world_size
 from brainfeat.pretraining.run_state import open_run_state
-from brainfeat.slabs import SlabGrid
+from brainfeat.slabs.grid import SlabGrid
 
 if sys.platform != "win32":
     import fcntl

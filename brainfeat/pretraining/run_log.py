@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from brainfeat.atomic import atomic_write
+from brainfeat.io.atomic import atomic_write
 from brainfeat.pretraining.ranks import rank
 
 

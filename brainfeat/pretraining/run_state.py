@@ -14,8 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from brainfeat.atomic import atomic_write
 from brainfeat.exceptions import TrainingError, brief_reason
+from brainfeat.io.atomic import atomic_write
 from brainfeat.pretraining.ranks import rank
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step", "momentum_buffer")

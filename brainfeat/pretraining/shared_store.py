@@ -9,7 +9,7 @@ from itertools import chain, zip_longest
 
 import torch.distributed as dist
 
-from brainfeat.preprocessing import Preprocessor
+from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.pretraining.ranks import rank, world_size
 from brainfeat.pretraining.store import VolumeStore
 from brainfeat.pretraining.store_writer import (

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from brainfeat.atomic import atomic_write
+from brainfeat.configs import from_plain
 from brainfeat.exceptions import InputError, brief_reason
-from brainfeat.json_files import read_json
-from brainfeat.pretraining.plain_values import from_plain
+from brainfeat.io.atomic import atomic_write
+from brainfeat.io.json_files import read_json
 from brainfeat.pretraining.seeds import derive_seed
 from brainfeat.pretraining.subjects import SubjectBatch
 

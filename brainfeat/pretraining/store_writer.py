@@ -28,12 +28,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from brainfeat.atomic import atomic_write
-from brainfeat.child_process import end_with_parent
 from brainfeat.exceptions import BrainfeatError, InputError, TrainingError
-from brainfeat.hashing import content_hash
-from brainfeat.io import read_volume
-from brainfeat.preprocessing import Preprocessor
+from brainfeat.io.atomic import atomic_write
+from brainfeat.io.child_process import end_with_parent
+from brainfeat.io.hashing import content_hash
+from brainfeat.io.volumes import read_volume
+from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.pretraining.store import StoredScan, StoreIndex, VolumeStore
 
 

@@ -16,11 +16,10 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
 
-from brainfeat.atomic import write_json
-from brainfeat.checkpoint import Checkpoint
+from brainfeat.checkpoint.checkpoint import Checkpoint
+from brainfeat.io.atomic import write_json
 from brainfeat.models.encoder import SlabEncoder
 from brainfeat.models.heads import AnatomyHead
-from brainfeat.prefetch import Prefetch
 from brainfeat.pretraining.config import PretrainingConfig
 from brainfeat.pretraining.export import export_checkpoint, start_from
 from brainfeat.pretraining.monitor import Monitor, relative_entropy
@@ -54,6 +53,7 @@ from brainfeat.pretraining.self_distillation import (
 from brainfeat.pretraining.store import VolumeStore
 from brainfeat.pretraining.subjects import SubjectSource
 from brainfeat.pretraining.views import DrawnViews, Views
+from brainfeat.workers import Prefetch
 
 logger = logging.getLogger(__name__)
 

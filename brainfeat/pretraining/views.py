@@ -8,18 +8,18 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from brainfeat.augmentation.crops import (
+from brainfeat.exceptions import ConfigError
+from brainfeat.models.config import EncoderConfig
+from brainfeat.pretraining.masking import draw_block_masks
+from brainfeat.pretraining.subjects import SubjectBatch
+from brainfeat.slabs.crops import (
     CropBoxes,
     CropConfig,
     pool_patches,
     stack_to_slabs,
 )
-from brainfeat.augmentation.intensity import IntensityChanges, IntensityConfig
-from brainfeat.exceptions import ConfigError
-from brainfeat.models.config import EncoderConfig
-from brainfeat.pretraining.masking import draw_block_masks
-from brainfeat.pretraining.subjects import SubjectBatch
-from brainfeat.slabs import Plane
+from brainfeat.slabs.grid import Plane
+from brainfeat.slabs.intensity import IntensityChanges, IntensityConfig
 
 ViewKind = Literal["large", "small"]
 _LOCAL_CROPS = CropConfig(size=(48, 48), n_slabs=2, area=(0.15, 0.35), jitter=2.0)

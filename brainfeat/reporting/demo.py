@@ -12,18 +12,18 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
-from brainfeat import __version__
-from brainfeat.checkpoint import Checkpoint
-from brainfeat.estimators._encoding import SubjectEncoder
+from brainfeat._version import __version__
+from brainfeat.checkpoint.checkpoint import Checkpoint
+from brainfeat.embedding.subject_encoder import SubjectEncoder
 from brainfeat.exceptions import InputError
-from brainfeat.io import read_volume
-from brainfeat.manifest import collect_rows
-from brainfeat.provenance import describe_encoder
+from brainfeat.io.volumes import read_volume
 from brainfeat.reporting.demo_report import DemoReport, SliceView, write_demo_report
 from brainfeat.reporting.probe import ProbeScores, cross_validate_probe
-from brainfeat.runs import RunEvent, RunOptions, embed_to_table
 from brainfeat.simulation.cohort import simulate_cohort
-from brainfeat.tables import read_embeddings
+from brainfeat.subjects.manifest import collect_rows
+from brainfeat.tables.embedding_table import read_embeddings
+from brainfeat.tables.provenance import describe_encoder
+from brainfeat.tables.runs import RunEvent, RunOptions, embed_to_table
 
 if TYPE_CHECKING:
     import pandas as pd

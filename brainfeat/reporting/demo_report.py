@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from brainfeat.atomic import atomic_write
+from brainfeat.io.atomic import atomic_write
 from brainfeat.reporting.figures import encode_png, legend_html, scatter_svg
 from brainfeat.reporting.page import (
     fact_table,

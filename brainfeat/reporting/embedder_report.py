@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 from nilearn.reporting import HTMLReport
 
-from brainfeat import __version__
-from brainfeat.atomic import atomic_write
-from brainfeat.estimators._device import resolve_n_jobs
-from brainfeat.estimators.embedder import BrainFoundEmbedder
+from brainfeat._version import __version__
+from brainfeat.embedding.embedder import BrainFoundEmbedder
 from brainfeat.evaluation.columns import check_order
 from brainfeat.exceptions import InputError
+from brainfeat.io.atomic import atomic_write
+from brainfeat.models.device import resolve_n_jobs
 from brainfeat.reporting.cohort import Cohort
 from brainfeat.reporting.cohort_report import report_body
 from brainfeat.reporting.page import render_page

@@ -15,18 +15,18 @@ from sklearn.base import clone
 from sklearn.model_selection import check_cv
 from sklearn.pipeline import Pipeline
 
-from brainfeat.estimators._device import resolve_n_jobs
-from brainfeat.estimators._encoding import SubjectEncoder
-from brainfeat.estimators._regions import RegionAtlas
-from brainfeat.estimators._tokens import SubjectTokens, TokenOutcome, stream_tokens
-from brainfeat.estimators.embedder import BrainFoundEmbedder
+from brainfeat.embedding.embedder import BrainFoundEmbedder
+from brainfeat.embedding.regions import RegionAtlas
+from brainfeat.embedding.subject_encoder import SubjectEncoder
+from brainfeat.embedding.tokens import SubjectTokens, TokenOutcome, stream_tokens
 from brainfeat.evaluation.columns import check_order
 from brainfeat.exceptions import ConfigError, InputError
-from brainfeat.io import to_image
+from brainfeat.io.volumes import to_image
+from brainfeat.models.device import resolve_n_jobs
 from brainfeat.reporting.decisions import decide, slope
 from brainfeat.reporting.native_maps import NativeMaps
+from brainfeat.reporting.template_regions import template_regions
 from brainfeat.reporting.voxel_maps import attribute_voxels
-from brainfeat.template_regions import template_regions
 from brainfeat.volume import Volume
 
 AttributionMethod = Literal["tokens", "occlusion", "integrated_gradients"]

@@ -7,9 +7,9 @@ from typing import overload
 
 import nibabel as nib
 
-from brainfeat.estimators._tokens import SubjectTokens
-from brainfeat.io import to_image
-from brainfeat.preprocessing import Preprocessor
+from brainfeat.embedding.tokens import SubjectTokens
+from brainfeat.io.volumes import to_image
+from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.volume import Volume
 
 

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from brainfeat.preprocessing import PreprocessedSubject
-from brainfeat.registration import DOUBTFUL_SIMILARITY
+from brainfeat.preprocessing.alignment import DOUBTFUL_SIMILARITY
+from brainfeat.preprocessing.preprocessor import PreprocessedSubject
+from brainfeat.preprocessing.resampling import to_resampled
+from brainfeat.preprocessing.template import TemplateMap, load_template
 from brainfeat.reporting.figures import encode_png
-from brainfeat.resampling import to_resampled
-from brainfeat.template import TemplateMap, load_template
 from brainfeat.volume import Geometry, Volume
 
 __all__ = ["Outline", "Preview", "draw_preview", "preview_html", "rank_previews"]

@@ -11,16 +11,16 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from brainfeat.estimators._encoding import SubjectEncoder
-from brainfeat.estimators._regions import RegionAtlas
-from brainfeat.estimators._subjects import Subject
-from brainfeat.estimators._tokens import SubjectTokens, stream_tokens
+from brainfeat.embedding.regions import RegionAtlas
+from brainfeat.embedding.subject_encoder import SubjectEncoder
+from brainfeat.embedding.tokens import SubjectTokens, stream_tokens
 from brainfeat.evaluation import cohort_distances
 from brainfeat.reporting.cohort import Cohort
 from brainfeat.reporting.cohort_report import Inputs
 from brainfeat.reporting.importance import attribute_tokens
 from brainfeat.reporting.previews import Outline, Preview, draw_preview
-from brainfeat.template_regions import template_regions
+from brainfeat.reporting.template_regions import template_regions
+from brainfeat.subjects.table import Subject
 
 __all__ = ["look_at_inputs"]
 

@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from brainfeat.estimators._encoding import SubjectEncoder
-from brainfeat.estimators._sharing import shared_encoder
+from brainfeat.checkpoint.sharing import shared_encoder
+from brainfeat.embedding.subject_encoder import SubjectEncoder
 from brainfeat.exceptions import MissingDependencyError
-from brainfeat.preprocessing import PreprocessedSubject
+from brainfeat.preprocessing.preprocessor import PreprocessedSubject
 
 VoxelMethod = Literal["occlusion", "integrated_gradients"]
 

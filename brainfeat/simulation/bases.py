@@ -6,10 +6,10 @@ import os
 from functools import lru_cache
 
 from brainfeat.exceptions import InputError
-from brainfeat.io import read_volume
-from brainfeat.registration import align_to_template
+from brainfeat.io.volumes import read_volume
+from brainfeat.preprocessing.alignment import align_to_template
+from brainfeat.preprocessing.template import load_template
 from brainfeat.simulation.anatomy import BaseAnatomy
-from brainfeat.template import load_template
 from brainfeat.volume import Volume
 
 

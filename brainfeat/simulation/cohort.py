@@ -15,9 +15,10 @@ import pandas as pd
 from torch import Tensor
 
 from brainfeat.exceptions import ConfigError, ModalityError
-from brainfeat.hashing import content_hash
-from brainfeat.integers import is_integer
-from brainfeat.io import write_volume
+from brainfeat.io.hashing import content_hash
+from brainfeat.io.integers import is_integer
+from brainfeat.io.paths import expand_home
+from brainfeat.io.volumes import write_volume
 from brainfeat.simulation.anatomy import BaseAnatomy
 from brainfeat.simulation.bases import load_base
 from brainfeat.simulation.contrast import MODALITIES
@@ -28,7 +29,6 @@ from brainfeat.simulation.people import Person
 from brainfeat.simulation.scan import draw_scan, label_map
 from brainfeat.simulation.scanner import Pose
 from brainfeat.simulation.subjects import Subjects
-from brainfeat.user_paths import expand_home
 from brainfeat.volume import Geometry, Volume
 
 logger = logging.getLogger(__name__)

@@ -10,10 +10,10 @@ from typing import Any
 
 import pandas as pd
 
-from brainfeat import __version__
-from brainfeat.atomic import atomic_write
+from brainfeat._version import __version__
 from brainfeat.exceptions import InputError
-from brainfeat.json_files import read_json
+from brainfeat.io.atomic import atomic_write
+from brainfeat.io.json_files import read_json
 from brainfeat.simulation.people import Person
 from brainfeat.simulation.scan import LABELS
 

@@ -18,13 +18,13 @@ from pathlib import Path
 
 import torch
 
-from brainfeat.augmentation.crops import CropConfig
-from brainfeat.augmentation.intensity import IntensityConfig
-from brainfeat.preprocessing import Preprocessor
+from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.pretraining.config import PretrainingConfig
 from brainfeat.pretraining.simulated import SimulatedSource
 from brainfeat.pretraining.trainer import pretrain
 from brainfeat.simulation.anatomy import BaseAnatomy
+from brainfeat.slabs.crops import CropConfig
+from brainfeat.slabs.intensity import IntensityConfig
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import train_brainfound_tiny as recipe

@@ -22,10 +22,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from brainfeat import BrainFoundEmbedder, Preprocessor, Volume, simulate_cohort
-from brainfeat.brain_depth import load_depth
-from brainfeat.io import read_labels, read_volume
-from brainfeat.registration import align_to_template
-from brainfeat.resampling import to_resampled, to_shrunk
+from brainfeat.io.volumes import read_labels, read_volume
+from brainfeat.preprocessing.alignment import align_to_template
+from brainfeat.preprocessing.brain_depth import load_depth
+from brainfeat.preprocessing.resampling import to_resampled, to_shrunk
 
 MODALITIES = ("T1w", "T2w", "FLAIR")
 

@@ -15,7 +15,7 @@ from brainfeat import Checkpoint, Preprocessor
 from brainfeat.models.encoder import EncoderOutput
 from brainfeat.models.pooling import PoolingMode, pool_tissues, pool_tokens
 from brainfeat.pretraining.store import VolumeStore
-from brainfeat.slabs import SlabGrid
+from brainfeat.slabs.grid import SlabGrid
 
 Pooling = Literal[PoolingMode, "anatomy"]
 

@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from brainfeat import Geometry, Preprocessor, Volume, simulate_cohort, write_volume
-from brainfeat.io import read_labels
+from brainfeat.io.volumes import read_labels
 from brainfeat.pretraining.store import StoredScan, VolumeStore
 from brainfeat.pretraining.store_writer import Scan, write_store
 from brainfeat.simulation.bases import load_base

@@ -13,7 +13,7 @@ from pathlib import Path
 from resilience import embed
 from small_cohort import write_checkpoint, write_cohort
 
-from brainfeat.manifest import collect_rows
+from brainfeat.subjects.manifest import collect_rows
 
 MODALITIES = ("T1w", "T2w", "FLAIR")
 

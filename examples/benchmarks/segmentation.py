@@ -21,14 +21,14 @@ from development_cohort import robex_base
 from numpy.typing import NDArray
 
 from brainfeat import Preprocessor, SegmentationEstimator, simulate_cohort
+from brainfeat.io.volumes import read_labels, to_image_like
+from brainfeat.metrics import dice_scores, score_lesions
 
 # The UNet is to see the very voxels that the estimator's decoder sees.
-from brainfeat.estimators._segmentation_inputs import (  # noqa: PLC2701
+from brainfeat.segmentation.inputs import (
     SegmentationSpace,
 )
-from brainfeat.estimators._subjects import Subject  # noqa: PLC2701
-from brainfeat.io import read_labels, to_image_like
-from brainfeat.metrics import dice_scores, score_lesions
+from brainfeat.subjects.table import Subject
 
 TISSUES = {"csf": (1, 4), "gray matter": (2, 5, 6), "white matter": (3,)}
 STRUCTURES = range(1, 7)

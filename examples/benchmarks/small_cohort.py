@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from brainfeat.checkpoint import Checkpoint, CheckpointConfig
-from brainfeat.io import write_volume
+from brainfeat.checkpoint.checkpoint import Checkpoint, CheckpointConfig
+from brainfeat.io.volumes import write_volume
 from brainfeat.models.config import EncoderConfig
-from brainfeat.preprocessing import Preprocessor
+from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.volume import Geometry, Volume
 
 SHAPE = (18, 20, 16)

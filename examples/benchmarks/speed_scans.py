@@ -8,7 +8,7 @@ import numpy as np
 from isal import igzip
 
 from brainfeat import Geometry, Volume, read_volume
-from brainfeat.resampling import to_resampled
+from brainfeat.preprocessing.resampling import to_resampled
 
 SHAPE = (256, 256, 176)
 NOISE = 12.0  # where the brightest tissue has about 1000

@@ -7,15 +7,15 @@ import torch
 from speed_floor import arithmetic, seconds_of
 
 from brainfeat import Checkpoint, Preprocessor, read_volume
-from brainfeat.estimators._side_by_side import side_by_side  # noqa: PLC2701
-from brainfeat.intensities import repair, standardise
 from brainfeat.models.encoder import EncoderOutput
 from brainfeat.models.packed_linear import pack_linear_layers
 from brainfeat.models.pooling import pool_tokens
-from brainfeat.preprocessing import PreprocessedSubject
-from brainfeat.registration import align_to_template
-from brainfeat.resampling import to_closest_ras, to_resampled
-from brainfeat.slabs import SlabGrid
+from brainfeat.models.side_by_side import side_by_side
+from brainfeat.preprocessing.alignment import align_to_template
+from brainfeat.preprocessing.intensities import repair, standardise
+from brainfeat.preprocessing.preprocessor import PreprocessedSubject
+from brainfeat.preprocessing.resampling import to_closest_ras, to_resampled
+from brainfeat.slabs.grid import SlabGrid
 
 CPU = torch.device("cpu")
 _N_BATCHES = 6

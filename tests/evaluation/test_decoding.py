@@ -9,7 +9,7 @@ from brainfeat.evaluation import decoding
 from brainfeat.evaluation.decoding import decode_positions
 from brainfeat.evaluation.folds import outer_folds
 from brainfeat.exceptions import ConfigError, InputError
-from brainfeat.template import load_template
+from brainfeat.preprocessing.template import load_template
 
 # 20 mm tokens over the brain of MNI152.
 AFFINE = np.diag([20.0, 20.0, 20.0, 1.0])

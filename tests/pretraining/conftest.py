@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from brainfeat.augmentation.crops import CropConfig
 from brainfeat.models.config import EncoderConfig
 from brainfeat.pretraining.config import PretrainingConfig
 from brainfeat.pretraining.seeds import seeded_generator
 from brainfeat.pretraining.subjects import SubjectBatch
 from brainfeat.pretraining.views import DrawnViews, ViewConfig
+from brainfeat.slabs.crops import CropConfig
 
 SMALL_CONFIG = PretrainingConfig(
     encoder=EncoderConfig(

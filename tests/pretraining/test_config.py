@@ -4,12 +4,12 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from brainfeat.augmentation.crops import CropConfig
-from brainfeat.augmentation.intensity import IntensityConfig
 from brainfeat.exceptions import ConfigError
 from brainfeat.models.config import EncoderConfig
 from brainfeat.pretraining.config import PretrainingConfig
 from brainfeat.pretraining.views import ViewConfig
+from brainfeat.slabs.crops import CropConfig
+from brainfeat.slabs.intensity import IntensityConfig
 
 PRESETS = ("small_batch", "large_batch")
 CHANGED = PretrainingConfig(

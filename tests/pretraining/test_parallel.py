@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 
-from brainfeat.checkpoint import Checkpoint
+from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.exceptions import ConfigError
 from brainfeat.pretraining.parallel import (
     distributed,

@@ -12,7 +12,7 @@ from brainfeat.models.encoder import SlabEncoder
 from brainfeat.models.pooling import pool_tokens
 from brainfeat.pretraining.probe import LinearProbe, area_under_curve, fit_logistic
 from brainfeat.pretraining.subjects import SubjectBatch
-from brainfeat.slabs import SlabGrid
+from brainfeat.slabs.grid import SlabGrid
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from brainfeat.exceptions import InputError
-from brainfeat.io import write_volume
-from brainfeat.preprocessing import Preprocessor
+from brainfeat.io.volumes import write_volume
+from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.pretraining.shared_store import write_store_together
 from brainfeat.pretraining.store import VolumeStore
 from brainfeat.pretraining.store_writer import Scan
@@ -20,7 +20,7 @@ _PROCESS = """
 import json, sys
 from pathlib import Path
 import torch.distributed as dist
-from brainfeat.preprocessing import Preprocessor
+from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.pretraining.shared_store import write_store_together
 from brainfeat.pretraining.store_writer import Scan
 

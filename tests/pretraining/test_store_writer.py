@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from brainfeat.exceptions import InputError, TrainingError
-from brainfeat.io import read_volume, write_volume
-from brainfeat.preprocessing import Preprocessor
+from brainfeat.io.volumes import read_volume, write_volume
+from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.pretraining import store_writer
 from brainfeat.pretraining.store_writer import Scan, write_store
 from brainfeat.volume import Geometry, Volume

@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from brainfeat.augmentation.intensity import IntensityConfig
-from brainfeat.checkpoint import Checkpoint, CheckpointConfig
+from brainfeat.checkpoint.checkpoint import Checkpoint, CheckpointConfig
 from brainfeat.exceptions import ConfigError, TrainingError
 from brainfeat.pretraining.trainer import Trainer, pretrain
 from brainfeat.pretraining.views import ViewGroup, Views
+from brainfeat.slabs.intensity import IntensityConfig
 
 CPU = "cpu"
 # The probe of this process ends it as a power cut would, after five steps.

@@ -3,13 +3,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from brainfeat.augmentation.crops import CropConfig
-from brainfeat.augmentation.intensity import IntensityConfig
 from brainfeat.exceptions import ConfigError
 from brainfeat.models.config import EncoderConfig
 from brainfeat.pretraining.subjects import SubjectBatch
 from brainfeat.pretraining.views import DrawnViews, ViewConfig
-from brainfeat.slabs import SlabGrid
+from brainfeat.slabs.crops import CropConfig
+from brainfeat.slabs.grid import SlabGrid
+from brainfeat.slabs.intensity import IntensityConfig
 
 SHAPE = (12, 16, 8)
 ENCODER = EncoderConfig(

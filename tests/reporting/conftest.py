@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from brainfeat import BrainFoundEmbedder
-from brainfeat.checkpoint import Checkpoint, CheckpointConfig
-from brainfeat.estimators._encoding import SubjectEncoder
-from brainfeat.estimators._subjects import Subject
-from brainfeat.estimators._tokens import stream_tokens
-from brainfeat.io import write_volume
+from brainfeat.checkpoint.checkpoint import Checkpoint, CheckpointConfig
+from brainfeat.embedding.subject_encoder import SubjectEncoder
+from brainfeat.embedding.tokens import stream_tokens
+from brainfeat.io.volumes import write_volume
 from brainfeat.models.config import EncoderConfig
 from brainfeat.models.encoder import SlabEncoder
-from brainfeat.preprocessing import Preprocessor
+from brainfeat.preprocessing.preprocessor import Preprocessor
+from brainfeat.subjects.table import Subject
 from brainfeat.volume import Volume
 
 GRID = Preprocessor(shape=(40, 56, 36), spacing=4.0)

@@ -4,13 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from brainfeat.checkpoint import Checkpoint, CheckpointConfig
+from brainfeat.checkpoint.checkpoint import Checkpoint, CheckpointConfig
 from brainfeat.exceptions import InputError, UntrainedCheckpointWarning
-from brainfeat.io import write_volume
+from brainfeat.io.volumes import write_volume
 from brainfeat.models.config import EncoderConfig
-from brainfeat.preprocessing import Preprocessor
+from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.reporting.demo import format_demo, run_demo
-from brainfeat.tables import read_embeddings
+from brainfeat.tables.embedding_table import read_embeddings
 from brainfeat.volume import Volume
 
 

@@ -12,7 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from brainfeat import BrainFoundEmbedder, reporting
-from brainfeat.estimators._regions import RegionAtlas
+from brainfeat.embedding.regions import RegionAtlas
 from brainfeat.exceptions import ConfigError, InputError
 from brainfeat.reporting.importance import attribute_tokens
 

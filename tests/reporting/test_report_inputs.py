@@ -2,11 +2,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from brainfeat.estimators._subjects import Subject
 from brainfeat.reporting import report_inputs
 from brainfeat.reporting.cohort import Cohort
 from brainfeat.reporting.importance import attribute_tokens
 from brainfeat.reporting.report_inputs import look_at_inputs
+from brainfeat.subjects.table import Subject
 
 Y = np.arange(16) % 2
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from brainfeat.estimators._sharing import shared_encoder
+from brainfeat.checkpoint.sharing import shared_encoder
 from brainfeat.exceptions import MissingDependencyError
 from brainfeat.reporting import voxel_maps
 from brainfeat.reporting.voxel_maps import attribute_voxels

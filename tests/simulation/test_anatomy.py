@@ -4,8 +4,8 @@ import torch
 from safetensors.torch import save_file
 
 from brainfeat.exceptions import InputError
+from brainfeat.preprocessing.template import load_template
 from brainfeat.simulation.anatomy import BRAIN_CLASSES, CLASSES, BaseAnatomy
-from brainfeat.template import load_template
 from brainfeat.volume import Geometry, Volume
 
 

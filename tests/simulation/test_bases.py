@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from brainfeat.exceptions import InputError
-from brainfeat.io import write_volume
+from brainfeat.io.volumes import write_volume
 from brainfeat.simulation.bases import load_base
 from brainfeat.volume import Geometry, Volume
 

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from brainfeat.exceptions import ConfigError, InputError, ModalityError
-from brainfeat.io import write_volume
+from brainfeat.io.volumes import write_volume
 from brainfeat.simulation import cohort as cohort_module
 from brainfeat.simulation import people
 from brainfeat.simulation.bases import load_base

@@ -3,9 +3,9 @@ import pytest
 import torch
 
 from brainfeat.exceptions import InputError
+from brainfeat.preprocessing.template import load_template
 from brainfeat.simulation.conform import conform_volumes, match_boxes
 from brainfeat.simulation.lattice import Lattice
-from brainfeat.template import load_template
 from brainfeat.volume import Geometry, Volume
 
 GEOMETRY = Geometry((8, 10, 12), np.diag([-2.0, 2.0, 2.0, 1.0]))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from brainfeat.preprocessing.template import BRAIN_CENTER
 from brainfeat.simulation.anatomy import BRAIN_CLASSES
 from brainfeat.simulation.training import (
     TRUTH_NAMES,
@@ -11,7 +12,6 @@ from brainfeat.simulation.training import (
     draw_subjects,
     encoder_lattice,
 )
-from brainfeat.template import BRAIN_CENTER
 
 LATTICE = encoder_lattice((20, 26, 22), 8.0)
 CONFIG = TrainingConfig()

@@ -1,0 +1,3 @@
+"""Weights with the preprocessing that they need, as folders and foreign files."""
+
+__all__: list[str] = []

@@ -1,0 +1,202 @@
+"""What ``brainfeat embed`` does once its options are read."""
+
+__all__ = ["EncoderOptions", "embed_from_command_line"]
+
+import glob
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+from brainfeat.checkpoint.checkpoint import lasting_name
+from brainfeat.cli.console import show_run, tell_problems
+from brainfeat.embedding.backends import Backend, open_workers, split_devices
+from brainfeat.embedding.distribution import Distribution
+from brainfeat.embedding.recipe import EncoderRecipe
+from brainfeat.embedding.subject_encoder import Pooling, SubjectEncoder
+from brainfeat.exceptions import InputError
+from brainfeat.io.volumes import MEMORY_LIMIT
+from brainfeat.subjects.manifest import Manifest, collect_rows
+from brainfeat.tables import runs
+from brainfeat.tables.formats import find_format
+from brainfeat.tables.provenance import describe_encoder
+from brainfeat.tables.runs import RunOptions, RunSummary
+from brainfeat.tables.shards import Shard
+
+_LOGGER = logging.getLogger(__name__)
+
+
+class EncoderOptions(NamedTuple):
+    """The options of a command that say what embeds, and where.
+
+    Attributes
+    ----------
+    checkpoint : str
+        Name, folder or address.
+    pooling : {"mean", "cls", "cls+mean", "anatomy"}
+        How tokens become one vector.
+    device : str
+        Where the encoder runs; several with commas are a process each.
+    batch_size : str
+        A number, or auto.
+    dtype : {"auto", "float32", "bfloat16"}
+        Precision of the encoder's products.
+    memory_limit : float
+        Gigabytes that one volume may need.
+    backend : {"threads", "dask", "ray"}
+        What distributes the work.
+    scheduler : str or None
+        Address of the cluster.
+    """
+
+    checkpoint: str
+    pooling: Pooling
+    device: str
+    batch_size: str
+    dtype: str = "auto"
+    memory_limit: float = MEMORY_LIMIT / 1e9
+    backend: Backend = "threads"
+    scheduler: str | None = None
+
+    @property
+    def recipe(self) -> EncoderRecipe:
+        """What makes the encoder, here on the first device."""
+        size = self.batch_size
+        return EncoderRecipe(
+            checkpoint=self.checkpoint,
+            pooling=self.pooling,
+            device=split_devices(self.device)[0],
+            batch_size=int(size) if size.isdecimal() else size,
+            dtype=self.dtype,
+            memory_limit=int(self.memory_limit * 1e9),
+        )
+
+    def load(self) -> SubjectEncoder:
+        """Load the encoder.
+
+        Returns
+        -------
+        SubjectEncoder
+            Ready to embed.
+        """
+        return self.recipe.build()
+
+    @contextmanager
+    def distribute(
+        self, encoder: SubjectEncoder, n_jobs: int
+    ) -> Iterator[Distribution | None]:
+        """Open the processes that embed, if it is not this one.
+
+        Parameters
+        ----------
+        encoder : SubjectEncoder
+            As loaded here.
+        n_jobs : int
+            Scans to preprocess at once, or workers of a cluster that is started.
+
+        Yields
+        ------
+        Distribution or None
+            None if this process embeds.
+        """
+        with open_workers(self.backend, self.scheduler, self.device, n_jobs) as workers:
+            if workers is None:
+                yield None
+                return
+            is_local = self.backend == "threads"
+            yield Distribution(
+                workers,
+                self.recipe.for_workers(encoder),
+                encoder.device.type,
+                max(1, n_jobs // workers.n_workers) if is_local else 1,
+            )
+
+
+def embed_from_command_line(
+    inputs: Sequence[str],
+    output: Path,
+    encoder_options: EncoderOptions,
+    options: RunOptions,
+    *,
+    modalities: Sequence[str],
+    shard: Shard | None = None,
+) -> RunSummary:
+    """Embed scans into a table, and show how it goes.
+
+    Parameters
+    ----------
+    inputs : sequence of str
+        Images, globs, folders, manifests and BIDS folders.
+    output : Path
+        Table to create or to go on with.
+    encoder_options : EncoderOptions
+        What embeds.
+    options : RunOptions
+        How the run goes.
+    modalities : sequence of str
+        Modalities to use; none means all that the checkpoint knows.
+    shard : Shard, optional
+        Part of the rows to embed; the first part reports inputs that are no row.
+
+    Returns
+    -------
+    RunSummary
+        What became of the rows.
+
+    Raises
+    ------
+    InputError
+        If the output would replace an input.
+    KeyboardInterrupt
+        If the user or the system ends the run; it says what is kept.
+    """
+    find_format(output, options.layout)
+    if options.overwrite and _is_among(inputs, output):
+        raise InputError(f"{output}: is an input, too; choose another output name.")
+    encoder = encoder_options.load()
+    manifest = collect_rows(inputs, modalities=encoder.modalities, wanted=modalities)
+    origin: dict[str, str | int] = {}
+    if shard is not None:
+        origin = {"shard": str(shard), "n_listed": len(manifest.rows)}
+        manifest = _take(manifest, shard)
+    tell_problems(manifest)
+    _LOGGER.debug("%d rows on %s", len(manifest.rows), encoder.device)
+    with (
+        show_run(len(manifest.rows)) as display,
+        encoder_options.distribute(encoder, options.n_jobs) as distribution,
+    ):
+        return runs.embed_to_table(
+            manifest.rows,
+            output,
+            encoder,
+            provenance={
+                **describe_encoder(encoder, lasting_name(encoder_options.checkpoint)),
+                **origin,
+            },
+            options=options,
+            problems=manifest.problems,
+            on_event=display,
+            distribution=distribution,
+        )
+
+
+def _is_among(inputs: Sequence[str], output: Path) -> bool:
+    patterns = list(map(os.path.expanduser, inputs))
+    # Path.glob takes no absolute pattern.
+    found = (glob.glob(text, recursive=True) for text in patterns)  # noqa: PTH207
+    return output.exists() and any(
+        os.path.exists(name) and output.samefile(name)  # noqa: PTH110
+        for name in chain(patterns, *found)
+    )
+
+
+def _take(manifest: Manifest, shard: Shard) -> Manifest:
+    first = shard.index == 1
+    return Manifest(
+        tuple(shard.take(manifest.rows)),
+        manifest.problems if first else (),
+        manifest.duplicates if first else (),
+    )

@@ -1,0 +1,3 @@
+"""From subjects to embeddings: the estimator and its stream."""
+
+__all__: list[str] = []

@@ -1,0 +1,103 @@
+"""Patch tokens as 4D images that nilearn takes."""
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from brainfeat.embedding.tokens import SubjectTokens
+from brainfeat.exceptions import ConfigError
+from brainfeat.io.integers import is_integer
+from brainfeat.volume import Geometry
+
+__all__ = ["DenseSpace", "check_dense_options", "to_dense_images"]
+
+DenseSpace = Literal["native", "template"]
+
+
+def check_dense_options(space: object, n_components: object, n_features: int) -> None:
+    """Check the options of `BrainFoundEmbedder.transform_dense`.
+
+    Parameters
+    ----------
+    space : object
+        To be ``"native"`` or ``"template"``.
+    n_components : object
+        To be None or a number of components.
+    n_features : int
+        Length of a token.
+
+    Raises
+    ------
+    ConfigError
+        If they are something else.
+    """
+    if space not in get_args(DenseSpace):
+        raise ConfigError(
+            f"space: expected one of {get_args(DenseSpace)}, got {space!r}."
+        )
+    if n_components is not None and not (
+        is_integer(n_components, at_least=1) and n_components <= n_features
+    ):
+        raise ConfigError(
+            f"n_components: expected None or 1 to {n_features}, got {n_components!r}."
+        )
+
+
+def to_dense_images(
+    subjects: Sequence[SubjectTokens], *, space: DenseSpace, n_components: int | None
+) -> list[nib.Nifti1Image]:
+    """Make one 4D image of each subject's tokens, none of them interpolated.
+
+    Parameters
+    ----------
+    subjects : sequence of SubjectTokens
+        Tokens and where they lie.
+    space : {"native", "template"}
+        Whose millimetres the affine maps to.
+    n_components : int or None
+        Principal components, over the brains of all subjects, in place of tokens.
+
+    Returns
+    -------
+    list of Nifti1Image
+        Of shape (size_i, size_j, size_k, D or n_components), float32.
+    """
+    values = [subject.tokens for subject in subjects]
+    if n_components is not None:
+        values = _project(subjects, n_components)
+    return [
+        _to_image(data, _geometry(subject, space))
+        for data, subject in zip(values, subjects, strict=True)
+    ]
+
+
+def _project(
+    subjects: Sequence[SubjectTokens], n_components: int
+) -> list[NDArray[np.float32]]:
+    """Return scores of principal components, 0 where there is no brain."""
+    inside = [subject.fractions > 0 for subject in subjects]
+    tokens = [s.tokens[mask] for s, mask in zip(subjects, inside, strict=True)]
+    # Here, since it takes a fifth of a second that embedders do not need.
+    from sklearn.decomposition import PCA
+
+    # Solved in full: the same tokens give the same components, signs included.
+    pca = PCA(n_components, svd_solver="covariance_eigh").fit(np.concatenate(tokens))
+    maps = []
+    for brain, mask in zip(tokens, inside, strict=True):
+        scores = np.zeros((*mask.shape, n_components), dtype=np.float32)
+        scores[mask] = pca.transform(brain)
+        maps.append(scores)
+    return maps
+
+
+def _geometry(subject: SubjectTokens, space: DenseSpace) -> Geometry:
+    return subject.geometry if space == "template" else subject.scanner_geometry
+
+
+def _to_image(data: NDArray[np.float32], geometry: Geometry) -> nib.Nifti1Image:
+    image = nib.Nifti1Image(np.ascontiguousarray(data), geometry.affine)
+    image.header.set_xyzt_units("mm")
+    return image

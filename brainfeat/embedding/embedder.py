@@ -1,0 +1,469 @@
+"""Brain MRI to features: the transformer that scikit-learn pipelines use."""
+
+import os
+from collections.abc import Generator
+from contextlib import closing
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numpy as np
+from nibabel import Nifti1Image
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils import Tags
+from sklearn.utils.validation import check_is_fitted
+
+from brainfeat.embedding.cache import EmbeddingCache
+from brainfeat.embedding.clusters import active_workers
+from brainfeat.embedding.dense import (
+    DenseSpace,
+    check_dense_options,
+    to_dense_images,
+)
+from brainfeat.embedding.distribution import Distribution, encode_in_workers
+from brainfeat.embedding.recipe import EncoderRecipe
+from brainfeat.embedding.subject_encoder import Outcome, Pooling, SubjectEncoder
+from brainfeat.embedding.tokens import stream_tokens
+from brainfeat.exceptions import (
+    ConfigError,
+    InputError,
+)
+from brainfeat.models.device import resolve_n_jobs
+from brainfeat.preprocessing.preprocessor import Preprocessor
+from brainfeat.progress import show_subjects
+from brainfeat.subjects.contract import (
+    check_checkpoint_name,
+    check_modalities,
+    check_weights,
+    read_subjects,
+    tag_images,
+)
+from brainfeat.subjects.table import SubjectTable, check_modality
+
+if TYPE_CHECKING:
+    from nilearn.reporting import HTMLReport
+
+__all__ = ["BrainFoundEmbedder"]
+
+
+class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
+    """Embed each subject's brain MRI as one vector.
+
+    Images are preprocessed as the checkpoint was trained, cut into slabs of
+    neighbouring slices of all modalities, encoded, and pooled over the brain.
+    Nothing is learnt from ``X``: a row depends on its own subject only.
+
+    Parameters
+    ----------
+    checkpoint : str or path-like
+        Name of a bundled checkpoint, a checkpoint folder, weights of DINOv2 as
+        `Checkpoint.load` reads them, or ``"hf-hub:org/name@revision"``.
+    pooling : {"mean", "cls", "cls+mean", "anatomy", "regions"}
+        Average the patch tokens over the brain, average the class tokens of the
+        slabs (which ``"brainfound-tiny"`` did not train), both, add up what the
+        encoder was taught to read from each patch token (a few numbers with names,
+        such as ``emb_ventricle``, the share of the brain that is ventricle), or
+        average the patch tokens over each region of ``labels_img``.
+    labels_img : path-like, nibabel image or mapping, optional
+        Label image in MNI152 space, for ``pooling="regions"``, or a mapping as
+        nilearn's atlases are: ``maps``, a label image, and ``lut``, a table with the
+        columns ``index`` and ``name``. Without one, names of regions are looked up
+        in the BIDS table beside the image: ``atlas_dseg.tsv`` for
+        ``atlas_dseg.nii.gz``.
+    modality : str, optional
+        Modality of images that come without one, as in a list of paths. None takes
+        it from the name of a Series, else from each file's BIDS suffix, else the
+        checkpoint's first.
+    preprocessor : Preprocessor, optional
+        Replaces the preprocessing that came with the checkpoint.
+    batch_size : "auto" or int
+        Subjects that share a batch. Speed only.
+    device : "auto", str or torch.device
+        Where the encoder runs; ``"auto"`` is CUDA if it is there. Speed only.
+    dtype : {"auto", "float32", "bfloat16"}
+        Precision of the encoder's products; ``"auto"`` takes bfloat16 where the
+        processor multiplies it natively. Its coarser rounding can look like a
+        difference of sites: name one if machines of several kinds share a study.
+        Workers of a cluster take that of this process.
+    n_jobs : int
+        Threads that read and preprocess ahead of the encoder, as in joblib: -1 is
+        one a core. Speed only. Inside ``joblib.parallel_config("dask")`` or Ray's,
+        subjects go to the cluster's workers, each of which loads the encoder once.
+    memory : None, path-like or joblib.Memory
+        Folder that keeps the embedding of each subject, so that cross-validation
+        encodes it once. A changed image, checkpoint or option is encoded anew.
+    verbose : int
+        Above 0, progress is shown on a terminal, else logged.
+
+    Attributes
+    ----------
+    modalities_ : tuple of str
+        Modalities that ``X`` had in `fit`; `transform` accepts no others.
+    checkpoint_fingerprint_ : str
+        SHA-256 of weights and configuration; `transform` accepts no others.
+    preprocessing_fingerprint_ : str or None
+        SHA-256 of the preprocessing; None if its brain mask is a function that has
+        no name in another process.
+    region_names_ : tuple of str
+        Regions in the order of their features; empty for other poolings.
+    n_features_out_ : int
+        Length of an embedding.
+
+    Examples
+    --------
+    A linear classifier on embeddings, with folds that keep subjects together::
+
+        model = make_pipeline(
+            BrainFoundEmbedder(memory="cache"), StandardScaler(), LogisticRegression()
+        )
+        cross_val_score(model, paths, diagnosis, groups=subjects, cv=GroupKFold())
+    """
+
+    def __init__(  # noqa: PLR0913  an estimator's options are one flat list
+        self,
+        checkpoint: str | os.PathLike[str] = "brainfound-tiny",
+        *,
+        pooling: Pooling = "mean",
+        labels_img: Any = None,
+        modality: str | None = None,
+        preprocessor: Preprocessor | None = None,
+        batch_size: int | Literal["auto"] = "auto",
+        device: Any = "auto",
+        dtype: Literal["auto", "float32", "bfloat16"] = "auto",
+        n_jobs: int | None = 1,
+        memory: Any = None,
+        verbose: int = 0,
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.pooling = pooling
+        self.labels_img = labels_img
+        self.modality = modality
+        self.preprocessor = preprocessor
+        self.batch_size = batch_size
+        self.device = device
+        self.dtype = dtype
+        self.n_jobs = n_jobs
+        self.memory = memory
+        self.verbose = verbose
+
+    def fit(self, X: Any = None, y: object = None) -> Self:
+        """Load the checkpoint and check the parameters and the form of ``X``.
+
+        Parameters
+        ----------
+        X : list, Series, DataFrame, path-like or image, optional
+            Paths (with ``~``), globs or images; dicts ``{modality: image}``, one a
+            subject; a DataFrame with a column per modality; or one 4D image, whose
+            volumes are the subjects. None, NaN or ``""`` is a modality that a
+            subject lacks. Without ``X`` any of the checkpoint's modalities may
+            come later.
+        y : object
+            Ignored.
+
+        Returns
+        -------
+        self
+            Ready to transform.
+
+        Raises
+        ------
+        CheckpointError
+            If there is no such checkpoint, or it is damaged.
+        ConfigError
+            If a parameter has an impossible value, or ``memory`` is to keep what a
+            brain mask without a name made.
+        InputError
+            If ``X`` has another form.
+        ModalityError
+            If a modality is unknown to the checkpoint, or missing where it may not.
+        VolumeNotFoundError
+            If a path does not exist.
+        """
+        encoder = self._make_encoder()
+        resolve_n_jobs(self.n_jobs)
+        if EmbeddingCache.from_memory(self.memory) is not None:
+            encoder.preprocessor.to_dict()  # names what is kept, or says why it cannot
+        check_modality(self.modality, encoder.modalities)
+        self.modalities_ = encoder.modalities
+        if X is not None:
+            table = read_subjects(X, encoder.checkpoint, self.modality)
+            self.modalities_ = table.modalities
+        self.checkpoint_fingerprint_ = encoder.checkpoint.fingerprint
+        self.preprocessing_fingerprint_ = _fingerprint(encoder.preprocessor)
+        self.region_names_ = encoder.region_names
+        self._pooling = encoder.pooling
+        self._atlas = _fingerprint_atlas(encoder)
+        self.n_features_out_ = encoder.n_features
+        self._feature_names = encoder.feature_names
+        self._fitted_on = X  # for a report; not pickled
+        return self
+
+    def transform(self, X: Any) -> NDArray[np.float32]:
+        """Embed each subject.
+
+        Parameters
+        ----------
+        X : list, Series, DataFrame, path-like or image
+            As for `fit`.
+
+        Returns
+        -------
+        ndarray of float32 of shape (n_subjects, n_features_out_)
+            One row a subject, in the order of ``X``; a DataFrame with its index
+            after ``set_output(transform="pandas")``.
+
+        Raises
+        ------
+        CheckpointError
+            If the checkpoint is not the one that was fitted.
+        ConfigError
+            If preprocessing, pooling or atlas changed since `fit`.
+        InputError
+            If ``X`` has another form.
+        ModalityError
+            If ``X`` has a modality that `fit` did not see.
+        VolumeError
+            If a scan cannot be read; subjects before it are in ``memory``.
+        """
+        encoder, table = self.read_subjects(X)
+        outcomes = self._stream(encoder, table)
+        rows = np.empty((len(table.rows), encoder.n_features), dtype=np.float32)
+        # Closed at the first error, so that no thread goes on reading.
+        with closing(outcomes):
+            shown = show_subjects(
+                outcomes, len(rows), done="embedded", verbose=self.verbose
+            )
+            for outcome in shown:
+                if outcome.error is not None:
+                    raise outcome.error
+                rows[outcome.index] = outcome.vector
+        return rows
+
+    def transform_dense(
+        self,
+        X: Any,
+        *,
+        space: DenseSpace = "native",
+        n_components: int | None = None,
+    ) -> list[Nifti1Image]:
+        """Give the patch tokens of each subject as a 4D image.
+
+        A voxel of the image is a token and lies where the encoder saw it: at the
+        middle of a block of voxels, turned as the subject was. Nothing is
+        interpolated; `nilearn.image.resample_to_img` takes it to another grid.
+
+        Parameters
+        ----------
+        X : list, Series, DataFrame, path-like or image
+            As for `fit`.
+        space : {"native", "template"}
+            Whether the affine maps to the subject's scanner millimetres, or to those
+            of MNI152, where all subjects share one grid.
+        n_components : int, optional
+            Principal components of the tokens of all brains of ``X``, with 0 outside
+            of the brain; three of them make a picture in red, green and blue.
+
+        Returns
+        -------
+        list of Nifti1Image
+            One a subject, float32 of shape (size_i, size_j, size_k, n), where n is
+            the length of a token, or ``n_components``.
+
+        Raises
+        ------
+        CheckpointError
+            If the checkpoint is not the one that was fitted.
+        ConfigError
+            If an option has an impossible value, or preprocessing, pooling or atlas
+            changed since `fit`.
+        InputError
+            If ``X`` has another form.
+        ModalityError
+            If ``X`` has a modality that `fit` did not see.
+        VolumeError
+            If a scan cannot be read.
+        """
+        encoder, table = self.read_subjects(X)
+        dim = encoder.checkpoint.config.encoder.embed_dim
+        check_dense_options(space, n_components, dim)
+        outcomes = stream_tokens(
+            encoder, table.rows, n_jobs=resolve_n_jobs(self.n_jobs)
+        )
+        with closing(outcomes):
+            shown = show_subjects(
+                outcomes, len(table.rows), done="embedded", verbose=self.verbose
+            )
+            subjects = [outcome.unwrap().without_voxels() for outcome in shown]
+        return to_dense_images(subjects, space=space, n_components=n_components)
+
+    def read_subjects(self, X: Any) -> tuple[SubjectEncoder, SubjectTable]:
+        """Give what `transform` works with, for what looks into it.
+
+        Parameters
+        ----------
+        X : list, Series, DataFrame, path-like or image
+            As for `fit`.
+
+        Returns
+        -------
+        encoder : SubjectEncoder
+            The fitted checkpoint with its preprocessing.
+        table : SubjectTable
+            One row a subject; no image is read yet.
+
+        Raises
+        ------
+        CheckpointError
+            If the checkpoint is not the one that was fitted.
+        ConfigError
+            If preprocessing, pooling or atlas changed since `fit`.
+        InputError
+            If ``X`` has another form.
+        ModalityError
+            If ``X`` has a modality that `fit` did not see.
+        """
+        check_is_fitted(self)
+        encoder = self._make_encoder()
+        self._check_unchanged(encoder)
+        table = read_subjects(X, encoder.checkpoint, self.modality)
+        check_modalities(self, self.modalities_, table.modalities)
+        return encoder, table
+
+    def generate_report(
+        self,
+        X: Any = None,
+        y: Any = None,
+        *,
+        groups: Any = None,
+        site: Any = None,
+        confounds: Any = None,
+    ) -> "HTMLReport":
+        """Tell of subjects on a page: inputs, outliers, a map, and scores.
+
+        Parameters
+        ----------
+        X : list, Series, DataFrame, path-like or image, optional
+            As for `fit`; by default what `fit` was given.
+        y : array-like of shape (n_subjects,), optional
+            Two classes, which a linear probe is evaluated on.
+        groups : array-like of shape (n_subjects,), optional
+            Who was scanned, if some were scanned repeatedly.
+        site : array-like of shape (n_subjects,), optional
+            Where.
+        confounds : DataFrame, optional
+            What may explain ``y``, such as ``age`` and ``sex``, a row a subject; all
+            columns are regressed out.
+
+        Returns
+        -------
+        HTMLReport
+            As nilearn's estimators give one: it is shown in a notebook, and
+            ``save_as_html(path)`` writes it as one file.
+
+        Raises
+        ------
+        InputError
+            If `fit` had no ``X`` and none is given, lengths or the orders of indices
+            differ, or ``confounds`` is no DataFrame.
+        VolumeError
+            If a scan cannot be read.
+        """
+        check_is_fitted(self)
+        subjects = X if X is not None else getattr(self, "_fitted_on", None)
+        if subjects is None:
+            raise InputError(
+                "generate_report: expected X, as fit was given none; or the estimator "
+                "was pickled since."
+            )
+        # Pages are made a layer above, and only when one is asked for.
+        page = import_module("brainfeat.reporting.embedder_report")
+        report: HTMLReport = page.report_on_embedder(
+            self, subjects, y, groups=groups, site=site, confounds=confounds
+        )
+        return report
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        return {name: value for name, value in state.items() if name != "_fitted_on"}
+
+    def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
+        """Name the columns of `transform`.
+
+        Parameters
+        ----------
+        input_features : object
+            Ignored.
+
+        Returns
+        -------
+        ndarray of str of shape (n_features_out_,)
+            ``emb_000`` and so on, after the region's name for regions; for anatomy
+            ``emb_`` and what was read.
+        """
+        check_is_fitted(self)
+        return np.array(self._feature_names, dtype=object)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = tag_images(super().__sklearn_tags__())
+        # Always float32, whatever the images hold.
+        tags.transformer_tags.preserves_dtype = []
+        return tags
+
+    def _make_encoder(self) -> SubjectEncoder:
+        check_checkpoint_name(self.checkpoint)
+        return self._recipe().build()
+
+    def _recipe(self) -> EncoderRecipe:
+        return EncoderRecipe(
+            checkpoint=self.checkpoint,
+            preprocessor=self.preprocessor,
+            pooling=self.pooling,
+            labels_img=self.labels_img,
+            batch_size=self.batch_size,
+            device=self.device,
+            dtype=self.dtype,
+        )
+
+    def _stream(
+        self, encoder: SubjectEncoder, table: SubjectTable
+    ) -> Generator[Outcome]:
+        cache = EmbeddingCache.from_memory(self.memory)
+        n_jobs = resolve_n_jobs(self.n_jobs)
+        workers = active_workers()
+        if workers is None:
+            yield from encoder.stream(table.rows, n_jobs=n_jobs, cache=cache)
+            return
+        recipe = self._recipe().for_workers(encoder)
+        distribution = Distribution(workers, recipe, encoder.device.type)
+        rows = enumerate(row.for_workers() for row in table.rows)
+        found = encode_in_workers(distribution, rows, cache=cache)
+        with closing(found):
+            for index, outcome in found:
+                yield Outcome(index, outcome.vector, outcome.error)
+
+    def _check_unchanged(self, encoder: SubjectEncoder) -> None:
+        found = encoder.checkpoint.fingerprint
+        check_weights(self.checkpoint, self.checkpoint_fingerprint_, found)
+        if _fingerprint(encoder.preprocessor) != self.preprocessing_fingerprint_:
+            raise ConfigError("preprocessor: changed since fit; fit again.")
+        if encoder.pooling != self._pooling:
+            raise ConfigError(
+                f"pooling: expected {self._pooling!r} as in fit, got "
+                f"{encoder.pooling!r}; fit again."
+            )
+        if (
+            encoder.region_names != self.region_names_
+            or _fingerprint_atlas(encoder) != self._atlas
+        ):
+            raise ConfigError("labels_img: its regions changed since fit; fit again.")
+
+
+def _fingerprint(preprocessor: Preprocessor) -> str | None:
+    try:
+        return preprocessor.fingerprint
+    except ConfigError:
+        return None
+
+
+def _fingerprint_atlas(encoder: SubjectEncoder) -> str | None:
+    return encoder.atlas.fingerprint if encoder.atlas else None

@@ -1,3 +1,0 @@
-"""Estimators with scikit-learn's contract."""
-
-__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""Files: volumes, tables, JSON, fingerprints, atomic writes."""
+
+__all__: list[str] = []

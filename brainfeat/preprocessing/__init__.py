@@ -1,0 +1,3 @@
+"""From a volume in scanner space to the encoder's grid."""
+
+__all__: list[str] = []

@@ -1,0 +1,329 @@
+"""Which voxels are brain: found without a skull strip, or by one that is named."""
+
+__all__ = [
+    "BrainMask",
+    "Placement",
+    "compute_mask",
+    "find_foreground",
+    "mask_path",
+    "reference",
+]
+
+import os
+import re
+import tempfile
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from brainfeat.exceptions import ConfigError, MissingDependencyError, VolumeError
+from brainfeat.io.image_names import image_stem
+from brainfeat.io.paths import expand_home
+from brainfeat.io.volumes import read_labels, write_volume
+from brainfeat.preprocessing.alignment import Alignment
+from brainfeat.preprocessing.brain_depth import load_depth
+from brainfeat.preprocessing.foreground import find_flat_background, find_head
+from brainfeat.preprocessing.resampling import to_cropped, to_resampled, to_shrunk
+from brainfeat.volume import Geometry, Volume
+
+BrainMask = str | Callable[[Volume], NDArray[Any]]
+
+_REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+# An adult brain has 0.8 to 1.9 litres; a head with its face has three or more.
+_BRAIN_LITRES = (0.3, 2.3)
+_TRACE = 0.05  # of the brightest tissue
+_EDGE_WIDTH = 2  # voxels that interpolation and its ringing reach
+# Registration errs by a few millimetres, and atrophy leaves fluid around a brain.
+_TEMPLATE_MARGIN = 5.0
+# Share of what a volume shows that may lie beyond that margin: nearly nothing of a
+# stripped brain does, and much of a head, whose skull and scalp are thicker.
+_MAX_OUTSIDE = 0.2
+_COARSE_SPACING = 4.0  # to tell a head from a brain
+_SEARCH_SPACING = 2.0  # the brain's edge is not known more finely than that
+
+
+class Placement(NamedTuple):
+    """Where the encoder's grid lies in a subject.
+
+    Attributes
+    ----------
+    grid : Geometry
+        Voxels of the grid, in millimetres of the template.
+    grid_to_scanner : ndarray of shape (4, 4)
+        Maps the grid's millimetres to the scanner's.
+    """
+
+    grid: Geometry
+    grid_to_scanner: NDArray[np.float64]
+
+
+def compute_mask(volume: Volume, brain_mask: BrainMask) -> Volume:
+    """Apply the skull strip that was asked for.
+
+    Parameters
+    ----------
+    volume : Volume
+        The first modality of a subject.
+    brain_mask : str or callable
+        Path of a mask, in which ``{stem}`` stands for the volume's file name
+        without suffix and ``{folder}`` for its folder; ``"deepbet"``;
+        ``"module:function"``; or a function of a volume that returns an array of its
+        shape.
+
+    Returns
+    -------
+    Volume
+        Boolean mask, on the mask file's own grid or on that of ``volume``.
+
+    Raises
+    ------
+    VolumeError
+        If the mask is empty, unreadable, of another shape or of fractions.
+    ConfigError
+        If the function cannot be found.
+    MissingDependencyError
+        If deepbet is asked for and not installed.
+    """
+    path = mask_path(brain_mask, volume.path)
+    if path is not None:
+        mask = read_labels(path)
+        mask = Volume(mask.data != 0, mask.geometry)
+    else:
+        data = np.asarray(_resolve(brain_mask)(volume))
+        if data.shape != volume.data.shape:
+            raise VolumeError(
+                f"brain mask: expected shape {volume.data.shape}, got {data.shape}."
+            )
+        if data.dtype.kind == "f" and (data != np.rint(data)).any():
+            raise VolumeError(
+                "brain mask: expected booleans or integers, got fractions or NaN; a "
+                "threshold makes probabilities a mask."
+            )
+        mask = Volume(data != 0, volume.geometry)
+    if not mask.data.any():
+        raise VolumeError(f"{path or 'brain mask'}: expected a brain, got no voxel.")
+    return mask
+
+
+def find_foreground(
+    volume: Volume,
+    sampled: NDArray[np.float32],
+    alignment: Alignment,
+    placement: Placement,
+) -> NDArray[np.bool_]:
+    """Find the brain on the encoder's grid without a skull strip.
+
+    Volumes that are stripped already, with one value all around a brain-sized
+    remainder where the template's brain lies, keep their own mask. Where the template
+    was registered, its brain and the head within 5 mm of it are taken; else the head.
+    Both are found at 2 mm where the grid is finer.
+
+    Parameters
+    ----------
+    volume : Volume
+        The first modality of a subject, finite.
+    sampled : ndarray of float32 of shape (size_i, size_j, size_k)
+        The same on the grid, NaN where the volume does not reach.
+    alignment : Alignment
+        Where the template lies in the volume.
+    placement : Placement
+        Where the grid lies in the volume.
+
+    Returns
+    -------
+    ndarray of bool of shape (size_i, size_j, size_k)
+        Never empty, unless the grid misses the volume.
+    """
+    stripped = _find_stripped(volume, alignment)
+    if stripped is not None:
+        share = to_resampled(stripped, placement.grid, placement.grid_to_scanner)
+        if (share >= 0.5).any():
+            return np.asarray(share >= 0.5)
+    reached = np.isfinite(sampled)
+    filled = np.where(reached, sampled, volume.data.min())
+    coarse = to_shrunk(Volume(filled, placement.grid), _SEARCH_SPACING)
+    head = find_head(coarse.data)
+    if alignment.is_registered:
+        to_template = np.linalg.inv(alignment.affine) @ placement.grid_to_scanner
+        brain = _to_finer(_find_brain(head, coarse.geometry, to_template), reached)
+        if brain.any():
+            return brain
+    return _to_finer(head, reached)
+
+
+def mask_path(
+    brain_mask: BrainMask | None, volume_path: str | os.PathLike[str] | None
+) -> Path | None:
+    """Return the mask file of a volume, if masks are files.
+
+    Parameters
+    ----------
+    brain_mask : str, callable or None
+        As for :func:`compute_mask`.
+    volume_path : path-like or None
+        Where the volume was read from.
+
+    Returns
+    -------
+    Path or None
+        None if the mask is computed.
+
+    Raises
+    ------
+    ConfigError
+        If the mask's name depends on the volume's, and the volume has none.
+    """
+    if not isinstance(brain_mask, str) or _names_function(brain_mask):
+        return None
+    if "{" not in brain_mask:
+        return expand_home(brain_mask)
+    if volume_path is None:
+        raise ConfigError(
+            f"brain_mask {brain_mask!r} needs images that come from files."
+        )
+    folder, stem = Path(volume_path).parent, image_stem(volume_path)
+    try:
+        name = brain_mask.format(stem=stem, folder=folder)
+    except (KeyError, IndexError, ValueError) as error:
+        raise ConfigError(
+            f"brain_mask {brain_mask!r} may hold {{stem}} and {{folder}} only."
+        ) from error
+    return expand_home(name)
+
+
+def reference(brain_mask: BrainMask | None) -> str | None:
+    """Return the text that stands for a brain mask in a configuration file.
+
+    Parameters
+    ----------
+    brain_mask : str, callable or None
+        As for :func:`compute_mask`.
+
+    Returns
+    -------
+    str or None
+        The text itself, or ``"module:function"``.
+
+    Raises
+    ------
+    ConfigError
+        If the function is not at the top level of a module, so that another process
+        could not find it.
+    """
+    if brain_mask is None or isinstance(brain_mask, str):
+        return brain_mask
+    text = f"{brain_mask.__module__}:{getattr(brain_mask, '__qualname__', '?')}"
+    if brain_mask.__module__ == "__main__" or not _REFERENCE.fullmatch(text):
+        raise ConfigError(
+            f"brain_mask {text} cannot be stored: expected a function at the top "
+            "level of a module that can be imported."
+        )
+    return text
+
+
+def _names_function(text: str) -> bool:
+    return text == "deepbet" or _REFERENCE.fullmatch(text) is not None
+
+
+def _resolve(brain_mask: BrainMask) -> Callable[[Volume], Any]:
+    if not isinstance(brain_mask, str):
+        return brain_mask
+    if brain_mask == "deepbet":
+        return _run_deepbet
+    module, _, name = brain_mask.partition(":")
+    try:
+        found: Any = import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"brain_mask {brain_mask!r} was not found: {error}") from None
+    if not callable(found):
+        raise ConfigError(f"brain_mask {brain_mask!r} is not a function.")
+    function: Callable[[Volume], Any] = found
+    return function
+
+
+def _run_deepbet(volume: Volume) -> NDArray[np.bool_]:
+    try:
+        deepbet = import_module("deepbet")
+    except ImportError as error:
+        raise MissingDependencyError(
+            'brain_mask "deepbet" needs an extra: pip install "brainfeat[deepbet]"'
+        ) from error
+    with tempfile.TemporaryDirectory() as folder:
+        # deepbet works from file to file.
+        source = write_volume(volume, Path(folder, "head.nii.gz"))
+        target = Path(folder, "mask.nii.gz")
+        deepbet.run_bet([str(source)], None, [str(target)], no_gpu=True)
+        mask: NDArray[np.bool_] = read_labels(target).data > 0
+        return mask
+
+
+def _find_brain(
+    head: NDArray[np.bool_], grid: Geometry, to_template: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """Find the template's brain, and the head that is close to it."""
+    depth = to_resampled(load_depth(), grid, to_template, outside=-np.inf)
+    # What is dark within the brain is still brain: fluid, and what a coil misses.
+    return (depth >= 0) | (head & (depth >= -_TEMPLATE_MARGIN))
+
+
+def _to_finer(mask: NDArray[np.bool_], reached: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Repeat the voxels of a mask over the finer grid that a volume reaches."""
+    finer = mask.T
+    for axis, size in enumerate(reached.shape[::-1]):
+        n_blocks = finer.shape[axis]
+        # What is left of the last block is as what lies beside it.
+        blocks = np.minimum(np.arange(size) // (size // n_blocks), n_blocks - 1)
+        finer = np.take(finer, blocks, axis)
+    return finer.T & reached
+
+
+def _find_stripped(volume: Volume, alignment: Alignment) -> Volume | None:
+    """Return the mask of a volume that is stripped already, as float32."""
+    background = find_flat_background(volume.data)
+    if background is None:
+        return None
+    coarse = to_shrunk(volume, _COARSE_SPACING)
+    # Not "differs": resampling leaves traces of interpolation in the background.
+    trace = _TRACE * (np.percentile(coarse.data, 99.0) - background)
+    rest = Volume(np.abs(coarse.data - background) > trace, coarse.geometry)
+    if _is_wider_than_brain(rest, alignment):
+        return None
+    contrast = np.abs(volume.data - background)
+    box = ndimage.find_objects((contrast > trace).view(np.int8))[0]
+    start = np.array([side.start - _EDGE_WIDTH for side in box])
+    stop = np.array([side.stop + _EDGE_WIDTH for side in box])
+    near = to_cropped(Volume(contrast, volume.geometry), start, stop)
+    mask = _without_interpolated_edge(near.data > trace, near.data)
+    litres = mask.sum() * abs(np.linalg.det(volume.geometry.affine[:3, :3])) / 1e6
+    if not _BRAIN_LITRES[0] <= litres <= _BRAIN_LITRES[1]:
+        return None
+    return Volume(mask.astype(np.float32), near.geometry)
+
+
+def _is_wider_than_brain(mask: Volume, alignment: Alignment) -> bool:
+    """Whether a mask has a skull and scalp where the template was registered."""
+    if not (alignment.is_registered and mask.data.any()):
+        return False
+    to_template = np.linalg.inv(alignment.affine).astype(np.float64)
+    depth = to_resampled(load_depth(), mask.geometry, to_template, outside=-np.inf)
+    outside = depth[mask.data] < -_TEMPLATE_MARGIN
+    return bool(outside.mean() > _MAX_OUTSIDE)
+
+
+def _without_interpolated_edge(
+    mask: NDArray[np.bool_], contrast: NDArray[Any]
+) -> NDArray[np.bool_]:
+    """Drop voxels at the edge that are mostly background, as interpolation makes them.
+
+    They have less than half the contrast of what lies beside them.
+    """
+    edge = mask & ndimage.binary_dilation(~mask, iterations=_EDGE_WIDTH)
+    kept = contrast >= 0.5 * ndimage.maximum_filter(contrast, size=3)
+    return np.asarray(mask & (kept | ~edge))

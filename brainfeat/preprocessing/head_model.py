@@ -1,0 +1,102 @@
+"""How bright a head is in and around the template brain, in each contrast."""
+
+__all__ = ["MODELLED", "HeadModel", "load_head_model"]
+
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from brainfeat.preprocessing.brain_depth import load_depth
+from brainfeat.preprocessing.resampling import to_shrunk
+from brainfeat.preprocessing.template import BRAIN_CENTER, load_template
+from brainfeat.volume import Volume
+
+# Usual brightness of white matter, grey matter, fluid, skull and scalp.
+_BRIGHTNESS = {
+    "T1w": (1.0, 0.7, 0.2, 0.05, 0.8),
+    "T2w": (0.35, 0.5, 1.0, 0.03, 0.5),
+    "FLAIR": (0.65, 0.8, 0.15, 0.03, 0.6),
+}
+MODELLED = tuple(_BRIGHTNESS)
+"""Modalities of which there is a model."""
+
+_FLUID, _SKULL = 2.0, 8.0  # mm from the brain to the outer face of each
+_BLUR = 0.4  # of the spacing, standard deviation
+
+# Below the brain and before it lie neck and face, which differ too much.
+_NECK = -40.0  # mm of the template, z
+_FACE = (20.0, 0.0)  # y and z
+
+
+class HeadModel(NamedTuple):
+    """Points in and around the template brain.
+
+    Attributes
+    ----------
+    points : ndarray of shape (n_points, 3)
+        Millimetres from `BRAIN_CENTER`.
+    brightness : ndarray of shape (n_points,)
+        What a head has there, with a mean of 0 and a norm of 1.
+    """
+
+    points: NDArray[np.float64]
+    brightness: NDArray[np.float64]
+
+
+@cache
+def load_head_model(modality: str, spacing: float, reach: float) -> HeadModel:
+    """Build the model of a head in one contrast.
+
+    Parameters
+    ----------
+    modality : str
+        One of `MODELLED`.
+    spacing : float
+        Distance of the points in millimetres, a multiple of 2.
+    reach : float
+        About how far outside the brain there are points, in millimetres. Up to 8
+        there are none in the scalp, whose fat is bright or suppressed.
+
+    Returns
+    -------
+    HeadModel
+        Points on a grid.
+    """
+    depth = load_depth()
+    white, gray = (
+        to_shrunk(load_template(tissue), depth.geometry.spacing[0]).data
+        for tissue in ("white_matter", "gray_matter")
+    )
+    is_fluid = depth.data >= -_FLUID
+    is_skull = ~is_fluid & (depth.data >= -_SKULL)
+    is_scalp = depth.data < -_SKULL
+    total = np.maximum(white + gray, 1.0)
+    white, gray = white / total * is_fluid, gray / total * is_fluid
+    shares = (white, gray, is_fluid - white - gray, is_skull, is_scalp)
+    head = sum(
+        np.float32(brightness) * share
+        for brightness, share in zip(_BRIGHTNESS[modality], shares, strict=True)
+    )
+    blurred = ndimage.gaussian_filter(head, _BLUR * spacing / depth.geometry.spacing[0])
+    near = to_shrunk(depth, spacing)
+    affine = near.geometry.affine
+    points = np.argwhere(np.ones(near.data.shape, bool)) @ affine[:3, :3].T
+    points += affine[:3, 3]
+    _, y, z = points.T
+    is_known = (z >= _NECK) & ((y <= _FACE[0]) | (z >= _FACE[1]))
+    outside = near.data.ravel()
+    chosen = (outside >= -reach) & (is_known | (outside >= -_FLUID))
+    values = to_shrunk(Volume(blurred, depth.geometry), spacing).data.ravel()[chosen]
+    values = values.astype(np.float64) - values.mean(dtype=np.float64)
+    return HeadModel(
+        _frozen(points[chosen] - np.array(BRAIN_CENTER)),
+        _frozen(values / np.linalg.norm(values)),
+    )
+
+
+def _frozen(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    values.flags.writeable = False
+    return values

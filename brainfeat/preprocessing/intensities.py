@@ -1,0 +1,196 @@
+"""Intensities that can be compared: repaired, freed of bias, and standardised."""
+
+__all__ = ["correct_bias", "repair", "standardise"]
+
+import math
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from brainfeat.exceptions import VolumeError
+from brainfeat.preprocessing.foreground import find_flat_background
+from brainfeat.preprocessing.resampling import run_on_one_thread, to_sitk
+from brainfeat.volume import Geometry, Volume
+
+# Share of voxels that may be NaN or infinite; a brain fills half of the box around it.
+_MAX_DAMAGED = 0.75
+# Beyond these, sums or squares of intensities would not fit into float32.
+_SIZES = (1e-9, 1e15)
+# Interpolation rings around a stripped brain: up to a twentieth of what differs from
+# the background lies on its other side.
+_BEYOND, _TRACE = 0.1, 0.01  # share of those voxels; of the range of intensities
+# How far an intensity may lie outside of the range of nearly all: air is about as much
+# darker than fluid, and vessels are brighter than fat.
+_BELOW, _ABOVE = 0.25, 3.0  # of that range
+_MAX_FAR = 0.01  # share of voxels that may lie farther, such as one plane
+_N_SAMPLED = 100_000  # voxels, from which that range is told
+_N4_SHRINK = 2
+_N4_ITERATIONS = [30, 20, 10]
+_N4_FLOOR = 1e-3  # of the highest intensity
+
+
+def repair(volume: Volume) -> Volume:
+    """Check intensities, and set the damaged ones to the lowest.
+
+    So is a flat background that lies among or above them, such as the zeros around a
+    brain that was given a mean of zero. What lies far outside of all others, such as
+    -1024 around a scan without negative values, or one hot voxel, is brought near.
+
+    Parameters
+    ----------
+    volume : Volume
+        Volume as it was read.
+
+    Returns
+    -------
+    Volume
+        Finite float32 with contrast.
+
+    Raises
+    ------
+    VolumeError
+        If the intensities are mostly not finite, or all the same.
+    """
+    with np.errstate(over="ignore"):  # too large for float32 is infinite, too
+        data = volume.data.astype(np.float32, copy=False)
+    low, high = float(data.min()), float(data.max())
+    # NaN and infinity are seen in the extremes: most volumes need no closer look.
+    if not (math.isfinite(low) and math.isfinite(high)):
+        data = _without_damage(data)
+        low, high = float(data.min()), float(data.max())
+    if low == high:
+        raise VolumeError(f"expected contrast, got {low:g} everywhere.")
+    data, low, high = _without_extremes(data, low, high)
+    size = max(abs(low), abs(high))
+    if not _SIZES[0] < size < _SIZES[1]:
+        data = data / np.float32(size)
+    return Volume(data, volume.geometry, volume.path)
+
+
+def correct_bias(
+    data: NDArray[np.float32], foreground: NDArray[np.bool_], grid: Geometry
+) -> NDArray[np.float32]:
+    """Divide out slow changes of intensity by N4 [1]_.
+
+    Parameters
+    ----------
+    data : ndarray of float32 of shape (size_i, size_j, size_k)
+        Finite intensities.
+    foreground : ndarray of bool of shape (size_i, size_j, size_k)
+        Where the bias is estimated.
+    grid : Geometry
+        Grid of both.
+
+    Returns
+    -------
+    ndarray of float32 of shape (size_i, size_j, size_k)
+        Positive intensities; negative ones are moved up to zero before.
+
+    References
+    ----------
+    .. [1] Tustison et al., N4ITK: improved N3 bias correction. IEEE Transactions on
+       Medical Imaging 29, 2010. doi:10.1109/TMI.2010.2046908
+    """
+    # N4 works on logarithms. Bias multiplies: only what is negative is moved.
+    positive = data - min(float(data.min()), 0.0)
+    positive = np.maximum(positive, _N4_FLOOR * positive.max()).astype(np.float32)
+    image = to_sitk(Volume(positive, grid))
+    mask = to_sitk(Volume(foreground, grid))
+    shrink = [_N4_SHRINK] * 3
+    n4 = sitk.N4BiasFieldCorrectionImageFilter()
+    n4.SetMaximumNumberOfIterations(_N4_ITERATIONS)
+    run_on_one_thread(n4, sitk.Shrink(image, shrink), sitk.Shrink(mask, shrink))
+    field = sitk.GetArrayFromImage(n4.GetLogBiasFieldAsImage(image)).T
+    corrected: NDArray[np.float32] = (positive / np.exp(field)).astype(np.float32)
+    return corrected
+
+
+def standardise(
+    data: NDArray[Any], foreground: NDArray[np.bool_], percentiles: tuple[float, float]
+) -> NDArray[np.float32]:
+    """Clip intensities and give them mean zero and variance one in the foreground.
+
+    Parameters
+    ----------
+    data : ndarray of shape (size_i, size_j, size_k)
+        Intensities, finite in the foreground.
+    foreground : ndarray of bool of shape (size_i, size_j, size_k)
+        Voxels to standardise, at least one.
+    percentiles : tuple of float (lower, upper)
+        Percentiles of the foreground at which it is clipped.
+
+    Returns
+    -------
+    ndarray of float32 of shape (size_i, size_j, size_k)
+        Standard scores; the lowest of them outside the foreground.
+
+    Raises
+    ------
+    VolumeError
+        If the foreground has no contrast.
+    """
+    if data.flags.f_contiguous and not data.flags.c_contiguous:
+        return standardise(data.T, foreground.T, percentiles).T  # along memory
+    values = data[foreground]
+    low, high = np.percentile(values, percentiles)
+    values = np.clip(values, low, high).astype(np.float64)
+    mean, spread = values.mean(), values.std()
+    if not spread > 0:
+        raise VolumeError("expected contrast within the brain, got one value.")
+    scores = np.full(data.shape, (low - mean) / spread, dtype=np.float32)
+    scores[foreground] = (values - mean) / spread
+    return scores
+
+
+def _without_damage(data: NDArray[np.float32]) -> NDArray[np.float32]:
+    finite = np.isfinite(data)
+    # NaN all around is no damage, but how some programs strip a head.
+    boxes = ndimage.find_objects(finite.view(np.int8))
+    damaged = 1.0 - finite[boxes[0]].mean() if boxes else 1.0
+    if damaged > _MAX_DAMAGED:
+        raise VolumeError(
+            f"expected intensities, got {damaged:.0%} NaN or infinite voxels."
+        )
+    return np.where(finite, data, data[finite].min())
+
+
+def _without_extremes(
+    data: NDArray[np.float32], low: float, high: float
+) -> tuple[NDArray[np.float32], float, float]:
+    """Let a flat background be no brighter than the rest, and nothing lie far out.
+
+    Takes and returns the extremes, too.
+    """
+    background = find_flat_background(data)
+    step = math.ceil((data.size / _N_SAMPLED) ** (1 / 3))
+    rest = data[::step, ::step, ::step]
+    rest = rest[rest != background] if background is not None else rest
+    if rest.size == 0:
+        return data, low, high
+    # Not the extremes: one odd voxel would make all else look dark, or one odd plane.
+    darkest, bright = np.percentile(rest, (0.1, 97.0)).astype(np.float64)
+    spread = bright - darkest
+    if spread == 0:
+        return data, low, high
+    if background is not None and _lies_among(background, rest, _TRACE * spread):
+        data = np.where(data == background, np.float32(darkest), data)
+        low, high = float(data.min()), float(data.max())
+    lowest, highest = darkest - _BELOW * spread, bright + _ABOVE * spread
+    if lowest <= low and high <= highest:
+        return data, low, high
+    far = (data < lowest) | (data > highest)
+    if background is not None:
+        far &= data != background
+    if np.count_nonzero(far) > _MAX_FAR * far.size:  # a small head in a large field
+        return data, low, high
+    data = data.clip(np.float32(lowest), np.float32(highest))
+    return data, max(low, lowest), min(high, highest)
+
+
+def _lies_among(background: float, rest: NDArray[np.float32], trace: float) -> bool:
+    n_darker = np.count_nonzero(rest < background - trace)
+    n_brighter = np.count_nonzero(rest > background + trace)
+    return bool(n_darker > _BEYOND * (n_darker + n_brighter))

@@ -1,0 +1,440 @@
+"""From volumes as scanners write them to the encoder's grid, and back."""
+
+__all__ = ["Alignment", "PreprocessedSubject", "Preprocessor"]
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from brainfeat.exceptions import ConfigError, ModalityError, VolumeError
+from brainfeat.io.integers import is_integer
+from brainfeat.preprocessing import alignment as registration
+from brainfeat.preprocessing import brain_mask as masks
+from brainfeat.preprocessing.intensities import correct_bias, repair, standardise
+from brainfeat.preprocessing.resampling import to_closest_ras, to_resampled
+from brainfeat.preprocessing.template import BRAIN_CENTER
+from brainfeat.volume import Geometry, Volume
+
+Alignment = Literal["none", "rigid", "affine"]
+Affine = NDArray[np.float64]
+
+# Part of the fingerprint: raised when the same settings give other voxels.
+_REVISION = 6
+
+
+@dataclass(frozen=True, eq=False)
+class PreprocessedSubject:
+    """All modalities of one subject on the encoder's grid.
+
+    Parameters
+    ----------
+    data : ndarray of float32 of shape (n_modalities, size_i, size_j, size_k)
+        Standard scores over the foreground; outside it the lowest of them. An absent
+        modality is zero everywhere.
+    present : ndarray of bool of shape (n_modalities,)
+        Which modalities the subject has.
+    foreground : ndarray of bool of shape (size_i, size_j, size_k)
+        Voxels that count as brain.
+    geometry : Geometry
+        The grid, in millimetres of the template.
+    grid_to_scanner : ndarray of shape (4, 4)
+        Maps the grid's millimetres to the scanner's.
+    similarity : float
+        Correlation with a model of a head; NaN if the subject was only centred.
+    """
+
+    data: NDArray[np.float32]
+    present: NDArray[np.bool_]
+    foreground: NDArray[np.bool_]
+    geometry: Geometry
+    grid_to_scanner: Affine
+    similarity: float
+
+    def on_grid(self, geometry: Geometry) -> "PreprocessedSubject":
+        """Place another grid where this one lies, without what was sampled.
+
+        Parameters
+        ----------
+        geometry : Geometry
+            The other grid, in millimetres of the template.
+
+        Returns
+        -------
+        PreprocessedSubject
+            For `Preprocessor.invert` and `apply_labels`; its data is empty.
+        """
+        nothing = np.empty((0, 0, 0, 0), np.float32)
+        return dataclasses.replace(self, data=nothing, geometry=geometry)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessor:
+    """Place a subject on the encoder's grid and normalise its intensities.
+
+    The brain is located by registration to MNI152; `alignment` says how much of the
+    transform is applied. All modalities share it, so they must lie together in
+    scanner space, as those of one session do.
+
+    Parameters
+    ----------
+    shape : tuple of int (size_i, size_j, size_k)
+        Voxels of the grid: left to right, posterior to anterior, inferior to
+        superior.
+    spacing : float
+        Edge of a voxel in millimetres.
+    alignment : {"none", "rigid", "affine"}
+        ``"none"`` only centres the grid on the brain, ``"rigid"`` also turns it,
+        ``"affine"`` also scales and shears it.
+    bias_correction : bool
+        Whether to correct the bias field by N4 [1]_.
+    brain_mask : str or callable, optional
+        Skull strip: the path of a mask, in which ``{stem}`` and ``{folder}`` stand
+        for the image's; ``"deepbet"``; ``"module:function"`` or a function that
+        takes a `Volume` and returns an array of its shape. None finds the brain
+        without.
+    percentiles : tuple of float (lower, upper)
+        Intensities of the foreground are clipped to these.
+
+    Raises
+    ------
+    ConfigError
+        If a value is impossible.
+
+    References
+    ----------
+    .. [1] Tustison et al., N4ITK: improved N3 bias correction. IEEE Transactions on
+       Medical Imaging 29, 2010. doi:10.1109/TMI.2010.2046908
+
+    Examples
+    --------
+    >>> Preprocessor(alignment="affine").to_dict()["spacing"]
+    2.0
+    """
+
+    shape: tuple[int, int, int] = (80, 104, 80)
+    spacing: float = 2.0
+    alignment: Alignment = "rigid"
+    bias_correction: bool = False
+    brain_mask: masks.BrainMask | None = None
+    percentiles: tuple[float, float] = (0.5, 99.5)
+
+    def __post_init__(self) -> None:
+        for problem in _problems(self):
+            raise ConfigError(f"Preprocessor: {problem}")
+
+    @property
+    def geometry(self) -> Geometry:
+        """The encoder's grid, centred on the template brain, in template mm."""
+        affine = np.diag([self.spacing, self.spacing, self.spacing, 1.0])
+        half = (np.array(self.shape) - 1) / 2.0
+        affine[:3, 3] = np.array(BRAIN_CENTER) - self.spacing * half
+        return Geometry(self.shape, affine)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the settings, and of the revision of what they do."""
+        settings = {"revision": _REVISION, **self.to_dict()}
+        text = json.dumps(settings, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def apply(
+        self, volumes: Mapping[str, Volume | None], modalities: Sequence[str]
+    ) -> PreprocessedSubject:
+        """Take the volumes of a subject to the grid.
+
+        Parameters
+        ----------
+        volumes : mapping of str to Volume or None
+            Volume of each modality; absent ones are None or left out.
+        modalities : sequence of str
+            Modalities in the order of the result.
+
+        Returns
+        -------
+        PreprocessedSubject
+            The subject on the grid.
+
+        Raises
+        ------
+        ModalityError
+            If there is no volume, or one of a modality that was not asked for.
+        VolumeError
+            If a volume has no contrast, or is mostly NaN.
+        """
+        unknown = sorted(set(volumes) - set(modalities))
+        if unknown:
+            raise ModalityError(
+                f"expected modalities {tuple(modalities)}, got {unknown}."
+            )
+        clean = {}
+        for name in modalities:
+            volume = volumes.get(name)
+            if volume is not None:
+                with _naming(volume, name):
+                    clean[name] = repair(to_closest_ras(volume))
+        if not clean:
+            raise ModalityError(f"expected one of {tuple(modalities)}, got no volume.")
+        first = next(iter(clean))
+        alignment = registration.align_to_template(clean[first], first)
+        place = masks.Placement(self.geometry, self._grid_to_scanner(alignment))
+        sampled = {
+            name: to_resampled(volume, *place, outside=np.nan)
+            for name, volume in clean.items()
+        }
+        with _naming(clean[first], first):
+            foreground = self._find_foreground(
+                clean[first], sampled[first], alignment, place
+            )
+        # Each volume in the order of its samples, and of the slabs it is cut into.
+        stored = np.zeros((len(modalities), *self.shape[::-1]), dtype=np.float32)
+        data = stored.transpose(0, 3, 2, 1)
+        for name, volume in clean.items():
+            with _naming(volume, name):
+                index = modalities.index(name)
+                data[index] = self._normalise(sampled[name], foreground)
+        present = np.array([name in clean for name in modalities])
+        return PreprocessedSubject(
+            data, present, foreground, *place, alignment.similarity
+        )
+
+    def apply_labels(
+        self, label_map: Volume, subject: PreprocessedSubject
+    ) -> NDArray[Any]:
+        """Take a label map of a subject to the grid, by nearest neighbour.
+
+        Parameters
+        ----------
+        label_map : Volume
+            Labels on any grid that lies with the subject in scanner space.
+        subject : PreprocessedSubject
+            Where the subject was placed.
+
+        Returns
+        -------
+        ndarray of shape (size_i, size_j, size_k)
+            Labels on the grid; 0 outside the label map.
+        """
+        return to_resampled(
+            to_closest_ras(label_map),
+            subject.geometry,
+            subject.grid_to_scanner,
+            interpolation="nearest",
+        )
+
+    def invert(
+        self, data: NDArray[Any], subject: PreprocessedSubject, native: Geometry
+    ) -> Volume:
+        """Take a map on the grid back to a subject's own space.
+
+        Parameters
+        ----------
+        data : ndarray of shape (size_i, size_j, size_k)
+            Labels (integers or booleans), taken back by nearest neighbour, or scores
+            (floats), interpolated linearly.
+        subject : PreprocessedSubject
+            Where the subject was placed.
+        native : Geometry
+            Grid to return to, in scanner space.
+
+        Returns
+        -------
+        Volume
+            The map on ``native``; 0 where the grid does not reach.
+        """
+        is_score = data.dtype.kind == "f"
+        values = data.astype(np.float32) if is_score else data
+        to_grid = np.linalg.inv(subject.grid_to_scanner).astype(np.float64)
+        samples = to_resampled(
+            Volume(values, subject.geometry),
+            native,
+            to_grid,
+            interpolation="linear" if is_score else "nearest",
+        )
+        return Volume(samples, native)
+
+    def mask_path(self, path: str | os.PathLike[str] | None) -> Path | None:
+        """Return the mask file that belongs to an image, if masks are files.
+
+        Parameters
+        ----------
+        path : path-like or None
+            The image of a subject's first modality; None if it is in memory.
+
+        Returns
+        -------
+        Path or None
+            None if the mask is computed.
+        """
+        return masks.mask_path(self.brain_mask, path)
+
+    def input_files(
+        self, images: Mapping[str, str], modalities: Sequence[str]
+    ) -> dict[str, str]:
+        """Name the files that a subject is made from.
+
+        Parameters
+        ----------
+        images : mapping of str to str
+            Path of the image of each modality.
+        modalities : sequence of str
+            Modalities in order; the first that is there is masked.
+
+        Returns
+        -------
+        dict of str to str
+            The images, and the brain mask where that is a file of its own.
+        """
+        first = next((images[name] for name in modalities if name in images), None)
+        mask = self.mask_path(first)
+        return {**images, **({} if mask is None else {"brain_mask": str(mask)})}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as plain JSON values.
+
+        Returns
+        -------
+        dict
+            What `from_dict` reads.
+
+        Raises
+        ------
+        ConfigError
+            If `brain_mask` is a function that no other process could import.
+        """
+        return {
+            "shape": [int(size) for size in self.shape],
+            "spacing": float(self.spacing),
+            "alignment": self.alignment,
+            "bias_correction": self.bias_correction,
+            "brain_mask": masks.reference(self.brain_mask),
+            "percentiles": [float(value) for value in self.percentiles],
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Build a preprocessor from plain JSON values.
+
+        Parameters
+        ----------
+        values : mapping
+            Names and values of settings; absent ones take their defaults.
+
+        Returns
+        -------
+        Preprocessor
+            The preprocessor.
+
+        Raises
+        ------
+        ConfigError
+            If a key is unknown or a value impossible.
+        """
+        names = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - names)
+        if unknown:
+            raise ConfigError(f"Preprocessor: unknown keys {unknown}.")
+        lists = {key: tuple(v) for key, v in values.items() if isinstance(v, list)}
+        return cls(**{**values, **lists})
+
+    def _grid_to_scanner(self, alignment: registration.Alignment) -> Affine:
+        center = np.array(BRAIN_CENTER)
+        moved = alignment.affine[:3, :3] @ center + alignment.affine[:3, 3]
+        if not alignment.is_registered:
+            # A voxel on the centre: a single slice would lie between two of them.
+            grid = self.geometry
+            center = grid.affine[:3, :3] @ (np.array(grid.shape) // 2)
+            center = center + grid.affine[:3, 3]
+        elif self.alignment == "affine":
+            return alignment.affine
+        elif self.alignment == "rigid":
+            return alignment.rigid
+        shift = np.eye(4)
+        shift[:3, 3] = moved - center
+        return shift
+
+    def _find_foreground(
+        self,
+        volume: Volume,
+        sampled: NDArray[np.float32],
+        alignment: registration.Alignment,
+        place: masks.Placement,
+    ) -> NDArray[np.bool_]:
+        if self.brain_mask is None:
+            found = masks.find_foreground(volume, sampled, alignment, place)
+        else:
+            mask = to_closest_ras(masks.compute_mask(volume, self.brain_mask))
+            share = Volume(mask.data.astype(np.float32), mask.geometry)
+            found = np.asarray(to_resampled(share, *place) >= 0.5)
+        if not found.any():
+            raise VolumeError("the brain mask does not overlap the brain.")
+        return found
+
+    def _normalise(
+        self, sampled: NDArray[np.float32], foreground: NDArray[np.bool_]
+    ) -> NDArray[np.float32]:
+        # Where a modality's field of view ends, it says nothing of the brain.
+        reached = np.isfinite(sampled)
+        known = foreground & reached
+        if not known.any():
+            raise VolumeError("the volume does not overlap the brain.")
+        if self.bias_correction:
+            filled = np.where(reached, sampled, sampled[reached].min())
+            sampled = correct_bias(filled, known, self.geometry)
+        return standardise(sampled, known, self.percentiles)
+
+
+@contextmanager
+def _naming(volume: Volume, modality: str) -> Iterator[None]:
+    """Put the file, or else the modality, before what is wrong with a volume."""
+    try:
+        yield
+    except VolumeError as error:
+        raise type(error)(f"{volume.path or modality}: {error}") from error
+
+
+def _problems(config: Preprocessor) -> list[str]:
+    checks = {
+        f"shape must be a tuple of three positive integers, got {config.shape!r}.": (
+            isinstance(config.shape, tuple)
+            and len(config.shape) == 3
+            and all(is_integer(size, at_least=1) for size in config.shape)
+        ),
+        f"spacing must be a positive length in mm, got {config.spacing!r}.": (
+            _is_number(config.spacing) and config.spacing > 0
+        ),
+        f"alignment must be one of {get_args(Alignment)}, got {config.alignment!r}.": (
+            config.alignment in get_args(Alignment)
+        ),
+        f"bias_correction must be true or false, got {config.bias_correction!r}.": (
+            isinstance(config.bias_correction, bool)
+        ),
+        f"brain_mask must be text or a function, got {config.brain_mask!r}.": (
+            config.brain_mask is None
+            or (isinstance(config.brain_mask, str) and config.brain_mask != "")
+            or callable(config.brain_mask)
+        ),
+        "percentiles must be a tuple of two, rising, in [0, 100], "
+        f"got {config.percentiles!r}.": (
+            isinstance(config.percentiles, tuple)
+            and len(config.percentiles) == 2
+            and all(map(_is_number, config.percentiles))
+            and 0 <= config.percentiles[0] < config.percentiles[1] <= 100
+        ),
+    }
+    return [problem for problem, holds in checks.items() if not holds]
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, float | int):
+        return False
+    return math.isfinite(value)

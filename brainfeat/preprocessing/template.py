@@ -1,0 +1,78 @@
+"""The MNI152 maps that nilearn ships, as volumes: available offline, at 1 mm.
+
+The maps are the ICBM 2009a nonlinear symmetric averages [1]_, skull-stripped.
+
+References
+----------
+.. [1] Fonov et al., Unbiased average age-appropriate atlases for pediatric
+   studies. NeuroImage 54, 2011. doi:10.1016/j.neuroimage.2010.07.033
+"""
+
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from numpy.typing import NDArray
+
+from brainfeat.exceptions import MissingDependencyError
+from brainfeat.io.volumes import read_volume
+from brainfeat.volume import Volume
+
+__all__ = ["BRAIN_CENTER", "TemplateMap", "load_template"]
+
+BRAIN_CENTER = (0.0, -17.0, 5.0)
+"""Middle of the template brain's bounding box, in template millimetres."""
+
+TemplateMap = Literal["T1w", "gray_matter", "white_matter", "brain_mask"]
+
+_FILES = {
+    "T1w": "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz",
+    "gray_matter": "mni_icbm152_gm_tal_nlin_sym_09a_converted.nii.gz",
+    "white_matter": "mni_icbm152_wm_tal_nlin_sym_09a_converted.nii.gz",
+}
+
+
+@cache
+def load_template(name: TemplateMap) -> Volume:
+    """Load one of the MNI152 maps at 1 mm.
+
+    Parameters
+    ----------
+    name : {"T1w", "gray_matter", "white_matter", "brain_mask"}
+        ``"T1w"`` is the brain alone, on a background of zero;
+        ``"gray_matter"`` and ``"white_matter"`` are probabilities in [0, 1];
+        ``"brain_mask"`` is boolean.
+
+    Returns
+    -------
+    Volume
+        Read-only map of shape (197, 233, 189), float32 or bool.
+
+    Raises
+    ------
+    MissingDependencyError
+        If nilearn, which holds the maps, is not installed.
+    """
+    if name == "brain_mask":
+        brain = load_template("T1w")
+        return _frozen(brain.data > 0, brain)
+    volume = read_volume(_folder() / _FILES[name])
+    data = volume.data if name == "T1w" else volume.data / volume.data.max()
+    return _frozen(data, volume)
+
+
+def _folder() -> Path:
+    # Importing nilearn takes seconds and brings scikit-learn: find it instead.
+    spec = find_spec("nilearn")
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingDependencyError(
+            "the MNI152 maps come with nilearn, which is not installed: "
+            'pip install "nilearn>=0.13"'
+        )
+    return Path(spec.submodule_search_locations[0], "datasets", "data")
+
+
+def _frozen(data: NDArray[Any], like: Volume) -> Volume:
+    data.flags.writeable = False
+    return Volume(data, like.geometry)

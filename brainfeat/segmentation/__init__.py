@@ -1,0 +1,3 @@
+"""Label maps from a few labelled scans."""
+
+__all__: list[str] = []

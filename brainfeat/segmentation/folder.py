@@ -1,0 +1,208 @@
+"""A fitted segmentation as a folder: safetensors and JSON, never pickle."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from brainfeat._version import __version__
+from brainfeat.checkpoint.checkpoint import Checkpoint
+from brainfeat.checkpoint.sharing import shared_checkpoint
+from brainfeat.checkpoint.weight_files import file_sha256
+from brainfeat.exceptions import CheckpointError, ConfigError
+from brainfeat.io.atomic import atomic_write, write_json
+from brainfeat.io.json_files import read_json
+from brainfeat.models.decoder import DecoderConfig, SegmentationDecoder
+
+__all__ = ["MODEL_NAME", "FolderContent", "read_folder", "write_folder"]
+
+MODEL_NAME = "segmentation.json"
+_ENCODER, _WEIGHTS = "encoder", "decoder.safetensors"
+_FORMAT = "brainfeat-segmentation-1"
+# What a training followed; where it ran, and how fast, is not the model's.
+_PARAMETERS = (
+    "n_steps",
+    "learning_rate",
+    "freeze_encoder",
+    "batch_size",
+    "random_state",
+    "validation_fraction",
+)
+# What a folder raises of which a part is missing, cut short or another's.
+_DAMAGES = (ConfigError, KeyError, OSError, RuntimeError, SafetensorError)
+
+
+class _Fitted(Protocol):
+    """What is written of an estimator."""
+
+    classes_: NDArray[Any]
+    modalities_: tuple[str, ...]
+    loss_curve_: list[float]
+    validation_scores_: list[float]
+    checkpoint_fingerprint_: str
+    decoder_: SegmentationDecoder
+    prior_: Tensor
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Give the parameters of the constructor.
+
+        Parameters
+        ----------
+        deep : bool
+            As for scikit-learn.
+
+        Returns
+        -------
+        dict
+            By name.
+        """
+
+
+class FolderContent(NamedTuple):
+    """What a folder holds.
+
+    Attributes
+    ----------
+    parameters : dict
+        Of the estimator's constructor.
+    fitted : dict
+        Fitted attributes by name.
+    """
+
+    parameters: dict[str, Any]
+    fitted: dict[str, Any]
+
+
+def write_folder(folder: Path, estimator: _Fitted, checkpoint: Checkpoint) -> Path:
+    """Write a fitted estimator with its encoder.
+
+    Parameters
+    ----------
+    folder : Path
+        Made if it is not there.
+    estimator : SegmentationEstimator
+        Fitted.
+    checkpoint : Checkpoint
+        Its encoder.
+
+    Returns
+    -------
+    Path
+        The folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint.save(folder / _ENCODER)
+    state = estimator.decoder_.state_dict()
+    tensors = {f"decoder.{name}": v.contiguous().cpu() for name, v in state.items()}
+    with atomic_write(folder / _WEIGHTS) as partial:
+        save_file({**tensors, "prior": estimator.prior_.contiguous()}, partial)
+    parameters = estimator.get_params(deep=False)
+    content = {
+        "format": _FORMAT,
+        "library_version": __version__,
+        "parameters": {name: _plain(parameters[name]) for name in _PARAMETERS},
+        "modality": parameters["modality"],
+        "classes": [int(label) for label in estimator.classes_],
+        "modalities": list(estimator.modalities_),
+        "decoder": dataclasses.asdict(estimator.decoder_.config),
+        "decoder_sha256": file_sha256(folder / _WEIGHTS),
+        "encoder_sha256": estimator.checkpoint_fingerprint_,
+        "loss_curve": [round(loss, 6) for loss in estimator.loss_curve_],
+        "validation_scores": [round(s, 6) for s in estimator.validation_scores_],
+    }
+    write_json(folder / MODEL_NAME, content)
+    return folder
+
+
+def read_folder(folder: Path) -> FolderContent:
+    """Read what `write_folder` wrote.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder.
+
+    Returns
+    -------
+    FolderContent
+        Parameters and fitted attributes.
+
+    Raises
+    ------
+    CheckpointError
+        If the folder holds no model, a damaged one, or another one's weights.
+    """
+    path = folder / MODEL_NAME
+    if not path.is_file():
+        raise CheckpointError(
+            f"{folder}: expected a folder that 'brainfeat segment fit' or "
+            f"SegmentationEstimator.save wrote, got none with {MODEL_NAME}."
+        )
+    content = read_json(path, "a segmentation model", error=CheckpointError)
+    if content.get("format") != _FORMAT:
+        raise CheckpointError(f"{folder}: written by another version of brainfeat.")
+    # Opened again when it is used, from whatever folder that is.
+    encoder = (folder / _ENCODER).resolve()
+    _check_encoder(encoder, content)
+    try:
+        return FolderContent(
+            {
+                "checkpoint": str(encoder),
+                "modality": content["modality"],
+                **content.get("parameters", {}),  # which the first folders lack
+            },
+            _fitted(content, folder / _WEIGHTS),
+        )
+    except _DAMAGES as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{folder}: damaged ({reason}).") from error
+
+
+def _plain(value: Any) -> Any:
+    """Take a parameter to JSON; a generator of random numbers has moved on."""
+    if isinstance(value, np.generic):
+        return value.item()
+    return value if isinstance(value, str | int | float) else None
+
+
+def _check_encoder(folder: Path, content: Mapping[str, Any]) -> None:
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such folder; it held the model's encoder.")
+    if shared_checkpoint(folder).fingerprint != content.get("encoder_sha256"):
+        raise CheckpointError(
+            f"{folder}: expected the encoder that {MODEL_NAME} names, got another; it "
+            "is damaged or was replaced."
+        )
+
+
+def _fitted(content: Mapping[str, Any], weights: Path) -> dict[str, Any]:
+    with torch.device("meta"):
+        decoder = SegmentationDecoder(DecoderConfig.from_dict(content["decoder"]))
+    if not weights.is_file():
+        raise CheckpointError(f"{weights}: no such file; it held the model's decoder.")
+    if file_sha256(weights) != content["decoder_sha256"]:
+        raise CheckpointError(
+            f"{weights}: the weights do not have the SHA-256 that {MODEL_NAME} names; "
+            "the file is damaged or was replaced."
+        )
+    tensors = load_file(weights)
+    prior = tensors.pop("prior")
+    state = {name.removeprefix("decoder."): value for name, value in tensors.items()}
+    decoder.load_state_dict(state, assign=True)
+    return {
+        "classes_": np.array(content["classes"]),
+        "modalities_": tuple(content["modalities"]),
+        "loss_curve_": content["loss_curve"],
+        "validation_scores_": content["validation_scores"],
+        "checkpoint_fingerprint_": content["encoder_sha256"],
+        "decoder_": decoder.eval(),
+        "prior_": prior,
+        "tuned_checkpoint_": None,
+    }

@@ -1,0 +1,382 @@
+"""Short stacks of slabs cut from volumes: drawn first, then applied."""
+
+__all__ = ["CropBoxes", "CropConfig", "pool_patches", "stack_to_slabs"]
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from brainfeat.exceptions import ConfigError
+from brainfeat.slabs.grid import Plane
+
+# Volume axes (I=0, J=1, K=2) that run along slices, height and width of a slab.
+_PLANE_AXES: dict[str, tuple[int, int, int]] = {
+    "axial": (2, 1, 0),
+    "coronal": (1, 2, 0),
+    "sagittal": (0, 2, 1),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropConfig:
+    """How large a crop is, and how it may lie in the volume.
+
+    Parameters
+    ----------
+    size : tuple of int (H, W)
+        Pixels of a slab of the crop; multiples of the patch size.
+    n_slabs : int
+        Neighbouring slabs in a crop.
+    area : tuple of float
+        Smallest and largest share of the volume's plane that a crop covers; it is
+        resampled to `size`.
+    aspect : float
+        Largest ratio by which height is stretched and width shrunk, or the other
+        way round.
+    rotation : float
+        Largest angle in the plane, degrees.
+    tilt : float
+        Largest angle out of the plane, about each of its axes, degrees.
+    thickness_scale : float
+        Largest ratio by which slices are moved apart or together.
+    flip : float
+        Probability of exchanging left and right (in sagittal crops: front and
+        back).
+    jitter : float
+        Largest distance along the slab axis between the centre of a crop and the
+        centre that all crops of a subject share, in slabs.
+    """
+
+    size: tuple[int, int] = (80, 80)
+    n_slabs: int = 4
+    area: tuple[float, float] = (0.5, 1.0)
+    aspect: float = 1.15
+    rotation: float = 15.0
+    tilt: float = 5.0
+    thickness_scale: float = 1.1
+    flip: float = 0.5
+    jitter: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.area[0] <= self.area[1] <= 1:
+            raise ConfigError(f"area: expected 0 < low <= high <= 1, got {self.area}.")
+        if self.n_slabs < 1 or min(self.size) < 1:
+            raise ConfigError(
+                f"crop of {self.n_slabs} slabs of {self.size}: sizes must be positive."
+            )
+        if min(self.aspect, self.thickness_scale) < 1 or not 0 <= self.flip <= 1:
+            raise ConfigError(
+                "aspect and thickness_scale are ratios of at least 1 and flip is a "
+                f"probability, got {self.aspect}, {self.thickness_scale}, {self.flip}."
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class CropBoxes:
+    """Where the voxels of V crops of B subjects lie in their volumes.
+
+    Parameters
+    ----------
+    matrices : Tensor of shape (B, V, 3, 4)
+        Maps (slice, row, column) of a crop to voxel indices (i, j, k).
+    size : tuple of int (n_slices, H, W)
+        Voxels of a crop.
+    """
+
+    matrices: Tensor
+    size: tuple[int, int, int]
+
+    @classmethod
+    def draw(
+        cls,
+        config: CropConfig,
+        shape: tuple[int, int, int],
+        centers: Tensor,
+        *,
+        n_views: int,
+        thickness: int,
+        plane: Plane,
+        generator: torch.Generator,
+    ) -> "CropBoxes":
+        """Draw crops.
+
+        Parameters
+        ----------
+        config : CropConfig
+            Ranges of size and place.
+        shape : tuple of int (I, J, K)
+            Voxels of the volumes.
+        centers : Tensor of shape (B,)
+            Centre that the crops of a subject share, as a share of the slab axis.
+        n_views : int
+            Crops of a subject.
+        thickness : int
+            Slices of a slab.
+        plane : {"axial", "coronal", "sagittal"}
+            Plane of the slabs.
+        generator : torch.Generator
+            Source of randomness, on the CPU.
+
+        Returns
+        -------
+        CropBoxes
+            One box for each crop of each subject.
+        """
+        axes = _PLANE_AXES[plane]
+        extent = torch.tensor([float(shape[axis]) for axis in axes])
+        size = (config.n_slabs * thickness, *config.size)
+        n = (len(centers), n_views)
+        steps = _draw_steps(config, extent, size, n, generator)  # B V 3
+        half = steps * (torch.tensor(size) - 1) / 2
+        place = torch.rand(*n, 3, generator=generator)
+        jitter = config.jitter * thickness * (2 * place[..., 0] - 1)
+        place[..., 0] = 0.5
+        middle = half + place * (extent - 1 - 2 * half)  # whole crop inside, in plane
+        middle[..., 0] = centers[:, None] * extent[0] - 0.5 + jitter  # voxel 0 is at 0
+        inside = torch.minimum(half[..., 0], (extent[0] - 1) / 2)
+        middle[..., 0] = middle[..., 0].clamp(inside, extent[0] - 1 - inside)
+        linear = _draw_rotations(config, n, generator) * steps[..., None, :]
+        flipped = torch.rand(*n, generator=generator) < config.flip
+        linear[..., 2] *= torch.where(flipped, -1.0, 1.0)[..., None]
+        start = middle - (linear @ ((torch.tensor(size) - 1.0) / 2)[:, None])[..., 0]
+        crop_to_plane = torch.cat([linear, start[..., None]], dim=-1)  # B V 3 4
+        order = torch.tensor(axes).argsort()  # plane axes back to (i, j, k)
+        return cls(crop_to_plane[:, :, order], size)
+
+    def apply(
+        self,
+        volumes: Tensor,
+        interpolation: Literal["bilinear", "nearest"] = "bilinear",
+    ) -> Tensor:
+        """Cut the crops out of volumes.
+
+        Parameters
+        ----------
+        volumes : Tensor of shape (B, C, I, J, K)
+            Volumes or maps of each subject; their edge continues outside.
+        interpolation : {"bilinear", "nearest"}
+            As `grid_sample` calls it; ``"nearest"`` for label maps.
+
+        Returns
+        -------
+        Tensor of shape (B, V, C, n_slices, H, W)
+            In the dtype of `volumes`.
+        """
+        n_subjects, n_channels, *shape = volumes.shape
+        grid = self._grid(shape, volumes)  # B V*n_slices H W 3
+        out = F.grid_sample(
+            volumes,
+            grid,
+            mode=interpolation,
+            padding_mode="border",
+            align_corners=True,
+        )  # B C V*n_slices H W
+        out = out.view(n_subjects, n_channels, -1, *self.size)
+        return out.transpose(1, 2)
+
+    def slab_positions(
+        self, shape: tuple[int, int, int], thickness: int, plane: Plane
+    ) -> Tensor:
+        """Tell where slabs lie along the slab axis of their volume.
+
+        Parameters
+        ----------
+        shape : tuple of int (I, J, K)
+            Voxels of the volumes.
+        thickness : int
+            Slices of a slab.
+        plane : {"axial", "coronal", "sagittal"}
+            Plane of the slabs.
+
+        Returns
+        -------
+        Tensor of shape (B, V, S)
+            Place of the middle of each slab, 0 at one end of the axis and 1 at the
+            other.
+        """
+        axis = _PLANE_AXES[plane][0]
+        n_slices, height, width = self.size
+        slices = torch.arange(n_slices // thickness) * thickness + (thickness - 1) / 2
+        row = self.matrices[:, :, axis]  # B V 4
+        middle = row[..., 1] * (height - 1) / 2 + row[..., 2] * (width - 1) / 2
+        voxels = slices * row[..., :1] + (middle + row[..., 3])[..., None]  # B V S
+        return ((voxels + 0.5) / shape[axis]).clamp(0, 1)
+
+    def coarsen(self, factor: int) -> "CropBoxes":
+        """Take one voxel, in the middle, for each `factor` cubed voxels.
+
+        Parameters
+        ----------
+        factor : int
+            Divides the number of voxels along each axis.
+
+        Returns
+        -------
+        CropBoxes
+            The same crops with fewer voxels.
+        """
+        linear = self.matrices[..., :3]
+        start = self.matrices[..., 3] + (factor - 1) / 2 * linear.sum(dim=-1)
+        matrices = torch.cat([factor * linear, start[..., None]], dim=-1)
+        n_slices, height, width = (length // factor for length in self.size)
+        return CropBoxes(matrices, (n_slices, height, width))
+
+    def select(self, first: int, n_slices: int) -> "CropBoxes":
+        """Take some neighbouring slices of each crop.
+
+        Parameters
+        ----------
+        first : int
+            First slice.
+        n_slices : int
+            Number of slices.
+
+        Returns
+        -------
+        CropBoxes
+            Thinner crops.
+        """
+        linear = self.matrices[..., :3]
+        start = self.matrices[..., 3] + first * linear[..., 0]
+        matrices = torch.cat([linear, start[..., None]], dim=-1)
+        return CropBoxes(matrices, (n_slices, *self.size[1:]))
+
+    def refine(self, factor: int) -> "CropBoxes":
+        """Cut the same crops out of volumes with smaller voxels.
+
+        Parameters
+        ----------
+        factor : int
+            Voxels, of volumes and of crops, along an edge of one voxel before.
+
+        Returns
+        -------
+        CropBoxes
+            Crops with `factor` cubed times as many voxels.
+        """
+        linear = self.matrices[..., :3]
+        middle = (factor - 1) / 2
+        start = factor * self.matrices[..., 3] + middle * (1 - linear.sum(dim=-1))
+        matrices = torch.cat([linear, start[..., None]], dim=-1)
+        n_slices, height, width = (length * factor for length in self.size)
+        return CropBoxes(matrices, (n_slices, height, width))
+
+    def _grid(self, shape: list[int], like: Tensor) -> Tensor:
+        matrices = self.matrices.to(like.device, torch.float32)
+        scale = 2.0 / (torch.tensor(shape, device=like.device) - 1).clamp(min=1)
+        matrices = matrices * scale[:, None]
+        matrices[..., 3] -= 1.0
+        # grid_sample wants (x, y, z): the last axis of the volume first.
+        matrices = matrices.flip(2)
+        axes = [torch.arange(float(n), device=like.device) for n in self.size]
+        # Sums of three small tables cost less than a product for every voxel.
+        parts = [
+            axis[:, None] * matrices[..., None, :, number]
+            for number, axis in enumerate(axes)
+        ]  # B V n 3 each
+        points = (
+            parts[0][:, :, :, None, None]
+            + parts[1][:, :, None, :, None]
+            + parts[2][:, :, None, None, :]
+            + matrices[:, :, None, None, None, :, 3]
+        )  # B V n_slices H W 3
+        return points.flatten(1, 2).to(like.dtype)
+
+
+def stack_to_slabs(stacks: Tensor, thickness: int) -> Tensor:
+    """Turn slices of several modalities into the channels of slabs.
+
+    Parameters
+    ----------
+    stacks : Tensor of shape (..., M, n_slices, H, W)
+        Crops.
+    thickness : int
+        Slices of a slab.
+
+    Returns
+    -------
+    Tensor of shape (..., S, M * thickness, H, W)
+        Channel ``m * thickness + s`` is slice s of modality m, as the encoder
+        expects it.
+    """
+    slabs: Tensor = stacks.unflatten(-3, (-1, thickness)).transpose(
+        -5, -4
+    )  # ... S M t H W
+    return slabs.flatten(-4, -3)
+
+
+def pool_patches(stacks: Tensor, thickness: int, patch_size: int) -> Tensor:
+    """Average maps over each patch of each slab.
+
+    Parameters
+    ----------
+    stacks : Tensor of shape (B, V, R, n_slices, H, W)
+        Crops of maps.
+    thickness : int
+        Slices of a slab.
+    patch_size : int
+        Edge of a patch in pixels.
+
+    Returns
+    -------
+    Tensor of shape (B, V, S, h, w, R)
+        Means over the voxels of each patch.
+    """
+    n_subjects, n_views, n_maps = stacks.shape[:3]
+    window = (thickness, patch_size, patch_size)
+    pooled = F.avg_pool3d(stacks.reshape(-1, 1, *stacks.shape[3:]), window)
+    pooled = pooled.view(n_subjects, n_views, n_maps, *pooled.shape[2:])
+    return pooled.permute(0, 1, 3, 4, 5, 2)
+
+
+def _draw_steps(
+    config: CropConfig,
+    extent: Tensor,
+    size: tuple[int, int, int],
+    n: tuple[int, int],
+    generator: torch.Generator,
+) -> Tensor:
+    """Draw distances between voxels of a crop, in voxels of the volume: (B, V, 3)."""
+    area = _uniform(config.area, n, generator) * extent[1] * extent[2]
+    # A square crop of the plane's whole area would not fit into an oblong plane.
+    stretch = _log_ratio(config.aspect, n, generator)
+    side = (area / (size[1] * size[2])).sqrt()
+    height = torch.minimum(side * stretch, (extent[1] - 1) / (size[1] - 1))
+    width = torch.minimum(side / stretch, (extent[2] - 1) / (size[2] - 1))
+    through = _log_ratio(config.thickness_scale, n, generator)
+    return torch.stack([through, height, width], dim=-1)
+
+
+def _draw_rotations(
+    config: CropConfig, n: tuple[int, int], generator: torch.Generator
+) -> Tensor:
+    """Draw rotations of (slice, row, column) axes: (B, V, 3, 3)."""
+    limits = torch.tensor([config.rotation, config.tilt, config.tilt])
+    angles = limits * (2 * torch.rand(*n, 3, generator=generator) - 1)
+    cos, sin = torch.deg2rad(angles).cos(), torch.deg2rad(angles).sin()
+    rotation = torch.eye(3).expand(*n, 3, 3)
+    for axis in range(3):
+        first, second = (axis + 1) % 3, (axis + 2) % 3
+        turn = torch.eye(3).repeat(*n, 1, 1)
+        turn[..., first, first] = turn[..., second, second] = cos[..., axis]
+        turn[..., second, first] = sin[..., axis]
+        turn[..., first, second] = -sin[..., axis]
+        rotation = turn @ rotation
+    return rotation
+
+
+def _uniform(
+    limits: tuple[float, float], n: tuple[int, ...], generator: torch.Generator
+) -> Tensor:
+    return limits[0] + (limits[1] - limits[0]) * torch.rand(*n, generator=generator)
+
+
+def _log_ratio(
+    largest: float, n: tuple[int, ...], generator: torch.Generator
+) -> Tensor:
+    limit = math.log(largest)
+    return _uniform((-limit, limit), n, generator).exp()

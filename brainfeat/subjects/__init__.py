@@ -1,0 +1,3 @@
+"""Subjects, and where they come from: lists, manifests, BIDS folders."""
+
+__all__: list[str] = []

@@ -1,0 +1,3 @@
+"""BIDS folders: their index, filters and entities."""
+
+__all__: list[str] = []

@@ -1,0 +1,73 @@
+"""From a subject's files to the encoder's grid."""
+
+import logging
+import math
+from collections.abc import Sequence
+
+from brainfeat.io.volumes import MEMORY_LIMIT, read_volume
+from brainfeat.preprocessing.alignment import DOUBTFUL_SIMILARITY
+from brainfeat.preprocessing.preprocessor import PreprocessedSubject, Preprocessor
+from brainfeat.subjects.table import Subject
+from brainfeat.volume import Volume
+
+__all__ = ["read_and_preprocess"]
+
+_LOGGER = logging.getLogger(__name__)
+
+
+def read_and_preprocess(
+    subject: Subject,
+    preprocessor: Preprocessor,
+    modalities: Sequence[str],
+    *,
+    memory_limit: int = MEMORY_LIMIT,
+) -> tuple[dict[str, Volume], PreprocessedSubject]:
+    """Read a subject's images and take them to the encoder's grid.
+
+    Parameters
+    ----------
+    subject : Subject
+        Images by modality.
+    preprocessor : Preprocessor
+        The way there.
+    modalities : sequence of str
+        Modalities in the order of the result.
+    memory_limit : int
+        Bytes that one volume may need.
+
+    Returns
+    -------
+    volumes : dict of str to Volume
+        Images that are there, as they were read.
+    processed : PreprocessedSubject
+        All modalities on the grid.
+
+    Raises
+    ------
+    VolumeError
+        If an image cannot be read or used.
+    """
+    volumes = {
+        name: read_volume(source, memory_limit=memory_limit)
+        for name in modalities
+        if (source := subject.images.get(name)) is not None
+    }
+    processed = preprocessor.apply(volumes, modalities)
+    if preprocessor.alignment != "none":
+        _warn_of_doubt(processed.similarity, subject)
+    return volumes, processed
+
+
+def _warn_of_doubt(similarity: float, subject: Subject) -> None:
+    if math.isnan(similarity):
+        _LOGGER.warning(
+            "%s: not aligned to the template, only centred", subject.culprit
+        )
+    elif similarity < DOUBTFUL_SIMILARITY:
+        _LOGGER.warning(
+            "%s: perhaps not well aligned to the template, expected a similarity of at "
+            "least %.1f, got %.2f",
+            subject.culprit,
+            DOUBTFUL_SIMILARITY,
+            similarity,
+        )

@@ -1,0 +1,3 @@
+"""Tables of embeddings: formats, runs, merging, derivatives."""
+
+__all__: list[str] = []

@@ -1,0 +1,113 @@
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from brainfeat.checkpoint import sharing as sharing_module
+from brainfeat.checkpoint.checkpoint import Checkpoint
+from brainfeat.checkpoint.sharing import shared_checkpoint, shared_encoder
+from brainfeat.exceptions import CheckpointError
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def empty_shelves(monkeypatch):
+    monkeypatch.setattr(sharing_module, "_CHECKPOINTS", sharing_module._Shelf())
+    monkeypatch.setattr(sharing_module, "_ENCODERS", sharing_module._Shelf())
+
+
+@pytest.fixture
+def folder(checkpoint_path, tmp_path):
+    return shutil.copytree(checkpoint_path, tmp_path / "checkpoint")
+
+
+def shifted(checkpoint, shift):
+    state = {name: value + shift for name, value in checkpoint.state.items()}
+    return Checkpoint(checkpoint.config, state)
+
+
+def test_checkpoint_is_loaded_once(folder):
+    first = shared_checkpoint(folder)
+    assert shared_checkpoint(str(folder)) is first
+    assert shared_checkpoint(folder / ".." / folder.name) is first
+
+
+def test_link_to_nothing_beside_a_checkpoint_is_passed_over(folder):
+    (folder / ".#README.md").symlink_to("someone@host.1234")  # as Emacs locks a file
+    assert shared_checkpoint(folder).fingerprint
+
+
+def test_changed_checkpoint_is_loaded_again(folder, checkpoint):
+    first = shared_checkpoint(folder)
+    shifted(checkpoint, 1.0).save(folder)
+    second = shared_checkpoint(folder)
+    assert second.fingerprint != first.fingerprint
+
+
+def test_damage_in_place_is_noticed(folder):
+    shared_checkpoint(folder)
+    weights = folder / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    before = weights.stat()
+    weights.write_bytes(content)
+    # As a tool may do that keeps dates: the next tick of the clock is enough.
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    with pytest.raises(CheckpointError, match="SHA-256"):
+        shared_checkpoint(folder)
+
+
+def test_missing_checkpoint_is_told_although_it_was_loaded(folder):
+    shared_checkpoint(folder)
+    shutil.rmtree(folder)
+    with pytest.raises(CheckpointError, match="unknown checkpoint"):
+        shared_checkpoint(folder)
+
+
+def test_encoder_is_built_once(checkpoint):
+    first = shared_encoder(checkpoint, CPU)
+    again = Checkpoint(checkpoint.config, checkpoint.state)
+    assert shared_encoder(again, CPU) is first
+    assert not first.training
+
+
+def test_encoder_has_the_weights_of_its_checkpoint(checkpoint):
+    for shift in (0.0, 1.0):
+        one = shifted(checkpoint, shift)
+        bias = shared_encoder(one, CPU).norm.bias.detach().numpy()
+        np.testing.assert_array_equal(bias, one.state["norm.bias"].numpy())
+
+
+def test_encoder_of_each_precision_is_another(checkpoint):
+    half = shared_encoder(checkpoint, CPU, torch.bfloat16)
+    assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
+    assert shared_encoder(checkpoint, CPU).norm.bias.dtype == torch.float32
+
+
+def test_two_are_kept(checkpoint):
+    first, second, third = (shifted(checkpoint, shift) for shift in (0.0, 1.0, 2.0))
+    kept = [shared_encoder(one, CPU) for one in (first, second)]
+    assert shared_encoder(first, CPU) is kept[0]
+    shared_encoder(third, CPU)
+    assert shared_encoder(first, CPU) is kept[0]
+    assert shared_encoder(second, CPU) is not kept[1]
+
+
+def test_encoder_that_is_built_for_inference_gives_gradients(checkpoint):
+    with torch.inference_mode():
+        encoder = shared_encoder(checkpoint, torch.device("cpu"), torch.float32)
+    assert not any(parameter.is_inference() for parameter in encoder.parameters())
+
+
+def test_preprocessing_that_cannot_be_used_is_told_with_the_folder(folder):
+    path = folder / "config.json"
+    content = json.loads(path.read_text())
+    content["preprocessing"]["spacing"] = "fine"
+    path.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match=r"spacing must be .*got 'fine'") as error:
+        shared_checkpoint(folder)
+    assert str(error.value).startswith(f"{folder}: ")

@@ -1,0 +1,171 @@
+import io
+import logging
+import re
+import sys
+import warnings
+from dataclasses import replace
+
+import pytest
+
+from brainfeat.checkpoint.checkpoint import Checkpoint, CheckpointConfig
+from brainfeat.cli.console import (
+    RunDisplay,
+    count_rows,
+    format_checkpoint,
+    format_summary,
+    own_messages_only,
+    show_run,
+    tell_problems,
+)
+from brainfeat.exceptions import UntrainedCheckpointWarning
+from brainfeat.models.config import EncoderConfig
+from brainfeat.subjects.failures import FailedRow
+from brainfeat.subjects.manifest import collect_rows
+from brainfeat.tables.embedding_table import TableRow
+from brainfeat.tables.runs import RunEvent, RunSummary
+
+ROW = TableRow(participant_id="sub-01", session_id="ses-2", images={"T1w": "/a.nii"})
+REPEATED = replace(ROW, metadata={"run": "2"})
+EVENTS = [
+    RunEvent(ROW, "done", None),
+    RunEvent(REPEATED, "skipped", None),
+    RunEvent(ROW, "failed", FailedRow("sub-01", "/[b]\n.nii", "cut [red]short.")),
+]
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_elsewhere_than_on_a_terminal_each_row_is_one_line():
+    stream = io.StringIO()
+    with RunDisplay(12, stream) as display:
+        for event in EVENTS:
+            display(event)
+    assert display.n_done == 2
+    first, *others = stream.getvalue().splitlines()
+    assert re.fullmatch(r"\[ 1/12\] sub-01 ses-2: done after \d+\.\d s", first)
+    assert others == [
+        "[ 2/12] sub-01 ses-2 run-2: in the table already",
+        "[ 3/12] failed: /[b] .nii: cut [red]short.",
+    ]
+
+
+def test_on_a_terminal_there_is_a_bar_and_failures_stay_above_it(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
+    stream = Terminal()
+    with RunDisplay(3, stream) as display:
+        for event in EVENTS:
+            display(event)
+    text = stream.getvalue()
+    assert "failed: /[b] .nii: cut [red]short." in text
+    assert "3/3" in text
+    assert "sub-01" not in text
+
+
+def test_the_summary_says_what_was_done_and_where_it_is():
+    summary = RunSummary(3, 1, 2, 6, 12.0, "out.csv", "out.failures.tsv")
+    assert format_summary(summary).splitlines() == [
+        "3 done, 1 skipped, 2 failed in 12 s (2.00 s a volume)",
+        "table:    out.csv",
+        "failures: out.failures.tsv",
+    ]
+    nothing = RunSummary(0, 0, 1, 0, 0.2, None, "out.failures.tsv")
+    assert format_summary(nothing).splitlines()[0] == (
+        "0 done, 0 skipped, 1 failed in 0 s"
+    )
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_checkpoint_is_described(trained):
+    encoder = EncoderConfig.preset("tiny", depth=2, slab_mixing=(1,))
+    preprocessing = {"shape": [80, 104, 72], "spacing": 2.0, "brain_mask": None}
+    config = CheckpointConfig(
+        encoder=encoder, preprocessing=preprocessing, trained=False, description="Why."
+    )
+    checkpoint = Checkpoint.untrained(config)
+    if trained:
+        config = CheckpointConfig(encoder=encoder, preprocessing=preprocessing)
+        checkpoint = Checkpoint(config, checkpoint.state)
+    text = format_checkpoint(checkpoint)
+    assert ("not trained" in text) != trained
+    assert checkpoint.fingerprint in text
+    assert "80 x 104 x 72 voxels of 2.0 mm, brain mask none" in text
+    assert "T1w, T2w, FLAIR (all needed)" in text
+
+
+def test_our_messages_are_one_line_and_others_none():
+    stream = io.StringIO()
+    with own_messages_only(stream):
+        warnings.warn("a\nb", UntrainedCheckpointWarning, stacklevel=1)
+        warnings.warn("library", UserWarning, stacklevel=1)
+        logging.getLogger("brainfeat.anything").info("progress")
+        logging.getLogger("brainfeat.anything").debug("detail")
+        assert not logging.getLogger("nibabel.global").isEnabledFor(logging.ERROR)
+    assert stream.getvalue() == "warning: a b\nprogress\n"
+    assert logging.getLogger("nibabel.global").isEnabledFor(logging.ERROR)
+    with pytest.warns(UserWarning, match="again"):
+        warnings.warn("again", UserWarning, stacklevel=1)
+
+
+def test_a_bar_does_not_overwrite_our_messages(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    with own_messages_only(), RunDisplay(3) as display:
+        display(EVENTS[0])
+        logging.getLogger("brainfeat.anything").info("progress")
+    # A bar takes its lines back and draws them below what is printed.
+    before, _, after = terminal.getvalue().partition("progress")
+    assert before.endswith("\x1b[2K")
+    assert "embedding" in after
+
+
+def test_rows_are_counted_in_about_ten_lines():
+    stream = io.StringIO()
+    with count_rows("preprocessing", stream) as tell:
+        for number in range(1, 96):
+            tell(number, 95)
+    lines = stream.getvalue().splitlines()
+    assert 10 <= len(lines) <= 12
+    assert lines[-1] == "preprocessing: 95 of 95"
+
+
+def test_names_that_several_datasets_have_are_one_warning(tmp_path, capsys):
+    for place in ("one/sub-1", "one/sub-2", "two/sub-2", "two/sub-1", "six/sub-1"):
+        path = tmp_path / place / "anat" / f"{place[-5:]}_T1w.nii"
+        path.parent.mkdir(parents=True)
+        path.touch()
+    folders = [str(tmp_path / name) for name in ("one", "two")]
+    tell_problems(collect_rows(folders, modalities=["T1w"]))
+    told = capsys.readouterr().err
+    assert told == (
+        f"warning: sub-1 and 1 more: in {' and '.join(folders)}; rows of one name "
+        "count as one person.\n"
+    )
+    tell_problems(collect_rows([*folders, str(tmp_path / "six")], modalities=["T1w"]))
+    assert f"{folders[0]} and {folders[1]} and 1 more; rows" in capsys.readouterr().err
+    tell_problems(collect_rows(folders[:1], modalities=["T1w"]))
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("goes_on", "expected"), [(True, "goes on"), (False, "begins anew")]
+)
+def test_an_interrupt_says_what_the_same_command_does(goes_on, expected):
+    @show_run(3, goes_on=goes_on)
+    def run():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt, match=f"0 of 3 are kept; .* {expected}"):
+        run()
+
+
+def test_a_log_that_warns_says_so():
+    stream = io.StringIO()
+    with own_messages_only(stream):
+        logging.getLogger("brainfeat.subjects.bids.index").warning("%s: odd.", "a.tsv")
+        logging.getLogger("brainfeat.subjects.bids.index").info("begun.")
+    assert stream.getvalue() == "warning: a.tsv: odd.\nbegun.\n"

@@ -1,0 +1,117 @@
+"""The command is tested with the shards that it merges."""
+
+import gzip
+
+import numpy as np
+from typer.testing import CliRunner
+
+from brainfeat.cli import app as cli
+from brainfeat.tables.embedding_table import EmbeddingTable, TableRow
+
+
+def _run(*arguments):
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+
+def test_shards_of_a_run_merge_to_the_run(small_scans, small_checkpoint, tmp_path):
+    bad = tmp_path / "sub-bad_T1w.nii.gz"
+    bad.write_bytes(gzip.compress(b"no image"))
+    inputs = [small_scans, bad, tmp_path / "absent.nii"]
+    options = ["--checkpoint", small_checkpoint]
+    whole = _run("embed", *inputs, "-o", tmp_path / "whole.parquet", *options)
+    assert whole.exit_code == 1
+    parts = [tmp_path / f"{index}.parquet" for index in range(1, 5)]
+    for index, part in enumerate(parts, start=1):
+        _run("embed", *inputs, "-o", part, "--shard", f"{index}/4", *options)
+    result = _run("merge", *parts, *parts, "-o", tmp_path / "merged.parquet")
+    assert result.exit_code == 1
+    assert result.stdout.splitlines()[0] == "12 rows, 2 failed"
+    for suffix in (".parquet", ".json"):
+        merged, expected = (
+            (tmp_path / name).with_suffix(suffix).read_bytes()
+            for name in ("merged", "whole")
+        )
+        assert merged == expected
+    failed = [
+        sorted((tmp_path / f"{name}.failures.tsv").read_text().splitlines())
+        for name in ("merged", "whole")
+    ]
+    assert failed[0] == failed[1]
+
+
+def test_a_shard_that_is_none_is_wrong_usage(tmp_path):
+    result = _run("embed", "a.nii", "-o", tmp_path / "a.csv", "--shard", "0/4")
+    assert result.exit_code == 2
+    assert "--shard: expected I/N" in result.stderr
+
+
+def test_a_shard_without_a_table_is_told_of(tmp_path):
+    provenance = {"checkpoint_sha256": "c0ffee", "preprocessing_sha256": "facade"}
+    provenance |= {"pooling": "mean", "modalities": ["T1w"], "n_features": 3}
+    for index in (1, 2, 4):
+        row = TableRow(participant_id=f"{index}", images={"T1w": f"/{index}.nii"})
+        part = {**provenance, "shard": f"{index}/4"}
+        with EmbeddingTable(tmp_path / f"{index}.csv", part) as table:
+            table.append(row, "sha", np.zeros(3, np.float32))
+            table.finish([row])
+    result = _run("merge", *tmp_path.glob("*.csv"), "-o", tmp_path / "all.parquet")
+    assert result.exit_code == 1
+    message = "shard 3/4 has no table (no rows, all failed, or not ended)"
+    assert result.stderr.splitlines() == [message]
+    assert result.stdout.splitlines()[0] == "3 rows, 0 failed"
+    # Of an array of jobs many may be absent: a line, as the array takes them again.
+    result = _run("merge", tmp_path / "2.csv", "-o", tmp_path / "one.csv")
+    message = "shards 1,3-4 of 4 have no table (no rows, all failed, or not ended)"
+    assert result.stderr.splitlines() == [message]
+
+
+def test_the_tables_of_a_glob_merge_without_those_of_failures(
+    small_scans, small_checkpoint, tmp_path
+):
+    inputs = [small_scans, tmp_path / "absent.nii"]
+    for index in (1, 2):
+        table, shard = tmp_path / f"part-{index}.tsv", f"{index}/2"
+        options = ["--shard", shard, "--checkpoint", small_checkpoint]
+        _run("embed", *inputs, "-o", table, *options)
+    found = sorted(tmp_path.glob("part-*.tsv"))
+    assert found[0].name == "part-1.failures.tsv"
+    result = _run("merge", *found, "-o", tmp_path / "all.csv")
+    assert result.stdout.splitlines()[0] == "12 rows, 1 failed"
+
+
+def test_failures_of_a_shard_without_a_table_are_listed(
+    small_scans, small_checkpoint, tmp_path
+):
+    scan, *_ = sorted(small_scans.rglob("*_T1w.nii.gz"))
+    bad = tmp_path / "sub-bad_T1w.nii.gz"
+    bad.write_bytes(gzip.compress(b"no image"))
+    for index in (1, 2):
+        table, shard = tmp_path / f"part-{index}.tsv", f"{index}/2"
+        options = ["--shard", shard, "--checkpoint", small_checkpoint]
+        _run("embed", scan, bad, "-o", table, *options)
+    assert not (tmp_path / "part-2.tsv").exists()
+    for _ in range(2):  # the second time, with what the first has written
+        found, output = sorted(tmp_path.glob("*.tsv")), tmp_path / "all.tsv"
+        result = _run("merge", *found, "-o", output, "--overwrite")
+        assert result.stdout.splitlines()[0] == "1 rows, 1 failed"
+
+
+def test_shards_of_a_list_that_grew_meanwhile_are_refused_until_all_have_seen_it(
+    small_scans, small_checkpoint, tmp_path
+):
+    scans = sorted(small_scans.rglob("*_T1w.nii*"))
+    parts = [tmp_path / f"{index}.csv" for index in (1, 2)]
+
+    def embed(part, inputs):
+        options = ["--shard", f"{part.stem}/2", "--checkpoint", small_checkpoint]
+        assert _run("embed", *inputs, "-o", part, *options).exit_code == 0
+
+    # Of four scans the first half is two, of five it is two as well.
+    embed(parts[0], scans[:4])
+    embed(parts[1], scans[:5])
+    result = _run("merge", *parts, "-o", tmp_path / "all.csv")
+    assert result.exit_code == 2
+    assert "lists of several lengths: 1.csv (4), 2.csv (5)" in result.stderr
+    embed(parts[0], scans[:5])
+    result = _run("merge", *parts, "-o", tmp_path / "all.csv")
+    assert result.stdout.splitlines()[0] == "5 rows, 0 failed"

@@ -1,0 +1,87 @@
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures.process import BrokenProcessPool
+
+import joblib
+import pytest
+
+from brainfeat.embedding.clusters import (
+    DaskWorkers,
+    DeviceWorkers,
+    active_workers,
+    claimed_device,
+)
+
+KILLED_PARENT = """
+import os, sys, time
+from brainfeat.embedding.clusters import DeviceWorkers
+if __name__ == "__main__":
+    workers = DeviceWorkers(["cpu"])
+    print(workers.submit(os.getpid).result(), flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture(scope="module")
+def devices():
+    workers = DeviceWorkers(["cpu", "meta"])
+    yield workers
+    workers.close()
+
+
+def test_each_process_has_a_device_of_its_own(devices):
+    assert devices.n_workers == 2
+    deadline = time.monotonic() + 60
+    found = set()
+    while len(found) < 2 and time.monotonic() < deadline:
+        futures = [devices.submit(claimed_device) for _ in range(4)]
+        found |= {future.result() for future in futures}
+    assert found == {"cpu", "meta"}
+    assert claimed_device() is None
+
+
+def test_processes_that_die_are_started_anew(devices):
+    with pytest.raises(BrokenProcessPool):
+        devices.submit(signal.raise_signal, signal.SIGKILL).result()
+    assert devices.submit(os.getpid).result() != os.getpid()
+
+
+def test_a_process_does_not_outlive_a_parent_that_is_killed(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(KILLED_PARENT)
+    parent = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE)
+    child = int(parent.stdout.readline())
+    parent.kill()
+    parent.communicate()
+    deadline = time.monotonic() + 20
+    while _is_alive(child) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _is_alive(child)
+
+
+def _is_alive(pid):
+    try:
+        with pathlib.Path(f"/proc/{pid}/stat").open() as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_joblib_chooses_the_cluster():
+    distributed = pytest.importorskip("distributed")
+    assert active_workers() is None
+    with joblib.parallel_config("threading", n_jobs=2):
+        assert active_workers() is None
+    with (
+        distributed.Client(processes=False, n_workers=1, dashboard_address=None) as c,
+        joblib.parallel_config("dask"),
+    ):
+        workers = active_workers()
+        assert isinstance(workers, DaskWorkers)
+        assert workers.n_workers >= 1
+        # A worker that waited for its own cluster would wait for ever.
+        assert c.submit(active_workers).result() is None

@@ -1,0 +1,151 @@
+"""The header reader is fuzzed: it believes, or it refuses in one line."""
+
+import gzip
+import io
+import resource
+import time
+
+import nibabel as nib
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from brainfeat.exceptions import BrainfeatError, VolumeError
+from brainfeat.io.nifti_header import check_size, read_layout
+from brainfeat.io.volumes import read_volume
+
+SHAPE = (7, 8, 9)
+FIELDS = nib.Nifti1Header.template_dtype.fields
+
+
+def content(**fields):
+    """Give the bytes of a small image, with header fields replaced."""
+    data = np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE)
+    block = bytearray(nib.Nifti1Image(data, np.diag([2.0, 3, 4, 1])).to_bytes())
+    for name, value in fields.items():
+        dtype, offset = FIELDS[name]
+        stored = np.asarray(value, dtype.base).tobytes()
+        block[offset : offset + len(stored)] = stored
+    return bytes(block)
+
+
+def test_a_header_says_how_the_voxels_are_stored():
+    layout = read_layout(io.BytesIO(content(scl_slope=0.5, scl_inter=-3)))
+    assert layout.shape == SHAPE
+    assert layout.dtype == np.dtype("<i2")
+    assert layout.n_skipped == 4
+    assert (layout.slope, layout.intercept) == (0.5, -3.0)
+    assert layout.n_bytes == 2 * np.prod(SHAPE)
+    np.testing.assert_array_equal(layout.affine, np.diag([2.0, 3, 4, 1]))
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"dim": [3, 30_000, 30_000, 30_000, 1, 1, 1, 1]}, "bytes of data for shape"),
+        ({"dim": [3, 7, -8, 9, 1, 1, 1, 1]}, "expected voxels"),
+        ({"dim": [900, 7, 8, 9, 1, 1, 1, 1]}, ": "),
+        ({"datatype": 3}, "damaged NIfTI header"),
+        ({"datatype": 1792}, "complex"),
+        ({"vox_offset": 1e30}, "voxels start at byte"),
+        ({"vox_offset": np.nan}, "damaged NIfTI header"),
+        ({"vox_offset": 8}, "damaged NIfTI header"),
+        ({"scl_slope": 2, "scl_inter": np.inf}, "damaged NIfTI header"),
+        ({"srow_x": [np.inf, 0, 0, 0]}, "finite affine"),
+        ({"srow_x": [np.nan, 0, 0, 0]}, "finite affine"),
+        ({"srow_x": [1e-6, 0, 0, 0]}, "voxel edges"),
+        ({"srow_x": [1e6, 0, 0, 0]}, "voxel edges"),
+        ({"magic": b"n\x1b[2"}, "damaged NIfTI header"),
+    ],
+)
+def test_a_header_that_cannot_be_true_is_refused(tmp_path, fields, message, suffix):
+    path = tmp_path / f"a{suffix}"
+    block = content(**fields)
+    path.write_bytes(gzip.compress(block) if suffix == ".nii.gz" else block)
+    with pytest.raises(BrainfeatError, match=message) as caught:
+        read_volume(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert str(caught.value).isprintable()
+
+
+def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path):
+    path = tmp_path / "bomb.nii.gz"
+    with gzip.open(path, "wb", compresslevel=9) as file:
+        file.write(content(dim=[3, 1500, 1500, 1500, 1, 1, 1, 1], datatype=2)[:352])
+        for _ in range(64):
+            file.write(bytes(1 << 20))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(VolumeError, match="bytes of data for shape"):
+        read_volume(path)
+    with pytest.raises(VolumeError, match=r"at most 5e-06 GB of memory"):
+        read_volume(write(tmp_path / "a.nii.gz", content()), memory_limit=5000)
+    # Kilobytes: the file would take 64 MB.
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000
+
+
+def test_more_bytes_than_the_header_says_do_not_matter(tmp_path):
+    long = write(tmp_path / "long.nii.gz", content() + bytes(1 << 22))
+    short = write(tmp_path / "short.nii.gz", content())
+    np.testing.assert_array_equal(read_volume(long).data, read_volume(short).data)
+
+
+def write(path, block):
+    path.write_bytes(gzip.compress(block))
+    return path
+
+
+def test_sizes_are_counted_without_overflow():
+    with pytest.raises(VolumeError, match="bytes of data"):
+        check_size(
+            (2**31, 2**31, 2**31),
+            np.dtype(np.int16),
+            n_bytes_on_disk=10_000,
+            memory_limit=10**9,
+            is_compressed=True,
+        )
+
+
+# Slow functions of its own are no fault of the reader's.
+@settings(max_examples=300, deadline=None, database=None, derandomize=True)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(sorted(FIELDS)), st.binary(min_size=1, max_size=16)),
+        max_size=4,
+    )
+)
+def test_any_header_is_read_or_refused_in_one_line(tmp_path_factory, changes):
+    path = tmp_path_factory.getbasetemp() / "fuzzed.nii"
+    block = bytearray(content())
+    for name, value in changes:
+        dtype, offset = FIELDS[name]
+        value = value[: dtype.itemsize]
+        block[offset : offset + len(value)] = value
+    path.write_bytes(block)
+    start = time.perf_counter()
+    try:
+        said = f"{path}: {read_volume(path).data.ndim} axes"
+    except BrainfeatError as error:
+        said = str(error)
+    assert said.startswith(f"{path}: ")
+    assert len(said.splitlines()) == 1
+    assert time.perf_counter() - start < 5
+
+
+@settings(max_examples=200, deadline=None, database=None, derandomize=True)
+@given(st.binary(max_size=600))
+def test_any_bytes_are_a_header_or_are_refused(block):
+    try:
+        layout = read_layout(io.BytesIO(block))
+    except VolumeError:
+        return
+    assert min(layout.shape) > 0
+
+
+def test_many_volumes_need_less_than_as_many_at_once():
+    shape = (182, 218, 182, 30)
+    stored = {"n_bytes_on_disk": 10**9, "is_compressed": False}
+    check_size(shape, np.dtype(np.float32), memory_limit=2 * 10**9, **stored)
+    with pytest.raises(VolumeError, match="--memory-limit"):
+        check_size(shape, np.dtype(np.float32), memory_limit=10**9, **stored)

@@ -1,0 +1,87 @@
+import numpy as np
+import pytest
+import torch
+
+from brainfeat.exceptions import ConfigError
+from brainfeat.models.device import (
+    is_out_of_memory,
+    resolve_batch_size,
+    resolve_device,
+    resolve_dtype,
+)
+
+CPU = torch.device("cpu")
+CUDA = torch.device("cuda")
+
+
+def test_automatic_device_is_cuda_where_it_is(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    for available, name in [(True, "cuda:1"), (False, "cpu")]:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda a=available: a)
+        assert resolve_device("auto") == torch.device(name)
+
+
+@pytest.mark.parametrize("device", ["cpu", CPU])
+def test_named_device_is_taken(device):
+    assert resolve_device(device) == CPU
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:77", 7.5, None, "meta?"])
+def test_device_that_is_not_there_is_refused(device):
+    with pytest.raises(ConfigError, match="device: expected 'auto' or a device"):
+        resolve_device(device)
+
+
+@pytest.mark.parametrize("feature", ["avx512_bf16", "amx_bf16"])
+def test_cpu_takes_bfloat16_only_where_it_multiplies_it(monkeypatch, feature):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {feature: True})
+    assert resolve_dtype("auto", CPU) == torch.bfloat16
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_f": True})
+    assert resolve_dtype("auto", CPU) == torch.float32
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert resolve_dtype("auto", CPU) == torch.float32
+
+
+def test_cuda_does_not_take_emulated_bfloat16(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
+    assert resolve_dtype("auto", CUDA) == torch.float32
+
+
+def test_named_precision_is_taken():
+    assert resolve_dtype("float32", CPU) == torch.float32
+    assert resolve_dtype("bfloat16", CPU) == torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype", ["float16", torch.float16, None])
+def test_other_precision_is_refused(dtype):
+    with pytest.raises(ConfigError, match="dtype: expected one of"):
+        resolve_dtype(dtype, CPU)
+
+
+def test_automatic_batch_is_one_subject_on_a_cpu():
+    assert resolve_batch_size("auto", CPU, n_tokens=10) == 1
+
+
+def test_automatic_batch_fills_an_accelerator():
+    assert resolve_batch_size("auto", CUDA, n_tokens=10) == 32
+    assert resolve_batch_size("auto", CUDA, n_tokens=10_000) == 6
+    assert resolve_batch_size("auto", CUDA, n_tokens=10**6) == 1
+
+
+def test_any_integer_is_a_batch_size():
+    assert resolve_batch_size(np.int64(3), CPU, n_tokens=10) == 3
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 2.0, "many", None, True])
+def test_other_batch_size_is_refused(batch_size):
+    with pytest.raises(ConfigError, match="batch_size: expected 'auto'"):
+        resolve_batch_size(batch_size, CPU, n_tokens=10)
+
+
+def test_a_short_memory_is_told_from_other_errors():
+    assert is_out_of_memory(MemoryError())
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory."))
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**50)
+    assert is_out_of_memory(caught.value)
+    assert not is_out_of_memory(RuntimeError("shapes differ"))

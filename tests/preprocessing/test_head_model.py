@@ -1,0 +1,48 @@
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from brainfeat.preprocessing.head_model import MODELLED, load_head_model
+from brainfeat.preprocessing.template import BRAIN_CENTER, load_template
+
+
+def depths(points):
+    """Distance of points from the edge of the template brain, outside negative."""
+    brain = load_template("brain_mask")
+    inside = ndimage.binary_fill_holes(brain.data)
+    distance = ndimage.distance_transform_edt
+    depth = distance(inside) - distance(~inside)
+    affine = brain.geometry.affine
+    voxels = (points + np.array(BRAIN_CENTER) - affine[:3, 3]) / np.diag(affine)[:3]
+    return depth[tuple(np.rint(voxels).astype(int).T)]
+
+
+@pytest.mark.parametrize("modality", MODELLED)
+def test_brightness_can_be_correlated_as_it_is(modality):
+    brightness = load_head_model(modality, 8.0, 8.0).brightness
+    assert brightness.mean() == pytest.approx(0.0, abs=1e-12)
+    assert np.linalg.norm(brightness) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("reach", [8.0, 14.0])
+def test_points_reach_as_far_as_asked_for(reach):
+    depth = depths(load_head_model("T1w", 8.0, reach).points)
+    # Blocks are chosen by their mean depth; their middles may lie deeper.
+    assert -reach - 4.0 < depth.min() < -reach + 2.0
+    assert depth.max() > 30.0
+
+
+def test_neck_and_face_have_no_points():
+    points = load_head_model("T1w", 8.0, 14.0).points
+    outside = points[depths(points) < -6.0] + np.array(BRAIN_CENTER)
+    assert outside[:, 2].min() >= -40.0
+    assert not ((outside[:, 1] > 20.0) & (outside[:, 2] < 0.0)).any()
+
+
+def test_contrasts_order_tissues_as_scanners_do():
+    t1w, t2w, flair = (load_head_model(name, 8.0, 14.0) for name in MODELLED)
+    depth = depths(t1w.points)
+    deep, skull = depth > 20.0, (depth < -4.0) & (depth > -7.0)
+    for model in (t1w, t2w, flair):
+        assert model.brightness[deep].mean() > model.brightness[skull].mean()
+    assert np.corrcoef(t1w.brightness[deep], t2w.brightness[deep])[0, 1] < -0.9

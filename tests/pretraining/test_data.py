@@ -1,0 +1,195 @@
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from brainfeat.exceptions import InputError, ModalityError, VolumeNotFoundError
+from brainfeat.preprocessing.preprocessor import Preprocessor
+from brainfeat.pretraining.data import ScanList, collect_training_data
+from brainfeat.pretraining.store import VolumeStore
+from brainfeat.pretraining.store_writer import Scan, write_store
+
+MODALITIES = ("T1w", "T2w", "FLAIR")
+
+
+def _make_cohort(root):
+    """Write a BIDS folder of two subjects, the second one scanned twice."""
+    names = ["sub-1/anat/sub-1_T1w", "sub-1/anat/sub-1_FLAIR"]
+    names += [f"sub-2/ses-{n}/anat/sub-2_ses-{n}_T1w" for n in (1, 2)]
+    for number, name in enumerate(names, 1):
+        path = root / f"{name}.nii.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image = nib.Nifti1Image(np.full((3, 4, 5), number, np.float32), np.eye(4))
+        image.to_filename(path)
+    return root
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    return _make_cohort(tmp_path_factory.mktemp("cohort"))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory, head_path):
+    folder = tmp_path_factory.mktemp("store")
+    preprocessor = Preprocessor(shape=(24, 32, 20), spacing=8.0, alignment="none")
+    scan = Scan(subject="sub-1", images={"T1w": head_path})
+    return write_store([scan], folder, preprocessor, modalities=("T1w", "T2w"))[0]
+
+
+def collect(data, **options):
+    return collect_training_data(data, modalities=MODALITIES, **options)
+
+
+def subjects(found):
+    return [scan.subject for scan in found.scans]
+
+
+def test_sessions_of_a_subject_are_acquisitions_of_one_brain(cohort):
+    found = collect(cohort)
+    assert subjects(found) == ["sub-1", "sub-2", "sub-2"]
+    assert [sorted(scan.images) for scan in found.scans] == [
+        ["FLAIR", "T1w"],
+        ["T1w"],
+        ["T1w"],
+    ]
+    assert found.modalities == ("T1w", "FLAIR")
+    assert found.problems == ()
+
+
+def test_every_form_of_the_same_images_gives_the_same_scans(cohort, tmp_path):
+    paths = sorted(cohort.rglob("*_T1w.nii.gz"))
+    table = pd.DataFrame({"T1w": map(str, paths)}, index=["sub-1", "sub-2", "sub-2"])
+    table.index.name = "participant_id"
+    manifest = tmp_path / "manifest.csv"
+    table.to_csv(manifest)
+    forms = [
+        collect(str(cohort), wanted=["T1w"]),
+        collect(f"{cohort}/**/*_T1w.nii.gz"),
+        collect(paths),
+        collect(manifest),
+        collect(table),
+        collect(table.assign(FLAIR=[None, np.nan, ""])),
+    ]
+    found = [
+        {(scan.subject, str(scan.images["T1w"])) for scan in form.scans}
+        for form in forms
+    ]
+    assert found == found[:1] * len(forms)
+    assert all(form.modalities == ("T1w",) for form in forms)
+
+
+def test_first_level_of_an_index_names_the_subject(cohort):
+    path = str(next(cohort.rglob("*_T1w.nii.gz")))
+    index = pd.MultiIndex.from_tuples([("sub-7", "ses-1"), ("sub-7", "ses-2")])
+    found = collect(pd.DataFrame({"T2w": [path, path]}, index=index))
+    assert subjects(found) == ["sub-7", "sub-7"]
+
+
+def test_one_name_in_two_cohorts_is_two_people(cohort, tmp_path):
+    other = _make_cohort(tmp_path / "other")
+    (other / "sub-1/anat/sub-1_T1w.nii.gz").unlink()
+    (other / "sub-1").rename(other / "sub-3")
+    for path in (other / "sub-3/anat").iterdir():
+        path.rename(path.with_name("sub-3_FLAIR.nii.gz"))
+    found = collect([cohort, other])
+    assert subjects(found) == [
+        "sub-1",
+        *[f"{cohort}/sub-2"] * 2,
+        *[f"{other}/sub-2"] * 2,
+        "sub-3",
+    ]
+
+
+def test_one_name_in_two_datasets_is_two_people_however_they_are_given(
+    tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for site in ("north", "south"):
+        _make_cohort(tmp_path / "all" / site)
+    whole = collect([tmp_path / "all"])
+    assert sorted(set(subjects(whole))) == [
+        f"{tmp_path}/all/{site}/{name}"
+        for site in ("north", "south")
+        for name in ("sub-1", "sub-2")
+    ]
+    assert caplog.messages == [
+        f"2 names are in several datasets, such as sub-1 in {tmp_path}/all/north and "
+        f"{tmp_path}/all/south: each has its own person of that name, unless a "
+        "manifest says otherwise."
+    ]
+    for form in (
+        [f"{tmp_path}/all/**/*.nii.gz"],
+        [*tmp_path.rglob("*.nii.gz")],
+        ["~/all/north", "~/all/south"],
+    ):
+        assert set(subjects(collect(form))) == set(subjects(whole))
+    rows = [f"one,{path}" for path in tmp_path.rglob("*_T1w.nii.gz")]
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text("\n".join(["participant_id,T1w", *rows]))
+    assert set(subjects(collect(manifest))) == {"one"}
+
+
+def test_what_is_missing_is_told_and_listed_and_the_rest_taken(
+    cohort, tmp_path, caplog
+):
+    found = collect([tmp_path / "no.nii", cohort])
+    assert len(found.scans) == 3
+    assert [str(problem) for problem in found.problems] == [
+        f"{tmp_path}/no.nii: no such file."
+    ]
+    assert caplog.messages == [f"failed: {tmp_path}/no.nii: no such file."]
+
+
+def test_a_store_and_a_source_are_taken_as_they_are(store):
+    found = collect(store.folder)
+    assert isinstance(found, VolumeStore)
+    assert found.index == store.index
+    assert collect(store) is store
+    assert collect(store, wanted=["T2w", "T1w"]) is store
+    assert not isinstance(found, ScanList)
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "message"),
+    [
+        ("no-folder", InputError, "no-folder: no such file"),
+        ([], InputError, "got no input"),
+        (3, InputError, "data: expected a path, .* got int"),
+        (["a.nii", None], InputError, "data: .* got a list with a NoneType"),
+        (pd.DataFrame({"age": [3]}), ModalityError, "unknown modality 'age'"),
+        (pd.DataFrame({"T1w": ["no.nii"]}), VolumeNotFoundError, "no.nii: no such"),
+    ],
+    ids=["no folder", "nothing", "number", "numbers", "other column", "no file"],
+)
+def test_what_cannot_be_trained_on_is_named(data, error, message):
+    with pytest.raises(error, match=message):
+        collect(data)
+
+
+def test_an_image_in_memory_is_refused():
+    image = nib.Nifti1Image(np.ones((2, 3, 4), np.float32), np.eye(4))
+    with pytest.raises(InputError, match="row 0, T1w: expected a path, got an image"):
+        collect(pd.DataFrame({"T1w": [image]}))
+
+
+def test_a_store_is_trained_on_alone(cohort, store):
+    with pytest.raises(InputError, match="a store is trained on alone"):
+        collect([cohort, store.folder])
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        (["PET"], "unknown modality 'PET', expected one of T1w, T2w, FLAIR"),
+        (["T1w", "T2w"], "expected T2w, the data have T1w"),
+    ],
+)
+def test_a_modality_that_is_wanted_must_be_there(cohort, wanted, message):
+    with pytest.raises(ModalityError, match=message):
+        collect(cohort, wanted=wanted)
+
+
+def test_a_store_keeps_all_its_modalities(store):
+    with pytest.raises(ModalityError, match="stored with T2w too"):
+        collect(store, wanted=["T1w"])

@@ -1,0 +1,346 @@
+import logging
+import runpy
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from brainfeat import BrainFoundEmbedder, pretrain
+from brainfeat.checkpoint.checkpoint import Checkpoint, CheckpointConfig
+from brainfeat.exceptions import (
+    CheckpointError,
+    ConfigError,
+    InputError,
+    TrainingError,
+    UntrainedCheckpointWarning,
+)
+from brainfeat.preprocessing.preprocessor import Preprocessor
+from brainfeat.pretraining.run import TrainingOptions, run_pretraining
+from brainfeat.pretraining.store import VolumeStore
+from brainfeat.pretraining.store_writer import ScanEvent
+
+ROOM = runpy.run_path(str(Path(__file__).with_name("pretraining") / "conftest.py"))
+CONFIG = replace(
+    ROOM["SMALL_CONFIG"],
+    anatomy_weight=0.0,
+    n_steps=4,
+    batch_size=2,
+    log_every=1,
+)
+PREPROCESSOR = Preprocessor(shape=(24, 32, 20), spacing=8.0, alignment="none")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+    pytest.mark.usefixtures("one_thread"),
+]
+
+
+@pytest.fixture(scope="module")
+def init(tmp_path_factory):
+    """Untrained checkpoint of the small encoder on a grid of 8 mm."""
+    config = CheckpointConfig(
+        encoder=replace(CONFIG.encoder, drop_path=0.0),
+        preprocessing=PREPROCESSOR.to_dict(),
+        missing_modalities=True,
+        trained=False,
+    )
+    folder = tmp_path_factory.mktemp("init") / "small"
+    return Checkpoint.untrained(config).save(folder)
+
+
+@pytest.fixture(scope="module")
+def run(cohort, init, tmp_path_factory):
+    """Folder of a run on the cohort."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    with pytest.warns(UntrainedCheckpointWarning):
+        pretrain(cohort, CONFIG, output=folder, init=init, device="cpu")
+    return folder
+
+
+def test_a_cohort_becomes_an_encoder_of_its_scans(cohort, run):
+    checkpoint = Checkpoint.load(run)
+    assert checkpoint.config.trained
+    assert Preprocessor.from_dict(checkpoint.config.preprocessing) == PREPROCESSOR
+    assert list(VolumeStore(run / "store").subjects) == ["sub-0", "sub-1", "sub-2"]
+    assert not (run / "failures.tsv").exists()
+    paths = sorted(cohort.rglob("*_T1w.nii.gz"))
+    embeddings = BrainFoundEmbedder(checkpoint=run).fit_transform(paths)
+    assert embeddings.shape == (3, 24)
+    assert np.isfinite(embeddings).all()
+
+
+def test_table_store_and_source_train_what_the_folder_does(cohort, init, run, tmp_path):
+    paths = {m: sorted(cohort.rglob(f"*_{m}.nii.gz")) for m in ("T1w", "FLAIR")}
+    table = pd.DataFrame(paths, index=["sub-0", "sub-1", "sub-2"]).map(str)
+    expected = Checkpoint.load(run).fingerprint
+    forms = {
+        "table": table,
+        "store": run / "store",
+        "source": VolumeStore(run / "store"),
+    }
+    for name, data in forms.items():
+        folder = tmp_path / name
+        result = pretrain(data, CONFIG, output=folder, init=init, device="cpu")
+        assert result.fingerprint == expected, name
+
+
+def test_modalities_that_no_scan_has_are_left_out(cohort, tmp_path, caplog):
+    encoder = replace(CONFIG.encoder, modalities=("T2w", "T1w", "FLAIR"))
+    config = replace(CONFIG, encoder=encoder, n_steps=1)
+    paths = sorted(cohort.rglob("*_FLAIR.nii.gz"))
+    with caplog.at_level(logging.INFO, "brainfeat"):
+        result = pretrain(paths, config, output=tmp_path, device="cpu")
+    assert result.config.encoder.modalities == ("FLAIR",)
+    assert "No scan has T2w or T1w: the encoder is for FLAIR." in caplog.messages
+    assert "preprocessed 3 of 3 scans." in caplog.messages
+
+
+def test_fewer_subjects_than_a_batch_repeat_and_it_is_said(
+    cohort, init, tmp_path, caplog
+):
+    config = replace(CONFIG, batch_size=7, n_steps=1)
+    result = pretrain(cohort, config, output=tmp_path, init=init, device="cpu")
+    assert result.config.trained
+    assert any("3 subjects for a batch_size of 7" in text for text in caplog.messages)
+
+
+def test_each_scan_and_step_is_told_of_and_what_failed_is_listed(
+    cohort, init, tmp_path
+):
+    broken = tmp_path / "sub-9_T1w.nii.gz"
+    broken.write_bytes(b"no image")
+    events = []
+    summary = run_pretraining(
+        [cohort, broken, tmp_path / "absent.nii"],
+        CONFIG,
+        tmp_path / "run",
+        options=TrainingOptions(init=init, device="cpu"),
+        on_event=events.append,
+    )
+    scans = [event for event in events if isinstance(event, ScanEvent)]
+    assert [event.error is None for event in scans] == [True] * 3 + [False]
+    steps = events[len(scans) :]
+    assert [event.n_done for event in steps] == [1, 2, 3, 4]
+    assert summary.loss == steps[-1].measures["total"]
+    assert [row.file for row in summary.failed] == [
+        str(tmp_path / "absent.nii"),
+        str(broken),
+    ]
+    lines = summary.failures.read_text().splitlines()
+    assert len(lines) == 3
+    assert lines[2].startswith(f"sub-9\t{broken}\t")
+
+
+def test_scans_that_all_fail_are_listed_too(init, tmp_path):
+    broken = [tmp_path / f"sub-{number}_T1w.nii.gz" for number in (4, 9)]
+    for path in broken:
+        path.write_bytes(b"not an image")
+    with pytest.raises(InputError, match="nothing to store"):
+        pretrain(
+            [*broken, tmp_path / "absent.nii"],
+            CONFIG,
+            output=tmp_path / "run",
+            init=init,
+            device="cpu",
+        )
+    lines = (tmp_path / "run" / "failures.tsv").read_text().splitlines()
+    files = [line.split("\t")[1] for line in lines[1:]]
+    assert files == [str(path) for path in (tmp_path / "absent.nii", *broken)]
+
+
+def test_labels_choose_the_best_encoder(cohort, init, tmp_path):
+    paths = sorted(map(str, cohort.rglob("*_T1w.nii.gz")))
+    table = pd.DataFrame({"T1w": [*paths, paths[0]]}, index=["a", "b", "c", "d"])
+    labels = {"a": False, "b": True, "c": True, "d": False}
+    options = TrainingOptions(init=init, device="cpu", labels=labels)
+    run_pretraining(table, CONFIG, tmp_path, options=options)
+    log = pd.read_json(tmp_path / "log.jsonl", lines=True)
+    assert log["probe"].dropna().between(0, 1).all()
+    assert log["probe"].notna().sum() == 2  # every second step of four
+    assert Checkpoint.load(tmp_path / "best").config.trained
+
+
+def test_labels_need_subjects_with_names(tmp_path):
+    options = TrainingOptions(device="cpu", labels={"a": False, "b": True})
+    source, config = ROOM["RandomSource"](), CONFIG
+    with pytest.raises(InputError, match="images or a store"):
+        run_pretraining(source, config, tmp_path, options=options)
+
+
+def test_a_run_goes_on_with_the_volumes_that_it_began_with(cohort, init, run, tmp_path):
+    config = replace(CONFIG, checkpoint_every=2)
+
+    def cut(event):
+        if not isinstance(event, ScanEvent) and event.n_done == 3:
+            raise KeyboardInterrupt
+
+    options = TrainingOptions(init=init, device="cpu")
+    with pytest.raises(KeyboardInterrupt):
+        run_pretraining(cohort, config, tmp_path, options=options, on_event=cut)
+    # Without the checkpoint that it started from: neither weights nor grid change.
+    shutil.rmtree(tmp_path / "store")
+    result = pretrain(cohort, config, output=tmp_path, resume=True, device="cpu")
+    assert result.fingerprint == Checkpoint.load(run).fingerprint
+
+
+def test_a_run_of_a_store_goes_on_from_its_state_alone(run, init, tmp_path):
+    def cut(event):
+        if event.n_done == 3:
+            raise KeyboardInterrupt
+
+    config = replace(CONFIG, checkpoint_every=2)
+    options = TrainingOptions(init=init, device="cpu")
+    with pytest.raises(KeyboardInterrupt):
+        run_pretraining(run / "store", config, tmp_path, options=options, on_event=cut)
+    (tmp_path / "config.json").unlink()  # as if killed after the first state
+    again = pretrain(run / "store", config, output=tmp_path, resume=True, device="cpu")
+    assert again.fingerprint == Checkpoint.load(run).fingerprint
+
+
+@pytest.mark.parametrize("has_init", [True, False])
+def test_a_run_without_checkpoint_says_from_what_it_begins_anew(
+    cohort, init, tmp_path, caplog, has_init
+):
+    def cut(event):
+        if not isinstance(event, ScanEvent):
+            raise KeyboardInterrupt
+
+    paths = sorted(cohort.rglob("*_T1w.nii.gz"))
+    options = TrainingOptions(init=init, device="cpu", resume=True)
+    with pytest.raises(KeyboardInterrupt):
+        run_pretraining(paths, CONFIG, tmp_path, options=options, on_event=cut)
+    assert "anew" not in caplog.text  # there was nothing before
+    options = replace(options, init=init if has_init else None)
+    with pytest.raises(KeyboardInterrupt):
+        run_pretraining(paths, CONFIG, tmp_path, options=options, on_event=cut)
+    start = str(init) if has_init else "random weights"
+    assert f"the run begins anew, from {start}." in caplog.text
+
+
+def test_a_run_that_goes_on_with_other_scans_says_so(cohort, init, tmp_path, caplog):
+    config = replace(CONFIG, checkpoint_every=1)
+    paths = sorted(cohort.rglob("*_T1w.nii.gz"))
+
+    def go_on(paths, stop, *, resume=True):
+        def cut(event):
+            if not isinstance(event, ScanEvent) and event.n_done == stop:
+                raise KeyboardInterrupt
+
+        caplog.clear()
+        options = TrainingOptions(init=init, device="cpu", resume=resume)
+        with pytest.raises(KeyboardInterrupt):
+            run_pretraining(paths, config, tmp_path, options=options, on_event=cut)
+        return [text for text in caplog.messages if "with other scans" in text]
+
+    assert go_on(paths, 2, resume=False) == []
+    assert go_on(paths, 3) == []
+    assert len(go_on(paths[:2], 3)) == 1
+    assert len(go_on(paths[:2], 3)) == 1  # no step of these is saved
+
+
+def test_an_encoder_that_cannot_take_whole_volumes_is_refused(cohort, run, tmp_path):
+    # The default volumes are 80 slices deep; those of the store 20.
+    encoder = replace(CONFIG.encoder, thickness=3)
+    config = replace(CONFIG, encoder=encoder)
+    for data in (cohort, run / "store"):
+        with pytest.raises(ConfigError, match="do not divide into axial slabs of 3"):
+            pretrain(data, config, output=tmp_path / "out", device="cpu")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_cannot_start_is_told_before_anything_is_written(cohort, init, tmp_path):
+    wider = replace(CONFIG, encoder=replace(CONFIG.encoder, embed_dim=48))
+    anatomy = replace(CONFIG, anatomy_weight=1.0)
+    cases = [
+        (CheckpointError, "absent", CONFIG, {"init": "absent"}),
+        (ConfigError, "its encoder has embed_dim 24, that of .* 48", wider, {}),
+        (ConfigError, "known anatomy", anatomy, {}),
+        (ConfigError, "device: .* got 'abacus'", CONFIG, {"device": "abacus"}),
+    ]
+    folder = tmp_path / "run"
+    for error, message, config, changes in cases:
+        options = {"init": init, "device": "cpu", **changes}
+        with pytest.raises(error, match=message):
+            pretrain(cohort, config, output=folder, **options)
+        assert not folder.exists()
+    with pytest.raises(InputError, match="no such file"):
+        pretrain(tmp_path / "nothing", CONFIG, output=folder)
+
+
+@pytest.mark.parametrize("planes", [("axial",), ("sagittal", "coronal")])
+def test_weights_that_know_another_plane_are_told(run, init, tmp_path, caplog, planes):
+    checkpoint = Checkpoint.load(init)
+    turned = Checkpoint(replace(checkpoint.config, plane="coronal"), checkpoint.state)
+    views = replace(CONFIG.views, planes=planes)
+    config = replace(CONFIG, views=views, n_steps=1)
+    path = turned.save(tmp_path / "turned")
+    pretrain(run / "store", config, output=tmp_path / "run", init=path, device="cpu")
+    expected = f"{path}: its slabs are coronal, those of this run axial (views.planes)."
+    assert (expected in caplog.messages) == (planes == ("axial",))
+
+
+@pytest.mark.parametrize("spacing", [8.0, 2.0])
+def test_weights_that_know_other_volumes_than_the_store_are_told(
+    run, init, tmp_path, caplog, spacing
+):
+    checkpoint = Checkpoint.load(init)
+    other = replace(PREPROCESSOR, spacing=spacing).to_dict()
+    config = replace(checkpoint.config, preprocessing=other)
+    path = Checkpoint(config, checkpoint.state).save(tmp_path / "other")
+    pretrain(
+        run / "store",
+        replace(CONFIG, n_steps=1),
+        output=tmp_path / "run",
+        init=path,
+        device="cpu",
+    )
+    expected = (
+        f"{run / 'store'}: its volumes have spacing 8.0, those that the weights to "
+        "start from know spacing 2.0."
+    )
+    assert caplog.messages == ([] if spacing == 8.0 else [expected])
+
+
+@pytest.mark.parametrize("output", ["run", "~/run"])
+def test_a_run_is_not_overwritten(cohort, run, output, monkeypatch):
+    monkeypatch.setenv("HOME", str(run.parent))
+    monkeypatch.chdir(run.parent)
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    with pytest.raises(TrainingError, match="run: holds a run"):
+        pretrain(cohort, CONFIG, output=output, device="cpu")
+    assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+
+
+# Training on a cluster needs no image library: the store is made elsewhere.
+_BARE_PROCESS = """
+import sys
+for name in ("pandas", "sklearn", "nibabel", "SimpleITK", "nilearn", "scipy", "rich",
+             "typer", "joblib", "pyarrow", "isal"):
+    sys.modules[name] = None
+import torch
+torch.set_num_threads(1)  # as the run that it is compared with
+from brainfeat.pretraining.config_file import read_config
+from brainfeat.pretraining.trainer import pretrain
+
+store, folder, config = sys.argv[1:]
+print(pretrain(store, read_config(config), output=folder, device="cpu").fingerprint)
+"""
+
+
+def test_a_store_is_trained_on_with_torch_numpy_and_safetensors_alone(run, tmp_path):
+    code, config = [sys.executable, "-c", _BARE_PROCESS], run / "pretraining.json"
+    result = subprocess.run(
+        [*code, run / "store", tmp_path / "bare", config],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stderr
+    expected = pretrain(
+        run / "store", CONFIG, output=tmp_path / "full", device="cpu"
+    ).fingerprint
+    assert result.stdout.strip() == expected

@@ -1,0 +1,146 @@
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+from brainfeat.exceptions import InputError, VolumeError, VolumeNotFoundError
+from brainfeat.io.volumes import read_labels, to_image, write_volume
+from brainfeat.segmentation.label_maps import as_label_maps, name_of
+from brainfeat.subjects.table import Subject
+from brainfeat.volume import Geometry, Volume
+
+SUBJECTS = [Subject("first", {}), Subject("second", {})]
+
+
+def draw(value=1):
+    return Volume(np.full((3, 4, 5), value, np.uint8), Geometry((3, 4, 5), np.eye(4)))
+
+
+@pytest.fixture
+def paths(tmp_path):
+    return [str(write_volume(draw(n), tmp_path / f"{n}.nii.gz")) for n in (1, 2)]
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        list,
+        tuple,
+        pd.Series,
+        pd.Index,
+        lambda paths: pd.DataFrame({"label": paths}),
+        lambda paths: np.array(paths, dtype=object),
+        lambda paths: [nib.load(path) for path in paths],
+        lambda _: [draw(1), draw(2)],
+        lambda _: [to_image(draw(1)), draw(2)],
+    ],
+)
+def test_every_form_gives_one_a_subject_in_order(paths, form):
+    maps = as_label_maps(form(paths), SUBJECTS)
+    assert [int(read_labels(source).data.max()) for source in maps] == [1, 2]
+
+
+def test_volumes_of_a_4d_image_are_the_subjects():
+    data = np.stack([draw(1).data, draw(2).data], axis=-1)
+    maps = as_label_maps(nib.Nifti1Image(data, np.eye(4)), SUBJECTS)
+    assert [int(read_labels(source).data.max()) for source in maps] == [1, 2]
+
+
+def test_home_folder_is_found(paths, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (found,) = as_label_maps("~/1.nii.gz", SUBJECTS[:1])
+    assert str(found) == paths[0]
+
+
+def test_what_is_no_label_map_is_refused(paths):
+    with pytest.raises(InputError, match="second: expected a label map, got none"):
+        as_label_maps([paths[0], None], SUBJECTS)
+    with pytest.raises(InputError, match="second: expected the path or image"):
+        as_label_maps([paths[0], 3.5], SUBJECTS)
+    with pytest.raises(VolumeError, match=r"^x+: cannot be read \(File name too long"):
+        as_label_maps(["x" * 300], SUBJECTS[:1])
+    with pytest.raises(VolumeNotFoundError, match="label map of first"):
+        as_label_maps(["nowhere.nii.gz", paths[1]], SUBJECTS)
+    with pytest.raises(InputError, match="one column"):
+        as_label_maps(pd.DataFrame({"a": paths, "b": paths}), SUBJECTS)
+    with pytest.raises(InputError, match="got dict"):
+        as_label_maps({"a": paths}, SUBJECTS)
+
+
+def test_name_is_the_path_or_the_subject(paths):
+    assert name_of(paths[0], SUBJECTS[0]) == paths[0]
+    assert name_of(nib.load(paths[0]), SUBJECTS[0]) == paths[0]
+    assert name_of(to_image(draw()), SUBJECTS[0]) == "label map of first"
+
+
+def test_volumes_of_one_image_keep_every_label():
+    data = np.full((3, 4, 5, 2), 7, np.int32)
+    data[..., 1] = 2**24 + 1  # float32 rounds it
+    maps = as_label_maps(nib.Nifti1Image(data, np.eye(4)), SUBJECTS)
+    assert [int(read_labels(source).data.max()) for source in maps] == [7, 2**24 + 1]
+
+
+@pytest.mark.parametrize("form", [pd.Series, lambda y: pd.DataFrame({"label": y})])
+def test_index_in_another_order_is_refused(paths, form):
+    y = form(paths)
+    for index in (["second", "first"], ["second", "third"]):
+        y.index = index
+        message = "y: expected the rows of X in their order, .*'second' where X has 'fi"
+        with pytest.raises(InputError, match=message):
+            as_label_maps(y, SUBJECTS)
+    y.index = ["first", "second"]
+    as_label_maps(y, SUBJECTS)
+    # Rows that are only counted have no order of their own.
+    y.index = [1, 0]
+    as_label_maps(y, [Subject("0", {}), Subject("1", {})])
+    for index in ([0, 1], [2, 3]):
+        y.index = index
+        as_label_maps(y, [Subject("1", {}), Subject("2", {})])
+    with pytest.raises(InputError, match="'3' where X has '2'"):
+        as_label_maps(y.set_axis([3, 2]), [Subject("2", {}), Subject("3", {})])
+
+
+@pytest.mark.parametrize(
+    ("image", "label_map", "got"),
+    [
+        ("sub-02_T1w.nii.gz", "sub-01_dseg.nii.gz", "sub-01"),
+        ("sub-01/ses-1/T1.nii", "sub-01/ses-2/seg.nii", "ses-2"),
+        ("sub-9/mri/T1.mgz", "sub-8/mri/sub-19_aseg.mgz", "sub-19"),
+        ("sub-002_T1w.nii.gz", "sub-2_dseg.nii.gz", None),
+        ("sub-02_ses-1_T1w.nii.gz", "sub-02_dseg.nii.gz", None),
+        ("scan7.nii.gz", "sub-02_dseg.nii.gz", None),
+    ],
+)
+def test_label_map_of_another_subject_is_refused(tmp_path, image, label_map, got):
+    path = str(write_volume(draw(), tmp_path / label_map.replace(".mgz", ".nii")))
+    subject = Subject("first", {"T1w": Path(image)})
+    for source in (path, nib.load(path)):
+        if got is None:
+            assert as_label_maps([source], [subject])
+            continue
+        message = f"as {image} is, got one of {got}"
+        with pytest.raises(InputError, match=message) as caught:
+            as_label_maps([source], [subject])
+        assert str(caught.value).startswith(path)
+
+
+def test_images_in_memory_keep_their_owners(tmp_path):
+    names = ["sub-2_T1w.nii", "sub-1_dseg.nii"]
+    image, label_map = (nib.load(write_volume(draw(), tmp_path / n)) for n in names)
+    with pytest.raises(InputError, match=r"sub-2_T1w\.nii is, got one of sub-1"):
+        as_label_maps([label_map], [Subject("X[0]", {"T1w": image})])
+    unnamed = to_image(draw())
+    with pytest.raises(InputError, match="as sub-2 is, got one of sub-1"):
+        as_label_maps([label_map], [Subject("sub-2", {"T1w": unnamed})])
+    # Renamed people keep the names of their files.
+    assert as_label_maps([label_map], [Subject("sub-2", {"T1w": Path("sub-1.nii")})])
+
+
+@pytest.mark.parametrize("load", [Path, nib.load])
+def test_image_is_not_its_own_label_map(paths, load):
+    subject = Subject("first", {"T1w": load(paths[0])})
+    with pytest.raises(InputError, match="a label map, got the image itself") as caught:
+        as_label_maps([load(paths[0])], [subject])
+    assert str(caught.value).startswith(paths[0])

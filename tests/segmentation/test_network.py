@@ -1,0 +1,138 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from brainfeat.models.decoder import DecoderConfig, SegmentationDecoder
+from brainfeat.preprocessing.preprocessor import Preprocessor
+from brainfeat.segmentation import network as model
+from brainfeat.segmentation.inputs import SegmentationSpace
+from brainfeat.segmentation.network import (
+    SegmentationNetwork,
+    choose_blocks,
+    encoder_slabs,
+    first_decoder,
+)
+from brainfeat.slabs.grid import SlabGrid
+from brainfeat.subjects.table import Subject
+
+pytestmark = pytest.mark.usefixtures("without_registration")
+
+
+@pytest.fixture
+def space():
+    return SegmentationSpace(
+        Preprocessor(shape=(24, 32, 40), spacing=6.0, alignment="none"),
+        ("T1w", "T2w", "FLAIR"),
+        ("T1w",),
+    )
+
+
+@pytest.fixture
+def network(checkpoint, space):
+    torch.manual_seed(0)
+    config = DecoderConfig(
+        n_classes=3, n_modalities=1, embed_dim=24, n_depths=2, width=4
+    )
+    decoder = SegmentationDecoder(config).eval()
+    torch.nn.init.normal_(decoder.head.weight)
+    return SegmentationNetwork(
+        encoder=checkpoint.build_encoder(),
+        decoder=decoder,
+        prior=torch.rand(3, 12, 16, 20) + 0.1,
+        space=space,
+        grid=SlabGrid(thickness=2),
+        blocks=(0, 1),
+        device=torch.device("cpu"),
+    )
+
+
+@pytest.fixture
+def placed(space, modality_paths):
+    return space.read(Subject("x", {"T1w": modality_paths["T1w"][0]}))
+
+
+def test_probabilities_lie_as_the_voxels_do(network, placed):
+    chances = network.probabilities(placed).astype(np.float32)
+    assert chances.shape == (3, 48, 64, 80)
+    np.testing.assert_allclose(chances.sum(axis=0), 1.0, atol=2e-3)
+
+
+def test_parts_give_what_the_whole_gives(network, placed, monkeypatch):
+    whole = network.probabilities(placed)
+    monkeypatch.setattr(model, "_VOXELS_AT_ONCE", 24 * 32 * 2 * 6)  # 6 of 20 slabs
+    parts = network.probabilities(placed)
+    np.testing.assert_allclose(parts, whole, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("background", "matters"), [("kept", True), ("skipped", False)]
+)
+def test_background_matters_to_encoders_that_keep_it(
+    make_checkpoint, checkpoint, network, placed, background, matters
+):
+    config = replace(checkpoint.config.encoder, background=background)
+    network.encoder = make_checkpoint(encoder=config).build_encoder()
+    coarse = np.concatenate([placed.coarse.data, placed.coarse.foreground[None]])
+    coarse = torch.from_numpy(coarse)[None].float()
+    coarse[:, -1, :, : 2 * config.patch_size] = 0  # as if no brain were there
+    changed = coarse.clone()
+    changed[:, :-1, :, : config.patch_size] += 5.0
+    present = torch.from_numpy(placed.coarse.present)[None]
+    first, second = (
+        network.tokens(network.to_stack(volumes), present)[-1]
+        for volumes in (coarse, changed)
+    )
+    assert torch.equal(first, second) != matters
+
+
+def test_many_classes_make_parts_smaller(network, monkeypatch):
+    slab = 24 * 32 * 2
+    monkeypatch.setattr(model, "_SCORES_AT_ONCE", slab * 8 * 3 * 5)
+    assert network._count_slabs(slab) == 5
+    monkeypatch.setattr(model, "_SCORES_AT_ONCE", 1)
+    assert network._count_slabs(slab) == 1
+
+
+def test_prior_is_turned_as_the_slabs_are(network):
+    assert network.log_prior.shape == (1, 3, 40, 32, 24)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3, 6, 12, 40])
+def test_blocks_end_with_the_last(depth):
+    blocks = choose_blocks(depth)
+    assert blocks[-1] == depth - 1
+    assert len(blocks) == len(set(blocks)) == min(3, depth)
+    assert list(blocks) == sorted(blocks)
+
+
+def test_network_follows_the_encoder_s_checkpoint(checkpoint, space):
+    config = checkpoint.config
+    network = SegmentationNetwork.join(
+        config,
+        space,
+        encoder=checkpoint.build_encoder(),
+        decoder=first_decoder(config.encoder, space, 3, seed=0),
+        prior=torch.full((3, 12, 16, 20), 1 / 3),
+        device=torch.device("cpu"),
+    )
+    assert network.grid == encoder_slabs(config)
+    assert network.grid == SlabGrid(thickness=2, plane=config.plane)
+    assert network.blocks == choose_blocks(config.encoder.depth)
+    assert network.decoder.config.n_depths == len(network.blocks)
+    assert network.decoder.config.upsampling == space.upsampling
+
+
+def test_seed_alone_decides_on_first_weights(checkpoint, space):
+    def weights(seed):
+        decoder = first_decoder(checkpoint.config.encoder, space, 3, seed)
+        return torch.cat([value.flatten() for value in decoder.parameters()])
+
+    torch.manual_seed(7)
+    first = weights(1)
+    drawn = torch.rand(3)
+    assert torch.equal(first, weights(1))
+    assert not torch.equal(first, weights(2))
+    torch.manual_seed(7)
+    assert torch.equal(drawn, torch.rand(3))  # others' random numbers stay theirs

@@ -1,0 +1,81 @@
+import json
+
+import pytest
+
+from brainfeat.exceptions import InputError
+from brainfeat.subjects.bids.filter import BidsSelection, read_filters
+from brainfeat.subjects.bids.index import index_bids, parse_bids_name
+
+NAMES = [
+    "sub-01/ses-1/anat/sub-01_ses-1_acq-a_run-01_T1w.nii.gz",
+    "sub-01/ses-1/anat/sub-01_ses-1_acq-b_T1w.nii.gz",
+    "sub-01/ses-2/anat/sub-01_ses-2_T1w.nii.gz",
+    "sub-02/anat/sub-02_T1w.nii.gz",
+]
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    for name in NAMES:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return tmp_path
+
+
+def _found(dataset, **selection):
+    sessions = index_bids(dataset, ("T1w",), BidsSelection(**selection))
+    return [path.name for s in sessions for path in s.images.values()]
+
+
+@pytest.mark.parametrize("label", ["02", "sub-02"])
+def test_participants_are_chosen_with_or_without_their_prefix(dataset, label):
+    assert _found(dataset, participants=[label]) == ["sub-02_T1w.nii.gz"]
+
+
+@pytest.mark.parametrize("label", ["2", "ses-2"])
+def test_sessions_are_chosen(dataset, label):
+    assert _found(dataset, sessions=[label]) == ["sub-01_ses-2_T1w.nii.gz"]
+
+
+def test_a_participant_that_is_not_there_is_named(dataset):
+    with pytest.raises(InputError, match="there is no sub-07"):
+        _found(dataset, participants=["02", "07"])
+
+
+@pytest.mark.parametrize(
+    ("filters", "chosen"),
+    [
+        ({"acquisition": ["b", None]}, {1, 2, 3}),
+        ({"acq": "a", "datatype": "anat"}, {0}),
+        ({"run": 1}, {0}),
+        ({"run": None, "session": "1"}, {1}),
+    ],
+)
+def test_a_filter_file_chooses_where_several_images_fit(dataset, filters, chosen):
+    path = dataset / "filters.json"
+    path.write_text(json.dumps({"t1w": filters, "bold": {"task": "rest"}}))
+    read = read_filters(path, ("T1w", "FLAIR"))
+    selection = BidsSelection(filters=read)
+    names = [parse_bids_name(name.rpartition("/")[2]) for name in NAMES]
+    assert {i for i, name in enumerate(names) if selection.has_image(name)} == chosen
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not a readable JSON file"),
+        ("[]", "expected a filter a modality"),
+        ('{"T1w": ["a"]}', "expected entities"),
+        ('{"T1w": {"colour": "red"}}', "unknown entity 'colour'"),
+    ],
+)
+def test_what_is_no_filter_is_refused(tmp_path, text, message):
+    path = tmp_path / "filters.json"
+    path.write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_filters(path, ("T1w",))
+    with pytest.raises(InputError, match="no such file"):
+        read_filters(tmp_path / "absent.json", ("T1w",))
+    with pytest.raises(InputError, match=r"not a readable JSON file \(Is a directory"):
+        read_filters(tmp_path, ("T1w",))

@@ -1,0 +1,410 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from brainfeat.exceptions import TableError
+from brainfeat.tables.embedding_table import (
+    EmbeddingTable,
+    TableRow,
+    read_embeddings,
+    working_path,
+)
+
+SUFFIXES = [".parquet", ".csv", ".tsv"]
+PROVENANCE = {
+    "brainfeat_version": "1.2.3",
+    "checkpoint": "tiny",
+    "checkpoint_sha256": "c0ffee",
+    "preprocessing_sha256": "facade",
+    "pooling": "mean",
+    "modalities": ["T1w", "FLAIR"],
+    "n_features": 5,
+    "precision": "float32",
+}
+
+
+def _row(index, **metadata):
+    images = {"T1w": f"/data/sub-{index:02d}_T1w.nii.gz"}
+    if index % 2:
+        images["FLAIR"] = f"/data/sub-{index:02d}_FLAIR.nii.gz"
+    return TableRow(participant_id=f"sub-{index:02d}", images=images, metadata=metadata)
+
+
+def _vector(index):
+    return np.random.default_rng(index).normal(size=5).astype(np.float32)
+
+
+def _embed(path, rows, *, sha256="one", provenance=PROVENANCE, overwrite=False):
+    """Embed what is not done yet; say which rows that were."""
+    done = []
+    with EmbeddingTable(path, provenance, overwrite=overwrite) as table:
+        for row in rows:
+            if table.known_sha256(row) != sha256:
+                done.append(int(row.participant_id[4:]))
+                table.append(row, sha256, _vector(done[-1]) + (sha256 != "one"))
+        table.finish(rows)
+    return done
+
+
+def _names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_table_holds_names_metadata_vectors_and_provenance(tmp_path, suffix):
+    path = tmp_path / f"out{suffix}"
+    rows = [_row(1, age="71", group="a"), _row(2, age=None, group="b"), _row(3)]
+    assert _embed(path, rows) == [1, 2, 3]
+    metadata, embeddings, provenance = read_embeddings(path)
+    assert list(metadata.columns) == [
+        *("participant_id", "session_id", "image", "T1w", "FLAIR", "input_sha256"),
+        *("age", "group"),
+    ]
+    assert metadata["participant_id"].tolist() == ["sub-01", "sub-02", "sub-03"]
+    assert metadata["image"].equals(metadata["T1w"].rename("image"))
+    assert metadata["FLAIR"].isna().tolist() == [False, True, False]
+    assert metadata["age"].tolist()[0] == 71
+    assert metadata["age"].isna().tolist() == [False, True, True]
+    assert embeddings.dtype == np.float32
+    np.testing.assert_array_equal(embeddings, [_vector(1), _vector(2), _vector(3)])
+    assert provenance == PROVENANCE == json.loads((tmp_path / "out.json").read_text())
+    assert _names(tmp_path) == sorted([f"out{suffix}", "out.json"])
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_an_unfinished_run_resumes_to_the_same_bytes(tmp_path, suffix):
+    rows = [_row(index, age=str(50 + index)) for index in range(6)]
+    _embed(tmp_path / f"whole{suffix}", rows)
+    path = tmp_path / f"resumed{suffix}"
+    with EmbeddingTable(path, PROVENANCE) as table:
+        for row in rows[:4]:
+            table.append(row, "one", _vector(int(row.participant_id[4:])))
+    assert not path.exists()
+    assert _embed(path, rows) == [4, 5]
+    assert path.read_bytes() == (tmp_path / f"whole{suffix}").read_bytes()
+    assert not [name for name in _names(tmp_path) if name.startswith(".")]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_finished_table_grows(tmp_path, suffix):
+    path = tmp_path / f"out{suffix}"
+    _embed(path, [_row(3), _row(1)])
+    assert _embed(path, [_row(0), _row(1), _row(2)]) == [0, 2]
+    metadata, embeddings, _ = read_embeddings(path)
+    assert metadata["participant_id"].str[-1].astype(int).tolist() == [3, 1, 0, 2]
+    np.testing.assert_array_equal(embeddings, [_vector(i) for i in (3, 1, 0, 2)])
+
+
+def test_a_second_run_over_a_finished_table_leaves_it_alone(tmp_path):
+    path = tmp_path / "out.parquet"
+    rows = [_row(1, age="71"), _row(2, age="70.5")]
+    _embed(path, rows)
+    before = path.stat()
+    assert _embed(path, rows) == []
+    assert path.stat().st_mtime_ns == before.st_mtime_ns
+    assert path.stat().st_ino == before.st_ino
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_changed_file_is_embedded_again_in_its_place(tmp_path, suffix):
+    path = tmp_path / f"out{suffix}"
+    _embed(path, [_row(1), _row(2), _row(3)])
+    assert _embed(path, [_row(2)], sha256="two") == [2]
+    metadata, embeddings, _ = read_embeddings(path)
+    assert metadata["input_sha256"].tolist() == ["one", "two", "one"]
+    np.testing.assert_array_equal(embeddings, [_vector(1), _vector(2) + 1, _vector(3)])
+
+
+def test_the_manifest_of_now_describes_rows_that_were_done(tmp_path):
+    path = tmp_path / "out.parquet"
+    _embed(path, [_row(1, age="71"), _row(2)])
+    assert _embed(path, [_row(1, age="72", group="a")]) == []
+    metadata, embeddings, _ = read_embeddings(path)
+    assert metadata["age"].tolist()[0] == 72
+    assert metadata["group"].tolist()[0] == "a"
+    np.testing.assert_array_equal(embeddings, [_vector(1), _vector(2)])
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_subject_that_gains_or_loses_an_image_keeps_one_row(tmp_path, suffix):
+    path = tmp_path / f"out{suffix}"
+    both, others = _row(1), [_row(3), _row(2)]
+    one = replace(both, images={"T1w": both.image})
+    _embed(path, [others[0], one, others[1]])
+    for row, sha256 in ((both, "two"), (one, "three")):
+        with EmbeddingTable(path, PROVENANCE) as table:
+            table.finish([row])  # it failed: the old row is better than none
+        assert len(read_embeddings(path)[0]) == 3
+        _embed(path, [row, *others], sha256=sha256)
+        metadata, embeddings, _ = read_embeddings(path)
+        assert metadata["participant_id"].tolist() == ["sub-03", "sub-02", "sub-01"]
+        assert metadata["FLAIR"].isna().tolist() == [False, True, row is one]
+        np.testing.assert_array_equal(embeddings, [_vector(i) + 1 for i in (3, 2, 1)])
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_rows_of_two_precisions_are_told_of(tmp_path, suffix, caplog):
+    path = tmp_path / f"out{suffix}"
+    coarse, fine = ({**PROVENANCE, "precision": p} for p in ("bfloat16", "float32"))
+    _embed(path, [_row(1)], provenance=coarse)
+    _embed(path, [_row(1, age="71")], provenance=fine)  # nothing is embedded
+    assert read_embeddings(path)[2]["precision"] == "bfloat16"
+    assert not caplog.messages
+    _embed(path, [_row(1), _row(2)], provenance=fine)
+    _embed(path, [_row(1), _row(2), _row(3)], provenance=coarse)
+    assert len(caplog.messages) == 1
+    assert read_embeddings(path)[2]["precision"] == "bfloat16, float32"
+
+
+def test_a_killed_run_that_goes_on_in_another_precision_says_so(tmp_path, caplog):
+    path = tmp_path / "out.csv"
+    coarse, fine = ({**PROVENANCE, "precision": p} for p in ("bfloat16", "float32"))
+    with EmbeddingTable(path, coarse) as table:
+        table.append(_row(1), "one", _vector(1))
+    _embed(path, [_row(1), _row(2)], provenance=fine)
+    (message,) = caplog.messages
+    assert message.startswith(f"{path}: rows of float32 join rows of bfloat16; ")
+    assert read_embeddings(path)[2]["precision"] == "bfloat16, float32"
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_rows_of_a_precision_that_was_not_written_are_of_an_unknown_one(
+    tmp_path, suffix, caplog
+):
+    path = tmp_path / f"out{suffix}"
+    earlier = {name: PROVENANCE[name] for name in PROVENANCE if name != "precision"}
+    _embed(path, [_row(1)], provenance=earlier)
+    _embed(path, [_row(1, age="71")])  # nothing is embedded
+    assert read_embeddings(path)[2]["precision"] == "unknown"
+    _embed(path, [_row(1), _row(2)])
+    assert read_embeddings(path)[2]["precision"] == "float32, unknown"
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_dataset_that_was_moved_is_not_there_twice(tmp_path, suffix):
+    path = tmp_path / f"out{suffix}"
+    rows = [_row(1), replace(_row(2), session_id="ses-1"), _row(4)]
+    _embed(path, rows)
+    moved = [
+        replace(row, images={m: p.replace("/data", "/mnt") for m, p in images})
+        for row in rows
+        for images in [row.images.items()]
+    ]
+    renamed = replace(moved[2], participant_id="sub-05")
+    _embed(path, [*moved[:2], renamed])
+    metadata, embeddings, _ = read_embeddings(path)
+    names = metadata["participant_id"].tolist()
+    assert names == ["sub-04", "sub-01", "sub-02", "sub-05"]
+    assert metadata["image"].str.startswith("/mnt").tolist() == [False, *[True] * 3]
+    np.testing.assert_array_equal(embeddings, [_vector(i) for i in (4, 1, 2, 5)])
+
+
+def test_an_image_as_another_modality_keeps_its_row(tmp_path):
+    path = tmp_path / "out.csv"
+    for modality in ("T1w", "FLAIR"):
+        _embed(path, [replace(_row(2), images={modality: "/data/sub-02.nii"})])
+    assert len(read_embeddings(path)[0]) == 2
+
+
+def test_runs_that_share_an_image_keep_their_rows(tmp_path):
+    path = tmp_path / "out.parquet"
+    first = _row(1)
+    second = replace(first, images={**first.images, "T1w": "/data/run-2_T1w.nii.gz"})
+    for row in (first, second):
+        _embed(path, [row])
+    assert read_embeddings(path)[0]["T1w"].tolist() == [first.image, second.image]
+
+
+def test_rows_of_an_unfinished_run_that_are_not_asked_for_are_left_out(tmp_path):
+    path = tmp_path / "out.parquet"
+    with EmbeddingTable(path, PROVENANCE) as table:
+        table.append(_row(7), "one", _vector(7))
+    _embed(path, [_row(1)])
+    assert read_embeddings(path)[0]["participant_id"].tolist() == ["sub-01"]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [
+        ("checkpoint_sha256", "checkpoint"),
+        ("preprocessing_sha256", "preprocessing"),
+        ("pooling", "pooling"),
+        ("modalities", "modalities"),
+        ("n_features", "number of features"),
+    ],
+)
+def test_rows_of_another_encoder_are_never_mixed_in(tmp_path, suffix, name, word):
+    path = tmp_path / f"out{suffix}"
+    _embed(path, [_row(1)])
+    before = path.read_bytes()
+    other = 5 if name == "n_features" else ["T1w", "FLAIR"]
+    changed = {**PROVENANCE, name: 7 if other == 5 else other[:1]}
+    with pytest.raises(TableError, match=rf"another {word} .*--overwrite"):
+        EmbeddingTable(path, changed)
+    assert path.read_bytes() == before
+    path.unlink()
+    with EmbeddingTable(path, PROVENANCE) as table:
+        table.append(_row(1), "one", _vector(1))
+    with pytest.raises(TableError, match=rf"another {word} .*--overwrite"):
+        EmbeddingTable(path, changed)
+
+
+def test_a_shard_does_not_go_into_the_table_of_another(tmp_path):
+    path, shards = tmp_path / "out.parquet", ("1/2", "2/2")
+    first, second = ({**PROVENANCE, "shard": shard} for shard in shards)
+    _embed(path, [_row(1)], provenance=first)
+    assert _embed(path, [_row(1), _row(2)], provenance=first) == [2]
+    with pytest.raises(TableError, match=r"shard 2/2, got that of 1/2; .*--overwrite"):
+        _embed(path, [_row(3)], provenance=second)
+    assert _embed(path, [_row(index) for index in (1, 2, 3)]) == [3]
+    assert "shard" not in read_embeddings(path)[2]
+    with pytest.raises(TableError, match="shard 2/2, got that of the whole"):
+        _embed(path, [_row(4)], provenance=second)
+
+
+def test_another_library_version_goes_on(tmp_path):
+    path = tmp_path / "out.parquet"
+    _embed(path, [_row(1)])
+    newer = {**PROVENANCE, "brainfeat_version": "2.0.0"}
+    assert _embed(path, [_row(1), _row(2)], provenance=newer) == [2]
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_overwriting_keeps_the_old_table_until_the_new_one_is_whole(tmp_path, suffix):
+    path = tmp_path / f"out{suffix}"
+    _embed(path, [_row(1), _row(2)])
+    before = path.read_bytes()
+    other = {**PROVENANCE, "pooling": "cls"}
+    with EmbeddingTable(path, other, overwrite=True) as table:
+        assert table.known_sha256(_row(1)) != "one"
+        table.append(_row(1), "one", _vector(1))
+    assert path.read_bytes() == before
+    # The overwriting run was cut off: the same command goes on.
+    assert _embed(path, [_row(1), _row(3)], provenance=other, overwrite=True) == [3]
+    metadata, _, provenance = read_embeddings(path)
+    assert metadata["participant_id"].tolist() == ["sub-01", "sub-03"]
+    assert provenance == other
+
+
+def test_overwriting_starts_anew_after_a_plain_unfinished_run(tmp_path):
+    path = tmp_path / "out.parquet"
+    with EmbeddingTable(path, PROVENANCE) as table:
+        table.append(_row(1), "one", _vector(1))
+    assert _embed(path, [_row(1)], overwrite=True) == [1]
+
+
+def test_foreign_files_are_not_replaced(tmp_path):
+    path = tmp_path / "out.csv"
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(TableError, match="does not say which encoder"):
+        EmbeddingTable(path, PROVENANCE)
+    assert _names(tmp_path) == ["out.csv"]
+    (tmp_path / "out.json").write_text('{"mine": 1}')
+    with pytest.raises(TableError, match=r"out\.json: exists and is not ours"):
+        EmbeddingTable(path, PROVENANCE, overwrite=True)
+    with pytest.raises(TableError, match="got a folder"):
+        EmbeddingTable(tmp_path.rename(tmp_path.with_suffix(".csv")), PROVENANCE)
+
+
+@pytest.mark.parametrize("column", ["T1w", "input_sha256"])
+def test_a_table_that_another_program_cut_is_not_gone_on_with(tmp_path, column):
+    path = tmp_path / "out.csv"
+    _embed(path, [_row(2), _row(4)])
+    pd.read_csv(path).drop(columns=column).to_csv(path, index=False)
+    with pytest.raises(TableError, match=rf"out.csv: .* none called {column}\."):
+        _embed(path, [_row(2), _row(4)])
+
+
+def test_a_table_with_a_row_twice_is_not_gone_on_with(tmp_path):
+    path = tmp_path / "out.csv"
+    _embed(path, [_row(2), _row(4)])
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines, lines[-1]]))
+    with pytest.raises(TableError, match=r"got /data/sub-04_T1w.nii.gz again"):
+        _embed(path, [_row(2), _row(4), _row(6)])
+
+
+def test_two_tables_do_not_share_a_provenance_that_differs(tmp_path):
+    _embed(tmp_path / "out.csv", [_row(1)])
+    _embed(tmp_path / "out.tsv", [_row(1)])
+    with pytest.raises(TableError, match=r"describes out\.csv"):
+        EmbeddingTable(tmp_path / "out.parquet", {**PROVENANCE, "pooling": "cls"})
+
+
+def test_without_a_row_there_is_no_table(tmp_path):
+    assert _embed(tmp_path / "out.parquet", []) == []
+    assert _names(tmp_path) == []
+
+
+def test_two_writers_on_one_table_are_refused(tmp_path):
+    path = tmp_path / "out.csv"
+    with (
+        EmbeddingTable(path, PROVENANCE),
+        pytest.raises(TableError, match="another process"),
+    ):
+        EmbeddingTable(path, PROVENANCE)
+
+
+def test_a_failed_write_keeps_the_rows(tmp_path):
+    path = tmp_path / "out.csv"
+    obstacle = working_path(path) / "table.json"
+    obstacle.mkdir(parents=True)
+    with pytest.raises(TableError, match=r"Is a directory.*the rows are kept"):
+        _embed(path, [_row(1)])
+    obstacle.rmdir()
+    assert _embed(path, [_row(1)]) == []
+    assert len(read_embeddings(path)[0]) == 1
+
+
+def test_pandas_reads_the_table_alone(tmp_path):
+    _embed(tmp_path / "out.parquet", [_row(1), _row(2)])
+    frame = pd.read_parquet(tmp_path / "out.parquet")
+    vectors = frame.filter(like="emb_").to_numpy(np.float32)
+    np.testing.assert_array_equal(vectors, [_vector(1), _vector(2)])
+
+
+def test_a_table_in_the_home_folder_is_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    _embed(tmp_path / "out.csv", [_row(1)])
+    assert len(read_embeddings("~/out.csv")[0]) == 1
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_reading_what_is_no_table_names_it(tmp_path, suffix):
+    path = tmp_path / f"out{suffix}"
+    with pytest.raises(TableError, match=f"out{suffix}: no such file"):
+        read_embeddings(path)
+    if suffix == ".parquet":
+        pd.DataFrame({"a": [1]}).to_parquet(path)
+    else:
+        path.write_text("a\n1\n")
+    with pytest.raises(TableError, match="expected columns emb"):
+        read_embeddings(path)
+
+
+def test_a_table_that_lost_its_provenance_is_still_read(tmp_path):
+    _embed(tmp_path / "out.tsv", [_row(1)])
+    (tmp_path / "out.json").unlink()
+    metadata, embeddings, provenance = read_embeddings(tmp_path / "out.tsv")
+    assert metadata.shape == (1, 6)
+    assert embeddings.shape == (1, 5)
+    assert provenance == {}
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_metadata_do_not_replace_columns_of_the_table(tmp_path, suffix):
+    path = tmp_path / f"out{suffix}"
+    names = [*("participant_id", "session_id", "image", "T1w", "FLAIR"), "input_sha256"]
+    row = _row(1, age="71", emb_000="x", **dict.fromkeys(names[1:], "x"))
+    assert _embed(path, [row]) == [1]
+    assert _embed(path, [row, _row(2)]) == [2]
+    metadata, embeddings, _ = read_embeddings(path)
+    assert list(metadata.columns) == [*names, "age"]
+    assert metadata["T1w"].tolist() == [row.image, _row(2).image]
+    assert metadata["input_sha256"].tolist() == ["one", "one"]
+    assert embeddings.shape == (2, 5)

@@ -1,0 +1,115 @@
+import threading
+import time
+from itertools import count
+
+import pytest
+
+from brainfeat.workers import Prefetch
+
+
+def double_slowly(number):
+    # The first takes longest, so that order is no accident.
+    time.sleep(0.02 / (1 + number))
+    return 2 * number
+
+
+@pytest.mark.parametrize("n_threads", [1, 3])
+@pytest.mark.parametrize("n_items", [0, 1, 7])
+def test_results_come_in_order(n_threads, n_items):
+    items = range(n_items)
+    with Prefetch(double_slowly, items, n_threads=n_threads, n_ahead=4) as results:
+        assert list(results) == [2 * item for item in items]
+
+
+@pytest.mark.parametrize("n_ahead", [1, 5])
+def test_items_are_drawn_only_so_far_ahead(n_ahead):
+    drawn = []
+    items = (drawn.append(number) or number for number in count())
+    with Prefetch(double_slowly, items, n_threads=2, n_ahead=n_ahead) as results:
+        for n_done, _ in zip(range(1, 20), results, strict=False):
+            assert len(drawn) <= n_done + n_ahead
+
+
+def test_items_are_drawn_in_the_calling_thread():
+    drawers = set()
+    items = (drawers.add(threading.get_ident()) or n for n in range(5))
+    with Prefetch(double_slowly, items, n_threads=2, n_ahead=2) as results:
+        list(results)
+    assert drawers == {threading.get_ident()}
+
+
+def test_work_goes_on_while_a_result_is_used():
+    started = threading.Semaphore(0)
+
+    def start(number):
+        started.release()
+        return number
+
+    with Prefetch(start, range(4), n_threads=1, n_ahead=3) as results:
+        assert next(iter(results)) == 0
+        assert all(started.acquire(timeout=5) for _ in range(3))
+
+
+def test_a_result_does_not_wait_for_more_items():
+    is_given = threading.Event()
+
+    def draw():
+        yield from (0, 1)
+        yield is_given.wait(5)
+
+    with Prefetch(double_slowly, draw(), n_threads=1, n_ahead=2) as results:
+        iterator = iter(results)
+        assert next(iterator) == 0
+        is_given.set()
+        assert list(iterator) == [2, 2]
+
+
+def test_no_thread_goes_on_after_the_context():
+    with Prefetch(double_slowly, count(), n_threads=2, n_ahead=6) as results:
+        next(iter(results))
+    names = [thread.name for thread in threading.enumerate()]
+    assert not any(name.startswith("brainfeat") for name in names)
+
+
+def test_busy_threads_are_counted():
+    release = threading.Event()
+
+    def wait(number):
+        if number:
+            release.wait(5)
+
+    with Prefetch(wait, range(6), n_threads=2, n_ahead=5) as results:
+        iterator = iter(results)
+        next(iterator)
+        assert results.n_busy == 2
+        release.set()
+        list(iterator)
+        assert results.n_busy == 0
+
+
+def test_error_reaches_the_caller():
+    with Prefetch([1, 2].index, [1, 3], n_threads=1, n_ahead=2) as results:
+        iterator = iter(results)
+        assert next(iterator) == 0
+        with pytest.raises(ValueError, match="3 is not in list"):
+            next(iterator)
+
+
+def test_items_are_made_in_another_thread():
+    with Prefetch(
+        lambda _: threading.get_ident(), range(3), n_threads=1, n_ahead=2
+    ) as results:
+        assert threading.get_ident() not in set(results)
+
+
+def test_no_thread_goes_on_when_the_loop_raises():
+    before = threading.active_count()
+
+    def loop():
+        with Prefetch(abs, count(), n_threads=1, n_ahead=2) as results:
+            for result in results:
+                _ = 1 / (result - 2)
+
+    with pytest.raises(ZeroDivisionError):
+        loop()
+    assert threading.active_count() == before
