@@ -15,7 +15,7 @@ from brainfeat.models.encoder import SlabEncoder
 from brainfeat.preprocessing import alignment as registration
 from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.preprocessing.template import load_template
-from brainfeat.subjects.table import Subject
+from brainfeat.subjects.subject import Subject
 from brainfeat.volume import Geometry, Volume
 
 MODALITIES = ("T1w", "T2w", "FLAIR")

@@ -19,7 +19,7 @@ from brainfeat.reporting.cohort import Cohort, join_participants
 from brainfeat.reporting.cohort_report import Inputs, report_body
 from brainfeat.reporting.page import is_own_page, render_page
 from brainfeat.reporting.report_inputs import look_at_inputs
-from brainfeat.subjects.table import Subject
+from brainfeat.subjects.subject import Subject
 from brainfeat.tables.embedding_table import read_embeddings
 
 

@@ -35,7 +35,7 @@ from brainfeat.segmentation.folder import MODEL_NAME
 from brainfeat.subjects.bids.index import parse_bids_name
 from brainfeat.subjects.failures import FailedRow, outdated_by, write_failures
 from brainfeat.subjects.manifest import Manifest, collect_rows
-from brainfeat.tables.embedding_table import TableRow
+from brainfeat.subjects.subject import Subject
 from brainfeat.tables.runs import RunEvent
 
 _NAMES, _DESCRIPTION, _FAILURES = "dseg.tsv", "dataset_description.json", "failures.tsv"
@@ -217,19 +217,19 @@ def format_segments(summary: SegmentSummary) -> str:
 
 
 def _segment(
-    rows: Sequence[TableRow],
+    rows: Sequence[Subject],
     folder: Path,
     estimator: SegmentationEstimator,
     fingerprint: str,
 ) -> Iterator[RunEvent]:
-    by_target: dict[Path, list[TableRow]] = {}
+    by_target: dict[Path, list[Subject]] = {}
     for row in rows:
         by_target.setdefault(folder / _output_name(row), []).append(row)
     config = shared_checkpoint(estimator.checkpoint).config
     preprocessor = Preprocessor.from_dict(config.preprocessing)
 
-    def make_origin(row: TableRow) -> dict[str, Any]:
-        files = preprocessor.input_files(row.images, config.encoder.modalities)
+    def make_origin(row: Subject) -> dict[str, Any]:
+        files = preprocessor.input_files(row.paths, config.encoder.modalities)
         return {
             _SOURCES: sorted(row.images.values()),
             _INPUT: hash_images(files),
@@ -248,12 +248,12 @@ def _segment(
 
 def _segment_alike(
     target: Path,
-    rows: Sequence[TableRow],
+    rows: Sequence[Subject],
     estimator: SegmentationEstimator,
-    make_origin: Callable[[TableRow], dict[str, Any]],
+    make_origin: Callable[[Subject], dict[str, Any]],
 ) -> Iterator[RunEvent]:
     # The first of the rows that can be segmented takes the target; the others fail.
-    taken: TableRow | None = None
+    taken: Subject | None = None
     for row in rows:
         image = None
         try:
@@ -327,7 +327,7 @@ def _sidecar(target: Path) -> Path:
     return target.with_name(target.name.replace(".nii.gz", ".json"))
 
 
-def _output_name(row: TableRow) -> Path:
+def _output_name(row: Subject) -> Path:
     """Name a label map after its image: ``sub-01_T1w`` gives ``sub-01_dseg``."""
     image = Path(row.image)
     stem = image_stem(image)
@@ -372,7 +372,7 @@ def _check_can_write(folder: Path) -> None:
         ) from error
 
 
-def _label_map(row: TableRow, manifest: Path) -> str:
+def _label_map(row: Subject, manifest: Path) -> str:
     text = row.metadata.get(_LABEL)
     if not text:
         raise InputError(

@@ -16,7 +16,7 @@ from brainfeat.embedding.recipe import (
 )
 from brainfeat.exceptions import BrainfeatError, WorkerError
 from brainfeat.subjects.blame import blame
-from brainfeat.subjects.table import Subject
+from brainfeat.subjects.subject import Subject
 
 __all__ = ["Distribution", "encode_in_workers"]
 

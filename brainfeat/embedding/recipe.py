@@ -23,7 +23,7 @@ from brainfeat.exceptions import (
 )
 from brainfeat.io.volumes import MEMORY_LIMIT
 from brainfeat.preprocessing.preprocessor import Preprocessor
-from brainfeat.subjects.table import Subject
+from brainfeat.subjects.subject import Subject
 
 __all__ = ["EncoderRecipe", "RemoteFailure", "RemoteOutcome", "encode_remotely"]
 

@@ -35,7 +35,8 @@ from brainfeat.preprocessing.preprocessor import PreprocessedSubject, Preprocess
 from brainfeat.slabs.grid import SlabGrid
 from brainfeat.subjects.blame import blame
 from brainfeat.subjects.reading import read_and_preprocess
-from brainfeat.subjects.table import Subject, check_subject
+from brainfeat.subjects.subject import Subject
+from brainfeat.subjects.table import check_subject
 from brainfeat.volume import Geometry
 from brainfeat.workers import Prefetch
 

@@ -13,7 +13,7 @@ from brainfeat.exceptions import VolumeError
 from brainfeat.models.side_by_side import side_by_side
 from brainfeat.preprocessing.preprocessor import PreprocessedSubject
 from brainfeat.subjects.blame import blame
-from brainfeat.subjects.table import Subject
+from brainfeat.subjects.subject import Subject
 from brainfeat.volume import Geometry
 from brainfeat.workers import Prefetch
 

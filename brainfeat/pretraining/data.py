@@ -160,7 +160,7 @@ def _list_inputs(
         logger.warning("failed: %s", one_line(str(problem)))
     names = _name_subjects(manifest, paths)
     scans = [
-        Scan(subject=name, images=row.images)
+        Scan(subject=name, images=row.paths)
         for name, row in zip(names, manifest.rows, strict=True)
     ]
     return _list_scans(scans, modalities, manifest.problems)

@@ -87,7 +87,7 @@ def report_on_embedder(
     told = None if confounds is None else _check_confounds(confounds, known)
     for name, values in (told or {}).items():
         known[name] = _one_each(f"confounds: {name}", values, n_rows)
-    names = [subject.name for subject in table.rows]
+    names = [subject.participant_id for subject in table.rows]
     people = names if groups is None else _one_each("groups", groups, n_rows)
     cohort = Cohort.build(
         np.asarray(embedder.transform(X)),

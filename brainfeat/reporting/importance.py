@@ -141,7 +141,7 @@ def attribution(
     labels = _check_labels(y, cv, len(table.rows))
     encoder.pool_weights(np.ones(encoder.token_grid, np.float32))  # or say why not
     folds = _folds(cv, labels, groups, len(table.rows))
-    names = [subject.name for subject in table.rows]
+    names = [subject.participant_id for subject in table.rows]
     stream = stream_tokens(encoder, table.rows, n_jobs=resolve_n_jobs(embedder.n_jobs))
     with closing(stream) as outcomes:
         found = map(TokenOutcome.unwrap, outcomes)

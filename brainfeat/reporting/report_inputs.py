@@ -20,7 +20,7 @@ from brainfeat.reporting.cohort_report import Inputs
 from brainfeat.reporting.importance import attribute_tokens
 from brainfeat.reporting.previews import Outline, Preview, draw_preview
 from brainfeat.reporting.template_regions import template_regions
-from brainfeat.subjects.table import Subject
+from brainfeat.subjects.subject import Subject
 
 __all__ = ["look_at_inputs"]
 

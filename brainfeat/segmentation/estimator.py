@@ -54,7 +54,8 @@ from brainfeat.subjects.contract import (
     tag_images,
 )
 from brainfeat.subjects.owners import number_people
-from brainfeat.subjects.table import Subject, SubjectTable
+from brainfeat.subjects.subject import Subject
+from brainfeat.subjects.table import SubjectTable
 
 __all__ = ["SegmentationEstimator"]
 
@@ -339,7 +340,7 @@ class SegmentationEstimator(BaseEstimator):
         ):
             truth = read_on_image(source, subject, placed.native)
             rows.append(dice_scores(truth, labels, foreground))
-        names = [subject.name for subject in table.rows]
+        names = [subject.participant_id for subject in table.rows]
         index = X.index if isinstance(X, pd.Series | pd.DataFrame) else names
         return pd.DataFrame(rows, index=index, columns=foreground)
 

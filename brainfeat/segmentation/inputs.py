@@ -14,7 +14,7 @@ from brainfeat.preprocessing.preprocessor import PreprocessedSubject, Preprocess
 from brainfeat.preprocessing.resampling import to_closest_ras, to_resampled
 from brainfeat.subjects.blame import blaming
 from brainfeat.subjects.reading import read_and_preprocess
-from brainfeat.subjects.table import Subject
+from brainfeat.subjects.subject import Subject
 from brainfeat.volume import Geometry, Volume
 
 __all__ = ["SegmentationInput", "SegmentationSpace"]

@@ -14,7 +14,8 @@ from brainfeat.io.image_files import ImageSource
 from brainfeat.io.volumes import read_labels, split_volumes, to_image
 from brainfeat.subjects.blame import blaming
 from brainfeat.subjects.owners import find_owner
-from brainfeat.subjects.table import Subject, find_path
+from brainfeat.subjects.subject import Subject
+from brainfeat.subjects.table import find_path
 from brainfeat.volume import Volume
 
 __all__ = ["as_label_maps", "name_of", "read_label_map"]
@@ -72,7 +73,7 @@ def name_of(source: ImageSource, subject: Subject) -> str:
         Its path, or else the subject's name.
     """
     if isinstance(source, SpatialImage):
-        return source.get_filename() or f"label map of {subject.name}"
+        return source.get_filename() or f"label map of {subject.participant_id}"
     return os.fspath(source)
 
 
@@ -136,20 +137,20 @@ def _label_map(value: Any, subject: Subject) -> ImageSource:
         return to_image(value)
     if isinstance(value, np.ndarray):
         raise InputError(
-            f"{subject.name}: expected the path or image of a label map, got an array "
-            f"of shape {value.shape}; nibabel.Nifti1Image(array, affine) places it."
+            f"{subject.participant_id}: expected the path or image of a label map, "
+            f"got an array of shape {value.shape}; nibabel.Nifti1Image(array, affine) places it."
         )
     if value is None or value is pd.NA or value == "" or value != value:
-        raise InputError(f"{subject.name}: expected a label map, got none.")
+        raise InputError(f"{subject.participant_id}: expected a label map, got none.")
     if not isinstance(value, str | os.PathLike):
         raise InputError(
-            f"{subject.name}: expected the path or image of a label map, "
+            f"{subject.participant_id}: expected the path or image of a label map, "
             f"got {type(value).__name__}."
         )
     path, is_there = find_path(value)
     if not is_there:
         raise VolumeNotFoundError(
-            f"{path}: no such file (label map of {subject.name})."
+            f"{path}: no such file (label map of {subject.participant_id})."
         )
     return path
 
@@ -160,7 +161,7 @@ def _label_map(value: Any, subject: Subject) -> ImageSource:
 def _check_index(y: Any, subjects: Sequence[Subject]) -> None:
     if not isinstance(y, pd.Series | pd.DataFrame):
         return
-    names = [subject.name for subject in subjects]
+    names = [subject.participant_id for subject in subjects]
     found = [str(label) for label in y.index]
     # An index that only counts the rows says nothing, nor does a part of one that
     # counts from another number.
@@ -180,12 +181,12 @@ def _check_index(y: Any, subjects: Sequence[Subject]) -> None:
 
 
 def _check_owner(source: ImageSource, subject: Subject) -> None:
-    name, images = name_of(source, subject), subject.file_names
+    name, images = name_of(source, subject), subject.paths.values()
     # However it is written: a manifest has relative paths for label maps.
     if os.path.realpath(name) in map(os.path.realpath, images):
         raise InputError(f"{name}: expected a label map, got the image itself.")
     given = find_owner(name)
-    for image in images or [subject.name]:
+    for image in images or [subject.participant_id]:
         expected = find_owner(image)
         for entity in expected.keys() & given.keys():
             if expected[entity].lstrip("0") != given[entity].lstrip("0"):

@@ -11,7 +11,7 @@ from brainfeat.io.image_files import ImageSource
 from brainfeat.io.volumes import read_labels
 from brainfeat.preprocessing.resampling import to_closest_ras, to_resampled
 from brainfeat.segmentation.label_maps import name_of
-from brainfeat.subjects.table import Subject
+from brainfeat.subjects.subject import Subject
 from brainfeat.volume import Geometry, Volume
 
 __all__ = ["check_place", "lies_beside", "read_on_image"]
@@ -50,8 +50,8 @@ def read_on_image(
     )
     if not labels.any() and lies_beside(label_map, image, np.eye(4)):
         raise InputError(
-            f"{name}: expected labels where the image of {subject.name} lies in "
-            "scanner space, got none there; is its header another image's?"
+            f"{name}: expected labels where the image of {subject.participant_id} lies "
+            "in scanner space, got none there; is its header another image's?"
         )
     return labels
 

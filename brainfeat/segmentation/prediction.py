@@ -15,7 +15,7 @@ from brainfeat.segmentation.inputs import (
     SegmentationSpace,
 )
 from brainfeat.segmentation.network import SegmentationNetwork
-from brainfeat.subjects.table import Subject
+from brainfeat.subjects.subject import Subject
 from brainfeat.workers import Prefetch
 
 __all__ = ["SegmentedSubject", "segment_subjects"]

@@ -27,7 +27,7 @@ from brainfeat.segmentation.inputs import (
 from brainfeat.segmentation.label_maps import name_of, read_label_map
 from brainfeat.segmentation.label_places import check_place, lies_beside
 from brainfeat.slabs.grid import SlabGrid
-from brainfeat.subjects.table import Subject
+from brainfeat.subjects.subject import Subject
 from brainfeat.workers import Prefetch
 
 __all__ = ["BACKGROUND", "LabelledStore", "LabelledVolumes", "write_store"]
@@ -334,8 +334,8 @@ def _read(
     fine = placed.fine
     if not labels.any() and lies_beside(native, fine.geometry, fine.grid_to_scanner):
         raise InputError(
-            f"{name}: expected labels where the brain of {subject.name} lies in "
-            "scanner space, got none there; is its header another image's?"
+            f"{name}: expected labels where the brain of {subject.participant_id} lies "
+            "in scanner space, got none there; is its header another image's?"
         )
     return _Labelled(placed, labels, found, name)
 

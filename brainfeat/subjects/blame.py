@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from brainfeat.exceptions import BrainfeatError
-from brainfeat.subjects.table import Subject
+from brainfeat.subjects.subject import Subject
 
 __all__ = ["blame", "blaming"]
 
@@ -26,12 +26,14 @@ def blame(error: Exception, subject: Subject) -> Exception:
     """
     if not isinstance(error, BrainfeatError):
         # No error of ours: its type and traceback say most.
-        error.add_note(f"while preprocessing {subject.culprit}")
+        error.add_note(f"while preprocessing {subject.source_name}")
         return error
-    beginnings = tuple(f"{name}: " for name in (*subject.file_names, subject.name))
+    beginnings = tuple(
+        f"{name}: " for name in (*subject.paths.values(), subject.participant_id)
+    )
     if str(error).startswith(beginnings):
         return error
-    blamed = type(error)(f"{subject.culprit}: {error}")
+    blamed = type(error)(f"{subject.source_name}: {error}")
     blamed.__cause__ = error
     return blamed
 

@@ -16,7 +16,7 @@ from brainfeat.io.delimited_rows import write_rows
 from brainfeat.io.locks import FolderBusyError, lock_folder, release_folder
 
 if TYPE_CHECKING:
-    from brainfeat.tables.embedding_table import TableRow
+    from brainfeat.subjects.subject import Subject
 
 __all__ = [
     "FailedRow",
@@ -249,12 +249,12 @@ def write_failures(
     return path
 
 
-def outdated_by(rows: "Sequence[TableRow]") -> Callable[[FailedRow], bool]:
+def outdated_by(rows: "Sequence[Subject]") -> Callable[[FailedRow], bool]:
     """Say which failures of earlier runs a run is the answer to.
 
     Parameters
     ----------
-    rows : sequence of TableRow
+    rows : sequence of Subject
         What the run was asked for.
 
     Returns

@@ -22,8 +22,8 @@ from brainfeat.subjects.bids.index import (
     parse_bids_name,
 )
 from brainfeat.subjects.failures import FailedRow
+from brainfeat.subjects.subject import Subject, is_reserved
 from brainfeat.subjects.table import BIDS_SUFFIXES, as_subjects
-from brainfeat.tables.embedding_table import TableRow, is_reserved
 
 __all__ = ["Manifest", "collect_bids", "collect_rows"]
 
@@ -38,7 +38,7 @@ class Manifest:
 
     Parameters
     ----------
-    rows : tuple of TableRow
+    rows : tuple of Subject
         One a subject, session or run; no two have the same images.
     problems : tuple of FailedRow
         Inputs that are no row: missing files, folders without images.
@@ -46,7 +46,7 @@ class Manifest:
         Images that were given more than once; the first counts.
     """
 
-    rows: tuple[TableRow, ...]
+    rows: tuple[Subject, ...]
     problems: tuple[FailedRow, ...]
     duplicates: tuple[str, ...]
 
@@ -162,7 +162,7 @@ class _Collector:
     modalities: tuple[str, ...]
     wanted: tuple[str, ...]
     selection: BidsSelection = field(default_factory=BidsSelection)
-    rows: list[TableRow] = field(default_factory=list)
+    rows: list[Subject] = field(default_factory=list)
     problems: list[FailedRow] = field(default_factory=list)
 
     @property
@@ -268,7 +268,7 @@ class _Collector:
         run = {} if session.run is None else {"run": session.run}
         metadata = {k: v for k, v in session.metadata.items() if k != "run"}
         self.rows.append(
-            TableRow(
+            Subject(
                 participant_id=session.participant_id,
                 session_id=session.session_id,
                 images={m: _absolute(path) for m, path in session.images.items()},
@@ -291,7 +291,7 @@ class _Collector:
             self.problems.append(FailedRow.from_error("", str(path), error))
             return
         self.rows.append(
-            TableRow(
+            Subject(
                 participant_id=name.participant_id or image_stem(path),
                 session_id=name.session_id,
                 images={modality: _absolute(path)},
@@ -335,7 +335,7 @@ class _Collector:
             return
         name = parse_bids_name(Path(main).name)
         self.rows.append(
-            TableRow(
+            Subject(
                 participant_id=participant or name.participant_id or image_stem(main),
                 session_id=line.get("session_id") or name.session_id,
                 images=images,
@@ -347,13 +347,13 @@ class _Collector:
         # A table that we wrote is a manifest too: what we computed is dropped.
         return {k: v for k, v in line.items() if not is_reserved(k, self.modalities)}
 
-    def take_nameable(self) -> list[TableRow]:
+    def take_nameable(self) -> list[Subject]:
         """Give the rows whose names can be written down; report the others."""
         nameable = []
         for row in self.rows:
             try:
                 row.key.encode()
-                "".join([row.participant_id, *row.images.values()]).encode()
+                "".join([row.participant_id, *row.paths.values()]).encode()
             except UnicodeEncodeError:
                 self._report(row.image, "a name that is not text; rename the file.")
             else:
@@ -396,7 +396,7 @@ def _check_modalities(wanted: Sequence[str], modalities: Sequence[str]) -> None:
             )
 
 
-def _tell_of_other_names(rows: Sequence[TableRow], modalities: Sequence[str]) -> None:
+def _tell_of_other_names(rows: Sequence[Subject], modalities: Sequence[str]) -> None:
     """Warn of images whose names say another modality than they are taken for.
 
     A glob that caught too much or two columns that were exchanged would not be noticed.
@@ -405,7 +405,7 @@ def _tell_of_other_names(rows: Sequence[TableRow], modalities: Sequence[str]) ->
     others = [
         (path, modality)
         for row in rows
-        for modality, path in row.images.items()
+        for modality, path in row.paths.items()
         if parse_bids_name(Path(path).name).suffix.casefold()
         in known - {modality.casefold()}
     ]
@@ -476,7 +476,7 @@ def _absolute(path: str | Path) -> str:
     return os.path.abspath(expand_home(path))  # noqa: PTH100
 
 
-def _distinguish(rows: Sequence[TableRow]) -> list[TableRow]:
+def _distinguish(rows: Sequence[Subject]) -> list[Subject]:
     """Name images by their folders too, where file names alone are the same.
 
     ``001/T1.nii`` and ``002/T1.nii`` become ``001_T1`` and ``002_T1``.

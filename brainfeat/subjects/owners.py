@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from brainfeat.subjects.table import Subject
+from brainfeat.subjects.subject import Subject
 
 __all__ = ["find_owner", "number_people"]
 
@@ -55,11 +55,11 @@ def number_people(X: Any, subjects: Sequence[Subject]) -> NDArray[np.int64]:
     if isinstance(X, pd.Series | pd.DataFrame):
         labels = [str(label) for label in X.index.get_level_values(0)]
     else:
-        labels = [subject.name for subject in subjects]
+        labels = [subject.participant_id for subject in subjects]
     people = np.arange(len(subjects))
     first_rows: dict[str, int] = {}
     for row, (label, subject) in enumerate(zip(labels, subjects, strict=True)):
-        names = {label, *subject.file_names}
+        names = {label, *subject.paths.values()}
         subs = {sub for name in names if (sub := find_owner(name).get("sub"))}
         # Some tools cut leading zeros off.
         for key in [*names, *(f"sub-{sub.lstrip('0')}" for sub in subs)]:

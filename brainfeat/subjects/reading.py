@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from brainfeat.io.volumes import MEMORY_LIMIT, read_volume
 from brainfeat.preprocessing.alignment import DOUBTFUL_SIMILARITY
 from brainfeat.preprocessing.preprocessor import PreprocessedSubject, Preprocessor
-from brainfeat.subjects.table import Subject
+from brainfeat.subjects.subject import Subject
 from brainfeat.volume import Volume
 
 __all__ = ["read_and_preprocess"]
@@ -61,13 +61,13 @@ def read_and_preprocess(
 def _warn_of_doubt(similarity: float, subject: Subject) -> None:
     if math.isnan(similarity):
         _LOGGER.warning(
-            "%s: not aligned to the template, only centred", subject.culprit
+            "%s: not aligned to the template, only centred", subject.source_name
         )
     elif similarity < DOUBTFUL_SIMILARITY:
         _LOGGER.warning(
             "%s: perhaps not well aligned to the template, expected a similarity of at "
             "least %.1f, got %.2f",
-            subject.culprit,
+            subject.source_name,
             DOUBTFUL_SIMILARITY,
             similarity,
         )

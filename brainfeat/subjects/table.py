@@ -22,11 +22,11 @@ from brainfeat.io.image_files import ImageSource
 from brainfeat.io.image_names import bids_suffix
 from brainfeat.io.paths import expand_home
 from brainfeat.io.volumes import split_volumes, to_image
+from brainfeat.subjects.subject import Subject
 from brainfeat.volume import Volume
 
 __all__ = [
     "BIDS_SUFFIXES",
-    "Subject",
     "SubjectTable",
     "as_subjects",
     "check_modality",
@@ -45,44 +45,6 @@ BIDS_SUFFIXES = frozenset(
     | {"unit1", "mp2rage", "angio", "swi", "t1map", "t2map", "t2starmap", "pdmap"}
     | {"bold", "sbref", "epi", "dwi", "asl", "m0scan", "pet", "mask", "dseg", "probseg"}
 )
-
-
-@dataclass(frozen=True, eq=False)
-class Subject:
-    """The images of one subject.
-
-    Parameters
-    ----------
-    name : str
-        What errors and logs call the subject: a path or an index label.
-    images : mapping of str to path-like, nibabel image or None
-        One image a modality; None, or no entry, if it was not acquired.
-    """
-
-    name: str
-    images: Mapping[str, ImageSource | None]
-
-    @property
-    def file_names(self) -> list[str]:
-        """Paths of the images that are files, or were loaded from one."""
-        sources = (
-            image.get_filename() if isinstance(image, SpatialImage) else image
-            for image in self.images.values()
-        )
-        return [os.fspath(source) for source in sources if source is not None]
-
-    @property
-    def culprit(self) -> str:
-        """What an error begins with: the first file, or else the name."""
-        return next(iter(self.file_names), self.name)
-
-    def for_workers(self) -> "Subject":
-        """Give the same with absolute paths, which hold in other folders too."""
-        whole = {
-            modality: source.absolute() if isinstance(source, Path) else source
-            for modality, source in self.images.items()
-        }
-        return Subject(self.name, whole)
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,17 +154,17 @@ def check_subject(
         If a modality is unknown, none is there, or one is missing that may not be.
     """
     for name in subject.images:
-        _check_known(name, modalities, subject.name)
+        _check_known(name, modalities, subject.participant_id)
     missing = [m for m in modalities if subject.images.get(m) is None]
     if len(missing) == len(modalities):
         raise ModalityError(
-            f"{subject.name}: expected at least one image of {_joined(modalities)}, "
-            "got none."
+            f"{subject.participant_id}: expected at least one image of "
+            f"{_joined(modalities)}, got none."
         )
     if missing and not allow_missing:
         raise ModalityError(
-            f"{subject.name}: no {_joined(missing)} image, and the checkpoint was "
-            "not trained for missing modalities."
+            f"{subject.participant_id}: no {_joined(missing)} image, and the checkpoint "
+            "was not trained for missing modalities."
         )
 
 

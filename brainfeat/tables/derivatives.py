@@ -19,7 +19,7 @@ from brainfeat.io.json_files import read_json_object
 from brainfeat.io.locks import FolderBusyError, lock_folder, release_folder
 from brainfeat.subjects.bids.filter import BidsSelection
 from brainfeat.subjects.bids.index import read_participants, read_sessions
-from brainfeat.tables.embedding_table import TableRow, is_reserved
+from brainfeat.subjects.subject import Subject, is_reserved
 from brainfeat.tables.formats import find_format, sidecar_path
 from brainfeat.tables.provenance import (
     check_identity,
@@ -85,12 +85,12 @@ class DerivativesFolder:
         check_description(self.root, _OURS)
         self.working_folder, self._lock = _find_working_folder(self.root)
 
-    def known_sha256(self, row: TableRow) -> str | None:
+    def known_sha256(self, row: Subject) -> str | None:
         """Say what the images of a row held when it was embedded.
 
         Parameters
         ----------
-        row : TableRow
+        row : Subject
             A session or run.
 
         Returns
@@ -121,13 +121,13 @@ class DerivativesFolder:
         return _sha256_in(sidecar)
 
     def append(
-        self, row: TableRow, input_sha256: str, vector: NDArray[np.float32]
+        self, row: Subject, input_sha256: str, vector: NDArray[np.float32]
     ) -> None:
         """Write the file of a row, and its sidecar after it.
 
         Parameters
         ----------
-        row : TableRow
+        row : Subject
             A session or run.
         input_sha256 : str
             Fingerprint of its images.
@@ -145,12 +145,12 @@ class DerivativesFolder:
             "session_id": [row.session_id],
             "run": [row.metadata.get("run")],
             "image": [row.image],
-            **{m: [row.images.get(m)] for m in self._provenance["modalities"]},
+            **{m: [row.paths.get(m)] for m in self._provenance["modalities"]},
             "input_sha256": [input_sha256],
         }
         sidecar = {
             "Description": "Embedding of the brain by brainfeat.",
-            "Sources": [self._uri(image) for image in row.images.values()],
+            "Sources": [self._uri(image) for image in row.paths.values()],
             **self._provenance,
             "input_sha256": input_sha256,
         }
@@ -167,12 +167,12 @@ class DerivativesFolder:
             raise TableError(f"{path}: cannot be written ({reason}).") from error
         self._written.add(path)
 
-    def finish(self, rows: Sequence[TableRow]) -> int:
+    def finish(self, rows: Sequence[Subject]) -> int:
         """Describe the dataset, and remove what gave way to files of ``rows``.
 
         Parameters
         ----------
-        rows : sequence of TableRow
+        rows : sequence of Subject
             Everything that was asked for.
 
         Returns
@@ -201,12 +201,12 @@ class DerivativesFolder:
         """Release the folder."""
         release_folder(self.working_folder, self._lock)
 
-    def path_of(self, row: TableRow) -> Path:
+    def path_of(self, row: Subject) -> Path:
         """Name the file of a row.
 
         Parameters
         ----------
-        row : TableRow
+        row : Subject
             A session or run.
 
         Returns
@@ -225,7 +225,7 @@ class DerivativesFolder:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _find_outdated(self, row: TableRow) -> Iterator[Path]:
+    def _find_outdated(self, row: Subject) -> Iterator[Path]:
         """Give the files that one of a session took the place of.
 
         A session that gained a second run has a file a run now; the one from before

@@ -5,7 +5,6 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from brainfeat.exceptions import TableError
 from brainfeat.io.paths import expand_home
+from brainfeat.subjects.subject import Subject, is_reserved, own_columns
 from brainfeat.tables.formats import Layout, find_format
 from brainfeat.tables.journal import RowJournal
 from brainfeat.tables.provenance import (
@@ -30,10 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EmbeddingTable",
-    "TableRow",
     "check_columns",
-    "is_reserved",
-    "own_columns",
     "read_embeddings",
     "working_path",
 ]
@@ -41,39 +38,6 @@ __all__ = [
 _ADVICE = "choose another name, or replace it with --overwrite."
 
 Record = dict[str, str | None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class TableRow:
-    """One row of a table before it is embedded.
-
-    Parameters
-    ----------
-    participant_id : str
-        Name of the subject, as in ``participants.tsv``.
-    session_id : str or None
-        Name of the session, if there are several.
-    images : mapping of str to str
-        Absolute path of the image of each modality that was acquired.
-    metadata : mapping of str to str or None
-        Columns of the manifest that are kept beside the embedding; those that
-        are reserved are not.
-    """
-
-    participant_id: str
-    session_id: str | None = None
-    images: Mapping[str, str]
-    metadata: Mapping[str, str | None] = field(default_factory=dict)
-
-    @property
-    def key(self) -> str:
-        """What tells this row from others: its image files."""
-        return _key(self.images)
-
-    @property
-    def image(self) -> str:
-        """Path of the main image: the first modality's."""
-        return next(iter(self.images.values()))
 
 
 def _key(images: Mapping[str, str | None]) -> str:
@@ -138,12 +102,12 @@ class EmbeddingTable:
             self._journal.close(remove=self._journal.header is None)
             raise
 
-    def known_sha256(self, row: TableRow) -> str | None:
+    def known_sha256(self, row: Subject) -> str | None:
         """Say what the images of a row held when it was embedded.
 
         Parameters
         ----------
-        row : TableRow
+        row : Subject
             The row.
 
         Returns
@@ -158,13 +122,13 @@ class EmbeddingTable:
         return None if record is None else record["input_sha256"]
 
     def append(
-        self, row: TableRow, input_sha256: str, vector: NDArray[np.float32]
+        self, row: Subject, input_sha256: str, vector: NDArray[np.float32]
     ) -> None:
         """Keep the embedding of a row; a killed process loses nothing of it.
 
         Parameters
         ----------
-        row : TableRow
+        row : Subject
             The row.
         input_sha256 : str
             Fingerprint of its images.
@@ -178,7 +142,7 @@ class EmbeddingTable:
         """
         self._journal.append(row.key, input_sha256, vector)
 
-    def finish(self, rows: Sequence[TableRow]) -> int:
+    def finish(self, rows: Sequence[Subject]) -> int:
         """Write the table: the rows that it had, then ``rows`` as far as done.
 
         A row whose subject has another image now, or one less, or whose files were
@@ -186,7 +150,7 @@ class EmbeddingTable:
 
         Parameters
         ----------
-        rows : sequence of TableRow
+        rows : sequence of Subject
             Everything that this run was asked for. Rows that an unfinished run
             left behind and that are not asked for now are dropped.
 
@@ -275,7 +239,7 @@ class EmbeddingTable:
             records[_key(images)] = record
         return records
 
-    def _merge(self, rows: Sequence[TableRow]) -> dict[str, Record]:
+    def _merge(self, rows: Sequence[Subject]) -> dict[str, Record]:
         wanted = {row.key: row for row in rows}
         outdated = self._find_outdated(rows)
         merged = {}
@@ -290,7 +254,7 @@ class EmbeddingTable:
                 merged[key]["input_sha256"] = entry.input_sha256
         return merged
 
-    def _find_outdated(self, rows: Sequence[TableRow]) -> set[str]:
+    def _find_outdated(self, rows: Sequence[Subject]) -> set[str]:
         """Give the rows that others took the place of.
 
         Their subject has gained or lost an image since: one of ``rows`` that is done
@@ -302,7 +266,7 @@ class EmbeddingTable:
         for row in rows:
             sha256 = self.known_sha256(row)
             if sha256 is not None:
-                scans.add(_scan(row.participant_id, row.session_id, row.images, sha256))
+                scans.add(_scan(row.participant_id, row.session_id, row.paths, sha256))
                 for image in row.images.items():
                     by_image[image].append(row.images.items())
         outdated = set()
@@ -316,7 +280,7 @@ class EmbeddingTable:
                 outdated.add(key)
         return outdated
 
-    def _describe(self, row: TableRow | None) -> Record:
+    def _describe(self, row: Subject | None) -> Record:
         if row is None:
             return {}
         modalities = self._provenance["modalities"]
@@ -324,7 +288,7 @@ class EmbeddingTable:
             "participant_id": row.participant_id,
             "session_id": row.session_id,
             "image": row.image,
-            **{m: row.images.get(m) for m in modalities},
+            **{m: row.paths.get(m) for m in modalities},
             **{n: v for n, v in row.metadata.items() if not is_reserved(n, modalities)},
         }
 
@@ -388,22 +352,6 @@ def working_path(output: Path) -> Path:
     return output.with_name(f".{output.name}.partial")
 
 
-def own_columns(modalities: Sequence[str]) -> list[str]:
-    """Name the columns before the embedding that every table has.
-
-    Parameters
-    ----------
-    modalities : sequence of str
-        Modalities of the table.
-
-    Returns
-    -------
-    list of str
-        Names, images and fingerprints, in the order of the table.
-    """
-    return ["participant_id", "session_id", "image", *modalities, "input_sha256"]
-
-
 def check_columns(
     path: Path, columns: Collection[str], modalities: Sequence[str]
 ) -> None:
@@ -429,24 +377,6 @@ def check_columns(
             f"{path}: expected the columns that it was written with, got none called "
             f"{', '.join(lost)}."
         )
-
-
-def is_reserved(column: str, modalities: Sequence[str]) -> bool:
-    """Whether a table has a column of its own of that name, whatever metadata say.
-
-    Parameters
-    ----------
-    column : str
-        Name of a column.
-    modalities : sequence of str
-        Modalities of the table.
-
-    Returns
-    -------
-    bool
-        True for names, images, fingerprints and embeddings.
-    """
-    return column in own_columns(modalities) or column.startswith("emb_")
 
 
 def read_embeddings(

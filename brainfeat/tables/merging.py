@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from brainfeat.exceptions import TableError
 from brainfeat.io.locks import lock_folder, release_folder
-from brainfeat.tables.embedding_table import check_columns, own_columns, working_path
+from brainfeat.subjects.subject import own_columns
+from brainfeat.tables.embedding_table import check_columns, working_path
 from brainfeat.tables.formats import Layout, find_format
 from brainfeat.tables.provenance import (
     check_identity,

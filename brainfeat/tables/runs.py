@@ -24,8 +24,8 @@ from brainfeat.subjects.failures import (
     outdated_by,
     write_failures,
 )
-from brainfeat.subjects.table import Subject
-from brainfeat.tables.embedding_table import EmbeddingTable, TableRow
+from brainfeat.subjects.subject import Subject
+from brainfeat.tables.embedding_table import EmbeddingTable
 from brainfeat.tables.formats import Layout
 
 __all__ = [
@@ -71,7 +71,7 @@ class RunEvent(NamedTuple):
 
     Attributes
     ----------
-    row : TableRow
+    row : Subject
         The row.
     status : {"done", "skipped", "failed"}
         Skipped rows were in the table already.
@@ -79,7 +79,7 @@ class RunEvent(NamedTuple):
         Why it failed.
     """
 
-    row: TableRow
+    row: Subject
     status: Literal["done", "skipped", "failed"]
     failure: FailedRow | None
 
@@ -125,12 +125,12 @@ class _RowSink(Protocol):
     output: Path
     working_folder: Path
 
-    def known_sha256(self, row: TableRow) -> str | None:
+    def known_sha256(self, row: Subject) -> str | None:
         """Say what the images of a row held when it was embedded.
 
         Parameters
         ----------
-        row : TableRow
+        row : Subject
             The row.
 
         Returns
@@ -145,13 +145,13 @@ class _RowSink(Protocol):
         """
 
     def append(
-        self, row: TableRow, input_sha256: str, vector: NDArray[np.float32]
+        self, row: Subject, input_sha256: str, vector: NDArray[np.float32]
     ) -> None:
         """Keep the embedding of a row; a killed process loses nothing of it.
 
         Parameters
         ----------
-        row : TableRow
+        row : Subject
             The row.
         input_sha256 : str
             Fingerprint of its images.
@@ -159,12 +159,12 @@ class _RowSink(Protocol):
             Its embedding.
         """
 
-    def finish(self, rows: Sequence[TableRow]) -> int:
+    def finish(self, rows: Sequence[Subject]) -> int:
         """Make the output whole.
 
         Parameters
         ----------
-        rows : sequence of TableRow
+        rows : sequence of Subject
             Everything that this run was asked for.
 
         Returns
@@ -175,7 +175,7 @@ class _RowSink(Protocol):
 
 
 def embed_to_table(
-    rows: Sequence[TableRow],
+    rows: Sequence[Subject],
     output: str | os.PathLike[str],
     encoder: SubjectEncoder,
     *,
@@ -193,7 +193,7 @@ def embed_to_table(
 
     Parameters
     ----------
-    rows : sequence of TableRow
+    rows : sequence of Subject
         What to embed, in the order of the table.
     output : path-like
         Table to create or to go on with: ``.parquet``, ``.csv`` or ``.tsv``.
@@ -240,7 +240,7 @@ def embed_to_table(
 
 
 def embed_rows(
-    rows: Sequence[TableRow],
+    rows: Sequence[Subject],
     sink: _RowSink,
     encoder: SubjectEncoder,
     *,
@@ -253,7 +253,7 @@ def embed_rows(
 
     Parameters
     ----------
-    rows : sequence of TableRow
+    rows : sequence of Subject
         What to embed.
     sink : EmbeddingTable or DerivativesFolder
         Where rows go, and which it has.
@@ -307,7 +307,7 @@ def embed_rows(
 class _Run:
     """One pass over the rows."""
 
-    rows: Sequence[TableRow]
+    rows: Sequence[Subject]
     table: _RowSink
     encoder: SubjectEncoder
     options: RunOptions
@@ -321,7 +321,7 @@ class _Run:
 
     def embed(self) -> None:
         # Rows on their way through the encoder, with what their images hold.
-        waiting: deque[tuple[TableRow, str]] = deque()
+        waiting: deque[tuple[Subject, str]] = deque()
         outcomes = self.encoder.stream(
             self._pending(waiting), n_jobs=self.options.n_jobs, cache=self._cache
         )
@@ -345,7 +345,7 @@ class _Run:
     def _cache(self) -> EmbeddingCache | None:
         return EmbeddingCache(self.options.cache) if self.options.cache else None
 
-    def _pending(self, waiting: deque[tuple[TableRow, str]]) -> Iterator[Subject]:
+    def _pending(self, waiting: deque[tuple[Subject, str]]) -> Iterator[Subject]:
         for row in self.rows:
             if self._must_stop():
                 return
@@ -359,9 +359,9 @@ class _Run:
                 self._tell(row, "skipped")
                 continue
             waiting.append((row, input_sha256))
-            yield Subject(row.image, row.images)
+            yield row
 
-    def _unknown(self) -> Iterator[tuple[TableRow, Subject]]:
+    def _unknown(self) -> Iterator[tuple[Subject, Subject]]:
         for row in self.rows:
             if self._must_stop():
                 return
@@ -374,14 +374,14 @@ class _Run:
             if is_done:
                 self._tell(row, "skipped")
             else:
-                yield row, Subject(row.image, row.images)
+                yield row, row
 
-    def _hash(self, row: TableRow) -> str:
-        return self.encoder.hash_inputs(row.images)
+    def _hash(self, row: Subject) -> str:
+        return self.encoder.hash_inputs(row.paths)
 
     def _keep(
         self,
-        row: TableRow,
+        row: Subject,
         input_sha256: str,
         vector: NDArray[np.float32] | None,
         error: Exception | None,
@@ -393,7 +393,7 @@ class _Run:
         self.n_volumes += len(row.images)
         self._tell(row, "done")
 
-    def _fail(self, row: TableRow, error: Exception) -> None:
+    def _fail(self, row: Subject, error: Exception) -> None:
         failure = FailedRow.from_error(row.participant_id, row.image, error)
         self.failures.append(failure)
         self.tracebacks.add(failure, error)
@@ -402,7 +402,7 @@ class _Run:
 
     def _tell(
         self,
-        row: TableRow,
+        row: Subject,
         status: Literal["done", "skipped", "failed"],
         failure: FailedRow | None = None,
     ) -> None:

@@ -28,7 +28,7 @@ from brainfeat.metrics import dice_scores, score_lesions
 from brainfeat.segmentation.inputs import (
     SegmentationSpace,
 )
-from brainfeat.subjects.table import Subject
+from brainfeat.subjects.subject import Subject
 
 TISSUES = {"csf": (1, 4), "gray matter": (2, 5, 6), "white matter": (3,)}
 STRUCTURES = range(1, 7)

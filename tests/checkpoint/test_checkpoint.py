@@ -348,7 +348,9 @@ def test_bundled_checkpoint_is_small_and_made_for_the_default_preprocessing():
     assert json.loads(default) == bundled.config.preprocessing
 
 
-@pytest.mark.parametrize("module", ["models.encoder", "interop", "checkpoint"])
+@pytest.mark.parametrize(
+    "module", ["models.encoder", "checkpoint.layouts", "checkpoint.checkpoint"]
+)
 def test_models_need_torch_numpy_and_safetensors_only(module):
     code = f"import sys, brainfeat.{module}; print(*sys.modules)"
     result = subprocess.run(

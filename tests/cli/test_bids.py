@@ -70,7 +70,7 @@ def test_a_dataset_becomes_derivatives_and_a_group_table(run, dataset, tmp_path)
 def test_the_group_is_gathered_without_an_encoder(run, dataset, tmp_path):
     shutil.rmtree(dataset / "sub-9")
     assert run("participant").exit_code == 0
-    code = "import sys; from brainfeat import cli; cli.app(sys.argv[1:], "
+    code = "import sys; from brainfeat.cli.app import app; app(sys.argv[1:], "
     code += "standalone_mode=False); print('torch' in sys.modules)"
     command = [sys.executable, "-c", code, "bids", dataset, tmp_path / "out", "group"]
     result = subprocess.run(command, capture_output=True, text=True, check=True)

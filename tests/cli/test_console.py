@@ -21,10 +21,10 @@ from brainfeat.exceptions import UntrainedCheckpointWarning
 from brainfeat.models.config import EncoderConfig
 from brainfeat.subjects.failures import FailedRow
 from brainfeat.subjects.manifest import collect_rows
-from brainfeat.tables.embedding_table import TableRow
+from brainfeat.subjects.subject import Subject
 from brainfeat.tables.runs import RunEvent, RunSummary
 
-ROW = TableRow(participant_id="sub-01", session_id="ses-2", images={"T1w": "/a.nii"})
+ROW = Subject(participant_id="sub-01", session_id="ses-2", images={"T1w": "/a.nii"})
 REPEATED = replace(ROW, metadata={"run": "2"})
 EVENTS = [
     RunEvent(ROW, "done", None),

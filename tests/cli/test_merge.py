@@ -6,7 +6,8 @@ import numpy as np
 from typer.testing import CliRunner
 
 from brainfeat.cli import app as cli
-from brainfeat.tables.embedding_table import EmbeddingTable, TableRow
+from brainfeat.subjects.subject import Subject
+from brainfeat.tables.embedding_table import EmbeddingTable
 
 
 def _run(*arguments):
@@ -49,7 +50,7 @@ def test_a_shard_without_a_table_is_told_of(tmp_path):
     provenance = {"checkpoint_sha256": "c0ffee", "preprocessing_sha256": "facade"}
     provenance |= {"pooling": "mean", "modalities": ["T1w"], "n_features": 3}
     for index in (1, 2, 4):
-        row = TableRow(participant_id=f"{index}", images={"T1w": f"/{index}.nii"})
+        row = Subject(participant_id=f"{index}", images={"T1w": f"/{index}.nii"})
         part = {**provenance, "shard": f"{index}/4"}
         with EmbeddingTable(tmp_path / f"{index}.csv", part) as table:
             table.append(row, "sha", np.zeros(3, np.float32))

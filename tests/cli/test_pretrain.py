@@ -23,7 +23,7 @@ from brainfeat.pretraining.seeds import derive_seed
 from brainfeat.pretraining.store import VolumeStore
 from brainfeat.pretraining.trainer import Trainer
 
-ROOM = runpy.run_path(str(Path(__file__).with_name("pretraining") / "conftest.py"))
+ROOM = runpy.run_path(str(Path(__file__).parents[1] / "pretraining" / "conftest.py"))
 CONFIG = replace(
     ROOM["SMALL_CONFIG"],
     anatomy_weight=0.0,

@@ -8,7 +8,8 @@ import pytest
 from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.cli.report import report_on_table
 from brainfeat.exceptions import InputError, TableError
-from brainfeat.tables.embedding_table import EmbeddingTable, TableRow
+from brainfeat.subjects.subject import Subject
+from brainfeat.tables.embedding_table import EmbeddingTable
 
 
 def _write(path, rows, rng):
@@ -37,7 +38,7 @@ def _write(path, rows, rng):
 def table(tmp_path, rng):
     """A table of 20 scans that are gone."""
     rows = [
-        TableRow(participant_id=f"sub-{i}", images={"T1w": f"/gone/sub-{i}_T1w.nii.gz"})
+        Subject(participant_id=f"sub-{i}", images={"T1w": f"/gone/sub-{i}_T1w.nii.gz"})
         for i in range(20)
     ]
     return _write(tmp_path / "embeddings.csv", rows, rng)
@@ -72,7 +73,7 @@ def test_page_is_written_though_scans_are_gone(table, participants):
 def test_runs_of_a_session_are_told_apart(tmp_path, rng, suffix):
     visits = [("ses-1", "1"), ("ses-1", "2"), ("ses-2", None), (None, None)]
     rows = [
-        TableRow(
+        Subject(
             participant_id=f"sub-{participant}",
             session_id=session,
             images={"T1w": f"/gone/{participant}_{session}_{run}_T1w.nii.gz"},

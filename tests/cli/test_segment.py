@@ -22,7 +22,7 @@ from brainfeat.cli.segment import _output_name
 from brainfeat.exceptions import InputError
 from brainfeat.io.volumes import read_labels, read_volume, write_volume
 from brainfeat.models import side_by_side as side_by_side_module
-from brainfeat.tables.embedding_table import TableRow
+from brainfeat.subjects.subject import Subject
 from brainfeat.tables.runs import RunEvent
 from brainfeat.volume import Volume
 
@@ -420,7 +420,7 @@ def test_folder_without_model_is_a_usage_error(data, tmp_path):
     ],
 )
 def test_label_map_is_named_after_its_image(image, participant, expected):
-    row = TableRow(participant_id=participant, images={"T1w": image})
+    row = Subject(participant_id=participant, images={"T1w": image})
     assert str(_output_name(row)) == f"{expected}.nii.gz"
 
 
@@ -446,9 +446,7 @@ def test_label_map_is_named_after_its_image(image, participant, expected):
 def test_name_has_the_session_and_stays_in_the_folder(
     image, participant, session, expected
 ):
-    row = TableRow(
-        participant_id=participant, session_id=session, images={"T1w": image}
-    )
+    row = Subject(participant_id=participant, session_id=session, images={"T1w": image})
     assert str(_output_name(row)) == f"{expected}.nii.gz"
 
 
@@ -477,7 +475,7 @@ def test_scans_are_segmented_side_by_side(monkeypatch, tmp_path):
     monkeypatch.setattr(segment_command, "_segment_alike", segment)
     monkeypatch.setattr(side_by_side_module, "count_encoders", lambda *_: 2)
     rows = [
-        TableRow(participant_id=f"P{i}", images={"T1w": f"/{i}.nii.gz"})
+        Subject(participant_id=f"P{i}", images={"T1w": f"/{i}.nii.gz"})
         for i in range(4)
     ]
     estimator = SegmentationEstimator(device="cpu")

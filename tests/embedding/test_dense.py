@@ -12,7 +12,7 @@ from brainfeat.embedding.tokens import stream_tokens
 from brainfeat.exceptions import ConfigError
 from brainfeat.preprocessing import alignment as registration
 from brainfeat.preprocessing.preprocessor import Preprocessor
-from brainfeat.subjects.table import Subject
+from brainfeat.subjects.subject import Subject
 
 # 15 degrees about one axis, then 8 about another, and a shift.
 _C, _S, _C2, _S2 = 0.965925826, 0.258819045, 0.990268069, 0.139173101

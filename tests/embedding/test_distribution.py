@@ -10,7 +10,7 @@ from brainfeat.embedding.distribution import Distribution, encode_in_workers
 from brainfeat.embedding.recipe import EncoderRecipe
 from brainfeat.exceptions import CheckpointError, VolumeError, WorkerError
 from brainfeat.preprocessing.preprocessor import Preprocessor
-from brainfeat.subjects.table import Subject
+from brainfeat.subjects.subject import Subject
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::brainfeat.exceptions.UntrainedCheckpointWarning",

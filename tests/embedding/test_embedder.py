@@ -75,7 +75,7 @@ def encoded(monkeypatch):
     encode = SubjectEncoder._encode
 
     def count(self, items):
-        names.extend(item.subject.name for item in items)
+        names.extend(item.subject.participant_id for item in items)
         return encode(self, items)
 
     monkeypatch.setattr(SubjectEncoder, "_encode", count)

@@ -13,7 +13,7 @@ from brainfeat.embedding.recipe import (
 from brainfeat.exceptions import CheckpointError, VolumeError
 from brainfeat.io.hashing import hash_images
 from brainfeat.preprocessing.preprocessor import Preprocessor
-from brainfeat.subjects.table import Subject
+from brainfeat.subjects.subject import Subject
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::brainfeat.exceptions.UntrainedCheckpointWarning"
@@ -77,7 +77,9 @@ def test_another_checkpoint_in_the_worker_is_refused(small_checkpoint):
 def test_errors_can_be_sent_and_keep_their_traceback(small_checkpoint, subjects):
     recipe = EncoderRecipe(checkpoint=small_checkpoint)
     bad = [Subject("/a.nii", {"T1w": "/a.nii"}), subjects[0]]
-    bad.append(Subject(subjects[1].name, {"T1w": small_checkpoint + "/config.json"}))
+    bad.append(
+        Subject(subjects[1].participant_id, {"T1w": small_checkpoint + "/config.json"})
+    )
     first, good, last = pickle.loads(
         pickle.dumps(encode_remotely(recipe, bad, None, True))
     )

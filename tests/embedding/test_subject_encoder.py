@@ -22,7 +22,7 @@ from brainfeat.models.side_by_side import count_encoders
 from brainfeat.preprocessing import alignment as registration
 from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.slabs.grid import SlabGrid
-from brainfeat.subjects.table import Subject
+from brainfeat.subjects.subject import Subject
 from brainfeat.volume import Volume
 
 pytestmark = pytest.mark.usefixtures("without_registration")
@@ -509,4 +509,4 @@ def test_a_subject_that_no_memory_holds_fails_alone(checkpoint, subjects, monkey
     for outcome, subject in zip(outcomes, subjects[:2], strict=True):
         assert isinstance(outcome.error, torch.OutOfMemoryError)
         assert outcome.vector is None
-        assert subject.culprit in outcome.error.__notes__[0]
+        assert subject.source_name in outcome.error.__notes__[0]

@@ -13,7 +13,7 @@ from brainfeat.exceptions import VolumeError, VolumeNotFoundError
 from brainfeat.io.volumes import read_volume
 from brainfeat.models import side_by_side as side_by_side_module
 from brainfeat.models.pooling import pool_tokens
-from brainfeat.subjects.table import Subject
+from brainfeat.subjects.subject import Subject
 
 pytestmark = pytest.mark.usefixtures("without_registration")
 

@@ -24,7 +24,7 @@ from brainfeat.pretraining.run import TrainingOptions, run_pretraining
 from brainfeat.pretraining.store import VolumeStore
 from brainfeat.pretraining.store_writer import ScanEvent
 
-ROOM = runpy.run_path(str(Path(__file__).with_name("pretraining") / "conftest.py"))
+ROOM = runpy.run_path(str(Path(__file__).with_name("conftest.py")))
 CONFIG = replace(
     ROOM["SMALL_CONFIG"],
     anatomy_weight=0.0,

@@ -16,7 +16,7 @@ from brainfeat.io.volumes import write_volume
 from brainfeat.models.config import EncoderConfig
 from brainfeat.models.encoder import SlabEncoder
 from brainfeat.preprocessing.preprocessor import Preprocessor
-from brainfeat.subjects.table import Subject
+from brainfeat.subjects.subject import Subject
 from brainfeat.volume import Volume
 
 GRID = Preprocessor(shape=(40, 56, 36), spacing=4.0)

@@ -6,7 +6,7 @@ from brainfeat.reporting import report_inputs
 from brainfeat.reporting.cohort import Cohort
 from brainfeat.reporting.importance import attribute_tokens
 from brainfeat.reporting.report_inputs import look_at_inputs
-from brainfeat.subjects.table import Subject
+from brainfeat.subjects.subject import Subject
 
 Y = np.arange(16) % 2
 

@@ -6,7 +6,7 @@ from brainfeat.exceptions import VolumeError
 from brainfeat.io.volumes import read_volume, to_image
 from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.segmentation.inputs import SegmentationSpace
-from brainfeat.subjects.table import Subject
+from brainfeat.subjects.subject import Subject
 from brainfeat.volume import Geometry, Volume
 
 MODALITIES = ("T1w", "T2w", "FLAIR")

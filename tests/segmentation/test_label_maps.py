@@ -8,7 +8,7 @@ import pytest
 from brainfeat.exceptions import InputError, VolumeError, VolumeNotFoundError
 from brainfeat.io.volumes import read_labels, to_image, write_volume
 from brainfeat.segmentation.label_maps import as_label_maps, name_of
-from brainfeat.subjects.table import Subject
+from brainfeat.subjects.subject import Subject
 from brainfeat.volume import Geometry, Volume
 
 SUBJECTS = [Subject("first", {}), Subject("second", {})]

@@ -8,7 +8,7 @@ from brainfeat.segmentation.label_places import (
     lies_beside,
     read_on_image,
 )
-from brainfeat.subjects.table import Subject
+from brainfeat.subjects.subject import Subject
 from brainfeat.volume import Geometry, Volume
 
 SHAPE = (3, 4, 5)

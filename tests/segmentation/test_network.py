@@ -15,7 +15,7 @@ from brainfeat.segmentation.network import (
     first_decoder,
 )
 from brainfeat.slabs.grid import SlabGrid
-from brainfeat.subjects.table import Subject
+from brainfeat.subjects.subject import Subject
 
 pytestmark = pytest.mark.usefixtures("without_registration")
 

@@ -12,7 +12,7 @@ from brainfeat.segmentation.prediction import (
     SegmentedSubject,
     segment_subjects,
 )
-from brainfeat.subjects.table import Subject
+from brainfeat.subjects.subject import Subject
 
 pytestmark = pytest.mark.usefixtures("without_registration")
 

@@ -12,7 +12,7 @@ from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.segmentation.inputs import SegmentationSpace
 from brainfeat.segmentation.store import LabelledStore, write_store
 from brainfeat.slabs.grid import SlabGrid
-from brainfeat.subjects.table import Subject
+from brainfeat.subjects.subject import Subject
 from brainfeat.volume import Geometry, Volume
 
 pytestmark = pytest.mark.usefixtures("without_registration")

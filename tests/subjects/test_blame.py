@@ -4,7 +4,7 @@ import pytest
 
 from brainfeat.exceptions import VolumeError
 from brainfeat.subjects.blame import blame, blaming
-from brainfeat.subjects.table import Subject
+from brainfeat.subjects.subject import Subject
 
 SUBJECT = Subject("sub-07", {"T1w": Path("a/sub-07_T1w.nii.gz"), "T2w": None})
 

@@ -15,7 +15,7 @@ from brainfeat.subjects.failures import (
     outdated_by,
     write_failures,
 )
-from brainfeat.tables.embedding_table import TableRow
+from brainfeat.subjects.subject import Subject
 
 
 def test_the_reason_is_one_line_without_the_file():
@@ -179,7 +179,7 @@ def test_failures_lie_beside_the_table_until_a_run_without_any(tmp_path):
 )
 def test_a_failure_is_outdated_by_its_image_or_visit(participant, file, expected):
     path = "/bids/sub-1/ses-1/anat/sub-1_ses-1_T1w.nii"
-    visit = TableRow(participant_id="sub-1", session_id="ses-1", images={"T1w": path})
-    other = TableRow(participant_id="P7", images={"T1w": "/scans/new.nii"})
+    visit = Subject(participant_id="sub-1", session_id="ses-1", images={"T1w": path})
+    other = Subject(participant_id="P7", images={"T1w": "/scans/new.nii"})
     failure = FailedRow(participant, file, "empty.")
     assert outdated_by([visit, other])(failure) == expected

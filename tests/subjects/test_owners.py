@@ -7,7 +7,8 @@ import pytest
 
 from brainfeat.io.volumes import write_volume
 from brainfeat.subjects.owners import find_owner, number_people
-from brainfeat.subjects.table import Subject, as_subjects
+from brainfeat.subjects.subject import Subject
+from brainfeat.subjects.table import as_subjects
 from brainfeat.volume import Geometry, Volume
 
 

@@ -7,7 +7,7 @@ from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.preprocessing.resampling import to_closest_ras, to_cropped
 from brainfeat.segmentation.inputs import SegmentationSpace
 from brainfeat.subjects.reading import read_and_preprocess
-from brainfeat.subjects.table import Subject
+from brainfeat.subjects.subject import Subject
 from brainfeat.volume import Geometry, Volume
 
 

@@ -120,7 +120,7 @@ def test_dicts_are_subjects_with_gaps(folder):
     assert table.modalities == ("T1w", "FLAIR")
     assert table.rows[0].images["FLAIR"] is None
     assert list(table.rows[1].images) == ["FLAIR"]
-    assert read(pd.Series(X, index=["a", "b"])).rows[1].name == "b"
+    assert read(pd.Series(X, index=["a", "b"])).rows[1].participant_id == "b"
 
 
 @pytest.mark.parametrize("gap", [None, float("nan"), np.nan, "", pd.NA, pd.NaT])
@@ -131,7 +131,7 @@ def test_frame_cells_may_be_missing(folder, gap):
     X["T1w"] = [str(path) for path in sorted(folder.glob("*_T1w.nii.gz"))]
     table = read(X)
     assert table.modalities == ("T1w", "FLAIR")
-    assert [row.name for row in table.rows] == ["s1", "s2"]
+    assert [row.participant_id for row in table.rows] == ["s1", "s2"]
     assert [row.images["FLAIR"] is None for row in table.rows] == [True, False]
 
 
@@ -178,7 +178,7 @@ def test_one_column_may_bear_any_name_if_the_modality_is_given(t1_paths):
         [1.0, 2.0],
         None,
         42,
-        iter(["a.nii"]),
+        pytest.param(iter(["a.nii"]), id="iterator"),
         [],
         pd.DataFrame({"T1w": []}),
         pd.DataFrame(index=["a", "b"])[:0],

@@ -10,8 +10,9 @@ import pytest
 from brainfeat.exceptions import InputError, TableError
 from brainfeat.io.locks import FolderBusyError, lock_folder
 from brainfeat.subjects.bids.filter import BidsSelection
+from brainfeat.subjects.subject import Subject
 from brainfeat.tables.derivatives import DerivativesFolder, write_group_table
-from brainfeat.tables.embedding_table import TableRow, read_embeddings
+from brainfeat.tables.embedding_table import read_embeddings
 
 PROVENANCE = {
     "checkpoint_sha256": "c0ffee",
@@ -35,7 +36,7 @@ def raw(tmp_path):
 
 def _row(raw, participant, session=None, run=None):
     places = [name for name in (participant, session) if name]
-    return TableRow(
+    return Subject(
         participant_id=participant,
         session_id=session,
         images={"T1w": str(raw.joinpath(*places, "anat", "_".join([*places, "T1w"])))},

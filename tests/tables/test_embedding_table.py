@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 
 from brainfeat.exceptions import TableError
+from brainfeat.subjects.subject import Subject
 from brainfeat.tables.embedding_table import (
     EmbeddingTable,
-    TableRow,
     read_embeddings,
     working_path,
 )
@@ -30,7 +30,7 @@ def _row(index, **metadata):
     images = {"T1w": f"/data/sub-{index:02d}_T1w.nii.gz"}
     if index % 2:
         images["FLAIR"] = f"/data/sub-{index:02d}_FLAIR.nii.gz"
-    return TableRow(participant_id=f"sub-{index:02d}", images=images, metadata=metadata)
+    return Subject(participant_id=f"sub-{index:02d}", images=images, metadata=metadata)
 
 
 def _vector(index):

@@ -6,7 +6,8 @@ import pytest
 
 from brainfeat.exceptions import TableError
 from brainfeat.io.locks import lock_folder
-from brainfeat.tables.embedding_table import EmbeddingTable, TableRow, read_embeddings
+from brainfeat.subjects.subject import Subject
+from brainfeat.tables.embedding_table import EmbeddingTable, read_embeddings
 from brainfeat.tables.merging import merge_tables
 from brainfeat.tables.shards import Shard
 
@@ -24,7 +25,7 @@ SUFFIXES = [".parquet", ".csv", ".tsv"]
 def _rows(n_rows):
     ages = ["71.0", None, "64.0", "65.5", "7.0"]
     return [
-        TableRow(
+        Subject(
             participant_id=f"sub-{index:02d}",
             images={"T1w": f"/data/sub-{index:02d}_T1w.nii.gz"},
             metadata={"age": ages[index % 5], "site": f"0{index % 2}"},

@@ -10,7 +10,8 @@ from brainfeat.embedding.subject_encoder import Outcome
 from brainfeat.exceptions import VolumeError
 from brainfeat.io.hashing import hash_images
 from brainfeat.subjects.failures import FailedRow, crash_path, failures_path
-from brainfeat.tables.embedding_table import TableRow, read_embeddings
+from brainfeat.subjects.subject import Subject
+from brainfeat.tables.embedding_table import read_embeddings
 from brainfeat.tables.provenance import describe_encoder
 from brainfeat.tables.runs import RunOptions, embed_to_table
 
@@ -46,10 +47,10 @@ class FakeEncoder:
     def _embed(self, index, subject):
         if index == self.interrupt_at:
             raise KeyboardInterrupt
-        self.seen.append(subject.name)
+        self.seen.append(subject.image)
         contents = [Path(path).read_bytes() for path in subject.images.values()]
         if b"bad" in contents:
-            return Outcome(index, None, VolumeError(f"{subject.name}: is\nbad."))
+            return Outcome(index, None, VolumeError(f"{subject.image}: is\nbad."))
         seed = np.frombuffer(b"".join(contents), np.uint8)
         vector = np.random.default_rng(seed).normal(size=5).astype(np.float32)
         return Outcome(index, vector, None)
@@ -61,7 +62,7 @@ def rows(tmp_path):
     for index in range(6):
         path = tmp_path / f"sub-{index}_T1w.nii"
         path.write_bytes(b"%d" % index)
-        found.append(TableRow(participant_id=f"sub-{index}", images={"T1w": str(path)}))
+        found.append(Subject(participant_id=f"sub-{index}", images={"T1w": str(path)}))
     return found
 
 
@@ -120,7 +121,7 @@ def test_a_changed_file_is_encoded_again(rows, output):
 
 def test_failures_are_listed_and_the_others_done(rows, output):
     _spoil(rows[1])
-    rows.insert(3, TableRow(participant_id="sub-x", images={"T1w": "/no/such.nii"}))
+    rows.insert(3, Subject(participant_id="sub-x", images={"T1w": "/no/such.nii"}))
     summary, events, _ = _embed(rows, output)
     assert summary[:3] == (5, 0, 2)
     assert len(read_embeddings(output)[0]) == 5
@@ -188,7 +189,7 @@ def test_stopping_keeps_what_is_done(rows, output):
 
 
 def test_stopping_also_at_a_missing_file(rows, output):
-    rows[2] = TableRow(participant_id="sub-x", images={"T1w": "/no/such.nii"})
+    rows[2] = Subject(participant_id="sub-x", images={"T1w": "/no/such.nii"})
     summary, _, _ = _embed(rows, output, stop_on_first_error=True)
     assert summary[:3] == (2, 0, 1)
 
