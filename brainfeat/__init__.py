@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from brainfeat._version import __version__
+from brainfeat._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from brainfeat.checkpoint.checkpoint import Checkpoint
@@ -25,7 +25,6 @@ __all__ = [
     "PretrainingConfig",
     "SegmentationEstimator",
     "Volume",
-    "__version__",
     "pretrain",
     "read_embeddings",
     "read_volume",

@@ -42,7 +42,7 @@ def to_images(X):
 
 @dataclass(frozen=True)
 class Everywhere:
-    """A brain mask whose repr has no address: names of tests are the same in workers."""
+    """A brain mask whose repr has no address, so that test names are stable."""
 
     def __call__(self, volume):
         return np.ones(volume.data.shape, dtype=bool)

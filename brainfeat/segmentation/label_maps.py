@@ -138,7 +138,8 @@ def _label_map(value: Any, subject: Subject) -> ImageSource:
     if isinstance(value, np.ndarray):
         raise InputError(
             f"{subject.participant_id}: expected the path or image of a label map, "
-            f"got an array of shape {value.shape}; nibabel.Nifti1Image(array, affine) places it."
+            f"got an array of shape {value.shape}; "
+            "nibabel.Nifti1Image(array, affine) places it."
         )
     if value is None or value is pd.NA or value == "" or value != value:
         raise InputError(f"{subject.participant_id}: expected a label map, got none.")

@@ -163,8 +163,8 @@ def check_subject(
         )
     if missing and not allow_missing:
         raise ModalityError(
-            f"{subject.participant_id}: no {_joined(missing)} image, and the checkpoint "
-            "was not trained for missing modalities."
+            f"{subject.participant_id}: no {_joined(missing)} image, and the "
+            "checkpoint was not trained for missing modalities."
         )
 
 
