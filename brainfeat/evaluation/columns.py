@@ -24,17 +24,7 @@ Columns = Sequence[str | int]
 
 
 class SplitTable(NamedTuple):
-    """A table in two parts.
-
-    Attributes
-    ----------
-    features : ndarray of float64 of shape (n_rows, n_features)
-        What is left.
-    chosen : DataFrame
-        The columns that were asked for.
-    names : list of str
-        Names of the features.
-    """
+    """A table in two parts."""
 
     features: NDArray[np.float64]
     chosen: pd.DataFrame
@@ -44,31 +34,7 @@ class SplitTable(NamedTuple):
 def split_columns(
     X: Any, columns: Columns, fitted: Sequence[str] | None = None
 ) -> SplitTable:
-    """Take columns out of a table.
-
-    Parameters
-    ----------
-    X : DataFrame or array of shape (n_rows, n_columns)
-        Features, and beside them what `columns` names.
-    columns : sequence of str or int
-        Names in a DataFrame, or positions in an array; negative ones count from the
-        end.
-    fitted : sequence of str, optional
-        Names of the features in another table, which these must have as well.
-
-    Returns
-    -------
-    SplitTable
-        Features, chosen columns and names of the features.
-
-    Raises
-    ------
-    ConfigError
-        If ``columns`` is no sequence of names and positions.
-    InputError
-        If a column is missing, a feature is no number, a value is missing, or the
-        features have other names, or another order, than those that were fitted.
-    """
+    """Take columns out of a table."""
     if isinstance(columns, str) or not isinstance(columns, Sequence):
         raise ConfigError(f"expected a list of columns, got {columns!r}.")
     table = X if isinstance(X, pd.DataFrame) else pd.DataFrame(np.asarray(X))
@@ -91,21 +57,7 @@ def split_columns(
 
 
 def check_order(X: Any, **columns: Any) -> None:
-    """Check that what is paired row by row does not say that it belongs elsewhere.
-
-    Parameters
-    ----------
-    X : array-like
-        Features.
-    **columns : object
-        What belongs to the rows of ``X``, by name.
-
-    Raises
-    ------
-    InputError
-        If a Series or DataFrame has the index of ``X`` in another order. Indices that
-        only count the rows say nothing.
-    """
+    """Check that what is paired row by row does not say that it belongs elsewhere."""
     if not _names_rows(X):
         return
     order = list(X.index)
@@ -124,29 +76,7 @@ def check_order(X: Any, **columns: Any) -> None:
 def as_codes(
     name: str, values: Any, n_rows: int
 ) -> tuple[NDArray[np.intp], tuple[str, ...]]:
-    """Replace what a column tells of each row, such as its site, by numbers.
-
-    Parameters
-    ----------
-    name : str
-        Of the column, for messages.
-    values : array-like of shape (n_rows,)
-        Compared as text.
-    n_rows : int
-        How many there must be.
-
-    Returns
-    -------
-    codes : ndarray of int of shape (n_rows,)
-        Place of each value among the names.
-    names : tuple of str
-        The different values, sorted.
-
-    Raises
-    ------
-    InputError
-        If there are more or fewer values than rows, or one is missing.
-    """
+    """Replace what a column tells of each row, such as its site, by numbers."""
     # Of objects: an array of texts would take NaN for a name.
     series = pd.Series(list(values), dtype=object)
     if len(series) != n_rows or series.isna().any():
@@ -160,33 +90,14 @@ def as_codes(
 
 @dataclass(frozen=True, eq=False)
 class Design:
-    """How confounds become numbers: learnt from some rows, applied to any.
-
-    Parameters
-    ----------
-    categories : tuple of (tuple of str or None)
-        Levels of each column; None if it is a number.
-    names : tuple of str
-        Names of the columns.
-    """
+    """How confounds become numbers: learnt from some rows, applied to any."""
 
     categories: tuple[tuple[str, ...] | None, ...]
     names: tuple[str, ...]
 
     @classmethod
     def learn(cls, table: pd.DataFrame) -> "Design":
-        """Find out which columns are numbers, and the levels of the others.
-
-        Parameters
-        ----------
-        table : DataFrame
-            Confounds, a column each.
-
-        Returns
-        -------
-        Design
-            To be applied to these rows and to others.
-        """
+        """Find out which columns are numbers, and the levels of the others."""
         levels = [
             None if _is_number(values) else tuple(sorted(set(map(str, values))))
             for _, values in table.items()
@@ -194,24 +105,7 @@ class Design:
         return cls(tuple(levels), tuple(map(str, table.columns)))
 
     def apply(self, table: pd.DataFrame) -> NDArray[np.float64]:
-        """Write confounds as numbers.
-
-        Parameters
-        ----------
-        table : DataFrame
-            The same columns as in `learn`.
-
-        Returns
-        -------
-        ndarray of shape (n_rows, n_numbers)
-            A column a number, and one a level of those that are none.
-
-        Raises
-        ------
-        InputError
-            If the columns are others, a number is not finite, or there is a level
-            that was not there in `learn`.
-        """
+        """Write confounds as numbers."""
         _check_names("columns", self.names, [str(name) for name in table.columns])
         parts = [np.empty((len(table), 0))]
         for position, (name, levels) in enumerate(

@@ -40,18 +40,7 @@ _FEWEST_AT_A_SITE = 2
 
 @dataclass(frozen=True, eq=False)
 class CrossValidation:
-    """Scores of held-out rows.
-
-    Parameters
-    ----------
-    auc : Score
-        Mean over repeats, with the standard error of Nadeau and Bengio.
-    p_value : float
-        Share of permutations that score as high as the first repeat; NaN if the
-        AUC is.
-    probabilities : ndarray of shape (n_rows,)
-        Of the second class, mean over repeats.
-    """
+    """Scores of held-out rows."""
 
     auc: Score
     p_value: float
@@ -66,32 +55,7 @@ def cross_validate(
     n_permutations: int,
     seed: int,
 ) -> CrossValidation:
-    """Cross-validate a probe, and the same probe on permuted labels.
-
-    Parameters
-    ----------
-    data : LabelledFeatures
-        Features and labels.
-    features : {"as they are", "adjusted", "confounds"}
-        What the probe sees: the features, the features after the confounds were
-        regressed out in each fold and compared within sites, or confounds alone.
-    repeats : sequence of sequence of (train rows, test rows)
-        Folds of each repeat.
-    n_permutations : int
-        Permutations of the labels, on the folds of the first repeat.
-    seed : int
-        Of inner folds and permutations.
-
-    Returns
-    -------
-    CrossValidation
-        Scores.
-
-    References
-    ----------
-    .. [1] Nadeau & Bengio, "Inference for the generalization error", Machine Learning
-       52, 2003. doi:10.1023/A:1024068626366
-    """
+    """Cross-validate a probe, and the same probe on permuted labels."""
     of_repeats, of_folds, probabilities = [], [], []
     p_value = np.nan
     for repeat, folds in enumerate(repeats):
@@ -121,20 +85,7 @@ def cross_validate(
 
 
 def calibrate(labels: NDArray[np.bool_], probabilities: Floats) -> Calibration:
-    """Compare probabilities with what happened.
-
-    Parameters
-    ----------
-    labels : ndarray of bool of shape (n_rows,)
-        Whether a row is of the second class.
-    probabilities : ndarray of shape (n_rows,)
-        What was predicted.
-
-    Returns
-    -------
-    Calibration
-        Bins of equal counts, and errors.
-    """
+    """Compare probabilities with what happened."""
     order = np.argsort(probabilities, kind="stable")
     bins = np.array_split(order, min(_N_BINS, len(order)))
     predicted = np.array([probabilities[rows].mean() for rows in bins])
@@ -150,20 +101,7 @@ def calibrate(labels: NDArray[np.bool_], probabilities: Floats) -> Calibration:
 
 
 def leave_one_site_out(data: LabelledFeatures, *, seed: int) -> tuple[SiteScore, ...]:
-    """Learn at all sites but one, and test there.
-
-    Parameters
-    ----------
-    data : LabelledFeatures
-        With sites. No confound is regressed out: that of a new site is not known.
-    seed : int
-        Of the inner folds.
-
-    Returns
-    -------
-    tuple of SiteScore
-        One a site.
-    """
+    """Learn at all sites but one, and test there."""
     found = []
     for code, name in enumerate(data.site_names):
         test = np.flatnonzero(data.site == code)
@@ -187,21 +125,7 @@ def leave_one_site_out(data: LabelledFeatures, *, seed: int) -> tuple[SiteScore,
 def measure_learning_curve(
     data: LabelledFeatures, *, seed: int
 ) -> tuple[LearningPoint, ...]:
-    """Learn from few labelled subjects, and test on all others.
-
-    Parameters
-    ----------
-    data : LabelledFeatures
-        Features and labels.
-    seed : int
-        Of the draws.
-
-    Returns
-    -------
-    tuple of LearningPoint
-        10, 20, 40 and so on labelled subjects, up to three quarters of all; the
-        standard error is over draws of the labelled ones.
-    """
+    """Learn from few labelled subjects, and test on all others."""
     generator = np.random.default_rng(seed)
     n_subjects = len(np.unique(data.groups))
     points = []
@@ -225,25 +149,7 @@ def measure_learning_curve(
 
 
 def decode_site(features: Floats, site: Rows, groups: Rows, *, seed: int) -> Score:
-    """Read the site from features.
-
-    Parameters
-    ----------
-    features : ndarray of shape (n_rows, n_features)
-        Features.
-    site, groups : ndarray of int of shape (n_rows,)
-        Site and subject of each row.
-    seed : int
-        Of the folds.
-
-    Returns
-    -------
-    Score
-        Balanced accuracy over held-out rows: the mean over sites of the share of
-        their rows that is told right. Chance is one over the number of sites.
-        NaN with fewer than four subjects, or two at a site, or if all but one
-        subject are in one fold.
-    """
+    """Read the site from features."""
     unknown = Score(np.nan, np.nan)
     if not _are_enough(site, groups):
         return unknown
@@ -272,11 +178,7 @@ def _score_held_out(
     folds: Sequence[Fold],
     seed: int,
 ) -> tuple[Floats, Floats]:
-    """Score each row by the probe of the fold that holds it out.
-
-    Returns scores of shape (n_rows, n_labels), a column for each column of
-    ``labels``, and probabilities by the first, of shape (n_rows,).
-    """
+    """Score each row by the probe of the fold that holds it out."""
     scores = np.zeros(labels.shape)
     probability = np.zeros(len(labels))
     for train, test in folds:

@@ -24,20 +24,7 @@ _N_FOLDS = 5
 
 
 def check_repeats(n_repeats: int, n_permutations: int) -> None:
-    """Check how often labels are cross-validated.
-
-    Parameters
-    ----------
-    n_repeats : int
-        Times, each with other folds.
-    n_permutations : int
-        Permutations of the labels.
-
-    Raises
-    ------
-    ConfigError
-        If one is no positive integer.
-    """
+    """Check how often labels are cross-validated."""
     if not all(is_integer(n, at_least=1) for n in (n_repeats, n_permutations)):
         raise ConfigError(
             "expected at least one repeat and one permutation, got "
@@ -46,27 +33,7 @@ def check_repeats(n_repeats: int, n_permutations: int) -> None:
 
 
 def outer_folds(labels: NDArray[np.intp], groups: Rows, seed: int) -> list[Fold]:
-    """Split rows so that folds share no group, and labels are spread evenly.
-
-    Parameters
-    ----------
-    labels : ndarray of int of shape (n_rows,)
-        Classes.
-    groups : ndarray of int of shape (n_rows,)
-        Subject of each row.
-    seed : int
-        Of the shuffling.
-
-    Returns
-    -------
-    list of (train rows, test rows)
-        Five folds, or as many as the rarest class has groups.
-
-    Raises
-    ------
-    InputError
-        If a class has a single group.
-    """
+    """Split rows so that folds share no group, and labels are spread evenly."""
     counts = [len(np.unique(groups[labels == label])) for label in np.unique(labels)]
     if min(counts) < 2:
         raise InputError(
@@ -80,48 +47,13 @@ def outer_folds(labels: NDArray[np.intp], groups: Rows, seed: int) -> list[Fold]
 def repeat_folds(
     labels: NDArray[np.bool_], groups: Rows, n_repeats: int, seed: int
 ) -> list[list[Fold]]:
-    """Split rows several times, each with other folds.
-
-    Parameters
-    ----------
-    labels : ndarray of bool of shape (n_rows,)
-        Classes.
-    groups : ndarray of int of shape (n_rows,)
-        Subject of each row.
-    n_repeats : int
-        Times.
-    seed : int
-        Of the shuffling of the first; each other adds one.
-
-    Returns
-    -------
-    list of list of (train rows, test rows)
-        As from `outer_folds`.
-    """
+    """Split rows several times, each with other folds."""
     classes = labels.astype(np.intp)
     return [outer_folds(classes, groups, seed + repeat) for repeat in range(n_repeats)]
 
 
 def inner_folds(groups: Rows, seed: int) -> list[Fold]:
-    """Split training rows to choose a penalty, whatever their labels are.
-
-    Parameters
-    ----------
-    groups : ndarray of int of shape (n_rows,)
-        Subject of each row; at least two subjects.
-    seed : int
-        Of the shuffling.
-
-    Returns
-    -------
-    list of (train rows, held-out rows)
-        Not stratified, so that permuted labels meet the folds as true ones do.
-
-    Raises
-    ------
-    InputError
-        If all rows are of one subject.
-    """
+    """Split training rows to choose a penalty, whatever their labels are."""
     n_groups = len(np.unique(groups))
     if n_groups < 2:
         raise InputError(
@@ -139,27 +71,7 @@ def permute_labels(
     n_permutations: int,
     generator: np.random.Generator,
 ) -> NDArray[np.bool_]:
-    """Exchange the labels of whole groups, within blocks.
-
-    Parameters
-    ----------
-    labels : ndarray of bool of shape (n_rows,)
-        True labels.
-    groups : ndarray of int of shape (n_rows,)
-        Subject of each row. Where the label differs within a subject, rows are
-        exchanged, each for itself.
-    blocks : ndarray of int of shape (n_rows,)
-        Test fold, or fold and site, of each row; each block keeps its counts.
-    n_permutations : int
-        How many to draw.
-    generator : Generator
-        Source of randomness.
-
-    Returns
-    -------
-    ndarray of bool of shape (n_rows, n_permutations)
-        Permuted labels.
-    """
+    """Exchange the labels of whole groups, within blocks."""
     _, first, members = np.unique(groups, return_index=True, return_inverse=True)
     if (labels[first][members] != labels).any():
         first, members = np.arange(len(labels)), np.arange(len(labels))
@@ -178,24 +90,7 @@ def draw_groups(
     n_groups: int,
     generator: np.random.Generator,
 ) -> Fold:
-    """Draw groups to learn from, of each class its share; the others are for testing.
-
-    Parameters
-    ----------
-    labels : ndarray of bool of shape (n_rows,)
-        Labels; a group counts for the class of its first row.
-    groups : ndarray of int of shape (n_rows,)
-        Subject of each row.
-    n_groups : int
-        Groups to draw.
-    generator : Generator
-        Source of randomness.
-
-    Returns
-    -------
-    train, test : ndarray of int
-        Rows.
-    """
+    """Draw groups to learn from, of each class its share; the others are for testing."""
     names, first = np.unique(groups, return_index=True)
     classes = labels[first]
     # One of each class at least, of those that groups count for.

@@ -21,27 +21,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class LabelledFeatures:
-    """What a probe is evaluated on.
-
-    Parameters
-    ----------
-    features : ndarray of float64 of shape (n_rows, n_features)
-        One row a scan.
-    labels : ndarray of bool of shape (n_rows,)
-        Whether a row is of the second class.
-    classes : tuple of str
-        The two classes, sorted.
-    groups : ndarray of int of shape (n_rows,)
-        Subject of each row.
-    site : ndarray of int of shape (n_rows,) or None
-        Code of the site.
-    site_names : tuple of str
-        Names of the codes.
-    confounds : ndarray of float64 of shape (n_rows, n_confounds)
-        Confounds and sites as numbers; perhaps none.
-    findings : list of str
-        What was found on the way.
-    """
+    """What a probe is evaluated on."""
 
     features: Floats
     labels: NDArray[np.bool_]
@@ -56,28 +36,7 @@ class LabelledFeatures:
     def check(
         cls, X: Any, y: Any, groups: Any, site: Any, confounds: Any
     ) -> "LabelledFeatures":
-        """Check what `evaluate_probe` is given.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_rows, n_features)
-            Features.
-        y, groups, site : array-like of shape (n_rows,)
-            Two classes; subject and site of each row, or None.
-        confounds : DataFrame or array-like of shape (n_rows, n_confounds) or None
-            Numbers or categories.
-
-        Returns
-        -------
-        LabelledFeatures
-            Checked values.
-
-        Raises
-        ------
-        InputError
-            If lengths differ, a value is missing, there are not two classes, or an
-            index tells another order than that of ``X``.
-        """
+        """Check what `evaluate_probe` is given."""
         features = as_features(X)
         check_order(X, y=y, groups=groups, site=site, confounds=confounds)
         n_rows = len(features)
@@ -110,41 +69,14 @@ class LabelledFeatures:
         )
 
     def adjust(self, train: Rows) -> Floats:
-        """Regress confounds and sites out of the features.
-
-        Parameters
-        ----------
-        train : ndarray of int
-            Rows that the regression is learnt from.
-
-        Returns
-        -------
-        ndarray of shape (n_rows, n_features)
-            Adjusted features of all rows.
-        """
+        """Regress confounds and sites out of the features."""
         table = np.hstack([self.features, self.confounds])
         places = list(range(self.features.shape[1], table.shape[1]))
         return ConfoundRegressor(places).fit(table[train]).transform(table)
 
 
 def as_features(X: Any) -> Floats:
-    """Check features.
-
-    Parameters
-    ----------
-    X : array-like of shape (n_rows, n_features)
-        Features.
-
-    Returns
-    -------
-    ndarray of float64 of shape (n_rows, n_features)
-        The same.
-
-    Raises
-    ------
-    InputError
-        If they are no finite numbers, or have another shape.
-    """
+    """Check features."""
     try:
         features = np.asarray(X, dtype=np.float64)
     except (TypeError, ValueError) as error:

@@ -91,22 +91,7 @@ def _as_rows(name: str, rows: ArrayLike, n_rows: int) -> Rows:
 
 
 def duplicate_rows(features: NDArray[np.floating], groups: Rows) -> tuple[Rows, int]:
-    """Join groups that hold the same features: one scan under two names.
-
-    Parameters
-    ----------
-    features : ndarray of shape (n_rows, n_features)
-        Features; equal images have equal ones.
-    groups : ndarray of int of shape (n_rows,)
-        Subject of each row, as it was told.
-
-    Returns
-    -------
-    groups : ndarray of int of shape (n_rows,)
-        Subjects without duplicates.
-    n_duplicates : int
-        Rows whose features another subject has, too.
-    """
+    """Join groups that hold the same features: one scan under two names."""
     _, content, counts = np.unique(
         features, axis=0, return_inverse=True, return_counts=True
     )
@@ -122,20 +107,7 @@ def duplicate_rows(features: NDArray[np.floating], groups: Rows) -> tuple[Rows, 
 
 
 def site_association(labels: Rows, site: Rows) -> tuple[float, float]:
-    """Measure how far the site gives the label away.
-
-    Parameters
-    ----------
-    labels, site : ndarray of int of shape (n_rows,)
-        Codes from 0, all of them used; two or more of each.
-
-    Returns
-    -------
-    cramers_v : float
-        From 0, independent, to 1, when one follows from the other.
-    p_value : float
-        Of the chi-squared test of independence.
-    """
+    """Measure how far the site gives the label away."""
     counts = np.zeros((labels.max() + 1, site.max() + 1))
     np.add.at(counts, (labels, site), 1)
     statistic, p_value, *_ = chi2_contingency(counts, correction=False)

@@ -20,15 +20,7 @@ _LIMIT = 3.5  # robust standard scores, as Iglewicz and Hoaglin advise
 
 
 class CohortDistances(NamedTuple):
-    """Distance of each row to a cohort.
-
-    Attributes
-    ----------
-    distance : ndarray of shape (n_rows,)
-        Mahalanobis distance over the square root of the number of features.
-    score : ndarray of shape (n_rows,)
-        Its logarithm in robust standard scores of the cohort's own rows.
-    """
+    """Distance of each row to a cohort."""
 
     distance: Floats
     score: Floats

@@ -20,24 +20,7 @@ PENALTIES = (0.01, 0.1, 1.0, 10.0)
 def ridge_scores(
     train: Floats, test: Floats, targets: Floats, penalties: Sequence[float] = PENALTIES
 ) -> Floats:
-    """Fit ridge regression on standardised features, and score test rows.
-
-    Parameters
-    ----------
-    train : ndarray of shape (n_train, n_features)
-        Features to learn from; they also give means and scales.
-    test : ndarray of shape (n_test, n_features)
-        Features to score.
-    targets : ndarray of shape (n_train, P)
-        Targets of P problems that share the features.
-    penalties : sequence of float
-        Penalties to solve for.
-
-    Returns
-    -------
-    ndarray of shape (n_penalties, n_test, P)
-        Predicted targets.
-    """
+    """Fit ridge regression on standardised features, and score test rows."""
     mean, scale = train.mean(axis=0), find_spread(train)
     rows, others = (train - mean) / scale, (test - mean) / scale
     offset = targets.mean(axis=0)
@@ -55,26 +38,7 @@ def ridge_scores(
 def select_and_score(
     train: Floats, test: Floats, targets: Floats, inner: Sequence[tuple[Rows, Rows]]
 ) -> tuple[Floats, Floats]:
-    """Choose a penalty by inner folds, then learn from all training rows.
-
-    Parameters
-    ----------
-    train : ndarray of shape (n_train, n_features)
-        Features to learn from.
-    test : ndarray of shape (n_test, n_features)
-        Features to score.
-    targets : ndarray of shape (n_train, P)
-        Targets of P problems; each gets its own penalty.
-    inner : sequence of (train rows, held-out rows)
-        Folds of the training rows.
-
-    Returns
-    -------
-    scores : ndarray of shape (n_test, P)
-        Predicted targets of the test rows.
-    held_out : ndarray of shape (n_train, P)
-        Those of the training rows, each from a fold that did not hold it.
-    """
+    """Choose a penalty by inner folds, then learn from all training rows."""
     held_out = np.zeros((len(PENALTIES), *targets.shape))
     for rows, others in inner:
         held_out[:, others] = ridge_scores(train[rows], train[others], targets[rows])
@@ -86,26 +50,7 @@ def select_and_score(
 
 
 def pair_auc(scores: Floats, labels: NDArray[np.bool_], blocks: Rows) -> Floats:
-    """Compute the chance that a positive row scores above a negative one.
-
-    Only rows of one block are compared: scores of different folds come from
-    different fits, and rows of different sites differ in more than the label.
-
-    Parameters
-    ----------
-    scores : ndarray of shape (n_rows, P)
-        Scores of P problems.
-    labels : ndarray of bool of shape (n_rows, P)
-        Their labels.
-    blocks : ndarray of int of shape (n_rows,)
-        Which rows may be compared.
-
-    Returns
-    -------
-    ndarray of shape (P,)
-        Area under the ROC curve over all pairs, ties counted as half; NaN if there
-        is no pair.
-    """
+    """Compute the chance that a positive row scores above a negative one."""
     won, total = np.zeros(scores.shape[1]), np.zeros(scores.shape[1])
     for block in np.unique(blocks):
         rows = blocks == block
