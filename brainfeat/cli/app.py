@@ -644,7 +644,7 @@ def _exit_if(failed: bool) -> None:
 
 
 def _count_workers(jobs: int) -> int:
-    from brainfeat.models.device import resolve_n_jobs
+    from brainfeat.models.threads import resolve_n_jobs
 
     if jobs == 0:
         raise typer.BadParameter("expected a number but 0.", param_hint="--jobs")

@@ -28,7 +28,10 @@ from brainfeat.io.json_files import read_json_object
 from brainfeat.io.paths import expand_home
 from brainfeat.io.volumes import write_image
 from brainfeat.models.device import resolve_device
-from brainfeat.models.side_by_side import MOST_SEGMENTED_AT_ONCE, side_by_side
+from brainfeat.models.threads import (
+    MOST_SEGMENTED_AT_ONCE,
+    map_in_threads,
+)
 from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.segmentation.estimator import SegmentationEstimator
 from brainfeat.segmentation.folder import MODEL_NAME
@@ -236,11 +239,11 @@ def _segment(
             _MADE_BY: fingerprint,
         }
 
-    with side_by_side(
+    with map_in_threads(
         lambda item: [*_segment_alike(*item, estimator, make_origin)],
         by_target.items(),
         device=resolve_device(estimator.device),
-        n_most=MOST_SEGMENTED_AT_ONCE,
+        max_threads=MOST_SEGMENTED_AT_ONCE,
     ) as segmented:
         for events in segmented:
             yield from events
