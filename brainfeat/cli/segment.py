@@ -36,10 +36,14 @@ from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.segmentation.estimator import SegmentationEstimator
 from brainfeat.segmentation.folder import MODEL_NAME
 from brainfeat.subjects.bids.index import parse_bids_name
-from brainfeat.subjects.failures import FailedRow, outdated_by, write_failures
+from brainfeat.subjects.failures import (
+    describe_failure,
+    outdated_by,
+    release_frames,
+    write_failures,
+)
 from brainfeat.subjects.manifest import Manifest, collect_rows
-from brainfeat.subjects.subject import Subject
-from brainfeat.tables.runs import RunEvent
+from brainfeat.subjects.subject import Outcome, Subject
 
 _NAMES, _DESCRIPTION, _FAILURES = "dseg.tsv", "dataset_description.json", "failures.tsv"
 _DATASET, _LABEL = "Segmentations", "label"
@@ -110,7 +114,7 @@ def fit_from_manifest(
         raise InputError(f"{manifest}: expected a manifest that ends in .csv or .tsv.")
     rows = collect_rows([str(manifest)], modalities=modalities, wanted=wanted)
     for problem in rows.problems:
-        raise InputError(str(problem))
+        raise InputError(describe_failure(problem))
     for image in rows.duplicates:
         raise InputError(f"{manifest}: expected each image once, got {image} again.")
     known = dict.fromkeys(name for row in rows.rows for name in row.metadata)
@@ -178,8 +182,9 @@ def segment_rows(
     ) as display:
         for event in _segment(manifest.rows, folder, estimator, fingerprint):
             counts[event.status] += 1
-            if event.failure is not None:
-                failures.append(event.failure)
+            if event.error is not None:
+                release_frames(event.error)
+                failures.append(event)
             display(event)
     return SegmentSummary(
         counts["done"],
@@ -224,7 +229,7 @@ def _segment(
     folder: Path,
     estimator: SegmentationEstimator,
     fingerprint: str,
-) -> Iterator[RunEvent]:
+) -> Iterator[Outcome[Any]]:
     by_target: dict[Path, list[Subject]] = {}
     for row in rows:
         by_target.setdefault(folder / _output_name(row), []).append(row)
@@ -254,7 +259,7 @@ def _segment_alike(
     rows: Sequence[Subject],
     estimator: SegmentationEstimator,
     make_origin: Callable[[Subject], dict[str, Any]],
-) -> Iterator[RunEvent]:
+) -> Iterator[Outcome[Any]]:
     # The first of the rows that can be segmented takes the target; the others fail.
     taken: Subject | None = None
     for row in rows:
@@ -270,12 +275,11 @@ def _segment_alike(
             if not _has_segmented(target, origin):
                 (image,) = estimator.predict([dict(row.images)])
         except Exception as error:  # whatever a damaged file makes a library raise
-            failure = FailedRow.from_error(row.participant_id, row.image, error)
-            yield RunEvent(row, "failed", failure)
+            yield Outcome(row, error=error)
             continue
         taken = row
         _write(target, image, origin)
-        yield RunEvent(row, "skipped" if image is None else "done", None)
+        yield Outcome(row, image)
 
 
 def _has_segmented(target: Path, origin: Mapping[str, Any]) -> bool:
