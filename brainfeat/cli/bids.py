@@ -4,7 +4,7 @@ __all__ = ["embed_participants"]
 
 from pathlib import Path
 
-from brainfeat.checkpoint.checkpoint import lasting_name
+from brainfeat.checkpoint.hub import absolute_source
 from brainfeat.cli.console import show_run, tell_problems
 from brainfeat.cli.embed import EncoderOptions
 from brainfeat.subjects.bids.filter import BidsSelection, read_filters
@@ -60,7 +60,7 @@ def embed_participants(
     manifest = collect_bids(
         source, selection, modalities=encoder.modalities, wanted=modalities
     )
-    provenance = describe_encoder(encoder, lasting_name(encoder_options.checkpoint))
+    provenance = describe_encoder(encoder, absolute_source(encoder_options.checkpoint))
     with DerivativesFolder(
         output, source, provenance, overwrite=options.overwrite
     ) as folder:

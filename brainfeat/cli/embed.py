@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from brainfeat.checkpoint.checkpoint import lasting_name
+from brainfeat.checkpoint.hub import absolute_source
 from brainfeat.cli.console import show_run, tell_problems
 from brainfeat.embedding.backends import Backend, open_workers, split_devices
 from brainfeat.embedding.distribution import Distribution
@@ -173,7 +173,9 @@ def embed_from_command_line(
             output,
             encoder,
             provenance={
-                **describe_encoder(encoder, lasting_name(encoder_options.checkpoint)),
+                **describe_encoder(
+                    encoder, absolute_source(encoder_options.checkpoint)
+                ),
                 **origin,
             },
             options=options,
