@@ -19,19 +19,18 @@ from brainfeat.checkpoint.sharing import shared_checkpoint
 from brainfeat.checkpoint.weight_files import file_sha256
 from brainfeat.cli.console import show_run
 from brainfeat.exceptions import InputError, brief_reason
-from brainfeat.io.atomic import atomic_write, write_json
-from brainfeat.io.dataset_description import check_description, describe_derivatives
+from brainfeat.io.atomic import atomic_write
 from brainfeat.io.delimited_rows import write_rows
 from brainfeat.io.hashing import hash_images
-from brainfeat.io.image_names import image_stem
-from brainfeat.io.json_files import read_json_object
-from brainfeat.io.paths import expand_home
+from brainfeat.io.json_files import read_json_object, write_json
+from brainfeat.io.paths import expand_home, image_stem
 from brainfeat.io.volumes import write_image
 from brainfeat.models.device import resolve_device
 from brainfeat.models.side_by_side import MOST_SEGMENTED_AT_ONCE, side_by_side
 from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.segmentation.estimator import SegmentationEstimator
 from brainfeat.segmentation.folder import MODEL_NAME
+from brainfeat.subjects.bids.description import check_description, describe_derivatives
 from brainfeat.subjects.bids.index import parse_bids_name
 from brainfeat.subjects.failures import FailedRow, outdated_by, write_failures
 from brainfeat.subjects.manifest import Manifest, collect_rows
