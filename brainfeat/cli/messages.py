@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, TextIO
 import typer
 
 from brainfeat.exceptions import UntrainedCheckpointWarning
-from brainfeat.subjects.failures import one_line
+from brainfeat.subjects.failures import describe_failure, one_line
 
 if TYPE_CHECKING:
     from brainfeat.subjects.manifest import Manifest
@@ -110,7 +110,7 @@ def report_problems(manifest: "Manifest") -> None:
             "rows of one name count as one person."
         )
     for problem in manifest.problems:
-        _say(f"failed: {problem}")
+        _say(f"failed: {describe_failure(problem)}")
 
 
 def format_summary(summary: "RunSummary") -> str:

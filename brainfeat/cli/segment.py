@@ -42,16 +42,19 @@ from brainfeat.io.image_names import image_stem
 from brainfeat.io.json_files import read_json_object
 from brainfeat.io.paths import expand_home
 from brainfeat.subjects.bids.index import parse_bids_name
-from brainfeat.subjects.failures import FailedRow, outdated_by, write_failures
+from brainfeat.subjects.failures import (
+    describe_failure,
+    outdated_by,
+    release_frames,
+    write_failures,
+)
 
 if TYPE_CHECKING:
     from nibabel import Nifti1Image
 
     from brainfeat.segmentation.estimator import SegmentationEstimator
     from brainfeat.subjects.manifest import Manifest
-    from brainfeat.subjects.subject import Subject
-    from brainfeat.tables.runs import RunEvent
-
+    from brainfeat.subjects.subject import Outcome, Subject
 
 _NAMES, _DESCRIPTION, _FAILURES = "dseg.tsv", "dataset_description.json", "failures.tsv"
 _DATASET, _LABEL = "Segmentations", "label"
@@ -215,7 +218,7 @@ def fit_from_manifest(
         raise InputError(f"{manifest}: expected a manifest that ends in .csv or .tsv.")
     rows = collect_rows([str(manifest)], modalities=modalities, wanted=wanted)
     for problem in rows.problems:
-        raise InputError(str(problem))
+        raise InputError(describe_failure(problem))
     for image in rows.duplicates:
         raise InputError(f"{manifest}: expected each image once, got {image} again.")
     known = dict.fromkeys(name for row in rows.rows for name in row.metadata)
@@ -286,8 +289,9 @@ def segment_rows(
     ) as display:
         for event in _segment(manifest.rows, folder, estimator, fingerprint):
             counts[event.status] += 1
-            if event.failure is not None:
-                failures.append(event.failure)
+            if event.error is not None:
+                release_frames(event.error)
+                failures.append(event)
             display(event)
     return SegmentSummary(
         counts["done"],
@@ -332,7 +336,7 @@ def _segment(
     folder: Path,
     estimator: "SegmentationEstimator",
     fingerprint: str,
-) -> "Iterator[RunEvent]":
+) -> "Iterator[Outcome[Any]]":
     from brainfeat.checkpoint.sharing import shared_checkpoint
     from brainfeat.io.hashing import hash_images
     from brainfeat.models.device import resolve_device
@@ -368,8 +372,8 @@ def _segment_alike(
     rows: "Sequence[Subject]",
     estimator: "SegmentationEstimator",
     make_origin: "Callable[[Subject], dict[str, Any]]",
-) -> "Iterator[RunEvent]":
-    from brainfeat.tables.runs import RunEvent
+) -> "Iterator[Outcome[Any]]":
+    from brainfeat.subjects.subject import Outcome
 
     # The first of the rows that can be segmented takes the target; the others fail.
     taken: Subject | None = None
@@ -386,12 +390,11 @@ def _segment_alike(
             if not _has_segmented(target, origin):
                 (image,) = estimator.predict([dict(row.images)])
         except Exception as error:  # whatever a damaged file makes a library raise
-            failure = FailedRow.from_error(row.participant_id, row.image, error)
-            yield RunEvent(row, "failed", failure)
+            yield Outcome(row, error=error)
             continue
         taken = row
         _write(target, image, origin)
-        yield RunEvent(row, "skipped" if image is None else "done", None)
+        yield Outcome(row, image)
 
 
 def _has_segmented(target: Path, origin: Mapping[str, Any]) -> bool:
