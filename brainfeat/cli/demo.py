@@ -15,7 +15,7 @@ def demo(
 ) -> None:
     """Simulate a cohort, embed and classify it; no downloads."""
     from brainfeat.cli.console import RunDisplay
-    from brainfeat.models.device import resolve_n_jobs
+    from brainfeat.models.threads import resolve_n_jobs
     from brainfeat.reporting.demo import format_demo, run_demo
 
     result = run_demo(

@@ -50,7 +50,7 @@ def _count_jobs(jobs: int) -> int:
         raise typer.BadParameter("expected a number other than 0.")
     if jobs > 0:
         return jobs
-    from brainfeat.models.device import resolve_n_jobs
+    from brainfeat.models.threads import resolve_n_jobs
 
     return resolve_n_jobs(jobs)
 

@@ -340,7 +340,7 @@ def _segment(
     from brainfeat.checkpoint.sharing import shared_checkpoint
     from brainfeat.io.hashing import hash_images
     from brainfeat.models.device import resolve_device
-    from brainfeat.models.side_by_side import MOST_SEGMENTED_AT_ONCE, side_by_side
+    from brainfeat.models.threads import MOST_SEGMENTED_AT_ONCE, map_in_threads
     from brainfeat.preprocessing.preprocessor import Preprocessor
 
     by_target: dict[Path, list[Subject]] = {}
@@ -357,11 +357,11 @@ def _segment(
             _MADE_BY: fingerprint,
         }
 
-    with side_by_side(
+    with map_in_threads(
         lambda item: [*_segment_alike(*item, estimator, make_origin)],
         by_target.items(),
         device=resolve_device(estimator.device),
-        n_most=MOST_SEGMENTED_AT_ONCE,
+        max_threads=MOST_SEGMENTED_AT_ONCE,
     ) as segmented:
         for events in segmented:
             yield from events

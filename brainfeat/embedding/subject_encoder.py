@@ -30,7 +30,7 @@ from brainfeat.models.device import (
 )
 from brainfeat.models.encoder import EncoderOutput
 from brainfeat.models.pooling import pool_regions, pool_tissues, pool_tokens
-from brainfeat.models.side_by_side import side_by_side
+from brainfeat.models.threads import map_in_threads
 from brainfeat.preprocessing.preprocessor import PreprocessedSubject, Preprocessor
 from brainfeat.slabs.grid import SlabGrid
 from brainfeat.subjects.failures import add_context
@@ -223,7 +223,7 @@ class SubjectEncoder:
                 n_threads=n_jobs,
                 n_ahead=n_jobs + self._batch_size,
             ) as prepared,
-            side_by_side(
+            map_in_threads(
                 lambda items: [*self._finish(items, cache)],
                 self._batches(prepared),
                 device=self.device,
