@@ -14,18 +14,19 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.exceptions import ConfigError, InputError
 from brainfeat.io.paths import expand_home
+from brainfeat.models.device import resolve_training_device
 from brainfeat.models.transfer import adapt_state
 from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.pretraining import trainer
 from brainfeat.pretraining.config import PretrainingConfig
 from brainfeat.pretraining.data import ScanList, collect_training_data
 from brainfeat.pretraining.labels import make_probe
-from brainfeat.pretraining.parallel import distributed, training_device
+from brainfeat.pretraining.parallel import distributed
 from brainfeat.pretraining.probe import LinearProbe
 from brainfeat.pretraining.ranks import rank
 from brainfeat.pretraining.run_checks import (
@@ -44,7 +45,8 @@ from brainfeat.pretraining.store_writer import (
 )
 from brainfeat.pretraining.subjects import SubjectSource
 from brainfeat.pretraining.trainer import StepEvent
-from brainfeat.subjects.failures import FailedRow, write_failures
+from brainfeat.subjects.failures import write_failures
+from brainfeat.subjects.subject import Outcome, Subject
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,7 +97,7 @@ class TrainingSummary(NamedTuple):
         Steps of the run.
     loss : float or None
         Loss of the last step in the log.
-    failed : tuple of FailedRow
+    failed : tuple of Outcome
         Scans and inputs that were not trained on.
     failures : Path or None
         Table of what failed, None if nothing did.
@@ -105,7 +107,7 @@ class TrainingSummary(NamedTuple):
     folder: Path
     n_steps: int
     loss: float | None
-    failed: tuple[FailedRow, ...]
+    failed: tuple[Outcome[Any], ...]
     failures: Path | None
 
 
@@ -211,7 +213,7 @@ def run_pretraining(
         data, modalities=config.encoder.modalities, wanted=options.modalities
     )
     asked, config = config, _without_absent_modalities(config, found.modalities)
-    with distributed(training_device(options.device)):
+    with distributed(resolve_training_device(options.device)):
         check_fit(found, config)
         goes_on = check_run_folder(folder, config, resume=options.resume)
         if options.resume and not goes_on:
@@ -351,7 +353,7 @@ def _write_store(
     preprocessor: Preprocessor,
     n_jobs: int,
     on_event: EventHandler,
-) -> tuple[SubjectSource, list[FailedRow]]:
+) -> tuple[SubjectSource, list[Outcome[Any]]]:
     """Make a store of scans.
 
     Raises
@@ -424,12 +426,12 @@ def _warn_of_other_volumes(source: SubjectSource, start: Checkpoint | None) -> N
         )
 
 
-def _describe_failure(failed: FailedScan) -> FailedRow:
-    image = os.fspath(next(iter(failed.scan.images.values())))
-    return FailedRow.from_error(failed.scan.subject, image, failed.error)
+def _describe_failure(failed: FailedScan) -> Outcome[Any]:
+    subject = Subject(failed.scan.subject, failed.scan.images)
+    return Outcome(subject, error=failed.error)
 
 
-def _list_failures(folder: Path, failed: Sequence[FailedRow]) -> Path | None:
+def _list_failures(folder: Path, failed: Sequence[Outcome[Any]]) -> Path | None:
     return write_failures(folder / "failures.tsv", failed) if rank() == 0 else None
 
 
