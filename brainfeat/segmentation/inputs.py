@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from brainfeat.checkpoint.checkpoint import CheckpointConfig
+from brainfeat.checkpoint.config import CheckpointConfig
 from brainfeat.exceptions import VolumeError
 from brainfeat.preprocessing.intensities import repair
 from brainfeat.preprocessing.preprocessor import PreprocessedSubject, Preprocessor
