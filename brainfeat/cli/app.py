@@ -495,7 +495,7 @@ def segment_predict(
     OUTPUT/failures.tsv, and the exit status is 1 then.
     """
     from brainfeat.cli.console import tell_problems
-    from brainfeat.cli.segment import format_segments, segment_rows
+    from brainfeat.cli.segment import segment_rows
     from brainfeat.segmentation.estimator import SegmentationEstimator
     from brainfeat.subjects.manifest import collect_rows
 
@@ -505,9 +505,7 @@ def segment_predict(
         inputs, modalities=estimator.modalities_, wanted=modality or ()
     )
     tell_problems(manifest)
-    summary = segment_rows(manifest, model, output, estimator)
-    typer.echo(format_segments(summary))
-    _exit_if(bool(summary.failed))
+    _exit_if(segment_rows(manifest, model, output, estimator))
 
 
 @app.command()

@@ -22,13 +22,14 @@ from rich.progress import (
 from rich.text import Text
 
 from brainfeat.exceptions import UntrainedCheckpointWarning
-from brainfeat.subjects.failures import one_line
+from brainfeat.subjects.failures import describe_failure, one_line
 
 if TYPE_CHECKING:
     # With torch, and slow.
     from brainfeat.checkpoint.checkpoint import Checkpoint
     from brainfeat.subjects.manifest import Manifest
-    from brainfeat.tables.runs import RunEvent, RunSummary
+    from brainfeat.subjects.subject import Outcome
+    from brainfeat.tables.runs import RunSummary
 
 __all__ = [
     "RunDisplay",
@@ -78,20 +79,20 @@ class RunDisplay:
         self._bar = _make_bar(self._stream) if self._stream.isatty() else None
         self._task = self._bar.add_task(task, total=n_rows) if self._bar else None
 
-    def __call__(self, event: "RunEvent") -> None:
+    def __call__(self, event: "Outcome[Any]") -> None:
         """Show what became of one row.
 
         Parameters
         ----------
-        event : RunEvent
+        event : Outcome
             The row and its end.
         """
         self._n_seen += 1
         self.n_done += event.status != "failed"
         if self._bar is not None and self._task is not None:
-            if event.failure:
+            if event.error:
                 self._bar.console.print(
-                    f"failed: {one_line(str(event.failure))}", markup=False
+                    f"failed: {describe_failure(event)}", markup=False
                 )
             self._bar.update(self._task, advance=1)
             return
@@ -109,10 +110,10 @@ class RunDisplay:
         if self._bar is not None:
             self._bar.stop()
 
-    def _describe(self, event: "RunEvent") -> str:
-        if event.failure:
-            return f"failed: {one_line(str(event.failure))}"
-        row, run = event.row, event.row.metadata.get("run")
+    def _describe(self, event: "Outcome[Any]") -> str:
+        if event.error:
+            return f"failed: {describe_failure(event)}"
+        row, run = event.subject, event.subject.metadata.get("run")
         names = (row.participant_id, row.session_id, run and f"run-{run}")
         name = one_line(" ".join(filter(None, names)))
         if event.status == "skipped":
@@ -179,7 +180,7 @@ def tell_problems(manifest: "Manifest") -> None:
             "rows of one name count as one person."
         )
     for problem in manifest.problems:
-        _say(f"failed: {problem}")
+        _say(f"failed: {describe_failure(problem)}")
 
 
 def format_summary(summary: "RunSummary") -> str:

@@ -6,8 +6,8 @@ from typing import Any
 import joblib
 import torch
 
+from brainfeat.configs import is_integer
 from brainfeat.exceptions import ConfigError
-from brainfeat.io.integers import is_integer
 
 __all__ = [
     "is_out_of_memory",

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
-from brainfeat.configs import check_kinds, from_plain, to_plain
+from brainfeat.configs import check_fields, from_plain, to_plain
 from brainfeat.exceptions import ConfigError
 from brainfeat.models.config import EncoderConfig
 from brainfeat.pretraining.views import ViewConfig
@@ -174,7 +174,7 @@ class PretrainingConfig:
     probe_every: int = 1000
 
     def __post_init__(self) -> None:
-        check_kinds(self, where="PretrainingConfig")
+        check_fields(self, allow_lists=True)
         problem = _problem_in(self)
         if problem:
             raise ConfigError(f"PretrainingConfig: {problem}")

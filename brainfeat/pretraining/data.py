@@ -17,8 +17,9 @@ from brainfeat.io.paths import expand_home
 from brainfeat.pretraining.store import INDEX_NAME, VolumeStore
 from brainfeat.pretraining.store_writer import Scan
 from brainfeat.pretraining.subjects import SubjectSource
-from brainfeat.subjects.failures import FailedRow, one_line
+from brainfeat.subjects.failures import describe_failure
 from brainfeat.subjects.manifest import Manifest, collect_rows
+from brainfeat.subjects.subject import Outcome
 from brainfeat.subjects.table import as_subjects
 
 logger = logging.getLogger(__name__)
@@ -39,13 +40,13 @@ class ScanList:
         Acquisitions; those of one subject have its name.
     modalities : tuple of str
         Modalities that any scan has, in the encoder's order.
-    problems : tuple of FailedRow
+    problems : tuple of Outcome
         Missing files, folders without images.
     """
 
     scans: tuple[Scan, ...]
     modalities: tuple[str, ...]
-    problems: tuple[FailedRow, ...] = ()
+    problems: tuple[Outcome[Any], ...] = ()
 
     @property
     def quantities(self) -> tuple[str, ...]:
@@ -157,7 +158,7 @@ def _list_inputs(
     for name in manifest.duplicates:
         logger.warning("%s: given more than once, used once.", name)
     for problem in manifest.problems:
-        logger.warning("failed: %s", one_line(str(problem)))
+        logger.warning("failed: %s", describe_failure(problem))
     names = _name_subjects(manifest, paths)
     scans = [
         Scan(subject=name, images=row.paths)
@@ -200,7 +201,9 @@ def _name_subjects(manifest: Manifest, paths: Sequence[str]) -> list[str]:
 
 
 def _list_scans(
-    scans: Iterable[Scan], modalities: Sequence[str], problems: Iterable[FailedRow] = ()
+    scans: Iterable[Scan],
+    modalities: Sequence[str],
+    problems: Iterable[Outcome[Any]] = (),
 ) -> ScanList:
     scans = tuple(scans)
     present = {name for scan in scans for name in scan.images}

@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.exceptions import ConfigError, InputError
@@ -44,7 +44,8 @@ from brainfeat.pretraining.store_writer import (
 )
 from brainfeat.pretraining.subjects import SubjectSource
 from brainfeat.pretraining.trainer import StepEvent
-from brainfeat.subjects.failures import FailedRow, write_failures
+from brainfeat.subjects.failures import write_failures
+from brainfeat.subjects.subject import Outcome, Subject
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,7 +96,7 @@ class TrainingSummary(NamedTuple):
         Steps of the run.
     loss : float or None
         Loss of the last step in the log.
-    failed : tuple of FailedRow
+    failed : tuple of Outcome
         Scans and inputs that were not trained on.
     failures : Path or None
         Table of what failed, None if nothing did.
@@ -105,7 +106,7 @@ class TrainingSummary(NamedTuple):
     folder: Path
     n_steps: int
     loss: float | None
-    failed: tuple[FailedRow, ...]
+    failed: tuple[Outcome[Any], ...]
     failures: Path | None
 
 
@@ -351,7 +352,7 @@ def _write_store(
     preprocessor: Preprocessor,
     n_jobs: int,
     on_event: EventHandler,
-) -> tuple[SubjectSource, list[FailedRow]]:
+) -> tuple[SubjectSource, list[Outcome[Any]]]:
     """Make a store of scans.
 
     Raises
@@ -424,12 +425,12 @@ def _warn_of_other_volumes(source: SubjectSource, start: Checkpoint | None) -> N
         )
 
 
-def _describe_failure(failed: FailedScan) -> FailedRow:
-    image = os.fspath(next(iter(failed.scan.images.values())))
-    return FailedRow.from_error(failed.scan.subject, image, failed.error)
+def _describe_failure(failed: FailedScan) -> Outcome[Any]:
+    subject = Subject(failed.scan.subject, failed.scan.images)
+    return Outcome(subject, error=failed.error)
 
 
-def _list_failures(folder: Path, failed: Sequence[FailedRow]) -> Path | None:
+def _list_failures(folder: Path, failed: Sequence[Outcome[Any]]) -> Path | None:
     return write_failures(folder / "failures.tsv", failed) if rank() == 0 else None
 
 

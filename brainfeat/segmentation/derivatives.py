@@ -1,7 +1,7 @@
 """Label maps as a BIDS derivative: their names, their sources, and resuming."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -41,7 +41,7 @@ class LabelMapFolder:
 
     @classmethod
     def create(
-        cls, folder: Path, model: Path, space: SegmentationSpace, classes: Sequence[int]
+        cls, folder: Path, model: Path, space: SegmentationSpace, classes: Iterable[int]
     ) -> Self:
         """Write the files that describe the dataset; refuse a folder of another's."""
         check_description(folder, _DATASET)

@@ -19,8 +19,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.checkpoint.sharing import shared_checkpoint, shared_encoder
+from brainfeat.configs import is_integer
 from brainfeat.exceptions import ConfigError, InputError
-from brainfeat.io.integers import is_integer
 from brainfeat.io.paths import expand_home
 from brainfeat.metrics import dice_scores
 from brainfeat.models.device import resolve_device, resolve_n_jobs

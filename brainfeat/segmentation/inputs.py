@@ -13,7 +13,7 @@ from brainfeat.preprocessing.intensities import repair
 from brainfeat.preprocessing.preprocessor import PreprocessedSubject, Preprocessor
 from brainfeat.preprocessing.resampling import to_closest_ras, to_resampled
 from brainfeat.slabs.grid import SlabGrid
-from brainfeat.subjects.blame import blaming
+from brainfeat.subjects.failures import adding_context
 from brainfeat.subjects.reading import read_and_preprocess
 from brainfeat.subjects.subject import Subject
 from brainfeat.subjects.table import check_subject
@@ -89,7 +89,7 @@ class SegmentationSpace:
 
     def read(self, subject: Subject) -> SegmentationInput:
         """Read a subject and resample it to both grids; errors begin with its file."""
-        with blaming(subject):
+        with adding_context(subject):
             check_subject(
                 subject,
                 modalities=self.encoder_modalities,

@@ -15,7 +15,7 @@ from brainfeat.exceptions import InputError, VolumeNotFoundError
 from brainfeat.io.image_files import ImageSource
 from brainfeat.io.volumes import read_labels, split_volumes, to_image
 from brainfeat.preprocessing.resampling import to_closest_ras, to_resampled
-from brainfeat.subjects.blame import blaming
+from brainfeat.subjects.failures import adding_context
 from brainfeat.subjects.owners import find_owner
 from brainfeat.subjects.subject import Subject
 from brainfeat.subjects.table import find_path
@@ -55,7 +55,7 @@ def label_map_name(source: ImageSource, subject: Subject) -> str:
 
 def read_label_map(source: ImageSource, subject: Subject) -> Volume:
     """Read labels as int32; errors begin with the name of the label map."""
-    with blaming(Subject(label_map_name(source, subject), {})):
+    with adding_context(Subject(label_map_name(source, subject), {})):
         return read_labels(source)
 
 

@@ -22,9 +22,8 @@ from brainfeat.cli import app as cli
 from brainfeat.io.volumes import write_volume
 from brainfeat.reporting.demo import DemoResult
 from brainfeat.reporting.probe import ProbeScores
-from brainfeat.subjects.subject import Subject
+from brainfeat.subjects.subject import Outcome, Subject
 from brainfeat.tables.embedding_table import read_embeddings
-from brainfeat.tables.runs import RunEvent
 from brainfeat.volume import Volume
 
 
@@ -505,7 +504,7 @@ def test_the_demo_shows_its_table_and_its_progress(monkeypatch, tmp_path):
         tell("embedding")
         with display(1) as on_event:
             row = Subject(participant_id="sub-1", images={"T1w": "/a.nii"})
-            on_event(RunEvent(row, "done", None))
+            on_event(Outcome(row, "vector"))
         scores = (ProbeScores("embedding", 24, np.full((10, 5), 0.75)),)
         paths = (output / name for name in ("t.parquet", "r.html", "cohort"))
         return DemoResult(scores, ("Simulated.",), *paths, 12.0)

@@ -17,19 +17,21 @@ from brainfeat.cli.console import (
     show_run,
     tell_problems,
 )
-from brainfeat.exceptions import UntrainedCheckpointWarning
+from brainfeat.exceptions import UntrainedCheckpointWarning, VolumeError
 from brainfeat.models.config import EncoderConfig
-from brainfeat.subjects.failures import FailedRow
 from brainfeat.subjects.manifest import collect_rows
-from brainfeat.subjects.subject import Subject
-from brainfeat.tables.runs import RunEvent, RunSummary
+from brainfeat.subjects.subject import Outcome, Subject
+from brainfeat.tables.runs import RunSummary
 
 ROW = Subject(participant_id="sub-01", session_id="ses-2", images={"T1w": "/a.nii"})
 REPEATED = replace(ROW, metadata={"run": "2"})
 EVENTS = [
-    RunEvent(ROW, "done", None),
-    RunEvent(REPEATED, "skipped", None),
-    RunEvent(ROW, "failed", FailedRow("sub-01", "/[b]\n.nii", "cut [red]short.")),
+    Outcome(ROW, "vector"),
+    Outcome(REPEATED),
+    Outcome(
+        Subject("sub-01", {"T1w": "/[b]\n.nii"}),
+        error=VolumeError("/[b]\n.nii: cut [red]short."),
+    ),
 ]
 
 
