@@ -80,15 +80,21 @@ def check_fields(
     _raise(problems)
 
 
-def from_plain(kind: Any, values: Any, *, where: str = "") -> Any:
+def from_plain(
+    kind: Any, values: Any, *, where: str = "", complete: bool = False
+) -> Any:
     """Build a dataclass, and the dataclasses in it, from JSON values.
 
-    Absent fields take their defaults, lists become tuples. Raises a ConfigError that
-    lists all unknown or missing keys and all values of a wrong type; `where` names
-    the value in messages, by default by its class.
+    Absent fields take their defaults unless `complete`; lists become tuples. Raises a
+    ConfigError that lists all unknown or missing keys and all values of a wrong type;
+    `where` names the value in messages, by default by its class.
     """
     where = where or kind.__name__
-    _raise([*_plain_problems(kind, values, where)])
+    problems = [*_plain_problems(kind, values, where)]
+    missing = sorted({*_hints(kind)} - {*values}) if complete and not problems else []
+    if missing:
+        problems = [f"{where}: missing keys {missing}"]
+    _raise(problems)
     return _build(kind, values)
 
 

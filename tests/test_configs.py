@@ -19,7 +19,11 @@ from brainfeat.configs import (
 )
 from brainfeat.exceptions import ConfigError
 from brainfeat.models.config import EncoderConfig
+from brainfeat.models.decoder import DecoderConfig
 from brainfeat.preprocessing.preprocessor import Preprocessor
+from brainfeat.slabs.crops import CropConfig
+from brainfeat.slabs.grid import SlabGrid
+from brainfeat.slabs.intensity import IntensityConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +192,10 @@ CONFIGS = [
     EncoderConfig(),
     Preprocessor(),
     CheckpointConfig(encoder=EncoderConfig(), preprocessing={}),
+    DecoderConfig(n_classes=3, n_modalities=1, embed_dim=8, n_depths=2),
+    SlabGrid(),
+    CropConfig(),
+    IntensityConfig(),
 ]
 
 

@@ -114,11 +114,7 @@ class CheckpointConfig:
         ConfigError
             If a key is unknown or missing, or a value impossible.
         """
-        # Also fields with a default, which a file written by `save` always has.
-        missing = {field.name for field in dataclasses.fields(cls)} - set(values)
-        if missing:
-            raise ConfigError(f"CheckpointConfig: missing keys {sorted(missing)}.")
-        config: Self = from_plain(cls, values)
+        config: Self = from_plain(cls, values, complete=True)
         return config
 
     def to_dict(self) -> dict[str, Any]:

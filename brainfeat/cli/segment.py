@@ -1,51 +1,133 @@
-"""What ``brainfeat segment`` does once its options are read."""
+"""``brainfeat segment fit`` and ``brainfeat segment predict``."""
 
-__all__ = ["fit_from_manifest", "segment_rows"]
+__all__ = ["segment_app", "segment_fit", "segment_predict"]
 
 import time
 from collections import Counter
-from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from brainfeat.cli.console import show_run
-from brainfeat.segmentation.derivatives import LabelMapFolder
-from brainfeat.segmentation.estimator import SegmentationEstimator
-from brainfeat.segmentation.folder import check_can_write
-from brainfeat.segmentation.manifest import read_labelled_manifest
-from brainfeat.segmentation.names import NAMES_FILE, collect_names, write_names
-from brainfeat.segmentation.prediction import Segmentation, segment_subjects
-from brainfeat.subjects.failures import outdated_by, release_frames, write_failures
-from brainfeat.subjects.manifest import Manifest
+from brainfeat.cli.messages import finish, report_problems
+from brainfeat.cli.options import (
+    CheckpointOption,
+    DeviceOption,
+    InputsArgument,
+    JobsOption,
+    ModalityOption,
+    SeedOption,
+    StepsOption,
+    check_is_new,
+)
+from brainfeat.exceptions import InputError
+
+if TYPE_CHECKING:
+    from brainfeat.segmentation.estimator import SegmentationEstimator
+    from brainfeat.subjects.manifest import Manifest
+
+segment_app = typer.Typer(
+    no_args_is_help=True, help="Train a segmentation model and apply it."
+)
 
 
-def fit_from_manifest(
-    manifest: Path,
-    folder: Path,
-    estimator: SegmentationEstimator,
-    *,
-    modalities: Sequence[str],
-    wanted: Sequence[str] = (),
-) -> SegmentationEstimator:
-    """Train on the rows of a manifest, and save the model."""
-    subjects, label_maps = read_labelled_manifest(manifest, modalities, wanted)
+@segment_app.command("fit")
+def segment_fit(
+    manifest: Annotated[
+        Path,
+        typer.Argument(
+            help="CSV or TSV table: a row a subject, columns of modalities and `label`."
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Folder of the model.")
+    ],
+    checkpoint: CheckpointOption = "brainfound-tiny",
+    modality: ModalityOption = None,
+    steps: StepsOption = None,
+    fine_tune: Annotated[
+        bool, typer.Option("--fine-tune", help="Train the encoder, too.")
+    ] = False,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    jobs: JobsOption = 1,
+) -> None:
+    """Train on scans that have label maps.
+
+    All scans and label maps are checked before the training starts.
+    """
+    from brainfeat.checkpoint.sharing import shared_checkpoint
+    from brainfeat.segmentation.estimator import SegmentationEstimator
+    from brainfeat.segmentation.folder import check_can_write
+    from brainfeat.segmentation.manifest import read_labelled_manifest
+    from brainfeat.segmentation.names import NAMES_FILE, collect_names, write_names
+
+    check_is_new(output)
+    estimator = SegmentationEstimator(
+        checkpoint,
+        freeze_encoder=not fine_tune,
+        device=device,
+        random_state=seed,
+        n_jobs=jobs,
+        verbose=1,
+    )
+    if steps is not None:
+        estimator.set_params(n_steps=steps)
+    known = shared_checkpoint(checkpoint).config.encoder.modalities
+    subjects, label_maps = read_labelled_manifest(manifest, known, modality or ())
     names = collect_names(map(Path, label_maps))
-    check_can_write(folder)
+    check_can_write(output)
     estimator.fit(subjects, label_maps)
-    estimator.save(folder)
-    write_names(folder / NAMES_FILE, estimator.classes_, names)
-    return estimator
+    estimator.save(output)
+    write_names(output / NAMES_FILE, estimator.classes_, names)
+    typer.echo(f"classes: {', '.join(map(str, estimator.classes_))}")
+    if estimator.validation_scores_:
+        best = max(estimator.validation_scores_)
+        typer.echo(f"dice:    {best:.2f}, of subjects that were held out")
+    typer.echo(f"model:   {output}")
 
 
-def segment_rows(
-    manifest: Manifest, model: Path, folder: Path, estimator: SegmentationEstimator
-) -> bool:
-    """Segment rows; return whether some failed."""
+@segment_app.command("predict")
+def segment_predict(
+    model: Annotated[Path, typer.Argument(help="Folder that `segment fit` wrote.")],
+    inputs: InputsArgument,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Folder of the label maps.")
+    ],
+    modality: ModalityOption = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Segment scans, each in its own space.
+
+    The same command again resumes. Scans that fail are listed in
+    OUTPUT/failures.tsv, and the exit status is 1 then.
+    """
+    from brainfeat.segmentation.estimator import SegmentationEstimator
+    from brainfeat.subjects.manifest import collect_rows
+
+    # Label maps beside scans would make a BIDS folder of them in the next run.
+    if output.resolve() in {Path(text).resolve() for text in inputs}:
+        raise InputError(f"{output}: is an input, too; choose another folder.")
+    estimator = SegmentationEstimator.load(model).set_params(device=device)
+    manifest = collect_rows(
+        inputs, modalities=estimator.modalities_, wanted=modality or ()
+    )
+    report_problems(manifest)
+    _write_label_maps(estimator, manifest, model, output)
+
+
+def _write_label_maps(
+    estimator: "SegmentationEstimator", manifest: "Manifest", model: Path, output: Path
+) -> None:
+    from brainfeat.segmentation.derivatives import LabelMapFolder
+    from brainfeat.segmentation.prediction import Segmentation, segment_subjects
+    from brainfeat.subjects.failures import outdated_by, release_frames, write_failures
+
     start = time.perf_counter()
     network = estimator.build_network()
-    maps = LabelMapFolder.create(folder, model, network.space, estimator.classes_)
+    folder = LabelMapFolder.create(output, model, network.space, estimator.classes_)
     counts: Counter[str] = Counter()
     failures = [*manifest.problems]
     outcomes = segment_subjects(
@@ -54,7 +136,7 @@ def segment_rows(
         manifest.rows,
         Segmentation.to_label_map,
         n_jobs=1,
-        is_done=maps.is_done,
+        is_done=folder.is_done,
     )
     with (
         closing(outcomes),
@@ -62,20 +144,21 @@ def segment_rows(
             len(manifest.rows), task="segmenting", kept="segmented already"
         ) as display,
     ):
-        for outcome in map(maps.write, outcomes):
+        for outcome in map(folder.write, outcomes):
             counts[outcome.status] += 1
             if outcome.error is not None:
                 release_frames(outcome.error)
                 failures.append(outcome)
             display(outcome)
-    failures_file = write_failures(
-        folder / "failures.tsv", failures, is_outdated=outdated_by(manifest.rows)
+    listed = write_failures(
+        output / "failures.tsv", failures, is_outdated=outdated_by(manifest.rows)
     )
     seconds = time.perf_counter() - start
-    typer.echo(
+    lines = [
         f"{counts['done']} done, {counts['skipped']} skipped, {len(failures)} failed "
-        f"in {seconds:.0f} s\nlabel maps: {folder}"
-    )
-    if failures_file is not None:
-        typer.echo(f"failures:   {failures_file}")
-    return bool(failures)
+        f"in {seconds:.0f} s",
+        f"label maps: {output}",
+    ]
+    if listed is not None:
+        lines.append(f"failures:   {listed}")
+    finish("\n".join(lines), failed=bool(failures))

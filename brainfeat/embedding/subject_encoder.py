@@ -18,9 +18,8 @@ from brainfeat.checkpoint.sharing import shared_encoder
 from brainfeat.embedding.cache import EmbeddingCache, embedding_key
 from brainfeat.embedding.regions import RegionAtlas
 from brainfeat.exceptions import ConfigError, GeometryError, VolumeError
-from brainfeat.io.hashing import hash_images
+from brainfeat.io.hashing import hash_images, known_hash
 from brainfeat.io.image_files import ImageSource
-from brainfeat.io.known_hash import known_hash
 from brainfeat.io.volumes import MEMORY_LIMIT
 from brainfeat.models.device import (
     is_out_of_memory,
@@ -30,7 +29,7 @@ from brainfeat.models.device import (
 )
 from brainfeat.models.encoder import EncoderOutput
 from brainfeat.models.pooling import pool_regions, pool_tissues, pool_tokens
-from brainfeat.models.side_by_side import side_by_side
+from brainfeat.models.threads import map_in_threads
 from brainfeat.preprocessing.preprocessor import PreprocessedSubject, Preprocessor
 from brainfeat.slabs.grid import SlabGrid
 from brainfeat.subjects.failures import add_context
@@ -223,7 +222,7 @@ class SubjectEncoder:
                 n_threads=n_jobs,
                 n_ahead=n_jobs + self._batch_size,
             ) as prepared,
-            side_by_side(
+            map_in_threads(
                 lambda items: [*self._finish(items, cache)],
                 self._batches(prepared),
                 device=self.device,

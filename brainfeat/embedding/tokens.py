@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from brainfeat.embedding.subject_encoder import NOT_FINITE, SubjectEncoder
 from brainfeat.exceptions import VolumeError
-from brainfeat.models.side_by_side import side_by_side
+from brainfeat.models.threads import map_in_threads
 from brainfeat.preprocessing.preprocessor import PreprocessedSubject
 from brainfeat.subjects.failures import add_context
 from brainfeat.subjects.subject import Subject
@@ -148,7 +148,7 @@ def stream_tokens(
         Prefetch(
             prepare, enumerate(subjects), n_threads=n_jobs, n_ahead=n_jobs + 1
         ) as prepared,
-        side_by_side(
+        map_in_threads(
             encode, prepared, device=encoder.device, readers=prepared
         ) as encoded,
     ):

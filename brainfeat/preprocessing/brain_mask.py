@@ -22,8 +22,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from brainfeat.exceptions import ConfigError, MissingDependencyError, VolumeError
-from brainfeat.io.image_names import image_stem
-from brainfeat.io.paths import expand_home
+from brainfeat.io.paths import expand_home, image_stem
 from brainfeat.io.volumes import read_labels, write_volume
 from brainfeat.preprocessing.alignment import Alignment
 from brainfeat.preprocessing.brain_depth import load_depth

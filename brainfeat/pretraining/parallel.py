@@ -1,6 +1,6 @@
 """One process or many: what torchrun starts, and how networks are shared."""
 
-__all__ = ["distributed", "shared_between_ranks", "training_device"]
+__all__ = ["distributed", "shared_between_ranks"]
 
 import os
 from collections.abc import Iterator
@@ -12,47 +12,9 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from brainfeat.exceptions import ConfigError
 from brainfeat.pretraining.config import PretrainingConfig
 from brainfeat.pretraining.ranks import world_size
 from brainfeat.pretraining.self_distillation import HeadedEncoder, SelfDistillation
-
-
-def training_device(name: str) -> torch.device:
-    """Choose the device of this process.
-
-    Parameters
-    ----------
-    name : str
-        A torch device, or ``"auto"``: CUDA, else MPS, else the CPU. CUDA without
-        a number is the card of this process under torchrun.
-
-    Returns
-    -------
-    torch.device
-        The device.
-
-    Raises
-    ------
-    ConfigError
-        If the device is unknown or not there.
-    """
-    if name != "auto":
-        try:
-            device = torch.device(name)
-            # Asking for one number is the only test that every backend has.
-            torch.empty(1, device=device)
-        except (AssertionError, RuntimeError, NotImplementedError) as error:
-            reason = str(error).splitlines()[0]
-            raise ConfigError(
-                f"device: expected 'auto' or a device that is there, got {name!r} "
-                f"({reason})."
-            ) from error
-        if device.type != "cuda" or device.index is not None:
-            return device
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 @contextmanager

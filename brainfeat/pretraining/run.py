@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.exceptions import ConfigError, InputError
 from brainfeat.io.paths import expand_home
+from brainfeat.models.device import resolve_training_device
 from brainfeat.models.transfer import adapt_state
 from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.pretraining import trainer
 from brainfeat.pretraining.config import PretrainingConfig
 from brainfeat.pretraining.data import ScanList, collect_training_data
 from brainfeat.pretraining.labels import make_probe
-from brainfeat.pretraining.parallel import distributed, training_device
+from brainfeat.pretraining.parallel import distributed
 from brainfeat.pretraining.probe import LinearProbe
 from brainfeat.pretraining.ranks import rank
 from brainfeat.pretraining.run_checks import (
@@ -212,7 +213,7 @@ def run_pretraining(
         data, modalities=config.encoder.modalities, wanted=options.modalities
     )
     asked, config = config, _without_absent_modalities(config, found.modalities)
-    with distributed(training_device(options.device)):
+    with distributed(resolve_training_device(options.device)):
         check_fit(found, config)
         goes_on = check_run_folder(folder, config, resume=options.resume)
         if options.resume and not goes_on:

@@ -17,7 +17,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
 
 from brainfeat.checkpoint.checkpoint import Checkpoint
-from brainfeat.io.atomic import write_json
+from brainfeat.io.json_files import write_json
+from brainfeat.models.device import resolve_training_device
 from brainfeat.models.encoder import SlabEncoder
 from brainfeat.models.heads import AnatomyHead
 from brainfeat.pretraining.config import PretrainingConfig
@@ -27,7 +28,6 @@ from brainfeat.pretraining.optimizer import build_optimizer, set_schedule
 from brainfeat.pretraining.parallel import (
     distributed,
     shared_between_ranks,
-    training_device,
 )
 from brainfeat.pretraining.ranks import all_ranks_mean, rank, world_size
 from brainfeat.pretraining.run_checks import (
@@ -131,7 +131,7 @@ def pretrain(
         If `output` holds a run and `resume` is false, or training cannot go on.
     """
     source = VolumeStore(data) if isinstance(data, str | os.PathLike) else data
-    target = training_device(device)
+    target = resolve_training_device(device)
     cards = [target] if target.type == "cuda" else []
     # The caller's random numbers are left as they are.
     with distributed(target), torch.random.fork_rng(cards):

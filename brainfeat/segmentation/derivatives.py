@@ -10,15 +10,14 @@ from nibabel import Nifti1Image
 
 from brainfeat.checkpoint.weight_files import file_sha256
 from brainfeat.exceptions import InputError, brief_reason
-from brainfeat.io.atomic import write_json
-from brainfeat.io.dataset_description import check_description, describe_derivatives
 from brainfeat.io.hashing import hash_images
-from brainfeat.io.image_names import image_stem
-from brainfeat.io.json_files import read_json_object
+from brainfeat.io.json_files import read_json_object, write_json
+from brainfeat.io.paths import image_stem
 from brainfeat.io.volumes import write_image
 from brainfeat.segmentation.folder import MODEL_NAME
 from brainfeat.segmentation.inputs import SegmentationSpace
 from brainfeat.segmentation.names import NAMES_FILE, read_names, write_names
+from brainfeat.subjects.bids.description import check_description, describe_derivatives
 from brainfeat.subjects.bids.index import parse_bids_name
 from brainfeat.subjects.subject import Outcome, Subject
 

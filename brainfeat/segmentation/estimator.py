@@ -23,7 +23,8 @@ from brainfeat.configs import is_integer
 from brainfeat.exceptions import ConfigError, InputError
 from brainfeat.io.paths import expand_home
 from brainfeat.metrics import dice_scores
-from brainfeat.models.device import resolve_device, resolve_n_jobs
+from brainfeat.models.device import resolve_device
+from brainfeat.models.threads import resolve_n_jobs
 from brainfeat.progress import show_steps, show_subjects
 from brainfeat.segmentation.folder import read_folder, write_folder
 from brainfeat.segmentation.inputs import SegmentationSpace, acquired_modalities

@@ -22,8 +22,8 @@ from brainfeat.exceptions import (
     InputError,
     brief_reason,
 )
-from brainfeat.io.atomic import atomic_write, write_json
-from brainfeat.io.json_files import read_json
+from brainfeat.io.atomic import atomic_write
+from brainfeat.io.json_files import read_json, write_json
 from brainfeat.models.decoder import DecoderConfig, SegmentationDecoder
 
 if TYPE_CHECKING:

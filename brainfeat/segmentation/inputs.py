@@ -31,8 +31,7 @@ class SegmentationInput:
     """One subject on both grids."""
 
     coarse: PreprocessedSubject  # the encoder's input: brain only, all its modalities
-    # float32 (n_modalities, I * u, J * u, K * u): z-scores with what surrounds the brain
-    voxels: NDArray[np.float32]
+    voxels: NDArray[np.float32]  # (M, I * u, J * u, K * u): z-scores, not masked
     fine: PreprocessedSubject  # as `coarse`, with the fine grid and without data
     native: Geometry  # of the subject's first image, in scanner space
     present: NDArray[np.bool_]  # which modalities of `voxels` the subject has

@@ -11,7 +11,7 @@ _SMOOTHING = 1e-5
 
 
 def dice_ce_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Add the Dice loss and the cross-entropy of logits (B, K, ...), labels (B, 1, ...)."""
+    """Add Dice loss and cross-entropy; logits (B, K, ...), labels (B, 1, ...)."""
     return dice_loss(logits, labels) + F.cross_entropy(logits, labels[:, 0].long())
 
 

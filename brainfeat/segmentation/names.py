@@ -9,7 +9,7 @@ from pathlib import Path
 from brainfeat.exceptions import InputError, brief_reason
 from brainfeat.io.atomic import atomic_write
 from brainfeat.io.delimited_rows import write_rows
-from brainfeat.io.image_names import image_stem
+from brainfeat.io.paths import image_stem
 
 __all__ = ["NAMES_FILE", "collect_names", "read_names", "write_names"]
 

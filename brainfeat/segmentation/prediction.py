@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from brainfeat.io.image_files import ImageSource
 from brainfeat.io.volumes import to_image_like
-from brainfeat.models.side_by_side import MOST_SEGMENTED_AT_ONCE, side_by_side
+from brainfeat.models.threads import map_in_threads
 from brainfeat.segmentation.inputs import SegmentationInput, SegmentationSpace
 from brainfeat.segmentation.network import SegmentationNetwork
 from brainfeat.subjects.subject import Outcome, Subject
@@ -19,6 +19,8 @@ __all__ = ["Segmentation", "segment_subjects"]
 
 T = TypeVar("T")
 S = TypeVar("S")
+
+_MAX_THREADS = 4  # each needs memory for the probabilities of all classes
 
 
 class Segmentation(NamedTuple):
@@ -110,11 +112,11 @@ def segment_subjects(
 
     with (
         Prefetch(read, subjects, n_threads=n_jobs, n_ahead=n_jobs) as inputs,
-        side_by_side(
+        map_in_threads(
             segment,
             inputs,
             device=network.device,
-            n_most=MOST_SEGMENTED_AT_ONCE,
+            max_threads=_MAX_THREADS,
             readers=inputs,
         ) as outcomes,
     ):
