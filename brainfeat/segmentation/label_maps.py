@@ -14,7 +14,7 @@ from pandas.api.extensions import ExtensionArray
 from brainfeat.exceptions import InputError, VolumeNotFoundError
 from brainfeat.io.image_files import ImageSource
 from brainfeat.io.volumes import read_labels, split_volumes, to_image
-from brainfeat.preprocessing.resampling import to_closest_ras, to_resampled
+from brainfeat.preprocessing.resampling import reorient_to_ras, resample
 from brainfeat.subjects.failures import adding_context
 from brainfeat.subjects.owners import find_owner
 from brainfeat.subjects.subject import Subject
@@ -67,8 +67,8 @@ def read_on_image(
     check_placement(label_map, image, name)
     if label_map.geometry.is_close(image):
         return label_map.data
-    labels: NDArray[Any] = to_resampled(
-        to_closest_ras(label_map), image, np.eye(4), interpolation="nearest"
+    labels: NDArray[Any] = resample(
+        reorient_to_ras(label_map), image, np.eye(4), interpolation="nearest"
     )
     if not labels.any() and lies_outside(label_map, image, np.eye(4)):
         raise InputError(
