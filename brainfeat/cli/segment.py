@@ -22,8 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from brainfeat.cli.console import show_run
-from brainfeat.cli.messages import finish, report_problems
+from brainfeat.cli.messages import finish, report_problems, show_outcomes
 from brainfeat.cli.options import (
     CheckpointOption,
     DeviceOption,
@@ -284,8 +283,8 @@ def segment_rows(
     fingerprint = file_sha256(model / MODEL_NAME)
     counts = {"done": 0, "skipped": 0, "failed": 0}
     failures = [*manifest.problems]
-    with show_run(
-        len(manifest.rows), task="segmenting", kept="segmented already"
+    with show_outcomes(
+        len(manifest.rows), task="segmenting", if_skipped="segmented already"
     ) as display:
         for event in _segment(manifest.rows, folder, estimator, fingerprint):
             counts[event.status] += 1

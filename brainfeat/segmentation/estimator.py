@@ -27,7 +27,7 @@ from brainfeat.io.paths import expand_home
 from brainfeat.metrics import dice_scores
 from brainfeat.models.device import resolve_device
 from brainfeat.models.threads import resolve_n_jobs
-from brainfeat.progress import show_steps, show_subjects
+from brainfeat.progress import ProgressDisplay, track
 from brainfeat.segmentation.folder import read_folder, write_folder
 from brainfeat.segmentation.inputs import SegmentationSpace
 from brainfeat.segmentation.label_maps import as_label_maps, name_of, read_label_map
@@ -464,8 +464,15 @@ class SegmentationEstimator(BaseEstimator):
             train=train_rows,
             held_out=held_out,
         )
-        with show_steps(plan.n_steps, verbose=self.verbose) as tell:
-            result = train(network, store, plan, on_step=tell)
+        with ProgressDisplay(
+            "training", plan.n_steps, show=self.verbose > 0
+        ) as display:
+            result = train(
+                network,
+                store,
+                plan,
+                on_step=lambda _, loss: display.advance(detail=f"loss {loss:.3f}"),
+            )
         self.loss_curve_ = result.loss_curve
         self.validation_scores_ = result.validation_scores
         self.classes_ = np.array(store.classes)
@@ -515,8 +522,11 @@ class SegmentationEstimator(BaseEstimator):
             n_jobs=resolve_n_jobs(self.n_jobs),
         )
         with closing(segmented):
-            yield from show_subjects(
-                segmented, len(table.rows), done="segmented", verbose=self.verbose
+            yield from track(
+                segmented,
+                total=len(table.rows),
+                description="segmenting",
+                show=self.verbose > 0,
             )
 
     def _fitted_network(self, checkpoint: Checkpoint) -> SegmentationNetwork:

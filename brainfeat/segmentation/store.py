@@ -19,7 +19,7 @@ from brainfeat.exceptions import (
     brief_reason,
 )
 from brainfeat.io.image_files import ImageSource
-from brainfeat.progress import show_subjects
+from brainfeat.progress import track
 from brainfeat.segmentation.inputs import (
     SegmentationInput,
     SegmentationSpace,
@@ -249,8 +249,8 @@ def write_store(
         n_threads=n_jobs,
         n_ahead=n_jobs,
     ) as items:
-        shown = show_subjects(
-            items, len(subjects), done="preprocessed", verbose=verbose
+        shown = track(
+            items, total=len(subjects), description="preprocessing", show=verbose > 0
         )
         for index, item in enumerate(shown):
             if isinstance(item, BrainfeatError):
