@@ -153,7 +153,7 @@ def embed_participants(
     RunSummary
         What became of the sessions.
     """
-    from brainfeat.checkpoint.checkpoint import lasting_name
+    from brainfeat.checkpoint.hub import absolute_source
     from brainfeat.subjects.manifest import collect_bids
     from brainfeat.tables import runs
     from brainfeat.tables.derivatives import DerivativesFolder
@@ -170,7 +170,7 @@ def embed_participants(
     manifest = collect_bids(
         source, selection, modalities=encoder.modalities, wanted=modalities
     )
-    provenance = describe_encoder(encoder, lasting_name(encoder_options.checkpoint))
+    provenance = describe_encoder(encoder, absolute_source(encoder_options.checkpoint))
     with DerivativesFolder(
         output, source, provenance, overwrite=options.overwrite
     ) as folder:

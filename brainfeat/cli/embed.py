@@ -243,7 +243,7 @@ def embed_from_command_line(
     KeyboardInterrupt
         If the user or the system ends the run; it says what is kept.
     """
-    from brainfeat.checkpoint.checkpoint import lasting_name
+    from brainfeat.checkpoint.hub import absolute_source
     from brainfeat.subjects.manifest import collect_rows
     from brainfeat.tables import runs
     from brainfeat.tables.formats import find_format
@@ -269,7 +269,9 @@ def embed_from_command_line(
             output,
             encoder,
             provenance={
-                **describe_encoder(encoder, lasting_name(encoder_options.checkpoint)),
+                **describe_encoder(
+                    encoder, absolute_source(encoder_options.checkpoint)
+                ),
                 **origin,
             },
             options=options,

@@ -34,12 +34,11 @@ from brainfeat.cli.options import (
     check_is_new,
 )
 from brainfeat.exceptions import InputError, brief_reason
-from brainfeat.io.atomic import atomic_write, write_json
-from brainfeat.io.dataset_description import check_description, describe_derivatives
+from brainfeat.io.atomic import atomic_write
 from brainfeat.io.delimited_rows import write_rows
-from brainfeat.io.image_names import image_stem
-from brainfeat.io.json_files import read_json_object
-from brainfeat.io.paths import expand_home
+from brainfeat.io.json_files import read_json_object, write_json
+from brainfeat.io.paths import expand_home, image_stem
+from brainfeat.subjects.bids.description import check_description, describe_derivatives
 from brainfeat.subjects.bids.index import parse_bids_name
 from brainfeat.subjects.failures import (
     describe_failure,

@@ -17,8 +17,8 @@ from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.checkpoint.sharing import shared_checkpoint
 from brainfeat.checkpoint.weight_files import file_sha256
 from brainfeat.exceptions import CheckpointError, ConfigError
-from brainfeat.io.atomic import atomic_write, write_json
-from brainfeat.io.json_files import read_json
+from brainfeat.io.atomic import atomic_write
+from brainfeat.io.json_files import read_json, write_json
 from brainfeat.models.decoder import DecoderConfig, SegmentationDecoder
 
 __all__ = ["MODEL_NAME", "FolderContent", "read_folder", "write_folder"]

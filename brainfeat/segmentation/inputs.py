@@ -7,11 +7,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from brainfeat.checkpoint.checkpoint import CheckpointConfig
+from brainfeat.checkpoint.config import CheckpointConfig
 from brainfeat.exceptions import VolumeError
 from brainfeat.preprocessing.intensities import repair
 from brainfeat.preprocessing.preprocessor import PreprocessedSubject, Preprocessor
-from brainfeat.preprocessing.resampling import to_closest_ras, to_resampled
+from brainfeat.preprocessing.resampling import reorient_to_ras, resample
 from brainfeat.subjects.failures import adding_context
 from brainfeat.subjects.reading import read_and_preprocess
 from brainfeat.subjects.subject import Subject
@@ -199,8 +199,8 @@ class SegmentationSpace:
         return SegmentationInput(coarse, voxels, fine, present[0].geometry)
 
     def _score(self, volume: Volume, fine: PreprocessedSubject) -> NDArray[np.float32]:
-        sampled = to_resampled(
-            repair(to_closest_ras(volume)),
+        sampled = resample(
+            repair(reorient_to_ras(volume)),
             fine.geometry,
             fine.grid_to_scanner,
             outside=np.nan,

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from brainfeat.exceptions import InputError
 from brainfeat.io.image_files import ImageSource
 from brainfeat.io.volumes import read_labels
-from brainfeat.preprocessing.resampling import to_closest_ras, to_resampled
+from brainfeat.preprocessing.resampling import reorient_to_ras, resample
 from brainfeat.segmentation.label_maps import name_of
 from brainfeat.subjects.subject import Subject
 from brainfeat.volume import Geometry, Volume
@@ -45,8 +45,8 @@ def read_on_image(
     check_place(label_map, image, name)
     if label_map.geometry.is_close(image):
         return label_map.data
-    labels: NDArray[Any] = to_resampled(
-        to_closest_ras(label_map), image, np.eye(4), interpolation="nearest"
+    labels: NDArray[Any] = resample(
+        reorient_to_ras(label_map), image, np.eye(4), interpolation="nearest"
     )
     if not labels.any() and lies_beside(label_map, image, np.eye(4)):
         raise InputError(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from brainfeat.checkpoint.checkpoint import CheckpointConfig
+from brainfeat.checkpoint.config import CheckpointConfig
 from brainfeat.models.config import EncoderConfig
 from brainfeat.models.decoder import DecoderConfig, SegmentationDecoder
 from brainfeat.models.device import resolve_dtype

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from brainfeat.checkpoint.checkpoint import Checkpoint, CheckpointConfig
+from brainfeat.checkpoint.checkpoint import Checkpoint
+from brainfeat.checkpoint.config import CheckpointConfig
 from brainfeat.cli.info import format_checkpoint
 from brainfeat.cli.messages import (
     format_summary,

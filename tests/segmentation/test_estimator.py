@@ -129,9 +129,9 @@ def oblique(image):
 
 
 def resliced(image, shape, affine):
-    from brainfeat.preprocessing.resampling import to_resampled
+    from brainfeat.preprocessing.resampling import resample
 
-    data = to_resampled(read_volume(image), Geometry(shape, affine), np.eye(4))
+    data = resample(read_volume(image), Geometry(shape, affine), np.eye(4))
     return nib.Nifti1Image(data, affine)
 
 
@@ -175,10 +175,10 @@ def test_prediction_does_not_move_in_any_space(fitted, paths, name):
 
 
 def resliced_labels(labels, like):
-    from brainfeat.preprocessing.resampling import to_resampled
+    from brainfeat.preprocessing.resampling import resample
 
     grid = Geometry(like.shape, like.affine)
-    data = to_resampled(read_labels(labels), grid, np.eye(4), interpolation="nearest")
+    data = resample(read_labels(labels), grid, np.eye(4), interpolation="nearest")
     return nib.Nifti1Image(data, like.affine)
 
 
