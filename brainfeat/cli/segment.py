@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from brainfeat.cli.console import show_run
-from brainfeat.cli.messages import finish, report_problems
+from brainfeat.cli.messages import finish, report_problems, show_outcomes
 from brainfeat.cli.options import (
     CheckpointOption,
     DeviceOption,
@@ -140,16 +139,16 @@ def _write_label_maps(
     )
     with (
         closing(outcomes),
-        show_run(
-            len(manifest.rows), task="segmenting", kept="segmented already"
-        ) as display,
+        show_outcomes(
+            len(manifest.rows), task="segmenting", if_skipped="segmented already"
+        ) as show,
     ):
         for outcome in map(folder.write, outcomes):
             counts[outcome.status] += 1
             if outcome.error is not None:
                 release_frames(outcome.error)
                 failures.append(outcome)
-            display(outcome)
+            show(outcome)
     listed = write_failures(
         output / "failures.tsv", failures, is_outdated=outdated_by(manifest.rows)
     )

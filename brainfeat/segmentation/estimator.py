@@ -25,7 +25,7 @@ from brainfeat.io.paths import expand_home
 from brainfeat.metrics import dice_scores
 from brainfeat.models.device import resolve_device
 from brainfeat.models.threads import resolve_n_jobs
-from brainfeat.progress import show_steps, show_subjects
+from brainfeat.progress import ProgressDisplay, track
 from brainfeat.segmentation.folder import read_folder, write_folder
 from brainfeat.segmentation.inputs import SegmentationSpace, acquired_modalities
 from brainfeat.segmentation.label_maps import (
@@ -216,8 +216,16 @@ class SegmentationEstimator(BaseEstimator):
                 store.has_class, groups, self.validation_fraction, random
             )
             network = init_network(checkpoint, space, store, split, plan, device)
-            with show_steps(plan.n_steps, verbose=self.verbose) as on_step:
-                result = train(network, store, split, plan, on_step=on_step)
+            with ProgressDisplay(
+                "training", plan.n_steps, show=self.verbose > 0
+            ) as display:
+                result = train(
+                    network,
+                    store,
+                    split,
+                    plan,
+                    on_step=lambda loss: display.advance(detail=f"loss {loss:.3f}"),
+                )
         self.classes_ = np.array(store.classes)
         self.loss_curve_ = result.loss_curve
         self.validation_scores_ = result.validation_scores
@@ -491,7 +499,10 @@ class SegmentationEstimator(BaseEstimator):
             n_jobs=resolve_n_jobs(self.n_jobs),
         )
         with closing(outcomes):
-            shown = show_subjects(
-                outcomes, len(subjects), done="segmented", verbose=self.verbose
+            shown = track(
+                outcomes,
+                total=len(subjects),
+                description="segmenting",
+                show=self.verbose > 0,
             )
             return [outcome.unwrap() for outcome in shown]

@@ -19,7 +19,7 @@ from brainfeat.exceptions import (
     brief_reason,
 )
 from brainfeat.io.image_files import ImageSource
-from brainfeat.progress import show_subjects
+from brainfeat.progress import track
 from brainfeat.segmentation.inputs import SegmentationInput, SegmentationSpace
 from brainfeat.segmentation.label_maps import (
     check_placement,
@@ -131,8 +131,11 @@ def write_store(
         n_threads=n_jobs,
         n_ahead=n_jobs,
     ) as outcomes:
-        shown = show_subjects(
-            outcomes, len(subjects), done="preprocessed", verbose=verbose
+        shown = track(
+            outcomes,
+            total=len(subjects),
+            description="preprocessing",
+            show=verbose > 0,
         )
         for outcome in shown:
             if outcome.error is None:

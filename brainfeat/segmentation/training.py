@@ -128,9 +128,9 @@ def train(
     split: Split,
     plan: TrainingPlan,
     *,
-    on_step: Callable[[int, float], None],
+    on_step: Callable[[float], None],
 ) -> TrainingResult:
-    """Train a network in place; ``on_step`` takes the steps done and the loss.
+    """Train a network in place; ``on_step`` takes the loss of each step.
 
     The network keeps the best weights if subjects are held out, else the last ones.
     """
@@ -157,7 +157,7 @@ def train(
         optimizer.step()
         schedule.step()
         curve.append(loss)
-        on_step(step + 1, loss)
+        on_step(loss)
         if len(split.held_out) and _is_validation(step + 1, plan.n_steps):
             _set_training(network, plan, training=False)
             best.update(_validate(network, store, split.held_out))

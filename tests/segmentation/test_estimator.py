@@ -95,13 +95,13 @@ def test_what_takes_long_is_told_if_asked_for(estimator, paths, label_maps, capl
     caplog.set_level("INFO", logger="brainfeat")
     estimator.set_params(verbose=1, n_steps=1).fit(paths[:2], label_maps[:2])
     estimator.predict(paths[2:])
-    told = [message.split(":")[0] for message in caplog.messages]
-    assert told == [
-        "preprocessed 1 of 2 subjects",
-        "preprocessed 2 of 2 subjects",
-        "step 1 of 1",
-        "segmented 1 of 2 subjects",
-        "segmented 2 of 2 subjects",
+    messages = [message.split(",")[0] for message in caplog.messages]
+    assert messages == [
+        "[1/2] preprocessing",
+        "[2/2] preprocessing",
+        "[1/1] training",
+        "[1/2] segmenting",
+        "[2/2] segmenting",
     ]
 
 
