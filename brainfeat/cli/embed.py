@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 from brainfeat.checkpoint.checkpoint import lasting_name
 from brainfeat.cli.console import show_run, tell_problems
-from brainfeat.embedding.backends import Backend, open_workers, split_devices
+from brainfeat.embedding.clusters import Backend, open_workers, split_devices
 from brainfeat.embedding.distribution import Distribution
-from brainfeat.embedding.recipe import EncoderRecipe
+from brainfeat.embedding.encoder_spec import EncoderSpec
 from brainfeat.embedding.subject_encoder import Pooling, SubjectEncoder
 from brainfeat.exceptions import InputError
 from brainfeat.io.volumes import MEMORY_LIMIT
@@ -62,10 +62,10 @@ class EncoderOptions(NamedTuple):
     scheduler: str | None = None
 
     @property
-    def recipe(self) -> EncoderRecipe:
+    def spec(self) -> EncoderSpec:
         """What makes the encoder, here on the first device."""
         size = self.batch_size
-        return EncoderRecipe(
+        return EncoderSpec(
             checkpoint=self.checkpoint,
             pooling=self.pooling,
             device=split_devices(self.device)[0],
@@ -82,7 +82,7 @@ class EncoderOptions(NamedTuple):
         SubjectEncoder
             Ready to embed.
         """
-        return self.recipe.build()
+        return self.spec.build()
 
     @contextmanager
     def distribute(
@@ -109,7 +109,7 @@ class EncoderOptions(NamedTuple):
             is_local = self.backend == "threads"
             yield Distribution(
                 workers,
-                self.recipe.for_workers(encoder),
+                self.spec.for_workers(encoder),
                 encoder.device.type,
                 max(1, n_jobs // workers.n_workers) if is_local else 1,
             )

@@ -10,7 +10,7 @@ from nibabel.spatialimages import SpatialImage
 from brainfeat.exceptions import VolumeError, brief_reason
 from brainfeat.io.image_files import ImageSource, files_of
 
-__all__ = ["content_hash", "hash_images"]
+__all__ = ["content_hash", "hash_images", "join_hashes"]
 
 
 def content_hash(source: ImageSource) -> str:
@@ -64,7 +64,11 @@ def hash_images(images: Mapping[str, str]) -> str:
     VolumeError
         If a file is missing or cannot be read.
     """
-    hashes = {modality: content_hash(path) for modality, path in images.items()}
+    return join_hashes({name: content_hash(path) for name, path in images.items()})
+
+
+def join_hashes(hashes: Mapping[str, str]) -> str:
+    """Join the hashes of a row's images; a single hash is returned as it is."""
     if len(hashes) == 1:
         return next(iter(hashes.values()))
     lines = (f"{modality} {value}\n" for modality, value in sorted(hashes.items()))

@@ -66,7 +66,7 @@ def look_at_inputs(
     stream = stream_tokens(encoder, [subjects[row] for row in rows], n_jobs=n_jobs)
     with closing(stream) as outcomes:
         for n_done, outcome in enumerate(outcomes, start=1):
-            row = rows[outcome.index]
+            row = rows[n_done - 1]
             if on_row is not None:
                 on_row(n_done, len(rows))
             if outcome.result is None:
