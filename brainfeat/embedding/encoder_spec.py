@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from brainfeat.checkpoint.checkpoint import lasting_name
+from brainfeat.checkpoint.hub import absolute_source
 from brainfeat.checkpoint.sharing import shared_checkpoint
 from brainfeat.embedding.subject_encoder import Pooling, SubjectEncoder
 from brainfeat.exceptions import CheckpointError
@@ -55,7 +55,7 @@ class EncoderSpec:
         """Pin all that a worker could resolve otherwise than ``encoder`` here did."""
         return replace(
             self,
-            checkpoint=lasting_name(self.checkpoint),
+            checkpoint=absolute_source(self.checkpoint),
             labels_img=encoder.atlas,
             # "auto" may differ on the worker.
             dtype=encoder.precision,

@@ -16,7 +16,7 @@ from brainfeat.embedding.cache import EmbeddingCache, embedding_key
 from brainfeat.embedding.regions import RegionAtlas
 from brainfeat.embedding.stream import NOTHING_KNOWN, Embedding, stream_embeddings
 from brainfeat.exceptions import ConfigError, GeometryError
-from brainfeat.io.known_hash import known_hash
+from brainfeat.io.hashing import known_hash
 from brainfeat.io.volumes import MEMORY_LIMIT
 from brainfeat.models.device import (
     is_out_of_memory,

@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from brainfeat.checkpoint.checkpoint import Checkpoint, CheckpointConfig
+from brainfeat.checkpoint.checkpoint import Checkpoint
+from brainfeat.checkpoint.config import CheckpointConfig
 from brainfeat.models.heads import AnatomyHead
 from brainfeat.models.transfer import adapt_state
 from brainfeat.pretraining.config import PretrainingConfig

@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
 
 from brainfeat.checkpoint.checkpoint import Checkpoint
-from brainfeat.io.atomic import write_json
+from brainfeat.io.json_files import write_json
 from brainfeat.models.device import resolve_training_device
 from brainfeat.models.encoder import SlabEncoder
 from brainfeat.models.heads import AnatomyHead

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.cli import app as cli
+from brainfeat.cli import options
 from brainfeat.io.volumes import write_volume
 from brainfeat.reporting.demo import DemoResult
 from brainfeat.reporting.probe import ProbeScores
@@ -269,7 +270,7 @@ def test_workers_are_one_a_core_that_the_process_may_use():
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(allowed)})
     try:
-        assert cli._count_workers(-1) == 1
+        assert options._count_jobs(-1) == 1
     finally:
         os.sched_setaffinity(0, allowed)
 

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from brainfeat import BrainFoundEmbedder, pretrain
-from brainfeat.checkpoint.checkpoint import Checkpoint, CheckpointConfig
+from brainfeat.checkpoint.checkpoint import Checkpoint
+from brainfeat.checkpoint.config import CheckpointConfig
 from brainfeat.exceptions import (
     CheckpointError,
     ConfigError,

@@ -1,21 +1,19 @@
 import io
 import logging
 import re
-import sys
 import warnings
 from dataclasses import replace
 
 import pytest
 
-from brainfeat.checkpoint.checkpoint import Checkpoint, CheckpointConfig
-from brainfeat.cli.console import (
-    RunDisplay,
-    count_rows,
-    format_checkpoint,
+from brainfeat.checkpoint.checkpoint import Checkpoint
+from brainfeat.checkpoint.config import CheckpointConfig
+from brainfeat.cli.info import format_checkpoint
+from brainfeat.cli.messages import (
     format_summary,
-    own_messages_only,
-    show_run,
-    tell_problems,
+    report_problems,
+    show_outcomes,
+    show_own_messages,
 )
 from brainfeat.exceptions import UntrainedCheckpointWarning, VolumeError
 from brainfeat.models.config import EncoderConfig
@@ -25,7 +23,7 @@ from brainfeat.tables.runs import RunSummary
 
 ROW = Subject(participant_id="sub-01", session_id="ses-2", images={"T1w": "/a.nii"})
 REPEATED = replace(ROW, metadata={"run": "2"})
-EVENTS = [
+OUTCOMES = [
     Outcome(ROW, "vector"),
     Outcome(REPEATED),
     Outcome(
@@ -35,36 +33,16 @@ EVENTS = [
 ]
 
 
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
-def test_elsewhere_than_on_a_terminal_each_row_is_one_line():
-    stream = io.StringIO()
-    with RunDisplay(12, stream) as display:
-        for event in EVENTS:
-            display(event)
-    assert display.n_done == 2
-    first, *others = stream.getvalue().splitlines()
+def test_each_subject_is_one_line(capsys):
+    with show_outcomes(12) as show:
+        for outcome in OUTCOMES:
+            show(outcome)
+    first, *others = capsys.readouterr().err.splitlines()
     assert re.fullmatch(r"\[ 1/12\] sub-01 ses-2: done after \d+\.\d s", first)
     assert others == [
         "[ 2/12] sub-01 ses-2 run-2: in the table already",
         "[ 3/12] failed: /[b] .nii: cut [red]short.",
     ]
-
-
-def test_on_a_terminal_there_is_a_bar_and_failures_stay_above_it(monkeypatch):
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "80")
-    stream = Terminal()
-    with RunDisplay(3, stream) as display:
-        for event in EVENTS:
-            display(event)
-    text = stream.getvalue()
-    assert "failed: /[b] .nii: cut [red]short." in text
-    assert "3/3" in text
-    assert "sub-01" not in text
 
 
 def test_the_summary_says_what_was_done_and_where_it_is():
@@ -100,7 +78,7 @@ def test_a_checkpoint_is_described(trained):
 
 def test_our_messages_are_one_line_and_others_none():
     stream = io.StringIO()
-    with own_messages_only(stream):
+    with show_own_messages(stream):
         warnings.warn("a\nb", UntrainedCheckpointWarning, stacklevel=1)
         warnings.warn("library", UserWarning, stacklevel=1)
         logging.getLogger("brainfeat.anything").info("progress")
@@ -112,52 +90,29 @@ def test_our_messages_are_one_line_and_others_none():
         warnings.warn("again", UserWarning, stacklevel=1)
 
 
-def test_a_bar_does_not_overwrite_our_messages(monkeypatch):
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setenv("TERM", "xterm")
-    with own_messages_only(), RunDisplay(3) as display:
-        display(EVENTS[0])
-        logging.getLogger("brainfeat.anything").info("progress")
-    # A bar takes its lines back and draws them below what is printed.
-    before, _, after = terminal.getvalue().partition("progress")
-    assert before.endswith("\x1b[2K")
-    assert "embedding" in after
-
-
-def test_rows_are_counted_in_about_ten_lines():
-    stream = io.StringIO()
-    with count_rows("preprocessing", stream) as tell:
-        for number in range(1, 96):
-            tell(number, 95)
-    lines = stream.getvalue().splitlines()
-    assert 10 <= len(lines) <= 12
-    assert lines[-1] == "preprocessing: 95 of 95"
-
-
 def test_names_that_several_datasets_have_are_one_warning(tmp_path, capsys):
     for place in ("one/sub-1", "one/sub-2", "two/sub-2", "two/sub-1", "six/sub-1"):
         path = tmp_path / place / "anat" / f"{place[-5:]}_T1w.nii"
         path.parent.mkdir(parents=True)
         path.touch()
     folders = [str(tmp_path / name) for name in ("one", "two")]
-    tell_problems(collect_rows(folders, modalities=["T1w"]))
+    report_problems(collect_rows(folders, modalities=["T1w"]))
     told = capsys.readouterr().err
     assert told == (
         f"warning: sub-1 and 1 more: in {' and '.join(folders)}; rows of one name "
         "count as one person.\n"
     )
-    tell_problems(collect_rows([*folders, str(tmp_path / "six")], modalities=["T1w"]))
+    report_problems(collect_rows([*folders, str(tmp_path / "six")], modalities=["T1w"]))
     assert f"{folders[0]} and {folders[1]} and 1 more; rows" in capsys.readouterr().err
-    tell_problems(collect_rows(folders[:1], modalities=["T1w"]))
+    report_problems(collect_rows(folders[:1], modalities=["T1w"]))
     assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
-    ("goes_on", "expected"), [(True, "goes on"), (False, "begins anew")]
+    ("resumes", "expected"), [(True, "resumes"), (False, "starts again")]
 )
-def test_an_interrupt_says_what_the_same_command_does(goes_on, expected):
-    @show_run(3, goes_on=goes_on)
+def test_an_interrupt_says_what_the_same_command_does(resumes, expected):
+    @show_outcomes(3, resumes=resumes)
     def run():
         raise KeyboardInterrupt
 
@@ -167,7 +122,7 @@ def test_an_interrupt_says_what_the_same_command_does(goes_on, expected):
 
 def test_a_log_that_warns_says_so():
     stream = io.StringIO()
-    with own_messages_only(stream):
+    with show_own_messages(stream):
         logging.getLogger("brainfeat.subjects.bids.index").warning("%s: odd.", "a.tsv")
         logging.getLogger("brainfeat.subjects.bids.index").info("begun.")
     assert stream.getvalue() == "warning: a.tsv: odd.\nbegun.\n"
