@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from brainfeat.cli.console import show_run
 from brainfeat.cli.embed import EncoderOptions
 from brainfeat.cli.messages import (
     finish,
     format_summary,
     report_problems,
     set_verbosity,
+    show_outcomes,
 )
 from brainfeat.cli.options import (
     BackendOption,
@@ -176,10 +176,10 @@ def embed_participants(
     ) as folder:
         report_problems(manifest)
         with (
-            show_run(
+            show_outcomes(
                 len(manifest.rows),
-                kept="embedded already",
-                goes_on=not options.overwrite,
+                if_skipped="embedded already",
+                resumes=not options.overwrite,
             ) as display,
             encoder_options.distribute(encoder, options.n_jobs) as distribution,
         ):

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from brainfeat.cli.console import show_run
 from brainfeat.cli.messages import (
     finish,
     format_summary,
     report_problems,
     set_verbosity,
+    show_outcomes,
 )
 from brainfeat.cli.options import (
     BackendOption,
@@ -261,7 +261,7 @@ def embed_from_command_line(
     report_problems(manifest)
     _LOGGER.debug("%d rows on %s", len(manifest.rows), encoder.device)
     with (
-        show_run(len(manifest.rows)) as display,
+        show_outcomes(len(manifest.rows)) as display,
         encoder_options.distribute(encoder, options.n_jobs) as distribution,
     ):
         return runs.embed_to_table(
