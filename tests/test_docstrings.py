@@ -22,9 +22,6 @@ USER_MODULES = sorted(
         "brainfeat.checkpoint.config",
         "brainfeat.metrics",
         "brainfeat.slabs.grid",
-        "brainfeat.preprocessing.alignment",
-        "brainfeat.preprocessing.resampling",
-        "brainfeat.preprocessing.template",
     }
 )
 # Extended summary, "See Also" and examples are written where they help.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from brainfeat.embedding.stream import stream_outcomes
 from brainfeat.embedding.subject_encoder import NOT_FINITE, SubjectEncoder
 from brainfeat.exceptions import VolumeError
-from brainfeat.preprocessing.preprocessor import PreprocessedSubject
+from brainfeat.preprocessing.preprocessed import PreprocessedSubject
 from brainfeat.subjects.subject import Outcome, Subject
 from brainfeat.volume import Geometry
 
