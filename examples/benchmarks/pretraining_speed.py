@@ -20,8 +20,8 @@ import numpy as np
 import torch
 
 from brainfeat.models.config import EncoderConfig
-from brainfeat.pretraining.config import PretrainingConfig
 from brainfeat.models.device import resolve_training_device
+from brainfeat.pretraining.config import PretrainingConfig
 from brainfeat.pretraining.store import StoredScan, StoreIndex, VolumeStore
 from brainfeat.pretraining.trainer import Trainer
 
