@@ -1,0 +1,22 @@
+"""How a run reports its progress: a function that wraps each stream of work."""
+
+__all__ = ["Tracker", "untracked"]
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol, TypeVar
+
+T = TypeVar("T")
+
+
+class Tracker(Protocol):
+    """Yield the items of a stream unchanged, and report each."""
+
+    def __call__(
+        self, items: Iterable[T], *, total: int, description: str
+    ) -> Iterator[T]: ...
+
+
+def untracked(items: Iterable[T], *, total: int, description: str) -> Iterator[T]:
+    """Report nothing."""
+    del total, description
+    yield from items
