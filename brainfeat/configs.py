@@ -1,119 +1,226 @@
-"""Configurations made of dataclasses as plain JSON values, strictly."""
+"""Configurations are dataclasses, checked against their annotations."""
 
-__all__ = ["check_kinds", "from_plain", "to_plain"]
+__all__ = [
+    "Fraction",
+    "NonNegativeFloat",
+    "NonNegativeInt",
+    "PositiveFloat",
+    "PositiveInt",
+    "Relation",
+    "Rule",
+    "UniqueNames",
+    "check_fields",
+    "from_plain",
+    "is_integer",
+    "to_plain",
+]
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from typing import Any, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    TypeGuard,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from brainfeat.exceptions import ConfigError
 
+# Whether a relation between fields holds; the field to report; what it should be.
+Relation = tuple[bool, str, str]
 
-def check_kinds(value: Any, *, where: str) -> None:
-    """Check that each field of a dataclass, and of those in it, is of its kind.
 
-    Parameters
-    ----------
-    value : object
-        The dataclass, of fields as for `from_plain`; lists are as good as tuples.
-    where : str
-        Name of the value in messages.
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """A condition on a value, for `typing.Annotated`, and how messages state it."""
 
-    Raises
-    ------
-    ConfigError
-        If a field is of another type than it should be.
+    expected: str
+    holds: Callable[[Any], bool]
+
+
+PositiveInt = Annotated[int, Rule(">= 1", lambda value: value >= 1)]
+NonNegativeInt = Annotated[int, Rule(">= 0", lambda value: value >= 0)]
+PositiveFloat = Annotated[float, Rule("> 0", lambda value: value > 0)]
+NonNegativeFloat = Annotated[float, Rule(">= 0", lambda value: value >= 0)]
+Fraction = Annotated[float, Rule("in [0, 1]", lambda value: 0 <= value <= 1)]
+UniqueNames = Annotated[
+    tuple[str, ...],
+    Rule("unique and not empty", lambda v: all(v) and len(v) == len(set(v))),
+]
+
+
+def check_fields(
+    config: Any,
+    relations: Callable[[Any], Iterable[Relation]] | None = None,
+    *,
+    allow_lists: bool = False,
+) -> None:
+    """Check each field of a dataclass against its annotation.
+
+    Annotations are numbers, text, Literals, tuples, unions, mappings, callables and
+    dataclasses of these, with a `Rule` where `Annotated`. `relations` yields what
+    must hold between fields; it is called once all fields have their types.
+    Raises a ConfigError that lists all problems.
     """
-    for name, kind in get_type_hints(type(value)).items():
-        item, place = getattr(value, name), f"{where}.{name}"
-        if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
-            _with_tuples(kind, item, place)
-        elif isinstance(item, kind):
-            check_kinds(item, where=place)
-        else:
-            raise ConfigError(f"{place}: expected {kind.__name__}, got {item!r}.")
+    name = type(config).__name__
+    problems = [*_problems(type(config), config, name, allow_lists=allow_lists)]
+    if not problems and relations is not None:
+        problems = [
+            f"{name}.{field}: expected {expected}, got {getattr(config, field)!r}"
+            for holds, field, expected in relations(config)
+            if not holds
+        ]
+    _raise(problems)
 
 
-def from_plain(kind: Any, values: Any, *, where: str) -> Any:
+def from_plain(
+    kind: Any, values: Any, *, where: str = "", complete: bool = False
+) -> Any:
     """Build a dataclass, and the dataclasses in it, from JSON values.
 
-    Parameters
-    ----------
-    kind : type
-        The dataclass; its fields are numbers, strings, tuples of these, or
-        dataclasses.
-    values : mapping
-        Field names and values; absent fields take their defaults.
-    where : str
-        Name of the value in messages.
-
-    Returns
-    -------
-    object
-        An instance of `kind`.
-
-    Raises
-    ------
-    ConfigError
-        If a key is unknown or a value is of another type than its field.
+    Absent fields take their defaults unless `complete`; lists become tuples. Raises a
+    ConfigError that lists all unknown or missing keys and all values of a wrong type;
+    `where` names the value in messages, by default by its class.
     """
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{where}: expected an object, got {values!r}.")
-    hints = get_type_hints(kind)
-    unknown = sorted(set(values) - set(hints))
-    if unknown:
-        raise ConfigError(f"{where}: unknown keys {unknown}.")
-    arguments = {
-        name: from_plain(hints[name], value, where=f"{where}.{name}")
-        if dataclasses.is_dataclass(hints[name])
-        else _with_tuples(hints[name], value, f"{where}.{name}")
-        for name, value in values.items()
-    }
-    return kind(**arguments)
+    where = where or kind.__name__
+    problems = [*_plain_problems(kind, values, where)]
+    missing = sorted({*_hints(kind)} - {*values}) if complete and not problems else []
+    if missing:
+        problems = [f"{where}: missing keys {missing}"]
+    _raise(problems)
+    return _build(kind, values)
 
 
 def to_plain(value: Any) -> Any:
-    """Turn a dataclass, and what is in it, into JSON values.
-
-    Parameters
-    ----------
-    value : object
-        A dataclass, dict, tuple, number, string or None.
-
-    Returns
-    -------
-    object
-        Dicts, lists, numbers and strings, which `from_plain` reads.
-    """
+    """Turn a dataclass, and what is in it, into the JSON values of `from_plain`."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return to_plain(dataclasses.asdict(value))
-    if isinstance(value, dict):
+        fields = dataclasses.fields(value)
+        return {field.name: to_plain(getattr(value, field.name)) for field in fields}
+    if isinstance(value, Mapping):
         return {key: to_plain(item) for key, item in value.items()}
-    return [to_plain(item) for item in value] if isinstance(value, tuple) else value
+    if isinstance(value, tuple | list):
+        return [to_plain(item) for item in value]
+    if _is_number(value) and not isinstance(value, int | float):
+        return int(value) if isinstance(value, Integral) else float(value)  # numpy's
+    return value
 
 
-def _with_tuples(kind: Any, value: Any, where: str) -> Any:
-    """Return a JSON value with lists as tuples, if it is of the field's kind."""
-    name = kind.__name__ if isinstance(kind, type) else kind
-    problem = ConfigError(f"{where}: expected {name}, got {value!r}.")
-    # A union and a Literal have arguments too, but hold no items.
-    items = get_args(kind) if get_origin(kind) is tuple else ()
-    if not isinstance(value, list | tuple):
-        if not items and _is_of_kind(kind, value):
-            return value
-        raise problem
-    if not items or (Ellipsis not in items and len(items) != len(value)):
-        raise problem
-    return tuple(_with_tuples(items[0], item, where) for item in value)
+def is_integer(value: object, *, at_least: int) -> TypeGuard[int]:
+    """Whether a value is an integer of Python or numpy, no bool, and large enough."""
+    return _is_number(value) and isinstance(value, Integral) and int(value) >= at_least
 
 
-def _is_of_kind(kind: Any, value: Any) -> bool:
-    choices = get_args(kind)
-    # A bool is an int to Python, but never a number to the user.
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if kind is float or (float in choices and value is not None):
-        return is_number and not math.isnan(value)
-    if value is None:
-        return type(None) in choices
-    return type(value) is kind or value in choices
+def _raise(problems: list[str]) -> None:
+    if problems:
+        raise ConfigError("; ".join(problems) + ".")
+
+
+def _hints(kind: type) -> dict[str, Any]:
+    hints = get_type_hints(kind, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+
+
+def _problems(kind: Any, value: Any, where: str, *, allow_lists: bool) -> Iterator[str]:
+    """Compare a value, and each field of a dataclass, with its annotation."""
+    if not (_is_dataclass(kind) and isinstance(value, kind)):
+        if not _fits(kind, value, allow_lists=allow_lists):
+            yield f"{where}: expected {_describe(kind)}, got {value!r}"
+        return
+    for name, hint in _hints(kind).items():
+        yield from _problems(
+            hint, getattr(value, name), f"{where}.{name}", allow_lists=allow_lists
+        )
+
+
+def _plain_problems(kind: Any, value: Any, where: str) -> Iterator[str]:
+    """Compare a JSON value with an annotation; dataclasses are objects."""
+    if not _is_dataclass(kind):
+        yield from _problems(kind, value, where, allow_lists=True)
+        return
+    if not isinstance(value, Mapping):
+        yield f"{where}: expected an object, got {value!r}"
+        return
+    hints = _hints(kind)
+    unknown = sorted(set(value) - set(hints))
+    if unknown:
+        yield f"{where}: unknown keys {unknown}, expected some of {[*hints]}"
+    missing = [
+        field.name
+        for field in dataclasses.fields(kind)
+        if field.name not in value
+        and field.default is field.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        yield f"{where}: missing keys {missing}"
+    for name in (name for name in hints if name in value):
+        yield from _plain_problems(hints[name], value[name], f"{where}.{name}")
+
+
+def _build(kind: Any, value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_build(None, item) for item in value)
+    if not (_is_dataclass(kind) and isinstance(value, Mapping)):
+        return value
+    hints = _hints(kind)
+    return kind(**{name: _build(hints[name], item) for name, item in value.items()})
+
+
+def _fits(kind: Any, value: Any, *, allow_lists: bool) -> bool:
+    origin, items = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        base, *rules = items
+        fits = _fits(base, value, allow_lists=allow_lists)
+        return fits and all(rule.holds(value) for rule in rules)
+    if origin in {Union, UnionType}:
+        return any(_fits(item, value, allow_lists=allow_lists) for item in items)
+    if origin is Literal:
+        return any(type(value) is type(item) and value == item for item in items)
+    if origin is tuple:
+        return _fits_tuple(items, value, allow_lists=allow_lists)
+    if kind is int:
+        return _is_number(value) and isinstance(value, Integral)
+    if kind is float:
+        return _is_number(value) and not math.isnan(value)
+    # Mapping and Callable have an origin; their items are not checked.
+    return kind is Any or isinstance(value, origin or kind)
+
+
+def _fits_tuple(kinds: tuple[Any, ...], value: Any, *, allow_lists: bool) -> bool:
+    if not isinstance(value, (tuple, list) if allow_lists else tuple):
+        return False
+    if kinds[-1] is Ellipsis:
+        kinds = kinds[:1] * len(value)
+    return len(kinds) == len(value) and all(
+        _fits(kind, item, allow_lists=allow_lists)
+        for kind, item in zip(kinds, value, strict=True)
+    )
+
+
+def _is_number(value: object) -> TypeGuard[Any]:
+    # A bool is an int in Python, but never a number to the user.
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _is_dataclass(kind: Any) -> bool:
+    return isinstance(kind, type) and dataclasses.is_dataclass(kind)
+
+
+def _describe(kind: Any) -> str:
+    origin, items = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return " ".join([_describe(items[0]), *(rule.expected for rule in items[1:])])
+    if origin in {Union, UnionType}:
+        return " or ".join(map(_describe, items))
+    if origin is Literal:
+        return f"one of {items}"
+    if origin is tuple:
+        length = "" if items[-1] is Ellipsis else f"{len(items)} "
+        return f"a tuple of {length}{_describe(items[0])}"
+    return "None" if kind is NoneType else str((origin or kind).__name__)

@@ -1,12 +1,29 @@
+import dataclasses
 import json
 import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
 import pytest
 
-from brainfeat.configs import from_plain, to_plain
+from brainfeat.checkpoint.checkpoint import CheckpointConfig
+from brainfeat.configs import (
+    Fraction,
+    PositiveInt,
+    UniqueNames,
+    check_fields,
+    from_plain,
+    is_integer,
+    to_plain,
+)
 from brainfeat.exceptions import ConfigError
+from brainfeat.models.config import EncoderConfig
+from brainfeat.models.decoder import DecoderConfig
+from brainfeat.preprocessing.preprocessor import Preprocessor
+from brainfeat.slabs.crops import CropConfig
+from brainfeat.slabs.grid import SlabGrid
+from brainfeat.slabs.intensity import IntensityConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +81,7 @@ def test_tuples_are_read_like_lists():
 
 
 @pytest.mark.parametrize(
-    ("values", "place"),
+    ("values", "message"),
     [
         ({"colour": 1}, r"run: unknown keys \['colour'\]"),
         ({"inner": {"colour": 1}}, r"run\.inner: unknown keys \['colour'\]"),
@@ -93,6 +110,110 @@ def test_tuples_are_read_like_lists():
         ([1, 2], r"run: expected an object, got \[1, 2\]"),
     ],
 )
-def test_other_value_is_refused_at_its_place(values, place):
-    with pytest.raises(ConfigError, match=place):
+def test_invalid_value_is_reported_with_its_path(values, message):
+    with pytest.raises(ConfigError, match=message):
         from_plain(Outer, values, where="run")
+
+
+def test_all_problems_are_in_one_message():
+    values = {"inner": {"size": 3, "colour": 1}, "count": "5", "switch": 1}
+    with pytest.raises(ConfigError) as error:
+        from_plain(Outer, values, where="run")
+    for problem in (
+        "run.inner: unknown keys ['colour']",
+        "run.inner.size: expected a tuple of 2 int, got 3",
+        "run.count: expected int, got '5'",
+        "run.switch: expected bool, got 1",
+    ):
+        assert problem in str(error.value)
+
+
+def test_key_without_a_default_must_be_there():
+    with pytest.raises(ConfigError, match=r"CheckpointConfig: missing keys \['enco"):
+        from_plain(CheckpointConfig, {"preprocessing": {}})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    inner: Inner = field(default_factory=Inner)
+    n_parts: PositiveInt = 2
+    n_items: PositiveInt = 6
+    kept: Fraction = 0.5
+    names: UniqueNames = ("a",)
+
+    def __post_init__(self):
+        check_fields(self, _relations)
+
+
+def _relations(config):
+    yield config.n_items % config.n_parts == 0, "n_items", "a multiple of n_parts"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"n_parts": 0}, "Checked.n_parts: expected int >= 1, got 0."),
+        ({"n_items": 7}, "Checked.n_items: expected a multiple of n_parts, got 7."),
+        ({"kept": 1.5}, "Checked.kept: expected float in [0, 1], got 1.5."),
+        (
+            {"names": ("a", "a")},
+            "Checked.names: expected a tuple of str unique and not empty, "
+            "got ('a', 'a').",
+        ),
+        ({"inner": {"name": "x"}}, "Checked.inner: expected Inner, got {'name': 'x'}."),
+        (
+            {"n_parts": "2", "kept": None},
+            "Checked.n_parts: expected int >= 1, got '2'; "
+            "Checked.kept: expected float in [0, 1], got None.",
+        ),
+        ({"inner": Inner(name=3)}, "Checked.inner.name: expected str, got 3."),
+    ],
+)
+def test_rules_and_relations_are_checked_when_a_config_is_made(values, message):
+    with pytest.raises(ConfigError) as error:
+        Checked(**values)
+    assert str(error.value) == message
+
+
+def test_lists_are_tuples_only_where_allowed():
+    config = Outer(limits=[0.0, 1.0])
+    check_fields(config, allow_lists=True)
+    with pytest.raises(ConfigError, match=r"Outer.limits: expected a tuple of 2"):
+        check_fields(config)
+
+
+def test_numbers_of_numpy_are_numbers():
+    config = Outer(count=np.int64(3), limits=(np.float32(0.5), 1.0))
+    check_fields(config)
+    assert json.dumps(to_plain(config))
+
+
+CONFIGS = [
+    EncoderConfig(),
+    Preprocessor(),
+    CheckpointConfig(encoder=EncoderConfig(), preprocessing={}),
+    DecoderConfig(n_classes=3, n_modalities=1, embed_dim=8, n_depths=2),
+    SlabGrid(),
+    CropConfig(),
+    IntensityConfig(),
+]
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [(config, item.name) for config in CONFIGS for item in dataclasses.fields(config)],
+)
+def test_each_field_rejects_a_value_of_another_type(config, name):
+    message = rf"^{type(config).__name__}\.{name}: expected .*, got 3j\.$"
+    with pytest.raises(ConfigError, match=message):
+        dataclasses.replace(config, **{name: 3j})
+
+
+@pytest.mark.parametrize("value", [2, 3, np.int64(2), np.uint8(2)])
+def test_integers_are_those_of_python_and_numpy(value):
+    assert is_integer(value, at_least=2)
+
+
+@pytest.mark.parametrize("value", [1, -2, np.int64(1), True, 2.0, "2", None, [2]])
+def test_smaller_and_other_values_are_no_integers(value):
+    assert not is_integer(value, at_least=2)

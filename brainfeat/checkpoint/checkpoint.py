@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +26,7 @@ from torch import Tensor
 from brainfeat._version import __version__
 from brainfeat.checkpoint.layouts import load_foreign
 from brainfeat.checkpoint.weight_files import download, file_sha256, read_foreign
+from brainfeat.configs import check_fields, from_plain, to_plain
 from brainfeat.exceptions import (
     CheckpointError,
     ConfigError,
@@ -51,15 +52,6 @@ CHECKPOINT_FILES = _WEIGHTS, _CONFIG, _CARD = (
 )
 # These change no feature, so tables made before and after such an edit agree.
 _NOT_FINGERPRINTED = ("description", "library_version")
-_CHOICES = {"plane": get_args(Plane), "pooling": get_args(PoolingMode)}
-_TYPES: dict[str, type] = {
-    "encoder": EncoderConfig,
-    "preprocessing": Mapping,
-    "missing_modalities": bool,
-    "trained": bool,
-    "description": str,
-    "library_version": str,
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,8 +93,7 @@ class CheckpointConfig:
     library_version: str = __version__
 
     def __post_init__(self) -> None:
-        for problem in _problems(self):
-            raise ConfigError(f"CheckpointConfig: {problem}")
+        check_fields(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -123,14 +114,8 @@ class CheckpointConfig:
         ConfigError
             If a key is unknown or missing, or a value impossible.
         """
-        names = {field.name for field in dataclasses.fields(cls)}
-        if set(values) - names:
-            raise ConfigError(f"unknown keys {sorted(set(values) - names)}.")
-        if names - set(values):
-            raise ConfigError(f"missing keys {sorted(names - set(values))}.")
-        if not isinstance(values["encoder"], Mapping):
-            raise ConfigError(f"encoder must be a mapping, got {values['encoder']!r}.")
-        return cls(**{**values, "encoder": EncoderConfig.from_dict(values["encoder"])})
+        config: Self = from_plain(cls, values, complete=True)
+        return config
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON values.
@@ -140,10 +125,8 @@ class CheckpointConfig:
         dict
             What `from_dict` reads.
         """
-        names = [field.name for field in dataclasses.fields(self)]
-        values = {name: getattr(self, name) for name in names}
-        plain = {"preprocessing": dict(self.preprocessing)}
-        return {**values, **plain, "encoder": self.encoder.to_dict()}
+        values: dict[str, Any] = to_plain(self)
+        return values
 
 
 class Checkpoint:
@@ -477,13 +460,3 @@ def _short_card(config: CheckpointConfig) -> str:
 
 For research. Not a medical device.
 """
-
-
-def _problems(config: CheckpointConfig) -> Iterator[str]:
-    for name, kind in _TYPES.items():
-        value = getattr(config, name)
-        if not isinstance(value, kind):
-            yield f"{name} must be a {kind.__name__}, got {value!r}."
-    for name, choices in _CHOICES.items():
-        if getattr(config, name) not in choices:
-            yield f"{name} must be one of {choices}, got {getattr(config, name)!r}."

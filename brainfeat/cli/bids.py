@@ -1,30 +1,134 @@
 """What ``brainfeat bids`` does with participants once its options are read."""
 
-__all__ = ["embed_participants"]
+__all__ = ["embed_participants", "run_bids"]
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from brainfeat.checkpoint.checkpoint import lasting_name
-from brainfeat.cli.console import show_run, tell_problems
+import typer
+
+from brainfeat.cli.console import show_run
 from brainfeat.cli.embed import EncoderOptions
+from brainfeat.cli.messages import (
+    finish,
+    format_summary,
+    report_problems,
+    set_verbosity,
+)
+from brainfeat.cli.options import (
+    BackendOption,
+    BatchOption,
+    CheckpointOption,
+    DevicesOption,
+    DtypeOption,
+    JobsOption,
+    MemoryOption,
+    ModalityOption,
+    ParticipantLabelOption,
+    PoolingOption,
+    SchedulerOption,
+    SessionLabelOption,
+    StopOption,
+    VerboseOption,
+)
 from brainfeat.subjects.bids.filter import BidsSelection, read_filters
-from brainfeat.subjects.manifest import collect_bids
-from brainfeat.tables import runs
-from brainfeat.tables.derivatives import DerivativesFolder
-from brainfeat.tables.provenance import describe_encoder
-from brainfeat.tables.runs import RunOptions, RunSummary
+
+if TYPE_CHECKING:
+    from brainfeat.tables.runs import RunOptions, RunSummary
+
+
+def run_bids(
+    bids_dir: Annotated[Path, typer.Argument(help="BIDS dataset; only read.")],
+    output_dir: Annotated[Path, typer.Argument(help="Folder of derivatives.")],
+    level: Annotated[
+        Literal["participant", "group"],
+        typer.Argument(help="Embed each session, or gather them in one table."),
+    ],
+    participant_label: ParticipantLabelOption = None,
+    session_label: SessionLabelOption = None,
+    bids_filter_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--bids-filter-file",
+            metavar="FILE",
+            help='JSON that chooses images: {"T1w": {"acquisition": "mprage"}}.',
+        ),
+    ] = None,
+    work_dir: Annotated[
+        Path | None,
+        typer.Option("-w", "--work-dir", help="Keep embeddings here between runs."),
+    ] = None,
+    checkpoint: CheckpointOption = "brainfound-tiny",
+    modality: ModalityOption = None,
+    pooling: PoolingOption = "mean",
+    device: DevicesOption = "auto",
+    dtype: DtypeOption = "auto",
+    batch_size: BatchOption = "auto",
+    jobs: JobsOption = 1,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Embed again what is there.")
+    ] = False,
+    stop_on_first_error: StopOption = False,
+    backend: BackendOption = "threads",
+    scheduler: SchedulerOption = None,
+    memory_limit: MemoryOption = 4.0,
+    verbose: VerboseOption = False,
+) -> None:
+    """Embed a BIDS dataset into derivatives, as a BIDS app.
+
+    The same command again resumes. Sessions that fail are listed in
+    OUTPUT_DIR/participant.failures.tsv, and the exit status is 1 then.
+    """
+    from brainfeat.tables.derivatives import write_group_table
+
+    set_verbosity(verbose)
+    selection = BidsSelection(
+        participants=tuple(participant_label or ()),
+        sessions=tuple(session_label or ()),
+    )
+    if level == "group":
+        path, n_rows = write_group_table(output_dir, bids_dir, selection)
+        typer.echo(f"{n_rows} rows\ntable:    {path}")
+        return
+
+    from brainfeat.tables.runs import RunOptions
+
+    summary = embed_participants(
+        bids_dir,
+        output_dir,
+        EncoderOptions(
+            checkpoint=checkpoint,
+            pooling=pooling,
+            device=device,
+            dtype=dtype,
+            batch_size=batch_size,
+            memory_limit=memory_limit,
+            backend=backend,
+            scheduler=scheduler,
+        ),
+        RunOptions(
+            n_jobs=jobs,
+            cache=work_dir,
+            overwrite=overwrite,
+            stop_on_first_error=stop_on_first_error,
+        ),
+        selection=selection,
+        filter_file=bids_filter_file,
+        modalities=tuple(modality or ()),
+    )
+    finish(format_summary(summary), failed=bool(summary.failed))
 
 
 def embed_participants(
     source: Path,
     output: Path,
-    encoder_options: EncoderOptions,
-    options: RunOptions,
+    encoder_options: "EncoderOptions",
+    options: "RunOptions",
     *,
     selection: BidsSelection,
     filter_file: Path | None = None,
     modalities: tuple[str, ...] = (),
-) -> RunSummary:
+) -> "RunSummary":
     """Embed a BIDS dataset into a folder of derivatives.
 
     Parameters
@@ -49,6 +153,12 @@ def embed_participants(
     RunSummary
         What became of the sessions.
     """
+    from brainfeat.checkpoint.checkpoint import lasting_name
+    from brainfeat.subjects.manifest import collect_bids
+    from brainfeat.tables import runs
+    from brainfeat.tables.derivatives import DerivativesFolder
+    from brainfeat.tables.provenance import describe_encoder
+
     encoder = encoder_options.load()
     if filter_file is not None:
         filters = read_filters(filter_file, encoder.modalities)
@@ -64,7 +174,7 @@ def embed_participants(
     with DerivativesFolder(
         output, source, provenance, overwrite=options.overwrite
     ) as folder:
-        tell_problems(manifest)
+        report_problems(manifest)
         with (
             show_run(
                 len(manifest.rows),

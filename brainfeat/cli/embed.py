@@ -1,6 +1,6 @@
 """What ``brainfeat embed`` does once its options are read."""
 
-__all__ = ["EncoderOptions", "embed_from_command_line"]
+__all__ = ["EncoderOptions", "embed", "embed_from_command_line"]
 
 import glob
 import logging
@@ -9,24 +9,108 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
-from brainfeat.checkpoint.checkpoint import lasting_name
-from brainfeat.cli.console import show_run, tell_problems
-from brainfeat.embedding.backends import Backend, open_workers, split_devices
-from brainfeat.embedding.distribution import Distribution
-from brainfeat.embedding.recipe import EncoderRecipe
-from brainfeat.embedding.subject_encoder import Pooling, SubjectEncoder
+import typer
+
+from brainfeat.cli.console import show_run
+from brainfeat.cli.messages import (
+    finish,
+    format_summary,
+    report_problems,
+    set_verbosity,
+)
+from brainfeat.cli.options import (
+    BackendOption,
+    BatchOption,
+    CheckpointOption,
+    DevicesOption,
+    DtypeOption,
+    InputsArgument,
+    JobsOption,
+    LayoutOption,
+    MemoryOption,
+    ModalityOption,
+    OverwriteOption,
+    PoolingOption,
+    SchedulerOption,
+    StopOption,
+    TableOption,
+    VerboseOption,
+)
 from brainfeat.exceptions import InputError
-from brainfeat.io.volumes import MEMORY_LIMIT
-from brainfeat.subjects.manifest import Manifest, collect_rows
-from brainfeat.tables import runs
-from brainfeat.tables.formats import find_format
-from brainfeat.tables.provenance import describe_encoder
-from brainfeat.tables.runs import RunOptions, RunSummary
 from brainfeat.tables.shards import Shard
 
+if TYPE_CHECKING:
+    from brainfeat.embedding.backends import Backend
+    from brainfeat.embedding.distribution import Distribution
+    from brainfeat.embedding.recipe import EncoderRecipe
+    from brainfeat.embedding.subject_encoder import Pooling, SubjectEncoder
+    from brainfeat.subjects.manifest import Manifest
+    from brainfeat.tables.runs import RunOptions, RunSummary
+
+
 _LOGGER = logging.getLogger(__name__)
+
+
+def embed(
+    inputs: InputsArgument,
+    output: TableOption,
+    checkpoint: CheckpointOption = "brainfound-tiny",
+    modality: ModalityOption = None,
+    pooling: PoolingOption = "mean",
+    device: DevicesOption = "auto",
+    dtype: DtypeOption = "auto",
+    batch_size: BatchOption = "auto",
+    jobs: JobsOption = 1,
+    cache: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Keep embeddings, whatever their table."),
+    ] = None,
+    overwrite: OverwriteOption = False,
+    stop_on_first_error: StopOption = False,
+    layout: LayoutOption = "wide",
+    shard: Annotated[
+        str | None,
+        typer.Option(metavar="I/N", help="Part I (from 1) of N; see brainfeat merge."),
+    ] = None,
+    backend: BackendOption = "threads",
+    scheduler: SchedulerOption = None,
+    memory_limit: MemoryOption = 4.0,
+    verbose: VerboseOption = False,
+) -> None:
+    """Embed scans into a table with one row a subject.
+
+    The same command again resumes. Scans that fail are listed in
+    OUT.failures.tsv, and the exit status is 1 then.
+    """
+    from brainfeat.tables.runs import RunOptions
+
+    set_verbosity(verbose)
+    summary = embed_from_command_line(
+        inputs,
+        output,
+        EncoderOptions(
+            checkpoint=checkpoint,
+            pooling=pooling,
+            device=device,
+            dtype=dtype,
+            batch_size=batch_size,
+            memory_limit=memory_limit,
+            backend=backend,
+            scheduler=scheduler,
+        ),
+        RunOptions(
+            n_jobs=jobs,
+            cache=cache,
+            overwrite=overwrite,
+            stop_on_first_error=stop_on_first_error,
+            layout=layout,
+        ),
+        modalities=modality or (),
+        shard=None if shard is None else Shard.parse(shard),
+    )
+    finish(format_summary(summary), failed=bool(summary.failed))
 
 
 class EncoderOptions(NamedTuple):
@@ -53,17 +137,20 @@ class EncoderOptions(NamedTuple):
     """
 
     checkpoint: str
-    pooling: Pooling
+    pooling: "Pooling"
     device: str
     batch_size: str
     dtype: str = "auto"
-    memory_limit: float = MEMORY_LIMIT / 1e9
-    backend: Backend = "threads"
+    memory_limit: float = 4.0
+    backend: "Backend" = "threads"
     scheduler: str | None = None
 
     @property
-    def recipe(self) -> EncoderRecipe:
+    def recipe(self) -> "EncoderRecipe":
         """What makes the encoder, here on the first device."""
+        from brainfeat.embedding.backends import split_devices
+        from brainfeat.embedding.recipe import EncoderRecipe
+
         size = self.batch_size
         return EncoderRecipe(
             checkpoint=self.checkpoint,
@@ -74,7 +161,7 @@ class EncoderOptions(NamedTuple):
             memory_limit=int(self.memory_limit * 1e9),
         )
 
-    def load(self) -> SubjectEncoder:
+    def load(self) -> "SubjectEncoder":
         """Load the encoder.
 
         Returns
@@ -86,8 +173,8 @@ class EncoderOptions(NamedTuple):
 
     @contextmanager
     def distribute(
-        self, encoder: SubjectEncoder, n_jobs: int
-    ) -> Iterator[Distribution | None]:
+        self, encoder: "SubjectEncoder", n_jobs: int
+    ) -> "Iterator[Distribution | None]":
         """Open the processes that embed, if it is not this one.
 
         Parameters
@@ -102,6 +189,9 @@ class EncoderOptions(NamedTuple):
         Distribution or None
             None if this process embeds.
         """
+        from brainfeat.embedding.backends import open_workers
+        from brainfeat.embedding.distribution import Distribution
+
         with open_workers(self.backend, self.scheduler, self.device, n_jobs) as workers:
             if workers is None:
                 yield None
@@ -119,11 +209,11 @@ def embed_from_command_line(
     inputs: Sequence[str],
     output: Path,
     encoder_options: EncoderOptions,
-    options: RunOptions,
+    options: "RunOptions",
     *,
     modalities: Sequence[str],
     shard: Shard | None = None,
-) -> RunSummary:
+) -> "RunSummary":
     """Embed scans into a table, and show how it goes.
 
     Parameters
@@ -153,6 +243,12 @@ def embed_from_command_line(
     KeyboardInterrupt
         If the user or the system ends the run; it says what is kept.
     """
+    from brainfeat.checkpoint.checkpoint import lasting_name
+    from brainfeat.subjects.manifest import collect_rows
+    from brainfeat.tables import runs
+    from brainfeat.tables.formats import find_format
+    from brainfeat.tables.provenance import describe_encoder
+
     find_format(output, options.layout)
     if options.overwrite and _is_among(inputs, output):
         raise InputError(f"{output}: is an input, too; choose another output name.")
@@ -162,7 +258,7 @@ def embed_from_command_line(
     if shard is not None:
         origin = {"shard": str(shard), "n_listed": len(manifest.rows)}
         manifest = _take(manifest, shard)
-    tell_problems(manifest)
+    report_problems(manifest)
     _LOGGER.debug("%d rows on %s", len(manifest.rows), encoder.device)
     with (
         show_run(len(manifest.rows)) as display,
@@ -193,7 +289,9 @@ def _is_among(inputs: Sequence[str], output: Path) -> bool:
     )
 
 
-def _take(manifest: Manifest, shard: Shard) -> Manifest:
+def _take(manifest: "Manifest", shard: Shard) -> "Manifest":
+    from brainfeat.subjects.manifest import Manifest
+
     first = shard.index == 1
     return Manifest(
         tuple(shard.take(manifest.rows)),

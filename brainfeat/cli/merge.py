@@ -1,15 +1,49 @@
 """What ``brainfeat merge`` does once its options are read."""
 
-__all__ = ["MergeSummary", "format_absent", "format_merge", "merge_from_command_line"]
+__all__ = [
+    "MergeSummary",
+    "format_absent",
+    "format_merge",
+    "merge",
+    "merge_from_command_line",
+]
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
+import typer
+
+from brainfeat.cli.messages import finish
+from brainfeat.cli.options import LayoutOption, OverwriteOption, TableOption
 from brainfeat.subjects.failures import failures_path, is_failures_path, merge_failures
-from brainfeat.tables.formats import Layout
-from brainfeat.tables.merging import merge_tables
 from brainfeat.tables.shards import Shard
+
+if TYPE_CHECKING:
+    from brainfeat.tables.formats import Layout
+
+
+def merge(
+    tables: Annotated[
+        list[Path],
+        typer.Argument(metavar="TABLE", help="Tables of brainfeat embed --shard."),
+    ],
+    output: TableOption,
+    layout: LayoutOption = "wide",
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Join the tables of shards into the table of the whole.
+
+    The exit status is 1 if some subjects failed in their shards, or a shard has no
+    table.
+    """
+    summary = merge_from_command_line(
+        tables, output, overwrite=overwrite, layout=layout
+    )
+    if summary.absent:
+        typer.echo(format_absent(summary.absent), err=True)
+    failed = bool(summary.n_failed or summary.absent)
+    finish(format_merge(summary, output), failed=failed)
 
 
 class MergeSummary(NamedTuple):
@@ -29,7 +63,7 @@ class MergeSummary(NamedTuple):
 
 
 def merge_from_command_line(
-    sources: Sequence[Path], output: Path, *, overwrite: bool, layout: Layout
+    sources: Sequence[Path], output: Path, *, overwrite: bool, layout: "Layout"
 ) -> MergeSummary:
     """Join tables, and the tables of failures beside them.
 
@@ -50,6 +84,8 @@ def merge_from_command_line(
     MergeSummary
         Rows, failures and shards that are not there.
     """
+    from brainfeat.tables.merging import merge_tables
+
     tables = [source for source in sources if not is_failures_path(source)]
     merged = merge_tables(tables, output, overwrite=overwrite, layout=layout)
     # Where all of a shard failed, there is a table of failures alone.

@@ -1,26 +1,63 @@
 """What ``brainfeat report`` does once its options are read."""
 
-__all__ = ["ReportSummary", "report_on_table"]
+__all__ = ["ReportSummary", "report", "report_on_table"]
 
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-import pandas as pd
+import typer
 
 from brainfeat._version import __version__
-from brainfeat.checkpoint.checkpoint import Checkpoint
-from brainfeat.embedding.subject_encoder import SubjectEncoder
+from brainfeat.cli.messages import finish
+from brainfeat.cli.options import JobsOption, LabelColumnOption
 from brainfeat.exceptions import BrainfeatError, InputError, brief_reason
 from brainfeat.io.atomic import atomic_write
-from brainfeat.preprocessing.preprocessor import Preprocessor
-from brainfeat.reporting.cohort import Cohort, join_participants
-from brainfeat.reporting.cohort_report import Inputs, report_body
-from brainfeat.reporting.page import is_own_page, render_page
-from brainfeat.reporting.report_inputs import look_at_inputs
-from brainfeat.subjects.subject import Subject
-from brainfeat.tables.embedding_table import read_embeddings
+from brainfeat.subjects.failures import one_line
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from brainfeat.embedding.subject_encoder import SubjectEncoder
+    from brainfeat.reporting.cohort import Cohort
+    from brainfeat.reporting.cohort_report import Inputs
+
+
+def report(
+    table: Annotated[
+        Path, typer.Argument(metavar="TABLE", help="Table that embed wrote.")
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Page to write.  [TABLE's name, .html]"),
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="participants.tsv: diagnosis, site, age..."),
+    ] = None,
+    label_column: LabelColumnOption = None,
+    jobs: JobsOption = 1,
+) -> None:
+    """Write a page about a table: inputs, outliers, scores, regions.
+
+    Images are preprocessed once more to be shown. If some cannot be, the exit
+    status is 1.
+    """
+    from brainfeat.cli.console import count_rows
+
+    with count_rows("preprocessing") as on_row:
+        summary = report_on_table(
+            table,
+            output,
+            labels=labels,
+            label_column=label_column,
+            n_jobs=jobs,
+            on_row=on_row,
+        )
+    for name, reason in summary.failures:
+        typer.echo(f"failed: {one_line(f'{name}: {reason}')}", err=True)
+    finish(f"report:   {summary.path}", failed=bool(summary.failures))
 
 
 class ReportSummary(NamedTuple):
@@ -78,6 +115,11 @@ def report_on_table(
     TableError
         If the table cannot be read.
     """
+    from brainfeat.reporting.cohort import Cohort, join_participants
+    from brainfeat.reporting.cohort_report import report_body
+    from brainfeat.reporting.page import is_own_page, render_page
+    from brainfeat.tables.embedding_table import read_embeddings
+
     path = output or table.with_suffix(".html")
     if path.suffix.lower() not in {".html", ".htm"}:
         raise InputError(f"{path}: expected a page to write, named *.html.")
@@ -109,7 +151,9 @@ def report_on_table(
     return ReportSummary(path, inputs.failures)
 
 
-def _read_participants(path: Path) -> pd.DataFrame:
+def _read_participants(path: Path) -> "pd.DataFrame":
+    import pandas as pd
+
     separator = "," if path.suffix.lower() == ".csv" else "\t"
     try:
         names = {"participant_id": str, "session_id": str}
@@ -118,7 +162,7 @@ def _read_participants(path: Path) -> pd.DataFrame:
         raise InputError(f"{path}: cannot be read ({brief_reason(error)}).") from error
 
 
-def _names(metadata: pd.DataFrame) -> list[str]:
+def _names(metadata: "pd.DataFrame") -> list[str]:
     """Name rows by participant, and by session and run where they have some."""
     names = metadata["participant_id"].map(str)
     for column, prefix in (("session_id", " "), ("run", " run-")):
@@ -130,12 +174,16 @@ def _names(metadata: pd.DataFrame) -> list[str]:
 
 
 def _look(
-    cohort: Cohort,
-    metadata: pd.DataFrame,
+    cohort: "Cohort",
+    metadata: "pd.DataFrame",
     provenance: dict[str, Any],
     n_jobs: int,
     on_row: Callable[[int, int], None] | None,
-) -> Inputs:
+) -> "Inputs":
+    from brainfeat.reporting.cohort_report import Inputs
+    from brainfeat.reporting.report_inputs import look_at_inputs
+    from brainfeat.subjects.subject import Subject
+
     try:
         encoder = _open_encoder(provenance)
     except BrainfeatError as error:
@@ -154,7 +202,11 @@ def _look(
     return look_at_inputs(cohort, subjects, encoder, n_jobs=n_jobs, on_row=on_row)
 
 
-def _open_encoder(provenance: dict[str, Any]) -> SubjectEncoder:
+def _open_encoder(provenance: dict[str, Any]) -> "SubjectEncoder":
+    from brainfeat.checkpoint.checkpoint import Checkpoint
+    from brainfeat.embedding.subject_encoder import SubjectEncoder
+    from brainfeat.preprocessing.preprocessor import Preprocessor
+
     # What made the table, or an error that says why it cannot be had.
     if "checkpoint" not in provenance:
         raise InputError("the table does not say which encoder made it.")
@@ -175,7 +227,7 @@ def _open_encoder(provenance: dict[str, Any]) -> SubjectEncoder:
 
 
 def _facts(
-    table: Path, labels: Path | None, cohort: Cohort, provenance: dict[str, Any]
+    table: Path, labels: Path | None, cohort: "Cohort", provenance: dict[str, Any]
 ) -> list[tuple[str, str]]:
     n_rows, n_features = cohort.embeddings.shape
     n_people = len(set(cohort.participants))

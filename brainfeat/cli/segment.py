@@ -1,6 +1,14 @@
 """What ``brainfeat segment`` does once its options are read."""
 
-__all__ = ["SegmentSummary", "fit_from_manifest", "format_segments", "segment_rows"]
+__all__ = [
+    "SegmentSummary",
+    "fit_from_manifest",
+    "format_segments",
+    "segment_app",
+    "segment_fit",
+    "segment_predict",
+    "segment_rows",
+]
 
 import csv
 import logging
@@ -10,33 +18,43 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
-import pandas as pd
-from nibabel import Nifti1Image
+import typer
 
-from brainfeat.checkpoint.sharing import shared_checkpoint
-from brainfeat.checkpoint.weight_files import file_sha256
 from brainfeat.cli.console import show_run
+from brainfeat.cli.messages import finish, report_problems
+from brainfeat.cli.options import (
+    CheckpointOption,
+    DeviceOption,
+    InputsArgument,
+    JobsOption,
+    ModalityOption,
+    SeedOption,
+    StepsOption,
+    check_is_new,
+)
 from brainfeat.exceptions import InputError, brief_reason
 from brainfeat.io.atomic import atomic_write, write_json
 from brainfeat.io.dataset_description import check_description, describe_derivatives
 from brainfeat.io.delimited_rows import write_rows
-from brainfeat.io.hashing import hash_images
 from brainfeat.io.image_names import image_stem
 from brainfeat.io.json_files import read_json_object
 from brainfeat.io.paths import expand_home
-from brainfeat.io.volumes import write_image
-from brainfeat.models.device import resolve_device
-from brainfeat.models.side_by_side import MOST_SEGMENTED_AT_ONCE, side_by_side
-from brainfeat.preprocessing.preprocessor import Preprocessor
-from brainfeat.segmentation.estimator import SegmentationEstimator
-from brainfeat.segmentation.folder import MODEL_NAME
 from brainfeat.subjects.bids.index import parse_bids_name
-from brainfeat.subjects.failures import FailedRow, outdated_by, write_failures
-from brainfeat.subjects.manifest import Manifest, collect_rows
-from brainfeat.subjects.subject import Subject
-from brainfeat.tables.runs import RunEvent
+from brainfeat.subjects.failures import (
+    describe_failure,
+    outdated_by,
+    release_frames,
+    write_failures,
+)
+
+if TYPE_CHECKING:
+    from nibabel import Nifti1Image
+
+    from brainfeat.segmentation.estimator import SegmentationEstimator
+    from brainfeat.subjects.manifest import Manifest
+    from brainfeat.subjects.subject import Outcome, Subject
 
 _NAMES, _DESCRIPTION, _FAILURES = "dseg.tsv", "dataset_description.json", "failures.tsv"
 _DATASET, _LABEL = "Segmentations", "label"
@@ -44,6 +62,95 @@ _MADE_BY, _SOURCES, _INPUT = "ModelSHA256", "Sources", "InputSHA256"
 
 
 _LOGGER = logging.getLogger(__name__)
+
+
+segment_app = typer.Typer(
+    no_args_is_help=True, help="Train a segmentation model and apply it."
+)
+
+
+@segment_app.command("fit")
+def segment_fit(
+    manifest: Annotated[
+        Path,
+        typer.Argument(
+            help="CSV or TSV table: a row a subject, columns of modalities and `label`."
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Folder of the model.")
+    ],
+    checkpoint: CheckpointOption = "brainfound-tiny",
+    modality: ModalityOption = None,
+    steps: StepsOption = None,
+    fine_tune: Annotated[
+        bool, typer.Option("--fine-tune", help="Train the encoder, too.")
+    ] = False,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+    jobs: JobsOption = 1,
+) -> None:
+    """Train on scans that have label maps.
+
+    All scans and label maps are checked before the training starts.
+    """
+    from brainfeat.checkpoint.sharing import shared_checkpoint
+    from brainfeat.segmentation.estimator import SegmentationEstimator
+
+    check_is_new(output)
+    estimator = SegmentationEstimator(
+        checkpoint,
+        freeze_encoder=not fine_tune,
+        device=device,
+        random_state=seed,
+        n_jobs=jobs,
+        verbose=1,
+    )
+    if steps is not None:
+        estimator.set_params(n_steps=steps)
+    known = shared_checkpoint(checkpoint).config.encoder.modalities
+    fit_from_manifest(
+        manifest, output, estimator, modalities=known, wanted=modality or ()
+    )
+    typer.echo(f"classes: {', '.join(map(str, estimator.classes_))}")
+    if estimator.validation_scores_:
+        best = max(estimator.validation_scores_)
+        typer.echo(f"dice:    {best:.2f}, of subjects that were held out")
+    typer.echo(f"model:   {output}")
+
+
+@segment_app.command("predict")
+def segment_predict(
+    model: Annotated[Path, typer.Argument(help="Folder that `segment fit` wrote.")],
+    inputs: InputsArgument,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Folder of the label maps.")
+    ],
+    modality: ModalityOption = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Draw label maps, each in its scan's own space.
+
+    The same command again resumes. Scans that fail are listed in
+    OUTPUT/failures.tsv, and the exit status is 1 then.
+    """
+    from brainfeat.segmentation.estimator import SegmentationEstimator
+    from brainfeat.subjects.manifest import collect_rows
+
+    _check_is_no_input(output, inputs)
+    estimator = SegmentationEstimator.load(model).set_params(device=device)
+    manifest = collect_rows(
+        inputs, modalities=estimator.modalities_, wanted=modality or ()
+    )
+    report_problems(manifest)
+    summary = segment_rows(manifest, model, output, estimator)
+    finish(format_segments(summary), failed=bool(summary.failed))
+
+
+def _check_is_no_input(folder: Path, inputs: list[str]) -> None:
+    # Label maps beside scans would make a BIDS folder of them in the next run.
+    if folder.resolve() in {Path(text).resolve() for text in inputs}:
+        raise InputError(f"{folder}: is an input, too; choose another folder.")
 
 
 class SegmentSummary(NamedTuple):
@@ -72,11 +179,11 @@ class SegmentSummary(NamedTuple):
 def fit_from_manifest(
     manifest: Path,
     folder: Path,
-    estimator: SegmentationEstimator,
+    estimator: "SegmentationEstimator",
     *,
     modalities: Sequence[str],
     wanted: Sequence[str] = (),
-) -> SegmentationEstimator:
+) -> "SegmentationEstimator":
     """Train on the rows of a manifest, and save the model.
 
     Parameters
@@ -103,11 +210,15 @@ def fit_from_manifest(
         If a row has no image or no label map, an image comes twice, the names of the
         classes cannot be read, or the folder cannot be written.
     """
+    import pandas as pd
+
+    from brainfeat.subjects.manifest import collect_rows
+
     if manifest.suffix not in {".csv", ".tsv"}:
         raise InputError(f"{manifest}: expected a manifest that ends in .csv or .tsv.")
     rows = collect_rows([str(manifest)], modalities=modalities, wanted=wanted)
     for problem in rows.problems:
-        raise InputError(str(problem))
+        raise InputError(describe_failure(problem))
     for image in rows.duplicates:
         raise InputError(f"{manifest}: expected each image once, got {image} again.")
     known = dict.fromkeys(name for row in rows.rows for name in row.metadata)
@@ -128,7 +239,7 @@ def fit_from_manifest(
 
 
 def segment_rows(
-    manifest: Manifest, model: Path, folder: Path, estimator: SegmentationEstimator
+    manifest: "Manifest", model: Path, folder: Path, estimator: "SegmentationEstimator"
 ) -> SegmentSummary:
     """Segment rows; what fails is noted, the rest goes on.
 
@@ -155,6 +266,9 @@ def segment_rows(
         If the folder holds another dataset, a model, or names of other classes, or
         cannot be written.
     """
+    from brainfeat.checkpoint.weight_files import file_sha256
+    from brainfeat.segmentation.folder import MODEL_NAME
+
     start = time.perf_counter()
     check_description(folder, _DATASET)
     if (folder / MODEL_NAME).exists():
@@ -175,8 +289,9 @@ def segment_rows(
     ) as display:
         for event in _segment(manifest.rows, folder, estimator, fingerprint):
             counts[event.status] += 1
-            if event.failure is not None:
-                failures.append(event.failure)
+            if event.error is not None:
+                release_frames(event.error)
+                failures.append(event)
             display(event)
     return SegmentSummary(
         counts["done"],
@@ -217,18 +332,24 @@ def format_segments(summary: SegmentSummary) -> str:
 
 
 def _segment(
-    rows: Sequence[Subject],
+    rows: "Sequence[Subject]",
     folder: Path,
-    estimator: SegmentationEstimator,
+    estimator: "SegmentationEstimator",
     fingerprint: str,
-) -> Iterator[RunEvent]:
+) -> "Iterator[Outcome[Any]]":
+    from brainfeat.checkpoint.sharing import shared_checkpoint
+    from brainfeat.io.hashing import hash_images
+    from brainfeat.models.device import resolve_device
+    from brainfeat.models.threads import MOST_SEGMENTED_AT_ONCE, map_in_threads
+    from brainfeat.preprocessing.preprocessor import Preprocessor
+
     by_target: dict[Path, list[Subject]] = {}
     for row in rows:
         by_target.setdefault(folder / _output_name(row), []).append(row)
     config = shared_checkpoint(estimator.checkpoint).config
     preprocessor = Preprocessor.from_dict(config.preprocessing)
 
-    def make_origin(row: Subject) -> dict[str, Any]:
+    def make_origin(row: "Subject") -> dict[str, Any]:
         files = preprocessor.input_files(row.paths, config.encoder.modalities)
         return {
             _SOURCES: sorted(row.images.values()),
@@ -236,11 +357,11 @@ def _segment(
             _MADE_BY: fingerprint,
         }
 
-    with side_by_side(
+    with map_in_threads(
         lambda item: [*_segment_alike(*item, estimator, make_origin)],
         by_target.items(),
         device=resolve_device(estimator.device),
-        n_most=MOST_SEGMENTED_AT_ONCE,
+        max_threads=MOST_SEGMENTED_AT_ONCE,
     ) as segmented:
         for events in segmented:
             yield from events
@@ -248,10 +369,12 @@ def _segment(
 
 def _segment_alike(
     target: Path,
-    rows: Sequence[Subject],
-    estimator: SegmentationEstimator,
-    make_origin: Callable[[Subject], dict[str, Any]],
-) -> Iterator[RunEvent]:
+    rows: "Sequence[Subject]",
+    estimator: "SegmentationEstimator",
+    make_origin: "Callable[[Subject], dict[str, Any]]",
+) -> "Iterator[Outcome[Any]]":
+    from brainfeat.subjects.subject import Outcome
+
     # The first of the rows that can be segmented takes the target; the others fail.
     taken: Subject | None = None
     for row in rows:
@@ -267,12 +390,11 @@ def _segment_alike(
             if not _has_segmented(target, origin):
                 (image,) = estimator.predict([dict(row.images)])
         except Exception as error:  # whatever a damaged file makes a library raise
-            failure = FailedRow.from_error(row.participant_id, row.image, error)
-            yield RunEvent(row, "failed", failure)
+            yield Outcome(row, error=error)
             continue
         taken = row
         _write(target, image, origin)
-        yield RunEvent(row, "skipped" if image is None else "done", None)
+        yield Outcome(row, image)
 
 
 def _has_segmented(target: Path, origin: Mapping[str, Any]) -> bool:
@@ -300,7 +422,9 @@ def _has_segmented(target: Path, origin: Mapping[str, Any]) -> bool:
     return False
 
 
-def _write(target: Path, image: Nifti1Image | None, origin: Mapping[str, Any]) -> None:
+def _write(
+    target: Path, image: "Nifti1Image | None", origin: Mapping[str, Any]
+) -> None:
     """Write a label map, if there is a new one, and where it comes from.
 
     Raises
@@ -308,6 +432,8 @@ def _write(target: Path, image: Nifti1Image | None, origin: Mapping[str, Any]) -
     InputError
         If it cannot be written: nor can those of the rows to come.
     """
+    from brainfeat.io.volumes import write_image
+
     sidecar = _sidecar(target)
     try:
         if image is not None:
@@ -327,7 +453,7 @@ def _sidecar(target: Path) -> Path:
     return target.with_name(target.name.replace(".nii.gz", ".json"))
 
 
-def _output_name(row: Subject) -> Path:
+def _output_name(row: "Subject") -> Path:
     """Name a label map after its image: ``sub-01_T1w`` gives ``sub-01_dseg``."""
     image = Path(row.image)
     stem = image_stem(image)
@@ -372,7 +498,7 @@ def _check_can_write(folder: Path) -> None:
         ) from error
 
 
-def _label_map(row: Subject, manifest: Path) -> str:
+def _label_map(row: "Subject", manifest: Path) -> str:
     text = row.metadata.get(_LABEL)
     if not text:
         raise InputError(
@@ -432,7 +558,7 @@ def _read_names(path: Path) -> Mapping[int, str]:
 
 
 def _write_names(
-    path: Path, estimator: SegmentationEstimator, names: Mapping[int, str]
+    path: Path, estimator: "SegmentationEstimator", names: Mapping[int, str]
 ) -> None:
     with (
         atomic_write(path) as partial,

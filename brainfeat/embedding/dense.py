@@ -7,9 +7,9 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from brainfeat.configs import is_integer
 from brainfeat.embedding.tokens import SubjectTokens
 from brainfeat.exceptions import ConfigError
-from brainfeat.io.integers import is_integer
 from brainfeat.volume import Geometry
 
 __all__ = ["DenseSpace", "check_dense_options", "to_dense_images"]

@@ -15,7 +15,7 @@ from brainfeat.embedding.recipe import (
     encode_remotely,
 )
 from brainfeat.exceptions import BrainfeatError, WorkerError
-from brainfeat.subjects.blame import blame
+from brainfeat.subjects.failures import add_context
 from brainfeat.subjects.subject import Subject
 
 __all__ = ["Distribution", "encode_in_workers"]
@@ -192,4 +192,6 @@ class _Calls(Generic[Tag]):
 def _lost(error: Exception, subject: Subject) -> RemoteOutcome:
     reason = " ".join(f"{type(error).__name__} {error}".split())[:300]
     lost = WorkerError(f"the process that embedded it was lost ({reason}).")
-    return RemoteOutcome(None, None, RemoteFailure.from_error(blame(lost, subject)))
+    return RemoteOutcome(
+        None, None, RemoteFailure.from_error(add_context(lost, subject))
+    )

@@ -28,7 +28,7 @@ from brainfeat.exceptions import (
     ConfigError,
     InputError,
 )
-from brainfeat.models.device import resolve_n_jobs
+from brainfeat.models.threads import resolve_n_jobs
 from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.progress import show_subjects
 from brainfeat.subjects.contract import (

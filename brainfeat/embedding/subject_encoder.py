@@ -30,10 +30,10 @@ from brainfeat.models.device import (
 )
 from brainfeat.models.encoder import EncoderOutput
 from brainfeat.models.pooling import pool_regions, pool_tissues, pool_tokens
-from brainfeat.models.side_by_side import side_by_side
+from brainfeat.models.threads import map_in_threads
 from brainfeat.preprocessing.preprocessor import PreprocessedSubject, Preprocessor
 from brainfeat.slabs.grid import SlabGrid
-from brainfeat.subjects.blame import blame
+from brainfeat.subjects.failures import add_context
 from brainfeat.subjects.reading import read_and_preprocess
 from brainfeat.subjects.subject import Subject
 from brainfeat.subjects.table import check_subject
@@ -223,7 +223,7 @@ class SubjectEncoder:
                 n_threads=n_jobs,
                 n_ahead=n_jobs + self._batch_size,
             ) as prepared,
-            side_by_side(
+            map_in_threads(
                 lambda items: [*self._finish(items, cache)],
                 self._batches(prepared),
                 device=self.device,
@@ -393,7 +393,7 @@ class SubjectEncoder:
                 return Outcome(index, vector, None)
             return self._preprocess(index, subject, key)
         except Exception as error:  # whatever a damaged file makes a library raise
-            return Outcome(index, None, blame(error, subject))
+            return Outcome(index, None, add_context(error, subject))
 
     def _preprocess(self, index: int, subject: Subject, key: str | None) -> _Prepared:
         processed, _ = self.preprocess(subject)
@@ -438,12 +438,12 @@ class SubjectEncoder:
                 yield item
                 continue
             if failed is not None:
-                yield Outcome(item.index, None, blame(failed, item.subject))
+                yield Outcome(item.index, None, add_context(failed, item.subject))
                 continue
             vector = next(vectors)
             if not np.isfinite(vector).all():
                 error = VolumeError(self._why_not_finite(item.fractions))
-                yield Outcome(item.index, None, blame(error, item.subject))
+                yield Outcome(item.index, None, add_context(error, item.subject))
                 continue
             if cache and item.key:
                 cache.store(item.key, vector)

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from brainfeat.embedding.subject_encoder import NOT_FINITE, SubjectEncoder
 from brainfeat.exceptions import VolumeError
-from brainfeat.models.side_by_side import side_by_side
+from brainfeat.models.threads import map_in_threads
 from brainfeat.preprocessing.preprocessor import PreprocessedSubject
-from brainfeat.subjects.blame import blame
+from brainfeat.subjects.failures import add_context
 from brainfeat.subjects.subject import Subject
 from brainfeat.volume import Geometry
 from brainfeat.workers import Prefetch
@@ -134,7 +134,7 @@ def stream_tokens(
         try:
             return _Prepared(index, subject, encoder.preprocess(subject))
         except Exception as error:  # whatever a damaged file makes a library raise
-            return _Prepared(index, subject, blame(error, subject))
+            return _Prepared(index, subject, add_context(error, subject))
 
     def encode(item: _Prepared) -> TokenOutcome:
         if isinstance(item.content, Exception):
@@ -142,13 +142,13 @@ def stream_tokens(
         try:
             return TokenOutcome(item.index, _encode(encoder, *item.content), None)
         except Exception as error:  # of a device that fails, or is too small for one
-            return TokenOutcome(item.index, None, blame(error, item.subject))
+            return TokenOutcome(item.index, None, add_context(error, item.subject))
 
     with (
         Prefetch(
             prepare, enumerate(subjects), n_threads=n_jobs, n_ahead=n_jobs + 1
         ) as prepared,
-        side_by_side(
+        map_in_threads(
             encode, prepared, device=encoder.device, readers=prepared
         ) as encoded,
     ):

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
+from brainfeat.configs import is_integer
 from brainfeat.exceptions import ConfigError, InputError
-from brainfeat.io.integers import is_integer
 
 Rows = NDArray[np.intp]
 Fold = tuple[Rows, Rows]

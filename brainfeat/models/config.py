@@ -4,8 +4,19 @@ __all__ = ["EncoderConfig"]
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
+from brainfeat.configs import (
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Relation,
+    Rule,
+    UniqueNames,
+    check_fields,
+    from_plain,
+    to_plain,
+)
 from brainfeat.exceptions import ConfigError
 
 if TYPE_CHECKING:
@@ -18,6 +29,7 @@ FeedForward = Literal["mlp", "swiglu"]
 PositionMode = Literal["bicubic", "antialiased"]
 Stem = Literal["linear", "hierarchical"]
 Background = Literal["kept", "skipped"]
+_DropRate = Annotated[float, Rule("in [0, 1)", lambda value: 0 <= value < 1)]
 _Fractions = TypeVar("_Fractions", "NDArray[np.float32]", "Tensor")
 
 _DINOV2: dict[str, Any] = {"patch_size": 14, "image_size": (518, 518)}
@@ -84,28 +96,27 @@ class EncoderConfig:
         If a value is of the wrong type or impossible.
     """
 
-    modalities: tuple[str, ...] = ("T1w", "T2w", "FLAIR")
-    thickness: int = 4
-    patch_size: int = 8
-    image_size: tuple[int, int] = (104, 80)
-    embed_dim: int = 192
-    depth: int = 12
-    num_heads: int = 3
-    mlp_ratio: float = 4.0
+    modalities: UniqueNames = ("T1w", "T2w", "FLAIR")
+    thickness: PositiveInt = 4
+    patch_size: PositiveInt = 8
+    image_size: tuple[PositiveInt, PositiveInt] = (104, 80)
+    embed_dim: PositiveInt = 192
+    depth: PositiveInt = 12
+    num_heads: PositiveInt = 3
+    mlp_ratio: PositiveFloat = 4.0
     ffn: FeedForward = "mlp"
-    num_register_tokens: int = 0
+    num_register_tokens: NonNegativeInt = 0
     position_mode: PositionMode = "bicubic"
     stem: Stem = "linear"
-    slab_positions: int = 0
+    slab_positions: NonNegativeInt = 0
     slab_mixing: tuple[int, ...] = ()
     background: Background = "kept"
     layer_scale: float = 1e-5  # DINOv2's start of training
-    drop_path: float = 0.0
-    tissues: tuple[str, ...] = ()
+    drop_path: _DropRate = 0.0
+    tissues: UniqueNames = ()
 
     def __post_init__(self) -> None:
-        for problem in _problems(self):
-            raise ConfigError(f"EncoderConfig: {problem}")
+        check_fields(self, _relations)
 
     @classmethod
     def preset(cls, name: PresetName, **changes: Any) -> Self:
@@ -153,12 +164,8 @@ class EncoderConfig:
         ConfigError
             If a key is unknown or a value impossible.
         """
-        names = [field.name for field in dataclasses.fields(cls)]
-        unknown = sorted(set(values) - set(names))
-        if unknown:
-            raise ConfigError(f"EncoderConfig: unknown keys {unknown}.")
-        lists = {key: tuple(v) for key, v in values.items() if isinstance(v, list)}
-        return cls(**{**values, **lists})
+        config: Self = from_plain(cls, values)
+        return config
 
     def count_foreground(self, fractions: _Fractions) -> _Fractions:
         """Count patches that hold a trace of foreground as those that hold none.
@@ -185,8 +192,8 @@ class EncoderConfig:
         dict
             What `from_dict` reads.
         """
-        values = dataclasses.asdict(self)
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+        values: dict[str, Any] = to_plain(self)
+        return values
 
     @property
     def in_channels(self) -> int:
@@ -204,79 +211,33 @@ class EncoderConfig:
 # would cost as much as any, and count for as little in the mean as there is in them.
 _LEAST_FRACTION = 0.1
 
-_POSITIVE = ("thickness", "patch_size", "embed_dim", "depth", "num_heads")
-_NUMBERS = ("mlp_ratio", "layer_scale", "drop_path")
-_ITEM_KINDS = {
-    "modalities": str,
-    "image_size": int,
-    "slab_mixing": int,
-    "tissues": str,
-}
-_CHOICES = {
-    "ffn": get_args(FeedForward),
-    "position_mode": get_args(PositionMode),
-    "stem": get_args(Stem),
-    "background": get_args(Background),
-}
 
-
-def _problems(config: EncoderConfig) -> Iterator[str]:
-    """Say what is wrong; the values are compared once each has its type."""
-    yield from _number_problems(config)
-    yield from _type_problems(config)
-    checks = {
-        f"modalities must be distinct names, got {config.modalities}.": (
-            0 < len(config.modalities) == len(set(config.modalities))
-        ),
-        f"tissues must be distinct names, got {config.tissues}.": (
-            all(config.tissues) and len(config.tissues) == len(set(config.tissues))
-        ),
-        f"num_heads {config.num_heads} does not divide embed_dim {config.embed_dim}.": (
-            config.embed_dim % config.num_heads == 0
-        ),
-        f"image_size must be two multiples of the patch size {config.patch_size}, "
-        f"got {config.image_size}.": len(config.image_size) == 2
-        and all(n > 0 and n % config.patch_size == 0 for n in config.image_size),
-        f"slab_mixing {config.slab_mixing} is not within {config.depth} blocks.": (
-            set(config.slab_mixing) <= set(range(config.depth))
-        ),
-        f"drop_path must be in [0, 1), got {config.drop_path}.": (
-            0.0 <= config.drop_path < 1.0
-        ),
-        "a hierarchical stem needs a patch size that is a power of 2, and embed_dim a "
-        f"multiple of it, got {config.patch_size} and {config.embed_dim}.": (
-            config.stem == "linear"
-            or (
-                config.patch_size & (config.patch_size - 1) == 0
-                and config.embed_dim % config.patch_size == 0
-            )
-        ),
-        f"mlp_ratio must be positive, got {config.mlp_ratio}.": config.mlp_ratio > 0.0,
-    }
-    yield from (problem for problem, holds in checks.items() if not holds)
-
-
-def _number_problems(config: EncoderConfig) -> Iterator[str]:
-    for name, minimum in {
-        **dict.fromkeys(_POSITIVE, 1),
-        "num_register_tokens": 0,
-        "slab_positions": 0,
-    }.items():
-        value = getattr(config, name)
-        # By type, because a bool is an int to isinstance.
-        if type(value) is not int or value < minimum:
-            yield f"{name} must be an integer of at least {minimum}, got {value!r}."
-    for name in _NUMBERS:
-        value = getattr(config, name)
-        if type(value) not in {int, float}:
-            yield f"{name} must be a number, got {value!r}."
-
-
-def _type_problems(config: EncoderConfig) -> Iterator[str]:
-    for name, kind in _ITEM_KINDS.items():
-        items = getattr(config, name)
-        if type(items) is not tuple or any(type(item) is not kind for item in items):
-            yield f"{name} must be a tuple of {kind.__name__}, got {items!r}."
-    for name, choices in _CHOICES.items():
-        if getattr(config, name) not in choices:
-            yield f"{name} must be one of {choices}, got {getattr(config, name)!r}."
+def _relations(config: EncoderConfig) -> Iterator[Relation]:
+    patch = config.patch_size
+    yield bool(config.modalities), "modalities", "at least one name"
+    yield (
+        config.embed_dim % config.num_heads == 0,
+        "num_heads",
+        f"a divisor of embed_dim {config.embed_dim}",
+    )
+    yield (
+        all(length % patch == 0 for length in config.image_size),
+        "image_size",
+        f"multiples of patch_size {patch}",
+    )
+    yield (
+        set(config.slab_mixing) <= set(range(config.depth)),
+        "slab_mixing",
+        f"blocks below depth {config.depth}",
+    )
+    if config.stem == "hierarchical":
+        yield (
+            patch & (patch - 1) == 0,
+            "patch_size",
+            "a power of 2 for a hierarchical stem",
+        )
+        yield (
+            config.embed_dim % patch == 0,
+            "embed_dim",
+            f"a multiple of patch_size {patch} for a hierarchical stem",
+        )

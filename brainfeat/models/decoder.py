@@ -4,13 +4,14 @@ __all__ = ["DecoderConfig", "SegmentationDecoder"]
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from brainfeat.exceptions import ConfigError, InputError
+from brainfeat.configs import PositiveInt, Rule, check_fields, from_plain
+from brainfeat.exceptions import InputError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,21 +40,15 @@ class DecoderConfig:
         If a size is not a positive integer, or there is one class only.
     """
 
-    n_classes: int
-    n_modalities: int
-    embed_dim: int
-    n_depths: int
-    upsampling: int = 2
-    width: int = 16
+    n_classes: Annotated[int, Rule(">= 2", lambda value: value >= 2)]
+    n_modalities: PositiveInt
+    embed_dim: PositiveInt
+    n_depths: PositiveInt
+    upsampling: PositiveInt = 2
+    width: PositiveInt = 16
 
     def __post_init__(self) -> None:
-        for name, value in dataclasses.asdict(self).items():
-            minimum = 2 if name == "n_classes" else 1
-            if type(value) is not int or value < minimum:
-                raise ConfigError(
-                    f"DecoderConfig: {name} must be an integer of at least {minimum}, "
-                    f"got {value!r}."
-                )
+        check_fields(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -74,12 +69,8 @@ class DecoderConfig:
         ConfigError
             If a key is unknown or missing, or a value impossible.
         """
-        names = {field.name for field in dataclasses.fields(cls)}
-        if set(values) != names:
-            raise ConfigError(
-                f"DecoderConfig: expected keys {sorted(names)}, got {sorted(values)}."
-            )
-        return cls(**values)
+        config: Self = from_plain(cls, values, complete=True)
+        return config
 
 
 class SegmentationDecoder(nn.Module):

@@ -1,21 +1,20 @@
-"""Where the encoder runs, in which precision, and on how many subjects at a time."""
-
-from numbers import Integral
-from typing import Any
-
-import joblib
-import torch
-
-from brainfeat.exceptions import ConfigError
-from brainfeat.io.integers import is_integer
+"""Where the encoder runs, in which precision, on how many subjects at a time."""
 
 __all__ = [
     "is_out_of_memory",
     "resolve_batch_size",
     "resolve_device",
     "resolve_dtype",
-    "resolve_n_jobs",
+    "resolve_training_device",
 ]
+
+import os
+from typing import Any
+
+import torch
+
+from brainfeat.configs import is_integer
+from brainfeat.exceptions import ConfigError
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 # Enough tokens to fill a large accelerator; a fixed number, so that rows are the
@@ -25,59 +24,43 @@ _LARGEST_BATCH = 32
 
 
 def resolve_device(device: Any) -> torch.device:
-    """Choose the device.
+    """Return a device that is available; "auto" is the current CUDA device or the CPU.
 
-    Parameters
-    ----------
-    device : "auto", str or torch.device
-        ``"auto"`` takes the current CUDA device, if there is one, else the CPU.
-
-    Returns
-    -------
-    torch.device
-        A device that is there, with its index: the current device of another thread
-        may be another one.
-
-    Raises
-    ------
-    ConfigError
-        If the device is unknown or not there.
+    A CUDA device gets its index, since the current device differs between threads.
     """
     if isinstance(device, str) and device == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda", torch.cuda.current_device())
         return torch.device("cpu")
     try:
-        # Asking for one number is the only test that every backend has.
+        # Allocating one number is the only test that every backend has.
         return torch.empty(1, device=torch.device(device)).device
     except (AssertionError, RuntimeError, TypeError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(
-            f"device: expected 'auto' or a device that is there, got {device!r} "
+            f"device: expected 'auto' or an available device, got {device!r} "
             f"({reason})."
         ) from error
 
 
+def resolve_training_device(device: str) -> torch.device:
+    """Return the device of this process; "auto" is CUDA, else MPS, else the CPU.
+
+    CUDA without an index is the card that torchrun gives this process.
+    """
+    has_cuda = torch.cuda.is_available()
+    if has_cuda and device in {"auto", "cuda"}:
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    if device == "auto":
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    return resolve_device(device)
+
+
 def resolve_dtype(dtype: Any, device: torch.device) -> torch.dtype:
-    """Choose the precision of the encoder's matrix products.
+    """Return the precision of the encoder's matrix products.
 
-    Parameters
-    ----------
-    dtype : {"auto", "float32", "bfloat16"}
-        ``"auto"`` takes bfloat16 where the processor multiplies it natively,
-        which is about three times as fast, else float32.
-    device : torch.device
-        Where the encoder runs.
-
-    Returns
-    -------
-    torch.dtype
-        ``torch.float32`` or ``torch.bfloat16``.
-
-    Raises
-    ------
-    ConfigError
-        If ``dtype`` is another value.
+    "auto" is bfloat16 where the processor multiplies it natively, which is about
+    three times as fast, else float32.
     """
     if isinstance(dtype, str) and dtype == "auto":
         return torch.bfloat16 if _multiplies_bfloat16(device) else torch.float32
@@ -89,27 +72,10 @@ def resolve_dtype(dtype: Any, device: torch.device) -> torch.dtype:
 
 
 def resolve_batch_size(batch_size: Any, device: torch.device, n_tokens: int) -> int:
-    """Choose how many subjects share a batch.
+    """Return the subjects of a batch, each of `n_tokens` tokens.
 
-    Parameters
-    ----------
-    batch_size : "auto" or int
-        ``"auto"`` is one on a CPU, whose caches hold the slabs of one subject,
-        and what fills an accelerator elsewhere.
-    device : torch.device
-        Where the encoder runs.
-    n_tokens : int
-        Tokens of one subject.
-
-    Returns
-    -------
-    int
-        Number of subjects.
-
-    Raises
-    ------
-    ConfigError
-        If ``batch_size`` is another value.
+    "auto" is one on a CPU, whose caches hold the slabs of one subject, and what fills
+    an accelerator elsewhere.
     """
     if isinstance(batch_size, str) and batch_size == "auto":
         if device.type == "cpu":
@@ -122,45 +88,8 @@ def resolve_batch_size(batch_size: Any, device: torch.device, n_tokens: int) -> 
     return int(batch_size)
 
 
-def resolve_n_jobs(n_jobs: Any) -> int:
-    """Choose the number of threads.
-
-    Parameters
-    ----------
-    n_jobs : None or int
-        As scikit-learn's: -1 is one a core.
-
-    Returns
-    -------
-    int
-        Number of threads.
-
-    Raises
-    ------
-    ConfigError
-        If ``n_jobs`` is another value.
-    """
-    if n_jobs is not None and (not isinstance(n_jobs, Integral) or n_jobs == 0):
-        raise ConfigError(
-            "n_jobs: expected None, a positive integer, or -1 for one a core, "
-            f"got {n_jobs!r}."
-        )
-    return int(joblib.effective_n_jobs(n_jobs))
-
-
 def is_out_of_memory(error: Exception) -> bool:
-    """Tell whether an error says that memory was short.
-
-    Parameters
-    ----------
-    error : Exception
-        What a computation raised.
-
-    Returns
-    -------
-    bool
-        Whether less work at a time could succeed.
-    """
+    """Whether an error reports a lack of memory, on any device."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     # What torch raises on a CPU has no type of its own.

@@ -11,13 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from brainfeat.exceptions import ConfigError, ModalityError, VolumeError
-from brainfeat.io.integers import is_integer
+from brainfeat.configs import PositiveInt, Relation, Rule, check_fields, from_plain
+from brainfeat.exceptions import ModalityError, VolumeError
 from brainfeat.preprocessing import alignment as registration
 from brainfeat.preprocessing import brain_mask as masks
 from brainfeat.preprocessing.intensities import correct_bias, repair, standardise
@@ -26,6 +26,7 @@ from brainfeat.preprocessing.template import BRAIN_CENTER
 from brainfeat.volume import Geometry, Volume
 
 Alignment = Literal["none", "rigid", "affine"]
+_Length = Annotated[float, Rule("> 0 and finite", lambda mm: 0 < mm < math.inf)]
 Affine = NDArray[np.float64]
 
 # Part of the fingerprint: raised when the same settings give other voxels.
@@ -121,16 +122,15 @@ class Preprocessor:
     2.0
     """
 
-    shape: tuple[int, int, int] = (80, 104, 80)
-    spacing: float = 2.0
+    shape: tuple[PositiveInt, PositiveInt, PositiveInt] = (80, 104, 80)
+    spacing: _Length = 2.0
     alignment: Alignment = "rigid"
     bias_correction: bool = False
     brain_mask: masks.BrainMask | None = None
     percentiles: tuple[float, float] = (0.5, 99.5)
 
     def __post_init__(self) -> None:
-        for problem in _problems(self):
-            raise ConfigError(f"Preprocessor: {problem}")
+        check_fields(self, _relations)
 
     @property
     def geometry(self) -> Geometry:
@@ -339,12 +339,8 @@ class Preprocessor:
         ConfigError
             If a key is unknown or a value impossible.
         """
-        names = {field.name for field in dataclasses.fields(cls)}
-        unknown = sorted(set(values) - names)
-        if unknown:
-            raise ConfigError(f"Preprocessor: unknown keys {unknown}.")
-        lists = {key: tuple(v) for key, v in values.items() if isinstance(v, list)}
-        return cls(**{**values, **lists})
+        preprocessor: Self = from_plain(cls, values)
+        return preprocessor
 
     def _grid_to_scanner(self, alignment: registration.Alignment) -> Affine:
         center = np.array(BRAIN_CENTER)
@@ -402,39 +398,7 @@ def _naming(volume: Volume, modality: str) -> Iterator[None]:
         raise type(error)(f"{volume.path or modality}: {error}") from error
 
 
-def _problems(config: Preprocessor) -> list[str]:
-    checks = {
-        f"shape must be a tuple of three positive integers, got {config.shape!r}.": (
-            isinstance(config.shape, tuple)
-            and len(config.shape) == 3
-            and all(is_integer(size, at_least=1) for size in config.shape)
-        ),
-        f"spacing must be a positive length in mm, got {config.spacing!r}.": (
-            _is_number(config.spacing) and config.spacing > 0
-        ),
-        f"alignment must be one of {get_args(Alignment)}, got {config.alignment!r}.": (
-            config.alignment in get_args(Alignment)
-        ),
-        f"bias_correction must be true or false, got {config.bias_correction!r}.": (
-            isinstance(config.bias_correction, bool)
-        ),
-        f"brain_mask must be text or a function, got {config.brain_mask!r}.": (
-            config.brain_mask is None
-            or (isinstance(config.brain_mask, str) and config.brain_mask != "")
-            or callable(config.brain_mask)
-        ),
-        "percentiles must be a tuple of two, rising, in [0, 100], "
-        f"got {config.percentiles!r}.": (
-            isinstance(config.percentiles, tuple)
-            and len(config.percentiles) == 2
-            and all(map(_is_number, config.percentiles))
-            and 0 <= config.percentiles[0] < config.percentiles[1] <= 100
-        ),
-    }
-    return [problem for problem, holds in checks.items() if not holds]
-
-
-def _is_number(value: object) -> bool:
-    if isinstance(value, bool) or not isinstance(value, float | int):
-        return False
-    return math.isfinite(value)
+def _relations(config: Preprocessor) -> Iterator[Relation]:
+    lower, upper = config.percentiles
+    yield config.brain_mask != "", "brain_mask", "a path, a name or a function"
+    yield 0 <= lower < upper <= 100, "percentiles", "lower < upper in [0, 100]"

@@ -1,6 +1,6 @@
 """Devices and ranks of a run, and networks that ranks share."""
 
-__all__ = ["joined_ranks", "training_device", "wrap_for_ranks"]
+__all__ = ["joined_ranks", "wrap_for_ranks"]
 
 import os
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from brainfeat.models.device import resolve_device
+from brainfeat.models.device import resolve_training_device
 from brainfeat.pretraining.config import PretrainingConfig
 from brainfeat.pretraining.ranks import world_size
 from brainfeat.pretraining.self_distillation import SelfDistillation, unwrapped
@@ -24,7 +24,7 @@ def joined_ranks(device: str) -> Iterator[torch.device]:
 
     Restores torch's random state on exit.
     """
-    target = training_device(device)
+    target = resolve_training_device(device)
     is_cuda = target.type == "cuda"
     with torch.random.fork_rng([target] if is_cuda else []):
         if "TORCHELASTIC_RUN_ID" not in os.environ or dist.is_initialized():
@@ -37,18 +37,6 @@ def joined_ranks(device: str) -> Iterator[torch.device]:
             yield target
         finally:
             dist.destroy_process_group()
-
-
-def training_device(name: str) -> torch.device:
-    """Resolve a device; ``"auto"`` is CUDA, else MPS, else the CPU.
-
-    CUDA without an index is the card of the process' local rank under torchrun.
-    """
-    if name == "auto" and not torch.cuda.is_available():
-        name = "mps" if torch.backends.mps.is_available() else "cpu"
-    if name in {"auto", "cuda"} and "LOCAL_RANK" in os.environ:
-        name = f"cuda:{os.environ['LOCAL_RANK']}"
-    return resolve_device(name)
 
 
 def wrap_for_ranks(

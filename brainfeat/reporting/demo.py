@@ -21,16 +21,17 @@ from brainfeat.reporting.demo_report import DemoReport, SliceView, write_demo_re
 from brainfeat.reporting.probe import ProbeScores, cross_validate_probe
 from brainfeat.simulation.cohort import simulate_cohort
 from brainfeat.subjects.manifest import collect_rows
+from brainfeat.subjects.subject import Outcome
 from brainfeat.tables.embedding_table import read_embeddings
 from brainfeat.tables.provenance import describe_encoder
-from brainfeat.tables.runs import RunEvent, RunOptions, embed_to_table
+from brainfeat.tables.runs import RunOptions, embed_to_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["DemoResult", "format_demo", "run_demo"]
 
-Display = Callable[[int], AbstractContextManager[Callable[[RunEvent], None]]]
+Display = Callable[[int], AbstractContextManager[Callable[[Outcome[Any]], None]]]
 
 _CHECKPOINT = "brainfound-tiny"
 _SLICE_Y = -20.0  # mm in MNI152: the slice through both hippocampi
@@ -93,7 +94,7 @@ def run_demo(
     tell : callable, optional
         Called with a line of text at each step.
     display : callable, optional
-        From the number of rows to a context that shows a `RunEvent` for each.
+        From the number of rows to a context that shows an `Outcome` for each.
 
     Returns
     -------

@@ -14,7 +14,7 @@ from brainfeat.embedding.embedder import BrainFoundEmbedder
 from brainfeat.evaluation.columns import check_order
 from brainfeat.exceptions import InputError
 from brainfeat.io.atomic import atomic_write
-from brainfeat.models.device import resolve_n_jobs
+from brainfeat.models.threads import resolve_n_jobs
 from brainfeat.reporting.cohort import Cohort
 from brainfeat.reporting.cohort_report import report_body
 from brainfeat.reporting.page import render_page

@@ -22,7 +22,7 @@ from brainfeat.embedding.tokens import SubjectTokens, TokenOutcome, stream_token
 from brainfeat.evaluation.columns import check_order
 from brainfeat.exceptions import ConfigError, InputError
 from brainfeat.io.volumes import to_image
-from brainfeat.models.device import resolve_n_jobs
+from brainfeat.models.threads import resolve_n_jobs
 from brainfeat.reporting.decisions import decide, slope
 from brainfeat.reporting.native_maps import NativeMaps
 from brainfeat.reporting.template_regions import template_regions

@@ -20,12 +20,13 @@ from sklearn.utils.validation import check_is_fitted
 
 from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.checkpoint.sharing import shared_checkpoint, shared_encoder
+from brainfeat.configs import is_integer
 from brainfeat.exceptions import ConfigError, InputError
 from brainfeat.io.image_files import ImageSource
-from brainfeat.io.integers import is_integer
 from brainfeat.io.paths import expand_home
 from brainfeat.metrics import dice_scores
-from brainfeat.models.device import resolve_device, resolve_n_jobs
+from brainfeat.models.device import resolve_device
+from brainfeat.models.threads import resolve_n_jobs
 from brainfeat.progress import show_steps, show_subjects
 from brainfeat.segmentation.folder import read_folder, write_folder
 from brainfeat.segmentation.inputs import SegmentationSpace

@@ -12,7 +12,7 @@ from brainfeat.exceptions import VolumeError
 from brainfeat.preprocessing.intensities import repair
 from brainfeat.preprocessing.preprocessor import PreprocessedSubject, Preprocessor
 from brainfeat.preprocessing.resampling import to_closest_ras, to_resampled
-from brainfeat.subjects.blame import blaming
+from brainfeat.subjects.failures import adding_context
 from brainfeat.subjects.reading import read_and_preprocess
 from brainfeat.subjects.subject import Subject
 from brainfeat.volume import Geometry, Volume
@@ -121,7 +121,7 @@ class SegmentationSpace:
         VolumeError
             If an image cannot be used.
         """
-        with blaming(subject):
+        with adding_context(subject):
             return self._read(subject)
 
     def present(self, subject: SegmentationInput) -> NDArray[np.bool_]:

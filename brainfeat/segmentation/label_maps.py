@@ -12,7 +12,7 @@ from pandas.api.extensions import ExtensionArray
 from brainfeat.exceptions import InputError, VolumeNotFoundError
 from brainfeat.io.image_files import ImageSource
 from brainfeat.io.volumes import read_labels, split_volumes, to_image
-from brainfeat.subjects.blame import blaming
+from brainfeat.subjects.failures import adding_context
 from brainfeat.subjects.owners import find_owner
 from brainfeat.subjects.subject import Subject
 from brainfeat.subjects.table import find_path
@@ -98,7 +98,7 @@ def read_label_map(source: ImageSource, subject: Subject) -> Volume:
         If it cannot be read; the error begins with the name of the label map.
     """
     name = name_of(source, subject)
-    with blaming(Subject(name, {})):
+    with adding_context(Subject(name, {})):
         return read_labels(source)
 
 

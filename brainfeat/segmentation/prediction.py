@@ -9,7 +9,10 @@ from numpy.typing import NDArray
 
 from brainfeat.io.image_files import ImageSource
 from brainfeat.io.volumes import to_image_like
-from brainfeat.models.side_by_side import MOST_SEGMENTED_AT_ONCE, side_by_side
+from brainfeat.models.threads import (
+    MOST_SEGMENTED_AT_ONCE,
+    map_in_threads,
+)
 from brainfeat.segmentation.inputs import (
     SegmentationInput,
     SegmentationSpace,
@@ -150,11 +153,11 @@ def segment_subjects(
             n_threads=n_jobs,
             n_ahead=n_jobs,
         ) as placed,
-        side_by_side(
+        map_in_threads(
             segment,
             placed,
             device=network.device,
-            n_most=MOST_SEGMENTED_AT_ONCE,
+            max_threads=MOST_SEGMENTED_AT_ONCE,
             readers=placed,
         ) as segmented,
     ):

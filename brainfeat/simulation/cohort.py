@@ -14,9 +14,9 @@ from typing import Any
 import pandas as pd
 from torch import Tensor
 
+from brainfeat.configs import is_integer
 from brainfeat.exceptions import ConfigError, ModalityError
 from brainfeat.io.hashing import content_hash
-from brainfeat.io.integers import is_integer
 from brainfeat.io.paths import expand_home
 from brainfeat.io.volumes import write_volume
 from brainfeat.simulation.anatomy import BaseAnatomy

@@ -3,22 +3,18 @@
 __all__ = ["CropBoxes", "CropConfig", "pool_patches", "stack_to_slabs"]
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from brainfeat.exceptions import ConfigError
-from brainfeat.slabs.grid import Plane
+from brainfeat.configs import Fraction, PositiveInt, Relation, Rule, check_fields
+from brainfeat.slabs.grid import PLANE_AXES, Plane
 
-# Volume axes (I=0, J=1, K=2) that run along slices, height and width of a slab.
-_PLANE_AXES: dict[str, tuple[int, int, int]] = {
-    "axial": (2, 1, 0),
-    "coronal": (1, 2, 0),
-    "sagittal": (0, 2, 1),
-}
+_Ratio = Annotated[float, Rule(">= 1", lambda value: value >= 1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,28 +47,23 @@ class CropConfig:
         centre that all crops of a subject share, in slabs.
     """
 
-    size: tuple[int, int] = (80, 80)
-    n_slabs: int = 4
+    size: tuple[PositiveInt, PositiveInt] = (80, 80)
+    n_slabs: PositiveInt = 4
     area: tuple[float, float] = (0.5, 1.0)
-    aspect: float = 1.15
+    aspect: _Ratio = 1.15
     rotation: float = 15.0
     tilt: float = 5.0
-    thickness_scale: float = 1.1
-    flip: float = 0.5
+    thickness_scale: _Ratio = 1.1
+    flip: Fraction = 0.5
     jitter: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.area[0] <= self.area[1] <= 1:
-            raise ConfigError(f"area: expected 0 < low <= high <= 1, got {self.area}.")
-        if self.n_slabs < 1 or min(self.size) < 1:
-            raise ConfigError(
-                f"crop of {self.n_slabs} slabs of {self.size}: sizes must be positive."
-            )
-        if min(self.aspect, self.thickness_scale) < 1 or not 0 <= self.flip <= 1:
-            raise ConfigError(
-                "aspect and thickness_scale are ratios of at least 1 and flip is a "
-                f"probability, got {self.aspect}, {self.thickness_scale}, {self.flip}."
-            )
+        check_fields(self, _relations, allow_lists=True)
+
+
+def _relations(config: CropConfig) -> Iterator[Relation]:
+    low, high = config.area
+    yield 0 < low <= high <= 1, "area", "0 < low <= high <= 1"
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +117,7 @@ class CropBoxes:
         CropBoxes
             One box for each crop of each subject.
         """
-        axes = _PLANE_AXES[plane]
+        axes = PLANE_AXES[plane]
         extent = torch.tensor([float(shape[axis]) for axis in axes])
         size = (config.n_slabs * thickness, *config.size)
         n = (len(centers), n_views)
@@ -198,7 +189,7 @@ class CropBoxes:
             Place of the middle of each slab, 0 at one end of the axis and 1 at the
             other.
         """
-        axis = _PLANE_AXES[plane][0]
+        axis = PLANE_AXES[plane][0]
         n_slices, height, width = self.size
         slices = torch.arange(n_slices // thickness) * thickness + (thickness - 1) / 2
         row = self.matrices[:, :, axis]  # B V 4

@@ -1,14 +1,15 @@
 """Sequential slices of a volume as the channels of slabs, and back."""
 
-__all__ = ["Plane", "SlabGrid"]
+__all__ = ["PLANE_AXES", "Plane", "SlabGrid"]
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from brainfeat.exceptions import ConfigError, GeometryError
+from brainfeat.configs import PositiveInt, check_fields
+from brainfeat.exceptions import GeometryError
 
 if TYPE_CHECKING:
     # With nibabel, which training on a store does without.
@@ -16,11 +17,11 @@ if TYPE_CHECKING:
 
 Plane = Literal["axial", "coronal", "sagittal"]
 
-# Axes of a (M, I, J, K) array that become (slabs, height, width).
-_PLANE_AXES: dict[str, tuple[int, int, int]] = {
-    "axial": (3, 2, 1),
-    "coronal": (2, 3, 1),
-    "sagittal": (1, 3, 2),
+# Axes of a volume (I=0, J=1, K=2) along the slices, height and width of a slab.
+PLANE_AXES: dict[str, tuple[int, int, int]] = {
+    "axial": (2, 1, 0),
+    "coronal": (1, 2, 0),
+    "sagittal": (0, 2, 1),
 }
 
 
@@ -47,24 +48,16 @@ class SlabGrid:
         If `thickness` is not a positive integer or `plane` is unknown.
     """
 
-    thickness: int = 4
+    thickness: PositiveInt = 4
     plane: Plane = "axial"
 
     def __post_init__(self) -> None:
-        if type(self.thickness) is not int or self.thickness < 1:
-            raise ConfigError(
-                f"thickness: expected a positive integer, got {self.thickness!r}."
-            )
-        if self.plane not in get_args(Plane):
-            raise ConfigError(
-                f"plane: expected one of {get_args(Plane)}, got {self.plane!r}."
-            )
+        check_fields(self)
 
     @property
     def axes(self) -> tuple[int, int, int]:
         """Axes of a volume (I=0, J=1, K=2) along slices, height and width of a slab."""
-        slices, height, width = _PLANE_AXES[self.plane]
-        return slices - 1, height - 1, width - 1
+        return PLANE_AXES[self.plane]
 
     def extract(self, data: NDArray[Any]) -> NDArray[Any]:
         """Cut a multi-modality volume into slabs.
@@ -90,7 +83,7 @@ class SlabGrid:
                 "SlabGrid.extract: expected shape (n_modalities, size_i, size_j, "
                 f"size_k), got {data.shape}."
             )
-        slices = data.transpose(0, *_PLANE_AXES[self.plane])  # M S*t H W
+        slices = data.transpose(self._stacked_axes)  # M S*t H W
         n_modalities, n_slices, height, width = slices.shape
         self._check_divisible(n_slices)
         slabs = slices.reshape(
@@ -131,8 +124,7 @@ class SlabGrid:
             n_slabs, n_modalities, self.thickness, height, width
         ).swapaxes(0, 1)  # M S t H W
         slices = slices.reshape(n_modalities, -1, height, width)  # M S*t H W
-        axes = np.argsort((0, *_PLANE_AXES[self.plane]))
-        return np.ascontiguousarray(slices.transpose(axes))
+        return np.ascontiguousarray(slices.transpose(np.argsort(self._stacked_axes)))
 
     def token_fractions(
         self, foreground: NDArray[np.bool_], patch_size: int
@@ -201,7 +193,7 @@ class SlabGrid:
             If a size is not a multiple of that of the blocks.
         """
         block = np.full(3, patch_size)
-        block[_PLANE_AXES[self.plane][0] - 1] = self.thickness
+        block[self.axes[0]] = self.thickness
         if patch_size < 1 or (np.array(geometry.shape) % block).any():
             raise GeometryError(
                 f"SlabGrid.token_geometry: a grid of {geometry.shape} does not divide "
@@ -225,8 +217,13 @@ class SlabGrid:
         ndarray of shape (size_i, size_j, size_k, ...)
             The same values on the grid of `token_geometry`.
         """
-        axes = np.argsort(_PLANE_AXES[self.plane])
+        axes = np.argsort(self.axes)
         return tokens.transpose(*axes, *range(3, tokens.ndim))
+
+    @property
+    def _stacked_axes(self) -> tuple[int, ...]:
+        """Axes of (M, I, J, K) in the order modality, slices, height, width."""
+        return 0, *(axis + 1 for axis in self.axes)
 
     def _check_divisible(self, n_slices: int) -> None:
         if n_slices % self.thickness:

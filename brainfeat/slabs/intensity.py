@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from brainfeat.exceptions import ConfigError
+from brainfeat.configs import Fraction, NonNegativeFloat, check_fields
 
 _KERNEL_RADIUS = 2  # pixels; covers two standard deviations of the widest blur
 
@@ -41,20 +41,15 @@ class IntensityConfig:
         If a strength is negative, `blur` exceeds 1 or `coarse` is no probability.
     """
 
-    gamma: float = 0.3
-    contrast: float = 0.2
-    bias: float = 0.2
-    noise: float = 0.1
-    blur: float = 0.8
-    coarse: float = 0.2
+    gamma: NonNegativeFloat = 0.3
+    contrast: NonNegativeFloat = 0.2
+    bias: NonNegativeFloat = 0.2
+    noise: NonNegativeFloat = 0.1
+    blur: Fraction = 0.8
+    coarse: Fraction = 0.2
 
     def __post_init__(self) -> None:
-        strengths = (self.gamma, self.contrast, self.bias, self.noise, self.blur)
-        if min(strengths) < 0 or self.blur > 1 or not 0 <= self.coarse <= 1:
-            raise ConfigError(
-                "intensity: strengths are not negative, blur is at most 1 and coarse "
-                f"a probability, got {self}."
-            )
+        check_fields(self)
 
 
 @dataclass(frozen=True, eq=False)

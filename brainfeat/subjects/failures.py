@@ -1,4 +1,4 @@
-"""Subjects that could not be embedded, and why: files beside the output."""
+"""Errors of subjects: naming the file, and listing them beside the output."""
 
 import csv
 import os
@@ -8,25 +8,28 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Self, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
-from brainfeat.exceptions import TableError
+from brainfeat.exceptions import BrainfeatError, TableError
 from brainfeat.io.atomic import atomic_write
 from brainfeat.io.delimited_rows import write_rows
 from brainfeat.io.locks import FolderBusyError, lock_folder, release_folder
 
 if TYPE_CHECKING:
-    from brainfeat.subjects.subject import Subject
+    from brainfeat.subjects.subject import Outcome, Subject
 
 __all__ = [
-    "FailedRow",
-    "Tracebacks",
+    "add_context",
+    "adding_context",
     "crash_path",
+    "describe_failure",
     "failures_path",
     "is_failures_path",
     "merge_failures",
     "one_line",
     "outdated_by",
+    "release_frames",
+    "unique_failures",
     "write_failures",
 ]
 
@@ -37,69 +40,83 @@ _LONGEST_TRACEBACK = 10_000
 _RULE = f"\n{'=' * 72}\n\n"
 
 
-class FailedRow(NamedTuple):
-    """One subject that failed.
+def add_context(error: Exception, subject: "Subject") -> Exception:
+    """Prefix an error with the subject's file or name; errors of others get a note."""
+    if not isinstance(error, BrainfeatError):
+        error.add_note(f"while preprocessing {subject.source_name}")
+        return error
+    names = (*subject.paths.values(), subject.source_name, subject.participant_id)
+    if str(error).startswith(tuple(f"{name}: " for name in names)):
+        return error
+    in_context = type(error)(f"{subject.source_name}: {error}")
+    in_context.__cause__ = error
+    return in_context
 
-    Attributes
-    ----------
-    participant_id : str
-        Name of the subject, ``""`` if unknown.
-    file : str
-        The file to look at.
-    reason : str
-        What is wrong with it, in one line and without its name.
-    """
+
+@contextmanager
+def adding_context(subject: "Subject") -> Iterator[None]:
+    """Raise errors of the block as `add_context` returns them."""
+    try:
+        yield
+    except Exception as error:
+        in_context = add_context(error, subject)
+        if in_context is error:
+            raise
+        raise in_context from error
+
+
+def release_frames(error: BaseException) -> None:
+    """Free the local variables, such as volumes, that tracebacks keep alive."""
+    cause: BaseException | None = error
+    while cause is not None:
+        traceback.clear_frames(cause.__traceback__)
+        cause = cause.__cause__ or cause.__context__
+
+
+class _Line(NamedTuple):
+    """One line of a table of failures."""
 
     participant_id: str
     file: str
     reason: str
 
     @classmethod
-    def from_error(cls, participant_id: str, file: str, error: Exception) -> Self:
-        """Describe an error.
+    def of(cls, outcome: "Outcome[Any]") -> "_Line":
+        subject, error = outcome.subject, outcome.error
+        # Stripped before it is one line: a name may have blanks or line breaks.
+        reason = one_line(str(error).removeprefix(f"{subject.source_name}: "))
+        return cls(
+            subject.participant_id,
+            subject.source_name,
+            reason or type(error).__name__,
+        )
 
-        Parameters
-        ----------
-        participant_id : str
-            Name of the subject.
-        file : str
-            The subject's main image, named unless the error names another file.
-        error : Exception
-            What was raised; its message starts with the file as a rule.
+    @property
+    def heading(self) -> str:
+        """First line of the traceback's section."""
+        return one_line(self.participant_id) + "  " + self.description
 
-        Returns
-        -------
-        FailedRow
-            The same, in one line.
+    @property
+    def description(self) -> str:
+        return one_line(f"{self.file}: {self.reason}")
 
-        Examples
-        --------
-        >>> FailedRow.from_error("sub-01", "a.nii", ValueError("a.nii: cut short."))
-        FailedRow(participant_id='sub-01', file='a.nii', reason='cut short.')
-        """
-        # Cut before it is one line: a name may have blanks or line breaks.
-        reason = one_line(str(error).removeprefix(f"{file}: "))
-        return cls(participant_id, file, reason or type(error).__name__)
 
-    def __str__(self) -> str:
-        return f"{self.file}: {self.reason}"
+def describe_failure(outcome: "Outcome[Any]") -> str:
+    """Return ``file: reason`` of a failed outcome, in one printable line."""
+    return _Line.of(outcome).description
+
+
+def unique_failures(failures: Iterable["Outcome[Any]"]) -> tuple["Outcome[Any]", ...]:
+    """Drop failures that would be the same line of a table."""
+    by_line: dict[_Line, Outcome[Any]] = {}
+    for failure in failures:
+        by_line.setdefault(_Line.of(failure), failure)
+    return tuple(by_line.values())
 
 
 def one_line(text: str) -> str:
-    r"""Make a text safe to print: one line, and nothing that a terminal obeys.
+    r"""Make a text safe to print: one line, without control characters.
 
-    Parameters
-    ----------
-    text : str
-        Any text, such as a file's name.
-
-    Returns
-    -------
-    str
-        The same for a reader.
-
-    Examples
-    --------
     >>> one_line("a\nb \x1b[2J.nii")
     'a b ?[2J.nii'
     """
@@ -107,99 +124,29 @@ def one_line(text: str) -> str:
 
 
 def failures_path(output: str | os.PathLike[str]) -> Path:
-    """Name the table of failures that belongs to a table of embeddings.
-
-    Parameters
-    ----------
-    output : path-like
-        Table of embeddings, such as ``out.parquet``.
-
-    Returns
-    -------
-    Path
-        Its neighbour, such as ``out.failures.tsv``.
-    """
+    """Name the table of failures of a table: ``out.failures.tsv``."""
     return Path(output).with_suffix(_FAILURES_SUFFIX)
 
 
 def is_failures_path(path: Path) -> bool:
-    """Whether a file is a table of failures by its name.
-
-    Parameters
-    ----------
-    path : Path
-        Any file, as from ``*.tsv``.
-
-    Returns
-    -------
-    bool
-        True for what `failures_path` gives.
-    """
+    """Whether a file is a table of failures by its name."""
     return path.name.endswith(_FAILURES_SUFFIX)
 
 
 def crash_path(path: str | os.PathLike[str]) -> Path:
-    """Name the text with the tracebacks that belongs to a table of failures.
-
-    Parameters
-    ----------
-    path : path-like
-        Table of failures, such as ``out.failures.tsv``.
-
-    Returns
-    -------
-    Path
-        Its neighbour, such as ``out.failures.txt``.
-    """
+    """Name the tracebacks of a table of failures: ``out.failures.txt``."""
     return Path(path).with_suffix(".txt")
-
-
-class Tracebacks:
-    """Where the failures of a run were raised, as a text for whoever mends it.
-
-    The first thousand are kept: what fails more often than that fails alike.
-    """
-
-    def __init__(self) -> None:
-        self._texts: list[str] = []
-        self._n_left_out = 0
-
-    def add(self, failure: FailedRow, error: BaseException) -> None:
-        """Keep the traceback of an error.
-
-        Parameters
-        ----------
-        failure : FailedRow
-            The subject that failed by it.
-        error : BaseException
-            What was raised.
-        """
-        if len(self._texts) >= _MOST_TRACEBACKS:
-            self._n_left_out += 1
-            return
-        text = "".join(traceback.format_exception(error))
-        self._texts.append(f"{_heading(failure)}\n\n{text[-_LONGEST_TRACEBACK:]}")
-
-    @property
-    def sections(self) -> list[str]:
-        """A text a failure, which starts with a line that names it."""
-        more = f"{self._n_left_out} more failures are in the table only.\n"
-        return [*self._texts, *([more] if self._n_left_out else [])]
-
-
-def _heading(failure: FailedRow) -> str:
-    return f"{one_line(failure.participant_id)}  {one_line(str(failure))}"
 
 
 def write_failures(
     path: str | os.PathLike[str],
-    failures: Sequence[FailedRow],
-    tracebacks: Tracebacks | None = None,
+    failures: Sequence["Outcome[Any]"],
     *,
+    tracebacks: bool = False,
     working_folder: Path | None = None,
-    is_outdated: Callable[[FailedRow], bool] = lambda _: True,
+    is_outdated: Callable[[_Line], bool] = lambda _: True,
 ) -> Path | None:
-    """Write the failures of a run in place of those of earlier ones.
+    """Write the failures of a run, after those of earlier runs that are kept.
 
     Several processes may write to one file: each waits for the others.
 
@@ -207,16 +154,15 @@ def write_failures(
     ----------
     path : path-like
         File to write, with tabs between its columns.
-    failures : sequence of FailedRow
-        What failed; may be empty.
-    tracebacks : Tracebacks, optional
-        Where it was raised, written to a text beside the table, after those of
-        failures of earlier runs that are kept.
+    failures : sequence of Outcome
+        Outcomes that have an error; may be empty.
+    tracebacks : bool
+        Whether to write tracebacks to a text beside the table.
     working_folder : Path, optional
-        Where files lie until they are whole, on the same disk; the folder of
-        ``path`` by default.
+        Folder of partial files, on the same disk; that of ``path`` by default.
     is_outdated : callable, optional
-        Says of a failure of an earlier run whether it is dropped; all are by default.
+        Whether to drop a failure of an earlier run, from `outdated_by`; all are
+        dropped by default.
 
     Returns
     -------
@@ -225,17 +171,17 @@ def write_failures(
     """
     path = Path(path)
     folder = working_folder or path.parent
-    again = {(failure.participant_id, failure.file) for failure in failures}
+    lines = [_Line.of(failure) for failure in failures]
+    again = {(line.participant_id, line.file) for line in lines}
     with _alone(path):
         kept = [
-            failure
-            for failure in _read_failures(path)
-            if not is_outdated(failure)
-            and (failure.participant_id, failure.file) not in again
+            line
+            for line in _read_failures(path)
+            if not is_outdated(line) and (line.participant_id, line.file) not in again
         ]
-        listed = [*kept, *failures]
+        listed = [*kept, *lines]
         sections = _read_sections(crash_path(path), kept)
-        sections += tracebacks.sections if tracebacks else []
+        sections += _format_tracebacks(failures) if tracebacks else []
         if sections:
             with _placed(crash_path(path), folder) as file:
                 file.write(_RULE.join(sections))
@@ -245,35 +191,26 @@ def write_failures(
             path.unlink(missing_ok=True)
             return None
         with _placed(path, folder) as file:
-            write_rows(file, [FailedRow._fields, *listed], "\t")
+            write_rows(file, [_Line._fields, *listed], "\t")
     return path
 
 
-def outdated_by(rows: "Sequence[Subject]") -> Callable[[FailedRow], bool]:
-    """Say which failures of earlier runs a run is the answer to.
+def outdated_by(rows: "Sequence[Subject]") -> Callable[[_Line], bool]:
+    """Return a test for failures of earlier runs that a run of ``rows`` replaces.
 
-    Parameters
-    ----------
-    rows : sequence of Subject
-        What the run was asked for.
-
-    Returns
-    -------
-    callable
-        True for a failure whose image or subject, in the same session, is among the
-        rows, and for one of no subject: that is a matter of its command alone.
+    Those are failures of the same image or session, and those of no subject.
     """
-    images = {image for row in rows for image in row.images.values()}
-    people = {(row.participant_id, row.session_id) for row in rows}
-    people |= {(participant, None) for participant, _ in people}
+    images = {path for row in rows for path in row.paths.values()}
+    sessions = {(row.participant_id, row.session_id) for row in rows}
+    sessions |= {(participant, None) for participant, _ in sessions}
 
-    def is_outdated(failure: FailedRow) -> bool:
-        # The folder counts: that the name is of another session may be the failure.
-        *folders, name = re.split(r"[\\/]", failure.file)
+    def is_outdated(line: _Line) -> bool:
+        # The folder comes last, and counts: its file may be misnamed.
+        *folders, name = re.split(r"[\\/]", line.file)
         parts = [*re.split(r"[_.]", name), *folders, name]
-        sessions = [part for part in parts if re.fullmatch(r"ses-[^.]+", part)]
-        visit = (failure.participant_id, sessions[-1] if sessions else None)
-        return not failure.participant_id or failure.file in images or visit in people
+        labels = [part for part in parts if re.fullmatch(r"ses-[^.]+", part)]
+        session = (line.participant_id, labels[-1] if labels else None)
+        return not line.participant_id or line.file in images or session in sessions
 
     return is_outdated
 
@@ -281,41 +218,54 @@ def outdated_by(rows: "Sequence[Subject]") -> Callable[[FailedRow], bool]:
 def merge_failures(
     sources: Iterable[str | os.PathLike[str]], output: str | os.PathLike[str]
 ) -> int:
-    """Join tables of failures.
-
-    Parameters
-    ----------
-    sources : iterable of path-like
-        Tables, of which some may not be there; nothing failed then.
-    output : path-like
-        Table to write, or to remove if nothing failed.
-
-    Returns
-    -------
-    int
-        Number of failures; what several tables list is one.
-    """
-    listed = [failure for source in sources for failure in _read_failures(Path(source))]
-    failures = list(dict.fromkeys(listed))
-    write_failures(output, failures)
-    return len(failures)
+    """Join tables of failures, of which some may not exist; return their number."""
+    lines = [line for source in sources for line in _read_failures(Path(source))]
+    unique = list(dict.fromkeys(lines))
+    path = Path(output)
+    with _alone(path):
+        crash_path(path).unlink(missing_ok=True)
+        if unique:
+            with _placed(path, path.parent) as file:
+                write_rows(file, [_Line._fields, *unique], "\t")
+        else:
+            path.unlink(missing_ok=True)
+    return len(unique)
 
 
-def _read_failures(path: Path) -> list[FailedRow]:
+def _format_tracebacks(failures: Sequence["Outcome[Any]"]) -> list[str]:
+    """Return a section per failure that was raised, the first thousand."""
+    sections = []
+    raised = [
+        failure
+        for failure in failures
+        if failure.error is not None
+        and (failure.error.__traceback__ or hasattr(failure.error, "__notes__"))
+    ]
+    for failure in raised[:_MOST_TRACEBACKS]:
+        text = "".join(traceback.format_exception(failure.error))
+        heading = _Line.of(failure).heading
+        sections.append(f"{heading}\n\n{text[-_LONGEST_TRACEBACK:]}")
+    n_left_out = len(raised) - _MOST_TRACEBACKS
+    if n_left_out > 0:
+        sections.append(f"{n_left_out} more failures are in the table only.\n")
+    return sections
+
+
+def _read_failures(path: Path) -> list[_Line]:
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8", errors="replace") as file:
         lines = csv.reader(file, delimiter="\t")
         next(lines, None)
-        n_columns = len(FailedRow._fields)
-        return [FailedRow(*line) for line in lines if len(line) == n_columns]
+        n_columns = len(_Line._fields)
+        return [_Line(*line) for line in lines if len(line) == n_columns]
 
 
-def _read_sections(path: Path, failures: Sequence[FailedRow]) -> list[str]:
-    """Give what earlier runs wrote of failures that are still listed."""
-    if not failures or not path.is_file():
+def _read_sections(path: Path, lines: Sequence[_Line]) -> list[str]:
+    """Return the tracebacks that earlier runs wrote of failures still listed."""
+    if not lines or not path.is_file():
         return []
-    headings = set(map(_heading, failures))
+    headings = {line.heading for line in lines}
     sections = path.read_text(encoding="utf-8", errors="replace").split(_RULE)
     return [text for text in sections if text.partition("\n")[0] in headings]
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 from brainfeat.exceptions import InputError, ModalityError, VolumeError
 from brainfeat.io.delimited_rows import read_value
@@ -21,8 +22,8 @@ from brainfeat.subjects.bids.index import (
     is_bids_folder,
     parse_bids_name,
 )
-from brainfeat.subjects.failures import FailedRow
-from brainfeat.subjects.subject import Subject, is_reserved
+from brainfeat.subjects.failures import describe_failure, unique_failures
+from brainfeat.subjects.subject import Outcome, Subject, is_reserved
 from brainfeat.subjects.table import BIDS_SUFFIXES, as_subjects
 
 __all__ = ["Manifest", "collect_bids", "collect_rows"]
@@ -40,14 +41,14 @@ class Manifest:
     ----------
     rows : tuple of Subject
         One a subject, session or run; no two have the same images.
-    problems : tuple of FailedRow
+    problems : tuple of Outcome
         Inputs that are no row: missing files, folders without images.
     duplicates : tuple of str
         Images that were given more than once; the first counts.
     """
 
     rows: tuple[Subject, ...]
-    problems: tuple[FailedRow, ...]
+    problems: tuple[Outcome[Any], ...]
     duplicates: tuple[str, ...]
 
     @property
@@ -163,7 +164,7 @@ class _Collector:
     wanted: tuple[str, ...]
     selection: BidsSelection = field(default_factory=BidsSelection)
     rows: list[Subject] = field(default_factory=list)
-    problems: list[FailedRow] = field(default_factory=list)
+    problems: list[Outcome[Any]] = field(default_factory=list)
 
     @property
     def used(self) -> tuple[str, ...]:
@@ -288,7 +289,8 @@ class _Collector:
             single = self.wanted[0] if len(self.wanted) == 1 else None
             modality = single or self._modality_of(path)
         except (ModalityError, VolumeError) as error:
-            self.problems.append(FailedRow.from_error("", str(path), error))
+            subject = Subject("", {}, source=str(path))
+            self.problems.append(Outcome(subject, error=error))
             return
         self.rows.append(
             Subject(
@@ -360,9 +362,9 @@ class _Collector:
                 nameable.append(row)
         return nameable
 
-    def take_problems(self) -> tuple[FailedRow, ...]:
+    def take_problems(self) -> tuple[Outcome[Any], ...]:
         """Give each problem once: an image of several runs has it in all of them."""
-        return tuple(dict.fromkeys(self.problems))
+        return unique_failures(self.problems)
 
     def _report_unreadable(
         self, path: Path, error: OSError, participant_id: str = ""
@@ -373,8 +375,10 @@ class _Collector:
             participant_id=participant_id,
         )
 
-    def _report(self, culprit: str, reason: str, *, participant_id: str = "") -> None:
-        self.problems.append(FailedRow(participant_id, culprit, reason))
+    def _report(self, source: str, reason: str, *, participant_id: str = "") -> None:
+        subject = Subject(participant_id, {}, source=source)
+        error = InputError(f"{source}: {reason}")
+        self.problems.append(Outcome(subject, error=error))
 
 
 def _is_of(session: BidsSession, name: str) -> bool:
@@ -417,11 +421,11 @@ def _tell_of_other_names(rows: Sequence[Subject], modalities: Sequence[str]) -> 
         )
 
 
-def _summarise(problems: Sequence[FailedRow]) -> str:
+def _summarise(problems: Sequence[Outcome[Any]]) -> str:
     if not problems:
         return "expected images, folders or manifests, got no input."
     more = f" ({len(problems) - 1} more like it.)" if len(problems) > 1 else ""
-    return f"{problems[0]}{more}"
+    return f"{describe_failure(problems[0])}{more}"
 
 
 def _read_table(path: Path, wanted: set[str]) -> dict[int, dict[str, str | None]]:

@@ -1,4 +1,4 @@
-"""One subject and what became of it: the types of the whole way from path to row."""
+"""One subject, and the outcome of work on it: the types from path to row."""
 
 import json
 import os
@@ -18,26 +18,27 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Subject:
-    """One subject, or one session of it: identity, images and own columns.
+    """One subject, or one session or run of it.
 
     Parameters
     ----------
     participant_id : str
-        Name of the subject, as in ``participants.tsv``; for images that come without
-        names, the path or the index label.
+        As in ``participants.tsv``; the path or the index label for unnamed images.
     images : mapping of str to path-like, nibabel image or None
-        One image a modality; None, or no entry, if it was not acquired.
+        One image per modality; None, or no entry, if it was not acquired.
     session_id : str or None
         Name of the session, if there are several.
     metadata : mapping of str to str or None
-        Columns of the manifest that are kept beside the embedding; those that
-        are reserved are not.
+        Further columns of the manifest; reserved names are dropped.
+    source : str or None
+        File that errors name in place of the first image, such as a manifest.
     """
 
     participant_id: str
     images: Mapping[str, ImageSource | None]
     session_id: str | None = None
     metadata: Mapping[str, str | None] = field(default_factory=dict)
+    source: str | None = None
 
     @property
     def paths(self) -> dict[str, str]:
@@ -50,21 +51,22 @@ class Subject:
 
     @property
     def image(self) -> str:
-        """Path of the main image: the first modality's."""
+        """Path of the first image."""
         return next(iter(self.paths.values()))
 
     @property
     def source_name(self) -> str:
-        """What errors begin with: the first file, or else the name."""
-        return next(iter(self.paths.values()), self.participant_id)
+        """The file, or else the subject, that error messages begin with."""
+        first_path = next(iter(self.paths.values()), None)
+        return self.source or first_path or self.participant_id
 
     @property
     def key(self) -> str:
-        """Identity in a table: the image files."""
+        """Identity of the row in a table: its image files, as JSON."""
         return json.dumps(sorted(self.paths.items()))
 
     def for_workers(self) -> Self:
-        """Return a copy with absolute paths, which hold in other folders too."""
+        """Return a copy with absolute paths, for workers in other folders."""
         images = {
             modality: source.absolute() if isinstance(source, Path) else source
             for modality, source in self.images.items()
@@ -74,16 +76,16 @@ class Subject:
 
 @dataclass(frozen=True, eq=False)
 class Outcome(Generic[T]):
-    """A subject with its result, or with the error that took its place.
+    """A subject with the result of work on it, or with the error.
 
     Parameters
     ----------
     subject : Subject
-        As it came.
+        The input.
     result : object or None
-        What was computed; None if the subject was done before, or failed.
+        None if the subject was skipped or failed.
     error : Exception or None
-        Why there is no result.
+        Why the subject failed.
     """
 
     subject: Subject
@@ -92,7 +94,7 @@ class Outcome(Generic[T]):
 
     @property
     def status(self) -> Literal["done", "skipped", "failed"]:
-        """What became of the subject; skipped ones were done before."""
+        """Whether there is a result, an error, or neither: was done before."""
         if self.error is not None:
             return "failed"
         return "skipped" if self.result is None else "done"
@@ -105,10 +107,10 @@ class Outcome(Generic[T]):
 
 
 def own_columns(modalities: Sequence[str]) -> list[str]:
-    """Name the columns before the embedding that every table has, in their order."""
+    """Return the columns that every table has before the embedding, in order."""
     return ["participant_id", "session_id", "image", *modalities, "input_sha256"]
 
 
 def is_reserved(column: str, modalities: Sequence[str]) -> bool:
-    """Whether a table has a column of its own of that name, whatever metadata say."""
+    """Whether a table has a column of this name that metadata must not replace."""
     return column in own_columns(modalities) or column.startswith("emb_")

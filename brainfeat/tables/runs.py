@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,18 +18,16 @@ from brainfeat.embedding.distribution import Distribution, encode_in_workers
 from brainfeat.embedding.subject_encoder import SubjectEncoder
 from brainfeat.exceptions import BrainfeatError, InputError, VolumeError
 from brainfeat.subjects.failures import (
-    FailedRow,
-    Tracebacks,
     failures_path,
     outdated_by,
+    release_frames,
     write_failures,
 )
-from brainfeat.subjects.subject import Subject
+from brainfeat.subjects.subject import Outcome, Subject
 from brainfeat.tables.embedding_table import EmbeddingTable
 from brainfeat.tables.formats import Layout
 
 __all__ = [
-    "RunEvent",
     "RunOptions",
     "RunSummary",
     "embed_rows",
@@ -64,24 +62,6 @@ class RunOptions:
     overwrite: bool = False
     stop_on_first_error: bool = False
     layout: Layout = "wide"
-
-
-class RunEvent(NamedTuple):
-    """What became of one row.
-
-    Attributes
-    ----------
-    row : Subject
-        The row.
-    status : {"done", "skipped", "failed"}
-        Skipped rows were in the table already.
-    failure : FailedRow or None
-        Why it failed.
-    """
-
-    row: Subject
-    status: Literal["done", "skipped", "failed"]
-    failure: FailedRow | None
 
 
 class RunSummary(NamedTuple):
@@ -181,8 +161,8 @@ def embed_to_table(
     *,
     provenance: Mapping[str, Any],
     options: RunOptions | None = None,
-    problems: Sequence[FailedRow] = (),
-    on_event: Callable[[RunEvent], None] | None = None,
+    problems: Sequence[Outcome[Any]] = (),
+    on_event: Callable[[Outcome[Any]], None] | None = None,
     distribution: Distribution | None = None,
 ) -> RunSummary:
     """Embed rows one after the other, in constant memory.
@@ -203,10 +183,10 @@ def embed_to_table(
         From `describe_encoder`.
     options : RunOptions, optional
         How the run goes.
-    problems : sequence of FailedRow
+    problems : sequence of Outcome
         Inputs that failed before: they are listed with what fails now.
     on_event : callable, optional
-        Called with a `RunEvent` for each row, in the order in which they end.
+        Called with an `Outcome` for each row, in the order in which they end.
     distribution : Distribution, optional
         Other processes that embed in place of this one.
 
@@ -245,8 +225,8 @@ def embed_rows(
     encoder: SubjectEncoder,
     *,
     options: RunOptions,
-    problems: Sequence[FailedRow] = (),
-    on_event: Callable[[RunEvent], None] | None = None,
+    problems: Sequence[Outcome[Any]] = (),
+    on_event: Callable[[Outcome[Any]], None] | None = None,
     distribution: Distribution | None = None,
 ) -> RunSummary:
     """Embed rows into anything that keeps them.
@@ -261,10 +241,10 @@ def embed_rows(
         As for `embed_to_table`, like what follows.
     options : RunOptions
         How the run goes.
-    problems : sequence of FailedRow
+    problems : sequence of Outcome
         Inputs that failed before.
     on_event : callable, optional
-        Called with a `RunEvent` for each row.
+        Called with an `Outcome` for each row.
     distribution : Distribution, optional
         Other processes that embed.
 
@@ -287,7 +267,7 @@ def embed_rows(
     failures = write_failures(
         failures_path(sink.output),
         run.failures,
-        run.tracebacks,
+        tracebacks=True,
         working_folder=sink.working_folder,
         is_outdated=outdated_by(rows),
     )
@@ -311,9 +291,8 @@ class _Run:
     table: _RowSink
     encoder: SubjectEncoder
     options: RunOptions
-    on_event: Callable[[RunEvent], None]
-    failures: list[FailedRow]
-    tracebacks: Tracebacks = field(default_factory=Tracebacks)
+    on_event: Callable[[Outcome[Any]], None]
+    failures: list[Outcome[Any]]
     n_volumes: int = 0
     counts: dict[str, int] = field(
         default_factory=lambda: {"done": 0, "skipped": 0, "failed": 0}
@@ -356,7 +335,7 @@ class _Run:
                 self._fail(row, error)
                 continue
             if known == input_sha256:
-                self._tell(row, "skipped")
+                self._tell(Outcome(row))
                 continue
             waiting.append((row, input_sha256))
             yield row
@@ -372,7 +351,7 @@ class _Run:
                 self._fail(row, error)
                 continue
             if is_done:
-                self._tell(row, "skipped")
+                self._tell(Outcome(row))
             else:
                 yield row, row
 
@@ -391,28 +370,23 @@ class _Run:
             return
         self.table.append(row, input_sha256, vector)
         self.n_volumes += len(row.images)
-        self._tell(row, "done")
+        self._tell(Outcome(row, vector))
 
     def _fail(self, row: Subject, error: Exception) -> None:
-        failure = FailedRow.from_error(row.participant_id, row.image, error)
-        self.failures.append(failure)
-        self.tracebacks.add(failure, error)
         _LOGGER.debug("traceback:", exc_info=error)
-        self._tell(row, "failed", failure)
+        release_frames(error)
+        outcome: Outcome[Any] = Outcome(row, error=error)
+        self.failures.append(outcome)
+        self._tell(outcome)
 
-    def _tell(
-        self,
-        row: Subject,
-        status: Literal["done", "skipped", "failed"],
-        failure: FailedRow | None = None,
-    ) -> None:
-        self.counts[status] += 1
-        self.on_event(RunEvent(row, status, failure))
+    def _tell(self, outcome: Outcome[Any]) -> None:
+        self.counts[outcome.status] += 1
+        self.on_event(outcome)
 
     def _must_stop(self) -> bool:
         # No more rows are drawn then, and those on their way are kept.
         return self.options.stop_on_first_error and bool(self.failures)
 
 
-def _ignore(_event: RunEvent) -> None:
+def _ignore(_outcome: Outcome[Any]) -> None:
     """Tell nobody."""

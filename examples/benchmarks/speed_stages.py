@@ -10,7 +10,7 @@ from brainfeat import Checkpoint, Preprocessor, read_volume
 from brainfeat.models.encoder import EncoderOutput
 from brainfeat.models.packed_linear import pack_linear_layers
 from brainfeat.models.pooling import pool_tokens
-from brainfeat.models.side_by_side import side_by_side
+from brainfeat.models.threads import map_in_threads
 from brainfeat.preprocessing.alignment import align_to_template
 from brainfeat.preprocessing.intensities import repair, standardise
 from brainfeat.preprocessing.preprocessor import PreprocessedSubject
@@ -90,7 +90,7 @@ class Stages:
 
         def encode_all() -> None:
             # As the embedder does: on a CPU each thread encodes volumes of its own.
-            with side_by_side(encode, range(_N_BATCHES), device=device) as outputs:
+            with map_in_threads(encode, range(_N_BATCHES), device=device) as outputs:
                 for _ in outputs:
                     pass
 

@@ -19,12 +19,12 @@ from typer.testing import CliRunner
 
 from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.cli import app as cli
+from brainfeat.cli import options
 from brainfeat.io.volumes import write_volume
 from brainfeat.reporting.demo import DemoResult
 from brainfeat.reporting.probe import ProbeScores
-from brainfeat.subjects.subject import Subject
+from brainfeat.subjects.subject import Outcome, Subject
 from brainfeat.tables.embedding_table import read_embeddings
-from brainfeat.tables.runs import RunEvent
 from brainfeat.volume import Volume
 
 
@@ -270,7 +270,7 @@ def test_workers_are_one_a_core_that_the_process_may_use():
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(allowed)})
     try:
-        assert cli._count_workers(-1) == 1
+        assert options._count_jobs(-1) == 1
     finally:
         os.sched_setaffinity(0, allowed)
 
@@ -505,7 +505,7 @@ def test_the_demo_shows_its_table_and_its_progress(monkeypatch, tmp_path):
         tell("embedding")
         with display(1) as on_event:
             row = Subject(participant_id="sub-1", images={"T1w": "/a.nii"})
-            on_event(RunEvent(row, "done", None))
+            on_event(Outcome(row, "vector"))
         scores = (ProbeScores("embedding", 24, np.full((10, 5), 0.75)),)
         paths = (output / name for name in ("t.parquet", "r.html", "cohort"))
         return DemoResult(scores, ("Simulated.",), *paths, 12.0)

@@ -8,28 +8,24 @@ from dataclasses import replace
 import pytest
 
 from brainfeat.checkpoint.checkpoint import Checkpoint, CheckpointConfig
-from brainfeat.cli.console import (
-    RunDisplay,
-    count_rows,
-    format_checkpoint,
-    format_summary,
-    own_messages_only,
-    show_run,
-    tell_problems,
-)
-from brainfeat.exceptions import UntrainedCheckpointWarning
+from brainfeat.cli.console import RunDisplay, count_rows, show_run
+from brainfeat.cli.info import format_checkpoint
+from brainfeat.cli.messages import format_summary, report_problems, show_own_messages
+from brainfeat.exceptions import UntrainedCheckpointWarning, VolumeError
 from brainfeat.models.config import EncoderConfig
-from brainfeat.subjects.failures import FailedRow
 from brainfeat.subjects.manifest import collect_rows
-from brainfeat.subjects.subject import Subject
-from brainfeat.tables.runs import RunEvent, RunSummary
+from brainfeat.subjects.subject import Outcome, Subject
+from brainfeat.tables.runs import RunSummary
 
 ROW = Subject(participant_id="sub-01", session_id="ses-2", images={"T1w": "/a.nii"})
 REPEATED = replace(ROW, metadata={"run": "2"})
 EVENTS = [
-    RunEvent(ROW, "done", None),
-    RunEvent(REPEATED, "skipped", None),
-    RunEvent(ROW, "failed", FailedRow("sub-01", "/[b]\n.nii", "cut [red]short.")),
+    Outcome(ROW, "vector"),
+    Outcome(REPEATED),
+    Outcome(
+        Subject("sub-01", {"T1w": "/[b]\n.nii"}),
+        error=VolumeError("/[b]\n.nii: cut [red]short."),
+    ),
 ]
 
 
@@ -98,7 +94,7 @@ def test_a_checkpoint_is_described(trained):
 
 def test_our_messages_are_one_line_and_others_none():
     stream = io.StringIO()
-    with own_messages_only(stream):
+    with show_own_messages(stream):
         warnings.warn("a\nb", UntrainedCheckpointWarning, stacklevel=1)
         warnings.warn("library", UserWarning, stacklevel=1)
         logging.getLogger("brainfeat.anything").info("progress")
@@ -114,7 +110,7 @@ def test_a_bar_does_not_overwrite_our_messages(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("TERM", "xterm")
-    with own_messages_only(), RunDisplay(3) as display:
+    with show_own_messages(), RunDisplay(3) as display:
         display(EVENTS[0])
         logging.getLogger("brainfeat.anything").info("progress")
     # A bar takes its lines back and draws them below what is printed.
@@ -139,15 +135,15 @@ def test_names_that_several_datasets_have_are_one_warning(tmp_path, capsys):
         path.parent.mkdir(parents=True)
         path.touch()
     folders = [str(tmp_path / name) for name in ("one", "two")]
-    tell_problems(collect_rows(folders, modalities=["T1w"]))
+    report_problems(collect_rows(folders, modalities=["T1w"]))
     told = capsys.readouterr().err
     assert told == (
         f"warning: sub-1 and 1 more: in {' and '.join(folders)}; rows of one name "
         "count as one person.\n"
     )
-    tell_problems(collect_rows([*folders, str(tmp_path / "six")], modalities=["T1w"]))
+    report_problems(collect_rows([*folders, str(tmp_path / "six")], modalities=["T1w"]))
     assert f"{folders[0]} and {folders[1]} and 1 more; rows" in capsys.readouterr().err
-    tell_problems(collect_rows(folders[:1], modalities=["T1w"]))
+    report_problems(collect_rows(folders[:1], modalities=["T1w"]))
     assert capsys.readouterr().err == ""
 
 
@@ -165,7 +161,7 @@ def test_an_interrupt_says_what_the_same_command_does(goes_on, expected):
 
 def test_a_log_that_warns_says_so():
     stream = io.StringIO()
-    with own_messages_only(stream):
+    with show_own_messages(stream):
         logging.getLogger("brainfeat.subjects.bids.index").warning("%s: odd.", "a.tsv")
         logging.getLogger("brainfeat.subjects.bids.index").info("begun.")
     assert stream.getvalue() == "warning: a.tsv: odd.\nbegun.\n"

@@ -21,9 +21,8 @@ from brainfeat.cli import segment as segment_command
 from brainfeat.cli.segment import _output_name
 from brainfeat.exceptions import InputError
 from brainfeat.io.volumes import read_labels, read_volume, write_volume
-from brainfeat.models import side_by_side as side_by_side_module
-from brainfeat.subjects.subject import Subject
-from brainfeat.tables.runs import RunEvent
+from brainfeat.models import threads as threads_module
+from brainfeat.subjects.subject import Outcome, Subject
 from brainfeat.volume import Volume
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -470,17 +469,17 @@ def test_scans_are_segmented_side_by_side(monkeypatch, tmp_path):
 
     def segment(_target, rows, *_):
         both.wait()  # until the other one is here
-        yield RunEvent(rows[0], "done", None)
+        yield Outcome(rows[0], "label map")
 
     monkeypatch.setattr(segment_command, "_segment_alike", segment)
-    monkeypatch.setattr(side_by_side_module, "count_encoders", lambda *_: 2)
+    monkeypatch.setattr(threads_module, "count_threads", lambda *_: 2)
     rows = [
         Subject(participant_id=f"P{i}", images={"T1w": f"/{i}.nii.gz"})
         for i in range(4)
     ]
     estimator = SegmentationEstimator(device="cpu")
     events = [*segment_command._segment(rows, tmp_path, estimator, "")]
-    assert [(event.row, event.status) for event in events] == [
+    assert [(event.subject, event.status) for event in events] == [
         (row, "done") for row in rows
     ]
 

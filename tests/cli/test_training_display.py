@@ -7,7 +7,7 @@ from brainfeat.exceptions import VolumeError
 from brainfeat.pretraining.run import TrainingSummary
 from brainfeat.pretraining.store_writer import Scan, ScanEvent
 from brainfeat.pretraining.trainer import StepEvent
-from brainfeat.subjects.failures import FailedRow
+from brainfeat.subjects.subject import Outcome, Subject
 
 SCAN = Scan(subject="sub-1", images={"T1w": "/a.nii"})
 EVENTS = [
@@ -58,7 +58,9 @@ def test_on_a_terminal_there_are_bars_and_failures_stay_above_them(monkeypatch):
 
 
 def test_the_summary_says_what_was_done_and_where_it_is():
-    failed = (FailedRow("sub-1", "/b.nii", "cut short."),)
+    failed = (
+        Outcome(Subject("sub-1", {"T1w": "/b.nii"}), error=VolumeError("cut short.")),
+    )
     folder, path = Path("run"), Path("run/failures.tsv")
     summary = TrainingSummary(None, folder, 107, 0.93457, failed, path)
     assert format_training(summary).splitlines() == [

@@ -14,11 +14,11 @@ from brainfeat.embedding.cache import EmbeddingCache
 from brainfeat.embedding.subject_encoder import SubjectEncoder
 from brainfeat.exceptions import ConfigError, ModalityError, VolumeError
 from brainfeat.io.volumes import read_volume, to_image, write_volume
-from brainfeat.models import side_by_side as side_by_side_module
+from brainfeat.models import threads as threads_module
 from brainfeat.models.config import EncoderConfig
 from brainfeat.models.encoder import SlabEncoder
 from brainfeat.models.pooling import pool_regions, pool_tissues, pool_tokens
-from brainfeat.models.side_by_side import count_encoders
+from brainfeat.models.threads import count_threads
 from brainfeat.preprocessing import alignment as registration
 from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.slabs.grid import SlabGrid
@@ -226,7 +226,7 @@ def test_subjects_are_read_only_a_few_ahead(checkpoint, subjects, batch_size, n_
             yield subjects[0]
 
     encoder = make_encoder(checkpoint, batch_size=batch_size)
-    n_encoders = count_encoders(encoder.device)
+    n_encoders = count_threads(encoder.device)
     outcomes = encoder.stream(endless(), n_jobs=n_jobs)
     for n_done, _ in zip(range(1, 10), outcomes, strict=False):
         assert n_read <= n_done + n_jobs + (2 + n_encoders) * batch_size
@@ -235,7 +235,7 @@ def test_subjects_are_read_only_a_few_ahead(checkpoint, subjects, batch_size, n_
 
 def test_encoders_work_side_by_side(checkpoint, subjects, monkeypatch):
     # Each waits inside the encoder until there are two.
-    monkeypatch.setattr(side_by_side_module, "count_encoders", lambda *_: 2)
+    monkeypatch.setattr(threads_module, "count_threads", lambda *_: 2)
     both, forward = threading.Barrier(2, timeout=30), SlabEncoder.forward
 
     def meet(self, slabs, **options):

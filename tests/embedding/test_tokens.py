@@ -11,7 +11,7 @@ from brainfeat.embedding.subject_encoder import SubjectEncoder
 from brainfeat.embedding.tokens import stream_tokens
 from brainfeat.exceptions import VolumeError, VolumeNotFoundError
 from brainfeat.io.volumes import read_volume
-from brainfeat.models import side_by_side as side_by_side_module
+from brainfeat.models import threads as threads_module
 from brainfeat.models.pooling import pool_tokens
 from brainfeat.subjects.subject import Subject
 
@@ -97,7 +97,7 @@ def test_subject_that_no_memory_holds_fails_alone(encoder, subjects):
 
 def test_subjects_are_encoded_side_by_side(checkpoint, subjects, monkeypatch):
     # Each waits inside the encoder until there are two.
-    monkeypatch.setattr(side_by_side_module, "count_encoders", lambda *_: 2)
+    monkeypatch.setattr(threads_module, "count_threads", lambda *_: 2)
     both = threading.Barrier(2, timeout=30)
 
     class Meeting(SubjectEncoder):

@@ -44,24 +44,24 @@ def test_plain_values_survive_json():
     ("change", "message"),
     [
         ({"width": 3}, "unknown keys ['width']"),
-        ({"depth": 0}, "depth must be an integer of at least 1, got 0"),
-        ({"depth": "12"}, "got '12'"),
-        ({"thickness": True}, "got True"),
-        ({"num_register_tokens": -1}, "at least 0"),
-        ({"mlp_ratio": "4"}, "mlp_ratio must be a number"),
-        ({"mlp_ratio": 0}, "mlp_ratio must be positive"),
-        ({"modalities": "T1w"}, "modalities must be a tuple of str"),
-        ({"modalities": []}, "distinct names"),
-        ({"modalities": ["T1w", "T1w"]}, "distinct names"),
-        ({"num_heads": 5}, "num_heads 5 does not divide embed_dim 192"),
-        ({"image_size": [104, 81]}, "multiples of the patch size 8, got (104, 81)"),
-        ({"image_size": [104]}, "image_size must be two"),
-        ({"slab_mixing": [12]}, "slab_mixing (12,) is not within 12 blocks"),
-        ({"tissues": "csf"}, "tissues must be a tuple of str"),
-        ({"tissues": ["csf", "csf"]}, "tissues must be distinct names"),
-        ({"tissues": [""]}, "tissues must be distinct names"),
-        ({"slab_positions": -1}, "slab_positions must be an integer of at least 0"),
-        ({"stem": "conv"}, "stem must be one of ('linear', 'hierarchical')"),
+        ({"depth": 0}, "depth: expected int >= 1, got 0"),
+        ({"depth": "12"}, "depth: expected int >= 1, got '12'"),
+        ({"thickness": True}, "thickness: expected int >= 1, got True"),
+        ({"num_register_tokens": -1}, "num_register_tokens: expected int >= 0, got -1"),
+        ({"mlp_ratio": "4"}, "mlp_ratio: expected float > 0, got '4'"),
+        ({"mlp_ratio": 0}, "mlp_ratio: expected float > 0, got 0"),
+        ({"modalities": "T1w"}, "modalities: expected a tuple of str unique"),
+        ({"modalities": []}, "modalities: expected at least one name, got ()"),
+        ({"modalities": ["T1w", "T1w"]}, "unique and not empty"),
+        ({"num_heads": 5}, "num_heads: expected a divisor of embed_dim 192, got 5"),
+        ({"image_size": [104, 81]}, "multiples of patch_size 8, got (104, 81)"),
+        ({"image_size": [104]}, "image_size: expected a tuple of 2 int >= 1"),
+        ({"slab_mixing": [12]}, "slab_mixing: expected blocks below depth 12"),
+        ({"tissues": "csf"}, "tissues: expected a tuple of str"),
+        ({"tissues": ["csf", "csf"]}, "tissues: expected a tuple of str unique"),
+        ({"tissues": [""]}, "tissues: expected a tuple of str unique"),
+        ({"slab_positions": -1}, "slab_positions: expected int >= 0, got -1"),
+        ({"stem": "conv"}, "stem: expected one of ('linear', 'hierarchical')"),
         (
             {
                 "stem": "hierarchical",
@@ -69,20 +69,20 @@ def test_plain_values_survive_json():
                 "image_size": [104, 80],
                 "embed_dim": 90,
             },
-            "multiple of it, got 4 and 90",
+            "embed_dim: expected a multiple of patch_size 4 for a hierarchical stem",
         ),
-        ({"background": "hidden"}, "background must be one of ('kept', 'skipped')"),
-        ({"drop_path": 1.0}, "drop_path must be in [0, 1)"),
-        ({"ffn": "gelu"}, "ffn must be one of ('mlp', 'swiglu'), got 'gelu'"),
+        ({"background": "hidden"}, "background: expected one of ('kept', 'skipped')"),
+        ({"drop_path": 1.0}, "drop_path: expected float in [0, 1), got 1.0"),
+        ({"ffn": "gelu"}, "ffn: expected one of ('mlp', 'swiglu'), got 'gelu'"),
     ],
 )
-def test_impossible_value_is_named(change, message):
+def test_invalid_value_is_reported(change, message):
     with pytest.raises(ConfigError) as error:
         EncoderConfig.preset("tiny", **change)
     assert message in str(error.value)
 
 
-def test_unknown_preset_is_named():
+def test_unknown_preset_is_reported():
     with pytest.raises(ConfigError, match=r"'huge', expected one of .*'tiny'"):
         EncoderConfig.preset("huge")
 

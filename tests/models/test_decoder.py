@@ -82,7 +82,7 @@ def test_voxels_of_an_absent_modality_are_ignored(decoder):
     assert not torch.allclose(first[0], decoder(voxels, *rest)[0])
 
 
-def test_other_shapes_are_refused(decoder):
+def test_other_shapes_are_rejected(decoder):
     voxels, foreground, tokens, prior = draw()
     with pytest.raises(InputError, match="voxels: expected shape"):
         decoder(voxels[..., :-2], foreground, tokens, prior)
@@ -91,12 +91,12 @@ def test_other_shapes_are_refused(decoder):
 
 
 @pytest.mark.parametrize("field", ["n_classes", "n_modalities", "width", "upsampling"])
-def test_impossible_size_is_refused(field):
+def test_invalid_size_is_rejected(field):
     with pytest.raises(ConfigError, match=field):
         DecoderConfig.from_dict({**vars(CONFIG), field: 0})
 
 
 def test_configuration_survives_json():
     assert DecoderConfig.from_dict(vars(CONFIG)) == CONFIG
-    with pytest.raises(ConfigError, match="expected keys"):
+    with pytest.raises(ConfigError, match="unknown keys"):
         DecoderConfig.from_dict({**vars(CONFIG), "more": 1})

@@ -8,13 +8,14 @@ from brainfeat.models.device import (
     resolve_batch_size,
     resolve_device,
     resolve_dtype,
+    resolve_training_device,
 )
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda")
 
 
-def test_automatic_device_is_cuda_where_it_is(monkeypatch):
+def test_auto_device_is_cuda_if_available(monkeypatch):
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
     for available, name in [(True, "cuda:1"), (False, "cpu")]:
         monkeypatch.setattr(torch.cuda, "is_available", lambda a=available: a)
@@ -22,18 +23,32 @@ def test_automatic_device_is_cuda_where_it_is(monkeypatch):
 
 
 @pytest.mark.parametrize("device", ["cpu", CPU])
-def test_named_device_is_taken(device):
+def test_named_device_is_used(device):
     assert resolve_device(device) == CPU
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:77", 7.5, None, "meta?"])
-def test_device_that_is_not_there_is_refused(device):
-    with pytest.raises(ConfigError, match="device: expected 'auto' or a device"):
+def test_unavailable_device_is_rejected(device):
+    with pytest.raises(ConfigError, match="device: expected 'auto' or an available"):
         resolve_device(device)
 
 
+@pytest.mark.parametrize(
+    ("cuda", "mps", "expected"),
+    [(True, False, "cuda:3"), (False, True, "mps"), (False, False, "cpu")],
+)
+def test_training_takes_the_fastest_device(monkeypatch, cuda, mps, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert resolve_training_device("auto") == torch.device(expected)
+    assert resolve_training_device("meta") == torch.device("meta")
+    with pytest.raises(ConfigError, match="available device, got 'warp'"):
+        resolve_training_device("warp")
+
+
 @pytest.mark.parametrize("feature", ["avx512_bf16", "amx_bf16"])
-def test_cpu_takes_bfloat16_only_where_it_multiplies_it(monkeypatch, feature):
+def test_auto_dtype_is_bfloat16_on_cpus_that_multiply_it(monkeypatch, feature):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {feature: True})
     assert resolve_dtype("auto", CPU) == torch.bfloat16
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_f": True})
@@ -42,43 +57,43 @@ def test_cpu_takes_bfloat16_only_where_it_multiplies_it(monkeypatch, feature):
     assert resolve_dtype("auto", CPU) == torch.float32
 
 
-def test_cuda_does_not_take_emulated_bfloat16(monkeypatch):
+def test_auto_dtype_is_not_emulated_bfloat16(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
     assert resolve_dtype("auto", CUDA) == torch.float32
 
 
-def test_named_precision_is_taken():
+def test_named_dtype_is_used():
     assert resolve_dtype("float32", CPU) == torch.float32
     assert resolve_dtype("bfloat16", CPU) == torch.bfloat16
 
 
 @pytest.mark.parametrize("dtype", ["float16", torch.float16, None])
-def test_other_precision_is_refused(dtype):
+def test_unknown_dtype_is_rejected(dtype):
     with pytest.raises(ConfigError, match="dtype: expected one of"):
         resolve_dtype(dtype, CPU)
 
 
-def test_automatic_batch_is_one_subject_on_a_cpu():
+def test_auto_batch_size_is_one_subject_on_a_cpu():
     assert resolve_batch_size("auto", CPU, n_tokens=10) == 1
 
 
-def test_automatic_batch_fills_an_accelerator():
+def test_auto_batch_size_fills_an_accelerator():
     assert resolve_batch_size("auto", CUDA, n_tokens=10) == 32
     assert resolve_batch_size("auto", CUDA, n_tokens=10_000) == 6
     assert resolve_batch_size("auto", CUDA, n_tokens=10**6) == 1
 
 
-def test_any_integer_is_a_batch_size():
+def test_integer_of_numpy_is_a_batch_size():
     assert resolve_batch_size(np.int64(3), CPU, n_tokens=10) == 3
 
 
 @pytest.mark.parametrize("batch_size", [0, -1, 2.0, "many", None, True])
-def test_other_batch_size_is_refused(batch_size):
+def test_invalid_batch_size_is_rejected(batch_size):
     with pytest.raises(ConfigError, match="batch_size: expected 'auto'"):
         resolve_batch_size(batch_size, CPU, n_tokens=10)
 
 
-def test_a_short_memory_is_told_from_other_errors():
+def test_lack_of_memory_is_recognised():
     assert is_out_of_memory(MemoryError())
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory."))
     with pytest.raises(RuntimeError) as caught:

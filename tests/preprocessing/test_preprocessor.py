@@ -379,9 +379,9 @@ def test_impossible_settings_are_refused(change):
 
 
 @pytest.mark.parametrize("name", ["shape", "percentiles"])
-def test_list_in_place_of_a_tuple_is_told_as_such(name):
+def test_list_in_place_of_a_tuple_is_rejected(name):
     value = list(getattr(Preprocessor(), name))
-    with pytest.raises(ConfigError, match=f"{name} must be a tuple of"):
+    with pytest.raises(ConfigError, match=f"{name}: expected a tuple of"):
         Preprocessor(**{name: value})
 
 

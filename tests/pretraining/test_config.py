@@ -71,9 +71,8 @@ def test_constructor_refuses_a_value_of_another_type(name, value):
 
 
 def test_constructor_refuses_a_value_of_another_type_within_the_views():
-    crops = CropConfig(rotation=None)
-    with pytest.raises(ConfigError, match=r"global_crops\.rotation: .* got None"):
-        PretrainingConfig(views=ViewConfig(global_crops=crops))
+    with pytest.raises(ConfigError, match=r"views\.hidden_modalities: .* got True"):
+        PretrainingConfig(views=ViewConfig(hidden_modalities=True))
 
 
 def test_numbers_of_numpy_are_numbers():

@@ -135,7 +135,7 @@ def test_what_is_missing_is_told_and_listed_and_the_rest_taken(
 ):
     found = collect([tmp_path / "no.nii", cohort])
     assert len(found.scans) == 3
-    assert [str(problem) for problem in found.problems] == [
+    assert [str(problem.error) for problem in found.problems] == [
         f"{tmp_path}/no.nii: no such file."
     ]
     assert caplog.messages == [f"failed: {tmp_path}/no.nii: no such file."]

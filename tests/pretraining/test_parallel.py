@@ -12,11 +12,9 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 
 from brainfeat.checkpoint.checkpoint import Checkpoint
-from brainfeat.exceptions import ConfigError
 from brainfeat.pretraining.parallel import (
     distributed,
     shared_between_ranks,
-    training_device,
 )
 from brainfeat.pretraining.self_distillation import SelfDistillation
 
@@ -133,27 +131,6 @@ def test_processes_part_the_subjects_of_a_step(folder):
 def test_one_process_writes_the_log(folder):
     lines = (folder / "ddp" / "log.jsonl").read_text().splitlines()
     assert len(lines) == 3  # steps 0, 2 and 4
-
-
-def test_named_device_is_taken():
-    assert training_device("cpu") == torch.device("cpu")
-    assert training_device("meta") == torch.device("meta")
-
-
-def test_unknown_device_is_refused():
-    with pytest.raises(ConfigError, match="that is there, got 'warp'"):
-        training_device("warp")
-
-
-@pytest.mark.parametrize(
-    ("cuda", "mps", "expected"),
-    [(True, False, "cuda:3"), (False, True, "mps"), (False, False, "cpu")],
-)
-def test_auto_takes_the_fastest_there_is(monkeypatch, cuda, mps, expected):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
-    monkeypatch.setenv("LOCAL_RANK", "3")
-    assert training_device("auto") == torch.device(expected)
 
 
 def test_process_that_torchrun_did_not_start_joins_nobody(monkeypatch):

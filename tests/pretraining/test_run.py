@@ -126,7 +126,7 @@ def test_each_scan_and_step_is_told_of_and_what_failed_is_listed(
     steps = events[len(scans) :]
     assert [event.n_done for event in steps] == [1, 2, 3, 4]
     assert summary.loss == steps[-1].measures["total"]
-    assert [row.file for row in summary.failed] == [
+    assert [failure.subject.source_name for failure in summary.failed] == [
         str(tmp_path / "absent.nii"),
         str(broken),
     ]

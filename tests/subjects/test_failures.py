@@ -3,50 +3,102 @@ import errno
 import multiprocessing
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from brainfeat.exceptions import VolumeError
 from brainfeat.subjects.failures import (
-    FailedRow,
-    Tracebacks,
+    _Line,
+    add_context,
+    adding_context,
     crash_path,
+    describe_failure,
     failures_path,
     outdated_by,
+    unique_failures,
     write_failures,
 )
-from brainfeat.subjects.subject import Subject
+from brainfeat.subjects.subject import Outcome, Subject
+
+SUBJECT = Subject("sub-07", {"T1w": Path("a/sub-07_T1w.nii.gz"), "T2w": None})
 
 
-def test_the_reason_is_one_line_without_the_file():
-    error = VolumeError("/data/a.nii: not a\n  readable image.")
-    failure = FailedRow.from_error("sub-01", "/data/a.nii", error)
-    assert failure.reason == "not a readable image."
-    assert str(failure) == "/data/a.nii: not a readable image."
+def failed(participant, file, reason):
+    subject = Subject(participant, {}, source=file)
+    return Outcome(subject, error=VolumeError(f"{file}: {reason}"))
 
 
-@pytest.mark.parametrize("name", ["/data/a  b.nii", "/data/a\nb.nii", "/data/a\tb.nii"])
-def test_the_reason_does_not_repeat_a_file_with_blanks_in_its_name(name):
-    error = VolumeError(f"{name}: cut short.")
-    assert FailedRow.from_error("sub-01", name, error).reason == "cut short."
+def test_error_begins_with_the_file():
+    error = add_context(VolumeError("no contrast."), SUBJECT)
+    assert type(error) is VolumeError
+    assert str(error) == f"{Path('a/sub-07_T1w.nii.gz')}: no contrast."
 
 
-def test_an_error_that_names_another_file_keeps_its_name():
-    error = VolumeError("/data/b.nii: empty.")
-    assert FailedRow.from_error("x", "/data/a.nii", error).reason == str(error)
+@pytest.mark.parametrize("text", ["a/sub-07_T1w.nii.gz: cut short.", "sub-07: none."])
+def test_error_that_names_the_subject_is_unchanged(text):
+    error = VolumeError(text)
+    assert add_context(error, SUBJECT) is error
 
 
-def test_an_error_without_words_is_named():
-    assert FailedRow.from_error("x", "a.nii", KeyError()).reason == "KeyError"
+def test_error_that_names_the_subject_elsewhere_begins_with_the_file():
+    subject = Subject("a", {"T1w": Path("b/scan.nii.gz")})
+    error = add_context(VolumeError("expected contrast, as in b/scan.nii.gz"), subject)
+    assert str(error).startswith(f"{Path('b/scan.nii.gz')}: expected contrast")
+    in_memory = add_context(VolumeError("not a NIfTI file."), Subject("a", {}))
+    assert str(in_memory) == "a: not a NIfTI file."
+
+
+def test_errors_of_a_block_begin_with_the_file():
+    with (
+        pytest.raises(VolumeError, match=r"sub-07_T1w\.nii\.gz: no contrast") as caught,
+        adding_context(SUBJECT),
+    ):
+        raise VolumeError("no contrast.")
+    assert str(caught.value.__cause__) == "no contrast."
+    with (
+        pytest.raises(VolumeError, match=r"^sub-07: none") as caught,
+        adding_context(SUBJECT),
+    ):
+        raise VolumeError("sub-07: none.")
+    assert caught.value.__cause__ is None
+
+
+def test_error_of_another_library_keeps_its_type_and_gets_a_note():
+    error = ZeroDivisionError("x")
+    assert add_context(error, Subject("sub-07", {"T1w": None})) is error
+    assert error.__notes__ == ["while preprocessing sub-07"]
+
+
+@pytest.mark.parametrize("name", ["/data/a.nii", "/data/a\n b.nii", "/data/a\tb.nii"])
+def test_reason_is_one_line_without_the_file(name):
+    subject = Subject("sub-01", {"T1w": name})
+    outcome = Outcome(subject, error=VolumeError(f"{name}: not a\n  readable image."))
+    assert _Line.of(outcome) == ("sub-01", name, "not a readable image.")
+    one_name = " ".join(name.split())
+    assert describe_failure(outcome) == f"{one_name}: not a readable image."
+
+
+def test_reason_names_another_file_or_the_kind_of_error():
+    subject = Subject("sub-01", {"T1w": "/data/a.nii"})
+    other = Outcome(subject, error=VolumeError("/data/b.nii: empty."))
+    assert _Line.of(other).reason == "/data/b.nii: empty."
+    assert _Line.of(Outcome(subject, error=KeyError())).reason == "KeyError"
+
+
+def test_equal_failures_are_one():
+    first, second = failed("", "a", "b"), failed("", "c", "d")
+    assert unique_failures([first, second, failed("", "a", "b")]) == (first, second)
 
 
 def test_failures_of_other_runs_are_kept_unless_they_are_outdated(tmp_path):
     path = tmp_path / "out.failures.tsv"
-    old, new = FailedRow("sub-01", "a.nii", "cut."), FailedRow("sub-02", "b.nii", "0.")
+    old, new = failed("sub-01", "a.nii", "cut."), failed("sub-02", "b.nii", "0.")
     write_failures(path, [old, new])
     assert write_failures(path, [], is_outdated=lambda _: False) == path
     assert len(path.read_text().splitlines()) == 3
-    write_failures(path, [old._replace(reason="empty.")], is_outdated=lambda _: False)
+    again = failed("sub-01", "a.nii", "empty.")
+    write_failures(path, [again], is_outdated=lambda _: False)
     lines = path.read_text().splitlines()
     assert lines[1:] == ["sub-02\tb.nii\t0.", "sub-01\ta.nii\tempty."]
 
@@ -54,9 +106,9 @@ def test_failures_of_other_runs_are_kept_unless_they_are_outdated(tmp_path):
 def test_failures_of_names_with_line_ends_are_kept(tmp_path):
     path = tmp_path / "out.failures.tsv"
     # As a shell makes them of a list from Windows.
-    failures = [FailedRow(f"sub-{i}\r", f"/sub-{i}\r/a.nii", "cut.") for i in (1, 2)]
+    failures = [(f"sub-{i}\r", f"/sub-{i}\r/a.nii", "cut.") for i in (1, 2)]
     for failure in failures:
-        write_failures(path, [failure], is_outdated=lambda _: False)
+        write_failures(path, [failed(*failure)], is_outdated=lambda _: False)
     with path.open(newline="") as file:
         lines = list(csv.reader(file, delimiter="\t"))
     assert lines[1:] == list(map(list, failures))
@@ -66,9 +118,11 @@ def test_a_full_disk_names_the_table_of_failures(tmp_path):
     path = tmp_path / "out.failures.tsv"
     command = (
         "import resource, sys\n"
-        "from brainfeat.subjects.failures import FailedRow, write_failures\n"
+        "from brainfeat.subjects.failures import write_failures\n"
+        "from brainfeat.subjects.subject import Outcome, Subject\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
-        "failures = [FailedRow('sub-01', 'a.nii', 'x' * 1000)]\n"
+        "subject = Subject('sub-01', {'T1w': 'a.nii'})\n"
+        "failures = [Outcome(subject, error=ValueError('x' * 1000))]\n"
         "try:\n    write_failures(sys.argv[1], failures)\n"
         "except OSError as error:\n    print(error.filename)\n"
     )
@@ -78,42 +132,37 @@ def test_a_full_disk_names_the_table_of_failures(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def _raised(failure):
-    tracebacks = Tracebacks()
+def _raised(participant, file, reason):
     try:
-        raise VolumeError(f"{failure.file}:\n\n{failure.reason}")
+        raise VolumeError(f"{file}: {reason}")
     except VolumeError as error:
-        tracebacks.add(failure, error)
-    return tracebacks
+        return Outcome(Subject(participant, {}, source=file), error=error)
 
 
 def test_tracebacks_are_kept_as_long_as_their_failures(tmp_path):
     path = tmp_path / "out.failures.tsv"
     failures = [
-        FailedRow("sub-01", "a\n1.nii", "cut."),
-        FailedRow("", "b.nii", "0."),
-        FailedRow("sub-03", "c.nii", "no brain."),
+        _raised("sub-01", "a\n1.nii", "cut."),
+        _raised("", "b.nii", "0."),
+        _raised("sub-03", "c.nii", "no brain."),
     ]
+    outdated = _Line.of(failures[1])
     for failure in failures:
-        write_failures(
-            path, [failure], _raised(failure), is_outdated=failures[1].__eq__
-        )
+        write_failures(path, [failure], tracebacks=True, is_outdated=outdated.__eq__)
     text = crash_path(path).read_text()
     assert text.count("Traceback") == 2
     assert text.startswith("sub-01  a 1.nii: cut.\n")
     assert "\nsub-03  c.nii: no brain.\n" in text
     # The same failure again has one traceback, and a listed one may have none.
-    write_failures(
-        path, failures[:1], _raised(failures[0]), is_outdated=lambda _: False
-    )
+    write_failures(path, failures[:1], tracebacks=True, is_outdated=lambda _: False)
     assert crash_path(path).read_text().count("Traceback") == 2
-    write_failures(path, [FailedRow("sub-04", "d.nii", "misfiled.")])
+    write_failures(path, [failed("sub-04", "d.nii", "misfiled.")], tracebacks=True)
     assert list(tmp_path.iterdir()) == [path]
 
 
 def _write_some(path, index):
     for n in range(12):
-        failure = FailedRow(f"sub-{index}{n:02d}", "a.nii", "cut.")
+        failure = failed(f"sub-{index}{n:02d}", "a.nii", "cut.")
         write_failures(path, [failure], is_outdated=lambda _: False)
 
 
@@ -140,19 +189,19 @@ def test_failures_are_written_where_files_cannot_be_locked(tmp_path, monkeypatch
 
     monkeypatch.setattr("fcntl.flock", refuse)
     path = tmp_path / "out.failures.tsv"
-    assert write_failures(path, [FailedRow("sub-01", "a.nii", "cut.")]) == path
+    assert write_failures(path, [failed("sub-01", "a.nii", "cut.")]) == path
     assert len(path.read_text().splitlines()) == 2
 
 
 def test_failures_lie_beside_the_table_until_a_run_without_any(tmp_path):
     output = failures_path(tmp_path / "out.parquet")
-    failures = [FailedRow("sub-01", "a\t1.nii", "cut\nshort"), FailedRow("", "b", "c")]
+    failures = [failed("sub-01", "a\t1.nii", "cut\nshort"), failed("", "b", "c")]
     path = write_failures(output, failures)
     assert path == output == tmp_path / "out.failures.tsv"
     with path.open(newline="") as file:
         lines = list(csv.reader(file, delimiter="\t"))
     assert lines[0] == ["participant_id", "file", "reason"]
-    assert [tuple(line) for line in lines[1:]] == failures
+    assert lines[1:] == [["sub-01", "a\t1.nii", "cut short"], ["", "b", "c"]]
     assert write_failures(output, []) is None
     assert list(tmp_path.iterdir()) == []
 
@@ -181,5 +230,5 @@ def test_a_failure_is_outdated_by_its_image_or_visit(participant, file, expected
     path = "/bids/sub-1/ses-1/anat/sub-1_ses-1_T1w.nii"
     visit = Subject(participant_id="sub-1", session_id="ses-1", images={"T1w": path})
     other = Subject(participant_id="P7", images={"T1w": "/scans/new.nii"})
-    failure = FailedRow(participant, file, "empty.")
+    failure = _Line(participant, file, "empty.")
     assert outdated_by([visit, other])(failure) == expected

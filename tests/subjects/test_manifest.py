@@ -87,7 +87,8 @@ def test_a_link_to_nothing_is_no_pattern(folder):
     (folder / "a[1].nii").symlink_to("absent")
     manifest = _collect(folder / "*.nii")
     assert _names(manifest) == ["b"]
-    assert manifest.problems == (("", str(folder / "a[1].nii"), "no such file."),)
+    (problem,) = manifest.problems
+    assert str(problem.error) == f"{folder / 'a[1].nii'}: no such file."
 
 
 def test_problems_name_absolute_paths(folder, monkeypatch):
@@ -96,7 +97,7 @@ def test_problems_name_absolute_paths(folder, monkeypatch):
     monkeypatch.chdir(folder)
     inputs = ["absent.nii", "*.x", "b_pet.nii", "empty", "m.csv", "~b/c.nii"]
     manifest = _collect(*inputs, "a.nii")
-    files = [problem.file for problem in manifest.problems]
+    files = [problem.subject.source_name for problem in manifest.problems]
     assert files == [str(folder / text) for text in inputs]
 
 
@@ -167,8 +168,8 @@ def test_a_bids_clash_is_a_problem_of_its_session_only(folder):
     manifest = _collect(folder)
     assert _names(manifest) == ["sub-02"]
     (problem,) = manifest.problems
-    assert problem.participant_id == "sub-01"
-    assert "several T1w images fit" in problem.reason
+    assert problem.subject.participant_id == "sub-01"
+    assert "several T1w images fit" in str(problem.error)
 
 
 def test_a_problem_of_several_runs_is_one(folder):
@@ -185,7 +186,7 @@ def test_a_problem_of_several_runs_is_one(folder):
     )
     manifest = _collect(folder)
     assert _names(manifest) == ["sub-03"]
-    assert [problem.participant_id for problem in manifest.problems] == [
+    assert [problem.subject.participant_id for problem in manifest.problems] == [
         "sub-01",
         "sub-02",
     ]
@@ -206,8 +207,11 @@ def test_an_image_of_another_folder_is_a_problem_of_its_session_only(folder, nam
     assert _names(manifest) == ["sub-01", "sub-A_1", "sub-B"]
     assert manifest.rows[0].session_id == "ses-2"
     (problem,) = manifest.problems
-    assert (problem.participant_id, problem.file) == ("sub-01", path)
-    assert "of another participant or session than its folder" in problem.reason
+    assert (problem.subject.participant_id, problem.subject.source_name) == (
+        "sub-01",
+        path,
+    )
+    assert "of another participant or session than its folder" in str(problem.error)
 
 
 @pytest.mark.parametrize(
@@ -261,8 +265,8 @@ def test_a_manifest_row_without_image_is_a_problem_of_its_own(folder):
     (folder / "m.CSV").write_text("participant_id, T1w\nP1, a.nii\n,\n\nP2,\n")
     manifest = _collect(folder / "m.CSV")
     assert _names(manifest) == ["P1"]
-    assert manifest.problems[0].participant_id == "P2"
-    assert manifest.problems[0].reason == "line 5: no image."
+    assert manifest.problems[0].subject.participant_id == "P2"
+    assert str(manifest.problems[0].error).endswith("m.CSV: line 5: no image.")
 
 
 def test_columns_of_one_name_that_nothing_reads_do_no_harm(folder):
@@ -275,8 +279,8 @@ def test_a_manifest_with_a_quote_that_nothing_closes_is_a_problem(folder):
     scan, _ = _touch(folder, "a.nii", "b.nii")
     (folder / "m.csv").write_text('T1w,note\na.nii,"12 inch\nb.nii,ok\n')
     (problem,) = _collect(folder / "m.csv", scan).problems
-    assert problem.file == str(folder / "m.csv")
-    assert "not a readable table" in problem.reason
+    assert problem.subject.source_name == str(folder / "m.csv")
+    assert "not a readable table" in str(problem.error)
 
 
 def test_what_is_given_twice_is_embedded_once(folder):
@@ -305,9 +309,9 @@ def test_a_bad_input_does_not_stop_the_others(folder):
         *(folder / "m.csv", folder / "*.x", folder / "b_pet.nii"),
     )
     assert _names(manifest) == ["a"]
-    assert [Path(problem.file).name for problem in manifest.problems] == [
-        *("absent.nii", "empty", "m.csv", "*.x", "b_pet.nii")
-    ]
+    assert [
+        Path(problem.subject.source_name).name for problem in manifest.problems
+    ] == [*("absent.nii", "empty", "m.csv", "*.x", "b_pet.nii")]
 
 
 @pytest.mark.parametrize(

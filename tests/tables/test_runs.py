@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from brainfeat.embedding.subject_encoder import Outcome
-from brainfeat.exceptions import VolumeError
+from brainfeat.exceptions import InputError, VolumeError
 from brainfeat.io.hashing import hash_images
-from brainfeat.subjects.failures import FailedRow, crash_path, failures_path
+from brainfeat.subjects import subject as subjects
+from brainfeat.subjects.failures import crash_path, failures_path
 from brainfeat.subjects.subject import Subject
 from brainfeat.tables.embedding_table import read_embeddings
 from brainfeat.tables.provenance import describe_encoder
@@ -50,7 +51,10 @@ class FakeEncoder:
         self.seen.append(subject.image)
         contents = [Path(path).read_bytes() for path in subject.images.values()]
         if b"bad" in contents:
-            return Outcome(index, None, VolumeError(f"{subject.image}: is\nbad."))
+            try:
+                raise VolumeError(f"{subject.image}: is\nbad.")
+            except VolumeError as error:
+                return Outcome(index, None, error)
         seed = np.frombuffer(b"".join(contents), np.uint8)
         vector = np.random.default_rng(seed).normal(size=5).astype(np.float32)
         return Outcome(index, vector, None)
@@ -83,7 +87,7 @@ def _embed(rows, output, encoder=None, **options):
         options=RunOptions(n_jobs=2, **options),
         on_event=events.append,
     )
-    return summary, [(e.row.participant_id, e.status) for e in events], encoder
+    return summary, [(e.subject.participant_id, e.status) for e in events], encoder
 
 
 def _spoil(row):
@@ -174,7 +178,11 @@ def test_problems_of_the_input_are_listed_with_the_failures(rows, output):
         output,
         encoder,
         provenance=describe_encoder(encoder, "fake"),
-        problems=[FailedRow("", "folder", "no images.")],
+        problems=[
+            subjects.Outcome(
+                Subject("", {}, source="folder"), error=InputError("folder: no images.")
+            )
+        ],
     )
     assert summary[:3] == (6, 0, 1)
     assert "folder\tno images." in summary.failures.read_text()

@@ -4,14 +4,14 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from brainfeat.cli.label_options import CommandOfManyLabels
+from brainfeat.cli.options import CommandOfLabels
 
 
 @pytest.fixture
 def app():
     app = typer.Typer()
 
-    @app.command(cls=CommandOfManyLabels)
+    @app.command(cls=CommandOfLabels)
     def show(
         folder: str,
         level: str,

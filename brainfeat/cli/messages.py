@@ -1,0 +1,157 @@
+"""What commands write beside their progress: warnings, log messages and summaries."""
+
+__all__ = [
+    "finish",
+    "format_summary",
+    "report_problems",
+    "set_verbosity",
+    "show_own_messages",
+]
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+import typer
+
+from brainfeat.exceptions import UntrainedCheckpointWarning
+from brainfeat.subjects.failures import describe_failure, one_line
+
+if TYPE_CHECKING:
+    from brainfeat.subjects.manifest import Manifest
+    from brainfeat.tables.runs import RunSummary
+
+_FAILED = 1  # exit status if some subjects failed
+
+
+def set_verbosity(verbose: bool) -> None:
+    """Show debug messages if the command is verbose."""
+    if verbose:
+        logging.getLogger("brainfeat").setLevel(logging.DEBUG)
+
+
+def finish(summary: str, *, failed: bool) -> None:
+    """Print the summary of a command; exit with status 1 if some subjects failed."""
+    if summary:
+        typer.echo(summary)
+    if failed:
+        raise typer.Exit(_FAILED)
+
+
+@contextmanager
+def show_own_messages(stream: TextIO | None = None) -> Iterator[None]:
+    """Show our own warnings and logs as a line each, and those of libraries not.
+
+    Parameters
+    ----------
+    stream : text file, optional
+        Where to write, standard error by default.
+
+    Yields
+    ------
+    None
+        While this holds.
+    """
+    ours, nibabel = logging.getLogger("brainfeat"), logging.getLogger("nibabel")
+    levels = ours.level, nibabel.level
+    handler = _Messages(stream)
+
+    def show(message: Warning | str, *_details: object, **_more: object) -> None:
+        (stream or sys.stderr).write(f"warning: {one_line(str(message))}\n")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("default", UntrainedCheckpointWarning)
+        warnings.showwarning = show
+        ours.addHandler(handler)
+        ours.setLevel(logging.INFO)
+        # It logs a line for each header field that it corrects.
+        nibabel.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            ours.removeHandler(handler)
+            ours.setLevel(levels[0])
+            nibabel.setLevel(levels[1])
+
+
+class _Messages(logging.Handler):
+    """Write each message to the standard error of its moment: a bar takes its place."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        super().__init__()
+        self._stream = stream
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one message, and say whether it warns."""
+        mark = "warning: " if record.levelno >= logging.WARNING else ""
+        (self._stream or sys.stderr).write(f"{mark}{self.format(record)}\n")
+
+
+def report_problems(manifest: "Manifest") -> None:
+    """Tell of inputs that are no row, and of names that may be several people's.
+
+    Parameters
+    ----------
+    manifest : Manifest
+        Rows and problems.
+    """
+    for name in manifest.duplicates:
+        _say(f"warning: {name}: given more than once, used once.")
+    namesakes = manifest.namesakes
+    if namesakes:
+        folders = next(iter(namesakes.values()))
+        _say(
+            f"warning: {_list_some([*namesakes], 1)}: in {_list_some(folders, 2)}; "
+            "rows of one name count as one person."
+        )
+    for problem in manifest.problems:
+        _say(f"failed: {describe_failure(problem)}")
+
+
+def format_summary(summary: "RunSummary") -> str:
+    """Say what a run did, and where its files are.
+
+    Parameters
+    ----------
+    summary : RunSummary
+        Counts and files.
+
+    Returns
+    -------
+    str
+        Lines for a terminal.
+
+    Examples
+    --------
+    >>> from brainfeat.tables.runs import RunSummary
+    >>> print(format_summary(RunSummary(3, 1, 0, 6, 12.0, "out.csv", None)))
+    3 done, 1 skipped, 0 failed in 12 s (2.00 s a volume)
+    table:    out.csv
+    """
+    counts = f"{summary.done} done, {summary.skipped} skipped, {summary.failed} failed"
+    pace = summary.seconds / summary.volumes if summary.volumes else None
+    lines = [
+        f"{counts} in {summary.seconds:.0f} s"
+        + (f" ({pace:.2f} s a volume)" if pace is not None else "")
+    ]
+    if summary.output is not None:
+        what = "folder:" if Path(summary.output).is_dir() else "table:"
+        lines.append(f"{what:<10}{summary.output}")
+    if summary.failures is not None:
+        lines.append(f"failures: {summary.failures}")
+    return "\n".join(lines)
+
+
+def _list_some(names: Sequence[str], n_listed: int) -> str:
+    n_others = len(names) - n_listed
+    others = [f"{n_others} more"] if n_others > 0 else []
+    return " and ".join([*names[:n_listed], *others])
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{one_line(line)}\n")
