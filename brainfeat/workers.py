@@ -1,4 +1,4 @@
-"""Threads that work ahead of their consumer, and processes that end with their parent."""
+"""Threads that work ahead, and processes that end with their parent."""
 
 __all__ = ["Prefetch", "end_with_parent"]
 

@@ -1,11 +1,12 @@
 """What a user sees while an encoder is trained: progress, failures and a summary."""
 
-__all__ = ["TrainingDisplay", "format_training"]
+__all__ = ["TrainingDisplay"]
 
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
-from typing import TYPE_CHECKING, Self, TextIO
+from typing import Any, Self, TextIO, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -17,12 +18,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from brainfeat.pretraining.store_writer import ScanEvent
 from brainfeat.pretraining.trainer import StepEvent
 from brainfeat.subjects.failures import one_line
+from brainfeat.subjects.subject import Outcome
 
-if TYPE_CHECKING:
-    from brainfeat.pretraining.run import TrainingSummary
+T = TypeVar("T")
 
 
 class TrainingDisplay:
@@ -44,18 +44,14 @@ class TrainingDisplay:
         self._n_seen = 0
         self._started = time.perf_counter()
 
-    def __call__(self, event: "ScanEvent | StepEvent") -> None:
-        """Show one scan or one step.
-
-        Parameters
-        ----------
-        event : ScanEvent or StepEvent
-            What is done.
-        """
-        if isinstance(event, ScanEvent):
-            self._show_scan(event)
-        else:
-            self._show_step(event)
+    def track(self, items: Iterable[T], *, total: int, description: str) -> Iterator[T]:
+        """Yield the items, and show each outcome or step."""
+        for number, item in enumerate(items, 1):
+            if isinstance(item, StepEvent):
+                self._show_step(item)
+            elif isinstance(item, Outcome):
+                self._show_outcome(item, number, total, description)
+            yield item
 
     def __enter__(self) -> Self:
         if self._bars is not None:
@@ -66,15 +62,17 @@ class TrainingDisplay:
         if self._bars is not None:
             self._bars.stop()
 
-    def _show_scan(self, event: ScanEvent) -> None:
-        failure = f"failed: {one_line(str(event.error))}" if event.error else ""
+    def _show_outcome(
+        self, outcome: Outcome[Any], n_done: int, total: int, description: str
+    ) -> None:
+        failure = f"failed: {one_line(str(outcome.error))}" if outcome.error else ""
         if self._bars is not None:
             if failure:
                 self._bars.console.print(failure, markup=False)
-            self._advance("preprocessing", event.n_done, event.n_scans, "")
+            self._advance(description, n_done, total, "")
             return
-        counter = _counter(event.n_done, event.n_scans)
-        self._write(f"{counter} {event.scan.subject}: {failure or 'preprocessed'}")
+        name = outcome.subject.participant_id
+        self._write(f"{_counter(n_done, total)} {name}: {failure or 'preprocessed'}")
 
     def _show_step(self, event: StepEvent) -> None:
         # Time is counted from the end of the first step, which also warms up.
@@ -112,30 +110,6 @@ class TrainingDisplay:
     def _write(self, line: str) -> None:
         self._stream.write(f"{one_line(line)}\n")
         self._stream.flush()
-
-
-def format_training(summary: "TrainingSummary") -> str:
-    """Say what a run did, and where its files are.
-
-    Parameters
-    ----------
-    summary : TrainingSummary
-        Counts and files.
-
-    Returns
-    -------
-    str
-        Lines for a terminal.
-    """
-    lines = [f"{summary.n_steps} steps done"]
-    if summary.loss is not None:
-        lines[0] += f", final loss {summary.loss:.3f}"
-    if summary.failed:
-        lines[0] += f", {len(summary.failed)} failed"
-    lines.append(f"checkpoint: {summary.folder}")
-    if summary.failures is not None:
-        lines.append(f"failures:   {summary.failures}")
-    return "\n".join(lines)
 
 
 def _make_bars(stream: TextIO) -> Progress:

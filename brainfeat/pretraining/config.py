@@ -291,18 +291,18 @@ def _relations(config: PretrainingConfig) -> Iterator[Relation]:
     compares = config.dino_weight > 0 or config.infonce_weight > 0
     yield (
         not compares or config.views.n_global > 1,
-        "views",
-        "n_global of at least 2 for DINO and InfoNCE",
+        "views.n_global",
+        "at least 2 for DINO and InfoNCE",
     )
     yield (
         not config.encoder.tissues,
-        "encoder",
-        "no tissues, since the data name them",
+        "encoder.tissues",
+        "none, since the data name them",
     )
     patch = config.encoder.patch_size
-    crops = (config.views.global_crops, config.views.local_crops)
-    yield (
-        not any(length % patch for crop in crops for length in crop.size),
-        "views",
-        f"global_crops.size and local_crops.size in multiples of patch_size {patch}",
-    )
+    for name in ("global_crops", "local_crops"):
+        yield (
+            not any(length % patch for length in getattr(config.views, name).size),
+            f"views.{name}.size",
+            f"multiples of patch_size {patch}",
+        )

@@ -178,7 +178,7 @@ def _distinguish_datasets(manifest: Manifest, paths: Sequence[str]) -> list[Subj
     if repeated:
         name, folders = next(iter(repeated.items()))
         logger.warning(
-            "%d names are in several datasets, such as %s in %s: they are trained on as "
+            "%d names are in several datasets, such as %s in %s: they count as "
             "different subjects, unless a manifest gives them one name.",
             len(repeated),
             name,

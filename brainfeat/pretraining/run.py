@@ -112,7 +112,8 @@ def pretrain(  # noqa: PLR0913
     """
     folder = expand_home(output)
     track = track or _LogTracker(config.log_every)
-    data = collect_training_data(data, modalities=config.encoder.modalities)
+    modalities = config.encoder.modalities
+    data = collect_training_data(data, modalities=modalities)
     config = _without_absent_modalities(config, data.modalities)
     with joined_ranks(device) as target:
         start = choose_start(folder, config, init=init, resume=resume)
@@ -120,7 +121,9 @@ def pretrain(  # noqa: PLR0913
             data = replace(data, preprocessor=_choose_preprocessor(start, folder))
         check_fit(data, config)
         check_grid(data.shape, config)
+        _log_absent_modalities(modalities, config.encoder.modalities)
         with run_lock(folder):
+            source: SubjectSource
             if isinstance(data, TrainingSubjects):
                 source = _preprocess(data, folder, n_jobs, track)
             else:
@@ -147,7 +150,9 @@ class _LogTracker:
                 logger.info("%s: %d of %d scans.", description, number, total)
             elif item.n_done % self._log_every == 0:
                 loss = item.measures["total"]
-                logger.info("step %d of %d: loss %.3f.", item.n_done, item.n_steps, loss)
+                logger.info(
+                    "step %d of %d: loss %.3f.", item.n_done, item.n_steps, loss
+                )
             yield item
 
 
@@ -159,10 +164,14 @@ def _without_absent_modalities(
     used = tuple(name for name in encoder.modalities if name in present)
     if used == encoder.modalities or not used:
         return config
-    absent = [name for name in encoder.modalities if name not in used]
-    text = "No scan has %s: the encoder is for %s."
-    logger.info(text, " or ".join(absent), ", ".join(used))
     return replace(config, encoder=replace(encoder, modalities=used))
+
+
+def _log_absent_modalities(asked: Sequence[str], used: Sequence[str]) -> None:
+    absent = [name for name in asked if name not in used]
+    if absent:
+        text = "No scan has %s: the encoder is for %s."
+        logger.info(text, " or ".join(absent), ", ".join(used))
 
 
 def _choose_preprocessor(start: Start, folder: Path) -> Preprocessor:

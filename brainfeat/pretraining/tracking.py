@@ -9,11 +9,13 @@ T = TypeVar("T")
 
 
 class Tracker(Protocol):
-    """Yield the items of a stream unchanged, and report each."""
+    """A function that reports the items of a stream."""
 
     def __call__(
         self, items: Iterable[T], *, total: int, description: str
-    ) -> Iterator[T]: ...
+    ) -> Iterator[T]:
+        """Yield the items unchanged, and report each."""
+        ...
 
 
 def untracked(items: Iterable[T], *, total: int, description: str) -> Iterator[T]:

@@ -60,7 +60,7 @@ Probe = Callable[[SlabEncoder], float]
 
 
 class StepEvent(NamedTuple):
-    """A finished step: steps done so far, steps of the run, and values as in the log."""
+    """A finished step: steps done and in all, and values as in the log."""
 
     n_done: int
     n_steps: int
@@ -75,6 +75,7 @@ def train(
     init: str | os.PathLike[str] | None = None,
     resume: bool = False,
     device: str = "auto",
+    probe: Probe | None = None,
     track: Tracker = untracked,
 ) -> Checkpoint:
     """Train from a source, such as a `VolumeStore`, as `brainfeat.pretrain` does.
@@ -87,7 +88,7 @@ def train(
         check_grid(source.shape, config)
         start = choose_start(folder, config, init=init, resume=resume)
         with run_lock(folder):
-            trainer = Trainer(source, config, folder, device=target)
+            trainer = Trainer(source, config, folder, device=target, probe=probe)
             return trainer.train(start, track)
 
 

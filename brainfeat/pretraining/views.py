@@ -3,7 +3,7 @@
 __all__ = ["DrawnGroup", "DrawnViews", "ViewConfig", "ViewGroup", "Views"]
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -248,8 +248,10 @@ class DrawnViews:
 
     def apply(self, subjects: SubjectBatch, encoder: EncoderConfig) -> Views:
         """Cut all views out of the volumes, on the device of the volumes."""
-        local_views = self.local_views and self.local_views.apply(subjects, encoder)
-        return Views(self.global_views.apply(subjects, encoder), local_views)
+        views = Views(self.global_views.apply(subjects, encoder))
+        if self.local_views is None:
+            return views
+        return replace(views, local_views=self.local_views.apply(subjects, encoder))
 
 
 def _draw_centers(

@@ -68,9 +68,7 @@ def initialise(model: SelfDistillation, checkpoint: Checkpoint) -> None:
         network.get_submodule("encoder").load_state_dict(state)
 
 
-def _load(
-    init: str | os.PathLike[str], config: PretrainingConfig
-) -> Checkpoint:
+def _load(init: str | os.PathLike[str], config: PretrainingConfig) -> Checkpoint:
     """Load the initial checkpoint; raise unless the encoder's sizes match."""
     checkpoint = Checkpoint.load(init)
     for name in _FIXED:
