@@ -1,82 +1,174 @@
-"""What a user sees of long work: a bar on a terminal, elsewhere about ten log lines."""
+"""The progress display: a bar on a terminal or in a notebook, elsewhere lines."""
 
 import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from typing import TypeVar
+import time
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Self, TypeVar
 
-from rich.console import Console
-from rich.progress import Progress, track
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
 
-__all__ = ["show_steps", "show_subjects"]
+__all__ = ["ProgressDisplay", "track"]
 
 _LOGGER = logging.getLogger(__name__)
 _N_LINES = 10
 
-Result = TypeVar("Result")
+T = TypeVar("T")
 
 
-def show_subjects(
-    results: Iterable[Result], n_subjects: int, *, done: str, verbose: int
-) -> Iterator[Result]:
-    """Show how many subjects are done.
-
-    Parameters
-    ----------
-    results : iterable
-        One a subject.
-    n_subjects : int
-        Number of subjects.
-    done : str
-        What becomes of each, such as "embedded".
-    verbose : int
-        Nothing is shown at 0.
-
-    Yields
-    ------
-    object
-        Each result.
-    """
-    if verbose > 0 and sys.stderr.isatty():
-        console = Console(stderr=True)
-        yield from track(results, done.capitalize(), n_subjects, console=console)
-        return
-    for n_done, result in enumerate(results, start=1):
-        yield result
-        if verbose > 0 and n_done % max(1, n_subjects // _N_LINES) == 0:
-            _LOGGER.info("%s %d of %d subjects", done, n_done, n_subjects)
+def track(
+    items: Iterable[T], *, total: int, description: str, show: bool = True
+) -> Iterator[T]:
+    """Yield items while a display shows how many are done."""
+    with ProgressDisplay(description, total, show=show) as display:
+        for item in items:
+            yield item
+            display.advance()
 
 
-@contextmanager
-def show_steps(n_steps: int, *, verbose: int) -> Iterator[Callable[[int, float], None]]:
-    """Show the steps of a training, and their loss.
+class ProgressDisplay:
+    """How much of a task is done: a bar, or lines where no bar can be drawn.
 
     Parameters
     ----------
-    n_steps : int
-        Number of steps.
-    verbose : int
-        Nothing is shown at 0.
-
-    Yields
-    ------
-    callable
-        To be told of each step: how many are done, and the loss.
+    description : str
+        Name of the task, such as ``"embedding"``.
+    total : int
+        Number of items.
+    n_before : int
+        Items that an earlier run did; they do not count for the pace of this one.
+    log_every : int, optional
+        Items between two lines; by default there are about ten lines.
+    show : bool
+        Whether anything is shown.
     """
-    if verbose > 0 and sys.stderr.isatty():
-        with Progress(console=Console(stderr=True)) as progress:
-            task = progress.add_task("Training", total=n_steps)
 
-            def show(n_done: int, loss: float) -> None:
-                text = f"Training (loss {loss:.3f})"
-                progress.update(task, completed=n_done, description=text)
+    def __init__(
+        self,
+        description: str,
+        total: int,
+        *,
+        n_before: int = 0,
+        log_every: int | None = None,
+        show: bool = True,
+    ) -> None:
+        self._description = description
+        self._total = total
+        self._n_before = self._n_done = n_before
+        self._log_every = log_every or max(1, total // _N_LINES)
+        self._show = show
+        self._first_done = 0.0
+        self._bar: Progress | None = None
 
-            yield show
-        return
+    def __enter__(self) -> Self:
+        # Imported here: most imports of the library never show progress.
+        if self._show:
+            from rich.console import Console
 
-    def log(n_done: int, loss: float) -> None:
-        if verbose > 0 and n_done % max(1, n_steps // _N_LINES) == 0:
-            _LOGGER.info("step %d of %d: loss %.3f", n_done, n_steps, loss)
+            console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+            if _can_draw(console):
+                self._bar = _make_bar(console)
+                self._bar.add_task(
+                    self._description,
+                    total=self._total,
+                    completed=self._n_done,
+                    detail="",
+                )
+                self._bar.start()
+        return self
 
-    yield log
+    def __exit__(self, *exception: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def advance(
+        self, *, detail: str = "", line: str = "", is_failure: bool = False
+    ) -> None:
+        """Show that one more item is done.
+
+        Parameters
+        ----------
+        detail : str
+            State of the task, such as the loss: shown beside the bar and in lines.
+        line : str
+            What to write about this item where there is no bar.
+        is_failure : bool
+            Whether to write the line above a bar, too.
+        """
+        self._n_done += 1
+        if not self._show:
+            return
+        if self._n_done == self._n_before + 1:
+            self._first_done = time.perf_counter()
+        if self._bar is None:
+            if is_failure or self._is_time_for_a_line():
+                _write(f"{self._counter} {line or self._describe(detail)}")
+            return
+        if is_failure:
+            self._bar.console.print(line, markup=False)
+        (task,) = self._bar.task_ids
+        seconds = self._seconds_per_item()
+        detail = detail or (f"{seconds:.1f} s each" if seconds else "")
+        self._bar.update(task, completed=self._n_done, detail=detail)
+
+    def _is_time_for_a_line(self) -> bool:
+        is_first = self._n_done == self._n_before + 1
+        is_last = self._n_done == self._total
+        return is_first or is_last or self._n_done % self._log_every == 0
+
+    @property
+    def _counter(self) -> str:
+        return f"[{self._n_done:>{len(str(self._total))}}/{self._total}]"
+
+    def _describe(self, detail: str) -> str:
+        text = ", ".join(filter(None, (self._description, detail)))
+        n_left, seconds = self._total - self._n_done, self._seconds_per_item()
+        if n_left <= 0 or seconds is None:
+            return text
+        return f"{text}, {timedelta(seconds=round(seconds * n_left))} left"
+
+    def _seconds_per_item(self) -> float | None:
+        """Return the pace, without the first item, which also warms up."""
+        n_timed = self._n_done - self._n_before - 1
+        if n_timed == 0:
+            return None
+        return (time.perf_counter() - self._first_done) / n_timed
+
+
+def _can_draw(console: "Console") -> bool:
+    if console.is_jupyter:
+        return find_spec("ipywidgets") is not None
+    return sys.stderr.isatty() and not console.is_dumb_terminal
+
+
+def _make_bar(console: "Console") -> "Progress":
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[detail]}"),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+        console=console,
+    )
+
+
+def _write(line: str) -> None:
+    """Log a line, or write it to standard error if the log does not show it."""
+    if _LOGGER.isEnabledFor(logging.INFO):
+        _LOGGER.info("%s", line)
+    else:
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from brainfeat.checkpoint.checkpoint import CheckpointConfig
+from brainfeat.checkpoint.config import CheckpointConfig
 from brainfeat.configs import (
     Fraction,
     PositiveInt,

@@ -19,7 +19,7 @@ USER_MODULES = sorted(
         "brainfeat.models.decoder",
         "brainfeat.models.encoder",
         "brainfeat.models.pooling",
-        "brainfeat.checkpoint.layouts",
+        "brainfeat.checkpoint.config",
         "brainfeat.metrics",
         "brainfeat.slabs.grid",
         "brainfeat.preprocessing.alignment",

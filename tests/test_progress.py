@@ -1,32 +1,132 @@
+"""The progress display: its bar, its lines, and when each is shown."""
+
+import io
 import logging
+import sys
+import types
 
 import pytest
 
-from brainfeat.progress import show_steps, show_subjects
+from brainfeat.progress import ProgressDisplay, track
 
 
-@pytest.mark.parametrize(("n", "n_lines"), [(3, 3), (10, 10), (100, 10)])
-def test_subjects_pass_through_with_about_ten_lines(n, n_lines, caplog):
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def use_terminal(monkeypatch):
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    return stream
+
+
+@pytest.mark.parametrize(("n", "n_lines"), [(3, 3), (10, 10), (100, 11), (95, 12)])
+def test_items_pass_through_with_about_ten_lines(n, n_lines, capsys):
+    assert list(track(iter(range(n)), total=n, description="embedding")) == [*range(n)]
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == n_lines
+    assert lines[-1] == f"[{n}/{n}] embedding"
+
+
+def test_lines_go_to_the_log_that_shows_them(caplog, capsys):
     caplog.set_level(logging.INFO, logger="brainfeat")
-    shown = show_subjects(iter(range(n)), n, done="embedded", verbose=1)
-    assert list(shown) == list(range(n))
-    assert len(caplog.messages) == n_lines
-    assert caplog.messages[-1] == f"embedded {n} of {n} subjects"
+    assert list(track([7], total=1, description="embedding")) == [7]
+    assert caplog.messages == ["[1/1] embedding"]
+    assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize(("n", "n_lines"), [(3, 3), (100, 10)])
-def test_steps_are_told_with_their_loss(n, n_lines, caplog):
-    caplog.set_level(logging.INFO, logger="brainfeat")
-    with show_steps(n, verbose=1) as tell:
-        for step in range(1, n + 1):
-            tell(step, 1 / step)
-    assert len(caplog.messages) == n_lines
-    assert caplog.messages[-1] == f"step {n} of {n}: loss {1 / n:.3f}"
+def test_each_item_may_have_its_line(capsys):
+    with ProgressDisplay("embedding", 12, log_every=1) as display:
+        display.advance(line="sub-01: done")
+        display.advance(line="failed: a.nii: cut short.", is_failure=True)
+    assert capsys.readouterr().err.splitlines() == [
+        "[ 1/12] sub-01: done",
+        "[ 2/12] failed: a.nii: cut short.",
+    ]
 
 
-def test_nothing_is_told_unasked(caplog):
-    caplog.set_level(logging.INFO, logger="brainfeat")
-    assert list(show_subjects([1, 2], 2, done="embedded", verbose=0)) == [1, 2]
-    with show_steps(1, verbose=0) as tell:
-        tell(1, 0.5)
-    assert not caplog.messages
+def test_training_lines_have_state_and_time_left(capsys):
+    with ProgressDisplay("training", 107, n_before=97, log_every=10) as display:
+        for step in range(98, 108):
+            display.advance(detail=f"loss {100 / step:.3f}")
+    assert capsys.readouterr().err.splitlines() == [
+        "[ 98/107] training, loss 1.020",  # the first one after a resume
+        "[100/107] training, loss 1.000, 0:00:00 left",
+        "[107/107] training, loss 0.935",
+    ]
+
+
+def test_terminal_shows_a_bar_and_failures_above_it(monkeypatch):
+    terminal = use_terminal(monkeypatch)
+    with ProgressDisplay("embedding", 3) as display:
+        display.advance(line="sub-01: done")
+        display.advance(line="failed: /[b].nii: cut [red]short.", is_failure=True)
+        display.advance(detail="loss 0.935")
+    text = terminal.getvalue()
+    assert "failed: /[b].nii: cut [red]short." in text
+    assert "3/3" in text
+    assert "loss 0.935" in text
+    assert "sub-01" not in text
+
+
+def test_bar_redraws_below_what_is_printed(monkeypatch):
+    terminal = use_terminal(monkeypatch)
+    with ProgressDisplay("embedding", 3) as display:
+        display.advance()
+        sys.stderr.write("a message\n")
+    before, _, after = terminal.getvalue().partition("a message")
+    assert before.endswith("\x1b[2K")
+    assert "embedding" in after
+
+
+def test_dumb_terminal_gets_lines(monkeypatch):
+    terminal = use_terminal(monkeypatch)
+    monkeypatch.setenv("TERM", "dumb")
+    assert list(track([7], total=1, description="embedding")) == [7]
+    assert terminal.getvalue() == "[1/1] embedding\n"
+
+
+@pytest.mark.parametrize("has_widgets", [True, False])
+def test_notebook_shows_a_bar_if_it_has_widgets(has_widgets, monkeypatch, capsys):
+    shown = []
+
+    class Output:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_exception, **_options):
+            pass
+
+        clear_output = append_stdout = __exit__
+
+    class ZMQInteractiveShell:
+        pass
+
+    ipython = types.ModuleType("IPython")
+    ipython.display = types.ModuleType("IPython.display")
+    ipython.display.display = lambda *objects, **_options: shown.extend(objects)
+    monkeypatch.setattr("builtins.get_ipython", ZMQInteractiveShell, raising=False)
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    monkeypatch.setitem(sys.modules, "IPython.display", ipython.display)
+    widgets = types.ModuleType("ipywidgets")
+    widgets.Output = Output
+    widgets.__spec__ = object()
+    monkeypatch.setitem(sys.modules, "ipywidgets", widgets if has_widgets else None)
+    if not has_widgets:
+        monkeypatch.setattr("brainfeat.progress.find_spec", lambda _name: None)
+    assert list(track([7], total=1, description="embedding")) == [7]
+    assert bool(shown) == has_widgets
+    assert capsys.readouterr().err == ("" if has_widgets else "[1/1] embedding\n")
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_nothing_is_shown_unless_asked(is_terminal, monkeypatch, capsys):
+    terminal = use_terminal(monkeypatch) if is_terminal else io.StringIO()
+    items = track([1, 2], total=2, description="embedding", show=False)
+    assert list(items) == [1, 2]
+    with ProgressDisplay("training", 1, show=False) as display:
+        display.advance(line="failed: a.nii", is_failure=True)
+    assert terminal.getvalue() + capsys.readouterr().err == ""

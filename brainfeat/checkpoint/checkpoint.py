@@ -1,14 +1,7 @@
-"""A checkpoint: weights, preprocessing and model card, which travel together."""
+"""A checkpoint: weights, preprocessing and model card in one folder."""
 
-__all__ = [
-    "CHECKPOINT_FILES",
-    "Checkpoint",
-    "CheckpointConfig",
-    "lasting_name",
-    "locate_checkpoint",
-]
+__all__ = ["CHECKPOINT_FILES", "Checkpoint"]
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -23,10 +16,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from brainfeat._version import __version__
+from brainfeat.checkpoint.config import CheckpointConfig
+from brainfeat.checkpoint.hub import CONFIG_NAME, locate_checkpoint
 from brainfeat.checkpoint.layouts import load_foreign
-from brainfeat.checkpoint.weight_files import download, file_sha256, read_foreign
-from brainfeat.configs import check_fields, from_plain, to_plain
+from brainfeat.checkpoint.weight_files import file_sha256, read_tensors
 from brainfeat.exceptions import (
     CheckpointError,
     ConfigError,
@@ -37,96 +30,15 @@ from brainfeat.io.json_files import read_json
 from brainfeat.io.paths import expand_home
 from brainfeat.models.config import EncoderConfig
 from brainfeat.models.encoder import SlabEncoder
-from brainfeat.models.pooling import PoolingMode
 from brainfeat.models.transfer import check_state
-from brainfeat.slabs.grid import Plane
 
 StoredDtype = Literal["float32", "float16", "bfloat16"]
 
-_BUNDLED = Path(__file__).parents[1] / "weights"
 _FORMAT = "brainfeat-checkpoint-1"
-CHECKPOINT_FILES = _WEIGHTS, _CONFIG, _CARD = (
-    "model.safetensors",
-    "config.json",
-    "README.md",
-)
-# These change no feature, so tables made before and after such an edit agree.
+_WEIGHTS, _CARD = "model.safetensors", "README.md"
+CHECKPOINT_FILES = (_WEIGHTS, CONFIG_NAME, _CARD)
+# These change no feature: tables made before and after an edit can be joined.
 _NOT_FINGERPRINTED = ("description", "library_version")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CheckpointConfig:
-    """What an encoder must be told to give the features it was trained for.
-
-    Parameters
-    ----------
-    encoder : EncoderConfig
-        Sizes of the network, its modalities and thickness.
-    preprocessing : mapping
-        What ``Preprocessor.from_dict`` reads.
-    plane : {"axial", "coronal", "sagittal"}
-        Orientation of the slabs.
-    pooling : {"mean", "cls", "cls+mean"}
-        The pooling that served best.
-    missing_modalities : bool
-        Whether training hid modalities, so that subjects may lack some.
-    trained : bool
-        Whether the weights have learnt anything.
-    description : str
-        What it was trained on and for, in a sentence.
-    library_version : str
-        Version of brainfeat that wrote it.
-
-    Raises
-    ------
-    ConfigError
-        If a value is of the wrong type or impossible.
-    """
-
-    encoder: EncoderConfig
-    preprocessing: Mapping[str, Any]
-    plane: Plane = "axial"
-    pooling: PoolingMode = "mean"
-    missing_modalities: bool = False
-    trained: bool = True
-    description: str = ""
-    library_version: str = __version__
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Build a configuration from plain JSON values.
-
-        Parameters
-        ----------
-        values : mapping
-            Field names and values, the encoder's in a mapping of its own.
-
-        Returns
-        -------
-        CheckpointConfig
-            The configuration.
-
-        Raises
-        ------
-        ConfigError
-            If a key is unknown or missing, or a value impossible.
-        """
-        config: Self = from_plain(cls, values, complete=True)
-        return config
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain JSON values.
-
-        Returns
-        -------
-        dict
-            What `from_dict` reads.
-        """
-        values: dict[str, Any] = to_plain(self)
-        return values
 
 
 class Checkpoint:
@@ -155,7 +67,7 @@ class Checkpoint:
     ) -> None:
         check_state(state, config.encoder)
         self.config = config
-        # Copies, since a network may go on learning.
+        # Copies, since training may continue to change the network.
         self.state = {
             name: value.detach().to("cpu", torch.float32, copy=True)
             for name, value in state.items()
@@ -166,8 +78,8 @@ class Checkpoint:
     def load(cls, source: str | os.PathLike[str]) -> Self:
         """Load a checkpoint, or weights of DINOv2 in another library's layout.
 
-        Foreign weights keep their RGB kernels: the encoder takes T1w slabs of
-        three slices on a 1 mm grid whose sides are multiples of the patch size.
+        DINOv2's RGB kernels are kept: the encoder takes T1w slabs of three slices on
+        a 1 mm grid whose sides are multiples of the patch size.
 
         Parameters
         ----------
@@ -179,14 +91,14 @@ class Checkpoint:
         Returns
         -------
         Checkpoint
-            Weights in float32, whatever they are stored in.
+            Weights in float32, whatever their stored precision.
 
         Raises
         ------
         CheckpointError
             If there is no such checkpoint, or it is damaged or incomplete.
         MissingDependencyError
-            If the hub is asked and ``huggingface_hub`` is not installed.
+            If the source is on the hub and ``huggingface_hub`` is not installed.
 
         Warns
         -----
@@ -198,7 +110,7 @@ class Checkpoint:
         if not checkpoint.config.trained:
             warnings.warn(
                 f"{os.fspath(source)} is not trained: its features come from random "
-                "weights and say little about a brain.",
+                "weights.",
                 UntrainedCheckpointWarning,
                 stacklevel=2,
             )
@@ -206,7 +118,7 @@ class Checkpoint:
 
     @classmethod
     def untrained(cls, config: CheckpointConfig, *, seed: int = 0) -> Self:
-        """Draw random weights.
+        """Return a checkpoint with random weights.
 
         Parameters
         ----------
@@ -218,7 +130,7 @@ class Checkpoint:
         Returns
         -------
         Checkpoint
-            The same for the same seed.
+            Identical for identical seeds.
 
         Raises
         ------
@@ -226,7 +138,7 @@ class Checkpoint:
             If the configuration claims to be trained.
         """
         if config.trained:
-            raise ConfigError("random weights cannot have a config with trained=True.")
+            raise ConfigError("untrained: expected config.trained=False, got True.")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return cls(config, SlabEncoder(config.encoder).state_dict())
@@ -236,15 +148,14 @@ class Checkpoint:
     ) -> Path:
         """Write ``model.safetensors``, ``README.md`` and ``config.json``.
 
-        A save that fails leaves the folder as it was: the files are written under
-        other names first. The hash of the weights is in the configuration, so that
-        files of two checkpoints are never taken for one.
+        Files are written under temporary names first, so a failed save leaves the
+        folder unchanged. The configuration holds the hash of the weights, so that
+        files of two checkpoints are never mixed.
 
         Parameters
         ----------
         folder : path
-            Made if it is not there, ``~`` is the home folder; other files in it are
-            left alone.
+            Created if needed; ``~`` is the home folder. Other files in it are kept.
         dtype : {"float32", "float16", "bfloat16"}
             Precision of the stored weights.
 
@@ -256,7 +167,7 @@ class Checkpoint:
         Raises
         ------
         ConfigError
-            If weights are not stored in such a precision.
+            If `dtype` is unknown.
         """
         folder = expand_home(folder)
         if dtype not in get_args(StoredDtype):
@@ -266,10 +177,10 @@ class Checkpoint:
         stored = getattr(torch, dtype)
         state = {k: v.to(stored).contiguous() for k, v in self.state.items()}
         with ExitStack() as stack:
-            # Left in reverse: the weights come first, the configuration last.
+            # Renamed in reverse order: weights first, configuration last.
             config, card, weights = (
                 stack.enter_context(atomic_write(folder / name))
-                for name in (_CONFIG, _CARD, _WEIGHTS)
+                for name in (CONFIG_NAME, _CARD, _WEIGHTS)
             )
             save_file(state, weights)
             content = {
@@ -287,7 +198,7 @@ class Checkpoint:
         Returns
         -------
         SlabEncoder
-            A module of its own: training it leaves the checkpoint alone.
+            An independent module: training it does not change the checkpoint.
         """
         with torch.device("meta"):
             encoder = SlabEncoder(self.config.encoder)
@@ -312,19 +223,21 @@ class Checkpoint:
     def _load_own(cls, folder: Path) -> Self:
         content = _read_config(folder)
         if content.pop("format") != _FORMAT:
-            raise CheckpointError(f"{folder}: written by another version of brainfeat.")
+            raise CheckpointError(
+                f"{folder}: expected format {_FORMAT!r}, got one of another version."
+            )
         expected = content.pop("weights_sha256", None)
         weights, card = folder / _WEIGHTS, folder / _CARD
         if not weights.is_file():
-            raise CheckpointError(f"{folder}: there is no {_WEIGHTS}.")
+            raise CheckpointError(f"{folder}: expected {_WEIGHTS}, got no such file.")
         if file_sha256(weights) != expected:
             raise CheckpointError(
-                f"{weights}: the weights do not have the SHA-256 that {_CONFIG} names; "
+                f"{weights}: expected the SHA-256 in {CONFIG_NAME}, got another; "
                 "the file is damaged or was replaced."
             )
         try:
             config = CheckpointConfig.from_dict(content)
-            return cls(config, read_foreign(weights), _read_card(card))
+            return cls(config, read_tensors(weights), _read_card(card))
         except (CheckpointError, ConfigError) as error:
             raise CheckpointError(f"{folder}: {error}") from error
 
@@ -337,89 +250,24 @@ class Checkpoint:
                 raise
             reason = str(error).removeprefix(f"{path}: ")
             raise CheckpointError(
-                f"{path}: expected {_CONFIG} of a brainfeat checkpoint, or weights of "
-                f"DINOv2; {reason}"
+                f"{path}: expected {CONFIG_NAME} of a brainfeat checkpoint, or weights "
+                f"of DINOv2; {reason}"
             ) from error
         config = CheckpointConfig(
             encoder=encoder,
             preprocessing=_foreign_preprocessing(encoder),
-            description=f"Weights of {path.name}, which learnt from other images "
-            "than brain MRI.",
+            description=f"Weights of {path.name}, which were not trained on brain MRI.",
         )
         return cls(config, state)
 
 
-def locate_checkpoint(source: str | os.PathLike[str]) -> Path:
-    """Find the files of a checkpoint, without opening them.
-
-    Parameters
-    ----------
-    source : str or path
-        As for `Checkpoint.load`; a checkpoint on the hub is downloaded.
-
-    Returns
-    -------
-    Path
-        A file or a folder.
-
-    Raises
-    ------
-    CheckpointError
-        If there is no such checkpoint.
-    MissingDependencyError
-        If the hub is asked and ``huggingface_hub`` is not installed.
-    """
-    name = os.fspath(source)
-    bundled = _bundled_names()
-    if name in bundled:
-        return _BUNDLED / name
-    if name.startswith("hf-hub:"):
-        return download(name)
-    path = expand_home(name.removeprefix("local-dir:"))
-    # Path.exists raises if a name is too long.
-    if not name or not os.path.exists(path):  # noqa: PTH110
-        raise CheckpointError(
-            f"unknown checkpoint {name!r}: expected one of {bundled}, a file or folder "
-            "that exists, or hf-hub:organisation/name."
-        )
-    return path
-
-
-def lasting_name(source: str | os.PathLike[str]) -> str:
-    """Name a checkpoint so that it is found from other folders, too.
-
-    Parameters
-    ----------
-    source : str or path
-        As for `Checkpoint.load`.
-
-    Returns
-    -------
-    str
-        A name or address as it is, a file or folder with its whole path.
-
-    Raises
-    ------
-    CheckpointError
-        If there is no such checkpoint.
-    """
-    name = os.fspath(source)
-    if name in _bundled_names() or name.startswith("hf-hub:"):
-        return name
-    return os.fspath(locate_checkpoint(name).absolute())
-
-
-def _bundled_names() -> list[str]:
-    return sorted(path.parent.name for path in _BUNDLED.glob(f"*/{_CONFIG}"))
-
-
 def _is_own(path: Path) -> bool:
-    return (path / _CONFIG).is_file() and "format" in _read_config(path)
+    return (path / CONFIG_NAME).is_file() and "format" in _read_config(path)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
     what = "the configuration of a checkpoint"
-    return read_json(folder / _CONFIG, what, error=CheckpointError)
+    return read_json(folder / CONFIG_NAME, what, error=CheckpointError)
 
 
 def _read_card(path: Path) -> str:
@@ -432,7 +280,7 @@ def _read_card(path: Path) -> str:
 
 
 def _foreign_preprocessing(encoder: EncoderConfig) -> dict[str, Any]:
-    """Return a 1 mm grid about a brain: patches of 14 voxels need that detail."""
+    """Return a grid of 1 mm, the detail that patches of 14 voxels need."""
     patch, thickness = encoder.patch_size, encoder.thickness
     steps_and_sizes = ((patch, 150), (patch, 190), (thickness, 150))
     return {
@@ -456,6 +304,7 @@ def _short_card(config: CheckpointConfig) -> str:
 - slabs: {config.plane}, {encoder.thickness} slices
 - network: {encoder.depth} blocks of width {encoder.embed_dim}, patches of \
 {encoder.patch_size} pixels
+- recommended pooling: {config.pooling}
 - written by brainfeat {config.library_version}
 
 For research. Not a medical device.

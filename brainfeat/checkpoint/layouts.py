@@ -7,12 +7,7 @@ token itself. transformers names everything in its own way, and keeps query,
 key and value apart.
 """
 
-__all__ = [
-    "convert_state",
-    "load_foreign",
-    "read_foreign",
-    "transfer_weights",
-]
+__all__ = ["convert_state", "load_foreign"]
 
 import math
 import os
@@ -26,26 +21,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from brainfeat.checkpoint.weight_files import named_tensors, read_foreign
+from brainfeat.checkpoint.weight_files import named_tensors, read_tensors
 from brainfeat.exceptions import CheckpointError
 from brainfeat.io.json_files import read_json
 from brainfeat.models.config import EncoderConfig
 from brainfeat.models.layers import NORM_EPS
-from brainfeat.models.transfer import (
-    KeyProblems,
-    parameter_shapes,
-    transfer_weights,
-)
+from brainfeat.models.transfer import KeyProblems, parameter_shapes
 
-# What our encoder learns beside DINOv2's parameters.
+# Parameters that DINOv2 does not have.
 _MODALITY_VECTORS = ("modality_embed", "absent_embed")
-# Parts of a training checkpoint that are no part of the encoder.
+# Parts of a training checkpoint outside the encoder.
 _HEADS = re.compile(
     r"^(student\.|(\w+\.)*(dino_head|ibot_head|head|classifier|dino_loss|ibot_patch_loss)\.)"
 )
 
-# What a parameter of our block may be called elsewhere: alternatives, each of
-# one name or of several that are stacked.
+# Names of our parameters in other libraries: alternatives, each of one name or of
+# several that are stacked.
 _META = {
     "mlp.w12": (("mlp.w12",), ("mlp.fc1",)),
     "mlp.w3": (("mlp.w3",), ("mlp.fc2",)),
@@ -74,28 +65,13 @@ _TRANSFORMERS = {
 def load_foreign(
     path: str | os.PathLike[str],
 ) -> tuple[EncoderConfig, dict[str, Tensor]]:
-    """Read and convert weights; a folder's ``config.json`` tells the head count.
+    """Read and convert a weights file or folder to a configuration and a float32 state.
 
-    Parameters
-    ----------
-    path : path
-        A file or folder that `read_foreign` reads.
-
-    Returns
-    -------
-    config : EncoderConfig
-        One modality, T1w, whose three slices take the place of RGB.
-    state : dict of str to float32 Tensor
-        Parameters of a `SlabEncoder` with this configuration.
-
-    Raises
-    ------
-    CheckpointError
-        If the weights cannot be read or do not fit the architecture.
+    The encoder has one modality, T1w, whose three slices take the place of RGB.
     """
     path = Path(path)
     try:
-        return convert_state(read_foreign(path), num_heads=_num_heads(path))
+        return convert_state(read_tensors(path), num_heads=_num_heads(path))
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
 
@@ -105,30 +81,10 @@ def convert_state(
 ) -> tuple[EncoderConfig, dict[str, Tensor]]:
     """Rename weights in Meta's, transformers' or timm's layout to ours.
 
-    Any prefix (``teacher.``, ``backbone.``, ``module.``) is removed, and heads
-    of pretraining or classification are left out. Weights without a mask token
-    get one of zeros; weights without any LayerScale get factors of one.
-
-    Parameters
-    ----------
-    state : mapping of str to Tensor
-        Weights of a DINOv2 vision transformer.
-    num_heads : int, optional
-        Attention heads. The weights do not tell; every DINOv2 model has one for
-        each 64 channels, which is the default.
-
-    Returns
-    -------
-    config : EncoderConfig
-        One modality, T1w, whose three slices take the place of RGB.
-    state : dict of str to float32 Tensor
-        Parameters of a `SlabEncoder` with this configuration.
-
-    Raises
-    ------
-    CheckpointError
-        With every missing, unexpected and mis-shaped key, or with those whose values
-        are quantised or not finite.
+    Any prefix (``teacher.``, ``backbone.``, ``module.``) and all heads are removed. A
+    missing mask token becomes zeros, missing LayerScale factors become one. By default
+    there is an attention head for each 64 channels, as in every DINOv2 model. Raises a
+    CheckpointError with every missing, unexpected and mis-shaped key.
     """
     foreign, unexpected = _without_prefix(named_tensors(state))
     _add_class_position(foreign)
@@ -147,7 +103,7 @@ def convert_state(
             converted[name] = torch.cat([foreign[source] for source in sources])
     problems.unexpected += [name for name in foreign if name not in used]
     problems.raise_if_any()
-    # Whole numbers are quantised weights, whose scales are kept elsewhere.
+    # Integers are quantised weights, whose scales are stored elsewhere.
     unusable = [
         name
         for name, value in foreign.items()
@@ -155,20 +111,14 @@ def convert_state(
     ]
     if unusable:
         raise CheckpointError(
-            "expected weights that are finite floating-point numbers, got others in "
+            "expected finite floating-point weights, got others in "
             f"{', '.join(unusable)}."
         )
     return config, {name: value.float() for name, value in converted.items()}
 
 
 def _num_heads(path: Path) -> int | None:
-    """Return the head count that transformers wrote, if there is one.
-
-    Raises
-    ------
-    CheckpointError
-        If ``config.json`` tells of another architecture.
-    """
+    """Return the head count in the ``config.json`` of transformers, if there is one."""
     config = path / "config.json"
     if not config.is_file():
         return None
@@ -178,13 +128,15 @@ def _num_heads(path: Path) -> int | None:
         key: values[key] for key in same if values.get(key, same[key]) != same[key]
     }
     if other:
-        raise CheckpointError(f"no DINOv2 architecture: config.json has {other}.")
+        raise CheckpointError(
+            f"expected the architecture of DINOv2, got {other} in config.json."
+        )
     heads = values.get("num_attention_heads")
     return heads if isinstance(heads, int) else None
 
 
 def _without_prefix(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    # Gives the encoder's own tensors, and names that neither it nor a head has.
+    """Return the encoder's tensors, and names of neither the encoder nor a head."""
     roots = {
         re.sub(r"(embeddings\.)?cls_token$", "", name)
         for name in state
@@ -193,7 +145,7 @@ def _without_prefix(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[s
     teachers = {root for root in roots if "teacher" in root}
     roots = teachers or roots
     if len(roots) > 1:
-        raise CheckpointError(f"several encoders, with prefixes {sorted(roots)}.")
+        raise CheckpointError(f"expected one encoder, got prefixes {sorted(roots)}.")
     root = roots.pop() if roots else ""
     inside, outside = {}, []
     for name, value in state.items():
@@ -207,7 +159,7 @@ def _without_prefix(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[s
 
 
 def _add_class_position(state: dict[str, Tensor]) -> None:
-    """Put back the class token's place where timm has added it to the token."""
+    """Restore the position of the class token, which timm adds to the token."""
     positions = state.get("pos_embed")
     if positions is None or positions.ndim != 3 or "reg_token" not in state:
         return
@@ -246,7 +198,7 @@ def _split_name(name: str) -> tuple[str, str, str]:
 
 
 def _default(name: str, layout: _Layout, state: Mapping[str, Tensor]) -> float | None:
-    """Return the value of parameters that some layouts leave out, else None."""
+    """Return the value of a parameter that some layouts leave out, else None."""
     if name in _MODALITY_VECTORS:
         return 0.0
     if name == "mask_token" and not set(_sources(name, layout, state)) & set(state):
@@ -260,21 +212,21 @@ def _default(name: str, layout: _Layout, state: Mapping[str, Tensor]) -> float |
 def _infer_config(
     state: Mapping[str, Tensor], layout: _Layout, num_heads: int | None
 ) -> EncoderConfig:
-    # Sizes are put to the vote, so that one damaged tensor is found as such.
+    # Infer sizes by majority, so that one damaged tensor is reported.
     shape_of = partial(_stacked_shape, layout=layout, state=state)
-    indices = [re.match(r"^(blocks|encoder\.layer)\.(\d+)\.", name) for name in state]
-    depth = 1 + max((int(found[2]) for found in indices if found), default=-1)
+    matches = [re.match(r"^(blocks|encoder\.layer)\.(\d+)\.", name) for name in state]
+    depth = 1 + max((int(match[2]) for match in matches if match), default=-1)
     blocks = [f"blocks.{index}." for index in range(depth)]
     norms = ["norm.weight", *(f"{block}norm1.weight" for block in blocks)]
-    embed_dim = _vote(shape_of(name)[:1] for name in norms)
+    embed_dim = _majority(shape_of(name)[:1] for name in norms)
     if not depth or not embed_dim:
         raise CheckpointError(
-            "no transformer blocks in the layout of Meta, transformers or timm among "
-            f"the keys: {', '.join([*state][:5])}, ..."
+            "expected transformer blocks in the layout of Meta, transformers or timm, "
+            f"got keys {', '.join([*state][:5])}, ..."
         )
-    gated = _vote(shape_of(f"{block}mlp.w3.weight")[1:] for block in blocks)
-    packed = _vote(shape_of(f"{block}mlp.w12.weight")[:1] for block in blocks)
-    hidden = _vote(shape_of(f"{block}mlp.fc1.weight")[:1] for block in blocks)
+    gated = _majority(shape_of(f"{block}mlp.w3.weight")[1:] for block in blocks)
+    packed = _majority(shape_of(f"{block}mlp.w12.weight")[:1] for block in blocks)
+    hidden = _majority(shape_of(f"{block}mlp.fc1.weight")[:1] for block in blocks)
     is_swiglu = gated > 0 and packed == 2 * gated
     kernel = (*shape_of("patch_embed.proj.weight"), 0, 0, 0, 0)
     patch_size, n_positions = max(kernel[3], 1), (*shape_of("pos_embed"), 0, 0)[1]
@@ -298,16 +250,16 @@ def _infer_config(
 def _stacked_shape(
     name: str, layout: _Layout, state: Mapping[str, Tensor]
 ) -> tuple[int, ...]:
-    """Return the shape of one of our parameters, empty if it is not there."""
+    """Return the shape of one of our parameters, () if it is missing."""
     sources = _sources(name, layout, state)
-    found = [tuple(state[source].shape) for source in sources if source in state]
-    if len(found) < len(sources) or not found[0]:
+    shapes = [tuple(state[source].shape) for source in sources if source in state]
+    if len(shapes) < len(sources) or not shapes[0]:
         return ()
-    return (sum(shape[0] for shape in found), *found[0][1:])
+    return (sum(shape[0] for shape in shapes), *shapes[0][1:])
 
 
-def _vote(sizes: Iterable[tuple[int, ...]]) -> int:
-    """Return the size that most tensors have, 0 if there are none."""
+def _majority(sizes: Iterable[tuple[int, ...]]) -> int:
+    """Return the most common size, 0 if there is none."""
     ranking = Counter(size[0] for size in sizes if size).most_common(1)
     return ranking[0][0] if ranking else 0
 
@@ -315,14 +267,14 @@ def _vote(sizes: Iterable[tuple[int, ...]]) -> int:
 def _default_heads(embed_dim: int) -> int:
     if embed_dim % 64:
         raise CheckpointError(
-            f"cannot tell the number of attention heads: {embed_dim} channels are no "
-            "multiple of DINOv2's 64 a head. Pass num_heads, or a folder with the "
+            f"unknown number of attention heads: {embed_dim} channels are not a "
+            "multiple of DINOv2's 64 per head. Pass num_heads, or a folder with the "
             "config.json of transformers."
         )
     return embed_dim // 64
 
 
 def _gated_ratio(embed_dim: int, gated: int) -> float:
-    """Return a ratio for which `SwiGLU` has this length; DINOv2's 4 if it does."""
+    """Return the ratio for which `SwiGLU` has this length, 4.0 where it fits."""
     nominal = int(4.0 * embed_dim * 2 / 3)
     return 4.0 if (nominal + 7) // 8 * 8 == gated else 1.5 * gated / embed_dim

@@ -1,4 +1,4 @@
-"""Checkpoints and encoders that clones, folds and threads of a process share."""
+"""Checkpoints and encoders shared by the clones, folds and threads of a process."""
 
 import os
 from collections import OrderedDict
@@ -9,7 +9,8 @@ from typing import Generic, TypeVar
 
 import torch
 
-from brainfeat.checkpoint.checkpoint import Checkpoint, locate_checkpoint
+from brainfeat.checkpoint.checkpoint import Checkpoint
+from brainfeat.checkpoint.hub import locate_checkpoint
 from brainfeat.exceptions import CheckpointError, ConfigError
 from brainfeat.models.encoder import SlabEncoder
 from brainfeat.models.packed_linear import pack_linear_layers
@@ -19,13 +20,13 @@ __all__ = ["shared_checkpoint", "shared_encoder"]
 
 T = TypeVar("T")
 
-# Two, so that a comparison of checkpoints does not load them in turns, and a search
-# over many fits in memory.
-_N_KEPT = 2
+# Two, so that comparing two checkpoints loads each once, and a search over many fits
+# in memory.
+_MAX_ITEMS = 2
 
 
-class _Shelf(Generic[T]):
-    """The values that were used last, made when they are first asked for."""
+class _LRUCache(Generic[T]):
+    """The values used last, made on first use by one thread at a time."""
 
     def __init__(self) -> None:
         self._values: OrderedDict[Hashable, T] = OrderedDict()
@@ -36,33 +37,17 @@ class _Shelf(Generic[T]):
             if key not in self._values:
                 self._values[key] = make()
             self._values.move_to_end(key)
-            while len(self._values) > _N_KEPT:
+            while len(self._values) > _MAX_ITEMS:
                 self._values.popitem(last=False)
             return self._values[key]
 
 
-_CHECKPOINTS: _Shelf[Checkpoint] = _Shelf()
-_ENCODERS: _Shelf[SlabEncoder] = _Shelf()
+_CHECKPOINTS: _LRUCache[Checkpoint] = _LRUCache()
+_ENCODERS: _LRUCache[SlabEncoder] = _LRUCache()
 
 
 def shared_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
-    """Load a checkpoint, or take the one that was loaded from the same files.
-
-    Parameters
-    ----------
-    source : str or path-like
-        As for `Checkpoint.load`.
-
-    Returns
-    -------
-    Checkpoint
-        Not to be changed.
-
-    Raises
-    ------
-    CheckpointError
-        If there is no such checkpoint, or it is damaged.
-    """
+    """Load a checkpoint, or return the one loaded before; it must not be changed."""
     path = locate_checkpoint(source)
     return _CHECKPOINTS.get(_signature(path), lambda: _load(source))
 
@@ -70,26 +55,14 @@ def shared_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
 def shared_encoder(
     checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype = torch.float32
 ) -> SlabEncoder:
-    """Build the encoder of a checkpoint, or take the one that was built before.
+    """Build an encoder in evaluation mode, or return the one built before.
 
-    Parameters
-    ----------
-    checkpoint : Checkpoint
-        Weights and configuration.
-    device : torch.device
-        Where the encoder runs.
-    dtype : torch.dtype
-        What its weights are rounded to. In bfloat16 on a CPU it gives no gradients.
-
-    Returns
-    -------
-    SlabEncoder
-        In evaluation mode; not to be trained.
+    It must not be trained. In bfloat16 on a CPU it gives no gradients.
     """
     key = (checkpoint.fingerprint, str(device), dtype)
 
     def build() -> SlabEncoder:
-        # Weights that are made in inference mode would never give gradients.
+        # Weights created in inference mode never give gradients.
         with torch.inference_mode(mode=False):
             encoder = checkpoint.build_encoder().to(device, dtype)
             pack_linear_layers(encoder)
@@ -101,7 +74,7 @@ def shared_encoder(
 def _load(source: str | os.PathLike[str]) -> Checkpoint:
     checkpoint = Checkpoint.load(source)
     try:
-        # Here, since a checkpoint can be read without what preprocesses images.
+        # Checked here, since Checkpoint itself must not import image libraries.
         Preprocessor.from_dict(checkpoint.config.preprocessing)
     except ConfigError as error:
         raise CheckpointError(f"{os.fspath(source)}: {error}") from error
@@ -111,7 +84,7 @@ def _load(source: str | os.PathLike[str]) -> Checkpoint:
 def _signature(path: Path) -> tuple[Hashable, ...]:
     """Return what changes when a file of the checkpoint is replaced or written to."""
     files = sorted(path.iterdir()) if path.is_dir() else [path]
-    # Editors lock a file by a link to nothing beside it.
+    # Editors lock a file by a dangling link beside it.
     states = [(file.name, file.stat()) for file in files if file.exists()]
     return (
         path.resolve(),

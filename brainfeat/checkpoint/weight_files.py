@@ -1,22 +1,20 @@
-"""Reading weights that other libraries wrote, without running their code."""
+"""Read weights that other libraries wrote, without running their code."""
 
-__all__ = ["download", "file_sha256", "named_tensors", "read_foreign"]
+__all__ = ["file_sha256", "named_tensors", "read_tensors"]
 
 import hashlib
 import os
 import pickle
 import re
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from brainfeat.exceptions import CheckpointError, MissingDependencyError
+from brainfeat.exceptions import CheckpointError
 from brainfeat.io.json_files import read_json
 
 _NESTED = ("teacher", "model", "state_dict")
@@ -24,48 +22,22 @@ _HUB_NAME = re.compile(r"hf-hub:(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>\S
 
 
 def file_sha256(path: Path) -> str:
-    """Fingerprint a file.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-
-    Returns
-    -------
-    str
-        SHA-256 in hexadecimal.
-    """
+    """Return the SHA-256 of a file in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_foreign(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """Read the tensors of a weights file or folder, never running its code.
+def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """Read named tensors from a file or folder, never running its code.
 
-    Parameters
-    ----------
-    path : path
-        A ``.safetensors`` file; a file that ``torch.save`` wrote (``.pth``,
-        ``.pt``, ``.bin``), perhaps with the weights nested under ``"teacher"``,
-        ``"model"`` or ``"state_dict"``; or a folder with one of these or a
-        sharded safetensors index.
-
-    Returns
-    -------
-    dict of str to Tensor
-        Tensors under the names of the file.
-
-    Raises
-    ------
-    CheckpointError
-        If there are no weights, or a pickle holds more than plain tensors.
+    Reads ``.safetensors`` files, files that ``torch.save`` wrote, folders with one of
+    these, and sharded safetensors.
     """
     path = Path(path)
     if path.is_dir():
         index = path / "model.safetensors.index.json"
         return (
-            _read_shards(index) if index.is_file() else read_foreign(_only_file(path))
+            _read_shards(index) if index.is_file() else read_tensors(_only_file(path))
         )
     if not path.is_file():
         raise CheckpointError(f"no weights file at {path}.")
@@ -83,68 +55,10 @@ def read_foreign(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     return named_tensors(content)
 
 
-def download(name: str) -> Path:
-    """Fetch a model folder from the Hugging Face hub, or find it in its cache.
-
-    Parameters
-    ----------
-    name : str
-        ``"hf-hub:organisation/name"``, with ``"@revision"`` (a branch, tag or
-        commit) to keep to one version.
-
-    Returns
-    -------
-    Path
-        The local folder.
-
-    Raises
-    ------
-    MissingDependencyError
-        If ``huggingface_hub`` is not installed.
-    CheckpointError
-        If the name is malformed or the folder cannot be had.
-    """
-    match = _HUB_NAME.fullmatch(name)
-    if match is None:
-        raise CheckpointError(
-            f"{name}: expected hf-hub:organisation/name or "
-            "hf-hub:organisation/name@revision."
-        )
-    try:
-        hub = import_module("huggingface_hub")
-    except ImportError as error:
-        raise MissingDependencyError(
-            f'{name} needs huggingface_hub: pip install "brainfeat[hub]"'
-        ) from error
-    patterns = ["*.safetensors", "*.json", "README.md"]
-    try:
-        folder = Path(_snapshot(hub, match, patterns))
-        if not any(folder.glob("*.safetensors")):
-            folder = Path(_snapshot(hub, match, [*patterns, "*.bin", "*.pth"]))
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise CheckpointError(f"{name}: cannot be downloaded: {reason[0]}") from error
-    return folder
-
-
 def named_tensors(content: object) -> dict[str, Tensor]:
-    """Find the weights in what a training script saved.
+    """Return the weights in what a training script saved.
 
-    Parameters
-    ----------
-    content : object
-        A mapping of names to tensors, perhaps nested under ``"teacher"``,
-        ``"model"`` or ``"state_dict"``.
-
-    Returns
-    -------
-    dict of str to Tensor
-        The innermost mapping.
-
-    Raises
-    ------
-    CheckpointError
-        If it holds anything but tensors.
+    They may be nested under ``"teacher"``, ``"model"`` or ``"state_dict"``.
     """
     while isinstance(content, Mapping):
         inner = [
@@ -154,20 +68,15 @@ def named_tensors(content: object) -> dict[str, Tensor]:
             break
         content = inner[0]
     if not isinstance(content, Mapping) or not content:
-        raise CheckpointError("it holds no named tensors.")
+        raise CheckpointError("expected named tensors, got none.")
     others = [
         str(key) for key, value in content.items() if not isinstance(value, Tensor)
     ]
     if others:
-        raise CheckpointError(f"these entries are no tensors: {', '.join(others)}.")
+        raise CheckpointError(
+            f"expected tensors alone, got other entries: {', '.join(others)}."
+        )
     return dict(content)
-
-
-def _snapshot(hub: ModuleType, name: re.Match[str], patterns: list[str]) -> str:
-    folder: str = hub.snapshot_download(
-        name["repository"], revision=name["revision"], allow_patterns=patterns
-    )
-    return folder
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
@@ -176,7 +85,7 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
     if not isinstance(shards, dict):
         raise CheckpointError(f"{index.name} has no weight_map.")
     files = sorted({str(name) for name in shards.values()})
-    # A name with a folder in it could reach outside of the checkpoint.
+    # A name with a folder in it could read files outside the checkpoint.
     outside = [name for name in files if Path(name).name != name]
     if outside:
         raise CheckpointError(
@@ -184,7 +93,7 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
         )
     state: dict[str, Tensor] = {}
     for name in files:
-        state |= read_foreign(index.parent / name)
+        state |= read_tensors(index.parent / name)
     missing = sorted(set(shards) - set(state))
     if missing:
         raise CheckpointError(f"{index.name}: missing keys in the shards: {missing}.")

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from brainfeat.cli.console import show_run
 from brainfeat.cli.embed import EncoderOptions
 from brainfeat.cli.messages import (
     finish,
     format_summary,
     report_problems,
     set_verbosity,
+    show_outcomes,
 )
 from brainfeat.cli.options import (
     BackendOption,
@@ -153,7 +153,7 @@ def embed_participants(
     RunSummary
         What became of the sessions.
     """
-    from brainfeat.checkpoint.checkpoint import lasting_name
+    from brainfeat.checkpoint.hub import absolute_source
     from brainfeat.subjects.manifest import collect_bids
     from brainfeat.tables import runs
     from brainfeat.tables.derivatives import DerivativesFolder
@@ -170,16 +170,16 @@ def embed_participants(
     manifest = collect_bids(
         source, selection, modalities=encoder.modalities, wanted=modalities
     )
-    provenance = describe_encoder(encoder, lasting_name(encoder_options.checkpoint))
+    provenance = describe_encoder(encoder, absolute_source(encoder_options.checkpoint))
     with DerivativesFolder(
         output, source, provenance, overwrite=options.overwrite
     ) as folder:
         report_problems(manifest)
         with (
-            show_run(
+            show_outcomes(
                 len(manifest.rows),
-                kept="embedded already",
-                goes_on=not options.overwrite,
+                if_skipped="embedded already",
+                resumes=not options.overwrite,
             ) as display,
             encoder_options.distribute(encoder, options.n_jobs) as distribution,
         ):

@@ -14,7 +14,7 @@ def demo(
     ] = Path("brainfeat-demo"),
 ) -> None:
     """Simulate a cohort, embed and classify it; no downloads."""
-    from brainfeat.cli.console import RunDisplay
+    from brainfeat.cli.messages import show_outcomes
     from brainfeat.models.threads import resolve_n_jobs
     from brainfeat.reporting.demo import format_demo, run_demo
 
@@ -22,6 +22,6 @@ def demo(
         output,
         n_jobs=resolve_n_jobs(-1),
         tell=lambda line: typer.echo(line, err=True),
-        display=RunDisplay,
+        display=show_outcomes,
     )
     typer.echo(format_demo(result))

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from brainfeat.cli.console import show_run
 from brainfeat.cli.messages import (
     finish,
     format_summary,
     report_problems,
     set_verbosity,
+    show_outcomes,
 )
 from brainfeat.cli.options import (
     BackendOption,
@@ -243,7 +243,7 @@ def embed_from_command_line(
     KeyboardInterrupt
         If the user or the system ends the run; it says what is kept.
     """
-    from brainfeat.checkpoint.checkpoint import lasting_name
+    from brainfeat.checkpoint.hub import absolute_source
     from brainfeat.subjects.manifest import collect_rows
     from brainfeat.tables import runs
     from brainfeat.tables.formats import find_format
@@ -261,7 +261,7 @@ def embed_from_command_line(
     report_problems(manifest)
     _LOGGER.debug("%d rows on %s", len(manifest.rows), encoder.device)
     with (
-        show_run(len(manifest.rows)) as display,
+        show_outcomes(len(manifest.rows)) as display,
         encoder_options.distribute(encoder, options.n_jobs) as distribution,
     ):
         return runs.embed_to_table(
@@ -269,7 +269,9 @@ def embed_from_command_line(
             output,
             encoder,
             provenance={
-                **describe_encoder(encoder, lasting_name(encoder_options.checkpoint)),
+                **describe_encoder(
+                    encoder, absolute_source(encoder_options.checkpoint)
+                ),
                 **origin,
             },
             options=options,

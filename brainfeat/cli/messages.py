@@ -5,24 +5,28 @@ __all__ = [
     "format_summary",
     "report_problems",
     "set_verbosity",
+    "show_outcomes",
     "show_own_messages",
 ]
 
 import logging
 import sys
+import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
 from brainfeat.exceptions import UntrainedCheckpointWarning
+from brainfeat.progress import ProgressDisplay
 from brainfeat.subjects.failures import describe_failure, one_line
 
 if TYPE_CHECKING:
     from brainfeat.subjects.manifest import Manifest
+    from brainfeat.subjects.subject import Outcome
     from brainfeat.tables.runs import RunSummary
 
 _FAILED = 1  # exit status if some subjects failed
@@ -40,6 +44,45 @@ def finish(summary: str, *, failed: bool) -> None:
         typer.echo(summary)
     if failed:
         raise typer.Exit(_FAILED)
+
+
+@contextmanager
+def show_outcomes(
+    total: int,
+    *,
+    task: str = "embedding",
+    if_skipped: str = "in the table already",
+    resumes: bool = True,
+) -> Iterator[Callable[["Outcome[Any]"], None]]:
+    """Show each outcome; an interrupt says how many are kept and how to continue."""
+    start, n_kept = time.perf_counter(), 0
+    with ProgressDisplay(task, total, log_every=1) as display:
+
+        def show(outcome: "Outcome[Any]") -> None:
+            nonlocal n_kept
+            n_kept += outcome.error is None
+            if outcome.error is not None:
+                line = f"failed: {describe_failure(outcome)}"
+            elif outcome.status == "skipped":
+                line = f"{_name(outcome)}: {if_skipped}"
+            else:
+                # Subjects overlap, so that none has a duration of its own.
+                seconds = time.perf_counter() - start
+                line = f"{_name(outcome)}: done after {seconds:.1f} s"
+            display.advance(line=line, is_failure=outcome.error is not None)
+
+        try:
+            yield show
+        except KeyboardInterrupt as error:
+            advice = "the same command " + ("resumes" if resumes else "starts again")
+            error.args = (f"interrupted: {n_kept} of {total} are kept; {advice}.",)
+            raise
+
+
+def _name(outcome: "Outcome[Any]") -> str:
+    subject, run = outcome.subject, outcome.subject.metadata.get("run")
+    names = (subject.participant_id, subject.session_id, run and f"run-{run}")
+    return one_line(" ".join(filter(None, names)))
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
@@ -179,25 +179,28 @@ def _tracking(
     config: "PretrainingConfig", folder: Path, tensorboard: bool
 ) -> "Iterator[Tracker]":
     """Show progress from rank 0, and write curves if asked for."""
-    from brainfeat.cli.training_display import TrainingDisplay
+    from brainfeat.pretraining.run import ProgressTracker
     from brainfeat.pretraining.run_state import saved_step
     from brainfeat.pretraining.tensorboard_log import TensorBoardLog
     from brainfeat.pretraining.tracking import untracked
-    from brainfeat.pretraining.trainer import StepEvent
+    from brainfeat.pretraining.trainer import TrainingStep
 
     if not _is_rank_zero():
         yield untracked
         return
-    with ExitStack() as stack:
-        display = stack.enter_context(TrainingDisplay(config.log_every))
-        curves = None
-        if tensorboard:
-            log = TensorBoardLog(folder / "tensorboard", saved_step(folder))
-            curves = stack.enter_context(log)
+    progress = ProgressTracker(config.log_every)
+    if not tensorboard:
+        yield progress
+        return
+    with TensorBoardLog(folder / "tensorboard", saved_step(folder)) as curves:
 
-        def track(items: Iterable[T], *, total: int, description: str) -> Iterator[T]:
-            for item in display.track(items, total=total, description=description):
-                if curves is not None and isinstance(item, StepEvent):
+        def track(
+            items: Iterable[T], *, total: int, description: str, n_before: int = 0
+        ) -> Iterator[T]:
+            for item in progress(
+                items, total=total, description=description, n_before=n_before
+            ):
+                if isinstance(item, TrainingStep):
                     curves.write(item)
                 yield item
 

@@ -3,7 +3,7 @@
 __all__ = ["ReportSummary", "report", "report_on_table"]
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -44,17 +44,14 @@ def report(
     Images are preprocessed once more to be shown. If some cannot be, the exit
     status is 1.
     """
-    from brainfeat.cli.console import count_rows
-
-    with count_rows("preprocessing") as on_row:
-        summary = report_on_table(
-            table,
-            output,
-            labels=labels,
-            label_column=label_column,
-            n_jobs=jobs,
-            on_row=on_row,
-        )
+    summary = report_on_table(
+        table,
+        output,
+        labels=labels,
+        label_column=label_column,
+        n_jobs=jobs,
+        show_progress=True,
+    )
     for name, reason in summary.failures:
         typer.echo(f"failed: {one_line(f'{name}: {reason}')}", err=True)
     finish(f"report:   {summary.path}", failed=bool(summary.failures))
@@ -82,7 +79,7 @@ def report_on_table(
     labels: Path | None = None,
     label_column: str | None = None,
     n_jobs: int = 1,
-    on_row: Callable[[int, int], None] | None = None,
+    show_progress: bool = False,
 ) -> ReportSummary:
     """Write a page about an embedding table.
 
@@ -99,8 +96,8 @@ def report_on_table(
         Column of the classes.
     n_jobs : int
         Threads that preprocess the images once more.
-    on_row : callable, optional
-        Called with how many images are done, and of how many.
+    show_progress : bool
+        Whether to show how many images are done.
 
     Returns
     -------
@@ -137,7 +134,7 @@ def report_on_table(
         known,
         label_column,
     )
-    inputs = _look(cohort, metadata, provenance, n_jobs, on_row)
+    inputs = _look(cohort, metadata, provenance, n_jobs, show_progress)
     title = f"brainfeat report: {table.name}"
     body = report_body(
         title,
@@ -178,7 +175,7 @@ def _look(
     metadata: "pd.DataFrame",
     provenance: dict[str, Any],
     n_jobs: int,
-    on_row: Callable[[int, int], None] | None,
+    show_progress: bool,
 ) -> "Inputs":
     from brainfeat.reporting.cohort_report import Inputs
     from brainfeat.reporting.report_inputs import look_at_inputs
@@ -199,7 +196,9 @@ def _look(
         )
         for name, row in zip(cohort.names, metadata.to_dict("records"), strict=True)
     ]
-    return look_at_inputs(cohort, subjects, encoder, n_jobs=n_jobs, on_row=on_row)
+    return look_at_inputs(
+        cohort, subjects, encoder, n_jobs=n_jobs, show_progress=show_progress
+    )
 
 
 def _open_encoder(provenance: dict[str, Any]) -> "SubjectEncoder":

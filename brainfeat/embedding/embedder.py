@@ -30,7 +30,7 @@ from brainfeat.exceptions import (
 )
 from brainfeat.models.threads import resolve_n_jobs
 from brainfeat.preprocessing.preprocessor import Preprocessor
-from brainfeat.progress import show_subjects
+from brainfeat.progress import track
 from brainfeat.subjects.contract import (
     check_checkpoint_name,
     check_modalities,
@@ -230,8 +230,11 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         rows = np.empty((len(table.rows), encoder.n_features), dtype=np.float32)
         # Closed at the first error, so that no thread goes on reading.
         with closing(outcomes):
-            shown = show_subjects(
-                outcomes, len(rows), done="embedded", verbose=self.verbose
+            shown = track(
+                outcomes,
+                total=len(rows),
+                description="embedding",
+                show=self.verbose > 0,
             )
             for outcome in shown:
                 if outcome.error is not None:
@@ -290,8 +293,11 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
             encoder, table.rows, n_jobs=resolve_n_jobs(self.n_jobs)
         )
         with closing(outcomes):
-            shown = show_subjects(
-                outcomes, len(table.rows), done="embedded", verbose=self.verbose
+            shown = track(
+                outcomes,
+                total=len(table.rows),
+                description="embedding",
+                show=self.verbose > 0,
             )
             subjects = [outcome.unwrap().without_voxels() for outcome in shown]
         return to_dense_images(subjects, space=space, n_components=n_components)

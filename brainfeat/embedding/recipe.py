@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from brainfeat.checkpoint.checkpoint import lasting_name
+from brainfeat.checkpoint.hub import absolute_source
 from brainfeat.checkpoint.sharing import shared_checkpoint
 from brainfeat.embedding.cache import EmbeddingCache
 from brainfeat.embedding.clusters import claimed_device
@@ -99,7 +99,7 @@ class EncoderRecipe:
         """
         return replace(
             self,
-            checkpoint=lasting_name(self.checkpoint),
+            checkpoint=absolute_source(self.checkpoint),
             labels_img=encoder.atlas,
             # A worker's own would be another than caches and tables are told of.
             dtype=encoder.precision,

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from brainfeat.exceptions import ConfigError, InputError, brief_reason
 from brainfeat.io.hashing import content_hash
-from brainfeat.io.image_names import image_stem
-from brainfeat.io.paths import expand_home
+from brainfeat.io.paths import expand_home, image_stem
 from brainfeat.io.volumes import read_labels
 from brainfeat.slabs.grid import SlabGrid
 from brainfeat.volume import Geometry, Volume

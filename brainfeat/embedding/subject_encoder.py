@@ -18,9 +18,8 @@ from brainfeat.checkpoint.sharing import shared_encoder
 from brainfeat.embedding.cache import EmbeddingCache, embedding_key
 from brainfeat.embedding.regions import RegionAtlas
 from brainfeat.exceptions import ConfigError, GeometryError, VolumeError
-from brainfeat.io.hashing import hash_images
+from brainfeat.io.hashing import hash_images, known_hash
 from brainfeat.io.image_files import ImageSource
-from brainfeat.io.known_hash import known_hash
 from brainfeat.io.volumes import MEMORY_LIMIT
 from brainfeat.models.device import (
     is_out_of_memory,

@@ -1,38 +1,21 @@
-"""Writing so that a reader sees the old file or the new one, never half of one."""
+"""Atomic writing: readers see the old file or the new one, never half of one."""
 
-import json
+__all__ = ["atomic_write"]
+
 import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-__all__ = ["atomic_write", "write_json"]
 
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary path that becomes ``path`` when the block ends.
+    """Give a temporary path that replaces ``path`` when the block ends.
 
-    The temporary file lies in the same folder, keeps the suffixes of ``path``
-    and is removed if the block raises, so that ``path`` is untouched then.
-
-    Parameters
-    ----------
-    path : path-like
-        File to create or replace; its folder is created if needed.
-
-    Yields
-    ------
-    Path
-        Where the block writes.
-
-    Raises
-    ------
-    OSError
-        If the folder cannot be written.
+    It lies in the same folder, which is created if needed, and keeps the suffixes. If
+    the block raises, it is removed and ``path`` stays as it was.
 
     Examples
     --------
@@ -44,7 +27,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    # The suffixes decide the format for many writers, so they must stay last.
+    # Many writers choose the format by the suffixes, so they must stay last.
     suffix = "".join(target.suffixes[-2:])
     name = f".{target.name[:40]}.{secrets.token_hex(4)}{suffix}"
     partial = target.with_name(name)
@@ -68,22 +51,8 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
             number = int(code[1])
             reason = os.strerror(number)
             raise OSError(number, reason, os.fspath(target)) from error
-        # Only the system's errors tell of a file; one of a library is its own words.
+        # Set filename only on genuine OS errors.
         names = {None, os.fspath(partial)}
         if isinstance(error, OSError) and error.errno and error.filename in names:
             error.filename = os.fspath(target)
         raise
-
-
-def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
-    """Write a JSON file, whole or not at all.
-
-    Parameters
-    ----------
-    path : path-like
-        File to create or replace.
-    content : mapping
-        Values that JSON knows.
-    """
-    with atomic_write(path) as partial:
-        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -1,38 +1,52 @@
-"""Fingerprints of images by their content."""
+"""SHA-256 of images by their content."""
+
+__all__ = ["content_hash", "file_sha256", "hash_images", "known_hash"]
 
 import hashlib
-from collections.abc import Mapping
+import os
+import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple, Self
 
 import numpy as np
 from nibabel.spatialimages import SpatialImage
 
 from brainfeat.exceptions import VolumeError, brief_reason
 from brainfeat.io.image_files import ImageSource, files_of
+from brainfeat.io.paths import expand_home
 
-__all__ = ["content_hash", "hash_images"]
+# File systems store times in steps: a file that changes twice within one step may look
+# unchanged.
+_SETTLED_AFTER = 2.0  # seconds
+
+
+class _FileState(NamedTuple):
+    """What changes when a file is written to, moved or replaced."""
+
+    device: int
+    inode: int
+    size: int
+    modified: int
+    changed: int  # nanoseconds; set by any write, and not settable by programs
+
+    @classmethod
+    def of(cls, path: Path) -> Self:
+        stat = path.stat()
+        return cls(
+            stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+        )
+
+
+# One per process; some 400 bytes per file.
+_HASHES: dict[Path, tuple[list[_FileState], str]] = {}
 
 
 def content_hash(source: ImageSource) -> str:
-    """Fingerprint an image by its content, not by its name or date.
+    """Hash an image by its content, not by its name or date.
 
-    Parameters
-    ----------
-    source : path-like or nibabel image
-        A file is hashed byte for byte, with those that belong to it, such as the
-        ``.hdr`` of an ``.img``; an image by its stored array and affine.
-
-    Returns
-    -------
-    str
-        SHA-256 in hexadecimal.
-
-    Raises
-    ------
-    VolumeNotFoundError
-        If there is no such file.
-    VolumeError
-        If the file cannot be read.
+    A file is hashed byte for byte, with those that belong to it, such as the ``.hdr``
+    of an ``.img``; an image in memory by its stored array and affine.
     """
     if isinstance(source, SpatialImage):
         data = np.ascontiguousarray(source.dataobj)
@@ -40,40 +54,57 @@ def content_hash(source: ImageSource) -> str:
         digest.update(np.asarray(source.affine, dtype=np.float64).tobytes())
         digest.update(data.view(np.uint8).data if data.size else b"")
         return digest.hexdigest()
-    digests = list(map(_file_hash, files_of(source)))
-    if len(digests) == 1:
-        return digests[0]
-    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+    return _hash_files(files_of(source))
+
+
+def known_hash(source: ImageSource) -> str:
+    """Hash an image as `content_hash`, and remember files that stay unchanged."""
+    if not isinstance(source, str | os.PathLike):
+        return content_hash(source)
+    path = expand_home(source).absolute()
+    files = files_of(path)
+    try:
+        # Before reading, so that a concurrent write changes the state.
+        states, now = list(map(_FileState.of, files)), time.time()
+    except OSError:
+        return _hash_files(files)  # which reports the error
+    known = _HASHES.get(path)
+    if known is not None and known[0] == states:
+        return known[1]
+    digest = _hash_files(files)
+    if now - max(state.changed for state in states) / 1e9 > _SETTLED_AFTER:
+        _HASHES[path] = states, digest
+    return digest
 
 
 def hash_images(images: Mapping[str, str]) -> str:
-    """Fingerprint the images of one row by their content.
+    """Hash the images of one subject, a path per modality, by their content.
 
-    Parameters
-    ----------
-    images : mapping of str to str
-        Path of the image of each modality.
-
-    Returns
-    -------
-    str
-        SHA-256 in hexadecimal; for a single image in one file it is that of the file.
-
-    Raises
-    ------
-    VolumeError
-        If a file is missing or cannot be read.
+    The hash of a single file is that of its bytes.
     """
-    hashes = {modality: content_hash(path) for modality, path in images.items()}
+    hashes = {modality: known_hash(path) for modality, path in images.items()}
     if len(hashes) == 1:
         return next(iter(hashes.values()))
-    lines = (f"{modality} {value}\n" for modality, value in sorted(hashes.items()))
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return _hash_text(f"{name} {value}\n" for name, value in sorted(hashes.items()))
 
 
-def _file_hash(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise VolumeError(f"{path}: cannot be read ({brief_reason(error)}).") from error
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _hash_files(paths: list[Path]) -> str:
+    digests = []
+    for path in paths:
+        try:
+            digests.append(file_sha256(path))
+        except OSError as error:
+            raise VolumeError(
+                f"{path}: cannot be read ({brief_reason(error)})."
+            ) from error
+    return digests[0] if len(digests) == 1 else _hash_text(["\n".join(digests)])
+
+
+def _hash_text(parts: Iterable[str]) -> str:
+    return hashlib.sha256("".join(parts).encode()).hexdigest()

@@ -1,37 +1,23 @@
 """JSON files that hold one object."""
 
-__all__ = ["read_json", "read_json_object"]
+__all__ = ["format_json", "read_json", "read_json_object", "write_json"]
 
 import json
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from brainfeat.exceptions import BrainfeatError, InputError, brief_reason
+from brainfeat.io.atomic import atomic_write
 
 
 def read_json(
     path: Path, what: str, *, error: type[BrainfeatError] = InputError
 ) -> dict[str, Any]:
-    """Read a JSON file that must be there.
+    """Read a JSON object that must exist, or raise ``error``.
 
-    Parameters
-    ----------
-    path : Path
-        The JSON file.
-    what : str
-        What the file holds, for the error.
-    error : type
-        The error.
-
-    Returns
-    -------
-    dict
-        Its content.
-
-    Raises
-    ------
-    BrainfeatError
-        Of the type asked for, if it cannot be read or holds something else.
+    The message says that the file should hold ``what``.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -49,19 +35,21 @@ def read_json(
 
 
 def read_json_object(path: Path) -> dict[str, Any] | None:
-    """Read a JSON file that may be missing or damaged.
-
-    Parameters
-    ----------
-    path : Path
-        The JSON file.
-
-    Returns
-    -------
-    dict or None
-        None if it is not there, or holds no JSON object.
-    """
+    """Read a JSON object, None if the file is missing or holds something else."""
     try:
         return read_json(path, "an object")
     except InputError:
         return None
+
+
+def write_json(
+    path: str | os.PathLike[str], content: Mapping[str, Any] | Sequence[Any]
+) -> None:
+    """Write a JSON file, whole or not at all."""
+    with atomic_write(path) as partial:
+        partial.write_text(format_json(content), encoding="utf-8")
+
+
+def format_json(content: Mapping[str, Any] | Sequence[Any]) -> str:
+    """Return the text of a JSON file."""
+    return json.dumps(content, indent=2) + "\n"

@@ -1,107 +1,91 @@
 """Locks of folders that one process at a time writes."""
 
+__all__ = ["FolderBusyError", "lock_folder", "release_folder", "release_lock"]
+
 import contextlib
-import os
 import sys
 from pathlib import Path
-from typing import BinaryIO
+
+from filelock import BaseFileLock, FileLock, Timeout
 
 from brainfeat.exceptions import TableError
 
-if sys.platform != "win32":
-    import fcntl
-
-__all__ = ["FolderBusyError", "lock_folder", "release_folder"]
-
-_MOST_MISSES = 100  # in a row, of a folder that is made and at once removed
+_MAX_ATTEMPTS = 100  # for a folder that other processes keep removing
 
 
 class FolderBusyError(TableError):
     """Another process holds the folder."""
 
 
-def lock_folder(folder: Path) -> BinaryIO:
-    """Create a folder for this process alone.
+def lock_folder(folder: Path) -> BaseFileLock:
+    """Create a folder and lock it for this process; a killed process leaves no lock.
 
-    Parameters
-    ----------
-    folder : Path
-        Working folder.
-
-    Returns
-    -------
-    binary file
-        Holds the folder until it is closed.
-
-    Raises
-    ------
-    FolderBusyError
-        If another process has it.
-    TableError
-        If it cannot be written or locked.
+    Raises `FolderBusyError` at once if another process holds it, and `TableError` if
+    it cannot be written or its file system has no locks.
     """
-    misses = 0
-    while True:
+    path = folder / "lock"
+    for _ in range(_MAX_ATTEMPTS):
+        _make_folder(folder)
+        # A soft lock would survive a kill.
+        lock = FileLock(path, thread_local=False, fallback_to_soft=False)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = (folder / "lock").open("ab")
-        except OSError as error:
-            misses += 1
-            # The process before us removed its folder just now, maybe between mkdir's
-            # look and its second; but there are places, such as /proc, where no folder
-            # can be made.
-            is_gone = isinstance(error, FileNotFoundError | FileExistsError)
-            if is_gone and misses < _MOST_MISSES:
-                continue
+            lock.acquire(blocking=False)
+        except Timeout as error:
+            if path.exists():
+                raise FolderBusyError(
+                    f"{folder}: another process is writing this table."
+                ) from error
+        except FileNotFoundError:
+            pass  # the holder removed the folder
+        except PermissionError as error:
+            raise _not_writable(folder, error) from error
+        except OSError as error:  # some network file systems have no locks
             raise TableError(
-                f"{folder}: cannot be written ({error.strerror})."
+                f"{folder}: cannot be locked ({error.strerror}); choose an output on a "
+                "file system that has locks, such as a local disk."
             ) from error
-        if sys.platform != "win32":
-            _lock_file(lock, folder)
-            # A lock on a file that was removed meanwhile keeps nobody out.
-            if not _is_same_file(lock, folder / "lock"):
-                lock.close()
-                continue
-        return lock
+        else:
+            return lock
+    raise TableError(f"{folder}: cannot be written (other processes keep removing it).")
 
 
-def release_folder(folder: Path, lock: BinaryIO) -> None:
-    """Delete a folder that this process holds, with the files in it.
-
-    Parameters
-    ----------
-    folder : Path
-        Working folder.
-    lock : binary file
-        What `lock_folder` gave; closed then.
-    """
-    # The lock goes last: without it, the next process takes what it finds as its own.
-    for path in sorted(folder.iterdir(), key=lambda path: path.name == "lock"):
-        path.unlink()
-    lock.close()
+def release_folder(folder: Path, lock: BaseFileLock) -> None:
+    """Delete a folder that this process holds, with the files in it."""
+    for path in folder.iterdir():
+        if path.name != "lock":
+            path.unlink()
+    # Last: without the lock file, the next process would own what it finds.
+    release_lock(lock)
     # Another process may hold the folder by now, or have removed it.
     with contextlib.suppress(OSError):
         folder.rmdir()
 
 
-def _lock_file(lock: BinaryIO, folder: Path) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        lock.close()
-        raise FolderBusyError(
-            f"{folder}: another process is writing this table."
-        ) from error
-    except OSError as error:  # some network file systems have no locks
-        lock.close()
-        raise TableError(
-            f"{folder}: cannot be locked ({error.strerror}); choose an output on a "
-            "file system that has locks, such as a local disk."
-        ) from error
+def release_lock(lock: BaseFileLock) -> None:
+    """Remove the file of a lock and release it."""
+    path = Path(lock.lock_file)
+    if sys.platform == "win32":
+        # An open file cannot be removed, and one that was opened since stays.
+        lock.release()
+        with contextlib.suppress(OSError):
+            path.unlink()
+    else:
+        path.unlink(missing_ok=True)
+        lock.release()
 
 
-def _is_same_file(file: BinaryIO, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
+def _make_folder(folder: Path) -> None:
+    for attempt in range(_MAX_ATTEMPTS):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            return
+        except OSError as error:
+            # Another process removed the folder between two calls of mkdir. In some
+            # places, such as /proc, no folder can be created at all.
+            is_gone = isinstance(error, FileNotFoundError | FileExistsError)
+            if not is_gone or attempt == _MAX_ATTEMPTS - 1:
+                raise _not_writable(folder, error) from error
+
+
+def _not_writable(folder: Path, error: OSError) -> TableError:
+    return TableError(f"{folder}: cannot be written ({error.strerror}).")

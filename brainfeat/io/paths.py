@@ -1,23 +1,55 @@
-"""Paths as users write them."""
+"""Paths as users write them, and names of image files."""
 
 import os
 from pathlib import Path
 
-__all__ = ["expand_home"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "bids_suffix",
+    "expand_home",
+    "has_image_suffix",
+    "image_stem",
+]
+
+IMAGE_SUFFIXES = (".nii.gz", ".nii", ".mgz", ".mgh", ".img")
+# Read when named, but not searched for in folders.
+_OTHER_SUFFIXES = (".hdr", ".mnc", ".head", ".brik", ".brik.gz", ".par", ".rec")
 
 
 def expand_home(path: str | os.PathLike[str]) -> Path:
-    """Replace a leading ``~`` by the home that it stands for.
+    """Replace a leading ``~`` by the home folder.
 
-    Parameters
-    ----------
-    path : path-like
-        As given by a user.
-
-    Returns
-    -------
-    Path
-        The same where ``~`` stands for nobody's home: ``Path.expanduser`` raises
-        there, but it may be a file's name.
+    Unlike ``Path.expanduser``, keeps a ``~name`` that is no user: it may be a file.
     """
-    return Path(os.path.expanduser(path))  # noqa: PTH111
+    return Path(os.path.expanduser(path))  # noqa: PTH111  # see the docstring
+
+
+def bids_suffix(name: str) -> str:
+    """Return the BIDS suffix of a file name.
+
+    Examples
+    --------
+    >>> bids_suffix("sub-01_acq-0.8mm_T1w.nii.gz")
+    'T1w'
+    """
+    # An earlier dot may be part of a label.
+    return name.split("_")[-1].split(".")[0]
+
+
+def has_image_suffix(name: str) -> bool:
+    """Whether a file name has the suffix of an image, in upper or lower case."""
+    return name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def image_stem(path: str | os.PathLike[str]) -> str:
+    """Return the name of an image file without its suffix.
+
+    Examples
+    --------
+    >>> image_stem("scans/sub-1_acq-0.8mm_T1w.nii.gz")
+    'sub-1_acq-0.8mm_T1w'
+    """
+    name = Path(path).name
+    known = (*IMAGE_SUFFIXES, *_OTHER_SUFFIXES)
+    suffix = next((s for s in known if name.lower().endswith(s)), "")
+    return name[: len(name) - len(suffix)] or name

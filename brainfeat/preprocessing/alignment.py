@@ -27,7 +27,7 @@ from scipy.spatial.transform import Rotation
 from brainfeat.preprocessing.brain_search import find_center, find_starts
 from brainfeat.preprocessing.foreground import find_head
 from brainfeat.preprocessing.head_model import MODELLED, HeadModel, load_head_model
-from brainfeat.preprocessing.resampling import to_closest_ras, to_resampled, to_shrunk
+from brainfeat.preprocessing.resampling import downsample, reorient_to_ras, resample
 from brainfeat.preprocessing.template import BRAIN_CENTER
 from brainfeat.volume import Geometry, Volume
 
@@ -117,18 +117,18 @@ def align_to_template(volume: Volume, modality: str | None = None) -> Alignment:
         translation. Brains much smaller than an adult's, as in the first year, are
         not found.
     """
-    volume = to_closest_ras(volume)
-    small = to_shrunk(volume, _FINE)
+    volume = reorient_to_ras(volume)
+    small = downsample(volume, _FINE)
     extent = np.array(volume.geometry.shape) * volume.geometry.spacing
     if extent.min() < _MIN_EXTENT or min(small.geometry.shape) < 2:
         logger.debug("Only centred: the volume measures %s mm.", extent.round(1))
         return _centre_only(small)
     fine = _without_outliers(small)
-    middle = find_center(to_shrunk(fine, _COARSE))
+    middle = find_center(downsample(fine, _COARSE))
     # About its middle, so that it does not matter where the scanner's is.
     fine = _even_out(_shifted(fine, -middle))
     modalities = (modality,) if modality in MODELLED else MODELLED
-    match = _search(to_shrunk(fine, _COARSE), modalities)
+    match = _search(downsample(fine, _COARSE), modalities)
     model = load_head_model(match.modality, *_FINE_MODEL)
     comparison = _Comparison(_Moving(fine, _FINE_BLUR), model, _FINE_WEIGHT)
     match = _fit(match.parameters, comparison, match.modality, tolerance=3e-4)
@@ -166,7 +166,7 @@ def _shifted(volume: Volume, shift: Floats) -> Volume:
 
 def _even_out(volume: Volume) -> Volume:
     """Divide by the local mean of the head, and clip what is brighter than brain."""
-    coarse = to_shrunk(volume, _COARSE)
+    coarse = downsample(volume, _COARSE)
     head = find_head(coarse.data).astype(np.float32)
     sigmas = _BIAS_WIDTH / np.array(coarse.geometry.spacing)
     inside, around = (
@@ -177,7 +177,7 @@ def _even_out(volume: Volume) -> Volume:
     means = inside / np.maximum(around, 1e-3) / overall
     # Where nearly all is air, noise would grow without end.
     means = np.maximum(means, np.float32(0.2))
-    bias = to_resampled(
+    bias = resample(
         Volume(means, coarse.geometry), volume.geometry, np.eye(4), outside=1.0
     )
     return _clip_brightest(Volume(volume.data / bias, volume.geometry))

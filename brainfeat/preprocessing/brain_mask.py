@@ -22,13 +22,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from brainfeat.exceptions import ConfigError, MissingDependencyError, VolumeError
-from brainfeat.io.image_names import image_stem
-from brainfeat.io.paths import expand_home
+from brainfeat.io.paths import expand_home, image_stem
 from brainfeat.io.volumes import read_labels, write_volume
 from brainfeat.preprocessing.alignment import Alignment
-from brainfeat.preprocessing.brain_depth import load_depth
 from brainfeat.preprocessing.foreground import find_flat_background, find_head
-from brainfeat.preprocessing.resampling import to_cropped, to_resampled, to_shrunk
+from brainfeat.preprocessing.head_model import load_depth
+from brainfeat.preprocessing.resampling import crop, downsample, resample
 from brainfeat.volume import Geometry, Volume
 
 BrainMask = str | Callable[[Volume], NDArray[Any]]
@@ -141,12 +140,12 @@ def find_foreground(
     """
     stripped = _find_stripped(volume, alignment)
     if stripped is not None:
-        share = to_resampled(stripped, placement.grid, placement.grid_to_scanner)
+        share = resample(stripped, placement.grid, placement.grid_to_scanner)
         if (share >= 0.5).any():
             return np.asarray(share >= 0.5)
     reached = np.isfinite(sampled)
     filled = np.where(reached, sampled, volume.data.min())
-    coarse = to_shrunk(Volume(filled, placement.grid), _SEARCH_SPACING)
+    coarse = downsample(Volume(filled, placement.grid), _SEARCH_SPACING)
     head = find_head(coarse.data)
     if alignment.is_registered:
         to_template = np.linalg.inv(alignment.affine) @ placement.grid_to_scanner
@@ -268,7 +267,7 @@ def _find_brain(
     head: NDArray[np.bool_], grid: Geometry, to_template: NDArray[np.float64]
 ) -> NDArray[np.bool_]:
     """Find the template's brain, and the head that is close to it."""
-    depth = to_resampled(load_depth(), grid, to_template, outside=-np.inf)
+    depth = resample(load_depth(), grid, to_template, outside=-np.inf)
     # What is dark within the brain is still brain: fluid, and what a coil misses.
     return (depth >= 0) | (head & (depth >= -_TEMPLATE_MARGIN))
 
@@ -289,7 +288,7 @@ def _find_stripped(volume: Volume, alignment: Alignment) -> Volume | None:
     background = find_flat_background(volume.data)
     if background is None:
         return None
-    coarse = to_shrunk(volume, _COARSE_SPACING)
+    coarse = downsample(volume, _COARSE_SPACING)
     # Not "differs": resampling leaves traces of interpolation in the background.
     trace = _TRACE * (np.percentile(coarse.data, 99.0) - background)
     rest = Volume(np.abs(coarse.data - background) > trace, coarse.geometry)
@@ -299,7 +298,7 @@ def _find_stripped(volume: Volume, alignment: Alignment) -> Volume | None:
     box = ndimage.find_objects((contrast > trace).view(np.int8))[0]
     start = np.array([side.start - _EDGE_WIDTH for side in box])
     stop = np.array([side.stop + _EDGE_WIDTH for side in box])
-    near = to_cropped(Volume(contrast, volume.geometry), start, stop)
+    near = crop(Volume(contrast, volume.geometry), start, stop)
     mask = _without_interpolated_edge(near.data > trace, near.data)
     litres = mask.sum() * abs(np.linalg.det(volume.geometry.affine[:3, :3])) / 1e6
     if not _BRAIN_LITRES[0] <= litres <= _BRAIN_LITRES[1]:
@@ -312,7 +311,7 @@ def _is_wider_than_brain(mask: Volume, alignment: Alignment) -> bool:
     if not (alignment.is_registered and mask.data.any()):
         return False
     to_template = np.linalg.inv(alignment.affine).astype(np.float64)
-    depth = to_resampled(load_depth(), mask.geometry, to_template, outside=-np.inf)
+    depth = resample(load_depth(), mask.geometry, to_template, outside=-np.inf)
     outside = depth[mask.data] < -_TEMPLATE_MARGIN
     return bool(outside.mean() > _MAX_OUTSIDE)
 

@@ -1,6 +1,6 @@
 """How bright a head is in and around the template brain, in each contrast."""
 
-__all__ = ["MODELLED", "HeadModel", "load_head_model"]
+__all__ = ["MODELLED", "HeadModel", "load_depth", "load_head_model"]
 
 from functools import cache
 from typing import NamedTuple
@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from brainfeat.preprocessing.brain_depth import load_depth
-from brainfeat.preprocessing.resampling import to_shrunk
+from brainfeat.preprocessing.resampling import downsample
 from brainfeat.preprocessing.template import BRAIN_CENTER, load_template
 from brainfeat.volume import Volume
 
@@ -24,6 +23,7 @@ MODELLED = tuple(_BRIGHTNESS)
 """Modalities of which there is a model."""
 
 _FLUID, _SKULL = 2.0, 8.0  # mm from the brain to the outer face of each
+_DEPTH_SPACING = 2.0  # mm
 _BLUR = 0.4  # of the spacing, standard deviation
 
 # Below the brain and before it lie neck and face, which differ too much.
@@ -47,6 +47,23 @@ class HeadModel(NamedTuple):
 
 
 @cache
+def load_depth() -> Volume:
+    """Load the distance to the surface of the template brain.
+
+    Returns
+    -------
+    Volume
+        Millimetres at 2 mm, float32: positive inside the brain, negative outside.
+    """
+    brain = downsample(load_template("T1w"), _DEPTH_SPACING)
+    inside = brain.data > 0
+    distance = ndimage.distance_transform_edt
+    # The surface runs between the voxels, half an edge from their middles.
+    voxels = np.where(inside, distance(inside) - 0.5, 0.5 - distance(~inside))
+    return Volume((_DEPTH_SPACING * voxels).astype(np.float32), brain.geometry)
+
+
+@cache
 def load_head_model(modality: str, spacing: float, reach: float) -> HeadModel:
     """Build the model of a head in one contrast.
 
@@ -67,7 +84,7 @@ def load_head_model(modality: str, spacing: float, reach: float) -> HeadModel:
     """
     depth = load_depth()
     white, gray = (
-        to_shrunk(load_template(tissue), depth.geometry.spacing[0]).data
+        downsample(load_template(tissue), depth.geometry.spacing[0]).data
         for tissue in ("white_matter", "gray_matter")
     )
     is_fluid = depth.data >= -_FLUID
@@ -81,7 +98,7 @@ def load_head_model(modality: str, spacing: float, reach: float) -> HeadModel:
         for brightness, share in zip(_BRIGHTNESS[modality], shares, strict=True)
     )
     blurred = ndimage.gaussian_filter(head, _BLUR * spacing / depth.geometry.spacing[0])
-    near = to_shrunk(depth, spacing)
+    near = downsample(depth, spacing)
     affine = near.geometry.affine
     points = np.argwhere(np.ones(near.data.shape, bool)) @ affine[:3, :3].T
     points += affine[:3, 3]
@@ -89,7 +106,7 @@ def load_head_model(modality: str, spacing: float, reach: float) -> HeadModel:
     is_known = (z >= _NECK) & ((y <= _FACE[0]) | (z >= _FACE[1]))
     outside = near.data.ravel()
     chosen = (outside >= -reach) & (is_known | (outside >= -_FLUID))
-    values = to_shrunk(Volume(blurred, depth.geometry), spacing).data.ravel()[chosen]
+    values = downsample(Volume(blurred, depth.geometry), spacing).data.ravel()[chosen]
     values = values.astype(np.float64) - values.mean(dtype=np.float64)
     return HeadModel(
         _frozen(points[chosen] - np.array(BRAIN_CENTER)),

@@ -21,7 +21,7 @@ from brainfeat.exceptions import ModalityError, VolumeError
 from brainfeat.preprocessing import alignment as registration
 from brainfeat.preprocessing import brain_mask as masks
 from brainfeat.preprocessing.intensities import correct_bias, repair, standardise
-from brainfeat.preprocessing.resampling import to_closest_ras, to_resampled
+from brainfeat.preprocessing.resampling import reorient_to_ras, resample
 from brainfeat.preprocessing.template import BRAIN_CENTER
 from brainfeat.volume import Geometry, Volume
 
@@ -181,14 +181,14 @@ class Preprocessor:
             volume = volumes.get(name)
             if volume is not None:
                 with _naming(volume, name):
-                    clean[name] = repair(to_closest_ras(volume))
+                    clean[name] = repair(reorient_to_ras(volume))
         if not clean:
             raise ModalityError(f"expected one of {tuple(modalities)}, got no volume.")
         first = next(iter(clean))
         alignment = registration.align_to_template(clean[first], first)
         place = masks.Placement(self.geometry, self._grid_to_scanner(alignment))
         sampled = {
-            name: to_resampled(volume, *place, outside=np.nan)
+            name: resample(volume, *place, outside=np.nan)
             for name, volume in clean.items()
         }
         with _naming(clean[first], first):
@@ -224,8 +224,8 @@ class Preprocessor:
         ndarray of shape (size_i, size_j, size_k)
             Labels on the grid; 0 outside the label map.
         """
-        return to_resampled(
-            to_closest_ras(label_map),
+        return resample(
+            reorient_to_ras(label_map),
             subject.geometry,
             subject.grid_to_scanner,
             interpolation="nearest",
@@ -254,7 +254,7 @@ class Preprocessor:
         is_score = data.dtype.kind == "f"
         values = data.astype(np.float32) if is_score else data
         to_grid = np.linalg.inv(subject.grid_to_scanner).astype(np.float64)
-        samples = to_resampled(
+        samples = resample(
             Volume(values, subject.geometry),
             native,
             to_grid,
@@ -368,9 +368,9 @@ class Preprocessor:
         if self.brain_mask is None:
             found = masks.find_foreground(volume, sampled, alignment, place)
         else:
-            mask = to_closest_ras(masks.compute_mask(volume, self.brain_mask))
+            mask = reorient_to_ras(masks.compute_mask(volume, self.brain_mask))
             share = Volume(mask.data.astype(np.float32), mask.geometry)
-            found = np.asarray(to_resampled(share, *place) >= 0.5)
+            found = np.asarray(resample(share, *place) >= 0.5)
         if not found.any():
             raise VolumeError("the brain mask does not overlap the brain.")
         return found

@@ -7,11 +7,11 @@ can be processed side by side.
 """
 
 __all__ = [
+    "crop",
+    "downsample",
+    "reorient_to_ras",
+    "resample",
     "run_on_one_thread",
-    "to_closest_ras",
-    "to_cropped",
-    "to_resampled",
-    "to_shrunk",
     "to_sitk",
 ]
 
@@ -34,7 +34,7 @@ _SIGMA_PER_FWHM = 1.0 / (2.0 * np.sqrt(2.0 * np.log(2.0)))
 _TRUNCATE = 3.0
 
 
-def to_closest_ras(volume: Volume) -> Volume:
+def reorient_to_ras(volume: Volume) -> Volume:
     """Permute and flip array axes until they grow to the right, front and top.
 
     Parameters
@@ -82,7 +82,7 @@ def to_sitk(volume: Volume) -> sitk.Image:
     return image
 
 
-def to_cropped(volume: Volume, start: ArrayLike, stop: ArrayLike) -> Volume:
+def crop(volume: Volume, start: ArrayLike, stop: ArrayLike) -> Volume:
     """Take the voxels of a box, as a view.
 
     Parameters
@@ -104,7 +104,7 @@ def to_cropped(volume: Volume, start: ArrayLike, stop: ArrayLike) -> Volume:
     return Volume(data, Geometry(data.shape, affine), volume.path)
 
 
-def to_shrunk(volume: Volume, spacing: float) -> Volume:
+def downsample(volume: Volume, spacing: float) -> Volume:
     """Average blocks of voxels until they are about as large as asked for.
 
     Parameters
@@ -144,7 +144,7 @@ def to_shrunk(volume: Volume, spacing: float) -> Volume:
     return Volume(data, Geometry(data.shape, affine))
 
 
-def to_resampled(
+def resample(
     volume: Volume,
     grid: Geometry,
     grid_to_scanner: Affine,
@@ -184,17 +184,17 @@ def to_resampled(
     transform = sitk.AffineTransform(3)
     transform.SetMatrix(grid_to_scanner[:3, :3].ravel().tolist())
     transform.SetTranslation(grid_to_scanner[:3, 3].tolist())
-    resample = sitk.ResampleImageFilter()
-    resample.SetSize(list(grid.shape))
-    resample.SetOutputSpacing(list(grid.spacing))
-    resample.SetOutputOrigin(grid.affine[:3, 3].tolist())
-    resample.SetOutputDirection((grid.affine[:3, :3] / grid.spacing).ravel().tolist())
-    resample.SetTransform(transform)
-    resample.SetInterpolator(
+    resampler = sitk.ResampleImageFilter()
+    resampler.SetSize(list(grid.shape))
+    resampler.SetOutputSpacing(list(grid.spacing))
+    resampler.SetOutputOrigin(grid.affine[:3, 3].tolist())
+    resampler.SetOutputDirection((grid.affine[:3, :3] / grid.spacing).ravel().tolist())
+    resampler.SetTransform(transform)
+    resampler.SetInterpolator(
         sitk.sitkLinear if interpolation == "linear" else sitk.sitkNearestNeighbor
     )
-    resample.SetDefaultPixelValue(outside)
-    image = run_on_one_thread(resample, to_sitk(volume))
+    resampler.SetDefaultPixelValue(outside)
+    image = run_on_one_thread(resampler, to_sitk(volume))
     samples: NDArray[Any] = sitk.GetArrayFromImage(image).T
     return samples.view(bool) if volume.data.dtype == bool else samples
 
@@ -251,7 +251,7 @@ def _crop_to_grid(volume: Volume, grid: Geometry, grid_to_scanner: Affine) -> Vo
     shape = np.array(volume.geometry.shape)
     start = np.clip(np.floor(reached.min(axis=1) - margin), 0, shape - 1).astype(int)
     stop = np.clip(np.ceil(reached.max(axis=1) + margin), start + 1, shape).astype(int)
-    return to_cropped(volume, start, stop)
+    return crop(volume, start, stop)
 
 
 def _smooth_for_spacing(volume: Volume, spacing: float) -> Volume:

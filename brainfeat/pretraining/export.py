@@ -6,7 +6,8 @@ import dataclasses
 
 from torch import Tensor
 
-from brainfeat.checkpoint.checkpoint import Checkpoint, CheckpointConfig
+from brainfeat.checkpoint.checkpoint import Checkpoint
+from brainfeat.checkpoint.config import CheckpointConfig
 from brainfeat.models.heads import AnatomyHead
 from brainfeat.pretraining.config import PretrainingConfig
 from brainfeat.pretraining.run_state import whole_tensor

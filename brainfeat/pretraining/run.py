@@ -1,6 +1,6 @@
 """Pretraining, from scans or a source of subjects to a checkpoint."""
 
-__all__ = ["pretrain"]
+__all__ = ["ProgressTracker", "pretrain"]
 
 import logging
 import os
@@ -24,9 +24,10 @@ from brainfeat.pretraining.source import SubjectSource
 from brainfeat.pretraining.store import INDEX_NAME, StoreIndex, VolumeStore
 from brainfeat.pretraining.store_writer import NothingStoredError, write_store
 from brainfeat.pretraining.tracking import Tracker
-from brainfeat.pretraining.trainer import StepEvent, Trainer
+from brainfeat.pretraining.trainer import Trainer, TrainingStep
 from brainfeat.pretraining.warm_start import Start, choose_start
-from brainfeat.subjects.failures import write_failures
+from brainfeat.progress import ProgressDisplay
+from brainfeat.subjects.failures import one_line, write_failures
 from brainfeat.subjects.subject import Outcome
 
 if TYPE_CHECKING:
@@ -88,9 +89,9 @@ def pretrain(  # noqa: PLR0913
         Class of each subject, by its name without ``sub-``, for a linear probe that
         scores the encoder during training.
     track : callable, optional
-        Called with each stream of work, of preprocessing and of training, and its
-        ``total`` and ``description``; yields the items and reports them. By default
-        they are logged.
+        Called with each stream of work, of preprocessing and of training, and with
+        its ``total``, ``description`` and ``n_before``; yields the items and reports
+        them. By default progress is shown if messages of level INFO are.
 
     Returns
     -------
@@ -111,7 +112,9 @@ def pretrain(  # noqa: PLR0913
         or training diverges or collapses.
     """
     folder = expand_home(output)
-    track = track or _LogTracker(config.log_every)
+    track = track or ProgressTracker(
+        config.log_every, show=logger.isEnabledFor(logging.INFO)
+    )
     modalities = config.encoder.modalities
     data = collect_training_data(data, modalities=modalities)
     config = _without_absent_modalities(config, data.modalities)
@@ -136,24 +139,37 @@ def pretrain(  # noqa: PLR0913
             return trainer.train(start, track)
 
 
-class _LogTracker:
-    """Log each preprocessed scan, and the loss of some steps."""
+class ProgressTracker:
+    """Show each preprocessed scan, and each step or, without a bar, some steps."""
 
-    def __init__(self, log_every: int) -> None:
-        self._log_every = log_every
+    def __init__(self, log_every: int, *, show: bool = True) -> None:
+        self._log_every, self._show = log_every, show
 
     def __call__(
-        self, items: Iterable[T], *, total: int, description: str
+        self, items: Iterable[T], *, total: int, description: str, n_before: int = 0
     ) -> Iterator[T]:
-        for number, item in enumerate(items, 1):
-            if not isinstance(item, StepEvent):
-                logger.info("%s: %d of %d scans.", description, number, total)
-            elif item.n_done % self._log_every == 0:
-                loss = item.measures["total"]
-                logger.info(
-                    "step %d of %d: loss %.3f.", item.n_done, item.n_steps, loss
-                )
-            yield item
+        """Yield the items unchanged, and show each."""
+        log_every = self._log_every if description == "training" else 1
+        with ProgressDisplay(
+            description, total, n_before=n_before, log_every=log_every, show=self._show
+        ) as display:
+            for item in items:
+                if isinstance(item, TrainingStep):
+                    display.advance(detail=_describe_step(item))
+                elif isinstance(item, Outcome):
+                    line = _describe_outcome(item)
+                    display.advance(line=line, is_failure=item.error is not None)
+                yield item
+
+
+def _describe_step(step: TrainingStep) -> str:
+    loss, pace = step.measures["total"], step.measures["subjects_per_second"]
+    return f"loss {loss:.3f}, {pace:.1f} subjects/s"
+
+
+def _describe_outcome(outcome: Outcome[Any]) -> str:
+    status = f"failed: {outcome.error}" if outcome.error else "preprocessed"
+    return one_line(f"{outcome.subject.participant_id}: {status}")
 
 
 def _without_absent_modalities(

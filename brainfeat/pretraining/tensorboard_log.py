@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from brainfeat.exceptions import MissingDependencyError
-from brainfeat.pretraining.trainer import StepEvent
+from brainfeat.pretraining.trainer import TrainingStep
 
 
 class TensorBoardLog:
@@ -27,7 +27,7 @@ class TensorBoardLog:
         self._folder, self._next_step = folder, next_step
         self._writer: Any = None
 
-    def write(self, event: StepEvent) -> None:
+    def write(self, event: TrainingStep) -> None:
         """Write one step."""
         if self._writer is None:  # nothing is written before the run begins
             self._writer = self._module.SummaryWriter(

@@ -12,13 +12,18 @@ class Tracker(Protocol):
     """A function that reports the items of a stream."""
 
     def __call__(
-        self, items: Iterable[T], *, total: int, description: str
+        self, items: Iterable[T], *, total: int, description: str, n_before: int = 0
     ) -> Iterator[T]:
-        """Yield the items unchanged, and report each."""
+        """Yield the items unchanged, and report each.
+
+        An earlier run did `n_before` items of the `total`.
+        """
         ...
 
 
-def untracked(items: Iterable[T], *, total: int, description: str) -> Iterator[T]:
+def untracked(
+    items: Iterable[T], *, total: int, description: str, n_before: int = 0
+) -> Iterator[T]:
     """Report nothing."""
-    del total, description
+    del total, description, n_before
     yield from items

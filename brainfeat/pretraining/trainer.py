@@ -3,7 +3,7 @@
 Imports torch, numpy and safetensors only, so that clusters can train from a store.
 """
 
-__all__ = ["Probe", "StepEvent", "Trainer", "train"]
+__all__ = ["Probe", "Trainer", "TrainingStep", "train"]
 
 import contextlib
 import dataclasses
@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
 
 from brainfeat.checkpoint.checkpoint import Checkpoint
-from brainfeat.io.atomic import write_json
+from brainfeat.io.json_files import write_json
 from brainfeat.models.encoder import SlabEncoder
 from brainfeat.models.heads import AnatomyHead
 from brainfeat.pretraining.config import PretrainingConfig
@@ -59,11 +59,10 @@ _N_CALIBRATION = 12  # batches that standardise the anatomy targets
 Probe = Callable[[SlabEncoder], float]
 
 
-class StepEvent(NamedTuple):
-    """A finished step: steps done and in all, and values as in the log."""
+class TrainingStep(NamedTuple):
+    """A finished step: the number of steps done, and the measures of the log."""
 
     n_done: int
-    n_steps: int
     measures: dict[str, float | None]
 
 
@@ -119,8 +118,10 @@ class Trainer:
     def train(self, start: Start, track: Tracker = untracked) -> Checkpoint:
         """Train to the last step; return the checkpoint, which is saved too."""
         self.prepare(start)
-        n_left = self.config.n_steps - self.next_step
-        for _ in track(self.steps(), total=n_left, description="training"):
+        total, n_before = self.config.n_steps, self.next_step
+        for _ in track(
+            self.steps(), total=total, description="training", n_before=n_before
+        ):
             pass
         return self.export(self.folder)
 
@@ -149,7 +150,7 @@ class Trainer:
                 )
         self.log = RunLog(self.folder / LOG_NAME, self.next_step)
 
-    def steps(self) -> Iterator[StepEvent]:
+    def steps(self) -> Iterator[TrainingStep]:
         """Train, and yield each finished step."""
         config = self.config
         with self._batches() as batches:
@@ -178,7 +179,7 @@ class Trainer:
                 }
                 if step % config.log_every == 0 or self.next_step == config.n_steps:
                     self.log.write(step, **measures)
-                yield StepEvent(self.next_step, config.n_steps, measures)
+                yield TrainingStep(self.next_step, measures)
                 self._save_if_due()
                 started = time.perf_counter()
 

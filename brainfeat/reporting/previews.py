@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from brainfeat.preprocessing.alignment import DOUBTFUL_SIMILARITY
 from brainfeat.preprocessing.preprocessor import PreprocessedSubject
-from brainfeat.preprocessing.resampling import to_resampled
+from brainfeat.preprocessing.resampling import resample
 from brainfeat.preprocessing.template import TemplateMap, load_template
 from brainfeat.reporting.figures import encode_png
 from brainfeat.volume import Geometry, Volume
@@ -184,7 +184,7 @@ def preview_html(preview: Preview, *, flagged: bool) -> str:
 def _on_grid(name: TemplateMap, geometry: Geometry) -> NDArray[np.float32]:
     volume = load_template(name)
     data = volume.data.astype(np.float32)
-    return to_resampled(Volume(data, volume.geometry), geometry, np.eye(4))
+    return resample(Volume(data, volume.geometry), geometry, np.eye(4))
 
 
 def _strip(data: NDArray[np.floating], geometry: Geometry) -> Floats:

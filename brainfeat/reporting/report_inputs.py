@@ -1,6 +1,6 @@
 """What a report shows of the images: previews, and the importance of regions."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 
 import numpy as np
@@ -15,6 +15,7 @@ from brainfeat.embedding.regions import RegionAtlas
 from brainfeat.embedding.subject_encoder import SubjectEncoder
 from brainfeat.embedding.tokens import SubjectTokens, stream_tokens
 from brainfeat.evaluation import cohort_distances
+from brainfeat.progress import track
 from brainfeat.reporting.cohort import Cohort
 from brainfeat.reporting.cohort_report import Inputs
 from brainfeat.reporting.importance import attribute_tokens
@@ -35,7 +36,7 @@ def look_at_inputs(
     encoder: SubjectEncoder,
     *,
     n_jobs: int = 1,
-    on_row: Callable[[int, int], None] | None = None,
+    show_progress: bool = False,
 ) -> Inputs:
     """Preprocess subjects once more, to show them and to attribute decisions.
 
@@ -49,8 +50,8 @@ def look_at_inputs(
         What embedded them.
     n_jobs : int
         Threads that read and preprocess.
-    on_row : callable, optional
-        Called with how many rows are done, and of how many.
+    show_progress : bool
+        Whether to show how many subjects are done.
 
     Returns
     -------
@@ -65,10 +66,13 @@ def look_at_inputs(
     wanted = _can_attribute(cohort, rows, encoder)
     stream = stream_tokens(encoder, [subjects[row] for row in rows], n_jobs=n_jobs)
     with closing(stream) as outcomes:
-        for n_done, outcome in enumerate(outcomes, start=1):
+        for outcome in track(
+            outcomes,
+            total=len(rows),
+            description="preprocessing",
+            show=show_progress,
+        ):
             row = rows[outcome.index]
-            if on_row is not None:
-                on_row(n_done, len(rows))
             if outcome.result is None:
                 failures.append((cohort.names[row], str(outcome.error)))
                 continue

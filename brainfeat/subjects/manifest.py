@@ -13,8 +13,7 @@ from typing import Any
 
 from brainfeat.exceptions import InputError, ModalityError, VolumeError
 from brainfeat.io.delimited_rows import read_value
-from brainfeat.io.image_names import IMAGE_SUFFIXES, has_image_suffix, image_stem
-from brainfeat.io.paths import expand_home
+from brainfeat.io.paths import IMAGE_SUFFIXES, expand_home, has_image_suffix, image_stem
 from brainfeat.subjects.bids.filter import BidsSelection
 from brainfeat.subjects.bids.index import (
     BidsSession,

@@ -19,8 +19,7 @@ from brainfeat.exceptions import (
     VolumeNotFoundError,
 )
 from brainfeat.io.image_files import ImageSource
-from brainfeat.io.image_names import bids_suffix
-from brainfeat.io.paths import expand_home
+from brainfeat.io.paths import bids_suffix, expand_home
 from brainfeat.io.volumes import split_volumes, to_image
 from brainfeat.subjects.subject import Subject
 from brainfeat.volume import Volume
@@ -241,6 +240,9 @@ class _Reader:
         rows = []
         for index, sample in enumerate(samples):
             where = f"X[{index}]"
+            if isinstance(sample, Subject):  # as read from a manifest
+                rows.append(sample)
+                continue
             if isinstance(sample, Mapping):
                 rows.append(self._named_row(where, None, sample))
                 continue

@@ -8,15 +8,16 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 import numpy as np
+from filelock import BaseFileLock
 from numpy.typing import NDArray
 
 from brainfeat.exceptions import InputError, TableError
-from brainfeat.io.dataset_description import check_description, describe_derivatives
 from brainfeat.io.json_files import read_json_object
 from brainfeat.io.locks import FolderBusyError, lock_folder, release_folder
+from brainfeat.subjects.bids.description import check_description, describe_derivatives
 from brainfeat.subjects.bids.filter import BidsSelection
 from brainfeat.subjects.bids.index import read_participants, read_sessions
 from brainfeat.subjects.subject import Subject, is_reserved
@@ -373,7 +374,7 @@ def _check_apart(root: Path, source: Path) -> None:
         )
 
 
-def _find_working_folder(root: Path) -> tuple[Path, BinaryIO]:
+def _find_working_folder(root: Path) -> tuple[Path, BaseFileLock]:
     """Take the first working folder that no process has; those of killed ones go.
 
     Raises

@@ -1,7 +1,6 @@
 """A crash-safe journal of vectors: what a killed run has done is still there."""
 
 import json
-import sys
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,9 +12,6 @@ from numpy.typing import NDArray
 from brainfeat.exceptions import TableError
 from brainfeat.io.atomic import atomic_write
 from brainfeat.io.locks import lock_folder, release_folder
-
-if sys.platform != "win32":
-    pass
 
 __all__ = [
     "JournalEntry",
@@ -151,7 +147,7 @@ class RowJournal:
         remove : bool
             Delete it too: its rows have found another home.
         """
-        if self._lock.closed:
+        if not self._lock.is_locked:
             return
         for file in self._files or ():
             file.close()
@@ -159,7 +155,7 @@ class RowJournal:
         if remove:
             release_folder(self.folder, self._lock)
         else:
-            self._lock.close()
+            self._lock.release()
 
     def __enter__(self) -> Self:
         return self

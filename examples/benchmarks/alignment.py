@@ -24,8 +24,8 @@ from sklearn.preprocessing import StandardScaler
 from brainfeat import BrainFoundEmbedder, Preprocessor, Volume, simulate_cohort
 from brainfeat.io.volumes import read_labels, read_volume
 from brainfeat.preprocessing.alignment import align_to_template
-from brainfeat.preprocessing.brain_depth import load_depth
-from brainfeat.preprocessing.resampling import to_resampled, to_shrunk
+from brainfeat.preprocessing.head_model import load_depth
+from brainfeat.preprocessing.resampling import downsample, resample
 
 MODALITIES = ("T1w", "T2w", "FLAIR")
 
@@ -66,8 +66,8 @@ def measure_place(
     affine: NDArray[np.float64], label_map: str
 ) -> tuple[float, float, float]:
     """Distance of centres in mm, relative error of volume, and 1 - Dice."""
-    true = to_shrunk(read_brain(label_map), 2.0)
-    found = to_resampled(
+    true = downsample(read_brain(label_map), 2.0)
+    found = resample(
         load_depth(), true.geometry, np.linalg.inv(affine), outside=-np.inf
     )
     brain, template = true.data >= 0.5, found >= 0.0

@@ -26,7 +26,7 @@ from speed_scans import write_scans
 from speed_stages import Stages
 
 from brainfeat import BrainFoundEmbedder, Checkpoint, Preprocessor
-from brainfeat.checkpoint.checkpoint import CheckpointConfig
+from brainfeat.checkpoint.config import CheckpointConfig
 from brainfeat.models.config import EncoderConfig
 from brainfeat.models.encoder import SlabEncoder
 

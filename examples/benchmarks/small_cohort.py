@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from brainfeat.checkpoint.checkpoint import Checkpoint, CheckpointConfig
+from brainfeat.checkpoint.checkpoint import Checkpoint
+from brainfeat.checkpoint.config import CheckpointConfig
 from brainfeat.io.volumes import write_volume
 from brainfeat.models.config import EncoderConfig
 from brainfeat.preprocessing.preprocessor import Preprocessor

@@ -8,7 +8,7 @@ import numpy as np
 from isal import igzip
 
 from brainfeat import Geometry, Volume, read_volume
-from brainfeat.preprocessing.resampling import to_resampled
+from brainfeat.preprocessing.resampling import resample
 
 SHAPE = (256, 256, 176)
 NOISE = 12.0  # where the brightest tissue has about 1000
@@ -44,7 +44,7 @@ def _scan(head: Volume, rng: np.random.Generator) -> nib.Nifti1Image:
     turn = np.eye(4)
     turn[:3, :3] = _rotation(rng.uniform(-0.12, 0.12, size=3))
     turn[:3, 3] = middle[:3] + rng.uniform(-8.0, 8.0, size=3)
-    data = to_resampled(head, Geometry(SHAPE, affine), turn)
+    data = resample(head, Geometry(SHAPE, affine), turn)
     data = 1000.0 * data / np.percentile(data, 99.5)
     # The magnitude of a complex signal, whose background is not dark.
     noise = rng.normal(scale=NOISE, size=(2, *SHAPE))

@@ -14,7 +14,7 @@ from brainfeat.models.threads import map_in_threads
 from brainfeat.preprocessing.alignment import align_to_template
 from brainfeat.preprocessing.intensities import repair, standardise
 from brainfeat.preprocessing.preprocessor import PreprocessedSubject
-from brainfeat.preprocessing.resampling import to_closest_ras, to_resampled
+from brainfeat.preprocessing.resampling import reorient_to_ras, resample
 from brainfeat.slabs.grid import SlabGrid
 
 CPU = torch.device("cpu")
@@ -52,13 +52,13 @@ class Stages:
 
     def before_encoder(self) -> dict[str, float]:
         """Time what threads do ahead of the encoder, each on one core."""
-        clean, subject = repair(to_closest_ras(self.volume)), self.subject
+        clean, subject = repair(reorient_to_ras(self.volume)), self.subject
         place = subject.geometry, subject.grid_to_scanner
         percentiles = self.preprocessor.percentiles
         stages = {
             "read": partial(read_volume, self.path),
             "align": partial(align_to_template, clean, "T1w"),
-            "resample": partial(to_resampled, clean, *place),
+            "resample": partial(resample, clean, *place),
             "normalise": partial(
                 standardise, subject.data[0], subject.foreground, percentiles
             ),

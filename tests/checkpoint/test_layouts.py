@@ -5,10 +5,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from brainfeat.checkpoint.layouts import convert_state, load_foreign, transfer_weights
+from brainfeat.checkpoint.layouts import convert_state, load_foreign
 from brainfeat.exceptions import CheckpointError
 from brainfeat.models.config import EncoderConfig
 from brainfeat.models.encoder import SlabEncoder
+from brainfeat.models.transfer import transfer_weights
 
 CONFIG = EncoderConfig(
     modalities=("T1w",),
@@ -76,7 +77,7 @@ def assert_converted(state, meta):
     assert all(torch.equal(state[name], value) for name, value in meta.items())
 
 
-def test_sizes_are_read_off_the_weights(meta):
+def test_sizes_are_inferred_from_the_weights(meta):
     config, state = convert_state(meta)
     assert config == CONFIG
     assert_converted(state, meta)
@@ -105,7 +106,7 @@ def test_any_hidden_length_of_swiglu_is_reproduced(hidden):
     "prefix",
     ["teacher.", "backbone.", "module.", "teacher.backbone.", "module.model.vit."],
 )
-def test_prefixes_and_heads_are_left_out(prefix, meta):
+def test_prefixes_and_heads_are_removed(prefix, meta):
     state = {f"{prefix}{name}": value for name, value in meta.items()}
     root = prefix.partition("backbone.")[0]
     for head in ("dino_head.mlp.0.weight", "ibot_head.last_layer.weight", "head.bias"):
@@ -114,11 +115,11 @@ def test_prefixes_and_heads_are_left_out(prefix, meta):
     assert_converted(convert_state(state)[1], meta)
 
 
-def test_the_teacher_is_taken_when_the_student_is_there_too(meta):
+def test_teacher_is_preferred_to_the_student(meta):
     state = {f"student.backbone.{name}": -value for name, value in meta.items()}
     state |= {f"teacher.backbone.{name}": value for name, value in meta.items()}
     assert_converted(convert_state(state)[1], meta)
-    with pytest.raises(CheckpointError, match=r"several encoders.*'a\.'.*'b\.'"):
+    with pytest.raises(CheckpointError, match=r"expected one encoder, .*'a\.'.*'b\.'"):
         convert_state({f"{p}.{n}": v for p in "ab" for n, v in meta.items()})
 
 
@@ -145,13 +146,13 @@ def test_weights_without_layer_scale_or_mask_token_get_neutral_ones(meta):
     assert torch.equal(state["mask_token"], torch.zeros(1, 64))
 
 
-def test_half_precision_becomes_single(meta):
+def test_half_precision_becomes_float32(meta):
     _, state = convert_state({name: value.half() for name, value in meta.items()})
     assert {value.dtype for value in state.values()} == {torch.float32}
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), torch.int8])
-def test_weights_that_are_no_finite_numbers_are_refused(meta, value):
+def test_weights_must_be_finite_floats(meta, value):
     name = "blocks.1.attn.qkv.weight"
     if isinstance(value, torch.dtype):
         meta[name] = meta[name].to(value)
@@ -198,15 +199,17 @@ def test_no_misshaped_tensor_goes_unnoticed(name, meta):
 
 
 @pytest.mark.parametrize("n_positions", [1 + 3 * 4, 1 + 3 * 5])  # the latter is 4 * 4
-def test_positions_that_fill_no_square_are_refused(meta, n_positions):
+def test_positions_must_form_a_square(meta, n_positions):
     meta["pos_embed"] = torch.zeros(1, n_positions, 64)
     with pytest.raises(CheckpointError, match=rf"pos_embed \(1, {n_positions}, 64\)"):
         convert_state(meta)
 
 
-def test_other_networks_are_refused():
+def test_other_networks_are_rejected():
     state = {"conv1.weight": torch.zeros(4, 3, 7, 7), "fc.bias": torch.zeros(10)}
-    with pytest.raises(CheckpointError, match=r"no transformer blocks.*conv1\.weight"):
+    with pytest.raises(
+        CheckpointError, match=r"expected transformer blocks.*conv1\.weight"
+    ):
         convert_state(state)
 
 
@@ -216,19 +219,19 @@ def test_head_count_comes_from_width_argument_or_folder(meta, tmp_path):
     save_file(transformers_state(meta), tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps({"num_attention_heads": 8}))
     assert load_foreign(tmp_path)[0].num_heads == 8
-    with pytest.raises(CheckpointError, match="cannot tell the number of attention"):
+    with pytest.raises(CheckpointError, match="unknown number of attention"):
         convert_state(meta_state(embed_dim=72))
 
 
 @pytest.mark.parametrize("entry", [{"hidden_act": "relu"}, {"layer_norm_eps": 1e-12}])
-def test_other_architecture_of_the_same_shapes_is_refused(entry, meta, tmp_path):
+def test_other_architecture_of_the_same_shapes_is_rejected(entry, meta, tmp_path):
     save_file(transformers_state(meta), tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps(entry))
     with pytest.raises(CheckpointError, match=next(iter(entry))):
         load_foreign(tmp_path)
 
 
-def test_error_of_a_file_begins_with_its_path(meta, tmp_path):
+def test_error_starts_with_the_path(meta, tmp_path):
     del meta["norm.bias"]
     torch.save(meta, tmp_path / "meta.pth")
     with pytest.raises(CheckpointError) as error:

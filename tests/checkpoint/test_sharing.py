@@ -15,9 +15,9 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
-def empty_shelves(monkeypatch):
-    monkeypatch.setattr(sharing_module, "_CHECKPOINTS", sharing_module._Shelf())
-    monkeypatch.setattr(sharing_module, "_ENCODERS", sharing_module._Shelf())
+def empty_caches(monkeypatch):
+    monkeypatch.setattr(sharing_module, "_CHECKPOINTS", sharing_module._LRUCache())
+    monkeypatch.setattr(sharing_module, "_ENCODERS", sharing_module._LRUCache())
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def test_checkpoint_is_loaded_once(folder):
     assert shared_checkpoint(folder / ".." / folder.name) is first
 
 
-def test_link_to_nothing_beside_a_checkpoint_is_passed_over(folder):
+def test_dangling_link_beside_a_checkpoint_is_ignored(folder):
     (folder / ".#README.md").symlink_to("someone@host.1234")  # as Emacs locks a file
     assert shared_checkpoint(folder).fingerprint
 
@@ -48,7 +48,7 @@ def test_changed_checkpoint_is_loaded_again(folder, checkpoint):
     assert second.fingerprint != first.fingerprint
 
 
-def test_damage_in_place_is_noticed(folder):
+def test_damage_after_loading_is_detected(folder):
     shared_checkpoint(folder)
     weights = folder / "model.safetensors"
     content = bytearray(weights.read_bytes())
@@ -61,7 +61,7 @@ def test_damage_in_place_is_noticed(folder):
         shared_checkpoint(folder)
 
 
-def test_missing_checkpoint_is_told_although_it_was_loaded(folder):
+def test_missing_checkpoint_is_reported_although_it_was_loaded(folder):
     shared_checkpoint(folder)
     shutil.rmtree(folder)
     with pytest.raises(CheckpointError, match="unknown checkpoint"):
@@ -82,13 +82,13 @@ def test_encoder_has_the_weights_of_its_checkpoint(checkpoint):
         np.testing.assert_array_equal(bias, one.state["norm.bias"].numpy())
 
 
-def test_encoder_of_each_precision_is_another(checkpoint):
+def test_each_precision_has_its_own_encoder(checkpoint):
     half = shared_encoder(checkpoint, CPU, torch.bfloat16)
     assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
     assert shared_encoder(checkpoint, CPU).norm.bias.dtype == torch.float32
 
 
-def test_two_are_kept(checkpoint):
+def test_the_two_used_last_are_kept(checkpoint):
     first, second, third = (shifted(checkpoint, shift) for shift in (0.0, 1.0, 2.0))
     kept = [shared_encoder(one, CPU) for one in (first, second)]
     assert shared_encoder(first, CPU) is kept[0]
@@ -97,17 +97,19 @@ def test_two_are_kept(checkpoint):
     assert shared_encoder(second, CPU) is not kept[1]
 
 
-def test_encoder_that_is_built_for_inference_gives_gradients(checkpoint):
+def test_encoder_built_in_inference_mode_gives_gradients(checkpoint):
     with torch.inference_mode():
         encoder = shared_encoder(checkpoint, torch.device("cpu"), torch.float32)
     assert not any(parameter.is_inference() for parameter in encoder.parameters())
 
 
-def test_preprocessing_that_cannot_be_used_is_told_with_the_folder(folder):
+def test_invalid_preprocessing_is_reported_with_the_folder(folder):
     path = folder / "config.json"
     content = json.loads(path.read_text())
     content["preprocessing"]["spacing"] = "fine"
     path.write_text(json.dumps(content))
-    with pytest.raises(CheckpointError, match=r"spacing must be .*got 'fine'") as error:
+    with pytest.raises(
+        CheckpointError, match=r"spacing: expected .*got 'fine'"
+    ) as error:
         shared_checkpoint(folder)
     assert str(error.value).startswith(f"{folder}: ")

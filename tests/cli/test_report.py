@@ -133,7 +133,7 @@ def test_command_says_where_the_page_is_and_what_failed(table, participants):
     assert result.returncode == 1, result.stderr
     assert result.stdout == f"report:   {table.with_suffix('.html')}\n"
     assert "failed: sub-0: " in result.stderr
-    assert "preprocessing: 20 of 20" in result.stderr
+    assert "[20/20] preprocessing" in result.stderr
 
 
 def test_wrong_files_are_usage_errors(table, tmp_path):

@@ -430,7 +430,7 @@ def test_representation_needs_no_weights(embedder, paths):
 def test_progress_is_logged_without_a_terminal(embedder, paths, caplog, capsys):
     with caplog.at_level(logging.INFO):
         embedder.set_params(verbose=1).fit(paths).transform(paths)
-    assert "embedded 8 of 8 subjects" in caplog.text
+    assert "[8/8] embedding" in caplog.text
     assert capsys.readouterr() == ("", "")
 
 
@@ -442,5 +442,5 @@ def test_progress_is_shown_on_a_terminal(embedder, paths, capsys, monkeypatch):
     embedder.set_params(verbose=1).transform(paths)
     out, err = capsys.readouterr()
     assert out == ""
-    assert "Embedded" in err
-    assert "100%" in err
+    assert "embedding" in err
+    assert "8/8" in err

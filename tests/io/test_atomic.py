@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from brainfeat.io.atomic import atomic_write, write_json
+from brainfeat.io.atomic import atomic_write
+from brainfeat.io.json_files import write_json
 
 
 def test_failed_block_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -21,7 +22,7 @@ def test_full_disk_names_the_file_that_was_to_be_written(tmp_path):
     path = tmp_path / "page.html"
     command = (
         "import resource, sys\n"
-        "from brainfeat.io.atomic import write_json\n"
+        "from brainfeat.io.json_files import write_json\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
         "try:\n    write_json(sys.argv[1], {'a': 'x' * 1000})\n"
         "except OSError as error:\n    print(error.filename)\n"
@@ -40,7 +41,7 @@ def test_partial_file_keeps_both_suffixes(tmp_path):
 
 def test_place_that_cannot_be_written_is_named(tmp_path, bound_by_permissions):
     tmp_path.chmod(0o500)
-    command = "from brainfeat.io.atomic import write_json; write_json('a.json', {})"
+    command = "from brainfeat.io.json_files import write_json; write_json('a.json', {})"
     result = subprocess.run(
         [sys.executable, "-c", command],
         capture_output=True,

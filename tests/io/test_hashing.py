@@ -1,4 +1,5 @@
 import hashlib
+import os
 from pathlib import Path
 
 import nibabel as nib
@@ -6,8 +7,28 @@ import numpy as np
 import pytest
 
 from brainfeat.exceptions import VolumeNotFoundError
-from brainfeat.io.hashing import content_hash, hash_images
-from brainfeat.io.known_hash import known_hash
+from brainfeat.io import hashing
+from brainfeat.io.hashing import content_hash, file_sha256, hash_images, known_hash
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """Files that are read."""
+    paths = []
+
+    def read(path):
+        paths.append(path)
+        return file_sha256(path)
+
+    monkeypatch.setattr(hashing, "file_sha256", read)
+    return paths
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "scan.nii"
+    path.write_bytes(b"one")
+    return path
 
 
 def test_hash_follows_content(tmp_path, rng):
@@ -20,7 +41,7 @@ def test_hash_follows_content(tmp_path, rng):
     assert content_hash(first) == content_hash(second)
     in_memory = content_hash(image)
     image.get_fdata()  # fills nibabel's cache: the content stays the same
-    assert content_hash(image) == in_memory
+    assert content_hash(image) == known_hash(image) == in_memory
     changed = intensities.copy()
     changed[3, 4, 5] += 1
     assert content_hash(nib.Nifti1Image(changed, affine)) != in_memory
@@ -28,11 +49,12 @@ def test_hash_follows_content(tmp_path, rng):
 
 
 def test_missing_file_has_no_hash(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        content_hash(tmp_path / "none.nii.gz")
+    for compute in (content_hash, known_hash):
+        with pytest.raises(VolumeNotFoundError):
+            compute(tmp_path / "none.nii.gz")
 
 
-def test_the_hash_of_one_image_is_that_of_its_file(tmp_path):
+def test_hash_of_one_image_is_that_of_its_file(tmp_path):
     paths = {name: str(tmp_path / name) for name in ("T1w", "FLAIR")}
     for name, path in paths.items():
         Path(path).write_text(name)
@@ -48,7 +70,10 @@ def test_the_hash_of_one_image_is_that_of_its_file(tmp_path):
 
 @pytest.mark.parametrize("named", [".img", ".hdr"])
 @pytest.mark.parametrize("changed", [".img", ".hdr"])
-def test_header_and_voxels_in_two_files_both_count(tmp_path, rng, named, changed):
+def test_separate_header_and_voxels_both_count(
+    tmp_path, rng, monkeypatch, named, changed
+):
+    monkeypatch.setattr(hashing, "_SETTLED_AFTER", -1.0)
     intensities = rng.integers(-300, 300, (7, 8, 9)).astype(np.int16)
     nib.save(nib.Nifti1Pair(intensities, np.diag([2, 3, 4, 1])), tmp_path / "a.img")
     nib.save(nib.Nifti1Pair(intensities + 1, np.eye(4)), tmp_path / "b.img")
@@ -57,3 +82,27 @@ def test_header_and_voxels_in_two_files_both_count(tmp_path, rng, named, changed
     assert before[0] == before[1] == content_hash(tmp_path / "a.img")
     (tmp_path / f"b{changed}").replace(tmp_path / f"a{changed}")
     assert content_hash(path) == known_hash(path) != before[0]
+
+
+def test_settled_file_is_read_once(path, reads, monkeypatch):
+    monkeypatch.setattr(hashing, "_SETTLED_AFTER", -1.0)
+    expected = hashlib.sha256(b"one").hexdigest()
+    assert [known_hash(path), known_hash(str(path))] == [expected, expected]
+    assert hash_images({"T1w": str(path)}) == expected
+    assert len(reads) == 1
+
+
+def test_newly_written_file_is_read_again(path, reads):
+    assert known_hash(path) == known_hash(path)
+    assert len(reads) == 2
+
+
+def test_file_overwritten_in_place_with_its_old_dates_is_read_again(path, monkeypatch):
+    monkeypatch.setattr(hashing, "_SETTLED_AFTER", -1.0)
+    first, before = known_hash(path), path.stat()
+    while path.stat().st_ctime_ns == before.st_ctime_ns:
+        path.write_bytes(b"two")
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = path.stat()
+    assert (after.st_mtime_ns, after.st_size) == (before.st_mtime_ns, before.st_size)
+    assert known_hash(path) == content_hash(path) != first

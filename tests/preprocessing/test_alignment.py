@@ -14,7 +14,7 @@ from brainfeat.preprocessing.alignment import (
     align_to_template,
 )
 from brainfeat.preprocessing.head_model import load_head_model
-from brainfeat.preprocessing.resampling import to_closest_ras
+from brainfeat.preprocessing.resampling import reorient_to_ras
 from brainfeat.preprocessing.template import BRAIN_CENTER, load_template
 from brainfeat.volume import Geometry, Volume
 
@@ -125,7 +125,7 @@ def test_contrast_that_is_not_modelled_is_compared_with_all(simulated_heads):
 
 @pytest.fixture(scope="module")
 def head(head_path):
-    return to_closest_ras(read_volume(head_path))
+    return reorient_to_ras(read_volume(head_path))
 
 
 @pytest.fixture(scope="module")

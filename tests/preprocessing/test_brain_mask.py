@@ -16,7 +16,7 @@ from brainfeat.preprocessing.brain_mask import (
 )
 from brainfeat.preprocessing.foreground import find_head
 from brainfeat.preprocessing.preprocessor import Preprocessor
-from brainfeat.preprocessing.resampling import to_closest_ras, to_resampled
+from brainfeat.preprocessing.resampling import reorient_to_ras, resample
 from brainfeat.volume import Geometry, Volume
 
 
@@ -95,10 +95,10 @@ def test_missing_deepbet_prints_the_pip_line(noise, monkeypatch):
 
 
 def foreground_of(volume, preprocessor=None):
-    volume = to_closest_ras(volume)
+    volume = reorient_to_ras(volume)
     alignment = align_to_template(volume)
     place = Placement((preprocessor or Preprocessor()).geometry, alignment.rigid)
-    sampled = to_resampled(volume, *place, outside=np.nan)
+    sampled = resample(volume, *place, outside=np.nan)
     return find_foreground(volume, sampled, alignment, place), place
 
 
@@ -109,7 +109,7 @@ def dice(first, second):
 def test_brain_of_a_full_head_is_found_without_a_skull_strip(head_path):
     found, place = foreground_of(read_volume(head_path))
     mask = read_volume(head_path.with_name("atlas_mask.nii.gz"))
-    truth = to_resampled(to_closest_ras(mask), *place) > 0.5
+    truth = resample(reorient_to_ras(mask), *place) > 0.5
     # Within 5 mm of the brain: nearly all of it, and little else.
     assert (truth & found).sum() / truth.sum() > 0.95
     assert dice(truth, found) > 0.8
@@ -126,7 +126,7 @@ def test_brain_on_a_fine_grid_is_made_of_voxels_of_2_mm(head_path):
 
 
 def test_brain_is_found_in_one_slice_on_a_fine_grid_of_odd_size(head_path):
-    head = to_closest_ras(read_volume(head_path))
+    head = reorient_to_ras(read_volume(head_path))
     middle = head.data.shape[2] // 2
     affine = head.geometry.affine.copy()
     affine[:3, 3] += affine[:3, 2] * middle
@@ -147,7 +147,7 @@ def crisp(brain):
 def test_stripped_brain_keeps_its_own_mask(small_brain):
     found, place = foreground_of(Volume(crisp(small_brain), small_brain.geometry))
     mask = (small_brain.data > 0).astype(np.float32)
-    truth = to_resampled(Volume(mask, small_brain.geometry), *place) >= 0.5
+    truth = resample(Volume(mask, small_brain.geometry), *place) >= 0.5
     np.testing.assert_array_equal(found, truth)
 
 
@@ -169,5 +169,5 @@ def test_mask_of_a_stripped_brain_survives_interpolation(small_brain):
         moved = 0.75 * data + 0.25 * np.roll(data, 1, axis)  # a quarter of a voxel
         volume = Volume(moved, small_brain.geometry)
         stripped = _find_stripped(volume, align_to_template(volume))
-        in_place = to_resampled(stripped, volume.geometry, np.eye(4)) > 0
+        in_place = resample(stripped, volume.geometry, np.eye(4)) > 0
         np.testing.assert_array_equal(in_place, expected)

@@ -10,7 +10,7 @@ from brainfeat.preprocessing.brain_search import (
     find_starts,
 )
 from brainfeat.preprocessing.head_model import load_head_model
-from brainfeat.preprocessing.resampling import to_closest_ras, to_shrunk
+from brainfeat.preprocessing.resampling import downsample, reorient_to_ras
 from brainfeat.preprocessing.template import BRAIN_CENTER, load_template
 from brainfeat.volume import Geometry, Volume
 
@@ -28,7 +28,7 @@ def test_center_of_a_brain_moves_with_it(small_brain, shift):
 
 
 def test_center_of_a_full_head_lies_in_its_brain(head_path):
-    volume = to_shrunk(to_closest_ras(read_volume(head_path)), 4.0)
+    volume = downsample(reorient_to_ras(read_volume(head_path)), 4.0)
     mask = read_volume(head_path.with_name("atlas_mask.nii.gz"))
     center = find_center(volume)
     voxel = apply_affine(np.linalg.inv(mask.geometry.affine), center)
@@ -36,7 +36,7 @@ def test_center_of_a_full_head_lies_in_its_brain(head_path):
 
 
 def test_starts_are_the_usual_place_and_one_of_each_size_near_the_template_itself():
-    volume = to_shrunk(load_template("T1w"), 8.0)
+    volume = downsample(load_template("T1w"), 8.0)
     starts = find_starts(volume, load_head_model("T1w", 14.0, 14.0))
     sizes = [np.cbrt(np.linalg.det(start[:3, :3])) for start in starts]
     np.testing.assert_allclose(sizes, [0.95, 0.78, 0.92, 1.06, 1.2])

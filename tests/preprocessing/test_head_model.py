@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from brainfeat.preprocessing.head_model import MODELLED, load_head_model
+from brainfeat.preprocessing.head_model import MODELLED, load_depth, load_head_model
 from brainfeat.preprocessing.template import BRAIN_CENTER, load_template
 
 
@@ -46,3 +46,23 @@ def test_contrasts_order_tissues_as_scanners_do():
     for model in (t1w, t2w, flair):
         assert model.brightness[deep].mean() > model.brightness[skull].mean()
     assert np.corrcoef(t1w.brightness[deep], t2w.brightness[deep])[0, 1] < -0.9
+
+
+def test_depth_is_positive_inside_the_template_brain_only():
+    depth, mask = load_depth(), load_template("brain_mask")
+    deep = depth.data > 2.0
+    i, j, k = np.argwhere(deep).T * 2  # blocks of two voxels
+    # The template has a few zeros in its ventricles.
+    assert mask.data[i, j, k].mean() > 0.999
+    outside = np.argwhere(depth.data < -4.0).T * 2
+    assert not mask.data[tuple(outside)].any()
+
+
+def test_depth_grows_by_one_millimetre_per_millimetre():
+    depth = load_depth()
+    slopes = np.gradient(depth.data, 2.0)
+    steepness = np.sqrt(sum(slope**2 for slope in slopes))
+    far = np.abs(depth.data) > 6.0
+    # One everywhere but on the ridges that are equally far from two sides.
+    assert np.median(steepness[far]) > 0.97
+    assert steepness[far].max() < 1.2

@@ -4,9 +4,9 @@ from nibabel.affines import apply_affine
 from scipy import ndimage
 
 from brainfeat.preprocessing.resampling import (
-    to_closest_ras,
-    to_resampled,
-    to_shrunk,
+    downsample,
+    reorient_to_ras,
+    resample,
     to_sitk,
 )
 from brainfeat.volume import Geometry, Volume
@@ -46,7 +46,7 @@ def test_storage_order_does_not_matter(rng, shape, codes, order):
     stored = stored_as(volume, codes)
     assert stored.geometry.orientation == codes
     stored = Volume(np.asarray(stored.data, order=order), stored.geometry)
-    again = to_closest_ras(stored)
+    again = reorient_to_ras(stored)
     assert np.shares_memory(again.data, stored.data)
     np.testing.assert_array_equal(again.data, volume.data)
     np.testing.assert_allclose(again.geometry.affine, volume.geometry.affine)
@@ -61,7 +61,7 @@ def test_sitk_image_keeps_world_coordinates(volume):
 
 
 def test_sampling_on_its_own_grid_changes_nothing(volume):
-    same = to_resampled(volume, volume.geometry, np.eye(4))
+    same = resample(volume, volume.geometry, np.eye(4))
     np.testing.assert_allclose(same, volume.data, rtol=1e-5)
 
 
@@ -76,7 +76,7 @@ def test_linear_sampling_equals_scipy(volume, rng):
     voxels = apply_affine(np.linalg.inv(volume.geometry.affine), world)
     expected = ndimage.map_coordinates(volume.data, voxels.T, order=1, cval=0.0)
     inside = ((voxels > 0) & (voxels < np.array(SHAPE) - 1)).all(axis=1)
-    got = to_resampled(volume, grid, move).ravel()
+    got = resample(volume, grid, move).ravel()
     assert inside.sum() > 50
     np.testing.assert_allclose(got[inside], expected[inside], rtol=1e-4, atol=1e-5)
 
@@ -86,7 +86,7 @@ def test_coarse_grid_does_not_alias(rng):
     noise = rng.normal(size=(48, 44, 40)).astype(np.float32)
     volume = Volume(noise, Geometry(noise.shape, np.eye(4)))
     coarse = Geometry((12, 11, 10), np.diag([4.0, 4.0, 4.0, 1.0]))
-    assert to_resampled(volume, coarse, np.eye(4)).std() < 0.2
+    assert resample(volume, coarse, np.eye(4)).std() < 0.2
 
 
 def test_smoothing_keeps_the_mean_of_a_ramp():
@@ -95,7 +95,7 @@ def test_smoothing_keeps_the_mean_of_a_ramp():
     affine = np.diag([3.0, 3.0, 3.0, 1.0])
     affine[0, 3] = 8.0
     coarse = Geometry((8, 3, 2), affine)
-    sampled = to_resampled(volume, coarse, np.eye(4))
+    sampled = resample(volume, coarse, np.eye(4))
     np.testing.assert_allclose(sampled[:, 1, 1], 8.0 + 3.0 * np.arange(8), atol=1e-3)
 
 
@@ -104,7 +104,7 @@ def test_nearest_sampling_invents_no_label(rng):
     volume = Volume(labels, Geometry(SHAPE, np.eye(4)))
     shifted = np.eye(4)
     shifted[:3, 3] = 0.3
-    sampled = to_resampled(volume, volume.geometry, shifted, interpolation="nearest")
+    sampled = resample(volume, volume.geometry, shifted, interpolation="nearest")
     assert set(np.unique(sampled)) <= {0, 3, 700}
     np.testing.assert_array_equal(sampled, labels)
 
@@ -113,12 +113,12 @@ def test_nearest_sampling_invents_no_label(rng):
 def test_byte_order_does_not_matter(volume, dtype):
     swapped = Volume((100 * volume.data).astype(dtype), volume.geometry)
     options = swapped.geometry, np.eye(4)
-    found = to_resampled(swapped, *options, interpolation="nearest")
+    found = resample(swapped, *options, interpolation="nearest")
     np.testing.assert_array_equal(found, swapped.data)
 
 
 def test_shrinking_averages_whole_blocks_about_their_middle(volume):
-    shrunk = to_shrunk(volume, 2.4)
+    shrunk = downsample(volume, 2.4)
     assert shrunk.data.shape == (4, 5, 13)  # 2 x 1.1, 2 x 0.9 and 1 x 2.3 mm
     blocks = volume.data[:8, :10].reshape(4, 2, 5, 2, 13).mean(axis=(1, 3))
     np.testing.assert_allclose(shrunk.data, blocks, rtol=1e-5)

@@ -3,7 +3,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from brainfeat.checkpoint.checkpoint import Checkpoint, CheckpointConfig
+from brainfeat.checkpoint.checkpoint import Checkpoint
+from brainfeat.checkpoint.config import CheckpointConfig
 from brainfeat.models.encoder import SlabEncoder
 from brainfeat.pretraining.export import export_checkpoint
 from brainfeat.pretraining.self_distillation import SelfDistillation

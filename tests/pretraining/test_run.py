@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from brainfeat import BrainFoundEmbedder, pretrain
-from brainfeat.checkpoint.checkpoint import Checkpoint, CheckpointConfig
+from brainfeat.checkpoint.checkpoint import Checkpoint
+from brainfeat.checkpoint.config import CheckpointConfig
 from brainfeat.exceptions import (
     CheckpointError,
     ConfigError,
@@ -19,7 +20,7 @@ from brainfeat.exceptions import (
 )
 from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.pretraining.store import VolumeStore
-from brainfeat.pretraining.trainer import StepEvent
+from brainfeat.pretraining.trainer import TrainingStep
 
 ROOM = runpy.run_path(str(Path(__file__).with_name("conftest.py")))
 CONFIG = replace(
@@ -44,7 +45,7 @@ class Recorder:
 
     def __call__(self, items, **_total_and_description):
         for item in items:
-            is_step = isinstance(item, StepEvent)
+            is_step = isinstance(item, TrainingStep)
             (self.steps if is_step else self.outcomes).append(item)
             if is_step and item.n_done == self.last_step:
                 raise KeyboardInterrupt
@@ -121,7 +122,7 @@ def test_modalities_that_no_scan_has_are_left_out(cohort, tmp_path, caplog):
         result = pretrain(paths, config, output=tmp_path, device="cpu")
     assert result.config.encoder.modalities == ("FLAIR",)
     assert "No scan has T2w or T1w: the encoder is for FLAIR." in caplog.messages
-    assert "preprocessing: 3 of 3 scans." in caplog.messages
+    assert "[3/3] sub-2: preprocessed" in caplog.messages
 
 
 def test_fewer_subjects_than_a_batch_give_a_warning(cohort, init, tmp_path, caplog):

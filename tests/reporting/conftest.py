@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from brainfeat import BrainFoundEmbedder
-from brainfeat.checkpoint.checkpoint import Checkpoint, CheckpointConfig
+from brainfeat.checkpoint.checkpoint import Checkpoint
+from brainfeat.checkpoint.config import CheckpointConfig
 from brainfeat.embedding.subject_encoder import SubjectEncoder
 from brainfeat.embedding.tokens import stream_tokens
 from brainfeat.io.volumes import write_volume

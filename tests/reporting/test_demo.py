@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from brainfeat.checkpoint.checkpoint import Checkpoint, CheckpointConfig
+from brainfeat.checkpoint.checkpoint import Checkpoint
+from brainfeat.checkpoint.config import CheckpointConfig
 from brainfeat.exceptions import InputError, UntrainedCheckpointWarning
 from brainfeat.io.volumes import write_volume
 from brainfeat.models.config import EncoderConfig

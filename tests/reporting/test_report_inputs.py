@@ -24,12 +24,7 @@ def look(small_encoder, brains, small_atlas, without_registration, monkeypatch, 
         X = rng.normal(size=(len(paths), 24))
         cohort = Cohort.build(X, names, names, known)
         subjects = [Subject(n, {"T1w": p}) for n, p in zip(names, paths, strict=True)]
-        steps = []
-        found = look_at_inputs(
-            cohort, subjects, small_encoder, on_row=lambda *step: steps.append(step)
-        )
-        assert steps[-1] == (len(found.previews) + len(found.failures),) * 2
-        return found
+        return look_at_inputs(cohort, subjects, small_encoder)
 
     return run
 

@@ -4,7 +4,7 @@ import pytest
 from brainfeat.exceptions import VolumeError
 from brainfeat.io.volumes import read_volume, write_volume
 from brainfeat.preprocessing.preprocessor import Preprocessor
-from brainfeat.preprocessing.resampling import to_closest_ras, to_cropped
+from brainfeat.preprocessing.resampling import crop, reorient_to_ras
 from brainfeat.segmentation.inputs import SegmentationSpace
 from brainfeat.subjects.reading import read_and_preprocess
 from brainfeat.subjects.subject import Subject
@@ -45,9 +45,9 @@ def test_what_is_only_centred_is_told_whoever_reads(fragment, caplog):
 
 
 def test_a_head_without_its_crown_is_told(head_path, tmp_path, caplog):
-    head = to_closest_ras(read_volume(head_path))
+    head = reorient_to_ras(read_volume(head_path))
     size_i, size_j, size_k = head.data.shape
-    crownless = to_cropped(head, (0, 0, 0), (size_i, size_j, int(0.6 * size_k)))
+    crownless = crop(head, (0, 0, 0), (size_i, size_j, int(0.6 * size_k)))
     whole_path, crownless_path = (
         str(write_volume(volume, tmp_path / f"{name}_T1w.nii.gz"))
         for name, volume in (("whole", head), ("crownless", crownless))

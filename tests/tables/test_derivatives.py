@@ -190,12 +190,12 @@ def test_a_process_may_take_the_folder_that_another_gives_up(
     output = tmp_path / "out"
     _write(output, raw, [_row(raw, "sub-01")])
     assert write_group_table(output, raw)[1] == 1
-    assert [Path(lock.name).parent.name for lock in taken] == [
+    assert [Path(lock.lock_file).parent.name for lock in taken] == [
         ".working-0",
         ".working-1",
     ]
     for lock in taken:
-        lock.close()
+        lock.release()
 
 
 def test_a_busy_folder_may_be_gone_by_the_time_one_looks(raw, tmp_path, monkeypatch):

@@ -1,13 +1,10 @@
-import errno
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from brainfeat.exceptions import TableError
-from brainfeat.io.locks import FolderBusyError, lock_folder, release_folder
+from brainfeat.io.locks import FolderBusyError
 from brainfeat.tables.journal import RowJournal
 
 
@@ -103,71 +100,3 @@ def test_appending_needs_a_beginning(tmp_path):
         pytest.raises(TableError, match="not open"),
     ):
         journal.append("key", "sha", np.zeros(7, np.float32))
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="has no flock")
-def test_a_file_system_without_locks_is_not_a_busy_one(tmp_path, monkeypatch):
-    def refuse(*_):
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr("fcntl.flock", refuse)
-    message = r"cannot be locked \(No locks available\); choose an output on a file"
-    with pytest.raises(TableError, match=message) as caught:
-        lock_folder(tmp_path / "work")
-    assert not isinstance(caught.value, FolderBusyError)
-
-
-def test_a_folder_that_is_released_may_be_taken_at_once(tmp_path, monkeypatch):
-    folder, remove, taken = tmp_path / "work", Path.rmdir, []
-
-    def take_and_remove(path):
-        taken.append(lock_folder(path))
-        remove(path)
-
-    monkeypatch.setattr(Path, "rmdir", take_and_remove)
-    release_folder(folder, lock_folder(folder))
-    with taken[0], pytest.raises(FolderBusyError):
-        lock_folder(folder)
-
-
-def test_a_folder_is_emptied_before_its_lock_goes(tmp_path, monkeypatch):
-    lock, unlink, left = lock_folder(tmp_path / "work"), Path.unlink, []
-
-    def note_and_unlink(path):
-        unlink(path)
-        left.append((path.parent / "lock").exists())
-
-    for name in ("a", "z"):
-        (tmp_path / "work" / name).touch()
-    monkeypatch.setattr(Path, "unlink", note_and_unlink)
-    release_folder(tmp_path / "work", lock)
-    assert left == [True, True, False]
-    assert not (tmp_path / "work").exists()
-
-
-def test_folder_that_can_never_be_made_is_refused(monkeypatch, tmp_path):
-    def refuse(*_, **__):
-        raise FileNotFoundError(2, "No such file or directory")
-
-    monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(TableError, match="cannot be written"):
-        lock_folder(tmp_path / "table")
-
-
-def test_a_folder_that_goes_while_it_is_made_is_made_again(tmp_path, monkeypatch):
-    make, refused = Path.mkdir, []
-
-    def refuse_once(path, **options):
-        if not refused:
-            # What pathlib raises if the folder is there, and then is not.
-            refused.append(path)
-            raise FileExistsError(errno.EEXIST, "File exists")
-        make(path, **options)
-
-    monkeypatch.setattr(Path, "mkdir", refuse_once)
-    folder = tmp_path / ".working"
-    release_folder(folder, lock_folder(folder))
-    assert refused == [folder]
-    folder.touch()
-    with pytest.raises(TableError, match=r"cannot be written \(File exists\)"):
-        lock_folder(folder)

@@ -205,7 +205,7 @@ def test_only_one_process_merges_to_a_table(tmp_path):
     lock = lock_folder(folder)
     with pytest.raises(TableError, match="another process is writing this table"):
         merge_tables([part], tmp_path / "all.csv")
-    lock.close()  # as where that one is killed
+    lock.release()  # as where that one is killed
     (folder / "table.csv").write_text("cut short")
     assert merge_tables([part], tmp_path / "all.csv") == (2, ())
     assert not folder.exists()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from brainfeat.io.delimited_rows import read_value
-from brainfeat.io.image_names import bids_suffix
+from brainfeat.io.paths import bids_suffix
 from brainfeat.subjects.bids.filter import BidsName, BidsSelection
 
 __all__ = [

@@ -4,13 +4,21 @@ import numpy as np
 import pytest
 import torch
 
-from brainfeat.segmentation.stacks import StackPlan, StackSizes
+from brainfeat.preprocessing.preprocessor import Preprocessor
+from brainfeat.segmentation.crops import CropPlan, CropSizes
+from brainfeat.segmentation.inputs import SegmentationSpace
 from brainfeat.segmentation.store import LabelledStore, LabelledVolumes
 from brainfeat.slabs.grid import SlabGrid
 
 SHAPE = (8, 12, 10)
-GRID = SlabGrid(thickness=2)
-SIZES = StackSizes(n_stacks=3, n_slabs=2)
+SIZES = CropSizes(n_crops=3, n_slabs=2)
+SPACE = SegmentationSpace(
+    preprocessor=Preprocessor(shape=SHAPE, spacing=2.0),
+    slab_grid=SlabGrid(thickness=2),
+    encoder_modalities=("T1w", "T2w"),
+    modalities=("T1w", "T2w"),
+    allow_missing=False,
+)
 
 
 @pytest.fixture
@@ -23,17 +31,9 @@ def store(tmp_path):
     return LabelledStore(tmp_path, (0, 1, 2, 3), counts, every, every, (0, 1, 2, 3), 2)
 
 
-def draw(store, seed=0, hide=False):
+def draw(store, seed=0, space=SPACE):
     generator = torch.Generator().manual_seed(seed)
-    return StackPlan.draw(
-        store,
-        np.array([0]),
-        SHAPE,
-        GRID,
-        sizes=SIZES,
-        hide=hide,
-        generator=generator,
-    )
+    return CropPlan.draw(store, np.array([0]), space, sizes=SIZES, generator=generator)
 
 
 def volumes():
@@ -48,7 +48,7 @@ def volumes():
     )
 
 
-def test_rare_class_has_its_turn(store):
+def test_rare_class_is_drawn_as_often_as_others(store):
     firsts = [f for seed in range(40) for f in draw(store, seed).first_slabs]
     assert set(firsts) <= {0, 1, 2, 3}
     # Half of the draws are for class 1, which lies in the last of five slabs.
@@ -63,23 +63,21 @@ def test_subject_without_any_class_shows_background(store):
     assert set(firsts) == {0, 1, 2, 3}
 
 
-def test_same_seed_gives_the_same_stacks(store):
-    first, again = (
-        draw(store, 3).apply(volumes(), [0, 1], GRID.thickness, 2) for _ in range(2)
-    )
+def test_same_seed_gives_the_same_crops(store):
+    first, again = (draw(store, 3).apply(volumes(), SPACE) for _ in range(2))
     assert torch.equal(first.voxels, again.voxels)
     assert torch.equal(first.coarse, again.coarse)
-    other = draw(store, 4).apply(volumes(), [0, 1], GRID.thickness, 2)
+    other = draw(store, 4).apply(volumes(), SPACE)
     assert not torch.equal(first.coarse, other.coarse)
 
 
 def test_shapes_are_those_of_encoder_and_decoder(store):
-    stacks = draw(store).apply(volumes(), [0, 1], GRID.thickness, 2)
-    assert stacks.coarse.shape == (1, 3, 10, 12, 8)
-    assert stacks.foreground.shape == (3, 1, 4, 12, 8)
-    assert stacks.voxels.shape == (3, 2, 8, 24, 16)
-    assert stacks.labels.shape == (3, 1, 8, 24, 16)
-    assert set(stacks.labels.unique().tolist()) <= {0.0, 3.0}
+    crops = draw(store).apply(volumes(), SPACE)
+    assert crops.coarse.shape == (1, 3, 10, 12, 8)
+    assert crops.foreground.shape == (3, 1, 4, 12, 8)
+    assert crops.voxels.shape == (3, 2, 8, 24, 16)
+    assert crops.labels.shape == (3, 1, 8, 24, 16)
+    assert set(crops.labels.unique().tolist()) <= {0.0, 3.0}
 
 
 def test_labels_move_with_their_voxels(store):
@@ -97,8 +95,8 @@ def test_labels_move_with_their_voxels(store):
         torch.ones(1, 2, dtype=torch.bool),
         every,
     )
-    stacks = draw(store, 2).apply(subject, [0], GRID.thickness, 2)
-    for voxels, truth in zip(stacks.voxels[:, 0], stacks.labels[:, 0], strict=True):
+    crops = draw(store, 2).apply(subject, replace(SPACE, modalities=("T1w",)))
+    for voxels, truth in zip(crops.voxels[:, 0], crops.labels[:, 0], strict=True):
         if truth.mean() in {0.0, 1.0}:
             continue
         # Bias and noise change values, but not which half is the brighter one.
@@ -106,12 +104,13 @@ def test_labels_move_with_their_voxels(store):
 
 
 def test_one_of_several_modalities_is_hidden_now_and_then(store):
-    plans = [draw(store, seed, hide=True) for seed in range(60)]
+    space = replace(SPACE, allow_missing=True, modalities=("T2w", "T1w"))
+    plans = [draw(store, seed, space) for seed in range(60)]
     hidden = [plan for plan in plans if plan.hidden >= 0]
     assert 3 <= len(hidden) <= 25
-    stacks = hidden[0].apply(volumes(), [1, 0], GRID.thickness, 2)
-    place = hidden[0].hidden
-    assert stacks.present.sum() == 3
-    assert not stacks.present[:, place].any()
-    assert not stacks.encoder_present[0, [1, 0][place]]
+    crops = hidden[0].apply(volumes(), space)
+    index = hidden[0].hidden
+    assert crops.present.sum() == 3
+    assert not crops.present[:, index].any()
+    assert not crops.encoder_present[0, [1, 0][index]]
     assert all(draw(store, seed).hidden == -1 for seed in range(60))

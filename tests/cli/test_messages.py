@@ -1,16 +1,20 @@
 import io
 import logging
 import re
-import sys
 import warnings
 from dataclasses import replace
 
 import pytest
 
-from brainfeat.checkpoint.checkpoint import Checkpoint, CheckpointConfig
-from brainfeat.cli.console import RunDisplay, count_rows, show_run
+from brainfeat.checkpoint.checkpoint import Checkpoint
+from brainfeat.checkpoint.config import CheckpointConfig
 from brainfeat.cli.info import format_checkpoint
-from brainfeat.cli.messages import format_summary, report_problems, show_own_messages
+from brainfeat.cli.messages import (
+    format_summary,
+    report_problems,
+    show_outcomes,
+    show_own_messages,
+)
 from brainfeat.exceptions import UntrainedCheckpointWarning, VolumeError
 from brainfeat.models.config import EncoderConfig
 from brainfeat.subjects.manifest import collect_rows
@@ -19,7 +23,7 @@ from brainfeat.tables.runs import RunSummary
 
 ROW = Subject(participant_id="sub-01", session_id="ses-2", images={"T1w": "/a.nii"})
 REPEATED = replace(ROW, metadata={"run": "2"})
-EVENTS = [
+OUTCOMES = [
     Outcome(ROW, "vector"),
     Outcome(REPEATED),
     Outcome(
@@ -29,36 +33,16 @@ EVENTS = [
 ]
 
 
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
-def test_elsewhere_than_on_a_terminal_each_row_is_one_line():
-    stream = io.StringIO()
-    with RunDisplay(12, stream) as display:
-        for event in EVENTS:
-            display(event)
-    assert display.n_done == 2
-    first, *others = stream.getvalue().splitlines()
+def test_each_subject_is_one_line(capsys):
+    with show_outcomes(12) as show:
+        for outcome in OUTCOMES:
+            show(outcome)
+    first, *others = capsys.readouterr().err.splitlines()
     assert re.fullmatch(r"\[ 1/12\] sub-01 ses-2: done after \d+\.\d s", first)
     assert others == [
         "[ 2/12] sub-01 ses-2 run-2: in the table already",
         "[ 3/12] failed: /[b] .nii: cut [red]short.",
     ]
-
-
-def test_on_a_terminal_there_is_a_bar_and_failures_stay_above_it(monkeypatch):
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "80")
-    stream = Terminal()
-    with RunDisplay(3, stream) as display:
-        for event in EVENTS:
-            display(event)
-    text = stream.getvalue()
-    assert "failed: /[b] .nii: cut [red]short." in text
-    assert "3/3" in text
-    assert "sub-01" not in text
 
 
 def test_the_summary_says_what_was_done_and_where_it_is():
@@ -106,29 +90,6 @@ def test_our_messages_are_one_line_and_others_none():
         warnings.warn("again", UserWarning, stacklevel=1)
 
 
-def test_a_bar_does_not_overwrite_our_messages(monkeypatch):
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setenv("TERM", "xterm")
-    with show_own_messages(), RunDisplay(3) as display:
-        display(EVENTS[0])
-        logging.getLogger("brainfeat.anything").info("progress")
-    # A bar takes its lines back and draws them below what is printed.
-    before, _, after = terminal.getvalue().partition("progress")
-    assert before.endswith("\x1b[2K")
-    assert "embedding" in after
-
-
-def test_rows_are_counted_in_about_ten_lines():
-    stream = io.StringIO()
-    with count_rows("preprocessing", stream) as tell:
-        for number in range(1, 96):
-            tell(number, 95)
-    lines = stream.getvalue().splitlines()
-    assert 10 <= len(lines) <= 12
-    assert lines[-1] == "preprocessing: 95 of 95"
-
-
 def test_names_that_several_datasets_have_are_one_warning(tmp_path, capsys):
     for place in ("one/sub-1", "one/sub-2", "two/sub-2", "two/sub-1", "six/sub-1"):
         path = tmp_path / place / "anat" / f"{place[-5:]}_T1w.nii"
@@ -148,10 +109,10 @@ def test_names_that_several_datasets_have_are_one_warning(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("goes_on", "expected"), [(True, "goes on"), (False, "begins anew")]
+    ("resumes", "expected"), [(True, "resumes"), (False, "starts again")]
 )
-def test_an_interrupt_says_what_the_same_command_does(goes_on, expected):
-    @show_run(3, goes_on=goes_on)
+def test_an_interrupt_says_what_the_same_command_does(resumes, expected):
+    @show_outcomes(3, resumes=resumes)
     def run():
         raise KeyboardInterrupt
 

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from brainfeat.exceptions import InputError
-from brainfeat.io.dataset_description import check_description, describe_derivatives
+from brainfeat.subjects.bids.description import check_description, describe_derivatives
 
 
 def test_a_folder_is_free_or_of_the_same_dataset(tmp_path):

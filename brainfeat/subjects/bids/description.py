@@ -1,4 +1,4 @@
-"""What BIDS datasets of ours say of themselves."""
+"""``dataset_description.json`` of the BIDS derivatives that this library writes."""
 
 from pathlib import Path
 from typing import Any
@@ -13,18 +13,7 @@ _BIDS_VERSION = "1.10.0"
 
 
 def describe_derivatives(name: str) -> dict[str, Any]:
-    """Say in BIDS's words what a folder of ours is.
-
-    Parameters
-    ----------
-    name : str
-        Name of the dataset.
-
-    Returns
-    -------
-    dict
-        For ``dataset_description.json``.
-    """
+    """Return the content of ``dataset_description.json`` for a dataset of ``name``."""
     return {
         "Name": name,
         "BIDSVersion": _BIDS_VERSION,
@@ -34,20 +23,7 @@ def describe_derivatives(name: str) -> dict[str, Any]:
 
 
 def check_description(root: Path, name: str) -> None:
-    """Keep out of the folder of another dataset.
-
-    Parameters
-    ----------
-    root : Path
-        Where to write; it need not be there.
-    name : str
-        Name of the dataset that may be there already.
-
-    Raises
-    ------
-    InputError
-        If its ``dataset_description.json`` has another name.
-    """
+    """Raise InputError if a folder holds another dataset than that of ``name``."""
     path = root / "dataset_description.json"
     if path.exists() and (read_json_object(path) or {}).get("Name") != name:
         raise InputError(f"{root}: holds another dataset; choose another folder.")

@@ -1,0 +1,89 @@
+"""The configuration that is stored beside the weights of a checkpoint."""
+
+__all__ = ["CheckpointConfig"]
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Self
+
+from brainfeat._version import __version__
+from brainfeat.configs import check_fields, from_plain, to_plain
+from brainfeat.models.config import EncoderConfig
+from brainfeat.models.pooling import PoolingMode
+from brainfeat.slabs.grid import Plane
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """Settings with which an encoder gives the features it was trained for.
+
+    Parameters
+    ----------
+    encoder : EncoderConfig
+        Sizes of the network, its modalities and thickness.
+    preprocessing : mapping
+        Settings for ``Preprocessor.from_dict``.
+    plane : {"axial", "coronal", "sagittal"}
+        Plane of the slabs.
+    pooling : {"mean", "cls", "cls+mean"}
+        Recommended pooling. It is written in the model card for the reader and is
+        part of the fingerprint; embedders do not apply it.
+    missing_modalities : bool
+        Whether training hid modalities, so that subjects may lack some.
+    trained : bool
+        False for random weights.
+    description : str
+        What it was trained on and for, in a sentence.
+    library_version : str
+        Version of brainfeat that wrote it.
+
+    Raises
+    ------
+    ConfigError
+        If a value is of the wrong type or invalid.
+    """
+
+    encoder: EncoderConfig
+    preprocessing: Mapping[str, Any]
+    plane: Plane = "axial"
+    pooling: PoolingMode = "mean"
+    missing_modalities: bool = False
+    trained: bool = True
+    description: str = ""
+    library_version: str = __version__
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Build a configuration from plain JSON values.
+
+        Parameters
+        ----------
+        values : mapping
+            A value for every field; that of `encoder` is a mapping.
+
+        Returns
+        -------
+        CheckpointConfig
+            The configuration.
+
+        Raises
+        ------
+        ConfigError
+            If a key is unknown or missing, or a value invalid.
+        """
+        config: Self = from_plain(cls, values, complete=True)
+        return config
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values.
+
+        Returns
+        -------
+        dict
+            Values for `from_dict`.
+        """
+        values: dict[str, Any] = to_plain(self)
+        return values
