@@ -92,7 +92,9 @@ def test_a_cohort_is_trained_on_and_it_is_said(cohort, options, tmp_path):
     assert re.fullmatch(r"5 steps done, final loss \d+\.\d{3}", first)
     assert second == f"checkpoint: {folder}"
     lines = result.stderr.splitlines()
-    assert lines[0].endswith("say little about a brain.")  # the weights to start from
+    assert lines[0].endswith(
+        "features come from random weights."
+    )  # the weights to start from
     assert lines[1:4] == [f"[{n}/3] sub-{n - 1}: preprocessed" for n in (1, 2, 3)]
     assert [line[:5] for line in lines[4:]] == ["[1/5]", "[2/5]", "[4/5]", "[5/5]"]
 
