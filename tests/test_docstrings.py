@@ -22,12 +22,6 @@ USER_MODULES = sorted(
         "brainfeat.checkpoint.config",
         "brainfeat.metrics",
         "brainfeat.slabs.grid",
-        "brainfeat.preprocessing.alignment",
-        "brainfeat.preprocessing.resampling",
-        "brainfeat.preprocessing.template",
-        "brainfeat.tables.runs",
-        "brainfeat.subjects.manifest",
-        "brainfeat.subjects.bids.index",
     }
 )
 # Extended summary, "See Also" and examples are written where they help.

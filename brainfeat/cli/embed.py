@@ -42,9 +42,9 @@ from brainfeat.exceptions import InputError
 from brainfeat.tables.shards import Shard
 
 if TYPE_CHECKING:
-    from brainfeat.embedding.backends import Backend
+    from brainfeat.embedding.clusters import Backend
     from brainfeat.embedding.distribution import Distribution
-    from brainfeat.embedding.recipe import EncoderRecipe
+    from brainfeat.embedding.encoder_spec import EncoderSpec
     from brainfeat.embedding.subject_encoder import Pooling, SubjectEncoder
     from brainfeat.subjects.manifest import Manifest
     from brainfeat.tables.runs import RunOptions, RunSummary
@@ -146,13 +146,13 @@ class EncoderOptions(NamedTuple):
     scheduler: str | None = None
 
     @property
-    def recipe(self) -> "EncoderRecipe":
+    def spec(self) -> "EncoderSpec":
         """What makes the encoder, here on the first device."""
-        from brainfeat.embedding.backends import split_devices
-        from brainfeat.embedding.recipe import EncoderRecipe
+        from brainfeat.embedding.clusters import split_devices
+        from brainfeat.embedding.encoder_spec import EncoderSpec
 
         size = self.batch_size
-        return EncoderRecipe(
+        return EncoderSpec(
             checkpoint=self.checkpoint,
             pooling=self.pooling,
             device=split_devices(self.device)[0],
@@ -169,7 +169,7 @@ class EncoderOptions(NamedTuple):
         SubjectEncoder
             Ready to embed.
         """
-        return self.recipe.build()
+        return self.spec.build()
 
     @contextmanager
     def distribute(
@@ -189,7 +189,7 @@ class EncoderOptions(NamedTuple):
         Distribution or None
             None if this process embeds.
         """
-        from brainfeat.embedding.backends import open_workers
+        from brainfeat.embedding.clusters import open_workers
         from brainfeat.embedding.distribution import Distribution
 
         with open_workers(self.backend, self.scheduler, self.device, n_jobs) as workers:
@@ -199,7 +199,7 @@ class EncoderOptions(NamedTuple):
             is_local = self.backend == "threads"
             yield Distribution(
                 workers,
-                self.recipe.for_workers(encoder),
+                self.spec.for_workers(encoder),
                 encoder.device.type,
                 max(1, n_jobs // workers.n_workers) if is_local else 1,
             )

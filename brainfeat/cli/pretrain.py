@@ -179,7 +179,7 @@ def _tracking(
     config: "PretrainingConfig", folder: Path, tensorboard: bool
 ) -> "Iterator[Tracker]":
     """Show progress from rank 0, and write curves if asked for."""
-    from brainfeat.pretraining.run import ProgressTracker
+    from brainfeat.pretraining.progress import ProgressTracker
     from brainfeat.pretraining.run_state import saved_step
     from brainfeat.pretraining.tensorboard_log import TensorBoardLog
     from brainfeat.pretraining.tracking import untracked

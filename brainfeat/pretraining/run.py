@@ -1,13 +1,13 @@
 """Pretraining, from scans or a source of subjects to a checkpoint."""
 
-__all__ = ["ProgressTracker", "pretrain"]
+__all__ = ["pretrain"]
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.exceptions import InputError
@@ -18,24 +18,22 @@ from brainfeat.pretraining.data import TrainingSubjects, collect_training_data
 from brainfeat.pretraining.labels import make_probe
 from brainfeat.pretraining.parallel import joined_ranks
 from brainfeat.pretraining.probe import LinearProbe
+from brainfeat.pretraining.progress import ProgressTracker
 from brainfeat.pretraining.ranks import rank
 from brainfeat.pretraining.run_checks import check_fit, check_grid, run_lock
 from brainfeat.pretraining.source import SubjectSource
 from brainfeat.pretraining.store import INDEX_NAME, StoreIndex, VolumeStore
 from brainfeat.pretraining.store_writer import NothingStoredError, write_store
 from brainfeat.pretraining.tracking import Tracker
-from brainfeat.pretraining.trainer import Trainer, TrainingStep
+from brainfeat.pretraining.trainer import Trainer
 from brainfeat.pretraining.warm_start import Start, choose_start
-from brainfeat.progress import ProgressDisplay
-from brainfeat.subjects.failures import one_line, write_failures
+from brainfeat.subjects.failures import write_failures
 from brainfeat.subjects.subject import Outcome
 
 if TYPE_CHECKING:
     import pandas as pd
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 
 # The two last arguments are those of the command line.
@@ -137,39 +135,6 @@ def pretrain(  # noqa: PLR0913
             probe = _build_probe(source, config, labels)
             trainer = Trainer(source, config, folder, device=target, probe=probe)
             return trainer.train(start, track)
-
-
-class ProgressTracker:
-    """Show each preprocessed scan, and each step or, without a bar, some steps."""
-
-    def __init__(self, log_every: int, *, show: bool = True) -> None:
-        self._log_every, self._show = log_every, show
-
-    def __call__(
-        self, items: Iterable[T], *, total: int, description: str, n_before: int = 0
-    ) -> Iterator[T]:
-        """Yield the items unchanged, and show each."""
-        log_every = self._log_every if description == "training" else 1
-        with ProgressDisplay(
-            description, total, n_before=n_before, log_every=log_every, show=self._show
-        ) as display:
-            for item in items:
-                if isinstance(item, TrainingStep):
-                    display.advance(detail=_describe_step(item))
-                elif isinstance(item, Outcome):
-                    line = _describe_outcome(item)
-                    display.advance(line=line, is_failure=item.error is not None)
-                yield item
-
-
-def _describe_step(step: TrainingStep) -> str:
-    loss, pace = step.measures["total"], step.measures["subjects_per_second"]
-    return f"loss {loss:.3f}, {pace:.1f} subjects/s"
-
-
-def _describe_outcome(outcome: Outcome[Any]) -> str:
-    status = f"failed: {outcome.error}" if outcome.error else "preprocessed"
-    return one_line(f"{outcome.subject.participant_id}: {status}")
 
 
 def _without_absent_modalities(

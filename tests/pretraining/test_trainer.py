@@ -477,7 +477,7 @@ def test_views_are_made_ahead_for_a_gpu_only(
 # Clusters train from a store that was made elsewhere, without these libraries.
 _BLOCKED = (
     *("nibabel", "pandas", "sklearn", "scipy", "SimpleITK", "nilearn", "isal"),
-    *("joblib", "pyarrow", "typer", "rich", "filelock"),
+    *("joblib", "pyarrow", "typer", "rich"),
 )
 _BARE_PROCESS = """
 import sys
