@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from brainfeat import Geometry, Preprocessor, Volume, simulate_cohort, write_volume
 from brainfeat.io.volumes import read_labels
 from brainfeat.pretraining.store import StoredScan, VolumeStore
-from brainfeat.pretraining.store_writer import Scan, write_store
+from brainfeat.pretraining.store_writer import write_store
 from brainfeat.simulation.bases import load_base
 from brainfeat.simulation.participants import Participant
 from brainfeat.simulation.population import Anatomies
 from brainfeat.simulation.scan import LABELS, draw_scan
 from brainfeat.simulation.scanner import SCANNERS, Pose
+from brainfeat.subjects.subject import Subject
 
 MODALITIES = ("T1w", "T2w", "FLAIR")
 COHORT_SEED, TRAVELLER_SEED = 7, 8
@@ -72,19 +73,19 @@ class DevelopmentCohort:
         T2w or FLAIR alone are registered by themselves, as without a T1w scan.
         """
         modalities = MODALITIES if "T1w" in contrast else contrast
-        scans = [
-            Scan(subject=row["participant_id"], images={m: row[m] for m in modalities})
+        subjects = [
+            Subject(row["participant_id"], {m: row[m] for m in modalities})
             for row in self.table.to_dict("records")
         ]
-        return self._write(scans, "cohort", modalities, preprocessor)
+        return self._write(subjects, "cohort", modalities, preprocessor)
 
     def travellers(self, preprocessor: Preprocessor, n_subjects: int) -> VolumeStore:
         """Preprocess T1w volumes of healthy subjects, each scanned on all scanners."""
-        scans = [
-            Scan(subject=path.parent.name, images={"T1w": path})
+        subjects = [
+            Subject(path.parent.name, {"T1w": path})
             for path in simulate_travellers(self.folder / "travellers", n_subjects)
         ]
-        return self._write(scans, "travellers", ("T1w",), preprocessor)
+        return self._write(subjects, "travellers", ("T1w",), preprocessor)
 
     def true_fractions(self) -> NDArray[np.float64]:
         """Log of the fractions of ventricles and medial temporal lobes in the brain."""
@@ -98,7 +99,7 @@ class DevelopmentCohort:
 
     def _write(
         self,
-        scans: Sequence[Scan],
+        subjects: Sequence[Subject],
         group: str,
         modalities: Contrast,
         preprocessor: Preprocessor,
@@ -106,14 +107,14 @@ class DevelopmentCohort:
         name = f"{group}_{'+'.join(modalities)}_{preprocessor.fingerprint[:12]}"
         if name not in self._stores:  # opening a store hashes its scans
             self._stores[name], failed = write_store(
-                scans,
+                subjects,
                 self.folder / "stores" / name,
                 preprocessor,
                 modalities=modalities,
                 n_jobs=self.n_jobs,
             )
-            if failed:
-                raise failed[0].error
+            for outcome in failed:
+                outcome.unwrap()
         return self._stores[name]
 
 

@@ -24,6 +24,7 @@ from brainfeat.models.device import resolve_training_device
 from brainfeat.pretraining.config import PretrainingConfig
 from brainfeat.pretraining.store import StoredScan, StoreIndex, VolumeStore
 from brainfeat.pretraining.trainer import Trainer
+from brainfeat.pretraining.warm_start import Start
 
 N_STEPS = 12
 N_SUBJECTS = 16
@@ -66,7 +67,7 @@ def compare(name: str, folder: Path) -> None:
     config = PretrainingConfig.from_dict(values)
     store = make_store(folder, (size[1], size[0], 80))
     trainer = Trainer(store, config, folder / name, device=device)
-    trainer.prepare(init=None, resume=False)
+    trainer.prepare(Start(resumes=False))
     ready = [trainer.make_views(step) for step in range(2)]
     trainer.backward(ready[0], 0)  # warm up
     steps = [
@@ -74,7 +75,8 @@ def compare(name: str, folder: Path) -> None:
     ]
     # Before and after the loop, as the load of the machine may vary.
     seconds = [seconds_of(step, device) for step in steps]
-    trainer.run()
+    for _ in trainer.steps():
+        pass
     seconds += [seconds_of(step, device) for step in steps]
     limit = statistics.median(seconds)
     lines = (folder / name / "log.jsonl").read_text().splitlines()
