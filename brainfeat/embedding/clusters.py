@@ -14,7 +14,7 @@ import joblib
 import torch
 
 from brainfeat.exceptions import InputError, MissingDependencyError
-from brainfeat.io.child_process import end_with_parent
+from brainfeat.workers import end_with_parent
 
 __all__ = [
     "Backend",
