@@ -18,7 +18,11 @@ from sklearn.utils import Tags, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from brainfeat.checkpoint.checkpoint import Checkpoint
-from brainfeat.checkpoint.sharing import shared_checkpoint, shared_encoder
+from brainfeat.checkpoint.sharing import (
+    check_fingerprint,
+    shared_checkpoint,
+    shared_encoder,
+)
 from brainfeat.configs import is_integer
 from brainfeat.exceptions import ConfigError, InputError
 from brainfeat.io.paths import expand_home
@@ -43,15 +47,13 @@ from brainfeat.segmentation.training import (
     split_subjects,
     train,
 )
-from brainfeat.subjects.contract import (
-    check_checkpoint_name,
-    check_modalities,
-    check_weights,
+from brainfeat.subjects.owners import subject_groups
+from brainfeat.subjects.subject import Outcome, Subject
+from brainfeat.subjects.table import (
+    check_fitted_modalities,
     read_subjects,
     tag_images,
 )
-from brainfeat.subjects.owners import number_people
-from brainfeat.subjects.subject import Outcome, Subject
 
 __all__ = ["SegmentationEstimator"]
 
@@ -211,7 +213,7 @@ class SegmentationEstimator(BaseEstimator):
             )
             random = check_random_state(self.random_state)
             plan = self._plan(device, seed=int(random.randint(2**31)))
-            groups = number_people(X, subjects)
+            groups = subject_groups(X, subjects)
             split = split_subjects(
                 store.has_class, groups, self.validation_fraction, random
             )
@@ -417,7 +419,6 @@ class SegmentationEstimator(BaseEstimator):
         return tags
 
     def _check_parameters(self) -> None:
-        check_checkpoint_name(self.checkpoint)
         rate, fraction = self.learning_rate, self.validation_fraction
         is_auto = self.batch_size == "auto"
         is_rate = isinstance(rate, Real) and not isinstance(rate, bool)
@@ -475,7 +476,7 @@ class SegmentationEstimator(BaseEstimator):
     def _checkpoint(self) -> Checkpoint:
         checkpoint = self.tuned_checkpoint_ or shared_checkpoint(self.checkpoint)
         fitted = self.checkpoint_fingerprint_
-        check_weights(self.checkpoint, fitted, checkpoint.fingerprint)
+        check_fingerprint(self.checkpoint, fitted, checkpoint.fingerprint)
         return checkpoint
 
     def _read(self, X: Any) -> Sequence[Subject]:
@@ -484,7 +485,7 @@ class SegmentationEstimator(BaseEstimator):
         subjects = read_subjects(X, checkpoint, self.modality).rows
         known = checkpoint.config.encoder.modalities
         acquired = acquired_modalities(subjects, known)
-        check_modalities(self, self.modalities_, acquired)
+        check_fitted_modalities(self, self.modalities_, acquired)
         return subjects
 
     def _segment(
