@@ -15,7 +15,6 @@ scans, label_maps = cohort["T1w"].tolist(), cohort["dseg"].tolist()
 # %%
 # The estimator trains a light decoder on the tokens of the pretrained encoder. The
 # default number of steps takes minutes on a CPU; these few only show how it goes.
-# Training needs monai: pip install "brainfeat[segmentation]".
 model = SegmentationEstimator(n_steps=4, random_state=0, verbose=1)
 model.fit(scans[:2], label_maps[:2])
 print("classes:", model.classes_)

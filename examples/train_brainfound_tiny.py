@@ -25,15 +25,15 @@ from brainfeat.models.config import EncoderConfig
 from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.preprocessing.template import load_template
 from brainfeat.pretraining.config import PretrainingConfig
+from brainfeat.pretraining.run import pretrain
 from brainfeat.pretraining.simulated import SimulatedSource
-from brainfeat.pretraining.trainer import pretrain
 from brainfeat.pretraining.views import ViewConfig
 from brainfeat.simulation.anatomy import BaseAnatomy
 from brainfeat.simulation.artifacts import ArtifactConfig
 from brainfeat.simulation.contrast import ContrastConfig
 from brainfeat.simulation.deformation import DeformationConfig
 from brainfeat.simulation.disease import VariationConfig
-from brainfeat.simulation.subjects import PopulationConfig
+from brainfeat.simulation.population import PopulationConfig
 from brainfeat.simulation.training import TrainingConfig
 from brainfeat.slabs.crops import CropConfig
 from brainfeat.slabs.intensity import IntensityConfig
@@ -62,11 +62,11 @@ POPULATION = PopulationConfig(
 )
 FIRST_PEOPLE = TrainingConfig(
     population=POPULATION,
-    contrast=ContrastConfig(jitter=0.1, random_share=0.1, detail=(0.0, 1.2)),
+    contrast=ContrastConfig(jitter=0.1, random_fraction=0.1, detail=(0.0, 1.2)),
 )
 SECOND_PEOPLE = TrainingConfig(
     population=POPULATION,
-    contrast=ContrastConfig(jitter=0.12, random_share=0.2, detail=(0.0, 1.2)),
+    contrast=ContrastConfig(jitter=0.12, random_fraction=0.2, detail=(0.0, 1.2)),
     artifacts=ArtifactConfig(
         bias=(0.0, 0.4), noise=(0.0, 0.04), gamma=(0.7, 1.4), resolution=(1.0, 5.0)
     ),

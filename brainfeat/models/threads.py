@@ -1,7 +1,6 @@
 """Threads that compute at once, each with cores of its own."""
 
 __all__ = [
-    "MOST_SEGMENTED_AT_ONCE",
     "count_threads",
     "divide_cores",
     "limit_torch_threads",
@@ -25,7 +24,6 @@ Result = TypeVar("Result")
 
 # More threads would contend for the interpreter's lock, and each needs memory.
 _MAX_THREADS = 8
-MOST_SEGMENTED_AT_ONCE = 4  # the probabilities of all classes need much more memory
 
 
 def resolve_n_jobs(n_jobs: Any) -> int:

@@ -155,7 +155,7 @@ def _reliability(cohort: Cohort) -> str:
 
 def _reliability_table(reliability: Reliability) -> str:
     icc = reliability.feature_icc[np.isfinite(reliability.feature_icc)]
-    lines = [("ICC(2,1) of the features", "not defined", "")]
+    lines = [("ICC(2,1) of the features", "undefined", "")]
     if len(icc):
         low, median, high = np.quantile(icc, (0.25, 0.5, 0.75))
         lines = [

@@ -18,7 +18,7 @@ from sklearn.pipeline import Pipeline
 from brainfeat.embedding.embedder import BrainFoundEmbedder
 from brainfeat.embedding.regions import RegionAtlas
 from brainfeat.embedding.subject_encoder import SubjectEncoder
-from brainfeat.embedding.tokens import SubjectTokens, TokenOutcome, stream_tokens
+from brainfeat.embedding.tokens import SubjectTokens, stream_tokens
 from brainfeat.evaluation.columns import check_order
 from brainfeat.exceptions import ConfigError, InputError
 from brainfeat.io.volumes import to_image
@@ -144,10 +144,9 @@ def attribution(
     names = [subject.participant_id for subject in table.rows]
     stream = stream_tokens(encoder, table.rows, n_jobs=resolve_n_jobs(embedder.n_jobs))
     with closing(stream) as outcomes:
-        unwrapped = map(TokenOutcome.unwrap, outcomes)
-        if method == "tokens":
-            unwrapped = map(SubjectTokens.without_voxels, unwrapped)
-        subjects = list(unwrapped)
+        keep_voxels = method != "tokens"
+        tokens = (outcome.unwrap() for outcome in outcomes)
+        subjects = [one if keep_voxels else one.without_voxels() for one in tokens]
     atlas = RegionAtlas.load(template_regions() if labels_img is None else labels_img)
     return attribute_tokens(
         subjects,

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from brainfeat.evaluation import ProbeEvaluation, evaluate_probe
-from brainfeat.evaluation.scores import tell
+from brainfeat.evaluation.scores import format_number
 from brainfeat.exceptions import ConfoundingWarning, InputError, LeakageWarning
 from brainfeat.reporting.cohort import Cohort
 from brainfeat.reporting.page import notes, score_table
@@ -90,7 +90,7 @@ def _describe_left_out(cohort: Cohort, rows: NDArray[np.bool_]) -> list[str]:
 
 def _scores(evaluation: ProbeEvaluation, cohort: Cohort) -> str:
     columns = ", ".join(_corrected_for(cohort))
-    lines = [("features", str(evaluation.auc), tell(evaluation.p_value, 3))]
+    lines = [("features", str(evaluation.auc), format_number(evaluation.p_value, 3))]
     if evaluation.confound_auc is not None:
         lines.append((f"{columns} alone", str(evaluation.confound_auc), ""))
     if evaluation.corrected_auc is not None:
@@ -99,7 +99,7 @@ def _scores(evaluation: ProbeEvaluation, cohort: Cohort) -> str:
             (
                 f"features, corrected for {columns}",
                 str(evaluation.corrected_auc),
-                "" if p_value is None else tell(p_value, 3),
+                "" if p_value is None else format_number(p_value, 3),
             )
         )
     lines += [

@@ -1,32 +1,46 @@
-"""A fitted segmentation as a folder: safetensors and JSON, never pickle."""
+"""A fitted model as a folder of safetensors and JSON."""
 
 import dataclasses
+import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from brainfeat._version import __version__
 from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.checkpoint.sharing import shared_checkpoint
 from brainfeat.checkpoint.weight_files import file_sha256
-from brainfeat.exceptions import CheckpointError, ConfigError
+from brainfeat.exceptions import (
+    CheckpointError,
+    ConfigError,
+    InputError,
+    brief_reason,
+)
 from brainfeat.io.atomic import atomic_write
 from brainfeat.io.json_files import read_json, write_json
 from brainfeat.models.decoder import DecoderConfig, SegmentationDecoder
 
-__all__ = ["MODEL_NAME", "FolderContent", "read_folder", "write_folder"]
+if TYPE_CHECKING:
+    from brainfeat.segmentation.estimator import SegmentationEstimator
+
+__all__ = [
+    "MODEL_NAME",
+    "FolderContent",
+    "check_can_write",
+    "read_folder",
+    "write_folder",
+]
 
 MODEL_NAME = "segmentation.json"
 _ENCODER, _WEIGHTS = "encoder", "decoder.safetensors"
 _FORMAT = "brainfeat-segmentation-1"
-# What a training followed; where it ran, and how fast, is not the model's.
+# Parameters that the fitted model depends on, unlike device or n_jobs.
 _PARAMETERS = (
     "n_steps",
     "learning_rate",
@@ -35,68 +49,21 @@ _PARAMETERS = (
     "random_state",
     "validation_fraction",
 )
-# What a folder raises of which a part is missing, cut short or another's.
+# Raised while reading a folder with missing, cut or foreign content.
 _DAMAGES = (ConfigError, KeyError, OSError, RuntimeError, SafetensorError)
 
 
-class _Fitted(Protocol):
-    """What is written of an estimator."""
-
-    classes_: NDArray[Any]
-    modalities_: tuple[str, ...]
-    loss_curve_: list[float]
-    validation_scores_: list[float]
-    checkpoint_fingerprint_: str
-    decoder_: SegmentationDecoder
-    prior_: Tensor
-
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Give the parameters of the constructor.
-
-        Parameters
-        ----------
-        deep : bool
-            As for scikit-learn.
-
-        Returns
-        -------
-        dict
-            By name.
-        """
-
-
 class FolderContent(NamedTuple):
-    """What a folder holds.
-
-    Attributes
-    ----------
-    parameters : dict
-        Of the estimator's constructor.
-    fitted : dict
-        Fitted attributes by name.
-    """
+    """Parameters of the estimator's constructor, and its fitted attributes."""
 
     parameters: dict[str, Any]
     fitted: dict[str, Any]
 
 
-def write_folder(folder: Path, estimator: _Fitted, checkpoint: Checkpoint) -> Path:
-    """Write a fitted estimator with its encoder.
-
-    Parameters
-    ----------
-    folder : Path
-        Made if it is not there.
-    estimator : SegmentationEstimator
-        Fitted.
-    checkpoint : Checkpoint
-        Its encoder.
-
-    Returns
-    -------
-    Path
-        The folder.
-    """
+def write_folder(
+    folder: Path, estimator: "SegmentationEstimator", checkpoint: Checkpoint
+) -> Path:
+    """Write a fitted estimator with its encoder."""
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint.save(folder / _ENCODER)
     state = estimator.decoder_.state_dict()
@@ -122,23 +89,7 @@ def write_folder(folder: Path, estimator: _Fitted, checkpoint: Checkpoint) -> Pa
 
 
 def read_folder(folder: Path) -> FolderContent:
-    """Read what `write_folder` wrote.
-
-    Parameters
-    ----------
-    folder : Path
-        The folder.
-
-    Returns
-    -------
-    FolderContent
-        Parameters and fitted attributes.
-
-    Raises
-    ------
-    CheckpointError
-        If the folder holds no model, a damaged one, or another one's weights.
-    """
+    """Read what `write_folder` wrote, and check that no file was replaced."""
     path = folder / MODEL_NAME
     if not path.is_file():
         raise CheckpointError(
@@ -148,7 +99,7 @@ def read_folder(folder: Path) -> FolderContent:
     content = read_json(path, "a segmentation model", error=CheckpointError)
     if content.get("format") != _FORMAT:
         raise CheckpointError(f"{folder}: written by another version of brainfeat.")
-    # Opened again when it is used, from whatever folder that is.
+    # Absolute, since it is opened again when it is used.
     encoder = (folder / _ENCODER).resolve()
     _check_encoder(encoder, content)
     try:
@@ -156,17 +107,33 @@ def read_folder(folder: Path) -> FolderContent:
             {
                 "checkpoint": str(encoder),
                 "modality": content["modality"],
-                **content.get("parameters", {}),  # which the first folders lack
+                **content.get("parameters", {}),  # missing in the first version
             },
-            _fitted(content, folder / _WEIGHTS),
+            _read_fitted(content, folder / _WEIGHTS),
         )
     except _DAMAGES as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{folder}: damaged ({reason}).") from error
 
 
+def check_can_write(folder: Path) -> None:
+    """Raise an InputError if a folder cannot be written, without creating it.
+
+    Before a training, which takes minutes.
+    """
+    parents = (folder, *folder.absolute().parents)
+    existing = next(path for path in parents if os.path.lexists(path))
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be written ({brief_reason(error)})."
+        ) from error
+
+
 def _plain(value: Any) -> Any:
-    """Take a parameter to JSON; a generator of random numbers has moved on."""
+    """Convert to a JSON value; a random generator, whose state changed, to None."""
     if isinstance(value, np.generic):
         return value.item()
     return value if isinstance(value, str | int | float) else None
@@ -182,7 +149,7 @@ def _check_encoder(folder: Path, content: Mapping[str, Any]) -> None:
         )
 
 
-def _fitted(content: Mapping[str, Any], weights: Path) -> dict[str, Any]:
+def _read_fitted(content: Mapping[str, Any], weights: Path) -> dict[str, Any]:
     with torch.device("meta"):
         decoder = SegmentationDecoder(DecoderConfig.from_dict(content["decoder"]))
     if not weights.is_file():

@@ -1,4 +1,4 @@
-"""From a subject's images to what encoder and decoder see of them."""
+"""A subject's images on the encoder's grid and on a finer one, and the way back."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,92 +10,76 @@ from numpy.typing import NDArray
 from brainfeat.checkpoint.config import CheckpointConfig
 from brainfeat.exceptions import VolumeError
 from brainfeat.preprocessing.intensities import repair
-from brainfeat.preprocessing.preprocessor import PreprocessedSubject, Preprocessor
+from brainfeat.preprocessing.preprocessed import PreprocessedSubject
+from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.preprocessing.resampling import reorient_to_ras, resample
+from brainfeat.slabs.grid import SlabGrid
 from brainfeat.subjects.failures import adding_context
 from brainfeat.subjects.reading import read_and_preprocess
 from brainfeat.subjects.subject import Subject
+from brainfeat.subjects.table import check_subject
 from brainfeat.volume import Geometry, Volume
 
-__all__ = ["SegmentationInput", "SegmentationSpace"]
+__all__ = ["SegmentationInput", "SegmentationSpace", "acquired_modalities"]
 
-# Where the skull's fat, or a vessel, is far brighter than all of the brain.
-_LARGEST_SCORE = 5.0
-# Labels on voxels of about this edge, in mm, keep their borders.
-_FINE_SPACING = 1.0
+# Fat and vessels are far brighter than the brain.
+_MAX_SCORE = 5.0
+_FINE_SPACING = 1.0  # mm, at which label maps keep their borders
 
 
 @dataclass(frozen=True, eq=False)
 class SegmentationInput:
-    """One subject on both grids.
+    """One subject on both grids."""
 
-    Parameters
-    ----------
-    coarse : PreprocessedSubject
-        What the encoder sees: all of its modalities on its grid, brain only.
-    voxels : ndarray of float32 of shape (n_modalities, size_i, size_j, size_k)
-        Standard scores of the estimator's modalities on the fine grid, with all that
-        lies around the brain.
-    fine : PreprocessedSubject
-        The same place as ``coarse``, with the geometry of the fine grid; without data.
-    native : Geometry
-        Grid of the subject's first image, in scanner space.
-    """
+    coarse: PreprocessedSubject  # the encoder's input: brain only, all its modalities
+    voxels: NDArray[np.float32]  # (M, I * u, J * u, K * u): z-scores, not masked
+    fine: PreprocessedSubject  # as `coarse`, with the fine grid and without data
+    native: Geometry  # of the subject's first image, in scanner space
+    present: NDArray[np.bool_]  # which modalities of `voxels` the subject has
 
-    coarse: PreprocessedSubject
-    voxels: NDArray[np.float32]
-    fine: PreprocessedSubject
-    native: Geometry
+    def stack_coarse(self) -> NDArray[np.float32]:
+        """Stack the encoder's volumes and the foreground, (M + 1, I, J, K)."""
+        return np.concatenate([self.coarse.data, self.coarse.foreground[None]])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SegmentationSpace:
-    """The encoder's grid and a finer one for borders, and the ways there and back.
+    """The encoder's grid, a finer one for borders, and the way to both and back.
 
-    A mask of the brain is a millimetre wrong here and there, so the fine voxels are
-    not masked: labels may lie outside of it.
-
-    Parameters
-    ----------
-    preprocessor : Preprocessor
-        Of the checkpoint.
-    encoder_modalities : tuple of str
-        Modalities that the checkpoint knows.
-    modalities : tuple of str
-        Modalities that the estimator was fitted on.
+    Fine voxels are not masked: brain masks are off by a millimetre in places, and
+    labels may lie outside the brain.
     """
 
     preprocessor: Preprocessor
+    slab_grid: SlabGrid  # of the encoder
     encoder_modalities: tuple[str, ...]
-    modalities: tuple[str, ...]
+    modalities: tuple[str, ...]  # that the decoder sees
+    allow_missing: bool
 
     @classmethod
     def of_checkpoint(cls, config: CheckpointConfig, modalities: Sequence[str]) -> Self:
-        """Take the encoder's grid from its checkpoint.
-
-        Parameters
-        ----------
-        config : CheckpointConfig
-            Of the encoder.
-        modalities : sequence of str
-            Modalities that the estimator is fitted on.
-
-        Returns
-        -------
-        SegmentationSpace
-            The grids.
-        """
-        preprocessor = Preprocessor.from_dict(config.preprocessing)
-        return cls(preprocessor, tuple(config.encoder.modalities), tuple(modalities))
+        """Take the encoder's grid from the configuration of its checkpoint."""
+        return cls(
+            preprocessor=Preprocessor.from_dict(config.preprocessing),
+            slab_grid=SlabGrid(thickness=config.encoder.thickness, plane=config.plane),
+            encoder_modalities=tuple(config.encoder.modalities),
+            modalities=tuple(modalities),
+            allow_missing=config.missing_modalities,
+        )
 
     @property
     def upsampling(self) -> int:
-        """Fine voxels along an edge of a voxel of the encoder's grid."""
+        """Fine voxels along the edge of a voxel of the encoder's grid."""
         return max(1, min(2, round(self.preprocessor.spacing / _FINE_SPACING)))
 
     @property
+    def modality_indices(self) -> list[int]:
+        """Index of each of the decoder's modalities among the encoder's."""
+        return [self.encoder_modalities.index(name) for name in self.modalities]
+
+    @property
     def fine_geometry(self) -> Geometry:
-        """The fine grid, in template mm: each coarse voxel is a block of its voxels."""
+        """The fine grid in template mm; it divides each voxel of the encoder's."""
         coarse, factor = self.preprocessor.geometry, self.upsampling
         affine = coarse.affine.copy()
         affine[:3, :3] /= factor
@@ -104,120 +88,75 @@ class SegmentationSpace:
         return Geometry((i, j, k), affine)
 
     def read(self, subject: Subject) -> SegmentationInput:
-        """Read a subject and take it to both grids.
-
-        Parameters
-        ----------
-        subject : Subject
-            Images by modality.
-
-        Returns
-        -------
-        SegmentationInput
-            The subject on both grids.
-
-        Raises
-        ------
-        VolumeError
-            If an image cannot be used.
-        """
+        """Read a subject and resample it to both grids; errors begin with its file."""
         with adding_context(subject):
-            return self._read(subject)
-
-    def present(self, subject: SegmentationInput) -> NDArray[np.bool_]:
-        """Tell which of the estimator's modalities a subject has.
-
-        Parameters
-        ----------
-        subject : SegmentationInput
-            From `read`.
-
-        Returns
-        -------
-        ndarray of bool of shape (n_modalities,)
-            In the order of ``modalities``.
-        """
-        places = [self.encoder_modalities.index(name) for name in self.modalities]
-        present: NDArray[np.bool_] = subject.coarse.present[places]
-        return present
+            check_subject(
+                subject,
+                modalities=self.encoder_modalities,
+                allow_missing=self.allow_missing,
+            )
+            volumes, coarse = read_and_preprocess(
+                subject, self.preprocessor, self.encoder_modalities
+            )
+            fine = coarse.on_grid(self.fine_geometry)
+            own = {n: volumes[n] for n in self.modalities if n in volumes}
+            voxels = np.zeros((len(self.modalities), *fine.geometry.shape), np.float32)
+            for name, volume in own.items():
+                voxels[self.modalities.index(name)] = self._standardise(
+                    volume, fine, name
+                )
+        native = next(iter(own.values())).geometry
+        present = coarse.present[self.modality_indices]
+        return SegmentationInput(coarse, voxels, fine, native, present)
 
     def to_grid(
         self, label_map: Volume, subject: SegmentationInput
     ) -> NDArray[np.int32]:
-        """Take a label map to the fine grid, by nearest neighbour.
-
-        Parameters
-        ----------
-        label_map : Volume
-            On any grid that lies with the subject in scanner space.
-        subject : SegmentationInput
-            From `read`.
-
-        Returns
-        -------
-        ndarray of int32 of shape (size_i, size_j, size_k)
-            Labels; 0 outside the label map.
-        """
+        """Resample labels in scanner space to the fine grid, by nearest neighbour."""
         return self.preprocessor.apply_labels(label_map, subject.fine)
 
     def to_native(
-        self, score: NDArray[Any], subject: SegmentationInput
+        self, values: NDArray[Any], subject: SegmentationInput
     ) -> NDArray[np.float32]:
-        """Interpolate a score on the fine grid in a subject's own voxels.
-
-        Parameters
-        ----------
-        score : ndarray of shape (size_i, size_j, size_k)
-            Such as the probability of a class.
-        subject : SegmentationInput
-            From `read`.
-
-        Returns
-        -------
-        ndarray of float32 of the native shape
-            The score; 0 where the grid does not reach.
-        """
-        values = np.asarray(score, dtype=np.float32)
+        """Interpolate fine voxels on the subject's native grid; 0 outside."""
+        values = np.asarray(values, dtype=np.float32)
         return self.preprocessor.invert(values, subject.fine, subject.native).data
 
-    def _read(self, subject: Subject) -> SegmentationInput:
-        volumes, coarse = read_and_preprocess(
-            subject, self.preprocessor, self.encoder_modalities
-        )
-        fine = coarse.on_grid(self.fine_geometry)
-        present = [v for n in self.modalities if (v := volumes.get(n)) is not None]
-        voxels = np.zeros(
-            (len(self.modalities), *self.fine_geometry.shape), dtype=np.float32
-        )
-        for index, name in enumerate(self.modalities):
-            volume = volumes.get(name)
-            if volume is not None:
-                try:
-                    voxels[index] = self._score(volume, fine)
-                except VolumeError as error:
-                    raise VolumeError(f"{volume.path or name}: {error}") from error
-        return SegmentationInput(coarse, voxels, fine, present[0].geometry)
-
-    def _score(self, volume: Volume, fine: PreprocessedSubject) -> NDArray[np.float32]:
+    def _standardise(
+        self, volume: Volume, fine: PreprocessedSubject, name: str
+    ) -> NDArray[np.float32]:
+        """Resample to the fine grid, and z-score by the voxels of the brain."""
+        source = volume.path or name
         sampled = resample(
             repair(reorient_to_ras(volume)),
             fine.geometry,
             fine.grid_to_scanner,
             outside=np.nan,
         )
-        reached = np.isfinite(sampled)
+        is_inside = np.isfinite(sampled)
         foreground = fine.foreground
         for axis in range(3):
             foreground = foreground.repeat(self.upsampling, axis)
-        known = sampled[foreground & reached]
-        if not known.size:
-            raise VolumeError("the volume does not overlap the brain.")
-        low, high = np.percentile(known, self.preprocessor.percentiles)
-        known = np.clip(known, low, high)
-        spread = float(known.std())
+        brain = sampled[foreground & is_inside]
+        if not brain.size:
+            raise VolumeError(f"{source}: the volume does not overlap the brain.")
+        low, high = np.percentile(brain, self.preprocessor.percentiles)
+        brain = np.clip(brain, low, high)
+        spread = float(brain.std())
         if not spread > 0:
-            raise VolumeError("expected contrast within the brain, got one value.")
-        scores = (sampled - known.mean()) / spread
-        scores[~reached] = scores[reached].min()
-        clipped: NDArray[np.float32] = scores.clip(-_LARGEST_SCORE, _LARGEST_SCORE)
+            raise VolumeError(
+                f"{source}: expected contrast within the brain, got one value."
+            )
+        scores = (sampled - brain.mean()) / spread
+        scores[~is_inside] = scores[is_inside].min()
+        clipped: NDArray[np.float32] = scores.clip(-_MAX_SCORE, _MAX_SCORE)
         return clipped
+
+
+def acquired_modalities(
+    subjects: Sequence[Subject], known: Sequence[str]
+) -> tuple[str, ...]:
+    """List the known modalities that at least one subject has, in their order."""
+    images = [item for subject in subjects for item in subject.images.items()]
+    acquired = {name for name, image in images if image is not None}
+    return tuple(name for name in known if name in acquired)

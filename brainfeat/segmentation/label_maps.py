@@ -1,4 +1,4 @@
-"""``y`` in each of its forms as one label map a subject."""
+"""Label maps: ``y`` in each of its forms, and how each lies with its image."""
 
 import os
 from collections.abc import Sequence
@@ -6,44 +6,33 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from nibabel.affines import apply_affine
 from nibabel.spatialimages import SpatialImage
+from numpy.typing import NDArray
 from pandas.api.extensions import ExtensionArray
 
 from brainfeat.exceptions import InputError, VolumeNotFoundError
 from brainfeat.io.image_files import ImageSource
 from brainfeat.io.volumes import read_labels, split_volumes, to_image
+from brainfeat.preprocessing.resampling import reorient_to_ras, resample
 from brainfeat.subjects.failures import adding_context
 from brainfeat.subjects.owners import find_owner
 from brainfeat.subjects.subject import Subject
 from brainfeat.subjects.table import find_path
-from brainfeat.volume import Volume
+from brainfeat.volume import Geometry, Volume
 
-__all__ = ["as_label_maps", "name_of", "read_label_map"]
+__all__ = [
+    "as_label_maps",
+    "check_placement",
+    "label_map_name",
+    "lies_outside",
+    "read_label_map",
+    "read_on_image",
+]
 
 
 def as_label_maps(y: Any, subjects: Sequence[Subject]) -> list[ImageSource]:
-    """Read ``y`` in any of its forms; no voxel of a list of paths is loaded.
-
-    Parameters
-    ----------
-    y : list, Series, array of paths, path-like or image
-        One label map a subject, in the order of ``X``; one 4D image holds a label map
-        in each of its volumes.
-    subjects : sequence of Subject
-        Whom they belong to.
-
-    Returns
-    -------
-    list of path-like or nibabel image
-        One a subject.
-
-    Raises
-    ------
-    InputError
-        If ``y`` has another form, length or order, or a subject has no label map.
-    VolumeNotFoundError
-        If a path does not exist.
-    """
+    """Return one path or image a subject, in their order, without reading voxels."""
     values = _as_list(y)
     if len(values) != len(subjects):
         raise InputError(
@@ -57,49 +46,64 @@ def as_label_maps(y: Any, subjects: Sequence[Subject]) -> list[ImageSource]:
     return label_maps
 
 
-def name_of(source: ImageSource, subject: Subject) -> str:
-    """Name a label map in messages.
-
-    Parameters
-    ----------
-    source : path-like or nibabel image
-        The label map.
-    subject : Subject
-        Whom it belongs to.
-
-    Returns
-    -------
-    str
-        Its path, or else the subject's name.
-    """
+def label_map_name(source: ImageSource, subject: Subject) -> str:
+    """Name a label map in messages: its path, or else its subject."""
     if isinstance(source, SpatialImage):
         return source.get_filename() or f"label map of {subject.participant_id}"
     return os.fspath(source)
 
 
 def read_label_map(source: ImageSource, subject: Subject) -> Volume:
-    """Read a label map.
-
-    Parameters
-    ----------
-    source : path-like or nibabel image
-        The label map.
-    subject : Subject
-        Whom it belongs to.
-
-    Returns
-    -------
-    Volume
-        Labels as int32.
-
-    Raises
-    ------
-    VolumeError
-        If it cannot be read; the error begins with the name of the label map.
-    """
-    name = name_of(source, subject)
-    with adding_context(Subject(name, {})):
+    """Read labels as int32; errors begin with the name of the label map."""
+    with adding_context(Subject(label_map_name(source, subject), {})):
         return read_labels(source)
+
+
+def read_on_image(
+    source: ImageSource, subject: Subject, image: Geometry
+) -> NDArray[np.int32]:
+    """Read a label map on the grid of its image; 0 outside the label map."""
+    name, label_map = label_map_name(source, subject), read_label_map(source, subject)
+    check_placement(label_map, image, name)
+    if label_map.geometry.is_close(image):
+        return label_map.data
+    labels: NDArray[Any] = resample(
+        reorient_to_ras(label_map), image, np.eye(4), interpolation="nearest"
+    )
+    if not labels.any() and lies_outside(label_map, image, np.eye(4)):
+        raise InputError(
+            f"{name}: expected labels where the image of {subject.participant_id} lies "
+            "in scanner space, got none there; is its header another image's?"
+        )
+    return labels
+
+
+def check_placement(label_map: Volume, image: Geometry, name: str) -> None:
+    """Refuse a label map of its image's shape whose affine was lost."""
+    is_placed = not np.array_equal(label_map.geometry.affine, np.eye(4))
+    if is_placed or label_map.geometry.shape != image.shape:
+        return
+    if not label_map.geometry.is_close(image):
+        raise InputError(
+            f"{name}: expected the affine of its image, whose shape it has, got the "
+            "identity; nibabel.Nifti1Image(array, image.affine) keeps it."
+        )
+
+
+def lies_outside(
+    label_map: Volume, grid: Geometry, grid_to_scanner: NDArray[np.float64]
+) -> bool:
+    """Whether there are labels, and the centre of none lies in a voxel of the grid.
+
+    Labels too small for the voxels of the grid lie in it. ``grid_to_scanner`` (4, 4)
+    maps the world of the grid to the scanner's.
+    """
+    to_voxels = np.linalg.inv(grid_to_scanner @ grid.affine) @ label_map.geometry.affine
+    labelled = np.argwhere(label_map.data)
+    voxels = apply_affine(to_voxels, labelled)
+    last = np.array(grid.shape) - 1
+    is_inside = ((voxels > -0.5) & (voxels < last + 0.5)).all(axis=1)
+    return len(labelled) > 0 and not is_inside.any()
 
 
 def _as_list(y: Any) -> Sequence[Any]:
@@ -126,7 +130,7 @@ def _as_list(y: Any) -> Sequence[Any]:
 def _split(image: Any) -> Sequence[ImageSource]:
     if len(image.shape) != 4 or image.shape[3] == 1:
         return split_volumes(image)
-    # As they are stored: float32 does not hold every label.
+    # Sliced as stored: float32 does not hold every label.
     return [image.slicer[..., index] for index in range(image.shape[3])]
 
 
@@ -139,7 +143,7 @@ def _label_map(value: Any, subject: Subject) -> ImageSource:
         raise InputError(
             f"{subject.participant_id}: expected the path or image of a label map, "
             f"got an array of shape {value.shape}; "
-            "nibabel.Nifti1Image(array, affine) places it."
+            "nibabel.Nifti1Image(array, affine) gives it an affine."
         )
     if value is None or value is pd.NA or value == "" or value != value:
         raise InputError(f"{subject.participant_id}: expected a label map, got none.")
@@ -148,51 +152,50 @@ def _label_map(value: Any, subject: Subject) -> ImageSource:
             f"{subject.participant_id}: expected the path or image of a label map, "
             f"got {type(value).__name__}."
         )
-    path, is_there = find_path(value)
-    if not is_there:
+    path, exists = find_path(value)
+    if not exists:
         raise VolumeNotFoundError(
             f"{path}: no such file (label map of {subject.participant_id})."
         )
     return path
 
 
-# All brains lie alike: labels of another subject would be learnt without an error.
+# All brains lie alike: swapped label maps would train without an error.
 
 
 def _check_index(y: Any, subjects: Sequence[Subject]) -> None:
     if not isinstance(y, pd.Series | pd.DataFrame):
         return
     names = [subject.participant_id for subject in subjects]
-    found = [str(label) for label in y.index]
-    # An index that only counts the rows says nothing, nor does a part of one that
-    # counts from another number.
+    labels = [str(label) for label in y.index]
+    # A default index identifies no subject, nor does a slice of one.
     if names == [str(index) for index in range(len(names))]:
         return
-    is_shared = set(found) == set(names)
+    is_shared = set(labels) == set(names)
     if not pd.api.types.is_integer_dtype(y.index):
-        is_shared = not set(found).isdisjoint(names)
+        is_shared = not set(labels).isdisjoint(names)
     if not is_shared:
         return
-    for given, expected in zip(found, names, strict=True):
-        if given != expected:
+    for label, expected in zip(labels, names, strict=True):
+        if label != expected:
             raise InputError(
                 "y: expected the rows of X in their order, got an index with "
-                f"{given!r} where X has {expected!r}."
+                f"{label!r} where X has {expected!r}."
             )
 
 
 def _check_owner(source: ImageSource, subject: Subject) -> None:
-    name, images = name_of(source, subject), subject.paths.values()
-    # However it is written: a manifest has relative paths for label maps.
+    name, images = label_map_name(source, subject), subject.paths.values()
+    # Compared as real paths: those of a manifest may be relative.
     if os.path.realpath(name) in map(os.path.realpath, images):
         raise InputError(f"{name}: expected a label map, got the image itself.")
-    given = find_owner(name)
+    own = find_owner(name)
     for image in images or [subject.participant_id]:
         expected = find_owner(image)
-        for entity in expected.keys() & given.keys():
-            if expected[entity].lstrip("0") != given[entity].lstrip("0"):
+        for entity in expected.keys() & own.keys():
+            if expected[entity].lstrip("0") != own[entity].lstrip("0"):
                 raise InputError(
                     f"{name}: expected a label map of "
                     f"{entity}-{expected[entity]}, as {image} is, "
-                    f"got one of {entity}-{given[entity]}."
+                    f"got one of {entity}-{own[entity]}."
                 )

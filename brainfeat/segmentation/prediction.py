@@ -1,6 +1,6 @@
-"""From subjects to label maps and probabilities in their own voxels."""
+"""From a stream of subjects to label maps and probabilities in their own voxels."""
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -9,169 +9,134 @@ from numpy.typing import NDArray
 
 from brainfeat.io.image_files import ImageSource
 from brainfeat.io.volumes import to_image_like
-from brainfeat.models.threads import (
-    MOST_SEGMENTED_AT_ONCE,
-    map_in_threads,
-)
-from brainfeat.segmentation.inputs import (
-    SegmentationInput,
-    SegmentationSpace,
-)
+from brainfeat.models.threads import map_in_threads
+from brainfeat.segmentation.inputs import SegmentationInput, SegmentationSpace
 from brainfeat.segmentation.network import SegmentationNetwork
-from brainfeat.subjects.subject import Subject
+from brainfeat.subjects.subject import Outcome, Subject
 from brainfeat.workers import Prefetch
 
-__all__ = ["SegmentedSubject", "segment_subjects"]
+__all__ = ["Segmentation", "segment_subjects"]
 
 T = TypeVar("T")
-AnyInteger = TypeVar("AnyInteger", bound=np.integer[Any])
+S = TypeVar("S")
+
+_MAX_THREADS = 4  # each needs memory for the probabilities of all classes
 
 
-class SegmentedSubject(NamedTuple):
-    """One subject with the probabilities of its classes on the fine grid.
+class Segmentation(NamedTuple):
+    """The probabilities of one subject's classes on the fine grid."""
 
-    Attributes
-    ----------
-    source : path-like or nibabel image
-        Its first image, on whose grid label maps come back.
-    placed : SegmentationInput
-        The subject on both grids.
-    probabilities : ndarray of float16 of shape (n_classes, size_i, size_j, size_k)
-        Background first.
-    space : SegmentationSpace
-        The way back.
-    """
-
-    source: ImageSource
-    placed: SegmentationInput
-    probabilities: NDArray[np.float16]
+    source: ImageSource  # the subject's first image, whose grid label maps have
+    inputs: SegmentationInput
+    probabilities: NDArray[np.float16]  # (n_classes, I * u, J * u, K * u)
     space: SegmentationSpace
+    classes: NDArray[np.integer[Any]]  # labels, background first
 
-    def to_label_map(self, classes: NDArray[np.int64]) -> Nifti1Image:
-        """Give the most probable labels as an image like the subject's first.
-
-        Parameters
-        ----------
-        classes : ndarray of int of shape (n_classes,)
-            Labels; background first.
-
-        Returns
-        -------
-        nibabel.Nifti1Image
-            Of the smallest type that holds all classes.
-        """
-        # Small from the start: as int64, a large head is another gigabyte.
-        small = classes.astype(_label_dtype(classes.tolist()))
-        return to_image_like(self.choose(small), self.source)
+    def to_label_map(self) -> Nifti1Image:
+        """Return the labels as an image on the grid of the subject's first."""
+        return to_image_like(self.labels(), self.source)
 
     def to_probability_map(self) -> Nifti1Image:
-        """Give the probabilities as an image like the subject's first.
+        """Return the probabilities as a 4D float32 image, classes last."""
+        shape = (*self.inputs.native.shape, len(self.probabilities))
+        values = np.zeros(shape, dtype=np.float32)
+        for index, probability in self._native_probabilities():
+            values[..., index] = probability
+        # The grid may not cover the image: the rest is background.
+        values[..., 0] = np.clip(1 - values[..., 1:].sum(axis=-1), 0, 1)
+        return to_image_like(values, self.source)
 
-        Returns
-        -------
-        nibabel.Nifti1Image
-            Float32 of shape (size_i, size_j, size_k, n_classes).
-        """
-        shape = (*self.placed.native.shape, len(self.probabilities))
-        chances = np.zeros(shape, dtype=np.float32)
-        for index, chance in self._chances():
-            chances[..., index] = chance
-        # The grid may not reach everywhere: there is background.
-        chances[..., 0] = np.clip(1 - chances[..., 1:].sum(axis=-1), 0, 1)
-        return to_image_like(chances, self.source)
-
-    def choose(self, classes: NDArray[AnyInteger]) -> NDArray[AnyInteger]:
+    def labels(self) -> NDArray[np.integer[Any]]:
         """Choose the most probable label of each native voxel.
 
-        Parameters
-        ----------
-        classes : ndarray of int of shape (n_classes,)
-            Labels; background first.
-
-        Returns
-        -------
-        ndarray of shape (size_i, size_j, size_k)
-            Labels, of the type of ``classes``.
+        Of the smallest of uint8, uint16 and int32 that holds all classes.
         """
-        # In Fortran order, as chances are: else each voxel is a jump in memory.
-        best = np.zeros(self.placed.native.shape, np.float32, order="F")
-        total, place = np.zeros_like(best), np.zeros_like(best, np.uint16)
-        for index, chance in self._chances():
-            total += chance
-            np.copyto(place, index, where=chance > best)
-            np.maximum(best, chance, out=best)
-        # The rest is background, also where the grid does not reach.
-        place[best <= 1 - total] = 0
-        labels: NDArray[AnyInteger] = classes[place]
+        # In Fortran order, as the probabilities are, for access in sequence.
+        best = np.zeros(self.inputs.native.shape, np.float32, order="F")
+        total, indices = np.zeros_like(best), np.zeros_like(best, np.uint16)
+        for index, probability in self._native_probabilities():
+            total += probability
+            np.copyto(indices, index, where=probability > best)
+            np.maximum(best, probability, out=best)
+        # The rest is background, also where the grid does not cover the image.
+        indices[best <= 1 - total] = 0
+        # Cast before indexing: as int64, a large head is another gigabyte.
+        small = self.classes.astype(_label_dtype(self.classes))
+        labels: NDArray[np.integer[Any]] = small[indices]
         return labels
 
-    def _chances(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Give place and probability, in native voxels, of each foreground class."""
+    def _native_probabilities(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Yield the index and the native probabilities of each foreground class."""
         for index in range(1, len(self.probabilities)):
-            yield index, self.space.to_native(self.probabilities[index], self.placed)
+            yield index, self.space.to_native(self.probabilities[index], self.inputs)
 
 
 def segment_subjects(
     network: SegmentationNetwork,
-    subjects: Sequence[Subject],
-    finish: Callable[[SegmentedSubject], T],
+    classes: NDArray[np.integer[Any]],
+    subjects: Iterable[Subject],
+    finish: Callable[[Segmentation], T],
     *,
     n_jobs: int,
-) -> Generator[T]:
-    """Segment subjects, and give in order what ``finish`` makes of each.
+    is_done: Callable[[Subject], bool] = lambda _: False,
+) -> Generator[Outcome[T]]:
+    """Segment subjects, and yield in order what ``finish`` makes of each, or the error.
 
-    On a CPU several threads do all of it, each for subjects of its own.
-
-    Parameters
-    ----------
-    network : SegmentationNetwork
-        Trained.
-    subjects : sequence of Subject
-        Images.
-    finish : callable
-        Called with a SegmentedSubject, in any thread.
-    n_jobs : int
-        Threads that read and preprocess.
-
-    Yields
-    ------
-    object
-        What ``finish`` returned.
+    Subjects are read ahead by ``n_jobs`` threads, which also call ``is_done``: those
+    for which it is true are skipped. On a CPU several threads segment a subject each;
+    ``finish`` runs in them.
     """
     space = network.space
 
-    def segment(place: tuple[Subject, SegmentationInput]) -> T:
-        subject, placed = place
-        chances = network.probabilities(placed)
-        source = _first_image(subject, space.modalities)
-        return finish(SegmentedSubject(source, placed, chances, space))
+    def read(subject: Subject) -> Outcome[SegmentationInput]:
+        return _attempt(
+            subject, lambda: None if is_done(subject) else space.read(subject)
+        )
+
+    def segment(read: Outcome[SegmentationInput]) -> Outcome[T]:
+        subject, inputs = read.subject, read.result
+        if inputs is None:
+            return Outcome(subject, error=read.error)
+        return _attempt(
+            subject,
+            lambda: finish(
+                Segmentation(
+                    _first_image(subject, space),
+                    inputs,
+                    network.probabilities(inputs),
+                    space,
+                    classes,
+                )
+            ),
+        )
 
     with (
-        Prefetch(
-            lambda subject: (subject, space.read(subject)),
-            subjects,
-            n_threads=n_jobs,
-            n_ahead=n_jobs,
-        ) as placed,
+        Prefetch(read, subjects, n_threads=n_jobs, n_ahead=n_jobs) as inputs,
         map_in_threads(
             segment,
-            placed,
+            inputs,
             device=network.device,
-            max_threads=MOST_SEGMENTED_AT_ONCE,
-            readers=placed,
-        ) as segmented,
+            max_threads=_MAX_THREADS,
+            readers=inputs,
+        ) as outcomes,
     ):
-        yield from segmented
+        yield from outcomes
 
 
-def _label_dtype(classes: Sequence[int]) -> type[np.integer[Any]]:
-    """Choose the smallest type of label maps that holds all classes."""
+def _attempt(subject: Subject, work: Callable[[], S | None]) -> Outcome[S]:
+    try:
+        return Outcome(subject, work())
+    except Exception as error:  # whatever a damaged file makes a library raise
+        return Outcome(subject, error=error)
+
+
+def _label_dtype(classes: NDArray[np.integer[Any]]) -> type[np.integer[Any]]:
     for dtype in (np.uint8, np.uint16):
-        if min(classes) >= 0 and max(classes) <= np.iinfo(dtype).max:
+        if classes.min() >= 0 and classes.max() <= np.iinfo(dtype).max:
             return dtype
     return np.int32
 
 
-def _first_image(subject: Subject, modalities: Sequence[str]) -> ImageSource:
-    images = (subject.images.get(name) for name in modalities)
+def _first_image(subject: Subject, space: SegmentationSpace) -> ImageSource:
+    images = (subject.images.get(name) for name in space.modalities)
     return next(image for image in images if image is not None)

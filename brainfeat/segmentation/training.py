@@ -1,132 +1,151 @@
-"""The loop that trains a decoder, and an encoder with it if asked to."""
+"""The loop that trains a decoder and, if asked to, its encoder."""
 
 import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from brainfeat.exceptions import MissingDependencyError, TrainingError
+from brainfeat.checkpoint.checkpoint import Checkpoint
+from brainfeat.checkpoint.sharing import shared_encoder
+from brainfeat.exceptions import TrainingError
 from brainfeat.metrics import dice_scores
-from brainfeat.segmentation.network import SegmentationNetwork
-from brainfeat.segmentation.stacks import StackPlan, Stacks, StackSizes
-from brainfeat.segmentation.store import LabelledStore, LabelledVolumes
+from brainfeat.segmentation.crops import CropPlan, CropSizes, TrainingCrops
+from brainfeat.segmentation.inputs import SegmentationSpace
+from brainfeat.segmentation.losses import dice_ce_loss
+from brainfeat.segmentation.network import SegmentationNetwork, init_decoder
+from brainfeat.segmentation.store import LabelledStore
 
-__all__ = ["TrainingPlan", "TrainingResult", "import_monai", "train"]
+__all__ = [
+    "Split",
+    "TrainingPlan",
+    "TrainingResult",
+    "init_network",
+    "split_subjects",
+    "train",
+]
 
-_WARM_UP = 0.1  # of the steps
+_WARM_UP = 0.1  # fraction of the steps
 _WEIGHT_DECAY = 0.01
 _CLIP_GRADIENT = 1.0
-# The encoder knows more than the decoder does, and should not forget it at once.
+# Of the decoder's rate: the encoder is pretrained, and should not forget it at once.
 _ENCODER_RATE = 0.1
-# A stack has about so many slices of the encoder's grid: what fits a cache.
-_SLICES = 8
-_N_STACKS = 2
-# Voxels times classes of a stack, so that many classes do not fill the memory.
-_SCORES = 30_000_000
-_N_CHECKS = 10
+# Crops have about this many slices of the encoder's grid, which fit a CPU's cache.
+_N_SLICES = 8
+_N_CROPS = 2
+# Limit of voxels times classes of a crop, so that many classes fit the memory.
+_MAX_SCORES = 30_000_000
+_N_VALIDATIONS = 10
 _PATIENCE = 3
+# Each validation segments all held-out subjects: more would take long.
+_MAX_HELD_OUT = 4
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingPlan:
-    """How a training goes.
-
-    Parameters
-    ----------
-    n_steps : int
-        Steps, unless it stops early.
-    learning_rate : float
-        Highest rate of the decoder.
-    batch_size : int
-        Subjects of a step.
-    freeze_encoder : bool
-        Whether the encoder stays as it is.
-    hide_modalities : bool
-        Whether to take a modality away now and then.
-    seed : int
-        Of all randomness.
-    train, held_out : ndarray of int
-        Places of subjects in the store.
-    """
+    """Settings of one training."""
 
     n_steps: int
-    learning_rate: float
-    batch_size: int
+    learning_rate: float  # peak, of the decoder
+    batch_size: int  # subjects of a step
     freeze_encoder: bool
-    hide_modalities: bool
     seed: int
+
+
+class Split(NamedTuple):
+    """Indices of subjects in the store."""
+
     train: NDArray[np.int64]
-    held_out: NDArray[np.int64]
+    held_out: NDArray[np.int64]  # whose Dice decides on early stopping
 
 
 class TrainingResult(NamedTuple):
-    """What a training leaves beside the weights.
+    """What a training returns beside the weights."""
 
-    Attributes
-    ----------
-    loss_curve : list of float
-        Loss of each step.
-    validation_scores : list of float
-        Mean Dice of the held-out subjects at each check.
+    loss_curve: list[float]  # of each step
+    validation_scores: list[float]  # mean Dice of the held-out subjects
+
+
+def split_subjects(
+    has_class: NDArray[np.bool_],
+    groups: NDArray[np.int64],
+    fraction: float,
+    random: np.random.RandomState,
+) -> Split:
+    """Hold out a fraction of the groups, so that every class can still be learnt.
+
+    At most four subjects are validated. Groups without any foreground, whose Dice is
+    undefined, are not held out. ``has_class`` is of shape
+    (n_subjects, n_classes), ``groups`` of shape (n_subjects,).
     """
+    names = np.unique(groups)
+    n_remaining = int(fraction * len(names))
+    held_out: list[int] = []
+    for group in random.permutation(names):
+        if n_remaining == 0 or len(held_out) >= _MAX_HELD_OUT:
+            break
+        own = np.flatnonzero(groups == group)
+        rest = np.delete(has_class, [*held_out, *own], axis=0)
+        keeps_classes = (rest.any(axis=0) == has_class.any(axis=0)).all()
+        if keeps_classes and has_class[own, 1:].any():
+            held_out.extend(own.tolist())
+            n_remaining -= 1
+    train_rows = np.setdiff1d(np.arange(len(has_class)), held_out)
+    validated = [row for row in held_out if has_class[row, 1:].any()]
+    return Split(train_rows, np.array(validated[:_MAX_HELD_OUT], dtype=np.int64))
 
-    loss_curve: list[float]
-    validation_scores: list[float]
+
+def init_network(
+    checkpoint: Checkpoint,
+    space: SegmentationSpace,
+    store: LabelledStore,
+    split: Split,
+    plan: TrainingPlan,
+    device: torch.device,
+) -> SegmentationNetwork:
+    """Join a checkpoint's encoder and a new decoder; a frozen encoder is shared."""
+    if plan.freeze_encoder:
+        encoder = shared_encoder(checkpoint, device)
+    else:
+        encoder = checkpoint.build_encoder().to(device)
+    return SegmentationNetwork(
+        space=space,
+        encoder=encoder,
+        decoder=init_decoder(encoder.config, space, len(store.classes), plan.seed),
+        prior=store.prior(split.train),  # without the labels of the held-out
+        device=device,
+    )
 
 
 def train(
     network: SegmentationNetwork,
     store: LabelledStore,
+    split: Split,
     plan: TrainingPlan,
     *,
-    on_step: Callable[[int, float], None],
+    on_step: Callable[[float], None],
 ) -> TrainingResult:
-    """Train a network in place.
+    """Train a network in place; ``on_step`` takes the loss of each step.
 
-    Parameters
-    ----------
-    network : SegmentationNetwork
-        Its decoder has its first weights.
-    store : LabelledStore
-        Labelled subjects.
-    plan : TrainingPlan
-        How the training goes.
-    on_step : callable
-        Called with the number of steps that are done and the loss.
-
-    Returns
-    -------
-    TrainingResult
-        Curves; the network has the best weights if subjects were held out, else the
-        last ones.
-
-    Raises
-    ------
-    TrainingError
-        If the loss is not finite.
+    The network keeps the best weights if subjects are held out, else the last ones.
     """
     generator = torch.Generator().manual_seed(plan.seed)
-    loss_function = import_monai("monai.losses").DiceCELoss(
-        include_background=False, to_onehot_y=True, softmax=True, batch=True
-    )
     optimizer, schedule = _make_optimizer(network, plan)
-    # A frozen encoder has no best weights: it is left alone, and may be shared.
-    best = _Best(_trained_modules(network, plan))
+    # A frozen encoder may be in use elsewhere: nothing is written to it.
+    best = _BestWeights(_trained_modules(network, plan))
     curve: list[float] = []
     for step in range(plan.n_steps):
         _set_training(network, plan, training=True)
         optimizer.zero_grad(set_to_none=True)
         loss = 0.0
         for _ in range(plan.batch_size):
-            stacks = _draw(network, store, plan, generator)
-            part = loss_function(_decode(network, stacks, plan), stacks.labels)
+            crops = _draw_crops(network, store, split.train, generator)
+            part = dice_ce_loss(_decode(network, crops, plan), crops.labels)
             (part / plan.batch_size).backward()
             loss += float(part.detach()) / plan.batch_size
         if not np.isfinite(loss):
@@ -138,10 +157,10 @@ def train(
         optimizer.step()
         schedule.step()
         curve.append(loss)
-        on_step(step + 1, loss)
-        if len(plan.held_out) and _is_check(step + 1, plan.n_steps):
+        on_step(loss)
+        if len(split.held_out) and _is_validation(step + 1, plan.n_steps):
             _set_training(network, plan, training=False)
-            best.update(_check(network, store, plan.held_out))
+            best.update(_validate(network, store, split.held_out))
             if best.n_since >= _PATIENCE:
                 break
     best.restore()
@@ -149,36 +168,9 @@ def train(
     return TrainingResult(curve, best.scores)
 
 
-def import_monai(name: str) -> Any:
-    """Import a module of monai, which takes seconds and is an extra.
-
-    Parameters
-    ----------
-    name : str
-        Such as ``"monai.losses"``.
-
-    Returns
-    -------
-    module
-        The module.
-
-    Raises
-    ------
-    MissingDependencyError
-        If monai is not installed.
-    """
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise MissingDependencyError(
-            "SegmentationEstimator.fit needs monai: "
-            'pip install "brainfeat[segmentation]"'
-        ) from error
-
-
 @dataclass
-class _Best:
-    """The best weights so far, by the held-out subjects."""
+class _BestWeights:
+    """The weights of the highest validation score so far."""
 
     modules: Sequence[nn.Module]
     scores: list[float] = field(default_factory=list)
@@ -197,9 +189,9 @@ class _Best:
             module.load_state_dict(state)
 
 
-def _is_check(n_done: int, n_steps: int) -> bool:
+def _is_validation(n_done: int, n_steps: int) -> bool:
     """Whether a tenth of the steps is done, or all of them: the last may be best."""
-    return n_done % math.ceil(n_steps / _N_CHECKS) == 0 or n_done == n_steps
+    return n_done % math.ceil(n_steps / _N_VALIDATIONS) == 0 or n_done == n_steps
 
 
 def _trained_modules(
@@ -212,16 +204,16 @@ def _make_optimizer(
     network: SegmentationNetwork, plan: TrainingPlan
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     modules = _trained_modules(network, plan)
-    groups: list[dict[str, Any]] = [{"params": [*m.parameters()]} for m in modules]
+    groups = [{"params": [*module.parameters()]} for module in modules]
     rates = [plan.learning_rate, plan.learning_rate * _ENCODER_RATE][: len(groups)]
     optimizer = torch.optim.AdamW(
         groups, lr=plan.learning_rate, weight_decay=_WEIGHT_DECAY
     )
-    total = plan.n_steps + 1
-    # The rise must end after the first step and not at it.
-    share = max(_WARM_UP, 1.5 / total)
+    n_total = plan.n_steps + 1
+    # The schedule fails if the warm-up ends exactly at the first step.
+    warm_up = max(_WARM_UP, 1.5 / n_total)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=rates, total_steps=total, pct_start=share
+        optimizer, max_lr=rates, total_steps=n_total, pct_start=warm_up
     )
     return optimizer, schedule
 
@@ -233,42 +225,32 @@ def _set_training(
     network.encoder.train(training and not plan.freeze_encoder)
 
 
-def _draw(
+def _draw_crops(
     network: SegmentationNetwork,
     store: LabelledStore,
-    plan: TrainingPlan,
+    rows: NDArray[np.int64],
     generator: torch.Generator,
-) -> Stacks:
-    space, thickness = network.space, network.grid.thickness
-    drawn = StackPlan.draw(
-        store,
-        plan.train,
-        space.preprocessor.shape,
-        network.grid,
-        sizes=_stack_sizes(network, store),
-        hide=plan.hide_modalities,
-        generator=generator,
-    )
-    volumes = LabelledVolumes(
-        *(tensor.to(network.device) for tensor in store.load(drawn.subject))
-    )
-    places = [space.encoder_modalities.index(name) for name in space.modalities]
-    return drawn.apply(volumes, places, thickness, space.upsampling)
+) -> TrainingCrops:
+    sizes, space = _crop_sizes(network, store), network.space
+    drawn = CropPlan.draw(store, rows, space, sizes=sizes, generator=generator)
+    return drawn.apply(store.load(drawn.subject).to(network.device), space)
 
 
-def _stack_sizes(network: SegmentationNetwork, store: LabelledStore) -> StackSizes:
+def _crop_sizes(network: SegmentationNetwork, store: LabelledStore) -> CropSizes:
     n_slabs = store.slab_counts.shape[2]
-    wanted = max(1, round(_SLICES / network.grid.thickness))
+    target = max(1, round(_N_SLICES / network.grid.thickness))
     n_voxels = int(np.prod(network.space.fine_geometry.shape)) // n_slabs
-    affordable = max(1, _SCORES // (n_voxels * len(store.classes) * _N_STACKS))
-    return StackSizes(_N_STACKS, min(wanted, affordable, n_slabs))
+    limit = max(1, _MAX_SCORES // (n_voxels * len(store.classes) * _N_CROPS))
+    return CropSizes(_N_CROPS, min(target, limit, n_slabs))
 
 
-def _decode(network: SegmentationNetwork, stacks: Stacks, plan: TrainingPlan) -> Tensor:
+def _decode(
+    network: SegmentationNetwork, crops: TrainingCrops, plan: TrainingPlan
+) -> Tensor:
     with torch.set_grad_enabled(not plan.freeze_encoder):
-        tokens = network.tokens(stacks.coarse, stacks.encoder_present)
+        tokens = network.tokens(crops.coarse, crops.encoder_present)
     thickness = network.grid.thickness
-    parts = [slice(first, first + stacks.n_slabs) for first in stacks.first_slabs]
+    parts = [slice(first, first + crops.n_slabs) for first in crops.first_slabs]
     log_prior = torch.cat(
         [
             network.log_prior[:, :, part.start * thickness : part.stop * thickness]
@@ -276,30 +258,28 @@ def _decode(network: SegmentationNetwork, stacks: Stacks, plan: TrainingPlan) ->
         ]
     )
     logits: Tensor = network.decoder(
-        stacks.voxels,
-        stacks.foreground,
+        crops.voxels,
+        crops.foreground,
         [torch.cat([depth[:, part] for part in parts]) for depth in tokens],
         log_prior,
-        present=stacks.present,
+        present=crops.present,
     )
     return logits
 
 
 @torch.inference_mode()
-def _check(
+def _validate(
     network: SegmentationNetwork, store: LabelledStore, held_out: NDArray[np.int64]
 ) -> float:
     """Compute the mean Dice of the held-out subjects on the fine grid."""
     scores = []
     classes = range(1, len(store.classes))
-    for subject in held_out:
-        volumes = LabelledVolumes(
-            *(tensor.to(network.device) for tensor in store.load(int(subject)))
-        )
+    for row in held_out:
+        volumes = store.load(int(row)).to(network.device)
         parts = network.decode(
             volumes.coarse, volumes.fine, volumes.encoder_present, volumes.present
         )
-        found = torch.cat([logits.argmax(1)[0] for logits in parts]).cpu().numpy()
-        truth = network.to_stack(volumes.labels)[0, 0].cpu().numpy()
-        scores.append(dice_scores(truth, found, classes))
+        predicted = torch.cat([logits.argmax(1)[0] for logits in parts]).cpu().numpy()
+        truth = network.to_slices(volumes.labels)[0, 0].cpu().numpy()
+        scores.append(dice_scores(truth, predicted, classes))
     return float(np.nanmean(scores))

@@ -240,6 +240,9 @@ class _Reader:
         rows = []
         for index, sample in enumerate(samples):
             where = f"X[{index}]"
+            if isinstance(sample, Subject):  # as read from a manifest
+                rows.append(sample)
+                continue
             if isinstance(sample, Mapping):
                 rows.append(self._named_row(where, None, sample))
                 continue

@@ -12,6 +12,7 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,8 @@ from brainfeat.io.volumes import read_labels, to_image_like
 from brainfeat.metrics import dice_scores, score_lesions
 
 # The UNet is to see the very voxels that the estimator's decoder sees.
-from brainfeat.segmentation.inputs import (
-    SegmentationSpace,
-)
+from brainfeat.segmentation.inputs import SegmentationSpace
+from brainfeat.slabs.grid import SlabGrid
 from brainfeat.subjects.subject import Subject
 
 TISSUES = {"csf": (1, 4), "gray matter": (2, 5, 6), "white matter": (3,)}
@@ -37,16 +37,20 @@ TRAIN_SITE = "north"
 UNET_CHANNELS = (16, 32, 64, 128)
 CROP = (64, 64, 64)
 # The grid of brainfound-tiny, at half its spacing.
-GRID = SegmentationSpace(Preprocessor(), ("T1w", "T2w", "FLAIR"), ("T1w",))
+GRID = SegmentationSpace(
+    preprocessor=Preprocessor(),
+    slab_grid=SlabGrid(),
+    encoder_modalities=("T1w", "T2w", "FLAIR"),
+    modalities=("T1w",),
+    allow_missing=True,
+)
 
 
 class UNetMethod:
     """monai's UNet on the fine grid; label maps go back as the estimator's do."""
 
     def __init__(self, modality: str, seconds: float, seed: int) -> None:
-        self.space = SegmentationSpace(
-            GRID.preprocessor, GRID.encoder_modalities, (modality,)
-        )
+        self.space = replace(GRID, modalities=(modality,))
         self.modality, self.seconds, self.seed = modality, seconds, seed
 
     def fit(self, scans: Sequence[str], label_maps: Sequence[str]) -> "UNetMethod":

@@ -15,7 +15,6 @@ from brainfeat.exceptions import (
     CheckpointError,
     ConfigError,
     InputError,
-    MissingDependencyError,
     ModalityError,
     VolumeError,
     VolumeNotFoundError,
@@ -316,7 +315,7 @@ def test_encoder_can_be_trained_too(estimator, paths, label_maps, tmp_path):
 
 def test_held_out_subjects_stop_the_training(estimator, paths, label_maps, monkeypatch):
     scores = iter([0.5, 0.4, 0.3, 0.2])
-    monkeypatch.setattr(training, "_check", lambda *_: next(scores))
+    monkeypatch.setattr(training, "_validate", lambda *_: next(scores))
     estimator.set_params(n_steps=30, validation_fraction=0.5, n_jobs=2)
     estimator.fit(paths[:2], label_maps[:2])
     assert estimator.validation_scores_ == [0.5, 0.4, 0.3, 0.2]
@@ -511,17 +510,6 @@ def test_class_that_training_did_not_have_is_named(fitted, paths, tmp_path):
 def test_impossible_parameter_is_named(estimator, paths, label_maps, name, value):
     with pytest.raises(ConfigError, match=f"^{name}: expected"):
         estimator.set_params(**{name: value}).fit(paths[:1], label_maps[:1])
-
-
-def test_missing_monai_is_told_with_the_remedy(
-    estimator, paths, label_maps, monkeypatch
-):
-    def refuse(name):
-        raise ModuleNotFoundError(name)
-
-    monkeypatch.setattr(training, "import_module", refuse)
-    with pytest.raises(MissingDependencyError, match=r"pip install .brainfeat\[segm"):
-        estimator.fit(paths[:1], label_maps[:1])
 
 
 def test_unfitted_estimator_says_so(estimator, paths):

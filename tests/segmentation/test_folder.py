@@ -106,7 +106,7 @@ def test_missing_or_other_encoder_is_noticed(folder, make_checkpoint):
     ("key", "value", "message"),
     [
         ("format", "other-2", "another version"),
-        ("decoder", {"n_classes": 3}, "damaged.*expected keys"),
+        ("decoder", {"n_classes": 3}, "damaged.*missing keys"),
     ],
 )
 def test_foreign_settings_are_refused(folder, key, value, message):

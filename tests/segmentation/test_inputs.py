@@ -5,17 +5,26 @@ import pytest
 from brainfeat.exceptions import VolumeError
 from brainfeat.io.volumes import read_volume, to_image
 from brainfeat.preprocessing.preprocessor import Preprocessor
-from brainfeat.segmentation.inputs import SegmentationSpace
+from brainfeat.segmentation.inputs import SegmentationSpace, acquired_modalities
+from brainfeat.slabs.grid import SlabGrid
 from brainfeat.subjects.subject import Subject
 from brainfeat.volume import Geometry, Volume
 
 MODALITIES = ("T1w", "T2w", "FLAIR")
-SPACE = SegmentationSpace(
-    Preprocessor(shape=(96, 112, 88), spacing=2.0), MODALITIES, ("FLAIR", "T1w")
-)
-COARSE = SegmentationSpace(
-    Preprocessor(shape=(24, 32, 20), spacing=8.0), MODALITIES, ("T1w",)
-)
+
+
+def make_space(modalities, **preprocessing):
+    return SegmentationSpace(
+        preprocessor=Preprocessor(**preprocessing),
+        slab_grid=SlabGrid(),
+        encoder_modalities=MODALITIES,
+        modalities=modalities,
+        allow_missing=True,
+    )
+
+
+SPACE = make_space(("T1w",), shape=(96, 112, 88), spacing=2.0)
+COARSE = make_space(("T1w",), shape=(24, 32, 20), spacing=8.0)
 
 
 def oblique(spacing, shape, degrees=14.0):
@@ -73,10 +82,9 @@ def test_marker_goes_to_the_grid_and_back_within_half_a_voxel(name):
     geometry = NATIVE[name]
     center = np.array([-11.0, 5.0, 21.0])
     volume = blobs(geometry, [center])
-    space = SegmentationSpace(SPACE.preprocessor, MODALITIES, ("T1w",))
-    placed = space.read(Subject("x", {"T1w": to_image(volume)}))
-    score = np.clip(placed.voxels[0] - placed.voxels[0].max() / 2, 0, None)
-    back = space.to_native(score, placed)
+    inputs = SPACE.read(Subject("x", {"T1w": to_image(volume)}))
+    score = np.clip(inputs.voxels[0] - inputs.voxels[0].max() / 2, 0, None)
+    back = SPACE.to_native(score, inputs)
     assert back.shape == geometry.shape
     found = np.array(np.nonzero(back)) @ back[back > 0] / back.sum()
     world = geometry.affine[:3, :3] @ found + geometry.affine[:3, 3]
@@ -90,10 +98,9 @@ def test_label_map_survives_the_round_trip(name):
     geometry = NATIVE[name]
     volume = blobs(geometry, [])
     labels = (volume.data > 50).astype(np.int32)
-    space = SegmentationSpace(SPACE.preprocessor, MODALITIES, ("T1w",))
-    placed = space.read(Subject("x", {"T1w": to_image(volume)}))
-    grid = space.to_grid(Volume(labels, geometry), placed)
-    back = space.to_native(grid.astype(np.float32), placed) > 0.5
+    inputs = SPACE.read(Subject("x", {"T1w": to_image(volume)}))
+    grid = SPACE.to_grid(Volume(labels, geometry), inputs)
+    back = SPACE.to_native(grid.astype(np.float32), inputs) > 0.5
     # A fraction of a voxel at the border of a ball of 70 mm, or of the image.
     wrong = (back != labels.astype(bool)).mean() / labels.mean()
     assert wrong < 0.03
@@ -106,29 +113,29 @@ def test_fine_voxels_fill_the_coarse_ones():
     np.testing.assert_allclose(fine.center, coarse.center)
     block = fine.affine[:3, :3] @ [0.5, 0.5, 0.5] + fine.affine[:3, 3]
     np.testing.assert_allclose(block, coarse.affine[:3, 3])
-    one = SegmentationSpace(Preprocessor(spacing=1.0), MODALITIES, ("T1w",))
+    one = make_space(("T1w",), spacing=1.0)
     assert one.upsampling == 1
     assert one.fine_geometry.is_close(one.preprocessor.geometry)
 
 
 @pytest.mark.usefixtures("without_registration")
 def test_modalities_are_in_the_estimator_s_order(modality_paths):
-    space = SegmentationSpace(COARSE.preprocessor, MODALITIES, ("FLAIR", "T1w"))
+    space = make_space(("FLAIR", "T1w"), shape=(24, 32, 20), spacing=8.0)
     images = {"T1w": modality_paths["T1w"][0], "FLAIR": None}
-    placed = space.read(Subject("x", images))
-    assert space.present(placed).tolist() == [False, True]
-    assert not placed.voxels[0].any()
-    known = np.repeat(placed.coarse.foreground, 2, 0).repeat(2, 1).repeat(2, 2)
-    assert placed.voxels[1][known].mean() == pytest.approx(0, abs=0.1)
-    assert placed.native.is_close(read_volume(modality_paths["T1w"][0]).geometry)
+    inputs = space.read(Subject("x", images))
+    assert inputs.present.tolist() == [False, True]
+    assert not inputs.voxels[0].any()
+    known = np.repeat(inputs.coarse.foreground, 2, 0).repeat(2, 1).repeat(2, 2)
+    assert inputs.voxels[1][known].mean() == pytest.approx(0, abs=0.1)
+    assert inputs.native.is_close(read_volume(modality_paths["T1w"][0]).geometry)
 
 
 @pytest.mark.usefixtures("without_registration")
 def test_what_lies_around_the_brain_is_seen(head_path):
-    placed = COARSE.read(Subject("x", {"T1w": head_path}))
-    known = np.repeat(placed.coarse.foreground, 2, 0).repeat(2, 1).repeat(2, 2)
-    assert placed.voxels[0][~known].std() > 0.3
-    assert np.abs(placed.voxels).max() <= 5.0
+    inputs = COARSE.read(Subject("x", {"T1w": head_path}))
+    known = np.repeat(inputs.coarse.foreground, 2, 0).repeat(2, 1).repeat(2, 2)
+    assert inputs.voxels[0][~known].std() > 0.3
+    assert np.abs(inputs.voxels).max() <= 5.0
 
 
 @pytest.mark.usefixtures("without_registration")
@@ -143,3 +150,10 @@ def test_grid_is_that_of_the_encoder_s_checkpoint(checkpoint):
     assert space.preprocessor.to_dict() == checkpoint.config.preprocessing
     assert space.encoder_modalities == checkpoint.config.encoder.modalities
     assert space.modalities == ("FLAIR",)
+    assert space.allow_missing == checkpoint.config.missing_modalities
+    assert space.slab_grid == SlabGrid(thickness=2, plane=checkpoint.config.plane)
+
+
+def test_acquired_modalities_are_those_of_at_least_one_subject():
+    subjects = [Subject("a", {"FLAIR": "f", "T2w": None}), Subject("b", {"T1w": "t"})]
+    assert acquired_modalities(subjects, MODALITIES) == ("T1w", "FLAIR")

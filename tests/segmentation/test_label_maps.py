@@ -7,7 +7,13 @@ import pytest
 
 from brainfeat.exceptions import InputError, VolumeError, VolumeNotFoundError
 from brainfeat.io.volumes import read_labels, to_image, write_volume
-from brainfeat.segmentation.label_maps import as_label_maps, name_of
+from brainfeat.segmentation.label_maps import (
+    as_label_maps,
+    check_placement,
+    label_map_name,
+    lies_outside,
+    read_on_image,
+)
 from brainfeat.subjects.subject import Subject
 from brainfeat.volume import Geometry, Volume
 
@@ -70,9 +76,9 @@ def test_what_is_no_label_map_is_refused(paths):
 
 
 def test_name_is_the_path_or_the_subject(paths):
-    assert name_of(paths[0], SUBJECTS[0]) == paths[0]
-    assert name_of(nib.load(paths[0]), SUBJECTS[0]) == paths[0]
-    assert name_of(to_image(draw()), SUBJECTS[0]) == "label map of first"
+    assert label_map_name(paths[0], SUBJECTS[0]) == paths[0]
+    assert label_map_name(nib.load(paths[0]), SUBJECTS[0]) == paths[0]
+    assert label_map_name(to_image(draw()), SUBJECTS[0]) == "label map of first"
 
 
 def test_volumes_of_one_image_keep_every_label():
@@ -144,3 +150,48 @@ def test_image_is_not_its_own_label_map(paths, load):
     with pytest.raises(InputError, match="a label map, got the image itself") as caught:
         as_label_maps([load(paths[0])], [subject])
     assert str(caught.value).startswith(paths[0])
+
+
+def test_labels_are_read_where_the_image_lies():
+    data = np.arange(60, dtype=np.int16).reshape((3, 4, 5))
+    affine = np.diag([2.0, 3.0, 4.0, 1.0])
+    image = nib.Nifti1Image(data, affine)
+    subject = Subject("first", {})
+    same = read_on_image(image, subject, Geometry((3, 4, 5), affine))
+    np.testing.assert_array_equal(same, data)
+    # Mirrored, and one voxel further: the last plane lies outside.
+    mirrored = affine @ nib.affines.from_matvec(np.diag([-1, 1, 1]), [3, 0, 0])
+    moved = read_on_image(image, subject, Geometry((3, 4, 5), mirrored))
+    np.testing.assert_array_equal(moved[1:], data[:0:-1])
+    assert not moved[0].any()
+
+
+def test_label_map_that_lost_its_affine_is_named():
+    affine = np.diag([2.0, 3.0, 4.0, 1.0])
+    lost = Volume(np.ones((3, 4, 5), np.int32), Geometry((3, 4, 5), np.eye(4)))
+    with pytest.raises(InputError, match=r"^y: expected the affine of its image"):
+        check_placement(lost, Geometry((3, 4, 5), affine), "y")
+    check_placement(lost, Geometry((3, 4, 5), np.eye(4)), "y")
+    check_placement(lost, Geometry((6, 4, 5), affine), "y")
+
+
+@pytest.mark.parametrize(
+    ("voxel", "shift", "expected"),
+    [
+        ((2, 0, 4), 0.0, False),
+        ((2, 0, 4), 0.4, False),  # between the centres of voxels
+        ((2, 0, 4), 0.6, True),
+        ((0, 3, 4), 0.6, False),
+        (None, 9.0, False),
+    ],
+)
+def test_labels_outside_a_grid_differ_from_no_labels(voxel, shift, expected):
+    labels = np.zeros((3, 4, 5), np.int32)
+    if voxel is not None:
+        labels[voxel] = 6
+    # Twice the size in its own world, and half as far in the scanner's.
+    grid, to_scanner = Geometry((3, 4, 5), np.diag([2.0, 2.0, 2.0, 1.0])), np.eye(4)
+    to_scanner[:3, :3] /= 2
+    to_scanner[:3, 3] = [-shift, 0, 0]
+    label_map = Volume(labels, Geometry((3, 4, 5), np.eye(4)))
+    assert lies_outside(label_map, grid, to_scanner) == expected

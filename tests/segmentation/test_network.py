@@ -11,8 +11,7 @@ from brainfeat.segmentation.inputs import SegmentationSpace
 from brainfeat.segmentation.network import (
     SegmentationNetwork,
     choose_blocks,
-    encoder_slabs,
-    first_decoder,
+    init_decoder,
 )
 from brainfeat.slabs.grid import SlabGrid
 from brainfeat.subjects.subject import Subject
@@ -23,9 +22,11 @@ pytestmark = pytest.mark.usefixtures("without_registration")
 @pytest.fixture
 def space():
     return SegmentationSpace(
-        Preprocessor(shape=(24, 32, 40), spacing=6.0, alignment="none"),
-        ("T1w", "T2w", "FLAIR"),
-        ("T1w",),
+        preprocessor=Preprocessor(shape=(24, 32, 40), spacing=6.0, alignment="none"),
+        slab_grid=SlabGrid(thickness=2),
+        encoder_modalities=("T1w", "T2w", "FLAIR"),
+        modalities=("T1w",),
+        allow_missing=True,
     )
 
 
@@ -42,27 +43,25 @@ def network(checkpoint, space):
         decoder=decoder,
         prior=torch.rand(3, 12, 16, 20) + 0.1,
         space=space,
-        grid=SlabGrid(thickness=2),
-        blocks=(0, 1),
         device=torch.device("cpu"),
     )
 
 
 @pytest.fixture
-def placed(space, modality_paths):
+def inputs(space, modality_paths):
     return space.read(Subject("x", {"T1w": modality_paths["T1w"][0]}))
 
 
-def test_probabilities_lie_as_the_voxels_do(network, placed):
-    chances = network.probabilities(placed).astype(np.float32)
-    assert chances.shape == (3, 48, 64, 80)
-    np.testing.assert_allclose(chances.sum(axis=0), 1.0, atol=2e-3)
+def test_probabilities_lie_as_the_voxels_do(network, inputs):
+    probabilities = network.probabilities(inputs).astype(np.float32)
+    assert probabilities.shape == (3, 48, 64, 80)
+    np.testing.assert_allclose(probabilities.sum(axis=0), 1.0, atol=2e-3)
 
 
-def test_parts_give_what_the_whole_gives(network, placed, monkeypatch):
-    whole = network.probabilities(placed)
-    monkeypatch.setattr(model, "_VOXELS_AT_ONCE", 24 * 32 * 2 * 6)  # 6 of 20 slabs
-    parts = network.probabilities(placed)
+def test_parts_give_what_the_whole_gives(network, inputs, monkeypatch):
+    whole = network.probabilities(inputs)
+    monkeypatch.setattr(model, "_MAX_VOXELS", 24 * 32 * 2 * 6)  # 6 of 20 slabs
+    parts = network.probabilities(inputs)
     np.testing.assert_allclose(parts, whole, atol=2e-3)
 
 
@@ -70,18 +69,17 @@ def test_parts_give_what_the_whole_gives(network, placed, monkeypatch):
     ("background", "matters"), [("kept", True), ("skipped", False)]
 )
 def test_background_matters_to_encoders_that_keep_it(
-    make_checkpoint, checkpoint, network, placed, background, matters
+    make_checkpoint, checkpoint, network, inputs, background, matters
 ):
     config = replace(checkpoint.config.encoder, background=background)
     network.encoder = make_checkpoint(encoder=config).build_encoder()
-    coarse = np.concatenate([placed.coarse.data, placed.coarse.foreground[None]])
-    coarse = torch.from_numpy(coarse)[None].float()
+    coarse = torch.from_numpy(inputs.stack_coarse())[None].float()
     coarse[:, -1, :, : 2 * config.patch_size] = 0  # as if no brain were there
     changed = coarse.clone()
     changed[:, :-1, :, : config.patch_size] += 5.0
-    present = torch.from_numpy(placed.coarse.present)[None]
+    present = torch.from_numpy(inputs.coarse.present)[None]
     first, second = (
-        network.tokens(network.to_stack(volumes), present)[-1]
+        network.tokens(network.to_slices(volumes), present)[-1]
         for volumes in (coarse, changed)
     )
     assert torch.equal(first, second) != matters
@@ -89,9 +87,9 @@ def test_background_matters_to_encoders_that_keep_it(
 
 def test_many_classes_make_parts_smaller(network, monkeypatch):
     slab = 24 * 32 * 2
-    monkeypatch.setattr(model, "_SCORES_AT_ONCE", slab * 8 * 3 * 5)
+    monkeypatch.setattr(model, "_MAX_SCORES", slab * 8 * 3 * 5)
     assert network._count_slabs(slab) == 5
-    monkeypatch.setattr(model, "_SCORES_AT_ONCE", 1)
+    monkeypatch.setattr(model, "_MAX_SCORES", 1)
     assert network._count_slabs(slab) == 1
 
 
@@ -109,16 +107,13 @@ def test_blocks_end_with_the_last(depth):
 
 def test_network_follows_the_encoder_s_checkpoint(checkpoint, space):
     config = checkpoint.config
-    network = SegmentationNetwork.join(
-        config,
-        space,
+    network = SegmentationNetwork(
+        space=space,
         encoder=checkpoint.build_encoder(),
-        decoder=first_decoder(config.encoder, space, 3, seed=0),
+        decoder=init_decoder(config.encoder, space, 3, seed=0),
         prior=torch.full((3, 12, 16, 20), 1 / 3),
         device=torch.device("cpu"),
     )
-    assert network.grid == encoder_slabs(config)
-    assert network.grid == SlabGrid(thickness=2, plane=config.plane)
     assert network.blocks == choose_blocks(config.encoder.depth)
     assert network.decoder.config.n_depths == len(network.blocks)
     assert network.decoder.config.upsampling == space.upsampling
@@ -126,7 +121,7 @@ def test_network_follows_the_encoder_s_checkpoint(checkpoint, space):
 
 def test_seed_alone_decides_on_first_weights(checkpoint, space):
     def weights(seed):
-        decoder = first_decoder(checkpoint.config.encoder, space, 3, seed)
+        decoder = init_decoder(checkpoint.config.encoder, space, 3, seed)
         return torch.cat([value.flatten() for value in decoder.parameters()])
 
     torch.manual_seed(7)

@@ -6,10 +6,10 @@ import torch
 from brainfeat.segmentation.inputs import SegmentationSpace
 from brainfeat.segmentation.network import (
     SegmentationNetwork,
-    first_decoder,
+    init_decoder,
 )
 from brainfeat.segmentation.prediction import (
-    SegmentedSubject,
+    Segmentation,
     segment_subjects,
 )
 from brainfeat.subjects.subject import Subject
@@ -28,18 +28,18 @@ def space(checkpoint):
 def segmented(space, modality_paths):
     """The left half is 7 by sixty per cent, the rest 300 by forty: too little."""
     path = modality_paths["T1w"][0]
-    chances = np.zeros((3, *space.fine_geometry.shape), np.float16)
-    middle = chances.shape[1] // 2
-    chances[1, :middle] = 0.6
-    chances[2, middle:] = 0.4
-    chances[0] = 1 - chances[1:].sum(axis=0)
-    return SegmentedSubject(
-        path, space.read(Subject("x", {"T1w": path})), chances, space
+    probabilities = np.zeros((3, *space.fine_geometry.shape), np.float16)
+    middle = probabilities.shape[1] // 2
+    probabilities[1, :middle] = 0.6
+    probabilities[2, middle:] = 0.4
+    probabilities[0] = 1 - probabilities[1:].sum(axis=0)
+    return Segmentation(
+        path, space.read(Subject("x", {"T1w": path})), probabilities, space, CLASSES
     )
 
 
 def test_most_probable_class_is_chosen_in_native_voxels(segmented):
-    image = segmented.to_label_map(CLASSES)
+    image = segmented.to_label_map()
     source = nib.load(segmented.source)
     assert image.shape == source.shape
     np.testing.assert_array_equal(image.affine, source.affine)
@@ -47,22 +47,22 @@ def test_most_probable_class_is_chosen_in_native_voxels(segmented):
     assert set(np.unique(labels)) == {0, 7}
     world = nib.affines.apply_affine(image.affine, np.argwhere(labels == 7))
     assert world[:, 0].max() < 4  # mm: a voxel of the encoder's grid
-    np.testing.assert_array_equal(segmented.choose(CLASSES), labels)
+    np.testing.assert_array_equal(segmented.labels(), labels)
 
 
 def test_probabilities_sum_to_one(segmented):
-    chances = np.asarray(segmented.to_probability_map().dataobj)
-    assert chances.shape == (*segmented.placed.native.shape, 3)
-    np.testing.assert_allclose(chances.sum(axis=-1), 1.0, atol=1e-6)
-    inside = chances[tuple(size // 4 for size in chances.shape[:3])]
+    probabilities = np.asarray(segmented.to_probability_map().dataobj)
+    assert probabilities.shape == (*segmented.inputs.native.shape, 3)
+    np.testing.assert_allclose(probabilities.sum(axis=-1), 1.0, atol=1e-6)
+    inside = probabilities[tuple(size // 4 for size in probabilities.shape[:3])]
     np.testing.assert_allclose(inside, [0.4, 0.6, 0.0], atol=1e-3)
 
 
 def test_what_no_class_reaches_is_background(segmented):
     nowhere = segmented._replace(probabilities=np.zeros_like(segmented.probabilities))
-    assert not nowhere.choose(CLASSES).any()
-    chances = np.asarray(nowhere.to_probability_map().dataobj)
-    assert (chances[..., 0] == 1.0).all()
+    assert not nowhere.labels().any()
+    probabilities = np.asarray(nowhere.to_probability_map().dataobj)
+    assert (probabilities[..., 0] == 1.0).all()
 
 
 @pytest.mark.parametrize(
@@ -76,18 +76,17 @@ def test_what_no_class_reaches_is_background(segmented):
     ],
 )
 def test_smallest_type_holds_the_classes(segmented, classes, expected):
-    image = segmented.to_label_map(np.array(classes))
+    image = segmented._replace(classes=np.array(classes)).to_label_map()
     assert image.get_data_dtype() == expected
 
 
 def test_subjects_come_in_order_with_their_first_image(
     checkpoint, space, modality_paths
 ):
-    network = SegmentationNetwork.join(
-        checkpoint.config,
-        space,
+    network = SegmentationNetwork(
+        space=space,
         encoder=checkpoint.build_encoder(),
-        decoder=first_decoder(checkpoint.config.encoder, space, 3, seed=0).eval(),
+        decoder=init_decoder(checkpoint.config.encoder, space, 3, seed=0).eval(),
         prior=torch.full((3, 20, 28, 18), 1 / 3),
         device=torch.device("cpu"),
     )
@@ -97,5 +96,7 @@ def test_subjects_come_in_order_with_their_first_image(
         Subject("b", {"T1w": t1w[1]}),
         Subject("c", {"T1w": t1w[2], "FLAIR": None}),
     ]
-    found = segment_subjects(network, subjects, lambda item: item.source, n_jobs=2)
-    assert list(found) == [flair[0], t1w[1], t1w[2]]
+    outcomes = segment_subjects(
+        network, CLASSES, subjects, lambda item: item.source, n_jobs=2
+    )
+    assert [o.unwrap() for o in outcomes] == [flair[0], t1w[1], t1w[2]]

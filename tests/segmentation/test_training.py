@@ -1,18 +1,22 @@
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from brainfeat.exceptions import MissingDependencyError, TrainingError
+from brainfeat.exceptions import TrainingError
 from brainfeat.models.decoder import DecoderConfig, SegmentationDecoder
 from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.segmentation import training
 from brainfeat.segmentation.inputs import SegmentationSpace
 from brainfeat.segmentation.network import SegmentationNetwork
 from brainfeat.segmentation.store import LabelledStore
-from brainfeat.segmentation.training import TrainingPlan, train
+from brainfeat.segmentation.training import (
+    Split,
+    TrainingPlan,
+    split_subjects,
+    train,
+)
 from brainfeat.slabs.grid import SlabGrid
 
 SHAPE = (16, 24, 8)
@@ -21,11 +25,10 @@ PLAN = TrainingPlan(
     learning_rate=1e-2,
     batch_size=1,
     freeze_encoder=True,
-    hide_modalities=False,
     seed=0,
-    train=np.array([0]),
-    held_out=np.array([], dtype=np.int64),
 )
+SPLIT = Split(train=np.array([0]), held_out=np.array([], dtype=np.int64))
+HELD_OUT = SPLIT._replace(held_out=np.array([1]))
 
 
 @pytest.fixture
@@ -53,18 +56,20 @@ def store(tmp_path):
 def network(checkpoint):
     torch.manual_seed(0)
     config = DecoderConfig(
-        n_classes=2, n_modalities=1, embed_dim=24, n_depths=1, width=4
+        n_classes=2, n_modalities=1, embed_dim=24, n_depths=2, width=4
     )
     space = SegmentationSpace(
-        Preprocessor(shape=SHAPE, spacing=2.0), ("T1w", "T2w", "FLAIR"), ("T1w",)
+        preprocessor=Preprocessor(shape=SHAPE, spacing=2.0),
+        slab_grid=SlabGrid(thickness=2),
+        encoder_modalities=("T1w", "T2w", "FLAIR"),
+        modalities=("T1w",),
+        allow_missing=False,
     )
     return SegmentationNetwork(
         encoder=checkpoint.build_encoder(),
         decoder=SegmentationDecoder(config),
         prior=torch.full((2, 8, 12, 4), 0.5),
         space=space,
-        grid=SlabGrid(thickness=2),
-        blocks=(1,),
         device=torch.device("cpu"),
     )
 
@@ -79,13 +84,27 @@ def is_same(module, state):
 
 
 def test_loss_falls(network, store):
-    told = []
-    plan = replace(PLAN, n_steps=25)
-    result = train(network, store, plan, on_step=lambda n, _: told.append(n))
+    losses = []
+    plan = replace(PLAN, n_steps=50)
+    result = train(network, store, SPLIT, plan, on_step=losses.append)
     assert np.mean(result.loss_curve[-5:]) < 0.8 * np.mean(result.loss_curve[:5])
-    assert told == [*range(1, 26)]
+    assert losses == result.loss_curve
+    assert len(losses) == 50
     assert result.validation_scores == []
     assert not network.decoder.training
+
+
+def test_encoder_learns_at_a_tenth_of_the_decoder_s_rate(network):
+    plan = replace(PLAN, freeze_encoder=False, n_steps=20)
+    optimizer, schedule = training._make_optimizer(network, plan)
+    for _ in range(plan.n_steps):
+        decoder, encoder = optimizer.param_groups
+        assert encoder["lr"] == pytest.approx(0.1 * decoder["lr"])
+        optimizer.step()
+        schedule.step()
+    sizes = [sum(p.numel() for p in group["params"]) for group in (decoder, encoder)]
+    modules = (network.decoder, network.encoder)
+    assert sizes == [sum(p.numel() for p in m.parameters()) for m in modules]
 
 
 @pytest.mark.parametrize("n_steps", [1, 2, 9, 10, 19])
@@ -101,15 +120,15 @@ def test_schedule_has_a_rate_for_any_number_of_steps(network, n_steps):
 
 def test_frozen_encoder_stays_as_it_is(network, store):
     before = state_of(network.encoder)
-    train(network, store, PLAN, on_step=lambda *_: None)
+    train(network, store, SPLIT, PLAN, on_step=lambda *_: None)
     assert is_same(network.encoder, before)
 
 
-def test_frozen_encoder_is_not_even_written(network, store):
+def test_frozen_encoder_is_not_written_to(network, store):
     # Others may be using it.
     before = [value._version for value in network.encoder.parameters()]
-    plan = replace(PLAN, held_out=np.array([1]))
-    assert train(network, store, plan, on_step=lambda *_: None).validation_scores
+    result = train(network, store, HELD_OUT, PLAN, on_step=lambda *_: None)
+    assert result.validation_scores
     assert [value._version for value in network.encoder.parameters()] == before
 
 
@@ -120,17 +139,17 @@ def test_best_encoder_is_kept_with_its_decoder(network, store, monkeypatch):
         states.append(state_of(net.encoder))
         return next(scores)
 
-    monkeypatch.setattr(training, "_check", check)
-    plan = replace(PLAN, freeze_encoder=False, n_steps=20, held_out=np.array([1]))
-    train(network, store, plan, on_step=lambda *_: None)
+    monkeypatch.setattr(training, "_validate", check)
+    plan = replace(PLAN, freeze_encoder=False, n_steps=20)
+    train(network, store, HELD_OUT, plan, on_step=lambda *_: None)
     assert is_same(network.encoder, states[0])
     assert not is_same(network.encoder, states[-1])
 
 
-def test_encoder_learns_if_asked_to(network, store):
+def test_encoder_is_trained_if_not_frozen(network, store):
     before = state_of(network.encoder)
     plan = replace(PLAN, freeze_encoder=False, batch_size=2)
-    train(network, store, plan, on_step=lambda *_: None)
+    train(network, store, SPLIT, plan, on_step=lambda *_: None)
     assert not is_same(network.encoder, before)
 
 
@@ -142,9 +161,9 @@ def test_best_weights_of_the_held_out_subjects_are_kept(network, store, monkeypa
         states.append(state_of(net.decoder))
         return next(scores)
 
-    monkeypatch.setattr(training, "_check", check)
-    plan = replace(PLAN, n_steps=20, held_out=np.array([1]))
-    result = train(network, store, plan, on_step=lambda *_: None)
+    monkeypatch.setattr(training, "_validate", check)
+    plan = replace(PLAN, n_steps=20)
+    result = train(network, store, HELD_OUT, plan, on_step=lambda *_: None)
     assert result.validation_scores == [0.1, 0.9, 0.2, 0.3, 0.4]
     assert len(result.loss_curve) == 10
     assert is_same(network.decoder, states[1])
@@ -156,41 +175,88 @@ def test_best_weights_of_the_held_out_subjects_are_kept(network, store, monkeypa
 )
 def test_last_weights_may_be_the_best(n_steps, expected):
     steps = range(1, n_steps + 1)
-    assert [n for n in steps if training._is_check(n, n_steps)] == [*expected]
+    assert [n for n in steps if training._is_validation(n, n_steps)] == [*expected]
 
 
-def test_held_out_dice_is_that_of_the_label_maps(network, store):
+def test_validation_score_is_the_dice_of_the_label_maps(network, store):
     with torch.no_grad():
         network.decoder.head.weight.zero_()
         network.decoder.head.bias.copy_(torch.tensor([-9.0, 9.0]))
     # All is class one.
     truth = store.load(1).labels
-    share = float(truth.mean())
-    expected = 2 * share / (1 + share)
-    found = training._check(network, store, np.array([1]))
-    assert found == pytest.approx(expected, rel=1e-4)
+    fraction = float(truth.mean())
+    expected = 2 * fraction / (1 + fraction)
+    score = training._validate(network, store, np.array([1]))
+    assert score == pytest.approx(expected, rel=1e-4)
 
 
 def test_training_that_diverges_stops(network, store, monkeypatch):
-    def diverged(**_options):
-        return lambda logits, _: logits.sum() * float("nan")
+    def diverge(logits, _):
+        return logits.sum() * float("nan")
 
-    losses = SimpleNamespace(DiceCELoss=diverged)
-    monkeypatch.setattr(training, "import_monai", lambda _: losses)
+    monkeypatch.setattr(training, "dice_ce_loss", diverge)
     with pytest.raises(TrainingError, match="step 0: expected a finite loss"):
-        train(network, store, PLAN, on_step=lambda *_: None)
+        train(network, store, SPLIT, PLAN, on_step=lambda *_: None)
 
 
-def test_many_classes_make_stacks_thinner(network, store):
-    few = training._stack_sizes(network, store)
-    many = training._stack_sizes(network, replace(store, classes=tuple(range(4000))))
+def test_many_classes_make_crops_thinner(network, store):
+    few = training._crop_sizes(network, store)
+    many = training._crop_sizes(network, replace(store, classes=tuple(range(4000))))
     assert (few.n_slabs, many.n_slabs) == (4, 1)
 
 
-def test_missing_monai_names_the_extra(monkeypatch):
-    def refuse(name):
-        raise ModuleNotFoundError(name)
+def split(has_class, fraction, *, groups=None, seed=0):
+    has_class = np.array(has_class, bool)
+    groups = np.arange(len(has_class)) if groups is None else np.array(groups)
+    return split_subjects(has_class, groups, fraction, np.random.RandomState(seed))
 
-    monkeypatch.setattr(training, "import_module", refuse)
-    with pytest.raises(MissingDependencyError, match=r"brainfeat\[segmentation\]"):
-        training.import_monai("monai.losses")
+
+def test_no_more_are_held_out_than_are_validated():
+    train_rows, held_out = split(np.ones((40, 2)), 0.5)
+    assert (len(train_rows), len(held_out)) == (36, 4)
+    assert sorted([*train_rows, *held_out]) == list(range(40))
+
+
+def test_last_subject_of_a_class_is_not_held_out():
+    has_class = np.ones((5, 3))
+    has_class[:, 2] = [0, 0, 1, 0, 0]
+    for seed in range(10):
+        _, held_out = split(has_class, 0.8, seed=seed)
+        assert len(held_out) == 4
+        assert 2 not in held_out
+
+
+def test_subject_without_foreground_is_not_held_out():
+    has_class = np.array([[1, 1], [1, 0], [1, 1], [1, 0]])
+    for seed in range(10):
+        _, held_out = split(has_class, 0.8, seed=seed)
+        assert set(held_out) < {0, 2}
+        assert len(held_out) == 1
+
+
+def test_no_participant_is_on_both_sides():
+    groups = np.repeat(np.arange(12), [1, 2, 3, 1, 2, 3, 1, 2, 3, 1, 2, 9])
+    for seed in range(30):
+        train_rows, held_out = split(np.ones((30, 2)), 0.3, groups=groups, seed=seed)
+        assert 1 <= len(held_out) <= 4
+        assert not set(groups[train_rows]) & set(groups[held_out])
+        # Only further scans of held-out participants are in neither.
+        assert set(groups[train_rows]) | set(groups[held_out]) == set(range(12))
+
+
+def test_fraction_is_one_of_participants():
+    groups = np.repeat(np.arange(5), 4)
+    train_rows, held_out = split(np.ones((20, 2)), 0.1, groups=groups)
+    assert (len(train_rows), len(held_out)) == (20, 0)
+    train_rows, held_out = split(np.ones((20, 2)), 0.2, groups=groups)
+    assert (len(train_rows), len(held_out)) == (16, 4)
+
+
+def test_scan_without_foreground_of_a_held_out_participant_is_not_validated():
+    has_class = np.array([[1, 1], [1, 0], [1, 1], [1, 0]])
+    for seed in range(4):
+        train_rows, held_out = split(has_class, 0.5, groups=[0, 0, 1, 1], seed=seed)
+        assert (train_rows.tolist(), held_out.tolist()) in (
+            ([2, 3], [0]),
+            ([0, 1], [2]),
+        )
