@@ -84,8 +84,8 @@ def test_unusable_confounds_are_named(embedder, brains, confounds, message):
 def test_labels_in_another_order_are_rejected(embedder, brains):
     scans = pd.DataFrame({"T1w": brains[:2]}, index=["sub-1", "sub-2"])
     y = pd.Series(["b", "a"], index=["sub-2", "sub-1"])
-    with pytest.raises(InputError, match="y: expected the rows of X in their order"):
+    with pytest.raises(InputError, match="y: expected the index of X, got the same"):
         generate_report(embedder, scans, y)
     ages = pd.DataFrame({"age": [60, 50]}, index=y.index)
-    with pytest.raises(InputError, match="confounds: expected the rows of X in their"):
+    with pytest.raises(InputError, match="confounds: expected the index of X, got"):
         generate_report(embedder, scans, list(y), confounds=ages)

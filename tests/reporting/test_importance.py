@@ -190,7 +190,7 @@ def test_unsupported_arguments_are_rejected(pipeline, brains, change, error, mes
 def test_labels_in_another_order_are_rejected(pipeline, brains):
     scans = pd.Series(brains[:3], index=["sub-1", "sub-2", "sub-3"], name="T1w")
     y = pd.Series([1, 0, 1], index=["sub-2", "sub-1", "sub-3"])
-    with pytest.raises(InputError, match="y: expected the rows of X in their order"):
+    with pytest.raises(InputError, match="y: expected the index of X, got the same"):
         reporting.attribution(pipeline, scans, y)
 
 
