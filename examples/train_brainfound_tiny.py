@@ -33,7 +33,7 @@ from brainfeat.simulation.artifacts import ArtifactConfig
 from brainfeat.simulation.contrast import ContrastConfig
 from brainfeat.simulation.deformation import DeformationConfig
 from brainfeat.simulation.disease import VariationConfig
-from brainfeat.simulation.subjects import PopulationConfig
+from brainfeat.simulation.population import PopulationConfig
 from brainfeat.simulation.training import TrainingConfig
 from brainfeat.slabs.crops import CropConfig
 from brainfeat.slabs.intensity import IntensityConfig
@@ -62,11 +62,11 @@ POPULATION = PopulationConfig(
 )
 FIRST_PEOPLE = TrainingConfig(
     population=POPULATION,
-    contrast=ContrastConfig(jitter=0.1, random_share=0.1, detail=(0.0, 1.2)),
+    contrast=ContrastConfig(jitter=0.1, random_fraction=0.1, detail=(0.0, 1.2)),
 )
 SECOND_PEOPLE = TrainingConfig(
     population=POPULATION,
-    contrast=ContrastConfig(jitter=0.12, random_share=0.2, detail=(0.0, 1.2)),
+    contrast=ContrastConfig(jitter=0.12, random_fraction=0.2, detail=(0.0, 1.2)),
     artifacts=ArtifactConfig(
         bias=(0.0, 0.4), noise=(0.0, 0.04), gamma=(0.7, 1.4), resolution=(1.0, 5.0)
     ),

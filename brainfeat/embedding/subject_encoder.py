@@ -30,7 +30,8 @@ from brainfeat.models.device import (
 from brainfeat.models.encoder import EncoderOutput
 from brainfeat.models.pooling import pool_regions, pool_tissues, pool_tokens
 from brainfeat.models.threads import map_in_threads
-from brainfeat.preprocessing.preprocessor import PreprocessedSubject, Preprocessor
+from brainfeat.preprocessing.preprocessed import PreprocessedSubject
+from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.slabs.grid import SlabGrid
 from brainfeat.subjects.failures import add_context
 from brainfeat.subjects.reading import read_and_preprocess

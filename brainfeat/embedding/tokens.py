@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from brainfeat.embedding.subject_encoder import NOT_FINITE, SubjectEncoder
 from brainfeat.exceptions import VolumeError
 from brainfeat.models.threads import map_in_threads
-from brainfeat.preprocessing.preprocessor import PreprocessedSubject
+from brainfeat.preprocessing.preprocessed import PreprocessedSubject
 from brainfeat.subjects.failures import add_context
 from brainfeat.subjects.subject import Subject
 from brainfeat.volume import Geometry

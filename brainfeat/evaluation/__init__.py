@@ -1,4 +1,4 @@
-"""Scores that are hard to get wrong: cross-validation, confounds, reliability."""
+"""Evaluate features: cross-validation, confounds, decoding maps, reliability."""
 
 from brainfeat.evaluation.confounds import ConfoundRegressor
 from brainfeat.evaluation.decoding import DecodingMap, decode_positions

@@ -1,8 +1,8 @@
-"""Columns of a feature table that are no features: confounds, sites, subjects."""
+"""Columns of a feature table that are not features: confounds, sites, subjects."""
 
 __all__ = [
     "Columns",
-    "Design",
+    "Encoding",
     "SplitTable",
     "as_codes",
     "check_order",
@@ -21,248 +21,160 @@ from numpy.typing import NDArray
 from brainfeat.exceptions import ConfigError, InputError
 
 Columns = Sequence[str | int]
+Floats = NDArray[np.float64]
 
 
 class SplitTable(NamedTuple):
-    """A table in two parts.
+    """Features of shape (n_rows, n_features), the selected columns, feature names."""
 
-    Attributes
-    ----------
-    features : ndarray of float64 of shape (n_rows, n_features)
-        What is left.
-    chosen : DataFrame
-        The columns that were asked for.
-    names : list of str
-        Names of the features.
-    """
-
-    features: NDArray[np.float64]
-    chosen: pd.DataFrame
+    features: Floats
+    selected: pd.DataFrame
     names: list[str]
 
 
 def split_columns(
     X: Any, columns: Columns, fitted: Sequence[str] | None = None
 ) -> SplitTable:
-    """Take columns out of a table.
+    """Separate columns from the features of a table.
 
-    Parameters
-    ----------
-    X : DataFrame or array of shape (n_rows, n_columns)
-        Features, and beside them what `columns` names.
-    columns : sequence of str or int
-        Names in a DataFrame, or positions in an array; negative ones count from the
-        end.
-    fitted : sequence of str, optional
-        Names of the features in another table, which these must have as well.
-
-    Returns
-    -------
-    SplitTable
-        Features, chosen columns and names of the features.
+    `columns` are names in a DataFrame, or positions, also negative, in an array.
+    `fitted` are the feature names of another table, which must be the same here.
 
     Raises
     ------
     ConfigError
-        If ``columns`` is no sequence of names and positions.
+        If `columns` is not a list.
     InputError
-        If a column is missing, a feature is no number, a value is missing, or the
-        features have other names, or another order, than those that were fitted.
+        If a column is missing, a value is missing, or a feature is not a finite number
+        or was not fitted.
     """
     if isinstance(columns, str) or not isinstance(columns, Sequence):
         raise ConfigError(f"expected a list of columns, got {columns!r}.")
     table = X if isinstance(X, pd.DataFrame) else pd.DataFrame(np.asarray(X))
-    places = [_find(table, column) for column in columns]
-    chosen = table.iloc[:, places]
-    if chosen.isna().to_numpy().any():
-        gaps = [str(c) for c in chosen.columns[chosen.isna().any()]]
-        raise InputError(f"X: expected a value in every row of {', '.join(gaps)}.")
-    rest = table.drop(columns=table.columns[places])
+    positions = [_position(table, column) for column in columns]
+    selected = table.iloc[:, positions]
+    missing = selected.columns[selected.isna().any()]
+    if len(missing):
+        raise InputError(
+            f"X: expected a value in every row of {', '.join(map(str, missing))}."
+        )
+    rest = table.drop(columns=table.columns[positions])
     names = [str(name) for name in rest.columns]
     if fitted is not None:
         _check_names("features", fitted, names)
     try:
         features = rest.to_numpy(dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise InputError(f"X: expected features that are numbers ({error}).") from error
+        raise InputError(f"X: expected numeric features ({error}).") from error
     if not np.isfinite(features).all():
         raise InputError("X: expected finite features, got NaN or infinite values.")
-    return SplitTable(features, chosen, names)
+    return SplitTable(features, selected, names)
 
 
 def check_order(X: Any, **columns: Any) -> None:
-    """Check that what is paired row by row does not say that it belongs elsewhere.
+    """Check that indexed columns have the rows of an indexed `X` in the same order.
 
-    Parameters
-    ----------
-    X : array-like
-        Features.
-    **columns : object
-        What belongs to the rows of ``X``, by name.
+    Default indices are not compared: they only count the rows.
 
     Raises
     ------
     InputError
-        If a Series or DataFrame has the index of ``X`` in another order. Indices that
-        only count the rows say nothing.
+        If a column has the index of `X` in another order.
     """
-    if not _names_rows(X):
+    if not _has_labels(X):
         return
     order = list(X.index)
     for name, values in columns.items():
-        if not _names_rows(values):
+        if not _has_labels(values):
             continue
-        # As Python compares them: for pandas, equal numbers of two dtypes may differ.
-        found = list(values.index)
-        if found != order and set(found) == set(order):
+        # Compared as Python objects: pandas may distinguish equal numbers by dtype.
+        index = list(values.index)
+        if index != order and set(index) == set(order):
             raise InputError(
-                f"{name}: expected the rows of X in their order, got its index in "
-                "another."
+                f"{name}: expected the index of X, got the same labels in another "
+                "order."
             )
 
 
 def as_codes(
     name: str, values: Any, n_rows: int
 ) -> tuple[NDArray[np.intp], tuple[str, ...]]:
-    """Replace what a column tells of each row, such as its site, by numbers.
-
-    Parameters
-    ----------
-    name : str
-        Of the column, for messages.
-    values : array-like of shape (n_rows,)
-        Compared as text.
-    n_rows : int
-        How many there must be.
-
-    Returns
-    -------
-    codes : ndarray of int of shape (n_rows,)
-        Place of each value among the names.
-    names : tuple of str
-        The different values, sorted.
-
-    Raises
-    ------
-    InputError
-        If there are more or fewer values than rows, or one is missing.
-    """
-    # Of objects: an array of texts would take NaN for a name.
+    """Encode a column as indices into its sorted unique values, compared as text."""
+    # As objects: an array of strings would turn NaN into a name.
     series = pd.Series(list(values), dtype=object)
-    if len(series) != n_rows or series.isna().any():
+    n_missing = int(series.isna().sum())
+    if len(series) != n_rows or n_missing:
         raise InputError(
             f"{name}: expected a value for each of {n_rows} rows, got {len(series)} "
-            f"values, {int(series.isna().sum())} of them missing."
+            f"values, {n_missing} of them missing."
         )
     names, codes = np.unique(series.map(str).to_numpy(dtype=str), return_inverse=True)
     return codes.astype(np.intp), tuple(map(str, names))
 
 
 @dataclass(frozen=True, eq=False)
-class Design:
-    """How confounds become numbers: learnt from some rows, applied to any.
+class Encoding:
+    """Encodes confounds as numbers: numeric columns as they are, others one-hot."""
 
-    Parameters
-    ----------
-    categories : tuple of (tuple of str or None)
-        Levels of each column; None if it is a number.
-    names : tuple of str
-        Names of the columns.
-    """
-
-    categories: tuple[tuple[str, ...] | None, ...]
     names: tuple[str, ...]
+    levels: tuple[tuple[str, ...] | None, ...]  # of each column; None if numeric
 
     @classmethod
-    def learn(cls, table: pd.DataFrame) -> "Design":
-        """Find out which columns are numbers, and the levels of the others.
-
-        Parameters
-        ----------
-        table : DataFrame
-            Confounds, a column each.
-
-        Returns
-        -------
-        Design
-            To be applied to these rows and to others.
-        """
+    def learn(cls, table: pd.DataFrame) -> "Encoding":
+        """Find the numeric columns, and the levels of the others."""
         levels = [
-            None if _is_number(values) else tuple(sorted(set(map(str, values))))
+            None if _is_numeric(values) else tuple(sorted(set(map(str, values))))
             for _, values in table.items()
         ]
-        return cls(tuple(levels), tuple(map(str, table.columns)))
+        return cls(tuple(map(str, table.columns)), tuple(levels))
 
-    def apply(self, table: pd.DataFrame) -> NDArray[np.float64]:
-        """Write confounds as numbers.
-
-        Parameters
-        ----------
-        table : DataFrame
-            The same columns as in `learn`.
-
-        Returns
-        -------
-        ndarray of shape (n_rows, n_numbers)
-            A column a number, and one a level of those that are none.
-
-        Raises
-        ------
-        InputError
-            If the columns are others, a number is not finite, or there is a level
-            that was not there in `learn`.
-        """
+    def apply(self, table: pd.DataFrame) -> Floats:
+        """Encode the columns of `learn`: (n_rows, n_numbers)."""
         _check_names("columns", self.names, [str(name) for name in table.columns])
         parts = [np.empty((len(table), 0))]
         for position, (name, levels) in enumerate(
-            zip(self.names, self.categories, strict=True)
+            zip(self.names, self.levels, strict=True)
         ):
             values = table.iloc[:, position]
             if levels is None:
                 parts.append(_as_numbers(name, values)[:, None])
-                continue
-            text = np.array([str(value) for value in values])
-            unknown = sorted(set(text) - set(levels))
-            if unknown:
-                raise InputError(
-                    f"{name}: expected one of {', '.join(levels)}, as in the rows that "
-                    f"were fitted, got {', '.join(unknown)}."
-                )
-            parts.append((text[:, None] == np.array(levels)).astype(np.float64))
+            else:
+                parts.append(_one_hot(name, values, levels))
         return np.hstack(parts)
 
 
-def _names_rows(values: Any) -> bool:
+def _has_labels(values: Any) -> bool:
     is_table = isinstance(values, pd.DataFrame | pd.Series)
     return is_table and not isinstance(values.index, pd.RangeIndex)
 
 
-def _find(table: pd.DataFrame, column: str | int) -> int:
-    found = [place for place, name in enumerate(table.columns) if name == column]
-    if not found and isinstance(column, int) and -len(table.columns) <= column < 0:
-        return len(table.columns) + column
-    if len(found) != 1:
+def _position(table: pd.DataFrame, column: str | int) -> int:
+    matches = [i for i, name in enumerate(table.columns) if name == column]
+    n_columns = len(table.columns)
+    if not matches and isinstance(column, int) and -n_columns <= column < 0:
+        return n_columns + column
+    if len(matches) != 1:
         raise InputError(
-            f"X: expected one column {column!r}, got {len(found)} among "
-            f"{len(table.columns)} columns."
+            f"X: expected one column {column!r}, got {len(matches)} among "
+            f"{n_columns} columns."
         )
-    return found[0]
+    return matches[0]
 
 
-def _check_names(what: str, fitted: Sequence[str], found: Sequence[str]) -> None:
-    if len(found) != len(fitted):
+def _check_names(kind: str, fitted: Sequence[str], names: Sequence[str]) -> None:
+    if len(names) != len(fitted):
         raise InputError(
-            f"X: expected the {len(fitted)} {what} that were fitted, got {len(found)}."
+            f"X: expected the {len(fitted)} {kind} that were fitted, got {len(names)}."
         )
-    for place, (expected, name) in enumerate(zip(fitted, found, strict=True)):
+    for position, (expected, name) in enumerate(zip(fitted, names, strict=True)):
         if name != expected:
             raise InputError(
-                f"X: expected the {what} that were fitted, in their order: {expected} "
-                f"at position {place}, got {name}."
+                f"X: expected the {kind} that were fitted, in their order: {expected} "
+                f"at position {position}, got {name}."
             )
 
 
-def _as_numbers(name: str, values: "pd.Series[Any]") -> NDArray[np.float64]:
+def _as_numbers(name: str, values: "pd.Series[Any]") -> Floats:
     try:
         numbers = values.to_numpy(dtype=np.float64)
     except (TypeError, ValueError) as error:
@@ -274,10 +186,22 @@ def _as_numbers(name: str, values: "pd.Series[Any]") -> NDArray[np.float64]:
     return numbers
 
 
-def _is_number(values: "pd.Series[Any]") -> bool:
+def _one_hot(name: str, values: "pd.Series[Any]", levels: tuple[str, ...]) -> Floats:
+    text = np.array([str(value) for value in values])
+    unknown = sorted(set(text) - set(levels))
+    if unknown:
+        raise InputError(
+            f"{name}: expected one of {', '.join(levels)}, as in the rows that "
+            f"were fitted, got {', '.join(unknown)}."
+        )
+    one_hot: Floats = (text[:, None] == np.array(levels)).astype(np.float64)
+    return one_hot
+
+
+def _is_numeric(values: "pd.Series[Any]") -> bool:
     if isinstance(values.dtype, pd.CategoricalDtype):
-        return False  # whatever its categories are called
-    # Two-valued flags as well: one column is enough for them.
+        return False  # even if the categories are numbers
+    # Booleans are numeric: one column is enough for them.
     if pd.api.types.is_numeric_dtype(values):
         return True
     return all(isinstance(value, Real) for value in values)

@@ -1,4 +1,4 @@
-"""What confounds explain of features, taken out within each fold."""
+"""Confounds, regressed out of features within each fold."""
 
 __all__ = ["ConfoundRegressor"]
 
@@ -9,22 +9,22 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from brainfeat.evaluation.columns import Columns, Design, split_columns
-from brainfeat.evaluation.spread import ROUNDING
+from brainfeat.evaluation.columns import Columns, Encoding, split_columns
+from brainfeat.evaluation.scaling import ROUNDING
 
 
 class ConfoundRegressor(TransformerMixin, BaseEstimator):
     """Regress confounds out of features.
 
-    Confounds are columns of ``X`` itself, so that cross-validation splits them with
-    the features: the regression is learnt from training rows and applied to test
-    rows [1]_. Regressing before splitting would tell training rows of test rows.
+    Confounds are columns of ``X``, so that cross-validation splits them with the
+    features: the regression is fitted on training rows and applied to test
+    rows [1]_. Regressing before the split would leak test rows into training.
 
     Parameters
     ----------
     confounds : sequence of str or int
-        Columns of a DataFrame by name, or of an array by position; they are used and
-        dropped. Text, and pandas' categories, are taken as categories.
+        Columns of a DataFrame by name, or of an array by position; they are dropped
+        from the result. Text and pandas categoricals are categories.
 
     Attributes
     ----------
@@ -51,7 +51,7 @@ class ConfoundRegressor(TransformerMixin, BaseEstimator):
         self.confounds = confounds
 
     def fit(self, X: Any, y: object = None) -> Self:
-        """Learn what the confounds explain.
+        """Fit the regression of features on confounds.
 
         Parameters
         ----------
@@ -68,17 +68,17 @@ class ConfoundRegressor(TransformerMixin, BaseEstimator):
         Raises
         ------
         ConfigError
-            If ``confounds`` is no list.
+            If ``confounds`` is not a list.
         InputError
-            If a column is missing or a value is no finite number.
+            If a column is missing or a value is not a finite number.
         """
         features, confounds, names = split_columns(X, self.confounds)
-        self.design_ = Design.learn(confounds)
-        numbers = self.design_.apply(confounds)
-        # About their means: what is left keeps the mean of the features.
+        self.encoding_ = Encoding.learn(confounds)
+        numbers = self.encoding_.apply(confounds)
+        # Centred, so that the means of the features are kept.
         self.confound_means_ = numbers.mean(axis=0)
         centred = numbers - self.confound_means_
-        # The least of all solutions, as the levels of a category add up to one.
+        # The least-norm solution, as one-hot levels are collinear.
         self.feature_means_ = features.mean(axis=0)
         deviations = features - self.feature_means_
         self.coefficients_ = np.linalg.pinv(centred) @ deviations
@@ -87,7 +87,7 @@ class ConfoundRegressor(TransformerMixin, BaseEstimator):
         return self
 
     def transform(self, X: Any) -> NDArray[np.float64]:
-        """Take out what the confounds explain.
+        """Subtract what the confounds explain.
 
         Parameters
         ----------
@@ -97,21 +97,21 @@ class ConfoundRegressor(TransformerMixin, BaseEstimator):
         Returns
         -------
         ndarray of shape (n_rows, n_columns - n_confounds)
-            Features without what the confounds explain.
+            Adjusted features.
 
         Raises
         ------
         InputError
-            If ``X`` does not have the columns of `fit` in their order, or a category
-            that it had not.
+            If the columns differ from those of `fit` in name or order, or a category
+            is new.
         """
         check_is_fitted(self)
         features, confounds, _ = split_columns(X, self.confounds, self.feature_names_)
-        numbers = self.design_.apply(confounds) - self.confound_means_
-        left = features - self.feature_means_ - numbers @ self.coefficients_
-        # Of what confounds explain in full, rounding errors would still tell them.
-        left[np.abs(left) <= self._rounding] = 0.0
-        adjusted: NDArray[np.float64] = self.feature_means_ + left
+        numbers = self.encoding_.apply(confounds) - self.confound_means_
+        residuals = features - self.feature_means_ - numbers @ self.coefficients_
+        # Zero the rounding residue, which would encode the confound.
+        residuals[np.abs(residuals) <= self._rounding] = 0.0
+        adjusted: NDArray[np.float64] = self.feature_means_ + residuals
         return adjusted
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:

@@ -2,6 +2,7 @@
 
 __all__ = [
     "CrossValidation",
+    "ProbeInput",
     "calibrate",
     "cross_validate",
     "decode_site",
@@ -11,6 +12,7 @@ __all__ = [
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,300 +32,218 @@ from brainfeat.evaluation.scores import Calibration, LearningPoint, Score, SiteS
 Rows = NDArray[np.intp]
 Floats = NDArray[np.float64]
 
+# Features, features without what confounds explain, or confounds alone.
+ProbeInput = Literal["features", "adjusted", "confounds"]
+
 _LEARNING_SIZES = (10, 20, 40, 80, 160, 320)
 _N_DRAWS = 20
-_LARGEST_SHARE = 0.75  # of the subjects, to learn from in the learning curve
+_MAX_TRAIN_FRACTION = 0.75  # of the subjects, in the learning curve
 _N_BINS = 5
-_FEWEST_SUBJECTS = 4  # to read the site: two to learn from, in two folds
-_FEWEST_AT_A_SITE = 2
+_MIN_SUBJECTS = 4  # to decode the site: two to train on, in two folds
+_MIN_SUBJECTS_PER_SITE = 2
 
 
 @dataclass(frozen=True, eq=False)
 class CrossValidation:
-    """Scores of held-out rows.
+    """Scores of held-out rows: means over repeats, p-value of the first repeat."""
 
-    Parameters
-    ----------
-    auc : Score
-        Mean over repeats, with the standard error of Nadeau and Bengio.
-    p_value : float
-        Share of permutations that score as high as the first repeat; NaN if the
-        AUC is.
-    probabilities : ndarray of shape (n_rows,)
-        Of the second class, mean over repeats.
-    """
-
-    auc: Score
-    p_value: float
-    probabilities: Floats
+    auc: Score  # its standard error is that of Nadeau and Bengio
+    p_value: float  # fraction of permutations that score as high; NaN if the AUC is
+    probabilities: Floats  # n_rows: of the second class
 
 
 def cross_validate(
     data: LabelledFeatures,
     *,
-    features: str,
+    probe_input: ProbeInput,
     repeats: Sequence[Sequence[Fold]],
     n_permutations: int,
     seed: int,
 ) -> CrossValidation:
     """Cross-validate a probe, and the same probe on permuted labels.
 
-    Parameters
-    ----------
-    data : LabelledFeatures
-        Features and labels.
-    features : {"as they are", "adjusted", "confounds"}
-        What the probe sees: the features, the features after the confounds were
-        regressed out in each fold and compared within sites, or confounds alone.
-    repeats : sequence of sequence of (train rows, test rows)
-        Folds of each repeat.
-    n_permutations : int
-        Permutations of the labels, on the folds of the first repeat.
-    seed : int
-        Of inner folds and permutations.
-
-    Returns
-    -------
-    CrossValidation
-        Scores.
+    Adjusted features are compared within sites only. The standard error accounts for
+    folds that share training rows [1]_.
 
     References
     ----------
     .. [1] Nadeau & Bengio, "Inference for the generalization error", Machine Learning
        52, 2003. doi:10.1023/A:1024068626366
     """
-    of_repeats, of_folds, probabilities = [], [], []
+    repeat_aucs, fold_aucs, probabilities = [], [], []
     p_value = np.nan
     for repeat, folds in enumerate(repeats):
-        blocks = _blocks(data, folds, within_sites=features == "adjusted")
+        blocks = _blocks(data, folds, within_sites=probe_input == "adjusted")
         labels = data.labels[:, None]
         if repeat == 0:
             generator = np.random.default_rng(seed)
-            drawn = permute_labels(
+            permuted = permute_labels(
                 data.labels, data.groups, blocks, n_permutations, generator
             )
-            labels = np.hstack([labels, drawn])
-        scores, probability = _score_held_out(data, features, labels, folds, seed)
+            labels = np.hstack([labels, permuted])
+        scores, probability = _score_held_out(data, probe_input, labels, folds, seed)
         for _, test in folds:
-            fold = pair_auc(scores[test, :1], labels[test, :1], blocks[test])
-            of_folds.append(fold[0])
+            fold_auc = pair_auc(scores[test, :1], labels[test, :1], blocks[test])
+            fold_aucs.append(fold_auc[0])
         auc = pair_auc(scores, labels, blocks)
         if repeat == 0:
-            # A permutation without a score must not make the true one better.
+            # A permutation without a score (NaN) must not lower the p-value.
             is_lower = auc[1:] < auc[0] - 1e-12
             p_value = (1 + np.sum(~is_lower)) / (1 + n_permutations)
-        of_repeats.append(auc[0])
+        repeat_aucs.append(auc[0])
         probabilities.append(probability)
-    score = Score(float(np.mean(of_repeats)), _estimate_error(of_folds, len(folds)))
+    score = Score(float(np.mean(repeat_aucs)), _standard_error(fold_aucs, len(folds)))
     if np.isnan(score.value):
         p_value = np.nan
     return CrossValidation(score, float(p_value), np.mean(probabilities, axis=0))
 
 
 def calibrate(labels: NDArray[np.bool_], probabilities: Floats) -> Calibration:
-    """Compare probabilities with what happened.
-
-    Parameters
-    ----------
-    labels : ndarray of bool of shape (n_rows,)
-        Whether a row is of the second class.
-    probabilities : ndarray of shape (n_rows,)
-        What was predicted.
-
-    Returns
-    -------
-    Calibration
-        Bins of equal counts, and errors.
-    """
+    """Compare probabilities of the second class with its frequency, in bins."""
     order = np.argsort(probabilities, kind="stable")
     bins = np.array_split(order, min(_N_BINS, len(order)))
     predicted = np.array([probabilities[rows].mean() for rows in bins])
     observed = np.array([labels[rows].mean() for rows in bins])
-    sizes = np.array([len(rows) for rows in bins]) / len(order)
+    weights = np.array([len(rows) for rows in bins]) / len(order)
     return Calibration(
         predicted,
         observed,
         float(np.square(probabilities - labels).mean()),
         float(labels.mean() * (1.0 - labels.mean())),
-        float(sizes @ np.abs(predicted - observed)),
+        float(weights @ np.abs(predicted - observed)),
     )
 
 
 def leave_one_site_out(data: LabelledFeatures, *, seed: int) -> tuple[SiteScore, ...]:
-    """Learn at all sites but one, and test there.
+    """Train on all sites but one, and test there.
 
-    Parameters
-    ----------
-    data : LabelledFeatures
-        With sites. No confound is regressed out: that of a new site is not known.
-    seed : int
-        Of the inner folds.
-
-    Returns
-    -------
-    tuple of SiteScore
-        One a site.
+    Confounds are not regressed out, as the effect of a new site is unknown.
     """
-    found = []
+    scores = []
     for code, name in enumerate(data.site_names):
         test = np.flatnonzero(data.site == code)
-        # Someone who was also scanned there must not be learnt from.
-        elsewhere = ~np.isin(data.groups, data.groups[test])
-        train = np.flatnonzero((data.site != code) & elsewhere)
+        # Subjects who were also scanned at this site are not trained on.
+        is_elsewhere = ~np.isin(data.groups, data.groups[test])
+        train = np.flatnonzero((data.site != code) & is_elsewhere)
         auc = np.nan
         if len(set(data.labels[train])) == len(set(data.labels[test])) == 2:
-            scores, _ = select_and_score(
-                data.features[train],
-                data.features[test],
-                np.where(data.labels[train, None], 1.0, -1.0),
-                inner_folds(data.groups[train], seed),
-            )
-            blocks = np.zeros(len(test), dtype=np.intp)
-            auc = pair_auc(scores, data.labels[test, None], blocks)[0]
-        found.append(SiteScore(name, len(test), float(auc)))
-    return tuple(found)
+            auc = _test_auc(data, train, test, seed)
+        scores.append(SiteScore(name, len(test), auc))
+    return tuple(scores)
 
 
 def measure_learning_curve(
     data: LabelledFeatures, *, seed: int
 ) -> tuple[LearningPoint, ...]:
-    """Learn from few labelled subjects, and test on all others.
-
-    Parameters
-    ----------
-    data : LabelledFeatures
-        Features and labels.
-    seed : int
-        Of the draws.
-
-    Returns
-    -------
-    tuple of LearningPoint
-        10, 20, 40 and so on labelled subjects, up to three quarters of all; the
-        standard error is over draws of the labelled ones.
-    """
+    """Train on 10, 20, 40 and so on labelled subjects, and test on all others."""
     generator = np.random.default_rng(seed)
     n_subjects = len(np.unique(data.groups))
     points = []
     for size in _LEARNING_SIZES:
-        if size > _LARGEST_SHARE * n_subjects:
+        if size > _MAX_TRAIN_FRACTION * n_subjects:
             break
-        found = []
+        aucs = []
         for _ in range(_N_DRAWS):
             train, test = draw_groups(data.labels, data.groups, size, generator)
-            scores, _ = select_and_score(
-                data.features[train],
-                data.features[test],
-                np.where(data.labels[train, None], 1.0, -1.0),
-                inner_folds(data.groups[train], seed),
-            )
-            blocks = np.zeros(len(test), dtype=np.intp)
-            found.append(pair_auc(scores, data.labels[test, None], blocks)[0])
-        error = float(np.nanstd(found, ddof=1) / np.sqrt(len(found)))
-        points.append(LearningPoint(size, Score(float(np.nanmean(found)), error)))
+            aucs.append(_test_auc(data, train, test, seed))
+        error = float(np.nanstd(aucs, ddof=1) / np.sqrt(len(aucs)))
+        points.append(LearningPoint(size, Score(float(np.nanmean(aucs)), error)))
     return tuple(points)
 
 
 def decode_site(features: Floats, site: Rows, groups: Rows, *, seed: int) -> Score:
-    """Read the site from features.
+    """Balanced accuracy of reading the site from held-out features.
 
-    Parameters
-    ----------
-    features : ndarray of shape (n_rows, n_features)
-        Features.
-    site, groups : ndarray of int of shape (n_rows,)
-        Site and subject of each row.
-    seed : int
-        Of the folds.
-
-    Returns
-    -------
-    Score
-        Balanced accuracy over held-out rows: the mean over sites of the share of
-        their rows that is told right. Chance is one over the number of sites.
-        NaN with fewer than four subjects, or two at a site, or if all but one
-        subject are in one fold.
+    NaN with fewer than four subjects, or two at a site, or if a training fold has a
+    single subject.
     """
-    unknown = Score(np.nan, np.nan)
-    if not _are_enough(site, groups):
-        return unknown
+    folds = outer_folds(site, groups, seed) if _can_decode(site, groups) else []
+    if not folds or any(len(np.unique(groups[train])) < 2 for train, _ in folds):
+        return Score(np.nan, np.nan)
     targets = 2.0 * (site[:, None] == np.arange(site.max() + 1)) - 1.0
-    right = np.zeros(len(site))
-    of_folds = []
-    folds = outer_folds(site, groups, seed)
-    if any(len(np.unique(groups[train])) < 2 for train, _ in folds):
-        return unknown
+    is_right = np.zeros(len(site))
+    fold_scores = []
     for train, test in folds:
+        inner = inner_folds(groups[train], seed)
         scores, _ = select_and_score(
-            features[train],
-            features[test],
-            targets[train],
-            inner_folds(groups[train], seed),
+            features[train], features[test], targets[train], inner
         )
-        right[test] = scores.argmax(axis=1) == site[test]
-        of_folds.append(_balanced(right[test], site[test]))
-    return Score(_balanced(right, site), _estimate_error(of_folds, len(folds)))
+        is_right[test] = scores.argmax(axis=1) == site[test]
+        fold_scores.append(_mean_by_site(is_right[test], site[test]))
+    error = _standard_error(fold_scores, len(folds))
+    return Score(_mean_by_site(is_right, site), error)
 
 
 def _score_held_out(
     data: LabelledFeatures,
-    features: str,
+    probe_input: ProbeInput,
     labels: NDArray[np.bool_],
     folds: Sequence[Fold],
     seed: int,
 ) -> tuple[Floats, Floats]:
     """Score each row by the probe of the fold that holds it out.
 
-    Returns scores of shape (n_rows, n_labels), a column for each column of
-    ``labels``, and probabilities by the first, of shape (n_rows,).
+    Returns scores (n_rows, n_labels) for the columns of `labels`, and probabilities
+    (n_rows,) for the first.
     """
     scores = np.zeros(labels.shape)
-    probability = np.zeros(len(labels))
+    probabilities = np.zeros(len(labels))
     for train, test in folds:
-        values = _values(data, features, train)
+        values = _select_input(data, probe_input, train)
         scores[test], held_out = select_and_score(
             values[train],
             values[test],
             np.where(labels[train], 1.0, -1.0),
             inner_folds(data.groups[train], seed),
         )
-        probability[test] = _to_probability(
+        probabilities[test] = _to_probabilities(
             held_out[:, 0], data.labels[train], scores[test, 0]
         )
-    return scores, probability
+    return scores, probabilities
 
 
-def _estimate_error(scores: Sequence[float], n_folds: int) -> float:
-    """Estimate the standard error of the mean score of all folds."""
-    known = [score for score in scores if not np.isnan(score)]
-    spread = np.var(known, ddof=1) if len(known) > 1 else np.nan
-    # Folds share training rows: the variance of their mean is more than its n-th part.
-    share = 1.0 / len(scores) + 1.0 / (n_folds - 1)
-    return float(np.sqrt(share * spread))
-
-
-def _are_enough(site: Rows, groups: Rows) -> bool:
-    pairs = np.unique(np.column_stack([site, groups]), axis=0)
-    _, at_each_site = np.unique(pairs[:, 0], return_counts=True)
-    n_subjects = len(np.unique(groups))
-    return bool(
-        n_subjects >= _FEWEST_SUBJECTS and at_each_site.min() >= _FEWEST_AT_A_SITE
-    )
-
-
-def _balanced(right: Floats, site: Rows) -> float:
-    return float(np.mean([right[site == code].mean() for code in np.unique(site)]))
-
-
-def _values(data: LabelledFeatures, features: str, train: Rows) -> Floats:
-    if features == "confounds":
+def _select_input(
+    data: LabelledFeatures, probe_input: ProbeInput, train: Rows
+) -> Floats:
+    if probe_input == "confounds":
         return data.confounds
-    return data.adjust(train) if features == "adjusted" else data.features
+    return data.adjust(train) if probe_input == "adjusted" else data.features
+
+
+def _test_auc(data: LabelledFeatures, train: Rows, test: Rows, seed: int) -> float:
+    scores, _ = select_and_score(
+        data.features[train],
+        data.features[test],
+        np.where(data.labels[train, None], 1.0, -1.0),
+        inner_folds(data.groups[train], seed),
+    )
+    one_block = np.zeros(len(test), dtype=np.intp)
+    return float(pair_auc(scores, data.labels[test, None], one_block)[0])
+
+
+def _standard_error(scores: Sequence[float], n_folds: int) -> float:
+    known = [score for score in scores if not np.isnan(score)]
+    variance = np.var(known, ddof=1) if len(known) > 1 else np.nan
+    # Folds share training rows, so the variance of their mean exceeds 1 / n.
+    factor = 1.0 / len(scores) + 1.0 / (n_folds - 1)
+    return float(np.sqrt(factor * variance))
+
+
+def _can_decode(site: Rows, groups: Rows) -> bool:
+    pairs = np.unique(np.column_stack([site, groups]), axis=0)
+    _, counts = np.unique(pairs[:, 0], return_counts=True)
+    n_subjects = len(np.unique(groups))
+    return bool(n_subjects >= _MIN_SUBJECTS and counts.min() >= _MIN_SUBJECTS_PER_SITE)
+
+
+def _mean_by_site(is_right: Floats, site: Rows) -> float:
+    return float(np.mean([is_right[site == code].mean() for code in np.unique(site)]))
 
 
 def _blocks(
     data: LabelledFeatures, folds: Sequence[Fold], *, within_sites: bool
 ) -> Rows:
+    """Assign to each row its test fold, or its test fold and site."""
     blocks = np.zeros(len(data.labels), dtype=np.intp)
     for number, (_, test) in enumerate(folds):
         blocks[test] = number
@@ -332,10 +252,10 @@ def _blocks(
     return blocks
 
 
-def _to_probability(
+def _to_probabilities(
     held_out: Floats, labels: NDArray[np.bool_], scores: Floats
 ) -> Floats:
-    """Turn scores to probabilities, as held-out scores of the training rows say."""
+    """Calibrate scores on the held-out scores of the training rows."""
     model = LogisticRegression(C=np.inf, max_iter=1000)
     model.fit(held_out[:, None], labels)
     probabilities: Floats = model.predict_proba(scores[:, None])[:, 1]

@@ -1,4 +1,4 @@
-"""Where a label can be read: a searchlight over dense features."""
+"""Decoding maps: a probe at each token of dense features."""
 
 __all__ = ["DecodingMap", "decode_positions"]
 
@@ -18,30 +18,30 @@ from brainfeat.evaluation.folds import (
     repeat_folds,
 )
 from brainfeat.evaluation.labelled import LabelledFeatures
-from brainfeat.evaluation.spread import find_spread
+from brainfeat.evaluation.scaling import standard_deviation
 from brainfeat.exceptions import InputError
 from brainfeat.preprocessing.template import load_template
 
 Floats = NDArray[np.float64]
 
-_PENALTY = 1.0  # in the units of `ridge.PENALTIES`; the same at every position
-_SMALLEST_SHARE = 0.25  # of a token that must be brain, to be decoded from
-_N_TOGETHER = 32  # positions whose matrices are held at once
-_N_SAMPLES = 4  # along each edge of a token, to find its share of the brain
+_PENALTY = 1.0  # in the units of `ridge.PENALTIES`, at every position
+_MIN_BRAIN_FRACTION = 0.25  # of a token in the default mask
+_BATCH_SIZE = 32  # positions solved at once
+_N_SAMPLES = 4  # along each edge of a token, to estimate its brain fraction
 
 
 class DecodingMap(NamedTuple):
-    """Scores of a probe at each token, as images of one voxel a token.
+    """Scores of a probe at each token, as images with one voxel per token.
 
     Attributes
     ----------
     auc_img : Nifti1Image
-        Area under the ROC curve of held-out subjects; 0 outside of the brain.
+        Area under the ROC curve of held-out subjects; 0 outside the mask.
     p_img : Nifti1Image
-        Share of permutations that score as high at this token; 1 outside.
+        Fraction of permutations that score as high at this token; 1 outside.
     corrected_p_img : Nifti1Image
-        Share of permutations whose best token scores as high: corrected for the
-        number of tokens [1]_; 1 outside.
+        Fraction of permutations whose best token scores as high, which corrects for
+        the number of tokens [1]_; 1 outside.
 
     References
     ----------
@@ -69,14 +69,14 @@ def decode_positions(
     Parameters
     ----------
     images : sequence of Nifti1Image of shape (size_i, size_j, size_k, D)
-        One a row, on one grid: what ``transform_dense(X, space="template")`` gives.
+        One per row, on one grid, as from ``transform_dense(X, space="template")``.
     y : array-like of shape (n_rows,)
         Two classes.
     groups : array-like of shape (n_rows,), optional
-        Subject of each row; its rows are on one side of each split.
+        Subject of each row; a subject is on one side of each split.
     mask_img : Nifti1Image, optional
-        Not zero where to decode, on the grid of the images. By default the tokens
-        of which a quarter is brain in MNI152.
+        Nonzero where to decode, on the grid of the images. By default the tokens
+        that are at least a quarter brain in MNI152.
     n_repeats : int
         Repeats of the cross-validation, over which scores are averaged.
     n_permutations : int
@@ -95,7 +95,7 @@ def decode_positions(
         If a number of repeats or permutations is not positive.
     InputError
         If the images do not share a grid or hold NaN, the mask is empty or on another
-        grid, or labels and groups do not fit.
+        grid, or labels or groups have another length.
     """
     check_repeats(n_repeats, n_permutations)
     affine = _check_grid(images)
@@ -108,31 +108,34 @@ def decode_positions(
         raise InputError("mask_img: expected tokens to decode from, got 0.")
     tokens = np.stack([np.asarray(image.dataobj)[mask] for image in images], axis=1)
     if not np.isfinite(tokens).all():
-        number = int(np.argmin(np.isfinite(tokens).all(axis=(0, 2))))
+        index = int(np.argmin(np.isfinite(tokens).all(axis=(0, 2))))
         raise InputError(
-            f"images[{number}]: expected finite tokens in the mask, got NaN or "
+            f"images[{index}]: expected finite tokens in the mask, got NaN or "
             "infinite values."
         )
     rows = np.arange(len(images), dtype=np.float64)[:, None]
     data = LabelledFeatures.check(rows, y, groups, None, None)
     repeats = repeat_folds(data.labels, data.groups, n_repeats, random_state)
     generator = np.random.default_rng(random_state)
-    everywhere = np.zeros(len(images), dtype=np.intp)
-    drawn = permute_labels(
-        data.labels, data.groups, everywhere, n_permutations, generator
+    one_block = np.zeros(len(images), dtype=np.intp)
+    permuted = permute_labels(
+        data.labels, data.groups, one_block, n_permutations, generator
     )
-    auc = _score_tokens(tokens, np.column_stack([data.labels, drawn]), repeats)
-    true, null = auc[:, :1], auc[:, 1:]
-    slack = 1e-9  # equal scores must count as equal
-    # A draw whose folds hold one class has no score, and is not a lower one.
-    p = (1 + (~(null < true - slack)).sum(axis=1)) / (1 + n_permutations)
-    best = null.max(axis=0)
-    corrected = (1 + (~(best < true - slack)).sum(axis=1)) / (1 + n_permutations)
+    auc = _score_tokens(tokens, np.column_stack([data.labels, permuted]), repeats)
+    observed, null = auc[:, :1], auc[:, 1:]
+    p, corrected = _p_values(observed, null), _p_values(observed, null.max(axis=0))
     return DecodingMap(
-        _to_image(true[:, 0], mask, affine, 0.0),
+        _to_image(observed[:, 0], mask, affine, 0.0),
         _to_image(p, mask, affine, 1.0),
         _to_image(corrected, mask, affine, 1.0),
     )
+
+
+def _p_values(observed: Floats, null: Floats) -> Floats:
+    # Ties count as high; so do permutations without a score (NaN).
+    is_high = ~(null < observed - 1e-9)
+    p: Floats = (1 + is_high.sum(axis=1)) / (1 + null.shape[-1])
+    return p
 
 
 def _score_tokens(
@@ -140,8 +143,8 @@ def _score_tokens(
     labels: NDArray[np.bool_],
     repeats: Sequence[Sequence[Fold]],
 ) -> Floats:
-    """Return mean AUCs of shape (n_positions, P)."""
-    parts = [tokens[i : i + _N_TOGETHER] for i in range(0, len(tokens), _N_TOGETHER)]
+    """Mean AUC over repeats, of shape (n_positions, n_labels)."""
+    parts = [tokens[i : i + _BATCH_SIZE] for i in range(0, len(tokens), _BATCH_SIZE)]
     scores: Floats = np.mean(
         [
             np.concatenate([_score_positions(part, labels, folds) for part in parts])
@@ -157,15 +160,15 @@ def _score_positions(
     labels: NDArray[np.bool_],
     folds: Sequence[Fold],
 ) -> Floats:
-    """Return AUCs of shape (n_positions, P) of tokens (n_positions, n_rows, D).
+    """AUC (n_positions, n_labels) of tokens (n_positions, n_rows, D).
 
-    NaN for labels of which no fold tests both classes.
+    NaN for labels that have no fold with both classes.
     """
     won: Floats = np.zeros((len(tokens), labels.shape[1]))
     n_pairs: Floats = np.zeros(labels.shape[1])
     for train, test in folds:
         rows = tokens[:, train].astype(np.float64)
-        mean, scale = rows.mean(axis=1, keepdims=True), find_spread(rows, axis=1)
+        mean, scale = rows.mean(axis=1, keepdims=True), standard_deviation(rows, axis=1)
         rows = (rows - mean) / scale
         others = (tokens[:, test] - mean) / scale
         unit = tokens.shape[2]
@@ -188,21 +191,21 @@ def _score_positions(
 
 def _check_grid(images: Sequence[nib.Nifti1Image]) -> Floats:
     if not len(images):
-        raise InputError("images: expected one 4D image a row, got none.")
+        raise InputError("images: expected one 4D image per row, got none.")
     first = images[0]
-    for number, image in enumerate(images):
+    for index, image in enumerate(images):
         if not isinstance(image, SpatialImage):
             raise InputError(
-                f"images[{number}]: expected an image, got {type(image).__name__}."
+                f"images[{index}]: expected an image, got {type(image).__name__}."
             )
         if image.ndim != 4 or image.shape != first.shape:
             raise InputError(
-                f"images[{number}]: expected a 4D image of shape {first.shape}, "
+                f"images[{index}]: expected a 4D image of shape {first.shape}, "
                 f"got {image.shape}."
             )
         if not np.allclose(image.affine, first.affine, atol=1e-3):
             raise InputError(
-                f"images[{number}]: expected the affine of the first; "
+                f"images[{index}]: expected the affine of the first; "
                 "transform_dense(X, space='template') puts all on one grid."
             )
     return np.asarray(first.affine, dtype=np.float64)
@@ -213,11 +216,12 @@ def _read_mask(
 ) -> NDArray[np.bool_]:
     is_shaped = mask_img.shape == shape
     if not is_shaped or not np.allclose(mask_img.affine, affine, atol=1e-3):
-        found = "another affine" if is_shaped else f"shape {mask_img.shape}"
+        actual = "another affine" if is_shaped else f"shape {mask_img.shape}"
         raise InputError(
-            f"mask_img: expected the grid of the images, of shape {shape}, got {found}."
+            f"mask_img: expected the grid of the images, of shape {shape}, "
+            f"got {actual}."
         )
-    # NaN, as SPM writes around a brain, is no token.
+    # SPM writes NaN around the brain.
     mask: NDArray[np.bool_] = np.nan_to_num(np.asarray(mask_img.dataobj)) != 0
     return mask
 
@@ -226,21 +230,21 @@ def _brain_tokens(shape: tuple[int, ...], affine: Floats) -> NDArray[np.bool_]:
     brain = load_template("brain_mask")
     steps = (np.arange(_N_SAMPLES) + 0.5) / _N_SAMPLES - 0.5
     fine = [(np.arange(size)[:, None] + steps).ravel() for size in shape]
-    places = np.stack(np.meshgrid(*fine, indexing="ij"), axis=-1)
+    points = np.stack(np.meshgrid(*fine, indexing="ij"), axis=-1)
     to_brain = np.linalg.inv(brain.geometry.affine) @ affine
-    voxels = np.rint(places @ to_brain[:3, :3].T + to_brain[:3, 3]).astype(int)
+    voxels = np.rint(points @ to_brain[:3, :3].T + to_brain[:3, 3]).astype(int)
     sizes = np.array(brain.data.shape)
     inside = ((voxels >= 0) & (voxels < sizes)).all(axis=-1)
-    found: NDArray[np.bool_] = (
+    is_brain: NDArray[np.bool_] = (
         inside & brain.data[tuple(np.moveaxis(voxels.clip(0, sizes - 1), -1, 0))]
     )
     i, j, k = shape
-    blocks: NDArray[np.bool_] = found.reshape(
+    blocks: NDArray[np.bool_] = is_brain.reshape(
         i, _N_SAMPLES, j, _N_SAMPLES, k, _N_SAMPLES
     )
-    share: Floats = blocks.mean(axis=(1, 3, 5))
-    is_brain: NDArray[np.bool_] = share >= _SMALLEST_SHARE
-    return is_brain
+    fractions: Floats = blocks.mean(axis=(1, 3, 5))
+    mask: NDArray[np.bool_] = fractions >= _MIN_BRAIN_FRACTION
+    return mask
 
 
 def _to_image(

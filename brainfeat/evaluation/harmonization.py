@@ -1,4 +1,4 @@
-"""ComBat: features of several sites on one scale, within each fold."""
+"""ComBat: harmonise features across sites, within each fold."""
 
 __all__ = ["SiteHarmonizer"]
 
@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from brainfeat.evaluation.columns import Columns, Design, split_columns
-from brainfeat.evaluation.spread import ROUNDING
+from brainfeat.evaluation.columns import Columns, Encoding, split_columns
+from brainfeat.evaluation.scaling import ROUNDING
 from brainfeat.exceptions import InputError
 
 _TOLERANCE, _MAX_STEPS = 1e-6, 500
@@ -19,23 +19,24 @@ _TOLERANCE, _MAX_STEPS = 1e-6, 500
 class SiteHarmonizer(TransformerMixin, BaseEstimator):
     """Adjust features for location and scale of each site by ComBat.
 
-    Each site shifts and stretches each feature; both effects are shrunk towards what
-    they are over all features by empirical Bayes [1]_, [2]_. Site and covariates are
-    columns of ``X`` itself, so that cross-validation splits them with the features:
-    effects are learnt from training rows and taken out of test rows. The label must
-    not be a covariate, as test rows would tell it.
+    Each site shifts and scales each feature; empirical Bayes shrinks both effects
+    towards their distribution over features [1]_, [2]_. Site and covariates are
+    columns of ``X``, so that cross-validation splits them with the features: effects
+    are estimated on training rows and removed from test rows. The label must not be a
+    covariate, as it is unknown for test rows.
 
     Parameters
     ----------
     site : str or int
-        Column of a DataFrame by name, or of an array by position; used and dropped.
+        Column of a DataFrame by name, or of an array by position; dropped from the
+        result.
     covariates : sequence of str or int
-        Columns whose effect is kept, such as age, and which are then dropped.
+        Columns whose effect is kept, such as age; dropped from the result as well.
 
     Attributes
     ----------
     sites_ : tuple of str
-        Sites that `transform` knows.
+        Sites seen in `fit`.
     shifts_ : ndarray of shape (n_sites, n_features)
         Effect on the location, in standard deviations of the residuals.
     scales_ : ndarray of shape (n_sites, n_features)
@@ -56,7 +57,7 @@ class SiteHarmonizer(TransformerMixin, BaseEstimator):
         self.covariates = covariates
 
     def fit(self, X: Any, y: object = None) -> Self:
-        """Learn the effects of the sites.
+        """Estimate the effects of the sites.
 
         Parameters
         ----------
@@ -76,10 +77,10 @@ class SiteHarmonizer(TransformerMixin, BaseEstimator):
             If a column is missing, there are fewer than two features, or a site has
             fewer than two rows.
         """
-        features, chosen, self.feature_names_ = split_columns(
+        features, selected, self.feature_names_ = split_columns(
             X, [self.site, *self.covariates]
         )
-        site = chosen.iloc[:, 0].map(str).to_numpy()
+        site = selected.iloc[:, 0].map(str).to_numpy()
         names, counts = np.unique(site, return_counts=True)
         if counts.min() < 2 or features.shape[1] < 2:
             raise InputError(
@@ -88,8 +89,8 @@ class SiteHarmonizer(TransformerMixin, BaseEstimator):
                 f"{names[counts.argmin()]}."
             )
         self.sites_ = tuple(map(str, names))
-        self.design_ = Design.learn(chosen.iloc[:, 1:])
-        covariates = self.design_.apply(chosen.iloc[:, 1:])
+        self.encoding_ = Encoding.learn(selected.iloc[:, 1:])
+        covariates = self.encoding_.apply(selected.iloc[:, 1:])
         members = (site[:, None] == names).astype(float)
         self._standardise(features, members, covariates)
         standard = self._to_standard(features, covariates)
@@ -101,7 +102,7 @@ class SiteHarmonizer(TransformerMixin, BaseEstimator):
         return self
 
     def transform(self, X: Any) -> NDArray[np.float64]:
-        """Take the effects of the sites out.
+        """Remove the effects of the sites.
 
         Parameters
         ----------
@@ -111,19 +112,19 @@ class SiteHarmonizer(TransformerMixin, BaseEstimator):
         Returns
         -------
         ndarray of shape (n_rows, n_features)
-            Features on one scale, without site and covariates.
+            Harmonised features.
 
         Raises
         ------
         InputError
-            If ``X`` does not have the columns of `fit` in their order, or a site was
-            not seen there: its effect is not known.
+            If the columns differ from those of `fit` in name or order, or a site is
+            new, so that its effect is unknown.
         """
         check_is_fitted(self)
-        features, chosen, _ = split_columns(
+        features, selected, _ = split_columns(
             X, [self.site, *self.covariates], self.feature_names_
         )
-        site = chosen.iloc[:, 0].map(str)
+        site = selected.iloc[:, 0].map(str)
         unknown = sorted(set(site) - set(self.sites_))
         if unknown:
             raise InputError(
@@ -131,7 +132,7 @@ class SiteHarmonizer(TransformerMixin, BaseEstimator):
                 f"rows that were fitted, got {', '.join(unknown)}."
             )
         rows = [self.sites_.index(name) for name in site]
-        covariates = self.design_.apply(chosen.iloc[:, 1:])
+        covariates = self.encoding_.apply(selected.iloc[:, 1:])
         standard = self._to_standard(features, covariates)
         standard = (standard - self.shifts_[rows]) / np.sqrt(self.scales_[rows])
         expected = self.means_ + covariates @ self.slopes_
@@ -168,7 +169,7 @@ class SiteHarmonizer(TransformerMixin, BaseEstimator):
         self.slopes_ = coefficients[n_sites:]
         residuals = features - design @ coefficients
         deviations = np.sqrt(np.square(residuals).mean(axis=0))
-        # A feature that is constant within sites is shifted, not stretched.
+        # A feature that is constant within sites is shifted, not scaled.
         self._varies = deviations > ROUNDING * np.abs(features).max(axis=0)
         self.deviations_ = np.where(self._varies, deviations, 1.0)
 
@@ -186,23 +187,23 @@ class _Effect(NamedTuple):
 
 
 def _estimate_effect(rows: NDArray[np.float64], varies: NDArray[np.bool_]) -> _Effect:
-    """Posterior means of one site's effects on standardised features (n, F).
+    """Posterior means of the effects of one site on standardised features (n, F).
 
-    Those that do not vary within sites say nothing of the others.
+    Features that do not vary within sites are excluded from the prior.
     """
     variances = rows.var(axis=0, ddof=1)
     scale = np.where(varies & (variances > 0), variances, 1.0)
-    found = _Effect(rows.mean(axis=0), scale)
+    effect = _Effect(rows.mean(axis=0), scale)
     if varies.sum() > 1:
-        found.shift[varies], found.scale[varies] = _shrink(rows[:, varies])
-    return found
+        effect.shift[varies], effect.scale[varies] = _shrink(rows[:, varies])
+    return effect
 
 
 def _shrink(rows: NDArray[np.float64]) -> _Effect:
     n_rows = len(rows)
     means, variances = rows.mean(axis=0), rows.var(axis=0, ddof=1)
     prior_mean, prior_variance = means.mean(), means.var(ddof=1)
-    # Moments of the inverse gamma distribution that the variances are drawn from.
+    # Moments of the inverse gamma prior of the variances.
     level, spread = variances.mean(), variances.var(ddof=1)
     if spread == 0 or prior_variance == 0:
         return _Effect(means, np.where(variances > 0, variances, 1.0))

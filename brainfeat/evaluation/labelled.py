@@ -1,4 +1,4 @@
-"""Features with their labels, subjects, sites and confounds, all checked."""
+"""Checked features with labels, subjects, sites and confounds."""
 
 __all__ = ["LabelledFeatures", "as_features"]
 
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from brainfeat.evaluation.columns import Design, as_codes, check_order
+from brainfeat.evaluation.columns import Encoding, as_codes, check_order
 from brainfeat.evaluation.confounds import ConfoundRegressor
 from brainfeat.evaluation.leakage import duplicate_rows
 from brainfeat.exceptions import InputError, LeakageWarning
@@ -21,63 +21,22 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class LabelledFeatures:
-    """What a probe is evaluated on.
+    """Checked inputs of `evaluate_probe`, one row per scan."""
 
-    Parameters
-    ----------
-    features : ndarray of float64 of shape (n_rows, n_features)
-        One row a scan.
-    labels : ndarray of bool of shape (n_rows,)
-        Whether a row is of the second class.
-    classes : tuple of str
-        The two classes, sorted.
-    groups : ndarray of int of shape (n_rows,)
-        Subject of each row.
-    site : ndarray of int of shape (n_rows,) or None
-        Code of the site.
-    site_names : tuple of str
-        Names of the codes.
-    confounds : ndarray of float64 of shape (n_rows, n_confounds)
-        Confounds and sites as numbers; perhaps none.
-    findings : list of str
-        What was found on the way.
-    """
-
-    features: Floats
-    labels: NDArray[np.bool_]
+    features: Floats  # n_rows n_features
+    labels: NDArray[np.bool_]  # n_rows: whether of the second class
     classes: tuple[str, str]
-    groups: Rows
-    site: Rows | None
+    groups: Rows  # n_rows: codes of the subjects
+    site: Rows | None  # n_rows: indices into site_names
     site_names: tuple[str, ...]
-    confounds: Floats
+    confounds: Floats  # n_rows n_confounds: with the sites, one-hot; maybe none
     findings: list[str] = field(default_factory=list)
 
     @classmethod
     def check(
         cls, X: Any, y: Any, groups: Any, site: Any, confounds: Any
     ) -> "LabelledFeatures":
-        """Check what `evaluate_probe` is given.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_rows, n_features)
-            Features.
-        y, groups, site : array-like of shape (n_rows,)
-            Two classes; subject and site of each row, or None.
-        confounds : DataFrame or array-like of shape (n_rows, n_confounds) or None
-            Numbers or categories.
-
-        Returns
-        -------
-        LabelledFeatures
-            Checked values.
-
-        Raises
-        ------
-        InputError
-            If lengths differ, a value is missing, there are not two classes, or an
-            index tells another order than that of ``X``.
-        """
+        """Check the arguments of `evaluate_probe`, and merge duplicated subjects."""
         features = as_features(X)
         check_order(X, y=y, groups=groups, site=site, confounds=confounds)
         n_rows = len(features)
@@ -92,12 +51,12 @@ class LabelledFeatures:
         subject, n_duplicates = duplicate_rows(features, subject)
         if n_duplicates:
             findings.append(
-                f"{n_duplicates} rows have the same features under other subjects' "
-                "names: they are taken as one subject and kept on one side of splits."
+                f"{n_duplicates} rows have the same features as a row of another "
+                "subject: these subjects are treated as one in all splits."
             )
             warnings.warn(findings[-1], LeakageWarning, stacklevel=3)
         codes, names = (None, ()) if site is None else as_codes("site", site, n_rows)
-        numbers = _as_numbers(confounds, codes, names, n_rows)
+        encoded = _encode_confounds(confounds, codes, names, n_rows)
         return cls(
             features,
             labels == 1,
@@ -105,46 +64,19 @@ class LabelledFeatures:
             subject,
             codes,
             names,
-            numbers,
+            encoded,
             findings,
         )
 
     def adjust(self, train: Rows) -> Floats:
-        """Regress confounds and sites out of the features.
-
-        Parameters
-        ----------
-        train : ndarray of int
-            Rows that the regression is learnt from.
-
-        Returns
-        -------
-        ndarray of shape (n_rows, n_features)
-            Adjusted features of all rows.
-        """
+        """Regress confounds and sites out of all rows, fitted on the training rows."""
         table = np.hstack([self.features, self.confounds])
-        places = list(range(self.features.shape[1], table.shape[1]))
-        return ConfoundRegressor(places).fit(table[train]).transform(table)
+        columns = list(range(self.features.shape[1], table.shape[1]))
+        return ConfoundRegressor(columns).fit(table[train]).transform(table)
 
 
 def as_features(X: Any) -> Floats:
-    """Check features.
-
-    Parameters
-    ----------
-    X : array-like of shape (n_rows, n_features)
-        Features.
-
-    Returns
-    -------
-    ndarray of float64 of shape (n_rows, n_features)
-        The same.
-
-    Raises
-    ------
-    InputError
-        If they are no finite numbers, or have another shape.
-    """
+    """Convert to finite features of shape (n_rows, n_features), or raise."""
     try:
         features = np.asarray(X, dtype=np.float64)
     except (TypeError, ValueError) as error:
@@ -160,12 +92,12 @@ def as_features(X: Any) -> Floats:
     return features
 
 
-def _as_numbers(
+def _encode_confounds(
     confounds: Any, site: Rows | None, names: tuple[str, ...], n_rows: int
 ) -> Floats:
     parts = []
     if confounds is not None:
-        # Column by column: beside text, an array of all would take ages for text.
+        # Per column: a mixed array would convert numbers to text.
         table = pd.DataFrame(confounds)
         if len(table) != n_rows or table.isna().to_numpy().any():
             raise InputError(
@@ -173,8 +105,8 @@ def _as_numbers(
                 f"{len(table)} rows, {int(table.isna().any(axis=1).sum())} of them "
                 "with missing values."
             )
-        # Which levels there are is told by no label, so all rows may say it.
-        parts.append(Design.learn(table).apply(table))
+        # The set of levels does not depend on labels, so all rows may define it.
+        parts.append(Encoding.learn(table).apply(table))
     if site is not None:
         parts.append((site[:, None] == np.arange(len(names))).astype(np.float64))
     return np.hstack(parts) if parts else np.empty((n_rows, 0))

@@ -1,4 +1,4 @@
-"""What makes a score too good: one subject on both sides, and confounded sites."""
+"""Sources of optimistic scores: shared subjects, and confounded sites."""
 
 __all__ = ["duplicate_rows", "site_association", "warn_of_leakage"]
 
@@ -18,33 +18,33 @@ Rows = NDArray[np.intp]
 def warn_of_leakage(
     train: ArrayLike, test: ArrayLike, *, groups: Any = None, hashes: Any = None
 ) -> bool:
-    """Warn if a split shows the test subjects to the training.
+    """Warn if training and test rows share subjects or images.
 
     Parameters
     ----------
     train, test : array-like of int
-        Rows of the two sides, counted from 0.
+        Row indices of the two sides, from 0.
     groups : array-like of shape (n_rows,), optional
         Subject of each row.
     hashes : array-like of shape (n_rows,), optional
-        Fingerprint of the content of each row, such as ``input_sha256`` of an
-        embedding table: it finds one scan under two names.
+        Hash of the image of each row, such as ``input_sha256`` of an embedding
+        table, which detects one scan under two names.
 
     Returns
     -------
     bool
-        Whether there was anything to warn of.
+        Whether the sides overlap.
 
     Raises
     ------
     InputError
-        If neither groups nor hashes are given, they differ in length or miss a value,
-        or a row is none of theirs.
+        If neither groups nor hashes are given, their lengths differ, a value is
+        missing, or an index is out of range.
 
     Warns
     -----
     LeakageWarning
-        For rows on both sides; else for subjects, and for content.
+        If rows, or else subjects or images, are on both sides.
 
     Examples
     --------
@@ -59,83 +59,54 @@ def warn_of_leakage(
     if groups is not None:
         columns.append(("subjects", *as_codes("groups", groups, n_rows)))
     if hashes is not None:
-        found_hashes = as_codes("hashes", hashes, n_rows)
-        columns.append(("images of the same content", *found_hashes))
-    found = False
-    for what, codes, names in columns:
+        columns.append(("identical images", *as_codes("hashes", hashes, n_rows)))
+    overlaps = False
+    for kind, codes, names in columns:
         shared = np.intersect1d(codes[train], codes[test])
         if len(shared):
-            found = True
+            overlaps = True
             warnings.warn(
-                f"{len(shared)} {what} on both sides of the split, first "
+                f"{len(shared)} {kind} on both sides of the split, first "
                 f"{names[shared[0]]}: "
-                "the score tells how well subjects are recognised.",
+                "the score measures how well subjects are recognised.",
                 LeakageWarning,
                 stacklevel=2,
             )
-        if found and what == "rows":
-            break  # and with them, of course, their subjects and contents
-    return found
+        if overlaps and kind == "rows":
+            break  # their subjects and images overlap as well
+    return overlaps
 
 
 def _as_rows(name: str, rows: ArrayLike, n_rows: int) -> Rows:
     given = np.asarray(rows)
-    # A negative row would be taken for another one from the end.
-    strange = [row for row in given.ravel().tolist() if row not in range(n_rows)]
-    if given.dtype == bool or strange:
+    # Negative indices are not allowed either.
+    invalid = [row for row in given.ravel().tolist() if row not in range(n_rows)]
+    if given.dtype == bool or invalid:
         raise InputError(
             f"{name}: expected rows from 0 to {n_rows - 1}, got "
-            f"{strange[0] if strange else 'a mask'}."
+            f"{invalid[0] if invalid else 'a mask'}."
         )
     return given.astype(np.intp)
 
 
 def duplicate_rows(features: NDArray[np.floating], groups: Rows) -> tuple[Rows, int]:
-    """Join groups that hold the same features: one scan under two names.
-
-    Parameters
-    ----------
-    features : ndarray of shape (n_rows, n_features)
-        Features; equal images have equal ones.
-    groups : ndarray of int of shape (n_rows,)
-        Subject of each row, as it was told.
-
-    Returns
-    -------
-    groups : ndarray of int of shape (n_rows,)
-        Subjects without duplicates.
-    n_duplicates : int
-        Rows whose features another subject has, too.
-    """
+    """Merge groups with equal rows; also return the number of duplicated rows."""
     _, content, counts = np.unique(
         features, axis=0, return_inverse=True, return_counts=True
     )
     content = content.reshape(-1)
-    joined = groups.copy()
+    merged = groups.copy()
     n_duplicates = 0
     for value in np.flatnonzero(counts > 1):
-        members = np.unique(joined[content == value])
+        members = np.unique(merged[content == value])
         if len(members) > 1:
             n_duplicates += int((content == value).sum())
-            joined[np.isin(joined, members)] = members[0]
-    return joined, n_duplicates
+            merged[np.isin(merged, members)] = members[0]
+    return merged, n_duplicates
 
 
 def site_association(labels: Rows, site: Rows) -> tuple[float, float]:
-    """Measure how far the site gives the label away.
-
-    Parameters
-    ----------
-    labels, site : ndarray of int of shape (n_rows,)
-        Codes from 0, all of them used; two or more of each.
-
-    Returns
-    -------
-    cramers_v : float
-        From 0, independent, to 1, when one follows from the other.
-    p_value : float
-        Of the chi-squared test of independence.
-    """
+    """Cramer's V of site and label, and the p-value of independence."""
     counts = np.zeros((labels.max() + 1, site.max() + 1))
     np.add.at(counts, (labels, site), 1)
     statistic, p_value, *_ = chi2_contingency(counts, correction=False)

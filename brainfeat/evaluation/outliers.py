@@ -1,4 +1,4 @@
-"""How far each row lies from a cohort: scans that went wrong, and people unlike it."""
+"""Distance of each row to a cohort: failed scans and atypical subjects."""
 
 __all__ = ["CohortDistances", "cohort_distances"]
 
@@ -9,13 +9,13 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.covariance import LedoitWolf
 from sklearn.model_selection import KFold
 
-from brainfeat.evaluation.spread import find_spread
+from brainfeat.evaluation.scaling import standard_deviation
 from brainfeat.exceptions import InputError
 
 Floats = NDArray[np.float64]
 
 _N_FOLDS = 5
-_FEWEST = 10
+_MIN_ROWS = 10
 _LIMIT = 3.5  # robust standard scores, as Iglewicz and Hoaglin advise
 
 
@@ -27,7 +27,7 @@ class CohortDistances(NamedTuple):
     distance : ndarray of shape (n_rows,)
         Mahalanobis distance over the square root of the number of features.
     score : ndarray of shape (n_rows,)
-        Its logarithm in robust standard scores of the cohort's own rows.
+        Its logarithm in robust standard scores of the rows of the cohort.
     """
 
     distance: Floats
@@ -40,20 +40,20 @@ class CohortDistances(NamedTuple):
 
 
 def cohort_distances(X: ArrayLike, reference: Any = None) -> CohortDistances:
-    """Measure how far rows lie from a cohort, with a shrunken covariance [1]_.
+    """Mahalanobis distances to a cohort, with a shrunk covariance [1]_.
 
     Parameters
     ----------
     X : array-like of shape (n_rows, n_features)
-        Rows to judge.
+        Rows to compare.
     reference : array-like of shape (n_reference, n_features), optional
-        The cohort, such as the subjects that a classifier learnt from. By default
-        ``X`` itself, where each row is judged by the others.
+        The cohort, such as the training subjects of a classifier. By default ``X``
+        itself, each row compared with the other rows.
 
     Returns
     -------
     CohortDistances
-        Distances, and how unusual they are.
+        Distances, and their robust standard scores.
 
     Raises
     ------
@@ -68,12 +68,13 @@ def cohort_distances(X: ArrayLike, reference: Any = None) -> CohortDistances:
     """
     rows = np.asarray(X, dtype=np.float64)
     cohort = rows if reference is None else np.asarray(reference, dtype=np.float64)
-    if cohort.ndim != 2 or len(cohort) < _FEWEST or rows.shape[1:] != cohort.shape[1:]:
+    is_comparable = cohort.ndim == 2 and rows.shape[1:] == cohort.shape[1:]
+    if not is_comparable or len(cohort) < _MIN_ROWS:
         raise InputError(
-            f"expected a cohort of at least {_FEWEST} rows, and rows of as many "
+            f"expected a cohort of at least {_MIN_ROWS} rows, and rows of as many "
             f"features, got shapes {cohort.shape} and {rows.shape}."
         )
-    # By folds: a row that shapes the covariance is never far from it.
+    # In folds: a row used for the covariance is never far from it.
     own = np.empty(len(cohort))
     folds = KFold(_N_FOLDS, shuffle=True, random_state=0)
     for train, test in folds.split(cohort):
@@ -86,7 +87,7 @@ def cohort_distances(X: ArrayLike, reference: Any = None) -> CohortDistances:
 
 
 def _distance(cohort: Floats, rows: Floats) -> Floats:
-    mean, scale = cohort.mean(axis=0), find_spread(cohort)
+    mean, scale = cohort.mean(axis=0), standard_deviation(cohort)
     model = LedoitWolf().fit((cohort - mean) / scale)
     squared = model.mahalanobis((rows - mean) / scale)
     distance: Floats = np.sqrt(np.maximum(squared, 1e-24) / rows.shape[1])

@@ -1,4 +1,4 @@
-"""Evaluate features by a linear probe, with the checks that reviewers ask for."""
+"""Evaluate a linear probe, with permutation tests, confounds and sites."""
 
 __all__ = ["evaluate_probe"]
 
@@ -23,7 +23,7 @@ from brainfeat.evaluation.scores import ProbeEvaluation
 from brainfeat.exceptions import ConfoundingWarning
 
 _CONFOUNDED_P = 0.01
-_TELLING_AUC = 0.65  # confounds alone that reach this are worth a note
+_MIN_CONFOUND_AUC = 0.65  # of confounds alone, to be reported
 
 
 def evaluate_probe(
@@ -40,21 +40,21 @@ def evaluate_probe(
     """Evaluate how well a linear probe reads a label from features.
 
     The probe is ridge regression on standardised features. Cross-validation is nested
-    (the penalty is chosen inside each training fold), grouped (all rows of a subject
-    are on one side) and stratified. Beside the score come what a reviewer asks for:
-    a permutation test, a learning curve, calibration, and, with sites or confounds,
-    what those alone can tell, a score that is corrected for them, the score at each
-    site that was left out, and how well the site can be read from the features.
+    (the penalty is selected within each training fold), grouped (all rows of a
+    subject are on one side) and stratified. The score comes with a permutation test, a
+    learning curve and calibration; with sites or confounds, also with the score of
+    these alone, a score corrected for them, the score at each left-out site, and how
+    well the site can be read from the features.
 
     Parameters
     ----------
     X : array-like of shape (n_rows, n_features)
-        Features, such as `BrainFoundEmbedder` gives.
+        Features, such as those of `BrainFoundEmbedder`.
     y : array-like of shape (n_rows,)
-        Two classes; the one that comes last in the alphabet is the positive one.
+        Two classes; the last one in alphabetical order is positive.
     groups : array-like of shape (n_rows,), optional
-        Subject of each row. None takes each row as a subject of its own, but for
-        rows with equal features.
+        Subject of each row. By default each row is a subject, except rows with
+        equal features.
     site : array-like of shape (n_rows,), optional
         Site or scanner of each row.
     confounds : DataFrame or array-like of shape (n_rows, n_confounds), optional
@@ -69,7 +69,7 @@ def evaluate_probe(
     Returns
     -------
     ProbeEvaluation
-        Scores with standard errors, and what a reader must know.
+        Scores with standard errors, and problems of the data.
 
     Raises
     ------
@@ -77,21 +77,21 @@ def evaluate_probe(
         If a number of repeats or permutations is not positive.
     InputError
         If lengths differ, values are missing, there are not two classes, a class has a
-        single subject, or an index tells another order than that of ``X``.
+        single subject, or an index has another order than that of ``X``.
 
     Warns
     -----
     LeakageWarning
         If rows of different subjects have the same features.
     ConfoundingWarning
-        If site or confounds give the label away.
+        If site or confounds predict the label.
 
     Notes
     -----
     The corrected score regresses confounds and sites out of the features in each
-    fold, and compares patients and controls of one site only, so that what a site
-    does to all its rows counts for nothing. Where site and label are fully
-    confounded there are no such pairs, and it is NaN: no correction can help then.
+    fold, and compares patients and controls of one site only, so that the effect of a
+    site on all its rows does not count. If site and label are fully confounded there
+    are no such pairs, and the score is NaN: no correction is possible.
 
     Examples
     --------
@@ -99,21 +99,21 @@ def evaluate_probe(
     >>> rng = np.random.default_rng(0)
     >>> y = np.arange(60) % 2
     >>> X = rng.normal(size=(60, 8)) + y[:, None]
-    >>> found = evaluate_probe(X, y, n_repeats=2, n_permutations=50)
-    >>> bool(found.auc.value > 0.9), bool(found.p_value < 0.05)
+    >>> result = evaluate_probe(X, y, n_repeats=2, n_permutations=50)
+    >>> bool(result.auc.value > 0.9), bool(result.p_value < 0.05)
     (True, True)
     """
     check_repeats(n_repeats, n_permutations)
     data = LabelledFeatures.check(X, y, groups, site, confounds)
     repeats = repeat_folds(data.labels, data.groups, n_repeats, random_state)
     run = partial(cross_validate, data, repeats=repeats, seed=random_state)
-    naive = run(features="as they are", n_permutations=n_permutations)
+    naive = run(probe_input="features", n_permutations=n_permutations)
     corrected = confounded = None
     if data.confounds.shape[1]:
-        corrected = run(features="adjusted", n_permutations=n_permutations)
-        confounded = run(features="confounds", n_permutations=1)
-    association = _describe_sites(data)
-    findings = [*association.pop("findings"), *_compare(naive, corrected, confounded)]
+        corrected = run(probe_input="adjusted", n_permutations=n_permutations)
+        confounded = run(probe_input="confounds", n_permutations=1)
+    association, findings = _associate_sites(data)
+    findings += _compare(naive, corrected, confounded)
     for finding in findings:
         warnings.warn(finding, ConfoundingWarning, stacklevel=2)
     return ProbeEvaluation(
@@ -125,8 +125,8 @@ def evaluate_probe(
         corrected_auc=None if corrected is None else corrected.auc,
         corrected_p_value=None if corrected is None else corrected.p_value,
         confound_auc=None if confounded is None else confounded.auc,
-        **_test_sites(data, random_state),
-        **association,
+        site_association=association,
+        **_score_sites(data, random_state),
         learning_curve=measure_learning_curve(data, seed=random_state),
         calibration=calibrate(data.labels, naive.probabilities),
         probabilities=naive.probabilities,
@@ -134,28 +134,28 @@ def evaluate_probe(
     )
 
 
-def _describe_sites(data: LabelledFeatures) -> dict[str, Any]:
-    """Say whether the site gives the label away."""
+def _associate_sites(data: LabelledFeatures) -> tuple[float | None, list[str]]:
+    """Cramer's V of site and label, and a finding if they are confounded."""
     if data.site is None or len(data.site_names) < 2:
-        return {"site_association": None, "findings": []}
-    # Scans of a person at one site are no further evidence.
+        return None, []
+    # Repeat scans of a subject at one site are not independent.
     visits = np.column_stack([data.groups, data.site, data.labels])
     _, site, labels = np.unique(visits, axis=0).T
     v, p_value = site_association(labels, site)
     findings = []
     if p_value < _CONFOUNDED_P:
-        shares = ", ".join(
+        fractions = ", ".join(
             f"{name} {labels[site == code].mean():.0%}"
             for code, name in enumerate(data.site_names)
         )
         findings.append(
             f"site and label are confounded (Cramer's V {v:.2f}, p = {p_value:.1g}): "
-            f"share of {data.classes[1]} by site: {shares}."
+            f"fraction of {data.classes[1]} by site: {fractions}."
         )
-    return {"site_association": v, "findings": findings}
+    return v, findings
 
 
-def _test_sites(data: LabelledFeatures, seed: int) -> dict[str, Any]:
+def _score_sites(data: LabelledFeatures, seed: int) -> dict[str, Any]:
     if data.site is None or len(data.site_names) < 2:
         return {
             "site_decoding": None,
@@ -175,24 +175,24 @@ def _compare(
     confounded: CrossValidation | None,
 ) -> list[str]:
     findings = []
-    if confounded is not None and confounded.auc.value >= _TELLING_AUC:
+    if confounded is not None and confounded.auc.value >= _MIN_CONFOUND_AUC:
         findings.append(
             f"confounds and site alone reach an AUC of {confounded.auc.value:.2f}, "
-            f"without any image; the features {naive.auc.value:.2f}."
+            f"without any image; the features reach {naive.auc.value:.2f}."
         )
     if corrected is None:
         return findings
     if np.isnan(corrected.auc.value):
         findings.append(
-            "no site has both classes in a test fold: nothing can tell disease and "
-            "site apart."
+            "no site has both classes in a test fold: the effects of class and site "
+            "cannot be separated."
         )
     elif naive.p_value <= 0.05 < corrected.p_value:
         falls = corrected.auc.value < naive.auc.value
         findings.append(
-            f"the AUC {'falls' if falls else 'goes'} from {naive.auc.value:.2f} to "
-            f"{corrected.auc.value:.2f} once confounds and site are accounted for "
+            f"the AUC {'falls' if falls else 'changes'} from {naive.auc.value:.2f} to "
+            f"{corrected.auc.value:.2f} after correction for confounds and site "
             f"(p = {corrected.p_value:.2f}): "
-            + ("the features may read those." if falls else "too few rows to tell.")
+            + ("the features may encode these." if falls else "there are too few rows.")
         )
     return findings

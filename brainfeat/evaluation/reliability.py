@@ -1,4 +1,4 @@
-"""Whether features and predictions of a person stay the same from scan to scan."""
+"""Agreement of features and predictions between repeat scans of a subject."""
 
 __all__ = ["Reliability", "evaluate_reliability"]
 
@@ -25,20 +25,20 @@ class Reliability:
     Parameters
     ----------
     n_subjects, n_scans : int
-        People who were scanned repeatedly, and the scans of each that were compared.
+        Subjects with repeat scans, and the scans compared per subject.
     feature_icc : ndarray of shape (n_features,)
         ICC(2,1) of each feature.
     prediction_icc : float or None
-        That of the predictions, if they were given.
+        ICC(2,1) of the predictions, if given.
     retrieval : float
-        Share of scans whose nearest other scan is of the same person.
+        Fraction of scans whose nearest other scan is of the same subject.
     retrieval_chance : float
-        What a random choice would reach.
+        Expected retrieval of a random choice.
     site_decoding : Score or None
         Balanced accuracy of reading the site from the features; None with a single
-        site, NaN with fewer than four people or two at a site.
+        site, NaN with fewer than four subjects, or two at a site.
     site_chance : float or None
-        That of guessing.
+        Balanced accuracy of guessing the site.
     """
 
     n_subjects: int
@@ -66,13 +66,13 @@ def evaluate_reliability(
     X : array-like of shape (n_rows, n_features)
         Features.
     subjects : array-like of shape (n_rows,)
-        Who was scanned; those with one scan are used for retrieval and site only.
+        Subject of each row; those with one scan count for retrieval and site only.
     site : array-like of shape (n_rows,), optional
-        Where; scans of a subject are compared in the order of their sites.
+        Site of each row; the scans of a subject are compared in the order of sites.
     predictions : array-like of shape (n_rows,), optional
-        What a classifier says of each scan; held out, or it says too much.
+        Held-out predictions of a classifier for each row.
     random_state : int
-        Seed of the folds of the site's decoding.
+        Seed of the folds of site decoding.
 
     Returns
     -------
@@ -82,15 +82,15 @@ def evaluate_reliability(
     Raises
     ------
     InputError
-        If fewer than two people were scanned twice, lengths differ, a value is
-        missing, or an index tells another order than that of ``X``.
+        If fewer than two subjects have repeat scans, lengths differ, a value is
+        missing, or an index has another order than that of ``X``.
     """
     features = as_features(X)
     check_order(X, subjects=subjects, site=site, predictions=predictions)
     n_rows = len(features)
-    people, _ = as_codes("subjects", subjects, n_rows)
+    subject_codes, _ = as_codes("subjects", subjects, n_rows)
     codes = None if site is None else as_codes("site", site, n_rows)[0]
-    repeats = _repeat_rows(people, codes)
+    repeats = _repeat_rows(subject_codes, codes)
     values = features[repeats]  # subjects, scans, features
     prediction_icc = None
     if predictions is not None:
@@ -101,34 +101,36 @@ def evaluate_reliability(
                 f"{given.shape}."
             )
         prediction_icc = float(intraclass_correlation(given[repeats]))
-    n_others = np.bincount(people)[people] - 1
-    # Those whose person has no other scan are not looked for.
+    n_others = np.bincount(subject_codes)[subject_codes] - 1
+    # Scans without another one of the same subject are not queries.
     chance = float(n_others[n_others > 0].mean() / (n_rows - 1))
     decoding = site_chance = None
     if codes is not None and codes.max() > 0:
-        decoding = decode_site(features, codes, people, seed=random_state)
+        decoding = decode_site(features, codes, subject_codes, seed=random_state)
         site_chance = 1.0 / int(codes.max() + 1)
     return Reliability(
         n_subjects=values.shape[0],
         n_scans=values.shape[1],
         feature_icc=intraclass_correlation(values),
         prediction_icc=prediction_icc,
-        retrieval=retrieval_accuracy(features, people),
+        retrieval=retrieval_accuracy(features, subject_codes),
         retrieval_chance=chance,
         site_decoding=decoding,
         site_chance=site_chance,
     )
 
 
-def _repeat_rows(people: NDArray[Any], site: NDArray[Any] | None) -> NDArray[np.intp]:
-    # Of shape (n_subjects, n_scans): as many scans of each as all have.
-    order = np.arange(len(people)) if site is None else np.argsort(site, kind="stable")
-    by_person = order[np.argsort(people[order], kind="stable")]
-    rows = np.split(by_person, np.cumsum(np.bincount(people))[:-1])
-    repeated = [found for found in rows if len(found) > 1]
-    if len(repeated) < 2:
+def _repeat_rows(
+    subjects: NDArray[np.intp], site: NDArray[np.intp] | None
+) -> NDArray[np.intp]:
+    """Rows (n_subjects, n_scans) of repeat scans, by site; as many as all have."""
+    order = np.argsort(np.zeros_like(subjects) if site is None else site, kind="stable")
+    by_subject = order[np.argsort(subjects[order], kind="stable")]
+    rows = np.split(by_subject, np.cumsum(np.bincount(subjects))[:-1])
+    repeats = [scans for scans in rows if len(scans) > 1]
+    if len(repeats) < 2:
         raise InputError(
-            f"expected two people who were scanned twice, got {len(repeated)}."
+            f"subjects: expected at least two with repeat scans, got {len(repeats)}."
         )
-    n_scans = min(map(len, repeated))
-    return np.stack([found[:n_scans] for found in repeated])
+    n_scans = min(map(len, repeats))
+    return np.stack([scans[:n_scans] for scans in repeats])

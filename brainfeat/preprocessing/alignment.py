@@ -1,10 +1,9 @@
-"""Where a brain lies: affine registration of a head to the MNI152 template.
+"""Affine registration of a head to the MNI152 template.
 
-A model of a head, with the tissues of the template brain as bright as they are in a
-contrast and skull and scalp around it, is moved over the volume until both correlate
-best. How large the brains of adults are, and how heads lie in a scanner, is known
-beforehand and weighs in [1]_: where a volume shows little of the brain's edge, the
-model is not stretched over the scalp.
+A head model, with the template's tissues as bright as in a contrast and skull and
+scalp around them, is fitted to the volume by correlation. Priors on brain size and head
+pose regularise the fit [1]_: where a volume shows little of the brain's edge, the model
+is not stretched over the scalp.
 
 References
 ----------
@@ -33,8 +32,8 @@ from brainfeat.volume import Geometry, Volume
 
 logger = logging.getLogger(__name__)
 
-# Whole heads reach more (examples/benchmarks/alignment.py); below it lie parts of a
-# head, mostly misplaced.
+# Whole heads exceed it (examples/benchmarks/alignment.py); below it are parts of a
+# head, mostly misaligned.
 DOUBTFUL_SIMILARITY = 0.6
 
 Affine = NDArray[np.float64]
@@ -43,8 +42,8 @@ Floats = NDArray[np.float64]
 _COARSE, _FINE = 8.0, 4.0  # mm, edge of a voxel
 _COARSE_BLUR, _FINE_BLUR = 4.0, 3.0  # mm, standard deviation
 _COARSE_MODEL, _FINE_MODEL = (14.0, 14.0), (8.0, 8.0)  # spacing and reach in mm
-_BIAS_WIDTH = 20.0  # mm, standard deviation of what counts as bias
-# What is brighter than nearly all of the middle of a head is fat.
+_BIAS_WIDTH = 20.0  # mm, standard deviation of the local mean
+# Voxels brighter than nearly all of the middle of a head are fat.
 _MIDDLE, _BRIGHTEST_PERCENTILE = 36.0, 98.0  # mm
 
 # Rotation vector and symmetric stretch (xx, xy, xz, yy, yz, zz) of the template. Heads
@@ -52,13 +51,13 @@ _MIDDLE, _BRIGHTEST_PERCENTILE = 36.0, 98.0  # mm
 _USUAL = np.array([0.0, 0.0, 0.0, 0.9, 0.0, 0.0, 0.9, 0.0, 0.9])
 _USUAL_SD = np.array([0.25, 0.12, 0.12, 0.08, 0.03, 0.03, 0.08, 0.03, 0.08])
 _SYMMETRIC = np.array([[3, 4, 5], [4, 6, 7], [5, 7, 8]])  # stretch in the parameters
-_UNIT = 50.0  # mm of a shift that moves a brain about as far as a change of 1
-# So many points that tell different things do the volume's thousands stand for.
+_UNIT = 50.0  # mm; scales shifts like the other parameters
+# Effective number of independent points, of the thousands in the volume.
 _COARSE_WEIGHT, _FINE_WEIGHT = 100.0, 300.0
 
-_TINY = 1e-12  # in place of zero, to divide by
-_MIN_EXTENT = 100.0  # mm; less than this holds too little of a brain
-_SCALES = (0.6, 1.6)  # of the template; beyond these it is not a human brain
+_TINY = 1e-12  # avoids division by zero
+_MIN_EXTENT = 100.0  # mm; a smaller volume shows too little of a brain
+_SCALES = (0.6, 1.6)  # relative to the template; human brains are within
 _MIN_SIMILARITY = 0.4  # smoothed noise reaches this
 
 
@@ -70,10 +69,10 @@ class Alignment(NamedTuple):
     affine : ndarray of shape (4, 4)
         Maps template millimetres to scanner millimetres.
     rigid : ndarray of shape (4, 4)
-        The rotation nearest to `affine`, with the brain's centre at the same place.
+        The rotation nearest to `affine`, with the brain's centre at the same point.
     similarity : float
-        Correlation with the model of a head; NaN if the volume could not be
-        registered and the template was only centred on its foreground.
+        Correlation with the head model; NaN if the volume could not be registered
+        and the template was only centred on its foreground.
     """
 
     affine: Affine
@@ -82,12 +81,12 @@ class Alignment(NamedTuple):
 
     @property
     def is_registered(self) -> bool:
-        """Whether more than the centre of the foreground was found."""
+        """False if the template was only centred on the foreground."""
         return not math.isnan(self.similarity)
 
 
 class _Match(NamedTuple):
-    """Parameters: rotation (3), stretch (6), shift in units (3); how good they are."""
+    """Rotation (3), stretch (6) and shift in units (3), and the quality of the fit."""
 
     parameters: Floats
     similarity: float
@@ -96,26 +95,12 @@ class _Match(NamedTuple):
 
 
 def align_to_template(volume: Volume, modality: str | None = None) -> Alignment:
-    """Register a head or a stripped brain to the MNI152 template.
+    """Register a head or a stripped brain of finite intensities to the MNI152 template.
 
-    The result is deterministic, and does not depend on the order in which the
-    volume's axes are stored.
-
-    Parameters
-    ----------
-    volume : Volume
-        Finite intensities with a background darker than the head.
-    modality : str, optional
-        Its contrast. Of one that is neither ``"T1w"``, ``"T2w"`` nor ``"FLAIR"``, the
-        most alike of these is taken.
-
-    Returns
-    -------
-    Alignment
-        Volumes of less than 100 mm or two voxels along an axis, and those without a
-        likely match, are only centred: `affine` and `rigid` are then the same
-        translation. Brains much smaller than an adult's, as in the first year, are
-        not found.
+    The result does not depend on the storage order of the axes. For a `modality`
+    without a head model, the most similar model is used. Volumes of less than 100 mm or
+    two voxels along an axis, and those without a plausible match, are only centred, and
+    so are brains much smaller than an adult's.
     """
     volume = reorient_to_ras(volume)
     small = downsample(volume, _FINE)
@@ -125,7 +110,7 @@ def align_to_template(volume: Volume, modality: str | None = None) -> Alignment:
         return _centre_only(small)
     fine = _without_outliers(small)
     middle = find_center(downsample(fine, _COARSE))
-    # About its middle, so that it does not matter where the scanner's is.
+    # Centred at the origin, so that the scanner's origin does not matter.
     fine = _even_out(_shifted(fine, -middle))
     modalities = (modality,) if modality in MODELLED else MODELLED
     match = _search(downsample(fine, _COARSE), modalities)
@@ -152,7 +137,7 @@ def _centre_only(volume: Volume) -> Alignment:
 
 
 def _without_outliers(volume: Volume) -> Volume:
-    """Bring intensities to 0 to 1."""
+    """Clip outliers and scale intensities to 0 to 1."""
     low, high = np.percentile(volume.data, [0.1, 99.5]).astype(np.float32)
     data = np.clip(volume.data, low, high)
     return Volume((data - low) / max(high - low, _TINY), volume.geometry)
@@ -165,7 +150,7 @@ def _shifted(volume: Volume, shift: Floats) -> Volume:
 
 
 def _even_out(volume: Volume) -> Volume:
-    """Divide by the local mean of the head, and clip what is brighter than brain."""
+    """Divide by the local mean of the head, and clip voxels brighter than brain."""
     coarse = downsample(volume, _COARSE)
     head = find_head(coarse.data).astype(np.float32)
     sigmas = _BIAS_WIDTH / np.array(coarse.geometry.spacing)
@@ -175,7 +160,7 @@ def _even_out(volume: Volume) -> Volume:
     )
     overall = max(np.sum(coarse.data * head) / np.sum(head), _TINY)
     means = inside / np.maximum(around, 1e-3) / overall
-    # Where nearly all is air, noise would grow without end.
+    # Where nearly all is air, division would amplify noise.
     means = np.maximum(means, np.float32(0.2))
     bias = resample(
         Volume(means, coarse.geometry), volume.geometry, np.eye(4), outside=1.0
@@ -184,10 +169,10 @@ def _even_out(volume: Volume) -> Volume:
 
 
 def _clip_brightest(volume: Volume) -> Volume:
-    """Make nothing brighter than the middle of the head, which lies at the origin."""
+    """Clip intensities above those around the origin, the middle of the head."""
     middle = np.linalg.inv(volume.geometry.affine)[:3, 3]
     reach = _MIDDLE / np.array(volume.geometry.spacing)
-    # In a turned volume that is mostly empty, the middle may lie outside of the grid.
+    # In a rotated, mostly empty volume, the middle may be outside the grid.
     last = np.array(volume.geometry.shape) - 1
     start = np.clip(np.rint(middle - reach), 0, last).astype(int)
     stop = np.maximum(np.rint(middle + reach), start + 1).astype(int)
@@ -210,15 +195,7 @@ def _search(volume: Volume, modalities: Sequence[str]) -> _Match:
 
 
 class _Moving:
-    """A blurred volume, and how steep it is, between its voxels.
-
-    Parameters
-    ----------
-    volume : Volume
-        The head.
-    blur : float
-        Standard deviation in millimetres.
-    """
+    """A blurred volume and its gradient, interpolated at points in millimetres."""
 
     def __init__(self, volume: Volume, blur: float) -> None:
         sigmas = blur / np.array(volume.geometry.spacing)
@@ -233,10 +210,10 @@ class _Moving:
         return self._interpolate(self.data, points)
 
     def sample_slopes(self, points: Floats) -> Floats:
-        """Return slopes (n, 3) per mm at points (n, 3) in mm.
+        """Return gradients (n, 3) per mm at points (n, 3) in mm.
 
-        They are taken over two voxels, and so smoother than those of what `sample`
-        interpolates, which jump from voxel to voxel.
+        Central differences over two voxels are smoother than the derivative of the
+        linear interpolation, which jumps between voxels.
         """
         slopes = [self._interpolate(slope, points) for slope in self._slopes]
         return np.stack(slopes, axis=1) @ self._to_voxel[:3, :3]
@@ -250,19 +227,11 @@ class _Moving:
 
 
 class _Comparison:
-    """How far a head at some place is from the model, for least squares.
+    """Residuals of a head against its model, for least squares.
 
-    The residuals are the share of the head's variation that the model leaves
-    unexplained, point by point, and the standard scores of rotation and stretch.
-
-    Parameters
-    ----------
-    moving : _Moving
-        The head.
-    model : HeadModel
-        What it should look like.
-    weight : float
-        How many points that tell different things the model's points stand for.
+    They are the part of the head's variation that the model leaves unexplained, point
+    by point, and the standard scores of rotation and stretch. `weight` is the effective
+    number of independent points.
     """
 
     def __init__(self, moving: _Moving, model: HeadModel, weight: float) -> None:
@@ -277,21 +246,21 @@ class _Comparison:
     def residuals(self, parameters: Floats) -> Floats:
         values, _ = self._sample(parameters)
         brightness = self._model.brightness
-        # An inverted head is no match, however exact.
+        # A head with inverted contrast is no match.
         unexplained = values - max(float(brightness @ values), 0.0) * brightness
         scores = (parameters[:9] - _USUAL) / _USUAL_SD
         return np.concatenate([self._factor * unexplained, scores])
 
     def jacobian(self, parameters: Floats) -> Floats:
         values, norm = self._sample(parameters)
-        slopes = self._moving.sample_slopes(self._place(parameters))
+        slopes = self._moving.sample_slopes(self._transform(parameters))
         jacobian = np.zeros((len(values) + 9, 12))
         changes, scores = np.split(jacobian, [len(values)])
         by_linear = slopes[:, :, None] * self._model.points[:, None, :]
         turns = _linear_derivatives(parameters).reshape(9, 9)
         changes[:, :9] = by_linear.reshape(-1, 9) @ turns.T
         changes[:, 9:] = slopes * _UNIT
-        # Less what changes mean and norm, and what the model explains of the rest.
+        # Project out changes of mean and norm, and what the model explains.
         brightness = self._model.brightness
         known = np.stack([np.ones_like(values), values, brightness])
         mean, along, explained = known @ changes
@@ -302,16 +271,16 @@ class _Comparison:
         scores[:, :9] = np.diag(1.0 / _USUAL_SD)
         return jacobian
 
-    def _place(self, parameters: Floats) -> Floats:
+    def _transform(self, parameters: Floats) -> Floats:
         return self._model.points @ _to_linear(parameters).T + parameters[9:] * _UNIT
 
     def _sample(self, parameters: Floats) -> tuple[Floats, float]:
-        """Return values of mean 0 and norm 1, and the norm that they had.
+        """Return values of mean 0 and norm 1, and their original norm.
 
-        The latest are kept, since residuals and derivatives are asked for in turn.
+        The latest are kept, since residuals and the Jacobian are computed in turn.
         """
         if self._latest is None or not np.array_equal(self._latest[0], parameters):
-            values = self._moving.sample(self._place(parameters))
+            values = self._moving.sample(self._transform(parameters))
             values -= values.mean()
             norm = max(float(np.linalg.norm(values)), _TINY)
             self._latest = parameters.copy(), values / norm, norm
@@ -321,7 +290,7 @@ class _Comparison:
 def _fit(
     start: Floats, comparison: _Comparison, modality: str, *, tolerance: float
 ) -> _Match:
-    found = optimize.least_squares(
+    result = optimize.least_squares(
         comparison.residuals,
         start,
         comparison.jacobian,
@@ -330,7 +299,7 @@ def _fit(
         ftol=tolerance,
         max_nfev=30,
     )
-    return _Match(found.x, comparison.similarity(found.x), found.cost, modality)
+    return _Match(result.x, comparison.similarity(result.x), result.cost, modality)
 
 
 def _to_parameters(start: Affine) -> Floats:
@@ -351,7 +320,7 @@ def _to_rotation(parameters: Floats) -> Floats:
 
 
 def _linear_derivatives(parameters: Floats) -> Floats:
-    """Derive the linear part by rotation and stretch: (9, 3, 3)."""
+    """Return derivatives of the linear part by rotation and stretch: (9, 3, 3)."""
     step = 1e-5
     steps = step * np.concatenate([np.eye(3), -np.eye(3)])
     moved = Rotation.from_rotvec(parameters[:3] + steps)
@@ -364,7 +333,7 @@ def _linear_derivatives(parameters: Floats) -> Floats:
 
 
 def _about_brain(linear: Floats, center: Floats) -> Affine:
-    """Complete a linear map, which takes the template brain's centre to `center`."""
+    """Return the affine that maps the template brain's centre to `center`."""
     affine = np.eye(4)
     affine[:3, :3] = linear
     affine[:3, 3] = center - linear @ np.array(BRAIN_CENTER)

@@ -1,4 +1,4 @@
-"""Which voxels are brain: found without a skull strip, or by one that is named."""
+"""Brain masks: given by the user, or found from the volume."""
 
 __all__ = [
     "BrainMask",
@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,28 +33,24 @@ from brainfeat.volume import Geometry, Volume
 BrainMask = str | Callable[[Volume], NDArray[Any]]
 
 _REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
-# An adult brain has 0.8 to 1.9 litres; a head with its face has three or more.
+# Adult brains have 0.8 to 1.9 litres, heads three or more.
 _BRAIN_LITRES = (0.3, 2.3)
 _TRACE = 0.05  # of the brightest tissue
-_EDGE_WIDTH = 2  # voxels that interpolation and its ringing reach
+_EDGE_WIDTH = 2  # voxels affected by interpolation and ringing
 # Registration errs by a few millimetres, and atrophy leaves fluid around a brain.
-_TEMPLATE_MARGIN = 5.0
-# Share of what a volume shows that may lie beyond that margin: nearly nothing of a
-# stripped brain does, and much of a head, whose skull and scalp are thicker.
+_TEMPLATE_MARGIN = 5.0  # mm
+# Fraction of a mask that may lie beyond that margin: nearly nothing of a stripped
+# brain does, but much of a head, whose skull and scalp are thicker.
 _MAX_OUTSIDE = 0.2
-_COARSE_SPACING = 4.0  # to tell a head from a brain
-_SEARCH_SPACING = 2.0  # the brain's edge is not known more finely than that
+_COARSE_SPACING = 4.0  # mm, to distinguish a head from a brain
+_SEARCH_SPACING = 2.0  # mm, the accuracy of the brain's edge
 
 
 class Placement(NamedTuple):
     """Where the encoder's grid lies in a subject.
 
-    Attributes
-    ----------
-    grid : Geometry
-        Voxels of the grid, in millimetres of the template.
-    grid_to_scanner : ndarray of shape (4, 4)
-        Maps the grid's millimetres to the scanner's.
+    `grid` has the voxels in millimetres of the template, `grid_to_scanner` maps these
+    to the scanner's.
     """
 
     grid: Geometry
@@ -62,31 +58,10 @@ class Placement(NamedTuple):
 
 
 def compute_mask(volume: Volume, brain_mask: BrainMask) -> Volume:
-    """Apply the skull strip that was asked for.
+    """Return the boolean brain mask of a subject's first modality.
 
-    Parameters
-    ----------
-    volume : Volume
-        The first modality of a subject.
-    brain_mask : str or callable
-        Path of a mask, in which ``{stem}`` stands for the volume's file name
-        without suffix and ``{folder}`` for its folder; ``"deepbet"``;
-        ``"module:function"``; or a function of a volume that returns an array of its
-        shape.
-
-    Returns
-    -------
-    Volume
-        Boolean mask, on the mask file's own grid or on that of ``volume``.
-
-    Raises
-    ------
-    VolumeError
-        If the mask is empty, unreadable, of another shape or of fractions.
-    ConfigError
-        If the function cannot be found.
-    MissingDependencyError
-        If deepbet is asked for and not installed.
+    `brain_mask` is as for `Preprocessor`. The mask is on its file's own grid or on that
+    of the volume.
     """
     path = mask_path(brain_mask, volume.path)
     if path is not None:
@@ -100,8 +75,8 @@ def compute_mask(volume: Volume, brain_mask: BrainMask) -> Volume:
             )
         if data.dtype.kind == "f" and (data != np.rint(data)).any():
             raise VolumeError(
-                "brain mask: expected booleans or integers, got fractions or NaN; a "
-                "threshold makes probabilities a mask."
+                "brain mask: expected booleans or integers, got fractions or NaN; "
+                "apply a threshold to probabilities."
             )
         mask = Volume(data != 0, volume.geometry)
     if not mask.data.any():
@@ -115,112 +90,61 @@ def find_foreground(
     alignment: Alignment,
     placement: Placement,
 ) -> NDArray[np.bool_]:
-    """Find the brain on the encoder's grid without a skull strip.
+    """Find the brain on the encoder's grid without a skull strip, as booleans.
 
-    Volumes that are stripped already, with one value all around a brain-sized
-    remainder where the template's brain lies, keep their own mask. Where the template
-    was registered, its brain and the head within 5 mm of it are taken; else the head.
-    Both are found at 2 mm where the grid is finer.
-
-    Parameters
-    ----------
-    volume : Volume
-        The first modality of a subject, finite.
-    sampled : ndarray of float32 of shape (size_i, size_j, size_k)
-        The same on the grid, NaN where the volume does not reach.
-    alignment : Alignment
-        Where the template lies in the volume.
-    placement : Placement
-        Where the grid lies in the volume.
-
-    Returns
-    -------
-    ndarray of bool of shape (size_i, size_j, size_k)
-        Never empty, unless the grid misses the volume.
+    Volumes that are already stripped, with one value around a brain-sized remainder
+    where the template's brain lies, keep their own mask. Where the template was
+    registered, the foreground is its brain and the head within 5 mm of it, else the
+    whole head. `sampled` is the volume on the grid, NaN outside its field of view.
     """
     stripped = _find_stripped(volume, alignment)
     if stripped is not None:
-        share = resample(stripped, placement.grid, placement.grid_to_scanner)
-        if (share >= 0.5).any():
-            return np.asarray(share >= 0.5)
-    reached = np.isfinite(sampled)
-    filled = np.where(reached, sampled, volume.data.min())
+        fraction = resample(stripped, placement.grid, placement.grid_to_scanner)
+        if (fraction >= 0.5).any():
+            return np.asarray(fraction >= 0.5)
+    is_inside = np.isfinite(sampled)
+    filled = np.where(is_inside, sampled, volume.data.min())
     coarse = downsample(Volume(filled, placement.grid), _SEARCH_SPACING)
     head = find_head(coarse.data)
     if alignment.is_registered:
         to_template = np.linalg.inv(alignment.affine) @ placement.grid_to_scanner
-        brain = _to_finer(_find_brain(head, coarse.geometry, to_template), reached)
+        brain = _to_finer(_find_brain(head, coarse.geometry, to_template), is_inside)
         if brain.any():
             return brain
-    return _to_finer(head, reached)
+    return _to_finer(head, is_inside)
 
 
 def mask_path(
     brain_mask: BrainMask | None, volume_path: str | os.PathLike[str] | None
 ) -> Path | None:
-    """Return the mask file of a volume, if masks are files.
-
-    Parameters
-    ----------
-    brain_mask : str, callable or None
-        As for :func:`compute_mask`.
-    volume_path : path-like or None
-        Where the volume was read from.
-
-    Returns
-    -------
-    Path or None
-        None if the mask is computed.
-
-    Raises
-    ------
-    ConfigError
-        If the mask's name depends on the volume's, and the volume has none.
-    """
+    """Return the mask file of a volume, None if the mask is computed."""
     if not isinstance(brain_mask, str) or _names_function(brain_mask):
         return None
     if "{" not in brain_mask:
         return expand_home(brain_mask)
     if volume_path is None:
         raise ConfigError(
-            f"brain_mask {brain_mask!r} needs images that come from files."
+            f"brain_mask: {brain_mask!r} needs images from files, got one in memory."
         )
     folder, stem = Path(volume_path).parent, image_stem(volume_path)
     try:
         name = brain_mask.format(stem=stem, folder=folder)
     except (KeyError, IndexError, ValueError) as error:
         raise ConfigError(
-            f"brain_mask {brain_mask!r} may hold {{stem}} and {{folder}} only."
+            f"brain_mask: expected {{stem}} and {{folder}} only, got {brain_mask!r}."
         ) from error
     return expand_home(name)
 
 
 def reference(brain_mask: BrainMask | None) -> str | None:
-    """Return the text that stands for a brain mask in a configuration file.
-
-    Parameters
-    ----------
-    brain_mask : str, callable or None
-        As for :func:`compute_mask`.
-
-    Returns
-    -------
-    str or None
-        The text itself, or ``"module:function"``.
-
-    Raises
-    ------
-    ConfigError
-        If the function is not at the top level of a module, so that another process
-        could not find it.
-    """
+    """Return a mask setting as text, ``"module:function"`` for a function."""
     if brain_mask is None or isinstance(brain_mask, str):
         return brain_mask
     text = f"{brain_mask.__module__}:{getattr(brain_mask, '__qualname__', '?')}"
     if brain_mask.__module__ == "__main__" or not _REFERENCE.fullmatch(text):
         raise ConfigError(
-            f"brain_mask {text} cannot be stored: expected a function at the top "
-            "level of a module that can be imported."
+            f"brain_mask: expected a function at the top level of an importable "
+            f"module, got {text}."
         )
     return text
 
@@ -236,15 +160,16 @@ def _resolve(brain_mask: BrainMask) -> Callable[[Volume], Any]:
         return _run_deepbet
     module, _, name = brain_mask.partition(":")
     try:
-        found: Any = import_module(module)
+        function: Any = import_module(module)
         for part in name.split("."):
-            found = getattr(found, part)
+            function = getattr(function, part)
     except (ImportError, AttributeError) as error:
-        raise ConfigError(f"brain_mask {brain_mask!r} was not found: {error}") from None
-    if not callable(found):
-        raise ConfigError(f"brain_mask {brain_mask!r} is not a function.")
-    function: Callable[[Volume], Any] = found
-    return function
+        raise ConfigError(
+            f"brain_mask: cannot import {brain_mask!r}: {error}"
+        ) from None
+    if not callable(function):
+        raise ConfigError(f"brain_mask: expected a function, got {brain_mask!r}.")
+    return cast("Callable[[Volume], Any]", function)
 
 
 def _run_deepbet(volume: Volume) -> NDArray[np.bool_]:
@@ -252,10 +177,10 @@ def _run_deepbet(volume: Volume) -> NDArray[np.bool_]:
         deepbet = import_module("deepbet")
     except ImportError as error:
         raise MissingDependencyError(
-            'brain_mask "deepbet" needs an extra: pip install "brainfeat[deepbet]"'
+            'brain_mask: "deepbet" needs an extra: pip install "brainfeat[deepbet]"'
         ) from error
     with tempfile.TemporaryDirectory() as folder:
-        # deepbet works from file to file.
+        # deepbet reads and writes files.
         source = write_volume(volume, Path(folder, "head.nii.gz"))
         target = Path(folder, "mask.nii.gz")
         deepbet.run_bet([str(source)], None, [str(target)], no_gpu=True)
@@ -266,30 +191,32 @@ def _run_deepbet(volume: Volume) -> NDArray[np.bool_]:
 def _find_brain(
     head: NDArray[np.bool_], grid: Geometry, to_template: NDArray[np.float64]
 ) -> NDArray[np.bool_]:
-    """Find the template's brain, and the head that is close to it."""
+    """Return the template's brain and the head close to it."""
     depth = resample(load_depth(), grid, to_template, outside=-np.inf)
-    # What is dark within the brain is still brain: fluid, and what a coil misses.
+    # Dark voxels within the brain are brain, too: fluid, or out of the coil's reach.
     return (depth >= 0) | (head & (depth >= -_TEMPLATE_MARGIN))
 
 
-def _to_finer(mask: NDArray[np.bool_], reached: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Repeat the voxels of a mask over the finer grid that a volume reaches."""
+def _to_finer(
+    mask: NDArray[np.bool_], is_inside: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Repeat the voxels of a mask on a finer grid, within the field of view."""
     finer = mask.T
-    for axis, size in enumerate(reached.shape[::-1]):
+    for axis, size in enumerate(is_inside.shape[::-1]):
         n_blocks = finer.shape[axis]
-        # What is left of the last block is as what lies beside it.
+        # Voxels beyond the last whole block repeat it.
         blocks = np.minimum(np.arange(size) // (size // n_blocks), n_blocks - 1)
         finer = np.take(finer, blocks, axis)
-    return finer.T & reached
+    return finer.T & is_inside
 
 
 def _find_stripped(volume: Volume, alignment: Alignment) -> Volume | None:
-    """Return the mask of a volume that is stripped already, as float32."""
+    """Return the mask of a volume that is already stripped, as float32."""
     background = find_flat_background(volume.data)
     if background is None:
         return None
     coarse = downsample(volume, _COARSE_SPACING)
-    # Not "differs": resampling leaves traces of interpolation in the background.
+    # Above zero, since resampling leaves traces of interpolation in the background.
     trace = _TRACE * (np.percentile(coarse.data, 99.0) - background)
     rest = Volume(np.abs(coarse.data - background) > trace, coarse.geometry)
     if _is_wider_than_brain(rest, alignment):
@@ -307,7 +234,7 @@ def _find_stripped(volume: Volume, alignment: Alignment) -> Volume | None:
 
 
 def _is_wider_than_brain(mask: Volume, alignment: Alignment) -> bool:
-    """Whether a mask has a skull and scalp where the template was registered."""
+    """Whether a mask includes skull and scalp around the registered template."""
     if not (alignment.is_registered and mask.data.any()):
         return False
     to_template = np.linalg.inv(alignment.affine).astype(np.float64)
@@ -319,10 +246,7 @@ def _is_wider_than_brain(mask: Volume, alignment: Alignment) -> bool:
 def _without_interpolated_edge(
     mask: NDArray[np.bool_], contrast: NDArray[Any]
 ) -> NDArray[np.bool_]:
-    """Drop voxels at the edge that are mostly background, as interpolation makes them.
-
-    They have less than half the contrast of what lies beside them.
-    """
+    """Remove edge voxels with less than half the contrast of their neighbours."""
     edge = mask & ndimage.binary_dilation(~mask, iterations=_EDGE_WIDTH)
     kept = contrast >= 0.5 * ndimage.maximum_filter(contrast, size=3)
     return np.asarray(mask & (kept | ~edge))

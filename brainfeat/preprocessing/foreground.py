@@ -1,4 +1,4 @@
-"""Head and brain against background, found from the intensities alone."""
+"""Separate head and background by intensity."""
 
 __all__ = ["find_flat_background", "find_head", "otsu_threshold"]
 
@@ -9,25 +9,17 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 _N_BINS = 128
-# Fat and vessels are far brighter than the brain and would draw the threshold up.
+# Fat and vessels are far brighter than the brain and would raise the threshold.
 _BRIGHTEST_PERCENTILE = 99.0
-_MIN_FLAT_SHARE = 0.1
+_MIN_FLAT_FRACTION = 0.1
 _SAMPLE_STEP = 64
 
 
 def otsu_threshold(values: NDArray[Any]) -> float:
-    """Find the threshold that parts values into the two most uniform classes.
+    """Return the threshold between the two most uniform classes of intensities [1]_.
 
-    Parameters
-    ----------
-    values : ndarray
-        Finite intensities of any shape. The brightest hundredth counts as one value.
-
-    Returns
-    -------
-    float
-        Threshold [1]_; values above it are foreground. Equal to the minimum if all
-        values are the same.
+    Values above it are foreground; the brightest hundredth counts as one value. It is
+    the minimum if all values are equal.
 
     References
     ----------
@@ -51,26 +43,18 @@ def otsu_threshold(values: NDArray[Any]) -> float:
 
 
 def find_head(data: NDArray[Any]) -> NDArray[np.bool_]:
-    """Part the head from the air around it.
+    """Separate the head from darker air, with the dark voxels that the head encloses.
 
-    Parameters
-    ----------
-    data : ndarray of shape (size_i, size_j, size_k)
-        Finite intensities with a background darker than the head.
-
-    Returns
-    -------
-    ndarray of bool of shape (size_i, size_j, size_k)
-        Bright voxels and the dark ones that they enclose, in space or in a plane.
-        Never empty: a volume without contrast is all head.
+    Voxels may be enclosed in space or in a plane. Never empty: a volume without
+    contrast is all head.
     """
     if data.flags.f_contiguous and not data.flags.c_contiguous:
-        return find_head(data.T).T  # along memory, which is a third faster
+        return find_head(data.T).T  # in memory order, a third faster
     head = data > otsu_threshold(data)
     if not head.any():
         return np.ones(data.shape, dtype=bool)
-    # Holes in a plane include those in space, and close what a dark skull base or the
-    # edge of the volume leaves open.
+    # Holes in a plane include those in space, and those that a dark skull base or the
+    # edge of the volume leave open in space.
     mask: NDArray[np.bool_] = np.logical_or.reduce(
         [_fill_holes_in_planes(head, axis) for axis in range(3)]
     )
@@ -78,45 +62,36 @@ def find_head(data: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def find_flat_background(data: NDArray[Any]) -> float | None:
-    """Find the one value that fills the background of a masked volume.
+    """Return the value of a masked volume's background, None if there is none.
 
-    Parameters
-    ----------
-    data : ndarray of shape (size_i, size_j, size_k)
-        Finite intensities.
-
-    Returns
-    -------
-    float or None
-        Value of the corners, if most of them share it and if it fills at least a
-        tenth of the volume; else None.
+    Most corners and a tenth of the volume must have it.
     """
     corners = data[np.ix_(*[(0, size - 1) for size in data.shape])]
     values, counts = np.unique(corners, return_counts=True)
     value = values[np.argmax(counts)]
-    if counts.max() < 5 or np.mean(data == value) < _MIN_FLAT_SHARE:
+    if counts.max() < 5 or np.mean(data == value) < _MIN_FLAT_FRACTION:
         return None
     return float(value)
 
 
 def _high_percentile(values: NDArray[Any], percentile: float) -> float:
-    """Find a percentile of the brightest, as NumPy does but a few times as fast.
+    """Return a high percentile, as NumPy does but several times as fast.
 
-    Only what is brighter than most of a sample is put in order.
+    Only values brighter than most of a sample are sorted.
     """
     flat = values.ravel()
-    place = (flat.size - 1) * percentile / 100.0
+    position = (flat.size - 1) * percentile / 100.0
     guess = np.percentile(flat[::_SAMPLE_STEP], percentile - 2.0)
     brightest = flat[flat > guess]
-    below = int(place) - (flat.size - brightest.size)
+    below = int(position) - (flat.size - brightest.size)
     if below < 0 or below + 1 >= brightest.size:
         return float(np.percentile(flat, percentile))
     low, high = np.partition(brightest, (below, below + 1))[below : below + 2]
-    return float(low + (high - low) * (place - int(place)))
+    return float(low + (high - low) * (position - int(position)))
 
 
 def _fill_holes_in_planes(mask: NDArray[np.bool_], axis: int) -> NDArray[np.bool_]:
-    """Fill what a mask encloses in each plane across `axis`."""
+    """Fill what a mask encloses in each plane perpendicular to `axis`."""
     connectivity = np.expand_dims(ndimage.generate_binary_structure(2, 1), axis)
     labels, n_labels = ndimage.label(
         ~mask,

@@ -1,4 +1,4 @@
-"""How bright a head is in and around the template brain, in each contrast."""
+"""Expected brightness in and around the template brain, in each contrast."""
 
 __all__ = ["MODELLED", "HeadModel", "load_depth", "load_head_model"]
 
@@ -13,20 +13,20 @@ from brainfeat.preprocessing.resampling import downsample
 from brainfeat.preprocessing.template import BRAIN_CENTER, load_template
 from brainfeat.volume import Volume
 
-# Usual brightness of white matter, grey matter, fluid, skull and scalp.
+# Typical brightness of white matter, grey matter, fluid, skull and scalp.
 _BRIGHTNESS = {
     "T1w": (1.0, 0.7, 0.2, 0.05, 0.8),
     "T2w": (0.35, 0.5, 1.0, 0.03, 0.5),
     "FLAIR": (0.65, 0.8, 0.15, 0.03, 0.6),
 }
 MODELLED = tuple(_BRIGHTNESS)
-"""Modalities of which there is a model."""
+"""Modalities that have a model."""
 
 _FLUID, _SKULL = 2.0, 8.0  # mm from the brain to the outer face of each
 _DEPTH_SPACING = 2.0  # mm
 _BLUR = 0.4  # of the spacing, standard deviation
 
-# Below the brain and before it lie neck and face, which differ too much.
+# Neck and face vary too much between subjects.
 _NECK = -40.0  # mm of the template, z
 _FACE = (20.0, 0.0)  # y and z
 
@@ -39,7 +39,7 @@ class HeadModel(NamedTuple):
     points : ndarray of shape (n_points, 3)
         Millimetres from `BRAIN_CENTER`.
     brightness : ndarray of shape (n_points,)
-        What a head has there, with a mean of 0 and a norm of 1.
+        Expected intensity, with a mean of 0 and a norm of 1.
     """
 
     points: NDArray[np.float64]
@@ -48,39 +48,21 @@ class HeadModel(NamedTuple):
 
 @cache
 def load_depth() -> Volume:
-    """Load the distance to the surface of the template brain.
-
-    Returns
-    -------
-    Volume
-        Millimetres at 2 mm, float32: positive inside the brain, negative outside.
-    """
+    """Return the distance from the template brain's surface in mm, negative outside."""
     brain = downsample(load_template("T1w"), _DEPTH_SPACING)
     inside = brain.data > 0
     distance = ndimage.distance_transform_edt
-    # The surface runs between the voxels, half an edge from their middles.
+    # The surface runs between voxels, half an edge from their centres.
     voxels = np.where(inside, distance(inside) - 0.5, 0.5 - distance(~inside))
     return Volume((_DEPTH_SPACING * voxels).astype(np.float32), brain.geometry)
 
 
 @cache
 def load_head_model(modality: str, spacing: float, reach: float) -> HeadModel:
-    """Build the model of a head in one contrast.
+    """Return points on a grid of `spacing` mm, a multiple of 2, in one of `MODELLED`.
 
-    Parameters
-    ----------
-    modality : str
-        One of `MODELLED`.
-    spacing : float
-        Distance of the points in millimetres, a multiple of 2.
-    reach : float
-        About how far outside the brain there are points, in millimetres. Up to 8
-        there are none in the scalp, whose fat is bright or suppressed.
-
-    Returns
-    -------
-    HeadModel
-        Points on a grid.
+    They end about `reach` mm outside the brain; up to 8 mm excludes the scalp, whose
+    fat is bright or suppressed.
     """
     depth = load_depth()
     white, gray = (
@@ -92,10 +74,10 @@ def load_head_model(modality: str, spacing: float, reach: float) -> HeadModel:
     is_scalp = depth.data < -_SKULL
     total = np.maximum(white + gray, 1.0)
     white, gray = white / total * is_fluid, gray / total * is_fluid
-    shares = (white, gray, is_fluid - white - gray, is_skull, is_scalp)
+    fractions = (white, gray, is_fluid - white - gray, is_skull, is_scalp)
     head = sum(
-        np.float32(brightness) * share
-        for brightness, share in zip(_BRIGHTNESS[modality], shares, strict=True)
+        np.float32(brightness) * fraction
+        for brightness, fraction in zip(_BRIGHTNESS[modality], fractions, strict=True)
     )
     blurred = ndimage.gaussian_filter(head, _BLUR * spacing / depth.geometry.spacing[0])
     near = downsample(depth, spacing)
@@ -109,11 +91,11 @@ def load_head_model(modality: str, spacing: float, reach: float) -> HeadModel:
     values = downsample(Volume(blurred, depth.geometry), spacing).data.ravel()[chosen]
     values = values.astype(np.float64) - values.mean(dtype=np.float64)
     return HeadModel(
-        _frozen(points[chosen] - np.array(BRAIN_CENTER)),
-        _frozen(values / np.linalg.norm(values)),
+        _read_only(points[chosen] - np.array(BRAIN_CENTER)),
+        _read_only(values / np.linalg.norm(values)),
     )
 
 
-def _frozen(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def _read_only(values: NDArray[np.float64]) -> NDArray[np.float64]:
     values.flags.writeable = False
     return values

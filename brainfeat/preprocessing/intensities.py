@@ -1,6 +1,6 @@
-"""Intensities that can be compared: repaired, freed of bias, and standardised."""
+"""Repair, correct and standardise intensities."""
 
-__all__ = ["correct_bias", "repair", "standardise"]
+__all__ = ["clip_and_measure", "correct_bias", "repair", "standardise"]
 
 import math
 from typing import Any
@@ -15,49 +15,34 @@ from brainfeat.preprocessing.foreground import find_flat_background
 from brainfeat.preprocessing.resampling import run_on_one_thread, to_sitk
 from brainfeat.volume import Geometry, Volume
 
-# Share of voxels that may be NaN or infinite; a brain fills half of the box around it.
+# Fraction of voxels that may be NaN or infinite; a brain fills half of its box.
 _MAX_DAMAGED = 0.75
-# Beyond these, sums or squares of intensities would not fit into float32.
+# Beyond these, sums or squares of intensities overflow float32.
 _SIZES = (1e-9, 1e15)
-# Interpolation rings around a stripped brain: up to a twentieth of what differs from
-# the background lies on its other side.
-_BEYOND, _TRACE = 0.1, 0.01  # share of those voxels; of the range of intensities
-# How far an intensity may lie outside of the range of nearly all: air is about as much
+# Interpolation rings around a stripped brain: up to a twentieth of the voxels that
+# differ from the background are darker.
+_BEYOND, _TRACE = 0.1, 0.01  # fraction of those voxels; of the intensity range
+# How far an intensity may lie outside the range of nearly all: air is about as much
 # darker than fluid, and vessels are brighter than fat.
-_BELOW, _ABOVE = 0.25, 3.0  # of that range
-_MAX_FAR = 0.01  # share of voxels that may lie farther, such as one plane
-_N_SAMPLED = 100_000  # voxels, from which that range is told
+_BELOW, _ABOVE = 0.25, 3.0  # relative to that range
+_MAX_FAR = 0.01  # fraction of voxels that may lie farther, such as one plane
+_N_SAMPLED = 100_000  # voxels to estimate that range
 _N4_SHRINK = 2
 _N4_ITERATIONS = [30, 20, 10]
 _N4_FLOOR = 1e-3  # of the highest intensity
 
 
 def repair(volume: Volume) -> Volume:
-    """Check intensities, and set the damaged ones to the lowest.
+    """Check intensities, and replace damaged ones by the lowest; float32.
 
-    So is a flat background that lies among or above them, such as the zeros around a
-    brain that was given a mean of zero. What lies far outside of all others, such as
-    -1024 around a scan without negative values, or one hot voxel, is brought near.
-
-    Parameters
-    ----------
-    volume : Volume
-        Volume as it was read.
-
-    Returns
-    -------
-    Volume
-        Finite float32 with contrast.
-
-    Raises
-    ------
-    VolumeError
-        If the intensities are mostly not finite, or all the same.
+    NaN, infinity and a flat background that lies among or above the intensities, such
+    as the zeros around a brain of mean zero, become the lowest. Outliers, such as -1024
+    around a scan without negative values, or one hot voxel, are clipped near the rest.
     """
     with np.errstate(over="ignore"):  # too large for float32 is infinite, too
         data = volume.data.astype(np.float32, copy=False)
     low, high = float(data.min()), float(data.max())
-    # NaN and infinity are seen in the extremes: most volumes need no closer look.
+    # NaN and infinity show in the extremes: most volumes need no closer check.
     if not (math.isfinite(low) and math.isfinite(high)):
         data = _without_damage(data)
         low, high = float(data.min()), float(data.max())
@@ -73,28 +58,14 @@ def repair(volume: Volume) -> Volume:
 def correct_bias(
     data: NDArray[np.float32], foreground: NDArray[np.bool_], grid: Geometry
 ) -> NDArray[np.float32]:
-    """Divide out slow changes of intensity by N4 [1]_.
-
-    Parameters
-    ----------
-    data : ndarray of float32 of shape (size_i, size_j, size_k)
-        Finite intensities.
-    foreground : ndarray of bool of shape (size_i, size_j, size_k)
-        Where the bias is estimated.
-    grid : Geometry
-        Grid of both.
-
-    Returns
-    -------
-    ndarray of float32 of shape (size_i, size_j, size_k)
-        Positive intensities; negative ones are moved up to zero before.
+    """Divide by the bias field that N4 [1]_ estimates in the foreground; all positive.
 
     References
     ----------
     .. [1] Tustison et al., N4ITK: improved N3 bias correction. IEEE Transactions on
        Medical Imaging 29, 2010. doi:10.1109/TMI.2010.2046908
     """
-    # N4 works on logarithms. Bias multiplies: only what is negative is moved.
+    # N4 takes logarithms, and bias multiplies: shift only if values are negative.
     positive = data - min(float(data.min()), 0.0)
     positive = np.maximum(positive, _N4_FLOOR * positive.max()).astype(np.float32)
     image = to_sitk(Volume(positive, grid))
@@ -111,43 +82,35 @@ def correct_bias(
 def standardise(
     data: NDArray[Any], foreground: NDArray[np.bool_], percentiles: tuple[float, float]
 ) -> NDArray[np.float32]:
-    """Clip intensities and give them mean zero and variance one in the foreground.
+    """Clip at percentiles of the foreground, and z-score by its mean and deviation.
 
-    Parameters
-    ----------
-    data : ndarray of shape (size_i, size_j, size_k)
-        Intensities, finite in the foreground.
-    foreground : ndarray of bool of shape (size_i, size_j, size_k)
-        Voxels to standardise, at least one.
-    percentiles : tuple of float (lower, upper)
-        Percentiles of the foreground at which it is clipped.
-
-    Returns
-    -------
-    ndarray of float32 of shape (size_i, size_j, size_k)
-        Standard scores; the lowest of them outside the foreground.
-
-    Raises
-    ------
-    VolumeError
-        If the foreground has no contrast.
+    Voxels outside the foreground get the lowest score. Returns float32.
     """
     if data.flags.f_contiguous and not data.flags.c_contiguous:
-        return standardise(data.T, foreground.T, percentiles).T  # along memory
-    values = data[foreground]
+        return standardise(data.T, foreground.T, percentiles).T  # in memory order
+    clipped, mean, spread = clip_and_measure(data[foreground], percentiles)
+    scores = np.full(data.shape, (clipped.min() - mean) / spread, dtype=np.float32)
+    scores[foreground] = (clipped - mean) / spread
+    return scores
+
+
+def clip_and_measure(
+    values: NDArray[Any],
+    percentiles: tuple[float, float],
+    dtype: type[np.floating[Any]] = np.float64,
+) -> tuple[NDArray[Any], Any, Any]:
+    """Clip foreground intensities at percentiles; also return mean and deviation."""
     low, high = np.percentile(values, percentiles)
-    values = np.clip(values, low, high).astype(np.float64)
-    mean, spread = values.mean(), values.std()
+    clipped = np.clip(values, low, high).astype(dtype, copy=False)
+    mean, spread = clipped.mean(), clipped.std()
     if not spread > 0:
         raise VolumeError("expected contrast within the brain, got one value.")
-    scores = np.full(data.shape, (low - mean) / spread, dtype=np.float32)
-    scores[foreground] = (values - mean) / spread
-    return scores
+    return clipped, mean, spread
 
 
 def _without_damage(data: NDArray[np.float32]) -> NDArray[np.float32]:
     finite = np.isfinite(data)
-    # NaN all around is no damage, but how some programs strip a head.
+    # NaN all around is a skull strip of some programs, no damage.
     boxes = ndimage.find_objects(finite.view(np.int8))
     damaged = 1.0 - finite[boxes[0]].mean() if boxes else 1.0
     if damaged > _MAX_DAMAGED:
@@ -160,7 +123,7 @@ def _without_damage(data: NDArray[np.float32]) -> NDArray[np.float32]:
 def _without_extremes(
     data: NDArray[np.float32], low: float, high: float
 ) -> tuple[NDArray[np.float32], float, float]:
-    """Let a flat background be no brighter than the rest, and nothing lie far out.
+    """Bring a flat background and outliers near the other intensities.
 
     Takes and returns the extremes, too.
     """
@@ -170,7 +133,7 @@ def _without_extremes(
     rest = rest[rest != background] if background is not None else rest
     if rest.size == 0:
         return data, low, high
-    # Not the extremes: one odd voxel would make all else look dark, or one odd plane.
+    # Not the extremes, which one outlying voxel or plane determines.
     darkest, bright = np.percentile(rest, (0.1, 97.0)).astype(np.float64)
     spread = bright - darkest
     if spread == 0:

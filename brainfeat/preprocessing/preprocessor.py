@@ -1,8 +1,7 @@
-"""From volumes as scanners write them to the encoder's grid, and back."""
+"""Resample volumes from scanner space to the encoder's grid, and back."""
 
-__all__ = ["Alignment", "PreprocessedSubject", "Preprocessor"]
+__all__ = ["Alignment", "Preprocessor"]
 
-import dataclasses
 import hashlib
 import json
 import math
@@ -21,6 +20,7 @@ from brainfeat.exceptions import ModalityError, VolumeError
 from brainfeat.preprocessing import alignment as registration
 from brainfeat.preprocessing import brain_mask as masks
 from brainfeat.preprocessing.intensities import correct_bias, repair, standardise
+from brainfeat.preprocessing.preprocessed import PreprocessedSubject
 from brainfeat.preprocessing.resampling import reorient_to_ras, resample
 from brainfeat.preprocessing.template import BRAIN_CENTER
 from brainfeat.volume import Geometry, Volume
@@ -29,62 +29,17 @@ Alignment = Literal["none", "rigid", "affine"]
 _Length = Annotated[float, Rule("> 0 and finite", lambda mm: 0 < mm < math.inf)]
 Affine = NDArray[np.float64]
 
-# Part of the fingerprint: raised when the same settings give other voxels.
+# Part of the fingerprint; incremented when the same settings give other voxels.
 _REVISION = 6
-
-
-@dataclass(frozen=True, eq=False)
-class PreprocessedSubject:
-    """All modalities of one subject on the encoder's grid.
-
-    Parameters
-    ----------
-    data : ndarray of float32 of shape (n_modalities, size_i, size_j, size_k)
-        Standard scores over the foreground; outside it the lowest of them. An absent
-        modality is zero everywhere.
-    present : ndarray of bool of shape (n_modalities,)
-        Which modalities the subject has.
-    foreground : ndarray of bool of shape (size_i, size_j, size_k)
-        Voxels that count as brain.
-    geometry : Geometry
-        The grid, in millimetres of the template.
-    grid_to_scanner : ndarray of shape (4, 4)
-        Maps the grid's millimetres to the scanner's.
-    similarity : float
-        Correlation with a model of a head; NaN if the subject was only centred.
-    """
-
-    data: NDArray[np.float32]
-    present: NDArray[np.bool_]
-    foreground: NDArray[np.bool_]
-    geometry: Geometry
-    grid_to_scanner: Affine
-    similarity: float
-
-    def on_grid(self, geometry: Geometry) -> "PreprocessedSubject":
-        """Place another grid where this one lies, without what was sampled.
-
-        Parameters
-        ----------
-        geometry : Geometry
-            The other grid, in millimetres of the template.
-
-        Returns
-        -------
-        PreprocessedSubject
-            For `Preprocessor.invert` and `apply_labels`; its data is empty.
-        """
-        nothing = np.empty((0, 0, 0, 0), np.float32)
-        return dataclasses.replace(self, data=nothing, geometry=geometry)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessor:
-    """Place a subject on the encoder's grid and normalise its intensities.
+    """Resample a subject to the encoder's grid and normalise its intensities.
 
-    The brain is located by registration to MNI152; `alignment` says how much of the
-    transform is applied. All modalities share it, so they must lie together in
-    scanner space, as those of one session do.
+    The brain is located by registration to MNI152; `alignment` chooses how much of the
+    transform is applied. All modalities share it, so they must be aligned in scanner
+    space, as those of one session are.
 
     Parameters
     ----------
@@ -94,22 +49,22 @@ class Preprocessor:
     spacing : float
         Edge of a voxel in millimetres.
     alignment : {"none", "rigid", "affine"}
-        ``"none"`` only centres the grid on the brain, ``"rigid"`` also turns it,
+        ``"none"`` only centres the grid on the brain, ``"rigid"`` also rotates it,
         ``"affine"`` also scales and shears it.
     bias_correction : bool
         Whether to correct the bias field by N4 [1]_.
     brain_mask : str or callable, optional
         Skull strip: the path of a mask, in which ``{stem}`` and ``{folder}`` stand
         for the image's; ``"deepbet"``; ``"module:function"`` or a function that
-        takes a `Volume` and returns an array of its shape. None finds the brain
-        without.
+        takes a `Volume` and returns an array of its shape. By default, the brain is
+        found from the registration.
     percentiles : tuple of float (lower, upper)
-        Intensities of the foreground are clipped to these.
+        Percentiles of the foreground at which intensities are clipped.
 
     Raises
     ------
     ConfigError
-        If a value is impossible.
+        If a value is of the wrong type or invalid.
 
     References
     ----------
@@ -142,7 +97,7 @@ class Preprocessor:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the settings, and of the revision of what they do."""
+        """SHA-256 of the settings and of the revision of the algorithm."""
         settings = {"revision": _REVISION, **self.to_dict()}
         text = json.dumps(settings, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
@@ -150,12 +105,12 @@ class Preprocessor:
     def apply(
         self, volumes: Mapping[str, Volume | None], modalities: Sequence[str]
     ) -> PreprocessedSubject:
-        """Take the volumes of a subject to the grid.
+        """Resample and normalise the volumes of a subject.
 
         Parameters
         ----------
         volumes : mapping of str to Volume or None
-            Volume of each modality; absent ones are None or left out.
+            Volume of each modality; missing ones are None or absent.
         modalities : sequence of str
             Modalities in the order of the result.
 
@@ -167,7 +122,7 @@ class Preprocessor:
         Raises
         ------
         ModalityError
-            If there is no volume, or one of a modality that was not asked for.
+            If there is no volume, or one of an unexpected modality.
         VolumeError
             If a volume has no contrast, or is mostly NaN.
         """
@@ -180,44 +135,44 @@ class Preprocessor:
         for name in modalities:
             volume = volumes.get(name)
             if volume is not None:
-                with _naming(volume, name):
+                with _adding_source(volume, name):
                     clean[name] = repair(reorient_to_ras(volume))
         if not clean:
             raise ModalityError(f"expected one of {tuple(modalities)}, got no volume.")
         first = next(iter(clean))
         alignment = registration.align_to_template(clean[first], first)
-        place = masks.Placement(self.geometry, self._grid_to_scanner(alignment))
+        placement = masks.Placement(self.geometry, self._grid_to_scanner(alignment))
         sampled = {
-            name: resample(volume, *place, outside=np.nan)
+            name: resample(volume, *placement, outside=np.nan)
             for name, volume in clean.items()
         }
-        with _naming(clean[first], first):
+        with _adding_source(clean[first], first):
             foreground = self._find_foreground(
-                clean[first], sampled[first], alignment, place
+                clean[first], sampled[first], alignment, placement
             )
-        # Each volume in the order of its samples, and of the slabs it is cut into.
+        # Stored in the memory order of the samples and of the slabs.
         stored = np.zeros((len(modalities), *self.shape[::-1]), dtype=np.float32)
         data = stored.transpose(0, 3, 2, 1)
         for name, volume in clean.items():
-            with _naming(volume, name):
+            with _adding_source(volume, name):
                 index = modalities.index(name)
                 data[index] = self._normalise(sampled[name], foreground)
         present = np.array([name in clean for name in modalities])
         return PreprocessedSubject(
-            data, present, foreground, *place, alignment.similarity
+            data, present, foreground, *placement, alignment.similarity
         )
 
     def apply_labels(
         self, label_map: Volume, subject: PreprocessedSubject
     ) -> NDArray[Any]:
-        """Take a label map of a subject to the grid, by nearest neighbour.
+        """Resample a label map of a subject to the grid, by nearest neighbour.
 
         Parameters
         ----------
         label_map : Volume
-            Labels on any grid that lies with the subject in scanner space.
+            Labels on any grid in the subject's scanner space.
         subject : PreprocessedSubject
-            Where the subject was placed.
+            The subject on the grid.
 
         Returns
         -------
@@ -234,22 +189,22 @@ class Preprocessor:
     def invert(
         self, data: NDArray[Any], subject: PreprocessedSubject, native: Geometry
     ) -> Volume:
-        """Take a map on the grid back to a subject's own space.
+        """Resample a map on the grid to a subject's own space.
 
         Parameters
         ----------
         data : ndarray of shape (size_i, size_j, size_k)
-            Labels (integers or booleans), taken back by nearest neighbour, or scores
-            (floats), interpolated linearly.
+            Labels (integers or booleans), by nearest neighbour, or scores (floats),
+            interpolated linearly.
         subject : PreprocessedSubject
-            Where the subject was placed.
+            The subject on the grid.
         native : Geometry
-            Grid to return to, in scanner space.
+            Target grid, in scanner space.
 
         Returns
         -------
         Volume
-            The map on ``native``; 0 where the grid does not reach.
+            The map on ``native``; 0 outside the encoder's grid.
         """
         is_score = data.dtype.kind == "f"
         values = data.astype(np.float32) if is_score else data
@@ -263,12 +218,12 @@ class Preprocessor:
         return Volume(samples, native)
 
     def mask_path(self, path: str | os.PathLike[str] | None) -> Path | None:
-        """Return the mask file that belongs to an image, if masks are files.
+        """Return the mask file that belongs to an image.
 
         Parameters
         ----------
         path : path-like or None
-            The image of a subject's first modality; None if it is in memory.
+            Image of a subject's first modality; None if it is in memory.
 
         Returns
         -------
@@ -280,19 +235,19 @@ class Preprocessor:
     def input_files(
         self, images: Mapping[str, str], modalities: Sequence[str]
     ) -> dict[str, str]:
-        """Name the files that a subject is made from.
+        """Return the files that a subject is read from.
 
         Parameters
         ----------
         images : mapping of str to str
             Path of the image of each modality.
         modalities : sequence of str
-            Modalities in order; the first that is there is masked.
+            Modalities in order; the first one present is masked.
 
         Returns
         -------
         dict of str to str
-            The images, and the brain mask where that is a file of its own.
+            The images, and the brain mask if it is a file.
         """
         first = next((images[name] for name in modalities if name in images), None)
         mask = self.mask_path(first)
@@ -304,12 +259,12 @@ class Preprocessor:
         Returns
         -------
         dict
-            What `from_dict` reads.
+            Values for `from_dict`.
 
         Raises
         ------
         ConfigError
-            If `brain_mask` is a function that no other process could import.
+            If `brain_mask` is a function that cannot be imported elsewhere.
         """
         return {
             "shape": [int(size) for size in self.shape],
@@ -337,16 +292,16 @@ class Preprocessor:
         Raises
         ------
         ConfigError
-            If a key is unknown or a value impossible.
+            If a key is unknown or a value invalid.
         """
         preprocessor: Self = from_plain(cls, values)
         return preprocessor
 
     def _grid_to_scanner(self, alignment: registration.Alignment) -> Affine:
         center = np.array(BRAIN_CENTER)
-        moved = alignment.affine[:3, :3] @ center + alignment.affine[:3, 3]
+        target = alignment.affine[:3, :3] @ center + alignment.affine[:3, 3]
         if not alignment.is_registered:
-            # A voxel on the centre: a single slice would lie between two of them.
+            # Put a voxel, not the middle of two, on the centre: there may be one slice.
             grid = self.geometry
             center = grid.affine[:3, :3] @ (np.array(grid.shape) // 2)
             center = center + grid.affine[:3, 3]
@@ -355,7 +310,7 @@ class Preprocessor:
         elif self.alignment == "rigid":
             return alignment.rigid
         shift = np.eye(4)
-        shift[:3, 3] = moved - center
+        shift[:3, 3] = target - center
         return shift
 
     def _find_foreground(
@@ -363,35 +318,34 @@ class Preprocessor:
         volume: Volume,
         sampled: NDArray[np.float32],
         alignment: registration.Alignment,
-        place: masks.Placement,
+        placement: masks.Placement,
     ) -> NDArray[np.bool_]:
         if self.brain_mask is None:
-            found = masks.find_foreground(volume, sampled, alignment, place)
+            foreground = masks.find_foreground(volume, sampled, alignment, placement)
         else:
             mask = reorient_to_ras(masks.compute_mask(volume, self.brain_mask))
-            share = Volume(mask.data.astype(np.float32), mask.geometry)
-            found = np.asarray(resample(share, *place) >= 0.5)
-        if not found.any():
-            raise VolumeError("the brain mask does not overlap the brain.")
-        return found
+            fraction = Volume(mask.data.astype(np.float32), mask.geometry)
+            foreground = np.asarray(resample(fraction, *placement) >= 0.5)
+        if not foreground.any():
+            raise VolumeError("expected a brain mask that overlaps the brain.")
+        return foreground
 
     def _normalise(
         self, sampled: NDArray[np.float32], foreground: NDArray[np.bool_]
     ) -> NDArray[np.float32]:
-        # Where a modality's field of view ends, it says nothing of the brain.
-        reached = np.isfinite(sampled)
-        known = foreground & reached
-        if not known.any():
-            raise VolumeError("the volume does not overlap the brain.")
+        in_view = np.isfinite(sampled)
+        brain = foreground & in_view
+        if not brain.any():
+            raise VolumeError("expected a volume that overlaps the brain.")
         if self.bias_correction:
-            filled = np.where(reached, sampled, sampled[reached].min())
-            sampled = correct_bias(filled, known, self.geometry)
-        return standardise(sampled, known, self.percentiles)
+            filled = np.where(in_view, sampled, sampled[in_view].min())
+            sampled = correct_bias(filled, brain, self.geometry)
+        return standardise(sampled, brain, self.percentiles)
 
 
 @contextmanager
-def _naming(volume: Volume, modality: str) -> Iterator[None]:
-    """Put the file, or else the modality, before what is wrong with a volume."""
+def _adding_source(volume: Volume, modality: str) -> Iterator[None]:
+    """Add the file, or else the modality, to the message of a VolumeError."""
     try:
         yield
     except VolumeError as error:

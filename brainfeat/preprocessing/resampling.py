@@ -1,9 +1,8 @@
-"""Volumes from one grid to another through an affine map, in one interpolation.
+"""Resample volumes through an affine map in one interpolation.
 
-SimpleITK does the sampling. It is given scanner coordinates as they are (RAS+): its
-own LPS convention only matters for files, which it neither reads nor writes here.
-Every filter runs on one thread and releases the interpreter lock, so that volumes
-can be processed side by side.
+SimpleITK samples in scanner coordinates as they are (RAS+): its own LPS convention only
+matters for files, which it neither reads nor writes here. Every filter runs on one
+thread and releases the interpreter lock, so that volumes can be processed in parallel.
 """
 
 __all__ = [
@@ -35,44 +34,24 @@ _TRUNCATE = 3.0
 
 
 def reorient_to_ras(volume: Volume) -> Volume:
-    """Permute and flip array axes until they grow to the right, front and top.
+    """Permute and flip array axes until they are closest to RAS, as a view.
 
-    Parameters
-    ----------
-    volume : Volume
-        Volume stored in any orientation.
-
-    Returns
-    -------
-    Volume
-        A view of the same voxels, none interpolated. A volume gives the same values
-        and the same affine in whichever orientation it was stored.
+    A volume gives the same values and the same affine whatever its stored orientation.
     """
     affine = volume.geometry.affine
     orientation = nib.orientations.io_orientation(affine)
     data = nib.orientations.apply_orientation(volume.data, orientation)
     flips = nib.orientations.inv_ornt_aff(orientation, volume.data.shape)
-    # Rounding removes what is left of flipped origins, so that equal content stays
-    # equal in all that follows.
+    # Rounding removes errors of flipped origins, so that equal content gives equal
+    # results.
     closest = np.round(affine @ flips, 9) + 0.0
     return Volume(data, Geometry(data.shape, closest), volume.path)
 
 
 def to_sitk(volume: Volume) -> sitk.Image:
-    """Copy a volume into a SimpleITK image that keeps RAS+ coordinates.
-
-    Parameters
-    ----------
-    volume : Volume
-        Volume with any invertible affine. Boolean data become uint8.
-
-    Returns
-    -------
-    SimpleITK.Image
-        Image whose physical points are scanner coordinates.
-    """
+    """Copy a volume into a SimpleITK image in RAS+; booleans become uint8."""
     data = volume.data.view(np.uint8) if volume.data.dtype == bool else volume.data
-    # SimpleITK takes no other byte order than the machine's.
+    # SimpleITK needs the byte order of the machine.
     data = data.astype(data.dtype.newbyteorder("="), copy=False)
     image = sitk.GetImageFromArray(_to_fortran_order(data).T)
     affine, spacing = volume.geometry.affine, np.array(volume.geometry.spacing)
@@ -83,20 +62,7 @@ def to_sitk(volume: Volume) -> sitk.Image:
 
 
 def crop(volume: Volume, start: ArrayLike, stop: ArrayLike) -> Volume:
-    """Take the voxels of a box, as a view.
-
-    Parameters
-    ----------
-    volume : Volume
-        What to take them of.
-    start, stop : array-like of int of shape (3,)
-        First voxel along each axis, and the one after the last.
-
-    Returns
-    -------
-    Volume
-        As much of the box as the volume has.
-    """
+    """Return the voxels from `start` to before `stop`, within the volume, as a view."""
     first = np.maximum(start, 0)
     data = volume.data[tuple(map(slice, first, np.asarray(stop)))]
     affine = volume.geometry.affine.copy()
@@ -105,21 +71,10 @@ def crop(volume: Volume, start: ArrayLike, stop: ArrayLike) -> Volume:
 
 
 def downsample(volume: Volume, spacing: float) -> Volume:
-    """Average blocks of voxels until they are about as large as asked for.
+    """Average blocks of voxels up to `spacing` mm, as float32 in Fortran order.
 
-    Parameters
-    ----------
-    volume : Volume
-        Volume of intensities.
-    spacing : float
-        Edge length to reach without exceeding it, in millimetres.
-
-    Returns
-    -------
-    Volume
-        Means of whole blocks, as float32 in Fortran order: what is summed over them
-        does not depend on how the volume was stored. Axes that are coarser already
-        stay.
+    Axes that are coarser already are kept. Later sums do not depend on how the volume
+    was stored.
     """
     factors = [
         max(1, min(int(spacing / edge + 1e-3), size))
@@ -129,8 +84,8 @@ def downsample(volume: Volume, spacing: float) -> Volume:
     ]
     data = volume.data.astype(np.float32, copy=False)
     for axis, factor in reversed([*enumerate(factors)]):
-        # The slowest axis first: whole planes are added. This is five times as fast
-        # as SimpleITK's filter with the copies that it needs.
+        # The slowest axis first, adding whole planes: five times as fast as
+        # SimpleITK's filter with the copies that it needs.
         stop = data.shape[axis] // factor * factor
         start, *others = (
             data[(slice(None),) * axis + (slice(offset, stop, factor),)]
@@ -152,34 +107,18 @@ def resample(
     interpolation: Literal["linear", "nearest"] = "linear",
     outside: float = 0.0,
 ) -> NDArray[Any]:
-    """Sample a volume on a grid.
+    """Sample a volume on a grid; returns its dtype in Fortran order.
 
-    Intensities are smoothed first along the axes that the grid samples more coarsely,
-    as strongly as it takes to avoid aliasing.
-
-    Parameters
-    ----------
-    volume : Volume
-        What to sample. With linear interpolation, float32.
-    grid : Geometry
-        Where to sample, in the grid's own world.
-    grid_to_scanner : ndarray of shape (4, 4)
-        Maps the grid's world to the volume's, both in millimetres.
-    interpolation : {"linear", "nearest"}
-        ``"nearest"`` for label maps and masks, which are not smoothed.
-    outside : float
-        Value of grid voxels that lie outside the volume.
-
-    Returns
-    -------
-    ndarray of shape ``grid.shape``
-        Samples in the data type of the volume, in Fortran order.
+    `grid_to_scanner` maps the grid's millimetres to the volume's. Linear interpolation
+    takes float32 and smooths along axes that the grid samples more coarsely, against
+    aliasing; use ``"nearest"`` for label maps and masks. Voxels outside the volume get
+    `outside`.
     """
     steps = np.linalg.norm((grid_to_scanner @ grid.affine)[:3, :3], axis=0)
     if interpolation == "linear":
         volume = _crop_to_grid(volume, grid, grid_to_scanner)
         volume = _smooth_for_spacing(volume, float(steps.min()))
-    # SimpleITK wants the fastest axis first, and takes any affine: nothing is turned.
+    # SimpleITK needs the fastest axis first and takes any affine.
     volume = _with_axes(volume, _memory_order(volume.data))
     transform = sitk.AffineTransform(3)
     transform.SetMatrix(grid_to_scanner[:3, :3].ravel().tolist())
@@ -200,30 +139,17 @@ def resample(
 
 
 def run_on_one_thread(image_filter: Any, *images: sitk.Image) -> Any:
-    """Execute a SimpleITK filter on one thread, whatever the global setting is.
-
-    Parameters
-    ----------
-    image_filter : SimpleITK filter object
-        Any filter with its options set.
-    *images : SimpleITK.Image
-        What its ``Execute`` takes.
-
-    Returns
-    -------
-    SimpleITK.Image
-        What its ``Execute`` gives.
-    """
+    """Execute a SimpleITK filter on one thread, whatever the global setting."""
     image_filter.SetNumberOfThreads(1)
     image_filter.SetNumberOfWorkUnits(1)
     return image_filter.Execute(*images)
 
 
 def _to_fortran_order(data: NDArray[Any]) -> NDArray[Any]:
-    """Lay out an array so that its first axis is the fastest, as SimpleITK needs it.
+    """Return an array in Fortran order, as SimpleITK needs it.
 
-    The lines of a view of a larger volume are often a power of two apart, and so share
-    a cache's places. They are first copied close to each other, as they lie.
+    The lines of a view of a larger array are often a power of two apart and share cache
+    lines. They are first copied close to each other, in memory order.
     """
     if data.flags.f_contiguous:
         return data
@@ -243,7 +169,7 @@ def _with_axes(volume: Volume, order: NDArray[np.intp]) -> Volume:
 
 
 def _crop_to_grid(volume: Volume, grid: Geometry, grid_to_scanner: Affine) -> Volume:
-    """Drop voxels that neither the grid nor the smoothing before it can reach."""
+    """Crop to what the grid and the smoothing before it can reach."""
     to_voxel = np.linalg.inv(volume.geometry.affine) @ grid_to_scanner @ grid.affine
     corners = np.indices((2, 2, 2)).reshape(3, -1) * (np.array(grid.shape)[:, None] - 1)
     reached = to_voxel[:3, :3] @ corners + to_voxel[:3, 3:]
@@ -257,23 +183,23 @@ def _crop_to_grid(volume: Volume, grid: Geometry, grid_to_scanner: Affine) -> Vo
 def _smooth_for_spacing(volume: Volume, spacing: float) -> Volume:
     ratios = spacing / np.array(volume.geometry.spacing)
     sigmas = _SIGMA_PER_FWHM * np.sqrt(np.maximum(ratios**2 - 1.0, 0.0))
-    # What reaches no neighbour would be a copy: a ratio of one, but for rounding.
+    # Kernels without neighbours are the identity: a ratio of one, up to rounding.
     sigmas = np.where(_TRUNCATE * sigmas < 0.5, 0.0, sigmas)
     if not sigmas.any():
         return volume
-    # As it lies in memory, but axis after axis as for any other: sums are rounded.
+    # In memory order, but in a fixed order of axes, since sums are rounded.
     order = _memory_order(volume.data)[::-1]
-    places = np.argsort(order)
+    positions = np.argsort(order)
     data = np.ascontiguousarray(volume.data.transpose(order))
     smooth = np.empty_like(data)
     for axis in np.flatnonzero(sigmas)[::-1]:
         ndimage.gaussian_filter1d(
             data,
             sigmas[axis],
-            int(places[axis]),
+            int(positions[axis]),
             output=smooth,
             mode="nearest",
             truncate=_TRUNCATE,
         )
         data = smooth
-    return Volume(smooth.transpose(places), volume.geometry)
+    return Volume(smooth.transpose(positions), volume.geometry)

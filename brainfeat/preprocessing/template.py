@@ -1,4 +1,4 @@
-"""The MNI152 maps that nilearn ships, as volumes: available offline, at 1 mm.
+"""The MNI152 maps at 1 mm that nilearn ships, available offline.
 
 The maps are the ICBM 2009a nonlinear symmetric averages [1]_, skull-stripped.
 
@@ -35,44 +35,29 @@ _FILES = {
 
 @cache
 def load_template(name: TemplateMap) -> Volume:
-    """Load one of the MNI152 maps at 1 mm.
+    """Load a read-only MNI152 map of shape (197, 233, 189) at 1 mm.
 
-    Parameters
-    ----------
-    name : {"T1w", "gray_matter", "white_matter", "brain_mask"}
-        ``"T1w"`` is the brain alone, on a background of zero;
-        ``"gray_matter"`` and ``"white_matter"`` are probabilities in [0, 1];
-        ``"brain_mask"`` is boolean.
-
-    Returns
-    -------
-    Volume
-        Read-only map of shape (197, 233, 189), float32 or bool.
-
-    Raises
-    ------
-    MissingDependencyError
-        If nilearn, which holds the maps, is not installed.
+    ``"T1w"`` is the brain alone on a background of zero, tissues are probabilities in
+    [0, 1], and ``"brain_mask"`` is boolean.
     """
     if name == "brain_mask":
         brain = load_template("T1w")
-        return _frozen(brain.data > 0, brain)
+        return _read_only(brain.data > 0, brain)
     volume = read_volume(_folder() / _FILES[name])
     data = volume.data if name == "T1w" else volume.data / volume.data.max()
-    return _frozen(data, volume)
+    return _read_only(data, volume)
 
 
 def _folder() -> Path:
-    # Importing nilearn takes seconds and brings scikit-learn: find it instead.
+    # Importing nilearn takes seconds and loads scikit-learn.
     spec = find_spec("nilearn")
     if spec is None or not spec.submodule_search_locations:
         raise MissingDependencyError(
-            "the MNI152 maps come with nilearn, which is not installed: "
-            'pip install "nilearn>=0.13"'
+            'the MNI152 maps need nilearn: pip install "nilearn>=0.13"'
         )
     return Path(spec.submodule_search_locations[0], "datasets", "data")
 
 
-def _frozen(data: NDArray[Any], like: Volume) -> Volume:
+def _read_only(data: NDArray[Any], like: Volume) -> Volume:
     data.flags.writeable = False
     return Volume(data, like.geometry)

@@ -274,7 +274,7 @@ def _reliability_section(cohort: Cohort) -> list[str]:
 
 def _reliability_table(found: Reliability) -> str:
     known = found.feature_icc[np.isfinite(found.feature_icc)]
-    lines = [("ICC(2,1) of a feature", "cannot be told", "")]
+    lines = [("ICC(2,1) of a feature", "undefined", "")]
     if len(known):
         low, median, high = np.quantile(known, (0.25, 0.5, 0.75))
         lines = [

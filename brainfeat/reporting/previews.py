@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brainfeat.preprocessing.alignment import DOUBTFUL_SIMILARITY
-from brainfeat.preprocessing.preprocessor import PreprocessedSubject
+from brainfeat.preprocessing.preprocessed import PreprocessedSubject
 from brainfeat.preprocessing.resampling import resample
 from brainfeat.preprocessing.template import TemplateMap, load_template
 from brainfeat.reporting.figures import encode_png

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from brainfeat.evaluation import ProbeEvaluation, evaluate_probe
-from brainfeat.evaluation.scores import tell
+from brainfeat.evaluation.scores import format_number
 from brainfeat.exceptions import ConfoundingWarning, InputError, LeakageWarning
 from brainfeat.reporting.cohort import Cohort
 from brainfeat.reporting.page import notes, score_table
@@ -101,7 +101,7 @@ def _tell_left_out(cohort: Cohort, rows: NDArray[np.bool_]) -> list[str]:
 def _scores(found: ProbeEvaluation, cohort: Cohort) -> str:
     accounted = _accounted(cohort)
     told = escape(", ".join(accounted))
-    lines = [("features as they are", str(found.auc), tell(found.p_value, 3))]
+    lines = [("features as they are", str(found.auc), format_number(found.p_value, 3))]
     if found.confound_auc is not None:
         lines.append((f"{', '.join(accounted)} alone", str(found.confound_auc), ""))
     if found.corrected_auc is not None and found.corrected_p_value is not None:
@@ -109,7 +109,7 @@ def _scores(found: ProbeEvaluation, cohort: Cohort) -> str:
             (
                 f"features, corrected for {', '.join(accounted)}",
                 str(found.corrected_auc),
-                tell(found.corrected_p_value, 3),
+                format_number(found.corrected_p_value, 3),
             )
         )
     lines += [

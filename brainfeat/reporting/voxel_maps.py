@@ -14,7 +14,7 @@ from torch import Tensor
 from brainfeat.checkpoint.sharing import shared_encoder
 from brainfeat.embedding.subject_encoder import SubjectEncoder
 from brainfeat.exceptions import MissingDependencyError
-from brainfeat.preprocessing.preprocessor import PreprocessedSubject
+from brainfeat.preprocessing.preprocessed import PreprocessedSubject
 
 VoxelMethod = Literal["occlusion", "integrated_gradients"]
 

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from brainfeat.checkpoint.config import CheckpointConfig
 from brainfeat.exceptions import VolumeError
 from brainfeat.preprocessing.intensities import repair
-from brainfeat.preprocessing.preprocessor import PreprocessedSubject, Preprocessor
+from brainfeat.preprocessing.preprocessed import PreprocessedSubject
+from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.preprocessing.resampling import reorient_to_ras, resample
 from brainfeat.slabs.grid import SlabGrid
 from brainfeat.subjects.failures import adding_context

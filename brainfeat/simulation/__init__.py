@@ -1,3 +1,3 @@
-"""Simulated cohorts: anatomy, disease, contrast and scanner, drawn then applied."""
+"""Simulated heads with known anatomy and disease: draw parameters, then apply."""
 
 __all__: list[str] = []

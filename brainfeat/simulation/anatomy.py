@@ -1,4 +1,4 @@
-"""The anatomy that every simulated subject of a cohort is deformed from."""
+"""The base anatomy, from which all subjects of a cohort are deformed."""
 
 __all__ = ["BRAIN_CLASSES", "CLASSES", "BaseAnatomy"]
 
@@ -17,14 +17,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from brainfeat.exceptions import InputError
-from brainfeat.simulation.atrophy import structure_modes
-from brainfeat.simulation.conform import conform_volumes, match_boxes
 from brainfeat.simulation.head import HEAD_CLASSES, build_head, classify_head
-from brainfeat.simulation.lattice import (
-    Lattice,
-    sample_maps,
-)
-from brainfeat.simulation.structures import split_structures
+from brainfeat.simulation.lattice import Lattice, conform_volumes, sample_maps
+from brainfeat.simulation.structures import split_structures, structure_modes
 from brainfeat.simulation.tissue import (
     TissueFractions,
     cluster_tissue,
@@ -50,10 +45,12 @@ ORIGIN = (-96.0, -132.0, -126.0)
 SIZE = (192.0, 248.0, 236.0)
 # Group-average tissue maps, to this power, are about as sharp as one subject's.
 TEMPLATE_SHARPNESS = 2.0
-# Deep grey matter is brighter than cortex, so part of it passes for white: in the
-# template's probabilities, and more so in intensities.
+# Deep grey matter is brighter than cortex, so part of it is classified as white: in
+# the template's probabilities, and more so by intensity.
 TEMPLATE_DEEP_GAIN = 2.0
 CLUSTER_DEEP_GAIN = 4.0
+# Corners of the MNI152 2009a brain, in mm.
+TEMPLATE_BOX = ((-70.0, -105.0, -70.0), (70.0, 71.0, 80.0))
 FIELD_SPACING = 4.0  # mm, of the lattice that deformations are computed on
 
 
@@ -61,14 +58,9 @@ FIELD_SPACING = 4.0  # mm, of the lattice that deformations are computed on
 class BaseAnatomy:
     """Tissue and structure maps of one head in MNI152 space.
 
-    Parameters
-    ----------
-    maps : Tensor of shape (n_classes, I, J, K)
-        Share of each voxel that each of `CLASSES` fills; what is left is air.
-    detail : Tensor of shape (I, J, K)
-        T1w intensity that the classes do not explain, in units of white matter.
-    lattice : Lattice
-        Voxels in MNI152 mm, RAS.
+    `maps` (n_classes, I, J, K) holds the fraction of each voxel that each of `CLASSES`
+    fills, the rest being air; `detail` (I, J, K) the T1w intensity that the classes do
+    not explain, in units of white matter.
     """
 
     maps: Tensor
@@ -84,25 +76,10 @@ class BaseAnatomy:
         spacing: float = 1.0,
         template_to_scanner: NDArray[np.float64] | None = None,
     ) -> "BaseAnatomy":
-        """Derive a base from any T1w volume and its brain mask.
+        """Derive a base from a T1w volume and its brain mask.
 
-        Parameters
-        ----------
-        volume : Volume
-            T1w intensities; a head around the brain is kept, and built if there
-            is none.
-        mask : Volume
-            Brain, not zero inside.
-        spacing : float
-            Voxel edge of the base, in mm.
-        template_to_scanner : ndarray of shape (4, 4), optional
-            Maps MNI152 mm to the volume's scanner mm.  By default the boxes around
-            the two brains are matched.
-
-        Returns
-        -------
-        BaseAnatomy
-            The volume's own anatomy, brought to MNI152 space.
+        A missing head is built. Without `template_to_scanner`, an affine from MNI152
+        to scanner mm, the bounding boxes of the two brains are matched.
 
         Raises
         ------
@@ -112,7 +89,7 @@ class BaseAnatomy:
         if not mask.data.any():
             raise InputError("expected a brain mask with voxels above zero, got none.")
         if template_to_scanner is None:
-            template_to_scanner = match_boxes(mask)
+            template_to_scanner = _match_boxes(mask)
         lattice = Lattice.spanning(ORIGIN, SIZE, spacing)
         binary = replace(mask, data=mask.data > 0)
         t1, brain = conform_volumes([volume, binary], lattice, template_to_scanner)
@@ -131,20 +108,7 @@ class BaseAnatomy:
         *,
         spacing: float = 1.0,
     ) -> "BaseAnatomy":
-        """Derive a base from MNI152's T1w average and tissue probability maps.
-
-        Parameters
-        ----------
-        t1, gray_matter, white_matter, mask : Volume
-            Maps in MNI152 space; probabilities from 0 to 1.
-        spacing : float
-            Voxel edge of the base, in mm.
-
-        Returns
-        -------
-        BaseAnatomy
-            The template's anatomy with a head built around it.
-        """
+        """Derive a base from the T1w average and tissue probabilities of MNI152."""
         lattice = Lattice.spanning(ORIGIN, SIZE, spacing)
         intensity, gray, white, brain = conform_volumes(
             [t1, gray_matter, white_matter, mask], lattice
@@ -160,23 +124,7 @@ class BaseAnatomy:
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> "BaseAnatomy":
-        """Read a base that `save` wrote.
-
-        Parameters
-        ----------
-        path : path-like
-            A safetensors file.
-
-        Returns
-        -------
-        BaseAnatomy
-            On the CPU.
-
-        Raises
-        ------
-        InputError
-            If the file holds no base anatomy.
-        """
+        """Read a base that `save` wrote, to the CPU."""
         with safe_open(path, framework="pt") as file:
             if set(file.keys()) != {"maps", "detail", "affine"}:
                 raise InputError(
@@ -191,18 +139,7 @@ class BaseAnatomy:
         return cls(maps.float() / 255, detail.float(), lattice)
 
     def save(self, path: str | PathLike[str]) -> Path:
-        """Write the base to a safetensors file, maps as 8-bit integers.
-
-        Parameters
-        ----------
-        path : path-like
-            Where to write.
-
-        Returns
-        -------
-        Path
-            The file written.
-        """
+        """Write a safetensors file, the maps as 8-bit integers."""
         tensors = {
             "maps": (self.maps * 255).round().to(torch.uint8).cpu().contiguous(),
             "detail": self.detail.half().cpu().contiguous(),
@@ -217,7 +154,7 @@ class BaseAnatomy:
 
     @property
     def device(self) -> torch.device:
-        """Where the maps are."""
+        """Device of the maps."""
         return self.maps.device
 
     @cached_property
@@ -229,7 +166,7 @@ class BaseAnatomy:
 
     @cached_property
     def brain(self) -> Tensor:
-        """Share of each voxel that is brain, of shape (I, J, K)."""
+        """Fraction of each voxel that is brain, of shape (I, J, K)."""
         return self.maps[: len(BRAIN_CLASSES)].sum(0)
 
     @cached_property
@@ -239,12 +176,12 @@ class BaseAnatomy:
 
     @cached_property
     def field_lattice(self) -> Lattice:
-        """Coarse lattice over the base that deformations are computed on."""
+        """Coarse lattice on which deformations are computed."""
         return self.lattice.coarsened(FIELD_SPACING)
 
     @cached_property
     def field_maps(self) -> Tensor:
-        """Shares of `BRAIN_CLASSES` on the coarse lattice: (n_classes, I, J, K)."""
+        """Fractions of `BRAIN_CLASSES` on the coarse lattice: (n_classes, I, J, K)."""
         factor = max(1, round(FIELD_SPACING / max(self.lattice.spacing)))
         pooled = F.avg_pool3d(self.maps[: len(BRAIN_CLASSES)], factor)
         affine = self.lattice.affine.copy()
@@ -257,27 +194,27 @@ class BaseAnatomy:
 
     @cached_property
     def modes(self) -> Tensor:
-        """Velocities of the modes of `atrophy.MODES` on the coarse lattice."""
+        """Velocities of the modes of `structures.MODES` on the coarse lattice."""
         structures = dict(zip(BRAIN_CLASSES, self.field_maps, strict=True))
         return structure_modes(structures, self.field_lattice)
 
     def named(self, name: str) -> Tensor:
-        """Return the map of one class, of shape (I, J, K)."""
+        """Map of one class, of shape (I, J, K)."""
         return self.maps[CLASSES.index(name)]
 
 
 def _assemble(
     t1: Tensor, brain: Tensor, structures: dict[str, Tensor], lattice: Lattice
 ) -> BaseAnatomy:
-    """Add the head and keep what intensity the classes miss."""
+    """Add the head and the intensity that the classes do not explain."""
     own_head = _has_head(t1, brain)
     head = classify_head(t1, brain) if own_head else build_head(brain, lattice)
-    shares = structures | head
-    maps = torch.stack([shares[name] for name in CLASSES])
+    fractions = structures | head
+    maps = torch.stack([fractions[name] for name in CLASSES])
     maps = maps.clamp(min=0)
     maps = maps / maps.sum(0).clamp(min=1)
     known = (maps > 0).any(0) if own_head else brain > 0
-    detail = (t1 - _explained(t1, maps)) * known
+    detail = (t1 - _fit_intensity(t1, maps)) * known
     return BaseAnatomy(_close_box(maps), detail.clamp(-0.4, 0.4), lattice)
 
 
@@ -286,7 +223,7 @@ def _has_head(t1: Tensor, brain: Tensor) -> bool:
     return bool(outside.sum() > 0.2 * (brain > 0.5).sum())
 
 
-def _explained(t1: Tensor, maps: Tensor) -> Tensor:
+def _fit_intensity(t1: Tensor, maps: Tensor) -> Tensor:
     flat = maps.flatten(1)  # C V
     gram = flat @ flat.T
     ridge = 1e-3 * gram.diagonal().max() * torch.eye(len(gram))
@@ -295,9 +232,23 @@ def _explained(t1: Tensor, maps: Tensor) -> Tensor:
 
 
 def _close_box(maps: Tensor) -> Tensor:
-    """Leave air in the outer voxels, except below, where the neck goes on."""
+    """Set the outer voxels to air, except below, at the neck."""
     maps = maps.clone()
     maps[:, [0, -1]] = 0
     maps[:, :, [0, -1]] = 0
     maps[:, :, :, -1] = 0
     return maps
+
+
+def _match_boxes(mask: "Volume") -> NDArray[np.float64]:
+    """Affine from MNI152 to scanner mm that matches the boxes around two brains."""
+    inside = np.argwhere(mask.data > 0)
+    corners = np.array([inside.min(0), inside.max(0)])
+    affine = mask.geometry.affine
+    ends = corners @ affine[:3, :3].T + affine[:3, 3]
+    low, high = ends.min(0), ends.max(0)
+    template_low, template_high = np.array(TEMPLATE_BOX)
+    scale = (high - low) / (template_high - template_low)
+    matrix = np.diag([*scale, 1.0])
+    matrix[:3, 3] = low - scale * template_low
+    return matrix

@@ -20,28 +20,7 @@ def load_base(
     *,
     spacing: float = 1.0,
 ) -> BaseAnatomy:
-    """Build the anatomy that subjects are deformed from.
-
-    Parameters
-    ----------
-    t1 : path-like, optional
-        A T1w volume; by default the MNI152 template is used.
-    mask : path-like, optional
-        Brain mask of ``t1``: not zero inside.
-    spacing : float
-        Voxel edge of the base in mm: 1 for cohorts, 2 for training.
-
-    Returns
-    -------
-    BaseAnatomy
-        In MNI152 space.  The last two are kept in memory.
-
-    Raises
-    ------
-    InputError
-        If only one of ``t1`` and ``mask`` is given, their grids differ, or the mask
-        is empty.
-    """
+    """Build a base anatomy; the last two are cached. `spacing` is in mm."""
     if t1 is None and mask is None:
         return BaseAnatomy.from_template(
             load_template("T1w"),
@@ -59,7 +38,7 @@ def load_base(
             f"got shape {brain.geometry.shape}, not {volume.geometry.shape}, "
             "or another affine."
         )
-    # The mask is known, so the skull need not disturb the registration.
+    # The mask is known, so register without the skull.
     stripped = Volume(volume.data * (brain.data > 0), volume.geometry)
     return BaseAnatomy.from_t1(
         volume,

@@ -25,10 +25,10 @@ from brainfeat.simulation.contrast import MODALITIES
 from brainfeat.simulation.dataset import CohortFolder
 from brainfeat.simulation.disease import DISEASES, DiseaseKind
 from brainfeat.simulation.lattice import Lattice
-from brainfeat.simulation.people import Person
+from brainfeat.simulation.participants import Participant
+from brainfeat.simulation.population import Anatomies
 from brainfeat.simulation.scan import draw_scan, label_map
 from brainfeat.simulation.scanner import Pose
-from brainfeat.simulation.subjects import Subjects
 from brainfeat.volume import Geometry, Volume
 
 logger = logging.getLogger(__name__)
@@ -47,30 +47,29 @@ def simulate_cohort(
 ) -> pd.DataFrame:
     """Simulate a cohort with a known disease and write it as a BIDS folder.
 
-    Heads are smooth, invertible deformations of one anatomy, scanned by three
+    Heads are smooth, invertible deformations of one anatomy, acquired on three
     scanners that differ in contrast, noise, bias field, resolution, orientation and
-    field of view.  A subject depends on ``random_state`` and its number only, so a
-    larger cohort begins with the smaller one; another number of threads rounds a few
-    voxels by one unit.  Calling again resumes: files that are there are kept.
+    field of view. A subject depends only on ``random_state`` and its number, so a
+    larger cohort begins with the smaller one; with another number of threads a few
+    voxels may differ by one unit. Calling again resumes: existing files are kept.
 
     Parameters
     ----------
     output : path-like
-        Folder to write; new, empty, or an earlier call's.
+        Folder to write: new, empty, or written by an earlier call.
     n_subjects : int
         Number of subjects.
     modalities : sequence of {"T1w", "T2w", "FLAIR"}
         Scans of each subject.
     disease : float
-        Share of the subjects who have the disease.
+        Fraction of the subjects with the disease.
     labels : bool
-        Whether to write a label map of each subject, in its first scan's space, to
-        ``derivatives/simulation``.
+        Whether to write a label map of each subject, on the grid of its first scan,
+        to ``derivatives/simulation``.
     random_state : int
-        Seed, from 0 on.
+        Seed, at least 0.
     base : tuple of (T1w, mask) paths, optional
-        A head with its brain mask that subjects are deformed from, instead of the
-        MNI152 template.
+        A head and its brain mask to deform, instead of the MNI152 template.
     disease_kind : {"medial-temporal", "lesions", "mass"}
         Atrophy of the medial temporal lobe with larger ventricles, white-matter
         lesions, or a mass with oedema.
@@ -78,25 +77,25 @@ def simulate_cohort(
     Returns
     -------
     DataFrame
-        A row a subject, indexed by participant: ``participant_id``, a path a
-        modality, the path of the label map (``dseg``), ``diagnosis`` (1 is ill),
-        ``severity`` (0 to 1), ``age`` in years, ``sex`` and ``site``.
+        One row per subject, indexed by participant: ``participant_id``, a path per
+        modality, the path of the label map (``dseg``), ``age`` in years, ``sex``,
+        ``site``, ``diagnosis`` (1 is ill) and ``severity`` (0 to 1).
 
     Raises
     ------
     ConfigError
         If an argument is out of range.
     ModalityError
-        If a modality is unknown, repeated, or none is given.
+        If a modality is unknown or repeated, or none is given.
     InputError
-        If the folder holds anything but an earlier call's result, or the base has
-        another grid than its mask.
+        If the folder holds anything but the result of an earlier call, or the base
+        and its mask have different grids.
     """
     _check(n_subjects, modalities, disease, disease_kind, random_state)
-    # numpy's numbers cannot be written as JSON.
+    # JSON cannot store numpy's numbers.
     n_subjects, random_state = int(n_subjects), int(random_state)
     disease = float(disease)
-    # Before anything is written, which would keep the folder for this base.
+    # First, as an invalid base must not leave a folder behind.
     anatomy = None if base is None else load_base(*[os.fspath(path) for path in base])
     settings = {
         "modalities": list(modalities),
@@ -106,43 +105,45 @@ def simulate_cohort(
         "base": "MNI152" if base is None else [content_hash(path) for path in base],
     }
     folder = CohortFolder.open(expand_home(output), settings)
-    # An earlier, larger cohort stays whole.
-    people = [
-        Person.draw(number, disease=disease, random_state=random_state)
+    # The table of an earlier, larger cohort keeps all rows.
+    participants = [
+        Participant.draw(number, disease=disease, random_state=random_state)
         for number in range(1, max(n_subjects, folder.n_participants()) + 1)
     ]
     plan = _Plan(folder, tuple(modalities), labels, disease_kind)
-    waiting = [person for person in people[:n_subjects] if not plan.is_done(person)]
-    if waiting:
-        _simulate(waiting, plan, anatomy or load_base())
-    folder.write_participants(pd.DataFrame([_describe(person) for person in people]))
+    missing = [one for one in participants[:n_subjects] if not plan.is_done(one)]
+    if missing:
+        _simulate(missing, plan, anatomy or load_base())
+    folder.write_participants(pd.DataFrame([_describe(one) for one in participants]))
     return pd.DataFrame(
-        [plan.row(person) for person in people[:n_subjects]],
-        index=[person.id for person in people[:n_subjects]],
+        [plan.row(one) for one in participants[:n_subjects]],
+        index=[one.id for one in participants[:n_subjects]],
     )
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is written for each person."""
+    """The files to write for each participant."""
 
     folder: CohortFolder
     modalities: tuple[str, ...]
     labels: bool
     disease: DiseaseKind
 
-    def files(self, person: Person) -> dict[str, Path]:
-        paths = {name: self.folder.image(person.id, name) for name in self.modalities}
+    def files(self, participant: Participant) -> dict[str, Path]:
+        paths = {
+            name: self.folder.image(participant.id, name) for name in self.modalities
+        }
         return paths | (
-            {"dseg": self.folder.label_map(person.id)} if self.labels else {}
+            {"dseg": self.folder.label_map(participant.id)} if self.labels else {}
         )
 
-    def is_done(self, person: Person) -> bool:
-        return all(path.exists() for path in self.files(person).values())
+    def is_done(self, participant: Participant) -> bool:
+        return all(path.exists() for path in self.files(participant).values())
 
-    def row(self, person: Person) -> dict[str, Any]:
-        paths = {name: str(path) for name, path in self.files(person).items()}
-        described = _describe(person)
+    def row(self, participant: Participant) -> dict[str, Any]:
+        paths = {name: str(path) for name, path in self.files(participant).items()}
+        described = _describe(participant)
         return {"participant_id": described.pop("participant_id")} | paths | described
 
 
@@ -162,43 +163,47 @@ def _check(
             f"random_state: expected an integer from 0 on, got {random_state!r}."
         )
     if not isinstance(disease, Real) or not 0 <= float(disease) <= 1:
-        raise ConfigError(f"disease: expected a share from 0 to 1, got {disease!r}.")
+        raise ConfigError(f"disease: expected a fraction from 0 to 1, got {disease!r}.")
     if disease_kind not in DISEASES:
         raise ConfigError(f"expected a disease among {DISEASES}, got {disease_kind!r}.")
-    named = list(modalities)
-    if not named or set(named) - set(MODALITIES) or len(set(named)) < len(named):
+    names = list(modalities)
+    if not names or set(names) - set(MODALITIES) or len(set(names)) < len(names):
         raise ModalityError(
             f"expected one or more modalities among {MODALITIES}, each once, "
             f"got {modalities!r}."
         )
 
 
-def _simulate(people: Sequence[Person], plan: _Plan, base: BaseAnatomy) -> None:
-    # Compressing releases the interpreter, so it runs beside the next simulation.
+def _simulate(
+    participants: Sequence[Participant], plan: _Plan, base: BaseAnatomy
+) -> None:
+    # Compression releases the GIL and overlaps with the next simulation.
     with ThreadPoolExecutor(1) as writer:
         previous: Future[None] | None = None
-        for person in people:
-            volumes = _scan(person, plan, base)
+        for participant in participants:
+            volumes = _scan(participant, plan, base)
             if previous is not None:
                 previous.result()
-            previous = writer.submit(_write, person, plan, volumes)
-            logger.info("Simulated %s (%s).", person.id, person.scanner.name)
+            previous = writer.submit(_write, participant, plan, volumes)
+            logger.info("Simulated %s (%s).", participant.id, participant.scanner.name)
         if previous is not None:
             previous.result()
 
 
-def _scan(person: Person, plan: _Plan, base: BaseAnatomy) -> dict[str, Volume]:
-    subject = Subjects.draw(
+def _scan(
+    participant: Participant, plan: _Plan, base: BaseAnatomy
+) -> dict[str, Volume]:
+    subject = Anatomies.draw(
         base,
-        person.condition,
+        participant.condition,
         disease=plan.disease,
-        generator=person.generator("anatomy"),
+        generator=participant.generator("anatomy"),
     )
-    scanner = person.scanner
-    pose = Pose.draw(scanner.pose, 1, generator=person.generator("pose"))
+    scanner = participant.scanner
+    pose = Pose.draw(scanner.pose, 1, generator=participant.generator("pose"))
     volumes = {}
     for modality in plan.modalities:
-        generator = person.generator(modality)
+        generator = participant.generator(modality)
         scan = draw_scan(subject, scanner, modality, pose, generator=generator)
         volumes[modality] = _volume(scan.data, scan.lattice)
         if plan.labels and "dseg" not in volumes:
@@ -211,19 +216,21 @@ def _volume(data: Tensor, lattice: Lattice) -> Volume:
     return Volume(data.numpy(), Geometry(lattice.shape, lattice.affine))
 
 
-def _write(person: Person, plan: _Plan, volumes: Mapping[str, Volume]) -> None:
-    for name, path in plan.files(person).items():
+def _write(
+    participant: Participant, plan: _Plan, volumes: Mapping[str, Volume]
+) -> None:
+    for name, path in plan.files(participant).items():
         if name in plan.modalities:
-            plan.folder.write_sidecar(person, name)
+            plan.folder.write_sidecar(participant, name)
         write_volume(volumes[name], path)
 
 
-def _describe(person: Person) -> dict[str, Any]:
+def _describe(participant: Participant) -> dict[str, Any]:
     return {
-        "participant_id": person.id,
-        "age": person.age,
-        "sex": person.sex,
-        "site": person.scanner.name,
-        "diagnosis": int(person.has_disease),
-        "severity": person.severity,
+        "participant_id": participant.id,
+        "age": participant.age,
+        "sex": participant.sex,
+        "site": participant.scanner.name,
+        "diagnosis": int(participant.has_disease),
+        "severity": participant.severity,
     }

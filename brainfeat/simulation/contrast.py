@@ -1,4 +1,4 @@
-"""What each tissue looks like in each modality: draw, then apply."""
+"""Mean intensity of each tissue in each modality: draw, then apply."""
 
 __all__ = ["MODALITIES", "Contrast", "ContrastConfig"]
 
@@ -10,9 +10,9 @@ from torch import Tensor
 
 from brainfeat.exceptions import ModalityError
 from brainfeat.simulation.anatomy import CLASSES, BaseAnatomy
-from brainfeat.simulation.draws import normal, uniform
 from brainfeat.simulation.foci import PATHOLOGIES
 from brainfeat.simulation.head import HEAD_CLASSES
+from brainfeat.simulation.random_fields import normal, uniform
 
 MODALITIES = ("T1w", "T2w", "FLAIR")
 
@@ -37,38 +37,29 @@ TISSUE_MEANS: dict[str, dict[str, float]] = {
         "lesion": 1.00, "edema": 0.95, "mass": 0.78, "necrosis": 0.35,
     },
 }  # fmt: skip
-# How much of T1w's unexplained intensity each modality shows; where T1w is
-# brighter than its tissue, T2w is darker.
+# Factor on the unexplained T1w intensity; where T1w is brighter, T2w is darker.
 DETAIL_GAINS = {"T1w": 1.0, "T2w": -0.45, "FLAIR": -0.25}
 TIED = (("csf", "ventricle", "fluid"), ("gray_matter", "medial_temporal", "deep_gray"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ContrastConfig:
-    """How much the contrast differs between scans."""
+    """Variation of the contrast between scans."""
 
     # Relative deviation of each tissue's mean from its modality's.
     jitter: float = 0.04
-    # Share of scans whose tissues take any intensity at all, whatever the modality.
-    random_share: float = 0.0
+    # Fraction of scans with random intensities, whatever the modality.
+    random_fraction: float = 0.0
     # Range of the factor on unexplained T1w intensity.
     detail: tuple[float, float] = (0.7, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
 class Contrast:
-    """Drawn contrasts of a batch.
+    """Drawn contrasts of a batch, on the device of the generator."""
 
-    Parameters
-    ----------
-    means : Tensor of shape (B, M, n_tissues)
-        Mean intensity of each of `anatomy.CLASSES`, then of `disease.PATHOLOGIES`.
-    detail : Tensor of shape (B, M)
-        Factor on the base's unexplained T1w intensity.
-    """
-
-    means: Tensor
-    detail: Tensor
+    means: Tensor  # B M n_tissues: of `anatomy.CLASSES`, then `foci.PATHOLOGIES`
+    detail: Tensor  # B M: factor on the unexplained T1w intensity of the base
 
     @classmethod
     def draw(
@@ -79,29 +70,7 @@ class Contrast:
         *,
         generator: torch.Generator,
     ) -> "Contrast":
-        """Draw contrasts.
-
-        Parameters
-        ----------
-        config : ContrastConfig
-            How much they differ.
-        modalities : sequence of {"T1w", "T2w", "FLAIR"}
-            One volume each.
-        n : int
-            Number of subjects.
-        generator : torch.Generator
-            Source of randomness; the result is on its device.
-
-        Returns
-        -------
-        Contrast
-            Parameters of ``n`` subjects' scans.
-
-        Raises
-        ------
-        ModalityError
-            If a modality is not one of `MODALITIES`.
-        """
+        """Draw the contrasts of `n` subjects, one volume per modality."""
         if unknown := sorted(set(modalities) - set(MODALITIES)):
             raise ModalityError(
                 f"expected modalities among {MODALITIES}, got {unknown}."
@@ -112,8 +81,8 @@ class Contrast:
         usual = usual.to(generator.device)
         noise = normal(generator, *shape, len(names))
         means = (usual * (1 + config.jitter * noise)).clamp(min=0.02)
-        is_random = uniform(generator, *shape, 1) < config.random_share
-        means = torch.where(is_random, _any_means(names, shape, generator), means)
+        is_random = uniform(generator, *shape, 1) < config.random_fraction
+        means = torch.where(is_random, _random_means(names, shape, generator), means)
         low, high = config.detail
         gains = torch.tensor([DETAIL_GAINS[m] for m in modalities])
         detail = uniform(generator, *shape, low=low, high=high) * gains.to(means)
@@ -127,24 +96,11 @@ class Contrast:
     def apply(
         self, base: BaseAnatomy, pathology: Tensor | None, *, stripped: Tensor
     ) -> Tensor:
-        """Paint the base anatomy.
+        """Intensities (B, M, I, J, K) of the base, before deformation.
 
-        Intensities are linear in the tissue shares, so painting before deforming
-        is the same as after, and needs one interpolation instead of one a tissue.
-
-        Parameters
-        ----------
-        base : BaseAnatomy
-            Anatomy before deformation.
-        pathology : Tensor of shape (B, n_pathologies, I, J, K) or None
-            Share of each voxel that pathology replaces.
-        stripped : Tensor of bool, shape (B,)
-            Whether the head around the brain is left out.
-
-        Returns
-        -------
-        Tensor of shape (B, M, I, J, K)
-            Intensities, not negative.
+        They are linear in the tissue fractions, so painting before deforming equals
+        painting after it, with one interpolation instead of one per tissue.
+        `pathology` is (B, n_pathologies, I, J, K); `stripped` (B,) removes the head.
         """
         n_classes = len(CLASSES)
         head = torch.tensor(
@@ -165,10 +121,10 @@ class Contrast:
         return image * (1 - pathology.sum(1, keepdim=True)) + painted
 
 
-def _any_means(
+def _random_means(
     names: Sequence[str], shape: tuple[int, int], generator: torch.Generator
 ) -> Tensor:
-    """Any intensity for any tissue; alike tissues keep alike intensities."""
+    """Random intensities; those of `TIED` tissues stay similar."""
     means = uniform(generator, *shape, len(names), low=0.05)
     for group in TIED:
         first, *rest = (names.index(name) for name in group)

@@ -1,4 +1,4 @@
-"""The BIDS folder of a simulated cohort: names, tables and descriptions."""
+"""Layout, tables and descriptions of the BIDS folder of a simulated cohort."""
 
 __all__ = ["CohortFolder"]
 
@@ -14,11 +14,11 @@ from brainfeat._version import __version__
 from brainfeat.exceptions import InputError
 from brainfeat.io.atomic import atomic_write
 from brainfeat.io.json_files import read_json
-from brainfeat.simulation.people import Person
+from brainfeat.simulation.participants import Participant
 from brainfeat.simulation.scan import LABELS
 
 BIDS_VERSION = "1.10.0"
-# Raised when the same settings would no longer give the same volumes.
+# Increment when the same settings give other volumes.
 SIMULATION_VERSION = 2
 
 README = """\
@@ -48,42 +48,18 @@ COLUMNS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class CohortFolder:
-    """Paths and side files of one simulated cohort.
-
-    Parameters
-    ----------
-    path : Path
-        Root of the BIDS folder.
-    """
+    """Paths and side files of one simulated cohort; `path` is the BIDS root."""
 
     path: Path
 
     @classmethod
     def open(cls, path: Path, settings: Mapping[str, Any]) -> "CohortFolder":
-        """Create the folder, or find it as an earlier call left it.
-
-        Parameters
-        ----------
-        path : Path
-            Root of the BIDS folder.
-        settings : mapping
-            Everything but the number of subjects that the volumes follow from.
-
-        Returns
-        -------
-        CohortFolder
-            With descriptions, without participants.
-
-        Raises
-        ------
-        InputError
-            If the folder holds anything but a cohort of the same settings.
-        """
+        """Create a folder, or reopen one with the same settings."""
         settings = {"simulation_version": SIMULATION_VERSION, **settings}
         record = path / "code" / "simulation.json"
         if record.exists():
-            found = read_json(record, "the settings of a simulation")
-            _check_same(path, found, settings)
+            stored = read_json(record, "the settings of a simulation")
+            _check_same(path, stored, settings)
         elif path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise InputError(
                 f"{path}: expected a new or empty folder, or an earlier simulation."
@@ -99,51 +75,19 @@ class CohortFolder:
         return self.path / "derivatives" / "simulation"
 
     def image(self, participant_id: str, modality: str) -> Path:
-        """Path of a scan.
-
-        Parameters
-        ----------
-        participant_id : str
-            With ``sub-``.
-        modality : str
-            BIDS suffix.
-
-        Returns
-        -------
-        Path
-            A ``.nii.gz`` file, whether it exists or not.
-        """
+        """Path of a scan; `participant_id` begins with ``sub-``."""
         name = f"{participant_id}_{modality}.nii.gz"
         return self.path / participant_id / "anat" / name
 
     def label_map(self, participant_id: str) -> Path:
-        """Path of a label map.
-
-        Parameters
-        ----------
-        participant_id : str
-            With ``sub-``.
-
-        Returns
-        -------
-        Path
-            A ``.nii.gz`` file, whether it exists or not.
-        """
+        """Path of a label map."""
         name = f"{participant_id}_dseg.nii.gz"
         return self.derivatives / participant_id / "anat" / name
 
-    def write_sidecar(self, person: Person, modality: str) -> None:
-        """Write what BIDS keeps beside a scan.
-
-        Parameters
-        ----------
-        person : Person
-            Who was scanned.
-        modality : str
-            BIDS suffix.
-        """
-        image = self.image(person.id, modality)
-        scanner = person.scanner
+    def write_sidecar(self, participant: Participant, modality: str) -> None:
+        """Write the JSON sidecar of a scan."""
+        image = self.image(participant.id, modality)
+        scanner = participant.scanner
         _write_json(
             image.with_name(image.name.replace(".nii.gz", ".json")),
             {
@@ -156,25 +100,13 @@ class CohortFolder:
         )
 
     def write_participants(self, table: pd.DataFrame) -> None:
-        """Write the table of participants.
-
-        Parameters
-        ----------
-        table : DataFrame
-            A row a participant; written in full, so it comes last.
-        """
+        """Write participants.tsv in full, and its description."""
         _write_json(self.path / "participants.json", COLUMNS)
         with atomic_write(self.path / "participants.tsv") as partial:
             table.to_csv(partial, sep="\t", index=False, na_rep="n/a")
 
     def n_participants(self) -> int:
-        """Count the rows of the table of participants.
-
-        Returns
-        -------
-        int
-            0 if there is no table.
-        """
+        """Count the rows of participants.tsv; 0 without the file."""
         table = self.path / "participants.tsv"
         return len(table.read_text().splitlines()) - 1 if table.exists() else 0
 
@@ -201,12 +133,12 @@ class CohortFolder:
 
 
 def _check_same(
-    path: Path, found: Mapping[str, Any], settings: Mapping[str, Any]
+    path: Path, stored: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> None:
     differences = [
-        f"{key} {found.get(key)!r}, not {settings.get(key)!r}"
-        for key in sorted({*found, *settings})
-        if found.get(key) != settings.get(key)
+        f"{key} {stored.get(key)!r}, not {settings.get(key)!r}"
+        for key in sorted({*stored, *settings})
+        if stored.get(key) != settings.get(key)
     ]
     if differences:
         raise InputError(f"{path}: holds a simulation with {'; '.join(differences)}.")
@@ -217,7 +149,7 @@ def _write_json(path: Path, content: Mapping[str, Any] | Sequence[Any]) -> None:
 
 
 def _write_text(path: Path, text: str) -> None:
-    # Left alone if nothing changes, so that a second call touches no file.
+    # A second call must not touch a file that stays the same.
     if path.exists() and path.read_text() == text:
         return
     with atomic_write(path) as partial:

@@ -1,7 +1,6 @@
-"""Smooth, invertible deformations of a brain: draw, then apply.
+"""Smooth, invertible deformations from subject to base mm: draw, then apply.
 
-A deformation is the flow of a stationary velocity field after an affine change
-of size and proportions.  It leads from a subject's millimetres to the base's.
+An affine change of size and proportions, then the flow of a stationary velocity field.
 """
 
 __all__ = ["Deformation", "DeformationConfig"]
@@ -11,23 +10,27 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from brainfeat.simulation.draws import normal
 from brainfeat.simulation.lattice import Lattice
-from brainfeat.simulation.splines import SPLINE_SD, count_controls, evaluate_spline
+from brainfeat.simulation.random_fields import (
+    SPLINE_SD,
+    count_controls,
+    evaluate_spline,
+    normal,
+)
 from brainfeat.simulation.vector_fields import damp_divergence
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeformationConfig:
-    """How much anatomies differ in shape and size."""
+    """Variation of shape and size between anatomies."""
 
     # Spacing of the control points of each scale, in mm.
     wavelengths: tuple[float, ...] = (64.0, 32.0, 16.0)
     # Standard deviation of the velocity of each scale, in mm.
     amplitudes: tuple[float, ...] = (4.0, 3.0, 1.5)
-    # Share of the divergence that is kept.  Shapes of brains differ much more than
-    # the relative volumes of their parts; without this a strong deformation would
-    # drown every difference in volume.
+    # Fraction of the divergence that is kept. Brains differ more in shape than in the
+    # relative volumes of their parts; without this a strong deformation would hide
+    # every difference in volume.
     compressibility: float = 0.3
     size_sd: float = 0.035  # of the log of the overall scale
     aspect_sd: float = 0.03  # of the log of each axis' own scale
@@ -36,23 +39,11 @@ class DeformationConfig:
 
 @dataclass(frozen=True, eq=False)
 class Deformation:
-    """Drawn parameters of a batch of deformations.
+    """Drawn deformations of a batch, on the device of the generator."""
 
-    Parameters
-    ----------
-    controls : tuple of Tensor of shape (B, 3, i, j, k)
-        Spline coefficients of the velocity at each scale, in mm.
-    wavelengths : tuple of float
-        Spacing of the control points at each scale, in mm.
-    linear : Tensor of shape (B, 3, 3)
-        Maps a subject's offset from the origin to the base's: size and proportions.
-    compressibility : float
-        Share of the velocity's divergence that is kept.
-    """
-
-    controls: tuple[Tensor, ...]
-    wavelengths: tuple[float, ...]
-    linear: Tensor
+    controls: tuple[Tensor, ...]  # B 3 i j k each: spline coefficients, mm
+    wavelengths: tuple[float, ...]  # mm between control points
+    linear: Tensor  # B 3 3: offset from the origin, subject to base
     compressibility: float
 
     @classmethod
@@ -64,24 +55,7 @@ class Deformation:
         *,
         generator: torch.Generator,
     ) -> "Deformation":
-        """Draw deformations.
-
-        Parameters
-        ----------
-        config : DeformationConfig
-            How strong they are.
-        lattice : Lattice
-            Coarse lattice that they will be evaluated on.
-        n : int
-            Number of subjects.
-        generator : torch.Generator
-            Source of randomness; the result is on its device.
-
-        Returns
-        -------
-        Deformation
-            Parameters of ``n`` deformations.
-        """
+        """Draw `n` deformations, to be evaluated on a coarse lattice."""
         controls = []
         for wavelength, amplitude in zip(
             config.wavelengths, config.amplitudes, strict=True

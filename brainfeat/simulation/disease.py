@@ -1,7 +1,7 @@
-"""Disease of known severity, and the variation that everyone has: draw, then apply.
+"""Disease of known severity, and normal variation: draw, then apply.
 
-A severity of zero is health.  Structures also differ between healthy people and
-with age, so that no single volume tells the two apart.
+A severity of zero is health. Structures also vary between healthy subjects and with
+age, so that no single volume separates patients from controls.
 """
 
 __all__ = ["DISEASES", "Condition", "Disease", "DiseaseKind", "VariationConfig"]
@@ -14,9 +14,9 @@ from torch import Tensor
 
 from brainfeat.exceptions import ConfigError
 from brainfeat.simulation.anatomy import BaseAnatomy
-from brainfeat.simulation.atrophy import MODES
-from brainfeat.simulation.draws import normal
 from brainfeat.simulation.foci import Foci
+from brainfeat.simulation.random_fields import normal
+from brainfeat.simulation.structures import MODES
 
 DiseaseKind = Literal["medial-temporal", "lesions", "mass"]
 DISEASES: tuple[DiseaseKind, ...] = get_args(DiseaseKind)
@@ -26,10 +26,7 @@ MEAN_AGE = 70.0
 
 @dataclass(frozen=True, kw_only=True)
 class VariationConfig:
-    """Volumes of structures: who has which, and what disease adds.
-
-    All are natural logs of volumes; sides differ by the asymmetries.
-    """
+    """Normal variation of structure volumes, and the effects of disease."""
 
     ventricle_sd: float = 0.28
     ventricle_asymmetry_sd: float = 0.10
@@ -50,15 +47,7 @@ class VariationConfig:
 
 @dataclass(frozen=True, eq=False)
 class Condition:
-    """Who the subjects of a batch are.
-
-    Parameters
-    ----------
-    severity : Tensor of shape (B,)
-        From 0, healthy, to 1.
-    age : Tensor of shape (B,)
-        Years.
-    """
+    """Severity (0 to 1) and age (years) of the subjects of a batch, of shape (B,)."""
 
     severity: Tensor
     age: Tensor
@@ -66,18 +55,10 @@ class Condition:
 
 @dataclass(frozen=True, eq=False)
 class Disease:
-    """Drawn volumes and pathology of a batch.
+    """Drawn structure volumes and pathology of a batch."""
 
-    Parameters
-    ----------
-    volumes : Tensor of shape (B, n_modes)
-        Log of the volume change of each of `atrophy.MODES`.
-    foci : Foci or None
-        Lesions or a mass, in the base's millimetres.
-    """
-
-    volumes: Tensor
-    foci: Foci | None
+    volumes: Tensor  # B n_modes: log of the volume change of `structures.MODES`
+    foci: Foci | None  # lesions or a mass, in mm of the base
 
     @classmethod
     def draw(
@@ -89,36 +70,12 @@ class Disease:
         *,
         generator: torch.Generator,
     ) -> "Disease":
-        """Draw what a condition does to its subjects.
-
-        Parameters
-        ----------
-        config : VariationConfig
-            Sizes of the effects.
-        kind : {"medial-temporal", "lesions", "mass"}
-            What the severity is a severity of.
-        condition : Condition
-            Severity and age of each subject, on the generator's device.
-        base : BaseAnatomy
-            Where the structures are.
-        generator : torch.Generator
-            Source of randomness.
-
-        Returns
-        -------
-        Disease
-            Parameters of the subjects.
-
-        Raises
-        ------
-        ConfigError
-            If the kind is not one of `DISEASES`.
-        """
+        """Draw the effects of a condition, on the device of the generator."""
         if kind not in DISEASES:
             raise ConfigError(f"expected a disease among {DISEASES}, got {kind!r}.")
         atrophy = condition.severity if kind == "medial-temporal" else None
         volumes = _draw_volumes(config, condition.age, atrophy, generator)
-        # The same draws for every kind, so that health looks alike in all.
+        # The same draws for every kind, so that healthy anatomies are equal in all.
         if kind == "lesions":
             load = condition.severity + 0.01 * (condition.age - MEAN_AGE)
             foci = Foci.draw_lesions(

@@ -1,4 +1,4 @@
-"""Focal pathology, white-matter lesions and masses, as unions of ellipsoids."""
+"""White-matter lesions and masses, as unions of ellipsoids."""
 
 __all__ = ["PATHOLOGIES", "Foci"]
 
@@ -9,40 +9,28 @@ import torch
 from torch import Tensor
 
 from brainfeat.simulation.anatomy import BRAIN_CLASSES, BaseAnatomy
-from brainfeat.simulation.draws import normal, uniform
 from brainfeat.simulation.lattice import Lattice
+from brainfeat.simulation.random_fields import normal, uniform
 from brainfeat.simulation.smoothing import smooth
 
 PATHOLOGIES = ("lesion", "edema", "mass", "necrosis")
 
 MAX_LESIONS = 48
-# Lesions become rare this far from a ventricle, in mm.
+# Distance from a ventricle, in mm, beyond which lesions are rare.
 LESION_REACH = 9.0
 # A mass is a union of balls, so that its outline is not a sphere.
 N_LOBES = 5
-MASS_GROWTH = math.log(1.45)  # how far a mass pushes its surroundings away
+MASS_GROWTH = math.log(1.45)  # displacement of the surroundings by a mass
 
 
 @dataclass(frozen=True, eq=False)
 class Foci:
-    """Drawn ellipsoids of a batch, in the base's millimetres.
+    """Drawn ellipsoids of a batch, in mm of the base."""
 
-    Parameters
-    ----------
-    centers : Tensor of shape (B, N, 3)
-        Centres in mm.
-    radii : Tensor of shape (B, N, 3)
-        Semi-axes in mm; an ellipsoid with a radius of zero is absent.
-    kinds : tuple of str, length N
-        Which of `PATHOLOGIES` each is; a later one covers an earlier one.
-    push : Tensor of shape (B,)
-        Log of the growth about each subject's first centre: mass effect.
-    """
-
-    centers: Tensor
-    radii: Tensor
-    kinds: tuple[str, ...]
-    push: Tensor
+    centers: Tensor  # B N 3
+    radii: Tensor  # B N 3: semi-axes; absent if zero
+    kinds: tuple[str, ...]  # N of `PATHOLOGIES`; a later one covers an earlier one
+    push: Tensor  # B: log of the growth about the first centre (mass effect)
 
     @classmethod
     def draw_lesions(
@@ -54,26 +42,7 @@ class Foci:
         radii: tuple[float, float],
         generator: torch.Generator,
     ) -> "Foci":
-        """Draw white-matter lesions around the ventricles.
-
-        Parameters
-        ----------
-        base : BaseAnatomy
-            Where white matter and ventricles are.
-        load : Tensor of shape (B,)
-            Share of the way from the first count to the second.
-        counts : tuple of float
-            Mean number of lesions at a load of 0 and of 1.
-        radii : tuple of float
-            Smallest and largest mean radius, in mm.
-        generator : torch.Generator
-            Source of randomness.
-
-        Returns
-        -------
-        Foci
-            Up to `MAX_LESIONS` a subject.
-        """
+        """Draw lesions around the ventricles: `counts` at a load (B,) of 0 and 1."""
         n = len(load)
         expected = (counts[0] + (counts[1] - counts[0]) * load).clamp(min=0.5)
         number = (expected * uniform(generator, n, low=0.7, high=1.3)).round()
@@ -100,24 +69,7 @@ class Foci:
         radii: tuple[float, float],
         generator: torch.Generator,
     ) -> "Foci":
-        """Draw a mass with a necrotic core and oedema around it.
-
-        Parameters
-        ----------
-        base : BaseAnatomy
-            Where white matter is.
-        severity : Tensor of shape (B,)
-            Share of the way from the smallest to the largest radius; no mass at 0.
-        radii : tuple of float
-            Radii of the mass before it pushes, in mm.
-        generator : torch.Generator
-            Source of randomness.
-
-        Returns
-        -------
-        Foci
-            Oedema, lobes and core of one mass a subject.
-        """
+        """Draw a mass with core and oedema; no mass at a severity (B,) of 0."""
         n = len(severity)
         center = _draw_sites(_mass_sites(base), base, (n, 1), generator)
         radius = (radii[0] + (radii[1] - radii[0]) * severity) * (severity > 0)
@@ -141,7 +93,7 @@ class Foci:
     def velocity(self, lattice: Lattice, device: torch.device) -> Tensor:
         """Velocity field of the mass effect, of shape (B, 3, I, J, K), in mm."""
         center = self.centers[:, 0].to(device)
-        # The lobes, not the oedema, take room; half as wide as the first lobe.
+        # The lobes, not the oedema, displace tissue; half as wide as the first lobe.
         width = self.radii[:, 0].mean(-1).to(device).clamp(min=1.0)
         offset = lattice.points(device=device) - center[:, None, None, None]
         reach = offset.square().sum(-1) / (2 * width.square()[:, None, None, None])
@@ -149,38 +101,26 @@ class Foci:
         return (pull[..., None] * offset).movedim(-1, 1)
 
     def render(self, base: BaseAnatomy) -> Tensor:
-        """Paint the foci on the base's lattice.
-
-        Parameters
-        ----------
-        base : BaseAnatomy
-            Lesions and oedema stay within its white and deep grey matter, a mass
-            within its brain.
-
-        Returns
-        -------
-        Tensor of shape (B, n_pathologies, I, J, K)
-            Share of each voxel; the sum is at most one.
-        """
+        """Render fractions (B, n_pathologies, I, J, K) on the base; their sum <= 1."""
         shape = (len(self.centers), len(PATHOLOGIES), *base.lattice.shape)
-        shares = torch.zeros(shape, device=base.device)
-        # One transfer, then plain numbers: slices need them on the host.
+        fractions = torch.zeros(shape, device=base.device)
+        # One transfer to the host, where slices need plain numbers.
         centers, radii = self.centers.tolist(), self.radii.tolist()
-        for subject, (places, sizes) in enumerate(zip(centers, radii, strict=True)):
-            for kind, center, radius in zip(self.kinds, places, sizes, strict=True):
+        for subject, (positions, sizes) in enumerate(zip(centers, radii, strict=True)):
+            for kind, center, radius in zip(self.kinds, positions, sizes, strict=True):
                 if min(radius) > 0:
-                    _add_ellipsoid(shares[subject], kind, center, radius, base)
-        return shares
+                    _add_ellipsoid(fractions[subject], kind, center, radius, base)
+        return fractions
 
 
 def _add_ellipsoid(
-    shares: Tensor,
+    fractions: Tensor,
     kind: str,
     center: list[float],
     radius: list[float],
     base: BaseAnatomy,
 ) -> None:
-    """Add one ellipsoid to shares of shape (n_pathologies, I, J, K), in place."""
+    """Add one ellipsoid to fractions (n_pathologies, I, J, K), in place."""
     origin, step = base.lattice.affine[:3, 3], base.lattice.spacing
     axes, box = [], []
     for axis in range(3):
@@ -191,28 +131,24 @@ def _add_ellipsoid(
         if low >= high:
             return
         box.append(slice(low, high))
-        positions = torch.arange(low, high, device=shares.device)
+        positions = torch.arange(low, high, device=fractions.device)
         axes.append((positions - middle) * (step[axis] / radius[axis]))
     i, j, k = axes
     distance = torch.sqrt(i[:, None, None] ** 2 + j[:, None] ** 2 + k**2)
     # Falls over about one voxel at the surface; oedema fades out.
     softness = 0.35 if kind == "edema" else step[0] / min(radius)
-    share = ((1 - distance) / softness + 0.5).clamp(0, 1)
-    share = share * _host_tissue(kind, base)[box[0], box[1], box[2]]
-    inside = shares[:, box[0], box[1], box[2]]
+    fraction = ((1 - distance) / softness + 0.5).clamp(0, 1)
+    fraction = fraction * _host_tissue(kind, base)[box[0], box[1], box[2]]
+    inside = fractions[:, box[0], box[1], box[2]]
     index = PATHOLOGIES.index(kind)
-    added = torch.maximum(share - inside[index], torch.zeros_like(share))
-    # What is covered by the new one is no longer the old one.
+    added = torch.maximum(fraction - inside[index], torch.zeros_like(fraction))
+    # The new ellipsoid replaces what it covers.
     inside *= 1 - added
     inside[index] += added
 
 
 def _host_tissue(kind: str, base: BaseAnatomy) -> Tensor:
-    if kind == "lesion":
-        return base.named("white_matter")
-    if kind == "edema":
-        return base.named("white_matter")
-    return base.brain
+    return base.named("white_matter") if kind in {"lesion", "edema"} else base.brain
 
 
 def _lesion_sites(base: BaseAnatomy) -> Tensor:
@@ -237,13 +173,13 @@ def _draw_sites(
     shape: tuple[int, int],
     generator: torch.Generator,
 ) -> Tensor:
-    """Positions of shape (*shape, 3) in mm, drawn from a density."""
+    """Positions (*shape, 3) in mm, drawn from a density."""
     weights = density.flatten().to(generator.device).double()
     drawn = torch.multinomial(
         weights, shape[0] * shape[1], replacement=True, generator=generator
     )
     lattice = base.field_lattice
-    places = lattice.points(device=generator.device).reshape(-1, 3)[drawn]
-    jitter = uniform(generator, *places.shape, low=-0.5, high=0.5)
-    step = torch.tensor(lattice.spacing).to(places)
-    return (places + jitter * step).reshape(*shape, 3)
+    positions = lattice.points(device=generator.device).reshape(-1, 3)[drawn]
+    jitter = uniform(generator, *positions.shape, low=-0.5, high=0.5)
+    step = torch.tensor(lattice.spacing).to(positions)
+    return (positions + jitter * step).reshape(*shape, 3)

@@ -1,7 +1,6 @@
-"""Skull, scalp, face and neck around a brain that has none.
+"""Skull, scalp, face and neck around a skull-stripped brain.
 
-Everything is made from signed distances: to the brain, which is known, and to
-a few ellipsoids that stand for the face, the neck and what lies in them.
+Built from signed distances to the brain and to ellipsoids for face, neck and airways.
 """
 
 __all__ = ["HEAD_CLASSES", "build_head", "classify_head"]
@@ -11,9 +10,9 @@ import math
 import torch
 from torch import Tensor
 
-from brainfeat.simulation.landmarks import distance_to_chains
 from brainfeat.simulation.lattice import Lattice, refine
 from brainfeat.simulation.smoothing import distance_to, smooth
+from brainfeat.simulation.structures import distance_to_chains
 
 HEAD_CLASSES = ("fluid", "soft_tissue", "bone", "marrow", "fat")
 
@@ -38,21 +37,7 @@ CHUNK = 8
 
 
 def build_head(brain: Tensor, lattice: Lattice) -> dict[str, Tensor]:
-    """Build head tissues around a brain.
-
-    Parameters
-    ----------
-    brain : Tensor of shape (I, J, K)
-        Share of each voxel that is brain.
-    lattice : Lattice
-        Its voxels, in MNI152 mm.
-
-    Returns
-    -------
-    dict of str to Tensor of shape (I, J, K)
-        A share of each voxel for each of `HEAD_CLASSES`; zero in the brain.  Fluid
-        is CSF around the brain and cord, and the eyes.
-    """
+    """Build maps of `HEAD_CLASSES` around a brain map; zero inside the brain."""
     coarse = lattice.coarsened(2.0)
     points = coarse.points()
     hull = _hull_distance(brain, coarse)
@@ -60,9 +45,9 @@ def build_head(brain: Tensor, lattice: Lattice) -> dict[str, Tensor]:
     fields = torch.stack(
         [hull, outside, *_inner_distances(points), _texture(coarse)], dim=-1
     )
-    # Distances are smooth, so they may be coarse; what is made of them may not.
+    # Distances are smooth and may be coarse; the tissue borders may not.
     fine = refine(fields[None], lattice.shape)[0]
-    # A few planes at a time stay in the processor's cache.
+    # A few planes at a time fit in the processor's cache.
     planes = zip(
         *(torch.split(whole, CHUNK) for whole in (fine, lattice.points(), brain)),
         strict=True,
@@ -72,20 +57,7 @@ def build_head(brain: Tensor, lattice: Lattice) -> dict[str, Tensor]:
 
 
 def classify_head(t1: Tensor, brain: Tensor) -> dict[str, Tensor]:
-    """Read head tissues off the T1w intensities around a brain.
-
-    Parameters
-    ----------
-    t1 : Tensor of shape (I, J, K)
-        T1w intensities in which white matter is 1.
-    brain : Tensor of shape (I, J, K)
-        Share of each voxel that is brain.
-
-    Returns
-    -------
-    dict of str to Tensor of shape (I, J, K)
-        As `build_head`; air and bone, which are both dark, are left at zero.
-    """
+    """Classify the T1w head around a brain; air and bone, both dark, stay zero."""
     soft_level, fat_level = 0.45, 1.1
     fat = ((t1 - soft_level) / (fat_level - soft_level)).clamp(0, 1)
     # Below a tenth of white matter there is only noise.
@@ -191,7 +163,7 @@ def _add_spine(
 
 
 def _texture(coarse: Lattice) -> Tensor:
-    """Make fixed smooth noise: muscles and marrow are not uniform."""
+    """Draw fixed smooth noise, as muscles and marrow are not uniform."""
     generator = torch.Generator().manual_seed(20)
     noise = torch.randn(coarse.shape, generator=generator)
     # Finer grain on coarser; both are a few millimetres wide.

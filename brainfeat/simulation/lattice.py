@@ -1,10 +1,11 @@
-"""Voxel lattices in millimetres, and moving values from one to another."""
+"""Voxel lattices in mm, and resampling from one to another."""
 
-__all__ = ["Lattice", "refine", "sample_maps", "transform_points"]
+__all__ = ["Lattice", "conform_volumes", "refine", "sample_maps", "transform_points"]
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -12,25 +13,15 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from brainfeat.exceptions import InputError
+
+if TYPE_CHECKING:
+    from brainfeat.volume import Volume
+
 
 @dataclass(frozen=True, eq=False)
 class Lattice:
-    """Where the voxels of a tensor are, without any image library.
-
-    Parameters
-    ----------
-    shape : tuple of int (size_i, size_j, size_k)
-        Number of voxels along each axis.
-    affine : ndarray of shape (4, 4)
-        Maps voxel indices to millimetres.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> lattice = Lattice((5, 6, 7), np.diag([2.0, 2.0, 2.0, 1.0]))
-    >>> lattice.points().shape
-    torch.Size([5, 6, 7, 3])
-    """
+    """Shape of a voxel grid and the affine from its indices to mm."""
 
     shape: tuple[int, int, int]
     affine: NDArray[np.float64]
@@ -42,22 +33,7 @@ class Lattice:
         size: tuple[float, float, float],
         spacing: float,
     ) -> "Lattice":
-        """Build the RAS lattice of cubic voxels that fills a box.
-
-        Parameters
-        ----------
-        origin : tuple of float
-            Left, posterior, inferior corner of the box, in mm.
-        size : tuple of float
-            Edges of the box, in mm.
-        spacing : float
-            Voxel edge, in mm.
-
-        Returns
-        -------
-        Lattice
-            The first voxel's corner, not its centre, is at ``origin``.
-        """
+        """RAS lattice of cubic voxels in a box; `origin` is its lowest corner."""
         i, j, k = (max(1, round(edge / spacing)) for edge in size)
         affine = np.diag([spacing, spacing, spacing, 1.0])
         affine[:3, 3] = np.array(origin) + spacing / 2
@@ -70,18 +46,7 @@ class Lattice:
         return float(i), float(j), float(k)
 
     def coarsened(self, spacing: float) -> "Lattice":
-        """Lattice whose outer voxels share this one's outer centres.
-
-        Parameters
-        ----------
-        spacing : float
-            Largest distance between neighbouring voxels, in mm.
-
-        Returns
-        -------
-        Lattice
-            At least two voxels along each axis; `refine` leads back.
-        """
+        """Lattice with the same outer voxel centres, at most `spacing` mm apart."""
         i, j, k = (
             max(2, int(np.ceil((n - 1) * edge / spacing)) + 1)
             for n, edge in zip(self.shape, self.spacing, strict=True)
@@ -94,20 +59,7 @@ class Lattice:
         matrix: NDArray[np.float64] | None = None,
         device: torch.device | str = "cpu",
     ) -> Tensor:
-        """Positions of the voxel centres.
-
-        Parameters
-        ----------
-        matrix : ndarray of shape (4, 4), optional
-            Applied after the lattice's affine; without it the result is in mm.
-        device : torch.device or str
-            Where the result is made.
-
-        Returns
-        -------
-        Tensor of shape (I, J, K, 3)
-            Positions, float32.
-        """
+        """Voxel centres of shape (I, J, K, 3) in mm, or mapped further by `matrix`."""
         affine = self.affine if matrix is None else matrix @ self.affine
         i, j, k = (
             torch.as_tensor(np.arange(n)[:, None] * column, dtype=torch.float32)
@@ -118,18 +70,7 @@ class Lattice:
         return (i[:, None] + j)[:, :, None] + k
 
     def subdivided(self, factors: tuple[int, int, int]) -> "Lattice":
-        """Split each voxel along the axes.
-
-        Parameters
-        ----------
-        factors : tuple of int
-            Number of parts along each axis.
-
-        Returns
-        -------
-        Lattice
-            Averaging as many voxels leads back.
-        """
+        """Split each voxel along the axes; averaging the parts inverts it."""
         i, j, k = (n * part for n, part in zip(self.shape, factors, strict=True))
         affine = self.affine @ np.diag([*(1 / np.array(factors)), 1.0])
         affine[:3, 3] -= affine[:3, :3] @ ((np.array(factors) - 1) / 2)
@@ -137,10 +78,7 @@ class Lattice:
 
     @cached_property
     def normalizer(self) -> NDArray[np.float64]:
-        """Affine from mm to the coordinates that `sample_maps` reads.
-
-        They run from -1 to 1 between the outer voxel centres, last axis first.
-        """
+        """Affine from mm to [-1, 1] between outer voxel centres, last axis first."""
         half = (np.array(self.shape, dtype=np.float64) - 1) / 2
         to_unit = np.diag([*(1 / half), 1.0])
         to_unit[:3, 3] = -1.0
@@ -148,25 +86,12 @@ class Lattice:
         return matrix[[2, 1, 0, 3]]
 
     def normalize(self, points: Tensor) -> Tensor:
-        """Turn positions of shape (..., 3) in mm into coordinates for `sample_maps`."""
+        """Convert positions of shape (..., 3) in mm to the grid of `sample_maps`."""
         return transform_points(points, torch.as_tensor(self.normalizer))
 
 
 def transform_points(points: Tensor, matrix: Tensor) -> Tensor:
-    """Apply an affine to points.
-
-    Parameters
-    ----------
-    points : Tensor of shape (B, I, J, K, 3) or (..., 3)
-        Positions.
-    matrix : Tensor of shape (4, 4) or (B, 4, 4)
-        One affine for all, or one for each entry of the batch.
-
-    Returns
-    -------
-    Tensor
-        Of the points' shape (with B in front if the matrix has it).
-    """
+    """Apply one affine (4, 4), or one per batch entry (B, 4, 4), to points."""
     matrix = matrix.to(points)
     if matrix.ndim == 2:
         return points @ matrix[:3, :3].T + matrix[:3, 3]
@@ -178,22 +103,7 @@ def transform_points(points: Tensor, matrix: Tensor) -> Tensor:
 def sample_maps(
     maps: Tensor, grid: Tensor, *, mode: Literal["bilinear", "nearest"] = "bilinear"
 ) -> Tensor:
-    """Read maps at positions; beyond the outer voxels the border is repeated.
-
-    Parameters
-    ----------
-    maps : Tensor of shape (B or 1, C, I, J, K)
-        Values on a lattice; a single entry serves the whole batch.
-    grid : Tensor of shape (B, I2, J2, K2, 3)
-        Positions from `Lattice.normalize`.
-    mode : {"bilinear", "nearest"}
-        Trilinear interpolation, or the nearest voxel for labels.
-
-    Returns
-    -------
-    Tensor of shape (B, C, I2, J2, K2)
-        The maps at the positions.
-    """
+    """Sample maps (B or 1, C, I, J, K) at a grid of `Lattice.normalize`."""
     return F.grid_sample(
         maps.expand(len(grid), -1, -1, -1, -1),
         grid,
@@ -204,29 +114,41 @@ def sample_maps(
 
 
 def refine(values: Tensor, shape: tuple[int, int, int]) -> Tensor:
-    """Interpolate linearly between the voxels of a coarsened lattice.
-
-    Parameters
-    ----------
-    values : Tensor of shape (B, I, J, K, C)
-        Values on the coarse lattice.
-    shape : tuple of int
-        Shape of the lattice that was coarsened.
-
-    Returns
-    -------
-    Tensor of shape (B, I2, J2, K2, C)
-        Values on the fine lattice; the outer voxels are unchanged.
-    """
+    """Interpolate (B, i, j, k, C) from a coarsened lattice back to `shape`."""
     i, j, k = (
         _linear_weights(n, m, values)
         for n, m in zip(values.shape[1:4], shape, strict=True)
     )
-    # Innermost axis first, so that the largest product is one plain matrix product.
+    # Innermost axis first: the largest product is then one matrix product.
     values = torch.einsum("bijkc,Kk->bijKc", values, k)
     values = torch.einsum("bijKc,Jj->biJKc", values, j)
     fine = i @ values.flatten(2)  # B I2 J2*K2*C
     return fine.reshape(len(values), *shape, values.shape[-1])
+
+
+def conform_volumes(
+    volumes: Sequence["Volume"],
+    lattice: Lattice,
+    template_to_scanner: NDArray[np.float64] | None = None,
+) -> Tensor:
+    """Resample volumes on one grid to a lattice, averaging within its voxels."""
+    geometry = volumes[0].geometry
+    for other in volumes[1:]:
+        if not other.geometry.is_close(geometry):
+            raise InputError(
+                "expected volumes on one grid, got shapes "
+                f"{geometry.shape} and {other.geometry.shape}, or different affines."
+            )
+    source = Lattice(geometry.shape, geometry.affine)
+    to_scanner = np.eye(4) if template_to_scanner is None else template_to_scanner
+    # Two samples along each axis are enough for coarser voxels.
+    factor = min(2, max(1, round(max(lattice.spacing))))
+    fine = lattice.subdivided((factor, factor, factor))
+    grid = fine.points(source.normalizer @ to_scanner)
+    data = np.stack([volume.data for volume in volumes]).astype(np.float32)
+    tensor = torch.from_numpy(np.nan_to_num(data, posinf=0.0, neginf=0.0))
+    sampled = F.grid_sample(tensor[None], grid[None], align_corners=True)[0]
+    return sampled if factor == 1 else F.avg_pool3d(sampled, factor)
 
 
 def _linear_weights(n_coarse: int, n_fine: int, like: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""One scan of one subject: the voxels that a scanner would store."""
+"""One stored scan of one subject, and its label map."""
 
 __all__ = ["LABELS", "Scan", "draw_scan", "label_map"]
 
@@ -11,13 +11,13 @@ from torch import Tensor
 from brainfeat.simulation.anatomy import BRAIN_CLASSES
 from brainfeat.simulation.artifacts import Artifacts
 from brainfeat.simulation.contrast import Contrast
-from brainfeat.simulation.draws import normal
 from brainfeat.simulation.foci import PATHOLOGIES
 from brainfeat.simulation.lattice import Lattice, sample_maps
+from brainfeat.simulation.population import Anatomies
+from brainfeat.simulation.random_fields import normal
 from brainfeat.simulation.scanner import Pose, Scanner
-from brainfeat.simulation.subjects import Subjects
 
-# Names of a label map's values, from 1 on.
+# Names of the values of a label map, from 1.
 LABELS = (*BRAIN_CLASSES, *PATHOLOGIES)
 
 
@@ -29,39 +29,20 @@ class Scan(NamedTuple):
 
 
 def draw_scan(
-    subject: Subjects,
+    subject: Anatomies,
     scanner: Scanner,
     modality: str,
     pose: Pose,
     *,
     generator: torch.Generator,
 ) -> Scan:
-    """Scan one subject.
-
-    Parameters
-    ----------
-    subject : Subjects
-        A batch of one.
-    scanner : Scanner
-        Machine and protocol.
-    modality : {"T1w", "T2w", "FLAIR"}
-        What is scanned.
-    pose : Pose
-        How the head lies in the scanner; the same in all of a subject's scans.
-    generator : torch.Generator
-        Source of the scan's own randomness.
-
-    Returns
-    -------
-    Scan
-        Intensities as they are stored.
-    """
+    """Scan a batch of one; `pose` is the same in all scans of a subject."""
     contrast = Contrast.draw(scanner.contrast, [modality], 1, generator=generator)
     artifacts = Artifacts.draw(scanner.artifacts, 1, 1, generator=generator)
     x, y, z = subject.head_center(pose)[0].tolist()
     lattice = scanner.lattice(modality, (x, y, z), jitter=normal(generator, 4))
     base = subject.base
-    # A thick slice is the mean of what lies in it, as far as the base resolves it.
+    # A thick slice is a mean over its thickness, at the resolution of the base.
     i, j, k = (
         max(1, int(edge / fine))
         for edge, fine in zip(lattice.spacing, base.lattice.spacing, strict=True)
@@ -77,28 +58,13 @@ def draw_scan(
     return Scan(stored.to(torch.int16).cpu(), lattice)
 
 
-def label_map(subject: Subjects, lattice: Lattice, pose: Pose) -> Tensor:
-    """Label the voxels of a scan.
-
-    Parameters
-    ----------
-    subject : Subjects
-        A batch of one.
-    lattice : Lattice
-        Voxels of the scan.
-    pose : Pose
-        How the head lay in the scanner.
-
-    Returns
-    -------
-    Tensor of uint8, shape (I, J, K)
-        0 outside the brain, else 1 plus the index in `LABELS`.
-    """
+def label_map(subject: Anatomies, lattice: Lattice, pose: Pose) -> Tensor:
+    """Label map, uint8: 0 outside the brain, else 1 plus the index in `LABELS`."""
     labels = subject.base.labels
     if subject.pathology is not None:
-        share, index = subject.pathology[0].max(dim=0)
-        found = (index + len(BRAIN_CLASSES) + 1).to(labels.dtype)
-        labels = torch.where((share > 0.5) & (labels > 0), found, labels)
+        fraction, index = subject.pathology[0].max(dim=0)
+        label = (index + len(BRAIN_CLASSES) + 1).to(labels.dtype)
+        labels = torch.where((fraction > 0.5) & (labels > 0), label, labels)
     grid = subject.locate(lattice, pose).grid
     nearest = sample_maps(labels.float()[None, None], grid, mode="nearest")
     return nearest[0, 0].to(torch.uint8).cpu()

@@ -1,4 +1,4 @@
-"""Scanners: where the voxels of a scan lie, and what it looks like."""
+"""Scanners: voxel grid, contrast and artifacts of their scans."""
 
 __all__ = ["HEAD_CENTER", "SCANNERS", "Pose", "PoseConfig", "Scanner"]
 
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from brainfeat.simulation.artifacts import ArtifactConfig
 from brainfeat.simulation.contrast import ContrastConfig
-from brainfeat.simulation.draws import normal
 from brainfeat.simulation.lattice import Lattice
+from brainfeat.simulation.random_fields import normal
 
 # Middle of a head without the neck, in MNI152 mm.
 HEAD_CENTER = (0.0, -14.0, 4.0)
@@ -21,7 +21,7 @@ HEAD_CENTER = (0.0, -14.0, 4.0)
 
 @dataclass(frozen=True, kw_only=True)
 class PoseConfig:
-    """How heads lie in the scanner, as standard deviations."""
+    """Standard deviations of the position of heads in the scanner."""
 
     rotation: float = 5.0  # degrees, about each axis
     shift: float = 6.0  # mm
@@ -29,34 +29,13 @@ class PoseConfig:
 
 @dataclass(frozen=True, eq=False)
 class Pose:
-    """Drawn positions of heads.
+    """Drawn positions of heads, on the device of the generator."""
 
-    Parameters
-    ----------
-    matrix : Tensor of shape (B, 4, 4)
-        Rigid map from the scanner's millimetres to the subject's.
-    """
-
-    matrix: Tensor
+    matrix: Tensor  # B 4 4: rigid, scanner mm to subject mm
 
     @classmethod
     def draw(cls, config: PoseConfig, n: int, *, generator: torch.Generator) -> "Pose":
-        """Draw poses.
-
-        Parameters
-        ----------
-        config : PoseConfig
-            How much they differ.
-        n : int
-            Number of subjects.
-        generator : torch.Generator
-            Source of randomness; the result is on its device.
-
-        Returns
-        -------
-        Pose
-            Parameters of ``n`` poses.
-        """
+        """Draw `n` poses."""
         angles = torch.deg2rad(config.rotation * normal(generator, n, 3))
         shift = config.shift * normal(generator, n, 3)
         center = torch.tensor(HEAD_CENTER).to(shift)
@@ -70,36 +49,16 @@ class Pose:
 
 @dataclass(frozen=True, kw_only=True)
 class Scanner:
-    """One site's machine and protocol.
-
-    Parameters
-    ----------
-    name : str
-        Label in the participants table.
-    orientation : str
-        Anatomical directions in which the stored axes grow.
-    spacing : mapping of str to tuple of float
-        Voxel edges of each modality in mm: left-right, posterior-anterior,
-        inferior-superior.
-    size : tuple of float
-        Field of view in mm, same order.
-    center : tuple of float
-        Middle of the field of view relative to the head's, in mm.
-    tilt : float
-        Angle of the field of view about the left-right axis, in degrees.
-    scale : float
-        Stored intensity of a value of one.
-    manufacturer, model, field_strength
-        Go into the sidecar files.
-    """
+    """Machine and protocol of one site; lengths are in mm."""
 
     name: str
-    orientation: str
+    orientation: str  # anatomical directions of the stored axes
+    # Voxel edges per modality: left-right, posterior-anterior, inferior-superior.
     spacing: Mapping[str, tuple[float, float, float]]
-    size: tuple[float, float, float]
-    center: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    tilt: float = 0.0
-    scale: float = 1000.0
+    size: tuple[float, float, float]  # field of view, same order
+    center: tuple[float, float, float] = (0.0, 0.0, 0.0)  # relative to the head's
+    tilt: float = 0.0  # degrees about the left-right axis
+    scale: float = 1000.0  # stored intensity of a value of one
     contrast: ContrastConfig = field(default_factory=ContrastConfig)
     artifacts: ArtifactConfig = field(default_factory=ArtifactConfig)
     pose: PoseConfig = field(default_factory=PoseConfig)
@@ -110,22 +69,9 @@ class Scanner:
     def lattice(
         self, modality: str, head: tuple[float, float, float], *, jitter: Tensor
     ) -> Lattice:
-        """Place the voxels of a scan over a head.
+        """Voxel grid of a scan in scanner mm, for a head centred at `head`.
 
-        Parameters
-        ----------
-        modality : str
-            Key of ``spacing``.
-        head : tuple of float
-            Middle of the head in scanner mm.
-        jitter : Tensor of shape (4,)
-            Standard normal draws: a shift of the field of view along each axis, and
-            an angle added to the tilt.
-
-        Returns
-        -------
-        Lattice
-            In scanner mm, stored in the scanner's orientation.
+        `jitter` (4,) is standard normal: three shifts, and an angle added to the tilt.
         """
         spacing = np.array(self.spacing[modality])
         shape = np.maximum(1, np.round(np.array(self.size) / spacing)).astype(int)

@@ -10,20 +10,7 @@ from torch import Tensor
 
 
 def smooth(values: Tensor, sigma: float) -> Tensor:
-    """Convolve with a Gaussian, repeating the border.
-
-    Parameters
-    ----------
-    values : Tensor of shape (..., I, J, K)
-        Anything on a lattice.
-    sigma : float
-        Standard deviation in voxels.
-
-    Returns
-    -------
-    Tensor of shape (..., I, J, K)
-        The smoothed values.
-    """
+    """Convolve the last three axes with a Gaussian of `sigma` voxels."""
     if sigma <= 0:
         return values
     result = values
@@ -34,24 +21,11 @@ def smooth(values: Tensor, sigma: float) -> Tensor:
 
 
 def distance_to(mask: Tensor, *, limit: int) -> Tensor:
-    """Euclidean distance to the nearest voxel of a mask, up to a limit.
-
-    Parameters
-    ----------
-    mask : Tensor of bool, shape (I, J, K)
-        Where the distance is zero.
-    limit : int
-        Largest distance that is told apart, in voxels.
-
-    Returns
-    -------
-    Tensor of shape (I, J, K)
-        Voxels; ``limit`` where the mask is farther.
-    """
+    """Euclidean distance in voxels to a mask, at most `limit`."""
     far = float(limit * limit)
     squared = torch.where(mask, 0.0, far)
     for axis in range(3):
-        # Squared distances add over axes, so each axis takes one lower envelope.
+        # Squared distances add over axes: one lower envelope per axis.
         squared = _lower_envelope(torch.movedim(squared, axis, 0), limit).movedim(
             0, axis
         )

@@ -19,7 +19,7 @@ N_ROUNDS = 12
 
 
 class TissueFractions(NamedTuple):
-    """Shares of each voxel, each of shape (I, J, K); they sum to the mask."""
+    """Fractions of each voxel, each of shape (I, J, K); they sum to the mask."""
 
     csf: Tensor
     gray_matter: Tensor
@@ -29,27 +29,11 @@ class TissueFractions(NamedTuple):
 def cluster_tissue(
     t1: Tensor, mask: Tensor, *, spacing: float
 ) -> tuple[TissueFractions, Tensor]:
-    """Cluster a T1w brain into three tissues, correcting its bias field.
+    """Cluster a T1w brain into three tissues; also return it without its bias field.
 
-    The bias field is a local mean of high power.  CSF is the dark end of what
-    remains, grey and white matter are clustered (one-dimensional k-means), and a
-    voxel between two means is shared between the two tissues.
-
-    Parameters
-    ----------
-    t1 : Tensor of shape (I, J, K)
-        T1w intensities, not negative.
-    mask : Tensor of shape (I, J, K)
-        Share of each voxel that is brain.
-    spacing : float
-        Voxel edge in mm.
-
-    Returns
-    -------
-    fractions : TissueFractions
-        CSF, grey and white matter.
-    corrected : Tensor of shape (I, J, K)
-        ``t1`` without bias, scaled so that white matter is 1; outside the mask too.
+    Grey and white matter are clustered by one-dimensional k-means, CSF is the dark end,
+    and a voxel between two means is divided between the tissues. White matter is 1 in
+    the corrected volume.
     """
     corrected = t1 / _bias_field(t1, mask, spacing)
     means = _tissue_means(corrected[mask > 0.9])
@@ -61,22 +45,7 @@ def cluster_tissue(
 
 
 def sharpen_fractions(fractions: TissueFractions, power: float) -> TissueFractions:
-    """Raise fractions to a power and rescale them to their former sum.
-
-    Maps averaged over many subjects are blurred; one subject's are not.
-
-    Parameters
-    ----------
-    fractions : TissueFractions
-        Shares of each voxel.
-    power : float
-        1 changes nothing; larger is sharper.
-
-    Returns
-    -------
-    TissueFractions
-        Shares with the same sum in each voxel.
-    """
+    """Raise fractions to a power and rescale: group averages are blurred."""
     stacked = torch.stack(fractions)
     powered = stacked.clamp(min=0).pow(power)
     scale = stacked.sum(0) / powered.sum(0).clamp(min=1e-6)
@@ -85,13 +54,13 @@ def sharpen_fractions(fractions: TissueFractions, power: float) -> TissueFractio
 
 def _bias_field(t1: Tensor, mask: Tensor, spacing: float) -> Tensor:
     i, j, k = (max(1, round(size * spacing / COARSE)) for size in t1.shape)
-    values, share = F.adaptive_avg_pool3d(torch.stack([t1, mask]), (i, j, k))
-    inside = (share > 0.8).to(values)
-    # Vessels are brighter than any tissue and would rule a mean of high power.
+    values, fraction = F.adaptive_avg_pool3d(torch.stack([t1, mask]), (i, j, k))
+    inside = (fraction > 0.8).to(values)
+    # Vessels are brighter than any tissue and would dominate a mean of high power.
     brightest = torch.quantile(values[inside > 0], 0.98).clamp(min=1e-6)
     powered = (values / brightest).clamp(max=1) ** BIAS_POWER * inside
     sigma = BIAS_SIGMA / COARSE
-    # Far from the brain there is no evidence, and the field tends to a constant.
+    # Far from the brain the field tends to a constant.
     mean = (smooth(powered, sigma) + 1e-4) / (smooth(inside, sigma) + 1e-4)
     bias = brightest * mean ** (1 / BIAS_POWER)
     return F.interpolate(bias[None, None], size=t1.shape, mode="trilinear")[0, 0]
@@ -101,7 +70,7 @@ def _tissue_means(values: Tensor) -> Tensor:
     csf = values.kthvalue(max(1, round(0.02 * len(values)))).values
     means = torch.stack([csf + 0.6 * (1 - csf), torch.ones_like(csf)])
     for _ in range(N_ROUNDS):
-        # Voxels nearer to CSF say nothing about the two brighter tissues.
+        # Without the voxels nearer to CSF than to grey matter.
         brain = values[values > (csf + means[0]) / 2]
         white = brain > means.mean()
         means = torch.stack([brain[~white].mean(), brain[white].mean()])

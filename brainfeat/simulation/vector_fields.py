@@ -1,4 +1,4 @@
-"""Flows of velocity fields and what they do to volumes.
+"""Flows of velocity fields of shape (B, 3, I, J, K), in mm.
 
 References
 ----------
@@ -27,66 +27,25 @@ N_SQUARINGS = 6
 def exponentiate(
     velocity: Tensor, lattice: Lattice, *, n_squarings: int = N_SQUARINGS
 ) -> Tensor:
-    """Flow along a velocity field for unit time, by scaling and squaring [1]_.
-
-    Parameters
-    ----------
-    velocity : Tensor of shape (B, 3, I, J, K)
-        Velocity in mm per unit time.
-    lattice : Lattice
-        Where it is given.
-    n_squarings : int
-        The flow is composed of ``2 ** n_squarings`` small steps.
-
-    Returns
-    -------
-    Tensor of shape (B, 3, I, J, K)
-        Displacement in mm.
-    """
-    # In the coordinates of `sample_maps`, so that they are converted only once.
+    """Integrate a velocity for unit time, by scaling and squaring [1]_."""
+    # In the coordinates of `sample_maps`: converted once, not at each squaring.
     to_unit = torch.as_tensor(lattice.normalizer[:3, :3]).to(velocity)
-    places = lattice.points(lattice.normalizer, velocity.device)
+    positions = lattice.points(lattice.normalizer, velocity.device)
     flow = torch.einsum("xy,byijk->bijkx", to_unit, velocity) * 0.5**n_squarings
     for _ in range(n_squarings):
-        flow = flow + sample_maps(flow.movedim(-1, 1), places + flow).movedim(1, -1)
+        flow = flow + sample_maps(flow.movedim(-1, 1), positions + flow).movedim(1, -1)
     displacement: Tensor = torch.einsum("xy,bijky->bxijk", to_unit.inverse(), flow)
     return displacement
 
 
 def compose(inner: Tensor, outer: Tensor, lattice: Lattice) -> Tensor:
-    """Displacement of ``x -> y + outer(y)`` with ``y = x + inner(x)``.
-
-    Parameters
-    ----------
-    inner, outer : Tensor of shape (B, 3, I, J, K)
-        Displacements in mm; ``inner`` is applied first.
-    lattice : Lattice
-        Where both are given.
-
-    Returns
-    -------
-    Tensor of shape (B, 3, I, J, K)
-        Displacement in mm.
-    """
+    """Displacement of ``x -> y + outer(y)`` with ``y = x + inner(x)``."""
     points = lattice.points(device=inner.device) + inner.movedim(1, -1)
     return inner + sample_maps(outer, lattice.normalize(points))
 
 
 def log_jacobian(displacement: Tensor, lattice: Lattice) -> Tensor:
-    """Log of the determinant of ``x -> x + displacement(x)``.
-
-    Parameters
-    ----------
-    displacement : Tensor of shape (B, 3, I, J, K)
-        Displacement in mm.
-    lattice : Lattice
-        Where it is given.
-
-    Returns
-    -------
-    Tensor of shape (B, 1, I, J, K)
-        NaN where the map folds.
-    """
+    """Log-determinant of the Jacobian (B, 1, I, J, K); NaN where the map folds."""
     gradient = torch.stack(
         torch.gradient(displacement, spacing=lattice.spacing, dim=(2, 3, 4)), dim=2
     )  # B 3 3 I J K
@@ -97,20 +56,7 @@ def log_jacobian(displacement: Tensor, lattice: Lattice) -> Tensor:
 
 
 def solve_divergence(divergence: Tensor, lattice: Lattice) -> Tensor:
-    """Find the curl-free velocity field that has a given divergence.
-
-    Parameters
-    ----------
-    divergence : Tensor of shape (..., I, J, K)
-        Relative change of volume per unit time; its mean is ignored.
-    lattice : Lattice
-        Where it is given; the box is taken as periodic.
-
-    Returns
-    -------
-    Tensor of shape (..., 3, I, J, K)
-        Velocity in mm.
-    """
+    """Curl-free velocity with a given divergence; the box is periodic."""
     waves = _wave_vectors(lattice, divergence.device)
     squared = waves.square().sum(0)
     squared[0, 0, 0] = 1.0
@@ -121,22 +67,7 @@ def solve_divergence(divergence: Tensor, lattice: Lattice) -> Tensor:
 
 
 def damp_divergence(field: Tensor, lattice: Lattice, *, keep: float) -> Tensor:
-    """Keep only a share of a velocity field's divergence.
-
-    Parameters
-    ----------
-    field : Tensor of shape (B, 3, I, J, K)
-        Velocity in mm.
-    lattice : Lattice
-        Where it is given; the box is taken as periodic.
-    keep : float
-        Share of the divergence that stays; 0 preserves all volumes.
-
-    Returns
-    -------
-    Tensor of shape (B, 3, I, J, K)
-        Velocity in mm with the same curl.
-    """
+    """Keep a fraction of the divergence of a velocity; the curl is unchanged."""
     waves = _wave_vectors(lattice, field.device)
     squared = waves.square().sum(0)
     squared[0, 0, 0] = 1.0

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from brainfeat.io.volumes import MEMORY_LIMIT, read_volume
 from brainfeat.preprocessing.alignment import DOUBTFUL_SIMILARITY
-from brainfeat.preprocessing.preprocessor import PreprocessedSubject, Preprocessor
+from brainfeat.preprocessing.preprocessed import PreprocessedSubject
+from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.subjects.subject import Subject
 from brainfeat.volume import Volume
 

@@ -20,10 +20,10 @@ from brainfeat.io.volumes import read_labels
 from brainfeat.pretraining.store import StoredScan, VolumeStore
 from brainfeat.pretraining.store_writer import Scan, write_store
 from brainfeat.simulation.bases import load_base
-from brainfeat.simulation.people import Person
+from brainfeat.simulation.participants import Participant
+from brainfeat.simulation.population import Anatomies
 from brainfeat.simulation.scan import LABELS, draw_scan
 from brainfeat.simulation.scanner import SCANNERS, Pose
-from brainfeat.simulation.subjects import Subjects
 
 MODALITIES = ("T1w", "T2w", "FLAIR")
 COHORT_SEED, TRAVELLER_SEED = 7, 8
@@ -137,7 +137,7 @@ def simulate_travellers(folder: Path, n_people: int) -> list[Path]:
     """Scan healthy people on every scanner: n_people times 3 T1w files, by person."""
     paths = []
     for number in range(1, n_people + 1):
-        person = Person.draw(number, disease=0.0, random_state=TRAVELLER_SEED)
+        person = Participant.draw(number, disease=0.0, random_state=TRAVELLER_SEED)
         for visit in range(len(SCANNERS)):
             path = folder / person.id / f"{SCANNERS[visit].name}_T1w.nii.gz"
             if not path.exists():
@@ -158,10 +158,10 @@ def read_scan(
     return data, array[-1] > 0
 
 
-def _scan_visit(person: Person, visit: int) -> Volume:
+def _scan_visit(person: Participant, visit: int) -> Volume:
     # The same anatomy; pose and noise of another day.
     day = replace(person, random_state=person.random_state + 1000 * (visit + 1))
-    subject = Subjects.draw(
+    subject = Anatomies.draw(
         load_base(*robex_base()),
         person.condition,
         generator=person.generator("anatomy"),

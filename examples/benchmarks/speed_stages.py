@@ -13,7 +13,7 @@ from brainfeat.models.pooling import pool_tokens
 from brainfeat.models.threads import map_in_threads
 from brainfeat.preprocessing.alignment import align_to_template
 from brainfeat.preprocessing.intensities import repair, standardise
-from brainfeat.preprocessing.preprocessor import PreprocessedSubject
+from brainfeat.preprocessing.preprocessed import PreprocessedSubject
 from brainfeat.preprocessing.resampling import reorient_to_ras, resample
 from brainfeat.slabs.grid import SlabGrid
 

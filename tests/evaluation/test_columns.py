@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from brainfeat.evaluation.columns import Design, as_codes, check_order, split_columns
+from brainfeat.evaluation.columns import Encoding, as_codes, check_order, split_columns
 from brainfeat.exceptions import ConfigError, InputError
 
 TABLE = pd.DataFrame(
@@ -10,18 +10,18 @@ TABLE = pd.DataFrame(
 )
 
 
-def test_named_columns_are_taken_out():
-    features, chosen, names = split_columns(TABLE, ["age", "site"])
+def test_named_columns_are_separated():
+    features, selected, names = split_columns(TABLE, ["age", "site"])
     np.testing.assert_array_equal(features, [[1.0], [2.0], [3.0]])
-    assert list(chosen) == ["age", "site"]
+    assert list(selected) == ["age", "site"]
     assert names == ["emb_000"]
 
 
-@pytest.mark.parametrize("place", [2, -1])
-def test_columns_of_an_array_are_taken_by_position(place):
-    features, chosen, _ = split_columns(np.arange(12.0).reshape(4, 3), [place])
+@pytest.mark.parametrize("position", [2, -1])
+def test_array_columns_are_separated_by_position(position):
+    features, selected, _ = split_columns(np.arange(12.0).reshape(4, 3), [position])
     np.testing.assert_array_equal(features[:, 0], [0, 3, 6, 9])
-    np.testing.assert_array_equal(chosen.to_numpy()[:, 0], [2, 5, 8, 11])
+    np.testing.assert_array_equal(selected.to_numpy()[:, 0], [2, 5, 8, 11])
 
 
 @pytest.mark.parametrize(
@@ -29,59 +29,59 @@ def test_columns_of_an_array_are_taken_by_position(place):
     [
         (TABLE, "age", ConfigError, "expected a list of columns, got 'age'"),
         (TABLE, ["sex"], InputError, "one column 'sex', got 0 among 3"),
-        (TABLE, ["age"], InputError, "expected features that are numbers"),
+        (TABLE, ["age"], InputError, "expected numeric features"),
         (TABLE.assign(age=[50, None, 70]), ["age", "site"], InputError, "row of age"),
         (TABLE.assign(emb_000=np.nan), ["age", "site"], InputError, "finite features"),
     ],
 )
-def test_what_cannot_be_used_is_named(table, columns, error, message):
+def test_invalid_columns_are_named(table, columns, error, message):
     with pytest.raises(error, match=message):
         split_columns(table, columns)
 
 
-def test_numbers_stay_and_text_becomes_a_column_a_level():
-    design = Design.learn(TABLE[["age", "site"]])
+def test_numbers_are_kept_and_text_is_one_hot():
+    encoding = Encoding.learn(TABLE[["age", "site"]])
     expected = [[50, 0, 1], [60, 1, 0], [70, 0, 1]]
-    np.testing.assert_array_equal(design.apply(TABLE[["age", "site"]]), expected)
+    np.testing.assert_array_equal(encoding.apply(TABLE[["age", "site"]]), expected)
 
 
-def test_categories_are_no_numbers_whatever_they_are_called():
+def test_numeric_categories_are_one_hot():
     scanner = pd.DataFrame({"scanner": pd.Categorical([3, 1, 3])})
     expected = [[0, 1], [1, 0], [0, 1]]
-    np.testing.assert_array_equal(Design.learn(scanner).apply(scanner), expected)
+    np.testing.assert_array_equal(Encoding.learn(scanner).apply(scanner), expected)
     one = pd.DataFrame({"country": pd.Categorical(["PE", "PE"])})
-    np.testing.assert_array_equal(Design.learn(one).apply(one), [[1], [1]])
+    np.testing.assert_array_equal(Encoding.learn(one).apply(one), [[1], [1]])
 
 
-def test_numbers_of_numpy_in_a_column_of_objects_are_numbers():
+def test_numpy_numbers_in_an_object_column_are_numeric():
     ages = pd.DataFrame({"age": pd.Series([np.int64(61), np.float32(70)], dtype="O")})
-    np.testing.assert_array_equal(Design.learn(ages).apply(ages), [[61], [70]])
+    np.testing.assert_array_equal(Encoding.learn(ages).apply(ages), [[61], [70]])
 
 
-def test_columns_may_have_one_name():
+def test_columns_may_share_a_name():
     twice = pd.DataFrame([["a", 2.0], ["b", 3.0]], columns=["c", "c"])
     expected = [[1, 0, 2], [0, 1, 3]]
-    np.testing.assert_array_equal(Design.learn(twice).apply(twice), expected)
+    np.testing.assert_array_equal(Encoding.learn(twice).apply(twice), expected)
 
 
-def test_flags_are_numbers():
+def test_booleans_are_numeric():
     flags = pd.DataFrame({"left_handed": [True, False]})
-    np.testing.assert_array_equal(Design.learn(flags).apply(flags), [[1], [0]])
+    np.testing.assert_array_equal(Encoding.learn(flags).apply(flags), [[1], [0]])
 
 
-def test_level_that_was_not_learnt_is_refused():
-    design = Design.learn(TABLE[["site"]])
+def test_unknown_level_is_refused():
+    encoding = Encoding.learn(TABLE[["site"]])
     with pytest.raises(InputError, match=r"site: expected one of a, b.*got c"):
-        design.apply(pd.DataFrame({"site": ["c"]}))
+        encoding.apply(pd.DataFrame({"site": ["c"]}))
 
 
-def test_other_columns_than_the_learnt_ones_are_refused():
-    design = Design.learn(TABLE[["age", "site"]])
+def test_other_columns_are_refused():
+    encoding = Encoding.learn(TABLE[["age", "site"]])
     message = "X: expected the columns that were fitted, in their order: age at"
     with pytest.raises(InputError, match=message):
-        design.apply(TABLE[["site", "age"]])
+        encoding.apply(TABLE[["site", "age"]])
     with pytest.raises(InputError, match="2 columns that were fitted, got 1"):
-        design.apply(TABLE[["age"]])
+        encoding.apply(TABLE[["age"]])
 
 
 @pytest.mark.parametrize(
@@ -91,27 +91,27 @@ def test_other_columns_than_the_learnt_ones_are_refused():
         ("old", r"age: expected numbers, as in the rows that were fitted \(could not"),
     ],
 )
-def test_what_is_no_finite_number_is_refused(value, message):
+def test_values_that_are_not_finite_numbers_are_refused(value, message):
     with pytest.raises(InputError, match=message):
-        Design.learn(TABLE[["age"]]).apply(pd.DataFrame({"age": [value]}))
+        Encoding.learn(TABLE[["age"]]).apply(pd.DataFrame({"age": [value]}))
 
 
-def test_codes_count_the_names_in_their_order():
+def test_codes_index_the_sorted_names():
     codes, names = as_codes("site", pd.Series(["b", "a", "b"], index=[7, 8, 9]), 3)
     assert names == ("a", "b")
     np.testing.assert_array_equal(codes, [1, 0, 1])
 
 
 @pytest.mark.parametrize("missing", [None, np.nan, pd.NA])
-def test_missing_value_is_no_name(missing):
+def test_missing_value_is_refused(missing):
     with pytest.raises(InputError, match=r"site: .* 3 rows, got 3 values, 1 of"):
         as_codes("site", ["a", "b", missing], 3)
 
 
-def test_one_order_of_rows_may_come_in_two_types_of_index():
+def test_order_is_compared_across_index_dtypes():
     table = TABLE.set_index(pd.Index([7, 3, 5], dtype="Int64"))
     y = pd.Series(["AD", "CN", "CN"], index=[7, 3, 5])
     check_order(table, y=y)
     check_order(y, confounds=table)
-    with pytest.raises(InputError, match="y: expected the rows of X in their order"):
+    with pytest.raises(InputError, match="y: expected the index of X"):
         check_order(table, y=y.sort_index())

@@ -43,7 +43,7 @@ def table():
 
 @pytest.fixture
 def cohort(rng):
-    """60 rows of three sites that shift and stretch 12 features."""
+    """60 rows of three sites that shift and scale 12 features."""
     site = np.arange(60) % 3
     rows = rng.normal(size=(60, 12)) * (1.0 + 0.5 * site[:, None])
     rows += site[:, None] * rng.normal(2.0, 0.3, size=12)
@@ -51,13 +51,13 @@ def cohort(rng):
 
 
 def test_equals_the_reference_implementation(table):
-    found = SiteHarmonizer("site", ["age"]).fit_transform(table)
-    np.testing.assert_allclose(found, REFERENCE, atol=1e-3)
+    harmonised = SiteHarmonizer("site", ["age"]).fit_transform(table)
+    np.testing.assert_allclose(harmonised, REFERENCE, atol=1e-3)
 
 
-def test_sites_have_one_location_and_scale_afterwards(cohort):
-    found = SiteHarmonizer("site").fit_transform(cohort)
-    parts = [found[cohort["site"] == name] for name in "012"]
+def test_harmonised_sites_have_one_location_and_scale(cohort):
+    harmonised = SiteHarmonizer("site").fit_transform(cohort)
+    parts = [harmonised[cohort["site"] == name] for name in "012"]
     means = np.stack([part.mean(axis=0) for part in parts])
     spreads = np.stack([part.std(axis=0) for part in parts])
     assert np.ptp(means, axis=0).max() < 0.7
@@ -66,7 +66,7 @@ def test_sites_have_one_location_and_scale_afterwards(cohort):
     assert np.ptp(before.to_numpy(), axis=0).min() > 2
 
 
-def test_test_rows_are_harmonised_by_what_training_rows_say(cohort):
+def test_test_rows_are_harmonised_by_training_rows(cohort):
     model = SiteHarmonizer("site").fit(cohort.head(45))
     together = model.transform(cohort.tail(15))
     alone = [model.transform(cohort.iloc[[i]])[0] for i in range(45, 60)]
@@ -82,24 +82,24 @@ def test_works_in_a_cross_validated_pipeline(cohort, rng):
     assert cross_val_score(model, cohort, y, cv=4).mean() < naive - 0.1
 
 
-def test_features_without_spread_give_numbers():
+def test_constant_features_give_finite_values():
     table = np.column_stack([np.ones(6), np.arange(6), [0, 0, 0, 1, 1, 1]])
     assert np.isfinite(SiteHarmonizer(-1).fit_transform(table)).all()
 
 
-def test_feature_that_only_tells_the_site_changes_no_other(cohort):
+def test_feature_that_encodes_the_site_changes_no_other(cohort):
     alone = SiteHarmonizer("site").fit_transform(cohort)
-    telling = 0.6 * (cohort["site"] == "1") + 0.1  # not exact in binary
-    found = SiteHarmonizer("site").fit_transform(cohort.assign(telling=telling))
-    np.testing.assert_allclose(found[:, :-1], alone, atol=1e-9)
-    np.testing.assert_allclose(found[:, -1], telling.mean(), atol=1e-9)
+    encoding = 0.6 * (cohort["site"] == "1") + 0.1  # not exact in binary
+    harmonised = SiteHarmonizer("site").fit_transform(cohort.assign(encoding=encoding))
+    np.testing.assert_allclose(harmonised[:, :-1], alone, atol=1e-9)
+    np.testing.assert_allclose(harmonised[:, -1], encoding.mean(), atol=1e-9)
 
 
-def test_one_feature_that_varies_needs_no_others(cohort):
+def test_one_varying_feature_is_enough(cohort):
     table = cohort[["0", "site"]].assign(constant=0.3)
-    found = SiteHarmonizer("site").fit_transform(table)
-    parts = [found[cohort["site"] == name, 0] for name in "012"]
-    np.testing.assert_allclose([part.mean() for part in parts], found[:, 0].mean())
+    harmonised = SiteHarmonizer("site").fit_transform(table)
+    parts = [harmonised[cohort["site"] == name, 0] for name in "012"]
+    np.testing.assert_allclose([part.mean() for part in parts], harmonised[:, 0].mean())
 
 
 @pytest.mark.parametrize(
@@ -111,13 +111,13 @@ def test_site_with_a_single_row_is_refused(table, site, message):
         SiteHarmonizer("site", ["age"]).fit(table.assign(site=site))
 
 
-def test_site_that_was_not_seen_is_refused(table):
+def test_unseen_site_is_refused(table):
     model = SiteHarmonizer("site", ["age"]).fit(table)
     with pytest.raises(InputError, match=r"site: expected one of a, b, c.*got d"):
         model.transform(table.assign(site="d"))
 
 
-def test_names_are_those_of_the_features(table):
+def test_output_names_are_the_features(table):
     model = SiteHarmonizer("site", ["age"]).set_output(transform="pandas")
     assert list(model.fit_transform(table)) == ["f0", "f1", "f2", "f3"]
 

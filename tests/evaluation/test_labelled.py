@@ -10,7 +10,7 @@ Y = ["AD", "CN", "AD", "CN", "AD", "CN"]
 SITE = ["b", "a", "b", "a", "a", "b"]
 
 
-def test_classes_sites_and_confounds_become_numbers(rng):
+def test_classes_sites_and_confounds_are_encoded(rng):
     confounds = pd.DataFrame({"age": [50, 60, 70, 80, 90, 55], "sex": list("FMFMFM")})
     data = LabelledFeatures.check(rng.normal(size=(6, 3)), Y, None, SITE, confounds)
     assert data.classes == ("AD", "CN")
@@ -21,19 +21,19 @@ def test_classes_sites_and_confounds_become_numbers(rng):
 
 
 @pytest.mark.parametrize("name", ["y", "groups", "site", "confounds"])
-def test_rows_that_belong_to_others_are_refused(rng, name):
+def test_columns_in_another_order_are_refused(rng, name):
     X = pd.DataFrame(rng.normal(size=(6, 3)), index=list("abcdef"))
     columns = {"y": Y, "groups": list("uvwxyz"), "site": SITE, "confounds": SITE}
     columns[name] = pd.Series(columns[name], index=list("abcdef"))
     LabelledFeatures.check(X, **columns)
     LabelledFeatures.check(X.reset_index(drop=True), **columns)
     columns[name] = columns[name].iloc[::-1]
-    with pytest.raises(InputError, match=rf"{name}: .* got its index in another"):
+    with pytest.raises(InputError, match=rf"{name}: expected the index of X"):
         LabelledFeatures.check(X, **columns)
     LabelledFeatures.check(X.to_numpy(), **columns)
 
 
-def test_adjustment_learns_from_training_rows(rng):
+def test_adjustment_is_fitted_on_training_rows(rng):
     X = rng.normal(size=(6, 3))
     data = LabelledFeatures.check(X, Y, None, None, [[1], [2], [4], [8], [3], [5]])
     train = np.array([0, 1, 2, 3])
@@ -42,7 +42,7 @@ def test_adjustment_learns_from_training_rows(rng):
     np.testing.assert_allclose(data.adjust(train), expected)
 
 
-def test_equal_rows_of_two_subjects_are_told_and_joined(rng):
+def test_subjects_with_equal_rows_are_merged_with_a_warning(rng):
     X = rng.normal(size=(6, 3))
     X[4] = X[1]
     with pytest.warns(LeakageWarning, match="2 rows have the same features"):
@@ -65,15 +65,15 @@ def test_equal_rows_of_two_subjects_are_told_and_joined(rng):
         ({"confounds": [[np.nan]] * 6}, "confounds: .*6 of them with missing"),
     ],
 )
-def test_what_cannot_be_used_is_named(changes, message):
+def test_invalid_arguments_are_named(changes, message):
     values = {"X": np.eye(6), "y": Y, "groups": None, "site": SITE, "confounds": None}
     with pytest.raises(InputError, match=message):
         LabelledFeatures.check(**(values | changes))
 
 
-def test_numbers_beside_text_in_a_list_of_confounds_stay_numbers():
+def test_numbers_in_a_list_of_mixed_confounds_stay_numbers():
     X, y = np.arange(6.0)[:, None], ["a", "b"] * 3
     rows = [[40 + i, "mf"[i % 2]] for i in range(6)]
-    found = LabelledFeatures.check(X, y, None, None, rows).confounds
-    assert found.shape == (6, 3)
-    np.testing.assert_array_equal(found[:, 0], 40 + np.arange(6))
+    confounds = LabelledFeatures.check(X, y, None, None, rows).confounds
+    assert confounds.shape == (6, 3)
+    np.testing.assert_array_equal(confounds[:, 0], 40 + np.arange(6))

@@ -9,40 +9,40 @@ from brainfeat.evaluation.leakage import (
 from brainfeat.exceptions import InputError, LeakageWarning
 
 
-def test_subject_on_both_sides_is_told():
+def test_shared_subject_is_reported():
     with pytest.warns(LeakageWarning, match="1 subjects on both sides.*first sub-2"):
         assert warn_of_leakage(
             [0, 1], [2, 3], groups=["sub-1", "sub-2", "sub-2", "sub-3"]
         )
 
 
-def test_content_on_both_sides_is_told():
-    with pytest.warns(LeakageWarning, match="1 images of the same content"):
+def test_shared_image_is_reported():
+    with pytest.warns(LeakageWarning, match="1 identical images"):
         assert warn_of_leakage([0], [1], groups=["a", "b"], hashes=["c0ffee"] * 2)
 
 
-def test_row_on_both_sides_is_told():
+def test_shared_row_is_reported():
     with pytest.warns(LeakageWarning, match="1 rows on both sides.*first 1"):
         assert warn_of_leakage([0, 1], [1, 2], hashes=["a", "b", "c"]) is True
 
 
-def test_clean_split_is_silent():
+def test_clean_split_gives_no_warning():
     assert warn_of_leakage(
         [0, 2], [1, 3], groups=list("abab"), hashes=list("wxyz")
     ) is (False)
 
 
-def test_something_to_compare_is_needed():
+def test_groups_or_hashes_are_needed():
     with pytest.raises(InputError, match="groups or hashes"):
         warn_of_leakage([0], [1])
 
 
-def test_first_row_is_the_lowest_one():
+def test_lowest_shared_row_is_named():
     with pytest.warns(LeakageWarning, match="2 rows on both sides.*first 9:"):
         warn_of_leakage([9, 10, 3], [10, 9], groups=range(12))
 
 
-def test_empty_side_shares_nothing():
+def test_empty_side_has_no_overlap():
     assert warn_of_leakage([0, 1], [], groups=["a", "b"]) is False
 
 
@@ -56,20 +56,20 @@ def test_empty_side_shares_nothing():
         ([0], ["a", None, "b", float("nan")], None, "4 values, 2 of them missing"),
     ],
 )
-def test_rows_that_are_not_told_of_are_refused(train, groups, hashes, message):
+def test_invalid_rows_and_columns_are_refused(train, groups, hashes, message):
     with pytest.raises(InputError, match=message):
         warn_of_leakage(train, [3], groups=groups, hashes=hashes)
 
 
-def test_subjects_with_equal_rows_are_joined():
+def test_subjects_with_equal_rows_are_merged():
     features = np.array([[1.0, 2], [3, 4], [1, 2], [5, 6], [3, 4], [7, 8]])
-    joined, n_duplicates = duplicate_rows(features, np.array([0, 1, 2, 3, 1, 2]))
-    assert n_duplicates == 2  # rows 0 and 2; row 4 is told as subject 1 already
-    assert joined[0] == joined[2] == joined[5]
-    assert len(set(joined)) == 3
+    merged, n_duplicates = duplicate_rows(features, np.array([0, 1, 2, 3, 1, 2]))
+    assert n_duplicates == 2  # rows 0 and 2; row 4 is subject 1 already
+    assert merged[0] == merged[2] == merged[5]
+    assert len(set(merged)) == 3
 
 
-def test_association_is_that_of_the_table():
+def test_association_is_cramers_v():
     labels = np.array([0, 0, 1, 1])
     assert site_association(labels, labels) == pytest.approx((1.0, 0.0455), abs=1e-4)
     assert site_association(labels, np.array([0, 1, 0, 1])) == (0.0, 1.0)

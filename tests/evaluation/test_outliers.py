@@ -6,13 +6,13 @@ from brainfeat.evaluation.outliers import cohort_distances
 from brainfeat.exceptions import InputError
 
 
-def test_row_unlike_the_others_is_an_outlier(rng):
+def test_atypical_row_is_an_outlier(rng):
     rows = rng.normal(size=(60, 20)) @ rng.normal(size=(20, 20))
     rows[7] = 6 * rng.normal(size=20)
-    found = cohort_distances(rows)
-    assert found.distance.argmax() == 7
-    assert found.is_outlier[7]
-    assert found.is_outlier.sum() <= 3
+    result = cohort_distances(rows)
+    assert result.distance.argmax() == 7
+    assert result.is_outlier[7]
+    assert result.is_outlier.sum() <= 3
 
 
 def test_units_of_features_do_not_matter(rng):
@@ -23,18 +23,18 @@ def test_units_of_features_do_not_matter(rng):
     )
 
 
-def test_new_rows_are_judged_by_the_reference(rng):
+def test_new_rows_are_compared_with_the_reference(rng):
     cohort, rows = rng.normal(size=(80, 6)), rng.normal(3, 1, size=(4, 6))
-    found = cohort_distances(rows, cohort)
+    result = cohort_distances(rows, cohort)
     mean, scale = cohort.mean(axis=0), cohort.std(axis=0)
     model = LedoitWolf().fit((cohort - mean) / scale)
     expected = np.sqrt(model.mahalanobis((rows - mean) / scale) / 6)
-    np.testing.assert_allclose(found.distance, expected)
-    assert found.is_outlier.any()
+    np.testing.assert_allclose(result.distance, expected)
+    assert result.is_outlier.any()
     assert abs(np.median(cohort_distances(cohort).score)) < 1e-9
 
 
-def test_cohort_must_be_large_enough_and_fit(rng):
+def test_cohort_must_be_large_enough_and_of_equal_width(rng):
     with pytest.raises(InputError, match=r"at least 10 rows.*\(9, 4\)"):
         cohort_distances(rng.normal(size=(9, 4)))
     with pytest.raises(InputError, match=r"\(20, 4\) and \(2, 3\)"):

@@ -13,7 +13,7 @@ from brainfeat.evaluation.ridge import (
 
 
 @pytest.mark.parametrize("n_features", [4, 30])
-def test_scores_are_those_of_ridge_regression(rng, n_features):
+def test_scores_equal_those_of_scikit_learn(rng, n_features):
     train, test = rng.normal(2, 3, (17, n_features)), rng.normal(size=(5, n_features))
     targets = rng.normal(size=(17, 3))
     found = ridge_scores(train, test, targets)
@@ -24,12 +24,12 @@ def test_scores_are_those_of_ridge_regression(rng, n_features):
         np.testing.assert_allclose(scores, model.predict(scaler.transform(test)))
 
 
-def test_constant_feature_does_no_harm(rng):
+def test_constant_feature_gives_finite_scores(rng):
     train = np.column_stack([rng.normal(size=9), np.ones(9)])
     assert np.isfinite(ridge_scores(train, train, rng.normal(size=(9, 1)))).all()
 
 
-def test_feature_that_is_constant_in_training_tells_nothing(rng):
+def test_feature_that_is_constant_in_training_has_no_effect(rng):
     train, test = np.full((7, 3), 0.1), rng.normal(size=(5, 3))
     train[:, :2] = rng.normal(size=(7, 2))
     targets = rng.normal(size=(7, 1))
@@ -38,23 +38,23 @@ def test_feature_that_is_constant_in_training_tells_nothing(rng):
     np.testing.assert_allclose(ridge_scores(train, test, targets), scores)
 
 
-def test_each_problem_gets_the_penalty_of_the_least_error(rng):
+def test_each_target_gets_the_penalty_of_least_error(rng):
     train, targets = rng.normal(size=(12, 6)), rng.normal(size=(12, 4))
     rows = np.arange(12)
     inner = [(rows[rows % 3 != fold], rows[rows % 3 == fold]) for fold in range(3)]
     scores, held_out = select_and_score(train, train[:2], targets, inner)
     everything = ridge_scores(train, train[:2], targets)
-    for problem in range(4):
+    for target in range(4):
         by_hand = np.zeros((len(PENALTIES), 12))
         for kept, out in inner:
-            found = ridge_scores(train[kept], train[out], targets[kept, problem, None])
+            found = ridge_scores(train[kept], train[out], targets[kept, target, None])
             by_hand[:, out] = found[..., 0]
-        best = np.square(by_hand - targets[:, problem]).sum(axis=1).argmin()
-        np.testing.assert_allclose(held_out[:, problem], by_hand[best])
-        np.testing.assert_allclose(scores[:, problem], everything[best, :, problem])
+        best = np.square(by_hand - targets[:, target]).sum(axis=1).argmin()
+        np.testing.assert_allclose(held_out[:, target], by_hand[best])
+        np.testing.assert_allclose(scores[:, target], everything[best, :, target])
 
 
-def test_auc_in_one_block_is_that_of_scikit_learn(rng):
+def test_auc_in_one_block_equals_that_of_scikit_learn(rng):
     scores = rng.integers(0, 6, (40, 3)).astype(float)  # with ties
     labels = rng.random((40, 3)) < 0.4
     found = pair_auc(scores, labels, np.zeros(40, dtype=int))
@@ -62,7 +62,7 @@ def test_auc_in_one_block_is_that_of_scikit_learn(rng):
     np.testing.assert_allclose(found, expected)
 
 
-def test_only_pairs_of_one_block_count(rng):
+def test_only_pairs_in_one_block_count(rng):
     scores, labels = rng.normal(size=(30, 1)), rng.random((30, 1)) < 0.5
     blocks = rng.integers(0, 3, 30)
     won = total = 0.0
@@ -74,7 +74,7 @@ def test_only_pairs_of_one_block_count(rng):
     np.testing.assert_allclose(pair_auc(scores, labels, blocks), won / total)
 
 
-def test_without_pairs_there_is_no_auc():
+def test_auc_without_pairs_is_nan():
     labels = np.array([[True], [True], [False]])
     found = pair_auc(np.zeros((3, 1)), labels, np.array([0, 0, 1]))
     assert np.isnan(found).all()

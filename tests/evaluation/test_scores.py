@@ -8,10 +8,10 @@ from brainfeat.evaluation.scores import (
     ProbeEvaluation,
     Score,
     SiteScore,
-    tell,
+    format_number,
 )
 
-FOUND = ProbeEvaluation(
+RESULT = ProbeEvaluation(
     classes=("CN", "AD"),
     n_rows=30,
     n_subjects=20,
@@ -31,8 +31,8 @@ FOUND = ProbeEvaluation(
 )
 
 
-def test_summary_tells_every_score():
-    text = FOUND.summary()
+def test_summary_has_every_score():
+    text = RESULT.summary()
     for part in (
         "AD against CN: 30 rows of 20 subjects",
         "AUC 0.81 +- 0.03 (standard error), p = 0.005",
@@ -46,9 +46,9 @@ def test_summary_tells_every_score():
         assert part in text.splitlines()
 
 
-def test_summary_leaves_out_what_was_not_measured():
+def test_summary_omits_missing_scores():
     plain = replace(
-        FOUND,
+        RESULT,
         corrected_auc=None,
         corrected_p_value=None,
         confound_auc=None,
@@ -61,12 +61,12 @@ def test_summary_leaves_out_what_was_not_measured():
     assert len(plain.summary().splitlines()) == 2
 
 
-def test_what_is_not_known_is_told_so():
-    assert tell(0.25) == "0.25"
-    assert tell(0.25, 3) == "0.250"
-    assert tell(np.nan) == str(Score(np.nan, 0.1)) == "cannot be told"
+def test_nan_is_undefined():
+    assert format_number(0.25) == "0.25"
+    assert format_number(0.25, 3) == "0.250"
+    assert format_number(np.nan) == str(Score(np.nan, 0.1)) == "undefined"
     unknown = replace(
-        FOUND,
+        RESULT,
         corrected_auc=Score(np.nan, np.nan),
         corrected_p_value=np.nan,
         site_decoding=Score(np.nan, np.nan),
@@ -74,9 +74,9 @@ def test_what_is_not_known_is_told_so():
     )
     text = unknown.summary()
     for part in (
-        "corrected for them: AUC cannot be told, p cannot be told",
-        "site read from the features: cannot be told (chance 0.50)",
-        "left-out site north: AUC cannot be told (12 rows)",
+        "corrected for them: AUC undefined, p undefined",
+        "site read from the features: undefined (chance 0.50)",
+        "left-out site north: AUC undefined (12 rows)",
     ):
         assert part in text.splitlines()
     assert "nan" not in text

@@ -38,11 +38,11 @@ def test_mask_file_beside_the_image_is_found_by_its_stem(noise, tmp_path, suffix
     mask[2:4, 3:5, 4:6] = 7
     write_volume(Volume(mask, noise.geometry), tmp_path / "sub-1_T1w_mask.nii.gz")
     image = Volume(noise.data, noise.geometry, tmp_path / f"sub-1_T1w{suffix}")
-    found = compute_mask(image, "{folder}/{stem}_mask.nii.gz")
-    np.testing.assert_array_equal(found.data, mask > 0)
+    computed = compute_mask(image, "{folder}/{stem}_mask.nii.gz")
+    np.testing.assert_array_equal(computed.data, mask > 0)
 
 
-def test_function_is_called_by_value_or_by_name(noise):
+def test_function_is_given_by_value_or_by_name(noise):
     name = f"{bright_half.__module__}:bright_half"
     assert reference(bright_half) == name
     by_value = compute_mask(noise, bright_half)
@@ -70,19 +70,19 @@ def test_lambda_cannot_be_stored():
         (lambda volume: np.where(volume.data > 0.5, 1, np.nan), VolumeError),
     ],
 )
-def test_mask_that_cannot_be_had_is_an_error(noise, brain_mask, error):
+def test_unusable_mask_is_an_error(noise, brain_mask, error):
     with pytest.raises(error):
         compute_mask(noise, brain_mask)
 
 
-def test_pattern_needs_an_image_that_has_a_name():
+def test_pattern_needs_an_image_from_a_file():
     assert mask_path(None, None) is None
     assert mask_path("deepbet", "a.nii") is None
-    with pytest.raises(ConfigError, match="come from files"):
+    with pytest.raises(ConfigError, match="needs images from files"):
         mask_path("{stem}.nii.gz", None)
 
 
-def test_missing_deepbet_prints_the_pip_line(noise, monkeypatch):
+def test_missing_deepbet_names_the_extra(noise, monkeypatch):
     def refuse(name, *args, **kwargs):
         if name == "deepbet":
             raise ImportError
@@ -97,9 +97,9 @@ def test_missing_deepbet_prints_the_pip_line(noise, monkeypatch):
 def foreground_of(volume, preprocessor=None):
     volume = reorient_to_ras(volume)
     alignment = align_to_template(volume)
-    place = Placement((preprocessor or Preprocessor()).geometry, alignment.rigid)
-    sampled = resample(volume, *place, outside=np.nan)
-    return find_foreground(volume, sampled, alignment, place), place
+    placement = Placement((preprocessor or Preprocessor()).geometry, alignment.rigid)
+    sampled = resample(volume, *placement, outside=np.nan)
+    return find_foreground(volume, sampled, alignment, placement), placement
 
 
 def dice(first, second):
@@ -107,15 +107,15 @@ def dice(first, second):
 
 
 def test_brain_of_a_full_head_is_found_without_a_skull_strip(head_path):
-    found, place = foreground_of(read_volume(head_path))
+    foreground, placement = foreground_of(read_volume(head_path))
     mask = read_volume(head_path.with_name("atlas_mask.nii.gz"))
-    truth = resample(reorient_to_ras(mask), *place) > 0.5
+    truth = resample(reorient_to_ras(mask), *placement) > 0.5
     # Within 5 mm of the brain: nearly all of it, and little else.
-    assert (truth & found).sum() / truth.sum() > 0.95
-    assert dice(truth, found) > 0.8
+    assert (truth & foreground).sum() / truth.sum() > 0.95
+    assert dice(truth, foreground) > 0.8
 
 
-def test_brain_on_a_fine_grid_is_made_of_voxels_of_2_mm(head_path):
+def test_foreground_on_a_fine_grid_is_found_at_2_mm(head_path):
     head = read_volume(head_path)
     coarse, _ = foreground_of(head)
     fine, _ = foreground_of(head, Preprocessor(shape=(160, 208, 160), spacing=1.0))
@@ -132,10 +132,10 @@ def test_brain_is_found_in_one_slice_on_a_fine_grid_of_odd_size(head_path):
     affine[:3, 3] += affine[:3, 2] * middle
     data = head.data[:, :, middle : middle + 1]
     slice_ = Volume(data, Geometry(data.shape, affine))
-    found = Preprocessor(shape=(155, 197, 153), spacing=1.0).apply(
+    subject = Preprocessor(shape=(155, 197, 153), spacing=1.0).apply(
         {"T1w": slice_}, ("T1w",)
     )
-    assert 5_000 < found.foreground.sum() < 40_000  # voxels of a square millimetre
+    assert 5_000 < subject.foreground.sum() < 40_000  # voxels of a square millimetre
 
 
 def crisp(brain):
@@ -145,21 +145,23 @@ def crisp(brain):
 
 
 def test_stripped_brain_keeps_its_own_mask(small_brain):
-    found, place = foreground_of(Volume(crisp(small_brain), small_brain.geometry))
+    foreground, placement = foreground_of(
+        Volume(crisp(small_brain), small_brain.geometry)
+    )
     mask = (small_brain.data > 0).astype(np.float32)
-    truth = resample(Volume(mask, small_brain.geometry), *place) >= 0.5
-    np.testing.assert_array_equal(found, truth)
+    truth = resample(Volume(mask, small_brain.geometry), *placement) >= 0.5
+    np.testing.assert_array_equal(foreground, truth)
 
 
-def test_head_with_nothing_around_it_is_not_taken_for_a_brain(head_path):
+def test_head_on_a_flat_background_is_no_stripped_brain(head_path):
     head = read_volume(head_path)
     inside = find_head(head.data)
     assert np.mean(~inside) > 0.3
     alone = Volume(np.where(inside, head.data, 0).astype(np.float32), head.geometry)
     expected, _ = foreground_of(head)
-    found, _ = foreground_of(alone)
+    foreground, _ = foreground_of(alone)
     # Without the air, the registration differs a little, too.
-    assert dice(found, expected) > 0.95
+    assert dice(foreground, expected) > 0.95
 
 
 def test_mask_of_a_stripped_brain_survives_interpolation(small_brain):

@@ -27,7 +27,7 @@ def test_center_of_a_brain_moves_with_it(small_brain, shift):
     np.testing.assert_allclose(center - shift, BRAIN_CENTER, atol=12)
 
 
-def test_center_of_a_full_head_lies_in_its_brain(head_path):
+def test_center_of_a_full_head_is_in_its_brain(head_path):
     volume = downsample(reorient_to_ras(read_volume(head_path)), 4.0)
     mask = read_volume(head_path.with_name("atlas_mask.nii.gz"))
     center = find_center(volume)
@@ -35,7 +35,7 @@ def test_center_of_a_full_head_lies_in_its_brain(head_path):
     assert mask.data[tuple(np.rint(voxel).astype(int))] > 0
 
 
-def test_starts_are_the_usual_place_and_one_of_each_size_near_the_template_itself():
+def test_starts_are_the_typical_pose_and_one_of_each_size():
     volume = downsample(load_template("T1w"), 8.0)
     starts = find_starts(volume, load_head_model("T1w", 14.0, 14.0))
     sizes = [np.cbrt(np.linalg.det(start[:3, :3])) for start in starts]
@@ -46,7 +46,7 @@ def test_starts_are_the_usual_place_and_one_of_each_size_near_the_template_itsel
     np.testing.assert_allclose(nearest[:3, 3], BRAIN_CENTER, atol=16)
 
 
-def test_points_are_looked_up_as_one_by_one(rng):
+def test_vectorised_lookup_equals_single_lookups(rng):
     affine = np.eye(4)
     affine[:3, :3] = np.diag([2.0, 3.0, 1.5]) @ np.linalg.qr(rng.normal(size=(3, 3)))[0]
     affine[:3, 3] = -5.0, 2.0, 7.0
@@ -72,5 +72,5 @@ def test_correlation_is_pearsons(rng):
     np.testing.assert_allclose(_correlate(model, sampled), expected)
 
 
-def test_correlation_with_nothing_is_zero():
+def test_correlation_with_a_constant_is_zero():
     assert _correlate(np.array([0.6, -0.8]), np.full((1, 2), 3.0)) == pytest.approx(0.0)

@@ -16,7 +16,7 @@ def ball(shape, radius):
     return np.linalg.norm(np.indices(shape) - middle, axis=0) <= radius
 
 
-def test_threshold_parts_two_classes(rng):
+def test_threshold_separates_two_classes(rng):
     dark, bright = rng.normal(10, 1, 900), rng.normal(50, 2, 300)
     assert dark.max() < otsu_threshold(np.concatenate([dark, bright])) < bright.min()
 
@@ -55,5 +55,5 @@ def test_high_percentile_is_numpys(rng, size, kind):
         "equal": np.ones(size),
         "few": rng.integers(0, 3, size=size),
     }[kind].astype(np.float32)
-    found = _high_percentile(values, 99.0)
-    assert found == pytest.approx(np.percentile(values, 99.0), rel=1e-6)
+    percentile = _high_percentile(values, 99.0)
+    assert percentile == pytest.approx(np.percentile(values, 99.0), rel=1e-6)

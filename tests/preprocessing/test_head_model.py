@@ -1,3 +1,5 @@
+from functools import cache
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -6,28 +8,31 @@ from brainfeat.preprocessing.head_model import MODELLED, load_depth, load_head_m
 from brainfeat.preprocessing.template import BRAIN_CENTER, load_template
 
 
+@cache
+def depth_map():
+    inside = ndimage.binary_fill_holes(load_template("brain_mask").data)
+    distance = ndimage.distance_transform_edt
+    return distance(inside) - distance(~inside)
+
+
 def depths(points):
     """Distance of points from the edge of the template brain, outside negative."""
-    brain = load_template("brain_mask")
-    inside = ndimage.binary_fill_holes(brain.data)
-    distance = ndimage.distance_transform_edt
-    depth = distance(inside) - distance(~inside)
-    affine = brain.geometry.affine
+    depth, affine = depth_map(), load_template("brain_mask").geometry.affine
     voxels = (points + np.array(BRAIN_CENTER) - affine[:3, 3]) / np.diag(affine)[:3]
     return depth[tuple(np.rint(voxels).astype(int).T)]
 
 
 @pytest.mark.parametrize("modality", MODELLED)
-def test_brightness_can_be_correlated_as_it_is(modality):
+def test_brightness_has_mean_zero_and_norm_one(modality):
     brightness = load_head_model(modality, 8.0, 8.0).brightness
     assert brightness.mean() == pytest.approx(0.0, abs=1e-12)
     assert np.linalg.norm(brightness) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("reach", [8.0, 14.0])
-def test_points_reach_as_far_as_asked_for(reach):
+def test_points_end_at_the_reach(reach):
     depth = depths(load_head_model("T1w", 8.0, reach).points)
-    # Blocks are chosen by their mean depth; their middles may lie deeper.
+    # Blocks are chosen by their mean depth; their centres may lie deeper.
     assert -reach - 4.0 < depth.min() < -reach + 2.0
     assert depth.max() > 30.0
 

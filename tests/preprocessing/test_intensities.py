@@ -9,7 +9,7 @@ SHAPE = (20, 24, 28)
 GRID = Geometry(SHAPE, np.diag([4.0, 4.0, 4.0, 1.0]))
 
 
-def test_repair_keeps_what_is_sound(rng):
+def test_repair_keeps_sound_intensities(rng):
     data = rng.normal(size=SHAPE).astype(np.float32)
     np.testing.assert_array_equal(repair(Volume(data, GRID)).data, data)
 
@@ -46,7 +46,7 @@ def test_background_is_darker_than_the_rest_but_not_by_far(rng, background):
     assert -np.ptp(data[rest]) < repaired[0, 0, 0] < np.percentile(data[rest], 1)
 
 
-def test_brain_in_a_large_field_of_traces_is_no_extreme(rng):
+def test_brain_in_a_large_empty_field_is_no_outlier(rng):
     data = rng.normal(0.0, 1.0, (60, 60, 60)).astype(np.float32)
     data[20:36, 20:36, 20:36] = rng.gamma(9.0, 30.0, (16, 16, 16))  # 2 %
     np.testing.assert_array_equal(
@@ -69,12 +69,12 @@ def test_mask_keeps_its_background(background, brain):
         (np.where(np.arange(13440) % 10, np.inf, 3).reshape(SHAPE), "90% NaN"),
     ],
 )
-def test_unusable_intensities_are_refused(data, words):
+def test_unusable_intensities_are_rejected(data, words):
     with pytest.raises(VolumeError, match=words):
         repair(Volume(data, GRID))
 
 
-def test_standard_scores_forget_scale_and_offset(rng):
+def test_scores_do_not_depend_on_scale_and_offset(rng):
     data = rng.gamma(2.0, size=SHAPE)
     foreground = rng.random(SHAPE) < 0.4
     scores = standardise(data, foreground, (0.5, 99.5))
@@ -85,13 +85,13 @@ def test_standard_scores_forget_scale_and_offset(rng):
     assert set(scores[~foreground]) == {scores[foreground].min()}
 
 
-def test_percentiles_bound_the_outliers(rng):
+def test_outliers_are_clipped_at_percentiles(rng):
     data = rng.normal(size=SHAPE)
     data[3, 4, 5] = 1e6
     scores = standardise(data, np.ones(SHAPE, bool), (0.5, 99.5))
     assert scores.max() < 4
 
 
-def test_foreground_of_one_value_is_refused():
+def test_constant_foreground_is_rejected():
     with pytest.raises(VolumeError, match="one value"):
         standardise(np.ones(SHAPE), np.ones(SHAPE, bool), (0.5, 99.5))

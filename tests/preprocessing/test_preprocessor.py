@@ -61,7 +61,7 @@ def subject(small_brain):
     return SMALL.apply({"T1w": small_brain, "T2w": None}, ["T1w", "T2w"])
 
 
-def test_foreground_has_standard_scores_and_the_rest_the_lowest(subject):
+def test_foreground_has_z_scores_and_the_rest_the_lowest(subject):
     values = subject.data[0][subject.foreground]
     assert values.mean() == pytest.approx(0, abs=1e-4)
     assert values.std() == pytest.approx(1, abs=1e-4)
@@ -70,7 +70,7 @@ def test_foreground_has_standard_scores_and_the_rest_the_lowest(subject):
     assert outside[0] == pytest.approx(values.min(), abs=1e-5)
 
 
-def test_absent_modality_is_zero(subject):
+def test_missing_modality_is_zero(subject):
     assert subject.present.tolist() == [True, False]
     assert not subject.data[1].any()
 
@@ -145,15 +145,15 @@ def test_one_extreme_voxel_does_not_matter(head, value):
     data = head.data.copy()
     data[50, 70, 60] = value
     expected = SMALL.apply({"T1w": head}, ["T1w"])
-    found = SMALL.apply({"T1w": Volume(data, head.geometry)}, ["T1w"])
-    assert dice(found.foreground, expected.foreground) > 0.98
+    subject = SMALL.apply({"T1w": Volume(data, head.geometry)}, ["T1w"])
+    assert dice(subject.foreground, expected.foreground) > 0.98
 
 
-def test_head_beside_one_bright_plane_is_found(head):
+def test_one_bright_plane_does_not_matter(head):
     data = head.data.copy()
     data[0] = 60_000
-    found = SMALL.apply({"T1w": Volume(data, head.geometry)}, ["T1w"])
-    assert found.similarity > 0.8
+    subject = SMALL.apply({"T1w": Volume(data, head.geometry)}, ["T1w"])
+    assert subject.similarity > 0.8
 
 
 def test_flat_background_amid_the_intensities_does_not_matter(head):
@@ -162,9 +162,9 @@ def test_flat_background_amid_the_intensities_does_not_matter(head):
     background = head.data <= 20
     background[:4] = background[-4:] = True
     amid = Volume(np.where(background, mean, head.data), head.geometry)
-    found = SMALL.apply({"T1w": amid}, ["T1w"]).grid_to_scanner
+    grid_to_scanner = SMALL.apply({"T1w": amid}, ["T1w"]).grid_to_scanner
     brain = SMALL.geometry.center + np.array([[50, 0, 0], [0, -60, 0], [0, 0, 40]])
-    gaps = apply_affine(found, brain) - apply_affine(expected, brain)
+    gaps = apply_affine(grid_to_scanner, brain) - apply_affine(expected, brain)
     assert np.linalg.norm(gaps, axis=1).mean() < 4.0
 
 
@@ -208,7 +208,7 @@ def test_label_map_survives_grid_and_back(layout, alignment):
         assert np.linalg.norm(shift) < 0.5  # mm
 
 
-def test_scores_go_back_linearly(subject, small_brain):
+def test_scores_are_inverted_linearly(subject, small_brain):
     ramp = np.broadcast_to(
         np.linspace(0, 1, 54, dtype=np.float32)[:, None, None], SMALL.shape
     )
@@ -226,7 +226,7 @@ def test_few_damaged_voxels_are_filled(small_brain, subject):
 
 
 @pytest.mark.parametrize("value", [0.0, 5.0, np.nan])
-def test_volume_without_contrast_is_refused(value):
+def test_volume_without_contrast_is_rejected(value):
     shape = (40, 41, 42)
     flat = Volume(
         np.full(shape, value, np.float32), Geometry(shape, np.diag([4, 4, 4, 1.0]))
@@ -235,7 +235,7 @@ def test_volume_without_contrast_is_refused(value):
         SMALL.apply({"T1w": flat}, ["T1w"])
 
 
-def test_modalities_must_be_asked_for(small_brain):
+def test_unexpected_modalities_are_rejected(small_brain):
     with pytest.raises(ModalityError, match="PDw"):
         SMALL.apply({"PDw": small_brain}, ["T1w"])
     with pytest.raises(ModalityError, match="no volume"):
@@ -305,7 +305,7 @@ def test_modality_that_covers_half_the_brain_is_standardised_there(small_brain):
 
 @pytest.mark.parametrize("alignment", ["none", "rigid", "affine"])
 @pytest.mark.parametrize("shape", [(10, 1, 1), (1, 7, 1), (1, 1, 13), (60, 50, 1)])
-def test_line_or_slice_of_noise_lands_on_the_grid(rng, shape, alignment):
+def test_line_or_slice_of_noise_is_preprocessed(rng, shape, alignment):
     volume = Volume(rng.normal(size=shape), Geometry(shape, np.eye(4)))
     subject = Preprocessor(alignment=alignment).apply({"T1w": volume}, ["T1w"])
     assert np.isfinite(subject.data).all()
@@ -321,7 +321,7 @@ def test_one_bright_voxel_is_no_error():
     assert np.isfinite(subject.data).all()
 
 
-def test_error_begins_with_the_file_or_the_modality(small_brain, tmp_path):
+def test_error_starts_with_the_file_or_the_modality(small_brain, tmp_path):
     flat = np.ones_like(small_brain.data)
     for path, start in [(tmp_path / "scan.nii.gz", "scan.nii.gz: "), (None, "FLAIR: ")]:
         volumes = {
@@ -332,7 +332,7 @@ def test_error_begins_with_the_file_or_the_modality(small_brain, tmp_path):
             SMALL.apply(volumes, ["T1w", "FLAIR"])
 
 
-def test_small_real_image_is_placed(anatomical_path):
+def test_small_real_image_is_preprocessed(anatomical_path):
     subject = SMALL.apply({"T1w": read_volume(anatomical_path)}, ["T1w"])
     assert np.isnan(subject.similarity)
     assert subject.foreground.any()
@@ -349,7 +349,7 @@ def test_small_real_image_is_placed(anatomical_path):
         {"percentiles": (1.0, 99.0)},
     ],
 )
-def test_every_setting_is_stored_and_changes_the_fingerprint(change):
+def test_each_setting_is_stored_and_changes_the_fingerprint(change):
     changed = Preprocessor(**change)
     assert changed != Preprocessor()
     assert hash(changed) == hash(pickle.loads(pickle.dumps(changed)))
@@ -373,7 +373,7 @@ def test_every_setting_is_stored_and_changes_the_fingerprint(change):
         {"percentiles": ("1", "99")},
     ],
 )
-def test_impossible_settings_are_refused(change):
+def test_invalid_settings_are_rejected(change):
     with pytest.raises(ConfigError, match=next(iter(change))):
         Preprocessor(**change)
 
@@ -390,12 +390,12 @@ def test_integers_of_numpy_are_the_same_setting():
     assert same.fingerprint == Preprocessor().fingerprint
 
 
-def test_unknown_setting_is_refused():
+def test_unknown_setting_is_rejected():
     with pytest.raises(ConfigError, match="resolution"):
         Preprocessor.from_dict({"resolution": 1})
 
 
-def test_first_modality_is_aligned_as_what_it_is(small_brain, monkeypatch):
+def test_first_modality_is_aligned_with_its_own_model(small_brain, monkeypatch):
     asked = []
     align = registration.align_to_template
 

@@ -99,7 +99,7 @@ def test_smoothing_keeps_the_mean_of_a_ramp():
     np.testing.assert_allclose(sampled[:, 1, 1], 8.0 + 3.0 * np.arange(8), atol=1e-3)
 
 
-def test_nearest_sampling_invents_no_label(rng):
+def test_nearest_sampling_creates_no_label(rng):
     labels = rng.choice([0, 3, 700], SHAPE).astype(np.int32)
     volume = Volume(labels, Geometry(SHAPE, np.eye(4)))
     shifted = np.eye(4)
@@ -113,11 +113,11 @@ def test_nearest_sampling_invents_no_label(rng):
 def test_byte_order_does_not_matter(volume, dtype):
     swapped = Volume((100 * volume.data).astype(dtype), volume.geometry)
     options = swapped.geometry, np.eye(4)
-    found = resample(swapped, *options, interpolation="nearest")
-    np.testing.assert_array_equal(found, swapped.data)
+    samples = resample(swapped, *options, interpolation="nearest")
+    np.testing.assert_array_equal(samples, swapped.data)
 
 
-def test_shrinking_averages_whole_blocks_about_their_middle(volume):
+def test_downsampling_averages_whole_blocks_about_their_centre(volume):
     shrunk = downsample(volume, 2.4)
     assert shrunk.data.shape == (4, 5, 13)  # 2 x 1.1, 2 x 0.9 and 1 x 2.3 mm
     blocks = volume.data[:8, :10].reshape(4, 2, 5, 2, 13).mean(axis=(1, 3))

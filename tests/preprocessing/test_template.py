@@ -27,7 +27,7 @@ def test_brain_has_the_volume_of_a_brain():
     assert 1.6 < litres < 2.1
 
 
-def test_shared_map_cannot_be_changed():
+def test_cached_map_is_read_only():
     with pytest.raises(ValueError, match="read-only"):
         load_template("T1w").data[0, 0, 0] = 1.0
 

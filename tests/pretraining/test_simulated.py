@@ -134,7 +134,7 @@ def test_foreground_is_brain_with_at_most_a_margin_or_a_head(build):
 
 def test_configuration_reaches_the_subjects(build):
     plain = TrainingConfig()
-    stripped = replace(plain, stripped_share=1.0)
+    stripped = replace(plain, stripped_fraction=1.0)
     batches = [
         build(config=config).draw(0, 1, seed=0) for config in (None, plain, stripped)
     ]

@@ -132,7 +132,7 @@ def test_two_people_at_two_sites_make_a_page(rng):
     text = body(make(rng, n_rows=4, site=lambda n: np.arange(n) % 2))
     assert "2 people with 2 scans each" in text
     row = text[text.index("site read from the features") :].partition("</tr>")[0]
-    assert "cannot be told" in row
+    assert "undefined" in row
 
 
 def test_site_of_one_person_does_not_hide_the_repeats(rng):

@@ -1,4 +1,4 @@
-"""Fixtures of the simulation's tests: coarse, so that they take no time."""
+"""Fixtures for the simulation: coarse, to be fast."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from brainfeat.simulation.scanner import SCANNERS
 
 @pytest.fixture(scope="session")
 def base():
-    """The template's anatomy in voxels of 4 mm."""
+    """Base anatomy of the template, in voxels of 4 mm."""
     return load_base(spacing=4.0)
 
 
@@ -22,7 +22,7 @@ def generator():
 
 @pytest.fixture(scope="session")
 def coarse_scanners():
-    """The scanners with voxels four times as long."""
+    """The scanners with voxels four times larger."""
     return tuple(
         replace(
             scanner,

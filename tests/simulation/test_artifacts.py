@@ -29,7 +29,7 @@ def test_a_perfect_scanner_changes_nothing(image):
     torch.testing.assert_close(degrade(CLEAN, image), image)
 
 
-def test_same_artifacts_same_scan(image):
+def test_same_artifacts_give_the_same_scan(image):
     assert torch.equal(degrade(CONFIG, image), degrade(CONFIG, image))
     assert not torch.equal(degrade(CONFIG, image), degrade(CONFIG, image, seed=1))
 

@@ -6,7 +6,7 @@ import pytest
 from brainfeat.exceptions import ConfigError, InputError, ModalityError
 from brainfeat.io.volumes import write_volume
 from brainfeat.simulation import cohort as cohort_module
-from brainfeat.simulation import people
+from brainfeat.simulation import participants
 from brainfeat.simulation.bases import load_base
 from brainfeat.simulation.cohort import simulate_cohort
 from brainfeat.volume import Geometry, Volume
@@ -17,7 +17,7 @@ MODALITIES = ("T1w", "FLAIR")
 @pytest.fixture(autouse=True)
 def coarse(monkeypatch, base, coarse_scanners):
     """Simulate in voxels of 4 mm."""
-    monkeypatch.setattr(people, "SCANNERS", coarse_scanners)
+    monkeypatch.setattr(participants, "SCANNERS", coarse_scanners)
     monkeypatch.setattr(cohort_module, "load_base", lambda *_: base)
 
 
@@ -86,7 +86,7 @@ def test_a_subject_does_not_depend_on_the_cohort(folder, tmp_path):
     assert not np.array_equal(data(other["T1w"].iloc[0]), data(small["T1w"].iloc[0]))
 
 
-def test_calling_again_keeps_what_is_there(folder):
+def test_calling_again_keeps_existing_files(folder):
     first = simulate_cohort(folder, 2)
     kept, lost = first["T1w"]
     before = nib.load(lost).get_fdata()
@@ -98,7 +98,7 @@ def test_calling_again_keeps_what_is_there(folder):
     pd.testing.assert_frame_equal(again.iloc[:2], first)
 
 
-def test_a_smaller_call_leaves_the_larger_table_whole(folder):
+def test_a_smaller_call_keeps_all_rows_of_the_table(folder):
     simulate_cohort(folder, 3)
     assert len(simulate_cohort(folder, 1)) == 1
     assert len(pd.read_csv(folder / "participants.tsv", sep="\t")) == 3
@@ -116,16 +116,16 @@ def test_other_settings_are_refused(folder):
         simulate_cohort(folder, 1, disease_kind="mass")
 
 
-def test_numbers_of_numpy_are_those_of_python(folder):
+def test_numpy_numbers_are_accepted(folder):
     plain = simulate_cohort(folder, 1, disease=1.0, random_state=3, labels=False)
-    (drawn,) = np.array([3])
+    (seed,) = np.array([3])
     again = simulate_cohort(
-        folder, np.int64(1), disease=np.float32(1), random_state=drawn, labels=False
+        folder, np.int64(1), disease=np.float32(1), random_state=seed, labels=False
     )
     pd.testing.assert_frame_equal(again, plain)
 
 
-def test_base_that_cannot_be_used_leaves_no_folder(folder, tmp_path, monkeypatch):
+def test_invalid_base_leaves_no_folder(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(cohort_module, "load_base", load_base)
     t1, mask = (
         str(
@@ -160,7 +160,7 @@ def test_base_that_cannot_be_used_leaves_no_folder(folder, tmp_path, monkeypatch
         ({"modalities": "T1w"}, ModalityError, "each once, got 'T1w'"),
     ],
 )
-def test_wrong_arguments_are_refused_before_anything_is_written(
+def test_invalid_arguments_are_refused_before_writing(
     folder, arguments, error, message
 ):
     with pytest.raises(error, match=message):

@@ -21,11 +21,11 @@ def paint(base, contrast, pathology=None, stripped=(False, True)):
     return contrast.apply(base, pathology, stripped=torch.tensor(stripped))
 
 
-def mean_in(image, share):
-    return float((image * share).sum() / share.sum())
+def mean_in(image, fraction):
+    return float((image * fraction).sum() / fraction.sum())
 
 
-def test_modalities_order_the_tissues_as_mri_does(base):
+def test_tissues_are_ordered_as_in_mri(base):
     t1, t2, flair = paint(base, draw(n=1), stripped=(False,))[0]
     white = (base.named("white_matter") > 0.9).float()
     gray = (base.named("gray_matter") > 0.9).float()
@@ -46,7 +46,7 @@ def test_lesions_are_bright_on_flair(base):
     assert flair[spot].mean() > 1.5 * flair[white & ~spot].mean()
 
 
-def test_stripping_leaves_the_brain_alone(base):
+def test_stripping_keeps_the_brain(base):
     contrast = draw(n=1)
     full = paint(base, contrast, stripped=(False,))
     stripped = paint(base, contrast, stripped=(True,))
@@ -58,15 +58,15 @@ def test_stripping_leaves_the_brain_alone(base):
     assert full[..., base.brain == 0].max() > 0.5
 
 
-def test_random_contrasts_take_any_order():
-    means = draw(replace(CONFIG, random_share=1.0), n=64).means
+def test_random_contrasts_have_any_order():
+    means = draw(replace(CONFIG, random_fraction=1.0), n=64).means
     gray, white = means[..., TISSUES.index("gray_matter")], means[..., 2]
     assert 0.3 < (gray < white).float().mean() < 0.7
     assert means.min() >= 0.05
 
 
 @pytest.mark.parametrize(
-    "change", [{"jitter": 0.2}, {"random_share": 1.0}, {"detail": (0.1, 0.2)}]
+    "change", [{"jitter": 0.2}, {"random_fraction": 1.0}, {"detail": (0.1, 0.2)}]
 )
 def test_each_setting_changes_something(change):
     usual, changed = draw(), draw(replace(CONFIG, **change))

@@ -5,7 +5,7 @@ import pytest
 
 from brainfeat.exceptions import InputError
 from brainfeat.simulation.dataset import CohortFolder
-from brainfeat.simulation.people import Person
+from brainfeat.simulation.participants import Participant
 from brainfeat.simulation.scan import LABELS
 
 SETTINGS = {
@@ -17,7 +17,7 @@ SETTINGS = {
 }
 
 
-def test_descriptions_are_there(tmp_path):
+def test_descriptions_are_written(tmp_path):
     folder = CohortFolder.open(tmp_path / "cohort", SETTINGS)
     description = json.loads((folder.path / "dataset_description.json").read_text())
     assert description["DatasetType"] == "raw"
@@ -39,14 +39,14 @@ def test_names_follow_bids(tmp_path):
     assert labels.name == "sub-0007_dseg.nii.gz"
 
 
-def test_same_settings_open_it_again_and_touch_nothing(tmp_path):
+def test_reopening_with_the_same_settings_touches_no_file(tmp_path):
     folder = CohortFolder.open(tmp_path, SETTINGS)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     CohortFolder.open(tmp_path, SETTINGS)
     assert {path: path.stat().st_mtime_ns for path in folder.path.rglob("*")} == before
 
 
-def test_another_simulation_is_refused(tmp_path):
+def test_other_settings_are_refused(tmp_path):
     CohortFolder.open(tmp_path, SETTINGS)
     expected = r"with modalities \[.*\], not \['T2w'\]; random_state 0, not 1\.$"
     with pytest.raises(InputError, match=expected):
@@ -55,14 +55,14 @@ def test_another_simulation_is_refused(tmp_path):
         )
 
 
-def test_settings_that_are_damaged_are_named(tmp_path):
+def test_damaged_settings_file_is_named(tmp_path):
     CohortFolder.open(tmp_path, SETTINGS)
     (tmp_path / "code/simulation.json").write_text('{"modalities": [')
     with pytest.raises(InputError, match=r"simulation\.json: expected the settings of"):
         CohortFolder.open(tmp_path, SETTINGS)
 
 
-def test_a_folder_of_something_else_is_refused(tmp_path):
+def test_a_folder_with_other_files_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match="expected a new or empty folder"):
         CohortFolder.open(tmp_path, SETTINGS)
@@ -79,8 +79,10 @@ def test_participants_are_counted(tmp_path):
 
 
 def test_sidecar_names_the_scanner(tmp_path):
-    person = Person.draw(4, disease=0.5, random_state=0)
+    participant = Participant.draw(4, disease=0.5, random_state=0)
     folder = CohortFolder(tmp_path)
-    folder.write_sidecar(person, "T2w")
-    sidecar = folder.image(person.id, "T2w").parent / f"{person.id}_T2w.json"
-    assert json.loads(sidecar.read_text())["InstitutionName"] == person.scanner.name
+    folder.write_sidecar(participant, "T2w")
+    sidecar = folder.image(participant.id, "T2w").parent / f"{participant.id}_T2w.json"
+    assert (
+        json.loads(sidecar.read_text())["InstitutionName"] == participant.scanner.name
+    )

@@ -28,7 +28,7 @@ def test_deformations_are_invertible(base):
     assert torch.linalg.det(deformation.linear).min() > 0.5
 
 
-def test_same_seed_same_deformation(base):
+def test_same_seed_gives_the_same_deformation(base):
     first, second, other = draw(base), draw(base), draw(base, seed=1)
     assert torch.equal(velocity(base, first), velocity(base, second))
     assert torch.equal(first.linear, second.linear)
@@ -55,8 +55,8 @@ def test_each_setting_changes_something(base, change):
 
 def test_less_compressible_deformations_change_volumes_less(base):
     spreads = []
-    for share in (0.0, 1.0):
-        deformation = draw(base, replace(CONFIG, compressibility=share))
+    for kept in (0.0, 1.0):
+        deformation = draw(base, replace(CONFIG, compressibility=kept))
         lattice = base.field_lattice
         jacobian = log_jacobian(
             exponentiate(velocity(base, deformation), lattice), lattice

@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from brainfeat.exceptions import ConfigError
-from brainfeat.simulation.atrophy import MODES
 from brainfeat.simulation.disease import (
     DISEASES,
     Condition,
     Disease,
     VariationConfig,
 )
+from brainfeat.simulation.structures import MODES
 
 CONFIG = VariationConfig()
 
@@ -38,7 +38,7 @@ def test_atrophy_grows_ventricles_and_shrinks_the_medial_temporal_lobe(base):
 
 
 @pytest.mark.parametrize("kind", DISEASES)
-def test_health_has_the_same_volumes_whatever_the_disease(base, kind):
+def test_healthy_volumes_do_not_depend_on_the_disease(base, kind):
     usual = draw(base, severity=(0.0,)).volumes
     assert torch.equal(draw(base, kind, severity=(0.0,)).volumes, usual)
 

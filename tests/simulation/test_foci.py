@@ -23,37 +23,37 @@ def draw_mass(base, severity, seed=0):
     )
 
 
-def test_more_load_more_lesions(base):
-    shares = draw_lesions(base, 6 * [0.0, 0.5, 1.0]).render(base)
-    volumes = shares.sum((1, 2, 3, 4)).reshape(6, 3).sum(0)
+def test_lesion_volume_grows_with_the_load(base):
+    fractions = draw_lesions(base, 6 * [0.0, 0.5, 1.0]).render(base)
+    volumes = fractions.sum((1, 2, 3, 4)).reshape(6, 3).sum(0)
     assert volumes[0] < volumes[1] < volumes[2]
 
 
 def test_lesions_stay_in_white_matter_near_the_ventricles(base):
-    shares = draw_lesions(base, [1.0]).render(base)[0]
-    lesion = shares[PATHOLOGIES.index("lesion")]
+    fractions = draw_lesions(base, [1.0]).render(base)[0]
+    lesion = fractions[PATHOLOGIES.index("lesion")]
     assert (lesion <= base.named("white_matter") + 1e-6).all()
-    # Nearer to the ventricles than white matter is on the whole.
+    # Nearer to the ventricles than white matter on average.
     depth = base.lattice.points()[..., :2].abs()
     white = base.named("white_matter")
     mean = [
-        (share[..., None] * depth).sum((0, 1, 2)) / share.sum()
-        for share in (lesion, white)
+        (fraction[..., None] * depth).sum((0, 1, 2)) / fraction.sum()
+        for fraction in (lesion, white)
     ]
     assert mean[0][0] < mean[1][0] + 2
 
 
-def test_shares_sum_to_at_most_one(base):
-    shares = draw_mass(base, [1.0, 0.4]).render(base)
-    assert shares.min() >= 0
-    assert shares.sum(1).max() <= 1 + 1e-5
+def test_fractions_sum_to_at_most_one(base):
+    fractions = draw_mass(base, [1.0, 0.4]).render(base)
+    assert fractions.min() >= 0
+    assert fractions.sum(1).max() <= 1 + 1e-5
 
 
-def test_a_mass_has_all_its_parts_and_health_none(base):
-    shares = draw_mass(base, [0.9, 0.0]).render(base).sum((2, 3, 4))
-    assert (shares[0, 1:] > 0).all()
-    assert shares[0, PATHOLOGIES.index("lesion")] == 0
-    assert (shares[1] == 0).all()
+def test_a_mass_has_all_parts_and_a_healthy_brain_none(base):
+    fractions = draw_mass(base, [0.9, 0.0]).render(base).sum((2, 3, 4))
+    assert (fractions[0, 1:] > 0).all()
+    assert fractions[0, PATHOLOGIES.index("lesion")] == 0
+    assert (fractions[1] == 0).all()
 
 
 def test_a_mass_pushes_its_surroundings_away(base):
@@ -62,18 +62,20 @@ def test_a_mass_pushes_its_surroundings_away(base):
     assert (velocity[1] == 0).all()
     offset = base.field_lattice.points() - foci.centers[0, 0]
     outward = (velocity[0].movedim(0, -1) * offset).sum(-1)
-    # The map leads back to the base: towards the centre.
+    # The map goes to the base: towards the centre.
     assert outward.max() <= 0
     assert outward.min() < -10
 
 
-def test_position_of_a_focus(base):
+def test_focus_has_its_position_and_volume(base):
     center = torch.tensor([[[-30.0, 6.0, 30.0]]])
     foci = Foci(center, torch.full((1, 1, 3), 9.0), ("mass",), torch.zeros(1))
-    share = foci.render(base)[0, PATHOLOGIES.index("mass")]
-    found = (share[..., None] * base.lattice.points()).sum((0, 1, 2)) / share.sum()
-    torch.testing.assert_close(found, center[0, 0], atol=1.0, rtol=0)
-    volume = float(share.sum()) * 4**3
+    fraction = foci.render(base)[0, PATHOLOGIES.index("mass")]
+    centroid = (fraction[..., None] * base.lattice.points()).sum(
+        (0, 1, 2)
+    ) / fraction.sum()
+    torch.testing.assert_close(centroid, center[0, 0], atol=1.0, rtol=0)
+    volume = float(fraction.sum()) * 4**3
     assert volume == pytest.approx(4 / 3 * 3.14159 * 9**3, rel=0.15)
 
 

@@ -3,9 +3,9 @@ import pytest
 import torch
 
 from brainfeat.simulation.disease import Condition
+from brainfeat.simulation.population import Anatomies
 from brainfeat.simulation.scan import LABELS, draw_scan, label_map
 from brainfeat.simulation.scanner import Pose, PoseConfig
-from brainfeat.simulation.subjects import Subjects
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +17,7 @@ def pose():
 def draw_subject(base, kind="medial-temporal"):
     condition = Condition(torch.tensor([1.0]), torch.tensor([70.0]))
     generator = torch.Generator().manual_seed(1)
-    return Subjects.draw(base, condition, disease=kind, generator=generator)
+    return Anatomies.draw(base, condition, disease=kind, generator=generator)
 
 
 def scan(subject, scanner, pose, modality="T1w", seed=0):
@@ -25,7 +25,7 @@ def scan(subject, scanner, pose, modality="T1w", seed=0):
     return draw_scan(subject, scanner, modality, pose, generator=generator)
 
 
-def test_labels_lie_on_the_scan(base, coarse_scanners, pose):
+def test_labels_match_the_scan(base, coarse_scanners, pose):
     subject = draw_subject(base)
     for scanner in coarse_scanners:
         stored = scan(subject, scanner, pose)
@@ -64,7 +64,7 @@ def test_thick_slices_average_thin_ones(base, coarse_scanners, pose):
     assert stored.data.float().std() > 0
 
 
-def test_same_seed_same_scan(base, coarse_scanners, pose):
+def test_same_seed_gives_the_same_scan(base, coarse_scanners, pose):
     subject, scanner = draw_subject(base), coarse_scanners[2]
     first, second, other = (scan(subject, scanner, pose, seed=s) for s in (0, 0, 1))
     assert torch.equal(first.data, second.data)

@@ -13,11 +13,10 @@ STILL = torch.zeros(4)
 
 @pytest.mark.parametrize("scanner", SCANNERS, ids=lambda scanner: scanner.name)
 @pytest.mark.parametrize("modality", MODALITIES)
-def test_lattice_is_stored_as_the_protocol_says(scanner, modality):
+def test_lattice_follows_the_protocol(scanner, modality):
     lattice = scanner.lattice(modality, (3.0, -20.0, 10.0), jitter=STILL)
     assert "".join(nib.aff2axcodes(lattice.affine)) == scanner.orientation
     assert sorted(lattice.spacing) == pytest.approx(sorted(scanner.spacing[modality]))
-    # Its middle lies where the protocol puts it.
     middle = lattice.affine @ [*((np.array(lattice.shape) - 1) / 2), 1.0]
     expected = np.array([3.0, -20.0, 10.0]) + scanner.center
     np.testing.assert_allclose(middle[:3], expected, atol=1e-9)

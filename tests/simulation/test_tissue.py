@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from brainfeat.simulation.splines import evaluate_spline
+from brainfeat.simulation.random_fields import evaluate_spline
 from brainfeat.simulation.tissue import (
     TissueFractions,
     cluster_tissue,
@@ -10,7 +10,7 @@ from brainfeat.simulation.tissue import (
 
 
 @pytest.mark.parametrize("bias_strength", [0.0, 0.2])
-def test_clusters_find_the_tissues_of_the_base(base, bias_strength, generator):
+def test_clusters_recover_the_tissues_of_the_base(base, bias_strength, generator):
     brain = base.brain
     gray = base.maps[[1, 4, 5]].sum(0)
     csf = base.maps[[0, 3]].sum(0)
@@ -26,10 +26,10 @@ def test_clusters_find_the_tissues_of_the_base(base, bias_strength, generator):
 
 
 def test_sharpening_keeps_the_sum_and_favours_the_largest():
-    shares = TissueFractions(*(torch.tensor([value]) for value in (0.1, 0.5, 0.2)))
-    sharp = sharpen_fractions(shares, 2.0)
+    fractions = TissueFractions(*(torch.tensor([value]) for value in (0.1, 0.5, 0.2)))
+    sharp = sharpen_fractions(fractions, 2.0)
     assert sum(sharp).item() == pytest.approx(0.8)
     assert sharp.gray_matter > 0.5
     torch.testing.assert_close(
-        torch.stack(sharpen_fractions(shares, 1.0)), torch.stack(shares)
+        torch.stack(sharpen_fractions(fractions, 1.0)), torch.stack(fractions)
     )

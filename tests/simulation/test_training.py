@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from brainfeat.exceptions import ConfigError
 from brainfeat.preprocessing.template import BRAIN_CENTER
 from brainfeat.simulation.anatomy import BRAIN_CLASSES
 from brainfeat.simulation.training import (
@@ -28,31 +29,36 @@ def draw(base, n=3, seed=0, config=CONFIG, modalities=("T1w", "FLAIR")):
     )
 
 
-def test_shapes_and_ranges(base):
-    batch = draw(base)
+@pytest.fixture(scope="module")
+def usual(base):
+    return draw(base)
+
+
+def test_shapes_and_ranges(usual):
+    batch = usual
     assert batch.volumes.shape == (3, 2, 20, 26, 22)
     assert batch.truth.shape == (3, len(TRUTH_NAMES), 20, 26, 22)
     assert batch.brain.shape == batch.foreground.shape == (3, 20, 26, 22)
     assert torch.isfinite(batch.volumes).all()
     assert batch.volumes.min() >= 0
     assert torch.isfinite(batch.truth).all()
-    shares = batch.truth[:, :-1]
-    assert shares.min() >= -1e-5
-    assert shares.sum(1).max() <= 1 + 1e-4
+    fractions = batch.truth[:, :-1]
+    assert fractions.min() >= -1e-5
+    assert fractions.sum(1).max() <= 1 + 1e-4
 
 
-def test_same_seed_same_batch(base):
-    first, second = draw(base), draw(base)
-    assert torch.equal(first.volumes, second.volumes)
-    assert torch.equal(first.truth, second.truth)
-    assert not torch.equal(first.volumes, draw(base, seed=1).volumes)
+def test_same_seed_gives_the_same_batch(base, usual):
+    again = draw(base)
+    assert torch.equal(usual.volumes, again.volumes)
+    assert torch.equal(usual.truth, again.truth)
+    assert not torch.equal(usual.volumes, draw(base, seed=1).volumes)
 
 
-def test_truth_is_of_the_volume(base):
+def test_truth_matches_the_volume(base):
     plain = replace(
         CONFIG,
-        stripped_share=1.0,
-        contrast=replace(CONFIG.contrast, random_share=0.0, jitter=0.0),
+        stripped_fraction=1.0,
+        contrast=replace(CONFIG.contrast, random_fraction=0.0, jitter=0.0),
         artifacts=replace(
             CONFIG.artifacts,
             noise=(0.0, 0.0),
@@ -70,15 +76,15 @@ def test_truth_is_of_the_volume(base):
 
 
 def test_full_heads_reach_beyond_the_brain(base):
-    batch = draw(base, config=replace(CONFIG, stripped_share=0.0))
+    batch = draw(base, config=replace(CONFIG, stripped_fraction=0.0))
     assert batch.foreground.sum() > 1.2 * batch.brain.sum()
 
 
 @pytest.mark.parametrize(
     ("weights", "expected"), [((1.0, 0.0, 0.0), False), ((0.0, 0.0, 1.0), True)]
 )
-def test_diseases_are_drawn_as_weighted(base, weights, expected):
-    config = replace(CONFIG, disease_weights=weights, healthy_share=0.0)
+def test_disease_weights_choose_the_disease(base, weights, expected):
+    config = replace(CONFIG, disease_weights=weights, healthy_fraction=0.0)
     truth = draw(base, config=config).truth
     assert bool(truth[:, TRUTH_NAMES.index("pathology")].max() > 0.5) == expected
 
@@ -86,16 +92,34 @@ def test_diseases_are_drawn_as_weighted(base, weights, expected):
 @pytest.mark.parametrize(
     "change",
     [
-        {"stripped_share": 1.0},
-        {"healthy_share": 1.0},
+        {"stripped_fraction": 1.0},
+        {"healthy_fraction": 1.0},
         {"ages": (20.0, 30.0)},
         {"disease_weights": (0.0, 1.0, 0.0)},
         {"tissue_sd": 1.0},
     ],
 )
-def test_each_setting_changes_something(base, change):
-    usual, changed = draw(base), draw(base, config=replace(CONFIG, **change))
+def test_each_setting_changes_something(base, usual, change):
+    changed = draw(base, config=replace(CONFIG, **change))
     assert not torch.equal(usual.volumes, changed.volumes)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"stripped_fraction": 1.2},
+            r"stripped_fraction: .* in \[0, 1\], got 1.2",
+        ),
+        ({"tissue_sd": -1.0}, "tissue_sd: expected float >= 0, got -1.0"),
+        ({"ages": (90.0, 50.0)}, "ages: expected the lower limit first"),
+        ({"disease_weights": (0.0, 0.0, 0.0)}, "disease_weights: .*positive sum"),
+        ({"contrast": None}, "contrast: expected ContrastConfig, got None"),
+    ],
+)
+def test_invalid_settings_are_refused(change, message):
+    with pytest.raises(ConfigError, match=message):
+        TrainingConfig(**change)
 
 
 def test_encoder_lattice_covers_the_brain(base):
@@ -109,6 +133,6 @@ def test_encoder_lattice_covers_the_brain(base):
     assert (brain < corners[1]).all()
 
 
-def test_truth_knows_of_varied_tissues(base):
-    plain, varied = draw(base), draw(base, config=replace(CONFIG, tissue_sd=1.0))
-    assert not torch.allclose(varied.truth[:, :-2], plain.truth[:, :-2], atol=0.1)
+def test_truth_follows_varied_tissues(base, usual):
+    varied = draw(base, config=replace(CONFIG, tissue_sd=1.0))
+    assert not torch.allclose(varied.truth[:, :-2], usual.truth[:, :-2], atol=0.1)

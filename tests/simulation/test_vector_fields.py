@@ -33,11 +33,11 @@ def divergence(field):
 
 def test_flow_and_reversed_flow_cancel():
     velocity = random_velocity(4.0)
-    there = exponentiate(velocity, LATTICE)
-    back = exponentiate(-velocity, LATTICE)
-    residue = compose(there, back, LATTICE)
+    forward = exponentiate(velocity, LATTICE)
+    backward = exponentiate(-velocity, LATTICE)
+    residue = compose(forward, backward, LATTICE)
     assert residue[0, :, *INNER].abs().max() < 0.3
-    assert there.abs().max() > 5
+    assert forward.abs().max() > 5
 
 
 def test_flow_of_a_uniform_velocity_is_a_shift():
@@ -54,15 +54,15 @@ def test_log_jacobian_of_a_scaling():
     torch.testing.assert_close(result, torch.full_like(result, expected.item()))
 
 
-def test_solution_has_the_divergence_asked_for():
+def test_solution_has_the_requested_divergence():
     target = smooth(
         torch.randn(LATTICE.shape, generator=torch.Generator().manual_seed(2)), 3.0
     )
     velocity = solve_divergence(target, LATTICE)
-    found = divergence(velocity[None])[0]
+    measured = divergence(velocity[None])[0]
     # Central differences only approximate the spectral derivative.
     correlation = np.corrcoef(
-        found[INNER].flatten(), (target - target.mean())[INNER].flatten()
+        measured[INNER].flatten(), (target - target.mean())[INNER].flatten()
     )
     assert correlation[0, 1] > 0.99
 

@@ -1,6 +1,6 @@
-"""Smooth fields from few numbers: cubic B-splines on a grid of control points."""
+"""Random numbers and smooth random fields, on the device of a generator."""
 
-__all__ = ["SPLINE_SD", "count_controls", "evaluate_spline"]
+__all__ = ["SPLINE_SD", "count_controls", "evaluate_spline", "normal", "uniform"]
 
 import math
 
@@ -13,21 +13,21 @@ from brainfeat.simulation.lattice import Lattice
 SPLINE_SD = (151 / 315) ** 1.5
 
 
+def normal(generator: torch.Generator, *shape: int) -> Tensor:
+    """Draw standard normal numbers of shape `shape`."""
+    return torch.randn(*shape, generator=generator, device=generator.device)
+
+
+def uniform(
+    generator: torch.Generator, *shape: int, low: float = 0.0, high: float = 1.0
+) -> Tensor:
+    """Draw uniform numbers of shape `shape` from ``[low, high)``."""
+    drawn = torch.rand(*shape, generator=generator, device=generator.device)
+    return low + (high - low) * drawn
+
+
 def count_controls(lattice: Lattice, wavelength: float) -> list[int]:
-    """Count the control points along each axis that cover a lattice.
-
-    Parameters
-    ----------
-    lattice : Lattice
-        What the spline will be evaluated on.
-    wavelength : float
-        Distance between control points, in mm.
-
-    Returns
-    -------
-    list of int
-        One before the first voxel and two after the last included.
-    """
+    """Control points per axis that cover a lattice; `wavelength` in mm apart."""
     return [
         math.floor((size - 1) * spacing / wavelength) + 4
         for size, spacing in zip(lattice.shape, lattice.spacing, strict=True)
@@ -37,22 +37,10 @@ def count_controls(lattice: Lattice, wavelength: float) -> list[int]:
 def evaluate_spline(
     control: Tensor, shape: tuple[int, int, int], steps: tuple[float, float, float]
 ) -> Tensor:
-    """Evaluate a spline on a lattice.
+    """Evaluate a cubic B-spline: (B, C, i, j, k) to (B, C, *shape).
 
-    Parameters
-    ----------
-    control : Tensor of shape (B, C, i, j, k)
-        Coefficients; the first and last control point of each axis lie outside.
-    shape : tuple of int (size_i, size_j, size_k)
-        Number of voxels along each axis.
-    steps : tuple of float
-        Voxel edges in units of the distance between control points.
-
-    Returns
-    -------
-    Tensor of shape (B, C, I, J, K)
-        Twice continuously differentiable; voxel (0, 0, 0) lies on the second
-        control point.
+    `steps` are the voxel edges in units of the distance between control points;
+    voxel (0, 0, 0) lies on the second control point.
     """
     i, j, k = (
         _weights(size, step, n, control)

@@ -1,6 +1,6 @@
-"""Who is simulated: each person follows from a seed and a number alone."""
+"""Simulated participants: each is determined by a seed and a number."""
 
-__all__ = ["Person"]
+__all__ = ["Participant"]
 
 import math
 from dataclasses import dataclass
@@ -15,32 +15,14 @@ from brainfeat.simulation.scanner import SCANNERS, Scanner
 AGES = (55.0, 85.0)
 SEVERITIES = (0.5, 1.0)  # of those who have the disease
 
-# Separate streams, so that what is drawn in one does not move another.
+# Separate streams, so that a draw in one does not shift another.
 STREAMS = ("person", "anatomy", "pose", "T1w", "T2w", "FLAIR")
 _SITES = len(STREAMS)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Person:
-    """One simulated participant.
-
-    Parameters
-    ----------
-    number : int
-        From 1.
-    random_state : int
-        Seed of the cohort.
-    has_disease : bool
-        Diagnosis.
-    severity : float
-        0 without the disease, up to 1.
-    age : float
-        Years.
-    sex : {"F", "M"}
-        Has no effect on the anatomy.
-    scanner : Scanner
-        Where the scans are made.
-    """
+class Participant:
+    """One simulated participant; `number` counts from 1, `age` is in years."""
 
     number: int
     random_state: int
@@ -51,24 +33,9 @@ class Person:
     scanner: Scanner
 
     @classmethod
-    def draw(cls, number: int, *, disease: float, random_state: int) -> "Person":
-        """Draw one person.
-
-        Parameters
-        ----------
-        number : int
-            From 1.
-        disease : float
-            Share of the people who have the disease.
-        random_state : int
-            Seed of the cohort.
-
-        Returns
-        -------
-        Person
-            The same whatever the size of the cohort.
-        """
-        # Of any first n people, the share is right to within one.
+    def draw(cls, number: int, *, disease: float, random_state: int) -> "Participant":
+        """Draw one participant; `disease` is the fraction of the cohort that is ill."""
+        # The number of ill among the first n is right to within one, for every n.
         has_disease = _count(number, disease) > _count(number - 1, disease)
         random = np.random.default_rng((random_state, number, 0))
         severity = random.uniform(*SEVERITIES)
@@ -93,30 +60,19 @@ class Person:
         return Condition(torch.tensor([self.severity]), torch.tensor([self.age]))
 
     def generator(self, stream: str) -> torch.Generator:
-        """Source of this person's randomness for one purpose.
-
-        Parameters
-        ----------
-        stream : str
-            One of ``"anatomy"``, ``"pose"`` and the modalities.
-
-        Returns
-        -------
-        torch.Generator
-            On the CPU, in its first state.
-        """
+        """Seed a generator for one of `STREAMS`, on the CPU."""
         entropy = (self.random_state, self.number, STREAMS.index(stream))
         (seed,) = np.random.SeedSequence(entropy).generate_state(1, np.uint64)
         return torch.Generator().manual_seed(int(seed >> np.uint64(1)))
 
 
-def _count(n: int, share: float) -> int:
+def _count(n: int, fraction: float) -> int:
     # Halves round up, and 10 times 0.3 is 3 whatever floating point says.
-    return math.floor(n * share + 0.5 + 1e-9)
+    return math.floor(n * fraction + 0.5 + 1e-9)
 
 
 def _draw_scanner(number: int, random_state: int) -> Scanner:
     # In shuffled blocks: balanced sites, independent of the diagnosis.
-    block, place = divmod(number - 1, len(SCANNERS))
+    block, position = divmod(number - 1, len(SCANNERS))
     random = np.random.default_rng((random_state, block, _SITES))
-    return SCANNERS[int(random.permutation(len(SCANNERS))[place])]
+    return SCANNERS[int(random.permutation(len(SCANNERS))[position])]

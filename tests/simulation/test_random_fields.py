@@ -3,7 +3,13 @@ import pytest
 import torch
 
 from brainfeat.simulation.lattice import Lattice
-from brainfeat.simulation.splines import SPLINE_SD, count_controls, evaluate_spline
+from brainfeat.simulation.random_fields import (
+    SPLINE_SD,
+    count_controls,
+    evaluate_spline,
+    normal,
+    uniform,
+)
 
 
 def test_equal_controls_give_a_constant():
@@ -33,6 +39,18 @@ def test_counted_controls_reach_the_last_voxel_and_two_fewer_do_not():
     whole = evaluate_spline(torch.ones(1, 1, *size), lattice.shape, steps)
     torch.testing.assert_close(whole, torch.ones(1, 1, 6, 4, 9))
     for axis in range(2):
-        fewer = [n - 2 * (axis == place) for place, n in enumerate(size)]
+        fewer = [n - 2 * (axis == other) for other, n in enumerate(size)]
         short = evaluate_spline(torch.ones(1, 1, *fewer), lattice.shape, steps)
         assert short.min() < 0.99
+
+
+def test_uniform_fills_its_range(generator):
+    values = uniform(generator, 300, 2, low=-2.0, high=5.0)
+    assert values.shape == (300, 2)
+    assert -2 <= values.min() < -1.5
+    assert 4.5 < values.max() <= 5
+
+
+def test_same_seed_gives_the_same_numbers():
+    first, second = (normal(torch.Generator().manual_seed(8), 3, 4) for _ in range(2))
+    assert torch.equal(first, second)

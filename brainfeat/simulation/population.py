@@ -1,15 +1,15 @@
-"""Anatomies of subjects, and where the voxels of their scans come from."""
+"""Anatomies drawn from a population, and the base positions of their voxels."""
 
-__all__ = ["PopulationConfig", "Positions", "Subjects"]
+__all__ = ["Anatomies", "PopulationConfig", "Positions", "TissueVariation"]
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from brainfeat.simulation.anatomy import BaseAnatomy
+from brainfeat.simulation.anatomy import BRAIN_CLASSES, BaseAnatomy
 from brainfeat.simulation.deformation import Deformation, DeformationConfig
 from brainfeat.simulation.disease import (
     Condition,
@@ -23,43 +23,36 @@ from brainfeat.simulation.lattice import (
     sample_maps,
     transform_points,
 )
+from brainfeat.simulation.random_fields import (
+    SPLINE_SD,
+    count_controls,
+    evaluate_spline,
+    normal,
+)
 from brainfeat.simulation.scanner import HEAD_CENTER, Pose
 from brainfeat.simulation.vector_fields import compose, exponentiate, log_jacobian
+
+_WAVELENGTH = 20.0  # mm between control points of `TissueVariation`
 
 
 @dataclass(frozen=True, kw_only=True)
 class PopulationConfig:
-    """Anatomy of the people that subjects are drawn from."""
+    """Variation of anatomy between subjects."""
 
     deformation: DeformationConfig = field(default_factory=DeformationConfig)
     variation: VariationConfig = field(default_factory=VariationConfig)
 
 
 class Positions(NamedTuple):
-    """Where the voxels of a scan come from.
+    """Base positions of the voxels of a scan, and the growth there."""
 
-    ``grid`` (B, I, J, K, 3) is for `sample_maps` on the base; ``growth``
-    (B, 1, i, j, k) is the log of how much larger the subject is than the base, on
-    the coarsened lattice.
-    """
-
-    grid: Tensor
-    growth: Tensor
+    grid: Tensor  # B I J K 3: for `sample_maps` on the base
+    growth: Tensor  # B 1 i j k: log of the growth over the base, coarse lattice
 
 
 @dataclass(frozen=True, eq=False)
-class Subjects:
-    """Drawn anatomies of a batch: independent of scanner and modality.
-
-    Parameters
-    ----------
-    base : BaseAnatomy
-        What they are deformed from.
-    deformation : Deformation
-        Shape and size.
-    disease : Disease
-        Volumes of structures, and pathology.
-    """
+class Anatomies:
+    """Drawn anatomies of a batch, independent of scanner and modality."""
 
     base: BaseAnatomy
     deformation: Deformation
@@ -74,27 +67,8 @@ class Subjects:
         disease: DiseaseKind = "medial-temporal",
         config: PopulationConfig | None = None,
         generator: torch.Generator,
-    ) -> "Subjects":
-        """Draw subjects.
-
-        Parameters
-        ----------
-        base : BaseAnatomy
-            What they are deformed from.
-        condition : Condition
-            Severity and age of each, on the generator's device.
-        disease : {"medial-temporal", "lesions", "mass"}
-            What the severity is a severity of.
-        config : PopulationConfig, optional
-            How people differ.
-        generator : torch.Generator
-            Source of randomness.
-
-        Returns
-        -------
-        Subjects
-            As many as the condition has entries.
-        """
+    ) -> "Anatomies":
+        """Draw one anatomy per entry of the condition, on the generator's device."""
         config = config or PopulationConfig()
         n = len(condition.severity)
         deformation = Deformation.draw(
@@ -107,13 +81,9 @@ class Subjects:
 
     @cached_property
     def warp(self) -> Tensor:
-        """Way to the base on its coarse lattice, of shape (B, 4, I, J, K).
-
-        Three components of a displacement in mm, which the affine part precedes, and
-        the log of its change of volume.
-        """
+        """Displacement to the base in mm, and its log-Jacobian: (B, 4, I, J, K)."""
         device, fields = self.base.device, self.base.field_lattice
-        # Shape first, then the volumes of structures, which are known in the base.
+        # Shape first, then the volumes of structures, which are defined in the base.
         shape = exponentiate(self.deformation.velocity(fields, device), fields)
         structures = exponentiate(self.disease.velocity(self.base), fields)
         displacement = compose(shape, structures, fields)
@@ -121,45 +91,21 @@ class Subjects:
 
     @cached_property
     def pathology(self) -> Tensor | None:
-        """Shares of `foci.PATHOLOGIES` in the base's voxels, or None."""
+        """Fractions of `foci.PATHOLOGIES` in the voxels of the base, or None."""
         foci = self.disease.foci
         return None if foci is None else foci.render(self.base)
 
     def head_center(self, pose: Pose) -> Tensor:
-        """Find the middle of each head.
-
-        Parameters
-        ----------
-        pose : Pose
-            How the heads lie in the scanner.
-
-        Returns
-        -------
-        Tensor of shape (B, 3)
-            Scanner mm.
-        """
+        """Centre of each head in scanner mm, of shape (B, 3)."""
         to_base = self._linear(pose)
         center = torch.tensor([*HEAD_CENTER, 1.0]).to(to_base)
-        found: Tensor = torch.linalg.solve(to_base, center.expand(len(to_base), 4))
-        return found[:, :3]
+        head: Tensor = torch.linalg.solve(to_base, center.expand(len(to_base), 4))
+        return head[:, :3]
 
     def locate(self, lattice: Lattice, pose: Pose) -> Positions:
-        """Find the base's positions of a scan's voxels.
-
-        Parameters
-        ----------
-        lattice : Lattice
-            Voxels of the scan, in the scanner's mm.
-        pose : Pose
-            How the heads lie in the scanner.
-
-        Returns
-        -------
-        Positions
-            For `sample_maps` on maps of the base.
-        """
+        """Map the voxels of a scan, in scanner mm, to the base."""
         device, fields = self.base.device, self.base.field_lattice
-        # The deformation is smooth: a coarse lattice is enough, then interpolate.
+        # The deformation is smooth: a coarse lattice is enough.
         coarse = lattice.coarsened(max(fields.spacing))
         to_shape = self._linear(pose)
         points = transform_points(coarse.points(device=device)[None], to_shape)
@@ -170,7 +116,39 @@ class Subjects:
         return Positions(grid, -(moved[:, 3:] + scale))
 
     def _linear(self, pose: Pose) -> Tensor:
-        """Affine part of the way from the scanner to the base, (B, 4, 4)."""
+        """Affine part of the map from scanner to base, (B, 4, 4)."""
         linear = torch.eye(4).repeat(len(pose.matrix), 1, 1)
         linear[:, :3, :3] = self.deformation.linear.cpu()
         return (linear @ pose.matrix.cpu()).to(self.base.device)
+
+
+@dataclass(frozen=True, eq=False)
+class TissueVariation:
+    """Drawn gains of tissues where they share voxels, for one anatomy.
+
+    Deformations move all borders of one anatomy alike; with gains, two subjects are no
+    longer deformations of each other.
+    """
+
+    controls: Tensor  # 1 n_tissues i j k: of the log of the gain
+
+    @classmethod
+    def draw(
+        cls, sd: float, lattice: Lattice, *, generator: torch.Generator
+    ) -> "TissueVariation":
+        """Draw gains whose log has the standard deviation `sd`."""
+        size = count_controls(lattice, _WAVELENGTH)
+        noise = normal(generator, 1, len(BRAIN_CLASSES), *size)
+        return cls(noise * (sd / SPLINE_SD))
+
+    def apply(self, base: BaseAnatomy) -> BaseAnatomy:
+        """Change the tissue fractions of each voxel; brain and head stay the same."""
+        fields = base.field_lattice
+        i, j, k = (spacing / _WAVELENGTH for spacing in fields.spacing)
+        gain = evaluate_spline(self.controls.to(base.device), fields.shape, (i, j, k))
+        gain = refine(gain[0].exp().movedim(0, -1)[None], base.lattice.shape)
+        maps = base.maps.clone()
+        brain = maps[: len(BRAIN_CLASSES)]
+        gained = brain * gain[0].movedim(-1, 0)
+        brain.copy_(gained * (brain.sum(0) / gained.sum(0).clamp(min=1e-6)))
+        return replace(base, maps=maps)
