@@ -113,7 +113,7 @@ def segment_subjects(
         )
 
     with (
-        # One more is begun before the first is segmented.
+        # Reading is one ahead, so that it overlaps with segmenting in any case.
         Prefetch(read, subjects, n_threads=n_jobs, n_ahead=n_jobs + 1) as inputs,
         map_in_threads(
             segment,
