@@ -20,9 +20,10 @@ from brainfeat.embedding.dense import (
     check_dense_options,
     to_dense_images,
 )
-from brainfeat.embedding.distribution import Distribution, encode_in_workers
-from brainfeat.embedding.recipe import EncoderRecipe
-from brainfeat.embedding.subject_encoder import Outcome, Pooling, SubjectEncoder
+from brainfeat.embedding.distribution import Distribution
+from brainfeat.embedding.encoder_spec import EncoderSpec
+from brainfeat.embedding.stream import Embedding
+from brainfeat.embedding.subject_encoder import Pooling, SubjectEncoder
 from brainfeat.embedding.tokens import stream_tokens
 from brainfeat.exceptions import (
     ConfigError,
@@ -38,6 +39,7 @@ from brainfeat.subjects.contract import (
     read_subjects,
     tag_images,
 )
+from brainfeat.subjects.subject import Outcome
 from brainfeat.subjects.table import SubjectTable, check_modality
 
 if TYPE_CHECKING:
@@ -228,6 +230,8 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         encoder, table = self.read_subjects(X)
         outcomes = self._stream(encoder, table)
         rows = np.empty((len(table.rows), encoder.n_features), dtype=np.float32)
+        # Workers finish in any order.
+        positions = {id(subject): index for index, subject in enumerate(table.rows)}
         # Closed at the first error, so that no thread goes on reading.
         with closing(outcomes):
             shown = track(
@@ -237,9 +241,7 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
                 show=self.verbose > 0,
             )
             for outcome in shown:
-                if outcome.error is not None:
-                    raise outcome.error
-                rows[outcome.index] = outcome.vector
+                rows[positions[id(outcome.subject)]] = outcome.unwrap().vector
         return rows
 
     def transform_dense(
@@ -417,10 +419,10 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
 
     def _make_encoder(self) -> SubjectEncoder:
         check_checkpoint_name(self.checkpoint)
-        return self._recipe().build()
+        return self._spec().build()
 
-    def _recipe(self) -> EncoderRecipe:
-        return EncoderRecipe(
+    def _spec(self) -> EncoderSpec:
+        return EncoderSpec(
             checkpoint=self.checkpoint,
             preprocessor=self.preprocessor,
             pooling=self.pooling,
@@ -432,20 +434,15 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
 
     def _stream(
         self, encoder: SubjectEncoder, table: SubjectTable
-    ) -> Generator[Outcome]:
+    ) -> Generator[Outcome[Embedding]]:
         cache = EmbeddingCache.from_memory(self.memory)
         n_jobs = resolve_n_jobs(self.n_jobs)
         workers = active_workers()
         if workers is None:
-            yield from encoder.stream(table.rows, n_jobs=n_jobs, cache=cache)
-            return
-        recipe = self._recipe().for_workers(encoder)
-        distribution = Distribution(workers, recipe, encoder.device.type)
-        rows = enumerate(row.for_workers() for row in table.rows)
-        found = encode_in_workers(distribution, rows, cache=cache)
-        with closing(found):
-            for index, outcome in found:
-                yield Outcome(index, outcome.vector, outcome.error)
+            return encoder.stream(table.rows, n_jobs=n_jobs, cache=cache)
+        spec = self._spec().for_workers(encoder)
+        distribution = Distribution(workers, spec, encoder.device.type)
+        return distribution.stream(table.rows, cache=cache)
 
     def _check_unchanged(self, encoder: SubjectEncoder) -> None:
         found = encoder.checkpoint.fingerprint

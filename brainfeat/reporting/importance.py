@@ -18,7 +18,7 @@ from sklearn.pipeline import Pipeline
 from brainfeat.embedding.embedder import BrainFoundEmbedder
 from brainfeat.embedding.regions import RegionAtlas
 from brainfeat.embedding.subject_encoder import SubjectEncoder
-from brainfeat.embedding.tokens import SubjectTokens, TokenOutcome, stream_tokens
+from brainfeat.embedding.tokens import SubjectTokens, stream_tokens
 from brainfeat.evaluation.columns import check_order
 from brainfeat.exceptions import ConfigError, InputError
 from brainfeat.io.volumes import to_image
@@ -144,9 +144,9 @@ def attribution(
     names = [subject.participant_id for subject in table.rows]
     stream = stream_tokens(encoder, table.rows, n_jobs=resolve_n_jobs(embedder.n_jobs))
     with closing(stream) as outcomes:
-        found = map(TokenOutcome.unwrap, outcomes)
+        found = (outcome.unwrap() for outcome in outcomes)
         if method == "tokens":
-            found = map(SubjectTokens.without_voxels, found)
+            found = (tokens.without_voxels() for tokens in found)
         subjects = list(found)
     atlas = RegionAtlas.load(template_regions() if labels_img is None else labels_img)
     return attribute_tokens(

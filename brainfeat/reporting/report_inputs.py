@@ -66,13 +66,12 @@ def look_at_inputs(
     wanted = _can_attribute(cohort, rows, encoder)
     stream = stream_tokens(encoder, [subjects[row] for row in rows], n_jobs=n_jobs)
     with closing(stream) as outcomes:
-        for outcome in track(
-            outcomes,
+        for row, outcome in track(
+            zip(rows, outcomes, strict=False),
             total=len(rows),
             description="preprocessing",
             show=show_progress,
         ):
-            row = rows[outcome.index]
             if outcome.result is None:
                 failures.append((cohort.names[row], str(outcome.error)))
                 continue

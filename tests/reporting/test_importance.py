@@ -194,9 +194,9 @@ def test_labels_in_another_order_are_refused(pipeline, brains):
         reporting.attribution(pipeline, scans, y)
 
 
-def test_only_patch_tokens_have_a_place(pipeline, brains):
+def test_only_patch_tokens_have_a_position(pipeline, brains):
     pipeline[0].set_params(pooling="cls").fit(brains)
-    with pytest.raises(ConfigError, match="got pooling='cls': only these have a place"):
+    with pytest.raises(ConfigError, match="got pooling='cls': only these have"):
         reporting.attribution(pipeline, brains[:2])
 
 
