@@ -19,6 +19,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from numbers import Integral, Real
+from operator import attrgetter
 from types import NoneType, UnionType
 from typing import (
     Annotated,
@@ -73,7 +74,7 @@ def check_fields(
     problems = [*_problems(type(config), config, name, allow_lists=allow_lists)]
     if not problems and relations is not None:
         problems = [
-            f"{name}.{field}: expected {expected}, got {getattr(config, field)!r}"
+            f"{name}.{field}: expected {expected}, got {attrgetter(field)(config)!r}"
             for holds, field, expected in relations(config)
             if not holds
         ]

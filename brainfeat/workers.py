@@ -1,7 +1,10 @@
-"""Work that threads do ahead of the one that uses it, in order and bounded."""
+"""Threads that work ahead, and processes that end with their parent."""
 
-__all__ = ["Prefetch"]
+__all__ = ["Prefetch", "end_with_parent"]
 
+import multiprocessing
+import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,22 +17,11 @@ Result = TypeVar("Result")
 
 
 class Prefetch(Generic[Item, Result]):
-    """Apply a function to items in threads, a few items ahead of the results.
+    """Apply a function to items in threads, and yield the results in order.
 
-    Items are drawn in the calling thread, as they are needed, so that neither
-    items nor results pile up. On leaving the context no thread goes on. Threads are
-    enough: what is done in them lets go of the interpreter lock.
-
-    Parameters
-    ----------
-    function : callable
-        Called with one item, in any thread.
-    items : iterable
-        Drawn one by one.
-    n_threads : int
-        Calls that run side by side.
-    n_ahead : int
-        Items that are in work or done beyond the last result.
+    Items are drawn in the calling thread, at most `n_ahead` beyond the last result, so
+    that neither items nor results accumulate. Leaving the context ends all threads.
+    Threads suffice, since the work releases the interpreter lock.
 
     Examples
     --------
@@ -55,7 +47,7 @@ class Prefetch(Generic[Item, Result]):
 
     @property
     def n_busy(self) -> int:
-        """Threads that are at work now."""
+        """Number of threads at work."""
         # A copy, since other threads may ask.
         waiting = sum(not future.done() for future in self._futures.copy())
         return min(self._n_threads, waiting)
@@ -63,10 +55,10 @@ class Prefetch(Generic[Item, Result]):
     def __iter__(self) -> Iterator[Result]:
         self._submit(self._n_ahead)
         while self._futures:
-            # Taken only when it is done, since it counts as busy until then.
+            # Kept in the queue until it is done, since it counts as busy.
             result = self._futures[0].result()
             self._futures.popleft()
-            # Given at once: the next item may take long to come.
+            # Yielded before the next item is drawn, which may take long.
             yield result
             self._submit(1)
 
@@ -84,3 +76,19 @@ class Prefetch(Generic[Item, Result]):
     def _submit(self, n_items: int) -> None:
         for item in islice(self._items, n_items):
             self._futures.append(self._pool.submit(self._function, item))
+
+
+def end_with_parent() -> None:
+    """End this process when its parent ends.
+
+    A parent that is killed, as for want of memory, cannot end its children, which
+    would wait for work forever.
+    """
+    threading.Thread(target=_exit_after_parent, daemon=True).start()
+
+
+def _exit_after_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

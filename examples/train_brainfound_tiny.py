@@ -25,8 +25,8 @@ from brainfeat.models.config import EncoderConfig
 from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.preprocessing.template import load_template
 from brainfeat.pretraining.config import PretrainingConfig
+from brainfeat.pretraining.run import pretrain
 from brainfeat.pretraining.simulated import SimulatedSource
-from brainfeat.pretraining.trainer import pretrain
 from brainfeat.pretraining.views import ViewConfig
 from brainfeat.simulation.anatomy import BaseAnatomy
 from brainfeat.simulation.artifacts import ArtifactConfig

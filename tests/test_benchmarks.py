@@ -123,7 +123,7 @@ def test_each_ablation_trains_what_it_is_named_after(name, objectives, monkeypat
     config = configure(name)
     names = ("dino", "ibot", "koleo", "infonce", "anatomy")
     assert {n for n in names if getattr(config, f"{n}_weight") > 0} == objectives
-    student = SelfDistillation(config, n_quantities=3).student.encoder
+    student = SelfDistillation(config, n_targets=3).student.encoder
     is_single = name == "single-slice"
     assert (config.encoder.thickness == 1) == is_single
     assert (len(student.slab_mixing) == 0) == is_single

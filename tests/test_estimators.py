@@ -11,7 +11,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from sklearn.utils.validation import validate_data
 
 from brainfeat import BrainFoundEmbedder, SegmentationEstimator
-from brainfeat.embedding import recipe as recipe_module
+from brainfeat.embedding import encoder_spec as encoder_spec_module
 from brainfeat.io.volumes import to_image
 from brainfeat.models.config import EncoderConfig
 from brainfeat.preprocessing.preprocessor import Preprocessor
@@ -66,7 +66,7 @@ def line_checkpoint(make_checkpoint, monkeypatch):
         num_heads=2,
     )
     checkpoint = make_checkpoint(encoder=config, missing_modalities=False)
-    monkeypatch.setattr(recipe_module, "shared_checkpoint", lambda _: checkpoint)
+    monkeypatch.setattr(encoder_spec_module, "shared_checkpoint", lambda _: checkpoint)
 
 
 @pytest.mark.usefixtures("line_checkpoint")

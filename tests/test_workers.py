@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import threading
 import time
 from itertools import count
@@ -113,3 +115,27 @@ def test_no_thread_goes_on_when_the_loop_raises():
     with pytest.raises(ZeroDivisionError):
         loop()
     assert threading.active_count() == before
+
+
+PARENT = """
+import multiprocessing, time
+from brainfeat.workers import end_with_parent
+
+def work():
+    end_with_parent()
+    print("working", flush=True)
+    time.sleep(60)
+
+if __name__ == "__main__":
+    multiprocessing.get_context("spawn").Process(target=work).start()
+    time.sleep(60)
+"""
+
+
+def test_a_process_ends_when_its_parent_is_killed(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    parent = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE)
+    assert parent.stdout.readline() == b"working\n"
+    parent.kill()
+    parent.communicate(timeout=20)  # returns once the child's stdout is closed, too

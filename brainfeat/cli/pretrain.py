@@ -1,15 +1,16 @@
-"""What ``brainfeat pretrain`` does once its options are read."""
+"""The command ``brainfeat pretrain``."""
 
-__all__ = ["is_first_process", "pretrain", "pretrain_from_command_line"]
+__all__ = ["pretrain"]
 
 import dataclasses
+import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
@@ -23,16 +24,15 @@ from brainfeat.cli.options import (
 )
 from brainfeat.exceptions import BrainfeatError, UntrainedCheckpointWarning
 from brainfeat.io.paths import expand_home
-from brainfeat.models.config import EncoderConfig
 
 if TYPE_CHECKING:
+    from brainfeat.models.config import EncoderConfig
     from brainfeat.pretraining.config import PresetName, PretrainingConfig
-    from brainfeat.pretraining.run import EventHandler, TrainingOptions, TrainingSummary
-    from brainfeat.pretraining.store_writer import ScanEvent
-    from brainfeat.pretraining.trainer import StepEvent
+    from brainfeat.pretraining.tracking import Tracker
 
+_INTERRUPTED = 130  # exit status
 
-_INTERRUPTED = 130  # the exit status
+T = TypeVar("T")
 
 
 def pretrain(
@@ -62,7 +62,7 @@ def pretrain(
         typer.Option(metavar="CHECKPOINT", help="Start from these weights."),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in the folder.")
+        bool, typer.Option("--resume", help="Resume the run in the folder.")
     ] = False,
     modality: ModalityOption = None,
     device: DeviceOption = "auto",
@@ -78,154 +78,71 @@ def pretrain(
 ) -> None:
     """Train an encoder on scans, without labels; also under torchrun.
 
-    Scans are preprocessed once, into the folder OUTPUT/store. Those that fail are
-    listed in OUTPUT/failures.tsv, and the exit status is 1 then.
+    Scans are preprocessed once, into the folder OUTPUT/store. If any fail, they are
+    listed in OUTPUT/failures.tsv and the exit status is 1.
     """
-    from brainfeat.cli.training_display import format_training
+    from brainfeat.pretraining.data import collect_training_data
     from brainfeat.pretraining.labels import read_labels
-    from brainfeat.pretraining.run import TrainingOptions
+    from brainfeat.pretraining.run import pretrain as run
 
-    options = TrainingOptions(
-        modalities=tuple(modality or ()),
-        init=init,
-        resume=resume,
-        device=device,
-        n_jobs=jobs,
-        labels=None if labels is None else read_labels(labels, label_column),
-    )
-    summary = pretrain_from_command_line(
-        inputs,
-        output,
-        options,
-        config=config,
-        preset=preset,
-        n_steps=steps,
-        tensorboard=tensorboard,
-    )
-    text = format_training(summary) if is_first_process() else ""
-    finish(text, failed=bool(summary.failed))
-
-
-def pretrain_from_command_line(
-    inputs: Sequence[str],
-    folder: Path,
-    options: "TrainingOptions",
-    *,
-    config: Path | None,
-    preset: "PresetName | None",
-    n_steps: int | None,
-    tensorboard: bool = False,
-) -> "TrainingSummary":
-    """Train, and show how it goes.
-
-    Parameters
-    ----------
-    inputs : sequence of str
-        Images, globs, folders, manifests, BIDS folders, or the folder of a store.
-    folder : Path
-        Folder of the run.
-    options : TrainingOptions
-        How the run begins and goes.
-    config : Path, optional
-        JSON file of hyperparameters.
-    preset : {"small_batch", "large_batch"}, optional
-        Hyperparameters that the file does not have.
-    n_steps : int, optional
-        Steps of the run.
-    tensorboard : bool
-        Whether to write curves to the folder ``tensorboard`` of the run.
-
-    Returns
-    -------
-    TrainingSummary
-        What became of the run.
-
-    Raises
-    ------
-    KeyboardInterrupt
-        If the user or the system ends the run; it says how to go on.
-    """
-    from brainfeat.pretraining.run import run_pretraining
-    from brainfeat.pretraining.run_checks import saved_step
-
-    folder = expand_home(folder)
-    with _said_once():
-        values = _read_hyperparameters(config, preset, n_steps, folder, options)
-        try:
-            with _handler(values, folder, tensorboard) as on_event:
-                return run_pretraining(
-                    inputs, values, folder, options=options, on_event=on_event
-                )
-        except KeyboardInterrupt as error:
-            step = saved_step(folder)
-            way = (
-                f"interrupted: --resume goes on from step {step}"
-                if step
-                else "interrupted before the first checkpoint: "
-                "the same command begins anew"
+    folder = expand_home(output)
+    with _output_of_rank_zero(), _naming_the_saved_step(folder):
+        classes = None if labels is None else read_labels(labels, label_column)
+        is_default = config is None and preset is None and steps is None
+        if resume and is_default and _config_of(folder).is_file():
+            settings = _read_config(_config_of(folder), None, None, None)
+        else:
+            settings = _read_config(config, preset, steps, init)
+        data = collect_training_data(
+            inputs, modalities=settings.encoder.modalities, wanted=modality or ()
+        )
+        with _tracking(settings, folder, tensorboard) as track:
+            run(
+                data,
+                settings,
+                output=folder,
+                init=init,
+                resume=resume,
+                device=device,
+                n_jobs=jobs,
+                labels=classes,
+                track=track,
             )
-            error.args = (f"{way}, and finds the scans that are preprocessed.",)
-            raise
+    text = _summarise(folder, settings.n_steps) if _is_rank_zero() else ""
+    finish(text, failed=_failures_of(folder).is_file())
 
 
-def is_first_process() -> bool:
-    """Tell whether this is the process that speaks, of those torchrun started.
-
-    Returns
-    -------
-    bool
-        True for the first one, and without torchrun.
-    """
-    return os.environ.get("RANK", "0") == "0"
-
-
-def _read_hyperparameters(
-    config: Path | None,
+def _read_config(
+    path: Path | None,
     preset: "PresetName | None",
     n_steps: int | None,
-    folder: Path,
-    options: "TrainingOptions",
+    init: str | None,
 ) -> "PretrainingConfig":
     from brainfeat.pretraining.config_file import read_config
-    from brainfeat.pretraining.run_checks import CONFIG_NAME
 
-    begun = folder / CONFIG_NAME
-    is_silent = config is None and preset is None and n_steps is None
-    if options.resume and is_silent and begun.is_file():
-        return read_config(begun)
     return read_config(
-        config,
+        path,
         preset=preset or "small_batch",
-        encoder=_encoder_of(options.init),
+        encoder=None if init is None else _encoder_of(init),
         n_steps=n_steps,
     )
 
 
-def _encoder_of(init: str | os.PathLike[str] | None) -> EncoderConfig | None:
+def _encoder_of(init: str) -> "EncoderConfig":
     from brainfeat.checkpoint.checkpoint import Checkpoint
 
-    if init is None:
-        return None
     with warnings.catch_warnings():
         # The run loads it again, and warns then.
         warnings.simplefilter("ignore", UntrainedCheckpointWarning)
         encoder = Checkpoint.load(init).config.encoder
-    # What it reads from tokens is learnt anew, if the data know any anatomy.
+    # The read-out of tissues is trained anew, if the data have anatomy targets.
     return dataclasses.replace(encoder, tissues=())
 
 
 @contextmanager
-def _said_once() -> Iterator[None]:
-    """Let the first process alone say what all of them know.
-
-    Raises
-    ------
-    BrainfeatError
-        In the others, with the number of the process: the first one may have none.
-    SystemExit
-        In the others, in place of an interrupt, which reaches all of them.
-    """
-    if is_first_process():
+def _output_of_rank_zero() -> Iterator[None]:
+    """Silence the other ranks, except for errors, which rank 0 may not have."""
+    if _is_rank_zero():
         yield
         return
     logging.getLogger("brainfeat").setLevel(logging.CRITICAL)
@@ -235,29 +152,88 @@ def _said_once() -> Iterator[None]:
             yield
         except BrainfeatError as error:
             raise BrainfeatError(f"process {os.environ['RANK']}: {error}") from error
-        except KeyboardInterrupt as error:
+        except KeyboardInterrupt as error:  # reaches all ranks; rank 0 reports it
             raise SystemExit(_INTERRUPTED) from error
 
 
 @contextmanager
-def _handler(
+def _naming_the_saved_step(folder: Path) -> Iterator[None]:
+    """Add to an interrupt from which step the run can be resumed."""
+    from brainfeat.pretraining.run_state import saved_step
+
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        step = saved_step(folder)
+        advice = (
+            f"interrupted: --resume continues from step {step}"
+            if step
+            else "interrupted before the first checkpoint: the same command starts anew"
+        )
+        error.args = (f"{advice}; preprocessed scans are kept.",)
+        raise
+
+
+@contextmanager
+def _tracking(
     config: "PretrainingConfig", folder: Path, tensorboard: bool
-) -> "Iterator[EventHandler]":
-    """Give what is told of each scan and step."""
-    from brainfeat.cli.training_display import TrainingDisplay
-    from brainfeat.pretraining.run_checks import saved_step
+) -> "Iterator[Tracker]":
+    """Show progress from rank 0, and write curves if asked for."""
+    from brainfeat.pretraining.progress import ProgressTracker
+    from brainfeat.pretraining.run_state import saved_step
     from brainfeat.pretraining.tensorboard_log import TensorBoardLog
+    from brainfeat.pretraining.tracking import untracked
+    from brainfeat.pretraining.trainer import TrainingStep
 
-    handlers: list[EventHandler] = []
-    with ExitStack() as stack:
-        if is_first_process():
-            handlers.append(stack.enter_context(TrainingDisplay(config.log_every)))
-            if tensorboard:
-                log = TensorBoardLog(folder / "tensorboard", saved_step(folder))
-                handlers.append(stack.enter_context(log))
+    if not _is_rank_zero():
+        yield untracked
+        return
+    progress = ProgressTracker(config.log_every)
+    if not tensorboard:
+        yield progress
+        return
+    with TensorBoardLog(folder / "tensorboard", saved_step(folder)) as curves:
 
-        def tell(event: "ScanEvent | StepEvent") -> None:
-            for handler in handlers:
-                handler(event)
+        def track(
+            items: Iterable[T], *, total: int, description: str, n_before: int = 0
+        ) -> Iterator[T]:
+            for item in progress(
+                items, total=total, description=description, n_before=n_before
+            ):
+                if isinstance(item, TrainingStep):
+                    curves.write(item)
+                yield item
 
-        yield tell
+        yield track
+
+
+def _summarise(folder: Path, n_steps: int) -> str:
+    """Describe a finished run, from the files that it wrote."""
+    from brainfeat.pretraining.run_state import LOG_NAME
+
+    steps = map(json.loads, (folder / LOG_NAME).read_text().splitlines())
+    losses = [step["total"] for step in steps if "total" in step]
+    first = f"{n_steps} steps done"
+    if losses:
+        first += f", final loss {losses[-1]:.3f}"
+    failures = _failures_of(folder)
+    if not failures.is_file():
+        return f"{first}\ncheckpoint: {folder}"
+    n_failed = len(failures.read_text(encoding="utf-8").splitlines()) - 1
+    first += f", {n_failed} failed"
+    return f"{first}\ncheckpoint: {folder}\nfailures:   {failures}"
+
+
+def _is_rank_zero() -> bool:
+    """Whether this is rank 0 of torchrun, or the only process."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _config_of(folder: Path) -> Path:
+    from brainfeat.pretraining.run_state import CONFIG_NAME
+
+    return folder / CONFIG_NAME
+
+
+def _failures_of(folder: Path) -> Path:
+    return folder / "failures.tsv"

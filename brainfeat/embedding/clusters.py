@@ -1,28 +1,34 @@
-"""Other processes that embed: of a Dask or Ray cluster, or one a device."""
+"""Other processes that embed: of a Dask or Ray cluster, or one per device."""
 
+import logging
 import multiprocessing
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing.queues import Queue
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import joblib
 import torch
 
-from brainfeat.exceptions import MissingDependencyError
-from brainfeat.io.child_process import end_with_parent
+from brainfeat.exceptions import InputError, MissingDependencyError
+from brainfeat.workers import end_with_parent
 
 __all__ = [
+    "Backend",
     "DaskWorkers",
     "DeviceWorkers",
     "RayWorkers",
     "Workers",
     "active_workers",
     "claimed_device",
-    "import_ray",
+    "open_workers",
+    "split_devices",
 ]
+
+Backend = Literal["threads", "dask", "ray"]
 
 
 class Workers(Protocol):
@@ -30,36 +36,54 @@ class Workers(Protocol):
 
     @property
     def n_workers(self) -> int:
-        """Calls that run side by side, as things are now."""
+        """Calls that run side by side at the moment."""
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> "Future[Any]":
-        """Call a function in one of the processes.
+        """Call a function, of a module that the processes can import, in one."""
 
-        Parameters
-        ----------
-        function : callable
-            Of a module that the processes can import.
-        *arguments : object
-            What it takes; sent there.
 
-        Returns
-        -------
-        Future
-            Of what it returns.
-        """
+def split_devices(device: str) -> tuple[str, ...]:
+    """Split devices at commas; "auto" is all GPUs, if there are several.
+
+    >>> split_devices("cuda:0,cuda:1")
+    ('cuda:0', 'cuda:1')
+    """
+    n_gpus = torch.cuda.device_count() if device == "auto" else 0
+    if n_gpus > 1:
+        return tuple(f"cuda:{index}" for index in range(n_gpus))
+    return tuple(name.strip() for name in device.split(",") if name.strip()) or ("",)
+
+
+@contextmanager
+def open_workers(
+    backend: Backend, scheduler: str | None, device: str, n_workers: int
+) -> Iterator[Workers | None]:
+    """Connect to a cluster, or start processes here; None if this process embeds."""
+    devices = split_devices(device)
+    if backend == "threads":
+        if scheduler is not None:
+            raise InputError("--scheduler: expected with --backend dask or ray only.")
+        if len(devices) == 1:
+            yield None
+            return
+        here = DeviceWorkers(devices)
+        try:
+            yield here
+        finally:
+            here.close()
+        return
+    if "," in device:
+        raise InputError(f"--device: expected one device a worker, got {device!r}.")
+    connect = _connect_to_dask if backend == "dask" else _connect_to_ray
+    with connect(scheduler, n_workers) as workers:
+        yield workers
 
 
 def active_workers() -> Workers | None:
-    """Find the cluster that ``joblib.parallel_config("dask")`` or Ray's chose.
+    """Return the cluster of ``joblib.parallel_config("dask")`` or ``("ray")``, if any.
 
-    Returns
-    -------
-    Workers or None
-        None with joblib's own backends, and inside a worker, which would wait for
-        itself.
+    None inside a worker, which would wait for itself.
 
-    Examples
-    --------
     >>> active_workers() is None
     True
     """
@@ -77,13 +101,7 @@ def active_workers() -> Workers | None:
 
 
 class DaskWorkers:
-    """The workers of a Dask cluster.
-
-    Parameters
-    ----------
-    client : distributed.Client
-        Connected to its scheduler.
-    """
+    """The workers of a Dask cluster; Dask repeats the calls of a worker that dies."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
@@ -95,35 +113,19 @@ class DaskWorkers:
         return max(1, sum(map(int, self._client.nthreads().values())))
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> "Future[Any]":
-        """Call a function in a worker; Dask calls it again if the worker dies.
-
-        Parameters
-        ----------
-        function : callable
-            Of a module that the workers can import.
-        *arguments : object
-            What it takes.
-
-        Returns
-        -------
-        Future
-            Of what it returns.
-        """
+        """Call a function in a worker."""
         future: Future[Any] = self._executor.submit(function, *arguments)
         return future
 
 
 class RayWorkers:
-    """The workers of a Ray cluster: of the running one, or of a new local one.
+    """The workers of the running Ray cluster, or of a new local one.
 
-    Raises
-    ------
-    MissingDependencyError
-        If Ray is not installed.
+    Ray repeats the calls of a worker that dies.
     """
 
     def __init__(self) -> None:
-        self._ray = import_ray()
+        self._ray = _import_ray()
         if not self._ray.is_initialized():
             self._ray.init(log_to_driver=False)
         self._has_gpus = "GPU" in self._ray.cluster_resources()
@@ -135,33 +137,14 @@ class RayWorkers:
         return max(1, int(self._ray.cluster_resources().get(name, 1)))
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> "Future[Any]":
-        """Call a function in a worker; Ray calls it again if the worker dies.
-
-        Parameters
-        ----------
-        function : callable
-            Of a module that the workers can import.
-        *arguments : object
-            What it takes.
-
-        Returns
-        -------
-        Future
-            Of what it returns.
-        """
+        """Call a function in a worker."""
         remote = self._ray.remote(num_cpus=1, num_gpus=int(self._has_gpus))(function)
         future: Future[Any] = remote.remote(*arguments).future()
         return future
 
 
 class DeviceWorkers:
-    """Processes of this machine, each with a device of its own.
-
-    Parameters
-    ----------
-    devices : sequence of str
-        One a process, such as ``["cuda:0", "cuda:1"]``.
-    """
+    """Processes of this machine, each with a device of its own."""
 
     def __init__(self, devices: Sequence[str]) -> None:
         self._devices = tuple(devices)
@@ -173,20 +156,7 @@ class DeviceWorkers:
         return len(self._devices)
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> "Future[Any]":
-        """Call a function in a process; they are started anew if one has died.
-
-        Parameters
-        ----------
-        function : callable
-            Of a module; it finds its device by `claimed_device`.
-        *arguments : object
-            What it takes.
-
-        Returns
-        -------
-        Future
-            Of what it returns.
-        """
+        """Call a function in a process; all are restarted if one has died."""
         try:
             return self._pool.submit(function, *arguments)
         except BrokenProcessPool:
@@ -194,7 +164,7 @@ class DeviceWorkers:
             return self._pool.submit(function, *arguments)
 
     def close(self) -> None:
-        """End the processes once they have done what they are at."""
+        """End the processes once their current calls have returned."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _start(self) -> ProcessPoolExecutor:
@@ -209,19 +179,66 @@ class DeviceWorkers:
         )
 
 
-def import_ray() -> Any:
-    """Import Ray, which is heavy and optional.
+_DEVICE: list[str] = []
 
-    Returns
-    -------
-    module
-        Ray.
 
-    Raises
-    ------
-    MissingDependencyError
-        If it is not installed.
-    """
+def claimed_device() -> str | None:
+    """Return the device of this process, if `DeviceWorkers` started it."""
+    return _DEVICE[0] if _DEVICE else None
+
+
+def _start_worker(devices: "Queue[str]", n_threads: int) -> None:
+    # The parent handles Ctrl-C and stops its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _DEVICE[:] = [devices.get()]
+    torch.set_num_threads(n_threads)
+    end_with_parent()
+
+
+@contextmanager
+def _connect_to_dask(scheduler: str | None, n_workers: int) -> Iterator[Workers]:
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise MissingDependencyError(
+            "Dask is not installed: pip install 'brainfeat[dask]'."
+        ) from error
+    # It logs each worker that joins or leaves.
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    options: dict[str, Any] = {"n_workers": n_workers, "threads_per_worker": 1}
+    if scheduler is not None:
+        options = {"address": scheduler, "timeout": 30}
+    try:
+        connect: Any = Client
+        client = connect(**options, set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"--scheduler: no Dask scheduler at {scheduler} ({_brief(error)})."
+        ) from error
+    with client:
+        yield DaskWorkers(client)
+
+
+@contextmanager
+def _connect_to_ray(scheduler: str | None, n_workers: int) -> Iterator[Workers]:
+    ray = _import_ray()
+    options: dict[str, Any] = {"num_cpus": n_workers}
+    if scheduler is not None:
+        options = {"address": scheduler}
+    try:
+        ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, ValueError) as error:
+        raise InputError(
+            f"--scheduler: no Ray cluster at {scheduler} ({_brief(error)})."
+        ) from error
+    try:
+        yield RayWorkers()
+    finally:
+        ray.shutdown()
+
+
+def _import_ray() -> Any:
     try:
         import ray
     except ImportError as error:
@@ -231,24 +248,5 @@ def import_ray() -> Any:
     return ray
 
 
-_DEVICE: list[str] = []
-
-
-def claimed_device() -> str | None:
-    """Name the device of this process.
-
-    Returns
-    -------
-    str or None
-        None unless `DeviceWorkers` started it.
-    """
-    return _DEVICE[0] if _DEVICE else None
-
-
-def _start_worker(devices: "Queue[str]", n_threads: int) -> None:
-    # The one who waits for the results is told, and ends us.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    _DEVICE[:] = [devices.get()]
-    torch.set_num_threads(n_threads)
-    end_with_parent()
+def _brief(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,162 +1,130 @@
-"""Embedding in many processes: paths go out, vectors come back."""
+"""Embedding in many processes: subjects go out, vectors come back."""
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+import traceback
+import warnings
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import islice
-from typing import Generic, TypeVar
 
 from brainfeat.embedding.cache import EmbeddingCache
-from brainfeat.embedding.clusters import Workers
-from brainfeat.embedding.recipe import (
-    EncoderRecipe,
-    RemoteFailure,
-    RemoteOutcome,
-    encode_remotely,
+from brainfeat.embedding.clusters import Workers, claimed_device
+from brainfeat.embedding.encoder_spec import EncoderSpec
+from brainfeat.embedding.stream import NOTHING_KNOWN, Embedding
+from brainfeat.embedding.subject_encoder import SubjectEncoder
+from brainfeat.exceptions import (
+    BrainfeatError,
+    UntrainedCheckpointWarning,
+    WorkerError,
 )
-from brainfeat.exceptions import BrainfeatError, WorkerError
 from brainfeat.subjects.failures import add_context
-from brainfeat.subjects.subject import Subject
+from brainfeat.subjects.subject import Outcome, Subject
 
-__all__ = ["Distribution", "encode_in_workers"]
+__all__ = ["Distribution", "encode_remotely"]
 
-Tag = TypeVar("Tag")
-
-# Calls that wait beside each one that runs, so that no worker waits for us.
+# Calls that wait beside each one that runs, so that no worker is idle.
 _CALLS_PER_WORKER = 2
 # A GPU is fed several batches a call; on a CPU each subject is a call, so that a
 # worker that dies costs no more than that.
 _SUBJECTS_PER_CALL = {"cuda": 32}
 
+# An error in parts: its type, message and traceback. Exceptions often cannot be
+# pickled, and those with two parents not at all once Dask has registered tblib.
+_ErrorParts = tuple[type[Exception], str, str]
+# What a worker returns of a subject; neither of both if it was skipped.
+_Reply = tuple[Embedding | None, _ErrorParts | None]
+
 
 @dataclass(frozen=True)
 class Distribution:
-    """Who embeds, and with what.
-
-    Parameters
-    ----------
-    workers : Workers
-        Processes that take calls.
-    recipe : EncoderRecipe
-        How each of them makes its encoder.
-    device_type : str
-        ``"cuda"`` if they have such devices.
-    n_jobs : int
-        Threads that read and preprocess ahead, in each worker.
-    """
+    """Workers, and the encoder that each of them builds."""
 
     workers: Workers
-    recipe: EncoderRecipe
+    spec: EncoderSpec
     device_type: str = "cpu"
-    n_jobs: int = 1
+    n_jobs: int = 1  # threads of each worker that read and preprocess
 
-    @property
-    def n_subjects_per_call(self) -> int:
-        """Subjects that go to a worker together."""
-        return _SUBJECTS_PER_CALL.get(self.device_type, 1)
+    def stream(
+        self,
+        subjects: Iterable[Subject],
+        *,
+        cache: EmbeddingCache | None = None,
+        known_sha256: Mapping[str, str | None] = NOTHING_KNOWN,
+    ) -> Generator[Outcome[Embedding]]:
+        """Embed subjects as `SubjectEncoder.stream` does, in the order they finish.
 
-
-def encode_in_workers(
-    distribution: Distribution,
-    subjects: Iterable[tuple[Tag, Subject]],
-    *,
-    cache: EmbeddingCache | None = None,
-    with_hashes: bool = False,
-) -> Generator[tuple[Tag, RemoteOutcome]]:
-    """Embed subjects in other processes; a process that dies costs its calls only.
-
-    Parameters
-    ----------
-    distribution : Distribution
-        Who embeds.
-    subjects : iterable of (tag, Subject)
-        Drawn in this thread as they are needed; the tag comes back.
-    cache : EmbeddingCache, optional
-        Where embeddings are looked up first and kept, by the workers.
-    with_hashes : bool
-        Whether to fingerprint the images, which must be paths then.
-
-    Yields
-    ------
-    tag : object
-        Which subject it is.
-    outcome : RemoteOutcome
-        What became of it, in the order in which they end.
-
-    Raises
-    ------
-    BrainfeatError
-        If a worker cannot make the encoder.
-    """
-    calls: _Calls[Tag] = _Calls(distribution, cache, with_hashes)
-    source = iter(subjects)
-    chunks = iter(lambda: tuple(islice(source, distribution.n_subjects_per_call)), ())
-    try:
-        for chunk in chunks:
-            calls.start(chunk)
-            while calls.are_enough:
+        A process that dies costs its calls only. A BrainfeatError is raised if a
+        worker cannot make the encoder.
+        """
+        calls = _Calls(self, cache, known_sha256)
+        source = iter(subjects)
+        size = _SUBJECTS_PER_CALL.get(self.device_type, 1)
+        try:
+            for chunk in iter(lambda: tuple(islice(source, size)), ()):
+                calls.start(chunk)
+                while calls.n_running >= _CALLS_PER_WORKER * self.workers.n_workers:
+                    yield from calls.collect()
+            while calls.n_running:
                 yield from calls.collect()
-        while calls.n_running:
-            yield from calls.collect()
-    finally:
-        calls.cancel()
+        finally:
+            calls.cancel()
 
 
-class _Calls(Generic[Tag]):
-    """The calls that are on their way."""
+class _Calls:
+    """The calls that are running or wait for a worker."""
 
     def __init__(
         self,
         distribution: Distribution,
         cache: EmbeddingCache | None,
-        with_hashes: bool,
+        known_sha256: Mapping[str, str | None],
     ) -> None:
         self._distribution = distribution
-        self._options = cache, with_hashes
-        self._running: dict[
-            Future[list[RemoteOutcome]], Sequence[tuple[Tag, Subject]]
-        ] = {}
+        self._cache = cache
+        self._known_sha256 = known_sha256
+        self._running: dict[Future[list[_Reply]], Sequence[Subject]] = {}
 
     @property
     def n_running(self) -> int:
         return len(self._running)
 
-    @property
-    def are_enough(self) -> bool:
-        most = _CALLS_PER_WORKER * self._distribution.workers.n_workers
-        return self.n_running >= most
-
-    def start(self, chunk: Sequence[tuple[Tag, Subject]]) -> None:
+    def start(self, chunk: Sequence[Subject]) -> None:
         future = self._distribution.workers.submit(
             encode_remotely,
-            self._distribution.recipe,
-            [subject for _, subject in chunk],
-            *self._options,
+            self._distribution.spec,
+            [subject.for_workers() for subject in chunk],
+            self._cache,
+            {subject.key: self._known_sha256.get(subject.key) for subject in chunk},
             self._distribution.n_jobs,
         )
         self._running[future] = chunk
 
-    def collect(self) -> Iterator[tuple[Tag, RemoteOutcome]]:
+    def collect(self) -> Iterator[Outcome[Embedding]]:
+        """Wait for a call to end.
+
+        Raises
+        ------
+        BrainfeatError
+            If the worker cannot make the encoder: no other subject would fare better.
+        """
         done, _ = wait(self._running, return_when=FIRST_COMPLETED)
-        suspects: list[tuple[Tag, Subject]] = []
+        suspects: list[Subject] = []
         for future in done:
             chunk = self._running.pop(future)
             try:
-                outcomes = future.result()
+                replies = future.result()
             except BrainfeatError:
-                raise  # no encoder: no other subject would fare better
+                raise
             except (Exception, CancelledError):
                 suspects += chunk
                 continue
-            for (tag, _), outcome in zip(chunk, outcomes, strict=True):
-                yield tag, outcome
+            yield from _to_outcomes(chunk, replies)
         if suspects:
             yield from self._try_alone(suspects)
 
-    def _try_alone(
-        self, suspects: list[tuple[Tag, Subject]]
-    ) -> Iterator[tuple[Tag, RemoteOutcome]]:
-        """Find which subject kills its worker, with nothing else beside it.
+    def _try_alone(self, suspects: list[Subject]) -> Iterator[Outcome[Embedding]]:
+        """Find which subject kills its worker, with nothing else running.
 
         Raises
         ------
@@ -170,28 +138,72 @@ class _Calls(Generic[Tag]):
             if error is not None:
                 suspects = [*suspects, *chunk]
                 continue
-            for (tag, _), outcome in zip(chunk, future.result(), strict=True):
-                yield tag, outcome
-        for tag, subject in suspects:
-            self.start([(tag, subject)])
-            ((future, _),) = self._running.items()
+            yield from _to_outcomes(chunk, future.result())
+        for subject in suspects:
+            self.start([subject])
+            ((future, chunk),) = self._running.items()
             wait([future])
             del self._running[future]
             try:
-                yield tag, future.result()[0]
+                yield from _to_outcomes(chunk, future.result())
             except BrainfeatError:
                 raise
             except (Exception, CancelledError) as error:
-                yield tag, _lost(error, subject)
+                yield Outcome(subject, error=_describe_loss(error, subject))
 
     def cancel(self) -> None:
         for future in self._running:
             future.cancel()
 
 
-def _lost(error: Exception, subject: Subject) -> RemoteOutcome:
+def _to_outcomes(
+    subjects: Sequence[Subject], replies: Sequence[_Reply]
+) -> Iterator[Outcome[Embedding]]:
+    for subject, (result, parts) in zip(subjects, replies, strict=True):
+        yield Outcome(subject, result, parts and _join_error(*parts))
+
+
+def _describe_loss(error: BaseException, subject: Subject) -> Exception:
     reason = " ".join(f"{type(error).__name__} {error}".split())[:300]
     lost = WorkerError(f"the process that embedded it was lost ({reason}).")
-    return RemoteOutcome(
-        None, None, RemoteFailure.from_error(add_context(lost, subject))
+    return add_context(lost, subject)
+
+
+def encode_remotely(
+    spec: EncoderSpec,
+    subjects: Sequence[Subject],
+    cache: EmbeddingCache | None = None,
+    known_sha256: Mapping[str, str | None] = NOTHING_KNOWN,
+    n_jobs: int = 1,
+) -> list[_Reply]:
+    """Embed subjects in this process, whose encoder stays loaded."""
+    device = claimed_device()
+    encoder = _kept_encoder(replace(spec, device=device) if device else spec)
+    outcomes = encoder.stream(
+        subjects, n_jobs=n_jobs, cache=cache, known_sha256=known_sha256
     )
+    return [
+        (outcome.result, None if outcome.error is None else _split_error(outcome.error))
+        for outcome in outcomes
+    ]
+
+
+@lru_cache(maxsize=2)
+def _kept_encoder(spec: EncoderSpec) -> SubjectEncoder:
+    with warnings.catch_warnings():
+        # The process that sent the spec has warned.
+        warnings.simplefilter("ignore", UntrainedCheckpointWarning)
+        return spec.build()
+
+
+def _split_error(error: Exception) -> _ErrorParts:
+    text = "".join(traceback.format_exception(error))
+    if isinstance(error, BrainfeatError):
+        return type(error), str(error), text
+    return RuntimeError, f"{type(error).__name__}: {error}", text
+
+
+def _join_error(kind: type[Exception], message: str, text: str) -> Exception:
+    error = kind(message)
+    error.add_note(f"In the worker:\n{text}")
+    return error

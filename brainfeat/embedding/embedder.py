@@ -3,7 +3,6 @@
 import os
 from collections.abc import Generator
 from contextlib import closing
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
@@ -20,13 +19,13 @@ from brainfeat.embedding.dense import (
     check_dense_options,
     to_dense_images,
 )
-from brainfeat.embedding.distribution import Distribution, encode_in_workers
-from brainfeat.embedding.recipe import EncoderRecipe
-from brainfeat.embedding.subject_encoder import Outcome, Pooling, SubjectEncoder
+from brainfeat.embedding.distribution import Distribution
+from brainfeat.embedding.encoder_spec import EncoderSpec
+from brainfeat.embedding.stream import Embedding
+from brainfeat.embedding.subject_encoder import Pooling, SubjectEncoder
 from brainfeat.embedding.tokens import stream_tokens
 from brainfeat.exceptions import (
     ConfigError,
-    InputError,
 )
 from brainfeat.models.threads import resolve_n_jobs
 from brainfeat.preprocessing.preprocessor import Preprocessor
@@ -38,10 +37,11 @@ from brainfeat.subjects.contract import (
     read_subjects,
     tag_images,
 )
+from brainfeat.subjects.subject import Outcome
 from brainfeat.subjects.table import SubjectTable, check_modality
 
 if TYPE_CHECKING:
-    from nilearn.reporting import HTMLReport
+    pass
 
 __all__ = ["BrainFoundEmbedder"]
 
@@ -228,6 +228,8 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         encoder, table = self.read_subjects(X)
         outcomes = self._stream(encoder, table)
         rows = np.empty((len(table.rows), encoder.n_features), dtype=np.float32)
+        # Workers finish in any order.
+        positions = {id(subject): index for index, subject in enumerate(table.rows)}
         # Closed at the first error, so that no thread goes on reading.
         with closing(outcomes):
             shown = track(
@@ -237,9 +239,7 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
                 show=self.verbose > 0,
             )
             for outcome in shown:
-                if outcome.error is not None:
-                    raise outcome.error
-                rows[outcome.index] = outcome.vector
+                rows[positions[id(outcome.subject)]] = outcome.unwrap().vector
         return rows
 
     def transform_dense(
@@ -335,58 +335,10 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         check_modalities(self, self.modalities_, table.modalities)
         return encoder, table
 
-    def generate_report(
-        self,
-        X: Any = None,
-        y: Any = None,
-        *,
-        groups: Any = None,
-        site: Any = None,
-        confounds: Any = None,
-    ) -> "HTMLReport":
-        """Tell of subjects on a page: inputs, outliers, a map, and scores.
-
-        Parameters
-        ----------
-        X : list, Series, DataFrame, path-like or image, optional
-            As for `fit`; by default what `fit` was given.
-        y : array-like of shape (n_subjects,), optional
-            Two classes, which a linear probe is evaluated on.
-        groups : array-like of shape (n_subjects,), optional
-            Who was scanned, if some were scanned repeatedly.
-        site : array-like of shape (n_subjects,), optional
-            Where.
-        confounds : DataFrame, optional
-            What may explain ``y``, such as ``age`` and ``sex``, a row a subject; all
-            columns are regressed out.
-
-        Returns
-        -------
-        HTMLReport
-            As nilearn's estimators give one: it is shown in a notebook, and
-            ``save_as_html(path)`` writes it as one file.
-
-        Raises
-        ------
-        InputError
-            If `fit` had no ``X`` and none is given, lengths or the orders of indices
-            differ, or ``confounds`` is no DataFrame.
-        VolumeError
-            If a scan cannot be read.
-        """
-        check_is_fitted(self)
-        subjects = X if X is not None else getattr(self, "_fitted_on", None)
-        if subjects is None:
-            raise InputError(
-                "generate_report: expected X, as fit was given none; or the estimator "
-                "was pickled since."
-            )
-        # Pages are made a layer above, and only when one is asked for.
-        page = import_module("brainfeat.reporting.embedder_report")
-        report: HTMLReport = page.report_on_embedder(
-            self, subjects, y, groups=groups, site=site, confounds=confounds
-        )
-        return report
+    @property
+    def fitted_on(self) -> Any:
+        """Subjects that `fit` was given; None without any, or after unpickling."""
+        return getattr(self, "_fitted_on", None)
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
@@ -417,10 +369,10 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
 
     def _make_encoder(self) -> SubjectEncoder:
         check_checkpoint_name(self.checkpoint)
-        return self._recipe().build()
+        return self._spec().build()
 
-    def _recipe(self) -> EncoderRecipe:
-        return EncoderRecipe(
+    def _spec(self) -> EncoderSpec:
+        return EncoderSpec(
             checkpoint=self.checkpoint,
             preprocessor=self.preprocessor,
             pooling=self.pooling,
@@ -432,20 +384,15 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
 
     def _stream(
         self, encoder: SubjectEncoder, table: SubjectTable
-    ) -> Generator[Outcome]:
+    ) -> Generator[Outcome[Embedding]]:
         cache = EmbeddingCache.from_memory(self.memory)
         n_jobs = resolve_n_jobs(self.n_jobs)
         workers = active_workers()
         if workers is None:
-            yield from encoder.stream(table.rows, n_jobs=n_jobs, cache=cache)
-            return
-        recipe = self._recipe().for_workers(encoder)
-        distribution = Distribution(workers, recipe, encoder.device.type)
-        rows = enumerate(row.for_workers() for row in table.rows)
-        found = encode_in_workers(distribution, rows, cache=cache)
-        with closing(found):
-            for index, outcome in found:
-                yield Outcome(index, outcome.vector, outcome.error)
+            return encoder.stream(table.rows, n_jobs=n_jobs, cache=cache)
+        spec = self._spec().for_workers(encoder)
+        distribution = Distribution(workers, spec, encoder.device.type)
+        return distribution.stream(table.rows, cache=cache)
 
     def _check_unchanged(self, encoder: SubjectEncoder) -> None:
         found = encoder.checkpoint.fingerprint

@@ -1,6 +1,6 @@
 """SHA-256 of images by their content."""
 
-__all__ = ["content_hash", "file_sha256", "hash_images", "known_hash"]
+__all__ = ["content_hash", "file_sha256", "hash_images", "join_hashes", "known_hash"]
 
 import hashlib
 import os
@@ -82,7 +82,11 @@ def hash_images(images: Mapping[str, str]) -> str:
 
     The hash of a single file is that of its bytes.
     """
-    hashes = {modality: known_hash(path) for modality, path in images.items()}
+    return join_hashes({name: known_hash(path) for name, path in images.items()})
+
+
+def join_hashes(hashes: Mapping[str, str]) -> str:
+    """Join the hashes of a row's images; a single hash is returned as it is."""
     if len(hashes) == 1:
         return next(iter(hashes.values()))
     return _hash_text(f"{name} {value}\n" for name, value in sorted(hashes.items()))

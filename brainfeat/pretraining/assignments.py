@@ -1,4 +1,4 @@
-"""From the teacher's logits to targets that use all prototypes.
+"""Assignments of the teacher that use all prototypes.
 
 References
 ----------
@@ -17,15 +17,7 @@ from brainfeat.pretraining.ranks import all_ranks_sum, logsumexp_over_ranks
 
 
 class SinkhornKnopp(nn.Module):
-    """Teacher assignments that use every prototype equally often [2]_.
-
-    Parameters
-    ----------
-    n_prototypes : int
-        Number of prototypes K; not needed, but the same for all centrings.
-    n_iterations : int
-        Number of times that prototypes and samples are balanced.
-    """
+    """Teacher assignments that use every prototype equally often [2]_."""
 
     def __init__(self, n_prototypes: int, *, n_iterations: int = 3) -> None:
         super().__init__()
@@ -34,19 +26,9 @@ class SinkhornKnopp(nn.Module):
 
     @torch.no_grad()
     def forward(self, logits: Tensor, *, temperature: float) -> Tensor:
-        """Map logits to assignments, balanced over the samples of all processes.
+        """Map logits (..., K) to assignments that sum to one over K.
 
-        Parameters
-        ----------
-        logits : Tensor of shape (..., K)
-            Logits of the teacher.
-        temperature : float
-            Temperature of the teacher.
-
-        Returns
-        -------
-        Tensor of shape (..., K)
-            Non-negative, summing to one over K.
+        Balanced over the samples of all ranks.
         """
         log_q = (logits.float() / temperature).flatten(0, -2)
         for _ in range(self.n_iterations):
@@ -56,15 +38,7 @@ class SinkhornKnopp(nn.Module):
 
 
 class MovingAverageCentring(nn.Module):
-    """Teacher assignments relative to a moving average of past logits [1]_.
-
-    Parameters
-    ----------
-    n_prototypes : int
-        Number of prototypes K.
-    momentum : float
-        Share of the average that a call keeps.
-    """
+    """Teacher assignments relative to a moving average of past logits [1]_."""
 
     center: Tensor
 
@@ -75,20 +49,7 @@ class MovingAverageCentring(nn.Module):
 
     @torch.no_grad()
     def forward(self, logits: Tensor, *, temperature: float) -> Tensor:
-        """Map logits to assignments, then move the centre towards their mean.
-
-        Parameters
-        ----------
-        logits : Tensor of shape (..., K)
-            Logits of the teacher.
-        temperature : float
-            Temperature of the teacher.
-
-        Returns
-        -------
-        Tensor of shape (..., K)
-            Non-negative, summing to one over K.
-        """
+        """Map logits (..., K) to assignments, then move the centre to their mean."""
         logits = logits.float()
         assignments = ((logits - self.center) / temperature).softmax(dim=-1)
         rows = logits.flatten(0, -2)

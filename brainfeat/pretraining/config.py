@@ -4,12 +4,22 @@ __all__ = ["PretrainingConfig"]
 
 import dataclasses
 import math
-import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from brainfeat.configs import check_fields, from_plain, to_plain
+from brainfeat.configs import (
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Relation,
+    Rule,
+    check_fields,
+    from_plain,
+    to_plain,
+)
 from brainfeat.exceptions import ConfigError
 from brainfeat.models.config import EncoderConfig
 from brainfeat.pretraining.views import ViewConfig
@@ -18,10 +28,10 @@ PresetName = Literal["small_batch", "large_batch"]
 Centring = Literal["sinkhorn", "moving_average"]
 Parallel = Literal["ddp", "fully_shard"]
 OptimizerName = Literal["adamw", "muon"]
+_NumPrototypes = Annotated[int, Rule(">= 2", lambda value: value >= 2)]
 
 _PRESETS: dict[str, dict[str, Any]] = {
-    # Few subjects a step: fewer prototypes than samples, softer centring, and a
-    # teacher that follows soon. Sinkhorn needs many samples to balance.
+    # With few subjects a step: fewer prototypes, for Sinkhorn to balance.
     "small_batch": {
         "encoder": {"layer_scale": 0.1, "slab_mixing": [2, 5, 8]},
         "batch_size": 8,
@@ -30,8 +40,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "head_bottleneck_dim": 128,
         "centring": "sinkhorn",
     },
-    # After DINOv2's ViT-L: 3072 images, in stacks of four slabs, at the rate that it
-    # gives for 1024 and scales by the square root.
+    # After DINOv2's ViT-L, with a batch of 3072 images as 768 stacks of four slabs.
     "large_batch": {
         "encoder": {
             "embed_dim": 1024,
@@ -64,25 +73,24 @@ class PretrainingConfig:
     encoder : EncoderConfig
         Sizes of the encoder.
     views : ViewConfig
-        What student and teacher are shown.
+        Views of student and teacher.
     dino_weight, ibot_weight, koleo_weight, infonce_weight, anatomy_weight : float
-        Weight of each objective in the loss. KoLeo is the mean over the global views;
-        DINOv2 sums it over its two, so that a weight there is twice as much here.
-        InfoNCE compares the first two global views.
+        Weight of each objective in the loss. KoLeo is averaged over the global views,
+        while DINOv2 sums it over its two. InfoNCE compares the first two global views.
     n_prototypes : int
         Prototypes K of the DINO head and of the iBOT head.
     head_hidden_dim, head_bottleneck_dim : int
-        Lengths inside the heads.
+        Widths of the hidden layers and the bottleneck of the heads.
     centring : {"sinkhorn", "moving_average"}
-        How the teacher's assignments are kept from collapsing.
+        How collapse of the teacher's assignments is prevented.
     student_temperature : float
         Temperature of the student's assignments.
     teacher_temperature : tuple of float
-        Temperature of the teacher's at the start and after its warm-up.
+        Temperature of the teacher's assignments at the start and after warm-up.
     infonce_temperature : float
         Temperature of the similarities of InfoNCE.
     teacher_momentum : tuple of float
-        Share of the teacher that a step keeps, start and end of a cosine.
+        Fraction of the teacher that a step keeps, start and end of a cosine.
     batch_size : int
         Subjects of one step, over all processes and accumulated parts.
     accumulation_steps : int
@@ -99,27 +107,27 @@ class PretrainingConfig:
     final_learning_rate : float
         Learning rate of the last step.
     weight_decay : tuple of float
-        Weight decay, start and end of a cosine. Biases, norms and layer scales have
-        none, nor have, other than in DINOv2, embeddings and tokens.
+        Weight decay, start and end of a cosine. Biases, norms, layer scales and, unlike
+        in DINOv2, embeddings and tokens have none.
     layer_decay : float
         Ratio of the learning rates of a block and the one above it.
     patch_embed_lr : float
         Factor of the learning rate of the patch embedding.
     warmup_fraction : float
-        Share of the run in which the learning rate rises.
+        Fraction of the run in which the learning rate rises.
     temperature_warmup_fraction : float
-        Share of the run in which the teacher's temperature rises.
+        Fraction of the run in which the teacher's temperature rises.
     freeze_last_layer_fraction : float
-        Share of the run in which the prototypes do not move.
+        Fraction of the run in which the prototypes are frozen.
     clip_grad : float
-        Largest norm of the gradient of all parameters together; DINOv2 clips that
-        of the encoder and that of each head.
+        Largest norm of the gradient of all parameters together; DINOv2 clips encoder
+        and heads separately.
     precision : {"bfloat16", "float32"}
         Precision of the matrix products.
     activation_checkpointing : bool
         Whether blocks recompute their activations, to save memory.
     parallel : {"ddp", "fully_shard"}
-        What torchrun's processes share: gradients only, or also the weights.
+        Whether the ranks of torchrun replicate the weights or shard them.
     seed : int
         Seed of everything random.
     log_every, checkpoint_every, probe_every : int
@@ -128,7 +136,7 @@ class PretrainingConfig:
     Raises
     ------
     ConfigError
-        If a value is impossible or of another type, or no objective has a weight.
+        If a value is impossible or of the wrong type, or no objective has a weight.
 
     References
     ----------
@@ -139,45 +147,42 @@ class PretrainingConfig:
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     views: ViewConfig = field(default_factory=ViewConfig)
-    dino_weight: float = 1.0
-    ibot_weight: float = 1.0
-    koleo_weight: float = 0.1
-    infonce_weight: float = 0.0
-    anatomy_weight: float = 0.0
-    n_prototypes: int = 4096
-    head_hidden_dim: int = 1024
-    head_bottleneck_dim: int = 256
+    dino_weight: NonNegativeFloat = 1.0
+    ibot_weight: NonNegativeFloat = 1.0
+    koleo_weight: NonNegativeFloat = 0.1
+    infonce_weight: NonNegativeFloat = 0.0
+    anatomy_weight: NonNegativeFloat = 0.0
+    n_prototypes: _NumPrototypes = 4096
+    head_hidden_dim: PositiveInt = 1024
+    head_bottleneck_dim: PositiveInt = 256
     centring: Centring = "sinkhorn"
-    student_temperature: float = 0.1
-    teacher_temperature: tuple[float, float] = (0.04, 0.07)
-    infonce_temperature: float = 0.1
-    teacher_momentum: tuple[float, float] = (0.992, 1.0)
-    batch_size: int = 8
-    accumulation_steps: int = 1
-    n_steps: int = 10_000
+    student_temperature: PositiveFloat = 0.1
+    teacher_temperature: tuple[PositiveFloat, PositiveFloat] = (0.04, 0.07)
+    infonce_temperature: PositiveFloat = 0.1
+    teacher_momentum: tuple[Fraction, Fraction] = (0.992, 1.0)
+    batch_size: PositiveInt = 8
+    accumulation_steps: PositiveInt = 1
+    n_steps: PositiveInt = 10_000
     optimizer: OptimizerName = "adamw"
-    learning_rate: float | None = None
-    final_learning_rate: float = 1e-6
-    weight_decay: tuple[float, float] = (0.04, 0.4)
-    layer_decay: float = 0.9
-    patch_embed_lr: float = 0.2
-    warmup_fraction: float = 0.1
-    temperature_warmup_fraction: float = 0.3
-    freeze_last_layer_fraction: float = 0.01
-    clip_grad: float = 3.0
+    learning_rate: NonNegativeFloat | None = None
+    final_learning_rate: NonNegativeFloat = 1e-6
+    weight_decay: tuple[NonNegativeFloat, NonNegativeFloat] = (0.04, 0.4)
+    layer_decay: PositiveFloat = 0.9
+    patch_embed_lr: NonNegativeFloat = 0.2
+    warmup_fraction: Fraction = 0.1
+    temperature_warmup_fraction: Fraction = 0.3
+    freeze_last_layer_fraction: Fraction = 0.01
+    clip_grad: PositiveFloat = 3.0
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     activation_checkpointing: bool = False
     parallel: Parallel = "ddp"
-    seed: int = 0
-    log_every: int = 10
-    checkpoint_every: int = 200
-    probe_every: int = 1000
+    seed: NonNegativeInt = 0
+    log_every: PositiveInt = 10
+    checkpoint_every: PositiveInt = 200
+    probe_every: PositiveInt = 1000
 
     def __post_init__(self) -> None:
-        check_fields(self, allow_lists=True)
-        problem = _problem_in(self)
-        if problem:
-            raise ConfigError(f"PretrainingConfig: {problem}")
+        check_fields(self, _relations, allow_lists=True)
 
     @property
     def peak_learning_rate(self) -> float:
@@ -260,90 +265,44 @@ class PretrainingConfig:
         return values
 
 
-_COUNTS = (
-    "batch_size",
-    "accumulation_steps",
-    "n_steps",
-    "head_hidden_dim",
-    "head_bottleneck_dim",
-    "log_every",
-    "checkpoint_every",
-    "probe_every",
-)
-_POSITIVE = (
-    "student_temperature",
-    "teacher_temperature",
-    "infonce_temperature",
-    "layer_decay",
-    "clip_grad",
-)
-_WEIGHTS = (
-    "dino_weight",
-    "ibot_weight",
-    "koleo_weight",
-    "infonce_weight",
-    "anatomy_weight",
-)
-_NOT_NEGATIVE = (
-    *_WEIGHTS,
-    "learning_rate",
-    "final_learning_rate",
-    "weight_decay",
-    "patch_embed_lr",
-    "seed",
-)
-_SHARES = (
-    "teacher_momentum",
-    "warmup_fraction",
-    "temperature_warmup_fraction",
-    "freeze_last_layer_fraction",
-)
-
-
-def _problem_in(config: PretrainingConfig) -> str | None:
-    weights = [getattr(config, name) for name in _WEIGHTS]
-    sizes = (config.views.global_crops.size, config.views.local_crops.size)
-    pairs = config.dino_weight > 0 or config.infonce_weight > 0
-    checks = {
-        f"objective weights must not be all 0, got {weights}.": any(weights),
-        **_range_checks(config),
-        f"accumulation_steps {config.accumulation_steps} does not divide "
-        f"batch_size {config.batch_size}.": (
-            config.batch_size % max(config.accumulation_steps, 1) == 0
-        ),
-        "tissues are named by the data, so encoder.tissues must be empty, "
-        f"got {config.encoder.tissues}.": not config.encoder.tissues,
-        "muon needs whole matrices, so parallel must be 'ddp'.": (
-            config.optimizer == "adamw" or config.parallel == "ddp"
-        ),
-        "DINO and InfoNCE need two global views.": (
-            not pairs or config.views.n_global > 1
-        ),
-        "InfoNCE needs two subjects in each accumulated part of a batch.": (
-            config.infonce_weight == 0 or config.batch_size > config.accumulation_steps
-        ),
-        "views.global_crops.size and views.local_crops.size must be multiples of the "
-        f"encoder's patch size {config.encoder.patch_size}, got {sizes}.": not any(
-            length % config.encoder.patch_size for size in sizes for length in size
-        ),
-    }
-    return next((problem for problem, holds in checks.items() if not holds), None)
-
-
-def _range_checks(config: PretrainingConfig) -> dict[str, bool]:
-    """Compare each number with what it may be."""
-    checks = {}
-    for names, expected, low, high in (
-        (_COUNTS, "at least 1", 1, math.inf),
-        (("n_prototypes",), "at least 2", 2, math.inf),
-        (_POSITIVE, "positive", sys.float_info.min, math.inf),
-        (_NOT_NEGATIVE, "at least 0", 0, math.inf),
-        (_SHARES, "within 0 and 1", 0, 1),
-    ):
-        for name in names:
-            value = getattr(config, name)
-            numbers = value if isinstance(value, tuple | list) else (value,)
-            checks[f"{name} must be {expected}, got {value}."] = value is None or all(
-                low <= number <= high for number in numbers
-            )
-    return checks
+def _relations(config: PretrainingConfig) -> Iterator[Relation]:
+    parts = config.accumulation_steps
+    weights = ("dino", "ibot", "koleo", "infonce", "anatomy")
+    yield (
+        any(getattr(config, f"{name}_weight") for name in weights),
+        "dino_weight",
+        "a weight above 0 for at least one objective",
+    )
+    yield (
+        config.batch_size % parts == 0,
+        "batch_size",
+        f"a multiple of accumulation_steps {parts}",
+    )
+    yield (
+        config.infonce_weight == 0 or config.batch_size > parts,
+        "batch_size",
+        "two subjects in each accumulated part for InfoNCE",
+    )
+    yield (
+        config.optimizer == "adamw" or config.parallel == "ddp",
+        "parallel",
+        "'ddp', since Muon needs whole matrices",
+    )
+    compares = config.dino_weight > 0 or config.infonce_weight > 0
+    yield (
+        not compares or config.views.n_global > 1,
+        "views.n_global",
+        "at least 2 for DINO and InfoNCE",
+    )
+    yield (
+        not config.encoder.tissues,
+        "encoder.tissues",
+        "none, since the data name them",
+    )
+    patch = config.encoder.patch_size
+    for name in ("global_crops", "local_crops"):
+        yield (
+            not any(length % patch for length in getattr(config.views, name).size),
+            f"views.{name}.size",
+            f"multiples of patch_size {patch}",
+        )

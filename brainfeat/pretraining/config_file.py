@@ -1,4 +1,4 @@
-"""Hyperparameters as a user writes them: a JSON file over a preset."""
+"""Hyperparameters from a JSON file, over a preset."""
 
 __all__ = ["read_config"]
 
@@ -20,26 +20,11 @@ def read_config(
     encoder: EncoderConfig | None = None,
     n_steps: int | None = None,
 ) -> PretrainingConfig:
-    """Read the hyperparameters of a run.
+    """Read a JSON file of fields of `PretrainingConfig`, over a preset.
 
-    Parameters
-    ----------
-    path : path-like, optional
-        JSON file with an object of the fields of `PretrainingConfig`, such as the
-        ``pretraining.json`` of a run. Fields that it does not have keep their
-        values, also those of the objects in it.
-    preset : {"small_batch", "large_batch"}
-        Where the other values come from.
-    encoder : EncoderConfig, optional
-        Encoder that replaces the preset's. Crops that are not made of whole patches
-        of it get another size, of as many patches as before.
-    n_steps : int, optional
-        Steps that replace the file's.
-
-    Returns
-    -------
-    PretrainingConfig
-        The configuration.
+    Absent fields, also of the objects in it, keep the preset's values. `encoder`
+    replaces the preset's encoder; crops that are no multiple of its patch size are
+    resized to the same number of patches. `n_steps` replaces the file's.
 
     Raises
     ------
@@ -49,10 +34,10 @@ def read_config(
     """
     values = PretrainingConfig.preset(preset).to_dict()
     if encoder is not None:
-        values = _give_encoder(values, encoder)
+        values = _replace_encoder(values, encoder)
     if path is not None:
         given = read_json(expand_home(path), "hyperparameters", error=ConfigError)
-        values = _replace(values, given)
+        values = _merge(values, given)
     if n_steps is not None:
         values["n_steps"] = n_steps
     try:
@@ -62,22 +47,22 @@ def read_config(
         raise ConfigError(f"{where}{error}") from error
 
 
-def _give_encoder(values: dict[str, Any], encoder: EncoderConfig) -> dict[str, Any]:
-    """Replace the encoder; crops that it cannot cut keep their number of patches."""
+def _replace_encoder(values: dict[str, Any], encoder: EncoderConfig) -> dict[str, Any]:
+    """Replace the encoder and resize the crops that are no multiple of its patches."""
     old, new = values["encoder"]["patch_size"], encoder.patch_size
     crops = {
         name: {"size": [length // old * new for length in crop["size"]]}
         for name, crop in values["views"].items()
         if name.endswith("_crops") and any(length % new for length in crop["size"])
     }
-    return {**_replace(values, {"views": crops}), "encoder": encoder.to_dict()}
+    return {**_merge(values, {"views": crops}), "encoder": encoder.to_dict()}
 
 
-def _replace(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    replaced = {
-        name: _replace(values[name], value)
+def _merge(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    merged = {
+        name: _merge(values[name], value)
         if isinstance(value, Mapping) and isinstance(values.get(name), Mapping)
         else value
         for name, value in given.items()
     }
-    return {**values, **replaced}
+    return {**values, **merged}

@@ -1,21 +1,18 @@
-"""Between the networks of a run and the checkpoints of everyone else."""
+"""The checkpoint of a run."""
 
-__all__ = ["export_checkpoint", "start_from"]
+__all__ = ["export_checkpoint"]
 
 import dataclasses
-import os
-from collections.abc import Mapping, Sequence
-from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.checkpoint.config import CheckpointConfig
 from brainfeat.models.heads import AnatomyHead
-from brainfeat.models.transfer import adapt_state
 from brainfeat.pretraining.config import PretrainingConfig
 from brainfeat.pretraining.run_state import whole_tensor
-from brainfeat.pretraining.self_distillation import SelfDistillation
+from brainfeat.pretraining.self_distillation import HeadedEncoder
+from brainfeat.pretraining.source import SubjectSource
 
 _OBJECTIVES = {
     "dino": "DINO",
@@ -26,69 +23,24 @@ _OBJECTIVES = {
 }
 
 
-def start_from(
-    model: SelfDistillation, init: str | os.PathLike[str] | Checkpoint
-) -> None:
-    """Give student and teacher the encoder of a checkpoint.
-
-    Channels, image size and slab mixing are adapted; the heads stay as they are.
-
-    Parameters
-    ----------
-    model : SelfDistillation
-        Not wrapped yet; its encoders are overwritten.
-    init : path-like, str or Checkpoint
-        A checkpoint, or anything that ``Checkpoint.load`` takes.
-    """
-    checkpoint = init if isinstance(init, Checkpoint) else Checkpoint.load(init)
-    state = adapt_state(
-        checkpoint.state, checkpoint.config.encoder, model.config.encoder
-    )
-    for network in (model.student, model.teacher):
-        network.get_submodule("encoder").load_state_dict(state)
-
-
 def export_checkpoint(
-    encoder: nn.Module,
+    teacher: HeadedEncoder,
     config: PretrainingConfig,
-    preprocessing: Mapping[str, Any],
+    source: SubjectSource,
     *,
     n_steps: int,
-    anatomy_head: AnatomyHead | None = None,
-    quantities: Sequence[str] = (),
-    tissues: Sequence[str] = (),
 ) -> Checkpoint:
-    """Make a checkpoint of an encoder.
+    """Make a checkpoint of the teacher's encoder, in float32 on the CPU.
 
-    Every process must call it.
-
-    Parameters
-    ----------
-    encoder : nn.Module
-        The teacher's `SlabEncoder`.
-    config : PretrainingConfig
-        How it was trained.
-    preprocessing : mapping
-        How its volumes were made.
-    n_steps : int
-        Steps that it was trained for.
-    anatomy_head : AnatomyHead, optional
-        The teacher's, if it learnt to read quantities from the tokens.
-    quantities : sequence of str
-        Names of what it reads.
-    tissues : sequence of str
-        Those that the checkpoint is to read.
-
-    Returns
-    -------
-    Checkpoint
-        Weights in float32 on the CPU.
+    An anatomy head becomes the encoder's read-out of the tissues. Every rank must call
+    this.
     """
+    encoder, head = teacher.get_submodule("encoder"), teacher.anatomy_head
     state = {name: whole_tensor(v) for name, v in encoder.state_dict().items()}
-    read: tuple[str, ...] = ()
-    if anatomy_head is not None:
-        read = tuple(tissues)
-        state |= _read_out(anatomy_head, [quantities.index(name) for name in tissues])
+    tissues: tuple[str, ...] = ()
+    if head is not None:
+        tissues = tuple(source.tissues)
+        state |= _read_out(head, [source.targets.index(name) for name in tissues])
     objectives = [
         f"{label} {getattr(config, f'{name}_weight'):g}"
         for name, label in _OBJECTIVES.items()
@@ -100,9 +52,9 @@ def export_checkpoint(
     )
     checkpoint_config = CheckpointConfig(
         # Stochastic depth belongs to the training, not to the encoder.
-        encoder=dataclasses.replace(config.encoder, drop_path=0.0, tissues=read),
+        encoder=dataclasses.replace(config.encoder, drop_path=0.0, tissues=tissues),
         plane=config.views.planes[0],
-        preprocessing=dict(preprocessing),
+        preprocessing=dict(source.preprocessing),
         pooling="mean",
         missing_modalities=config.views.hidden_modalities > 0
         and len(config.encoder.modalities) > 1,
@@ -112,12 +64,11 @@ def export_checkpoint(
     return Checkpoint(checkpoint_config, state)
 
 
-def _read_out(head: AnatomyHead, places: Sequence[int]) -> dict[str, Tensor]:
-    """Take a head's units into its weights, for quantities as they are."""
-    if not places:
+def _read_out(head: AnatomyHead, indices: list[int]) -> dict[str, Tensor]:
+    """Fold the standardisation of a head into its weights."""
+    if not indices:
         return {}
     values = {name: whole_tensor(value) for name, value in head.state_dict().items()}
     weight = values["linear.weight"] * values["spread"][:, None]
     bias = values["linear.bias"] * values["spread"] + values["mean"]
-    rows = list(places)
-    return {"anatomy.weight": weight[rows], "anatomy.bias": bias[rows]}
+    return {"anatomy.weight": weight[indices], "anatomy.bias": bias[indices]}

@@ -1,4 +1,4 @@
-"""Labels of a user's own subjects, to probe an encoder with while it is trained."""
+"""Labels of the user's subjects, for a probe during training."""
 
 __all__ = ["make_probe", "read_labels"]
 
@@ -8,38 +8,27 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
-
 from brainfeat.exceptions import InputError, brief_reason
+from brainfeat.io.delimited_rows import read_value
 from brainfeat.io.paths import expand_home
 from brainfeat.pretraining.probe import LinearProbe
 from brainfeat.pretraining.store import VolumeStore
+from brainfeat.slabs.grid import Plane
 
 logger = logging.getLogger(__name__)
 
-_MISSING = {"", "n/a", "na", "nan"}
 _NAMES = ("participant_id", "subject")
-_LARGEST_CLASS = 100  # subjects of each class: their volumes are held in memory
-_N_TRAIN = 20  # of each class, at most
+_MAX_CLASS_SIZE = 100  # their volumes are kept in memory
 
 
 def read_labels(
     path: str | os.PathLike[str], column: str | None = None
 ) -> dict[str, bool]:
-    """Read a table with two classes.
+    """Read two classes from a TSV, or a CSV by its name.
 
-    Parameters
-    ----------
-    path : path-like
-        TSV, or CSV by its name, with a column ``participant_id`` or ``subject``.
-    column : str, optional
-        Column of the classes; None takes the only other one.
-
-    Returns
-    -------
-    dict of str to bool
-        Whether a subject, without its ``sub-``, is of the class that comes last
-        in the alphabet. Rows without a subject or a class are left out.
+    `column` is by default the only one beside ``participant_id`` or ``subject``.
+    Returns, by subject without its ``sub-``, whether it is of the class that comes
+    last in the alphabet. Rows without a subject or a class are skipped.
 
     Raises
     ------
@@ -47,15 +36,7 @@ def read_labels(
         If the file cannot be read, a column is missing, a subject is of both
         classes, or there are not two.
     """
-    try:
-        with expand_home(path).open(newline="", encoding="utf-8-sig") as file:
-            delimiter = "," if Path(path).suffix.lower() == ".csv" else "\t"
-            reader = csv.DictReader(file, delimiter=delimiter)
-            columns, lines = list(reader.fieldnames or []), list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(
-            f"{os.fspath(path)}: cannot be read ({brief_reason(error)})."
-        ) from error
+    columns, lines = _read_lines(path)
     name = next((name for name in _NAMES if name in columns), None)
     others = [other for other in columns if other != name]
     chosen = column or (others[0] if len(others) == 1 else None)
@@ -66,8 +47,8 @@ def read_labels(
         )
     classes: dict[str, str] = {}
     for line in lines:
-        subject, value = ((line[key] or "").strip() for key in (name, chosen))
-        if not subject or value.lower() in _MISSING:
+        subject, value = (read_value(line[key] or "") for key in (name, chosen))
+        if subject is None or value is None:
             continue
         known = classes.setdefault(subject.removeprefix("sub-"), value)
         if value != known:
@@ -84,23 +65,9 @@ def read_labels(
 
 
 def make_probe(
-    labels: Mapping[str, bool], store: VolumeStore, *, plane: str
+    labels: Mapping[str, bool], store: VolumeStore, *, plane: Plane
 ) -> LinearProbe:
-    """Build a probe of the subjects of a store that have labels.
-
-    Parameters
-    ----------
-    labels : mapping of str to bool
-        What `read_labels` gives.
-    store : VolumeStore
-        Where their volumes are; at most 100 of each class are taken.
-    plane : {"axial", "coronal", "sagittal"}
-        Plane of the slabs.
-
-    Returns
-    -------
-    LinearProbe
-        Learns from half of the smaller class, 20 at most, and as many others.
+    """Build a probe of the labelled subjects of a store, at most 100 of each class.
 
     Raises
     ------
@@ -110,26 +77,29 @@ def make_probe(
     members: dict[bool, list[str]] = {False: [], True: []}
     for subject in store.subjects:
         label = labels.get(subject.removeprefix("sub-"))
-        if label is not None and len(members[label]) < _LARGEST_CLASS:
+        if label is not None and len(members[label]) < _MAX_CLASS_SIZE:
             members[label].append(subject)
-    smallest = min(map(len, members.values()))
-    if smallest < 2:
+    sizes = [len(members[label]) for label in (False, True)]
+    if min(sizes) < 2:
         raise InputError(
             "labels: expected two scanned subjects of each class, got "
-            f"{len(members[False])} and {len(members[True])}."
+            f"{sizes[0]} and {sizes[1]}."
         )
-    n_train = min(_N_TRAIN, smallest // 2)
-    logger.info(
-        "The probe knows %d and %d subjects of the two classes, and learns from %d of "
-        "each.",
-        len(members[False]),
-        len(members[True]),
-        n_train,
-    )
+    logger.info("The probe has %d and %d subjects of the two classes.", *sizes)
     names = members[False] + members[True]
-    return LinearProbe(
-        store.load(names),
-        torch.tensor([name in members[True] for name in names]),
-        n_train=2 * n_train,
-        plane=plane,
-    )
+    flags = [False] * sizes[0] + [True] * sizes[1]
+    return LinearProbe(store.load(names), flags, plane=plane)
+
+
+def _read_lines(
+    path: str | os.PathLike[str],
+) -> tuple[list[str], list[dict[str, str | None]]]:
+    try:
+        with expand_home(path).open(newline="", encoding="utf-8-sig") as file:
+            delimiter = "," if Path(path).suffix.lower() == ".csv" else "\t"
+            reader = csv.DictReader(file, delimiter=delimiter)
+            return list(reader.fieldnames or []), list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(
+            f"{os.fspath(path)}: cannot be read ({brief_reason(error)})."
+        ) from error

@@ -1,4 +1,4 @@
-"""Which patches the student does not see.
+"""Masks of patches that are hidden from the student.
 
 References
 ----------
@@ -22,26 +22,10 @@ def draw_block_masks(
     probability: float,
     generator: torch.Generator,
 ) -> Tensor:
-    """Draw masks made of boxes of neighbouring patches [1]_.
+    """Draw masks (B, S, h, w) made of boxes of neighbouring patches [1]_.
 
-    Parameters
-    ----------
-    n_views : int
-        Number of masks B.
-    grid : tuple of int (S, h, w)
-        Patches of a view along slabs, height and width.
-    ratio : tuple of float
-        Smallest and largest share of patches that is masked.
-    probability : float
-        Share of views that are masked at all, rounded to whole views.
-    generator : torch.Generator
-        Source of randomness, on the CPU.
-
-    Returns
-    -------
-    Tensor of bool of shape (B, S, h, w)
-        True where a patch is hidden. Masked views have shares spread evenly over
-        `ratio`, in random order.
+    A fraction `probability` of the B views, rounded to whole views, is masked; their
+    masked fractions are spread evenly over the range `ratio`, in random order.
     """
     masks = torch.zeros(n_views, *grid, dtype=torch.bool)
     n_masked_views = round(n_views * probability)
@@ -52,25 +36,16 @@ def draw_block_masks(
             ratio[0] + (ratio[1] - ratio[0]) * (position + end) / n_masked_views
             for end in (0, 1)
         )
-        share = low + (high - low) * _uniform(generator)
-        n_masked = min(max(1, round(share * n_patches)), n_patches - 1)
+        fraction = low + (high - low) * _uniform(generator)
+        n_masked = min(max(1, round(fraction * n_patches)), n_patches - 1)
         _fill_with_boxes(masks[view], n_masked, generator)
     return masks
 
 
 def mask_weights(masks: Tensor) -> Tensor:
-    """Weigh masked patches so that each masked view counts the same.
+    """Weight the patches of ``tokens[masks]`` so that all masked views count the same.
 
-    Parameters
-    ----------
-    masks : Tensor of bool of shape (B, S, h, w)
-        True where a patch is hidden.
-
-    Returns
-    -------
-    Tensor of shape (M,)
-        One over the number of masked patches of the view, over B; in the order
-        in which ``tokens[masks]`` gives the patches.
+    One over the number of masked patches of the view, over B, as in DINOv2: shape (M,).
     """
     n_masked = masks.flatten(1).sum(dim=1).clamp(min=1)  # B
     weights = 1.0 / (n_masked * len(masks)).float()
@@ -84,7 +59,7 @@ def _fill_with_boxes(mask: Tensor, n_masked: int, generator: torch.Generator) ->
         box = mask[_draw_box(mask.shape, missing, generator)]
         hidden = box.clone()
         free = (~box).flatten().nonzero().flatten()
-        # The last box is cut so that the share is met exactly.
+        # The last box is cut to the exact number.
         hidden.view(-1)[free[:missing]] = True
         missing -= min(len(free), missing)
         box.copy_(hidden)
@@ -93,7 +68,7 @@ def _fill_with_boxes(mask: Tensor, n_masked: int, generator: torch.Generator) ->
 def _draw_box(
     grid: torch.Size, n_patches: int, generator: torch.Generator
 ) -> tuple[slice, slice, slice]:
-    """Draw a box of at most about `n_patches` patches, of random shape and place."""
+    """Draw a box of at most about `n_patches` patches, of random shape and position."""
     depth = 1 + int(_uniform(generator) * grid[0])
     area = max(1.0, (0.3 + 0.7 * _uniform(generator)) * n_patches / depth)
     aspect = math.exp(math.log(3.0) * (2 * _uniform(generator) - 1))

@@ -1,4 +1,4 @@
-"""Signs that a run learns nothing, and what to change then.
+"""Detection of collapse and divergence.
 
 References
 ----------
@@ -19,7 +19,7 @@ from brainfeat.exceptions import TrainingError
 
 logger = logging.getLogger(__name__)
 
-N_ROWS = 256  # rows of class tokens that the effective rank is computed from
+N_ROWS = 256  # class tokens for the effective rank
 COLLAPSED_RANK = 2.0
 LOW_RANK = 10.0
 COLLAPSED_ENTROPY = 0.01
@@ -27,42 +27,22 @@ LOW_ENTROPY = 0.1
 
 
 def effective_rank(rows: Tensor) -> float:
-    """Count the directions that vectors spread over [1]_.
+    """Compute the effective rank [1]_ of centred rows (N, D).
 
-    Parameters
-    ----------
-    rows : Tensor of shape (N, D)
-        Vectors, one a row.
-
-    Returns
-    -------
-    float
-        Exponential of the entropy of the singular values after centring, from 1
-        (all on a line, or all equal) to the smaller of N - 1 and D.
+    From 1 (all on a line, or all equal) to the smaller of N - 1 and D.
     """
     rows = rows.double()
     values = torch.linalg.svdvals(rows - rows.mean(dim=0))
     total = values.sum()
     if float(total) < 1e-9:
         return 1.0
-    share = values / total
-    return float(torch.special.entr(share).sum().exp())
+    return float(torch.special.entr(values / total).sum().exp())
 
 
 def relative_entropy(logits: Tensor, temperature: float) -> float:
-    """Measure how undecided assignments are.
+    """Compute the mean entropy of the assignments of logits (..., K), over log K.
 
-    Parameters
-    ----------
-    logits : Tensor of shape (..., K)
-        Logits of the teacher.
-    temperature : float
-        Temperature of the teacher.
-
-    Returns
-    -------
-    float
-        Mean entropy over log K: 0 is one prototype for each sample, 1 all alike.
+    0 is one prototype per sample, 1 a uniform distribution.
     """
     assignments = (logits.float() / temperature).softmax(dim=-1)
     entropy = torch.special.entr(assignments).sum(dim=-1).mean()
@@ -70,13 +50,9 @@ def relative_entropy(logits: Tensor, temperature: float) -> float:
 
 
 class Monitor:
-    """Watch a run, and stop it when it cannot recover.
+    """Warn when a run begins to collapse, and stop it when it has.
 
-    Parameters
-    ----------
-    n_grace_steps : int
-        Steps before a collapse is called one; encoders start with tokens that
-        are all alike.
+    The first `n_grace_steps` are not checked: class tokens start almost equal.
     """
 
     def __init__(self, n_grace_steps: int) -> None:
@@ -86,14 +62,7 @@ class Monitor:
         self._warned: set[str] = set()
 
     def check_finite(self, step: int, **values: float) -> None:
-        """Stop at the first number that is not finite.
-
-        Parameters
-        ----------
-        step : int
-            Current step.
-        **values : float
-            Losses and norms by name.
+        """Check that losses and norms, by name, are finite.
 
         Raises
         ------
@@ -110,17 +79,9 @@ class Monitor:
             )
 
     def observe(self, class_tokens: Tensor) -> float | None:
-        """Add class tokens of shape (B, D); return the effective rank so far.
+        """Add class tokens (B, D) and return the effective rank of the last ones.
 
-        Parameters
-        ----------
-        class_tokens : Tensor of shape (B, D)
-            One row a subject.
-
-        Returns
-        -------
-        float or None
-            Effective rank of the last rows; None while there are too few.
+        None while there are too few.
         """
         self._rows.append(class_tokens.detach().float().cpu())
         self._n_rows += len(class_tokens)
@@ -137,16 +98,7 @@ class Monitor:
         effective_rank: float | None,
         teacher_entropy: float | None,
     ) -> None:
-        """Warn of a collapse that begins; stop at one that is complete.
-
-        Parameters
-        ----------
-        step : int
-            Current step.
-        effective_rank : float or None
-            Effective rank of the class tokens.
-        teacher_entropy : float or None
-            Relative entropy of the teacher's assignments, before centring.
+        """Check the rank of the class tokens and the teacher's relative entropy.
 
         Raises
         ------
@@ -172,13 +124,13 @@ class Monitor:
         self._warn_once(step, "teacher entropy", entropy, LOW_ENTROPY, "%.3f")
 
     def _warn_once(
-        self, step: int, sign: str, value: float | None, low: float, form: str
+        self, step: int, name: str, value: float | None, low: float, form: str
     ) -> None:
-        """Warn when a sign becomes low, and not again before it has recovered."""
+        """Warn when a value becomes low, and not again before it has recovered."""
         if value is None:
             return
         if value >= low:
-            self._warned.discard(sign)
-        elif sign not in self._warned:
-            self._warned.add(sign)
-            logger.warning(f"step %d: %s is low, {form}.", step, sign, value)
+            self._warned.discard(name)
+        elif name not in self._warned:
+            self._warned.add(name)
+            logger.warning(f"step %d: %s is low, {form}.", step, name, value)

@@ -25,38 +25,19 @@ _NO_DECAY = re.compile(r"\.bias$|norm|gamma|_embed$|token")
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
-    """Muon for some groups of parameters and AdamW for the others, as one optimizer.
-
-    Parameters
-    ----------
-    muon : Muon
-        Optimizer of the matrices.
-    adamw : AdamW
-        Optimizer of everything else.
-    """
+    """Muon for the matrices and AdamW for the other parameters, as one optimizer."""
 
     def __init__(self, muon: torch.optim.Optimizer, adamw: torch.optim.AdamW) -> None:
         super().__init__([*muon.param_groups, *adamw.param_groups], {})
         self._parts = (muon, adamw)
         for part, start in ((muon, 0), (adamw, len(muon.param_groups))):
-            # The same groups and the same state, seen from both sides.
+            # Both parts share groups and state with this object.
             stop = start + len(part.param_groups)
             part.param_groups = self.param_groups[start:stop]
             part.state = self.state
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Take one step of both.
-
-        Parameters
-        ----------
-        closure : callable, optional
-            Computes the loss and its gradient first.
-
-        Returns
-        -------
-        object
-            What the closure returned.
-        """
+        """Take one step of both; return the result of the closure."""
         loss = None if closure is None else closure()
         for part in self._parts:
             part.step()
@@ -66,20 +47,9 @@ class MuonWithAdamW(torch.optim.Optimizer):
 def build_optimizer(
     network: nn.Module, config: PretrainingConfig
 ) -> torch.optim.Optimizer:
-    """Group the parameters of a network by learning rate and weight decay.
+    """Group the parameters of an unwrapped `HeadedEncoder` for `set_schedule`.
 
-    Parameters
-    ----------
-    network : nn.Module
-        A `HeadedEncoder`, not wrapped.
-    config : PretrainingConfig
-        Kind of optimizer, layer decay and the factor of the patch embedding.
-
-    Returns
-    -------
-    Optimizer
-        Its groups carry ``lr_factor``, ``decays`` and ``is_last_layer``, which
-        `set_schedule` reads.
+    Groups carry ``lr_factor``, ``decays`` and ``is_last_layer``.
 
     Raises
     ------
@@ -120,24 +90,12 @@ def build_optimizer(
 def set_schedule(
     optimizer: torch.optim.Optimizer, step: int, config: PretrainingConfig
 ) -> float:
-    """Give every group the learning rate and weight decay of a step.
+    """Set learning rate and weight decay of a step (from 0).
 
-    Parameters
-    ----------
-    optimizer : Optimizer
-        Made by `build_optimizer`.
-    step : int
-        Current step, from 0.
-    config : PretrainingConfig
-        Schedules.
-
-    Returns
-    -------
-    float
-        Learning rate of a layer with factor 1.
+    Returns the learning rate of a layer with factor 1.
     """
     learning_rate = warmup_cosine(
-        step + 1,  # the first step should move something
+        step + 1,  # the learning rate of the first step is not 0
         round(config.warmup_fraction * config.n_steps),
         config.n_steps,
         peak=config.peak_learning_rate,
@@ -153,7 +111,7 @@ def set_schedule(
 
 
 def _lr_factor(name: str, config: PretrainingConfig) -> float:
-    """Decay from the top block down; heads and the last norm have factor 1."""
+    """Return the layer decay of a parameter; 1 for heads and the last norm."""
     depth = config.encoder.depth
     block = _BLOCK.match(name)
     if block:

@@ -1,6 +1,6 @@
-"""One process or many: what torchrun starts, and how networks are shared."""
+"""Devices and ranks of a run, and networks that ranks share."""
 
-__all__ = ["distributed", "shared_between_ranks"]
+__all__ = ["joined_ranks", "wrap_for_ranks"]
 
 import os
 from collections.abc import Iterator
@@ -12,54 +12,37 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from brainfeat.models.device import resolve_training_device
 from brainfeat.pretraining.config import PretrainingConfig
 from brainfeat.pretraining.ranks import world_size
-from brainfeat.pretraining.self_distillation import HeadedEncoder, SelfDistillation
+from brainfeat.pretraining.self_distillation import SelfDistillation, unwrapped
 
 
 @contextmanager
-def distributed(device: torch.device) -> Iterator[None]:
-    """Join the other processes, if torchrun started this one.
+def joined_ranks(device: str) -> Iterator[torch.device]:
+    """Join the other ranks, if torchrun started this process; yield its device.
 
-    Parameters
-    ----------
-    device : torch.device
-        Device of this process; it decides between NCCL and Gloo.
-
-    Yields
-    ------
-    None
-        While the processes are joined.
+    Restores torch's random state on exit.
     """
-    if "TORCHELASTIC_RUN_ID" not in os.environ or dist.is_initialized():
-        yield
-        return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+    target = resolve_training_device(device)
+    is_cuda = target.type == "cuda"
+    with torch.random.fork_rng([target] if is_cuda else []):
+        if "TORCHELASTIC_RUN_ID" not in os.environ or dist.is_initialized():
+            yield target
+            return
+        if is_cuda:
+            torch.cuda.set_device(target)
+        dist.init_process_group("nccl" if is_cuda else "gloo")
+        try:
+            yield target
+        finally:
+            dist.destroy_process_group()
 
 
-def shared_between_ranks(
+def wrap_for_ranks(
     model: SelfDistillation, config: PretrainingConfig
 ) -> SelfDistillation:
-    """Wrap or shard a model for the processes of a run; alone, return it as it is.
-
-    Parameters
-    ----------
-    model : SelfDistillation
-        On its device, with the same weights in every process.
-    config : PretrainingConfig
-        Says whether weights are sharded.
-
-    Returns
-    -------
-    SelfDistillation
-        The same object.
-    """
+    """Wrap or shard a model, with the same weights in all ranks; return it."""
     if world_size() == 1:
         return model
     if config.parallel == "ddp":
@@ -71,9 +54,7 @@ def shared_between_ranks(
 
 
 def _shard(network: nn.Module) -> None:
-    if not isinstance(network, HeadedEncoder):
-        raise TypeError(f"expected a HeadedEncoder, got {type(network).__name__}.")
-    for block in network.encoder.blocks:
+    for block in unwrapped(network).encoder.blocks:
         fully_shard(block)
     # The teacher has no backward pass that would shard its outer weights again.
     fully_shard(network, reshard_after_forward=True)

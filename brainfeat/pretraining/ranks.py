@@ -1,4 +1,4 @@
-"""What the processes of one run tell each other; with one process, nothing."""
+"""Communication between the ranks of a run; with one process, none."""
 
 __all__ = [
     "all_ranks_mean",
@@ -17,29 +17,20 @@ from torch import Tensor
 
 
 def world_size() -> int:
-    """Return the number of processes of this run."""
+    """Return the number of processes of the run."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Return the number of this process, from 0."""
+    """Return the rank of this process."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """Stack the rows of all processes, and let gradients flow back to each.
+    """Stack the rows (B, D) of all ranks, rank 0 first, with gradients.
 
-    Parameters
-    ----------
-    rows : Tensor of shape (B, D)
-        Rows of this process, equally many in each.
-
-    Returns
-    -------
-    Tensor of shape (world_size * B, D)
-        Rows of rank 0 first. The gradient that reaches `rows` is the sum over
-        the losses of all processes; where gradients are then averaged over
-        processes, the result is the gradient of the mean loss.
+    B is the same in all ranks. The gradient is that of the sum of the losses of all
+    ranks, so that averaging it over ranks gives the gradient of the mean loss.
     """
     if world_size() == 1:
         return rows
@@ -48,7 +39,7 @@ def gather_rows(rows: Tensor) -> Tensor:
 
 
 def all_ranks_sum(values: Tensor) -> Tensor:
-    """Sum a tensor over processes, without gradient."""
+    """Sum a tensor over ranks, without gradient."""
     total = values.detach().clone()
     if world_size() > 1:
         dist.all_reduce(total)
@@ -56,22 +47,14 @@ def all_ranks_sum(values: Tensor) -> Tensor:
 
 
 def all_ranks_mean(values: Tensor) -> Tensor:
-    """Average a tensor over processes, without gradient."""
+    """Average a tensor over ranks, without gradient."""
     return all_ranks_sum(values) / world_size()
 
 
 def logsumexp_over_ranks(values: Tensor) -> Tensor:
-    """Compute ``logsumexp`` over the rows of all processes, without gradient.
+    """Compute ``logsumexp`` (1, K) over the rows (N, K) of all ranks, no gradient.
 
-    Parameters
-    ----------
-    values : Tensor of shape (N, K)
-        Rows of this process; N may differ between processes and be 0.
-
-    Returns
-    -------
-    Tensor of shape (1, K)
-        The same on every process.
+    N may differ between ranks and be 0.
     """
     if world_size() == 1:
         return values.logsumexp(dim=0, keepdim=True)

@@ -1,49 +1,24 @@
-"""What must hold before a run begins or goes on, checked before anything is written."""
+"""Checks of a run before anything is written, and the lock of its folder."""
 
-__all__ = [
-    "CONFIG_NAME",
-    "STATE_NAME",
-    "FitsEncoder",
-    "check_fit",
-    "check_grid",
-    "check_run_folder",
-    "hold_run_folder",
-    "saved_step",
-]
+__all__ = ["HasTargets", "check_fit", "check_grid", "check_run_folder", "run_lock"]
 
-import json
-import os
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 from brainfeat.checkpoint.checkpoint import CHECKPOINT_FILES
-from brainfeat.exceptions import CheckpointError, ConfigError, TrainingError
+from brainfeat.exceptions import CheckpointError, ConfigError, TableError, TrainingError
 from brainfeat.io.json_files import read_json
+from brainfeat.io.locks import FolderBusyError, lock_folder, release_folder
 from brainfeat.pretraining.config import PretrainingConfig
 from brainfeat.pretraining.ranks import rank, world_size
-from brainfeat.pretraining.run_state import open_run_state
+from brainfeat.pretraining.run_state import CONFIG_NAME, STATE_NAME
 from brainfeat.slabs.grid import SlabGrid
 
-if sys.platform != "win32":
-    import fcntl
 
-STATE_NAME = "state.safetensors"
-CONFIG_NAME = "pretraining.json"
-
-
-class FitsEncoder(Protocol):
-    """What a configuration is compared with: a source, or scans not yet stored.
-
-    Attributes
-    ----------
-    modalities : tuple of str
-        BIDS suffixes, in the order of the volumes.
-    quantities : tuple of str
-        Names of the known quantities; empty without known anatomy.
-    """
+class HasTargets(Protocol):
+    """What a configuration must fit: a source, or subjects to preprocess."""
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -51,30 +26,22 @@ class FitsEncoder(Protocol):
         ...
 
     @property
-    def quantities(self) -> tuple[str, ...]:
-        """Names of the known quantities."""
+    def targets(self) -> tuple[str, ...]:
+        """Names of the anatomy targets."""
         ...
 
 
-def check_fit(data: FitsEncoder, config: PretrainingConfig) -> None:
-    """Refuse what would fail or learn nothing.
-
-    Parameters
-    ----------
-    data : SubjectSource or ScanList
-        What will be trained on.
-    config : PretrainingConfig
-        Hyperparameters.
+def check_fit(data: HasTargets, config: PretrainingConfig) -> None:
+    """Check a configuration against the data and the number of ranks.
 
     Raises
     ------
     ConfigError
-        If data and configuration do not fit each other, or the configuration
-        does not fit the number of processes.
+        If training would fail or learn nothing.
     """
     n_parts = world_size() * config.accumulation_steps
     n_views = config.batch_size // n_parts * config.views.n_global
-    share = config.views.mask_probability
+    probability = config.views.mask_probability
     compares = config.koleo_weight > 0 or (
         config.dino_weight > 0 and config.centring == "sinkhorn"
     )
@@ -84,15 +51,15 @@ def check_fit(data: FitsEncoder, config: PretrainingConfig) -> None:
             tuple(data.modalities) == config.encoder.modalities
         ),
         "the anatomy objective needs data with known anatomy.": (
-            config.anatomy_weight == 0 or len(data.quantities) > 0
+            config.anatomy_weight == 0 or len(data.targets) > 0
         ),
         f"batch_size {config.batch_size} does not divide into {n_parts} parts "
         "(processes times accumulation_steps).": config.batch_size % n_parts == 0,
-        f"iBOT needs masked views, and a mask_probability of {share} masks none of the "
-        f"{n_views} global views of a part.": (
-            config.ibot_weight == 0 or round(n_views * share) > 0
+        "iBOT needs masked views, and a mask_probability of "
+        f"{probability} masks none of the {n_views} global views of a part.": (
+            config.ibot_weight == 0 or round(n_views * probability) > 0
         ),
-        # Alone, a subject has no neighbour, and Sinkhorn drives its views apart.
+        # With one subject, Sinkhorn would drive its views apart.
         "KoLeo, and DINO with centring 'sinkhorn', compare subjects: they need two in "
         f"each part, got batch_size {config.batch_size} in "
         f"{config.accumulation_steps} accumulated parts.": (
@@ -105,16 +72,7 @@ def check_fit(data: FitsEncoder, config: PretrainingConfig) -> None:
 
 
 def check_grid(shape: tuple[int, int, int], config: PretrainingConfig) -> None:
-    """Refuse volumes that the checkpoint of a run could not encode as a whole.
-
-    Training alone would not notice: it sees crops.
-
-    Parameters
-    ----------
-    shape : tuple of int (I, J, K)
-        Voxels of a volume.
-    config : PretrainingConfig
-        Hyperparameters.
+    """Check that the checkpoint of a run could encode whole volumes, not only crops.
 
     Raises
     ------
@@ -133,21 +91,7 @@ def check_grid(shape: tuple[int, int, int], config: PretrainingConfig) -> None:
 
 
 def check_run_folder(folder: Path, config: PretrainingConfig, *, resume: bool) -> bool:
-    """Tell whether a run goes on in a folder, and refuse to overwrite one.
-
-    Parameters
-    ----------
-    folder : Path
-        Folder of the run.
-    config : PretrainingConfig
-        Hyperparameters.
-    resume : bool
-        Whether to go on where a run in the folder stopped.
-
-    Returns
-    -------
-    bool
-        Whether there is a state to go on from.
+    """Return whether a run in a folder resumes; refuse to overwrite one.
 
     Raises
     ------
@@ -155,9 +99,9 @@ def check_run_folder(folder: Path, config: PretrainingConfig, *, resume: bool) -
         If the folder holds a run and `resume` is false, or files that a checkpoint
         would replace.
     ConfigError
-        If the run was begun with another configuration.
+        If the run began with another configuration.
     CheckpointError
-        If the configuration that it was begun with cannot be read.
+        If the configuration of the run cannot be read.
     """
     if folder.exists() and not folder.is_dir():
         raise TrainingError(f"{folder}: expected a folder to write, got a file.")
@@ -175,86 +119,51 @@ def check_run_folder(folder: Path, config: PretrainingConfig, *, resume: bool) -
             "another folder."
         )
     path = folder / CONFIG_NAME
-    begun = read_json(path, "the configuration of a run", error=CheckpointError)
-    differing = _differences(begun, config.to_dict())
-    if differing:
+    saved = read_json(path, "the configuration of a run", error=CheckpointError)
+    changes = _changes(saved, config.to_dict())
+    if changes:
         raise ConfigError(
-            f"{path}: the run was begun with {', '.join(differing)}; resume it with "
-            "the same, or choose another folder."
+            f"{path}: the run began with {', '.join(changes)}; resume it with the same "
+            "values, or choose another folder."
         )
     return True
 
 
 @contextmanager
-def hold_run_folder(folder: Path) -> Iterator[None]:
-    """Keep other runs out of a folder, which two would leave as neither's.
-
-    Parameters
-    ----------
-    folder : Path
-        Folder of the run; made if needed.
-
-    Yields
-    ------
-    None
-        While it is held.
+def run_lock(folder: Path) -> Iterator[None]:
+    """Keep other runs out of a folder, which is made if needed.
 
     Raises
     ------
     TrainingError
-        If another run holds it.
+        If another run writes to it.
     """
-    if rank() != 0 or sys.platform == "win32":  # which has no such locks
+    if rank() != 0:
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    place = os.open(folder, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise TrainingError(
-                f"{folder}: another run is writing this folder; choose another."
-            ) from error
-        except OSError:  # some network file systems have no locks
-            pass
+        lock = lock_folder(folder / ".lock")
+    except FolderBusyError as error:
+        raise TrainingError(
+            f"{folder}: another run is writing this folder; choose another."
+        ) from error
+    except TableError:  # some network file systems have no locks
+        yield
+        return
+    try:
         yield
     finally:
-        os.close(place)
+        release_folder(folder / ".lock", lock)
 
 
-def saved_step(folder: Path) -> int:
-    """Return the step that a run would go on from.
-
-    Parameters
-    ----------
-    folder : Path
-        Folder of the run.
-
-    Returns
-    -------
-    int
-        Steps that are done and saved; 0 if none is.
-
-    Raises
-    ------
-    TrainingError
-        If the state is damaged.
-    """
-    path = folder / STATE_NAME
-    if not path.exists():
-        return 0
-    with open_run_state(path) as file:
-        return int(json.loads(file.metadata()["facts"])["next_step"])
-
-
-def _differences(begun: Any, now: Mapping[str, Any], where: str = "") -> list[str]:
-    """Name the values that a run was begun with, where they are others now."""
-    found = []
+def _changes(saved: Any, now: Mapping[str, Any], where: str = "") -> list[str]:
+    """List the values of a saved configuration that differ from those of now."""
+    changes = []
     for name, value in now.items():
-        before = begun.get(name)
+        before = saved.get(name)
         if isinstance(value, Mapping) and isinstance(before, Mapping):
-            found += _differences(before, value, f"{where}{name}.")
+            changes += _changes(before, value, f"{where}{name}.")
         elif before != value:
-            found.append(f"{where}{name} {before} (now {value})")
-    return found
+            changes.append(f"{where}{name} {before} (now {value})")
+    return changes

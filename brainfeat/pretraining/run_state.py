@@ -1,6 +1,16 @@
-"""Everything that a run needs to go on exactly where it was."""
+"""The saved state of a run, from which it resumes bit-equal, and its log."""
 
-__all__ = ["load_run_state", "open_run_state", "save_run_state", "whole_tensor"]
+__all__ = [
+    "CONFIG_NAME",
+    "LOG_NAME",
+    "STATE_NAME",
+    "RunLog",
+    "load_run_state",
+    "open_run_state",
+    "save_run_state",
+    "saved_step",
+    "whole_tensor",
+]
 
 import json
 from collections.abc import Iterator
@@ -18,6 +28,10 @@ from brainfeat.exceptions import TrainingError, brief_reason
 from brainfeat.io.atomic import atomic_write
 from brainfeat.pretraining.ranks import rank
 
+CONFIG_NAME = "pretraining.json"
+LOG_NAME = "log.jsonl"
+STATE_NAME = "state.safetensors"
+
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step", "momentum_buffer")
 
 
@@ -27,21 +41,9 @@ def save_run_state(
     optimizer: torch.optim.Optimizer,
     facts: dict[str, Any],
 ) -> None:
-    """Write weights, optimizer and facts as one safetensors file.
+    """Write weights, optimizer state and JSON facts as one safetensors file.
 
-    Every process must call it; rank 0 writes. A reader sees the old file or the
-    new one.
-
-    Parameters
-    ----------
-    path : Path
-        File to write.
-    model : nn.Module
-        Student, teacher and centrings.
-    optimizer : Optimizer
-        What `build_optimizer` gives.
-    facts : dict
-        JSON values, such as the number of the next step.
+    Every rank must call it; rank 0 writes. Readers see the old file or the new one.
     """
     tensors = {
         f"model.{_plain_name(name)}": whole_tensor(value)
@@ -61,21 +63,7 @@ def save_run_state(
 def load_run_state(
     path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> dict[str, Any]:
-    """Read what `save_run_state` wrote, into a model of the same configuration.
-
-    Parameters
-    ----------
-    path : Path
-        File to read.
-    model : nn.Module
-        Student, teacher and centrings; overwritten.
-    optimizer : Optimizer
-        What `build_optimizer` gives, without state yet; filled.
-
-    Returns
-    -------
-    dict
-        The facts.
+    """Load a state into a model and an optimizer without state; return the facts.
 
     Raises
     ------
@@ -84,8 +72,9 @@ def load_run_state(
     """
     with open_run_state(path) as file:
         facts: dict[str, Any] = json.loads(file.metadata()["facts"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    targets = {
+        names = file.keys()  # a safe_open is no mapping
+        tensors = {name: file.get_tensor(name) for name in names}
+    model_state = {
         f"model.{_plain_name(name)}": value
         for name, value in model.state_dict().items()
     }
@@ -94,15 +83,15 @@ def load_run_state(
         for name, value in tensors.items()
         if name.startswith("model.")
     }
-    wanted = {(name, value.shape) for name, value in targets.items()}
-    if saved != wanted:
+    expected = {(name, value.shape) for name, value in model_state.items()}
+    if saved != expected:
         raise TrainingError(
             f"{path}: the run has other parameters than this configuration: "
-            f"{sorted({name for name, _ in saved ^ wanted})[:8]}."
+            f"{sorted({name for name, _ in saved ^ expected})[:8]}."
         )
     with torch.no_grad():
-        for name, target in targets.items():
-            target.copy_(_like(tensors[name], target))
+        for name, value in model_state.items():
+            value.copy_(_like(tensors[name], value))
         for name, parameter in _named_parameters(model):
             state = {
                 moment: _like(tensors[f"{moment}.{name}"], parameter)
@@ -118,17 +107,7 @@ def load_run_state(
 
 @contextmanager
 def open_run_state(path: Path) -> Iterator[Any]:
-    """Open what `save_run_state` wrote; tensors and facts are read when asked for.
-
-    Parameters
-    ----------
-    path : Path
-        File to read.
-
-    Yields
-    ------
-    safe_open
-        The file.
+    """Open a state; its tensors and facts are read on demand.
 
     Raises
     ------
@@ -149,11 +128,41 @@ def open_run_state(path: Path) -> Iterator[Any]:
         ) from error
 
 
+def saved_step(folder: Path) -> int:
+    """Return the number of steps that a run in a folder resumes after; 0 for none."""
+    path = folder / STATE_NAME
+    if not path.exists():
+        return 0
+    with open_run_state(path) as file:
+        return int(json.loads(file.metadata()["facts"])["next_step"])
+
+
 def whole_tensor(value: Tensor) -> Tensor:
-    """Return a tensor on the CPU that is not spread over processes."""
+    """Return a tensor on the CPU that is not sharded."""
     if isinstance(value, DTensor):
         value = value.full_tensor()
     return value.detach().cpu()
+
+
+class RunLog:
+    """A JSONL file that rank 0 appends to.
+
+    Lines of `next_step` and later, from before an interruption, are removed.
+    """
+
+    def __init__(self, path: Path, next_step: int) -> None:
+        self._path = path
+        if rank() == 0:
+            kept = [line for line in _lines(path) if _step(line) < next_step]
+            with atomic_write(path) as partial:
+                partial.write_text("".join(line + "\n" for line in kept))
+
+    def write(self, step: int, **values: Any) -> None:
+        """Append one line of JSON values by name; None is left out."""
+        if rank() == 0:
+            present = {name: v for name, v in values.items() if v is not None}
+            with self._path.open("a") as file:
+                file.write(json.dumps({"step": step, **present}) + "\n")
 
 
 def _named_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
@@ -165,13 +174,24 @@ def _named_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
 
 
 def _plain_name(name: str) -> str:
-    """Drop what `DistributedDataParallel` puts into names."""
+    """Drop the prefix that `DistributedDataParallel` adds."""
     return name.replace("student.module.", "student.")
 
 
 def _like(value: Tensor, target: Tensor) -> Tensor:
-    """Give a whole tensor the device and distribution of another."""
+    """Move a whole tensor to the device and sharding of another."""
     value = value.to(target.device)
     if not isinstance(target, DTensor):
         return value
     return distribute_tensor(value, target.device_mesh, target.placements)
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def _step(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")  # cut off by a crash

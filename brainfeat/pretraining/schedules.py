@@ -6,21 +6,7 @@ import math
 
 
 def linear_warmup(step: int, n_steps: int, start: float, end: float) -> float:
-    """Go from `start` to `end` in equal increments, then stay.
-
-    Parameters
-    ----------
-    step : int
-        Current step, counted from 0.
-    n_steps : int
-        Step at which `end` is reached; 0 gives `end` from the beginning.
-    start, end : float
-        Values at step 0 and from `n_steps` on.
-
-    Returns
-    -------
-    float
-        Value at `step`.
+    """Interpolate linearly from `start` at step 0 to `end` at `n_steps` and after.
 
     Examples
     --------
@@ -33,21 +19,7 @@ def linear_warmup(step: int, n_steps: int, start: float, end: float) -> float:
 
 
 def cosine(step: int, n_steps: int, start: float, end: float) -> float:
-    """Go from `start` to `end` along half a cosine, then stay.
-
-    Parameters
-    ----------
-    step : int
-        Current step, counted from 0.
-    n_steps : int
-        Step at which `end` is reached.
-    start, end : float
-        Values at step 0 and from `n_steps` on.
-
-    Returns
-    -------
-    float
-        Value at `step`.
+    """Follow half a cosine from `start` at step 0 to `end` at `n_steps` and after.
 
     Examples
     --------
@@ -63,22 +35,6 @@ def warmup_cosine(
     step: int, n_warmup_steps: int, n_steps: int, *, peak: float, final: float
 ) -> float:
     """Rise linearly from 0 to `peak`, then fall along half a cosine to `final`.
-
-    Parameters
-    ----------
-    step : int
-        Current step, counted from 0.
-    n_warmup_steps : int
-        Step at which `peak` is reached.
-    n_steps : int
-        Step at which `final` is reached.
-    peak, final : float
-        Largest and last value.
-
-    Returns
-    -------
-    float
-        Value at `step`.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Seeds that depend on step and process only, so that a run can be resumed."""
+"""Seeds derived from step and rank only, so that a run can be resumed."""
 
 __all__ = ["derive_seed", "seeded_generator"]
 
@@ -7,17 +7,7 @@ import torch
 
 
 def derive_seed(*numbers: int) -> int:
-    """Mix non-negative integers into one seed.
-
-    Parameters
-    ----------
-    *numbers : int
-        Such as seed, step and rank; their order matters.
-
-    Returns
-    -------
-    int
-        Below 2 ** 63.
+    """Mix non-negative integers, such as seed, step and rank, into a seed below 2**63.
 
     Examples
     --------

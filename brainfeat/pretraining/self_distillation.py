@@ -1,4 +1,4 @@
-"""Student, teacher, and the objectives that tie one to the other."""
+"""Student, teacher, and the objectives between them."""
 
 __all__ = [
     "HeadOutputs",
@@ -37,37 +37,31 @@ _CENTRINGS: dict[str, Callable[[int], nn.Module]] = {
 
 
 class HeadOutputs(NamedTuple):
-    """What a network says about views; None where no objective asks.
+    """Outputs of one network for all views; None where no objective needs them.
 
     Attributes
     ----------
     class_tokens : Tensor of shape (V, B, D)
         Class token of each global view, averaged over its slabs.
     class_logits : Tensor of shape (V + L, B, K), optional
-        Prototypes of each view, global ones first.
+        Prototype logits of each view, global ones first.
     patch_logits : Tensor of shape (M, K), optional
-        Prototypes of the masked patches of the global views.
+        Prototype logits of the masked patches of the global views.
     projections : Tensor of shape (V, B, P), optional
         Projected mean patch token of each global view.
-    quantities : Tensor of shape (V, B, S, h, w, R), optional
-        Predicted quantities of each patch, standardised.
+    targets : Tensor of shape (V, B, S, h, w, R), optional
+        Predicted anatomy targets of each patch, standardised.
     """
 
     class_tokens: Tensor
     class_logits: Tensor | None
     patch_logits: Tensor | None
     projections: Tensor | None
-    quantities: Tensor | None
+    targets: Tensor | None
 
 
 class LossTerms(NamedTuple):
-    """The loss and its parts, each before its weight; 0 where it has none.
-
-    Attributes
-    ----------
-    total, dino, ibot, koleo, infonce, anatomy : Tensor of shape ()
-        Weighted sum, and the objectives.
-    """
+    """The weighted total, and each objective before its weight; 0 where unused."""
 
     total: Tensor
     dino: Tensor
@@ -78,17 +72,9 @@ class LossTerms(NamedTuple):
 
 
 class HeadedEncoder(nn.Module):
-    """The encoder and the heads that the objectives of a run need.
+    """The encoder with the heads of the objectives; `n_targets` anatomy targets R."""
 
-    Parameters
-    ----------
-    config : PretrainingConfig
-        Sizes, and weights of the objectives.
-    n_quantities : int
-        Quantities R of the anatomy objective.
-    """
-
-    def __init__(self, config: PretrainingConfig, n_quantities: int) -> None:
+    def __init__(self, config: PretrainingConfig, n_targets: int) -> None:
         super().__init__()
         self.encoder = SlabEncoder(config.encoder)
         self.encoder.set_activation_checkpointing(config.activation_checkpointing)
@@ -106,78 +92,59 @@ class HeadedEncoder(nn.Module):
         if config.infonce_weight > 0:
             self.projector = Projector(dim, hidden_dim=hidden_dim, out_dim=out_dim)
         if config.anatomy_weight > 0:
-            self.anatomy_head = AnatomyHead(dim, n_quantities)
-        # Unmasked runs never touch the mask token, which DDP would wait for.
+            self.anatomy_head = AnatomyHead(dim, n_targets)
+        # DDP would wait for the gradient of a mask token that is never used.
         self.encoder.mask_token.requires_grad_(self.ibot_head is not None)
 
     def forward(self, views: Views, *, masked: bool) -> HeadOutputs:
-        """Encode global and local views.
-
-        Parameters
-        ----------
-        views : Views
-            Views of a batch; what is not visible is not seen.
-        masked : bool
-            Whether masked patches are hidden too.
-
-        Returns
-        -------
-        HeadOutputs
-            Tokens and logits.
-        """
-        large = views.large
+        """Encode global and local views; hide masked patches if `masked`."""
+        group = views.global_views
         hides = masked and self.ibot_head is not None
-        tokens = _encode(self.encoder, large, large.masks if hides else None)
-        class_tokens = _mean_class_tokens(tokens, large)  # V B D
-        patch_logits = quantities = projections = None
-        if self.ibot_head is not None and large.masks is not None:
-            patch_logits = self.ibot_head(tokens.patch_tokens[large.masks])
+        tokens = _encode(self.encoder, group, group.masks if hides else None)
+        class_tokens = _mean_class_tokens(tokens, group)  # V B D
+        patch_logits = targets = projections = None
+        if self.ibot_head is not None and group.masks is not None:
+            patch_logits = self.ibot_head(tokens.patch_tokens[group.masks])
         if self.anatomy_head is not None:
-            quantities = self.anatomy_head(tokens.patch_tokens)
+            targets = self.anatomy_head(tokens.patch_tokens)
         if self.projector is not None:
-            projections = self.projector(_mean_patch_tokens(tokens, large))
+            projections = self.projector(_mean_patch_tokens(tokens, group))
         return HeadOutputs(
             class_tokens=class_tokens,
-            class_logits=self._class_logits(class_tokens, views.small),
+            class_logits=self._class_logits(class_tokens, views.local_views),
             patch_logits=patch_logits,
             projections=projections,
-            quantities=quantities,
+            targets=targets,
         )
 
     def _class_logits(
-        self, class_tokens: Tensor, small: ViewGroup | None
+        self, class_tokens: Tensor, local_views: ViewGroup | None
     ) -> Tensor | None:
         if self.dino_head is None:
             return None
-        if small is not None:
-            local = _encode(self.encoder, small, None)
-            class_tokens = torch.cat([class_tokens, _mean_class_tokens(local, small)])
+        if local_views is not None:
+            tokens = _encode(self.encoder, local_views, None)
+            local_tokens = _mean_class_tokens(tokens, local_views)
+            class_tokens = torch.cat([class_tokens, local_tokens])
         logits: Tensor = self.dino_head(class_tokens)
         return logits
 
 
 class SelfDistillation(nn.Module):
-    """A student, the teacher that follows it, and the loss between them.
-
-    Parameters
-    ----------
-    config : PretrainingConfig
-        Sizes, and weights of the objectives.
-    n_quantities : int
-        Quantities R of the anatomy objective.
+    """A student, its moving-average teacher, and the loss between them.
 
     Attributes
     ----------
     student : nn.Module
-        Network that is trained; it may be wrapped for several processes.
+        The trained network; wrapped in `DistributedDataParallel` for several ranks.
     teacher : HeadedEncoder
-        Moving average of the student; the encoder that is kept.
+        Moving average of the student; its encoder becomes the checkpoint.
     """
 
-    def __init__(self, config: PretrainingConfig, n_quantities: int = 0) -> None:
+    def __init__(self, config: PretrainingConfig, n_targets: int = 0) -> None:
         super().__init__()
         self.config = config
-        self.student: nn.Module = HeadedEncoder(config, n_quantities)
+        self.student: nn.Module = HeadedEncoder(config, n_targets)
         self.teacher = copy.deepcopy(self.student)
         self.teacher.requires_grad_(False)
         self.teacher.eval()  # no stochastic depth in the targets
@@ -188,46 +155,23 @@ class SelfDistillation(nn.Module):
     def forward(
         self, views: Views, *, teacher_temperature: float
     ) -> tuple[LossTerms, HeadOutputs, HeadOutputs | None]:
-        """Compute the loss of a batch.
-
-        Parameters
-        ----------
-        views : Views
-            Views of the batch.
-        teacher_temperature : float
-            Temperature of the teacher's assignments.
-
-        Returns
-        -------
-        LossTerms
-            The loss and its parts.
-        HeadOutputs
-            What the student said.
-        HeadOutputs or None
-            What the teacher said, for the monitor; None where it is not needed.
-        """
-        config = self.config
-        seen = views if config.uses_local_views else Views(views.large)
+        """Return the loss, the student's outputs and the teacher's, if it is used."""
+        config, group = self.config, views.global_views
+        seen = views if config.uses_local_views else Views(group)
         student = self.student(seen, masked=True)
         teacher = None
         if config.uses_teacher:
-            large = dataclasses.replace(views.large, visible=views.large.present)
+            unhidden = dataclasses.replace(group, visible=group.present)
             with torch.no_grad():
-                teacher = self.teacher(Views(large), masked=False)
+                teacher = self.teacher(Views(unhidden), masked=False)
         # Sums over prototypes and logarithms of distances need float32.
-        with torch.autocast(views.large.slabs.device.type, enabled=False):
-            terms = self._terms(student, teacher, views.large, teacher_temperature)
+        with torch.autocast(group.slabs.device.type, enabled=False):
+            terms = self._terms(student, teacher, group, teacher_temperature)
         return terms, student, teacher
 
     @torch.no_grad()
     def update_teacher(self, momentum: float) -> None:
-        """Move the teacher towards the student.
-
-        Parameters
-        ----------
-        momentum : float
-            Share of the teacher that is kept.
-        """
+        """Keep the fraction `momentum` of the teacher; take the rest of the student."""
         student = unwrapped(self.student)
         torch._foreach_lerp_(
             list(self.teacher.parameters()),
@@ -241,14 +185,14 @@ class SelfDistillation(nn.Module):
         self,
         student: HeadOutputs,
         teacher: HeadOutputs | None,
-        large: ViewGroup,
+        group: ViewGroup,
         teacher_temperature: float,
     ) -> LossTerms:
         config = self.config
         zero = student.class_tokens.new_zeros((), dtype=torch.float32)
         terms = dict.fromkeys(LossTerms._fields, zero)
         if teacher is not None:
-            terms |= self._distil(student, teacher, large, teacher_temperature)
+            terms |= self._distil(student, teacher, group, teacher_temperature)
         if config.koleo_weight > 0:
             views = [koleo_loss(rows) for rows in student.class_tokens]
             terms["koleo"] = torch.stack(views).mean()
@@ -257,7 +201,7 @@ class SelfDistillation(nn.Module):
             terms["infonce"] = infonce_loss(
                 first, second, temperature=config.infonce_temperature
             )
-        terms |= self._anatomy(student, large)
+        terms |= self._anatomy(student, group)
         names = LossTerms._fields[1:]
         weighted = [getattr(config, f"{name}_weight") * terms[name] for name in names]
         terms["total"] = torch.stack(weighted).sum()
@@ -267,40 +211,45 @@ class SelfDistillation(nn.Module):
         self,
         student: HeadOutputs,
         teacher: HeadOutputs,
-        large: ViewGroup,
+        group: ViewGroup,
         teacher_temperature: float,
     ) -> dict[str, Tensor]:
         config, terms = self.config, {}
         if student.class_logits is not None and teacher.class_logits is not None:
-            targets = self.dino_centring(
+            assignments = self.dino_centring(
                 teacher.class_logits, temperature=teacher_temperature
             )
             terms["dino"] = dino_loss(
-                student.class_logits, targets, temperature=config.student_temperature
+                student.class_logits,
+                assignments,
+                temperature=config.student_temperature,
             )
-        if student.patch_logits is not None and teacher.patch_logits is not None:
-            targets = self.ibot_centring(
+        if (
+            student.patch_logits is not None
+            and teacher.patch_logits is not None
+            and group.masks is not None
+        ):
+            assignments = self.ibot_centring(
                 teacher.patch_logits, temperature=teacher_temperature
             )
-            masks = large.masks
             terms["ibot"] = ibot_loss(
                 student.patch_logits,
-                targets,
-                mask_weights(masks.flatten(0, 1)) if masks is not None else targets,
+                assignments,
+                mask_weights(group.masks.flatten(0, 1)),
                 temperature=config.student_temperature,
             )
         return terms
 
-    def _anatomy(self, output: HeadOutputs, large: ViewGroup) -> dict[str, Tensor]:
+    def _anatomy(self, output: HeadOutputs, group: ViewGroup) -> dict[str, Tensor]:
         head = unwrapped(self.student).anatomy_head
-        if head is None or output.quantities is None or large.truth is None:
+        if head is None or output.targets is None or group.targets is None:
             return {}
-        weights = large.fractions
-        if self.config.ibot_weight > 0 and large.masks is not None:
-            weights = weights * ~large.masks  # what is hidden cannot be measured
+        weights = group.fractions
+        if self.config.ibot_weight > 0 and group.masks is not None:
+            weights = weights * ~group.masks  # the student cannot measure hidden ones
         loss = anatomy_loss(
-            output.quantities.flatten(0, 1).flatten(1, 3),  # VB N R
-            head.standardise(large.truth).flatten(0, 1).flatten(1, 3),
+            output.targets.flatten(0, 1).flatten(1, 3),  # VB N R
+            head.standardise(group.targets).flatten(0, 1).flatten(1, 3),
             weights.flatten(0, 1).flatten(1),
             head.emphasis,
         )
@@ -309,16 +258,6 @@ class SelfDistillation(nn.Module):
 
 def unwrapped(network: nn.Module) -> HeadedEncoder:
     """Return the network inside a `DistributedDataParallel`, or itself.
-
-    Parameters
-    ----------
-    network : nn.Module
-        A `HeadedEncoder`, perhaps wrapped.
-
-    Returns
-    -------
-    HeadedEncoder
-        The network itself.
 
     Raises
     ------
@@ -350,13 +289,13 @@ def _encode(
 
 def _mean_patch_tokens(tokens: EncoderOutput, group: ViewGroup) -> Tensor:
     """Average the patch tokens of each view over the foreground: (V, B, D)."""
-    weights = group.fractions + 1e-6  # a view without foreground has a mean too
+    weights = group.fractions + 1e-6  # defined for a view without foreground, too
     weights = weights / weights.sum(dim=(2, 3, 4), keepdim=True)
     return torch.einsum("vbshw,vbshwd->vbd", weights, tokens.patch_tokens.float())
 
 
 def _mean_class_tokens(tokens: EncoderOutput, group: ViewGroup) -> Tensor:
-    """Average the class tokens of each view's slabs by their foreground: (V, B, D)."""
+    """Average the class tokens of each view, weighted by foreground: (V, B, D)."""
     weights = group.fractions.sum(dim=(3, 4)) + 1e-6
     weights = weights / weights.sum(dim=2, keepdim=True)
     return torch.einsum("vbs,vbsd->vbd", weights, tokens.cls_token.float())

@@ -1,4 +1,4 @@
-"""Subjects simulated on the fly, with known anatomy."""
+"""A source of simulated subjects, with known anatomy."""
 
 __all__ = ["SimulatedSource"]
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from brainfeat.pretraining.seeds import derive_seed
-from brainfeat.pretraining.subjects import SubjectBatch
+from brainfeat.pretraining.source import SubjectBatch
 from brainfeat.simulation.anatomy import BaseAnatomy
 from brainfeat.simulation.training import (
     TRUTH_NAMES,
@@ -22,31 +22,30 @@ from brainfeat.simulation.training import (
 
 _CENTER = (0.0, -17.0, 5.0)  # of the Preprocessor's grid, MNI152 mm
 _PERCENTILES = (0.5, 99.5)  # the Preprocessor's
-# Growth is relative to a base that the encoder never sees, so little of it can be
-# told from an image; small structures carry most of what disease changes.
-_EMPHASIS = {
+# Growth is relative to a base that the encoder never sees, so images show little of
+# it; disease changes small structures most.
+_TARGET_WEIGHTS = {
     "ventricle": 2.0,
     "medial_temporal": 2.0,
     "pathology": 0.3,
     "log_jacobian": 0.1,
 }
-_LARGEST_MARGIN = 3  # voxels of the mask that registration leaves around a brain
-_HEAD_SHARE = 0.2
+_LARGEST_MARGIN = 3  # voxels that a brain mask may leave around the brain
+_HEAD_FRACTION = 0.2  # of subjects whose foreground is the head
 _SAMPLE_STRIDE = 3  # every third voxel along each axis is enough for percentiles
 
 
 class SimulatedSource:
     """Draw subjects from base anatomies, each used for a few steps.
 
-    A step's batch has one place for each subject. The subject in a place is
-    replaced every `reuse` steps, the places in turn, so that the cost of a step is
-    even and every batch is mixed. What is in a place at a step follows from the
-    seed and the numbers of both, so that any step can be drawn at any time.
+    The subject at each position of the batch is replaced every `reuse` steps, the
+    positions in turn, so that all steps cost the same. It is a function of seed,
+    position and step, so that steps can be drawn in any order.
 
     Parameters
     ----------
     bases : sequence of BaseAnatomy
-        Anatomies that subjects are deformed from; volumes are made on their device.
+        Anatomies to deform; volumes are made on their device.
     modalities : sequence of {"T1w", "T2w", "FLAIR"}
         Volumes of each subject.
     reuse : int
@@ -54,19 +53,19 @@ class SimulatedSource:
     n_acquisitions : int
         Acquisitions A of each subject, which differ in contrast and scanner.
     config : TrainingConfig, optional
-        What subjects are drawn from.
+        Ranges to draw subjects from.
     shape : tuple of int (I, J, K)
         Voxels of a volume.
     spacing : float
         Voxel edge in mm.
     preprocessing : mapping, optional
-        What ``Preprocessor.from_dict`` reads, for the checkpoint; by default the
-        grid of `shape` and `spacing`, with every other setting at its default.
+        Values for ``Preprocessor.from_dict``, for the checkpoint; by default `shape`
+        and `spacing`.
     """
 
-    quantities = TRUTH_NAMES
-    tissues = TRUTH_NAMES[:-1]  # growth is none
-    emphasis = tuple(_EMPHASIS.get(name, 1.0) for name in TRUTH_NAMES)
+    targets = TRUTH_NAMES
+    tissues = TRUTH_NAMES[:-1]  # all but growth
+    target_weights = tuple(_TARGET_WEIGHTS.get(name, 1.0) for name in TRUTH_NAMES)
 
     def __init__(
         self,
@@ -89,7 +88,7 @@ class SimulatedSource:
         self.lattice = encoder_lattice(shape, spacing, _CENTER)
         grid = {"shape": list(shape), "spacing": spacing}
         self.preprocessing = grid if preprocessing is None else dict(preprocessing)
-        self._places: dict[int, tuple[int, SubjectBatch]] = {}
+        self._kept: dict[int, tuple[int, SubjectBatch]] = {}
 
     def draw(
         self,
@@ -100,40 +99,23 @@ class SimulatedSource:
         process: int = 0,
         n_processes: int = 1,
     ) -> SubjectBatch:
-        """Return the subjects that one process has in a step.
-
-        Parameters
-        ----------
-        step : int
-            Number of the step, from 0.
-        n_subjects : int
-            Number of subjects B of each process.
-        seed : int
-            Seed of the run.
-        process, n_processes : int
-            Which process it is, from 0, and how many train together.
-
-        Returns
-        -------
-        SubjectBatch
-            A function of the arguments alone.
-        """
+        """Return the subjects of one process in a step, as in `SubjectSource`."""
         rows = []
-        first, n_places = process * n_subjects, n_processes * n_subjects
-        for place in range(first, first + n_subjects):
-            generation = (step + place * self.reuse // n_places) // self.reuse
-            subject_seed = derive_seed(seed, place, generation)
-            kept_seed, subject = self._places.get(place, (None, None))
+        first, n_positions = process * n_subjects, n_processes * n_subjects
+        for position in range(first, first + n_subjects):
+            generation = (step + position * self.reuse // n_positions) // self.reuse
+            subject_seed = derive_seed(seed, position, generation)
+            kept_seed, subject = self._kept.get(position, (None, None))
             if subject is None or kept_seed != subject_seed:
                 subject = self._draw_subject(subject_seed)
-                self._places[place] = (subject_seed, subject)
+                self._kept[position] = (subject_seed, subject)
             rows.append(subject)
-        truths = [row.truth for row in rows if row.truth is not None]
+        targets = [row.targets for row in rows if row.targets is not None]
         return SubjectBatch(
             volumes=torch.cat([row.volumes for row in rows]),
             present=torch.cat([row.present for row in rows]),
             foreground=torch.cat([row.foreground for row in rows]),
-            truth=torch.cat(truths),
+            targets=torch.cat(targets),
         )
 
     def _draw_subject(self, seed: int) -> SubjectBatch:
@@ -157,8 +139,8 @@ class SimulatedSource:
 def _normalise(volumes: Tensor, foreground: Tensor) -> Tensor:
     """Clip at percentiles and z-score over the foreground, as `Preprocessor` does.
 
-    Volumes have shape (B, M, I, J, K), the foreground (B, I, J, K). Voxels outside
-    it take the lower clip value.
+    Volumes are (B, M, I, J, K), the foreground (B, I, J, K); voxels outside it take the
+    lower clip value.
     """
     out = torch.empty_like(volumes)
     for row, mask in enumerate(foreground):
@@ -176,11 +158,11 @@ def _normalise(volumes: Tensor, foreground: Tensor) -> Tensor:
 
 
 def _choose_foreground(batch: SimulatedBatch, generator: torch.Generator) -> Tensor:
-    """Find the foreground as preprocessing might: around the brain, or the head."""
+    """Draw a foreground as preprocessing might find it: brain and margin, or head."""
     rows = []
     for brain, head in zip(batch.brain, batch.foreground, strict=True):
         margin, is_head = torch.rand(2, generator=generator).tolist()
         radius = int(margin * (_LARGEST_MARGIN + 1))
         near = F.max_pool3d(brain[None].float(), 2 * radius + 1, 1, radius)[0] > 0
-        rows.append(head if is_head < _HEAD_SHARE else near & head)
+        rows.append(head if is_head < _HEAD_FRACTION else near & head)
     return torch.stack(rows)

@@ -1,4 +1,4 @@
-"""Preprocessed volumes on disk, mapped into memory as training needs them."""
+"""A store of preprocessed volumes on disk, memory-mapped for training."""
 
 __all__ = ["StoreIndex", "StoredScan", "VolumeStore"]
 
@@ -20,7 +20,7 @@ from brainfeat.exceptions import InputError, brief_reason
 from brainfeat.io.atomic import atomic_write
 from brainfeat.io.json_files import read_json
 from brainfeat.pretraining.seeds import derive_seed
-from brainfeat.pretraining.subjects import SubjectBatch
+from brainfeat.pretraining.source import SubjectBatch
 
 INDEX_NAME = "index.json"
 _FORMAT = "brainfeat-store-1"
@@ -30,15 +30,8 @@ _FORMAT = "brainfeat-store-1"
 class StoredScan:
     """One acquisition of one subject.
 
-    Parameters
-    ----------
-    subject : str
-        Scans of the same name are acquisitions of one subject.
-    file : str
-        Name of the array in the store: float16 of shape (M + 1, I, J, K), the
-        modalities and then the foreground.
-    present : tuple of bool
-        Which modalities the scan has.
+    `file` names its array in the store: float16 of shape (M + 1, I, J, K), the
+    modalities and then the foreground; `present` says which modalities it has.
     """
 
     subject: str
@@ -48,17 +41,7 @@ class StoredScan:
 
 @dataclass(frozen=True, kw_only=True)
 class StoreIndex:
-    """What a store holds; saved as ``index.json``.
-
-    Parameters
-    ----------
-    modalities : tuple of str
-        BIDS suffixes, in the order of the arrays.
-    preprocessing : mapping
-        How the arrays were made, as ``Preprocessor.to_dict`` gives it.
-    scans : tuple of StoredScan
-        All scans.
-    """
+    """Contents of a store, saved as ``index.json``."""
 
     modalities: tuple[str, ...]
     preprocessing: Mapping[str, Any]
@@ -67,16 +50,6 @@ class StoreIndex:
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read the index of a store.
-
-        Parameters
-        ----------
-        folder : Path
-            Folder of the store.
-
-        Returns
-        -------
-        StoreIndex
-            What the store holds.
 
         Raises
         ------
@@ -113,13 +86,7 @@ class StoreIndex:
         return index
 
     def save(self, folder: Path) -> None:
-        """Write the index, once all arrays are there.
-
-        Parameters
-        ----------
-        folder : Path
-            Folder of the store.
-        """
+        """Write the index, after all arrays."""
         content = {
             "format": _FORMAT,
             "modalities": list(self.modalities),
@@ -131,16 +98,15 @@ class StoreIndex:
 
 
 class VolumeStore:
-    """A source of subjects whose volumes were preprocessed before.
+    """A source of subjects whose volumes are preprocessed.
 
-    Subjects come in a new random order each time all have been used. A subject
-    with several acquisitions gives two of them, so that objectives can compare
-    them.
+    Subjects are shuffled anew in each epoch. A subject with several acquisitions
+    gives two of them, so that objectives can compare them.
 
     Parameters
     ----------
     folder : path-like
-        Folder that `write_store` made.
+        Folder written by `write_store`.
 
     Raises
     ------
@@ -149,9 +115,9 @@ class VolumeStore:
         size than the first.
     """
 
-    quantities: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
     tissues: tuple[str, ...] = ()
-    emphasis: tuple[float, ...] = ()
+    target_weights: tuple[float, ...] = ()
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
@@ -165,20 +131,20 @@ class VolumeStore:
     @cached_property
     def subjects(self) -> dict[str, list[StoredScan]]:
         """Scans of each subject."""
-        found: dict[str, list[StoredScan]] = {}
+        scans: dict[str, list[StoredScan]] = {}
         for scan in self.index.scans:
-            found.setdefault(scan.subject, []).append(scan)
-        return found
+            scans.setdefault(scan.subject, []).append(scan)
+        return scans
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the scans in their order; arrays are named by their content."""
+        """SHA-256 of the index; arrays are named by the hash of their content."""
         scans = [asdict(scan) for scan in self.index.scans]
         return hashlib.sha256(json.dumps(scans).encode()).hexdigest()
 
     @cached_property
     def n_acquisitions(self) -> int:
-        """Acquisitions that a subject gives: two if any subject has as many."""
+        """Acquisitions per subject in a batch: two if any subject has two."""
         return min(2, max(len(scans) for scans in self.subjects.values()))
 
     def draw(
@@ -190,60 +156,26 @@ class VolumeStore:
         process: int = 0,
         n_processes: int = 1,
     ) -> SubjectBatch:
-        """Return the subjects that one process has in a step.
-
-        Parameters
-        ----------
-        step : int
-            Number of the step, from 0.
-        n_subjects : int
-            Number of subjects B of each process.
-        seed : int
-            Seed of the run.
-        process, n_processes : int
-            Which process it is, from 0, and how many train together.
-
-        Returns
-        -------
-        SubjectBatch
-            A function of the arguments alone.
-        """
+        """Return the subjects of one process in a step, as in `SubjectSource`."""
         names = list(self.subjects)
         scans: list[StoredScan] = []
         orders: dict[int, NDArray[np.int64]] = {}
         first = (step * n_processes + process) * n_subjects
         for number in range(first, first + n_subjects):
-            epoch, place = divmod(number, len(names))
+            epoch, position = divmod(number, len(names))
             if epoch not in orders:
                 generator = np.random.default_rng(derive_seed(seed, epoch))
                 orders[epoch] = generator.permutation(len(names))
-            name = names[orders[epoch][place]]
+            name = names[orders[epoch][position]]
             scans += self._choose_scans(name, derive_seed(seed, number, 1))
         return self._load(scans, self.n_acquisitions)
 
     def load(self, names: Sequence[str]) -> SubjectBatch:
-        """Return the first scan of some subjects.
-
-        Parameters
-        ----------
-        names : sequence of str
-            Names of B subjects.
-
-        Returns
-        -------
-        SubjectBatch
-            One acquisition each.
-        """
+        """Return the first acquisition of each named subject."""
         return self._load([self.subjects[name][0] for name in names], 1)
 
     def _check_arrays(self) -> tuple[int, int, int]:
-        """Return the shape of a volume, which all arrays must have.
-
-        Raises
-        ------
-        InputError
-            If an array cannot have it.
-        """
+        """Return the shape of a volume; raise unless all arrays can have it."""
         first, *others = self.index.scans
         shape = self._open(first).shape
         if len(shape) != 4 or shape[0] != len(self.modalities) + 1:
@@ -251,20 +183,20 @@ class VolumeStore:
                 f"{self.folder / first.file}: expected {len(self.modalities)} "
                 f"modalities and the foreground, got an array of shape {shape}."
             )
-        # Half a copy of a store is noticed here, not after hours of training.
+        # Reports an incomplete copy now, not after hours of training.
         n_bytes = self._path(first).stat().st_size
         for scan in others:
-            found = self._path(scan).stat().st_size
-            if found != n_bytes:
+            size = self._path(scan).stat().st_size
+            if size != n_bytes:
                 raise InputError(
                     f"{self.folder / scan.file}: expected {n_bytes} bytes as in the "
-                    f"other arrays, got {found}; remove it, and preprocess "
+                    f"other arrays, got {size}; remove it, and preprocess "
                     f"{scan.subject} again."
                 )
         return shape[1], shape[2], shape[3]
 
     def _choose_scans(self, name: str, seed: int) -> list[StoredScan]:
-        """Choose acquisitions of a subject; one that has too few repeats its own."""
+        """Choose acquisitions of a subject, repeated if there are too few."""
         scans = self.subjects[name]
         order = np.random.default_rng(seed).permutation(len(scans))
         return [scans[order[n % len(scans)]] for n in range(self.n_acquisitions)]

@@ -1,15 +1,6 @@
-"""Preprocess scans once, into a store that training reads."""
+"""Preprocessing of subjects into a store, by the processes of one or more ranks."""
 
-__all__ = [
-    "FailedScan",
-    "NothingStoredError",
-    "Outcome",
-    "Scan",
-    "ScanEvent",
-    "fill_store",
-    "finish_store",
-    "write_store",
-]
+__all__ = ["NothingStoredError", "preprocess_subjects", "write_store"]
 
 import hashlib
 import io
@@ -18,310 +9,177 @@ import multiprocessing
 import os
 import signal
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
+from itertools import chain, zip_longest
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
+import torch.distributed as dist
 
 from brainfeat.exceptions import BrainfeatError, InputError, TrainingError
 from brainfeat.io.atomic import atomic_write
-from brainfeat.io.child_process import end_with_parent
 from brainfeat.io.hashing import content_hash
 from brainfeat.io.volumes import read_volume
 from brainfeat.preprocessing.preprocessor import Preprocessor
+from brainfeat.pretraining.ranks import rank, world_size
 from brainfeat.pretraining.store import StoredScan, StoreIndex, VolumeStore
+from brainfeat.pretraining.tracking import Tracker, untracked
+from brainfeat.subjects.subject import Outcome, Subject
+from brainfeat.workers import end_with_parent
 
+Outcomes = Iterator[Outcome[StoredScan]]
 
-@dataclass(frozen=True, kw_only=True)
-class Scan:
-    """Images of one acquisition of one subject.
-
-    Parameters
-    ----------
-    subject : str
-        Scans of the same name are acquisitions of one subject.
-    images : mapping of str to path-like
-        One image a modality; absent ones are left out.
-    """
-
-    subject: str
-    images: Mapping[str, str | os.PathLike[str]]
-
-
-class FailedScan(NamedTuple):
-    """A scan that is not in the store.
-
-    Attributes
-    ----------
-    scan : Scan
-        The scan.
-    error : BrainfeatError
-        Why.
-    """
-
-    scan: Scan
-    error: BrainfeatError
-
-
-# A scan's place in the store, or why it has none.
-Outcome = StoredScan | BrainfeatError
+_TIMEOUT = timedelta(days=3)  # of ranks that wait for the others to preprocess
 
 
 class NothingStoredError(InputError):
-    """No scan could be preprocessed.
+    """No subject could be preprocessed; `failed` has the outcome of each."""
 
-    Parameters
-    ----------
-    message : str
-        Where, and why the first one failed.
-    failed : list of FailedScan
-        All of them.
-    """
-
-    def __init__(self, message: str, failed: list[FailedScan]) -> None:
+    def __init__(self, message: str, failed: Sequence[Outcome[StoredScan]]) -> None:
         super().__init__(message)
         self.failed = failed
 
 
-class ScanEvent(NamedTuple):
-    """A scan that is in the store, or failed.
-
-    Attributes
-    ----------
-    n_done, n_scans : int
-        Scans looked at so far, and all scans.
-    scan : Scan
-        The scan.
-    error : BrainfeatError or None
-        Why it failed.
-    """
-
-    n_done: int
-    n_scans: int
-    scan: Scan
-    error: BrainfeatError | None
-
-
 def write_store(
-    scans: Sequence[Scan],
+    subjects: Sequence[Subject],
     folder: str | os.PathLike[str],
     preprocessor: Preprocessor,
     *,
     modalities: Sequence[str],
     n_jobs: int = 1,
-    on_scan: Callable[[ScanEvent], None] | None = None,
-) -> tuple[VolumeStore, list[FailedScan]]:
-    """Preprocess scans into a store; those already there are not done again.
+    track: Tracker = untracked,
+) -> tuple[VolumeStore, list[Outcome[StoredScan]]]:
+    """Preprocess subjects into a store; return it, and the outcomes that failed.
 
-    An array is named by the content of its images and by the preprocessing, so that
-    an interrupted call is resumed, and a changed image done again.
-
-    Parameters
-    ----------
-    scans : sequence of Scan
-        What the store will hold.
-    folder : path-like
-        Folder of the store.
-    preprocessor : Preprocessor
-        Takes volumes to the encoder's grid.
-    modalities : sequence of str
-        BIDS suffixes, in the order of the encoder.
-    n_jobs : int
-        Number of processes.
-    on_scan : callable, optional
-        Called with a `ScanEvent` for each scan, in their order.
-
-    Returns
-    -------
-    VolumeStore
-        The store, with all scans that could be preprocessed.
-    list of FailedScan
-        The others.
+    Arrays are named by the hash of their images and of the preprocessing, so that
+    an interrupted call resumes and a changed image is preprocessed again. Subjects of
+    one name are acquisitions of one subject. Each rank preprocesses its part of the
+    subjects with `n_jobs` processes and passes its outcomes through `track`.
 
     Raises
     ------
     NothingStoredError
-        If no scan could be preprocessed.
+        If no subject could be preprocessed.
     """
-    outcomes = fill_store(
-        scans,
-        folder,
-        preprocessor,
-        modalities=modalities,
-        n_jobs=n_jobs,
-        on_scan=on_scan,
+    group = None
+    if world_size() > 1:
+        # NCCL gives up after minutes, and preprocessing takes hours.
+        group = dist.new_group(backend="gloo", timeout=_TIMEOUT)
+    mine = subjects[rank() :: world_size()]
+    stream = preprocess_subjects(
+        mine, Path(folder), preprocessor, modalities=modalities, n_jobs=n_jobs
     )
-    return finish_store(scans, outcomes, folder, preprocessor, modalities=modalities)
-
-
-def finish_store(
-    scans: Sequence[Scan],
-    outcomes: Sequence[Outcome],
-    folder: str | os.PathLike[str],
-    preprocessor: Preprocessor,
-    *,
-    modalities: Sequence[str],
-) -> tuple[VolumeStore, list[FailedScan]]:
-    """Write the index over arrays that are there: the rest of `write_store`.
-
-    Parameters
-    ----------
-    scans : sequence of Scan
-        What the store will hold.
-    outcomes : sequence of StoredScan or BrainfeatError
-        What `fill_store` gives for each.
-    folder : path-like
-        Folder of the store.
-    preprocessor : Preprocessor
-        What made the arrays.
-    modalities : sequence of str
-        BIDS suffixes, in the order of the encoder.
-
-    Returns
-    -------
-    VolumeStore
-        The store, with all scans that could be preprocessed.
-    list of FailedScan
-        The others.
-
-    Raises
-    ------
-    NothingStoredError
-        If no scan could be preprocessed.
-    """
-    stored: list[StoredScan] = []
-    failed: list[FailedScan] = []
-    for scan, outcome in zip(scans, outcomes, strict=True):
-        if isinstance(outcome, StoredScan):
-            stored.append(outcome)
-        else:
-            failed.append(FailedScan(scan, outcome))
-    if not stored:
-        reason = failed[0].error if failed else "there are no scans"
+    outcomes = list(track(stream, total=len(mine), description="preprocessing"))
+    if group is not None:
+        outcomes = _gather(outcomes, group)
+    failed = [outcome for outcome in outcomes if outcome.result is None]
+    scans = tuple(outcome.result for outcome in outcomes if outcome.result is not None)
+    if not scans:
+        reason = f"; first error: {failed[0].error}" if failed else "."
         raise NothingStoredError(
-            f"{os.fspath(folder)}: nothing to store; the first reason: {reason}", failed
+            f"{os.fspath(folder)}: nothing to store{reason}", failed
         )
-    index = StoreIndex(
+    # Every rank writes the same index.
+    StoreIndex(
         modalities=tuple(modalities),
         preprocessing=preprocessor.to_dict(),
-        scans=tuple(stored),
-    )
-    index.save(Path(folder))
+        scans=scans,
+    ).save(Path(folder))
     return VolumeStore(folder), failed
 
 
-def fill_store(
-    scans: Sequence[Scan],
-    folder: str | os.PathLike[str],
+def preprocess_subjects(
+    subjects: Iterable[Subject],
+    folder: Path,
     preprocessor: Preprocessor,
     *,
     modalities: Sequence[str],
     n_jobs: int = 1,
-    on_scan: Callable[[ScanEvent], None] | None = None,
-) -> list[Outcome]:
-    """Write the arrays of scans, but no index: a share of the work of `write_store`.
-
-    Parameters
-    ----------
-    scans : sequence of Scan
-        What to preprocess; arrays that are already there are kept.
-    folder : path-like
-        Folder of the store.
-    preprocessor : Preprocessor
-        Takes volumes to the encoder's grid.
-    modalities : sequence of str
-        BIDS suffixes, in the order of the encoder.
-    n_jobs : int
-        Number of processes.
-    on_scan : callable, optional
-        Called with a `ScanEvent` for each scan, in their order.
-
-    Returns
-    -------
-    list of StoredScan or BrainfeatError
-        One for each scan: its place in the store, or why it has none.
+) -> Outcomes:
+    """Write the array of each subject and yield the outcomes in order.
 
     Raises
     ------
     TrainingError
         If the system ended one of the processes.
     """
-    target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     work = partial(
-        _store_scan,
-        folder=target,
+        _store_subject,
+        folder=folder,
         preprocessor=preprocessor,
         modalities=tuple(modalities),
     )
-    outcomes = []
-    for scan, outcome in zip(scans, _map(work, scans, n_jobs), strict=True):
-        outcomes.append(outcome)
-        if on_scan is not None:
-            error = None if isinstance(outcome, StoredScan) else outcome
-            on_scan(ScanEvent(len(outcomes), len(scans), scan, error))
-    return outcomes
-
-
-def _map(
-    work: "partial[Outcome]", scans: Sequence[Scan], n_jobs: int
-) -> Iterator[Outcome]:
     if n_jobs == 1:
-        yield from map(work, scans)
+        yield from map(work, subjects)
         return
     # Forked children would share the locks of this process' threads.
     context = multiprocessing.get_context("spawn")
     try:
         with ProcessPoolExecutor(n_jobs, context, _start_worker) as pool:
-            yield from pool.map(work, scans)
+            yield from pool.map(work, subjects)
     except BrokenProcessPool as error:
         raise TrainingError(
-            "a process that preprocesses was ended by the system, as a rule for want "
-            "of memory; use fewer jobs. Scans that are done are kept."
+            "the system ended a process that preprocesses, usually for want of memory; "
+            "use fewer jobs. Finished scans are kept."
         ) from error
 
 
 def _start_worker() -> None:
-    # Ctrl-C reaches every process of a terminal; the first one ends the others.
+    # The parent handles Ctrl-C and stops its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
-    # What libraries say about single files would stand between our own lines.
+    # Warnings of libraries about single files would interrupt the progress display.
     warnings.simplefilter("ignore")
     logging.getLogger("nibabel").setLevel(logging.CRITICAL)
 
 
-def _store_scan(
-    scan: Scan, *, folder: Path, preprocessor: Preprocessor, modalities: tuple[str, ...]
-) -> Outcome:
-    """Preprocess one scan, unless its array is there; return the error if it fails."""
+def _store_subject(
+    subject: Subject,
+    *,
+    folder: Path,
+    preprocessor: Preprocessor,
+    modalities: tuple[str, ...],
+) -> Outcome[StoredScan]:
+    """Preprocess one subject unless its array exists."""
     try:
-        name = _array_name(scan, preprocessor, modalities)
-        path = folder / name
+        paths = subject.paths
+        path = folder / _array_name(paths, preprocessor, modalities)
         if not path.is_file():
-            volumes = {key: read_volume(image) for key, image in scan.images.items()}
-            subject = preprocessor.apply(volumes, modalities)
-            foreground = subject.foreground[None].astype(np.float16)
-            data = np.concatenate([subject.data.astype(np.float16), foreground])
+            volumes = {name: read_volume(image) for name, image in paths.items()}
+            result = preprocessor.apply(volumes, modalities)
+            foreground = result.foreground[None].astype(np.float16)
+            data = np.concatenate([result.data.astype(np.float16), foreground])
             content = io.BytesIO()
-            np.save(content, data)  # into a file it does not say why it fails
+            np.save(content, data)  # np.save to a file gives no reason when it fails
             with atomic_write(path) as unfinished:
                 unfinished.write_bytes(content.getbuffer())
     except BrainfeatError as error:
-        return error
-    present = tuple(key in scan.images for key in modalities)
-    return StoredScan(subject=scan.subject, file=name, present=present)
+        return Outcome(subject, error=error)
+    present = tuple(name in paths for name in modalities)
+    scan = StoredScan(subject=subject.participant_id, file=path.name, present=present)
+    return Outcome(subject, scan)
 
 
 def _array_name(
-    scan: Scan, preprocessor: Preprocessor, modalities: tuple[str, ...]
+    paths: dict[str, str], preprocessor: Preprocessor, modalities: tuple[str, ...]
 ) -> str:
     digest = hashlib.sha256(preprocessor.fingerprint.encode())
     digest.update(repr(modalities).encode())
-    for modality in sorted(scan.images):
-        digest.update(f"{modality} {content_hash(scan.images[modality])}".encode())
+    for modality in sorted(paths):
+        digest.update(f"{modality} {content_hash(paths[modality])}".encode())
     return f"{digest.hexdigest()[:32]}.npy"
+
+
+def _gather(
+    outcomes: list[Outcome[StoredScan]], group: dist.ProcessGroup
+) -> list[Outcome[StoredScan]]:
+    """Collect the outcomes of all ranks, in the order of the subjects."""
+    parts: list[list[Outcome[StoredScan]]] = [[] for _ in range(world_size())]
+    dist.all_gather_object(parts, outcomes, group=group)
+    turns = chain.from_iterable(zip_longest(*parts))
+    return [outcome for outcome in turns if outcome is not None]

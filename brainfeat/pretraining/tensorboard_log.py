@@ -7,47 +7,28 @@ from pathlib import Path
 from typing import Any, Self
 
 from brainfeat.exceptions import MissingDependencyError
-from brainfeat.pretraining.store_writer import ScanEvent
-from brainfeat.pretraining.trainer import StepEvent
+from brainfeat.pretraining.trainer import TrainingStep
 
 
 class TensorBoardLog:
-    """Write what is measured in each step as a scalar.
+    """Write the measures of each step as scalars.
 
-    Parameters
-    ----------
-    folder : Path
-        Folder for TensorBoard's event files.
-    next_step : int
-        Curves of this step and later ones, from before an interruption, are
-        hidden: the run writes them again.
-
-    Raises
-    ------
-    MissingDependencyError
-        If TensorBoard is not installed.
+    Curves of `next_step` and later, from before an interruption, are hidden.
+    Raises a MissingDependencyError if TensorBoard is not installed.
     """
 
     def __init__(self, folder: Path, next_step: int = 0) -> None:
-        self._writer: Any = None
-        self._folder, self._next_step = folder, next_step
         try:
             self._module = import_module("torch.utils.tensorboard")
         except ImportError as error:
             raise MissingDependencyError(
                 "TensorBoard is not installed: pip install 'brainfeat[tensorboard]'"
             ) from error
+        self._folder, self._next_step = folder, next_step
+        self._writer: Any = None
 
-    def __call__(self, event: ScanEvent | StepEvent) -> None:
-        """Write one step.
-
-        Parameters
-        ----------
-        event : ScanEvent or StepEvent
-            The step; of scans nothing is written.
-        """
-        if isinstance(event, ScanEvent):
-            return
+    def write(self, event: TrainingStep) -> None:
+        """Write one step."""
         if self._writer is None:  # nothing is written before the run begins
             self._writer = self._module.SummaryWriter(
                 str(self._folder), purge_step=self._next_step

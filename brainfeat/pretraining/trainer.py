@@ -1,13 +1,16 @@
-"""The training loop, from a source of subjects to a checkpoint."""
+"""The training loop, from a source of subjects to a checkpoint.
 
-__all__ = ["StepEvent", "Trainer", "pretrain"]
+Imports torch, numpy and safetensors only, so that clusters can train from a store.
+"""
+
+__all__ = ["Probe", "Trainer", "TrainingStep", "train"]
 
 import contextlib
 import dataclasses
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,27 +21,20 @@ from torch.nn.parallel import DistributedDataParallel
 
 from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.io.json_files import write_json
-from brainfeat.models.device import resolve_training_device
 from brainfeat.models.encoder import SlabEncoder
 from brainfeat.models.heads import AnatomyHead
 from brainfeat.pretraining.config import PretrainingConfig
-from brainfeat.pretraining.export import export_checkpoint, start_from
+from brainfeat.pretraining.export import export_checkpoint
 from brainfeat.pretraining.monitor import Monitor, relative_entropy
 from brainfeat.pretraining.optimizer import build_optimizer, set_schedule
-from brainfeat.pretraining.parallel import (
-    distributed,
-    shared_between_ranks,
-)
+from brainfeat.pretraining.parallel import joined_ranks, wrap_for_ranks
 from brainfeat.pretraining.ranks import all_ranks_mean, rank, world_size
-from brainfeat.pretraining.run_checks import (
-    CONFIG_NAME,
-    STATE_NAME,
-    check_fit,
-    check_grid,
-    check_run_folder,
-)
-from brainfeat.pretraining.run_log import RunLog
+from brainfeat.pretraining.run_checks import check_fit, check_grid, run_lock
 from brainfeat.pretraining.run_state import (
+    CONFIG_NAME,
+    LOG_NAME,
+    STATE_NAME,
+    RunLog,
     load_run_state,
     save_run_state,
     whole_tensor,
@@ -50,117 +46,56 @@ from brainfeat.pretraining.self_distillation import (
     SelfDistillation,
     unwrapped,
 )
+from brainfeat.pretraining.source import SubjectSource
 from brainfeat.pretraining.store import VolumeStore
-from brainfeat.pretraining.subjects import SubjectSource
+from brainfeat.pretraining.tracking import Tracker, untracked
 from brainfeat.pretraining.views import DrawnViews, Views
+from brainfeat.pretraining.warm_start import Start, choose_start, initialise
 from brainfeat.workers import Prefetch
 
 logger = logging.getLogger(__name__)
 
-_N_CALIBRATION = 12  # batches that the units of the anatomy are measured on
+_N_CALIBRATION = 12  # batches that standardise the anatomy targets
 Probe = Callable[[SlabEncoder], float]
 
 
-class StepEvent(NamedTuple):
-    """A step that is done.
-
-    Attributes
-    ----------
-    n_done, n_steps : int
-        Steps done so far, and steps of the run.
-    measures : dict of str to float or None
-        Losses, signs of a collapse and pace, as in the log.
-    """
+class TrainingStep(NamedTuple):
+    """A finished step: the number of steps done, and the measures of the log."""
 
     n_done: int
-    n_steps: int
     measures: dict[str, float | None]
 
 
-def pretrain(
-    data: SubjectSource | str | os.PathLike[str],
+def train(
+    source: SubjectSource,
     config: PretrainingConfig,
     *,
     output: str | os.PathLike[str],
-    init: str | os.PathLike[str] | Checkpoint | None = None,
+    init: str | os.PathLike[str] | None = None,
     resume: bool = False,
     device: str = "auto",
     probe: Probe | None = None,
-    on_step: Callable[[StepEvent], None] | None = None,
+    track: Tracker = untracked,
 ) -> Checkpoint:
-    """Train an encoder on brain volumes, without labels or with known anatomy.
+    """Train from a source, such as a `VolumeStore`, as `brainfeat.pretrain` does.
 
-    Under torchrun every process calls this, and they train together.
-
-    Parameters
-    ----------
-    data : SubjectSource or path
-        Where subjects come from, or the folder of a `VolumeStore`.
-    config : PretrainingConfig
-        Hyperparameters.
-    output : path-like
-        Folder that becomes a checkpoint. It also holds ``pretraining.json``, the
-        log ``log.jsonl``, the state ``state.safetensors`` that a run is resumed
-        from, and the checkpoint ``best`` where a probe is given.
-    init : path-like, str or Checkpoint, optional
-        Checkpoint, or foreign DINOv2 weights, to start from.
-    resume : bool
-        Whether to go on where a run in `output` stopped. The result equals that
-        of an uninterrupted run of as many processes, unless the scans are others
-        now, which is warned of.
-    device : str
-        A torch device; ``"auto"`` takes the fastest there is. It changes the
-        result by rounding only.
-    probe : callable, optional
-        Scores an encoder, which is on the device of the run; higher is better.
-        Called every ``config.probe_every`` steps, and its best encoder is kept.
-    on_step : callable, optional
-        Called with a `StepEvent` after each step.
-
-    Returns
-    -------
-    Checkpoint
-        The teacher's encoder, also saved in `output`.
-
-    Raises
-    ------
-    ConfigError
-        If the configuration does not fit the data, the number of processes, or
-        the run that is resumed.
-    TrainingError
-        If `output` holds a run and `resume` is false, or training cannot go on.
+    Unlike `brainfeat.pretrain` it reads no images and needs no library that does.
     """
-    source = VolumeStore(data) if isinstance(data, str | os.PathLike) else data
-    target = resolve_training_device(device)
-    cards = [target] if target.type == "cuda" else []
-    # The caller's random numbers are left as they are.
-    with distributed(target), torch.random.fork_rng(cards):
-        trainer = Trainer(source, config, Path(output), device=target, probe=probe)
-        trainer.prepare(init=init, resume=resume)
-        trainer.run(on_step)
-        return trainer.export(trainer.folder)
+    folder = Path(output)
+    with joined_ranks(device) as target:
+        check_fit(source, config)
+        check_grid(source.shape, config)
+        start = choose_start(folder, config, init=init, resume=resume)
+        with run_lock(folder):
+            trainer = Trainer(source, config, folder, device=target, probe=probe)
+            return trainer.train(start, track)
 
 
 class Trainer:
-    """One run: the networks, their optimizer, and where things are written.
+    """One run: its networks, their optimizer and the folder that it writes.
 
-    Parameters
-    ----------
-    source : SubjectSource
-        Where subjects come from.
-    config : PretrainingConfig
-        Hyperparameters.
-    folder : Path
-        Folder of the run.
-    device : torch.device
-        Where the networks are.
-    probe : callable, optional
-        Scores an encoder.
-
-    Raises
-    ------
-    ConfigError
-        If the configuration does not fit the data or the number of processes.
+    `probe` scores an encoder every ``config.probe_every`` steps, higher is better; the
+    best encoder is kept in the folder ``best``.
     """
 
     def __init__(
@@ -172,72 +107,56 @@ class Trainer:
         device: torch.device,
         probe: Probe | None = None,
     ) -> None:
-        check_fit(source, config)
-        check_grid(source.shape, config)
         self.source, self.config, self.folder = source, config, folder
         self.device, self.probe = device, probe
         self.next_step = 0
         self.best_score: float | None = None
-        torch.manual_seed(config.seed)  # the same first weights in every process
-        self.model = SelfDistillation(config, len(source.quantities)).to(device)
+        torch.manual_seed(config.seed)  # the same initial weights in every rank
+        self.model = SelfDistillation(config, len(source.targets)).to(device)
         self.monitor = Monitor(round(0.2 * config.n_steps))
 
-    def prepare(
-        self, *, init: str | os.PathLike[str] | Checkpoint | None, resume: bool
-    ) -> None:
-        """Set the first weights, or those of an interrupted run.
+    def train(self, start: Start, track: Tracker = untracked) -> Checkpoint:
+        """Train to the last step; return the checkpoint, which is saved too."""
+        self.prepare(start)
+        total, n_before = self.config.n_steps, self.next_step
+        for _ in track(
+            self.steps(), total=total, description="training", n_before=n_before
+        ):
+            pass
+        return self.export(self.folder)
 
-        Parameters
-        ----------
-        init : path-like, str or Checkpoint, optional
-            Checkpoint or weights to start from.
-        resume : bool
-            Whether to go on where the run in the folder stopped.
-
-        Raises
-        ------
-        TrainingError
-            If there is a run already and `resume` is false.
-        ConfigError
-            If the run was begun with another configuration.
-        """
-        goes_on = check_run_folder(self.folder, self.config, resume=resume)
-        if not goes_on:
-            if init is not None:
-                start_from(self.model, init)
-            self._remember_config()
+    def prepare(self, start: Start) -> None:
+        """Load the initial weights, or the state of an interrupted run."""
+        if not start.resumes:
+            if start.checkpoint is not None:
+                initialise(self.model, start.checkpoint)
+            if rank() == 0:
+                write_json(self.folder / CONFIG_NAME, self.config.to_dict())
             head = unwrapped(self.model.student).anatomy_head
             if head is not None:
                 self._calibrate(head)
-        self.model = shared_between_ranks(self.model, self.config)
+        self.model = wrap_for_ranks(self.model, self.config)
         network = unwrapped(self.model.student)
         self.optimizer = build_optimizer(network, self.config)
-        if goes_on:
+        if start.resumes:
             path = self.folder / STATE_NAME
             facts = load_run_state(path, self.model, self.optimizer)
             self.next_step = facts["next_step"]
             self.best_score = facts["best_score"]
             if facts.get("scans", self._scans) != self._scans and rank() == 0:
                 logger.warning(
-                    "%s: the run was begun with other scans; it goes on with these.",
+                    "%s: the run began with other scans; it resumes with these.",
                     self.folder,
                 )
-        self.log = RunLog(self.folder / "log.jsonl", self.next_step)
+        self.log = RunLog(self.folder / LOG_NAME, self.next_step)
 
-    def run(self, on_step: Callable[[StepEvent], None] | None = None) -> None:
-        """Train to the last step.
-
-        Parameters
-        ----------
-        on_step : callable, optional
-            Called after each step.
-        """
+    def steps(self) -> Iterator[TrainingStep]:
+        """Train, and yield each finished step."""
         config = self.config
         with self._batches() as batches:
             started = time.perf_counter()
             for step, parts in enumerate(batches, self.next_step):
-                # Everything random depends on the step, so that a resumed run
-                # takes the values of its own step.
+                # Randomness depends on the step alone, so that runs can be resumed.
                 torch.manual_seed(derive_seed(config.seed, step, rank(), 1))
                 learning_rate = set_schedule(self.optimizer, step, config)
                 self.optimizer.zero_grad(set_to_none=True)
@@ -249,7 +168,7 @@ class Trainer:
                 self.model.update_teacher(momentum)
                 self.monitor.check_collapse(step, **signs)
                 self.next_step = step + 1
-                # Waiting for data counts, writing checkpoints does not.
+                # Includes waiting for data, excludes writing checkpoints.
                 pace = config.batch_size / (time.perf_counter() - started)
                 measures = {
                     **losses,
@@ -260,24 +179,12 @@ class Trainer:
                 }
                 if step % config.log_every == 0 or self.next_step == config.n_steps:
                     self.log.write(step, **measures)
-                if on_step is not None:
-                    on_step(StepEvent(self.next_step, config.n_steps, measures))
-                self._keep()
+                yield TrainingStep(self.next_step, measures)
+                self._save_if_due()
                 started = time.perf_counter()
 
     def export(self, folder: Path) -> Checkpoint:
-        """Write the teacher's encoder as a checkpoint.
-
-        Parameters
-        ----------
-        folder : Path
-            Folder to write.
-
-        Returns
-        -------
-        Checkpoint
-            What was written.
-        """
+        """Write the teacher's encoder as a checkpoint, from rank 0."""
         checkpoint = self._teacher_checkpoint()
         if rank() == 0:
             checkpoint.save(folder)
@@ -285,37 +192,23 @@ class Trainer:
 
     def _teacher_checkpoint(self) -> Checkpoint:
         return export_checkpoint(
-            self.model.teacher.get_submodule("encoder"),
+            unwrapped(self.model.teacher),
             self.config,
-            self.source.preprocessing,
+            self.source,
             n_steps=self.next_step,
-            anatomy_head=self.model.teacher.anatomy_head,
-            quantities=self.source.quantities,
-            tissues=self.source.tissues,
         )
 
     def make_views(self, step: int) -> list[Views]:
-        """Draw and cut the views of one step.
-
-        Parameters
-        ----------
-        step : int
-            Number of the step, from 0.
-
-        Returns
-        -------
-        list of Views
-            One for each accumulated part.
-        """
+        """Draw and cut the views of one step, for each accumulated part."""
         config, n_parts = self.config, self.config.accumulation_steps
         n_subjects = config.batch_size // world_size()
         n_local = config.views.n_local if config.uses_local_views else 0
         views = dataclasses.replace(config.views, n_local=n_local)
-        # All parts at once: a source may give a subject again in the next draw.
+        # All parts at once: a source may repeat a subject in the next draw.
         batch = self.source.draw(
             step,
             n_subjects,
-            seed=derive_seed(config.seed, 0, 2),  # that of the first process, for all
+            seed=derive_seed(config.seed, 0, 2),  # the same in all ranks
             process=rank(),
             n_processes=world_size(),
         )
@@ -329,11 +222,11 @@ class Trainer:
         return parts
 
     def _batches(self) -> contextlib.AbstractContextManager[Iterable[list[Views]]]:
-        """Make the views of each step that is left, on a GPU ahead of their use."""
+        """Make the views of the remaining steps, ahead of their use on a GPU."""
         steps = range(self.next_step, self.config.n_steps)
         if self.device.type == "cuda":
             return Prefetch(self.make_views, steps, n_threads=1, n_ahead=3)
-        # On a CPU a thread would take from the products what it gives the data.
+        # On a CPU the matrix products need all threads.
         return contextlib.nullcontext(map(self.make_views, steps))
 
     def backward(
@@ -341,20 +234,8 @@ class Trainer:
     ) -> tuple[dict[str, float], dict[str, float | None]]:
         """Add up the gradients of all parts of a step.
 
-        Parameters
-        ----------
-        parts : list of Views
-            What `make_views` gave.
-        step : int
-            Number of the step, from 0.
-
-        Returns
-        -------
-        dict of str to float
-            Losses by name, means over parts and processes.
-        dict of str to float or None
-            Effective rank and teacher entropy (before centring), the signs of a
-            collapse.
+        Returns the losses, means over parts and ranks, and what reveals a collapse: the
+        effective rank and the teacher's entropy.
         """
         config = self.config
         warmup = round(config.temperature_warmup_fraction * config.n_steps)
@@ -385,20 +266,23 @@ class Trainer:
         )
         return float(whole_tensor(norm))
 
-    def _keep(self) -> None:
-        """Probe, and write checkpoints, when it is time."""
+    def _run_probe(self, probe: Probe) -> None:
+        checkpoint = self._teacher_checkpoint()
+        score = probe(checkpoint.build_encoder().to(self.device))
+        self.log.write(self.next_step - 1, probe=score)
+        logger.info("step %d: probe score %.3f.", self.next_step, score)
+        if self.best_score is None or score > self.best_score:
+            self.best_score = score
+            if rank() == 0:
+                checkpoint.save(self.folder / "best")
+
+    def _save_if_due(self) -> None:
+        """Run the probe, and save state and checkpoint, at their steps."""
         config, at_end = self.config, self.next_step == self.config.n_steps
         if self.probe is not None and (
             self.next_step % config.probe_every == 0 or at_end
         ):
-            checkpoint = self._teacher_checkpoint()
-            score = self.probe(checkpoint.build_encoder().to(self.device))
-            self.log.write(self.next_step - 1, probe=score)
-            logger.info("step %d: the probe scores %.3f.", self.next_step, score)
-            if self.best_score is None or score > self.best_score:
-                self.best_score = score
-                if rank() == 0:
-                    checkpoint.save(self.folder / "best")
+            self._run_probe(self.probe)
         if self.next_step % config.checkpoint_every == 0 or at_end:
             facts = {
                 "next_step": self.next_step,
@@ -411,23 +295,19 @@ class Trainer:
 
     @property
     def _scans(self) -> str | None:
-        """What tells scans from others; None where subjects are made as they come."""
+        """Fingerprint of the scans; None for subjects that are simulated."""
         return self.source.fingerprint if isinstance(self.source, VolumeStore) else None
 
-    def _remember_config(self) -> None:
-        if rank() == 0:
-            write_json(self.folder / CONFIG_NAME, self.config.to_dict())
-
     def _calibrate(self, head: AnatomyHead) -> None:
-        """Find mean and spread of the true quantities in a few batches."""
-        # After the last step and far apart: each shows other subjects.
+        """Set mean and spread of the anatomy targets from a few batches."""
+        # After the last step and far apart, so that all have different subjects.
         steps = [self.config.n_steps + 1000 * batch for batch in range(_N_CALIBRATION)]
-        views = [self.make_views(step)[0].large for step in steps]
-        truth = [group.truth for group in views if group.truth is not None]
-        head.emphasis.copy_(torch.tensor(self.source.emphasis))
-        head.calibrate(torch.cat(truth), torch.cat([g.fractions for g in views]))
+        views = [self.make_views(step)[0].global_views for step in steps]
+        targets = [group.targets for group in views if group.targets is not None]
+        head.emphasis.copy_(torch.tensor(self.source.target_weights))
+        head.calibrate(torch.cat(targets), torch.cat([g.fractions for g in views]))
         for name in ("mean", "spread"):
-            # Every process must use the same units.
+            # All ranks must use the same units.
             value = all_ranks_mean(getattr(head, name))
             getattr(head, name).copy_(value)
         self.model.update_teacher(1.0)
@@ -441,8 +321,8 @@ def _precision(
 
 
 def _fast_attention(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    # On the CPU, torch's fused attention is slower backwards than plain products
-    # for short sequences in bfloat16: 4200 against 5300 tokens a second.
+    # On the CPU, for short sequences in bfloat16, the backward pass of torch's fused
+    # attention is slower than plain products: 4200 against 5300 tokens a second.
     if device.type != "cpu":
         return contextlib.nullcontext()
     return sdpa_kernel(SDPBackend.MATH)
@@ -451,7 +331,7 @@ def _fast_attention(device: torch.device) -> contextlib.AbstractContextManager[A
 def _gradient_sync(
     network: nn.Module, wanted: bool
 ) -> contextlib.AbstractContextManager[Any]:
-    """Let processes exchange gradients only in the last part of a step."""
+    """Exchange gradients between ranks only in the last part of a step."""
     if isinstance(network, DistributedDataParallel) and not wanted:
         return network.no_sync()
     return contextlib.nullcontext()

@@ -1,53 +1,61 @@
-"""The views of a batch of subjects: drawn first, then applied on the device."""
+"""Views of a batch of subjects: drawn on the CPU, applied on the training device."""
 
 __all__ = ["DrawnGroup", "DrawnViews", "ViewConfig", "ViewGroup", "Views"]
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from brainfeat.exceptions import ConfigError
+from brainfeat.configs import (
+    Fraction,
+    NonNegativeInt,
+    PositiveInt,
+    Relation,
+    check_fields,
+)
 from brainfeat.models.config import EncoderConfig
 from brainfeat.pretraining.masking import draw_block_masks
-from brainfeat.pretraining.subjects import SubjectBatch
+from brainfeat.pretraining.source import SubjectBatch
 from brainfeat.slabs.crops import (
     CropBoxes,
     CropConfig,
     pool_patches,
     stack_to_slabs,
 )
-from brainfeat.slabs.grid import Plane
+from brainfeat.slabs.grid import Plane, SlabGrid
 from brainfeat.slabs.intensity import IntensityChanges, IntensityConfig
 
-ViewKind = Literal["large", "small"]
+ViewKind = Literal["global", "local"]
 _LOCAL_CROPS = CropConfig(size=(48, 48), n_slabs=2, area=(0.15, 0.35), jitter=2.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ViewConfig:
-    """What the student and the teacher are shown.
+    """How the views of student and teacher are cropped, augmented and masked.
 
     Parameters
     ----------
     global_crops : CropConfig
-        The large crops, seen by both.
+        Large crops, encoded by student and teacher.
     local_crops : CropConfig
-        The small crops, seen by the student alone.
+        Small crops, encoded by the student only.
     n_global, n_local : int
-        Crops of each kind a subject.
+        Crops of each kind per subject.
     planes : tuple of {"axial", "coronal", "sagittal"}
-        Planes of the slabs; each step takes the next one. The first is that of the
-        checkpoint and of a probe.
+        Planes of the slabs; each step takes the next one. The checkpoint and the
+        probe use the first.
     intensity : IntensityConfig
-        Changes of intensity, drawn for each crop.
+        Intensity augmentation, drawn for each crop.
     hidden_modalities : float
-        Probability that a modality is hidden from the student's crop. One stays.
+        Probability that a modality is hidden from the student's crop; at least one
+        stays visible.
     mask_ratio : tuple of float
-        Smallest and largest share of the patches of a masked crop that is masked.
+        Smallest and largest fraction of patches masked in a masked crop.
     mask_probability : float
-        Share of the global crops that is masked.
+        Fraction of the global crops that are masked.
 
     Raises
     ------
@@ -57,33 +65,22 @@ class ViewConfig:
 
     global_crops: CropConfig = field(default_factory=CropConfig)
     local_crops: CropConfig = _LOCAL_CROPS
-    n_global: int = 2
-    n_local: int = 4
+    n_global: PositiveInt = 2
+    n_local: NonNegativeInt = 4
     planes: tuple[Plane, ...] = ("axial",)
     intensity: IntensityConfig = field(default_factory=IntensityConfig)
-    hidden_modalities: float = 0.3
-    mask_ratio: tuple[float, float] = (0.1, 0.5)
-    mask_probability: float = 0.5
+    hidden_modalities: Fraction = 0.3
+    mask_ratio: tuple[Fraction, Fraction] = (0.1, 0.5)
+    mask_probability: Fraction = 0.5
 
     def __post_init__(self) -> None:
-        if self.n_global < 1 or self.n_local < 0:
-            raise ConfigError(
-                "n_global must be at least 1 and n_local at least 0, got "
-                f"{self.n_global} and {self.n_local}."
-            )
-        if not self.planes or set(self.planes) - {"axial", "coronal", "sagittal"}:
-            raise ConfigError(f"planes: not all known, got {self.planes}.")
-        low, high = self.mask_ratio
-        for name, value in (
-            ("hidden_modalities", self.hidden_modalities),
-            ("mask_probability", self.mask_probability),
-        ):
-            if not 0 <= value <= 1:
-                raise ConfigError(f"{name}: expected 0 to 1, got {value}.")
-        if not 0 < low <= high < 1:
-            raise ConfigError(
-                f"mask_ratio: expected 0 < low <= high < 1, got {self.mask_ratio}."
-            )
+        check_fields(self, _relations, allow_lists=True)
+
+
+def _relations(config: ViewConfig) -> Iterator[Relation]:
+    low, high = config.mask_ratio
+    yield bool(config.planes), "planes", "at least one plane"
+    yield 0 < low <= high < 1, "mask_ratio", "0 < low <= high < 1"
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,18 +91,16 @@ class ViewGroup:
     ----------
     slabs : Tensor of shape (V, B, S, C, H, W)
         Pixels.
-    present : bool Tensor of shape (V, B, M)
-        Modalities that the subject has.
-    visible : bool Tensor of shape (V, B, M)
-        Modalities that the student sees.
+    present, visible : bool Tensor of shape (V, B, M)
+        Modalities that the subject has, and those shown to the student.
     fractions : Tensor of shape (V, B, S, h, w)
-        Share of each patch that is foreground.
+        Foreground fraction of each patch.
     positions : Tensor of shape (V, B, S)
-        Place of each slab along the slab axis of the volume, from 0 to 1.
+        Position of each slab along the slab axis of the volume, from 0 to 1.
     masks : bool Tensor of shape (V, B, S, h, w), optional
-        Patches that the student does not see.
-    truth : Tensor of shape (V, B, S, h, w, R), optional
-        Known quantities of each patch.
+        Patches that are hidden from the student.
+    targets : Tensor of shape (V, B, S, h, w, R), optional
+        Anatomy targets of each patch.
     """
 
     slabs: Tensor
@@ -114,42 +109,33 @@ class ViewGroup:
     fractions: Tensor
     positions: Tensor
     masks: Tensor | None = None
-    truth: Tensor | None = None
+    targets: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Views:
-    """All views of a batch.
+    """The global views of a batch and, unless None, the local ones."""
 
-    Parameters
-    ----------
-    large : ViewGroup
-        The global views.
-    small : ViewGroup, optional
-        The local views.
-    """
-
-    large: ViewGroup
-    small: ViewGroup | None = None
+    global_views: ViewGroup
+    local_views: ViewGroup | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class DrawnGroup:
-    """The random part of one group of views.
+    """Random parameters of one group of views.
 
     Parameters
     ----------
     boxes : CropBoxes
-        Where the crops lie.
+        Positions of the crops.
     changes : IntensityChanges
-        What happens to their intensities; crop ``b * V + v`` is view v of
-        subject b.
+        Intensity augmentation; crop ``b * V + v`` is view v of subject b.
     present, visible : bool Tensor of shape (V, B, M)
-        Modalities that the subject has, and that the student sees.
+        Modalities that the subject has, and those shown to the student.
     plane : {"axial", "coronal", "sagittal"}
         Plane of the slabs.
     masks : bool Tensor of shape (V, B, S, h, w), optional
-        Patches that the student does not see.
+        Patches that are hidden from the student.
     """
 
     boxes: CropBoxes
@@ -171,33 +157,14 @@ class DrawnGroup:
         centers: Tensor,
         generator: torch.Generator,
     ) -> "DrawnGroup":
-        """Draw the views of one kind.
+        """Draw the views of one kind; global ones are masked.
 
-        Parameters
-        ----------
-        config : ViewConfig
-            Ranges to draw from.
-        kind : {"large", "small"}
-            Global views, which are masked, or local ones, which are not.
-        encoder : EncoderConfig
-            Thickness and patch size.
-        subjects : SubjectBatch
-            Says how many subjects there are and which modalities they have.
-        plane : {"axial", "coronal", "sagittal"}
-            Plane of the slabs.
-        centers : Tensor of shape (B,)
-            Centre that the crops of a subject share, as a share of the slab axis.
-        generator : torch.Generator
-            Source of randomness, on the CPU.
-
-        Returns
-        -------
-        DrawnGroup
-            Applied with `apply`.
+        `centers` of shape (B,) are fractions of the slab axis that the crops of a
+        subject share.
         """
-        is_large = kind == "large"
-        crops = config.global_crops if is_large else config.local_crops
-        n_views = config.n_global if is_large else config.n_local
+        is_global = kind == "global"
+        crops = config.global_crops if is_global else config.local_crops
+        n_views = config.n_global if is_global else config.n_local
         boxes = CropBoxes.draw(
             crops,
             subjects.shape,
@@ -213,24 +180,11 @@ class DrawnGroup:
         changes = IntensityChanges.draw(
             config.intensity, n_crops, present.shape[2], generator
         )
-        masks = _draw_masks(config, encoder, n_crops, generator) if is_large else None
+        masks = _draw_masks(config, encoder, n_crops, generator) if is_global else None
         return cls(boxes, changes, present, visible, plane, masks)
 
     def apply(self, subjects: SubjectBatch, encoder: EncoderConfig) -> ViewGroup:
-        """Cut the views out of the volumes, on the device of the volumes.
-
-        Parameters
-        ----------
-        subjects : SubjectBatch
-            The batch that they were drawn for.
-        encoder : EncoderConfig
-            Thickness and patch size.
-
-        Returns
-        -------
-        ViewGroup
-            Ready for the encoder.
-        """
+        """Cut the views out of the volumes, on the device of the volumes."""
         device = subjects.volumes.device
         thickness, patch_size = encoder.thickness, encoder.patch_size
         stacks = _crop_acquisitions(self.boxes, subjects.volumes)  # B V M n H W
@@ -242,7 +196,7 @@ class DrawnGroup:
         fractions = encoder.count_foreground(maps[..., 0])
         masks = None if self.masks is None else self.masks.to(device)
         if masks is not None and encoder.background == "skipped":
-            masks = masks & (fractions > 0)  # what is left out cannot be guessed
+            masks = masks & (fractions > 0)  # skipped patches have no tokens
         positions = self.boxes.slab_positions(subjects.shape, thickness, self.plane)
         return ViewGroup(
             slabs=slabs.unflatten(0, (n_subjects, n_views)).transpose(0, 1),
@@ -251,24 +205,16 @@ class DrawnGroup:
             fractions=fractions,
             positions=positions.transpose(0, 1).to(device),
             masks=masks,
-            truth=None if subjects.truth is None else maps[..., 1:],
+            targets=None if subjects.targets is None else maps[..., 1:],
         )
 
 
 @dataclass(frozen=True, eq=False)
 class DrawnViews:
-    """The random part of all views of a batch.
+    """Random parameters of all views of a batch; `local_views` may be None."""
 
-    Parameters
-    ----------
-    large : DrawnGroup
-        The global views.
-    small : DrawnGroup, optional
-        The local views.
-    """
-
-    large: DrawnGroup
-    small: DrawnGroup | None = None
+    global_views: DrawnGroup
+    local_views: DrawnGroup | None = None
 
     @classmethod
     def draw(
@@ -280,30 +226,11 @@ class DrawnViews:
         step: int,
         generator: torch.Generator,
     ) -> "DrawnViews":
-        """Draw the views of one step.
-
-        Parameters
-        ----------
-        config : ViewConfig
-            Ranges to draw from.
-        encoder : EncoderConfig
-            Thickness and patch size.
-        subjects : SubjectBatch
-            Says how many subjects there are and which modalities they have.
-        step : int
-            Chooses the plane.
-        generator : torch.Generator
-            Source of randomness, on the CPU.
-
-        Returns
-        -------
-        DrawnViews
-            Applied with `apply`.
-        """
+        """Draw the views of one step, whose number chooses the plane."""
         plane = config.planes[step % len(config.planes)]
         centers = _draw_centers(subjects.foreground, plane, generator)
         kinds: tuple[ViewKind, ...] = (
-            ("large", "small") if config.n_local else ("large",)
+            ("global", "local") if config.n_local else ("global",)
         )
         groups = [
             DrawnGroup.draw(
@@ -320,33 +247,22 @@ class DrawnViews:
         return cls(*groups)
 
     def apply(self, subjects: SubjectBatch, encoder: EncoderConfig) -> Views:
-        """Cut all views out of the volumes, on the device of the volumes.
-
-        Parameters
-        ----------
-        subjects : SubjectBatch
-            The batch that they were drawn for.
-        encoder : EncoderConfig
-            Thickness and patch size.
-
-        Returns
-        -------
-        Views
-            Ready for the encoder.
-        """
-        small = None if self.small is None else self.small.apply(subjects, encoder)
-        return Views(self.large.apply(subjects, encoder), small)
+        """Cut all views out of the volumes, on the device of the volumes."""
+        views = Views(self.global_views.apply(subjects, encoder))
+        if self.local_views is None:
+            return views
+        return replace(views, local_views=self.local_views.apply(subjects, encoder))
 
 
 def _draw_centers(
     foreground: Tensor, plane: Plane, generator: torch.Generator
 ) -> Tensor:
-    """Draw slices of each subject, as shares of the slab axis: (B,).
+    """Draw a slice of each subject, as a fraction of the slab axis: (B,).
 
-    A slice is as likely as its foreground is large, so that no step is spent on
-    the few voxels of a vertex.
+    Slices are drawn in proportion to their foreground area, so that few crops show
+    only the edge of the head.
     """
-    axis = {"sagittal": 1, "coronal": 2, "axial": 3}[plane]
+    axis = SlabGrid(thickness=1, plane=plane).axes[0] + 1
     others = [other for other in (1, 2, 3) if other != axis]
     areas = foreground.float().sum(dim=others).cpu() + 1e-6  # B n
     slices = torch.multinomial(areas, 1, generator=generator)[:, 0]
@@ -354,7 +270,7 @@ def _draw_centers(
 
 
 def _present_in_views(present: Tensor, n_views: int) -> Tensor:
-    """Spread acquisitions over views: (B, A, M) to (V, B, M)."""
+    """Distribute acquisitions over views: (B, A, M) to (V, B, M)."""
     acquisitions = torch.arange(n_views) % present.shape[1]
     return present[:, acquisitions].transpose(0, 1)
 
@@ -362,12 +278,11 @@ def _present_in_views(present: Tensor, n_views: int) -> Tensor:
 def _hide_modalities(
     present: Tensor, probability: float, generator: torch.Generator
 ) -> Tensor:
-    """Hide modalities of shape (V, B, M), but never all that a view has."""
-    chance = torch.rand(present.shape, generator=generator)
-    chance = chance.masked_fill(~present, -1.0)
-    # The luckiest modality stays, so that the student sees something.
-    luckiest = chance.argmax(dim=-1, keepdim=True)
-    kept = (chance >= probability).scatter(-1, luckiest, True)
+    """Return which modalities (V, B, M) stay visible; each view keeps at least one."""
+    draws = torch.rand(present.shape, generator=generator)
+    draws = draws.masked_fill(~present, -1.0)
+    largest = draws.argmax(dim=-1, keepdim=True)  # always kept
+    kept = (draws >= probability).scatter(-1, largest, True)
     return kept & present
 
 
@@ -409,13 +324,13 @@ def _crop_acquisitions(boxes: CropBoxes, volumes: Tensor) -> Tensor:
 def _crop_maps(
     boxes: CropBoxes, subjects: SubjectBatch, thickness: int, patch_size: int
 ) -> Tensor:
-    """Average foreground and truth over patches: (B, V, S, h, w, 1 + R)."""
-    # Means need no more than every second voxel, an eighth of the work.
+    """Average foreground and targets over patches: (B, V, S, h, w, 1 + R)."""
+    # Every second voxel along each axis is enough for patch means.
     factor = 2 if thickness % 2 == patch_size % 2 == 0 else 1
     coarse = boxes.coarsen(factor)
     parts = [subjects.foreground[:, None]]
-    if subjects.truth is not None:
-        parts.append(subjects.truth)
+    if subjects.targets is not None:
+        parts.append(subjects.targets)
     pooled = [
         pool_patches(
             coarse.apply(part.float()), thickness // factor, patch_size // factor

@@ -1,18 +1,16 @@
 """What the command line was given, as rows: images, globs, folders, manifests."""
 
-import csv
 import glob
 import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from brainfeat.exceptions import InputError, ModalityError, VolumeError
-from brainfeat.io.delimited_rows import read_value
+from brainfeat.io.delimited_rows import DelimitedError, read_records
 from brainfeat.io.paths import IMAGE_SUFFIXES, expand_home, has_image_suffix, image_stem
 from brainfeat.subjects.bids.filter import BidsSelection
 from brainfeat.subjects.bids.index import (
@@ -29,7 +27,7 @@ __all__ = ["Manifest", "collect_bids", "collect_rows"]
 
 logger = logging.getLogger(__name__)
 
-_TABLE_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_TABLE_SUFFIXES = {".csv", ".tsv"}
 
 
 @dataclass(frozen=True)
@@ -277,7 +275,7 @@ class _Collector:
         )
 
     def _add_file(self, path: Path) -> None:
-        if path.suffix.lower() in _TABLE_DELIMITERS:
+        if path.suffix.lower() in _TABLE_SUFFIXES:
             self._add_table(path)
         else:
             self._add_image(path)
@@ -301,8 +299,9 @@ class _Collector:
 
     def _add_table(self, path: Path) -> None:
         try:
-            lines = _read_table(path, {*self.used, "participant_id", "session_id"})
-        except (csv.Error, UnicodeDecodeError) as error:
+            unique = {*self.used, "participant_id", "session_id"}
+            lines = read_records(path, unique=unique)
+        except DelimitedError as error:
             self._report(str(path), f"not a readable table ({error}).")
             return
         if not lines:
@@ -425,42 +424,6 @@ def _summarise(problems: Sequence[Outcome[Any]]) -> str:
         return "expected images, folders or manifests, got no input."
     more = f" ({len(problems) - 1} more like it.)" if len(problems) > 1 else ""
     return f"{describe_failure(problems[0])}{more}"
-
-
-def _read_table(path: Path, wanted: set[str]) -> dict[int, dict[str, str | None]]:
-    """Give the rows of a manifest by the number of their line.
-
-    Raises
-    ------
-    csv.Error
-        If a wanted name would have two values, or a value no name: all may be shifted
-        then.
-    """
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        first = file.readline()
-        file.seek(0)
-        delimiter = _TABLE_DELIMITERS[path.suffix.lower()]
-        if delimiter not in first and ";" in first:
-            delimiter = ";"  # as spreadsheets write where the comma is decimal
-        # Strict: a quote that nothing closes would swallow the lines after it.
-        lines = csv.reader(
-            file, delimiter=delimiter, skipinitialspace=True, strict=True
-        )
-        names = [name.strip() for name in next(lines, [])]
-        for name, n_columns in Counter(filter(None, names)).items():
-            if n_columns > 1 and name in wanted:
-                raise csv.Error(f"{n_columns} columns are named {name}")
-        rows = {}
-        for cells in lines:
-            if any(cells[len(names) :]):
-                raise csv.Error(
-                    f"line {lines.line_num}: expected {len(names)} cells, "
-                    f"got {len(cells)}"
-                )
-            if any(cells):
-                values = zip_longest(names, map(read_value, cells[: len(names)]))
-                rows[lines.line_num] = {name: v for name, v in values if name}
-        return rows
 
 
 def _resolve(text: str, folder: Path) -> str:

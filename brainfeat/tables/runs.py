@@ -1,12 +1,12 @@
-"""Embedding many subjects into a table: what fails is noted, the rest goes on."""
+"""Embed many subjects into a table; failures are listed and do not stop the run."""
 
 import logging
 import os
 import time
-from collections import deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brainfeat.embedding.cache import EmbeddingCache
-from brainfeat.embedding.distribution import Distribution, encode_in_workers
+from brainfeat.embedding.distribution import Distribution
+from brainfeat.embedding.stream import Embedding
 from brainfeat.embedding.subject_encoder import SubjectEncoder
-from brainfeat.exceptions import BrainfeatError, InputError, VolumeError
+from brainfeat.exceptions import InputError
 from brainfeat.subjects.failures import (
     failures_path,
     outdated_by,
@@ -25,14 +26,8 @@ from brainfeat.subjects.failures import (
 )
 from brainfeat.subjects.subject import Outcome, Subject
 from brainfeat.tables.embedding_table import EmbeddingTable
-from brainfeat.tables.formats import Layout
 
-__all__ = [
-    "RunOptions",
-    "RunSummary",
-    "embed_rows",
-    "embed_to_table",
-]
+__all__ = ["RunOptions", "RunSummary", "embed_rows", "embed_to_table"]
 
 
 _LOGGER = logging.getLogger(__name__)
@@ -40,7 +35,7 @@ _LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """How a run goes, not what it computes.
+    """Options that change how a run proceeds, not what it computes.
 
     Parameters
     ----------
@@ -49,23 +44,20 @@ class RunOptions:
     cache : path-like, optional
         Folder that keeps embeddings, whatever table they go to.
     overwrite : bool
-        Replace a table that is there instead of going on with it.
+        Replace an existing table instead of resuming it.
     stop_on_first_error : bool
-        Begin no more subjects once one has failed, or an input is no row; those
-        that are begun are ended and written.
-    layout : {"wide", "list"}
-        A column a feature, or one column of lists.
+        Begin no more subjects once one has failed, or an input cannot be read;
+        subjects in progress are finished and written.
     """
 
     n_jobs: int = 1
     cache: str | os.PathLike[str] | None = None
     overwrite: bool = False
     stop_on_first_error: bool = False
-    layout: Layout = "wide"
 
 
 class RunSummary(NamedTuple):
-    """What became of all rows.
+    """Counts and files of a run.
 
     Attributes
     ----------
@@ -74,12 +66,12 @@ class RunSummary(NamedTuple):
     volumes : int
         Images of the rows that are done: one row may have several modalities.
     seconds : float
-        Time that the run took.
+        Duration of the run.
     output : Path or None
         The table, or the folder of derivatives; None if it would have no row.
     failures : Path or None
-        Table of what failed, in this run or in one before that had other rows; None
-        if nothing did.
+        Table of failures, of this run or of earlier runs with other rows; None
+        if there are none.
     """
 
     done: int
@@ -92,66 +84,27 @@ class RunSummary(NamedTuple):
 
 
 class _RowSink(Protocol):
-    """Where embedded rows go: a table, or a file a row.
+    """Where embedded rows go: a table, or a file per row.
 
-    Attributes
-    ----------
-    output : Path
-        What the user asked for; failures are listed beside it.
-    working_folder : Path
-        For files that are not whole yet, on the same disk.
+    Failures are listed beside ``output``; ``working_folder`` holds partial files.
     """
 
     output: Path
     working_folder: Path
 
     def known_sha256(self, row: Subject) -> str | None:
-        """Say what the images of a row held when it was embedded.
+        """Return the hash of a row's images when it was embedded; None if it is new.
 
-        Parameters
-        ----------
-        row : Subject
-            The row.
-
-        Returns
-        -------
-        str or None
-            Fingerprint of its images; None if it is new.
-
-        Raises
-        ------
-        InputError
-            If the row cannot be kept.
+        Raises an `InputError` if the row cannot be kept.
         """
 
     def append(
         self, row: Subject, input_sha256: str, vector: NDArray[np.float32]
     ) -> None:
-        """Keep the embedding of a row; a killed process loses nothing of it.
-
-        Parameters
-        ----------
-        row : Subject
-            The row.
-        input_sha256 : str
-            Fingerprint of its images.
-        vector : ndarray of shape (n_features,)
-            Its embedding.
-        """
+        """Keep an embedding, so that a killed process loses nothing of it."""
 
     def finish(self, rows: Sequence[Subject]) -> int:
-        """Make the output whole.
-
-        Parameters
-        ----------
-        rows : sequence of Subject
-            Everything that this run was asked for.
-
-        Returns
-        -------
-        int
-            Number of rows that it has.
-        """
+        """Complete the output for all rows of the run; return how many it has."""
 
 
 def embed_to_table(
@@ -165,48 +118,15 @@ def embed_to_table(
     on_event: Callable[[Outcome[Any]], None] | None = None,
     distribution: Distribution | None = None,
 ) -> RunSummary:
-    """Embed rows one after the other, in constant memory.
+    """Embed rows into a ``.parquet``, ``.csv`` or ``.tsv`` table, as `embed_rows` does.
 
-    Each row is safe once it is done: a run that is killed goes on where it was
-    when it is started again. A row whose images did not change since it was
-    embedded is skipped.
-
-    Parameters
-    ----------
-    rows : sequence of Subject
-        What to embed, in the order of the table.
-    output : path-like
-        Table to create or to go on with: ``.parquet``, ``.csv`` or ``.tsv``.
-    encoder : SubjectEncoder
-        Checkpoint, preprocessing and pooling.
-    provenance : mapping of str to JSON values
-        From `describe_encoder`.
-    options : RunOptions, optional
-        How the run goes.
-    problems : sequence of Outcome
-        Inputs that failed before: they are listed with what fails now.
-    on_event : callable, optional
-        Called with an `Outcome` for each row, in the order in which they end.
-    distribution : Distribution, optional
-        Other processes that embed in place of this one.
-
-    Returns
-    -------
-    RunSummary
-        Counts, and where the files are.
-
-    Raises
-    ------
-    TableError
-        If the table comes from another encoder, another process is writing it, or
-        the disk is full.
+    ``provenance`` is that of `describe_encoder`. Rows of another encoder, or a table
+    that another process is writing, raise a `TableError`.
     """
     options = options or RunOptions()
-    with EmbeddingTable(
-        output, provenance, overwrite=options.overwrite, layout=options.layout
-    ) as table:
+    with EmbeddingTable(output, provenance, overwrite=options.overwrite) as table:
         if options.overwrite:
-            # The failures of a table go with it.
+            # The failures of a table are replaced with it.
             failures_path(output).unlink(missing_ok=True)
         return embed_rows(
             rows,
@@ -229,41 +149,29 @@ def embed_rows(
     on_event: Callable[[Outcome[Any]], None] | None = None,
     distribution: Distribution | None = None,
 ) -> RunSummary:
-    """Embed rows into anything that keeps them.
+    """Embed rows into a table or a folder of derivatives, in constant memory.
 
-    Parameters
-    ----------
-    rows : sequence of Subject
-        What to embed.
-    sink : EmbeddingTable or DerivativesFolder
-        Where rows go, and which it has.
-    encoder : SubjectEncoder
-        As for `embed_to_table`, like what follows.
-    options : RunOptions
-        How the run goes.
-    problems : sequence of Outcome
-        Inputs that failed before.
-    on_event : callable, optional
-        Called with an `Outcome` for each row.
-    distribution : Distribution, optional
-        Other processes that embed.
-
-    Returns
-    -------
-    RunSummary
-        Counts, and where the files are.
-
-    Raises
-    ------
-    TableError
-        If the disk is full.
+    Each row is safe once it is done: a run that was killed resumes when it is started
+    again. A row is skipped if its images are unchanged since it was embedded.
+    ``problems``, inputs that could not be read, are listed with the failures;
+    ``on_event`` is called with each outcome, in the order in which rows finish;
+    ``distribution`` embeds in other processes.
     """
     start = time.perf_counter()
-    run = _Run(rows, sink, encoder, options, on_event or _ignore, list(problems))
+    run = _Run(sink, on_event, [*problems])
+    cache = EmbeddingCache(options.cache) if options.cache else None
+    begun = run.begin(rows, stop_on_first_error=options.stop_on_first_error)
     if distribution is None:
-        run.embed()
+        outcomes = encoder.stream(
+            begun, n_jobs=options.n_jobs, cache=cache, known_sha256=run.known_sha256
+        )
     else:
-        run.embed_elsewhere(distribution)
+        outcomes = distribution.stream(
+            begun, cache=cache, known_sha256=run.known_sha256
+        )
+    with closing(outcomes):
+        for outcome in outcomes:
+            run.record(outcome)
     failures = write_failures(
         failures_path(sink.output),
         run.failures,
@@ -276,117 +184,53 @@ def embed_rows(
         done=run.counts["done"],
         skipped=run.counts["skipped"],
         failed=len(run.failures),
-        volumes=run.n_volumes,
+        volumes=run.counts["volumes"],
         seconds=time.perf_counter() - start,
         output=sink.output if n_rows else None,
         failures=failures,
     )
 
 
-@dataclass
 class _Run:
-    """One pass over the rows."""
+    """What a run counts and keeps of its outcomes."""
 
-    rows: Sequence[Subject]
-    table: _RowSink
-    encoder: SubjectEncoder
-    options: RunOptions
-    on_event: Callable[[Outcome[Any]], None]
-    failures: list[Outcome[Any]]
-    n_volumes: int = 0
-    counts: dict[str, int] = field(
-        default_factory=lambda: {"done": 0, "skipped": 0, "failed": 0}
-    )
+    def __init__(
+        self,
+        sink: _RowSink,
+        on_event: Callable[[Outcome[Any]], None] | None,
+        failures: list[Outcome[Any]],
+    ) -> None:
+        self._sink = sink
+        self._on_event = on_event
+        self.failures = failures
+        self.counts: Counter[str] = Counter()
+        self.known_sha256: dict[str, str | None] = {}  # of begun rows, by key
 
-    def embed(self) -> None:
-        # Rows on their way through the encoder, with what their images hold.
-        waiting: deque[tuple[Subject, str]] = deque()
-        outcomes = self.encoder.stream(
-            self._pending(waiting), n_jobs=self.options.n_jobs, cache=self._cache
-        )
-        with closing(outcomes):
-            for outcome in outcomes:
-                row, input_sha256 = waiting.popleft()
-                self._keep(row, input_sha256, outcome.vector, outcome.error)
-
-    def embed_elsewhere(self, distribution: Distribution) -> None:
-        """Embed in other processes, which also read the images for their hash."""
-        outcomes = encode_in_workers(
-            distribution, self._unknown(), cache=self._cache, with_hashes=True
-        )
-        with closing(outcomes):
-            for row, outcome in outcomes:
-                self._keep(
-                    row, outcome.input_sha256 or "", outcome.vector, outcome.error
-                )
-
-    @property
-    def _cache(self) -> EmbeddingCache | None:
-        return EmbeddingCache(self.options.cache) if self.options.cache else None
-
-    def _pending(self, waiting: deque[tuple[Subject, str]]) -> Iterator[Subject]:
-        for row in self.rows:
-            if self._must_stop():
+    def begin(
+        self, rows: Sequence[Subject], *, stop_on_first_error: bool
+    ) -> Iterator[Subject]:
+        """Yield rows to embed, drawn while others are in progress."""
+        for row in rows:
+            if stop_on_first_error and self.failures:
                 return
             try:
-                input_sha256 = self._hash(row)
-                known = self.table.known_sha256(row)
-            except (InputError, VolumeError) as error:
-                self._fail(row, error)
+                self.known_sha256[row.key] = self._sink.known_sha256(row)
+            except InputError as error:
+                self.record(Outcome(row, error=error))
                 continue
-            if known == input_sha256:
-                self._tell(Outcome(row))
-                continue
-            waiting.append((row, input_sha256))
             yield row
 
-    def _unknown(self) -> Iterator[tuple[Subject, Subject]]:
-        for row in self.rows:
-            if self._must_stop():
-                return
-            try:
-                known = self.table.known_sha256(row)
-                is_done = known is not None and known == self._hash(row)
-            except (InputError, VolumeError) as error:
-                self._fail(row, error)
-                continue
-            if is_done:
-                self._tell(Outcome(row))
-            else:
-                yield row, row
-
-    def _hash(self, row: Subject) -> str:
-        return self.encoder.hash_inputs(row.paths)
-
-    def _keep(
-        self,
-        row: Subject,
-        input_sha256: str,
-        vector: NDArray[np.float32] | None,
-        error: Exception | None,
-    ) -> None:
-        if vector is None:
-            self._fail(row, error or BrainfeatError("no embedding."))
-            return
-        self.table.append(row, input_sha256, vector)
-        self.n_volumes += len(row.images)
-        self._tell(Outcome(row, vector))
-
-    def _fail(self, row: Subject, error: Exception) -> None:
-        _LOGGER.debug("traceback:", exc_info=error)
-        release_frames(error)
-        outcome: Outcome[Any] = Outcome(row, error=error)
-        self.failures.append(outcome)
-        self._tell(outcome)
-
-    def _tell(self, outcome: Outcome[Any]) -> None:
+    def record(self, outcome: Outcome[Embedding]) -> None:
+        """Keep an embedding or a failure, count it, and report it."""
+        subject, result = outcome.subject, outcome.result
+        self.known_sha256.pop(subject.key, None)
         self.counts[outcome.status] += 1
-        self.on_event(outcome)
-
-    def _must_stop(self) -> bool:
-        # No more rows are drawn then, and those on their way are kept.
-        return self.options.stop_on_first_error and bool(self.failures)
-
-
-def _ignore(_outcome: Outcome[Any]) -> None:
-    """Tell nobody."""
+        if result is not None:
+            self._sink.append(subject, str(result.input_sha256), result.vector)
+            self.counts["volumes"] += len(subject.images)
+        if outcome.error is not None:
+            _LOGGER.debug("traceback:", exc_info=outcome.error)
+            release_frames(outcome.error)
+            self.failures.append(outcome)
+        if self._on_event is not None:
+            self._on_event(outcome)

@@ -14,14 +14,16 @@ import dataclasses
 import sys
 import tempfile
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.pretraining.config import PretrainingConfig
+from brainfeat.pretraining.run import pretrain
 from brainfeat.pretraining.simulated import SimulatedSource
-from brainfeat.pretraining.trainer import pretrain
 from brainfeat.simulation.anatomy import BaseAnatomy
 from brainfeat.slabs.crops import CropConfig
 from brainfeat.slabs.intensity import IntensityConfig
@@ -89,12 +91,13 @@ def count_steps(bases: list[BaseAnatomy], name: str, seconds: float) -> int:
     times: list[float] = []
     config = dataclasses.replace(configure(name), n_steps=2 + N_PACE_STEPS)
     with tempfile.TemporaryDirectory() as folder:
-        pretrain(
-            make_source(bases, name),
-            config,
-            output=folder,
-            on_step=lambda _: times.append(time.process_time()),
-        )
+
+        def record(items: Iterable[Any], **_: object) -> Iterator[Any]:
+            for item in items:
+                times.append(time.process_time())
+                yield item
+
+        pretrain(make_source(bases, name), config, output=folder, track=record)
     # The first steps also wait for what is set up once.
     return max(1, round(seconds * N_PACE_STEPS / (times[-1] - times[1])))
 

@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from brainfeat import Geometry, Preprocessor, Volume, simulate_cohort, write_volume
 from brainfeat.io.volumes import read_labels
 from brainfeat.pretraining.store import StoredScan, VolumeStore
-from brainfeat.pretraining.store_writer import Scan, write_store
+from brainfeat.pretraining.store_writer import write_store
 from brainfeat.simulation.bases import load_base
 from brainfeat.simulation.participants import Participant
 from brainfeat.simulation.population import Anatomies
 from brainfeat.simulation.scan import LABELS, draw_scan
 from brainfeat.simulation.scanner import SCANNERS, Pose
+from brainfeat.subjects.subject import Subject
 
 MODALITIES = ("T1w", "T2w", "FLAIR")
 COHORT_SEED, TRAVELLER_SEED = 7, 8
@@ -73,19 +74,19 @@ class DevelopmentCohort:
         themselves, as they would be where there is no T1w.
         """
         modalities = MODALITIES if "T1w" in contrast else contrast
-        scans = [
-            Scan(subject=row["participant_id"], images={m: row[m] for m in modalities})
+        subjects = [
+            Subject(row["participant_id"], {m: row[m] for m in modalities})
             for row in self.table.to_dict("records")
         ]
-        return self._write(scans, "cohort", modalities, preprocessor)
+        return self._write(subjects, "cohort", modalities, preprocessor)
 
     def travellers(self, preprocessor: Preprocessor, n_people: int) -> VolumeStore:
         """Return T1w volumes of healthy people, each seen by all scanners in turn."""
-        scans = [
-            Scan(subject=path.parent.name, images={"T1w": path})
+        subjects = [
+            Subject(path.parent.name, {"T1w": path})
             for path in simulate_travellers(self.folder / "travellers", n_people)
         ]
-        return self._write(scans, "travellers", ("T1w",), preprocessor)
+        return self._write(subjects, "travellers", ("T1w",), preprocessor)
 
     def true_shares(self) -> NDArray[np.float64]:
         """Log of the ventricles' and the medial temporal lobes' share of the brain."""
@@ -99,7 +100,7 @@ class DevelopmentCohort:
 
     def _write(
         self,
-        scans: Sequence[Scan],
+        subjects: Sequence[Subject],
         people: str,
         modalities: Contrast,
         preprocessor: Preprocessor,
@@ -107,14 +108,14 @@ class DevelopmentCohort:
         name = f"{people}_{'+'.join(modalities)}_{preprocessor.fingerprint[:12]}"
         if name not in self._stores:  # as a store is opened, its scans are hashed
             self._stores[name], failed = write_store(
-                scans,
+                subjects,
                 self.folder / "stores" / name,
                 preprocessor,
                 modalities=modalities,
                 n_jobs=self.n_jobs,
             )
-            if failed:
-                raise failed[0].error
+            for outcome in failed:
+                outcome.unwrap()
         return self._stores[name]
 
 

@@ -20,10 +20,11 @@ import numpy as np
 import torch
 
 from brainfeat.models.config import EncoderConfig
+from brainfeat.models.device import resolve_training_device
 from brainfeat.pretraining.config import PretrainingConfig
-from brainfeat.pretraining.parallel import training_device
 from brainfeat.pretraining.store import StoredScan, StoreIndex, VolumeStore
 from brainfeat.pretraining.trainer import Trainer
+from brainfeat.pretraining.warm_start import Start
 
 N_STEPS = 12
 N_SUBJECTS = 16
@@ -55,7 +56,7 @@ def seconds_of(work: Callable[[], object], device: torch.device) -> float:
 
 
 def compare(name: str, folder: Path) -> None:
-    device = training_device("auto")
+    device = resolve_training_device("auto")
     size = SIZES[name]
     encoder = EncoderConfig.preset(name, image_size=size)
     config = PretrainingConfig.preset("small_batch", encoder=encoder, n_steps=N_STEPS)
@@ -66,7 +67,7 @@ def compare(name: str, folder: Path) -> None:
     config = PretrainingConfig.from_dict(values)
     store = make_store(folder, (size[1], size[0], 80))
     trainer = Trainer(store, config, folder / name, device=device)
-    trainer.prepare(init=None, resume=False)
+    trainer.prepare(Start(resumes=False))
     ready = [trainer.make_views(step) for step in range(2)]
     trainer.backward(ready[0], 0)  # warm up
     steps = [
@@ -74,7 +75,8 @@ def compare(name: str, folder: Path) -> None:
     ]
     # Before and after the loop, as other work on the machine comes and goes.
     seconds = [seconds_of(step, device) for step in steps]
-    trainer.run()
+    for _ in trainer.steps():
+        pass
     seconds += [seconds_of(step, device) for step in steps]
     limit = statistics.median(seconds)
     lines = (folder / name / "log.jsonl").read_text().splitlines()

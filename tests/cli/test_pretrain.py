@@ -92,7 +92,9 @@ def test_a_cohort_is_trained_on_and_it_is_said(cohort, options, tmp_path):
     assert re.fullmatch(r"5 steps done, final loss \d+\.\d{3}", first)
     assert second == f"checkpoint: {folder}"
     lines = result.stderr.splitlines()
-    assert lines[0].endswith("say little about a brain.")  # the weights to start from
+    assert lines[0].endswith(
+        "features come from random weights."
+    )  # the weights to start from
     assert lines[1:4] == [f"[{n}/3] sub-{n - 1}: preprocessed" for n in (1, 2, 3)]
     assert [line[:5] for line in lines[4:]] == ["[1/5]", "[2/5]", "[4/5]", "[5/5]"]
 
@@ -149,17 +151,17 @@ def test_scans_that_fail_are_listed_and_the_status_is_1(cohort, options, tmp_pat
         (["{cohort}", "--device", "abacus"], "got 'abacus'"),
         (["{cohort}", "--config", "absent.json"], "absent.json: cannot be read"),
         (["{cohort}", "--config", "key.json"], "key.json: .* unknown keys ['sed']"),
-        (["{cohort}", "--config", "type.json"], "type.json: .* int, got 'one'"),
+        (["{cohort}", "--config", "type.json"], "type.json: .* int .*, got 'one'"),
         (
             ["{cohort}", "--config", "list.json"],
             "list.json: expected hyperparameters as",
         ),
         (["{cohort}", "-o", "key.json"], "key.json: expected a folder to write"),
         (["{cohort}", "-o", "{store}/.."], "holds a run; resume it"),
-        (["{store}", "{cohort}"], "a store is trained on alone"),
+        (["{store}", "{cohort}"], "a store cannot be combined"),
         (
             ["{cohort}", "-o", "{store}/..", "--resume", "--steps", "6"],
-            "pretraining.json: the run was begun with .*n_steps 5 .now 6",
+            "pretraining.json: the run began with .*n_steps 5 .now 6",
         ),
     ],
 )
@@ -232,7 +234,7 @@ def test_a_run_that_is_cut_off_goes_on_to_the_same_weights(
     assert "Traceback" not in said
     if status > 0:
         last = said.splitlines()[-1]
-        assert re.match(r"error: interrupted: --resume goes on from step \d+", last)
+        assert re.match(r"error: interrupted: --resume continues from step \d+", last)
     # What the run was begun with need not be said again.
     result = _run(store, "-o", tmp_path / "run", "--resume", "--device", "cpu")
     assert result.exit_code == 0, result.stderr
@@ -246,7 +248,7 @@ def test_a_run_that_is_cut_off_goes_on_to_the_same_weights(
 def test_an_interrupt_while_preprocessing_keeps_what_is_done(
     cohort, options, tmp_path, monkeypatch
 ):
-    def interrupt(_self, **_options):
+    def interrupt(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Trainer, "prepare", interrupt)
@@ -288,7 +290,7 @@ def test_of_two_processes_the_first_one_tells_of_an_interrupt(store, options, tm
     process.send_signal(signal.SIGINT)  # torchrun passes it on
     _, errors = process.communicate(timeout=60)
     (line,) = [line for line in errors.splitlines() if line.startswith("error: ")]
-    assert "interrupted: --resume goes on from step" in line
+    assert "interrupted: --resume continues from step" in line
 
 
 def _first_subject(source, process):

@@ -6,9 +6,10 @@ import pytest
 
 from brainfeat import BrainFoundEmbedder
 from brainfeat.embedding.clusters import DeviceWorkers
-from brainfeat.embedding.distribution import Distribution, encode_in_workers
-from brainfeat.embedding.recipe import EncoderRecipe
+from brainfeat.embedding.distribution import Distribution
+from brainfeat.embedding.encoder_spec import EncoderSpec
 from brainfeat.exceptions import CheckpointError, VolumeError, WorkerError
+from brainfeat.io.hashing import content_hash
 from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.subjects.subject import Subject
 
@@ -45,20 +46,17 @@ def two_processes(tmp_path_factory):
         workers.close()
 
 
-def _subjects(paths):
-    return [(path, Subject(path, {"T1w": path})) for path in paths]
-
-
 def _embed(workers, paths, **options):
-    recipe = EncoderRecipe(**options)
-    found = dict(encode_in_workers(Distribution(workers, recipe), _subjects(paths)))
+    subjects = [Subject(path, {"T1w": path}) for path in paths]
+    outcomes = Distribution(workers, EncoderSpec(**options)).stream(subjects)
+    found = {outcome.subject.participant_id: outcome for outcome in outcomes}
     return [found[path] for path in paths]
 
 
 def test_two_processes_give_what_one_gives(two_processes, paths, small_checkpoint):
     outcomes = _embed(two_processes, paths, checkpoint=small_checkpoint)
     expected = BrainFoundEmbedder(small_checkpoint).fit_transform(paths)
-    np.testing.assert_array_equal([o.vector for o in outcomes], expected)
+    np.testing.assert_array_equal([o.unwrap().vector for o in outcomes], expected)
 
 
 def test_a_subject_that_kills_its_process_costs_only_itself(
@@ -78,6 +76,17 @@ def test_a_subject_that_kills_its_process_costs_only_itself(
     assert isinstance(lost.error, WorkerError)
     assert str(lost.error).startswith(f"{deadly}: the process that embedded it")
     assert all(outcome.error is None for outcome in outcomes)
+
+
+def test_unchanged_images_are_skipped_by_the_workers(
+    two_processes, paths, small_checkpoint
+):
+    first, second = (Subject(path, {"T1w": path}) for path in paths[:2])
+    known = {first.key: content_hash(paths[0]), second.key: "another"}
+    distribution = Distribution(two_processes, EncoderSpec(checkpoint=small_checkpoint))
+    outcomes = distribution.stream([first, second], known_sha256=known)
+    statuses = {o.subject.participant_id: o.status for o in outcomes}
+    assert statuses == {paths[0]: "skipped", paths[1]: "done"}
 
 
 def test_without_an_encoder_the_run_ends(two_processes, paths, small_checkpoint):

@@ -70,15 +70,15 @@ def images(paths):
 
 @pytest.fixture
 def encoded(monkeypatch):
-    """Names of the subjects that were encoded, in order."""
+    """Names of the subjects that were preprocessed for the encoder."""
     names = []
-    encode = SubjectEncoder._encode
+    preprocess = SubjectEncoder.preprocess
 
-    def count(self, items):
-        names.extend(item.subject.participant_id for item in items)
-        return encode(self, items)
+    def count(self, subject):
+        names.append(subject.participant_id)
+        return preprocess(self, subject)
 
-    monkeypatch.setattr(SubjectEncoder, "_encode", count)
+    monkeypatch.setattr(SubjectEncoder, "preprocess", count)
     return names
 
 

@@ -31,9 +31,8 @@ pytestmark = pytest.mark.usefixtures("without_registration")
 def embed(encoder, subjects, **options):
     """Return the rows; every subject must have one."""
     outcomes = list(encoder.stream(subjects, **options))
-    assert [outcome.index for outcome in outcomes] == list(range(len(subjects)))
-    assert [outcome.error for outcome in outcomes] == [None] * len(subjects)
-    return np.stack([outcome.vector for outcome in outcomes])
+    assert [outcome.subject for outcome in outcomes] == list(subjects)
+    return np.stack([outcome.unwrap().vector for outcome in outcomes])
 
 
 def make_encoder(checkpoint, **options):
@@ -162,7 +161,7 @@ def test_absent_modality_is_no_image_of_zeros(checkpoint, subjects):
     rows = embed(encoder, [lone, explicit])
     np.testing.assert_array_equal(rows[0], rows[1])
     (filled,) = encoder.stream([Subject("a", {"T1w": t1, "T2w": zeros})])
-    assert filled.vector is None or not np.allclose(filled.vector, rows[0])
+    assert filled.error or not np.allclose(filled.unwrap().vector, rows[0])
 
 
 def test_failed_subject_is_an_outcome_and_the_others_go_on(
@@ -180,15 +179,15 @@ def test_failed_subject_is_an_outcome_and_the_others_go_on(
     ]
     mixed = [subjects[0], *bad[:3], subjects[2], *bad[3:], subjects[3]]
     outcomes = list(make_encoder(checkpoint, batch_size=2).stream(mixed, n_jobs=2))
-    assert [outcome.index for outcome in outcomes] == list(range(8))
-    failed = [i for i, outcome in enumerate(outcomes) if outcome.vector is None]
+    assert [outcome.subject for outcome in outcomes] == mixed
+    failed = [i for i, outcome in enumerate(outcomes) if outcome.error]
     assert failed == [1, 2, 3, 5, 6]
     beginnings = [str(cut), str(tmp_path / "none.nii"), "flat: ", "empty: ", "other: "]
     for index, start in zip(failed, beginnings, strict=True):
         error = outcomes[index].error
         assert isinstance(error, VolumeError | ModalityError)
         assert str(error).startswith(start)
-    good = [outcomes[index].vector for index in (0, 4, 7)]
+    good = [outcomes[index].unwrap().vector for index in (0, 4, 7)]
     expected = embed(make_encoder(checkpoint), [subjects[i] for i in (0, 2, 3)])
     np.testing.assert_allclose(good, expected, rtol=1e-5, atol=1e-6)
 
@@ -480,9 +479,9 @@ def test_where_memory_is_short_batches_shrink_and_the_cpu_comes_last(
     np.testing.assert_allclose(rows, expected, rtol=1e-2, atol=1e-2)
     assert encoder.tried[:4] == [("meta", 4), ("meta", 2), ("meta", 1), ("cpu", 1)]
     assert [record.getMessage() for record in caplog.records] == [
-        "out of memory: going on with batches of 2",
-        "out of memory: going on with batches of 1",
-        "out of memory: going on with the CPU",
+        "out of memory: continuing with batches of 2",
+        "out of memory: continuing with batches of 1",
+        "out of memory: continuing with the CPU",
     ]
 
 
@@ -490,17 +489,17 @@ def test_threads_that_run_short_together_halve_the_batch_once(checkpoint):
     both = threading.Barrier(2, timeout=30)
 
     class Short(SubjectEncoder):
-        def _encode(self, items):
-            if self._batch_size == 4:
+        def _encode_batch(self, items):
+            if self.batch_size == 4:
                 both.wait()
                 raise torch.OutOfMemoryError("out of memory")
             return np.zeros((len(items), 1))
 
     encoder = Short(checkpoint, device="cpu", batch_size=4)
     with ThreadPoolExecutor(2) as pool:
-        rows = list(pool.map(encoder._encode_in_memory, [[None] * 4] * 2))
+        rows = list(pool.map(encoder.encode, [[None] * 4] * 2))
     assert [len(row) for row in rows] == [4, 4]
-    assert encoder._batch_size == 2
+    assert encoder.batch_size == 2
 
 
 def test_a_subject_that_no_memory_holds_fails_alone(checkpoint, subjects, monkeypatch):
@@ -508,5 +507,4 @@ def test_a_subject_that_no_memory_holds_fails_alone(checkpoint, subjects, monkey
     outcomes = list(Cramped(checkpoint, device="cpu").stream(subjects[:2]))
     for outcome, subject in zip(outcomes, subjects[:2], strict=True):
         assert isinstance(outcome.error, torch.OutOfMemoryError)
-        assert outcome.vector is None
         assert subject.source_name in outcome.error.__notes__[0]

@@ -24,7 +24,7 @@ def encoder(checkpoint):
 
 
 def test_mean_over_the_brain_is_the_embedding(encoder, subjects):
-    rows = [outcome.vector for outcome in encoder.stream(subjects[:2])]
+    rows = [outcome.unwrap().vector for outcome in encoder.stream(subjects[:2])]
     for row, outcome in zip(rows, stream_tokens(encoder, subjects[:2]), strict=True):
         found = outcome.unwrap()
         assert found.tokens.shape == (5, 7, 18, 24)
@@ -59,7 +59,7 @@ def test_native_grid_is_that_of_the_first_image(encoder, subjects):
 def test_failed_subject_does_not_stop_the_others(encoder, subjects, n_jobs):
     rows = [subjects[0], Subject("gone", {"T1w": "gone_T1w.nii.gz"}), subjects[2]]
     outcomes = list(stream_tokens(encoder, rows, n_jobs=n_jobs))
-    assert [outcome.index for outcome in outcomes] == [0, 1, 2]
+    assert [outcome.subject for outcome in outcomes] == rows
     assert [outcome.result is None for outcome in outcomes] == [False, True, False]
     with pytest.raises(VolumeNotFoundError, match=r"gone_T1w\.nii\.gz"):
         outcomes[1].unwrap()
@@ -67,7 +67,7 @@ def test_failed_subject_does_not_stop_the_others(encoder, subjects, n_jobs):
 
 def test_stream_may_be_left_early(encoder, subjects):
     with closing(stream_tokens(encoder, subjects, n_jobs=2)) as outcomes:
-        assert next(outcomes).index == 0
+        assert next(outcomes).subject is subjects[0]
 
 
 def test_scan_that_the_encoder_cannot_take_does_not_stop_the_others(

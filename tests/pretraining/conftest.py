@@ -8,7 +8,7 @@ import torch
 from brainfeat.models.config import EncoderConfig
 from brainfeat.pretraining.config import PretrainingConfig
 from brainfeat.pretraining.seeds import seeded_generator
-from brainfeat.pretraining.subjects import SubjectBatch
+from brainfeat.pretraining.source import SubjectBatch
 from brainfeat.pretraining.views import DrawnViews, ViewConfig
 from brainfeat.slabs.crops import CropConfig
 
@@ -49,13 +49,13 @@ SMALL_CONFIG = PretrainingConfig(
 
 
 class RandomSource:
-    """Subjects of noise, with three known quantities."""
+    """Subjects of noise, with three anatomy targets."""
 
     modalities = ("T1w", "FLAIR")
     shape = (12, 16, 8)
-    quantities = ("first", "second", "third")
+    targets = ("first", "second", "third")
     tissues = ("third", "first")
-    emphasis = (1.0, 0.5, 2.0)
+    target_weights = (1.0, 0.5, 2.0)
     preprocessing = {"shape": [12, 16, 8], "spacing": 9.0}  # noqa: RUF012
 
     def draw(self, step, n_subjects, *, seed, process=0, n_processes=1):
@@ -66,7 +66,7 @@ class RandomSource:
             volumes=volumes,
             present=torch.ones(n_subjects, 1, 2, dtype=torch.bool),
             foreground=foreground.float(),
-            truth=torch.rand(n_subjects, 3, *self.shape, generator=generator),
+            targets=torch.rand(n_subjects, 3, *self.shape, generator=generator),
         )
 
 
@@ -93,7 +93,7 @@ def make_views(source):
     def make(config, step=0):
         subjects = source.draw(step, 5, seed=1)
         subjects = replace(
-            subjects, truth=subjects.truth if config.anatomy_weight else None
+            subjects, targets=subjects.targets if config.anatomy_weight else None
         )
         generator = seeded_generator(2, step)
         drawn = DrawnViews.draw(

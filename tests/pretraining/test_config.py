@@ -71,7 +71,9 @@ def test_constructor_refuses_a_value_of_another_type(name, value):
 
 
 def test_constructor_refuses_a_value_of_another_type_within_the_views():
-    with pytest.raises(ConfigError, match=r"views\.hidden_modalities: .* got True"):
+    with pytest.raises(
+        ConfigError, match=r"ViewConfig\.hidden_modalities: .* got True"
+    ):
         PretrainingConfig(views=ViewConfig(hidden_modalities=True))
 
 
@@ -83,30 +85,42 @@ def test_numbers_of_numpy_are_numbers():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"dino_weight": 0.0, "ibot_weight": 0.0, "koleo_weight": 0.0}, "all 0"),
-        ({"ibot_weight": -1.0}, "ibot_weight must be at least 0"),
-        ({"batch_size": 0}, "at least 1"),
-        ({"accumulation_steps": 0}, "at least 1"),
-        ({"n_steps": 0}, "at least 1"),
-        ({"n_prototypes": 1}, "n_prototypes must be at least 2, got 1"),
-        ({"infonce_weight": 1.0, "accumulation_steps": 8}, "InfoNCE needs two subj"),
-        ({"probe_every": 0}, "at least 1"),
-        ({"head_hidden_dim": 0}, "head_hidden_dim must be at least 1, got 0"),
-        ({"seed": -1}, "seed must be at least 0, got -1"),
-        ({"koleo_weight": float("nan")}, "koleo_weight: expected float, got nan"),
-        ({"clip_grad": 0.0}, "clip_grad must be positive"),
-        ({"learning_rate": -1e-3}, r"learning_rate must be at least 0, got -0\.001"),
+        (
+            {"dino_weight": 0.0, "ibot_weight": 0.0, "koleo_weight": 0.0},
+            "one objective",
+        ),
+        ({"ibot_weight": -1.0}, r"ibot_weight: expected float >= 0, got -1\.0"),
+        ({"batch_size": 0}, ">= 1"),
+        ({"accumulation_steps": 0}, ">= 1"),
+        ({"n_steps": 0}, ">= 1"),
+        ({"n_prototypes": 1}, "n_prototypes: expected int >= 2, got 1"),
+        (
+            {"infonce_weight": 1.0, "accumulation_steps": 8},
+            "batch_size: expected two subjects",
+        ),
+        ({"probe_every": 0}, ">= 1"),
+        ({"head_hidden_dim": 0}, "head_hidden_dim: .* >= 1, got 0"),
+        ({"seed": -1}, "seed: expected int >= 0, got -1"),
+        ({"koleo_weight": float("nan")}, "koleo_weight: expected float .*, got nan"),
+        ({"clip_grad": 0.0}, "clip_grad: expected float > 0"),
+        (
+            {"learning_rate": -1e-3},
+            r"learning_rate: expected float >= 0 or None, got -0\.001",
+        ),
         ({"learning_rate": float("nan")}, "learning_rate: expected .* got nan"),
-        ({"teacher_temperature": (0.04, 0.0)}, r"positive, got \(0\.04, 0\.0\)"),
-        ({"weight_decay": (-0.1, 0.4)}, "weight_decay must be at least 0"),
-        ({"teacher_momentum": (0.9, 1.1)}, "teacher_momentum must be within 0 and 1"),
-        ({"warmup_fraction": 10.0}, r"within 0 and 1, got 10\.0"),
-        ({"encoder": EncoderConfig(tissues=("csf",))}, "must be empty, got"),
-        ({"batch_size": 8, "accumulation_steps": 3}, "3 does not divide batch_size 8"),
-        ({"views": ViewConfig(n_global=1)}, "two global views"),
+        ({"teacher_temperature": (0.04, 0.0)}, r"float > 0, got \(0\.04, 0\.0\)"),
+        ({"weight_decay": (-0.1, 0.4)}, "weight_decay: .* float >= 0"),
+        ({"teacher_momentum": (0.9, 1.1)}, r"teacher_momentum: .* in \[0, 1\]"),
+        ({"warmup_fraction": 10.0}, r"in \[0, 1\], got 10\.0"),
+        (
+            {"encoder": EncoderConfig(tissues=("csf",))},
+            "encoder.tissues: expected none",
+        ),
+        ({"batch_size": 8, "accumulation_steps": 3}, "batch_size: expected a multiple"),
+        ({"views": ViewConfig(n_global=1)}, r"views\.n_global: expected at least 2"),
         (
             {"views": ViewConfig(global_crops=CropConfig(size=(80, 50)))},
-            r"local_crops\.size must be multiples .* size 8, got \(\(80, 50\)",
+            r"global_crops\.size: expected multiples of .* 8, got \(80, 50\)",
         ),
         ({"views": ViewConfig(local_crops=CropConfig(size=(12, 80)))}, "12"),
     ],
@@ -118,7 +132,7 @@ def test_impossible_value_is_refused(changes, message):
 
 def test_the_ends_of_a_schedule_may_be_a_list():
     assert PretrainingConfig(weight_decay=[0.04, 0.4]).weight_decay == [0.04, 0.4]
-    with pytest.raises(ConfigError, match="weight_decay must be at least 0"):
+    with pytest.raises(ConfigError, match=r"weight_decay: .* float >= 0"):
         PretrainingConfig(weight_decay=[-0.1, 0.4])
 
 

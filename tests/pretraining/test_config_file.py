@@ -70,8 +70,8 @@ def test_crops_that_fit_stay():
     [
         ({"batchsize": 4}, r"unknown keys \['batchsize'\]"),
         ({"views": {"n_locals": 4}}, r"views: unknown keys \['n_locals'\]"),
-        ({"batch_size": "many"}, "batch_size: expected int, got 'many'"),
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"batch_size": "many"}, "batch_size: expected int .*, got 'many'"),
+        ({"batch_size": 0}, "batch_size: expected int >= 1, got 0"),
         ({"encoder": 3}, "encoder: expected an object, got 3"),
         ({"centring": "none"}, "centring"),
         ([1, 2], "expected hyperparameters as a JSON object, got list"),

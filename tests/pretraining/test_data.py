@@ -5,9 +5,10 @@ import pytest
 
 from brainfeat.exceptions import InputError, ModalityError, VolumeNotFoundError
 from brainfeat.preprocessing.preprocessor import Preprocessor
-from brainfeat.pretraining.data import ScanList, collect_training_data
+from brainfeat.pretraining.data import TrainingSubjects, collect_training_data
 from brainfeat.pretraining.store import VolumeStore
-from brainfeat.pretraining.store_writer import Scan, write_store
+from brainfeat.pretraining.store_writer import write_store
+from brainfeat.subjects.subject import Subject
 
 MODALITIES = ("T1w", "T2w", "FLAIR")
 
@@ -33,28 +34,28 @@ def cohort(tmp_path_factory):
 def store(tmp_path_factory, head_path):
     folder = tmp_path_factory.mktemp("store")
     preprocessor = Preprocessor(shape=(24, 32, 20), spacing=8.0, alignment="none")
-    scan = Scan(subject="sub-1", images={"T1w": head_path})
-    return write_store([scan], folder, preprocessor, modalities=("T1w", "T2w"))[0]
+    subject = Subject("sub-1", {"T1w": str(head_path)})
+    return write_store([subject], folder, preprocessor, modalities=("T1w", "T2w"))[0]
 
 
 def collect(data, **options):
     return collect_training_data(data, modalities=MODALITIES, **options)
 
 
-def subjects(found):
-    return [scan.subject for scan in found.scans]
+def names(data):
+    return [subject.participant_id for subject in data.subjects]
 
 
 def test_sessions_of_a_subject_are_acquisitions_of_one_brain(cohort):
     found = collect(cohort)
-    assert subjects(found) == ["sub-1", "sub-2", "sub-2"]
-    assert [sorted(scan.images) for scan in found.scans] == [
+    assert names(found) == ["sub-1", "sub-2", "sub-2"]
+    assert [sorted(subject.images) for subject in found.subjects] == [
         ["FLAIR", "T1w"],
         ["T1w"],
         ["T1w"],
     ]
     assert found.modalities == ("T1w", "FLAIR")
-    assert found.problems == ()
+    assert found.failed == ()
 
 
 def test_every_form_of_the_same_images_gives_the_same_scans(cohort, tmp_path):
@@ -72,7 +73,10 @@ def test_every_form_of_the_same_images_gives_the_same_scans(cohort, tmp_path):
         collect(table.assign(FLAIR=[None, np.nan, ""])),
     ]
     found = [
-        {(scan.subject, str(scan.images["T1w"])) for scan in form.scans}
+        {
+            (subject.participant_id, str(subject.images["T1w"]))
+            for subject in form.subjects
+        }
         for form in forms
     ]
     assert found == found[:1] * len(forms)
@@ -83,7 +87,7 @@ def test_first_level_of_an_index_names_the_subject(cohort):
     path = str(next(cohort.rglob("*_T1w.nii.gz")))
     index = pd.MultiIndex.from_tuples([("sub-7", "ses-1"), ("sub-7", "ses-2")])
     found = collect(pd.DataFrame({"T2w": [path, path]}, index=index))
-    assert subjects(found) == ["sub-7", "sub-7"]
+    assert names(found) == ["sub-7", "sub-7"]
 
 
 def test_one_name_in_two_cohorts_is_two_people(cohort, tmp_path):
@@ -93,7 +97,7 @@ def test_one_name_in_two_cohorts_is_two_people(cohort, tmp_path):
     for path in (other / "sub-3/anat").iterdir():
         path.rename(path.with_name("sub-3_FLAIR.nii.gz"))
     found = collect([cohort, other])
-    assert subjects(found) == [
+    assert names(found) == [
         "sub-1",
         *[f"{cohort}/sub-2"] * 2,
         *[f"{other}/sub-2"] * 2,
@@ -108,34 +112,34 @@ def test_one_name_in_two_datasets_is_two_people_however_they_are_given(
     for site in ("north", "south"):
         _make_cohort(tmp_path / "all" / site)
     whole = collect([tmp_path / "all"])
-    assert sorted(set(subjects(whole))) == [
+    assert sorted(set(names(whole))) == [
         f"{tmp_path}/all/{site}/{name}"
         for site in ("north", "south")
         for name in ("sub-1", "sub-2")
     ]
     assert caplog.messages == [
         f"2 names are in several datasets, such as sub-1 in {tmp_path}/all/north and "
-        f"{tmp_path}/all/south: each has its own person of that name, unless a "
-        "manifest says otherwise."
+        f"{tmp_path}/all/south: they count as different subjects, unless a manifest "
+        "gives them one name."
     ]
     for form in (
         [f"{tmp_path}/all/**/*.nii.gz"],
         [*tmp_path.rglob("*.nii.gz")],
         ["~/all/north", "~/all/south"],
     ):
-        assert set(subjects(collect(form))) == set(subjects(whole))
+        assert set(names(collect(form))) == set(names(whole))
     rows = [f"one,{path}" for path in tmp_path.rglob("*_T1w.nii.gz")]
     manifest = tmp_path / "manifest.csv"
     manifest.write_text("\n".join(["participant_id,T1w", *rows]))
-    assert set(subjects(collect(manifest))) == {"one"}
+    assert set(names(collect(manifest))) == {"one"}
 
 
 def test_what_is_missing_is_told_and_listed_and_the_rest_taken(
     cohort, tmp_path, caplog
 ):
     found = collect([tmp_path / "no.nii", cohort])
-    assert len(found.scans) == 3
-    assert [str(problem.error) for problem in found.problems] == [
+    assert len(found.subjects) == 3
+    assert [str(failure.error) for failure in found.failed] == [
         f"{tmp_path}/no.nii: no such file."
     ]
     assert caplog.messages == [f"failed: {tmp_path}/no.nii: no such file."]
@@ -147,7 +151,7 @@ def test_a_store_and_a_source_are_taken_as_they_are(store):
     assert found.index == store.index
     assert collect(store) is store
     assert collect(store, wanted=["T2w", "T1w"]) is store
-    assert not isinstance(found, ScanList)
+    assert not isinstance(found, TrainingSubjects)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +178,7 @@ def test_an_image_in_memory_is_refused():
 
 
 def test_a_store_is_trained_on_alone(cohort, store):
-    with pytest.raises(InputError, match="a store is trained on alone"):
+    with pytest.raises(InputError, match="a store cannot be combined"):
         collect([cohort, store.folder])
 
 

@@ -6,64 +6,66 @@ import torch
 from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.checkpoint.config import CheckpointConfig
 from brainfeat.models.encoder import SlabEncoder
-from brainfeat.pretraining.export import export_checkpoint, start_from
+from brainfeat.pretraining.export import export_checkpoint
 from brainfeat.pretraining.self_distillation import SelfDistillation
+from brainfeat.pretraining.warm_start import initialise
 
 GRID = {"shape": [12, 16, 8], "spacing": 9.0}
 
 
-def encoder_of(config, seed=0):
-    torch.manual_seed(seed)
-    return SlabEncoder(config.encoder)
+def teacher_of(config):
+    torch.manual_seed(0)
+    return SelfDistillation(config, 3).teacher
 
 
-def export(config, **settings):
-    options = {"n_steps": 40} | settings
-    return export_checkpoint(encoder_of(config), config, GRID, **options)
+@pytest.fixture
+def export(source):
+    """Function that exports a teacher, after 40 steps."""
+
+    def export(config, teacher=None):
+        teacher = teacher or teacher_of(config)
+        return export_checkpoint(teacher, config, source, n_steps=40)
+
+    return export
 
 
-def test_exported_encoder_computes_what_the_trained_one_does(small_config, tmp_path):
-    encoder = encoder_of(small_config).eval()
-    checkpoint = export_checkpoint(encoder, small_config, GRID, n_steps=40)
-    checkpoint.save(tmp_path)
+def test_exported_encoder_computes_what_the_trained_one_does(
+    export, small_config, source, tmp_path
+):
+    teacher = teacher_of(small_config)
+    encoder = teacher.encoder
+    export(small_config, teacher).save(tmp_path)
     loaded = Checkpoint.load(tmp_path)
     slabs = torch.randn(2, 3, 4, 16, 12)
     for one, other in zip(encoder(slabs), loaded.build_encoder()(slabs), strict=True):
         assert torch.equal(one, other)
     assert loaded.config.trained
-    assert loaded.config.preprocessing == GRID
+    assert loaded.config.preprocessing == source.preprocessing
 
 
-def test_checkpoint_reads_what_the_head_predicts(small_config, source):
-    network = SelfDistillation(small_config, len(source.quantities)).teacher
+def test_checkpoint_reads_what_the_head_predicts(export, small_config):
+    network = teacher_of(small_config)
     head = network.anatomy_head
-    truth = 3.0 + torch.rand(2, 9, 3)
-    head.calibrate(truth, torch.rand(2, 9))
-    checkpoint = export_checkpoint(
-        network.encoder,
-        small_config,
-        GRID,
-        n_steps=40,
-        anatomy_head=head,
-        quantities=source.quantities,
-        tissues=source.tissues,
-    )
+    head.calibrate(3.0 + torch.rand(2, 9, 3), torch.rand(2, 9))
+    checkpoint = export(small_config, network)
     assert checkpoint.config.encoder.tissues == ("third", "first")
     tokens = torch.randn(5, small_config.encoder.embed_dim)
     with torch.no_grad():
         read = checkpoint.build_encoder().anatomy(tokens)
         expected = head.spread * head(tokens) + head.mean
     torch.testing.assert_close(read, expected[:, [2, 0]])
-    assert export(small_config).config.encoder.tissues == ()
+    without_head = replace(small_config, anatomy_weight=0.0)
+    assert export(without_head).config.encoder.tissues == ()
 
 
-def test_stochastic_depth_stays_behind(small_config):
-    encoder = export(small_config).config.encoder
-    assert small_config.encoder.drop_path > 0
-    assert encoder == replace(small_config.encoder, drop_path=0.0)
+def test_stochastic_depth_is_not_exported(export, small_config):
+    config = replace(small_config, anatomy_weight=0.0)
+    assert config.encoder.drop_path > 0
+    expected = replace(config.encoder, drop_path=0.0)
+    assert export(config).config.encoder == expected
 
 
-def test_description_names_steps_and_objectives_with_weight(small_config):
+def test_description_names_steps_and_objectives_with_weight(export, small_config):
     config = replace(small_config, dino_weight=0.0, koleo_weight=0.0)
     text = export(config).config.description
     assert "40 steps of 4 subjects" in text
@@ -73,7 +75,7 @@ def test_description_names_steps_and_objectives_with_weight(small_config):
 
 
 @pytest.mark.parametrize(
-    ("share", "modalities", "expected"),
+    ("probability", "modalities", "expected"),
     [
         (0.3, ("T1w", "FLAIR"), True),
         (0.0, ("T1w", "FLAIR"), False),
@@ -81,27 +83,27 @@ def test_description_names_steps_and_objectives_with_weight(small_config):
     ],
 )
 def test_subjects_may_lack_modalities_if_training_hid_some(
-    small_config, share, modalities, expected
+    export, small_config, probability, modalities, expected
 ):
     config = replace(
         small_config,
         encoder=replace(small_config.encoder, modalities=modalities),
-        views=replace(small_config.views, hidden_modalities=share),
+        views=replace(small_config.views, hidden_modalities=probability),
     )
     assert export(config).config.missing_modalities == expected
 
 
-def test_first_plane_is_the_checkpoints(small_config):
+def test_first_plane_is_the_checkpoints(export, small_config):
     views = replace(small_config.views, planes=("sagittal", "axial"))
     assert export(replace(small_config, views=views)).config.plane == "sagittal"
 
 
-def test_export_is_a_copy_of_its_step(small_config):
-    encoder = encoder_of(small_config)
-    checkpoint = export_checkpoint(encoder, small_config, GRID, n_steps=1)
+def test_export_is_a_copy_of_its_step(export, small_config):
+    teacher = teacher_of(small_config)
+    checkpoint = export(small_config, teacher)
     before = checkpoint.state["norm.weight"].clone()
     with torch.no_grad():
-        encoder.norm.weight.add_(1.0)
+        teacher.encoder.norm.weight.add_(1.0)
     assert torch.equal(checkpoint.state["norm.weight"], before)
 
 
@@ -127,7 +129,7 @@ def test_student_and_teacher_start_from_a_checkpoint_with_their_own_heads(
         for name, value in model.state_dict().items()
         if ".encoder." not in name
     }
-    start_from(model, saved)
+    initialise(model, Checkpoint.load(saved))
     state = Checkpoint.load(saved).state
     for network in (model.student, model.teacher):
         got = network.encoder.state_dict()
@@ -147,7 +149,7 @@ def test_start_adapts_to_other_modalities_and_sizes(saved, small_config):
         slab_mixing=(0, 1),
     )
     model = SelfDistillation(replace(small_config, encoder=encoder), 3)
-    start_from(model, saved)
+    initialise(model, Checkpoint.load(saved))
     state = Checkpoint.load(saved).state
     name = "blocks.1.attn.qkv.weight"
     assert torch.equal(model.student.encoder.state_dict()[name], state[name])

@@ -155,41 +155,41 @@ def test_infonce_loss_does_not_depend_on_the_order_of_views():
     )
 
 
-def test_anatomy_loss_is_its_loop_over_stacks_and_quantities():
-    truth = torch.randn(3, 5, 2)
+def test_anatomy_loss_equals_its_loop_over_stacks_and_targets():
+    targets = torch.randn(3, 5, 2)
     weights = torch.rand(3, 5)
-    emphasis = torch.tensor([1.0, 3.0])
+    target_weights = torch.tensor([1.0, 3.0])
 
     def twin(prediction):
         loss = 0.0
         for r in range(2):
             patches = stacks = 0.0
             for b in range(3):
-                error = [prediction[b, n, r] - truth[b, n, r] for n in range(5)]
+                error = [prediction[b, n, r] - targets[b, n, r] for n in range(5)]
                 patches += sum(w * e**2 for w, e in zip(weights[b], error, strict=True))
                 stacks += (
                     sum(w * e for w, e in zip(weights[b], error, strict=True)) ** 2
                 )
             value = patches / weights.sum() + 0.01 * stacks / (weights**2).sum()
-            loss += emphasis[r] / 4 * value
+            loss += target_weights[r] / 4 * value
         return loss
 
     assert_same_value_and_gradient(
-        lambda prediction: anatomy_loss(prediction, truth, weights, emphasis),
+        lambda prediction: anatomy_loss(prediction, targets, weights, target_weights),
         twin,
         torch.randn(3, 5, 2, requires_grad=True),
     )
 
 
 def test_anatomy_loss_ignores_the_scale_of_weights_and_weightless_patches():
-    prediction, truth = torch.randn(2, 3, 5, 2)
+    prediction, targets = torch.randn(2, 3, 5, 2)
     weights = torch.rand(3, 5)
     weights[:, 4] = 0
     equal = torch.ones(2)
-    loss = anatomy_loss(prediction, truth, weights, equal)
-    scaled = anatomy_loss(prediction, truth, 7 * weights, 3 * equal)
+    loss = anatomy_loss(prediction, targets, weights, equal)
+    scaled = anatomy_loss(prediction, targets, 7 * weights, 3 * equal)
     torch.testing.assert_close(loss, scaled)
-    shorter = anatomy_loss(prediction[:, :4], truth[:, :4], weights[:, :4], equal)
+    shorter = anatomy_loss(prediction[:, :4], targets[:, :4], weights[:, :4], equal)
     torch.testing.assert_close(loss, shorter)
 
 

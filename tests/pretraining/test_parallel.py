@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 
 from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.pretraining.parallel import (
-    distributed,
-    shared_between_ranks,
+    joined_ranks,
+    wrap_for_ranks,
 )
 from brainfeat.pretraining.self_distillation import SelfDistillation
 
@@ -25,8 +25,8 @@ import json, os, runpy, sys
 from dataclasses import replace
 from pathlib import Path
 import torch
-from brainfeat.pretraining.parallel import distributed
-from brainfeat.pretraining.trainer import pretrain
+from brainfeat.pretraining.parallel import joined_ranks
+from brainfeat.pretraining.trainer import train
 
 torch.set_num_threads(1)
 room, folder = runpy.run_path(sys.argv[1]), Path(sys.argv[2])
@@ -43,21 +43,21 @@ class Broken(room["RandomSource"]):
             raise KeyboardInterrupt
         return super().draw(step, n_subjects, **options)
 
-with distributed(torch.device("cpu")):
+with joined_ranks("cpu"):
     for kind in ("ddp", "fully_shard"):
         config = replace(room["SMALL_CONFIG"], parallel=kind, accumulation_steps=2)
         config = replace(config, n_steps=5, checkpoint_every=2, batch_size=8)
         options = {"output": folder / kind, "device": "cpu"}
-        result = pretrain(room["RandomSource"](), config, **options)
+        result = train(room["RandomSource"](), config, **options)
         result.save(folder / f"{kind}-{os.environ['RANK']}")
     config = replace(config, parallel="ddp", accumulation_steps=1, batch_size=4)
     options = {"output": folder / "whole", "device": "cpu"}
-    pretrain(Noting(), config, **options)
+    train(Noting(), config, **options)
     options["output"] = folder / "parts"
     try:
-        pretrain(Broken(), config, **options)
+        train(Broken(), config, **options)
     except KeyboardInterrupt:
-        pretrain(room["RandomSource"](), config, resume=True, **options)
+        train(room["RandomSource"](), config, resume=True, **options)
 """
 
 
@@ -135,12 +135,12 @@ def test_one_process_writes_the_log(folder):
 
 def test_process_that_torchrun_did_not_start_joins_nobody(monkeypatch):
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
-    with distributed(torch.device("cpu")):
+    with joined_ranks("cpu"):
         assert not dist.is_initialized()
 
 
 def test_model_of_one_process_is_left_as_it_is(small_config):
     model = SelfDistillation(small_config, 3)
     student = model.student
-    assert shared_between_ranks(model, small_config) is model
+    assert wrap_for_ranks(model, small_config) is model
     assert model.student is student

@@ -1,8 +1,6 @@
 import logging
 import runpy
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,9 +19,8 @@ from brainfeat.exceptions import (
     UntrainedCheckpointWarning,
 )
 from brainfeat.preprocessing.preprocessor import Preprocessor
-from brainfeat.pretraining.run import TrainingOptions, run_pretraining
 from brainfeat.pretraining.store import VolumeStore
-from brainfeat.pretraining.store_writer import ScanEvent
+from brainfeat.pretraining.trainer import TrainingStep
 
 ROOM = runpy.run_path(str(Path(__file__).with_name("conftest.py")))
 CONFIG = replace(
@@ -38,6 +35,34 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning"),
     pytest.mark.usefixtures("one_thread"),
 ]
+
+
+class Recorder:
+    """Tracker that keeps what passes, and may interrupt the run after a step."""
+
+    def __init__(self, last_step=None):
+        self.last_step, self.outcomes, self.steps = last_step, [], []
+
+    def __call__(self, items, **_total_and_description):
+        for item in items:
+            is_step = isinstance(item, TrainingStep)
+            (self.steps if is_step else self.outcomes).append(item)
+            if is_step and item.n_done == self.last_step:
+                raise KeyboardInterrupt
+            yield item
+
+
+def interrupt(data, config, output, last_step, **options):
+    """Run until a step is done."""
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(
+            data,
+            config,
+            output=output,
+            device="cpu",
+            track=Recorder(last_step),
+            **options,
+        )
 
 
 @pytest.fixture(scope="module")
@@ -97,46 +122,44 @@ def test_modalities_that_no_scan_has_are_left_out(cohort, tmp_path, caplog):
         result = pretrain(paths, config, output=tmp_path, device="cpu")
     assert result.config.encoder.modalities == ("FLAIR",)
     assert "No scan has T2w or T1w: the encoder is for FLAIR." in caplog.messages
-    assert "preprocessed 3 of 3 scans." in caplog.messages
+    assert "[3/3] sub-2: preprocessed" in caplog.messages
 
 
-def test_fewer_subjects_than_a_batch_repeat_and_it_is_said(
-    cohort, init, tmp_path, caplog
-):
+def test_fewer_subjects_than_a_batch_give_a_warning(cohort, init, tmp_path, caplog):
     config = replace(CONFIG, batch_size=7, n_steps=1)
     result = pretrain(cohort, config, output=tmp_path, init=init, device="cpu")
     assert result.config.trained
     assert any("3 subjects for a batch_size of 7" in text for text in caplog.messages)
 
 
-def test_each_scan_and_step_is_told_of_and_what_failed_is_listed(
-    cohort, init, tmp_path
-):
+def test_scans_and_steps_are_tracked_and_failures_listed(cohort, init, tmp_path):
     broken = tmp_path / "sub-9_T1w.nii.gz"
     broken.write_bytes(b"no image")
-    events = []
-    summary = run_pretraining(
+    recorder = Recorder()
+    pretrain(
         [cohort, broken, tmp_path / "absent.nii"],
         CONFIG,
-        tmp_path / "run",
-        options=TrainingOptions(init=init, device="cpu"),
-        on_event=events.append,
+        output=tmp_path / "run",
+        init=init,
+        device="cpu",
+        track=recorder,
     )
-    scans = [event for event in events if isinstance(event, ScanEvent)]
-    assert [event.error is None for event in scans] == [True] * 3 + [False]
-    steps = events[len(scans) :]
-    assert [event.n_done for event in steps] == [1, 2, 3, 4]
-    assert summary.loss == steps[-1].measures["total"]
-    assert [failure.subject.source_name for failure in summary.failed] == [
-        str(tmp_path / "absent.nii"),
-        str(broken),
-    ]
-    lines = summary.failures.read_text().splitlines()
-    assert len(lines) == 3
+    statuses = [outcome.status for outcome in recorder.outcomes]
+    assert statuses == ["done"] * 3 + ["failed"]
+    assert [step.n_done for step in recorder.steps] == [1, 2, 3, 4]
+    lines = (tmp_path / "run" / "failures.tsv").read_text().splitlines()
+    files = [line.split("\t")[1] for line in lines[1:]]
+    assert files == [str(tmp_path / "absent.nii"), str(broken)]
     assert lines[2].startswith(f"sub-9\t{broken}\t")
 
 
-def test_scans_that_all_fail_are_listed_too(init, tmp_path):
+def test_failures_of_an_earlier_run_are_not_listed(run, init, tmp_path):
+    (tmp_path / "failures.tsv").write_text("participant_id\tfile\treason\na\tb\tc\n")
+    pretrain(run / "store", CONFIG, output=tmp_path, init=init, device="cpu")
+    assert not (tmp_path / "failures.tsv").exists()
+
+
+def test_scans_are_listed_if_all_fail(init, tmp_path):
     broken = [tmp_path / f"sub-{number}_T1w.nii.gz" for number in (4, 9)]
     for path in broken:
         path.write_bytes(b"not an image")
@@ -157,8 +180,7 @@ def test_labels_choose_the_best_encoder(cohort, init, tmp_path):
     paths = sorted(map(str, cohort.rglob("*_T1w.nii.gz")))
     table = pd.DataFrame({"T1w": [*paths, paths[0]]}, index=["a", "b", "c", "d"])
     labels = {"a": False, "b": True, "c": True, "d": False}
-    options = TrainingOptions(init=init, device="cpu", labels=labels)
-    run_pretraining(table, CONFIG, tmp_path, options=options)
+    pretrain(table, CONFIG, output=tmp_path, init=init, device="cpu", labels=labels)
     log = pd.read_json(tmp_path / "log.jsonl", lines=True)
     assert log["probe"].dropna().between(0, 1).all()
     assert log["probe"].notna().sum() == 2  # every second step of four
@@ -166,81 +188,53 @@ def test_labels_choose_the_best_encoder(cohort, init, tmp_path):
 
 
 def test_labels_need_subjects_with_names(tmp_path):
-    options = TrainingOptions(device="cpu", labels={"a": False, "b": True})
-    source, config = ROOM["RandomSource"](), CONFIG
+    labels = {"a": False, "b": True}
+    source = ROOM["RandomSource"]()
     with pytest.raises(InputError, match="images or a store"):
-        run_pretraining(source, config, tmp_path, options=options)
+        pretrain(source, CONFIG, output=tmp_path, device="cpu", labels=labels)
 
 
-def test_a_run_goes_on_with_the_volumes_that_it_began_with(cohort, init, run, tmp_path):
+def test_a_resumed_run_keeps_its_weights_and_preprocessing(cohort, init, run, tmp_path):
     config = replace(CONFIG, checkpoint_every=2)
-
-    def cut(event):
-        if not isinstance(event, ScanEvent) and event.n_done == 3:
-            raise KeyboardInterrupt
-
-    options = TrainingOptions(init=init, device="cpu")
-    with pytest.raises(KeyboardInterrupt):
-        run_pretraining(cohort, config, tmp_path, options=options, on_event=cut)
-    # Without the checkpoint that it started from: neither weights nor grid change.
+    interrupt(cohort, config, tmp_path, 3, init=init)
     shutil.rmtree(tmp_path / "store")
     result = pretrain(cohort, config, output=tmp_path, resume=True, device="cpu")
     assert result.fingerprint == Checkpoint.load(run).fingerprint
 
 
-def test_a_run_of_a_store_goes_on_from_its_state_alone(run, init, tmp_path):
-    def cut(event):
-        if event.n_done == 3:
-            raise KeyboardInterrupt
-
+def test_a_run_of_a_store_resumes_from_its_state_alone(run, init, tmp_path):
     config = replace(CONFIG, checkpoint_every=2)
-    options = TrainingOptions(init=init, device="cpu")
-    with pytest.raises(KeyboardInterrupt):
-        run_pretraining(run / "store", config, tmp_path, options=options, on_event=cut)
+    interrupt(run / "store", config, tmp_path, 3, init=init)
     (tmp_path / "config.json").unlink()  # as if killed after the first state
     again = pretrain(run / "store", config, output=tmp_path, resume=True, device="cpu")
     assert again.fingerprint == Checkpoint.load(run).fingerprint
 
 
 @pytest.mark.parametrize("has_init", [True, False])
-def test_a_run_without_checkpoint_says_from_what_it_begins_anew(
-    cohort, init, tmp_path, caplog, has_init
+def test_a_run_without_a_state_says_what_it_starts_from(
+    run, init, tmp_path, caplog, has_init
 ):
-    def cut(event):
-        if not isinstance(event, ScanEvent):
-            raise KeyboardInterrupt
-
-    paths = sorted(cohort.rglob("*_T1w.nii.gz"))
-    options = TrainingOptions(init=init, device="cpu", resume=True)
-    with pytest.raises(KeyboardInterrupt):
-        run_pretraining(paths, CONFIG, tmp_path, options=options, on_event=cut)
-    assert "anew" not in caplog.text  # there was nothing before
-    options = replace(options, init=init if has_init else None)
-    with pytest.raises(KeyboardInterrupt):
-        run_pretraining(paths, CONFIG, tmp_path, options=options, on_event=cut)
+    interrupt(run / "store", CONFIG, tmp_path, 1, init=init, resume=True)
+    assert "anew" not in caplog.text  # there was no run
+    init = init if has_init else None
+    interrupt(run / "store", CONFIG, tmp_path, 1, init=init, resume=True)
     start = str(init) if has_init else "random weights"
-    assert f"the run begins anew, from {start}." in caplog.text
+    assert f"the run starts anew, from {start}." in caplog.text
 
 
-def test_a_run_that_goes_on_with_other_scans_says_so(cohort, init, tmp_path, caplog):
+def test_a_run_that_resumes_with_other_scans_warns(cohort, init, tmp_path, caplog):
     config = replace(CONFIG, checkpoint_every=1)
     paths = sorted(cohort.rglob("*_T1w.nii.gz"))
 
-    def go_on(paths, stop, *, resume=True):
-        def cut(event):
-            if not isinstance(event, ScanEvent) and event.n_done == stop:
-                raise KeyboardInterrupt
-
+    def warnings_of(paths, last_step, *, resume=True):
         caplog.clear()
-        options = TrainingOptions(init=init, device="cpu", resume=resume)
-        with pytest.raises(KeyboardInterrupt):
-            run_pretraining(paths, config, tmp_path, options=options, on_event=cut)
+        interrupt(paths, config, tmp_path, last_step, init=init, resume=resume)
         return [text for text in caplog.messages if "with other scans" in text]
 
-    assert go_on(paths, 2, resume=False) == []
-    assert go_on(paths, 3) == []
-    assert len(go_on(paths[:2], 3)) == 1
-    assert len(go_on(paths[:2], 3)) == 1  # no step of these is saved
+    assert warnings_of(paths, 2, resume=False) == []
+    assert warnings_of(paths, 3) == []
+    assert len(warnings_of(paths[:2], 3)) == 1
+    assert len(warnings_of(paths[:2], 3)) == 1  # no step with these was saved
 
 
 def test_an_encoder_that_cannot_take_whole_volumes_is_refused(cohort, run, tmp_path):
@@ -253,7 +247,7 @@ def test_an_encoder_that_cannot_take_whole_volumes_is_refused(cohort, run, tmp_p
     assert not (tmp_path / "out").exists()
 
 
-def test_what_cannot_start_is_told_before_anything_is_written(cohort, init, tmp_path):
+def test_errors_are_raised_before_anything_is_written(cohort, init, tmp_path):
     wider = replace(CONFIG, encoder=replace(CONFIG.encoder, embed_dim=48))
     anatomy = replace(CONFIG, anatomy_weight=1.0)
     cases = [
@@ -273,7 +267,9 @@ def test_what_cannot_start_is_told_before_anything_is_written(cohort, init, tmp_
 
 
 @pytest.mark.parametrize("planes", [("axial",), ("sagittal", "coronal")])
-def test_weights_that_know_another_plane_are_told(run, init, tmp_path, caplog, planes):
+def test_initial_weights_of_another_plane_give_a_warning(
+    run, init, tmp_path, caplog, planes
+):
     checkpoint = Checkpoint.load(init)
     turned = Checkpoint(replace(checkpoint.config, plane="coronal"), checkpoint.state)
     views = replace(CONFIG.views, planes=planes)
@@ -285,7 +281,7 @@ def test_weights_that_know_another_plane_are_told(run, init, tmp_path, caplog, p
 
 
 @pytest.mark.parametrize("spacing", [8.0, 2.0])
-def test_weights_that_know_other_volumes_than_the_store_are_told(
+def test_initial_weights_of_other_preprocessing_give_a_warning(
     run, init, tmp_path, caplog, spacing
 ):
     checkpoint = Checkpoint.load(init)
@@ -300,8 +296,8 @@ def test_weights_that_know_other_volumes_than_the_store_are_told(
         device="cpu",
     )
     expected = (
-        f"{run / 'store'}: its volumes have spacing 8.0, those that the weights to "
-        "start from know spacing 2.0."
+        f"{run / 'store'}: its volumes have spacing 8.0, the initial weights were "
+        "trained with spacing 2.0."
     )
     assert caplog.messages == ([] if spacing == 8.0 else [expected])
 
@@ -314,34 +310,3 @@ def test_a_run_is_not_overwritten(cohort, run, output, monkeypatch):
     with pytest.raises(TrainingError, match="run: holds a run"):
         pretrain(cohort, CONFIG, output=output, device="cpu")
     assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*")}
-
-
-# Training on a cluster needs no image library: the store is made elsewhere.
-_BARE_PROCESS = """
-import sys
-for name in ("pandas", "sklearn", "nibabel", "SimpleITK", "nilearn", "scipy", "rich",
-             "typer", "joblib", "pyarrow", "isal"):
-    sys.modules[name] = None
-import torch
-torch.set_num_threads(1)  # as the run that it is compared with
-from brainfeat.pretraining.config_file import read_config
-from brainfeat.pretraining.trainer import pretrain
-
-store, folder, config = sys.argv[1:]
-print(pretrain(store, read_config(config), output=folder, device="cpu").fingerprint)
-"""
-
-
-def test_a_store_is_trained_on_with_torch_numpy_and_safetensors_alone(run, tmp_path):
-    code, config = [sys.executable, "-c", _BARE_PROCESS], run / "pretraining.json"
-    result = subprocess.run(
-        [*code, run / "store", tmp_path / "bare", config],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert result.returncode == 0, result.stderr
-    expected = pretrain(
-        run / "store", CONFIG, output=tmp_path / "full", device="cpu"
-    ).fingerprint
-    assert result.stdout.strip() == expected

@@ -13,9 +13,9 @@ from brainfeat.pretraining.run_checks import (
     check_fit,
     check_grid,
     check_run_folder,
-    hold_run_folder,
-    saved_step,
+    run_lock,
 )
+from brainfeat.pretraining.run_state import saved_step
 
 
 @pytest.fixture
@@ -77,9 +77,9 @@ def test_a_folder_is_held_by_one_run_at_a_time(tmp_path):
     folder = tmp_path / "new"
     for _ in range(2):
         with (
-            hold_run_folder(folder),
+            run_lock(folder),
             pytest.raises(TrainingError, match="new: another run is writing this fold"),
-            hold_run_folder(folder),
+            run_lock(folder),
         ):
             pass
     assert list(folder.iterdir()) == []
@@ -135,8 +135,8 @@ def test_volumes_must_divide_into_slabs_and_patches_of_the_first_plane(
     ],
 )
 def test_what_would_learn_nothing_is_refused(small_config, data, change, message):
-    modalities, quantities = data
-    found = SimpleNamespace(modalities=modalities, quantities=quantities)
+    modalities, targets = data
+    found = SimpleNamespace(modalities=modalities, targets=targets)
     config = replace(small_config, **change)
     if message is None:
         check_fit(found, config)
@@ -147,7 +147,7 @@ def test_what_would_learn_nothing_is_refused(small_config, data, change, message
 
 def test_subjects_divide_evenly_between_processes(small_config, monkeypatch):
     monkeypatch.setattr("brainfeat.pretraining.run_checks.world_size", lambda: 3)
-    found = SimpleNamespace(modalities=("T1w", "FLAIR"), quantities=("a",))
+    found = SimpleNamespace(modalities=("T1w", "FLAIR"), targets=("a",))
     check_fit(found, replace(small_config, batch_size=6))
     with pytest.raises(ConfigError, match="batch_size 4 does not divide into 3"):
         check_fit(found, small_config)
@@ -158,7 +158,7 @@ def test_ibot_that_would_see_no_masked_view_is_refused(
     probability, n_parts, small_config
 ):
     found = SimpleNamespace(
-        modalities=small_config.encoder.modalities, quantities=("grey_matter",)
+        modalities=small_config.encoder.modalities, targets=("grey_matter",)
     )
     views = replace(small_config.views, n_global=2, mask_probability=probability)
     config = replace(
@@ -189,7 +189,7 @@ def test_objectives_that_compare_subjects_need_two_in_a_part(
     small_config, change, fits
 ):
     found = SimpleNamespace(
-        modalities=small_config.encoder.modalities, quantities=("grey_matter",)
+        modalities=small_config.encoder.modalities, targets=("grey_matter",)
     )
     config = replace(
         small_config, centring="sinkhorn", infonce_weight=0.0, accumulation_steps=4

@@ -1,3 +1,4 @@
+import json
 import pickle
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ from brainfeat.exceptions import TrainingError
 from brainfeat.pretraining import run_state
 from brainfeat.pretraining.optimizer import build_optimizer, set_schedule
 from brainfeat.pretraining.run_state import (
+    RunLog,
     load_run_state,
     save_run_state,
     whole_tensor,
@@ -27,9 +29,9 @@ class Wrapped(nn.Module):
         self.module = module
 
 
-def build(config, seed=0, n_quantities=3):
+def build(config, seed=0, n_targets=3):
     torch.manual_seed(seed)
-    model = SelfDistillation(config, n_quantities)
+    model = SelfDistillation(config, n_targets)
     return model, build_optimizer(model.student, config)
 
 
@@ -165,8 +167,8 @@ def test_state_of_other_objectives_is_refused(saved, small_config):
 
 def test_state_of_other_sizes_is_refused_and_nothing_changed(saved, small_config):
     path, *_ = saved
-    loaded, optimizer = build(small_config, seed=1, n_quantities=1)
-    before, _ = build(small_config, seed=1, n_quantities=1)
+    loaded, optimizer = build(small_config, seed=1, n_targets=1)
+    before, _ = build(small_config, seed=1, n_targets=1)
     with pytest.raises(TrainingError, match=r"anatomy_head\.mean"):
         load_run_state(path, loaded, optimizer)
     assert_same_weights(before, loaded)
@@ -178,3 +180,53 @@ def test_whole_tensor_takes_no_part_in_training():
     assert not whole.requires_grad
     assert whole.device.type == "cpu"
     assert torch.equal(whole, torch.full((2, 3), 2.0))
+
+
+def steps(path):
+    return [json.loads(line)["step"] for line in path.read_text().splitlines()]
+
+
+@pytest.fixture
+def log_path(tmp_path):
+    """Log of a run of five steps, made in a folder that was not there."""
+    path = tmp_path / "run" / "log.jsonl"
+    log = RunLog(path, 0)
+    for step in range(5):
+        log.write(step, loss=step / 7, entropy=None)
+    return path
+
+
+def test_line_holds_the_values_that_there_are(log_path):
+    lines = [json.loads(line) for line in log_path.read_text().splitlines()]
+    assert lines == [{"step": step, "loss": step / 7} for step in range(5)]
+
+
+@pytest.mark.parametrize("next_step", [0, 3, 5, 9])
+def test_resumed_log_equals_an_uninterrupted_one(log_path, next_step):
+    whole = log_path.read_text()
+    log = RunLog(log_path, next_step)
+    assert steps(log_path) == list(range(min(next_step, 5)))
+    for step in range(next_step, 5):
+        log.write(step, loss=step / 7)
+    assert log_path.read_text() == whole
+
+
+@pytest.mark.parametrize("rest", ['{"step": 2, "lo', "{", "3", '{"loss": 1}', "[]"])
+def test_line_that_was_cut_off_is_dropped(log_path, rest):
+    with log_path.open("a") as file:
+        file.write(rest)
+    log = RunLog(log_path, 5)
+    log.write(5, loss=0.5)
+    assert steps(log_path) == [0, 1, 2, 3, 4, 5]
+
+
+def test_line_is_on_the_disk_when_it_is_written(tmp_path):
+    log = RunLog(tmp_path / "log.jsonl", 0)
+    log.write(0, loss=1.0)
+    assert steps(tmp_path / "log.jsonl") == [0]
+
+
+def test_other_ranks_write_no_log(tmp_path, monkeypatch):
+    monkeypatch.setattr("brainfeat.pretraining.run_state.rank", lambda: 1)
+    RunLog(tmp_path / "log.jsonl", 0).write(0, loss=1.0)
+    assert list(tmp_path.iterdir()) == []

@@ -30,7 +30,7 @@ class Wrapped(nn.Module):
 
 def build(config, seed=0):
     torch.manual_seed(seed)
-    return SelfDistillation(config, n_quantities=3)
+    return SelfDistillation(config, n_targets=3)
 
 
 def only(config, *names):
@@ -177,8 +177,8 @@ def test_teacher_sees_what_is_hidden_from_the_student(small_config, make_views):
             network.encoder.mask_token.fill_(-0.5)
     shown = make_views(config)
     _, student, teacher = model(shown, teacher_temperature=0.2)
-    large = replace(shown.large, visible=shown.large.present, masks=None)
-    _, bare, _ = model(replace(shown, large=large), teacher_temperature=0.2)
+    group = replace(shown.global_views, visible=shown.global_views.present, masks=None)
+    _, bare, _ = model(replace(shown, global_views=group), teacher_temperature=0.2)
     torch.testing.assert_close(teacher.class_tokens, bare.class_tokens)
     assert not torch.allclose(student.class_tokens, bare.class_tokens, atol=1e-3)
 
@@ -193,13 +193,13 @@ def test_centre_moves_once_a_step_by_all_views(small_config, make_views):
 def test_heads_answer_for_the_views_that_they_are_asked_about(small_config, make_views):
     views = make_views(small_config)
     _, student, teacher = build(small_config)(views, teacher_temperature=0.2)
-    n_masked = int(views.large.masks.sum())
+    n_masked = int(views.global_views.masks.sum())
     assert student.class_tokens.shape == (2, 5, 24)
     assert student.class_logits.shape == (3, 5, 11)
     assert teacher.class_logits.shape == (2, 5, 11)
     assert student.patch_logits.shape == teacher.patch_logits.shape == (n_masked, 11)
     assert student.projections.shape == (2, 5, 9)
-    assert student.quantities.shape == (2, 5, 3, 2, 3, 3)
+    assert student.targets.shape == (2, 5, 3, 2, 3, 3)
 
 
 def test_masked_patches_are_not_measured(small_config, make_views):
@@ -208,11 +208,13 @@ def test_masked_patches_are_not_measured(small_config, make_views):
     views = make_views(config)
     torch.manual_seed(1)
     before, _, _ = model(views, teacher_temperature=0.2)
-    truth = torch.where(views.large.masks[..., None], 9.0, views.large.truth)
-    changed = replace(views, large=replace(views.large, truth=truth))
+    targets = torch.where(
+        views.global_views.masks[..., None], 9.0, views.global_views.targets
+    )
+    changed = replace(views, global_views=replace(views.global_views, targets=targets))
     torch.manual_seed(1)
     after, _, _ = model(changed, teacher_temperature=0.2)
-    assert views.large.masks.any()
+    assert views.global_views.masks.any()
     assert torch.equal(before.anatomy, after.anatomy)
 
 
@@ -225,19 +227,21 @@ def test_background_matters_to_encoders_that_keep_it(
     encoder = replace(small_config.encoder, background=background)
     config = replace(small_config, encoder=encoder)
     views = make_views(config)
-    fractions = views.large.fractions.clone()
+    fractions = views.global_views.fractions.clone()
     fractions[..., 0, :] = 0  # the first row of patches holds no brain
     fractions[1, 2] = 0  # nor does a whole view
-    masks = views.large.masks & (fractions > 0)
+    masks = views.global_views.masks & (fractions > 0)
     losses = []
     for brightness in (0.0, 5.0):
-        slabs = views.large.slabs.clone()
+        slabs = views.global_views.slabs.clone()
         slabs[..., : encoder.patch_size, :] += brightness
         slabs[1, 2] += brightness
         model = build(config)
-        large = replace(views.large, slabs=slabs, fractions=fractions, masks=masks)
+        group = replace(
+            views.global_views, slabs=slabs, fractions=fractions, masks=masks
+        )
         torch.manual_seed(0)  # of stochastic depth
-        changed = replace(views, large=large)
+        changed = replace(views, global_views=group)
         terms, _, _ = model(changed, teacher_temperature=0.2)
         losses.append(terms.total)
     assert (losses[0] != losses[1]) == matters

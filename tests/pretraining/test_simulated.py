@@ -44,28 +44,28 @@ def kept_places(first, second):
 def test_batch_has_the_shapes_that_it_promises(build):
     source = build()
     batch = source.draw(0, 3, seed=0)
-    n_truths = len(TRUTH_NAMES)
+    n_targets = len(TRUTH_NAMES)
     assert batch.volumes.shape == (3, 1, 2, *SHAPE)
     assert batch.present.shape == (3, 1, 2)
     assert batch.present.all()
     assert batch.foreground.shape == (3, *SHAPE)
     assert set(batch.foreground.unique().tolist()) == {0.0, 1.0}
-    assert batch.truth.shape == (3, n_truths, *SHAPE)
+    assert batch.targets.shape == (3, n_targets, *SHAPE)
     assert source.shape == batch.shape
-    assert source.quantities == TRUTH_NAMES
-    assert len(source.emphasis) == n_truths
-    assert all(torch.isfinite(part).all() for part in (batch.volumes, batch.truth))
+    assert source.targets == TRUTH_NAMES
+    assert len(source.target_weights) == n_targets
+    assert all(torch.isfinite(part).all() for part in (batch.volumes, batch.targets))
 
 
 def test_acquisitions_of_a_subject_share_its_anatomy(build):
     batch = build(n_acquisitions=2).draw(0, 2, seed=0)
     assert batch.volumes.shape == (2, 2, 2, *SHAPE)
     assert batch.present.shape == (2, 2, 2)
-    brain = batch.truth[0, :-1].sum(dim=0) > 0.9
+    brain = batch.targets[0, :-1].sum(dim=0) > 0.9
     first, second = batch.volumes[0, :, 0][:, brain]
     assert not torch.equal(first, second)
     # Whatever the contrasts are, tissues explain both; another subject's do not.
-    tissues = batch.truth[:, :-1][:, :, brain]  # B R N
+    tissues = batch.targets[:, :-1][:, :, brain]  # B R N
     own, other = (explained(tissues[row].T, second) for row in (0, 1))
     assert own > 0.3
     assert own > 2 * other
@@ -125,7 +125,7 @@ def test_subjects_places_and_seeds_differ(build):
 
 def test_foreground_is_brain_with_at_most_a_margin_or_a_head(build):
     batch = build().draw(0, 5, seed=3)
-    brain = batch.truth[:, :-1].sum(dim=1) > 0.5
+    brain = batch.targets[:, :-1].sum(dim=1) > 0.5
     inside = batch.foreground.bool()
     assert (inside & brain).sum() > 0.99 * brain.sum()
     shares = inside.float().mean(dim=(1, 2, 3))
@@ -140,7 +140,7 @@ def test_configuration_reaches_the_subjects(build):
     ]
     assert_equal(batches[0], batches[1])
     stripped_batch = batches[2]
-    brain = stripped_batch.truth[:, :-1].sum(dim=1) > 0.5
+    brain = stripped_batch.targets[:, :-1].sum(dim=1) > 0.5
     assert torch.equal(stripped_batch.foreground.bool(), brain)
 
 

@@ -45,7 +45,7 @@ def test_batch_holds_volumes_presence_and_foreground(make_store):
     assert batch.foreground.shape == (2, *SHAPE)
     numbers = batch.volumes[:, 0, 0, 0, 0, 0]
     assert torch.equal(batch.foreground[:, 0, 0, 0], numbers % 2)
-    assert batch.truth is None
+    assert batch.targets is None
 
 
 def test_every_subject_comes_once_before_any_comes_again(make_store):
@@ -104,7 +104,7 @@ def test_store_knows_what_the_trainer_asks(make_store):
     assert store.modalities == ("T1w", "FLAIR")
     assert store.shape == SHAPE
     assert store.preprocessing == {"spacing": 3.0}
-    assert store.quantities == ()
+    assert store.targets == ()
 
 
 def test_folder_without_index_is_refused(tmp_path):

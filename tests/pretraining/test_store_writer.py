@@ -1,6 +1,9 @@
+import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,24 +12,63 @@ from brainfeat.exceptions import InputError, TrainingError
 from brainfeat.io.volumes import read_volume, write_volume
 from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.pretraining import store_writer
-from brainfeat.pretraining.store_writer import Scan, write_store
+from brainfeat.pretraining.store import VolumeStore
+from brainfeat.pretraining.store_writer import write_store
+from brainfeat.subjects.subject import Outcome, Subject
 from brainfeat.volume import Geometry, Volume
 
 MODALITIES = ("T1w", "T2w")
 KILLED_PARENT = """
 import time
-from brainfeat.pretraining import store_writer
+from pathlib import Path
+from brainfeat.preprocessing.preprocessor import Preprocessor
+from brainfeat.pretraining.store_writer import preprocess_subjects
+from brainfeat.subjects.subject import Subject
 
 if __name__ == "__main__":
-    for number in store_writer._map(abs, [-3], 2):
-        print(number, flush=True)
+    subjects = [Subject("sub-x", {"T1w": "no.nii"})]
+    for outcome in preprocess_subjects(
+        subjects, Path("store"), Preprocessor(), modalities=("T1w",), n_jobs=2
+    ):
+        print(outcome.status, flush=True)
         time.sleep(60)
+"""
+# One of two ranks: it prints the subjects that it preprocessed.
+RANK = """
+import json, sys
+from pathlib import Path
+import torch.distributed as dist
+from brainfeat.preprocessing.preprocessor import Preprocessor
+from brainfeat.pretraining.store_writer import write_store
+from brainfeat.subjects.subject import Subject
+
+folder, number, rows = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
+dist.init_process_group(
+    "gloo", init_method=f"file://{folder}/meeting", rank=number, world_size=2
+)
+
+def track(outcomes, *, total, description):
+    for outcome in outcomes:
+        print(outcome.subject.participant_id)
+        # Nobody reads a scan that is done.
+        Path(outcome.subject.image).unlink(missing_ok=True)
+        yield outcome
+
+_, failed = write_store(
+    [Subject(name, {"T1w": path}) for name, path in rows],
+    f"{folder}/shared",
+    Preprocessor(shape=(24, 32, 28), spacing=6.0, alignment="none"),
+    modalities=("T1w",),
+    track=track,
+)
+print("failed:", *[outcome.subject.participant_id for outcome in failed])
+dist.destroy_process_group()
 """
 PREPROCESSOR = Preprocessor(shape=(24, 32, 28), spacing=6.0, alignment="none")
 
 
 @pytest.fixture
-def scans(tmp_path):
+def subjects(tmp_path):
     """Two balls of noise; the second has no T2w."""
     generator = np.random.default_rng(0)
     found = []
@@ -41,28 +83,28 @@ def scans(tmp_path):
             geometry = Geometry(ball.shape, np.diag([5.0, 5.0, 5.0, 1.0]))
             path = tmp_path / f"{number}_{name}.nii.gz"
             images[name] = write_volume(Volume(ball * (1 + noise), geometry), path)
-        found.append(Scan(subject=f"sub-{number}", images=images))
+        found.append(Subject(f"sub-{number}", images))
     return found
 
 
-def test_store_holds_what_the_preprocessor_gives(scans, tmp_path):
+def test_store_holds_what_the_preprocessor_gives(subjects, tmp_path):
     store, failed = write_store(
-        scans, tmp_path / "store", PREPROCESSOR, modalities=MODALITIES
+        subjects, tmp_path / "store", PREPROCESSOR, modalities=MODALITIES
     )
     assert failed == []
     assert store.preprocessing == PREPROCESSOR.to_dict()
     assert [scan.present for scan in store.index.scans] == [(True, True), (True, False)]
     array = np.load(store.folder / store.index.scans[1].file)
     expected = PREPROCESSOR.apply(
-        {"T1w": read_volume(scans[1].images["T1w"])}, MODALITIES
+        {"T1w": read_volume(subjects[1].images["T1w"])}, MODALITIES
     )
     np.testing.assert_allclose(array[:2], expected.data, atol=5e-3)
     np.testing.assert_array_equal(array[2], expected.foreground)
 
 
-def test_rerun_preprocesses_only_what_changed(scans, tmp_path, monkeypatch):
+def test_rerun_preprocesses_only_what_changed(subjects, tmp_path, monkeypatch):
     folder = tmp_path / "store"
-    before, _ = write_store(scans, folder, PREPROCESSOR, modalities=MODALITIES)
+    before, _ = write_store(subjects, folder, PREPROCESSOR, modalities=MODALITIES)
     done = []
     original = Preprocessor.apply
 
@@ -71,23 +113,24 @@ def test_rerun_preprocesses_only_what_changed(scans, tmp_path, monkeypatch):
         return original(self, volumes, modalities)
 
     monkeypatch.setattr(Preprocessor, "apply", counting)
-    again, _ = write_store(scans, folder, PREPROCESSOR, modalities=MODALITIES)
+    again, _ = write_store(subjects, folder, PREPROCESSOR, modalities=MODALITIES)
     assert done == []
     assert again.index == before.index
-    changed = read_volume(scans[1].images["T1w"])
+    changed = read_volume(subjects[1].images["T1w"])
     write_volume(
-        Volume(changed.data[::-1].copy(), changed.geometry), scans[1].images["T1w"]
+        Volume(changed.data[::-1].copy(), changed.geometry), subjects[1].images["T1w"]
     )
-    after, _ = write_store(scans, folder, PREPROCESSOR, modalities=MODALITIES)
+    after, _ = write_store(subjects, folder, PREPROCESSOR, modalities=MODALITIES)
     assert done == [["T1w"]]
     assert after.index.scans[0] == before.index.scans[0]
     assert after.index.scans[1].file != before.index.scans[1].file
 
 
-def test_processes_write_the_same_store(scans, tmp_path):
-    one, _ = write_store(scans, tmp_path / "1", PREPROCESSOR, modalities=MODALITIES)
+@pytest.mark.slow
+def test_processes_write_the_same_store(subjects, tmp_path):
+    one, _ = write_store(subjects, tmp_path / "1", PREPROCESSOR, modalities=MODALITIES)
     two, _ = write_store(
-        scans, tmp_path / "2", PREPROCESSOR, modalities=MODALITIES, n_jobs=2
+        subjects, tmp_path / "2", PREPROCESSOR, modalities=MODALITIES, n_jobs=2
     )
     assert one.index == two.index
     for scan in one.index.scans:
@@ -95,31 +138,81 @@ def test_processes_write_the_same_store(scans, tmp_path):
         np.testing.assert_array_equal(first, second)
 
 
-def test_broken_scan_is_reported_and_the_rest_stored(scans, tmp_path):
-    broken = Scan(subject="sub-x", images={"T1w": tmp_path / "no.nii.gz"})
+def test_broken_scan_is_reported_and_the_rest_stored(subjects, tmp_path):
+    broken = Subject("sub-x", {"T1w": str(tmp_path / "no.nii.gz")})
     store, failed = write_store(
-        [broken, *scans], tmp_path / "store", PREPROCESSOR, modalities=MODALITIES
+        [broken, *subjects], tmp_path / "store", PREPROCESSOR, modalities=MODALITIES
     )
-    assert [row.scan for row in failed] == [broken]
+    assert [outcome.subject for outcome in failed] == [broken]
     assert "no.nii.gz" in str(failed[0].error)
     assert len(store.index.scans) == 2
 
 
 def test_nothing_to_store_is_an_error(tmp_path):
-    broken = Scan(subject="sub-x", images={"T1w": tmp_path / "no.nii.gz"})
+    broken = Subject("sub-x", {"T1w": str(tmp_path / "no.nii.gz")})
     with pytest.raises(InputError, match=r"nothing to store.*no\.nii\.gz"):
         write_store([broken], tmp_path / "store", PREPROCESSOR, modalities=MODALITIES)
 
 
-def test_a_process_that_the_system_ends_is_an_error_of_ours():
+def test_a_process_that_the_system_ends_is_reported(subjects, tmp_path, monkeypatch):
+    monkeypatch.setattr(store_writer, "_start_worker", partial(os._exit, 3))
     with pytest.raises(TrainingError, match="want of memory; use fewer jobs"):
-        list(store_writer._map(os._exit, [3], 2))
+        write_store(subjects, tmp_path, PREPROCESSOR, modalities=MODALITIES, n_jobs=2)
 
 
+@pytest.mark.slow
+def test_two_ranks_share_the_work_and_write_the_store_of_one(subjects, tmp_path):
+    subjects = [replace(subject, images={"T1w": subject.image}) for subject in subjects]
+    subjects += [Subject("sub-x", {"T1w": str(tmp_path / "no.nii")})]
+    alone, _ = write_store(
+        subjects, tmp_path / "alone", PREPROCESSOR, modalities=("T1w",)
+    )
+    rows = json.dumps([[s.participant_id, str(s.image)] for s in subjects])
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", RANK, str(tmp_path), str(number), rows],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"GLOO_SOCKET_IFNAME": "lo"},
+        )
+        for number in range(2)
+    ]
+    printed = [rank.communicate(timeout=120)[0].split() for rank in ranks]
+    failed = ["failed:", "sub-x"]
+    assert printed == [["sub-0", "sub-x", *failed], ["sub-1", *failed]]
+    assert VolumeStore(tmp_path / "shared").index == alone.index
+
+
+def test_outcomes_pass_through_the_tracker_in_order(subjects, tmp_path):
+    calls, outcomes = [], []
+
+    def track(items, **options):
+        calls.append(options)
+        for outcome in items:
+            outcomes.append(outcome)
+            yield outcome
+
+    broken = Subject("sub-x", {"T1w": str(tmp_path / "no.nii.gz")})
+    _, failed = write_store(
+        [*subjects, broken],
+        tmp_path / "store",
+        PREPROCESSOR,
+        modalities=MODALITIES,
+        track=track,
+    )
+    assert calls == [{"total": 3, "description": "preprocessing"}]
+    assert [outcome.subject for outcome in outcomes] == [*subjects, broken]
+    assert [outcome.status for outcome in outcomes] == ["done", "done", "failed"]
+    assert all(isinstance(outcome, Outcome) for outcome in outcomes)
+    assert failed == outcomes[2:]
+
+
+@pytest.mark.slow
 def test_processes_do_not_outlive_a_run_that_is_killed(tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(KILLED_PARENT)
-    parent = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE)
-    assert parent.stdout.readline() == b"3\n"
+    command = [sys.executable, script]
+    parent = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=tmp_path)
+    assert parent.stdout.readline() == b"failed\n"
     parent.kill()
     parent.communicate(timeout=20)  # what the processes have open, too, is closed

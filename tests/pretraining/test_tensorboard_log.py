@@ -5,10 +5,10 @@ import pytest
 
 from brainfeat.exceptions import MissingDependencyError
 from brainfeat.pretraining.tensorboard_log import TensorBoardLog
-from brainfeat.pretraining.trainer import StepEvent
+from brainfeat.pretraining.trainer import TrainingStep
 
-EVENTS = [
-    StepEvent(number, 9, {"total": 10.0 / number, "teacher_entropy": None})
+STEPS = [
+    TrainingStep(number, {"total": 10.0 / number, "teacher_entropy": None})
     for number in (6, 7)
 ]
 
@@ -30,8 +30,8 @@ def test_every_measure_of_a_step_is_a_scalar(tmp_path, monkeypatch):
     module.SummaryWriter = SummaryWriter
     monkeypatch.setitem(sys.modules, module.__name__, module)
     with TensorBoardLog(tmp_path, next_step=5) as log:
-        for event in EVENTS:
-            log(event)
+        for step in STEPS:
+            log.write(step)
     assert calls == [
         (str(tmp_path), 5),
         ("total", 10 / 6, 5),
@@ -47,8 +47,8 @@ def test_tensorboard_reads_the_curves(tmp_path):
     )
 
     with TensorBoardLog(tmp_path) as log:
-        for event in EVENTS:
-            log(event)
+        for step in STEPS:
+            log.write(step)
     events = EventAccumulator(str(tmp_path)).Reload()
     assert events.Tags()["scalars"] == ["total"]
     found = [(point.step, point.value) for point in events.Scalars("total")]

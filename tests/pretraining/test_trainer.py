@@ -6,6 +6,7 @@ import threading
 from dataclasses import fields, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -13,7 +14,8 @@ from safetensors.torch import load_file
 from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.checkpoint.config import CheckpointConfig
 from brainfeat.exceptions import ConfigError, TrainingError
-from brainfeat.pretraining.trainer import Trainer, pretrain
+from brainfeat.pretraining.store import StoredScan, StoreIndex, VolumeStore
+from brainfeat.pretraining.trainer import Trainer, train
 from brainfeat.pretraining.views import ViewGroup, Views
 from brainfeat.slabs.intensity import IntensityConfig
 
@@ -23,12 +25,12 @@ _KILLED_RUN = """
 import os, runpy, signal, sys
 from dataclasses import replace
 import torch
-from brainfeat.pretraining.trainer import pretrain
+from brainfeat.pretraining.trainer import train
 
 torch.set_num_threads(1)
 room = runpy.run_path(sys.argv[1])
 config = replace(room["SMALL_CONFIG"], probe_every=5)
-pretrain(
+train(
     room["RandomSource"](),
     config,
     output=sys.argv[2],
@@ -73,7 +75,7 @@ def assert_same_run(first, second):
 
 def weights(source, config, folder, **options):
     """Train, and return all weights of student and teacher."""
-    pretrain(source, config, output=folder, device=CPU, **options)
+    train(source, config, output=folder, device=CPU, **options)
     state = load_file(folder / "state.safetensors")
     return {name: state[name] for name in state if name.startswith("model.")}
 
@@ -101,7 +103,7 @@ def differ(first, second):
 def whole_run(source, small_config, tmp_path_factory):
     """Folder of a run that nothing interrupted."""
     folder = tmp_path_factory.mktemp("whole")
-    pretrain(source, small_config, output=folder, device=CPU)
+    train(source, small_config, output=folder, device=CPU)
     return folder
 
 
@@ -138,7 +140,7 @@ def test_folder_is_a_trained_checkpoint(whole_run, source, small_config):
 
 
 def test_same_run_twice_is_the_same(whole_run, source, small_config, tmp_path):
-    pretrain(source, small_config, output=tmp_path / "again", device=CPU)
+    train(source, small_config, output=tmp_path / "again", device=CPU)
     assert_same_run(whole_run, tmp_path / "again")
 
 
@@ -148,10 +150,8 @@ def test_resumed_run_equals_an_uninterrupted_one(
 ):
     folder = tmp_path / "parts"
     with pytest.raises(PowerCutError):
-        pretrain(
-            interrupting(source, last_step), small_config, output=folder, device=CPU
-        )
-    pretrain(source, small_config, output=folder, device=CPU, resume=True)
+        train(interrupting(source, last_step), small_config, output=folder, device=CPU)
+    train(source, small_config, output=folder, device=CPU, resume=True)
     assert_same_run(whole_run, folder)
 
 
@@ -164,41 +164,41 @@ def test_killed_run_goes_on_as_if_it_had_not_been(source, small_config, tmp_path
     )
     assert process.returncode == -signal.SIGKILL
     assert Checkpoint.load(killed).config.trained
-    pretrain(source, config, output=killed, device=CPU, resume=True)
-    pretrain(source, config, output=whole, device=CPU)
+    train(source, config, output=killed, device=CPU, resume=True)
+    train(source, config, output=whole, device=CPU)
     assert_same_run(whole, killed)
 
 
 def test_random_numbers_of_the_caller_stay_as_they_are(source, short_config, tmp_path):
     torch.manual_seed(5)
     expected = torch.get_rng_state()
-    pretrain(source, short_config, output=tmp_path, device=CPU)
+    train(source, short_config, output=tmp_path, device=CPU)
     assert torch.equal(torch.get_rng_state(), expected)
 
 
 def test_resuming_a_finished_run_changes_nothing(whole_run, source, small_config):
     before = {path: path.read_bytes() for path in whole_run.iterdir()}
-    pretrain(source, small_config, output=whole_run, device=CPU, resume=True)
+    train(source, small_config, output=whole_run, device=CPU, resume=True)
     assert before == {path: path.read_bytes() for path in whole_run.iterdir()}
 
 
 def test_resuming_where_no_run_is_begins_one(whole_run, source, small_config, tmp_path):
     folder = tmp_path / "new"
-    pretrain(source, small_config, output=folder, device=CPU, resume=True)
+    train(source, small_config, output=folder, device=CPU, resume=True)
     assert_same_run(whole_run, folder)
 
 
 def test_run_is_not_overwritten(whole_run, source, small_config):
     before = (whole_run / "state.safetensors").read_bytes()
     with pytest.raises(TrainingError, match="holds a run"):
-        pretrain(source, small_config, output=whole_run, device=CPU)
+        train(source, small_config, output=whole_run, device=CPU)
     assert (whole_run / "state.safetensors").read_bytes() == before
 
 
 def test_run_is_not_resumed_with_another_configuration(whole_run, source, small_config):
     other = replace(small_config, learning_rate=0.1, koleo_weight=0.3)
     with pytest.raises(ConfigError, match=r"koleo_weight .*, learning_rate"):
-        pretrain(source, other, output=whole_run, device=CPU, resume=True)
+        train(source, other, output=whole_run, device=CPU, resume=True)
 
 
 def test_log_has_losses_of_the_steps_asked_for(whole_run):
@@ -282,7 +282,7 @@ def test_run_without_learning_keeps_the_weights_it_starts_from(
     init = Checkpoint.untrained(begin, seed=5)
     init = Checkpoint(replace(begin, trained=True), init.state)
     init.save(tmp_path / "init")
-    result = pretrain(
+    result = train(
         source, config, output=tmp_path / "run", device=CPU, init=tmp_path / "init"
     )
     assert all(torch.equal(result.state[name], init.state[name]) for name in init.state)
@@ -298,7 +298,7 @@ def test_probe_is_given_an_encoder_on_the_device_of_the_run(
         return 0.5
 
     config = replace(small_config, n_steps=2)
-    pretrain(source, config, output=tmp_path / "out", device="cuda", probe=probe)
+    train(source, config, output=tmp_path / "out", device="cuda", probe=probe)
     assert Checkpoint.load(tmp_path / "out" / "best").config.trained
 
 
@@ -311,7 +311,7 @@ def test_best_probed_encoder_is_kept(source, small_config, tmp_path):
         return next(scores)
 
     folder = tmp_path / "run"
-    pretrain(source, small_config, output=folder, device=CPU, probe=probe)
+    train(source, small_config, output=folder, device=CPU, probe=probe)
     best = Checkpoint.load(folder / "best")
     assert all(torch.equal(best.state[name], states[1][name]) for name in best.state)
     text = (folder / "log.jsonl").read_text()
@@ -328,7 +328,7 @@ def test_best_score_survives_an_interruption(source, small_config, tmp_path):
     folder = tmp_path / "run"
     config = replace(small_config, checkpoint_every=4)
     with pytest.raises(PowerCutError):
-        pretrain(
+        train(
             interrupting(source, 4),
             config,
             output=folder,
@@ -336,9 +336,7 @@ def test_best_score_survives_an_interruption(source, small_config, tmp_path):
             probe=lambda _: 0.9,
         )
     best = (folder / "best" / "model.safetensors").read_bytes()
-    pretrain(
-        source, config, output=folder, device=CPU, resume=True, probe=lambda _: 0.8
-    )
+    train(source, config, output=folder, device=CPU, resume=True, probe=lambda _: 0.8)
     assert (folder / "best" / "model.safetensors").read_bytes() == best
 
 
@@ -353,9 +351,9 @@ def test_number_that_is_not_finite_stops_before_it_is_learnt(
 
     folder = tmp_path / "poisoned"
     with pytest.raises(TrainingError, match=r"step 0: loss, gradient not finite"):
-        pretrain(Poisoned(), small_config, output=folder, device=CPU)
+        train(Poisoned(), small_config, output=folder, device=CPU)
     assert not (folder / "state.safetensors").exists()
-    pretrain(source, small_config, output=folder, device=CPU)
+    train(source, small_config, output=folder, device=CPU)
     assert_same_run(whole_run, folder)
 
 
@@ -378,14 +376,14 @@ def test_run_whose_embeddings_are_all_alike_is_stopped(source, small_config, tmp
         n_steps=10,
     )
     with pytest.raises(TrainingError, match=r"step 2: collapse, .* rank 1\.0"):
-        pretrain(Blank(), config, output=tmp_path / "run", device=CPU)
+        train(Blank(), config, output=tmp_path / "run", device=CPU)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"modalities": ("FLAIR", "T1w")}, "modalities"),
-        ({"quantities": ()}, "known anatomy"),
+        ({"targets": ()}, "known anatomy"),
     ],
 )
 def test_data_that_do_not_fit_are_refused_before_anything_is_written(
@@ -393,7 +391,7 @@ def test_data_that_do_not_fit_are_refused_before_anything_is_written(
 ):
     other = type("Other", (type(source),), change)()
     with pytest.raises(ConfigError, match=message):
-        pretrain(other, small_config, output=tmp_path / "run", device=CPU)
+        train(other, small_config, output=tmp_path / "run", device=CPU)
     assert not (tmp_path / "run").exists()
 
 
@@ -402,7 +400,7 @@ def test_local_views_are_cut_only_for_dino(source, small_config, tmp_path):
         config = replace(small_config, dino_weight=weight)
         trainer = Trainer(source, config, tmp_path, device=torch.device(CPU))
         (views,) = trainer.make_views(0)
-        assert (views.small is not None) == (weight > 0)
+        assert (views.local_views is not None) == (weight > 0)
 
 
 def test_parts_of_a_step_share_its_subjects_out(source, small_config, tmp_path):
@@ -417,7 +415,7 @@ def test_parts_of_a_step_share_its_subjects_out(source, small_config, tmp_path):
         config = replace(small_config, accumulation_steps=n_parts)
         trainer = Trainer(Recording(), config, tmp_path, device=torch.device(CPU))
         parts = trainer.make_views(3)
-        assert [views.large.slabs.shape[1] for views in parts] == [
+        assert [views.global_views.slabs.shape[1] for views in parts] == [
             4 // n_parts
         ] * n_parts
     # A source that gives a subject for several steps would give it to several parts.
@@ -444,8 +442,10 @@ def test_gradients_of_parts_add_up_to_those_of_one_batch(
         if n_parts == 2:
             parts = trainer.make_views(0)
         else:
-            large = joined([part.large for part in parts])
-            parts = [Views(large, joined([part.small for part in parts]))]
+            kinds = ("global_views", "local_views")
+            parts = [
+                Views(*(joined([getattr(part, k) for part in parts]) for k in kinds))
+            ]
         trainer.backward(parts, step=0)
         student = trainer.model.student
         gradients.append([p.grad for p in student.parameters() if p.grad is not None])
@@ -472,3 +472,58 @@ def test_views_are_made_ahead_for_a_gpu_only(
     assert [step for step, _ in views] == made == steps
     in_this_thread = {thread == threading.get_ident() for _, thread in views}
     assert in_this_thread == {device == "cpu"}
+
+
+# Clusters train from a store that was made elsewhere, without these libraries.
+_BLOCKED = (
+    *("nibabel", "pandas", "sklearn", "scipy", "SimpleITK", "nilearn", "isal"),
+    *("joblib", "pyarrow", "typer", "rich"),
+)
+_BARE_PROCESS = """
+import sys
+store, folder, config, *blocked = sys.argv[1:]
+sys.modules.update(dict.fromkeys(blocked))
+import torch
+torch.set_num_threads(1)  # as in the run that it is compared with
+from brainfeat.pretraining.config_file import read_config
+from brainfeat.pretraining.store import VolumeStore
+from brainfeat.pretraining.trainer import train
+
+result = train(VolumeStore(store), read_config(config), output=folder, device="cpu")
+print(result.fingerprint)
+"""
+
+
+@pytest.fixture
+def store(source, tmp_path):
+    """Store of three subjects of noise."""
+    scans = []
+    for number in range(3):
+        array = np.random.default_rng(number).random((3, *source.shape))
+        np.save(tmp_path / f"{number}.npy", array.astype(np.float16))
+        present = (True, number != 1)
+        scans.append(
+            StoredScan(subject=f"{number}", file=f"{number}.npy", present=present)
+        )
+    StoreIndex(
+        modalities=source.modalities,
+        preprocessing=source.preprocessing,
+        scans=tuple(scans),
+    ).save(tmp_path)
+    return VolumeStore(tmp_path)
+
+
+def test_a_store_is_trained_on_with_torch_numpy_and_safetensors_alone(
+    store, short_config, tmp_path
+):
+    config = replace(short_config, anatomy_weight=0.0)
+    expected = train(store, config, output=tmp_path / "full", device=CPU).fingerprint
+    paths = (store.folder, tmp_path / "bare", tmp_path / "full" / "pretraining.json")
+    result = subprocess.run(
+        [sys.executable, "-c", _BARE_PROCESS, *paths, *_BLOCKED],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == expected

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import nn
 
 from brainfeat.pretraining.optimizer import build_optimizer
-from brainfeat.pretraining.parallel import shared_between_ranks
+from brainfeat.pretraining.parallel import wrap_for_ranks
 from brainfeat.pretraining.run_state import whole_tensor
 from brainfeat.pretraining.seeds import seeded_generator
 from brainfeat.pretraining.self_distillation import SelfDistillation, unwrapped
@@ -51,7 +51,7 @@ def share_of(views, rank, n_ranks):
         replace(
             group, **{k: v[:, rows] for k, v in vars(group).items() if v is not None}
         )
-        for group in (views.large, views.small)
+        for group in (views.global_views, views.local_views)
     ]
     return Views(*groups)
 
@@ -61,7 +61,7 @@ def train(rank, n_ranks, centring, parallel):
     torch.set_num_threads(1)
     config, source = make_config(centring, parallel)
     torch.manual_seed(0)
-    model = shared_between_ranks(SelfDistillation(config, 3), config)
+    model = wrap_for_ranks(SelfDistillation(config, 3), config)
     optimizer = build_optimizer(unwrapped(model.student), config)
     losses = []
     for step in range(N_STEPS):

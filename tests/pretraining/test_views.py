@@ -5,7 +5,7 @@ import torch
 
 from brainfeat.exceptions import ConfigError
 from brainfeat.models.config import EncoderConfig
-from brainfeat.pretraining.subjects import SubjectBatch
+from brainfeat.pretraining.source import SubjectBatch
 from brainfeat.pretraining.views import DrawnViews, ViewConfig
 from brainfeat.slabs.crops import CropConfig
 from brainfeat.slabs.grid import SlabGrid
@@ -42,7 +42,7 @@ WHOLE = replace(
 
 @pytest.fixture
 def subjects():
-    """Five subjects in two acquisitions, with two known quantities."""
+    """Five subjects in two acquisitions, with two anatomy targets."""
     generator = torch.Generator().manual_seed(2)
     present = torch.rand(5, 2, 3, generator=generator) < 0.6
     present[..., 1] = True
@@ -51,7 +51,7 @@ def subjects():
         volumes=volumes * present[..., None, None, None],
         present=present,
         foreground=(torch.rand(5, *SHAPE, generator=generator) < 0.7).float(),
-        truth=torch.rand(5, 2, *SHAPE, generator=generator),
+        targets=torch.rand(5, 2, *SHAPE, generator=generator),
     )
 
 
@@ -75,13 +75,13 @@ def assert_equal_groups(first, second):
 
 def test_views_have_the_shapes_that_the_encoder_expects(subjects):
     views = draw(CONFIG, subjects).apply(subjects, ENCODER)
-    large, small = views.large, views.small
-    assert large.slabs.shape == (3, 5, 3, 6, 8, 12)
-    assert large.present.shape == large.visible.shape == (3, 5, 3)
-    assert large.fractions.shape == large.masks.shape == (3, 5, 3, 2, 3)
-    assert large.truth.shape == (3, 5, 3, 2, 3, 2)
-    assert small.slabs.shape == (4, 5, 2, 6, 4, 8)
-    assert small.fractions.shape == (4, 5, 2, 1, 2)
+    global_views, local_views = views.global_views, views.local_views
+    assert global_views.slabs.shape == (3, 5, 3, 6, 8, 12)
+    assert global_views.present.shape == global_views.visible.shape == (3, 5, 3)
+    assert global_views.fractions.shape == global_views.masks.shape == (3, 5, 3, 2, 3)
+    assert global_views.targets.shape == (3, 5, 3, 2, 3, 2)
+    assert local_views.slabs.shape == (4, 5, 2, 6, 4, 8)
+    assert local_views.fractions.shape == (4, 5, 2, 1, 2)
 
 
 def test_same_draw_gives_the_same_views(subjects):
@@ -91,14 +91,14 @@ def test_same_draw_gives_the_same_views(subjects):
     redrawn = draw(CONFIG, subjects, seed=1).apply(subjects, ENCODER)
     other = draw(CONFIG, subjects, seed=2).apply(subjects, ENCODER)
     for views in (again, redrawn):
-        assert_equal_groups(first.large, views.large)
-        assert_equal_groups(first.small, views.small)
-    assert not torch.equal(first.large.slabs, other.large.slabs)
-    assert not torch.equal(first.small.slabs, other.small.slabs)
+        assert_equal_groups(first.global_views, views.global_views)
+        assert_equal_groups(first.local_views, views.local_views)
+    assert not torch.equal(first.global_views.slabs, other.global_views.slabs)
+    assert not torch.equal(first.local_views.slabs, other.local_views.slabs)
 
 
 def test_view_that_changes_nothing_is_the_acquisition_in_slabs(subjects):
-    views = draw(WHOLE, subjects).apply(subjects, ENCODER).large
+    views = draw(WHOLE, subjects).apply(subjects, ENCODER).global_views
     grid = SlabGrid(thickness=2)
     for view in range(3):
         acquisition = view % 2
@@ -114,16 +114,21 @@ def test_view_that_changes_nothing_is_the_acquisition_in_slabs(subjects):
 
 
 def test_maps_are_averages_over_the_patches_of_the_view(subjects):
-    views = draw(WHOLE, subjects).apply(subjects, ENCODER).large
+    views = draw(WHOLE, subjects).apply(subjects, ENCODER).global_views
     grid = SlabGrid(thickness=2)
     for subject in range(5):
-        maps = torch.cat([subjects.foreground[subject][None], subjects.truth[subject]])
+        maps = torch.cat(
+            [subjects.foreground[subject][None], subjects.targets[subject]]
+        )
         expected = torch.stack(
             [torch.from_numpy(grid.token_fractions(m.numpy(), 4)) for m in maps], -1
         )
         for view in range(3):
             got = torch.cat(
-                [views.fractions[view, subject, ..., None], views.truth[view, subject]],
+                [
+                    views.fractions[view, subject, ..., None],
+                    views.targets[view, subject],
+                ],
                 dim=-1,
             )
             torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
@@ -131,11 +136,11 @@ def test_maps_are_averages_over_the_patches_of_the_view(subjects):
 
 def test_other_modalities_and_subjects_leave_a_view_alone(subjects):
     drawn = draw(CONFIG, subjects)
-    before = drawn.apply(subjects, ENCODER).large.slabs
+    before = drawn.apply(subjects, ENCODER).global_views.slabs
     volumes = subjects.volumes.clone()
     volumes[3] = 9.0
     volumes[:, :, 2] = 5.0
-    after = drawn.apply(replace(subjects, volumes=volumes), ENCODER).large.slabs
+    after = drawn.apply(replace(subjects, volumes=volumes), ENCODER).global_views.slabs
     kept = [0, 1, 2, 4]
     # Channels 4 and 5 are the slices of the third modality.
     assert torch.equal(before[:, kept, :, :4], after[:, kept, :, :4])
@@ -145,7 +150,7 @@ def test_other_modalities_and_subjects_leave_a_view_alone(subjects):
 @pytest.mark.parametrize("probability", [0.0, 0.4, 1.0])
 def test_student_sees_some_of_the_modalities_that_there_are(subjects, probability):
     config = replace(CONFIG, hidden_modalities=probability, n_global=40)
-    group = draw(config, subjects).large
+    group = draw(config, subjects).global_views
     assert not (group.visible & ~group.present).any()
     assert group.visible.any(dim=-1).all()
     if probability == 0:
@@ -156,17 +161,17 @@ def test_student_sees_some_of_the_modalities_that_there_are(subjects, probabilit
 
 def test_subject_without_modalities_shows_none(subjects):
     absent = replace(subjects, present=torch.zeros(5, 2, 3, dtype=torch.bool))
-    group = draw(CONFIG, absent).large
+    group = draw(CONFIG, absent).global_views
     assert not group.visible.any()
 
 
 def test_masks_hide_the_asked_share_of_global_views_only(subjects):
     config = replace(CONFIG, mask_probability=0.4, mask_ratio=(0.5, 0.5))
     views = draw(config, subjects).apply(subjects, ENCODER)
-    n_hidden = views.large.masks.flatten(2).sum(dim=2)
+    n_hidden = views.global_views.masks.flatten(2).sum(dim=2)
     assert n_hidden.unique().tolist() == [0, 9]
     assert (n_hidden > 0).sum() == 6  # of 15 views
-    assert views.small.masks is None
+    assert views.local_views.masks is None
 
 
 def test_background_that_is_left_out_is_not_masked(subjects):
@@ -174,8 +179,8 @@ def test_background_that_is_left_out_is_not_masked(subjects):
     foreground[:, :, :8] = 0
     subjects = replace(subjects, foreground=foreground)
     drawn = draw(WHOLE, subjects)
-    kept = drawn.apply(subjects, ENCODER).large
-    skipped = drawn.apply(subjects, replace(ENCODER, background="skipped")).large
+    kept = drawn.apply(subjects, ENCODER).global_views
+    skipped = drawn.apply(subjects, replace(ENCODER, background="skipped")).global_views
     is_brain = kept.fractions >= 0.1
     assert kept.masks[~is_brain].any()
     assert torch.equal(skipped.masks, kept.masks & is_brain)
@@ -186,7 +191,8 @@ def test_background_that_is_left_out_is_not_masked(subjects):
 def test_planes_take_turns(subjects):
     config = replace(WHOLE, planes=("coronal", "axial"))
     first, second, third = (
-        draw(config, subjects, step=step).large.boxes.matrices for step in (0, 1, 2)
+        draw(config, subjects, step=step).global_views.boxes.matrices
+        for step in (0, 1, 2)
     )
     # Which volume axis the slices follow: j in coronal and k in axial slabs.
     assert first[0, 0, :, 0].nonzero().item() == 1
@@ -202,7 +208,7 @@ def test_views_of_a_subject_are_of_one_place(subjects):
     )
     drawn = draw(config, subjects)
     middles = []
-    for group in (drawn.large, drawn.small):
+    for group in (drawn.global_views, drawn.local_views):
         half = (torch.tensor(group.boxes.size) - 1.0) / 2
         linear, start = group.boxes.matrices[..., :3], group.boxes.matrices[..., 3]
         middles.append((linear @ half + start)[..., 2])  # B V
@@ -211,11 +217,11 @@ def test_views_of_a_subject_are_of_one_place(subjects):
     assert along[:, 0].std() > 0.5
 
 
-def test_no_local_views_and_no_truth_are_none(subjects):
-    bare = replace(subjects, truth=None)
+def test_no_local_views_and_no_targets_are_none(subjects):
+    bare = replace(subjects, targets=None)
     views = draw(replace(CONFIG, n_local=0), bare).apply(bare, ENCODER)
-    assert views.small is None
-    assert views.large.truth is None
+    assert views.local_views is None
+    assert views.global_views.targets is None
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,9 @@ from brainfeat.exceptions import InputError, TableError
 from brainfeat.io.locks import FolderBusyError, lock_folder
 from brainfeat.subjects.bids.filter import BidsSelection
 from brainfeat.subjects.subject import Subject
-from brainfeat.tables.derivatives import DerivativesFolder, write_group_table
+from brainfeat.tables.derivatives import DerivativesFolder
 from brainfeat.tables.embedding_table import read_embeddings
+from brainfeat.tables.group_table import write_group_table
 
 PROVENANCE = {
     "checkpoint_sha256": "c0ffee",

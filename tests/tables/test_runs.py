@@ -6,12 +6,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from brainfeat.embedding.subject_encoder import Outcome
+from brainfeat.embedding.stream import Embedding
 from brainfeat.exceptions import InputError, VolumeError
 from brainfeat.io.hashing import hash_images
-from brainfeat.subjects import subject as subjects
 from brainfeat.subjects.failures import crash_path, failures_path
-from brainfeat.subjects.subject import Subject
+from brainfeat.subjects.subject import Outcome, Subject
 from brainfeat.tables.embedding_table import read_embeddings
 from brainfeat.tables.provenance import describe_encoder
 from brainfeat.tables.runs import RunOptions, embed_to_table
@@ -28,36 +27,38 @@ class FakeEncoder:
         fingerprint="c0ffee", config=SimpleNamespace(trained=False)
     )
     preprocessor = SimpleNamespace(fingerprint="facade", to_dict=dict)
-    hash_inputs = staticmethod(hash_images)
 
     def __init__(self, *, interrupt_at=None):
         self.interrupt_at = interrupt_at
         self.seen = []
 
-    def stream(self, subjects, *, n_jobs, cache):
+    def stream(self, subjects, *, n_jobs, cache, known_sha256):
         assert cache is None
         ahead = []
         for index, subject in enumerate(subjects):
             # As the true one, it asks for a few more before it gives the first.
             ahead.append((index, subject))
             if len(ahead) > n_jobs:
-                yield self._embed(*ahead.pop(0))
+                yield self._embed(*ahead.pop(0), known_sha256)
         for item in ahead:
-            yield self._embed(*item)
+            yield self._embed(*item, known_sha256)
 
-    def _embed(self, index, subject):
+    def _embed(self, index, subject, known_sha256):
         if index == self.interrupt_at:
             raise KeyboardInterrupt
-        self.seen.append(subject.image)
-        contents = [Path(path).read_bytes() for path in subject.images.values()]
-        if b"bad" in contents:
-            try:
+        try:
+            input_sha256 = hash_images(subject.images)
+            if known_sha256.get(subject.key) == input_sha256:
+                return Outcome(subject)
+            self.seen.append(subject.image)
+            contents = [Path(path).read_bytes() for path in subject.images.values()]
+            if b"bad" in contents:
                 raise VolumeError(f"{subject.image}: is\nbad.")
-            except VolumeError as error:
-                return Outcome(index, None, error)
+        except VolumeError as error:
+            return Outcome(subject, error=error)
         seed = np.frombuffer(b"".join(contents), np.uint8)
         vector = np.random.default_rng(seed).normal(size=5).astype(np.float32)
-        return Outcome(index, vector, None)
+        return Outcome(subject, Embedding(vector, input_sha256))
 
 
 @pytest.fixture
@@ -179,7 +180,7 @@ def test_problems_of_the_input_are_listed_with_the_failures(rows, output):
         encoder,
         provenance=describe_encoder(encoder, "fake"),
         problems=[
-            subjects.Outcome(
+            Outcome(
                 Subject("", {}, source="folder"), error=InputError("folder: no images.")
             )
         ],
@@ -197,9 +198,9 @@ def test_stopping_keeps_what_is_done(rows, output):
 
 
 def test_stopping_also_at_a_missing_file(rows, output):
-    rows[2] = Subject(participant_id="sub-x", images={"T1w": "/no/such.nii"})
+    rows[1] = Subject(participant_id="sub-x", images={"T1w": "/no/such.nii"})
     summary, _, _ = _embed(rows, output, stop_on_first_error=True)
-    assert summary[:3] == (2, 0, 1)
+    assert summary[:3] == (3, 0, 1)
 
 
 def test_without_success_there_is_no_table(rows, output):

@@ -1,15 +1,14 @@
 """BIDS folders in: which anatomical images belong to one session of a subject."""
 
-import csv
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from brainfeat.io.delimited_rows import read_value
+from brainfeat.io.delimited_rows import DelimitedError, read_rows, read_value
 from brainfeat.io.paths import bids_suffix
 from brainfeat.subjects.bids.filter import BidsName, BidsSelection
 
@@ -191,32 +190,31 @@ def _read_labels(path: Path, column: str, prefix: str) -> dict[str, Any]:
             logger.warning("%s: a link to no file; its columns are left out.", path)
         return {}
     lines: dict[str, Any] = {}
-    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-        rows = _whole_lines(csv.reader(file, delimiter="\t"))
-        try:
-            names = [name.strip() for name in next(rows, [])]
-            if column not in names:
-                logger.warning(
-                    "%s: expected a column %s, got %s; its columns are left out.",
-                    *(path, column, ", ".join(filter(None, names)) or "none"),
-                )
-                return {}
-            for cells in rows:
-                values = dict(zip_longest(names, map(read_value, cells[: len(names)])))
-                label = values.pop(column, None) or ""
-                values.pop("", None)  # of a tab at the end
-                lines[prefix + label.removeprefix(prefix)] = values
-        except csv.Error as error:  # also of a quote that swallows a large table
-            last = next(reversed(lines), "the names of its columns")
-            text = "%s: damaged after %s (%s); the lines from there are left out."
-            logger.warning(text, path, last, error)
+    rows = _whole_rows(path)
+    try:
+        names = [name.strip() for name in next(rows, [])]
+        if column not in names:
+            logger.warning(
+                "%s: expected a column %s, got %s; its columns are left out.",
+                *(path, column, ", ".join(filter(None, names)) or "none"),
+            )
+            return {}
+        for cells in rows:
+            values = dict(zip_longest(names, map(read_value, cells[: len(names)])))
+            label = values.pop(column, None) or ""
+            values.pop("", None)  # of a tab at the end
+            lines[prefix + label.removeprefix(prefix)] = values
+    except DelimitedError as error:  # also of a quote that swallows a large table
+        last = next(reversed(lines), "the names of its columns")
+        text = "%s: damaged after %s (%s); the lines from there are left out."
+        logger.warning(text, path, last, error)
     return lines
 
 
-def _whole_lines(rows: Iterable[list[str]]) -> Iterator[list[str]]:
-    for cells in rows:
+def _whole_rows(path: Path) -> Iterator[list[str]]:
+    for _, cells in read_rows(path, "\t", errors="replace"):
         if any("\n" in cell for cell in cells):
-            raise csv.Error("a quote that is not closed")
+            raise DelimitedError("a quote that is not closed")
         if cells:
             yield cells
 

@@ -5,11 +5,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from brainfeat.embedding.recipe import (
-    EncoderRecipe,
+from brainfeat.embedding.distribution import (
     _kept_encoder,
+    _to_outcomes,
     encode_remotely,
 )
+from brainfeat.embedding.encoder_spec import EncoderSpec
 from brainfeat.exceptions import CheckpointError, VolumeError
 from brainfeat.io.hashing import hash_images
 from brainfeat.preprocessing.preprocessor import Preprocessor
@@ -21,29 +22,29 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 @pytest.fixture
-def subjects(small_scans):
+def small_subjects(small_scans):
     paths = sorted(map(str, small_scans.rglob("*.nii.gz")))[:3]
     return [Subject(path, {"T1w": path}) for path in paths]
 
 
-def test_a_recipe_is_small_and_makes_the_same_encoder(small_checkpoint, subjects):
-    recipe = EncoderRecipe(checkpoint=small_checkpoint, batch_size=2)
-    encoder = recipe.build()
-    sent = pickle.dumps(recipe.for_workers(encoder))
+def test_a_spec_is_small_and_makes_the_same_encoder(small_checkpoint, small_subjects):
+    spec = EncoderSpec(checkpoint=small_checkpoint, batch_size=2)
+    encoder = spec.build()
+    sent = pickle.dumps(spec.for_workers(encoder))
     assert len(sent) < 2000
-    outcomes = encode_remotely(pickle.loads(sent), subjects, None, True)
-    expected = [outcome.vector for outcome in encoder.stream(subjects)]
-    np.testing.assert_array_equal([o.vector for o in outcomes], expected)
-    assert [o.input_sha256 for o in outcomes] == [
-        hash_images(subject.images) for subject in subjects
+    replies = encode_remotely(pickle.loads(sent), small_subjects)
+    expected = [outcome.unwrap().vector for outcome in encoder.stream(small_subjects)]
+    np.testing.assert_array_equal([result.vector for result, _ in replies], expected)
+    assert [result.input_sha256 for result, _ in replies] == [
+        hash_images(subject.images) for subject in small_subjects
     ]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_workers_take_the_precision_of_the_encoder_here(small_checkpoint, dtype):
     """Their processors may like another, as a login node's and a GPU's do."""
-    encoder = EncoderRecipe(checkpoint=small_checkpoint, dtype=dtype).build()
-    sent = EncoderRecipe(checkpoint=small_checkpoint).for_workers(encoder)
+    encoder = EncoderSpec(checkpoint=small_checkpoint, dtype=dtype).build()
+    sent = EncoderSpec(checkpoint=small_checkpoint).for_workers(encoder)
     assert sent.build().precision == dtype
 
 
@@ -51,8 +52,8 @@ def test_paths_hold_in_another_folder(small_checkpoint, tmp_path, monkeypatch):
     link = tmp_path / "encoder"
     link.symlink_to(small_checkpoint)
     monkeypatch.chdir(tmp_path)
-    recipe = EncoderRecipe(checkpoint="encoder")
-    sent = recipe.for_workers(recipe.build())
+    spec = EncoderSpec(checkpoint="encoder")
+    sent = spec.for_workers(spec.build())
     monkeypatch.chdir("/")
     assert sent.build().n_features == 24
 
@@ -62,30 +63,30 @@ def test_a_folder_with_the_name_of_a_bundled_checkpoint_is_not_taken_for_it(
 ):
     (tmp_path / "brainfound-tiny").symlink_to(small_checkpoint)
     monkeypatch.chdir(tmp_path)
-    recipe = EncoderRecipe(checkpoint="brainfound-tiny")
-    encoder = recipe.build()
-    sent = recipe.for_workers(encoder).build()
+    spec = EncoderSpec(checkpoint="brainfound-tiny")
+    encoder = spec.build()
+    sent = spec.for_workers(encoder).build()
     assert sent.checkpoint.fingerprint == encoder.checkpoint.fingerprint
 
 
 def test_another_checkpoint_in_the_worker_is_refused(small_checkpoint):
-    recipe = EncoderRecipe(checkpoint=small_checkpoint, fingerprint="f" * 64)
+    spec = EncoderSpec(checkpoint=small_checkpoint, fingerprint="f" * 64)
     with pytest.raises(CheckpointError, match="another checkpoint in this worker"):
-        recipe.build()
+        spec.build()
 
 
-def test_errors_can_be_sent_and_keep_their_traceback(small_checkpoint, subjects):
-    recipe = EncoderRecipe(checkpoint=small_checkpoint)
-    bad = [Subject("/a.nii", {"T1w": "/a.nii"}), subjects[0]]
+def test_errors_can_be_sent_and_keep_their_traceback(small_checkpoint, small_subjects):
+    spec = EncoderSpec(checkpoint=small_checkpoint)
+    bad = [Subject("/a.nii", {"T1w": "/a.nii"}), small_subjects[0]]
     bad.append(
-        Subject(subjects[1].participant_id, {"T1w": small_checkpoint + "/config.json"})
+        Subject(
+            small_subjects[1].participant_id, {"T1w": small_checkpoint + "/config.json"}
+        )
     )
-    first, good, last = pickle.loads(
-        pickle.dumps(encode_remotely(recipe, bad, None, True))
-    )
+    replies = pickle.loads(pickle.dumps(encode_remotely(spec, bad)))
+    first, good, last = _to_outcomes(bad, replies)
     assert good.error is None
     for outcome, name in ((first, "/a.nii"), (last, "config.json")):
-        assert outcome.vector is None
         assert isinstance(outcome.error, VolumeError)
         assert name in str(outcome.error)
         assert "Traceback" in outcome.error.__notes__[0]
@@ -94,29 +95,29 @@ def test_errors_can_be_sent_and_keep_their_traceback(small_checkpoint, subjects)
 @pytest.mark.usefixtures("without_registration")
 @pytest.mark.parametrize("form", ["path", "image", "mapping"])
 def test_regions_go_to_a_worker_that_cannot_read_the_atlas(
-    small_checkpoint, subjects, tmp_path, monkeypatch, form
+    checkpoint_path, subjects, tmp_path, monkeypatch, form
 ):
-    preprocessor = Preprocessor(shape=(32, 40, 24), spacing=6.0, alignment="affine")
+    preprocessor = Preprocessor(shape=(40, 56, 36), spacing=4.0, alignment="affine")
     labels = np.ones(preprocessor.shape, np.uint8)
-    labels[:14] = 2
+    labels[:18] = 2
     image = nib.Nifti1Image(labels, preprocessor.geometry.affine)
     nib.save(image, tmp_path / "atlas.nii.gz")
     monkeypatch.chdir(tmp_path)
     lut = pd.DataFrame({"index": [1, 2], "name": ["right", "left"]})
     given = {"maps": "atlas.nii.gz", "lut": lut}
-    recipe = EncoderRecipe(
-        checkpoint=small_checkpoint,
+    spec = EncoderSpec(
+        checkpoint=checkpoint_path,
         preprocessor=preprocessor,
         pooling="regions",
         labels_img={"path": "atlas.nii.gz", "image": image, "mapping": given}[form],
         batch_size=2,
     )
-    encoder = recipe.build()
-    sent = pickle.dumps(recipe.for_workers(encoder))
+    encoder = spec.build()
+    sent = pickle.dumps(spec.for_workers(encoder))
     (tmp_path / "atlas.nii.gz").unlink()
-    outcomes = encode_remotely(pickle.loads(sent), subjects, None, False)
-    expected = [outcome.vector for outcome in encoder.stream(subjects)]
-    np.testing.assert_array_equal([o.vector for o in outcomes], expected)
+    replies = encode_remotely(pickle.loads(sent), subjects[:2])
+    expected = [outcome.unwrap().vector for outcome in encoder.stream(subjects[:2])]
+    np.testing.assert_array_equal([result.vector for result, _ in replies], expected)
     kept = _kept_encoder(pickle.loads(sent))
     assert kept is _kept_encoder(pickle.loads(sent))
     assert kept.region_names == encoder.region_names

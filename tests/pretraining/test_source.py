@@ -3,7 +3,7 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from brainfeat.pretraining.subjects import SubjectBatch
+from brainfeat.pretraining.source import SubjectBatch
 
 
 @pytest.fixture
@@ -15,9 +15,9 @@ def test_shape_is_that_of_the_volumes(batch, source):
     assert batch.shape == source.shape
 
 
-@pytest.mark.parametrize("has_truth", [True, False])
-def test_all_parts_move_to_a_device(batch, has_truth):
-    batch = batch if has_truth else replace(batch, truth=None)
+@pytest.mark.parametrize("has_targets", [True, False])
+def test_all_parts_move_to_a_device(batch, has_targets):
+    batch = batch if has_targets else replace(batch, targets=None)
     moved = batch.to(torch.device("meta"))
     for field in fields(SubjectBatch):
         before, after = getattr(batch, field.name), getattr(moved, field.name)
@@ -30,10 +30,10 @@ def test_all_parts_move_to_a_device(batch, has_truth):
             assert before.device.type == "cpu"
 
 
-@pytest.mark.parametrize("has_truth", [True, False])
-def test_parts_hold_all_subjects_in_order(source, has_truth):
+@pytest.mark.parametrize("has_targets", [True, False])
+def test_parts_hold_all_subjects_in_order(source, has_targets):
     batch = source.draw(0, 6, seed=0)
-    batch = batch if has_truth else replace(batch, truth=None)
+    batch = batch if has_targets else replace(batch, targets=None)
     parts = batch.split(3)
     assert [len(part.volumes) for part in parts] == [2, 2, 2]
     for field in fields(SubjectBatch):

@@ -1,0 +1,188 @@
+"""Subjects through reading threads and an encoder: in order, in constant memory."""
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
+
+import numpy as np
+import torch
+from nibabel.spatialimages import SpatialImage
+from numpy.typing import NDArray
+
+from brainfeat.embedding.cache import EmbeddingCache
+from brainfeat.exceptions import VolumeError
+from brainfeat.io.hashing import join_hashes
+from brainfeat.models.threads import map_in_threads
+from brainfeat.subjects.failures import add_context
+from brainfeat.subjects.subject import Outcome, Subject
+from brainfeat.workers import Prefetch
+
+if TYPE_CHECKING:
+    from brainfeat.embedding.subject_encoder import EncoderInput, SubjectEncoder
+
+__all__ = ["NOTHING_KNOWN", "Embedding", "stream_embeddings", "stream_outcomes"]
+
+NOTHING_KNOWN: Mapping[str, str | None] = MappingProxyType({})
+
+# Outcomes that may wait for a batch to fill.
+_LONGEST_QUEUE = 256
+
+Input = TypeVar("Input")
+Result = TypeVar("Result")
+_Item: TypeAlias = tuple[Subject, Input | Outcome[Result]]
+
+
+class Embedding(NamedTuple):
+    """The embedding of one subject.
+
+    Attributes
+    ----------
+    vector : ndarray of float32 of shape (n_features,)
+        The embedding.
+    input_sha256 : str or None
+        Hash of the image files; None if an image is in memory and nothing is cached.
+    """
+
+    vector: NDArray[np.float32]
+    input_sha256: str | None
+
+
+def stream_embeddings(
+    encoder: "SubjectEncoder",
+    subjects: Iterable[Subject],
+    *,
+    n_jobs: int = 1,
+    cache: EmbeddingCache | None = None,
+    known_sha256: Mapping[str, str | None] = NOTHING_KNOWN,
+) -> Generator[Outcome[Embedding]]:
+    """Embed subjects; those with unchanged images are skipped.
+
+    ``known_sha256`` maps the key of a subject to the hash of its images when it was
+    embedded. Entries may be added until the subject is drawn.
+    """
+    steps = _EmbeddingSteps(encoder, cache, known_sha256)
+    return stream_outcomes(
+        subjects,
+        steps.prepare,
+        steps.encode,
+        device=encoder.device,
+        n_jobs=n_jobs,
+        batch_size=lambda: encoder.batch_size,
+    )
+
+
+class _Prepared(NamedTuple):
+    """A subject before the encoder, and the key that its embedding is cached under."""
+
+    encoder_input: "EncoderInput"
+    input_sha256: str | None
+    key: str | None
+
+
+class _EmbeddingSteps(NamedTuple):
+    """What is done before and by the encoder, in threads."""
+
+    encoder: "SubjectEncoder"
+    cache: EmbeddingCache | None
+    known_sha256: Mapping[str, str | None]
+
+    def prepare(self, subject: Subject) -> _Prepared | Outcome[Embedding]:
+        self.encoder.check(subject)
+        input_sha256, key = None, None
+        if self.cache or _are_files(subject):
+            hashes = self.encoder.hash_inputs(subject)
+            input_sha256 = join_hashes(hashes)
+            if self.known_sha256.get(subject.key) == input_sha256:
+                return Outcome(subject)
+            if self.cache:
+                key = self.encoder.cache_key(hashes)
+                vector = self.cache.load(key, self.encoder.n_features)
+                if vector is not None:
+                    return Outcome(subject, Embedding(vector, input_sha256))
+        processed, _ = self.encoder.preprocess(subject)
+        return _Prepared(self.encoder.make_input(processed), input_sha256, key)
+
+    def encode(self, prepared: Sequence[_Prepared]) -> Iterator[Embedding | Exception]:
+        vectors = self.encoder.encode([item.encoder_input for item in prepared])
+        for item, vector in zip(prepared, vectors, strict=True):
+            if not np.isfinite(vector).all():
+                fractions = item.encoder_input.fractions
+                yield VolumeError(self.encoder.explain_not_finite(fractions))
+                continue
+            if self.cache and item.key:
+                self.cache.store(item.key, vector)
+            yield Embedding(vector, item.input_sha256)
+
+
+def _are_files(subject: Subject) -> bool:
+    return not any(isinstance(i, SpatialImage) for i in subject.images.values())
+
+
+def stream_outcomes(
+    subjects: Iterable[Subject],
+    prepare: Callable[[Subject], Input | Outcome[Result]],
+    encode: Callable[[Sequence[Input]], Iterable[Result | Exception]],
+    *,
+    device: torch.device,
+    n_jobs: int,
+    batch_size: Callable[[], int],
+) -> Generator[Outcome[Result]]:
+    """Prepare subjects ahead of the encoder in ``n_jobs`` threads, and encode batches.
+
+    On a CPU several threads encode, each a batch. ``prepare`` may return the outcome
+    itself; ``encode`` returns a result or an error for each of a batch. An error that
+    either raises is the outcome of its subjects, and does not stop the others.
+    """
+
+    def try_to_prepare(subject: Subject) -> _Item[Input, Result]:
+        try:
+            return subject, prepare(subject)
+        except Exception as error:  # whatever a damaged file makes a library raise
+            return subject, Outcome(subject, error=add_context(error, subject))
+
+    def finish(batch: Sequence[_Item[Input, Result]]) -> list[Outcome[Result]]:
+        inputs = [item for _, item in batch if not isinstance(item, Outcome)]
+        results: Iterator[Result | Exception]
+        try:
+            results = iter([*encode(inputs)] if inputs else [])
+        except Exception as error:  # of a device that fails, or is too small for one
+            results = iter([error] * len(inputs))
+        return [
+            item if isinstance(item, Outcome) else _to_outcome(subject, next(results))
+            for subject, item in batch
+        ]
+
+    with Prefetch(
+        try_to_prepare, subjects, n_threads=n_jobs, n_ahead=n_jobs + batch_size()
+    ) as prepared:
+        batches: Iterator[list[_Item[Input, Result]]] = _batches(prepared, batch_size)
+        finished: Prefetch[list[_Item[Input, Result]], list[Outcome[Result]]]
+        with map_in_threads(
+            finish, batches, device=device, readers=prepared
+        ) as finished:
+            for outcomes in finished:
+                yield from outcomes
+
+
+def _to_outcome(subject: Subject, result: Result | Exception) -> Outcome[Result]:
+    if isinstance(result, Exception):
+        return Outcome(subject, error=add_context(result, subject))
+    return Outcome(subject, result)
+
+
+def _batches(
+    items: Iterable[_Item[Input, Result]], batch_size: Callable[[], int]
+) -> Iterator[list[_Item[Input, Result]]]:
+    """Split a stream where a batch is full, or where none has begun."""
+    waiting: list[_Item[Input, Result]] = []
+    n_prepared = 0
+    for subject, item in items:
+        waiting.append((subject, item))
+        n_prepared += not isinstance(item, Outcome)
+        is_long = len(waiting) >= _LONGEST_QUEUE
+        # More than a batch, where batches have become smaller meanwhile.
+        if not 0 < n_prepared < batch_size() or is_long:
+            yield waiting
+            waiting, n_prepared = [], 0
+    if waiting:
+        yield waiting
