@@ -25,7 +25,7 @@ def find_owner(name: str) -> dict[str, str]:
 
 
 def subject_groups(X: Any, rows: Sequence[Subject]) -> NDArray[np.int64]:
-    """Number the subject of each row of X, of shape (n_rows,), for grouped splits.
+    """Return the number of each row's subject, of shape (n_rows,), for grouped splits.
 
     Rows are of one subject if they share a name, a file, or the ``sub-`` in one; the
     first level of the index of a pandas X is the name.
