@@ -3,46 +3,35 @@
 import copy
 import os
 import tempfile
-from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
-from numbers import Real
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 import pandas as pd
-import torch
 from nibabel import Nifti1Image
 from sklearn.base import BaseEstimator
-from sklearn.utils import Tags, check_random_state
+from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.checkpoint.sharing import shared_checkpoint, shared_encoder
-from brainfeat.configs import is_integer
-from brainfeat.exceptions import ConfigError, InputError
 from brainfeat.io.paths import expand_home
 from brainfeat.metrics import dice_scores
 from brainfeat.models.device import resolve_device
 from brainfeat.models.threads import resolve_n_jobs
-from brainfeat.progress import ProgressDisplay, track
 from brainfeat.segmentation.folder import read_folder, write_folder
 from brainfeat.segmentation.inputs import SegmentationSpace, acquired_modalities
 from brainfeat.segmentation.label_maps import (
     as_label_maps,
-    label_map_name,
-    read_label_map,
+    check_classes,
     read_on_image,
 )
 from brainfeat.segmentation.network import SegmentationNetwork
-from brainfeat.segmentation.prediction import Segmentation, segment_subjects
+from brainfeat.segmentation.plan import TrainingPlan, split_subjects
+from brainfeat.segmentation.prediction import Segmentation, iter_segmentations
 from brainfeat.segmentation.store import write_store
-from brainfeat.segmentation.training import (
-    TrainingPlan,
-    init_network,
-    split_subjects,
-    train,
-)
+from brainfeat.segmentation.training import init_network, train
 from brainfeat.subjects.contract import (
     check_checkpoint_name,
     check_modalities,
@@ -51,14 +40,11 @@ from brainfeat.subjects.contract import (
     tag_images,
 )
 from brainfeat.subjects.owners import number_people
-from brainfeat.subjects.subject import Outcome, Subject
+from brainfeat.subjects.subject import Subject
 
 __all__ = ["SegmentationEstimator"]
 
 T = TypeVar("T")
-
-# Subjects of a step on an accelerator; one is enough for a CPU.
-_ACCELERATOR_BATCH = 4
 
 
 class SegmentationEstimator(BaseEstimator):
@@ -95,9 +81,8 @@ class SegmentationEstimator(BaseEstimator):
     validation_fraction : float
         Fraction of the participants, rounded down, to hold out for early stopping, up
         to four subjects: training stops once their Dice no longer rises, and the best
-        weights are kept. By default, fewer than ten participants are all trained on.
-        Subjects are of one participant if the first level of the index of ``X``, a
-        file, or the ``sub-`` in their names is the same.
+        weights are kept. Subjects are of one participant if the first level of the
+        index of ``X``, a file, or the ``sub-`` in their names is the same.
     n_jobs : int
         Threads that read and preprocess. Speed only: on a CPU all cores segment.
 
@@ -113,10 +98,6 @@ class SegmentationEstimator(BaseEstimator):
         Mean Dice of the held-out subjects, at each tenth of the training.
     checkpoint_fingerprint_ : str
         SHA-256 of the encoder's weights and configuration.
-
-    See Also
-    --------
-    BrainFoundEmbedder : One vector a subject.
 
     Examples
     --------
@@ -157,8 +138,7 @@ class SegmentationEstimator(BaseEstimator):
         """Train a decoder.
 
         All inputs are read and checked before the training starts. Preprocessed
-        subjects are kept in a temporary folder, so that memory does not grow with
-        their number.
+        subjects are kept in a temporary folder, not in memory.
 
         Parameters
         ----------
@@ -178,10 +158,6 @@ class SegmentationEstimator(BaseEstimator):
 
         Raises
         ------
-        CheckpointError
-            If there is no such checkpoint, or it is damaged.
-        ConfigError
-            If a parameter has an invalid value.
         InputError
             If ``X`` or ``y`` has another form, a label map is missing, is named after
             another subject, lies outside its image or lost its affine, all hold
@@ -193,12 +169,13 @@ class SegmentationEstimator(BaseEstimator):
         VolumeError
             If a file is not a usable image, or labels are not integers.
         """
-        self._check_parameters()
-        device = resolve_device(self.device)
+        check_checkpoint_name(self.checkpoint)
+        device, n_jobs = resolve_device(self.device), resolve_n_jobs(self.n_jobs)
+        plan, random = TrainingPlan.from_parameters(self.get_params(), device)
         checkpoint = shared_checkpoint(self.checkpoint)
         subjects = read_subjects(X, checkpoint, self.modality).rows
         label_maps = as_label_maps(y, subjects)
-        modalities = acquired_modalities(subjects, checkpoint.config.encoder.modalities)
+        modalities = acquired_modalities(subjects, checkpoint.config)
         space = SegmentationSpace.of_checkpoint(checkpoint.config, modalities)
         with tempfile.TemporaryDirectory(prefix="brainfeat-") as folder:
             store = write_store(
@@ -206,26 +183,15 @@ class SegmentationEstimator(BaseEstimator):
                 label_maps,
                 space,
                 Path(folder),
-                n_jobs=resolve_n_jobs(self.n_jobs),
+                n_jobs=n_jobs,
                 verbose=self.verbose,
             )
-            random = check_random_state(self.random_state)
-            plan = self._plan(device, seed=int(random.randint(2**31)))
             groups = number_people(X, subjects)
             split = split_subjects(
                 store.has_class, groups, self.validation_fraction, random
             )
             network = init_network(checkpoint, space, store, split, plan, device)
-            with ProgressDisplay(
-                "training", plan.n_steps, show=self.verbose > 0
-            ) as display:
-                result = train(
-                    network,
-                    store,
-                    split,
-                    plan,
-                    on_step=lambda loss: display.advance(detail=f"loss {loss:.3f}"),
-                )
+            result = train(network, store, split, plan, verbose=self.verbose)
         self.classes_ = np.array(store.classes)
         self.loss_curve_ = result.loss_curve
         self.validation_scores_ = result.validation_scores
@@ -250,16 +216,12 @@ class SegmentationEstimator(BaseEstimator):
 
         Raises
         ------
-        CheckpointError
-            If the checkpoint is not the one that was fitted.
-        InputError
-            If ``X`` has another form.
         ModalityError
             If ``X`` has a modality that `fit` did not see.
         VolumeError
             If a scan cannot be read.
         """
-        return self._segment(self._read(X), Segmentation.to_label_map)
+        return [*self._segment(self._read(X), Segmentation.to_label_map)]
 
     def predict_proba(self, X: Any) -> list[Nifti1Image]:
         """Compute the probability of each class in each voxel.
@@ -275,7 +237,7 @@ class SegmentationEstimator(BaseEstimator):
             One a subject, float32 of shape (size_i, size_j, size_k, n_classes), in the
             order of ``classes_``.
         """
-        return self._segment(self._read(X), Segmentation.to_probability_map)
+        return [*self._segment(self._read(X), Segmentation.to_probability_map)]
 
     def score(self, X: Any, y: Any) -> float:
         """Compute the mean Dice over subjects and foreground classes.
@@ -304,7 +266,7 @@ class SegmentationEstimator(BaseEstimator):
         X : list, Series, DataFrame, path-like or image
             As for `fit`.
         y : list, Series or image
-            True label maps, as for `fit`.
+            True label maps, as for `fit`, of classes that `fit` saw.
 
         Returns
         -------
@@ -313,12 +275,6 @@ class SegmentationEstimator(BaseEstimator):
             foreground class; NaN where neither the truth nor the prediction has the
             class.
 
-        Raises
-        ------
-        InputError
-            If ``X`` or ``y`` has another form, a label map has a class that `fit` did
-            not see, or lies outside its image.
-
         See Also
         --------
         brainfeat.metrics.hausdorff_distances : Distances between borders, in mm.
@@ -326,21 +282,15 @@ class SegmentationEstimator(BaseEstimator):
         subjects = self._read(X)
         label_maps = as_label_maps(y, subjects)
         for source, subject in zip(label_maps, subjects, strict=True):
-            known = self.classes_.tolist()
-            present = np.unique(read_label_map(source, subject).data).tolist()
-            if unknown := sorted(set(present) - set(known)):
-                raise InputError(
-                    f"{label_map_name(source, subject)}: expected classes of the "
-                    f"training {known}, got {unknown} too."
-                )
+            check_classes(source, subject, self.classes_.tolist())
         foreground = self.classes_[1:].tolist()
         predicted = self._segment(subjects, lambda s: (s.inputs.native, s.labels()))
-        rows = []
-        for source, subject, (geometry, labels) in zip(
-            label_maps, subjects, predicted, strict=True
-        ):
-            truth = read_on_image(source, subject, geometry)
-            rows.append(dice_scores(truth, labels, foreground))
+        rows = [
+            dice_scores(read_on_image(source, subject, grid), labels, foreground)
+            for source, subject, (grid, labels) in zip(
+                label_maps, subjects, predicted, strict=True
+            )
+        ]
         names = [subject.participant_id for subject in subjects]
         index = X.index if isinstance(X, pd.Series | pd.DataFrame) else names
         return pd.DataFrame(rows, index=index, columns=foreground)
@@ -352,11 +302,6 @@ class SegmentationEstimator(BaseEstimator):
         -------
         SegmentationNetwork
             For `brainfeat.segmentation.prediction.segment_subjects`.
-
-        Raises
-        ------
-        CheckpointError
-            If the checkpoint is not the one that was fitted.
         """
         check_is_fitted(self)
         checkpoint, device = self._checkpoint(), resolve_device(self.device)
@@ -416,51 +361,6 @@ class SegmentationEstimator(BaseEstimator):
         tags.target_tags.one_d_labels = False
         return tags
 
-    def _check_parameters(self) -> None:
-        check_checkpoint_name(self.checkpoint)
-        rate, fraction = self.learning_rate, self.validation_fraction
-        is_auto = self.batch_size == "auto"
-        is_rate = isinstance(rate, Real) and not isinstance(rate, bool)
-        rules = {
-            "n_steps": (is_integer(self.n_steps, at_least=1), "a positive integer"),
-            "batch_size": (
-                is_auto or is_integer(self.batch_size, at_least=1),
-                "'auto' or a positive integer",
-            ),
-            "learning_rate": (is_rate and rate > 0, "a positive number"),
-            "freeze_encoder": (
-                isinstance(self.freeze_encoder, bool | np.bool_),
-                "True or False",
-            ),
-            "validation_fraction": (
-                isinstance(fraction, Real) and 0 <= fraction < 1,
-                "a number in [0, 1)",
-            ),
-        }
-        for name, (is_valid, expected) in rules.items():
-            if not is_valid:
-                value = getattr(self, name)
-                raise ConfigError(f"{name}: expected {expected}, got {value!r}.")
-        try:
-            check_random_state(self.random_state)
-        except ValueError as error:
-            raise ConfigError(
-                "random_state: expected None, an integer or a RandomState, "
-                f"got {self.random_state!r}."
-            ) from error
-
-    def _plan(self, device: torch.device, seed: int) -> TrainingPlan:
-        batch_size = self.batch_size
-        if batch_size == "auto":
-            batch_size = 1 if device.type == "cpu" else _ACCELERATOR_BATCH
-        return TrainingPlan(
-            n_steps=int(self.n_steps),
-            learning_rate=float(self.learning_rate),
-            batch_size=int(batch_size),
-            freeze_encoder=bool(self.freeze_encoder),
-            seed=seed,
-        )
-
     def _keep(self, network: SegmentationNetwork, checkpoint: Checkpoint) -> None:
         self.modalities_ = network.space.modalities
         self.decoder_ = network.decoder.cpu()
@@ -482,27 +382,18 @@ class SegmentationEstimator(BaseEstimator):
         check_is_fitted(self)
         checkpoint = self._checkpoint()
         subjects = read_subjects(X, checkpoint, self.modality).rows
-        known = checkpoint.config.encoder.modalities
-        acquired = acquired_modalities(subjects, known)
+        acquired = acquired_modalities(subjects, checkpoint.config)
         check_modalities(self, self.modalities_, acquired)
         return subjects
 
     def _segment(
         self, subjects: Sequence[Subject], finish: Callable[[Segmentation], T]
-    ) -> list[T]:
-        """Apply ``finish`` to each segmentation; raise the first error."""
-        outcomes: Generator[Outcome[T]] = segment_subjects(
+    ) -> Iterator[T]:
+        return iter_segmentations(
             self.build_network(),
             self.classes_,
             subjects,
             finish,
             n_jobs=resolve_n_jobs(self.n_jobs),
+            verbose=self.verbose,
         )
-        with closing(outcomes):
-            shown = track(
-                outcomes,
-                total=len(subjects),
-                description="segmenting",
-                show=self.verbose > 0,
-            )
-            return [outcome.unwrap() for outcome in shown]

@@ -154,9 +154,9 @@ class SegmentationSpace:
 
 
 def acquired_modalities(
-    subjects: Sequence[Subject], known: Sequence[str]
+    subjects: Sequence[Subject], config: CheckpointConfig
 ) -> tuple[str, ...]:
-    """List the known modalities that at least one subject has, in their order."""
+    """List the modalities that at least one subject has, in the checkpoint's order."""
     images = [item for subject in subjects for item in subject.images.items()]
     acquired = {name for name, image in images if image is not None}
-    return tuple(name for name in known if name in acquired)
+    return tuple(name for name in config.encoder.modalities if name in acquired)

@@ -154,6 +154,6 @@ def test_grid_is_that_of_the_encoder_s_checkpoint(checkpoint):
     assert space.slab_grid == SlabGrid(thickness=2, plane=checkpoint.config.plane)
 
 
-def test_acquired_modalities_are_those_of_at_least_one_subject():
+def test_acquired_modalities_are_those_of_at_least_one_subject(checkpoint):
     subjects = [Subject("a", {"FLAIR": "f", "T2w": None}), Subject("b", {"T1w": "t"})]
-    assert acquired_modalities(subjects, MODALITIES) == ("T1w", "FLAIR")
+    assert acquired_modalities(subjects, checkpoint.config) == ("T1w", "FLAIR")
