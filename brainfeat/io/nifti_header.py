@@ -24,8 +24,8 @@ _MAX_EXTENSION = 1 << 26  # bytes
 class NiftiLayout(NamedTuple):
     """How the voxels of a file are stored.
 
-    ``n_skipped`` bytes lie between header and voxels; ``affine`` maps indices to scanner
-    mm, unchecked.
+    ``n_skipped`` bytes lie between header and voxels. ``affine`` maps indices to
+    scanner mm, unchecked.
     """
 
     shape: tuple[int, ...]
