@@ -243,8 +243,8 @@ def test_participants_without_an_embedding_cause_a_warning(raw, tmp_path, caplog
     (raw / "sub-04.zip").touch()
     _write(tmp_path / "out", raw, [_row(raw, "sub-01")])
     write_group_table(tmp_path / "out", raw)
-    n_participants = len([*raw.glob("sub-*/")])
-    message = f"no embedding of {n_participants - 1} of {n_participants} participants, such as"
+    n_all = len([*raw.glob("sub-*/")])
+    message = f"no embedding of {n_all - 1} of {n_all} participants, such as"
     assert message in caplog.text
     caplog.clear()
     only = BidsSelection(participants=("01",))
@@ -297,7 +297,7 @@ def test_raw_data_and_foreign_folders_are_not_written_to(raw, tmp_path):
         write_group_table(tmp_path / "empty", raw)
 
 
-def test_group_refuses_unknown_participants(raw, tmp_path):
+def test_group_refuses_unknown_all(raw, tmp_path):
     _write(tmp_path / "out", raw, [_row(raw, "sub-01"), _row(raw, "sub-02")])
     selection = BidsSelection(participants=("01", "3"))
     with pytest.raises(InputError, match=r"raw: there is no sub-3\."):
