@@ -3,7 +3,6 @@
 import os
 from collections.abc import Generator
 from contextlib import closing
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
@@ -27,7 +26,6 @@ from brainfeat.embedding.subject_encoder import Pooling, SubjectEncoder
 from brainfeat.embedding.tokens import stream_tokens
 from brainfeat.exceptions import (
     ConfigError,
-    InputError,
 )
 from brainfeat.models.threads import resolve_n_jobs
 from brainfeat.preprocessing.preprocessor import Preprocessor
@@ -43,7 +41,7 @@ from brainfeat.subjects.subject import Outcome
 from brainfeat.subjects.table import SubjectTable, check_modality
 
 if TYPE_CHECKING:
-    from nilearn.reporting import HTMLReport
+    pass
 
 __all__ = ["BrainFoundEmbedder"]
 
@@ -337,58 +335,10 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         check_modalities(self, self.modalities_, table.modalities)
         return encoder, table
 
-    def generate_report(
-        self,
-        X: Any = None,
-        y: Any = None,
-        *,
-        groups: Any = None,
-        site: Any = None,
-        confounds: Any = None,
-    ) -> "HTMLReport":
-        """Tell of subjects on a page: inputs, outliers, a map, and scores.
-
-        Parameters
-        ----------
-        X : list, Series, DataFrame, path-like or image, optional
-            As for `fit`; by default what `fit` was given.
-        y : array-like of shape (n_subjects,), optional
-            Two classes, which a linear probe is evaluated on.
-        groups : array-like of shape (n_subjects,), optional
-            Who was scanned, if some were scanned repeatedly.
-        site : array-like of shape (n_subjects,), optional
-            Where.
-        confounds : DataFrame, optional
-            What may explain ``y``, such as ``age`` and ``sex``, a row a subject; all
-            columns are regressed out.
-
-        Returns
-        -------
-        HTMLReport
-            As nilearn's estimators give one: it is shown in a notebook, and
-            ``save_as_html(path)`` writes it as one file.
-
-        Raises
-        ------
-        InputError
-            If `fit` had no ``X`` and none is given, lengths or the orders of indices
-            differ, or ``confounds`` is no DataFrame.
-        VolumeError
-            If a scan cannot be read.
-        """
-        check_is_fitted(self)
-        subjects = X if X is not None else getattr(self, "_fitted_on", None)
-        if subjects is None:
-            raise InputError(
-                "generate_report: expected X, as fit was given none; or the estimator "
-                "was pickled since."
-            )
-        # Pages are made a layer above, and only when one is asked for.
-        page = import_module("brainfeat.reporting.embedder_report")
-        report: HTMLReport = page.report_on_embedder(
-            self, subjects, y, groups=groups, site=site, confounds=confounds
-        )
-        return report
+    @property
+    def fitted_on(self) -> Any:
+        """Subjects that `fit` was given; None without any, or after unpickling."""
+        return getattr(self, "_fitted_on", None)
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
