@@ -1,12 +1,12 @@
 """Which participants, sessions and images of a BIDS folder are wanted."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from brainfeat.exceptions import InputError, brief_reason
+from brainfeat.exceptions import InputError
+from brainfeat.io.json_files import read_json
 
 __all__ = ["BidsName", "BidsSelection", "read_filters"]
 
@@ -167,16 +167,7 @@ def read_filters(
     InputError
         If it is no such file, or names an unknown entity.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file.") from None
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: not a readable JSON file ({brief_reason(error)})."
-        ) from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: expected a filter a modality.")
+    content = read_json(path, "a filter per modality")
     known = {modality.casefold(): modality for modality in modalities}
     return {
         known[name.casefold()]: _read_filter(path, name, values)
