@@ -72,17 +72,17 @@ def test_agreement_requires_two_subjects_and_two_raters(shape):
 
 
 def test_retrieval_is_the_fraction_of_scans_whose_nearest_is_the_same_subject(rng):
-    people = np.repeat(np.arange(20), 2)
-    rows = rng.normal(size=(20, 30))[people] + 0.1 * rng.normal(size=(40, 30))
-    assert retrieval_accuracy(rows, people) == 1.0
-    assert retrieval_accuracy(rng.normal(size=(40, 30)), people) < 0.2
+    subjects = np.repeat(np.arange(20), 2)
+    rows = rng.normal(size=(20, 30))[subjects] + 0.1 * rng.normal(size=(40, 30))
+    assert retrieval_accuracy(rows, subjects) == 1.0
+    assert retrieval_accuracy(rng.normal(size=(40, 30)), subjects) < 0.2
 
 
 def test_retrieval_holds_no_table_of_all_pairs(rng):
-    people = np.r_[np.repeat(np.arange(500), 2), np.arange(500, 1500)]
-    rows = rng.normal(size=(1500, 7))[people] + 0.5 * rng.normal(size=(2000, 7))
+    subjects = np.r_[np.repeat(np.arange(500), 2), np.arange(500, 1500)]
+    rows = rng.normal(size=(1500, 7))[subjects] + 0.5 * rng.normal(size=(2000, 7))
     tracemalloc.start()
-    found = retrieval_accuracy(rows, people)
+    found = retrieval_accuracy(rows, subjects)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 2000 * 2000 * 8 / 2
@@ -90,9 +90,9 @@ def test_retrieval_holds_no_table_of_all_pairs(rng):
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     is_right = []
     for row in range(1000):
-        likeness = unit @ unit[row]
-        likeness[row] = -1.0
-        is_right.append(people[likeness.argmax()] == people[row])
+        similarity = unit @ unit[row]
+        similarity[row] = -1.0
+        is_right.append(subjects[similarity.argmax()] == subjects[row])
     assert found == np.mean(is_right)
 
 
@@ -132,6 +132,19 @@ def test_icc_of_few_subjects_falls_below_its_limit_for_many():
     assert np.isnan(intraclass_correlation([[0.0, 1.0], [1.0, 0.0]]))
 
 
+def test_dice_equals_the_naive_one(rng):
+    truth, found = rng.integers(0, 4, (2, 7, 8, 9))
+    for label, score in zip(
+        (1, 2, 3), dice_scores(truth, found, [1, 2, 3]), strict=True
+    ):
+        true, predicted = (
+            {*map(tuple, np.argwhere(m == label))} for m in (truth, found)
+        )
+        naive = 2 * len(true & predicted) / (len(true) + len(predicted))
+        assert score == pytest.approx(naive)
+
+
+@pytest.mark.slow  # monai takes seconds to import
 def test_dice_equals_monai(rng):
     torch = pytest.importorskip("torch")
     monai = pytest.importorskip("monai.metrics")
@@ -189,6 +202,7 @@ def test_hausdorff_distance_equals_the_naive_one(rng, percentile):
     np.testing.assert_array_equal(scores, back)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*always_return_as_numpy")  # monai's own call
 def test_hausdorff_distance_equals_monai(rng):
     torch = pytest.importorskip("torch")

@@ -41,6 +41,7 @@ from brainfeat.subjects.contract import (
 )
 from brainfeat.subjects.owners import number_people
 from brainfeat.subjects.subject import Subject
+from brainfeat.subjects.table import as_subjects
 
 __all__ = ["SegmentationEstimator"]
 
@@ -50,9 +51,9 @@ T = TypeVar("T")
 class SegmentationEstimator(BaseEstimator):
     """Segment brain MRI after training on a few labelled examples.
 
-    A light decoder learns from the tokens of a pretrained encoder, and from the voxels
-    at about 1 mm for sharp borders. Label maps are on each image's own grid:
-    probabilities are interpolated there, and the most probable class is taken.
+    A light decoder learns from the tokens of a pretrained encoder, and from voxels of
+    1 mm for sharp borders. Probabilities are interpolated on each image's own grid,
+    where the most probable class is taken.
 
     Parameters
     ----------
@@ -62,11 +63,10 @@ class SegmentationEstimator(BaseEstimator):
     n_steps : int
         Steps of the training.
     learning_rate : float
-        Peak learning rate of the decoder; an encoder that is not frozen has a tenth of
-        it. It rises over the first tenth of the steps, then falls.
+        Peak learning rate of the decoder, after a warm-up of a tenth of the steps; an
+        encoder that is trained has a tenth of it.
     freeze_encoder : bool
-        Whether to train the decoder alone; training the encoder, too, takes more time,
-        memory and labels.
+        Whether to train the decoder alone, which takes less time, memory and labels.
     batch_size : "auto" or int
         Subjects of a step; ``"auto"`` is 1 on a CPU and 4 elsewhere.
     device : "auto", str or torch.device
@@ -147,9 +147,8 @@ class SegmentationEstimator(BaseEstimator):
             image}``, one a subject; a DataFrame with a column per modality.
         y : list, Series or image
             A label map a subject, as path or image, in the order of ``X``. Labels are
-            any integers; 0 is background, and may be all that a subject has. A label
-            map may have another grid than its image, if it is aligned with it in
-            scanner space.
+            any integers; 0 is background, and may be all that a subject has. Its grid
+            may differ from the image's, if both are aligned in scanner space.
 
         Returns
         -------
@@ -159,9 +158,8 @@ class SegmentationEstimator(BaseEstimator):
         Raises
         ------
         InputError
-            If ``X`` or ``y`` has another form, a label map is missing, is named after
-            another subject, lies outside its image or lost its affine, all hold
-            background only, or a class is nowhere in the brain.
+            If ``X`` or ``y`` has another form, a label map is missing, of another
+            subject or outside its image, or a class is nowhere in the brain.
         ModalityError
             If a modality is unknown to the checkpoint, or missing where it must not.
         TrainingError
@@ -173,20 +171,21 @@ class SegmentationEstimator(BaseEstimator):
         device, n_jobs = resolve_device(self.device), resolve_n_jobs(self.n_jobs)
         plan, random = TrainingPlan.from_parameters(self.get_params(), device)
         checkpoint = shared_checkpoint(self.checkpoint)
-        subjects = read_subjects(X, checkpoint, self.modality).rows
-        label_maps = as_label_maps(y, subjects)
-        modalities = acquired_modalities(subjects, checkpoint.config)
-        space = SegmentationSpace.of_checkpoint(checkpoint.config, modalities)
+        table = read_subjects(X, checkpoint, self.modality)
+        label_maps = as_label_maps(y, table.rows)
+        space = SegmentationSpace.of_checkpoint(
+            checkpoint.config, acquired_modalities(table)
+        )
         with tempfile.TemporaryDirectory(prefix="brainfeat-") as folder:
             store = write_store(
-                subjects,
+                table.rows,
                 label_maps,
                 space,
                 Path(folder),
                 n_jobs=n_jobs,
                 verbose=self.verbose,
             )
-            groups = number_people(X, subjects)
+            groups = number_people(X, table.rows)
             split = split_subjects(
                 store.has_class, groups, self.validation_fraction, random
             )
@@ -218,10 +217,8 @@ class SegmentationEstimator(BaseEstimator):
         ------
         ModalityError
             If ``X`` has a modality that `fit` did not see.
-        VolumeError
-            If a scan cannot be read.
         """
-        return [*self._segment(self._read(X), Segmentation.to_label_map)]
+        return [*self._segment(*self._prepare(X), Segmentation.to_label_map)]
 
     def predict_proba(self, X: Any) -> list[Nifti1Image]:
         """Compute the probability of each class in each voxel.
@@ -237,7 +234,7 @@ class SegmentationEstimator(BaseEstimator):
             One a subject, float32 of shape (size_i, size_j, size_k, n_classes), in the
             order of ``classes_``.
         """
-        return [*self._segment(self._read(X), Segmentation.to_probability_map)]
+        return [*self._segment(*self._prepare(X), Segmentation.to_probability_map)]
 
     def score(self, X: Any, y: Any) -> float:
         """Compute the mean Dice over subjects and foreground classes.
@@ -272,19 +269,16 @@ class SegmentationEstimator(BaseEstimator):
         -------
         DataFrame
             A row a subject, with the index of ``X`` if it has one; a column a
-            foreground class; NaN where neither the truth nor the prediction has the
-            class.
-
-        See Also
-        --------
-        brainfeat.metrics.hausdorff_distances : Distances between borders, in mm.
+            foreground class; NaN where neither truth nor prediction has it.
         """
-        subjects = self._read(X)
+        network, subjects = self._prepare(X)
         label_maps = as_label_maps(y, subjects)
         for source, subject in zip(label_maps, subjects, strict=True):
             check_classes(source, subject, self.classes_.tolist())
         foreground = self.classes_[1:].tolist()
-        predicted = self._segment(subjects, lambda s: (s.inputs.native, s.labels()))
+        predicted = self._segment(
+            network, subjects, lambda item: (item.inputs.native, item.labels())
+        )
         rows = [
             dice_scores(read_on_image(source, subject, grid), labels, foreground)
             for source, subject, (grid, labels) in zip(
@@ -378,19 +372,26 @@ class SegmentationEstimator(BaseEstimator):
         check_weights(self.checkpoint, fitted, checkpoint.fingerprint)
         return checkpoint
 
-    def _read(self, X: Any) -> Sequence[Subject]:
-        check_is_fitted(self)
-        checkpoint = self._checkpoint()
-        subjects = read_subjects(X, checkpoint, self.modality).rows
-        acquired = acquired_modalities(subjects, checkpoint.config)
-        check_modalities(self, self.modalities_, acquired)
-        return subjects
+    def _prepare(self, X: Any) -> tuple[SegmentationNetwork, Sequence[Subject]]:
+        """Load the network, and check subjects against it."""
+        network = self.build_network()
+        table = as_subjects(
+            X,
+            modality=self.modality,
+            modalities=network.space.encoder_modalities,
+            allow_missing=network.space.allow_missing,
+        )
+        check_modalities(self, self.modalities_, acquired_modalities(table))
+        return network, table.rows
 
     def _segment(
-        self, subjects: Sequence[Subject], finish: Callable[[Segmentation], T]
+        self,
+        network: SegmentationNetwork,
+        subjects: Sequence[Subject],
+        finish: Callable[[Segmentation], T],
     ) -> Iterator[T]:
         return iter_segmentations(
-            self.build_network(),
+            network,
             self.classes_,
             subjects,
             finish,
