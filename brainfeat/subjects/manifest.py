@@ -221,15 +221,14 @@ class _Collector:
     def _add_table(self, path: Path) -> None:
         try:
             unique = {*self._used, "participant_id", "session_id"}
-            lines = read_records(path, unique=unique)
+            names, lines = read_records(path, unique=unique)
         except DelimitedError as error:
             self._report(str(path), f"not a readable table ({error}).")
             return
         if not lines:
             self._report(str(path), "the manifest is empty.")
             return
-        names = next(iter(lines.values())).keys()
-        if names.isdisjoint(self._used):
+        if not set(names) & set(self._used):
             self._report(
                 str(path),
                 f"expected a column named {' or '.join(self._used)}, "

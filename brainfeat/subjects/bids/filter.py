@@ -1,12 +1,12 @@
 """Selection of participants, sessions and images in a BIDS folder."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from brainfeat.exceptions import InputError, brief_reason
+from brainfeat.exceptions import InputError
+from brainfeat.io.json_files import read_json
 from brainfeat.subjects.bids.entities import BidsName
 
 __all__ = ["BidsSelection", "read_filters"]
@@ -74,16 +74,7 @@ def read_filters(path: Path, modalities: Sequence[str]) -> _Filters:
     It is JSON such as ``{"t1w": {"acquisition": "mprage", "run": [1, 2]}}``; null
     selects names without the entity.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file.") from None
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: not a readable JSON file ({brief_reason(error)})."
-        ) from error
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: expected a filter a modality.")
+    content = read_json(path, "a filter per modality")
     known = {modality.casefold(): modality for modality in modalities}
     return {
         known[name.casefold()]: _read_filter(path, name, values)

@@ -66,8 +66,8 @@ def test_a_filter_file_chooses_where_several_images_fit(dataset, filters, chosen
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "not a readable JSON file"),
-        ("[]", "expected a filter a modality"),
+        ("{", "got no valid JSON"),
+        ("[]", "expected a filter per modality as a JSON object, got list"),
         ('{"T1w": ["a"]}', "expected entities"),
         ('{"T1w": {"colour": "red"}}', "unknown entity 'colour'"),
     ],
@@ -77,7 +77,7 @@ def test_what_is_no_filter_is_refused(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(InputError, match=message):
         read_filters(path, ("T1w",))
-    with pytest.raises(InputError, match="no such file"):
+    with pytest.raises(InputError, match="No such file"):
         read_filters(tmp_path / "absent.json", ("T1w",))
-    with pytest.raises(InputError, match=r"not a readable JSON file \(Is a directory"):
+    with pytest.raises(InputError, match=r"cannot be read \(Is a directory"):
         read_filters(tmp_path, ("T1w",))
