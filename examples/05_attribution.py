@@ -8,7 +8,7 @@ from sklearn.preprocessing import StandardScaler
 
 from brainfeat import BrainFoundEmbedder, simulate_cohort
 from brainfeat.evaluation import decode_positions
-from brainfeat.reporting import attribution
+from brainfeat.reporting import attribution, generate_report
 
 # The simulated disease shrinks the medial temporal lobe and enlarges the ventricles.
 # Localising it takes a hundred subjects or more; ten are a demonstration.
@@ -44,7 +44,7 @@ print(f"largest AUC {auc.max():.2f}, {int((p < 0.05).sum())} tokens with p < 0.0
 
 # %%
 # All of it on one page, with inputs, outliers and scores: in a notebook
-# `model[0].generate_report(y=diagnosis)` shows it, on the command line
+# `generate_report(embedder, y=diagnosis)` shows it, on the command line
 # `brainfeat report embeddings.parquet --labels participants.tsv` writes it.
-report = model[0].generate_report(paths[:4], y=diagnosis[:4])
+report = generate_report(model[0], paths[:4], y=diagnosis[:4])
 report.save_as_html("report.html")
