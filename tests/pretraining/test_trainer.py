@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.checkpoint.config import CheckpointConfig
 from brainfeat.exceptions import ConfigError, TrainingError
+from brainfeat.pretraining.self_distillation import SelfDistillation
 from brainfeat.pretraining.store import StoredScan, StoreIndex, VolumeStore
 from brainfeat.pretraining.trainer import Trainer, train
 from brainfeat.pretraining.views import ViewGroup, Views
@@ -229,6 +230,7 @@ def test_log_has_losses_of_the_steps_asked_for(whole_run):
         {"teacher_temperature": (0.2, 0.5)},
         {"infonce_temperature": 0.3},
         {"teacher_momentum": (0.9, 1.0)},
+        {"teacher_momentum": (0.992, 0.9)},
         {"batch_size": 6},
         {"accumulation_steps": 2},
         {"n_steps": 3},
@@ -251,6 +253,22 @@ def test_each_setting_changes_what_is_learnt(
 ):
     changed = weights(source, replace(short_config, **change), tmp_path)
     assert differ(short_run, changed)
+
+
+def test_teacher_momentum_rises_along_half_a_cosine(
+    source, small_config, tmp_path, monkeypatch
+):
+    momenta, update = [], SelfDistillation.update_teacher
+
+    def record(model, momentum):
+        momenta.append(momentum)
+        update(model, momentum)
+
+    monkeypatch.setattr(SelfDistillation, "update_teacher", record)
+    config = replace(small_config, anatomy_weight=0.0, teacher_momentum=(0.6, 1.0))
+    train(source, config, output=tmp_path, device=CPU)
+    angles = np.pi * np.arange(config.n_steps) / config.n_steps
+    np.testing.assert_allclose(momenta, 0.8 - 0.2 * np.cos(angles))
 
 
 @pytest.mark.parametrize(
@@ -486,6 +504,7 @@ sys.modules.update(dict.fromkeys(blocked))
 import torch
 torch.set_num_threads(1)  # as in the run that it is compared with
 from brainfeat.pretraining.config_file import read_config
+from brainfeat.pretraining.self_distillation import SelfDistillation
 from brainfeat.pretraining.store import VolumeStore
 from brainfeat.pretraining.trainer import train
 
