@@ -1,3 +1,4 @@
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from brainfeat.pretraining.self_distillation import (
     SelfDistillation,
     unwrapped,
 )
+from brainfeat.pretraining.views import Views
 
 OBJECTIVES = ("dino", "ibot", "koleo", "infonce", "anatomy")
 HEADS = {
@@ -200,6 +202,40 @@ def test_heads_answer_for_the_views_that_they_are_asked_about(small_config, make
     assert student.patch_logits.shape == teacher.patch_logits.shape == (n_masked, 11)
     assert student.projections.shape == (2, 5, 9)
     assert student.targets.shape == (2, 5, 3, 2, 3, 3)
+
+
+def test_tokens_of_a_view_are_averaged_by_their_foreground(small_config, make_views):
+    group = make_views(small_config).global_views
+    generator = torch.Generator().manual_seed(6)
+    fractions = torch.rand(group.fractions.shape, generator=generator)
+    fractions[:, :, 1] = 0  # a slab without foreground
+    group = replace(group, fractions=fractions)
+    model = build(small_config)
+    with torch.no_grad():
+        output = model.teacher(Views(group), masked=False)
+        for view, subject in itertools.product(range(2), range(5)):
+            rows = {
+                "present": group.visible[view, subject],
+                "positions": group.positions[view, subject],
+                "foreground": fractions[view, subject] > 0,
+            }
+            tokens = model.teacher.encoder(
+                group.slabs[view, subject][None],
+                **{name: value[None] for name, value in rows.items()},
+            )
+            slab_weights = fractions[view, subject].sum(dim=(1, 2))
+            expected = slab_weights @ tokens.cls_token[0] / slab_weights.sum()
+            torch.testing.assert_close(
+                output.class_tokens[view, subject], expected, rtol=1e-3, atol=1e-4
+            )
+            weights = fractions[view, subject].flatten()
+            mean = weights @ tokens.patch_tokens[0].flatten(0, 2) / weights.sum()
+            torch.testing.assert_close(
+                output.projections[view, subject],
+                model.teacher.projector(mean[None])[0],
+                rtol=1e-3,
+                atol=1e-4,
+            )
 
 
 def test_masked_patches_are_not_measured(small_config, make_views):
