@@ -90,10 +90,10 @@ def test_objective_alone_encodes_only_what_it_compares(
     student, teacher = (
         count_calls(network.encoder) for network in (model.student, model.teacher)
     )
-    terms, _, teacher = model(make_views(config), teacher_temperature=0.2)
+    terms, _, targets = model(make_views(config), teacher_temperature=0.2)
     assert len(student) == n_student
     assert len(teacher) == n_teacher
-    assert (teacher is None) == (n_teacher == 0)
+    assert (targets is None) == (n_teacher == 0)
     assert terms.total == getattr(terms, name)
 
 
