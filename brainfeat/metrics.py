@@ -18,27 +18,27 @@ from scipy import ndimage
 
 from brainfeat.exceptions import InputError
 
-_ROWS_AT_ONCE = 256
+_BATCH_SIZE = 256
 
 
 def intraclass_correlation(scores: ArrayLike) -> NDArray[np.float64]:
     """Compute ICC(2,1): absolute agreement of single measurements.
 
-    Both the subjects and the raters, such as scanners, are samples of those that one
-    could have had, and a rater who scores all subjects higher disagrees [1]_.
+    In this two-way random-effects model, subjects and raters, such as scanners, are
+    samples of a population, and an offset of a rater counts as disagreement [1]_.
 
     Parameters
     ----------
     scores : array-like of shape (n_subjects, n_raters, ...)
-        Score of each subject by each rater; further axes are scores of their own.
+        Score of each subject by each rater; further axes are independent scores.
 
     Returns
     -------
     ndarray of float64 of shape (...)
-        1 for perfect agreement, about 0 for none, and negative where scores of a
-        subject differ more than those of different ones: of many subjects down to
-        ``-1 / (n_raters - 1)``, of few further. NaN where it is not defined, as where
-        all scores are equal.
+        1 for perfect agreement, about 0 for none, and negative where scores differ
+        more within subjects than between them: of many subjects down to
+        ``-1 / (n_raters - 1)``, of few further. NaN where it is not defined, such as
+        where all scores are equal.
 
     Raises
     ------
@@ -71,26 +71,27 @@ def intraclass_correlation(scores: ArrayLike) -> NDArray[np.float64]:
     error = np.square(residual).sum(axis=(0, 1)) / ((n - 1) * (k - 1))
     total = between_subjects + (k - 1) * error + k * (between_raters - error) / n
     agreement = np.full(total.shape, np.nan)
-    # The mean of equal scores may be rounded, and then differ from all of them.
+    # The mean of equal scores may be rounded, so their variance is not exactly zero.
     differ = (np.ptp(values, axis=(0, 1)) > 0) & (total > 0)
     np.divide(between_subjects - error, total, out=agreement, where=differ)
     return agreement
 
 
 def retrieval_accuracy(features: ArrayLike, subjects: ArrayLike) -> float:
-    """Compute how often the nearest other scan is of the same subject.
+    """Compute the fraction of scans whose nearest other scan is of the same subject.
 
     Parameters
     ----------
     features : array-like of shape (n_rows, n_features)
-        One row a scan; compared by their cosine after each feature is standardised.
+        One row a scan; each feature is standardised, and rows are compared by their
+        cosine similarity.
     subjects : array-like of shape (n_rows,)
-        Who was scanned.
+        Subject of each scan.
 
     Returns
     -------
     float
-        Share of those rows whose subject has another row, from 0 to 1.
+        From 0 to 1, over the rows whose subject has another row.
 
     Raises
     ------
@@ -103,45 +104,46 @@ def retrieval_accuracy(features: ArrayLike, subjects: ArrayLike) -> float:
     1.0
     """
     rows = np.asarray(features, dtype=np.float64)
-    _, people = np.unique(np.asarray(subjects), return_inverse=True)
-    if rows.ndim != 2 or len(rows) != len(people):
+    _, labels = np.unique(np.asarray(subjects), return_inverse=True)
+    if rows.ndim != 2 or len(rows) != len(labels):
         raise InputError(
-            f"expected a subject for each row, got {len(people)} for shape "
+            f"subjects: expected one for each row, got {len(labels)} for shape "
             f"{rows.shape}."
         )
     if not np.isfinite(rows).all():
         raise InputError("features: expected finite values, got NaN or infinite ones.")
-    can_be_found = np.bincount(people)[people] > 1
-    if not can_be_found.any():
+    has_match = np.bincount(labels)[labels] > 1
+    if not has_match.any():
         raise InputError("subjects: expected one with two rows, got none.")
-    # Features that are the same in all rows have a spread too, by rounding.
+    # By rounding, constant features may have a spread.
     spread = rows.std(axis=0)
     differ = (np.ptp(rows, axis=0) > 0) & (spread > 0)
     rows = (rows - rows.mean(axis=0)) / np.where(differ, spread, 1.0)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     rows = rows / np.where(lengths > 0, lengths, 1.0)
-    wanted = np.flatnonzero(can_be_found)
-    n_found = 0
-    # Of tens of thousands of rows, all pairs at once would not fit into memory.
-    for start in range(0, len(wanted), _ROWS_AT_ONCE):
-        some = wanted[start : start + _ROWS_AT_ONCE]
-        likeness = rows[some] @ rows.T
-        likeness[np.arange(len(some)), some] = -np.inf
-        n_found += int((people[likeness.argmax(axis=1)] == people[some]).sum())
-    return n_found / len(wanted)
+    queries = np.flatnonzero(has_match)
+    n_correct = 0
+    # All pairs of tens of thousands of rows would not fit into memory.
+    for start in range(0, len(queries), _BATCH_SIZE):
+        batch = queries[start : start + _BATCH_SIZE]
+        similarity = rows[batch] @ rows.T
+        similarity[np.arange(len(batch)), batch] = -np.inf
+        n_correct += int((labels[similarity.argmax(axis=1)] == labels[batch]).sum())
+    return n_correct / len(queries)
 
 
 class LesionScores(NamedTuple):
-    """How many lesions were found, and how many of those found are ones.
+    """Lesion-wise precision, recall and F1.
 
     Attributes
     ----------
     precision : float
-        Share of the found lesions that touch a true one; NaN if none was found.
+        Fraction of the predicted lesions that overlap a true one; NaN if there is no
+        prediction.
     recall : float
-        Share of the true lesions that were touched; NaN if there is none.
+        Fraction of the true lesions that overlap a prediction; NaN if there is none.
     f1 : float
-        Their harmonic mean; NaN if there is no lesion and none was found.
+        Their harmonic mean; NaN if there is neither a lesion nor a prediction.
     """
 
     precision: float
@@ -157,14 +159,14 @@ def dice_scores(
     Parameters
     ----------
     truth, found : array-like of int of the same shape
-        Label maps.
+        True and predicted label maps.
     classes : sequence of int
         Labels to score.
 
     Returns
     -------
     ndarray of float64 of shape (n_classes,)
-        Twice the common voxels over the sum of both; NaN where both have none.
+        Twice the intersection over the sum of both; NaN where both are empty.
 
     Raises
     ------
@@ -181,13 +183,13 @@ def dice_scores(
     >>> dice_scores([0, 1, 1, 2], [0, 1, 2, 2], [1, 2]).round(2).tolist()
     [0.67, 0.67]
     """
-    true, given = _two_maps(truth, found)
+    true, predicted = _check_shapes(truth, found)
     scores = np.full(len(classes), np.nan)
     for index, label in enumerate(classes):
-        is_true, is_given = true == label, given == label
-        total = int(is_true.sum()) + int(is_given.sum())
+        is_true, is_predicted = true == label, predicted == label
+        total = int(is_true.sum()) + int(is_predicted.sum())
         if total:
-            scores[index] = 2 * int((is_true & is_given).sum()) / total
+            scores[index] = 2 * int((is_true & is_predicted).sum()) / total
     return scores
 
 
@@ -199,26 +201,26 @@ def hausdorff_distances(
     spacing: Sequence[float],
     percentile: float = 95.0,
 ) -> NDArray[np.float64]:
-    """Compute how far the borders of each class lie apart, in mm [1]_.
+    """Compute the Hausdorff distance between the borders of each class, in mm [1]_.
 
     Parameters
     ----------
     truth, found : array-like of int of the same shape
-        Label maps.
+        True and predicted label maps.
     classes : sequence of int
         Labels to score.
     spacing : sequence of float
         Voxel edges in mm, one an axis, such as ``image.header.get_zooms()``.
     percentile : float
-        Of the distances from each border to the other, of which the larger counts;
-        100 is the Hausdorff distance itself, which one stray voxel decides.
+        Percentile of the distances from each border to the other, of which the larger
+        is taken; 100 is the Hausdorff distance itself, which depends on outliers.
 
     Returns
     -------
     ndarray of float64 of shape (n_classes,)
-        Between the centres of border voxels, which touch another label or the edge of
-        the image by a side; NaN where neither map has a class, infinite where only one
-        has it.
+        Between the centres of border voxels, of which a face adjoins another label or
+        the edge of the image; NaN where neither map has a class, infinite where only
+        one has it.
 
     Raises
     ------
@@ -236,18 +238,18 @@ def hausdorff_distances(
     >>> hausdorff_distances(truth, found, [1, 2, 3], spacing=[0.5], percentile=100)
     array([ 1., inf, nan])
     """
-    true, given = _two_maps(truth, found)
+    true, predicted = _check_shapes(truth, found)
     if len(spacing) != true.ndim or not all(edge > 0 for edge in spacing):
-        edges = ", ".join(f"{edge:g}" for edge in spacing)  # of any type of numbers
+        edges = ", ".join(f"{edge:g}" for edge in spacing)
         raise InputError(
             f"spacing: expected {true.ndim} positive numbers, got {edges}."
         )
     distances = np.full(len(classes), np.nan)
     for index, label in enumerate(classes):
-        is_true, is_given = true == label, given == label
-        if is_true.any() and is_given.any():
-            (box,) = ndimage.find_objects((is_true | is_given).astype(np.uint8))
-            borders = [_border(is_true[box]), _border(is_given[box])]
+        is_true, is_predicted = true == label, predicted == label
+        if is_true.any() and is_predicted.any():
+            (box,) = ndimage.find_objects((is_true | is_predicted).astype(np.uint8))
+            borders = [_border(is_true[box]), _border(is_predicted[box])]
             distances[index] = max(
                 np.percentile(
                     ndimage.distance_transform_edt(~to, sampling=spacing)[start],
@@ -255,21 +257,21 @@ def hausdorff_distances(
                 )
                 for start, to in (borders, borders[::-1])
             )
-        elif is_true.any() or is_given.any():
+        elif is_true.any() or is_predicted.any():
             distances[index] = np.inf
     return distances
 
 
 def score_lesions(truth: ArrayLike, found: ArrayLike) -> LesionScores:
-    """Count lesions instead of voxels.
+    """Compute precision, recall and F1 of lesions instead of voxels.
 
-    Voxels that touch by a side, an edge or a corner are one lesion; a lesion is found
-    if a voxel of it is.
+    A lesion is a connected component, whose voxels share a face, an edge or a corner.
+    It is detected if at least one of its voxels is.
 
     Parameters
     ----------
     truth, found : array-like of bool of the same shape
-        Where lesions are.
+        Masks of true and predicted lesions.
 
     Returns
     -------
@@ -286,18 +288,18 @@ def score_lesions(truth: ArrayLike, found: ArrayLike) -> LesionScores:
     >>> score_lesions([1, 0, 1, 0, 0], [1, 0, 0, 0, 1])
     LesionScores(precision=0.5, recall=0.5, f1=0.5)
     """
-    true, given = _two_maps(truth, found)
+    true, predicted = _check_shapes(truth, found)
     neighbours = np.ones([3] * true.ndim)
     true_parts, n_true = ndimage.label(true, neighbours)
-    given_parts, n_given = ndimage.label(given, neighbours)
-    common = (true_parts > 0) & (given_parts > 0)
-    n_touched = len(np.unique(true_parts[common]))
-    n_right = len(np.unique(given_parts[common]))
-    precision = n_right / n_given if n_given else np.nan
-    recall = n_touched / n_true if n_true else np.nan
-    if not n_true and not n_given:
+    predicted_parts, n_predicted = ndimage.label(predicted, neighbours)
+    common = (true_parts > 0) & (predicted_parts > 0)
+    n_detected = len(np.unique(true_parts[common]))
+    n_correct = len(np.unique(predicted_parts[common]))
+    precision = n_correct / n_predicted if n_predicted else np.nan
+    recall = n_detected / n_true if n_true else np.nan
+    if not n_true and not n_predicted:
         return LesionScores(precision, recall, np.nan)
-    if not n_true or not n_given or not n_right:
+    if not n_true or not n_predicted or not n_correct:
         return LesionScores(precision, recall, 0.0)
     return LesionScores(
         precision, recall, 2 * precision * recall / (precision + recall)
@@ -309,12 +311,13 @@ def _border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return border
 
 
-def _two_maps(
+def _check_shapes(
     truth: ArrayLike, found: ArrayLike
 ) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
-    true, given = np.asarray(truth), np.asarray(found)
-    if true.shape != given.shape:
+    true, predicted = np.asarray(truth), np.asarray(found)
+    if true.shape != predicted.shape:
         raise InputError(
-            f"label maps: expected the same shape, got {true.shape} and {given.shape}."
+            f"label maps: expected the same shape, got {true.shape} and "
+            f"{predicted.shape}."
         )
-    return true, given
+    return true, predicted

@@ -11,10 +11,9 @@ from numpydoc.validate import validate
 import brainfeat
 
 ROOT = Path(brainfeat.__file__).parent
-# Modules whose listed names a user meets: in `brainfeat`, or as types of its results.
+# Beside the names in `brainfeat`, modules whose listed names users meet.
 USER_MODULES = sorted(
     {
-        *brainfeat._HOMES.values(),
         "brainfeat.models.config",
         "brainfeat.models.decoder",
         "brainfeat.models.encoder",
@@ -29,20 +28,20 @@ OPTIONAL = {"ES01", "SA01", "EX01", "SA04", "RT02"}
 
 
 def user_names():
-    for module_name in USER_MODULES:
-        module = import_module(module_name)
-        for name in module.__all__:
-            thing = getattr(module, name)
-            if not (inspect.isclass(thing) or inspect.isfunction(thing)):
-                continue
-            yield f"{module_name}.{name}"
-            if inspect.isclass(thing):
-                for member, value in vars(thing).items():
-                    if not member.startswith("_") and (
-                        inspect.isfunction(value)
-                        or isinstance(value, property | classmethod)
-                    ):
-                        yield f"{module_name}.{name}.{member}"
+    listed = [(m, name) for m in USER_MODULES for name in import_module(m).__all__]
+    public = [(home, name) for name, home in brainfeat._HOMES.items()]
+    for module_name, name in sorted({*listed, *public}):
+        thing = getattr(import_module(module_name), name)
+        if not (inspect.isclass(thing) or inspect.isfunction(thing)):
+            continue
+        yield f"{module_name}.{name}"
+        if inspect.isclass(thing):
+            for member, value in vars(thing).items():
+                if not member.startswith("_") and (
+                    inspect.isfunction(value)
+                    or isinstance(value, property | classmethod)
+                ):
+                    yield f"{module_name}.{name}.{member}"
 
 
 @pytest.mark.parametrize("name", list(user_names()))

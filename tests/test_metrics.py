@@ -49,7 +49,7 @@ def test_agreement_of_many_features_equals_the_naive_table_of_each():
     np.testing.assert_allclose(together, naive, rtol=1e-12)
 
 
-def test_agreement_ignores_scale_and_origin_but_not_a_rater_who_scores_higher():
+def test_agreement_ignores_scale_and_origin_but_not_an_offset_of_a_rater():
     same = intraclass_correlation(1e6 + 100.0 * PUBLISHED)
     np.testing.assert_allclose(same, intraclass_correlation(PUBLISHED))
     equal = np.repeat(PUBLISHED[:, :1], 3, axis=1)
@@ -58,7 +58,7 @@ def test_agreement_ignores_scale_and_origin_but_not_a_rater_who_scores_higher():
 
 
 @pytest.mark.parametrize("score", [1.0, 0.7])  # the mean of 0.7 is rounded
-def test_agreement_of_constant_scores_is_unknown(score):
+def test_agreement_of_constant_scores_is_nan(score):
     constant = np.full((6, 4), score)
     found = intraclass_correlation(np.stack([constant, PUBLISHED], axis=-1))
     assert np.isnan(found[0])
@@ -66,23 +66,23 @@ def test_agreement_of_constant_scores_is_unknown(score):
 
 
 @pytest.mark.parametrize("shape", [(6,), (1, 4), (6, 1)])
-def test_agreement_needs_two_subjects_and_two_raters(shape):
+def test_agreement_requires_two_subjects_and_two_raters(shape):
     with pytest.raises(InputError, match="n_subjects, n_raters"):
         intraclass_correlation(np.zeros(shape))
 
 
-def test_retrieval_counts_scans_that_find_their_subject(rng):
-    people = np.repeat(np.arange(20), 2)
-    rows = rng.normal(size=(20, 30))[people] + 0.1 * rng.normal(size=(40, 30))
-    assert retrieval_accuracy(rows, people) == 1.0
-    assert retrieval_accuracy(rng.normal(size=(40, 30)), people) < 0.2
+def test_retrieval_is_the_fraction_of_scans_whose_nearest_is_the_same_subject(rng):
+    subjects = np.repeat(np.arange(20), 2)
+    rows = rng.normal(size=(20, 30))[subjects] + 0.1 * rng.normal(size=(40, 30))
+    assert retrieval_accuracy(rows, subjects) == 1.0
+    assert retrieval_accuracy(rng.normal(size=(40, 30)), subjects) < 0.2
 
 
 def test_retrieval_holds_no_table_of_all_pairs(rng):
-    people = np.r_[np.repeat(np.arange(500), 2), np.arange(500, 1500)]
-    rows = rng.normal(size=(1500, 7))[people] + 0.5 * rng.normal(size=(2000, 7))
+    subjects = np.r_[np.repeat(np.arange(500), 2), np.arange(500, 1500)]
+    rows = rng.normal(size=(1500, 7))[subjects] + 0.5 * rng.normal(size=(2000, 7))
     tracemalloc.start()
-    found = retrieval_accuracy(rows, people)
+    found = retrieval_accuracy(rows, subjects)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 2000 * 2000 * 8 / 2
@@ -90,18 +90,18 @@ def test_retrieval_holds_no_table_of_all_pairs(rng):
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     is_right = []
     for row in range(1000):
-        likeness = unit @ unit[row]
-        likeness[row] = -1.0
-        is_right.append(people[likeness.argmax()] == people[row])
+        similarity = unit @ unit[row]
+        similarity[row] = -1.0
+        is_right.append(subjects[similarity.argmax()] == subjects[row])
     assert found == np.mean(is_right)
 
 
-def test_retrieval_is_of_those_who_can_be_found():
+def test_retrieval_counts_subjects_with_several_scans_only():
     rows = [[0.0, 1.0], [0.1, 1.0], [1.0, 0.0], [5.0, -9.0]]
     assert retrieval_accuracy(rows, ["a", "a", "b", "c"]) == 1.0
 
 
-def test_retrieval_does_not_see_features_that_all_scans_share(rng):
+def test_retrieval_ignores_constant_features(rng):
     features, subjects = rng.normal(size=(12, 2)), np.arange(12) // 2
     alone = retrieval_accuracy(features, subjects)
     shared = np.full((12, 300), 0.1)  # whose mean is rounded
@@ -109,7 +109,7 @@ def test_retrieval_does_not_see_features_that_all_scans_share(rng):
     assert retrieval_accuracy(np.hstack([features, shared]), subjects) == alone
 
 
-def test_retrieval_needs_a_repeat():
+def test_retrieval_requires_a_subject_with_two_scans():
     with pytest.raises(InputError, match="one with two rows, got none"):
         retrieval_accuracy(np.eye(3), ["a", "b", "c"])
     with pytest.raises(InputError, match="got 2 for shape"):
@@ -132,6 +132,19 @@ def test_icc_of_few_subjects_falls_below_its_limit_for_many():
     assert np.isnan(intraclass_correlation([[0.0, 1.0], [1.0, 0.0]]))
 
 
+def test_dice_equals_the_naive_one(rng):
+    truth, found = rng.integers(0, 4, (2, 7, 8, 9))
+    for label, score in zip(
+        (1, 2, 3), dice_scores(truth, found, [1, 2, 3]), strict=True
+    ):
+        true, predicted = (
+            {*map(tuple, np.argwhere(m == label))} for m in (truth, found)
+        )
+        naive = 2 * len(true & predicted) / (len(true) + len(predicted))
+        assert score == pytest.approx(naive)
+
+
+@pytest.mark.slow  # monai takes seconds to import
 def test_dice_equals_monai(rng):
     torch = pytest.importorskip("torch")
     monai = pytest.importorskip("monai.metrics")
@@ -144,7 +157,7 @@ def test_dice_equals_monai(rng):
     np.testing.assert_allclose(dice_scores(truth, found, [1, 2, 3]), theirs, rtol=1e-6)
 
 
-def test_dice_of_a_class_that_nobody_has_is_nan():
+def test_dice_of_a_class_in_neither_map_is_nan():
     scores = dice_scores([0, 1, 5], [0, 1, 0], [1, 3, 5])
     np.testing.assert_array_equal(scores, [1.0, np.nan, 0.0])
 
@@ -189,6 +202,7 @@ def test_hausdorff_distance_equals_the_naive_one(rng, percentile):
     np.testing.assert_array_equal(scores, back)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*always_return_as_numpy")  # monai's own call
 def test_hausdorff_distance_equals_monai(rng):
     torch = pytest.importorskip("torch")
@@ -221,7 +235,7 @@ def test_spacing_is_one_number_an_axis(spacing, got):
         hausdorff_distances(maps, maps, [1], spacing=spacing)
 
 
-def test_lesions_that_touch_are_one():
+def test_adjacent_voxels_are_one_lesion():
     truth = np.zeros((5, 6, 7), bool)
     truth[0, 0, 0] = truth[1, 1, 1] = True  # one, by a corner
     truth[4, 5, 6] = True
@@ -232,7 +246,7 @@ def test_lesions_that_touch_are_one():
     assert scores.f1 == pytest.approx(2 / 3)
 
 
-def test_lesions_that_nobody_has_or_finds():
+def test_scores_without_a_lesion_or_prediction():
     none, some = np.zeros((3, 4), bool), np.eye(3, 4, dtype=bool)
     assert np.isnan(score_lesions(none, none).f1)
     assert score_lesions(some, none).f1 == 0.0
@@ -247,6 +261,6 @@ def test_lesions_that_nobody_has_or_finds():
         lambda a, b: hausdorff_distances(a, b, [1], spacing=(1, 1)),
     ],
 )
-def test_label_maps_of_other_shapes_are_refused(score):
+def test_label_maps_of_different_shapes_are_refused(score):
     with pytest.raises(InputError, match="same shape"):
         score(np.ones((2, 3)), np.ones((3, 2)))

@@ -79,7 +79,7 @@ def run_bids(
     The same command again resumes. Sessions that fail are listed in
     OUTPUT_DIR/participant.failures.tsv, and the exit status is 1 then.
     """
-    from brainfeat.tables.derivatives import write_group_table
+    from brainfeat.tables.group_table import write_group_table
 
     set_verbosity(verbose)
     selection = BidsSelection(

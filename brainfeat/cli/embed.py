@@ -28,7 +28,6 @@ from brainfeat.cli.options import (
     DtypeOption,
     InputsArgument,
     JobsOption,
-    LayoutOption,
     MemoryOption,
     ModalityOption,
     OverwriteOption,
@@ -39,7 +38,6 @@ from brainfeat.cli.options import (
     VerboseOption,
 )
 from brainfeat.exceptions import InputError
-from brainfeat.tables.shards import Shard
 
 if TYPE_CHECKING:
     from brainfeat.embedding.clusters import Backend
@@ -47,6 +45,7 @@ if TYPE_CHECKING:
     from brainfeat.embedding.encoder_spec import EncoderSpec
     from brainfeat.embedding.subject_encoder import Pooling, SubjectEncoder
     from brainfeat.subjects.manifest import Manifest
+    from brainfeat.tables.merging import Shard
     from brainfeat.tables.runs import RunOptions, RunSummary
 
 
@@ -69,7 +68,6 @@ def embed(
     ] = None,
     overwrite: OverwriteOption = False,
     stop_on_first_error: StopOption = False,
-    layout: LayoutOption = "wide",
     shard: Annotated[
         str | None,
         typer.Option(metavar="I/N", help="Part I (from 1) of N; see brainfeat merge."),
@@ -84,6 +82,7 @@ def embed(
     The same command again resumes. Scans that fail are listed in
     OUT.failures.tsv, and the exit status is 1 then.
     """
+    from brainfeat.tables.merging import Shard
     from brainfeat.tables.runs import RunOptions
 
     set_verbosity(verbose)
@@ -105,7 +104,6 @@ def embed(
             cache=cache,
             overwrite=overwrite,
             stop_on_first_error=stop_on_first_error,
-            layout=layout,
         ),
         modalities=modality or (),
         shard=None if shard is None else Shard.parse(shard),
@@ -212,7 +210,7 @@ def embed_from_command_line(
     options: "RunOptions",
     *,
     modalities: Sequence[str],
-    shard: Shard | None = None,
+    shard: "Shard | None" = None,
 ) -> "RunSummary":
     """Embed scans into a table, and show how it goes.
 
@@ -249,7 +247,7 @@ def embed_from_command_line(
     from brainfeat.tables.formats import find_format
     from brainfeat.tables.provenance import describe_encoder
 
-    find_format(output, options.layout)
+    find_format(output)
     if options.overwrite and _is_among(inputs, output):
         raise InputError(f"{output}: is an input, too; choose another output name.")
     encoder = encoder_options.load()
@@ -291,7 +289,7 @@ def _is_among(inputs: Sequence[str], output: Path) -> bool:
     )
 
 
-def _take(manifest: "Manifest", shard: Shard) -> "Manifest":
+def _take(manifest: "Manifest", shard: "Shard") -> "Manifest":
     from brainfeat.subjects.manifest import Manifest
 
     first = shard.index == 1

@@ -11,7 +11,6 @@ __all__ = [
     "InputsArgument",
     "JobsOption",
     "LabelColumnOption",
-    "LayoutOption",
     "MemoryOption",
     "ModalityOption",
     "OverwriteOption",
@@ -100,10 +99,6 @@ BatchOption = Annotated[
 ]
 StopOption = Annotated[
     bool, typer.Option("--stop-on-first-error", help="Stop at the first bad scan.")
-]
-LayoutOption = Annotated[
-    Literal["wide", "list"],
-    typer.Option(help="Parquet: a column a feature, or one column of lists."),
 ]
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Replace an existing table.")

@@ -153,11 +153,10 @@ def _write_label_maps(
         output / "failures.tsv", failures, is_outdated=outdated_by(manifest.rows)
     )
     seconds = time.perf_counter() - start
-    lines = [
+    summary = (
         f"{counts['done']} done, {counts['skipped']} skipped, {len(failures)} failed "
-        f"in {seconds:.0f} s",
-        f"label maps: {output}",
-    ]
+        f"in {seconds:.0f} s\nlabel maps: {output}"
+    )
     if listed is not None:
-        lines.append(f"failures:   {listed}")
-    finish("\n".join(lines), failed=bool(failures))
+        summary += f"\nfailures:   {listed}"
+    finish(summary, failed=bool(failures))

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Generator
 from contextlib import closing
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
@@ -13,6 +12,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
+from brainfeat.checkpoint.sharing import check_fingerprint
 from brainfeat.embedding.cache import EmbeddingCache
 from brainfeat.embedding.clusters import active_workers
 from brainfeat.embedding.dense import (
@@ -27,23 +27,21 @@ from brainfeat.embedding.subject_encoder import Pooling, SubjectEncoder
 from brainfeat.embedding.tokens import stream_tokens
 from brainfeat.exceptions import (
     ConfigError,
-    InputError,
 )
 from brainfeat.models.threads import resolve_n_jobs
 from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.progress import track
-from brainfeat.subjects.contract import (
-    check_checkpoint_name,
-    check_modalities,
-    check_weights,
+from brainfeat.subjects.subject import Outcome
+from brainfeat.subjects.table import (
+    SubjectTable,
+    check_fitted_modalities,
+    check_modality,
     read_subjects,
     tag_images,
 )
-from brainfeat.subjects.subject import Outcome
-from brainfeat.subjects.table import SubjectTable, check_modality
 
 if TYPE_CHECKING:
-    from nilearn.reporting import HTMLReport
+    pass
 
 __all__ = ["BrainFoundEmbedder"]
 
@@ -334,61 +332,13 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         encoder = self._make_encoder()
         self._check_unchanged(encoder)
         table = read_subjects(X, encoder.checkpoint, self.modality)
-        check_modalities(self, self.modalities_, table.modalities)
+        check_fitted_modalities(self, self.modalities_, table.modalities)
         return encoder, table
 
-    def generate_report(
-        self,
-        X: Any = None,
-        y: Any = None,
-        *,
-        groups: Any = None,
-        site: Any = None,
-        confounds: Any = None,
-    ) -> "HTMLReport":
-        """Tell of subjects on a page: inputs, outliers, a map, and scores.
-
-        Parameters
-        ----------
-        X : list, Series, DataFrame, path-like or image, optional
-            As for `fit`; by default what `fit` was given.
-        y : array-like of shape (n_subjects,), optional
-            Two classes, which a linear probe is evaluated on.
-        groups : array-like of shape (n_subjects,), optional
-            Who was scanned, if some were scanned repeatedly.
-        site : array-like of shape (n_subjects,), optional
-            Where.
-        confounds : DataFrame, optional
-            What may explain ``y``, such as ``age`` and ``sex``, a row a subject; all
-            columns are regressed out.
-
-        Returns
-        -------
-        HTMLReport
-            As nilearn's estimators give one: it is shown in a notebook, and
-            ``save_as_html(path)`` writes it as one file.
-
-        Raises
-        ------
-        InputError
-            If `fit` had no ``X`` and none is given, lengths or the orders of indices
-            differ, or ``confounds`` is no DataFrame.
-        VolumeError
-            If a scan cannot be read.
-        """
-        check_is_fitted(self)
-        subjects = X if X is not None else getattr(self, "_fitted_on", None)
-        if subjects is None:
-            raise InputError(
-                "generate_report: expected X, as fit was given none; or the estimator "
-                "was pickled since."
-            )
-        # Pages are made a layer above, and only when one is asked for.
-        page = import_module("brainfeat.reporting.embedder_report")
-        report: HTMLReport = page.report_on_embedder(
-            self, subjects, y, groups=groups, site=site, confounds=confounds
-        )
-        return report
+    @property
+    def fitted_on(self) -> Any:
+        """Subjects that `fit` was given; None without any, or after unpickling."""
+        return getattr(self, "_fitted_on", None)
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
@@ -418,7 +368,6 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         return tags
 
     def _make_encoder(self) -> SubjectEncoder:
-        check_checkpoint_name(self.checkpoint)
         return self._spec().build()
 
     def _spec(self) -> EncoderSpec:
@@ -446,7 +395,7 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
 
     def _check_unchanged(self, encoder: SubjectEncoder) -> None:
         found = encoder.checkpoint.fingerprint
-        check_weights(self.checkpoint, self.checkpoint_fingerprint_, found)
+        check_fingerprint(self.checkpoint, self.checkpoint_fingerprint_, found)
         if _fingerprint(encoder.preprocessor) != self.preprocessing_fingerprint_:
             raise ConfigError("preprocessor: changed since fit; fit again.")
         if encoder.pooling != self._pooling:

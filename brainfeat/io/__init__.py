@@ -1,3 +1,3 @@
-"""Files: volumes, tables, JSON, fingerprints, atomic writes."""
+"""Files: volumes, tables, JSON, hashes, locks and atomic writes."""
 
 __all__: list[str] = []

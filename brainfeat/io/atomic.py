@@ -11,11 +11,12 @@ from pathlib import Path
 
 
 @contextmanager
-def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_write(path: str | os.PathLike[str], *, flush: bool = True) -> Iterator[Path]:
     """Give a temporary path that replaces ``path`` when the block ends.
 
     It lies in the same folder, which is created if needed, and keeps the suffixes. If
-    the block raises, it is removed and ``path`` stays as it was.
+    the block raises, it is removed and ``path`` stays as it was. Without ``flush``, the
+    file may be damaged if the machine crashes.
 
     Examples
     --------
@@ -39,8 +40,9 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     mode = partial.stat().st_mode
     try:
         yield partial
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
+        if flush:
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
         partial.chmod(mode)  # safetensors makes its files private
         partial.replace(target)
     except BaseException as error:

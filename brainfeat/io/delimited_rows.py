@@ -1,26 +1,86 @@
-"""Rows of CSV and TSV files, so that what is read is what was written."""
+"""CSV and TSV files: the one reader and writer, and the rules of missing values."""
 
-__all__ = ["read_value", "write_rows"]
+__all__ = ["DelimitedError", "read_records", "read_rows", "read_value", "write_rows"]
 
 import csv
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator
+from itertools import zip_longest
+from pathlib import Path
 from typing import TextIO
 
-# As pandas reads them.
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+# Those of pandas.
 _MISSING = {"", "n/a", "na", "nan", "none", "null", "#n/a"}
 
 
-def write_rows(file: TextIO, rows: Iterable[Iterable[object]], delimiter: str) -> None:
-    """Write rows, each on a line that ends in a line feed.
+class DelimitedError(ValueError):
+    """A file is no table, or is damaged; the message does not name it."""
 
-    Parameters
-    ----------
-    file : text file
-        Opened with ``newline=""``.
-    rows : iterable of iterables
-        Values of each row; drawn one by one.
-    delimiter : str
-        What lies between the values.
+
+def read_rows(
+    path: Path, delimiter: str, *, errors: str = "strict", strict: bool = False
+) -> Iterator[tuple[int, list[str]]]:
+    """Yield the line number and the cells of each row, the header first.
+
+    ``errors`` is what to do with bytes that are not UTF-8. If ``strict``, a quote that
+    is never closed raises `DelimitedError` instead of including the rest of the file,
+    and blanks after a delimiter are dropped.
+    """
+    with path.open(newline="", encoding="utf-8-sig", errors=errors) as file:
+        rows = csv.reader(
+            file, delimiter=delimiter, strict=strict, skipinitialspace=strict
+        )
+        try:
+            for row in rows:
+                yield rows.line_num, row
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise DelimitedError(str(error)) from error
+
+
+def read_value(text: str) -> str | None:
+    """Strip a cell, and return None for a missing value of BIDS, pandas or R.
+
+    Examples
+    --------
+    >>> read_value(" 71 "), read_value("n/a"), read_value("NA")
+    ('71', None, None)
+    """
+    stripped = text.strip()
+    return None if stripped.lower() in _MISSING else stripped
+
+
+def read_records(
+    path: Path,
+    *,
+    unique: Collection[str] = (),
+    convert: Callable[[str], str | None] = read_value,
+) -> tuple[list[str], dict[int, dict[str, str | None]]]:
+    """Read a table that a user wrote: its columns, and values by line and column.
+
+    Empty lines and columns without a name are dropped; missing values are None. Raises
+    `DelimitedError` if a column in ``unique`` occurs twice, or a row is longer than the
+    header.
+    """
+    rows = read_rows(path, _find_delimiter(path), strict=True)
+    names = [name.strip() for name in next(rows, (0, []))[1]]
+    for name, n_columns in Counter(filter(None, names)).items():
+        if n_columns > 1 and name in unique:
+            raise DelimitedError(f"{n_columns} columns are named {name}")
+    records = {}
+    for number, cells in rows:
+        if any(cells[len(names) :]):
+            raise DelimitedError(
+                f"line {number}: expected {len(names)} cells, got {len(cells)}"
+            )
+        if any(cells):
+            values = zip_longest(names, map(convert, cells[: len(names)]))
+            records[number] = {name: value for name, value in values if name}
+    return list(filter(None, names)), records
+
+
+def write_rows(file: TextIO, rows: Iterable[Iterable[object]], delimiter: str) -> None:
+    """Write rows that end in a line feed to a file opened with ``newline=""``.
 
     Examples
     --------
@@ -32,34 +92,19 @@ def write_rows(file: TextIO, rows: Iterable[Iterable[object]], delimiter: str) -
     csv.writer(_LineFeeds(file), delimiter=delimiter).writerows(rows)
 
 
-def read_value(text: str) -> str | None:
-    """Read a value of a table that others wrote.
-
-    Parameters
-    ----------
-    text : str
-        What lies between two delimiters.
-
-    Returns
-    -------
-    str or None
-        Without blanks around it; None for what BIDS, pandas or R write where there is
-        no value.
-
-    Examples
-    --------
-    >>> read_value(" 71 "), read_value("n/a"), read_value("NA")
-    ('71', None, None)
-    """
-    stripped = text.strip()
-    return None if stripped.lower() in _MISSING else stripped
+def _find_delimiter(path: Path) -> str:
+    delimiter = _DELIMITERS.get(path.suffix.lower(), "\t")
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        first = file.readline()
+    # Spreadsheets write semicolons where the comma is the decimal point.
+    return ";" if delimiter not in first and ";" in first else delimiter
 
 
 class _LineFeeds:
-    """Ends lines in a line feed alone.
+    r"""Replaces "\r\n" at the end of lines by "\n".
 
-    The writer ends them in both characters: until Python 3.13 it quotes a value with
-    one of them, such as the folder of a list from Windows, only if its lines do.
+    With lineterminator="\n", the writer of Python < 3.13 does not quote a value that
+    contains "\r".
     """
 
     def __init__(self, file: TextIO) -> None:

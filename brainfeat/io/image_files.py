@@ -1,4 +1,4 @@
-"""Image files as they are stored: the only place that opens NIfTI."""
+"""Image files as they are stored: the only module that opens NIfTI."""
 
 import os
 import stat
@@ -33,24 +33,15 @@ __all__ = [
 ImageSource = str | os.PathLike[str] | SpatialImage
 
 _GZIP_ERRORS: tuple[Any, ...] = (igzip.BadGzipFile, IsalError)
-_SKIPPED_AT_ONCE = 1 << 20
-# Header and voxels of these are one file.
-_WHOLE = (".nii", ".nii.gz", ".mgh", ".mgz")
+_SKIP_SIZE = 1 << 20  # bytes
+# Formats with header and voxels in one file.
+_SINGLE_FILE = (".nii", ".nii.gz", ".mgh", ".mgz")
 
 
 class StoredVoxels(NamedTuple):
-    """An array as stored, before slope and intercept.
+    """An array of the stored shape and type, before slope and intercept.
 
-    Attributes
-    ----------
-    name : str
-        What errors call the image.
-    raw : ndarray
-        Of the stored shape and data type.
-    affine : ndarray of shape (4, 4), or None
-        Voxel indices to scanner mm; unchecked.
-    slope, intercept : float
-        Scale of the stored values.
+    ``name`` is the name in errors; ``affine`` maps indices to scanner mm, unchecked.
     """
 
     name: str
@@ -63,37 +54,19 @@ class StoredVoxels(NamedTuple):
 def read_stored(
     source: ImageSource, *, memory_limit: int, n_volumes: int | None = None
 ) -> StoredVoxels:
-    """Read the voxels of an image, if its header promises what is expected.
+    """Read the voxels of any image that nibabel opens, after checks of its header.
 
-    Parameters
-    ----------
-    source : path-like or nibabel image
-        Any spatial image that nibabel opens.
-    memory_limit : int
-        Bytes that a file may need while it is read and prepared.
-    n_volumes : int, optional
-        1 if more than one 3D volume is refused.
-
-    Returns
-    -------
-    StoredVoxels
-        Real numbers of at least three axes.
-
-    Raises
-    ------
-    VolumeNotFoundError
-        If there is no such file.
-    VolumeError
-        If the header promises something else, or the file cannot be read.
+    A file may need at most ``memory_limit`` bytes while it is read and prepared. If
+    ``n_volumes`` is 1, more than one 3D volume is refused.
     """
     if isinstance(source, SpatialImage):
         name = source.get_filename() or "image in memory"
-        return _from_image(source, name, n_volumes)
+        return _read_image(source, name, n_volumes)
     path = existing_file(source)
     name = str(path)
     try:
         if name.lower().endswith((".nii", ".nii.gz")):
-            return _from_nifti(path, memory_limit, n_volumes)
+            return _read_nifti(path, memory_limit, n_volumes)
         image = nib.load(path)
         if not isinstance(image, SpatialImage):
             raise VolumeError("expected a spatial image, got a surface.")
@@ -104,106 +77,55 @@ def read_stored(
             memory_limit=memory_limit,
             is_compressed=True,
         )
-        return _from_image(image, name, n_volumes)
+        return _read_image(image, name, n_volumes)
     except (VolumeError, GeometryError) as error:
         raise type(error)(f"{name}: {str(error).removeprefix(f'{name}: ')}") from error
-    except Exception as error:  # whatever a damaged file makes a library raise
+    except Exception as error:  # damaged files raise almost anything
         raise VolumeError(f"{name}: {_reason(error)}") from error
 
 
 def open_image(source: str | os.PathLike[str]) -> Any:
-    """Open an image without its voxels.
-
-    Parameters
-    ----------
-    source : path-like
-        File.
-
-    Returns
-    -------
-    nibabel image
-        Its voxels are read when they are asked for.
-
-    Raises
-    ------
-    VolumeNotFoundError
-        If there is no such file.
-    VolumeError
-        If the file is no image.
-    """
+    """Open an image with nibabel, which reads its voxels on access."""
     path = existing_file(source)
     try:
         return nib.load(path)
-    except Exception as error:  # whatever a damaged file makes a library raise
+    except Exception as error:  # damaged files raise almost anything
         raise VolumeError(f"{path}: {_reason(error)}") from error
 
 
 def existing_file(source: str | os.PathLike[str]) -> Path:
-    """Check that a file is there.
-
-    Parameters
-    ----------
-    source : path-like
-        File; ``~`` is the home folder.
-
-    Returns
-    -------
-    Path
-        The file.
-
-    Raises
-    ------
-    VolumeNotFoundError
-        If there is no such file.
-    VolumeError
-        If it is a folder, a device or a pipe.
-    """
+    """Expand ``~``, and raise VolumeNotFoundError or VolumeError if it is no file."""
     path = expand_home(source)
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
         what = "a link to no file" if path.is_symlink() else "no such file"
         raise VolumeNotFoundError(f"{path}: {what}.") from None
-    except (OSError, ValueError) as error:  # a loop of links, a name with a zero byte
+    except (OSError, ValueError) as error:  # cyclic links, a name with a zero byte
         raise VolumeError(f"{path}: cannot be read ({brief_reason(error)}).") from error
     if stat.S_ISDIR(mode):
         raise VolumeError(f"{path}: expected an image file, got a folder.")
     if not stat.S_ISREG(mode):
-        # Opening a pipe would wait for ever.
+        # Opening a pipe would block.
         raise VolumeError(f"{path}: expected an image file, got a device or a pipe.")
     return path
 
 
 def files_of(source: str | os.PathLike[str]) -> list[Path]:
-    """Find all files of an image: header and voxels may lie apart, as in Analyze.
+    """Return all existing files of an image: Analyze keeps header and voxels apart.
 
-    Parameters
-    ----------
-    source : path-like
-        One of them.
-
-    Returns
-    -------
-    list of Path
-        Those that are there, by name; ``source`` alone if it is no image.
-
-    Raises
-    ------
-    VolumeNotFoundError
-        If there is no such file.
-    VolumeError
-        If it is a folder, a device or a pipe.
+    Returns ``source`` alone if it is no image.
     """
     path = existing_file(source)
-    if path.name.lower().endswith(_WHOLE):
+    if path.name.lower().endswith(_SINGLE_FILE):
         return [path]
     try:
         return sorted({path, *_files_of(open_image(path))})
-    except VolumeError:  # what reads it tells what is wrong
+    except VolumeError:  # reading it will report the error
         return [path]
 
 
-def _from_nifti(path: Path, memory_limit: int, n_volumes: int | None) -> StoredVoxels:
+def _read_nifti(path: Path, memory_limit: int, n_volumes: int | None) -> StoredVoxels:
     is_compressed = path.name.lower().endswith(".gz")
     with igzip.open(path, "rb") if is_compressed else path.open("rb") as file:
         layout = read_layout(file)
@@ -238,9 +160,9 @@ def _check_volumes(
 
 
 def _read_voxels(file: Any, layout: NiftiLayout) -> NDArray[Any]:
-    left = layout.n_skipped
-    while left > 0 and (skipped := file.read(min(left, _SKIPPED_AT_ONCE))):
-        left -= len(skipped)
+    n_left = layout.n_skipped
+    while n_left > 0 and (skipped := file.read(min(n_left, _SKIP_SIZE))):
+        n_left -= len(skipped)
     buffer = file.read(layout.n_bytes)
     if len(buffer) < layout.n_bytes:
         raise VolumeError(
@@ -259,15 +181,15 @@ def _files_of(image: Any) -> set[Path]:
     return {path for path in map(Path, names) if path.exists()}
 
 
-def _from_image(image: SpatialImage, name: str, n_volumes: int | None) -> StoredVoxels:
+def _read_image(image: SpatialImage, name: str, n_volumes: int | None) -> StoredVoxels:
     proxy: Any = image.dataobj
-    shape = tuple(map(int, image.shape))  # FreeSurfer's are of NumPy's integers
-    dtype = getattr(proxy, "dtype", image.get_data_dtype())  # MINC's proxies have none
+    shape = tuple(map(int, image.shape))  # numpy integers in FreeSurfer's
+    dtype = getattr(proxy, "dtype", image.get_data_dtype())  # missing in MINC's
     try:
         _check_volumes(shape, dtype, n_volumes)
     except VolumeError as error:
         raise VolumeError(f"{name}: {error}") from error
-    # Not of a class derived from it: AFNI's keeps a scale of each volume elsewhere.
+    # Not for subclasses: AFNI's has a scale per volume elsewhere.
     if type(proxy) is nib.arrayproxy.ArrayProxy:
         slope, intercept = float(proxy.slope), float(proxy.inter)
         raw = proxy.get_unscaled()
@@ -284,5 +206,5 @@ def _reason(error: Exception) -> str:
         return "permission denied."
     if isinstance(error, MemoryError):
         return "does not fit into memory."
-    # One line: nibabel's messages may carry line breaks.
+    # In one line: nibabel's messages may contain line breaks.
     return f"not a readable image ({' '.join(str(error).split())})."

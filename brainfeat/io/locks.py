@@ -3,6 +3,7 @@
 __all__ = ["FolderBusyError", "lock_folder", "release_folder", "release_lock"]
 
 import contextlib
+import shutil
 import sys
 from pathlib import Path
 
@@ -50,9 +51,11 @@ def lock_folder(folder: Path) -> BaseFileLock:
 
 
 def release_folder(folder: Path, lock: BaseFileLock) -> None:
-    """Delete a folder that this process holds, with the files in it."""
+    """Delete a folder that this process holds, with its contents."""
     for path in folder.iterdir():
-        if path.name != "lock":
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != "lock":
             path.unlink()
     # Last: without the lock file, the next process would own what it finds.
     release_lock(lock)

@@ -1,4 +1,4 @@
-"""Headers of NIfTI files, believed only as far as the file can bear them out."""
+"""NIfTI headers, checked against the size of their file."""
 
 __all__ = ["NiftiLayout", "check_size", "read_layout"]
 
@@ -13,30 +13,19 @@ from numpy.typing import NDArray
 from brainfeat.exceptions import VolumeError
 
 _HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
-# Deflate cannot shrink anything further, not even zeros.
-_LARGEST_COMPRESSION = 1032
-# Measured: float32 voxels, and copies of them while a volume is located, smoothed and
-# resampled.
+# Limit of deflate, reached for zeros.
+_MAX_COMPRESSION = 1032
+# Per voxel, measured: float32, with copies during alignment, smoothing and resampling.
 _WORKING_BYTES = 20
-# Extensions hold notes, not images.
-_LONGEST_EXTENSION = 1 << 26
+# Header extensions are short texts.
+_MAX_EXTENSION = 1 << 26  # bytes
 
 
 class NiftiLayout(NamedTuple):
-    """How the voxels of a file are stored, and where they are in the scanner.
+    """How the voxels of a file are stored.
 
-    Attributes
-    ----------
-    shape : tuple of int
-        Sizes of all axes.
-    dtype : numpy.dtype
-        Type of a stored voxel, in the file's byte order.
-    n_skipped : int
-        Bytes between the header and the voxels.
-    affine : ndarray of shape (4, 4)
-        Voxel indices to scanner mm; unchecked.
-    slope, intercept : float
-        Scale of the stored values.
+    ``n_skipped`` bytes lie between header and voxels. ``affine`` maps indices to
+    scanner mm, unchecked.
     """
 
     shape: tuple[int, ...]
@@ -53,23 +42,7 @@ class NiftiLayout(NamedTuple):
 
 
 def read_layout(file: BinaryIO) -> NiftiLayout:
-    """Read a header, and nothing after it.
-
-    Parameters
-    ----------
-    file : binary file
-        At its start; uncompressed.
-
-    Returns
-    -------
-    NiftiLayout
-        What it says.
-
-    Raises
-    ------
-    VolumeError
-        If it is no header, or says what no file can hold.
-    """
+    """Read the header at the start of an uncompressed file, and nothing after it."""
     start = file.read(4)
     if len(start) < 4:
         raise VolumeError("not a NIfTI file (no header).")
@@ -83,7 +56,7 @@ def read_layout(file: BinaryIO) -> NiftiLayout:
             return _parse(_HEADERS[size](block, check=True), size)
     except VolumeError:
         raise
-    except Exception as error:  # nibabel has no one type for a field it cannot read
+    except Exception as error:  # nibabel raises many types
         text = " ".join(str(error).split())
         reason = "".join(c if c.isprintable() else "?" for c in text)
         raise VolumeError(f"damaged NIfTI header ({reason}).") from error
@@ -97,36 +70,20 @@ def check_size(
     memory_limit: int,
     is_compressed: bool,
 ) -> None:
-    """Check that a file can hold its voxels, and the memory can as well.
+    """Raise VolumeError if a file is too small for its shape, or the memory is.
 
-    Parameters
-    ----------
-    shape : sequence of int
-        Sizes of all axes.
-    dtype : numpy.dtype
-        Type of a stored voxel.
-    n_bytes_on_disk : int
-        Size of the file.
-    memory_limit : int
-        Bytes that an image may need while it is read and prepared.
-    is_compressed : bool
-        Whether the file holds more bytes than its size says.
-
-    Raises
-    ------
-    VolumeError
-        If it is too small for what it claims, or too large to be read.
+    ``memory_limit`` is in bytes, for an image while it is read and prepared.
     """
     n_voxels = math.prod(shape)
     expected = n_voxels * dtype.itemsize
-    most = n_bytes_on_disk * (_LARGEST_COMPRESSION if is_compressed else 1)
-    if expected > most:
+    limit = n_bytes_on_disk * (_MAX_COMPRESSION if is_compressed else 1)
+    if expected > limit:
         raise VolumeError(
             f"expected {expected} bytes of data for shape {tuple(shape)}, "
             f"got a file of {n_bytes_on_disk}."
         )
     n_volumes = math.prod(shape[3:])
-    # One volume is worked on at a time; all of them are kept, as float32.
+    # One volume is processed at a time; all are kept, as float32 if there are several.
     kept = dtype.itemsize + (4 if n_volumes > 1 else 0)
     needed = n_voxels * kept + n_voxels // n_volumes * _WORKING_BYTES
     if needed > memory_limit:
@@ -141,9 +98,9 @@ def _parse(header: Any, size: int) -> NiftiLayout:
     shape = tuple(int(n) for n in header.get_data_shape())
     if not shape or min(shape) < 1:
         raise VolumeError(f"expected voxels, got shape {shape}.")
-    # Zero stands for the first place that is possible.
+    # Zero is the first possible offset.
     offset = float(header["vox_offset"]) or float(header.single_vox_offset)
-    if not size <= offset <= size + _LONGEST_EXTENSION:
+    if not size <= offset <= size + _MAX_EXTENSION:
         raise VolumeError(
             f"damaged NIfTI header (voxels start at byte {offset:g}, after a header "
             f"of {size})."

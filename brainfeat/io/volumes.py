@@ -1,4 +1,4 @@
-"""Volumes from images and back: the only place that writes NIfTI."""
+"""Volumes from images and back: the only module that writes NIfTI."""
 
 import os
 from pathlib import Path
@@ -27,15 +27,15 @@ __all__ = [
     "write_volume",
 ]
 
-# Bytes: half a millimetre of a whole head takes less than half of it.
+# Bytes; a whole head at 0.5 mm needs less than half of it.
 MEMORY_LIMIT = 4_000_000_000
 
-# Level 1 writes ten times faster than nibabel's default, for files 10 % larger.
+# Level 1 is ten times faster than nibabel's default, and files are 10 % larger.
 _GZIP_LEVEL = 1
-# Millimetres. What lies beyond is a header in other units, or a damaged one, and would
-# be smoothed for hours.
+# Millimetres. Other sizes come from a damaged header or other units, and smoothing
+# would take hours.
 _VOXEL_EDGES = (0.02, 100.0)
-_LABEL_ROUNDING = 1e-6  # of a label: how far from an integer a slope may bring it
+_LABEL_ROUNDING = 1e-6  # relative error of a label that a slope may cause
 
 
 def read_volume(source: ImageSource, *, memory_limit: int = MEMORY_LIMIT) -> Volume:
@@ -75,42 +75,21 @@ def read_volume(source: ImageSource, *, memory_limit: int = MEMORY_LIMIT) -> Vol
     (4, 5, 6)
     """
     stored = read_stored(source, memory_limit=memory_limit, n_volumes=1)
-    data = _scaled(_without_last_axes(stored.raw), stored)
-    # Most volumes need no closer look than at one voxel.
+    data = _rescale(_drop_last_axes(stored.raw), stored)
+    # One finite voxel is enough for most volumes.
     if not (np.isfinite(data[0, 0, 0]) or np.isfinite(data).any()):
         raise VolumeError(f"{stored.name}: expected intensities, got no finite value.")
     return Volume(data, _geometry(data, stored), _path_of(source))
 
 
 def read_labels(source: ImageSource) -> Volume:
-    """Read one 3D label map.
-
-    Parameters
-    ----------
-    source : path-like or nibabel image
-        As for :func:`read_volume`.
-
-    Returns
-    -------
-    Volume
-        Labels as int32.
-
-    Raises
-    ------
-    VolumeNotFoundError
-        If there is no such file.
-    VolumeError
-        If the file is no readable 3D image, or holds values that are not
-        integers to six digits, or do not fit in 32 bits.
-    GeometryError
-        If the affine does not place the voxels.
-    """
+    """Read one 3D label map as int32; VolumeError if values are not integers."""
     stored = read_stored(source, memory_limit=MEMORY_LIMIT, n_volumes=1)
-    values = _without_last_axes(stored.raw).astype(np.float64)
+    values = _drop_last_axes(stored.raw).astype(np.float64)
     values = values * stored.slope + stored.intercept
     nearest = np.rint(np.nan_to_num(values))
-    # A mask that was stored as bytes and a slope comes back as 1.00000006.
-    # Relative, since an ADC map in m2/s is no label map of zeros.
+    # A mask stored as bytes with a slope is read as 1.00000006. The error is relative:
+    # an ADC map in m2/s is no label map of zeros.
     stray = values[~(np.abs(values - nearest) <= _LABEL_ROUNDING * np.abs(nearest))]
     if stray.size:
         raise VolumeError(f"{stored.name}: expected integer labels, got {stray[0]:g}.")
@@ -125,32 +104,16 @@ def read_labels(source: ImageSource) -> Volume:
 
 
 def split_volumes(source: ImageSource) -> tuple[ImageSource, ...]:
-    """Split a 4D image into its volumes.
+    """Split a 4D image into its volumes, as images in memory.
 
-    Parameters
-    ----------
-    source : path-like or nibabel image
-        As for :func:`read_volume`, with any number of volumes.
-
-    Returns
-    -------
-    tuple of path-like or nibabel image
-        The volumes in order as images in memory; ``source`` itself if it holds
-        one volume.
-
-    Raises
-    ------
-    VolumeNotFoundError
-        If there is no such file.
-    VolumeError
-        If the file is no readable image, or has neither three nor four axes.
+    Returns ``source`` itself if it holds one volume.
     """
     stored = read_stored(source, memory_limit=MEMORY_LIMIT)
     if stored.raw.ndim < 4 or stored.raw.shape[3:] == (1,):
         return (source,)
     volumes = []
     for index in range(stored.raw.shape[3]):
-        data = _scaled(stored.raw[..., index], stored)
+        data = _rescale(stored.raw[..., index], stored)
         volumes.append(to_image(Volume(data, _geometry(data, stored))))
     return tuple(volumes)
 
@@ -181,46 +144,17 @@ def write_volume(volume: Volume, path: str | os.PathLike[str]) -> Path:
 
 
 def write_image(image: nib.Nifti1Image, path: str | os.PathLike[str]) -> Path:
-    """Write a NIfTI image with its header, whole or not at all.
-
-    Parameters
-    ----------
-    image : nibabel.Nifti1Image
-        Image in memory.
-    path : path-like
-        As for :func:`write_volume`.
-
-    Returns
-    -------
-    Path
-        The file that was written.
-
-    Raises
-    ------
-    VolumeError
-        If the suffix is another one, or integers do not fit in 32 bits.
-    """
+    """Write a NIfTI image with its header, as `write_volume`."""
     target = expand_home(path)
     with atomic_write(target) as partial:
         if target.name.endswith(".nii.gz"):
-            # A fixed time stamp: the same volume gives the same bytes.
-            with (
-                partial.open("wb") as raw,
-                igzip.IGzipFile(
-                    filename="",
-                    fileobj=raw,
-                    mode="wb",
-                    compresslevel=_GZIP_LEVEL,
-                    mtime=0,
-                ) as file,
-            ):
-                file.write(image.to_bytes())
+            _write_gzip(partial, image.to_bytes())
         elif target.suffix == ".nii":
             nib.save(image, partial)
         elif target.suffix == ".mgz":
             data = np.asanyarray(image.dataobj)
             if data.dtype in {np.dtype(np.int8), np.dtype(np.uint32)}:
-                data = _as_int32(data)  # the format has neither
+                data = _as_int32(data)  # MGH has neither
             nib.save(nib.MGHImage(data, image.affine), partial)
         else:
             raise VolumeError(
@@ -230,27 +164,12 @@ def write_image(image: nib.Nifti1Image, path: str | os.PathLike[str]) -> Path:
 
 
 def to_image(volume: Volume) -> nib.Nifti1Image:
-    """Wrap a volume as a NIfTI image in millimetres.
-
-    Parameters
-    ----------
-    volume : Volume
-        As for :func:`write_volume`.
-
-    Returns
-    -------
-    nibabel.Nifti1Image
-        Image with sform and qform set to the volume's affine.
-
-    Raises
-    ------
-    VolumeError
-        If 64-bit integers do not fit in 32 bits.
-    """
+    """Wrap a volume as a NIfTI image in mm, with sform and qform set to its affine."""
     image = nib.Nifti1Image(_storable(volume.data), volume.geometry.affine)
     image.header.set_xyzt_units("mm", "sec")
     image.set_sform(volume.geometry.affine, code="scanner")
-    # A qform cannot hold shears: the nearest rotation is stored, the sform rules.
+    # A qform cannot hold shears: it stores the nearest rotation. Readers prefer the
+    # sform.
     image.set_qform(volume.geometry.affine, code="scanner", strip_shears=True)
     return image
 
@@ -258,24 +177,8 @@ def to_image(volume: Volume) -> nib.Nifti1Image:
 def to_image_like(data: NDArray[Any], source: ImageSource) -> nib.Nifti1Image:
     """Wrap an array as a NIfTI image on the grid of another image.
 
-    Parameters
-    ----------
-    data : ndarray of shape (size_i, size_j, size_k) or (size_i, size_j, size_k, n)
-        New values.
-    source : path-like or nibabel image
-        Whose affine, units and codes are kept; trailing axes of one, too.
-
-    Returns
-    -------
-    nibabel.Nifti1Image
-        Of the data type of ``data``.
-
-    Raises
-    ------
-    VolumeNotFoundError
-        If there is no such file.
-    VolumeError
-        If the file is no image.
+    ``data`` may have a fourth axis. Affine, units, codes and trailing axes of length
+    one are those of ``source``.
     """
     like = source if isinstance(source, SpatialImage) else open_image(source)
     if data.ndim == 3:
@@ -294,11 +197,21 @@ def to_image_like(data: NDArray[Any], source: ImageSource) -> nib.Nifti1Image:
     return image
 
 
-def _without_last_axes(raw: NDArray[Any]) -> NDArray[Any]:
+def _write_gzip(path: Path, content: bytes) -> None:
+    # A fixed time stamp: the same volume gives the same bytes.
+    options = {"filename": "", "compresslevel": _GZIP_LEVEL, "mtime": 0}
+    with (
+        path.open("wb") as raw,
+        igzip.IGzipFile(fileobj=raw, mode="wb", **options) as file,
+    ):
+        file.write(content)
+
+
+def _drop_last_axes(raw: NDArray[Any]) -> NDArray[Any]:
     return raw.reshape(raw.shape[:3], order="F")
 
 
-def _scaled(raw: NDArray[Any], stored: StoredVoxels) -> NDArray[np.float32]:
+def _rescale(raw: NDArray[Any], stored: StoredVoxels) -> NDArray[np.float32]:
     data = raw.astype(np.float32)
     if stored.slope != 1.0 or stored.intercept != 0.0:
         data = data * np.float32(stored.slope) + np.float32(stored.intercept)

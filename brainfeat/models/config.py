@@ -56,44 +56,44 @@ class EncoderConfig:
     patch_size : int
         Edge of a square patch in pixels.
     image_size : tuple of int (H, W)
-        Pixels of the images that the stored position embeddings cover; other
-        sizes are reached by interpolation.
+        Pixels of the images that the stored position embeddings cover; they are
+        interpolated for other sizes.
     embed_dim, depth, num_heads : int
-        Length of a token, number of blocks, attention heads a block.
+        Length of a token, number of blocks, attention heads of a block.
     mlp_ratio : float
         Nominal hidden length of the feed-forward layers over ``embed_dim``.
     ffn : {"mlp", "swiglu"}
         Kind of feed-forward layer.
     num_register_tokens : int
-        Extra tokens that hold no place in the image.
+        Extra tokens without a position in the image.
     position_mode : {"bicubic", "antialiased"}
-        How position embeddings are interpolated.
+        Interpolation of the position embeddings.
     stem : {"linear", "hierarchical"}
         How pixels become a token: DINOv2's one linear map, or a small network for
-        each modality that never looks beyond the patch.
+        each modality, within the patch.
     slab_positions : int
-        Learned embeddings along the slab axis, between which a slab's own is
-        interpolated; 0 is none, as in DINOv2.
+        Number of learned embeddings along the slab axis, which are interpolated for
+        each slab; 0 for none, as in DINOv2.
     slab_mixing : tuple of int
         Blocks that are followed by a `SlabMixing` layer, counted from 0.
     background : {"kept", "skipped"}
         Whether patches without foreground are encoded like all others, as in DINOv2,
-        or left out, with those of less than a tenth: they are then no keys of
-        attention, slab mixing sees zeros in their place, and their tokens are zero.
+        or skipped, with those of less than a tenth: then attention ignores them, slab
+        mixing sees zeros, and their tokens are zero.
     layer_scale : float
         Initial factor of the residual branches.
     drop_path : float
-        Share of samples that skip the last block's branches in training; it
-        grows linearly from 0 at the first block. In DINOv2's own training it is the
-        same in all blocks.
+        Fraction of samples that skip the last block's branches in training; it
+        grows linearly from 0 at the first block. DINOv2 was trained with the same
+        rate in all blocks.
     tissues : tuple of str
-        Tissues and structures whose share of a patch the encoder can read from its
-        token; pretraining on known anatomy sets them.
+        Tissues and structures whose fraction of a patch the encoder estimates from
+        its token; set by pretraining on known anatomy.
 
     Raises
     ------
     ConfigError
-        If a value is of the wrong type or impossible.
+        If a value is of the wrong type or invalid.
     """
 
     modalities: UniqueNames = ("T1w", "T2w", "FLAIR")
@@ -125,7 +125,7 @@ class EncoderConfig:
         Parameters
         ----------
         name : {"tiny", "small", "base", "large", "giant"}
-            ``"tiny"`` is made for 2 mm brains; the others are DINOv2's sizes.
+            ``"tiny"`` is made for brains at 2 mm; the others are DINOv2's sizes.
         **changes : object
             Fields that replace the preset's.
 
@@ -137,7 +137,7 @@ class EncoderConfig:
         Raises
         ------
         ConfigError
-            If the preset or a field does not exist, or a value is impossible.
+            If the preset or a field does not exist, or a value is invalid.
         """
         if name not in _PRESETS:
             raise ConfigError(
@@ -162,27 +162,26 @@ class EncoderConfig:
         Raises
         ------
         ConfigError
-            If a key is unknown or a value impossible.
+            If a key is unknown or a value invalid.
         """
         config: Self = from_plain(cls, values)
         return config
 
     def count_foreground(self, fractions: _Fractions) -> _Fractions:
-        """Count patches that hold a trace of foreground as those that hold none.
+        """Zero the foreground fractions of patches that are skipped.
 
         Parameters
         ----------
         fractions : float32 ndarray or Tensor
-            Share of each patch that is foreground.
+            Fraction of each patch that is foreground.
 
         Returns
         -------
         float32 ndarray or Tensor
-            The same, 0 for patches that are left out; unless background is skipped,
-            as it was.
+            Zero for skipped patches; unchanged unless background is skipped.
         """
-        least = _LEAST_FRACTION if self.background == "skipped" else 0.0
-        return fractions * (fractions >= least)
+        minimum = _MIN_FRACTION if self.background == "skipped" else 0.0
+        return fractions * (fractions >= minimum)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON values.
@@ -190,7 +189,7 @@ class EncoderConfig:
         Returns
         -------
         dict
-            What `from_dict` reads.
+            Values for `from_dict`.
         """
         values: dict[str, Any] = to_plain(self)
         return values
@@ -207,9 +206,9 @@ class EncoderConfig:
         return height // self.patch_size, width // self.patch_size
 
 
-# Around a brain many patches hold a trace of it, and what lies 5 mm around it: they
-# would cost as much as any, and count for as little in the mean as there is in them.
-_LEAST_FRACTION = 0.1
+# Many patches around a brain contain a trace of foreground: they cost as much as any
+# other, and have little weight in the mean.
+_MIN_FRACTION = 0.1
 
 
 def _relations(config: EncoderConfig) -> Iterator[Relation]:

@@ -1,4 +1,4 @@
-"""From tokens and voxels to a score of each class in each voxel."""
+"""Decode tokens and voxels into the logits of each class."""
 
 __all__ = ["DecoderConfig", "SegmentationDecoder"]
 
@@ -21,23 +21,23 @@ class DecoderConfig:
     Parameters
     ----------
     n_classes : int
-        Classes, the background among them.
+        Classes, including the background.
     n_modalities : int
         Modalities of the voxels.
     embed_dim : int
         Length of the encoder's tokens.
     n_depths : int
-        Blocks of the encoder whose tokens are used.
+        Number of encoder blocks whose tokens are used.
     upsampling : int
         Voxels of the labels along an edge of a voxel of the encoder's grid.
     width : int
-        Channels of fine voxels; there are twice as many on the encoder's grid, and
-        four times on half of it.
+        Channels of fine voxels; twice as many on the encoder's grid, four times on
+        half of it.
 
     Raises
     ------
     ConfigError
-        If a size is not a positive integer, or there is one class only.
+        If a size is not a positive integer, or there is only one class.
     """
 
     n_classes: Annotated[int, Rule(">= 2", lambda value: value >= 2)]
@@ -67,21 +67,19 @@ class DecoderConfig:
         Raises
         ------
         ConfigError
-            If a key is unknown or missing, or a value impossible.
+            If a key is unknown or missing, or a value invalid.
         """
         config: Self = from_plain(cls, values, complete=True)
         return config
 
 
 class SegmentationDecoder(nn.Module):
-    """A light, three-dimensional decoder on an encoder's tokens.
+    """A light three-dimensional decoder on an encoder's tokens.
 
-    Tokens say what a place is, voxels where its border runs. Fine voxels are seen once
-    as they are, then on the encoder's grid and on half of it, where tokens of several
-    depths are added and convolutions join neighbouring slabs; a small network at each
-    fine voxel joins what was seen. Its scores correct a prior, which says how often a
-    class is found at a place: small structures would take long to be told from what
-    is around them otherwise.
+    A small U-Net over the voxels: at the finest level, on the encoder's grid, and on
+    half of it, where the tokens of several depths are added. Tokens carry the context,
+    voxels the borders. Its output corrects a prior, the frequency of each class at each
+    voxel, which speeds up the training of small structures.
 
     Parameters
     ----------
@@ -95,13 +93,13 @@ class SegmentationDecoder(nn.Module):
         width, factor = config.width, config.upsampling
         self.fine = nn.Conv3d(config.n_modalities, width, 3, padding=1)
         self.modality_embed = nn.Parameter(torch.zeros(config.n_modalities, width))
-        # One channel more: where the encoder's grid holds brain.
-        n_places = config.n_classes + 1
+        # One more channel for the foreground of the encoder's grid.
+        n_prior = config.n_classes + 1
         self.middle = nn.Sequential(
             nn.Conv3d(width, 2 * width, 3, padding=1),
             _ConvBlock(2 * width),
         )
-        self.places = nn.Conv3d(n_places, 2 * width, 1)
+        self.places = nn.Conv3d(n_prior, 2 * width, 1)
         self.merge = nn.Conv3d(width, width, factor, stride=factor)
         self.coarse = nn.Conv3d(2 * width, 4 * width, 3, stride=2, padding=1)
         self.tokens = nn.Linear(config.n_depths * config.embed_dim, 4 * width)
@@ -112,7 +110,7 @@ class SegmentationDecoder(nn.Module):
         self.from_voxels = nn.Conv3d(width + config.n_modalities, width, 1)
         self.hidden = nn.Conv3d(width, width, 1)
         self.head = nn.Conv3d(width, config.n_classes, 1)
-        # The prior is right until something better is learnt.
+        # Start close to the prior.
         with torch.no_grad():
             for parameter in self.head.parameters():
                 parameter.mul_(0.1)
@@ -126,20 +124,20 @@ class SegmentationDecoder(nn.Module):
         *,
         present: Tensor | None = None,
     ) -> Tensor:
-        """Score the classes of each voxel.
+        """Compute the logits of each voxel.
 
         Parameters
         ----------
         voxels : Tensor of shape (B, M, n_slices * u, H * u, W * u)
-            Standard scores of the modalities; u is the upsampling.
+            Z-scores of the modalities; u is the upsampling.
         foreground : Tensor of shape (B, 1, n_slices, H, W)
             Brain on the encoder's grid, from 0 to 1.
         tokens : sequence of Tensor of shape (B, S, h, w, D)
             Patch tokens of each depth, of the same slices.
         log_prior : Tensor of shape (B, K, n_slices, H, W)
-            Logarithm of how often each class is found at each place.
+            Logarithm of the frequency of each class at each voxel.
         present : bool Tensor of shape (B, M), optional
-            Which modalities a subject has; voxels of the others are ignored.
+            Modalities of each subject; voxels of the others are ignored.
 
         Returns
         -------
@@ -160,8 +158,8 @@ class SegmentationDecoder(nn.Module):
             absent = (~present).to(fine.dtype) @ self.modality_embed  # B width
             fine = fine + absent[:, :, None, None, None]
         fine = F.relu_(fine)
-        places = _channels_last(torch.cat([foreground, log_prior], 1))
-        x = self.middle(self.merge(fine)) + self.places(places)
+        prior = _channels_last(torch.cat([foreground, log_prior], 1))
+        x = self.middle(self.merge(fine)) + self.places(prior)
         y = self.coarse(x)
         patches = self.tokens(torch.cat([*tokens], -1))  # B S h w 4*width
         y = self.context(y + _resized(patches.permute(0, 4, 1, 2, 3), y))
@@ -190,21 +188,15 @@ class SegmentationDecoder(nn.Module):
 
 
 class _ChannelNorm(nn.LayerNorm):
-    """Layer norm over the channels of (B, C, D, H, W): alike in crops and wholes."""
+    """Layer norm over the channels of (B, C, D, H, W), independent of the crop."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise each voxel by itself."""
+        """Normalise each voxel on its own."""
         return super().forward(x.permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
 
 
 class _ConvBlock(nn.Module):
-    """Norm, ReLU and a convolution, added to what came in.
-
-    Parameters
-    ----------
-    width : int
-        Channels.
-    """
+    """A residual block: norm, ReLU and a convolution."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from brainfeat.exceptions import InputError
 from brainfeat.models.config import EncoderConfig
+from brainfeat.models.inputs import check_inputs
 from brainfeat.models.layers import (
     NORM_EPS,
     Block,
@@ -24,7 +25,7 @@ from brainfeat.models.stem import HierarchicalStem
 
 _TOKENS_IN_CACHE = 1280
 
-# Patches of dense tokens (B, S, h, w), or where packed tokens lie.
+# Shape of dense patch tokens (B, S, h, w), or the packing of the foreground.
 _Layout = tuple[int, int, int, int] | Packing
 
 
@@ -34,9 +35,9 @@ class EncoderOutput(NamedTuple):
     Attributes
     ----------
     cls_token : Tensor of shape (B, S, D)
-        One class token a slab.
+        Class token of each slab.
     patch_tokens : Tensor of shape (B, S, h, w, D)
-        One token a patch, as they lie in the slab.
+        Token of each patch, on the grid of the slab.
     """
 
     cls_token: Tensor
@@ -46,15 +47,14 @@ class EncoderOutput(NamedTuple):
 class SlabEncoder(nn.Module):
     """DINOv2's vision transformer [1]_ over slabs of several modalities.
 
-    Channel ``m * thickness + s`` of a slab is slice ``s`` of modality ``m``, so
-    that one patch embedding over all channels is the sum of one per modality.
-    Each modality adds a learned vector to every patch token: ``modality_embed``
-    where it is present, ``absent_embed`` in place of its pixels where it is not.
-    With three channels and one slab this is DINOv2 itself. Registers follow [2]_.
-    What DINOv2 has not is off by default: slab mixing, embeddings of a slab's place
-    along the slab axis, the hierarchical stem, leaving out the background, and
-    ``anatomy``, the linear map from a patch token to the share of each tissue in the
-    patch, which `forward` does not need.
+    Channel ``m * thickness + s`` of a slab is slice ``s`` of modality ``m``, so that
+    one patch embedding over all channels is the sum of one per modality. Each
+    modality adds a learned vector to every patch token: ``modality_embed`` where it
+    is present, ``absent_embed`` in place of its pixels where it is missing. With
+    three channels and one slab this is DINOv2 itself. Registers follow [2]_.
+    Extensions of DINOv2 are off by default: slab mixing, slab position embeddings,
+    the hierarchical stem, skipping the background, and ``anatomy``, a linear map from
+    a patch token to the fraction of each tissue, which `forward` does not use.
 
     Parameters
     ----------
@@ -112,17 +112,17 @@ class SlabEncoder(nn.Module):
         slabs : Tensor of shape (B, S, C, H, W)
             Normalised pixels; H and W are multiples of the patch size.
         present : bool Tensor of shape (B, n_modalities), optional
-            Which modalities a subject has; all of them if not given. Pixels of
-            an absent modality are ignored.
+            Modalities of each subject; all by default. Pixels of a missing modality are
+            ignored.
         masks : bool Tensor of shape (B, S, h, w), optional
             Patches that the mask token replaces.
         positions : Tensor of shape (B, S), optional
-            Place of each slab along the slab axis, from 0 to 1; by default the slabs
-            fill the axis evenly.
+            Position of each slab along the slab axis, from 0 to 1; by default the slabs
+            are evenly spaced.
         foreground : bool Tensor of shape (B, S, h, w), optional
-            Patches that hold brain; all of them if not given. What is not among them
-            is left out if the configuration says ``background="skipped"``, and so
-            are slabs without any: their tokens are zero. Else it changes nothing.
+            Patches that contain brain; all by default. With ``background="skipped"``,
+            other patches, and slabs without foreground, are left out and their tokens
+            are zero. Otherwise it has no effect.
 
         Returns
         -------
@@ -147,7 +147,7 @@ class SlabEncoder(nn.Module):
         present: Tensor | None = None,
         foreground: Tensor | None = None,
     ) -> list[EncoderOutput]:
-        """Encode slabs and return the tokens that leave some of the blocks.
+        """Encode slabs and return the output of some of the blocks.
 
         Parameters
         ----------
@@ -156,14 +156,14 @@ class SlabEncoder(nn.Module):
         blocks : sequence of int
             Indices of blocks, counted from 0; negative ones from the end.
         present : bool Tensor of shape (B, n_modalities), optional
-            Which modalities a subject has.
+            Modalities of each subject.
         foreground : bool Tensor of shape (B, S, h, w), optional
-            Patches that hold brain, as for `forward`.
+            Patches that contain brain, as for `forward`.
 
         Returns
         -------
         list of EncoderOutput
-            One for each entry of ``blocks``, in that order, after the final norm.
+            Tokens after the final norm, in the order of ``blocks``.
 
         Raises
         ------
@@ -172,35 +172,37 @@ class SlabEncoder(nn.Module):
         """
         depth = len(self.blocks)
         if not all(-depth <= index < depth for index in blocks):
-            raise InputError(f"blocks {tuple(blocks)} are not all in 0..{depth - 1}.")
+            raise InputError(
+                f"blocks: expected indices below {depth}, got {tuple(blocks)}."
+            )
         wanted = [index % depth for index in blocks]
         x, layout = self._embed(slabs, present, foreground=foreground)
-        found: dict[int, EncoderOutput] = {}
+        outputs: dict[int, EncoderOutput] = {}
         for index in range(max(wanted, default=-1) + 1):
             x = self._run_block(index, x, layout)
             if index in wanted:
-                found[index] = self._output(x, layout)
-        return [found[index] for index in wanted]
+                outputs[index] = self._output(x, layout)
+        return [outputs[index] for index in wanted]
 
     def set_activation_checkpointing(self, enabled: bool) -> None:
-        """Trade time for memory: recompute blocks in the backward pass.
+        """Recompute blocks in the backward pass, to save memory.
 
         Parameters
         ----------
         enabled : bool
-            Whether blocks forget their activations while training.
+            Whether blocks discard their activations while training.
         """
         self.activation_checkpointing = enabled
 
     def _init_weights(self) -> None:
-        if self.cls_token.is_meta:  # nothing to fill, and a second to find that out
+        if self.cls_token.is_meta:  # initialising meta tensors takes a second
             return
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
-        # Standard scores are far louder than positions otherwise, and what a random
-        # or young encoder sees is then mostly the interpolation of a scan.
+        # Otherwise z-scored pixels dominate the positions, and a random or barely
+        # trained encoder mostly encodes the interpolation of a scan.
         if isinstance(self.patch_embed, HierarchicalStem):
             self.patch_embed.reset_parameters()
         else:
@@ -222,9 +224,15 @@ class SlabEncoder(nn.Module):
         positions: Tensor | None = None,
         foreground: Tensor | None = None,
     ) -> tuple[Tensor, _Layout]:
-        """Return all tokens, and how they lie: (BS, N, D), or (T, D) if packed."""
-        grid = self._check_shapes(slabs, present, masks, positions)
-        _check_flags("foreground", foreground, grid)
+        """Return all tokens and their layout: (BS, N, D), or (T, D) if packed."""
+        grid = check_inputs(
+            self.config,
+            slabs,
+            present=present,
+            masks=masks,
+            positions=positions,
+            foreground=foreground,
+        )
         if foreground is not None and self.config.background == "skipped":
             packing = Packing.of(foreground, 1 + self.config.num_register_tokens)
             x = self._embed_packed(slabs, present, masks, positions, packing)
@@ -263,9 +271,9 @@ class SlabEncoder(nn.Module):
         prefix = self._prefix_tokens().to(patches.dtype)
         prefix = prefix.expand(len(packing.slabs), -1, -1)
         if self.config.slab_positions:
-            places = self._slab_positions(grid, positions)  # BS 1 D
-            prefix = prefix + places[packing.slabs]
-            patches = patches + places[row * grid[1] + slab, 0]
+            embeddings = self._slab_positions(grid, positions)  # BS 1 D
+            prefix = prefix + embeddings[packing.slabs]
+            patches = patches + embeddings[row * grid[1] + slab, 0]
         return packing.pack(prefix, patches)
 
     def _embed_images(self, pixels: Tensor, present: Tensor | None) -> Tensor:
@@ -275,7 +283,7 @@ class SlabEncoder(nn.Module):
         if present is not None:
             has = present[..., None]  # n M 1
             keep = has.repeat_interleave(self.config.thickness, 1)  # n C 1
-            # Not a product: what stands for a missing modality may be NaN.
+            # Not a product: pixels of a missing modality may be NaN.
             pixels = pixels.masked_fill(~keep[..., None], 0.0)
             vectors = torch.where(has, self.modality_embed, self.absent_embed)
             modality_vector = vectors.sum(1)[:, None, None]  # n 1 1 D
@@ -290,34 +298,6 @@ class SlabEncoder(nn.Module):
         mask_token = self.mask_token.to(patches.dtype)
         return torch.where(masks[..., None], mask_token, patches)
 
-    def _check_shapes(
-        self,
-        slabs: Tensor,
-        present: Tensor | None,
-        masks: Tensor | None,
-        positions: Tensor | None,
-    ) -> tuple[int, int, int, int]:
-        patch, n_channels = self.config.patch_size, self.config.in_channels
-        if slabs.ndim != 5 or slabs.shape[2] != n_channels:
-            raise InputError(
-                f"slabs: expected shape (B, S, {n_channels}, H, W), "
-                f"got {tuple(slabs.shape)}."
-            )
-        n_rows, n_slabs, _, height, width = slabs.shape
-        if height % patch or width % patch:
-            raise InputError(
-                f"slabs: height and width must be multiples of the patch size "
-                f"{patch}, got {(height, width)}."
-            )
-        grid = (n_rows, n_slabs, height // patch, width // patch)
-        _check_flags("present", present, (n_rows, len(self.config.modalities)))
-        _check_flags("masks", masks, grid)
-        if positions is not None and positions.shape != grid[:2]:
-            raise InputError(
-                f"positions: expected shape {grid[:2]}, got {tuple(positions.shape)}."
-            )
-        return grid
-
     def _patch_positions(self, grid: tuple[int, int, int, int]) -> Tensor:
         stored = self.pos_embed[0, 1:].reshape(*self.config.grid_size, -1)
         return interpolate_positions(stored, grid[2:], self.config.position_mode)
@@ -325,13 +305,13 @@ class SlabEncoder(nn.Module):
     def _slab_positions(
         self, grid: tuple[int, int, int, int], positions: Tensor | None
     ) -> Tensor:
-        """Return one embedding a slab, of shape (BS, 1, D)."""
+        """Return the position embedding of each slab, of shape (BS, 1, D)."""
         n_rows, n_slabs = grid[:2]
         if positions is None:
-            places = torch.arange(n_slabs, device=self.slab_embed.device) + 0.5
-            positions = (places / n_slabs).expand(n_rows, -1)
-        places = interpolate_slab_positions(self.slab_embed, positions.flatten())
-        return places.to(self.slab_embed.dtype)[:, None]
+            centers = torch.arange(n_slabs, device=self.slab_embed.device) + 0.5
+            positions = (centers / n_slabs).expand(n_rows, -1)
+        embeddings = interpolate_slab_positions(self.slab_embed, positions.flatten())
+        return embeddings.to(self.slab_embed.dtype)[:, None]
 
     def _prefix_tokens(self) -> Tensor:
         """Return class and register tokens, of shape (1, 1 + R, D)."""
@@ -348,8 +328,8 @@ class SlabEncoder(nn.Module):
         elif isinstance(layout, Packing) or torch.is_grad_enabled() or x.is_cuda:
             x = block(x, packing)
         else:
-            # A few slabs at a time stay in the caches of a CPU; never of two subjects,
-            # since a product's rounding may depend on the number of its rows.
+            # A few slabs at a time fit in the CPU's caches; never of two subjects,
+            # since a product's rounding may depend on its number of rows.
             n_slabs = max(1, _TOKENS_IN_CACHE // x.shape[1])
             rows = torch.split(x, layout[1])
             parts = [part for row in rows for part in torch.split(row, n_slabs)]
@@ -399,11 +379,3 @@ def _block(config: EncoderConfig, drop_rate: float) -> Block:
         layer_scale=config.layer_scale,
         drop_rate=drop_rate,
     )
-
-
-def _check_flags(name: str, flags: Tensor | None, shape: tuple[int, ...]) -> None:
-    if flags is not None and (flags.dtype != torch.bool or flags.shape != shape):
-        raise InputError(
-            f"{name}: expected booleans of shape {shape}, got {flags.dtype} of shape "
-            f"{tuple(flags.shape)}."
-        )

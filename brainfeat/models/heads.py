@@ -1,4 +1,4 @@
-"""Heads that pretraining puts on the encoder's tokens."""
+"""Pretraining heads on the encoder's tokens."""
 
 __all__ = ["AnatomyHead", "Projector", "PrototypeHead"]
 
@@ -6,22 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# What a sample hardly holds must not weigh without bound.
+# Bounds the weight of targets that are rare in a sample.
 _SMALLEST_SPREAD = 0.05
 
 
 class Projector(nn.Module):
-    """Three linear maps with GELUs between them, onto the unit sphere.
-
-    Parameters
-    ----------
-    in_dim : int
-        Length of a token.
-    hidden_dim : int
-        Length between the maps.
-    out_dim : int
-        Length of a projection.
-    """
+    """Three linear maps with GELUs between them, onto the unit sphere."""
 
     def __init__(self, in_dim: int, *, hidden_dim: int, out_dim: int) -> None:
         super().__init__()
@@ -39,24 +29,12 @@ class Projector(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map tokens of shape (..., in_dim) to unit vectors (..., out_dim)."""
-        # Small weights give tiny vectors, whose norm is not safe in bf16.
+        # Small weights give tiny vectors, whose norm is inaccurate in bfloat16.
         return F.normalize(self.layers(tokens).float(), dim=-1, eps=1e-6)
 
 
 class PrototypeHead(nn.Module):
-    """DINO's head: a projection, then its cosine with each prototype.
-
-    Parameters
-    ----------
-    in_dim : int
-        Length of a token.
-    n_prototypes : int
-        Number of prototypes K.
-    hidden_dim : int
-        Length between the maps of the projection.
-    bottleneck_dim : int
-        Length of a projection and of a prototype.
-    """
+    """DINO's head: a projection, then its cosine with each of K prototypes."""
 
     def __init__(
         self,
@@ -80,56 +58,41 @@ class PrototypeHead(nn.Module):
 
 
 class AnatomyHead(nn.Module):
-    """A linear map from a patch token to what the patch holds.
+    """A linear map from a patch token to R anatomical targets of the patch.
 
-    Predictions are in units of the spread between patches, so that a small
-    structure weighs as much as a large one; `mean` and `spread` lead back.
-    `emphasis` says how much each quantity counts in the objective.
-
-    Parameters
-    ----------
-    in_dim : int
-        Length of a token.
-    n_quantities : int
-        Number of quantities R.
+    Predictions are standardised by `mean` and `spread` over patches, so that small
+    structures weigh as much as large ones. `emphasis` is the weight of each target in
+    the objective.
     """
 
     mean: Tensor
     spread: Tensor
     emphasis: Tensor
 
-    def __init__(self, in_dim: int, n_quantities: int) -> None:
+    def __init__(self, in_dim: int, n_targets: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(in_dim, n_quantities)
+        self.linear = nn.Linear(in_dim, n_targets)
         nn.init.trunc_normal_(self.linear.weight, std=0.02)
         nn.init.zeros_(self.linear.bias)
-        self.register_buffer("mean", torch.zeros(n_quantities))
-        self.register_buffer("spread", torch.ones(n_quantities))
-        self.register_buffer("emphasis", torch.ones(n_quantities))
+        self.register_buffer("mean", torch.zeros(n_targets))
+        self.register_buffer("spread", torch.ones(n_targets))
+        self.register_buffer("emphasis", torch.ones(n_targets))
 
     def forward(self, patch_tokens: Tensor) -> Tensor:
-        """Map tokens of shape (..., in_dim) to standardised quantities (..., R)."""
-        quantities: Tensor = self.linear(patch_tokens)
-        return quantities
+        """Map tokens of shape (..., in_dim) to standardised targets (..., R)."""
+        targets: Tensor = self.linear(patch_tokens)
+        return targets
 
-    def standardise(self, quantities: Tensor) -> Tensor:
-        """Express quantities of shape (..., R) in units of their spread."""
-        return (quantities - self.mean) / self.spread
+    def standardise(self, targets: Tensor) -> Tensor:
+        """Standardise targets of shape (..., R) by mean and spread."""
+        return (targets - self.mean) / self.spread
 
     @torch.no_grad()
-    def calibrate(self, quantities: Tensor, weights: Tensor) -> None:
-        """Set mean and spread to those of a sample of patches.
-
-        Parameters
-        ----------
-        quantities : Tensor of shape (..., R)
-            True quantities of patches.
-        weights : Tensor of shape (...)
-            Weight of each patch.
-        """
-        rows = quantities.flatten(0, -2).double()  # N R
-        share = weights.flatten().double()[:, None] / weights.sum()
-        mean = (share * rows).sum(dim=0)
-        variance = (share * (rows - mean).square()).sum(dim=0)
+    def calibrate(self, targets: Tensor, weights: Tensor) -> None:
+        """Set mean and spread to those of targets (..., R) with weights (...)."""
+        rows = targets.flatten(0, -2).double()  # N R
+        fraction = weights.flatten().double()[:, None] / weights.sum()
+        mean = (fraction * rows).sum(dim=0)
+        variance = (fraction * (rows - mean).square()).sum(dim=0)
         self.mean.copy_(mean)
         self.spread.copy_(variance.sqrt().clamp(min=_SMALLEST_SPREAD))

@@ -1,4 +1,4 @@
-"""Layers of DINOv2's vision transformer, and the convolution that joins slabs."""
+"""Layers of DINOv2's vision transformer, and a convolution over neighbouring slabs."""
 
 __all__ = [
     "Attention",
@@ -26,37 +26,16 @@ NORM_EPS = 1e-6  # DINOv2's; PyTorch's default of 1e-5 changes the tokens
 
 
 class PatchEmbed(nn.Module):
-    """One linear map of every patch, over all channels at once.
-
-    Parameters
-    ----------
-    in_channels : int
-        Channels of a slab, modalities times thickness.
-    embed_dim : int
-        Length of a token.
-    patch_size : int
-        Edge of a square patch in pixels.
-    """
+    """One linear map of every patch, over all channels."""
 
     def __init__(self, in_channels: int, embed_dim: int, patch_size: int) -> None:
         super().__init__()
         self.proj = nn.Conv2d(in_channels, embed_dim, patch_size, stride=patch_size)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Embed each patch on its own.
-
-        Parameters
-        ----------
-        pixels : Tensor of shape (B, C, H, W)
-            Images whose sides are multiples of the patch size.
-
-        Returns
-        -------
-        Tensor of shape (B, h, w, D)
-            Patch tokens.
-        """
-        # A product, since oneDNN's bfloat16 convolution of 12 channels in 8 x 8 patches
-        # gives noise on processors with AMX (seen with torch 2.13).
+        """Embed the patches of pixels (B, C, H, W): (B, h, w, D)."""
+        # Not a convolution: in bfloat16, oneDNN's of 12 channels in 8 x 8 patches gives
+        # noise on processors with AMX (seen with torch 2.13).
         size = self.proj.kernel_size[0]
         n_rows, n_channels, height, width = pixels.shape
         grid = (height // size, size, width // size, size)
@@ -66,15 +45,7 @@ class PatchEmbed(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with one matrix for query, key and value.
-
-    Parameters
-    ----------
-    dim : int
-        Length of a token.
-    num_heads : int
-        Number of heads; divides ``dim``.
-    """
+    """Multi-head self-attention with one matrix for query, key and value."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -83,20 +54,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, packing: Packing | None = None) -> Tensor:
-        """Let every token look at all tokens of its image.
-
-        Parameters
-        ----------
-        x : Tensor of shape (B, N, D), or (T, D) if packed
-            Tokens.
-        packing : Packing, optional
-            Which of them are of one image.
-
-        Returns
-        -------
-        Tensor of the shape of ``x``
-            What is to be added to them.
-        """
+        """Attend within each image, to tokens (B, N, D), or (T, D) if packed."""
         qkv = self.qkv(x)  # B N 3D
         if packing is None:
             mixed = self._attend(qkv)
@@ -113,7 +71,7 @@ class Attention(nn.Module):
         return out
 
     def _attend(self, qkv: Tensor, keys: Tensor | None = None) -> Tensor:
-        """Mix the values of tokens of shape (B, N, 3 * D)."""
+        """Attend to tokens with queries, keys and values of shape (B, N, 3 * D)."""
         heads = qkv.reshape(*qkv.shape[:2], 3, self.num_heads, -1)  # B N 3 heads d
         q, k, v = heads.permute(2, 0, 3, 1, 4)  # B heads N d
         is_half_on_cpu = qkv.device.type == "cpu" and qkv.dtype == torch.bfloat16
@@ -126,15 +84,7 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear maps around a GELU.
-
-    Parameters
-    ----------
-    dim : int
-        Length of a token.
-    hidden_dim : int
-        Length between the two maps.
-    """
+    """Two linear maps around a GELU."""
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()
@@ -142,18 +92,7 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Transform each token on its own.
-
-        Parameters
-        ----------
-        x : Tensor of shape (..., D)
-            Tokens.
-
-        Returns
-        -------
-        Tensor of shape (..., D)
-            What is to be added to them.
-        """
+        """Transform each token on its own."""
         out: Tensor = self.fc2(F.gelu(self.fc1(x)))
         return out
 
@@ -161,16 +100,9 @@ class Mlp(nn.Module):
 class SwiGLU(nn.Module):
     """Gated feed-forward layer of DINOv2's giant model.
 
-    Gate and value share one matrix, gate first. Two thirds of the nominal
-    hidden length, rounded up to a multiple of 8, keep the number of
-    multiplications close to that of `Mlp`.
-
-    Parameters
-    ----------
-    dim : int
-        Length of a token.
-    hidden_dim : int
-        Hidden length that an `Mlp` in this place would have.
+    Gate and value share one matrix, gate first. Two thirds of the nominal hidden
+    length, rounded up to a multiple of 8, keep the number of multiplications close to
+    `Mlp`'s.
     """
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
@@ -180,72 +112,26 @@ class SwiGLU(nn.Module):
         self.w3 = nn.Linear(gated_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Transform each token on its own.
-
-        Parameters
-        ----------
-        x : Tensor of shape (..., D)
-            Tokens.
-
-        Returns
-        -------
-        Tensor of shape (..., D)
-            What is to be added to them.
-        """
+        """Transform each token on its own."""
         gate, value = self.w12(x).chunk(2, dim=-1)
         out: Tensor = self.w3(F.silu(gate) * value)
         return out
 
 
 class LayerScale(nn.Module):
-    """A learned factor for each channel of a residual branch.
-
-    Parameters
-    ----------
-    dim : int
-        Length of a token.
-    initial : float
-        Value of every factor before training.
-    """
+    """A learned factor for each channel of a residual branch."""
 
     def __init__(self, dim: int, initial: float) -> None:
         super().__init__()
         self.gamma = nn.Parameter(torch.full((dim,), initial))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Scale each channel.
-
-        Parameters
-        ----------
-        x : Tensor of shape (..., D)
-            Output of a residual branch.
-
-        Returns
-        -------
-        Tensor of shape (..., D)
-            The scaled output.
-        """
+        """Scale each channel."""
         return x * self.gamma
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block.
-
-    Parameters
-    ----------
-    dim : int
-        Length of a token.
-    num_heads : int
-        Number of attention heads.
-    hidden_dim : int
-        Nominal hidden length of the feed-forward layer.
-    ffn : {"mlp", "swiglu"}
-        Kind of feed-forward layer.
-    layer_scale : float
-        Initial factor of both residual branches.
-    drop_rate : float
-        Share of samples that skip a branch during training.
-    """
+    """A pre-norm transformer block; `drop_rate` is the rate of stochastic depth."""
 
     def __init__(
         self,
@@ -267,39 +153,23 @@ class Block(nn.Module):
         self.drop_rate = drop_rate
 
     def forward(self, x: Tensor, packing: Packing | None = None) -> Tensor:
-        """Add attention, then the feed-forward layer.
+        """Add attention, then the feed-forward layer, to (B, N, D) or packed (T, D)."""
+        x = self._add(x, self.attn(self.norm1(x), packing), self.ls1, packing)
+        return self._add(x, self.mlp(self.norm2(x)), self.ls2, packing)
 
-        Parameters
-        ----------
-        x : Tensor of shape (B, N, D), or (T, D) if packed
-            Tokens.
-        packing : Packing, optional
-            Which of them are of one image.
-
-        Returns
-        -------
-        Tensor of the shape of ``x``
-            The new tokens.
-        """
+    def _add(
+        self, x: Tensor, branch: Tensor, scale: LayerScale, packing: Packing | None
+    ) -> Tensor:
         if not (self.training and self.drop_rate):
-            # Scaled and added in one pass over memory.
-            x = torch.addcmul(x, self.attn(self.norm1(x), packing), self.ls1.gamma)
-            return torch.addcmul(x, self.mlp(self.norm2(x)), self.ls2.gamma)
-        rate, samples = self.drop_rate, None if packing is None else packing.row_slabs
-        x = x + drop_path(self.ls1(self.attn(self.norm1(x), packing)), rate, samples)
-        return x + drop_path(self.ls2(self.mlp(self.norm2(x))), rate, samples)
+            return torch.addcmul(x, branch, scale.gamma)  # in one pass over memory
+        samples = None if packing is None else packing.row_slabs
+        return x + drop_path(scale(branch), self.drop_rate, samples)
 
 
 class SlabMixing(nn.Module):
     """Depthwise 3x3x3 convolution over neighbouring slabs and patches.
 
-    The convolution starts at zero, so that a new layer changes nothing until
-    it is trained.
-
-    Parameters
-    ----------
-    dim : int
-        Length of a token.
+    It starts at zero, so that a new layer changes nothing until it is trained.
     """
 
     def __init__(self, dim: int) -> None:
@@ -310,19 +180,9 @@ class SlabMixing(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, patch_tokens: Tensor, packing: Packing | None = None) -> Tensor:
-        """Add to each patch token what its neighbours hold.
+        """Add the convolved patch tokens (B, S, h, w, D), or (T, D) if packed.
 
-        Parameters
-        ----------
-        patch_tokens : Tensor of shape (B, S, h, w, D), or (T, D) if packed
-            Patch tokens of neighbouring slabs; packed, all tokens.
-        packing : Packing, optional
-            Where packed tokens lie. Background counts as zero.
-
-        Returns
-        -------
-        Tensor of the shape of ``patch_tokens``
-            The new tokens.
+        Packed background counts as zero.
         """
         normed = self.norm(patch_tokens)
         if packing is None:
@@ -332,9 +192,9 @@ class SlabMixing(nn.Module):
         return patch_tokens.index_add(0, packing.patch_rows, update)
 
     def _convolve(self, patch_tokens: Tensor) -> Tensor:
-        """Sum over the neighbours of patches of shape (B, S, h, w, D)."""
-        # Three 2D convolutions, one for each neighbouring slab: on the CPU 4.6 times
-        # as fast as the 3D one, whose bfloat16 gradient is wrong for two slabs.
+        """Convolve patch tokens of shape (B, S, h, w, D)."""
+        # Three 2D convolutions, one for each neighbouring slab: 4.6 times as fast on a
+        # CPU as a 3D one, whose bfloat16 gradient is wrong for two slabs.
         n_rows, n_slabs, height, width, dim = patch_tokens.shape
         padded = F.pad(patch_tokens, (0, 0, 0, 0, 0, 0, 1, 1))
         update = torch.zeros((), device=padded.device)
@@ -350,10 +210,10 @@ class SlabMixing(nn.Module):
 
 
 def _attend_by_products(q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None) -> Tensor:
-    """Attend as `scaled_dot_product_attention` does, for short sequences on a CPU.
+    """Attend as `scaled_dot_product_attention`, for short bfloat16 sequences on a CPU.
 
-    Its bfloat16 kernel for CPUs is slower than two batched products whose scores fit
-    into the cache.
+    Its bfloat16 CPU kernel is slower than two batched products whose scores fit into
+    the cache.
     """
     scores = (q * q.shape[-1] ** -0.5) @ k.mT  # B heads N N
     if keys is not None:
@@ -363,21 +223,9 @@ def _attend_by_products(q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None) ->
 
 
 def drop_path(x: Tensor, rate: float, samples: Tensor | None = None) -> Tensor:
-    """Zero whole samples at random and scale the others up (stochastic depth).
+    """Zero samples at random and scale the others up (stochastic depth).
 
-    Parameters
-    ----------
-    x : Tensor of shape (B, ...)
-        Output of a residual branch.
-    rate : float
-        Share of samples that are zeroed, in [0, 1).
-    samples : int Tensor of shape (B,), optional
-        Sample that each row of ``x`` belongs to, if there are several rows of one.
-
-    Returns
-    -------
-    Tensor of shape (B, ...)
-        Its expectation over the draw is ``x``.
+    `samples` gives the sample of each row of `x` if a sample has several.
     """
     if rate == 0.0:
         return x
@@ -392,23 +240,11 @@ def interpolate_positions(
     size: tuple[int, int],
     mode: Literal["bicubic", "antialiased"] = "bicubic",
 ) -> Tensor:
-    """Resample position embeddings to another grid of patches.
+    """Resample position embeddings (h, w, D) to another grid of patches, in float32.
 
-    Parameters
-    ----------
-    positions : Tensor of shape (h, w, D)
-        Learned embeddings.
-    size : tuple of int (h, w)
-        Patches along height and width.
-    mode : {"bicubic", "antialiased"}
-        Plain bicubic interpolation is DINOv2's in transformers; Meta's own code
-        also shifts the grid, by less than a quarter of a stored patch. Models with
-        registers filter before they downsample, in both.
-
-    Returns
-    -------
-    Tensor of shape (h, w, D)
-        In the dtype of ``positions``; the computation is float32.
+    Plain bicubic interpolation is that of DINOv2 in transformers; Meta's code also
+    shifts the grid, by less than a quarter of a stored patch. Models with registers use
+    antialiasing in both.
     """
     if tuple(positions.shape[:2]) == tuple(size):
         return positions
@@ -420,23 +256,13 @@ def interpolate_positions(
 
 
 def interpolate_slab_positions(stored: Tensor, positions: Tensor) -> Tensor:
-    """Look embeddings up between those that are stored along the slab axis.
+    """Interpolate stored embeddings (n, D) at positions (...) from 0 to 1: (..., D).
 
-    Parameters
-    ----------
-    stored : Tensor of shape (n, D)
-        Embedding i belongs to the share ``(i + 0.5) / n`` of the axis.
-    positions : Tensor of shape (...)
-        Shares of the slab axis, from 0 to 1.
-
-    Returns
-    -------
-    Tensor of shape (..., D)
-        Linear between neighbours, constant beyond the ends.
+    Embedding i is at ``(i + 0.5) / n``; constant beyond the ends.
     """
     last = len(stored) - 1
-    place = (positions * len(stored) - 0.5).clamp(0, last)
-    below = place.floor().long()
-    share = (place - below)[..., None]
+    index = (positions * len(stored) - 0.5).clamp(0, last)
+    below = index.floor().long()
+    fraction = (index - below)[..., None]
     above = (below + 1).clamp(max=last)
-    return stored[below] * (1 - share) + stored[above] * share
+    return stored[below] * (1 - fraction) + stored[above] * fraction

@@ -1,4 +1,4 @@
-"""Linear layers whose weights lie ready for the processor's matrix units."""
+"""Linear layers with weights in the order of the processor's matrix units."""
 
 __all__ = ["PackedLinear", "pack_linear_layers"]
 
@@ -8,44 +8,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# Narrower layers are a small share of the time.
+# Narrower layers take a small fraction of the time.
 _MIN_FEATURES = 64
 
 
 class PackedLinear(nn.Module):
     """A linear layer for inference in bfloat16 on a CPU.
 
-    oneDNN multiplies blocks, and brings a weight into that order at each call. Here it
-    is done once.
-
-    Parameters
-    ----------
-    linear : nn.Linear
-        Layer whose weights are copied; bfloat16, on the CPU, with bias.
+    oneDNN multiplies blocks, and reorders a weight at each call; here this is done
+    once. `linear` has a bias.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         operations: Any = torch.ops.mkldnn
         self.out_features = linear.out_features
-        self._multiply = operations._linear_pointwise  # noqa: SLF001  has no other name
-        reorder = operations._reorder_linear_weight  # noqa: SLF001
+        self._multiply = operations._linear_pointwise  # noqa: SLF001  no public name
+        reorder = operations._reorder_linear_weight  # noqa: SLF001  no public name
         self._weight = reorder(linear.weight.detach())
         self._bias = linear.bias.detach()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map each token.
-
-        Parameters
-        ----------
-        x : bfloat16 Tensor of shape (..., in_features)
-            Tokens.
-
-        Returns
-        -------
-        bfloat16 Tensor of shape (..., out_features)
-            As the layer that was packed.
-        """
+        """Map bfloat16 tokens as the original layer does."""
         if not x.numel():  # no foreground at all
             return x.new_empty(*x.shape[:-1], self.out_features)
         out: Tensor = self._multiply(x, self._weight, self._bias, "none", [], "")
@@ -53,15 +37,10 @@ class PackedLinear(nn.Module):
 
 
 def pack_linear_layers(network: nn.Module) -> None:
-    """Exchange the wide linear layers of a network for packed ones, in place.
+    """Replace the wide linear layers of a network for inference, in place.
 
-    Nothing is done where weights are not bfloat16 on the CPU, or where PyTorch or the
-    processor cannot multiply them so.
-
-    Parameters
-    ----------
-    network : nn.Module
-        For inference only.
+    Does nothing where weights are not bfloat16 on a CPU, or where PyTorch or the
+    processor does not support it.
     """
     layers = [
         (module, name, layer)
@@ -87,7 +66,7 @@ def _is_packable(layer: nn.Linear) -> bool:
 
 @cache
 def _can_multiply() -> bool:
-    """Try it: the operations are private, and need what not every processor has."""
+    """Try the operations, which are private and need certain processors."""
     layer = nn.Linear(_MIN_FEATURES, _MIN_FEATURES, dtype=torch.bfloat16)
     try:
         PackedLinear(layer)(torch.zeros(1, _MIN_FEATURES, dtype=torch.bfloat16))

@@ -1,4 +1,4 @@
-"""From the tokens of a subject to one vector, without background."""
+"""Pool the tokens of a subject into one vector, without background."""
 
 __all__ = ["PoolingMode", "pool_regions", "pool_tissues", "pool_tokens"]
 
@@ -26,27 +26,27 @@ def pool_tokens(
     output : EncoderOutput
         Class tokens of shape (B, S, D), patch tokens of shape (B, S, h, w, D).
     token_fractions : Tensor of shape (B, S, h, w)
-        Share of each patch that is foreground: the weight of its token. A slab
-        weighs as much as the foreground in it.
+        Fraction of each patch that is foreground, the weight of its token. The
+        weight of a class token is the sum over its slab.
     mode : {"mean", "cls", "cls+mean"}
-        Average the patch tokens, the class tokens of the slabs, or both, one
-        after the other.
+        Average the patch tokens, the class tokens of the slabs, or both, which are
+        concatenated.
 
     Returns
     -------
     float32 Tensor of shape (B, D) or (B, 2 * D)
-        One vector a subject.
+        One vector per subject.
 
     Raises
     ------
     ConfigError
         If ``mode`` is unknown.
     InputError
-        If the shapes differ, or a subject has no foreground at all.
+        If the shapes differ, or a subject has no foreground.
     """
     if mode not in get_args(PoolingMode):
         raise ConfigError(
-            f"pooling must be one of {get_args(PoolingMode)}, got {mode!r}."
+            f"pooling: expected one of {get_args(PoolingMode)}, got {mode!r}."
         )
     if token_fractions.shape != output.patch_tokens.shape[:4]:
         raise InputError(
@@ -57,7 +57,9 @@ def pool_tokens(
     totals = weights.sum(dim=(1, 2, 3), keepdim=True)  # B 1 1 1
     if not bool((totals > 0).all()):
         rows = (totals.flatten() <= 0).nonzero().flatten().tolist()
-        raise InputError(f"rows {rows} of the batch have no foreground.")
+        raise InputError(
+            f"token_fractions: expected foreground, got none in rows {rows}."
+        )
     weights = weights / totals
     parts = []
     if mode in {"cls", "cls+mean"}:
@@ -72,32 +74,32 @@ def pool_tokens(
 def pool_tissues(
     output: EncoderOutput, token_fractions: Tensor, weight: Tensor, bias: Tensor
 ) -> Tensor:
-    """Add up the tissue that the encoder reads from each patch, as shares of all.
+    """Estimate the fraction of each tissue in the brain from the patch tokens.
 
-    Patches at the edge count as much as others: what they hold is less already.
+    All patches with foreground have the same weight.
 
     Parameters
     ----------
     output : EncoderOutput
         Patch tokens of shape (B, S, h, w, D).
     token_fractions : Tensor of shape (B, S, h, w)
-        Share of each patch that is foreground; patches without any do not count.
+        Fraction of each patch that is foreground; patches without any do not count.
     weight, bias : float32 Tensor of shape (R, D) and (R,)
-        The encoder's map from a patch token to the shares of R tissues.
+        The encoder's map from a patch token to the fractions of R tissues.
 
     Returns
     -------
     float32 Tensor of shape (B, R)
-        Share of each tissue in the brain; they sum to one. Where the encoder is in
-        doubt, one may be a little below zero.
+        Fraction of each tissue in the brain; they sum to one. One may be slightly
+        negative.
 
     Raises
     ------
     InputError
-        If the shapes differ, or a subject has no foreground at all.
+        If the shapes differ, or a subject has no foreground.
     """
     counts = (token_fractions > 0).float()
-    # The map is linear: it reads the mean of all patches from their mean token.
+    # The map is linear: the mean token gives the mean over all patches.
     mean_token = pool_tokens(output, counts, "mean")
     device = mean_token.device
     volumes = F.linear(mean_token, weight.to(device), bias.to(device))
@@ -105,22 +107,21 @@ def pool_tissues(
 
 
 def pool_regions(output: EncoderOutput, weights: Tensor, foreground: Tensor) -> Tensor:
-    """Average the patch tokens of each subject over its brain in each region.
+    """Average the patch tokens of each subject over the brain in each region.
 
     Parameters
     ----------
     output : EncoderOutput
         Patch tokens of shape (B, S, h, w, D).
     weights : Tensor of shape (R, S, h, w)
-        Share of each patch that a region fills, the same for all subjects.
+        Fraction of each patch that a region fills, the same for all subjects.
     foreground : bool Tensor of shape (B, S, h, w)
-        Patches that hold brain.
+        Patches that contain brain.
 
     Returns
     -------
     float32 Tensor of shape (B, R * D)
-        The vectors of the regions, one after the other; NaN where a region holds no
-        brain.
+        The concatenated vectors of the regions; NaN where a region has no brain.
 
     Raises
     ------
@@ -136,7 +137,9 @@ def pool_regions(output: EncoderOutput, weights: Tensor, foreground: Tensor) -> 
     weights = weights.to(output.patch_tokens.device, torch.float32)
     empty = (weights.sum(dim=(1, 2, 3)) <= 0).nonzero().flatten().tolist()
     if empty:
-        raise InputError(f"regions {empty} fill no patch of the encoder's grid.")
+        raise InputError(
+            f"weights: expected patches in each region, got none in {empty}."
+        )
     tokens = output.patch_tokens.float() * foreground[..., None]
     totals = torch.einsum("rshw,bshw->br", weights, foreground.float())
     sums = torch.einsum("rshw,bshwd->brd", weights, tokens)

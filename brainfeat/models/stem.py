@@ -1,30 +1,20 @@
-"""A patch embedding that sees voxels before it sees patches."""
+"""A hierarchical patch embedding."""
 
 __all__ = ["HierarchicalStem", "SquareMerging"]
 
 import torch
 from torch import Tensor, nn
 
-# Tokens should start no louder than their positions.
+# Initial tokens should not dominate their positions.
 _OUTPUT_SCALE = 0.1
 
 
 class HierarchicalStem(nn.Module):
-    """Embed patches by a small network a modality, and add the modalities up.
+    """Embed patches by a small network for each modality, and sum over modalities.
 
-    Squares of 2 x 2 are joined until one token is left of a patch, with a linear map
-    and a GELU at each level [1]_. Nothing crosses a patch's border, so masked patches
-    stay hidden. One linear map of a patch can tell its mean intensity, but not how
-    much of it is dark and how much is bright.
-
-    Parameters
-    ----------
-    n_modalities, thickness : int
-        Channel ``m * thickness + s`` is slice s of modality m.
-    embed_dim : int
-        Length of a token.
-    patch_size : int
-        Edge of a patch in pixels, a power of 2.
+    Squares of 2 x 2 are merged until a patch is one token, with a linear map and a GELU
+    at each level [1]_. Nothing crosses patch borders, so masked patches stay hidden. A
+    single linear map can encode a patch's mean intensity, but not its histogram.
 
     References
     ----------
@@ -48,7 +38,7 @@ class HierarchicalStem(nn.Module):
             self.modalities.append(nn.Sequential(*levels))
 
     def reset_parameters(self) -> None:
-        """Draw the first weights; biases stay as they are."""
+        """Draw initial weights; biases are kept."""
         for modality in self.modalities:
             layers = [m for m in modality.modules() if isinstance(m, nn.Linear)]
             for layer in layers:
@@ -56,24 +46,14 @@ class HierarchicalStem(nn.Module):
             layers[-1].weight.data.mul_(_OUTPUT_SCALE)
 
     def forward(self, pixels: Tensor, present: Tensor | None = None) -> Tensor:
-        """Embed each patch on its own.
+        """Embed the patches of pixels (B, C, H, W): (B, h, w, D).
 
-        Parameters
-        ----------
-        pixels : Tensor of shape (B, C, H, W)
-            Images whose sides are multiples of the patch size.
-        present : bool Tensor of shape (B, n_modalities), optional
-            Modalities that count; all if not given.
-
-        Returns
-        -------
-        Tensor of shape (B, h, w, D)
-            Patch tokens.
+        Modalities that are not `present`, of shape (B, n_modalities), do not count.
         """
         slices = pixels.permute(0, 2, 3, 1)  # B H W C
         tokens = pixels.new_zeros(())
         for index, modality in enumerate(self.modalities):
-            if _is_nowhere(index, present):
+            if _is_absent_everywhere(index, present):
                 continue
             first = index * self.thickness
             x = modality(slices[..., first : first + self.thickness])  # B h w D
@@ -84,13 +64,7 @@ class HierarchicalStem(nn.Module):
 
 
 class SquareMerging(nn.Module):
-    """Join 2 x 2 neighbours by one linear map.
-
-    Parameters
-    ----------
-    in_dim, out_dim : int
-        Channels before and after.
-    """
+    """Merge 2 x 2 neighbours by one linear map."""
 
     def __init__(self, in_dim: int, out_dim: int) -> None:
         super().__init__()
@@ -104,10 +78,10 @@ class SquareMerging(nn.Module):
         return joined
 
 
-def _is_nowhere(index: int, present: Tensor | None) -> bool:
-    """Tell whether no image of a batch has a modality, if it costs nothing to know.
+def _is_absent_everywhere(index: int, present: Tensor | None) -> bool:
+    """Whether no image of a batch has a modality, if this is cheap to know.
 
-    A GPU would have to be waited for, and all weights that are trained need gradients.
+    A GPU would have to synchronise, and in training all weights need gradients.
     """
     if present is None or present.is_cuda or torch.is_grad_enabled():
         return False

@@ -1,4 +1,4 @@
-"""Weights of one encoder for another: strict checks, other channels, other sizes."""
+"""Transfer weights between encoders: strict checks, other channels, other sizes."""
 
 __all__ = [
     "KeyProblems",
@@ -19,43 +19,19 @@ from brainfeat.models.config import EncoderConfig
 from brainfeat.models.encoder import SlabEncoder
 from brainfeat.models.layers import interpolate_positions, interpolate_slab_positions
 
-# What our encoder learns beside DINOv2's parameters, one row a modality.
+# Parameters that DINOv2 does not have, one row per modality.
 _MODALITY_VECTORS = ("modality_embed", "absent_embed")
 
 
 def parameter_shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
-    """Return the name and shape of every parameter, without making them.
-
-    Parameters
-    ----------
-    config : EncoderConfig
-        Sizes of the network.
-
-    Returns
-    -------
-    dict of str to tuple of int
-        In the order of ``SlabEncoder(config).state_dict()``.
-    """
+    """Return the shape of every parameter of an encoder, without allocating them."""
     with torch.device("meta"):
         encoder = SlabEncoder(config)
     return {name: tuple(value.shape) for name, value in encoder.state_dict().items()}
 
 
 def check_state(state: Mapping[str, Tensor], config: EncoderConfig) -> None:
-    """Refuse weights that are not exactly those of a configuration.
-
-    Parameters
-    ----------
-    state : mapping of str to Tensor
-        Parameters of a `SlabEncoder`.
-    config : EncoderConfig
-        Sizes of the network.
-
-    Raises
-    ------
-    CheckpointError
-        With every missing, unexpected and mis-shaped key.
-    """
+    """Raise a CheckpointError with all keys that do not fit a configuration."""
     shapes = parameter_shapes(config)
     problems = KeyProblems(unexpected=[name for name in state if name not in shapes])
     for name, shape in shapes.items():
@@ -70,47 +46,25 @@ def transfer_weights(
     modalities: Sequence[str],
     thickness: int,
 ) -> dict[str, Tensor]:
-    """Give an encoder other channels, whatever their number.
+    """Return weights for other channels, whatever their number.
 
-    Each new kernel is the mean of the old ones, times their number over that of
-    the new channels: one slice repeated over all channels gives the tokens that
-    it gave, repeated, in the old ones (for DINOv2, as a grey RGB image).
-
-    Parameters
-    ----------
-    state : mapping of str to Tensor
-        Parameters of a `SlabEncoder`; left as they are.
-    config : EncoderConfig
-        Its configuration.
-    modalities : sequence of str
-        BIDS suffixes of the new encoder.
-    thickness : int
-        Slices a slab of the new encoder.
-
-    Returns
-    -------
-    dict of str to Tensor
-        Parameters for ``config`` with these modalities and this thickness.
-
-    Raises
-    ------
-    CheckpointError
-        If ``state`` does not fit ``config``, or its stem is not linear.
-    ConfigError
-        If modalities or thickness are impossible.
+    Each new kernel is the mean of the old ones, times their number over that of the new
+    channels: one slice repeated over all channels gives the same tokens in both (for
+    DINOv2, as a grey RGB image). The stem must be linear.
     """
     check_state(state, config)
     if config.stem != "linear":
         raise CheckpointError(
-            f"a {config.stem} stem knows {config.modalities} in slabs of "
-            f"{config.thickness} slices, not {tuple(modalities)} in {thickness}."
+            f"a {config.stem} stem cannot be transferred: expected {config.modalities} "
+            f"in slabs of {config.thickness} slices, got {tuple(modalities)} in "
+            f"{thickness}."
         )
     target = dataclasses.replace(
         config, modalities=tuple(modalities), thickness=thickness
     )
     kernels = state["patch_embed.proj.weight"]  # D C p p
     kernel = kernels.sum(1, keepdim=True) / target.in_channels
-    # The vectors of all modalities are summed too, so they share their sum.
+    # The vectors of modalities are summed, too, so each gets its part of the sum.
     n_modalities = len(target.modalities)
     shared = {
         name: (state[name].sum(0) / n_modalities).repeat(n_modalities, 1)
@@ -123,32 +77,13 @@ def transfer_weights(
 def adapt_state(
     state: Mapping[str, Tensor], config: EncoderConfig, target: EncoderConfig
 ) -> dict[str, Tensor]:
-    """Start an encoder from the weights of a related one.
+    """Return initial weights of an encoder from those of a related one.
 
-    Fewer modalities keep their own kernels; other channels are reached by
+    Fewer modalities keep their own kernels; other channels are made by
     `transfer_weights`, another image size or number of slab positions by interpolation;
-    new slab mixing and slab positions start at zero. The two encoders give the same
-    tokens wherever both can be asked. What the old one reads from its tokens is left
-    behind unless the new one reads the same tissues.
-
-    Parameters
-    ----------
-    state : mapping of str to Tensor
-        Parameters of a `SlabEncoder`; left as they are.
-    config : EncoderConfig
-        Its configuration.
-    target : EncoderConfig
-        Configuration of the encoder to start.
-
-    Returns
-    -------
-    dict of str to Tensor
-        Parameters for ``target``.
-
-    Raises
-    ------
-    CheckpointError
-        If the encoders differ in more than this.
+    new slab mixing and slab positions start at zero. Both encoders give the same tokens
+    for inputs that both accept. The anatomy map is dropped unless the tissues are the
+    same. Raises a CheckpointError if the encoders differ in more than this.
     """
     check_state(state, config)
     result = dict(state)
@@ -178,22 +113,22 @@ def adapt_state(
 def _select_modalities(
     state: Mapping[str, Tensor], config: EncoderConfig, modalities: Sequence[str]
 ) -> dict[str, Tensor]:
-    """Leave modalities out: tokens are those of a subject that lacks them."""
-    places = [config.modalities.index(name) for name in modalities]
-    others = [i for i in range(len(config.modalities)) if i not in places]
+    """Drop modalities: tokens are those of a subject without them."""
+    kept = [config.modalities.index(name) for name in modalities]
+    others = [i for i in range(len(config.modalities)) if i not in kept]
     result = {k: v for k, v in state.items() if not k.startswith("patch_embed.")}
-    # What stands for those left out is always added.
-    absent = state["absent_embed"][others].sum(0) / len(places)
+    # The vectors of dropped modalities are always added.
+    absent = state["absent_embed"][others].sum(0) / len(kept)
     for name in _MODALITY_VECTORS:
-        result[name] = state[name][places] + absent
+        result[name] = state[name][kept] + absent
     if config.stem == "linear":
         n = config.thickness
-        channels = [place * n + number for place in places for number in range(n)]
+        channels = [index * n + number for index in kept for number in range(n)]
         kernels = state["patch_embed.proj.weight"]
         result["patch_embed.proj.weight"] = kernels[:, channels]
         result["patch_embed.proj.bias"] = state["patch_embed.proj.bias"]
         return result
-    for new, old in enumerate(places):
+    for new, old in enumerate(kept):
         prefix = f"patch_embed.modalities.{old}."
         for name in state:
             if name.startswith(prefix):
@@ -210,19 +145,13 @@ def _adapt_slab_positions(
         return {}
     if "slab_embed" not in state:
         return {"slab_embed": torch.zeros(n, target.embed_dim)}
-    places = (torch.arange(n) + 0.5) / n
-    return {"slab_embed": interpolate_slab_positions(state["slab_embed"], places)}
+    positions = (torch.arange(n) + 0.5) / n
+    return {"slab_embed": interpolate_slab_positions(state["slab_embed"], positions)}
 
 
 @dataclasses.dataclass
 class KeyProblems:
-    """Keys that do not fit, gathered so that one error tells them all.
-
-    Parameters
-    ----------
-    unexpected, missing, misshaped : list of str
-        Names found so far, the mis-shaped ones with both shapes.
-    """
+    """Keys that do not fit, collected so that one error lists them all."""
 
     unexpected: list[str]
     missing: list[str] = dataclasses.field(default_factory=list)
@@ -231,21 +160,9 @@ class KeyProblems:
     def check(
         self, names: Sequence[str], state: Mapping[str, Tensor], shape: tuple[int, ...]
     ) -> bool:
-        """Note what keeps tensors, stacked, from having a shape.
+        """Record why tensors, stacked along their first axis, do not have a shape.
 
-        Parameters
-        ----------
-        names : sequence of str
-            Tensors that are stacked along their first axis.
-        state : mapping of str to Tensor
-            Where they are looked up.
-        shape : tuple of int
-            What their stack should have.
-
-        Returns
-        -------
-        bool
-            Whether they are all there with equal parts of the shape.
+        Returns whether they have it, in equal parts.
         """
         self.missing += [name for name in names if name not in state]
         expected = (shape[0] // len(names), *shape[1:])
@@ -259,17 +176,11 @@ class KeyProblems:
         )
 
     def raise_if_any(self) -> None:
-        """Refuse the weights if anything was noted.
-
-        Raises
-        ------
-        CheckpointError
-            With every missing, unexpected and mis-shaped key.
-        """
+        """Raise a CheckpointError with every recorded key."""
         kinds = ("missing", "unexpected", "misshaped")
-        found = {kind: getattr(self, kind) for kind in kinds if getattr(self, kind)}
-        if found:
+        names_of = {kind: getattr(self, kind) for kind in kinds if getattr(self, kind)}
+        if names_of:
             lists = "; ".join(
-                f"{kind} keys: {', '.join(names)}" for kind, names in found.items()
+                f"{kind} keys: {', '.join(names)}" for kind, names in names_of.items()
             )
             raise CheckpointError(f"the weights do not fit the architecture: {lists}.")

@@ -62,22 +62,11 @@ _MIN_SIMILARITY = 0.4  # smoothed noise reaches this
 
 
 class Alignment(NamedTuple):
-    """Where the template lies in a volume.
+    """Where the template lies in a volume; only centred if `similarity` is NaN."""
 
-    Attributes
-    ----------
-    affine : ndarray of shape (4, 4)
-        Maps template millimetres to scanner millimetres.
-    rigid : ndarray of shape (4, 4)
-        The rotation nearest to `affine`, with the brain's centre at the same point.
-    similarity : float
-        Correlation with the head model; NaN if the volume could not be registered
-        and the template was only centred on its foreground.
-    """
-
-    affine: Affine
-    rigid: Affine
-    similarity: float
+    affine: Affine  # template mm to scanner mm
+    rigid: Affine  # the rotation nearest to `affine`, about the brain's centre
+    similarity: float  # correlation with the head model
 
     @property
     def is_registered(self) -> bool:

@@ -47,14 +47,10 @@ _SEARCH_SPACING = 2.0  # mm, the accuracy of the brain's edge
 
 
 class Placement(NamedTuple):
-    """Where the encoder's grid lies in a subject.
+    """Where the encoder's grid lies in a subject."""
 
-    `grid` has the voxels in millimetres of the template, `grid_to_scanner` maps these
-    to the scanner's.
-    """
-
-    grid: Geometry
-    grid_to_scanner: NDArray[np.float64]
+    grid: Geometry  # in template mm
+    grid_to_scanner: NDArray[np.float64]  # template mm to scanner mm
 
 
 def compute_mask(volume: Volume, brain_mask: BrainMask) -> Volume:

@@ -32,18 +32,10 @@ _FACE = (20.0, 0.0)  # y and z
 
 
 class HeadModel(NamedTuple):
-    """Points in and around the template brain.
+    """Expected intensities at points in and around the template brain."""
 
-    Attributes
-    ----------
-    points : ndarray of shape (n_points, 3)
-        Millimetres from `BRAIN_CENTER`.
-    brightness : ndarray of shape (n_points,)
-        Expected intensity, with a mean of 0 and a norm of 1.
-    """
-
-    points: NDArray[np.float64]
-    brightness: NDArray[np.float64]
+    points: NDArray[np.float64]  # (n_points, 3), mm from `BRAIN_CENTER`
+    brightness: NDArray[np.float64]  # (n_points,), of mean 0 and norm 1
 
 
 @cache

@@ -1,4 +1,4 @@
-"""A cohort as a report sees it: embeddings, who the subjects are, and what is known."""
+"""The cohort of a report: embeddings, names and known columns of its rows."""
 
 import logging
 from collections.abc import Sequence
@@ -23,23 +23,9 @@ _SEXES = ("sex", "gender")
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Cohort:
-    """Rows of a table with what is known of each.
+    """Rows of a table, and which of its columns are label, site, age and confounds.
 
-    Parameters
-    ----------
-    embeddings : ndarray of shape (n_rows, n_features)
-        Features.
-    names : sequence of str
-        What rows are called.
-    participants : sequence of str
-        Who was scanned; repeat scans have the same name.
-    known : DataFrame of n_rows
-        Columns such as diagnosis, site, age and sex; missing values are NaN. An age
-        of ``89+``, as BIDS caps them, is 89.
-    label : str or None
-        Column of the classes.
-    told_confounds : sequence of str or None
-        Columns of what may explain the label; None if none are told.
+    ``participants`` names the subject of each row; repeat scans have the same name.
     """
 
     embeddings: NDArray[np.floating]
@@ -47,41 +33,9 @@ class Cohort:
     participants: Sequence[str]
     known: pd.DataFrame
     label: str | None
-    told_confounds: Sequence[str] | None = None
-
-    @property
-    def site(self) -> str | None:
-        """Column of the site, if there is one."""
-        return self._find(_SITES)
-
-    @property
-    def age(self) -> str | None:
-        """Column of the age, if there is one."""
-        return self._find(_AGES)
-
-    @property
-    def confounds(self) -> list[str]:
-        """Those that are told, else age and sex, as far as there are some."""
-        found = self.told_confounds
-        if found is None:
-            found = [n for n in (self.age, self._find(_SEXES)) if n is not None]
-        # The site is accounted for by itself.
-        return [name for name in found if name != self.site]
-
-    def texts(self, column: str) -> "pd.Series[Any]":
-        """Write the values of a column as text.
-
-        Parameters
-        ----------
-        column : str
-            One of ``known``.
-
-        Returns
-        -------
-        Series of str
-            Whole numbers without a point, and ``unknown`` where a value is missing.
-        """
-        return self.known[column].map(_to_text)
+    site: str | None
+    age: str | None
+    confounds: Sequence[str]
 
     @classmethod
     def build(
@@ -90,34 +44,13 @@ class Cohort:
         names: Sequence[str],
         participants: Sequence[str],
         known: pd.DataFrame,
+        *,
         label: str | None = None,
         confounds: Sequence[str] | None = None,
     ) -> "Cohort":
-        """Find the column of the classes, if none is named.
+        """Find the columns by their usual names, unless they are given.
 
-        Parameters
-        ----------
-        embeddings : ndarray of shape (n_rows, n_features)
-            Features.
-        names, participants : sequence of str
-            One a row.
-        known : DataFrame of n_rows
-            What is known of each.
-        label : str, optional
-            Column of the classes; by default one called diagnosis, dx, group,
-            label or y, and none of ``confounds``.
-        confounds : sequence of str, optional
-            Columns of what may explain the label; by default age and sex.
-
-        Returns
-        -------
-        Cohort
-            The cohort.
-
-        Raises
-        ------
-        InputError
-            If there is no such column.
+        Confounds are age and sex by default; the site is accounted for separately.
         """
         if label is not None and label not in known:
             raise InputError(
@@ -127,37 +60,31 @@ class Cohort:
         known = known.reset_index(drop=True)
         age = find_column(known, _AGES)
         if age is not None:
-            known = known.assign(**{age: _without_cap(known[age])})
+            known = known.assign(**{age: _read_ages(known[age])})
+        label = label or find_column(known.drop(columns=confounds or []), _LABELS)
+        others = known.drop(columns=[] if label is None else label)
+        site, age = find_column(others, _SITES), find_column(others, _AGES)
+        if confounds is None:
+            usual = (age, find_column(others, _SEXES))
+            confounds = [name for name in usual if name is not None]
         return cls(
             embeddings=embeddings,
             names=list(names),
             participants=list(participants),
             known=known,
-            label=label or find_column(known.drop(columns=confounds or []), _LABELS),
-            told_confounds=confounds,
+            label=label,
+            site=site,
+            age=age,
+            confounds=[name for name in confounds if name != site],
         )
 
-    def _find(self, names: Sequence[str]) -> str | None:
-        # The label explains itself.
-        others = self.known.columns.drop([] if self.label is None else self.label)
-        return find_column(self.known[others], names)
+    def texts(self, column: str) -> "pd.Series[Any]":
+        """Return a column as text; ``unknown`` stands for missing values."""
+        return self.known[column].map(_to_text)
 
 
 def find_column(table: pd.DataFrame, names: Sequence[str]) -> str | None:
-    """Find the first column that bears one of some names.
-
-    Parameters
-    ----------
-    table : DataFrame
-        Where to look.
-    names : sequence of str
-        In lower case, the best first.
-
-    Returns
-    -------
-    str or None
-        As it is written in the table; None if it is not there, or empty.
-    """
+    """Return the first non-empty column that has one of the names, in any case."""
     by_name = {str(column).lower(): str(column) for column in table.columns}
     for name in names:
         column = by_name.get(name)
@@ -169,29 +96,10 @@ def find_column(table: pd.DataFrame, names: Sequence[str]) -> str | None:
 def join_participants(
     metadata: pd.DataFrame, participants: pd.DataFrame, source: str
 ) -> pd.DataFrame:
-    """Add what a table of participants tells to the rows of an embedding table.
+    """Add the columns of participants.tsv to the rows of an embedding table.
 
-    Parameters
-    ----------
-    metadata : DataFrame
-        With a column ``participant_id``.
-    participants : DataFrame
-        With a column ``participant_id``, with or without ``sub-``. Where a participant
-        has several lines, ``session_id`` tells them apart, with or without ``ses-``.
-    source : str
-        File of the participants, for messages.
-
-    Returns
-    -------
-    DataFrame
-        As many rows as ``metadata``; its own columns come second to those of
-        ``participants``, whose lines without a name are nobody's.
-
-    Raises
-    ------
-    InputError
-        If a column is missing, a participant or session is there twice, or none
-        matches.
+    Names match with or without ``sub-``. Where a participant has several lines,
+    ``session_id`` selects one, with or without ``ses-``.
     """
     if "participant_id" not in participants:
         raise InputError(
@@ -201,38 +109,46 @@ def join_participants(
     participants = participants.dropna(subset="participant_id")
     keys, wanted = _keys(participants), _keys(metadata)
     has_sessions = "session_id" in participants and "session_id" in metadata
-    by_session = has_sessions and keys.duplicated().any()
+    by_session = has_sessions and bool(keys.duplicated().any())
     if by_session:
         keys = _keys(participants, by_session=True)
         wanted = _keys(metadata, by_session=True)
     if keys.duplicated().any():
-        twice = keys[keys.duplicated()].iloc[0]
-        raise InputError(f"{source}: participant {twice} is there more than once.")
+        duplicate = keys[keys.duplicated()].iloc[0]
+        raise InputError(f"{source}: participant {duplicate} has more than one line.")
+    _check_matches(wanted, keys, source, by_session=by_session)
+    added = participants.drop(columns=["participant_id", "session_id"], errors="ignore")
+    added = added.set_axis(keys).reindex(wanted)
+    own = metadata.drop(columns=[c for c in added.columns if c in metadata])
+    return pd.concat([own, added.set_axis(metadata.index)], axis=1)
+
+
+def _check_matches(
+    wanted: "pd.Series[str]", keys: "pd.Series[str]", source: str, *, by_session: bool
+) -> None:
+    """Fail if no row has a line, and warn if some have none."""
     absent = wanted[~wanted.isin(keys)]
-    if len(absent) == len(metadata):
+    if len(absent) == len(wanted):
         what = "participant_id with its session_id" if by_session else "participant_id"
         raise InputError(
-            f"{source}: no {what} of the table is there, such as {absent.iloc[0]}."
+            f"{source}: expected the {what} of the table, such as {absent.iloc[0]}, "
+            "got none of them."
         )
     if len(absent):
-        # Spreadsheets make 1 of 01, and then only some names match.
-        who = "sessions that" if by_session else "people who"
-        text = "%s: %d of %d rows are of %s are not there, such as %s."
-        logger.warning(text, source, len(absent), len(metadata), who, absent.iloc[0])
-    told = participants.drop(columns=["participant_id", "session_id"], errors="ignore")
-    told = told.set_axis(keys).reindex(wanted)
-    own = metadata.drop(columns=[c for c in told.columns if c in metadata])
-    return pd.concat([own, told.set_axis(metadata.index)], axis=1)
+        # Spreadsheets turn 01 into 1, and then only some names match.
+        logger.warning(
+            "%s: no line for %d of %d rows, such as %s.",
+            *(source, len(absent), len(wanted), absent.iloc[0]),
+        )
 
 
-def _without_cap(ages: "pd.Series[Any]") -> "pd.Series[Any]":
-    """Read ages as numbers, as far as all are: one text makes texts of a column."""
+def _read_ages(ages: "pd.Series[Any]") -> "pd.Series[Any]":
+    """Read ages as numbers, ``89+`` as 89, unless one of them is no number."""
     numbers = pd.to_numeric(ages.astype(str).str.removesuffix("+"), errors="coerce")
     return numbers if numbers.notna().equals(ages.notna()) else ages
 
 
 def _keys(table: pd.DataFrame, *, by_session: bool = False) -> "pd.Series[str]":
-    """Name whom each row is of, and of which session."""
     keys = table["participant_id"].map(str).str.removeprefix("sub-")
     if by_session:
         sessions = table["session_id"].fillna("none").map(str)

@@ -1,6 +1,6 @@
-"""Decisions of whatever follows the embedder, and their slopes."""
+"""Decision function of the steps after an embedder, and its gradient."""
 
-__all__ = ["decide", "slope"]
+__all__ = ["decision_function", "decision_gradient"]
 
 from typing import Any
 
@@ -12,36 +12,21 @@ from brainfeat.exceptions import ConfigError
 Floats = NDArray[np.float64]
 
 _STEP = 1e-2  # of a feature's standard deviation
-_LEAST = 1e-6  # probability that is told from 0 and 1
+_LEAST = 1e-6  # probabilities are clipped, so that log-odds are finite
 
 
-def decide(head: Any, rows: Floats) -> Floats:
-    """Give one number a row, larger for the second class.
+def decision_function(head: Any, rows: Floats) -> Floats:
+    """Return one value a row, larger for the second class.
 
-    Parameters
-    ----------
-    head : estimator
-        Fitted, for two classes or a number.
-    rows : ndarray of shape (n_rows, n_features)
-        Embeddings.
-
-    Returns
-    -------
-    ndarray of shape (n_rows,)
-        Decision function, or log-odds, or the predicted number.
-
-    Raises
-    ------
-    ConfigError
-        If there are more classes than two.
+    It is the head's decision function, else its log-odds, else its prediction.
     """
     if hasattr(head, "decision_function"):
         values = np.asarray(head.decision_function(rows), dtype=np.float64)
     elif hasattr(head, "predict_proba"):
-        shares = np.asarray(head.predict_proba(rows), dtype=np.float64)
-        shares = shares.clip(_LEAST, 1.0 - _LEAST)
-        values = np.log(shares[:, 1:]) - np.log(shares[:, :1])
-        values = values[:, 0] if shares.shape[1] == 2 else shares
+        probabilities = np.asarray(head.predict_proba(rows), dtype=np.float64)
+        probabilities = probabilities.clip(_LEAST, 1.0 - _LEAST)
+        values = np.log(probabilities[:, 1:]) - np.log(probabilities[:, :1])
+        values = values[:, 0] if probabilities.shape[1] == 2 else probabilities
     else:
         values = np.asarray(head.predict(rows), dtype=np.float64)
     if values.ndim != 1:
@@ -52,25 +37,17 @@ def decide(head: Any, rows: Floats) -> Floats:
     return values
 
 
-def slope(head: Any, reference: Floats, rows: Floats) -> Floats:
-    """Differentiate decisions by the features.
+def decision_gradient(head: Any, reference: Floats, rows: Floats) -> Floats:
+    """Differentiate the decision function by the features, at each row.
 
-    Parameters
-    ----------
-    head : estimator
-        As for `decide`.
-    reference : ndarray of shape (n_reference, n_features)
-        Rows that tell the scale of each feature.
-    rows : ndarray of shape (n_rows, n_features)
-        Where to differentiate.
-
-    Returns
-    -------
-    ndarray of shape (n_rows, n_features)
-        Central differences: exact for a linear head.
+    Central differences, which are exact for a linear head; steps are relative to the
+    standard deviations of the reference rows.
     """
     scale = reference.std(axis=0)
     steps = np.diag(_STEP * np.where(scale > 0, scale, 1.0))
-    found = [decide(head, row + steps) - decide(head, row - steps) for row in rows]
-    gradients: Floats = np.stack(found) / (2.0 * steps.diagonal())
+    differences = [
+        decision_function(head, row + steps) - decision_function(head, row - steps)
+        for row in rows
+    ]
+    gradients: Floats = np.stack(differences) / (2.0 * steps.diagonal())
     return gradients

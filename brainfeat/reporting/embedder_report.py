@@ -1,4 +1,4 @@
-"""The report of an embedder, as nilearn's estimators give one."""
+"""The report of a fitted embedder, in the form of nilearn's reports."""
 
 import os
 from dataclasses import asdict
@@ -16,126 +16,145 @@ from brainfeat.exceptions import InputError
 from brainfeat.io.atomic import atomic_write
 from brainfeat.models.threads import resolve_n_jobs
 from brainfeat.reporting.cohort import Cohort
-from brainfeat.reporting.cohort_report import report_body
+from brainfeat.reporting.cohort_report import cohort_report
 from brainfeat.reporting.page import render_page
-from brainfeat.reporting.report_inputs import look_at_inputs
+from brainfeat.reporting.report_inputs import preprocess_inputs
 
-__all__ = ["EmbedderReport", "report_on_embedder"]
+__all__ = ["generate_report"]
 
 _TITLE = "BrainFoundEmbedder"
 
 
-class EmbedderReport(HTMLReport):
-    """nilearn's report, saved as the page itself.
-
-    nilearn saves reports inside a frame of 800 pixels, which a phone cannot show.
-    """
-
-    def save_as_html(self, file_name: str | os.PathLike[str]) -> None:
-        """Write the page.
-
-        Parameters
-        ----------
-        file_name : path-like
-            File to write.
-        """
-        with atomic_write(file_name) as partial:
-            partial.write_text(self.get_standalone(), encoding="utf-8")
-
-
-def report_on_embedder(
+def generate_report(
     embedder: BrainFoundEmbedder,
-    X: Any,
+    X: Any = None,
     y: Any = None,
     *,
     groups: Any = None,
     site: Any = None,
-    confounds: pd.DataFrame | None = None,
-) -> EmbedderReport:
-    """Embed subjects and tell of them.
+    confounds: Any = None,
+) -> HTMLReport:
+    """Generate an HTML report about subjects: inputs, outliers, a map, and scores.
 
     Parameters
     ----------
     embedder : BrainFoundEmbedder
         Fitted.
-    X : list, Series, DataFrame, path-like or image
-        Subjects.
-    y, groups, site : array-like of shape (n_subjects,), optional
-        Classes, who was scanned, and where.
+    X : list, Series, DataFrame, path-like or image, optional
+        Subjects, as for ``embedder.fit``; by default those that it was fitted on.
+    y : array-like of shape (n_subjects,), optional
+        Two classes for a linear probe.
+    groups : array-like of shape (n_subjects,), optional
+        Name of the subject in each row, if some were scanned repeatedly.
+    site : array-like of shape (n_subjects,), optional
+        Site or scanner.
     confounds : DataFrame, optional
-        Such as ``age`` and ``sex``, a row a subject.
+        Confounds of ``y``, such as ``age`` and ``sex``, with a row a subject. All
+        columns are regressed out.
 
     Returns
     -------
-    EmbedderReport
-        Shown in a notebook; ``save_as_html`` writes the page.
+    HTMLReport
+        As nilearn's estimators return it: a notebook displays it, and
+        ``save_as_html(path)`` writes it to one file.
 
     Raises
     ------
     InputError
-        If something does not have a value for each subject, or its index tells
-        another order than that of ``X``, or ``confounds`` is no table or has a column
-        called ``label`` or ``site`` beside ``y`` or ``site``.
+        If ``X`` is needed, lengths or the orders of indices differ, or ``confounds``
+        is no DataFrame or has a column ``label`` or ``site`` beside ``y`` or ``site``.
+    VolumeError
+        If a scan cannot be read.
+
+    Examples
+    --------
+    A report about the scans of a study::
+
+        embedder = BrainFoundEmbedder().fit(paths)
+        generate_report(embedder, y=diagnosis).save_as_html("report.html")
     """
-    check_order(X, y=y, groups=groups, site=site, confounds=confounds)
-    encoder, table = embedder.read_subjects(X)
-    n_rows = len(table.rows)
-    known = pd.DataFrame(index=range(n_rows))
-    for name, values in (("label", y), ("site", site)):
-        if values is not None:
-            known[name] = _one_each(name, values, n_rows)
-    told = None if confounds is None else _check_confounds(confounds, known)
-    for name, values in (told or {}).items():
-        known[name] = _one_each(f"confounds: {name}", values, n_rows)
+    subjects = X if X is not None else embedder.fitted_on
+    if subjects is None:
+        raise InputError(
+            "generate_report: expected X, as fit was given none; or the estimator "
+            "was pickled since."
+        )
+    check_order(subjects, y=y, groups=groups, site=site, confounds=confounds)
+    encoder, table = embedder.read_subjects(subjects)
     names = [subject.participant_id for subject in table.rows]
-    people = names if groups is None else _one_each("groups", groups, n_rows)
+    people = names if groups is None else _check_length("groups", groups, len(names))
+    known, used_confounds = _known_columns(len(names), y, site, confounds)
     cohort = Cohort.build(
-        np.asarray(embedder.transform(X)),
+        np.asarray(embedder.transform(subjects)),
         names,
         [str(person) for person in people],
         known,
-        None if y is None else "label",
-        None if told is None else list(told),
+        label=None if y is None else "label",
+        confounds=used_confounds,
     )
     n_jobs = resolve_n_jobs(embedder.n_jobs)
-    inputs = look_at_inputs(cohort, table.rows, encoder, n_jobs=n_jobs)
-    facts = [
-        ("subjects", f"{n_rows}, {', '.join(table.modalities)}"),
-        ("checkpoint", f"{embedder.checkpoint}, {encoder.checkpoint.fingerprint}"),
-        ("embedding", f"{encoder.n_features} numbers, pooling {encoder.pooling}"),
-        ("version", f"brainfeat {__version__}"),
-    ]
+    inputs = preprocess_inputs(cohort, table.rows, encoder, n_jobs=n_jobs)
+    facts = {
+        "subjects": f"{len(names)}, {', '.join(table.modalities)}",
+        "checkpoint": f"{embedder.checkpoint}, {encoder.checkpoint.fingerprint}",
+        "embedding": f"{encoder.n_features} numbers, pooling {encoder.pooling}",
+        "version": f"brainfeat {__version__}",
+    }
     provenance = {
         "parameters": embedder.get_params(deep=False),
-        # Not `to_dict`: a brain mask may be a function that only this process knows.
+        # Not `to_dict`: a brain mask may be a function without a name.
         "preprocessing": asdict(encoder.preprocessor),
     }
-    body = report_body(_TITLE, facts, cohort, inputs, provenance)
-    # nilearn fills a template; what looks like a name in our page must stay.
-    frame = render_page(_TITLE, "\0").replace("$", "$$").replace("\0", "$body")
-    return EmbedderReport(Template(frame), body)
+    body, _ = cohort_report(_TITLE, facts, cohort, inputs, provenance)
+    return _EmbedderReport(body)
 
 
-def _check_confounds(confounds: Any, known: pd.DataFrame) -> dict[str, Any]:
-    # Columns by name; none may have that of another argument.
+class _EmbedderReport(HTMLReport):
+    """nilearn's report, saved as the page itself.
+
+    nilearn saves reports inside a frame of 800 pixels, too wide for a phone.
+    """
+
+    def __init__(self, body: str) -> None:
+        # nilearn fills a template: escape what looks like a variable in the page.
+        page = render_page(_TITLE, "\0").replace("$", "$$").replace("\0", "$body")
+        super().__init__(Template(page), body)
+
+    def save_as_html(self, file_name: str | os.PathLike[str]) -> None:
+        with atomic_write(file_name) as partial:
+            partial.write_text(self.get_standalone(), encoding="utf-8")
+
+
+def _known_columns(
+    n_rows: int, y: Any, site: Any, confounds: Any
+) -> tuple[pd.DataFrame, list[str] | None]:
+    """Return all columns in one table, and the names of the confounds."""
+    known = pd.DataFrame(index=range(n_rows))
+    for name, values in (("label", y), ("site", site)):
+        if values is not None:
+            known[name] = _check_length(name, values, n_rows)
+    if confounds is None:
+        return known, None
     if not isinstance(confounds, pd.DataFrame):
         raise InputError(
             f"confounds: expected a DataFrame, got {type(confounds).__name__}."
         )
-    columns = {str(name): values for name, values in confounds.items()}
-    taken = [name for name in columns if name in known]
+    names = [str(name) for name in confounds]
+    taken = [name for name in names if name in known]
     if taken:
         raise InputError(
             f"confounds: expected no column {taken[0]!r} beside the labels and sites "
-            f"that were given, got {', '.join(columns)}."
+            f"that were given, got {', '.join(names)}."
         )
-    return columns
+    for name, (_, values) in zip(names, confounds.items(), strict=True):
+        known[name] = _check_length(f"confounds: {name}", values, n_rows)
+    return known, names
 
 
-def _one_each(name: str, values: Any, n_rows: int) -> list[Any]:
-    found = list(values)
-    if len(found) != n_rows:
+def _check_length(name: str, values: Any, n_rows: int) -> list[Any]:
+    items = list(values)
+    if len(items) != n_rows:
         raise InputError(
-            f"{name}: expected a value for each of {n_rows} subjects, got {len(found)}."
+            f"{name}: expected a value for each of {n_rows} subjects, got {len(items)}."
         )
-    return found
+    return items

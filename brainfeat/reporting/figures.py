@@ -13,32 +13,20 @@ from numpy.typing import NDArray
 
 __all__ = ["encode_png", "legend_html", "scatter_svg"]
 
-# Blue and orange of Okabe and Ito: told apart by colour-blind readers too.
+# Colours of Okabe and Ito, which colour-blind readers can distinguish.
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _EDGE = 480, 360, 34, 34, 12
-# A dash inside of a word, as in sub-2, is no sign.
+# The dash in sub-2 is no minus sign.
 _NUMBER = re.compile(r"((?:(?<!\S)-)?\d+(?:\.\d+)?)")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def encode_png(pixels: NDArray[np.uint8], *, bits: Literal[4, 8] = 8) -> str:
-    """Write a grey picture as the address of an HTML image.
+    """Encode a grey image as a ``data:`` address, 0 black and 255 white [1]_.
 
-    Parameters
-    ----------
-    pixels : ndarray of uint8 of shape (height, width)
-        0 is black, 255 white.
-    bits : {4, 8}
-        Of a pixel in the file: 16 greys take a third of the room.
+    With ``bits=4`` a pixel has 16 greys and the file a third of the size.
 
-    Returns
-    -------
-    str
-        ``data:image/png;base64,...``.
-
-    References
-    ----------
     .. [1] PNG specification, https://www.w3.org/TR/png-3/
     """
     height, width = pixels.shape
@@ -67,23 +55,9 @@ def scatter_svg(
     names: Sequence[str],
     axes: tuple[str, str],
 ) -> str:
-    """Draw points of several classes.
+    """Draw points of shape (n_points, 2); each label has its colour and shape.
 
-    Parameters
-    ----------
-    points : ndarray of shape (n_points, 2)
-        Coordinates.
-    labels : sequence of str
-        Class of each point; each has its colour and its shape.
-    names : sequence of str
-        What is shown when the pointer rests on a point.
-    axes : tuple of str
-        What the two coordinates are.
-
-    Returns
-    -------
-    str
-        An ``<svg>`` element that fits the width of its container.
+    A point shows its name when the pointer rests on it. ``axes`` names x and y.
     """
     low, high = points.min(axis=0), points.max(axis=0)
     room = np.array([_WIDTH - _LEFT - 2 * _EDGE, _HEIGHT - _BOTTOM - 2 * _EDGE])
@@ -113,18 +87,7 @@ def scatter_svg(
 
 
 def legend_html(labels: Sequence[str]) -> str:
-    """Say which class has which mark in `scatter_svg`.
-
-    Parameters
-    ----------
-    labels : sequence of str
-        Class of each point.
-
-    Returns
-    -------
-    str
-        A ``<span class="key">`` a class.
-    """
+    """Show the mark of each label in `scatter_svg`."""
     return " ".join(
         '<span class="key"><svg viewBox="0 0 16 16" aria-hidden="true">'
         f"{_mark(8, 8, number, label)}</svg>{escape(label)}</span>"
@@ -133,7 +96,7 @@ def legend_html(labels: Sequence[str]) -> str:
 
 
 def _in_order(labels: Sequence[str]) -> list[str]:
-    """Sort classes as a reader would: 50 comes before 100, and -2 before -1."""
+    """Sort labels by the numbers in them: 50 before 100, and -2 before -1."""
 
     def key(label: str) -> list[str | float]:
         parts = _NUMBER.split(label)  # text, number, text and so on
@@ -151,7 +114,7 @@ def _mark(x: float, y: float, number: int, name: str) -> str:
         f'<path d="M{x - 5:.1f} {y - 5:.1f}h10v10h-10z"',
         f'<path d="M{x:.1f} {y - 7:.1f}l7 7l-7 7l-7 -7z"',
     )
-    # Sixteen classes before a mark comes back.
+    # Colour and shape repeat after sixteen classes.
     shape = shapes[(number + number // len(_COLORS)) % len(shapes)]
     return (
         f'{shape} fill="{color}" fill-opacity="0.75"><title>{escape(name)}</title>'

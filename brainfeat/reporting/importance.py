@@ -1,4 +1,4 @@
-"""Where a fitted classifier looks: importance of regions, and maps."""
+"""Importance of regions for a fitted classifier, and maps of contributions."""
 
 __all__ = ["Attribution", "AttributionMethod", "attribute_tokens", "attribution"]
 
@@ -23,7 +23,7 @@ from brainfeat.evaluation.columns import check_order
 from brainfeat.exceptions import ConfigError, InputError
 from brainfeat.io.volumes import to_image
 from brainfeat.models.threads import resolve_n_jobs
-from brainfeat.reporting.decisions import decide, slope
+from brainfeat.reporting.decisions import decision_function, decision_gradient
 from brainfeat.reporting.native_maps import NativeMaps
 from brainfeat.reporting.template_regions import template_regions
 from brainfeat.reporting.voxel_maps import attribute_voxels
@@ -36,29 +36,29 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Attribution:
-    """What a classifier's decisions rest on.
+    """Contributions of regions and of positions to the decisions of a classifier.
 
     Parameters
     ----------
     effects : DataFrame of shape (n_subjects, n_regions)
-        What each decision loses when the tokens of a region are replaced by those of
-        the average subject, in the units of the decision function.
+        Drop of each decision when the tokens of a region are replaced by those of the
+        average subject, in the units of the decision function.
     importance : DataFrame
-        A row a region, most important first: ``share`` of the brain; ``effect``,
-        the mean over the second class less that over the first, or the mean of the
-        absolute effects without labels; ``importance``, the effect over the share.
+        A row a region, most important first: ``share``, its fraction of the brain;
+        ``effect``, the mean over the second class less that over the first, or the
+        mean absolute effect without labels; ``importance``, effect over share.
     maps : sequence of Nifti1Image
-        Contributions to each decision, of patch tokens or, by the methods that change
-        voxels, of voxels of the encoder's grid; interpolated on the grid of each
-        subject's first image when they are asked for.
+        Contributions to each decision: of patch tokens, or of the voxels of the
+        encoder's grid. Each is interpolated on the grid of the subject's first image
+        when it is indexed.
     template_maps : tuple of Nifti1Image
-        The same as they are, in MNI152 space and on one grid: for `SecondLevelModel`.
-        Those of one subject add up to what sets its decision apart from that on the
-        average subject, as far as the head is linear; after occlusion about so.
+        The same without interpolation, in MNI152 space and on one grid: for
+        `SecondLevelModel`. For a linear head, those of a subject add up to the
+        difference of its decision from the average subject's; after occlusion,
+        approximately.
     group_img : Nifti1Image
-        Mean map of the second class less that of the first, or mean of absolute
-        maps without labels, in MNI152 space: for `plot_stat_map` and
-        `plot_glass_brain`.
+        Mean map of the second class less that of the first, or mean absolute map
+        without labels, in MNI152 space: for `plot_stat_map` and `plot_glass_brain`.
     """
 
     effects: pd.DataFrame
@@ -78,7 +78,7 @@ def attribution(
     groups: Any = None,
     method: AttributionMethod = "tokens",
 ) -> Attribution:
-    """Ask a classifier which parts of the brain its decisions rest on.
+    """Compute which parts of the brain the decisions of a classifier depend on.
 
     Parameters
     ----------
@@ -87,22 +87,21 @@ def attribution(
         ``"regions"``, and its end has ``decision_function``, ``predict_proba`` or
         ``predict``, for two classes or a number.
     X : list, Series, DataFrame, path-like or image
-        Subjects, as for the embedder. Held out, if a claim is made: decisions on
-        training subjects rest on their noise, too.
+        Subjects, as for the embedder. Use held-out subjects, or ``cv``: decisions on
+        training subjects depend on their noise, too.
     y : array-like of shape (n_subjects,), optional
-        Two classes: importance is then how a region tells them apart.
+        Two classes: importance is then the contribution to their difference.
     labels_img : path-like, nibabel image or mapping, optional
         Regions, as for the embedder; by default `template_regions`.
     cv : int or splitter, optional
-        Fit what follows the embedder anew in each fold, so that every subject of
+        Fit the steps after the embedder again in each fold, so that every subject of
         ``X`` is held out. Needs ``y``.
     groups : array-like of shape (n_subjects,), optional
         Passed to ``cv``.
     method : {"tokens", "occlusion", "integrated_gradients"}
-        How maps are made: by the contributions of the patch tokens, which costs
-        nothing more; by hiding blocks of voxels, some hundred passes a subject; or
-        by integrated gradients [1]_ of the voxels, some ten. The latter two need
-        captum.
+        How maps are made: from the contributions of the patch tokens, at no cost; by
+        occlusion of blocks of voxels, some hundred passes a subject; or by integrated
+        gradients [1]_ of the voxels, some ten passes. The latter two need captum.
 
     Returns
     -------
@@ -112,19 +111,19 @@ def attribution(
     Raises
     ------
     ConfigError
-        If the pipeline or an option is another, or ``cv`` does not hold out each
+        If the pipeline or an option is not supported, or ``cv`` does not hold out each
         subject once.
     InputError
-        If ``X`` and ``y`` do not fit, or their indices tell two orders of one set of
-        rows, or ``cv`` comes without ``y``.
+        If ``X`` and ``y`` differ in length or in the order of their indices, or
+        ``cv`` comes without ``y``.
     MissingDependencyError
         If captum is needed and not installed.
 
     Notes
     -----
-    What is replaced are tokens after the encoder. They know their surroundings, so a
-    map is blurred, and a small share of what a region tells is told by its
-    neighbours. A classifier that is not linear is replaced by its tangent in maps.
+    The tokens are replaced after the encoder. They share context with their
+    neighbours, so maps are blurred, and part of a region's effect is attributed to its
+    neighbours. Maps linearise a classifier that is not linear.
 
     References
     ----------
@@ -139,15 +138,15 @@ def attribution(
     check_order(X, y=y, groups=groups)
     encoder, table = embedder.read_subjects(X)
     labels = _check_labels(y, cv, len(table.rows))
-    encoder.pool_weights(np.ones(encoder.token_grid, np.float32))  # or say why not
+    # Fail early if this pooling has no weights of tokens.
+    encoder.pool_weights(np.ones(encoder.token_grid, np.float32))
     folds = _folds(cv, labels, groups, len(table.rows))
     names = [subject.participant_id for subject in table.rows]
     stream = stream_tokens(encoder, table.rows, n_jobs=resolve_n_jobs(embedder.n_jobs))
     with closing(stream) as outcomes:
-        found = (outcome.unwrap() for outcome in outcomes)
-        if method == "tokens":
-            found = (tokens.without_voxels() for tokens in found)
-        subjects = list(found)
+        keep_voxels = method != "tokens"
+        tokens = (outcome.unwrap() for outcome in outcomes)
+        subjects = [one if keep_voxels else one.without_voxels() for one in tokens]
     atlas = RegionAtlas.load(template_regions() if labels_img is None else labels_img)
     return attribute_tokens(
         subjects,
@@ -172,31 +171,10 @@ def attribute_tokens(
     folds: Sequence[tuple[Any, Any]] | None,
     method: AttributionMethod = "tokens",
 ) -> Attribution:
-    """Do what `attribution` does, for subjects that are encoded already.
+    """Compute `attribution` for subjects that are already encoded.
 
-    Parameters
-    ----------
-    subjects : sequence of SubjectTokens
-        Tokens.
-    names : sequence of str
-        What the rows of the effects are called.
-    encoder : SubjectEncoder
-        What encoded them; it says how tokens are pooled.
-    head : estimator
-        What follows the embedder, fitted.
-    atlas : RegionAtlas
-        Regions in MNI152 space.
-    labels : ndarray of shape (n_subjects,) or None
-        Two classes.
-    folds : sequence of (train rows, test rows) or None
-        Folds in which the head is fitted anew; None takes it as it is.
-    method : {"tokens", "occlusion", "integrated_gradients"}
-        How maps are made.
-
-    Returns
-    -------
-    Attribution
-        Regions and maps.
+    ``head`` is what follows the embedder; it is fitted again in each fold, if there are
+    folds. ``names`` become the index of the effects.
     """
     regions = _region_weights(atlas, encoder)  # R I J K
     pools = [_pool_weights(subject, encoder) for subject in subjects]
@@ -209,35 +187,35 @@ def attribute_tokens(
         if folds is not None and labels is not None:
             fitted = clone(head).fit(rows[train], labels[train])
         average = _average([subjects[i] for i in train])
-        gradients = slope(fitted, rows[train], rows[test])
-        baseline: NDArray[np.floating] | None = None  # only methods of voxels need it
-        for place, gradient in zip(test, gradients, strict=True):
-            subject, pool = subjects[place], pools[place]
+        gradients = decision_gradient(fitted, rows[train], rows[test])
+        baseline: NDArray[np.floating] | None = None  # only voxel methods need it
+        for index, gradient in zip(test, gradients, strict=True):
+            subject, pool = subjects[index], pools[index]
             difference = subject.tokens - average  # I J K D
-            effects[place] = _ablate(rows[place], pool, difference, regions, fitted)
+            effects[index] = _ablate(rows[index], pool, difference, regions, fitted)
             if method == "tokens":
                 values = _contributions(pool, difference, gradient)
-                maps[place] = Volume(values, subject.geometry)
+                maps[index] = Volume(values, subject.geometry)
                 continue
             if baseline is None:
                 baseline = _mean_volume([subjects[i] for i in train])
             processed = subject.processed
             voxels = attribute_voxels(processed, baseline, encoder, gradient, method)
-            maps[place] = Volume(voxels, processed.geometry)
-    found = [volume for volume in maps if volume is not None]
-    shares = np.mean([_shares(subject, regions) for subject in subjects], axis=0)
+            maps[index] = Volume(voxels, processed.geometry)
+    volumes = [volume for volume in maps if volume is not None]
+    fractions = np.mean([_region_fractions(s, regions) for s in subjects], axis=0)
     frame = pd.DataFrame(effects, index=list(names), columns=list(atlas.names))
     return Attribution(
         effects=frame,
-        importance=_rank(frame, shares, labels),
-        maps=NativeMaps(found, subjects, encoder.preprocessor),
-        template_maps=tuple(to_image(volume) for volume in found),
-        group_img=_group_map(found, labels),
+        importance=_rank(frame, fractions, labels),
+        maps=NativeMaps(volumes, subjects, encoder.preprocessor),
+        template_maps=tuple(to_image(volume) for volume in volumes),
+        group_img=_group_map(volumes, labels),
     )
 
 
 def _region_weights(atlas: RegionAtlas, encoder: SubjectEncoder) -> NDArray[Any]:
-    """Weigh the tokens of each region, in the array order of volumes: (R, I, J, K)."""
+    """Return the weights of each region's tokens, of shape (R, I, J, K)."""
     patch_size = encoder.checkpoint.config.encoder.patch_size
     geometry = encoder.preprocessor.geometry
     regions = atlas.weights(geometry, encoder.grid, patch_size)
@@ -251,8 +229,8 @@ def _split(pipeline: Any) -> tuple[BrainFoundEmbedder, Pipeline]:
         or not isinstance(pipeline[0], BrainFoundEmbedder)
     ):
         raise ConfigError(
-            "pipeline: expected a Pipeline of a BrainFoundEmbedder and what follows "
-            f"it, got {type(pipeline).__name__}."
+            "pipeline: expected a Pipeline of a BrainFoundEmbedder and further "
+            f"steps, got {type(pipeline).__name__}."
         )
     return pipeline[0], pipeline[1:]
 
@@ -260,7 +238,7 @@ def _split(pipeline: Any) -> tuple[BrainFoundEmbedder, Pipeline]:
 def _check_labels(y: Any, cv: Any, n_subjects: int) -> NDArray[Any] | None:
     if y is None:
         if cv is not None:
-            raise InputError("cv: fitting anew in each fold needs y, got none.")
+            raise InputError("cv: needs y to fit again in each fold, got none.")
         return None
     labels = np.asarray(y)
     if len(labels) != n_subjects or len(np.unique(labels)) != 2:
@@ -302,7 +280,7 @@ def _pool(subject: SubjectTokens, weights: Floats) -> Floats:
 
 
 def _average(subjects: Sequence[SubjectTokens]) -> Floats:
-    """Mean token at each position, over those whose brain is there."""
+    """Return the mean token at each position, weighted by the fraction of brain."""
     total = np.zeros(subjects[0].tokens.shape)
     weight = np.zeros(subjects[0].fractions.shape)
     for subject in subjects:
@@ -322,12 +300,12 @@ def _mean_volume(subjects: Sequence[SubjectTokens]) -> NDArray[np.floating]:
 def _ablate(
     row: Floats, pool: Floats, difference: Floats, regions: Floats, head: Any
 ) -> Floats:
-    """Return what the decision loses without each region, of shape (R,)."""
+    """Return the drop of the decision without each region, of shape (R,)."""
     flat = difference.reshape(-1, difference.shape[-1])  # IJK D
     weights = pool[None] * regions[:, None]  # R G I J K
     lost = weights.reshape(*weights.shape[:2], -1) @ flat  # R G D
     ablated = row - lost.reshape(len(regions), -1)
-    decisions = decide(head, np.vstack([row[None], ablated]))
+    decisions = decision_function(head, np.vstack([row[None], ablated]))
     lost_decision: Floats = decisions[0] - decisions[1:]
     return lost_decision
 
@@ -340,13 +318,13 @@ def _contributions(pool: Floats, difference: Floats, gradient: Floats) -> Floats
     return values.astype(np.float32)
 
 
-def _shares(subject: SubjectTokens, regions: Floats) -> Floats:
+def _region_fractions(subject: SubjectTokens, regions: Floats) -> Floats:
     fractions = subject.fractions / subject.fractions.sum()
     return np.asarray((regions * fractions).sum(axis=(1, 2, 3)))
 
 
 def _rank(
-    effects: pd.DataFrame, shares: Floats, labels: NDArray[Any] | None
+    effects: pd.DataFrame, fractions: Floats, labels: NDArray[Any] | None
 ) -> pd.DataFrame:
     values = effects.to_numpy()
     if labels is None:
@@ -355,9 +333,9 @@ def _rank(
         effect = _contrast(values, labels)
     table = pd.DataFrame(
         {
-            "share": shares,
+            "share": fractions,
             "effect": effect,
-            "importance": effect / np.maximum(shares, 1e-9),
+            "importance": effect / np.maximum(fractions, 1e-9),
         },
         index=effects.columns,
     )

@@ -1,4 +1,4 @@
-"""Maps on the grids of the inputs, made when they are asked for."""
+"""Maps on the grids of the inputs, interpolated on demand."""
 
 __all__ = ["NativeMaps"]
 
@@ -16,17 +16,8 @@ from brainfeat.volume import Volume
 class NativeMaps(Sequence[nib.Nifti1Image]):
     """A map a subject, on the grid of its first image.
 
-    A map in native space is as large as the scan, and its values on the grid are few:
-    maps are interpolated one by one, so that a cohort of them needs little memory.
-
-    Parameters
-    ----------
-    volumes : sequence of Volume
-        Maps on the grid.
-    subjects : sequence of SubjectTokens
-        Where each lies in scanner space.
-    preprocessor : Preprocessor
-        What took the subjects to the grid.
+    Maps are interpolated when they are indexed: a native map is as large as the scan,
+    and a cohort of them would need much memory.
     """
 
     def __init__(
@@ -36,7 +27,7 @@ class NativeMaps(Sequence[nib.Nifti1Image]):
         preprocessor: Preprocessor,
     ) -> None:
         self._values = [volume.data for volume in volumes]
-        self._placed = [
+        self._aligned = [
             subject.processed.on_grid(volume.geometry)
             for volume, subject in zip(volumes, subjects, strict=True)
         ]
@@ -53,11 +44,11 @@ class NativeMaps(Sequence[nib.Nifti1Image]):
     def __getitem__(
         self, index: int | slice
     ) -> nib.Nifti1Image | list[nib.Nifti1Image]:
-        """Interpolate one map, or some."""
+        """Interpolate the maps of an index or a slice."""
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         return to_image(
             self._preprocessor.invert(
-                self._values[index], self._placed[index], self._native[index]
+                self._values[index], self._aligned[index], self._native[index]
             )
         )

@@ -1,6 +1,6 @@
-"""The frame of every page: one HTML file that needs no network, script or server."""
+"""The HTML page of a report: one file that needs no network, script or server."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -13,7 +13,7 @@ __all__ = [
     "score_table",
 ]
 
-# Everything lies under one class, so that a notebook keeps its own looks.
+# All rules are below one class, so that they do not affect a notebook.
 _STYLE = """
 .brainfeat { font: 16px/1.55 system-ui, sans-serif; margin: 0 auto; max-width: 76rem;
   padding: 1rem; box-sizing: border-box; }
@@ -37,12 +37,8 @@ _STYLE = """
   grid-template-columns: repeat(auto-fill, minmax(min(28rem, 100%), 1fr)); }
 .brainfeat .brains { display: grid; gap: 0.9rem;
   grid-template-columns: repeat(auto-fill, minmax(min(20rem, 100%), 1fr)); }
-.brainfeat .brains.small {
-  grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); }
-.brainfeat .brains img { width: 100%; display: block; background: #000;
-  border-radius: 4px; }
 .brainfeat .brains svg { background: #000; border-radius: 4px; }
-.brainfeat .brains .flagged svg { outline: 3px solid #d55e00; }
+.brainfeat .brains .suspect svg { outline: 3px solid #d55e00; }
 .brainfeat svg { width: 100%; height: auto; display: block;
   font: 13px system-ui, sans-serif; fill: currentColor; }
 .brainfeat .key { white-space: nowrap; margin-right: 0.6em; }
@@ -75,107 +71,37 @@ _PAGE = """<!DOCTYPE html>
 
 
 def render_page(title: str, body: str) -> str:
-    """Put a body into a page.
-
-    Parameters
-    ----------
-    title : str
-        What the browser's tab says.
-    body : str
-        HTML.
-
-    Returns
-    -------
-    str
-        A whole page.
-    """
+    """Wrap a body in a whole page."""
     return _PAGE.format(title=escape(title), body=body)
 
 
 def is_own_page(path: Path) -> bool:
-    """Whether a file is a page of ours.
-
-    Parameters
-    ----------
-    path : Path
-        An existing file.
-
-    Returns
-    -------
-    bool
-        True if it has our frame.
-    """
+    """Whether an existing file was written by `render_page` and `frame`."""
     return _FRAME.encode() in path.read_bytes()
 
 
 def frame(sections: Iterable[str]) -> str:
-    """Join sections to one element that brings its own style.
-
-    Parameters
-    ----------
-    sections : iterable of str
-        HTML.
-
-    Returns
-    -------
-    str
-        A body for `render_page`, or for a notebook.
-    """
+    """Join sections to one element with its own style, for a page or a notebook."""
     body = "\n".join(sections)
     return f"{_FRAME}\n<style>{_STYLE}</style>\n{body}\n</div>"
 
 
 def notes(texts: Iterable[str]) -> str:
-    """Write what a reader must not miss.
-
-    Parameters
-    ----------
-    texts : iterable of str
-        A paragraph each.
-
-    Returns
-    -------
-    str
-        HTML.
-    """
+    """Format paragraphs that a reader must not miss."""
     return "\n".join(f'<p class="note">{escape(text)}</p>' for text in texts)
 
 
-def fact_table(facts: Iterable[tuple[str, str]]) -> str:
-    """Write names and values.
-
-    Parameters
-    ----------
-    facts : iterable of (str, str)
-        A line each.
-
-    Returns
-    -------
-    str
-        HTML.
-    """
+def fact_table(facts: Mapping[str, str]) -> str:
+    """Format names and values as a table."""
     lines = "\n".join(
         f'<tr><th>{escape(name)}</th><td class="path">{escape(value)}</td></tr>'
-        for name, value in facts
+        for name, value in facts.items()
     )
     return f"<table>\n{lines}\n</table>"
 
 
 def score_table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """Write a table whose first column is text and whose others are numbers.
-
-    Parameters
-    ----------
-    header : sequence of str
-        Names of the columns.
-    lines : iterable of sequence of str
-        Cells.
-
-    Returns
-    -------
-    str
-        HTML.
-    """
+    """Format a table whose first column is text and whose others are numbers."""
     head = _cells("th", header)
     body = "\n".join(f"<tr>{_cells('td', line)}</tr>" for line in lines)
     return (

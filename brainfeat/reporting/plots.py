@@ -16,22 +16,11 @@ _BLUE = "#0072b2"
 
 
 def learning_curve_svg(points: Sequence[LearningPoint]) -> str:
-    """Draw the score over the number of labels, with standard errors.
-
-    Parameters
-    ----------
-    points : sequence of LearningPoint
-        In rising order of labels.
-
-    Returns
-    -------
-    str
-        An ``<svg>`` element that fits the width of its container.
-    """
+    """Draw the AUC over the number of labelled subjects, with standard errors."""
     values = [point.auc.value for point in points]
     low = min(0.45, *(p.auc.value - p.auc.standard_error for p in points))
     frame = _Frame((0.0, max(len(points) - 1.0, 1.0)), (low, 1.0))
-    x = [frame.x(float(place)) for place in range(len(points))]
+    x = [frame.x(float(index)) for index in range(len(points))]
     y = [frame.y(value) for value in values]
     parts = [frame.axes("labelled subjects", "AUC"), frame.y_ticks((0.5, 0.75, 1.0))]
     parts.append(frame.rule(0.5))
@@ -54,22 +43,11 @@ def learning_curve_svg(points: Sequence[LearningPoint]) -> str:
 
 
 def calibration_svg(calibration: Calibration) -> str:
-    """Draw what happened over what was predicted.
-
-    Parameters
-    ----------
-    calibration : Calibration
-        Bins of held-out probabilities.
-
-    Returns
-    -------
-    str
-        An ``<svg>`` element that fits the width of its container.
-    """
+    """Draw the observed frequency over the predicted probability."""
     frame = _Frame((0.0, 1.0), (0.0, 1.0))
     ticks = (0.0, 0.5, 1.0)
     parts = [
-        frame.axes("predicted probability", "observed share"),
+        frame.axes("predicted probability", "observed frequency"),
         frame.y_ticks(ticks),
         *(
             f'<text x="{frame.x(tick):.1f}" y="{_HEIGHT - _BOTTOM + 16}" '
@@ -80,19 +58,19 @@ def calibration_svg(calibration: Calibration) -> str:
         f'{frame.y(1):.1f}" stroke="currentColor" opacity="0.5" '
         'stroke-dasharray="4 4"/>',
     ]
-    places = _pairs(frame, calibration.predicted, calibration.observed)
-    line = " ".join(f"{a:.1f},{b:.1f}" for a, b in places)
+    points = _pairs(frame, calibration.predicted, calibration.observed)
+    line = " ".join(f"{a:.1f},{b:.1f}" for a, b in points)
     parts.append(
         f'<polyline points="{line}" fill="none" stroke="{_BLUE}" stroke-width="2"/>'
     )
     parts += [
-        f'<circle cx="{a:.1f}" cy="{b:.1f}" r="4.5" fill="{_BLUE}"/>' for a, b in places
+        f'<circle cx="{a:.1f}" cy="{b:.1f}" r="4.5" fill="{_BLUE}"/>' for a, b in points
     ]
-    return frame.svg("observed share over predicted probability", parts)
+    return frame.svg("observed frequency over predicted probability", parts)
 
 
 class _Frame:
-    """Maps values to the picture's coordinates."""
+    """Maps values to coordinates of the SVG picture."""
 
     def __init__(
         self, x_range: tuple[float, float], y_range: tuple[float, float]

@@ -1,4 +1,4 @@
-"""Small pictures of preprocessed scans, over which the template's outline lies."""
+"""Pictures of preprocessed scans under the outline of the template."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,23 +20,15 @@ __all__ = ["Outline", "Preview", "draw_preview", "preview_html", "rank_previews"
 Floats = NDArray[np.float64]
 
 _CUTS = (3.0, -20.0, 8.0)  # x, y, z in MNI152 mm
-_LIMIT = -3.5  # robust standard scores, below which a preview is flagged
+_LIMIT = -3.5  # robust z-score, below which a preview is suspect
 _LEAST_SPREAD = 0.01  # a cohort of equal scans has no outliers
 
 
 class Preview(NamedTuple):
-    """One subject after preprocessing.
+    """Cuts of one subject, side by side, with the quality of its alignment.
 
-    Attributes
-    ----------
-    name : str
-        Who it is.
-    pixels : ndarray of uint8 of shape (height, width)
-        Coronal, axial and sagittal cuts side by side.
-    similarity : float
-        Correlation with a model of a head; NaN without alignment.
-    overlap : float
-        Dice of the foreground and the template's brain.
+    ``similarity`` is the correlation with a model of a head, NaN without alignment;
+    ``overlap`` the Dice coefficient of foreground and template.
     """
 
     name: str
@@ -47,14 +39,9 @@ class Preview(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Outline:
-    """The template on a grid: its brain, and where its cuts lie in a preview.
+    """The template on the grid of the previews.
 
-    Parameters
-    ----------
-    brain : ndarray of bool of shape (size_i, size_j, size_k)
-        The template's brain.
-    symbol : str
-        An SVG ``<symbol>`` with the id ``template``, for all previews.
+    ``symbol`` is an SVG ``<symbol>`` with the id ``template``, drawn once for a page.
     """
 
     brain: NDArray[np.bool_]
@@ -62,18 +49,7 @@ class Outline:
 
     @classmethod
     def draw(cls, geometry: Geometry) -> "Outline":
-        """Draw the outlines of brain and white matter.
-
-        Parameters
-        ----------
-        geometry : Geometry
-            Grid of the previews, in MNI152 millimetres.
-
-        Returns
-        -------
-        Outline
-            Drawn once for a page.
-        """
+        """Draw the outlines of brain and white matter."""
         brain, white = (_on_grid(name, geometry) for name in _OUTLINED)
         strip = _strip(brain, geometry)
         paths = "".join(
@@ -96,22 +72,7 @@ _OUTLINED: tuple[TemplateMap, TemplateMap] = ("brain_mask", "white_matter")
 
 
 def draw_preview(name: str, subject: PreprocessedSubject, outline: Outline) -> Preview:
-    """Draw one subject.
-
-    Parameters
-    ----------
-    name : str
-        Who it is.
-    subject : PreprocessedSubject
-        Its first modality is drawn.
-    outline : Outline
-        The template on the same grid.
-
-    Returns
-    -------
-    Preview
-        Picture and quality.
-    """
+    """Draw the first modality of a subject that lies on the outline's grid."""
     data = subject.data[int(np.argmax(subject.present))]
     low, high = np.percentile(data[subject.foreground], (0.0, 99.5))
     unit = np.clip((data - low) / max(float(high - low), 1e-6), 0.0, 1.0)
@@ -127,18 +88,10 @@ def draw_preview(name: str, subject: PreprocessedSubject, outline: Outline) -> P
 
 
 def rank_previews(previews: Sequence[Preview]) -> list[tuple[Preview, bool]]:
-    """Sort previews, the most suspect first.
+    """Sort previews, the most suspect first, with whether each is suspect.
 
-    Parameters
-    ----------
-    previews : sequence of Preview
-        Of one cohort.
-
-    Returns
-    -------
-    list of (Preview, bool)
-        Each with whether it stands out: it was not aligned, its alignment is
-        doubtful, or its similarity or overlap is far below what the cohort has.
+    Suspect subjects were not aligned, have a doubtful alignment, or have a similarity
+    or overlap far below the cohort's.
     """
     similarity = _robust_scores([preview.similarity for preview in previews])
     overlap = _robust_scores([preview.overlap for preview in previews])
@@ -148,21 +101,8 @@ def rank_previews(previews: Sequence[Preview]) -> list[tuple[Preview, bool]]:
     return [(previews[i], bool(score[i] < _LIMIT or doubtful[i])) for i in order]
 
 
-def preview_html(preview: Preview, *, flagged: bool) -> str:
-    """Write one preview; the page must hold the outline's symbol.
-
-    Parameters
-    ----------
-    preview : Preview
-        What to show.
-    flagged : bool
-        Whether it stands out.
-
-    Returns
-    -------
-    str
-        A ``<figure>``.
-    """
+def preview_html(preview: Preview, *, is_suspect: bool) -> str:
+    """Write one preview as a figure; the page must hold the outline's symbol."""
     height, width = preview.pixels.shape
     name = escape(preview.name)
     similarity = (
@@ -171,7 +111,7 @@ def preview_html(preview: Preview, *, flagged: bool) -> str:
         else f"similarity {preview.similarity:.2f}"
     )
     return (
-        f"<figure{' class=flagged' if flagged else ''}>"
+        f"<figure{' class=suspect' if is_suspect else ''}>"
         f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{name}">'
         f'<image width="{width}" height="{height}" '
         f'href="{encode_png(preview.pixels, bits=4)}"/>'
@@ -188,10 +128,10 @@ def _on_grid(name: TemplateMap, geometry: Geometry) -> NDArray[np.float32]:
 
 
 def _strip(data: NDArray[np.floating], geometry: Geometry) -> Floats:
-    """Cut a volume three times; the top is superior or anterior, left is left."""
+    """Join a coronal, an axial and a sagittal cut; left is left, superior is up."""
     to_voxel = np.linalg.inv(geometry.affine)
-    places = np.rint(to_voxel[:3, :3] @ _CUTS + to_voxel[:3, 3]).astype(int)
-    i, j, k = np.clip(places, 0, np.array(data.shape) - 1)
+    voxel = np.rint(to_voxel[:3, :3] @ _CUTS + to_voxel[:3, 3]).astype(int)
+    i, j, k = np.clip(voxel, 0, np.array(data.shape) - 1)
     cuts = [data[:, j, ::-1].T, data[:, ::-1, k].T, data[i, :, ::-1].T]
     height = max(len(cut) for cut in cuts)
     padded = [_to_height(np.asarray(cut, np.float64), height) for cut in cuts]
@@ -204,12 +144,12 @@ def _to_height(cut: Floats, height: int) -> Floats:
 
 
 def _contour(values: Floats, level: float = 0.5) -> str:
-    """Write where values cross a level as an SVG path, square by square."""
+    """Write a level line as an SVG path, by marching squares."""
     segments = []
     rows = len(values)
     is_high = values >= level
     for r in range(rows - 1):
-        # Squares whose corners differ are few: look at those only.
+        # Visit only squares whose corners differ.
         corners = is_high[r : r + 2, :-1].sum(axis=0) + is_high[r : r + 2, 1:].sum(0)
         for c in np.flatnonzero((corners > 0) & (corners < 4)):
             crossings = _crossings(values, r, int(c), level)
@@ -223,20 +163,21 @@ def _contour(values: Floats, level: float = 0.5) -> str:
 def _crossings(
     values: Floats, r: int, c: int, level: float
 ) -> list[tuple[float, float]]:
-    """Return where the level crosses the edges of a square, in order around it."""
+    """Return where the level crosses the edges of a square, in order."""
     corners = [(r, c), (r, c + 1), (r + 1, c + 1), (r + 1, c)]
-    found = []
+    points = []
     for (r0, c0), (r1, c1) in zip(corners, corners[1:] + corners[:1], strict=True):
         first, second = values[r0, c0], values[r1, c1]
         if (first >= level) != (second >= level):
-            share = (level - first) / (second - first)
-            # A pixel's middle lies half a unit from its corner.
-            found.append((c0 + share * (c1 - c0) + 0.5, r0 + share * (r1 - r0) + 0.5))
-    return found
+            fraction = (level - first) / (second - first)
+            # The centre of a pixel lies half a unit from its corner.
+            x, y = c0 + fraction * (c1 - c0), r0 + fraction * (r1 - r0)
+            points.append((x + 0.5, y + 0.5))
+    return points
 
 
 def _robust_scores(values: Sequence[float]) -> Floats:
-    """Return robust standard scores; those that are not known are the lowest."""
+    """Return robust z-scores; -inf for missing values."""
     array = np.asarray(values, dtype=np.float64)
     known = array[np.isfinite(array)]
     if not len(known):

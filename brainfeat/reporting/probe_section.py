@@ -1,4 +1,4 @@
-"""What a report says of how well a label is read."""
+"""The section of a report about a linear probe of the label."""
 
 import warnings
 from html import escape
@@ -17,48 +17,38 @@ from brainfeat.reporting.plots import calibration_svg, learning_curve_svg
 
 __all__ = ["probe_section"]
 
-_FEWEST_TO_PROBE = 10
+_FEWEST_OF_CLASS = 5
 
 
-def probe_section(cohort: Cohort) -> list[str]:
-    """Evaluate the label of a cohort, and write about it.
-
-    Parameters
-    ----------
-    cohort : Cohort
-        Embeddings and what is known.
-
-    Returns
-    -------
-    list of str
-        HTML; it says why, if there is nothing to evaluate.
-    """
-    heading = "<h2>Can a linear probe read the label?</h2>"
+def probe_section(cohort: Cohort) -> tuple[ProbeEvaluation | None, str]:
+    """Evaluate a probe of the label; the HTML says why, if there is none."""
     if cohort.label is None:
-        return [
-            heading,
-            "<p>No labels: a table with a column such as <code>diagnosis</code>, "
-            "given by <code>--labels</code>, would be evaluated here.</p>",
-        ]
+        return None, (
+            "<p>No labels. Pass a table with a column such as <code>diagnosis</code> "
+            "by <code>--labels</code> to evaluate a linear probe.</p>"
+        )
     labels = cohort.texts(cohort.label)
     rows = _complete_rows(cohort)
-    left_out = notes(_tell_left_out(cohort, rows))
+    left_out = notes(_describe_left_out(cohort, rows))
     counts = labels[rows].value_counts()
-    if len(counts) != 2 or counts.min() < _FEWEST_TO_PROBE // 2:
-        shares = ", ".join(f"{name} ({n})" for name, n in counts.items())
-        return [
-            heading,
-            left_out,
-            f"<p>The column <code>{escape(cohort.label)}</code> cannot be probed: "
-            f"expected two classes of {_FEWEST_TO_PROBE // 2} rows at least, got "
-            f"{escape(shares) or 'none'}.</p>",
-        ]
+    if len(counts) != 2 or counts.min() < _FEWEST_OF_CLASS:
+        classes = ", ".join(f"{name} ({n})" for name, n in counts.items())
+        return None, (
+            f"{left_out}<p>Column <code>{escape(cohort.label)}</code> was not probed: "
+            f"expected two classes with at least {_FEWEST_OF_CLASS} rows each, got "
+            f"{escape(classes) or 'none'}.</p>"
+        )
     try:
-        found = _evaluate(cohort, rows, labels)
+        evaluation = _evaluate(cohort, rows, labels)
     except InputError as error:
-        return [heading, left_out, f"<p>Not evaluated: {escape(str(error))}</p>"]
-    findings = notes(found.findings)
-    return [heading, left_out, findings, _scores(found, cohort), *_curves(found)]
+        return None, f"{left_out}<p>Not evaluated: {escape(str(error))}</p>"
+    parts = [
+        left_out,
+        notes(evaluation.findings),
+        _scores(evaluation, cohort),
+        _curves(evaluation),
+    ]
+    return evaluation, "\n".join(parts)
 
 
 def _evaluate(
@@ -66,7 +56,7 @@ def _evaluate(
 ) -> ProbeEvaluation:
     known = cohort.known[rows]
     with warnings.catch_warnings():
-        # The page tells them.
+        # The page shows them as notes.
         warnings.simplefilter("ignore", ConfoundingWarning)
         warnings.simplefilter("ignore", LeakageWarning)
         return evaluate_probe(
@@ -79,75 +69,82 @@ def _evaluate(
 
 
 def _complete_rows(cohort: Cohort) -> NDArray[np.bool_]:
-    used = [str(cohort.label), *_accounted(cohort)]
+    used = [str(cohort.label), *_corrected_for(cohort)]
     return np.asarray(cohort.known[used].notna().all(axis=1))
 
 
-def _accounted(cohort: Cohort) -> list[str]:
+def _corrected_for(cohort: Cohort) -> list[str]:
     return [*cohort.confounds, *([cohort.site] if cohort.site else [])]
 
 
-def _tell_left_out(cohort: Cohort, rows: NDArray[np.bool_]) -> list[str]:
+def _describe_left_out(cohort: Cohort, rows: NDArray[np.bool_]) -> list[str]:
     has_label = cohort.known[cohort.label].notna()
     n_left_out = int((has_label & ~rows).sum())
     if n_left_out == 0:
         return []
     return [
-        f"{n_left_out} of {has_label.sum()} rows with a label are left out here, "
-        f"without a value of {', '.join(_accounted(cohort))}."
+        f"{n_left_out} of {has_label.sum()} rows with a label are left out: they lack "
+        f"a value of {', '.join(_corrected_for(cohort))}."
     ]
 
 
-def _scores(found: ProbeEvaluation, cohort: Cohort) -> str:
-    accounted = _accounted(cohort)
-    told = escape(", ".join(accounted))
-    lines = [("features as they are", str(found.auc), format_number(found.p_value, 3))]
-    if found.confound_auc is not None:
-        lines.append((f"{', '.join(accounted)} alone", str(found.confound_auc), ""))
-    if found.corrected_auc is not None and found.corrected_p_value is not None:
+def _scores(evaluation: ProbeEvaluation, cohort: Cohort) -> str:
+    columns = ", ".join(_corrected_for(cohort))
+    lines = [("features", str(evaluation.auc), format_number(evaluation.p_value, 3))]
+    if evaluation.confound_auc is not None:
+        lines.append((f"{columns} alone", str(evaluation.confound_auc), ""))
+    if evaluation.corrected_auc is not None:
+        p_value = evaluation.corrected_p_value
         lines.append(
             (
-                f"features, corrected for {', '.join(accounted)}",
-                str(found.corrected_auc),
-                format_number(found.corrected_p_value, 3),
+                f"features, corrected for {columns}",
+                str(evaluation.corrected_auc),
+                "" if p_value is None else format_number(p_value, 3),
             )
         )
     lines += [
         (
-            f"learnt elsewhere, tested at {site.site} ({site.n_rows} rows)",
+            f"trained at other sites, tested at {site.site} ({site.n_rows} rows)",
             "one class only" if np.isnan(site.auc) else f"{site.auc:.2f}",
             "",
         )
-        for site in found.leave_one_site_out
+        for site in evaluation.leave_one_site_out
     ]
-    first, second = found.classes
+    return score_table(("features", "AUC", "p"), lines) + _explain(evaluation, cohort)
+
+
+def _explain(evaluation: ProbeEvaluation, cohort: Cohort) -> str:
+    first, second = evaluation.classes
     text = (
         f"<p>{escape(str(cohort.label))}: <b>{escape(second)}</b> against "
-        f"<b>{escape(first)}</b>, {found.n_rows} rows of {found.n_subjects} "
-        "subjects. Area under the ROC curve of rows that were held out; 0.5 is chance. "
-        "Nested, grouped and stratified cross-validation of ridge regression; standard "
-        "errors by Nadeau and Bengio, p by permuting the labels of whole subjects."
+        f"<b>{escape(first)}</b>, {evaluation.n_rows} rows of "
+        f"{evaluation.n_subjects} subjects. Area under the ROC curve in held-out rows; "
+        "0.5 is chance. Ridge regression in nested, grouped, stratified "
+        "cross-validation; corrected standard errors [Nadeau and Bengio, 2003]; p from "
+        "permutations of the labels of whole subjects."
     )
-    if accounted:
+    columns = _corrected_for(cohort)
+    if columns:
         text += (
-            f" Corrected: {told} regressed out in each fold, and only rows of one "
-            "site compared."
+            f" Corrected: {escape(', '.join(columns))} regressed out in each fold, "
+            "and only rows of the same site compared."
         )
-    return score_table(("features", "AUC", "p"), lines) + f"\n{text}</p>"
+    return f"\n{text}</p>"
 
 
-def _curves(found: ProbeEvaluation) -> list[str]:
-    parts = []
-    if len(found.learning_curve) > 1:
-        parts.append(
-            f"<figure>{learning_curve_svg(found.learning_curve)}<figcaption>How many "
-            "labels does it take? Mean over 20 draws of the labelled subjects, tested "
-            "on all others; bars are standard errors over draws.</figcaption></figure>"
+def _curves(evaluation: ProbeEvaluation) -> str:
+    figures = []
+    if len(evaluation.learning_curve) > 1:
+        figures.append(
+            f"<figure>{learning_curve_svg(evaluation.learning_curve)}<figcaption>"
+            "Learning curve: AUC in all other subjects, mean over 20 draws of the "
+            "labelled ones; bars are standard errors over draws.</figcaption></figure>"
         )
-    c = found.calibration
-    parts.append(
-        f"<figure>{calibration_svg(c)}<figcaption>Are the probabilities what they say? "
-        f"Bins of equal counts. Brier score {c.brier:.3f}; always telling the share "
-        f"would give {c.brier_of_share:.3f}.</figcaption></figure>"
+    calibration = evaluation.calibration
+    figures.append(
+        f"<figure>{calibration_svg(calibration)}<figcaption>Calibration, in bins of "
+        f"equal counts. Brier score {calibration.brier:.3f}; always predicting the "
+        f"class frequency scores {calibration.brier_of_share:.3f}."
+        "</figcaption></figure>"
     )
-    return ['<div class="figures">', *parts, "</div>"]
+    return '<div class="figures">' + "\n".join(figures) + "</div>"

@@ -1,4 +1,4 @@
-"""What a report shows of the images: previews, and the importance of regions."""
+"""Previews of the images of a report, and the importance of regions."""
 
 from collections.abc import Sequence
 from contextlib import closing
@@ -23,14 +23,14 @@ from brainfeat.reporting.previews import Outline, Preview, draw_preview
 from brainfeat.reporting.template_regions import template_regions
 from brainfeat.subjects.subject import Subject
 
-__all__ = ["look_at_inputs"]
+__all__ = ["preprocess_inputs"]
 
-_MOST_SHOWN = 200  # of a larger cohort, those that lie farthest out
+_MOST_SHOWN = 200  # of a larger cohort, the most distant rows
 _FEWEST_OF_CLASS = 5
 _N_FOLDS = 5
 
 
-def look_at_inputs(
+def preprocess_inputs(
     cohort: Cohort,
     subjects: Sequence[Subject],
     encoder: SubjectEncoder,
@@ -38,62 +38,35 @@ def look_at_inputs(
     n_jobs: int = 1,
     show_progress: bool = False,
 ) -> Inputs:
-    """Preprocess subjects once more, to show them and to attribute decisions.
-
-    Parameters
-    ----------
-    cohort : Cohort
-        Embeddings and what is known.
-    subjects : sequence of Subject
-        Images of each row.
-    encoder : SubjectEncoder
-        What embedded them.
-    n_jobs : int
-        Threads that read and preprocess.
-    show_progress : bool
-        Whether to show how many subjects are done.
-
-    Returns
-    -------
-    Inputs
-        Previews; importance of regions, if there are two classes.
-    """
+    """Preprocess subjects again, draw each, and attribute a probe's decisions."""
     rows = _choose_rows(cohort)
     outline = Outline.draw(encoder.preprocessor.geometry)
     previews: list[Preview] = []
     failures: list[tuple[str, str]] = []
-    found: dict[int, SubjectTokens] = {}
-    wanted = _can_attribute(cohort, rows, encoder)
+    tokens: dict[int, SubjectTokens] = {}
+    is_attributed = _can_attribute(cohort, rows, encoder)
     stream = stream_tokens(encoder, [subjects[row] for row in rows], n_jobs=n_jobs)
-    with closing(stream) as outcomes:
-        for row, outcome in track(
-            zip(rows, outcomes, strict=False),
-            total=len(rows),
-            description="preprocessing",
-            show=show_progress,
-        ):
+    with closing(stream):
+        outcomes = track(
+            stream, total=len(rows), description="preprocessing", show=show_progress
+        )
+        for row, outcome in zip(rows, outcomes, strict=True):
             if outcome.result is None:
                 failures.append((cohort.names[row], str(outcome.error)))
                 continue
             processed = outcome.result.processed
             previews.append(draw_preview(cohort.names[row], processed, outline))
-            if wanted:
-                found[row] = outcome.result.without_voxels()
-    remarks = []
-    if len(rows) < len(subjects):
-        remarks.append(
-            f"{len(rows)} of {len(subjects)} rows are looked at: those whose "
-            "embeddings lie farthest from the cohort, and so no sample of it."
-        )
+            if is_attributed:
+                tokens[row] = outcome.result.without_voxels()
     importance = None
-    if wanted and _is_enough(cohort, list(found)):
-        importance = _attribute(cohort, found, encoder)
+    if is_attributed and _has_two_classes(cohort, list(tokens)):
+        importance = _attribute(cohort, tokens, encoder)
     return Inputs(
         outline=outline,
         previews=previews,
         failures=failures,
         importance=importance,
-        remarks=remarks,
+        remarks=_describe_choice(len(rows), len(subjects)),
     )
 
 
@@ -106,23 +79,29 @@ def _choose_rows(cohort: Cohort) -> list[int]:
     return sorted(int(row) for row in chosen)
 
 
+def _describe_choice(n_chosen: int, n_rows: int) -> list[str]:
+    if n_chosen == n_rows:
+        return []
+    return [
+        f"Only {n_chosen} of {n_rows} rows were preprocessed: those whose embeddings "
+        "lie farthest from the cohort. They are not a random sample."
+    ]
+
+
 def _can_attribute(
     cohort: Cohort, rows: Sequence[int], encoder: SubjectEncoder
 ) -> bool:
-    is_placed = encoder.preprocessor.alignment != "none"
-    return (
-        encoder.pooling in {"mean", "regions"}
-        and is_placed
-        and _is_enough(cohort, rows)
-    )
+    is_aligned = encoder.preprocessor.alignment != "none"
+    has_tokens = encoder.pooling in {"mean", "regions"}
+    return is_aligned and has_tokens and _has_two_classes(cohort, rows)
 
 
-def _is_enough(cohort: Cohort, rows: Sequence[int]) -> bool:
-    """Whether there are two classes with some people each."""
-    people = np.asarray(cohort.participants)[list(rows)]
+def _has_two_classes(cohort: Cohort, rows: Sequence[int]) -> bool:
+    """Whether there are two classes with enough subjects each."""
+    participants = np.asarray(cohort.participants)[list(rows)]
     labels = _labels(cohort)[list(rows)]
-    known = labels != "unknown"
-    counts = [len(set(people[known & (labels == name)])) for name in set(labels[known])]
+    classes = set(labels[labels != "unknown"])
+    counts = [len(set(participants[labels == name])) for name in classes]
     return len(counts) == 2 and min(counts) >= _FEWEST_OF_CLASS
 
 
@@ -133,17 +112,17 @@ def _labels(cohort: Cohort) -> NDArray[np.str_]:
 
 
 def _attribute(
-    cohort: Cohort, found: dict[int, SubjectTokens], encoder: SubjectEncoder
+    cohort: Cohort, tokens: dict[int, SubjectTokens], encoder: SubjectEncoder
 ) -> pd.DataFrame:
     labels = _labels(cohort)
-    rows = [row for row in found if labels[row] != "unknown"]
-    people = np.asarray(cohort.participants)[rows]
+    rows = [row for row in tokens if labels[row] != "unknown"]
+    participants = np.asarray(cohort.participants)[rows]
     splitter = StratifiedGroupKFold(_N_FOLDS, shuffle=True, random_state=0)
-    folds = list(splitter.split(rows, labels[rows], people))
-    # As strong a penalty as the probe's middle one.
+    folds = list(splitter.split(rows, labels[rows], participants))
+    # The middle of the penalties that the probe chooses from.
     head = make_pipeline(StandardScaler(), RidgeClassifier(alpha=encoder.n_features))
     return attribute_tokens(
-        [found[row] for row in rows],
+        [tokens[row] for row in rows],
         [cohort.names[row] for row in rows],
         encoder,
         head,

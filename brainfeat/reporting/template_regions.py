@@ -16,7 +16,7 @@ from brainfeat.volume import Geometry, Volume
 
 _SPACING = 2.0  # mm
 _STRUCTURES = ("medial_temporal", "ventricle", "deep_gray")
-# Planes in MNI152 mm that divide what is no such structure: y, then z.
+# Planes that divide the rest of the brain, MNI152 mm: y, then z.
 _ANTERIOR_FROM, _POSTERIOR_TO, _SUPERIOR_FROM = 10.0, -40.0, 10.0
 
 
@@ -24,16 +24,15 @@ _ANTERIOR_FROM, _POSTERIOR_TO, _SUPERIOR_FROM = 10.0, -40.0, 10.0
 def template_regions() -> dict[str, Any]:
     """Divide the brain of MNI152 into 18 regions, in the form of nilearn's atlases.
 
-    Medial temporal lobes, ventricles and deep grey matter are found by the tissue
-    maps of the template and where they lie. All else is divided by planes, and named
-    by its place, since planes know no lobes. For results to be published, take an
-    atlas that was drawn by anatomists.
+    Medial temporal lobes, ventricles and deep grey matter come from the template's
+    tissue maps. The rest is divided by planes and named by its position. For published
+    results, use an atlas that anatomists drew.
 
     Returns
     -------
     dict
-        ``maps``, a label image in MNI152 space at 2 mm, and ``lut``, a DataFrame
-        with the columns ``index`` and ``name``: such as ``medial_temporal_l`` and
+        ``maps``, a label image in MNI152 space at 2 mm, and ``lut``, a DataFrame with
+        the columns ``index`` and ``name``: such as ``medial_temporal_l`` and
         ``anterior_superior_r``.
 
     Examples
@@ -49,9 +48,9 @@ def template_regions() -> dict[str, Any]:
     parts: dict[str, NDArray[np.bool_]] = {}
     structures = np.zeros(classes.shape, dtype=bool)
     for name in _STRUCTURES:
-        found = classes == 1 + BRAIN_CLASSES.index(name)
-        structures |= found
-        parts |= {f"{name}_{side}": found & here for side, here in sides.items()}
+        structure = classes == 1 + BRAIN_CLASSES.index(name)
+        structures |= structure
+        parts |= {f"{name}_{side}": structure & here for side, here in sides.items()}
     rest = (classes > 0) & ~structures
     depths = {
         "anterior": y > _ANTERIOR_FROM,
@@ -76,7 +75,7 @@ def template_regions() -> dict[str, Any]:
 def _coordinates(geometry: Geometry) -> NDArray[np.float64]:
     """Return MNI152 millimetres of the voxels, of shape (3, I, J, K)."""
     voxels = np.indices(geometry.shape)
-    places: NDArray[np.float64] = np.einsum(
+    millimetres: NDArray[np.float64] = np.einsum(
         "ab,bijk->aijk", geometry.affine[:3, :3], voxels
     )
-    return places + geometry.affine[:3, 3, None, None, None]
+    return millimetres + geometry.affine[:3, 3, None, None, None]

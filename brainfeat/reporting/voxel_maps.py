@@ -1,4 +1,4 @@
-"""Which voxels move a decision, by captum."""
+"""Contributions of voxels to a decision, by captum."""
 
 __all__ = ["VoxelMethod", "attribute_voxels"]
 
@@ -18,8 +18,8 @@ from brainfeat.preprocessing.preprocessed import PreprocessedSubject
 
 VoxelMethod = Literal["occlusion", "integrated_gradients"]
 
-_N_STEPS = 16  # of the path that gradients are integrated along
-_N_SLABS = 2  # that a window of occlusion covers, two patches wide and high
+_N_STEPS = 16  # along the path of the integrated gradients
+_N_SLABS = 2  # in a window of occlusion, which is two patches wide and high
 
 
 def attribute_voxels(
@@ -29,51 +29,32 @@ def attribute_voxels(
     gradient: NDArray[np.float64],
     method: VoxelMethod,
 ) -> NDArray[np.float32]:
-    """Compute the contribution of each voxel to the decision on a subject.
+    """Return the contribution of each voxel to the decision, summed over modalities.
 
-    Parameters
-    ----------
-    subject : PreprocessedSubject
-        What the encoder is given.
-    baseline : ndarray of shape (n_modalities, size_i, size_j, size_k)
-        What voxels are replaced by: the average subject.
-    encoder : SubjectEncoder
-        Checkpoint and pooling.
-    gradient : ndarray of shape (n_features,)
-        Decision per unit of each feature.
-    method : {"occlusion", "integrated_gradients"}
-        How.
-
-    Returns
-    -------
-    ndarray of float32 of shape (size_i, size_j, size_k)
-        Contributions, summed over modalities.
-
-    Raises
-    ------
-    MissingDependencyError
-        If captum is not installed.
+    Voxels are replaced by those of the baseline, the average subject; the decision is
+    the product of features and ``gradient``.
     """
     attr = _import_captum()
     patch_size = encoder.checkpoint.config.encoder.patch_size
     slabs, average = _to_slabs(subject.data, encoder), _to_slabs(baseline, encoder)
     forward = _decision(subject, encoder, gradient)
     if method == "integrated_gradients":
-        found = attr.IntegratedGradients(forward).attribute(
+        contributions = attr.IntegratedGradients(forward).attribute(
             slabs, baselines=average, n_steps=_N_STEPS, internal_batch_size=1
         )
     else:
         window = (_N_SLABS, slabs.shape[2], 2 * patch_size, 2 * patch_size)
         with torch.no_grad():
-            found = attr.Occlusion(forward).attribute(
+            contributions = attr.Occlusion(forward).attribute(
                 slabs,
                 baselines=average,
                 sliding_window_shapes=window,
                 strides=window,
             )
-        # A window's effect is that of all its voxels together.
-        found = found / _window_sizes(slabs[0].shape, window).to(found)
-    values = encoder.grid.assemble(found[0].detach().cpu().numpy())  # M I J K
+        # The effect of a window is that of all its voxels together.
+        sizes = _window_sizes(slabs[0].shape, window).to(contributions)
+        contributions = contributions / sizes
+    values = encoder.grid.assemble(contributions[0].detach().cpu().numpy())  # M I J K
     return np.asarray(values.sum(axis=0), dtype=np.float32)
 
 

@@ -3,70 +3,59 @@
 import copy
 import os
 import tempfile
-from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
-from numbers import Real
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 import pandas as pd
-import torch
 from nibabel import Nifti1Image
 from sklearn.base import BaseEstimator
-from sklearn.utils import Tags, check_random_state
+from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from brainfeat.checkpoint.checkpoint import Checkpoint
-from brainfeat.checkpoint.sharing import shared_checkpoint, shared_encoder
-from brainfeat.configs import is_integer
-from brainfeat.exceptions import ConfigError, InputError
+from brainfeat.checkpoint.sharing import (
+    check_fingerprint,
+    shared_checkpoint,
+    shared_encoder,
+)
 from brainfeat.io.paths import expand_home
 from brainfeat.metrics import dice_scores
 from brainfeat.models.device import resolve_device
 from brainfeat.models.threads import resolve_n_jobs
-from brainfeat.progress import ProgressDisplay, track
 from brainfeat.segmentation.folder import read_folder, write_folder
 from brainfeat.segmentation.inputs import SegmentationSpace, acquired_modalities
 from brainfeat.segmentation.label_maps import (
     as_label_maps,
-    label_map_name,
-    read_label_map,
+    check_classes,
     read_on_image,
 )
 from brainfeat.segmentation.network import SegmentationNetwork
-from brainfeat.segmentation.prediction import Segmentation, segment_subjects
+from brainfeat.segmentation.plan import TrainingPlan, split_subjects
+from brainfeat.segmentation.prediction import Segmentation, iter_segmentations
 from brainfeat.segmentation.store import write_store
-from brainfeat.segmentation.training import (
-    TrainingPlan,
-    init_network,
-    split_subjects,
-    train,
-)
-from brainfeat.subjects.contract import (
-    check_checkpoint_name,
-    check_modalities,
-    check_weights,
+from brainfeat.segmentation.training import init_network, train
+from brainfeat.subjects.owners import subject_groups
+from brainfeat.subjects.subject import Subject
+from brainfeat.subjects.table import (
+    as_subjects,
+    check_fitted_modalities,
     read_subjects,
     tag_images,
 )
-from brainfeat.subjects.owners import number_people
-from brainfeat.subjects.subject import Outcome, Subject
 
 __all__ = ["SegmentationEstimator"]
 
 T = TypeVar("T")
 
-# Subjects of a step on an accelerator; one is enough for a CPU.
-_ACCELERATOR_BATCH = 4
-
 
 class SegmentationEstimator(BaseEstimator):
     """Segment brain MRI after training on a few labelled examples.
 
-    A light decoder learns from the tokens of a pretrained encoder, and from the voxels
-    at about 1 mm for sharp borders. Label maps are on each image's own grid:
-    probabilities are interpolated there, and the most probable class is taken.
+    A light decoder learns from the tokens of a pretrained encoder, and from voxels of
+    1 mm for sharp borders. Probabilities are interpolated on each image's own grid,
+    where the most probable class is taken.
 
     Parameters
     ----------
@@ -76,11 +65,10 @@ class SegmentationEstimator(BaseEstimator):
     n_steps : int
         Steps of the training.
     learning_rate : float
-        Peak learning rate of the decoder; an encoder that is not frozen has a tenth of
-        it. It rises over the first tenth of the steps, then falls.
+        Peak learning rate of the decoder, after a warm-up of a tenth of the steps; an
+        encoder that is trained has a tenth of it.
     freeze_encoder : bool
-        Whether to train the decoder alone; training the encoder, too, takes more time,
-        memory and labels.
+        Whether to train the decoder alone, which takes less time, memory and labels.
     batch_size : "auto" or int
         Subjects of a step; ``"auto"`` is 1 on a CPU and 4 elsewhere.
     device : "auto", str or torch.device
@@ -95,9 +83,8 @@ class SegmentationEstimator(BaseEstimator):
     validation_fraction : float
         Fraction of the participants, rounded down, to hold out for early stopping, up
         to four subjects: training stops once their Dice no longer rises, and the best
-        weights are kept. By default, fewer than ten participants are all trained on.
-        Subjects are of one participant if the first level of the index of ``X``, a
-        file, or the ``sub-`` in their names is the same.
+        weights are kept. Subjects are of one participant if the first level of the
+        index of ``X``, a file, or the ``sub-`` in their names is the same.
     n_jobs : int
         Threads that read and preprocess. Speed only: on a CPU all cores segment.
 
@@ -113,10 +100,6 @@ class SegmentationEstimator(BaseEstimator):
         Mean Dice of the held-out subjects, at each tenth of the training.
     checkpoint_fingerprint_ : str
         SHA-256 of the encoder's weights and configuration.
-
-    See Also
-    --------
-    BrainFoundEmbedder : One vector a subject.
 
     Examples
     --------
@@ -157,8 +140,7 @@ class SegmentationEstimator(BaseEstimator):
         """Train a decoder.
 
         All inputs are read and checked before the training starts. Preprocessed
-        subjects are kept in a temporary folder, so that memory does not grow with
-        their number.
+        subjects are kept in a temporary folder, not in memory.
 
         Parameters
         ----------
@@ -167,9 +149,8 @@ class SegmentationEstimator(BaseEstimator):
             image}``, one a subject; a DataFrame with a column per modality.
         y : list, Series or image
             A label map a subject, as path or image, in the order of ``X``. Labels are
-            any integers; 0 is background, and may be all that a subject has. A label
-            map may have another grid than its image, if it is aligned with it in
-            scanner space.
+            any integers; 0 is background, and may be all that a subject has. Its grid
+            may differ from the image's, if both are aligned in scanner space.
 
         Returns
         -------
@@ -178,14 +159,9 @@ class SegmentationEstimator(BaseEstimator):
 
         Raises
         ------
-        CheckpointError
-            If there is no such checkpoint, or it is damaged.
-        ConfigError
-            If a parameter has an invalid value.
         InputError
-            If ``X`` or ``y`` has another form, a label map is missing, is named after
-            another subject, lies outside its image or lost its affine, all hold
-            background only, or a class is nowhere in the brain.
+            If ``X`` or ``y`` has another form, a label map is missing, of another
+            subject or outside its image, or a class is nowhere in the brain.
         ModalityError
             If a modality is unknown to the checkpoint, or missing where it must not.
         TrainingError
@@ -193,39 +169,29 @@ class SegmentationEstimator(BaseEstimator):
         VolumeError
             If a file is not a usable image, or labels are not integers.
         """
-        self._check_parameters()
-        device = resolve_device(self.device)
+        device, n_jobs = resolve_device(self.device), resolve_n_jobs(self.n_jobs)
+        plan, random = TrainingPlan.from_parameters(self.get_params(), device)
         checkpoint = shared_checkpoint(self.checkpoint)
-        subjects = read_subjects(X, checkpoint, self.modality).rows
-        label_maps = as_label_maps(y, subjects)
-        modalities = acquired_modalities(subjects, checkpoint.config.encoder.modalities)
-        space = SegmentationSpace.of_checkpoint(checkpoint.config, modalities)
+        table = read_subjects(X, checkpoint, self.modality)
+        label_maps = as_label_maps(y, table.rows)
+        space = SegmentationSpace.of_checkpoint(
+            checkpoint.config, acquired_modalities(table)
+        )
         with tempfile.TemporaryDirectory(prefix="brainfeat-") as folder:
             store = write_store(
-                subjects,
+                table.rows,
                 label_maps,
                 space,
                 Path(folder),
-                n_jobs=resolve_n_jobs(self.n_jobs),
+                n_jobs=n_jobs,
                 verbose=self.verbose,
             )
-            random = check_random_state(self.random_state)
-            plan = self._plan(device, seed=int(random.randint(2**31)))
-            groups = number_people(X, subjects)
+            groups = subject_groups(X, table.rows)
             split = split_subjects(
                 store.has_class, groups, self.validation_fraction, random
             )
             network = init_network(checkpoint, space, store, split, plan, device)
-            with ProgressDisplay(
-                "training", plan.n_steps, show=self.verbose > 0
-            ) as display:
-                result = train(
-                    network,
-                    store,
-                    split,
-                    plan,
-                    on_step=lambda loss: display.advance(detail=f"loss {loss:.3f}"),
-                )
+            result = train(network, store, split, plan, verbose=self.verbose)
         self.classes_ = np.array(store.classes)
         self.loss_curve_ = result.loss_curve
         self.validation_scores_ = result.validation_scores
@@ -250,16 +216,10 @@ class SegmentationEstimator(BaseEstimator):
 
         Raises
         ------
-        CheckpointError
-            If the checkpoint is not the one that was fitted.
-        InputError
-            If ``X`` has another form.
         ModalityError
             If ``X`` has a modality that `fit` did not see.
-        VolumeError
-            If a scan cannot be read.
         """
-        return self._segment(self._read(X), Segmentation.to_label_map)
+        return [*self._segment(*self._prepare(X), Segmentation.to_label_map)]
 
     def predict_proba(self, X: Any) -> list[Nifti1Image]:
         """Compute the probability of each class in each voxel.
@@ -275,7 +235,7 @@ class SegmentationEstimator(BaseEstimator):
             One a subject, float32 of shape (size_i, size_j, size_k, n_classes), in the
             order of ``classes_``.
         """
-        return self._segment(self._read(X), Segmentation.to_probability_map)
+        return [*self._segment(*self._prepare(X), Segmentation.to_probability_map)]
 
     def score(self, X: Any, y: Any) -> float:
         """Compute the mean Dice over subjects and foreground classes.
@@ -304,43 +264,28 @@ class SegmentationEstimator(BaseEstimator):
         X : list, Series, DataFrame, path-like or image
             As for `fit`.
         y : list, Series or image
-            True label maps, as for `fit`.
+            True label maps, as for `fit`, of classes that `fit` saw.
 
         Returns
         -------
         DataFrame
             A row a subject, with the index of ``X`` if it has one; a column a
-            foreground class; NaN where neither the truth nor the prediction has the
-            class.
-
-        Raises
-        ------
-        InputError
-            If ``X`` or ``y`` has another form, a label map has a class that `fit` did
-            not see, or lies outside its image.
-
-        See Also
-        --------
-        brainfeat.metrics.hausdorff_distances : Distances between borders, in mm.
+            foreground class; NaN where neither truth nor prediction has it.
         """
-        subjects = self._read(X)
+        network, subjects = self._prepare(X)
         label_maps = as_label_maps(y, subjects)
         for source, subject in zip(label_maps, subjects, strict=True):
-            known = self.classes_.tolist()
-            present = np.unique(read_label_map(source, subject).data).tolist()
-            if unknown := sorted(set(present) - set(known)):
-                raise InputError(
-                    f"{label_map_name(source, subject)}: expected classes of the "
-                    f"training {known}, got {unknown} too."
-                )
+            check_classes(source, subject, self.classes_.tolist())
         foreground = self.classes_[1:].tolist()
-        predicted = self._segment(subjects, lambda s: (s.inputs.native, s.labels()))
-        rows = []
-        for source, subject, (geometry, labels) in zip(
-            label_maps, subjects, predicted, strict=True
-        ):
-            truth = read_on_image(source, subject, geometry)
-            rows.append(dice_scores(truth, labels, foreground))
+        predicted = self._segment(
+            network, subjects, lambda item: (item.inputs.native, item.labels())
+        )
+        rows = [
+            dice_scores(read_on_image(source, subject, grid), labels, foreground)
+            for source, subject, (grid, labels) in zip(
+                label_maps, subjects, predicted, strict=True
+            )
+        ]
         names = [subject.participant_id for subject in subjects]
         index = X.index if isinstance(X, pd.Series | pd.DataFrame) else names
         return pd.DataFrame(rows, index=index, columns=foreground)
@@ -352,11 +297,6 @@ class SegmentationEstimator(BaseEstimator):
         -------
         SegmentationNetwork
             For `brainfeat.segmentation.prediction.segment_subjects`.
-
-        Raises
-        ------
-        CheckpointError
-            If the checkpoint is not the one that was fitted.
         """
         check_is_fitted(self)
         checkpoint, device = self._checkpoint(), resolve_device(self.device)
@@ -416,51 +356,6 @@ class SegmentationEstimator(BaseEstimator):
         tags.target_tags.one_d_labels = False
         return tags
 
-    def _check_parameters(self) -> None:
-        check_checkpoint_name(self.checkpoint)
-        rate, fraction = self.learning_rate, self.validation_fraction
-        is_auto = self.batch_size == "auto"
-        is_rate = isinstance(rate, Real) and not isinstance(rate, bool)
-        rules = {
-            "n_steps": (is_integer(self.n_steps, at_least=1), "a positive integer"),
-            "batch_size": (
-                is_auto or is_integer(self.batch_size, at_least=1),
-                "'auto' or a positive integer",
-            ),
-            "learning_rate": (is_rate and rate > 0, "a positive number"),
-            "freeze_encoder": (
-                isinstance(self.freeze_encoder, bool | np.bool_),
-                "True or False",
-            ),
-            "validation_fraction": (
-                isinstance(fraction, Real) and 0 <= fraction < 1,
-                "a number in [0, 1)",
-            ),
-        }
-        for name, (is_valid, expected) in rules.items():
-            if not is_valid:
-                value = getattr(self, name)
-                raise ConfigError(f"{name}: expected {expected}, got {value!r}.")
-        try:
-            check_random_state(self.random_state)
-        except ValueError as error:
-            raise ConfigError(
-                "random_state: expected None, an integer or a RandomState, "
-                f"got {self.random_state!r}."
-            ) from error
-
-    def _plan(self, device: torch.device, seed: int) -> TrainingPlan:
-        batch_size = self.batch_size
-        if batch_size == "auto":
-            batch_size = 1 if device.type == "cpu" else _ACCELERATOR_BATCH
-        return TrainingPlan(
-            n_steps=int(self.n_steps),
-            learning_rate=float(self.learning_rate),
-            batch_size=int(batch_size),
-            freeze_encoder=bool(self.freeze_encoder),
-            seed=seed,
-        )
-
     def _keep(self, network: SegmentationNetwork, checkpoint: Checkpoint) -> None:
         self.modalities_ = network.space.modalities
         self.decoder_ = network.decoder.cpu()
@@ -475,34 +370,32 @@ class SegmentationEstimator(BaseEstimator):
     def _checkpoint(self) -> Checkpoint:
         checkpoint = self.tuned_checkpoint_ or shared_checkpoint(self.checkpoint)
         fitted = self.checkpoint_fingerprint_
-        check_weights(self.checkpoint, fitted, checkpoint.fingerprint)
+        check_fingerprint(self.checkpoint, fitted, checkpoint.fingerprint)
         return checkpoint
 
-    def _read(self, X: Any) -> Sequence[Subject]:
-        check_is_fitted(self)
-        checkpoint = self._checkpoint()
-        subjects = read_subjects(X, checkpoint, self.modality).rows
-        known = checkpoint.config.encoder.modalities
-        acquired = acquired_modalities(subjects, known)
-        check_modalities(self, self.modalities_, acquired)
-        return subjects
+    def _prepare(self, X: Any) -> tuple[SegmentationNetwork, Sequence[Subject]]:
+        """Load the network, and check subjects against it."""
+        network = self.build_network()
+        table = as_subjects(
+            X,
+            modality=self.modality,
+            modalities=network.space.encoder_modalities,
+            allow_missing=network.space.allow_missing,
+        )
+        check_fitted_modalities(self, self.modalities_, acquired_modalities(table))
+        return network, table.rows
 
     def _segment(
-        self, subjects: Sequence[Subject], finish: Callable[[Segmentation], T]
-    ) -> list[T]:
-        """Apply ``finish`` to each segmentation; raise the first error."""
-        outcomes: Generator[Outcome[T]] = segment_subjects(
-            self.build_network(),
+        self,
+        network: SegmentationNetwork,
+        subjects: Sequence[Subject],
+        finish: Callable[[Segmentation], T],
+    ) -> Iterator[T]:
+        return iter_segmentations(
+            network,
             self.classes_,
             subjects,
             finish,
             n_jobs=resolve_n_jobs(self.n_jobs),
+            verbose=self.verbose,
         )
-        with closing(outcomes):
-            shown = track(
-                outcomes,
-                total=len(subjects),
-                description="segmenting",
-                show=self.verbose > 0,
-            )
-            return [outcome.unwrap() for outcome in shown]

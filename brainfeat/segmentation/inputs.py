@@ -17,7 +17,7 @@ from brainfeat.slabs.grid import SlabGrid
 from brainfeat.subjects.failures import adding_context
 from brainfeat.subjects.reading import read_and_preprocess
 from brainfeat.subjects.subject import Subject
-from brainfeat.subjects.table import check_subject
+from brainfeat.subjects.table import SubjectTable, check_subject
 from brainfeat.volume import Geometry, Volume
 
 __all__ = ["SegmentationInput", "SegmentationSpace", "acquired_modalities"]
@@ -153,10 +153,8 @@ class SegmentationSpace:
         return clipped
 
 
-def acquired_modalities(
-    subjects: Sequence[Subject], known: Sequence[str]
-) -> tuple[str, ...]:
-    """List the known modalities that at least one subject has, in their order."""
-    images = [item for subject in subjects for item in subject.images.items()]
+def acquired_modalities(table: SubjectTable) -> tuple[str, ...]:
+    """List the modalities that at least one subject has."""
+    images = [item for subject in table.rows for item in subject.images.items()]
     acquired = {name for name, image in images if image is not None}
-    return tuple(name for name in known if name in acquired)
+    return tuple(name for name in table.modalities if name in acquired)

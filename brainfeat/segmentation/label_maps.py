@@ -23,6 +23,7 @@ from brainfeat.volume import Geometry, Volume
 
 __all__ = [
     "as_label_maps",
+    "check_classes",
     "check_placement",
     "label_map_name",
     "lies_outside",
@@ -76,6 +77,16 @@ def read_on_image(
             "in scanner space, got none there; is its header another image's?"
         )
     return labels
+
+
+def check_classes(source: ImageSource, subject: Subject, known: Sequence[int]) -> None:
+    """Refuse a label map with other classes than those of the training."""
+    present = np.unique(read_label_map(source, subject).data).tolist()
+    if unknown := sorted(set(present) - set(known)):
+        raise InputError(
+            f"{label_map_name(source, subject)}: expected classes of the training "
+            f"{[*known]}, got {unknown} too."
+        )
 
 
 def check_placement(label_map: Volume, image: Geometry, name: str) -> None:

@@ -1,6 +1,7 @@
 """From a stream of subjects to label maps and probabilities in their own voxels."""
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -10,12 +11,13 @@ from numpy.typing import NDArray
 from brainfeat.io.image_files import ImageSource
 from brainfeat.io.volumes import to_image_like
 from brainfeat.models.threads import map_in_threads
+from brainfeat.progress import track
 from brainfeat.segmentation.inputs import SegmentationInput, SegmentationSpace
 from brainfeat.segmentation.network import SegmentationNetwork
 from brainfeat.subjects.subject import Outcome, Subject
 from brainfeat.workers import Prefetch
 
-__all__ = ["Segmentation", "segment_subjects"]
+__all__ = ["Segmentation", "iter_segmentations", "segment_subjects"]
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -111,7 +113,8 @@ def segment_subjects(
         )
 
     with (
-        Prefetch(read, subjects, n_threads=n_jobs, n_ahead=n_jobs) as inputs,
+        # Reading is one ahead, so that it overlaps with segmenting in any case.
+        Prefetch(read, subjects, n_threads=n_jobs, n_ahead=n_jobs + 1) as inputs,
         map_in_threads(
             segment,
             inputs,
@@ -121,6 +124,25 @@ def segment_subjects(
         ) as outcomes,
     ):
         yield from outcomes
+
+
+def iter_segmentations(
+    network: SegmentationNetwork,
+    classes: NDArray[np.integer[Any]],
+    subjects: Sequence[Subject],
+    finish: Callable[[Segmentation], T],
+    *,
+    n_jobs: int,
+    verbose: int,
+) -> Generator[T]:
+    """Yield what ``finish`` makes of each segmentation; raise the first error."""
+    stream = segment_subjects(network, classes, subjects, finish, n_jobs=n_jobs)
+    with closing(stream):
+        shown = track(
+            stream, total=len(subjects), description="segmenting", show=verbose > 0
+        )
+        for outcome in shown:
+            yield outcome.unwrap()
 
 
 def _attempt(subject: Subject, work: Callable[[], S | None]) -> Outcome[S]:

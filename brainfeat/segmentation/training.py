@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -15,18 +15,17 @@ from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.checkpoint.sharing import shared_encoder
 from brainfeat.exceptions import TrainingError
 from brainfeat.metrics import dice_scores
+from brainfeat.progress import ProgressDisplay
 from brainfeat.segmentation.crops import CropPlan, CropSizes, TrainingCrops
 from brainfeat.segmentation.inputs import SegmentationSpace
 from brainfeat.segmentation.losses import dice_ce_loss
 from brainfeat.segmentation.network import SegmentationNetwork, init_decoder
+from brainfeat.segmentation.plan import Split, TrainingPlan
 from brainfeat.segmentation.store import LabelledStore
 
 __all__ = [
-    "Split",
-    "TrainingPlan",
     "TrainingResult",
     "init_network",
-    "split_subjects",
     "train",
 ]
 
@@ -42,26 +41,6 @@ _N_CROPS = 2
 _MAX_SCORES = 30_000_000
 _N_VALIDATIONS = 10
 _PATIENCE = 3
-# Each validation segments all held-out subjects: more would take long.
-_MAX_HELD_OUT = 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingPlan:
-    """Settings of one training."""
-
-    n_steps: int
-    learning_rate: float  # peak, of the decoder
-    batch_size: int  # subjects of a step
-    freeze_encoder: bool
-    seed: int
-
-
-class Split(NamedTuple):
-    """Indices of subjects in the store."""
-
-    train: NDArray[np.int64]
-    held_out: NDArray[np.int64]  # whose Dice decides on early stopping
 
 
 class TrainingResult(NamedTuple):
@@ -69,35 +48,6 @@ class TrainingResult(NamedTuple):
 
     loss_curve: list[float]  # of each step
     validation_scores: list[float]  # mean Dice of the held-out subjects
-
-
-def split_subjects(
-    has_class: NDArray[np.bool_],
-    groups: NDArray[np.int64],
-    fraction: float,
-    random: np.random.RandomState,
-) -> Split:
-    """Hold out a fraction of the groups, so that every class can still be learnt.
-
-    At most four subjects are validated. Groups without any foreground, whose Dice is
-    undefined, are not held out. ``has_class`` is of shape
-    (n_subjects, n_classes), ``groups`` of shape (n_subjects,).
-    """
-    names = np.unique(groups)
-    n_remaining = int(fraction * len(names))
-    held_out: list[int] = []
-    for group in random.permutation(names):
-        if n_remaining == 0 or len(held_out) >= _MAX_HELD_OUT:
-            break
-        own = np.flatnonzero(groups == group)
-        rest = np.delete(has_class, [*held_out, *own], axis=0)
-        keeps_classes = (rest.any(axis=0) == has_class.any(axis=0)).all()
-        if keeps_classes and has_class[own, 1:].any():
-            held_out.extend(own.tolist())
-            n_remaining -= 1
-    train_rows = np.setdiff1d(np.arange(len(has_class)), held_out)
-    validated = [row for row in held_out if has_class[row, 1:].any()]
-    return Split(train_rows, np.array(validated[:_MAX_HELD_OUT], dtype=np.int64))
 
 
 def init_network(
@@ -128,41 +78,43 @@ def train(
     split: Split,
     plan: TrainingPlan,
     *,
-    on_step: Callable[[float], None],
+    verbose: int = 0,
 ) -> TrainingResult:
-    """Train a network in place; ``on_step`` takes the loss of each step.
+    """Train a network in place.
 
-    The network keeps the best weights if subjects are held out, else the last ones.
+    It keeps the best weights if subjects are held out, else the last ones.
     """
     generator = torch.Generator().manual_seed(plan.seed)
     optimizer, schedule = _make_optimizer(network, plan)
     # A frozen encoder may be in use elsewhere: nothing is written to it.
     best = _BestWeights(_trained_modules(network, plan))
     curve: list[float] = []
-    for step in range(plan.n_steps):
-        _set_training(network, plan, training=True)
-        optimizer.zero_grad(set_to_none=True)
-        loss = 0.0
-        for _ in range(plan.batch_size):
-            crops = _draw_crops(network, store, split.train, generator)
-            part = dice_ce_loss(_decode(network, crops, plan), crops.labels)
-            (part / plan.batch_size).backward()
-            loss += float(part.detach()) / plan.batch_size
-        if not np.isfinite(loss):
-            raise TrainingError(
-                f"step {step}: expected a finite loss, got {loss}; lower learning_rate."
-            )
-        for group in optimizer.param_groups:
-            nn.utils.clip_grad_norm_(group["params"], _CLIP_GRADIENT)
-        optimizer.step()
-        schedule.step()
-        curve.append(loss)
-        on_step(loss)
-        if len(split.held_out) and _is_validation(step + 1, plan.n_steps):
-            _set_training(network, plan, training=False)
-            best.update(_validate(network, store, split.held_out))
-            if best.n_since >= _PATIENCE:
-                break
+    with ProgressDisplay("training", plan.n_steps, show=verbose > 0) as display:
+        for step in range(plan.n_steps):
+            _set_training(network, plan, training=True)
+            optimizer.zero_grad(set_to_none=True)
+            loss = 0.0
+            for _ in range(plan.batch_size):
+                crops = _draw_crops(network, store, split.train, generator)
+                part = dice_ce_loss(_decode(network, crops, plan), crops.labels)
+                (part / plan.batch_size).backward()
+                loss += float(part.detach()) / plan.batch_size
+            if not np.isfinite(loss):
+                raise TrainingError(
+                    f"step {step}: expected a finite loss, got {loss}; lower "
+                    "learning_rate."
+                )
+            for group in optimizer.param_groups:
+                nn.utils.clip_grad_norm_(group["params"], _CLIP_GRADIENT)
+            optimizer.step()
+            schedule.step()
+            curve.append(loss)
+            display.advance(detail=f"loss {loss:.3f}")
+            if len(split.held_out) and _is_validation(step + 1, plan.n_steps):
+                _set_training(network, plan, training=False)
+                best.update(_validate(network, store, split.held_out))
+                if best.n_since >= _PATIENCE:
+                    break
     best.restore()
     _set_training(network, plan, training=False)
     return TrainingResult(curve, best.scores)

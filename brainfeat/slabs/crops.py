@@ -1,4 +1,4 @@
-"""Short stacks of slabs cut from volumes: drawn first, then applied."""
+"""Random crops of volumes, as stacks of slabs: drawn first, then applied."""
 
 __all__ = ["CropBoxes", "CropConfig", "pool_patches", "stack_to_slabs"]
 
@@ -19,43 +19,17 @@ _Ratio = Annotated[float, Rule(">= 1", lambda value: value >= 1)]
 
 @dataclass(frozen=True, kw_only=True)
 class CropConfig:
-    """How large a crop is, and how it may lie in the volume.
+    """Size of a crop, and the ranges from which its position and shape are drawn."""
 
-    Parameters
-    ----------
-    size : tuple of int (H, W)
-        Pixels of a slab of the crop; multiples of the patch size.
-    n_slabs : int
-        Neighbouring slabs in a crop.
-    area : tuple of float
-        Smallest and largest share of the volume's plane that a crop covers; it is
-        resampled to `size`.
-    aspect : float
-        Largest ratio by which height is stretched and width shrunk, or the other
-        way round.
-    rotation : float
-        Largest angle in the plane, degrees.
-    tilt : float
-        Largest angle out of the plane, about each of its axes, degrees.
-    thickness_scale : float
-        Largest ratio by which slices are moved apart or together.
-    flip : float
-        Probability of exchanging left and right (in sagittal crops: front and
-        back).
-    jitter : float
-        Largest distance along the slab axis between the centre of a crop and the
-        centre that all crops of a subject share, in slabs.
-    """
-
-    size: tuple[PositiveInt, PositiveInt] = (80, 80)
+    size: tuple[PositiveInt, PositiveInt] = (80, 80)  # H W, multiples of the patch size
     n_slabs: PositiveInt = 4
-    area: tuple[float, float] = (0.5, 1.0)
-    aspect: _Ratio = 1.15
-    rotation: float = 15.0
-    tilt: float = 5.0
-    thickness_scale: _Ratio = 1.1
-    flip: Fraction = 0.5
-    jitter: float = 1.0
+    area: tuple[float, float] = (0.5, 1.0)  # fraction of the plane that a crop covers
+    aspect: _Ratio = 1.15  # largest change of the aspect ratio
+    rotation: float = 15.0  # largest angle in the plane, degrees
+    tilt: float = 5.0  # largest angle out of the plane, about both axes, degrees
+    thickness_scale: _Ratio = 1.1  # largest change of the slices' distance
+    flip: Fraction = 0.5  # probability of a mirror image along the width
+    jitter: float = 1.0  # largest distance from the centre, in slabs
 
     def __post_init__(self) -> None:
         check_fields(self, _relations, allow_lists=True)
@@ -68,18 +42,10 @@ def _relations(config: CropConfig) -> Iterator[Relation]:
 
 @dataclass(frozen=True, eq=False)
 class CropBoxes:
-    """Where the voxels of V crops of B subjects lie in their volumes.
+    """Where the voxels of V crops of B subjects lie in their volumes."""
 
-    Parameters
-    ----------
-    matrices : Tensor of shape (B, V, 3, 4)
-        Maps (slice, row, column) of a crop to voxel indices (i, j, k).
-    size : tuple of int (n_slices, H, W)
-        Voxels of a crop.
-    """
-
-    matrices: Tensor
-    size: tuple[int, int, int]
+    matrices: Tensor  # (B, V, 3, 4), from (slice, row, column) to voxels (i, j, k)
+    size: tuple[int, int, int]  # n_slices H W
 
     @classmethod
     def draw(
@@ -93,29 +59,10 @@ class CropBoxes:
         plane: Plane,
         generator: torch.Generator,
     ) -> "CropBoxes":
-        """Draw crops.
+        """Draw `n_views` crops of each subject, in volumes of `shape` (I, J, K).
 
-        Parameters
-        ----------
-        config : CropConfig
-            Ranges of size and place.
-        shape : tuple of int (I, J, K)
-            Voxels of the volumes.
-        centers : Tensor of shape (B,)
-            Centre that the crops of a subject share, as a share of the slab axis.
-        n_views : int
-            Crops of a subject.
-        thickness : int
-            Slices of a slab.
-        plane : {"axial", "coronal", "sagittal"}
-            Plane of the slabs.
-        generator : torch.Generator
-            Source of randomness, on the CPU.
-
-        Returns
-        -------
-        CropBoxes
-            One box for each crop of each subject.
+        `centers` (B,) are fractions of the slab axis around which the crops of a
+        subject are drawn; `generator` is on the CPU.
         """
         axes = PLANE_AXES[plane]
         extent = torch.tensor([float(shape[axis]) for axis in axes])
@@ -123,10 +70,12 @@ class CropBoxes:
         n = (len(centers), n_views)
         steps = _draw_steps(config, extent, size, n, generator)  # B V 3
         half = steps * (torch.tensor(size) - 1) / 2
-        place = torch.rand(*n, 3, generator=generator)
-        jitter = config.jitter * thickness * (2 * place[..., 0] - 1)
-        place[..., 0] = 0.5
-        middle = half + place * (extent - 1 - 2 * half)  # whole crop inside, in plane
+        position = torch.rand(*n, 3, generator=generator)
+        jitter = config.jitter * thickness * (2 * position[..., 0] - 1)
+        position[..., 0] = 0.5
+        middle = half + position * (
+            extent - 1 - 2 * half
+        )  # whole crop inside, in plane
         middle[..., 0] = centers[:, None] * extent[0] - 0.5 + jitter  # voxel 0 is at 0
         inside = torch.minimum(half[..., 0], (extent[0] - 1) / 2)
         middle[..., 0] = middle[..., 0].clamp(inside, extent[0] - 1 - inside)
@@ -143,19 +92,9 @@ class CropBoxes:
         volumes: Tensor,
         interpolation: Literal["bilinear", "nearest"] = "bilinear",
     ) -> Tensor:
-        """Cut the crops out of volumes.
+        """Cut the crops out of volumes (B, C, I, J, K): (B, V, C, n_slices, H, W).
 
-        Parameters
-        ----------
-        volumes : Tensor of shape (B, C, I, J, K)
-            Volumes or maps of each subject; their edge continues outside.
-        interpolation : {"bilinear", "nearest"}
-            As `grid_sample` calls it; ``"nearest"`` for label maps.
-
-        Returns
-        -------
-        Tensor of shape (B, V, C, n_slices, H, W)
-            In the dtype of `volumes`.
+        Edges are replicated outside. Use ``"nearest"`` for label maps.
         """
         n_subjects, n_channels, *shape = volumes.shape
         grid = self._grid(shape, volumes)  # B V*n_slices H W 3
@@ -172,23 +111,7 @@ class CropBoxes:
     def slab_positions(
         self, shape: tuple[int, int, int], thickness: int, plane: Plane
     ) -> Tensor:
-        """Tell where slabs lie along the slab axis of their volume.
-
-        Parameters
-        ----------
-        shape : tuple of int (I, J, K)
-            Voxels of the volumes.
-        thickness : int
-            Slices of a slab.
-        plane : {"axial", "coronal", "sagittal"}
-            Plane of the slabs.
-
-        Returns
-        -------
-        Tensor of shape (B, V, S)
-            Place of the middle of each slab, 0 at one end of the axis and 1 at the
-            other.
-        """
+        """Return the position (B, V, S) of slabs along their axis, from 0 to 1."""
         axis = PLANE_AXES[plane][0]
         n_slices, height, width = self.size
         slices = torch.arange(n_slices // thickness) * thickness + (thickness - 1) / 2
@@ -198,18 +121,7 @@ class CropBoxes:
         return ((voxels + 0.5) / shape[axis]).clamp(0, 1)
 
     def coarsen(self, factor: int) -> "CropBoxes":
-        """Take one voxel, in the middle, for each `factor` cubed voxels.
-
-        Parameters
-        ----------
-        factor : int
-            Divides the number of voxels along each axis.
-
-        Returns
-        -------
-        CropBoxes
-            The same crops with fewer voxels.
-        """
+        """Keep one voxel, the central one, of each `factor` cubed voxels."""
         linear = self.matrices[..., :3]
         start = self.matrices[..., 3] + (factor - 1) / 2 * linear.sum(dim=-1)
         matrices = torch.cat([factor * linear, start[..., None]], dim=-1)
@@ -217,38 +129,14 @@ class CropBoxes:
         return CropBoxes(matrices, (n_slices, height, width))
 
     def select(self, first: int, n_slices: int) -> "CropBoxes":
-        """Take some neighbouring slices of each crop.
-
-        Parameters
-        ----------
-        first : int
-            First slice.
-        n_slices : int
-            Number of slices.
-
-        Returns
-        -------
-        CropBoxes
-            Thinner crops.
-        """
+        """Keep `n_slices` neighbouring slices of each crop."""
         linear = self.matrices[..., :3]
         start = self.matrices[..., 3] + first * linear[..., 0]
         matrices = torch.cat([linear, start[..., None]], dim=-1)
         return CropBoxes(matrices, (n_slices, *self.size[1:]))
 
     def refine(self, factor: int) -> "CropBoxes":
-        """Cut the same crops out of volumes with smaller voxels.
-
-        Parameters
-        ----------
-        factor : int
-            Voxels, of volumes and of crops, along an edge of one voxel before.
-
-        Returns
-        -------
-        CropBoxes
-            Crops with `factor` cubed times as many voxels.
-        """
+        """Return the same crops of volumes with `factor` cubed times as many voxels."""
         linear = self.matrices[..., :3]
         middle = (factor - 1) / 2
         start = factor * self.matrices[..., 3] + middle * (1 - linear.sum(dim=-1))
@@ -261,10 +149,10 @@ class CropBoxes:
         scale = 2.0 / (torch.tensor(shape, device=like.device) - 1).clamp(min=1)
         matrices = matrices * scale[:, None]
         matrices[..., 3] -= 1.0
-        # grid_sample wants (x, y, z): the last axis of the volume first.
+        # grid_sample takes (x, y, z): the last axis of the volume first.
         matrices = matrices.flip(2)
         axes = [torch.arange(float(n), device=like.device) for n in self.size]
-        # Sums of three small tables cost less than a product for every voxel.
+        # Adding three small tables is cheaper than a product for every voxel.
         parts = [
             axis[:, None] * matrices[..., None, :, number]
             for number, axis in enumerate(axes)
@@ -279,20 +167,9 @@ class CropBoxes:
 
 
 def stack_to_slabs(stacks: Tensor, thickness: int) -> Tensor:
-    """Turn slices of several modalities into the channels of slabs.
+    """Turn stacks (..., M, n_slices, H, W) into slabs (..., S, M * thickness, H, W).
 
-    Parameters
-    ----------
-    stacks : Tensor of shape (..., M, n_slices, H, W)
-        Crops.
-    thickness : int
-        Slices of a slab.
-
-    Returns
-    -------
-    Tensor of shape (..., S, M * thickness, H, W)
-        Channel ``m * thickness + s`` is slice s of modality m, as the encoder
-        expects it.
+    Channel ``m * thickness + s`` is slice s of modality m, as the encoder expects.
     """
     slabs: Tensor = stacks.unflatten(-3, (-1, thickness)).transpose(
         -5, -4
@@ -301,22 +178,7 @@ def stack_to_slabs(stacks: Tensor, thickness: int) -> Tensor:
 
 
 def pool_patches(stacks: Tensor, thickness: int, patch_size: int) -> Tensor:
-    """Average maps over each patch of each slab.
-
-    Parameters
-    ----------
-    stacks : Tensor of shape (B, V, R, n_slices, H, W)
-        Crops of maps.
-    thickness : int
-        Slices of a slab.
-    patch_size : int
-        Edge of a patch in pixels.
-
-    Returns
-    -------
-    Tensor of shape (B, V, S, h, w, R)
-        Means over the voxels of each patch.
-    """
+    """Average maps (B, V, R, n_slices, H, W) over patches: (B, V, S, h, w, R)."""
     n_subjects, n_views, n_maps = stacks.shape[:3]
     window = (thickness, patch_size, patch_size)
     pooled = F.avg_pool3d(stacks.reshape(-1, 1, *stacks.shape[3:]), window)

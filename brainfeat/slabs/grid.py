@@ -1,4 +1,4 @@
-"""Sequential slices of a volume as the channels of slabs, and back."""
+"""Sequential slices of a volume as channels of slabs, and back."""
 
 __all__ = ["PLANE_AXES", "Plane", "SlabGrid"]
 
@@ -12,7 +12,7 @@ from brainfeat.configs import PositiveInt, check_fields
 from brainfeat.exceptions import GeometryError
 
 if TYPE_CHECKING:
-    # With nibabel, which training on a store does without.
+    # It imports nibabel, which training from a store does not need.
     from brainfeat.volume import Geometry
 
 Plane = Literal["axial", "coronal", "sagittal"]
@@ -27,7 +27,7 @@ PLANE_AXES: dict[str, tuple[int, int, int]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class SlabGrid:
-    """Cut volumes into slabs of sequential slices, and put them together again.
+    """Cut volumes into slabs of sequential slices, and reassemble them.
 
     A slab holds `thickness` neighbouring slices of every modality. Channel
     ``m * thickness + s`` is slice ``s`` of modality ``m``.
@@ -56,7 +56,7 @@ class SlabGrid:
 
     @property
     def axes(self) -> tuple[int, int, int]:
-        """Axes of a volume (I=0, J=1, K=2) along slices, height and width of a slab."""
+        """Axes of a volume (I=0, J=1, K=2) along slices, height and width of slabs."""
         return PLANE_AXES[self.plane]
 
     def extract(self, data: NDArray[Any]) -> NDArray[Any]:
@@ -95,13 +95,13 @@ class SlabGrid:
         )
 
     def assemble(self, slabs: NDArray[Any]) -> NDArray[Any]:
-        """Put slabs together to the volume they were cut from.
+        """Reassemble the volume that slabs were cut from.
 
         Parameters
         ----------
         slabs : ndarray of shape (n_slabs, n_modalities * thickness, height, width)
-            Slabs as `extract` returns them; the channels may be anything that has
-            `thickness` sequential entries, such as one label map.
+            Slabs as `extract` returns them, or anything with `thickness` sequential
+            channels, such as a label map.
 
         Returns
         -------
@@ -129,13 +129,13 @@ class SlabGrid:
     def token_fractions(
         self, foreground: NDArray[np.bool_], patch_size: int
     ) -> NDArray[np.float32]:
-        """Compute the share of each patch token that is foreground.
+        """Compute the fraction of each patch that is foreground.
 
         Parameters
         ----------
         foreground : ndarray of bool of shape (size_i, size_j, size_k)
-            Foreground on the grid of the volumes. A float array of values from 0
-            to 1, such as the weight of a region, is averaged in the same way.
+            Foreground on the grid of the volumes. Floats from 0 to 1, such as the
+            weights of a region, are averaged in the same way.
         patch_size : int
             Edge length of a square patch, in voxels.
 
@@ -159,8 +159,8 @@ class SlabGrid:
         n_slabs, _, height, width = slabs.shape
         if patch_size < 1 or height % patch_size or width % patch_size:
             raise GeometryError(
-                f"SlabGrid.token_fractions: slabs of {height} x {width} pixels do not "
-                f"divide into patches of {patch_size} x {patch_size}."
+                f"SlabGrid.token_fractions: expected multiples of the patch size "
+                f"{patch_size}, got slabs of {height} x {width} pixels."
             )
         n_rows, n_columns = height // patch_size, width // patch_size
         rows = slabs.reshape(n_slabs, self.thickness, n_rows, patch_size, width)
@@ -173,7 +173,7 @@ class SlabGrid:
         return fractions
 
     def token_geometry(self, geometry: "Geometry", patch_size: int) -> "Geometry":
-        """Place the patch tokens: each at the middle of its block of voxels.
+        """Return the grid of the patch tokens, at the centres of their voxels.
 
         Parameters
         ----------
@@ -185,19 +185,19 @@ class SlabGrid:
         Returns
         -------
         Geometry
-            Grid with a voxel a token, in the array order of the volumes.
+            Grid with one voxel per token, in the array order of the volumes.
 
         Raises
         ------
         GeometryError
-            If a size is not a multiple of that of the blocks.
+            If a size is not a multiple of the block's.
         """
         block = np.full(3, patch_size)
         block[self.axes[0]] = self.thickness
         if patch_size < 1 or (np.array(geometry.shape) % block).any():
             raise GeometryError(
-                f"SlabGrid.token_geometry: a grid of {geometry.shape} does not divide "
-                f"into blocks of {tuple(block.tolist())}."
+                f"SlabGrid.token_geometry: expected multiples of "
+                f"{tuple(block.tolist())}, got a grid of {geometry.shape}."
             )
         to_voxel = np.diag([*block.astype(float), 1.0])
         to_voxel[:3, 3] = (block - 1) / 2.0
@@ -205,12 +205,12 @@ class SlabGrid:
         return replace(geometry, shape=(i, j, k), affine=geometry.affine @ to_voxel)
 
     def arrange_tokens(self, tokens: NDArray[Any]) -> NDArray[Any]:
-        """Bring what is known of each token to the array order of the volumes.
+        """Transpose values of tokens to the array order of the volumes.
 
         Parameters
         ----------
         tokens : ndarray of shape (n_slabs, height, width, ...)
-            As the encoder gives patch tokens, and `token_fractions` shares.
+            Patch tokens, or values of each, such as those of `token_fractions`.
 
         Returns
         -------
@@ -228,6 +228,6 @@ class SlabGrid:
     def _check_divisible(self, n_slices: int) -> None:
         if n_slices % self.thickness:
             raise GeometryError(
-                f"SlabGrid.extract: {n_slices} {self.plane} slices do not divide into "
-                f"slabs of {self.thickness}."
+                f"SlabGrid.extract: expected a multiple of {self.thickness} "
+                f"{self.plane} slices, got {n_slices}."
             )

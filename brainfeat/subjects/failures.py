@@ -1,6 +1,5 @@
 """Errors of subjects: naming the file, and listing them beside the output."""
 
-import csv
 import os
 import re
 import time
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from brainfeat.exceptions import BrainfeatError, TableError
 from brainfeat.io.atomic import atomic_write
-from brainfeat.io.delimited_rows import write_rows
+from brainfeat.io.delimited_rows import read_rows, write_rows
 from brainfeat.io.locks import FolderBusyError, lock_folder, release_folder
 
 if TYPE_CHECKING:
@@ -254,11 +253,8 @@ def _format_tracebacks(failures: Sequence["Outcome[Any]"]) -> list[str]:
 def _read_failures(path: Path) -> list[_Line]:
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8", errors="replace") as file:
-        lines = csv.reader(file, delimiter="\t")
-        next(lines, None)
-        n_columns = len(_Line._fields)
-        return [_Line(*line) for line in lines if len(line) == n_columns]
+    rows = [cells for _, cells in read_rows(path, "\t", errors="replace")]
+    return [_Line(*cells) for cells in rows[1:] if len(cells) == len(_Line._fields)]
 
 
 def _read_sections(path: Path, lines: Sequence[_Line]) -> list[str]:

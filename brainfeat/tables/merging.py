@@ -1,4 +1,4 @@
-"""Tables of the parts of a run, joined to the table of the whole."""
+"""Merging the tables of shards, the parts of a run that a job array computes."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,16 +6,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from brainfeat.exceptions import TableError
+from brainfeat.exceptions import InputError, TableError
 from brainfeat.io.locks import lock_folder, release_folder
 from brainfeat.subjects.subject import own_columns
 from brainfeat.tables.embedding_table import check_columns, working_path
-from brainfeat.tables.formats import Layout, find_format
+from brainfeat.tables.formats import find_format
 from brainfeat.tables.provenance import (
     check_identity,
     check_sidecar,
@@ -23,22 +23,50 @@ from brainfeat.tables.provenance import (
     read_origin,
     write_table,
 )
-from brainfeat.tables.shards import Shard
 
-__all__ = ["MergedTable", "merge_tables"]
+__all__ = ["MergedTable", "Shard", "merge_tables"]
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Part ``index``, from 1, of ``count`` consecutive parts of equal length."""
+
+    index: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read ``I/N``, or raise InputError.
+
+        Examples
+        --------
+        >>> Shard.parse("4/4").take("abcdefghij")
+        'hij'
+        """
+        index, slash, count = text.partition("/")
+        if slash and index.isdecimal() and count.isdecimal():
+            shard = cls(int(index), int(count))
+            if 1 <= shard.index <= shard.count:
+                return shard
+        raise InputError(
+            f"--shard: expected I/N with I from 1 to N, such as 1/4, got {text!r}."
+        )
+
+    def take(self, items: Sequence[Item]) -> Sequence[Item]:
+        """Return the part of a sequence; empty if there are fewer items than parts."""
+        start, stop = (
+            len(items) * n // self.count for n in (self.index - 1, self.index)
+        )
+        return items[start:stop]
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
 
 
 class MergedTable(NamedTuple):
-    """What became of tables that were merged.
-
-    Attributes
-    ----------
-    n_rows : int
-        Number of rows. A row that several tables have, with the same images, is
-        taken once.
-    absent : tuple of Shard
-        Parts of the run that were not among the tables.
-    """
+    """The number of rows of a merged table, and the shards that were not given."""
 
     n_rows: int
     absent: tuple[Shard, ...]
@@ -49,50 +77,22 @@ def merge_tables(
     output: str | os.PathLike[str],
     *,
     overwrite: bool = False,
-    layout: Layout = "wide",
 ) -> MergedTable:
-    """Join tables into one, in the order of their shards.
+    """Merge tables of one encoder, in the order of their shards, else as given.
 
-    Parameters
-    ----------
-    sources : sequence of path-like
-        Tables of one checkpoint, preprocessing and pooling, in any format. Those
-        that say which shard they are come in that order, others as they are given.
-    output : path-like
-        Table to write.
-    overwrite : bool
-        Whether to replace a table that is there.
-    layout : {"wide", "list"}
-        As for ``brainfeat embed``.
-
-    Returns
-    -------
-    MergedTable
-        Its rows, and the shards that are not in it.
-
-    Raises
-    ------
-    TableError
-        If there is no source, one cannot be read, is not ended or comes from another
-        encoder, two have the same images with other contents or are shards of other
-        runs, the output has a run that is not ended or another process is writing it,
-        or the JSON file beside it belongs to something else.
+    A row that several tables have, with the same images, is kept once. Raises
+    TableError if tables do not belong together or are incomplete.
     """
     target = Path(output)
-    table_format = find_format(target, layout)
+    table_format = find_format(target)
     if target.exists() and not overwrite:
         raise TableError(f"{target}: exists; replace it with --overwrite.")
     if not sources:
         raise TableError("expected tables to merge, got none.")
-    # Its run would go on with the rows of the old table.
-    _check_ended(target)
-    parts = sorted(map(_Part.open, map(Path, sources)), key=lambda part: part.place)
-    provenance = dict(parts[0].provenance)
-    for part in parts[1:]:
-        check_identity(part.provenance, provenance, part.path, advice="not merged.")
-        provenance |= join_precisions(provenance, part.provenance, part.path)
-    for name in ("shard", "n_listed"):
-        provenance.pop(name, None)
+    # An unfinished run of the target would resume with the rows of the old table.
+    _check_finished(target)
+    parts = sorted(map(_Part.open, map(Path, sources)), key=lambda part: part.position)
+    provenance = _join_provenance(parts)
     check_sidecar(target, provenance)
     absent = _find_absent(parts)
     kept = _choose_rows(parts, provenance["modalities"])
@@ -100,11 +100,8 @@ def merge_tables(
     vectors = chain.from_iterable(
         part.vectors(rows) for part, rows in zip(parts, kept, strict=True)
     )
-    # A folder of a fixed name, so that what a killed merge leaves is found again.
-    folder = target.with_name(f".{target.name}.merging")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _held(folder):
+        with _working_folder(target) as folder:
             write_table(target, folder, table_format, columns, vectors, provenance)
     except OSError as error:
         raise TableError(
@@ -114,10 +111,13 @@ def merge_tables(
 
 
 @contextmanager
-def _held(folder: Path) -> Iterator[None]:
+def _working_folder(target: Path) -> Iterator[Path]:
+    # The name is fixed, so that the next merge removes what a killed one leaves.
+    folder = target.with_name(f".{target.name}.merging")
+    folder.mkdir(parents=True, exist_ok=True)
     lock = lock_folder(folder)
     try:
-        yield
+        yield folder
     finally:
         release_folder(folder, lock)
 
@@ -136,7 +136,7 @@ class _Part:
         table_format = find_format(path)
         if not path.is_file():
             raise TableError(f"{path}: no such file.")
-        _check_ended(path)
+        _check_finished(path)
         provenance = read_origin(path, advice="not merged.")
         text = provenance.get("shard")
         shard = None if text is None else Shard.parse(str(text))
@@ -145,8 +145,8 @@ class _Part:
         return cls(path, provenance, columns, shard)
 
     @property
-    def place(self) -> int:
-        """Which shard it is; the first if it is none, as order is kept then."""
+    def position(self) -> int:
+        # Sorting is stable: tables of no shard stay in the given order.
         return 0 if self.shard is None else self.shard.index
 
     @property
@@ -154,33 +154,37 @@ class _Part:
         return len(self.columns["image"])
 
     def keys(self, modalities: Sequence[str]) -> list[tuple[str | None, ...]]:
-        """Tell rows apart by the images that they were made from."""
+        """Return the images of each row, which identify it."""
         return list(zip(*(self.columns[name] for name in modalities), strict=True))
 
     def vectors(self, rows: Sequence[int]) -> Iterator[NDArray[np.float32]]:
-        wanted = set(rows)
+        kept = set(rows)
         blocks = find_format(self.path).iterate_vectors(self.path)
         for row, vector in enumerate(chain.from_iterable(blocks)):
-            if row in wanted:
+            if row in kept:
                 yield vector
 
 
-def _check_ended(path: Path) -> None:
+def _check_finished(path: Path) -> None:
     if working_path(path).is_dir():
         raise TableError(
             f"{path}: expected a run that has ended, got {working_path(path)} "
-            "beside it; the command of this table again goes on."
+            "beside it; run the command of this table again to resume it."
         )
 
 
-def _find_absent(parts: Sequence[_Part]) -> tuple[Shard, ...]:
-    """Give the shards of the run that no part is.
+def _join_provenance(parts: Sequence[_Part]) -> dict[str, Any]:
+    provenance = dict(parts[0].provenance)
+    for part in parts[1:]:
+        check_identity(part.provenance, provenance, part.path, advice="not merged.")
+        provenance |= join_precisions(provenance, part.provenance, part.path)
+    for name in ("shard", "n_listed"):
+        provenance.pop(name, None)
+    return provenance
 
-    Raises
-    ------
-    TableError
-        If parts come from runs that were cut differently, or of other lengths.
-    """
+
+def _find_absent(parts: Sequence[_Part]) -> tuple[Shard, ...]:
+    """Return the shards that no part is; TableError if parts are of several runs."""
     shards = {part.shard: part.path for part in parts if part.shard is not None}
     counts = {shard.count: path for shard, path in shards.items()}
     if len(counts) > 1:
@@ -195,25 +199,19 @@ def _find_absent(parts: Sequence[_Part]) -> tuple[Shard, ...]:
         if "n_listed" in part.provenance
     }
     if len(lengths) > 1:
-        # The shards of a list that grew meanwhile leave rows out.
+        # Shards of a list that grew between the jobs leave rows out.
         names = ", ".join(f"{name} ({length})" for length, name in lengths.items())
         raise TableError(
             "expected shards of one list of inputs, got lists of several lengths: "
             f"{names}; run the commands of all shards again, or merge each list alone "
             "if there are several."
         )
-    whole = (Shard(index, n) for n in counts for index in range(1, n + 1))
-    return tuple(shard for shard in whole if shard not in shards)
+    all_shards = (Shard(index, n) for n in counts for index in range(1, n + 1))
+    return tuple(shard for shard in all_shards if shard not in shards)
 
 
 def _choose_rows(parts: Sequence[_Part], modalities: Sequence[str]) -> list[list[int]]:
-    """Give the rows of each part that no part before it has.
-
-    Raises
-    ------
-    TableError
-        If a row was made from other images in another part.
-    """
+    """Return the rows of each part that no earlier part has."""
     seen: dict[tuple[str | None, ...], tuple[_Part, str | None]] = {}
     kept = []
     for part in parts:
@@ -235,8 +233,8 @@ def _choose_rows(parts: Sequence[_Part], modalities: Sequence[str]) -> list[list
 def _join_columns(
     parts: Sequence[_Part], kept: Sequence[Sequence[int]], modalities: Sequence[str]
 ) -> dict[str, list[str | None]]:
-    named = [name for part in parts for name in part.columns]
-    names = dict.fromkeys([*own_columns(modalities), *named])
+    present = [name for part in parts for name in part.columns]
+    names = dict.fromkeys([*own_columns(modalities), *present])
     joined: dict[str, list[str | None]] = {name: [] for name in names}
     for part, rows in zip(parts, kept, strict=True):
         for name in names:

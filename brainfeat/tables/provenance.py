@@ -1,6 +1,5 @@
-"""Where tables come from: which may be joined, and whose JSON file it is."""
+"""Provenance of tables: which may be joined, and the JSON file beside each."""
 
-import json
 import logging
 import os
 from collections.abc import Iterable, Mapping
@@ -12,13 +11,10 @@ from numpy.typing import NDArray
 
 from brainfeat._version import __version__
 from brainfeat.exceptions import TableError
-from brainfeat.io.json_files import read_json_object
-from brainfeat.tables.formats import (
-    TableFormat,
-    TextColumns,
-    find_format,
-    sidecar_path,
-)
+from brainfeat.io.json_files import format_json, read_json_object
+from brainfeat.tables.columns import TextColumns
+from brainfeat.tables.delimited import sidecar_path
+from brainfeat.tables.formats import TableFormat, find_format
 
 if TYPE_CHECKING:
     from brainfeat.embedding.subject_encoder import SubjectEncoder
@@ -35,7 +31,7 @@ __all__ = [
 
 _LOGGER = logging.getLogger(__name__)
 
-_UNKNOWN = "unknown"  # precision of rows that were written before it was
+_UNKNOWN = "unknown"  # precision of rows from before it was recorded
 
 # Rows that differ in one of these cannot share a table.
 _IDENTITY = {
@@ -48,21 +44,11 @@ _IDENTITY = {
 
 
 def describe_encoder(encoder: "SubjectEncoder", checkpoint: str) -> dict[str, Any]:
-    """Say what made a table, as it is stored with the table.
+    """Return the provenance of an encoder's embeddings, as JSON values.
 
-    Parameters
-    ----------
-    encoder : SubjectEncoder
-        Checkpoint, preprocessing and pooling.
-    checkpoint : str
-        Name of the checkpoint that holds in other folders too.
-
-    Returns
-    -------
-    dict
-        JSON values.
+    ``checkpoint`` is a name that is valid in other folders too.
     """
-    # Others are numbered.
+    # Features of other poolings are numbered.
     is_named = encoder.pooling == "anatomy"
     return {
         "brainfeat_version": __version__,
@@ -79,25 +65,15 @@ def describe_encoder(encoder: "SubjectEncoder", checkpoint: str) -> dict[str, An
     }
 
 
+def describe_identity(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what rows must agree on to share a table."""
+    return {name: provenance[name] for name in _IDENTITY}
+
+
 def check_identity(
     old: Mapping[str, Any], new: Mapping[str, Any], path: Path, *, advice: str
 ) -> None:
-    """Check that rows of two origins may share a table.
-
-    Parameters
-    ----------
-    old, new : mapping of str to JSON values
-        Provenance of a table that is there, and of what is to be added.
-    path : Path
-        The table that is there.
-    advice : str
-        What to do otherwise.
-
-    Raises
-    ------
-    TableError
-        If checkpoint, preprocessing, pooling, modalities or length differ.
-    """
+    """Raise TableError if new rows may not join those of the table at ``path``."""
     for name, word in _IDENTITY.items():
         if old.get(name) != new[name]:
             raise TableError(
@@ -106,42 +82,8 @@ def check_identity(
             )
 
 
-def describe_identity(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """Take what rows must agree on to share a table.
-
-    Parameters
-    ----------
-    provenance : mapping of str to JSON values
-        Where rows come from.
-
-    Returns
-    -------
-    dict
-        Checkpoint, preprocessing, pooling, modalities and length.
-    """
-    return {name: provenance[name] for name in _IDENTITY}
-
-
 def read_origin(path: Path, *, advice: str) -> dict[str, Any]:
-    """Read which encoder made a table.
-
-    Parameters
-    ----------
-    path : Path
-        The table.
-    advice : str
-        What to do if it does not say.
-
-    Returns
-    -------
-    dict
-        What the table was written with.
-
-    Raises
-    ------
-    TableError
-        If it does not say, as where another program wrote it again.
-    """
+    """Read the provenance of a table, TableError if another program dropped it."""
     provenance = find_format(path).read_provenance(path)
     if provenance is None or "checkpoint_sha256" not in provenance:
         raise TableError(f"{path}: does not say which encoder made it; {advice}")
@@ -151,26 +93,12 @@ def read_origin(path: Path, *, advice: str) -> dict[str, Any]:
 def join_precisions(
     kept: Mapping[str, Any], added: Mapping[str, Any], path: Path
 ) -> dict[str, str]:
-    """Name the precisions of rows that share a table, and warn if another comes.
-
-    Parameters
-    ----------
-    kept, added : mapping of str to JSON values
-        Provenance of rows that are there, and of those that join them; empty where
-        there are none.
-    path : Path
-        What the warning names.
-
-    Returns
-    -------
-    dict of str to str
-        What is new in the provenance of all.
-    """
+    """Return the entry ``precision`` of two provenances, and warn if they differ."""
     old, new = map(_precisions, (kept, added))
     if old - {_UNKNOWN} and new - old - {_UNKNOWN}:
         _LOGGER.warning(
             "%s: rows of %s join rows of %s; that may look like a difference of sites "
-            "(processors with bfloat16 round more; --dtype takes one on all)",
+            "(processors with bfloat16 round more; --dtype uses one on all)",
             path,
             ", ".join(sorted(new - old - {_UNKNOWN})),
             ", ".join(sorted(old - {_UNKNOWN})),
@@ -179,30 +107,19 @@ def join_precisions(
 
 
 def check_sidecar(output: Path, provenance: Mapping[str, Any]) -> None:
-    """Check that the JSON file beside a table that is to be written is free or ours.
+    """Raise TableError if the JSON file beside a new table belongs to something else.
 
-    Parameters
-    ----------
-    output : Path
-        Table to write.
-    provenance : mapping of str to JSON values
-        What its JSON file will say.
-
-    Raises
-    ------
-    TableError
-        If a file of that name belongs to something else, or to a table of another
-        encoder.
+    It may belong to a table of the same name in another format and of the same encoder.
     """
     path = sidecar_path(output)
     if not path.exists():
         return
-    found = read_json_object(path) or {}
-    if "checkpoint_sha256" not in found:
+    old = read_json_object(path) or {}
+    if "checkpoint_sha256" not in old:
         raise TableError(f"{path}: exists and is not ours; choose another output name.")
     others = {output.with_suffix(s) for s in (".parquet", ".csv", ".tsv")} - {output}
     owners = [other.name for other in sorted(others) if other.exists()]
-    if owners and _differ(found, provenance):
+    if owners and _differ(old, provenance):
         raise TableError(
             f"{path}: describes {owners[0]}, made with another encoder; "
             "choose another output name."
@@ -217,31 +134,19 @@ def write_table(
     vectors: Iterable[NDArray[np.float32]],
     provenance: Mapping[str, Any],
 ) -> None:
-    """Write a table, and the JSON file beside it, whole or not at all.
+    """Write a table and its JSON file, whole or not at all.
 
-    Parameters
-    ----------
-    output : Path
-        Table to create or to replace.
-    folder : Path
-        Where both lie until they are whole, on the same disk.
-    table_format : TableFormat
-        From `find_format`.
-    columns : mapping of str to sequence of str or None
-        Columns before the embedding.
-    vectors : iterable of ndarray of shape (n_features,)
-        The embedding of each row; may be read from the table that is replaced.
-    provenance : mapping of str to JSON values
-        Where the embeddings come from.
+    Both are written in ``folder``, on the same disk, and moved. ``vectors`` may be read
+    from the table that is replaced.
     """
     partial, sidecar = folder / f"table{output.suffix}", folder / "table.json"
     table_format.write(partial, columns, vectors, provenance)
-    sidecar.write_text(json.dumps(provenance, indent=2) + "\n", encoding="utf-8")
+    sidecar.write_text(format_json(provenance), encoding="utf-8")
     for path in (partial, sidecar):
         with path.open("rb") as file:
             os.fsync(file.fileno())
     if _differ(read_json_object(sidecar_path(output)) or {}, provenance):
-        # The old table must not meet the new provenance, even for a moment.
+        # The old table must never lie beside the new provenance.
         output.unlink(missing_ok=True)
     sidecar.replace(sidecar_path(output))
     partial.replace(output)

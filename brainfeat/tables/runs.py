@@ -26,7 +26,6 @@ from brainfeat.subjects.failures import (
 )
 from brainfeat.subjects.subject import Outcome, Subject
 from brainfeat.tables.embedding_table import EmbeddingTable
-from brainfeat.tables.formats import Layout
 
 __all__ = ["RunOptions", "RunSummary", "embed_rows", "embed_to_table"]
 
@@ -49,15 +48,12 @@ class RunOptions:
     stop_on_first_error : bool
         Begin no more subjects once one has failed, or an input cannot be read;
         subjects in progress are finished and written.
-    layout : {"wide", "list"}
-        A column a feature, or one column of lists.
     """
 
     n_jobs: int = 1
     cache: str | os.PathLike[str] | None = None
     overwrite: bool = False
     stop_on_first_error: bool = False
-    layout: Layout = "wide"
 
 
 class RunSummary(NamedTuple):
@@ -128,9 +124,7 @@ def embed_to_table(
     that another process is writing, raise a `TableError`.
     """
     options = options or RunOptions()
-    with EmbeddingTable(
-        output, provenance, overwrite=options.overwrite, layout=options.layout
-    ) as table:
+    with EmbeddingTable(output, provenance, overwrite=options.overwrite) as table:
         if options.overwrite:
             # The failures of a table are replaced with it.
             failures_path(output).unlink(missing_ok=True)

@@ -21,9 +21,6 @@ from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.cli import app as cli
 from brainfeat.cli import options
 from brainfeat.io.volumes import write_volume
-from brainfeat.reporting.demo import DemoResult
-from brainfeat.reporting.probe import ProbeScores
-from brainfeat.subjects.subject import Outcome, Subject
 from brainfeat.tables.embedding_table import read_embeddings
 from brainfeat.volume import Volume
 
@@ -497,23 +494,3 @@ def test_simulating_passes_the_options_on(monkeypatch, tmp_path):
     options = ["-n", 7, "--modality", "T2w", "--modality", "FLAIR", "--seed", 3]
     result = _run("simulate", tmp_path / "cohort", *options)
     assert result.stdout == f"7 subjects\nfolder:   {tmp_path / 'cohort'}\n"
-
-
-def test_the_demo_shows_its_table_and_its_progress(monkeypatch, tmp_path):
-    def run_demo(output, *, n_jobs, tell, display):
-        assert n_jobs >= 1
-        tell("embedding")
-        with display(1) as on_event:
-            row = Subject(participant_id="sub-1", images={"T1w": "/a.nii"})
-            on_event(Outcome(row, "vector"))
-        scores = (ProbeScores("embedding", 24, np.full((10, 5), 0.75)),)
-        paths = (output / name for name in ("t.parquet", "r.html", "cohort"))
-        return DemoResult(scores, ("Simulated.",), *paths, 12.0)
-
-    monkeypatch.setattr("brainfeat.reporting.demo.run_demo", run_demo)
-    result = _run("demo", tmp_path)
-    assert result.exit_code == 0
-    assert "embedding      24  0.75    0.00" in result.stdout
-    assert f"report:   {tmp_path / 'r.html'}" in result.stdout
-    assert result.stderr.splitlines()[0] == "embedding"
-    assert "[1/1] sub-1: done" in result.stderr

@@ -207,7 +207,7 @@ def test_what_cannot_be_reached_is_a_failed_row(
 def test_a_volume_beyond_the_limit_is_refused(small_scans, small_checkpoint, tmp_path):
     output = tmp_path / "table.parquet"
     arguments = ["embed", small_scans, "-o", output, "--checkpoint", small_checkpoint]
-    options = ["--memory-limit", "0.001", "--layout", "list"]
+    options = ["--memory-limit", "0.001"]
     source = next(small_scans.rglob("*.nii.gz"))
     volume = read_volume(source)
     large = Volume(np.tile(volume.data, (4, 4, 4)), Geometry((72, 80, 64), np.eye(4)))

@@ -1,4 +1,4 @@
-"""The command is tested with the shards that it merges."""
+"""``brainfeat merge`` on the tables of ``brainfeat embed --shard``."""
 
 import gzip
 
@@ -14,7 +14,7 @@ def _run(*arguments):
     return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
 
 
-def test_shards_of_a_run_merge_to_the_run(small_scans, small_checkpoint, tmp_path):
+def test_merged_shards_equal_the_whole_run(small_scans, small_checkpoint, tmp_path):
     bad = tmp_path / "sub-bad_T1w.nii.gz"
     bad.write_bytes(gzip.compress(b"no image"))
     inputs = [small_scans, bad, tmp_path / "absent.nii"]
@@ -40,13 +40,13 @@ def test_shards_of_a_run_merge_to_the_run(small_scans, small_checkpoint, tmp_pat
     assert failed[0] == failed[1]
 
 
-def test_a_shard_that_is_none_is_wrong_usage(tmp_path):
+def test_malformed_shard_is_a_usage_error(tmp_path):
     result = _run("embed", "a.nii", "-o", tmp_path / "a.csv", "--shard", "0/4")
     assert result.exit_code == 2
     assert "--shard: expected I/N" in result.stderr
 
 
-def test_a_shard_without_a_table_is_told_of(tmp_path):
+def test_shard_without_a_table_is_reported(tmp_path):
     provenance = {"checkpoint_sha256": "c0ffee", "preprocessing_sha256": "facade"}
     provenance |= {"pooling": "mean", "modalities": ["T1w"], "n_features": 3}
     for index in (1, 2, 4):
@@ -60,15 +60,13 @@ def test_a_shard_without_a_table_is_told_of(tmp_path):
     message = "shard 3/4 has no table (no rows, all failed, or not ended)"
     assert result.stderr.splitlines() == [message]
     assert result.stdout.splitlines()[0] == "3 rows, 0 failed"
-    # Of an array of jobs many may be absent: a line, as the array takes them again.
+    # Many jobs of an array may be absent: one line lists them for a resubmission.
     result = _run("merge", tmp_path / "2.csv", "-o", tmp_path / "one.csv")
     message = "shards 1,3-4 of 4 have no table (no rows, all failed, or not ended)"
     assert result.stderr.splitlines() == [message]
 
 
-def test_the_tables_of_a_glob_merge_without_those_of_failures(
-    small_scans, small_checkpoint, tmp_path
-):
+def test_glob_may_include_tables_of_failures(small_scans, small_checkpoint, tmp_path):
     inputs = [small_scans, tmp_path / "absent.nii"]
     for index in (1, 2):
         table, shard = tmp_path / f"part-{index}.tsv", f"{index}/2"
@@ -91,13 +89,13 @@ def test_failures_of_a_shard_without_a_table_are_listed(
         options = ["--shard", shard, "--checkpoint", small_checkpoint]
         _run("embed", scan, bad, "-o", table, *options)
     assert not (tmp_path / "part-2.tsv").exists()
-    for _ in range(2):  # the second time, with what the first has written
+    for _ in range(2):  # the second time, with the output of the first
         found, output = sorted(tmp_path.glob("*.tsv")), tmp_path / "all.tsv"
         result = _run("merge", *found, "-o", output, "--overwrite")
         assert result.stdout.splitlines()[0] == "1 rows, 1 failed"
 
 
-def test_shards_of_a_list_that_grew_meanwhile_are_refused_until_all_have_seen_it(
+def test_shards_of_a_list_that_grew_are_refused(
     small_scans, small_checkpoint, tmp_path
 ):
     scans = sorted(small_scans.rglob("*_T1w.nii*"))
@@ -107,7 +105,7 @@ def test_shards_of_a_list_that_grew_meanwhile_are_refused_until_all_have_seen_it
         options = ["--shard", f"{part.stem}/2", "--checkpoint", small_checkpoint]
         assert _run("embed", *inputs, "-o", part, *options).exit_code == 0
 
-    # Of four scans the first half is two, of five it is two as well.
+    # The first half of four scans is two, and so is that of five.
     embed(parts[0], scans[:4])
     embed(parts[1], scans[:5])
     result = _run("merge", *parts, "-o", tmp_path / "all.csv")

@@ -4,8 +4,7 @@ import csv
 import json
 import resource
 import shutil
-import subprocess
-import sys
+from contextlib import contextmanager
 from dataclasses import replace
 
 import nibabel as nib
@@ -66,7 +65,7 @@ def model(data):
     return folder
 
 
-def test_weights_that_are_not_trained_are_warned_of_once(data, tmp_path):
+def test_untrained_weights_are_reported_once(data, tmp_path):
     shutil.copytree(data / "checkpoint", tmp_path / "random")
     row = ("bids/sub-0/anat/sub-0_T1w.nii.gz", "truth/sub-0_dseg.nii.gz")
     result = invoke(
@@ -82,7 +81,7 @@ def rows_of(path):
         return [*csv.reader(file, delimiter="\t")]
 
 
-def test_model_knows_the_names_of_its_classes(model):
+def test_model_has_the_names_of_its_classes(model):
     assert rows_of(model / "dseg.tsv") == [
         ["index", "name"],
         ["0", "background"],
@@ -135,7 +134,7 @@ def test_images_that_were_moved_are_not_segmented_again(data, model, tmp_path):
 
 
 def test_scans_of_one_name_do_not_replace_each_other(data, model, tmp_path):
-    """As in a loop over folders, with a run each."""
+    """As in a loop over folders, with one run for each."""
     for index in range(2):
         scan = tmp_path / f"00{index}/T1.nii.gz"
         scan.parent.mkdir()
@@ -149,14 +148,14 @@ def test_scans_of_one_name_do_not_replace_each_other(data, model, tmp_path):
     reason = f"exists and is the label map of {first}; choose another"
     assert reason in (out / "failures.tsv").read_text()
     assert (out / "T1_dseg.nii.gz").read_bytes() == before
-    # A scan that was corrected is another one in the same place.
+    # A corrected scan has another content at the same path.
     shutil.copy(second, first)
     assert "1 done" in invoke("predict", model, first, "-o", out).output
     assert (out / "T1_dseg.nii.gz").read_bytes() != before
 
 
-def test_manifest_names_people_of_whom_whole_ones_are_held_out(data, tmp_path):
-    """Ten people are enough to hold one out; nine with a second visit are not."""
+def test_participants_of_a_manifest_are_held_out_with_all_their_scans(data, tmp_path):
+    """Ten are enough to hold one out; nine with a second visit are not."""
     lines = []
     for index in range(10):
         scan = tmp_path / f"scan{index}.nii.gz"
@@ -175,7 +174,7 @@ def test_manifest_names_people_of_whom_whole_ones_are_held_out(data, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.* is not trained")
-def test_a_brain_mask_that_was_corrected_is_segmented_again(data, tmp_path):
+def test_scan_with_a_changed_brain_mask_is_segmented_again(data, tmp_path):
     checkpoint = Checkpoint.load(data / "checkpoint")
     mask = str(tmp_path / "{stem}_mask.nii.gz")
     settings = {**checkpoint.config.preprocessing, "brain_mask": mask}
@@ -194,7 +193,7 @@ def test_a_brain_mask_that_was_corrected_is_segmented_again(data, tmp_path):
 
     for scan in scans:
         write_mask(scan, 0)
-    options = ("--steps", 10, "--checkpoint", tmp_path / "masked", "--device", "cpu")
+    options = ("--steps", 1, "--checkpoint", tmp_path / "masked", "--device", "cpu")
     fitted = invoke("fit", manifest, "-o", tmp_path / "model", *options)
     assert fitted.exit_code == 0, fitted.output
     predict = ("predict", tmp_path / "model", *scans, "-o", tmp_path / "out")
@@ -204,7 +203,7 @@ def test_a_brain_mask_that_was_corrected_is_segmented_again(data, tmp_path):
     assert "1 done, 1 skipped" in invoke(*predict).output
 
 
-def test_bad_scan_is_noted_and_the_rest_goes_on(data, model, tmp_path):
+def test_bad_scan_is_listed_and_others_are_segmented(data, model, tmp_path):
     scans = tmp_path / "scans"
     scans.mkdir()
     good = data / "bids/sub-0/anat/sub-0_T1w.nii.gz"
@@ -232,7 +231,7 @@ def test_bad_scan_is_noted_and_the_rest_goes_on(data, model, tmp_path):
         ),
     ],
 )
-def test_manifest_that_cannot_teach_is_refused(data, tmp_path, rows, message):
+def test_manifest_that_cannot_be_trained_on_is_refused(data, tmp_path, rows, message):
     manifest = write_manifest(data, "bad.csv", rows)
     result = invoke(
         *("fit", manifest, "-o", tmp_path / "model"),
@@ -243,7 +242,7 @@ def test_manifest_that_cannot_teach_is_refused(data, tmp_path, rows, message):
     assert not (tmp_path / "model").exists()
 
 
-def test_manifest_without_the_column_of_label_maps_is_told_so(data, tmp_path):
+def test_manifest_without_the_column_of_label_maps_is_refused(data, tmp_path):
     manifest = write_manifest(data, "other.csv", [("a.nii", "b.nii")])
     (data / "a.nii").symlink_to(data / "bids/sub-0/anat/sub-0_T1w.nii.gz")
     manifest.write_text(manifest.read_text().replace("label", "age,dseg"))
@@ -267,7 +266,7 @@ def test_model_is_not_overwritten(data, model):
     assert "is not an empty folder" in result.output
 
 
-def test_folder_that_cannot_be_written_is_told_before_training(data, tmp_path):
+def test_folder_that_cannot_be_written_is_refused_before_training(data, tmp_path):
     rows = [("bids/sub-0/anat/sub-0_T1w.nii.gz", "truth/sub-0_dseg.nii.gz")]
     manifest = write_manifest(data, "one.csv", rows)
     (tmp_path / "file").touch()
@@ -292,10 +291,10 @@ def test_other_datasets_and_models_are_not_written_to(data, model, tmp_path):
     assert not (model / "dataset_description.json").exists()
 
 
-def test_label_maps_of_others_are_not_overwritten(data, model, tmp_path):
+def test_foreign_label_maps_are_not_overwritten(data, model, tmp_path):
     foreign = tmp_path / "sub-0/anat/sub-0_dseg.nii.gz"
-    theirs = tmp_path / "sub-1/anat/sub-1_dseg.json"
-    for path in (foreign, theirs):
+    sidecar = tmp_path / "sub-1/anat/sub-1_dseg.json"
+    for path in (foreign, sidecar):
         path.parent.mkdir(parents=True)
         path.write_text('{"Manual": true}')
     for status in ("1 done, 0 skipped", "0 done, 1 skipped"):
@@ -304,7 +303,7 @@ def test_label_maps_of_others_are_not_overwritten(data, model, tmp_path):
         assert f"{status}, 2 failed" in result.output
         reasons = [row[2] for row in rows_of(tmp_path / "failures.tsv")[1:]]
         assert all("exists and is not ours" in reason for reason in reasons)
-        for path in (foreign, theirs):
+        for path in (foreign, sidecar):
             assert path.read_text() == '{"Manual": true}'
 
 
@@ -319,7 +318,7 @@ def test_folder_of_scans_does_not_become_a_dataset(data, model, tmp_path):
         assert counts in invoke("predict", model, scan, "-o", tmp_path).output
 
 
-def test_names_of_others_are_not_overwritten(data, model, tmp_path):
+def test_foreign_table_of_names_is_not_overwritten(data, model, tmp_path):
     (tmp_path / "dseg.tsv").write_text("index\tname\n1\ttheirs\n")
     result = invoke("predict", model, data / "bids", "-o", tmp_path)
     assert result.exit_code == 2
@@ -327,38 +326,38 @@ def test_names_of_others_are_not_overwritten(data, model, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["dseg.tsv"]
 
 
-def test_label_map_that_was_cut_off_is_drawn_again(data, model, tmp_path):
+@contextmanager
+def file_size_limit(n_bytes):
+    """Let writing longer files fail, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_label_map_that_was_cut_off_is_written_again(data, model, tmp_path):
     scan = data / "bids/sub-0/anat/sub-0_T1w.nii.gz"
     target = tmp_path / "sub-0/anat/sub-0_dseg.nii.gz"
-    command = [sys.executable, "-m", "brainfeat", "segment", "predict", model, scan]
-    for is_there in (False, True):
-        if is_there:  # from another model
+    for exists in (False, True):
+        if exists:  # from another model
             target.with_name("sub-0_dseg.json").write_text('{"ModelSHA256": "old"}')
-        # The label map is longer than the files about it, and cannot be written.
-        cut = subprocess.run(
-            [*map(str, command), "-o", str(tmp_path)],
-            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500)),
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert cut.returncode == 2
-        assert "sub-0_dseg.nii.gz: cannot be written (File too large)" in cut.stderr
-        assert target.exists() == is_there
+        with file_size_limit(500):  # JSON files are shorter
+            cut = invoke("predict", model, scan, "-o", tmp_path)
+        assert cut.exit_code == 2
+        assert "sub-0_dseg.nii.gz: cannot be written (File too large)" in cut.output
+        assert target.exists() == exists
         result = invoke("predict", model, scan, "-o", tmp_path)
         assert "1 done, 0 skipped, 0 failed" in result.output
 
 
 def test_full_disk_ends_the_run(data, model, tmp_path):
-    """Whatever is segmented then is lost, and no scan is to blame."""
-    command = [sys.executable, "-m", "brainfeat", "segment", "predict", model]
-    result = subprocess.run(
-        [*map(str, command), str(data / "bids"), "-o", str(tmp_path)],
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500)),
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 2
-    last = result.stderr.splitlines()[-1]
+    """No other label map could be written, and the scans are not at fault."""
+    with file_size_limit(500):
+        result = invoke("predict", model, data / "bids", "-o", tmp_path)
+    assert result.exit_code == 2
+    last = result.output.splitlines()[-1]
     assert last.endswith("(File too large); the same command resumes.")
     assert not (tmp_path / "failures.tsv").exists()
 

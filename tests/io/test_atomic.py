@@ -18,7 +18,7 @@ def test_failed_block_leaves_the_old_file_and_nothing_else(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_full_disk_names_the_file_that_was_to_be_written(tmp_path):
+def test_full_disk_names_the_target_file(tmp_path):
     path = tmp_path / "page.html"
     command = (
         "import resource, sys\n"
@@ -39,7 +39,7 @@ def test_partial_file_keeps_both_suffixes(tmp_path):
         assert not (tmp_path / "new" / "a.nii.gz").exists()
 
 
-def test_place_that_cannot_be_written_is_named(tmp_path, bound_by_permissions):
+def test_path_that_cannot_be_written_is_named(tmp_path, bound_by_permissions):
     tmp_path.chmod(0o500)
     command = "from brainfeat.io.json_files import write_json; write_json('a.json', {})"
     result = subprocess.run(
@@ -61,8 +61,8 @@ def test_file_has_the_permissions_of_an_ordinary_one(tmp_path):
     assert atomic.stat().st_mode == plain.stat().st_mode
 
 
-def test_mask_of_the_process_is_left_alone(tmp_path):
-    # Other threads make files meanwhile, which would be open to all.
+def test_umask_of_the_process_is_unchanged(tmp_path):
+    # Files that other threads create meanwhile would be open to everyone.
     called = []
     sys.setprofile(lambda _frame, _event, what: called.append(what))
     try:
@@ -74,7 +74,7 @@ def test_mask_of_the_process_is_left_alone(tmp_path):
     assert os.umask not in called
 
 
-def test_json_is_whole_or_as_it_was(tmp_path):
+def test_failed_json_write_keeps_the_old_file(tmp_path):
     path = tmp_path / "new" / "values.json"
     write_json(path, {"name": "größer", "list": [1, 2]})
     assert json.loads(path.read_text(encoding="utf-8"))["list"] == [1, 2]

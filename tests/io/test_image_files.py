@@ -32,7 +32,7 @@ def scaled_image(intensities):
 # nibabel leaves uncompressed .mgh files for the garbage collector to close.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".hdr", ".mgh", ".img.gz"])
-def test_every_container_reads_as_nibabel_reads_it(tmp_path, intensities, suffix):
+def test_every_format_is_read_as_by_nibabel(tmp_path, intensities, suffix):
     path = tmp_path / f"a{suffix}"
     if suffix == ".mgh":
         image = nib.MGHImage(intensities.astype(np.int32), AFFINE)
@@ -52,7 +52,7 @@ def test_every_container_reads_as_nibabel_reads_it(tmp_path, intensities, suffix
 @pytest.mark.parametrize(
     "name", ["scaled+tlrc.HEAD", "minc1_1_scale.mnc", "phantom_varscale.PAR"]
 )
-def test_formats_that_scale_in_ways_of_their_own_are_read(name):
+def test_formats_with_their_own_scaling_are_read(name):
     path = Path(data_path, name)
     expected = nib.load(path).get_fdata()
     stored = read_stored(path, memory_limit=10**9)
@@ -144,14 +144,14 @@ def test_image_that_is_not_one_real_volume_is_refused(tmp_path, data, message, s
     assert str(path) in str(caught.value)
 
 
-def test_missing_file_and_folder_are_told_apart(tmp_path):
+def test_missing_file_and_folder_raise_different_errors(tmp_path):
     with pytest.raises(VolumeNotFoundError, match="no such file"):
         read_volume(tmp_path / "none.nii.gz")
     with pytest.raises(VolumeError, match="got a folder"):
         read_volume(tmp_path)
 
 
-def test_a_tilde_may_begin_a_file_name(tmp_path, intensities, monkeypatch):
+def test_file_name_may_begin_with_a_tilde(tmp_path, intensities, monkeypatch):
     monkeypatch.chdir(tmp_path)
     nib.save(nib.Nifti1Image(intensities, AFFINE), tmp_path / "~1.nii")
     volume = read_volume("~1.nii")
@@ -168,14 +168,14 @@ def test_pair_of_files_is_read_by_either_name(tmp_path, rng):
         np.testing.assert_array_equal(read_volume(tmp_path / name).data, data)
 
 
-def test_a_pipe_is_not_waited_for(tmp_path):
+def test_pipe_is_refused_without_blocking(tmp_path):
     path = tmp_path / "pipe.nii.gz"
     os.mkfifo(path)
     with pytest.raises(VolumeError, match="a device or a pipe"):
         read_volume(path)
 
 
-def test_a_loop_of_links_is_no_file(tmp_path):
+def test_cyclic_links_are_refused(tmp_path):
     path = tmp_path / "loop.nii.gz"
     path.symlink_to(path)
     with pytest.raises(VolumeError, match="cannot be read"):

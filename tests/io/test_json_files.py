@@ -26,12 +26,12 @@ def test_damaged_file_is_named(tmp_path, text, got):
         read_json(path, "an index")
 
 
-def test_error_is_of_the_type_that_is_asked_for(tmp_path):
+def test_error_has_the_requested_type(tmp_path):
     with pytest.raises(ConfigError, match=r"a\.json: cannot be read \(No such file"):
         read_json(tmp_path / "a.json", "an index", error=ConfigError)
 
 
-def test_what_may_be_missing_or_damaged_is_none(tmp_path):
+def test_missing_or_damaged_optional_file_is_none(tmp_path):
     path = tmp_path / "a.json"
     assert read_json_object(path) is None
     for text, expected in (('{"a": 1}', {"a": 1}), ("[1]", None), ('{"a', None)):

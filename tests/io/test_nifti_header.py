@@ -1,4 +1,4 @@
-"""The header reader is fuzzed: it believes, or it refuses in one line."""
+"""Fuzzing of NIfTI headers: each is read, or refused in one line."""
 
 import gzip
 import io
@@ -20,7 +20,7 @@ FIELDS = nib.Nifti1Header.template_dtype.fields
 
 
 def content(**fields):
-    """Give the bytes of a small image, with header fields replaced."""
+    """Return the bytes of a small image, with header fields replaced."""
     data = np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE)
     block = bytearray(nib.Nifti1Image(data, np.diag([2.0, 3, 4, 1])).to_bytes())
     for name, value in fields.items():
@@ -30,7 +30,7 @@ def content(**fields):
     return bytes(block)
 
 
-def test_a_header_says_how_the_voxels_are_stored():
+def test_header_gives_the_layout_of_the_voxels():
     layout = read_layout(io.BytesIO(content(scl_slope=0.5, scl_inter=-3)))
     assert layout.shape == SHAPE
     assert layout.dtype == np.dtype("<i2")
@@ -60,7 +60,7 @@ def test_a_header_says_how_the_voxels_are_stored():
         ({"magic": b"n\x1b[2"}, "damaged NIfTI header"),
     ],
 )
-def test_a_header_that_cannot_be_true_is_refused(tmp_path, fields, message, suffix):
+def test_impossible_header_is_refused(tmp_path, fields, message, suffix):
     path = tmp_path / f"a{suffix}"
     block = content(**fields)
     path.write_bytes(gzip.compress(block) if suffix == ".nii.gz" else block)
@@ -70,7 +70,7 @@ def test_a_header_that_cannot_be_true_is_refused(tmp_path, fields, message, suff
     assert str(caught.value).isprintable()
 
 
-def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path):
+def test_compression_bomb_is_refused_before_it_is_unpacked(tmp_path):
     path = tmp_path / "bomb.nii.gz"
     with gzip.open(path, "wb", compresslevel=9) as file:
         file.write(content(dim=[3, 1500, 1500, 1500, 1, 1, 1, 1], datatype=2)[:352])
@@ -85,7 +85,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000
 
 
-def test_more_bytes_than_the_header_says_do_not_matter(tmp_path):
+def test_bytes_after_the_voxels_are_ignored(tmp_path):
     long = write(tmp_path / "long.nii.gz", content() + bytes(1 << 22))
     short = write(tmp_path / "short.nii.gz", content())
     np.testing.assert_array_equal(read_volume(long).data, read_volume(short).data)
@@ -96,7 +96,7 @@ def write(path, block):
     return path
 
 
-def test_sizes_are_counted_without_overflow():
+def test_sizes_do_not_overflow():
     with pytest.raises(VolumeError, match="bytes of data"):
         check_size(
             (2**31, 2**31, 2**31),
@@ -115,7 +115,7 @@ def test_sizes_are_counted_without_overflow():
         max_size=4,
     )
 )
-def test_any_header_is_read_or_refused_in_one_line(tmp_path_factory, changes):
+def test_random_header_is_read_or_refused_in_one_line(tmp_path_factory, changes):
     path = tmp_path_factory.getbasetemp() / "fuzzed.nii"
     block = bytearray(content())
     for name, value in changes:
@@ -135,7 +135,7 @@ def test_any_header_is_read_or_refused_in_one_line(tmp_path_factory, changes):
 
 @settings(max_examples=200, deadline=None, database=None, derandomize=True)
 @given(st.binary(max_size=600))
-def test_any_bytes_are_a_header_or_are_refused(block):
+def test_random_bytes_are_a_header_or_refused(block):
     try:
         layout = read_layout(io.BytesIO(block))
     except VolumeError:
@@ -143,7 +143,7 @@ def test_any_bytes_are_a_header_or_are_refused(block):
     assert min(layout.shape) > 0
 
 
-def test_many_volumes_need_less_than_as_many_at_once():
+def test_memory_of_4d_image_is_less_than_of_its_volumes_at_once():
     shape = (182, 218, 182, 30)
     stored = {"n_bytes_on_disk": 10**9, "is_compressed": False}
     check_size(shape, np.dtype(np.float32), memory_limit=2 * 10**9, **stored)

@@ -58,7 +58,7 @@ def test_large_labels_keep_their_value(tmp_path):
 
 
 @pytest.mark.parametrize("value", [2**31, -(2**31) - 1, 2**40])
-def test_labels_that_need_more_than_32_bits_are_not_taken_for_others(value):
+def test_labels_beyond_32_bits_do_not_wrap_around(value):
     labels = np.zeros(SHAPE, np.int64)
     labels[1, 1, 1] = value
     image = nib.Nifti1Image(labels, AFFINE, dtype="int64")
@@ -73,14 +73,14 @@ def test_label_map_with_fractions_is_refused(rng):
 
 
 @pytest.mark.parametrize("stray", [0.9999, 3e-9, np.nan, np.inf])
-def test_one_voxel_that_is_no_label_is_named(stray):
+def test_single_non_integer_voxel_is_named(stray):
     values = np.zeros(SHAPE)
     values[1, 2, 1] = stray
     with pytest.raises(VolumeError, match=re.escape(f"labels, got {stray:g}.")):
         read_labels(nib.Nifti1Image(values, AFFINE))
 
 
-def test_mask_that_a_slope_rounds_is_read(tmp_path):
+def test_mask_with_rounding_errors_of_a_slope_is_read(tmp_path):
     mask = np.zeros(SHAPE, np.float32)
     mask[1:, 1:] = 1.0
     image = nib.Nifti1Image(mask, AFFINE)
@@ -127,13 +127,13 @@ def test_unknown_suffix_leaves_no_file(tmp_path, name):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_image_states_millimetres_and_keeps_the_affine():
+def test_written_image_is_in_mm_and_has_the_affine():
     image = to_image(Volume(np.zeros(SHAPE), Geometry(SHAPE, AFFINE)))
     assert image.header.get_xyzt_units()[0] == "mm"
     np.testing.assert_allclose(image.affine, AFFINE, atol=1e-6)
 
 
-def test_volume_is_written_where_it_is_read(tmp_path, rng, monkeypatch):
+def test_tilde_is_expanded_for_writing_and_reading(tmp_path, rng, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     volume = Volume(rng.normal(size=SHAPE).astype(np.float32), Geometry(SHAPE, AFFINE))
@@ -148,7 +148,7 @@ def test_labels_beyond_32_bits_are_refused():
 
 
 @pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image, nib.MGHImage])
-def test_image_like_another_keeps_its_place_and_units(kind, tmp_path, caplog):
+def test_image_like_another_keeps_its_affine_and_units(kind, tmp_path, caplog):
     affine = np.diag([2.0, -3.0, 1.5, 1.0])
     source = kind(np.zeros((3, 4, 5), np.float32), affine)
     if kind is not nib.MGHImage:
@@ -167,7 +167,7 @@ def test_image_like_another_keeps_its_place_and_units(kind, tmp_path, caplog):
     assert not caplog.messages  # nibabel tells what it mends in a header
 
 
-def test_image_like_one_with_a_trailing_axis_has_it_too():
+def test_image_like_another_keeps_its_trailing_axis():
     source = nib.Nifti1Image(np.zeros((3, 4, 5, 1), np.int16), np.eye(4))
     assert to_image_like(np.zeros((3, 4, 5), np.uint8), source).shape == (3, 4, 5, 1)
 

@@ -30,7 +30,7 @@ def draw(n_rows=2, shape=(6, 8, 10), tokens=(3, 2, 5)):
     )
 
 
-def test_each_fine_voxel_has_a_score_of_each_class(decoder):
+def test_each_fine_voxel_has_a_logit_of_each_class(decoder):
     assert decoder(*draw()).shape == (2, 3, 12, 16, 20)
 
 
@@ -38,14 +38,14 @@ def test_odd_sizes_keep_their_shape(decoder):
     assert decoder(*draw(shape=(5, 7, 9))).shape == (2, 3, 10, 14, 18)
 
 
-def test_rows_do_not_see_each_other(decoder):
+def test_rows_are_independent(decoder):
     voxels, foreground, tokens, prior = draw()
     both = decoder(voxels, foreground, tokens, prior)
     alone = decoder(voxels[1:], foreground[1:], [t[1:] for t in tokens], prior[1:])
     torch.testing.assert_close(both[1:], alone, rtol=1e-4, atol=1e-5)
 
 
-def test_a_voxel_decides_about_its_own_place(decoder):
+def test_a_voxel_changes_its_own_logits_most(decoder):
     voxels, *rest = draw(n_rows=1)
     changed = voxels.clone()
     changed[0, 0, 3, 11, 17] += 5.0

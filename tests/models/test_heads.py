@@ -10,7 +10,7 @@ def _seed():
     torch.manual_seed(0)
 
 
-def test_projector_is_three_maps_then_a_direction():
+def test_projector_is_three_maps_and_a_normalisation():
     projector = Projector(6, hidden_dim=10, out_dim=4)
     tokens = torch.randn(3, 5, 6)
     linear = [layer for layer in projector.layers if isinstance(layer, torch.nn.Linear)]
@@ -67,7 +67,7 @@ def test_gradient_reaches_every_weight_of_the_head():
         assert parameter.grad.abs().max() > 0, name
 
 
-def test_logits_are_single_precision_under_autocast():
+def test_logits_are_float32_under_autocast():
     head = PrototypeHead(6, 9, hidden_dim=10, bottleneck_dim=4)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits = head(torch.randn(7, 6))
@@ -77,10 +77,10 @@ def test_logits_are_single_precision_under_autocast():
 
 def test_calibrated_sample_has_mean_zero_and_spread_one():
     head = AnatomyHead(6, 3)
-    quantities = torch.rand(4, 5, 3) * torch.tensor([1.0, 9.0, 0.3]) + 2.0
+    targets = torch.rand(4, 5, 3) * torch.tensor([1.0, 9.0, 0.3]) + 2.0
     weights = torch.rand(4, 5)
-    head.calibrate(quantities, weights)
-    standard = head.standardise(quantities)
+    head.calibrate(targets, weights)
+    standard = head.standardise(targets)
     share = (weights / weights.sum())[..., None]
     mean = (share * standard).sum((0, 1))
     variance = (share * (standard - mean).square()).sum((0, 1))
@@ -88,27 +88,27 @@ def test_calibrated_sample_has_mean_zero_and_spread_one():
     torch.testing.assert_close(variance, torch.ones(3), atol=1e-4, rtol=0)
 
 
-def test_mean_and_spread_lead_back():
+def test_mean_and_spread_invert_the_standardisation():
     head = AnatomyHead(6, 3)
-    quantities = torch.rand(4, 5, 3)
-    head.calibrate(quantities, torch.ones(4, 5))
-    back = head.standardise(quantities) * head.spread + head.mean
-    torch.testing.assert_close(back, quantities)
+    targets = torch.rand(4, 5, 3)
+    head.calibrate(targets, torch.ones(4, 5))
+    back = head.standardise(targets) * head.spread + head.mean
+    torch.testing.assert_close(back, targets)
 
 
 def test_patches_without_weight_do_not_count():
     weighted, short = AnatomyHead(6, 3), AnatomyHead(6, 3)
-    quantities = torch.rand(8, 3)
-    weighted.calibrate(quantities, torch.tensor([1.0] * 5 + [0.0] * 3))
-    short.calibrate(quantities[:5], torch.ones(5))
+    targets = torch.rand(8, 3)
+    weighted.calibrate(targets, torch.tensor([1.0] * 5 + [0.0] * 3))
+    short.calibrate(targets[:5], torch.ones(5))
     torch.testing.assert_close(weighted.mean, short.mean)
     torch.testing.assert_close(weighted.spread, short.spread)
 
 
-def test_what_hardly_varies_does_not_weigh_without_bound():
+def test_weight_of_constant_targets_is_bounded():
     head = AnatomyHead(6, 2)
-    quantities = torch.stack([torch.full((7,), 0.4), torch.arange(7.0)], dim=-1)
-    head.calibrate(quantities, torch.ones(7))
+    targets = torch.stack([torch.full((7,), 0.4), torch.arange(7.0)], dim=-1)
+    head.calibrate(targets, torch.ones(7))
     torch.testing.assert_close(head.spread, torch.tensor([0.05, 2.0]))
 
 
@@ -123,5 +123,5 @@ def test_calibration_is_saved_with_the_weights():
     head, other = AnatomyHead(6, 3), AnatomyHead(6, 3)
     head.calibrate(torch.rand(9, 3), torch.rand(9))
     other.load_state_dict(head.state_dict())
-    quantities = torch.rand(2, 3)
-    assert torch.equal(head.standardise(quantities), other.standardise(quantities))
+    targets = torch.rand(2, 3)
+    assert torch.equal(head.standardise(targets), other.standardise(targets))

@@ -35,7 +35,7 @@ def test_patch_tokens_are_products_of_their_own_pixels():
 @pytest.mark.parametrize(
     ("n_channels", "patch_size", "size"), [(12, 8, (104, 80)), (3, 14, (70, 56))]
 )
-def test_patch_embedding_survives_bfloat16(n_channels, patch_size, size):
+def test_patch_embedding_is_accurate_in_bfloat16(n_channels, patch_size, size):
     embed = PatchEmbed(n_channels, 24, patch_size)
     pixels = torch.randn(5, n_channels, *size)
     expected = embed(pixels)
@@ -73,7 +73,7 @@ def test_attention_in_half_precision_without_gradients_is_close(n_tokens):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_attention_sees_no_key_that_fills_a_slab_up(dtype):
+def test_attention_ignores_padding(dtype):
     attention = Attention(64, 2).to(dtype)
     packing = Packing.of(torch.arange(40).reshape(1, 2, 4, 5) < 39, 1)
     assert packing.groups[0].keys is not None
@@ -149,7 +149,7 @@ def test_slab_mixing_equals_its_loop_over_neighbours():
 
 
 @pytest.mark.parametrize("mode", ["bicubic", "antialiased"])
-def test_interpolation_keeps_rows_columns_and_constants_apart(mode):
+def test_interpolation_keeps_rows_columns_and_constants(mode):
     rows, columns = torch.randn(5, 1), torch.randn(6)
     grid = torch.stack([rows.expand(5, 6), columns.expand(5, 6), torch.ones(5, 6)], -1)
     assert interpolate_positions(grid, (5, 6), mode) is grid
@@ -180,7 +180,7 @@ def test_interpolation_keeps_half_precision():
     assert interpolate_positions(grid, (3, 7)).dtype == torch.bfloat16
 
 
-def test_slab_positions_lie_on_lines_between_the_stored_ones():
+def test_slab_positions_are_interpolated_linearly():
     stored = torch.tensor([[0.0, 1.0], [10.0, 3.0], [40.0, 3.0], [0.0, 0.0]])
     places = torch.tensor([[0.125, 0.375, 0.5], [0.4375, 0.0, 1.0]])
     expected = torch.tensor(

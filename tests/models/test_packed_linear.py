@@ -27,7 +27,7 @@ def make_network(*size):
 @needs_onednn
 @pytest.mark.parametrize("n_tokens", [1, 131, 640])
 @pytest.mark.parametrize("size", [(64, 96), (192, 576), (192, 768), (768, 192)])
-def test_packed_layer_gives_what_the_layer_gives(n_tokens, size):
+def test_packed_layer_equals_the_layer(n_tokens, size):
     network = make_network(*size)
     half = copy.deepcopy(network).to(torch.bfloat16)
     packed = copy.deepcopy(half)
@@ -43,26 +43,26 @@ def test_packed_layer_gives_what_the_layer_gives(n_tokens, size):
 
 
 @needs_onednn
-def test_no_token_gives_no_token():
+def test_empty_input_gives_empty_output():
     network = make_network(64, 96).to(torch.bfloat16)
     pack_linear_layers(network)
     assert network(torch.zeros(0, 64, dtype=torch.bfloat16)).shape == (0, 96)
 
 
-def test_narrow_and_precise_layers_stay():
+def test_narrow_and_float32_layers_are_kept():
     precise, narrow = make_network(64, 96), make_network(16, 96).to(torch.bfloat16)
     for network in (precise, narrow):
         pack_linear_layers(network)
         assert isinstance(network[0], nn.Linear)
 
 
-def test_layer_without_bias_stays():
+def test_layer_without_bias_is_kept():
     network = nn.Sequential(nn.Linear(64, 64, bias=False, dtype=torch.bfloat16))
     pack_linear_layers(network)
     assert isinstance(network[0], nn.Linear)
 
 
-def test_processor_without_the_products_takes_the_layers_as_they_are():
+def test_layers_are_kept_where_the_operations_are_missing():
     script = (
         "import torch; from torch import nn; "
         "from brainfeat.models.packed_linear import pack_linear_layers; "

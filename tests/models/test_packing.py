@@ -10,7 +10,7 @@ def foreground(rng):
     return torch.from_numpy(rng.random((2, 5, 4, 3)) < shares)
 
 
-def test_tokens_come_back_to_their_places_and_background_is_zero(foreground):
+def test_unpacking_restores_tokens_and_zeros_the_background(foreground):
     foreground[1, 2] = False
     packing = Packing.of(foreground, 2)
     prefix, patches = torch.randn(2, 5, 2, 7), torch.randn(2, 5, 4, 3, 7)

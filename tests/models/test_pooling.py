@@ -34,9 +34,9 @@ def test_mean_equals_its_loop_over_patches(output, fractions):
     torch.testing.assert_close(pooled[1], total / weight)
 
 
-def test_slabs_weigh_as_much_as_their_foreground(output, fractions):
-    shares = fractions.sum((2, 3))
-    expected = (output.cls_token * shares[..., None]).sum(1) / shares.sum(1)[:, None]
+def test_class_tokens_are_weighted_by_the_foreground_of_their_slabs(output, fractions):
+    weights = fractions.sum((2, 3))
+    expected = (output.cls_token * weights[..., None]).sum(1) / weights.sum(1)[:, None]
     torch.testing.assert_close(pool_tokens(output, fractions, "cls"), expected)
 
 
@@ -51,7 +51,7 @@ def test_background_tokens_are_ignored(mode, output, fractions):
     )
 
 
-def test_both_is_one_after_the_other(output, fractions):
+def test_cls_and_mean_are_concatenated(output, fractions):
     both = pool_tokens(output, fractions, "cls+mean")
     assert both.shape == (2, 14)
     assert torch.equal(both[:, :7], pool_tokens(output, fractions, "cls"))
@@ -64,19 +64,19 @@ def test_row_depends_on_its_own_subject_only(mode, output, fractions):
     torch.testing.assert_close(pool_tokens(output, fractions, mode)[1:], alone)
 
 
-def test_half_precision_tokens_give_single_precision(output, fractions):
+def test_half_precision_tokens_give_float32(output, fractions):
     half = EncoderOutput(*(x.to(torch.bfloat16) for x in output))
     assert pool_tokens(half, fractions).dtype == torch.float32
 
 
-def test_tissues_equal_the_sum_over_what_is_read_from_each_patch(output, fractions):
+def test_tissues_equal_the_sum_over_patches(output, fractions):
     generator = torch.Generator().manual_seed(2)
     weight = torch.rand(3, 7, generator=generator)
     bias = torch.tensor([4.0, 5.0, 6.0])
     expected = torch.zeros(2, 3)
     for subject in range(2):
-        for place in (fractions[subject] > 0).nonzero().tolist():
-            token = output.patch_tokens[subject][tuple(place)]
+        for index in (fractions[subject] > 0).nonzero().tolist():
+            token = output.patch_tokens[subject][tuple(index)]
             expected[subject] += weight @ token + bias
     pooled = pool_tissues(output, fractions, weight, bias)
     torch.testing.assert_close(pooled, expected / expected.sum(1, keepdim=True))
@@ -95,21 +95,21 @@ def test_regions_equal_the_mean_over_each(output):
         )
 
 
-def test_wrong_weights_are_refused(output, fractions):
+def test_wrong_weights_are_rejected(output, fractions):
     with pytest.raises(ConfigError, match="got 'max'"):
         pool_tokens(output, fractions, "max")
     with pytest.raises(InputError, match=r"expected shape \(2, 5, 4, 3\)"):
         pool_tokens(output, fractions[:, :, :, :2])
     fractions[1] = 0.0
-    with pytest.raises(InputError, match=r"rows \[1\] of the batch"):
+    with pytest.raises(InputError, match=r"got none in rows \[1\]"):
         pool_tokens(output, fractions)
     with pytest.raises(InputError, match=r"patch grid of \(5, 4, 3\)"):
         pool_regions(output, torch.ones(5, 4, 3), fractions > 0)
-    with pytest.raises(InputError, match=r"regions \[0\] fill no patch"):
+    with pytest.raises(InputError, match=r"patches in each region, got none in \[0\]"):
         pool_regions(output, torch.zeros(1, 5, 4, 3), fractions > 0)
 
 
-def test_regions_leave_out_the_background(output, fractions):
+def test_regions_exclude_the_background(output, fractions):
     weights = torch.rand(3, 5, 4, 3, generator=torch.Generator().manual_seed(2))
     weights[1, 1:] = 0.0  # the first slab only, which holds no brain
     patch_tokens = output.patch_tokens.clone()

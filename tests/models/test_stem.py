@@ -15,7 +15,7 @@ def stem():
     return stem
 
 
-def test_square_is_joined_from_its_own_pixels():
+def test_square_is_merged_from_its_own_pixels():
     merging = SquareMerging(3, 5)
     pixels = torch.randn(2, 4, 6, 3)
     square = pixels[1, 2:4, 4:6].flatten()  # row by row
@@ -45,7 +45,7 @@ def test_token_depends_on_its_own_patch_only(stem):
     assert differs.nonzero().tolist() == [[1, 1]]
 
 
-def test_absent_modality_adds_nothing(stem):
+def test_missing_modality_adds_nothing(stem):
     pixels = torch.randn(2, 6, 4, 8)
     present = torch.tensor([[True, True], [True, False]])
     changed = pixels.clone()
@@ -54,7 +54,7 @@ def test_absent_modality_adds_nothing(stem):
     assert not torch.equal(stem(changed), stem(pixels))
 
 
-def test_modality_of_no_image_costs_nothing_unless_it_trains(stem):
+def test_modality_of_no_image_is_skipped_unless_it_trains(stem):
     pixels = torch.randn(2, 6, 4, 8)
     present = torch.tensor([[True, False], [True, False]])
     calls = []

@@ -40,7 +40,7 @@ def build(config, state):
     return encoder.eval()
 
 
-def test_kernels_are_these_numbers(state):
+def test_kernels_of_a_small_example(state):
     red, green, blue = 1.0, 2.0, 6.0
     state["patch_embed.proj.weight"] = torch.stack(
         [torch.full((8, 2, 2), value) for value in (red, green, blue)], 1
@@ -78,7 +78,7 @@ def test_repeated_slice_gives_the_tokens_of_a_grey_image(modalities, thickness, 
     torch.testing.assert_close(ours.cls_token, theirs.cls_token, rtol=1e-4, atol=1e-5)
 
 
-def test_impossible_channels_are_refused(state):
+def test_invalid_channels_are_rejected(state):
     with pytest.raises(ConfigError, match="thickness"):
         transfer_weights(state, RGB, modalities=("T1w",), thickness=0)
     del state["modality_embed"]
@@ -129,7 +129,7 @@ def test_fewer_modalities_give_the_tokens_of_subjects_that_lack_the_others(
     )
 
 
-def test_what_is_read_from_tokens_is_kept_or_left_behind():
+def test_anatomy_map_is_kept_for_equal_tissues_only():
     reading = dataclasses.replace(RGB, tissues=("csf", "ventricle"))
     state = SlabEncoder(reading).state_dict()
     assert "anatomy.weight" not in adapt_state(state, reading, RGB)
@@ -140,7 +140,7 @@ def test_what_is_read_from_tokens_is_kept_or_left_behind():
         adapt_state(SlabEncoder(RGB).state_dict(), RGB, reading)
 
 
-def test_encoders_of_other_width_or_depth_are_refused(state):
+def test_encoders_of_other_width_or_depth_are_rejected(state):
     for change in ({"embed_dim": 16}, {"depth": 3}, {"depth": 1}):
         with pytest.raises(CheckpointError, match="do not fit"):
             adapt_state(state, RGB, dataclasses.replace(RGB, **change))
@@ -176,7 +176,9 @@ def test_slab_positions_start_at_zero_or_between_the_old_ones(state):
 def test_hierarchical_stem_keeps_its_channels():
     config = dataclasses.replace(RGB, stem="hierarchical")
     state = SlabEncoder(config).state_dict()
-    with pytest.raises(CheckpointError, match="hierarchical stem knows"):
+    with pytest.raises(
+        CheckpointError, match="hierarchical stem cannot be transferred"
+    ):
         transfer_weights(state, config, modalities=("T1w",), thickness=2)
     with pytest.raises(CheckpointError, match=r"do not fit.*patch_embed"):
         adapt_state(state, config, RGB)

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from brainfeat.reporting.cohort import Cohort
-from brainfeat.reporting.cohort_report import Inputs, report_body
+from brainfeat.reporting.cohort_report import Inputs, cohort_report
 from brainfeat.reporting.previews import Outline, Preview
 
 
@@ -19,9 +19,10 @@ def make(rng, n_rows=24, **columns):
 
 
 def body(cohort, inputs=None):
-    return report_body(
-        "A <title>", [("table", "a.csv")], cohort, inputs or Inputs(), {"seed": "<7>"}
-    )
+    facts = {"table": "a.csv"}
+    return cohort_report(
+        "A <title>", facts, cohort, inputs or Inputs(), {"seed": "<7>"}
+    )[0]
 
 
 def test_every_section_is_there(rng):
@@ -53,24 +54,25 @@ def test_every_section_is_there(rng):
         "medial_<wbr>temporal_<wbr>l",
         "a&lt;b: cut short.",
         "Some are not shown.",
-        "The other 6",
-        "ICC(2,1) of a feature, median",
-        "12 people with 2 scans each",
-        "site read from the features",
-        "rows lie far from",
-        "by group",
-        "by site",
-        "by age",
+        "Show 6 more",
+        "ICC(2,1) of the features, median",
+        "12 subjects with 2 scans each",
+        "site decoded from the features",
+        "rows are outliers",
+        "Suspect inputs are framed (30 of 30)",
+        "<figcaption>diagnosis: <span",
+        "<figcaption>site: <span",
+        "<figcaption>age: <span",
         "&lt;7&gt;",
     ):
         assert part in text
-    # Beside the regions, too: they are those of the rows that are looked at.
+    # Once beside the regions, which rest on the same rows.
     assert text.count("Some are not shown.") == 2
     assert text.count('<use href="#template"') == 30
     assert "<script" not in text
 
 
-def test_unlike_row_is_an_outlier(rng):
+def test_distant_row_is_an_outlier(rng):
     cohort = make(rng, n_rows=40)
     cohort.embeddings[11] += 12
     text = body(cohort)
@@ -79,48 +81,48 @@ def test_unlike_row_is_an_outlier(rng):
     assert " *</td>" in table
 
 
-def test_maps_of_a_large_cohort_are_of_some_rows(rng):
+def test_map_of_a_large_cohort_shows_a_sample(rng):
     cohort = make(rng, n_rows=6000, group=lambda n: np.arange(n) % 3, age=np.arange)
     text = body(cohort)
-    assert "5000 of 6000 rows, drawn at random." in text
+    assert "A random sample of 5000 of 6000 rows." in text
     by_group, by_age = text.split("<figure>")[1:3]
     for figure, n_classes in ((by_group, 3), (by_age, 4)):
         marks, legend = figure.split("<figcaption>")
         assert marks.count("<title>sub-") == 5000
         assert legend.count("<title>") == n_classes
     colors = {"#0072b2": 0, "#d55e00": 1, "#009e73": 2}
-    told = re.findall(r'fill="(#\w+)" fill-opacity="0.75"><title>sub-(\d+)', by_group)
-    assert all(colors[color] == int(number) % 3 for color, number in told)
+    marks = re.findall(r'fill="(#\w+)" fill-opacity="0.75"><title>sub-(\d+)', by_group)
+    assert all(colors[color] == int(number) % 3 for color, number in marks)
 
 
 @pytest.mark.parametrize("n_rows", [2, 5])
 def test_few_rows_still_make_a_page(rng, n_rows):
     text = body(make(rng, n_rows=n_rows))
-    assert f"Too few rows to compare: {n_rows}." in text
+    assert f"Needs at least 10 rows, got {n_rows}." in text
     assert "No image is shown." in text
 
 
 @pytest.mark.parametrize(
-    ("embeddings", "told"),
+    ("embeddings", "message"),
     [
         (np.arange(24.0)[:, None], "Too few rows or features for a map."),
         (np.ones((24, 3)), "No map: all rows are equal."),
     ],
     ids=["one feature", "equal rows"],
 )
-def test_rows_that_no_map_can_show_make_a_page(rng, embeddings, told):
+def test_rows_without_a_map_still_make_a_page(rng, embeddings, message):
     cohort = make(rng, diagnosis=lambda n: np.arange(n) // 2 % 2)
     text = body(replace(cohort, embeddings=embeddings))
-    assert told in text
+    assert message in text
     assert "nan %" not in text
 
 
-def test_map_of_many_sites_keeps_to_marks_that_can_be_told_apart(rng):
+def test_map_of_many_sites_joins_rare_ones(rng):
     cohort = make(rng, n_rows=60, site=lambda n: [f"s{i % 30}" for i in range(n)])
     assert "others" in body(cohort)
 
 
-def test_page_of_many_previews_is_small(rng):
+def test_page_with_many_previews_is_small(rng):
     pixels = rng.integers(0, 256, (104, 264), dtype=np.uint8)
     previews = [Preview(str(i), pixels, 0.3, 0.9) for i in range(200)]
     outline = Outline(np.zeros((1, 1, 1), bool), "<svg></svg>")
@@ -128,25 +130,25 @@ def test_page_of_many_previews_is_small(rng):
     assert len(text) < 5e6  # even of noise, which cannot be compressed
 
 
-def test_two_people_at_two_sites_make_a_page(rng):
+def test_two_subjects_at_two_sites_make_a_page(rng):
     text = body(make(rng, n_rows=4, site=lambda n: np.arange(n) % 2))
-    assert "2 people with 2 scans each" in text
-    row = text[text.index("site read from the features") :].partition("</tr>")[0]
+    assert "2 subjects with 2 scans each" in text
+    row = text[text.index("site decoded from the features") :].partition("</tr>")[0]
     assert "undefined" in row
 
 
-def test_site_of_one_person_does_not_hide_the_repeats(rng):
+def test_reliability_ignores_a_site_with_one_subject(rng):
     text = body(make(rng, site=lambda n: ["far", *["north", "river"] * 12][:n]))
-    assert "12 people with 2 scans each" in text
-    assert "Not known" not in text
+    assert "12 subjects with 2 scans each" in text
+    assert "Not evaluated" not in text
 
 
-def test_without_repeats_the_page_says_what_is_missing(rng):
+def test_reliability_needs_repeat_scans(rng):
     text = body(make(rng, n_rows=3))
-    assert "Not known: expected two people who were scanned twice, got 1." in text
+    assert "Needs at least two subjects with repeat scans, got 1." in text
 
 
-def test_quarters_of_small_numbers_are_told_apart(rng):
+def test_quartiles_of_small_numbers_are_distinct(rng):
     text = body(make(rng, diagnosis=lambda n: np.linspace(0.1, 0.5, n)))
-    for quarter in ("0.1 to 0.2", "0.2 to 0.3", "0.3 to 0.4", "0.4 to 0.5"):
-        assert f"</svg>{quarter}</span>" in text
+    for quartile in ("0.1 to 0.2", "0.2 to 0.3", "0.3 to 0.4", "0.4 to 0.5"):
+        assert f"</svg>{quartile}</span>" in text

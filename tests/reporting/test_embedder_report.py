@@ -8,7 +8,7 @@ from sklearn.base import clone
 
 from brainfeat import BrainFoundEmbedder, Preprocessor
 from brainfeat.exceptions import InputError
-from brainfeat.reporting import report_inputs
+from brainfeat.reporting import generate_report, report_inputs
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def test_report_is_nilearns_and_can_be_saved(embedder, brains, tmp_path):
     y = ["patient" if number % 2 else "control" for number in range(16)]
     confounds = pd.DataFrame({"age": np.linspace(50, 80, 16), "bmi": range(20, 36)})
     site = ["$body", "north"] * 8  # a name that a template could take for its own
-    report = embedder.generate_report(y=y, site=site, confounds=confounds)
+    report = generate_report(embedder, y=y, site=site, confounds=confounds)
     assert isinstance(report, HTMLReport)
     shown = report._repr_html_()
     assert shown.startswith('<div class="brainfeat">')
@@ -44,28 +44,28 @@ def test_report_is_nilearns_and_can_be_saved(embedder, brains, tmp_path):
         assert part in page
 
 
-def test_scans_are_read_by_the_embedder_s_threads(paired, brains):
-    page = paired.fit(brains[:4]).generate_report()._repr_html_()
+def test_scans_are_read_in_parallel(paired, brains):
+    page = generate_report(paired.fit(brains[:4]))._repr_html_()
     assert "Could not be shown" not in page
     assert "No image is shown" not in page
 
 
-def test_brain_mask_may_be_a_function_of_this_process(embedder, brains):
+def test_brain_mask_may_be_a_lambda(embedder, brains):
     preprocessor = Preprocessor(
         shape=(40, 56, 36), spacing=4.0, brain_mask=lambda volume: volume.data > 0
     )
     masked = clone(embedder).set_params(preprocessor=preprocessor)
-    page = masked.fit(brains[:2]).generate_report()._repr_html_()
+    page = generate_report(masked.fit(brains[:2]))._repr_html_()
     assert "&lt;lambda&gt;" in page
 
 
 def test_report_needs_subjects(embedder, brains):
     with pytest.raises(InputError, match="generate_report: expected X"):
-        clone(embedder).fit().generate_report()
+        generate_report(clone(embedder).fit())
     with pytest.raises(InputError, match="generate_report: expected X"):
-        pickle.loads(pickle.dumps(embedder)).generate_report()
+        generate_report(pickle.loads(pickle.dumps(embedder)))
     with pytest.raises(InputError, match="site: expected a value for each of 2"):
-        embedder.generate_report(brains[:2], site=["a"])
+        generate_report(embedder, brains[:2], site=["a"])
 
 
 @pytest.mark.parametrize(
@@ -76,16 +76,16 @@ def test_report_needs_subjects(embedder, brains):
         (pd.DataFrame({"age": [50]}), "confounds: age: expected a value for each of 2"),
     ],
 )
-def test_confounds_that_cannot_be_used_are_named(embedder, brains, confounds, message):
+def test_unusable_confounds_are_named(embedder, brains, confounds, message):
     with pytest.raises(InputError, match=message):
-        embedder.generate_report(brains[:2], y=["a", "b"], confounds=confounds)
+        generate_report(embedder, brains[:2], y=["a", "b"], confounds=confounds)
 
 
-def test_what_is_known_in_another_order_is_refused(embedder, brains):
+def test_labels_in_another_order_are_rejected(embedder, brains):
     scans = pd.DataFrame({"T1w": brains[:2]}, index=["sub-1", "sub-2"])
     y = pd.Series(["b", "a"], index=["sub-2", "sub-1"])
-    with pytest.raises(InputError, match="y: expected the rows of X in their order"):
-        embedder.generate_report(scans, y)
+    with pytest.raises(InputError, match="y: expected the index of X, got the same"):
+        generate_report(embedder, scans, y)
     ages = pd.DataFrame({"age": [60, 50]}, index=y.index)
-    with pytest.raises(InputError, match="confounds: expected the rows of X in their"):
-        embedder.generate_report(scans, list(y), confounds=ages)
+    with pytest.raises(InputError, match="confounds: expected the index of X, got"):
+        generate_report(embedder, scans, list(y), confounds=ages)

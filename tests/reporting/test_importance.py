@@ -52,11 +52,11 @@ def halves():
 def test_region_where_the_classes_differ_is_most_important(
     tokens, small_encoder, head, small_atlas
 ):
-    found = attribute(tokens, small_encoder, head, small_atlas, folds=halves())
-    assert found.importance.index[0] == "region_9"
+    result = attribute(tokens, small_encoder, head, small_atlas, folds=halves())
+    assert result.importance.index[0] == "region_9"
     assert (
-        found.importance["importance"].iloc[0]
-        > 3 * (found.importance["importance"].iloc[1])
+        result.importance["importance"].iloc[0]
+        > 3 * (result.importance["importance"].iloc[1])
     )
     shuffled = np.array([0, 0, 1, 1] * 4)
     flat = attribute(
@@ -64,7 +64,7 @@ def test_region_where_the_classes_differ_is_most_important(
     )
     assert (
         flat.importance["importance"].abs().max()
-        < 0.5 * (found.importance["importance"].iloc[0])
+        < 0.5 * (result.importance["importance"].iloc[0])
     )
 
 
@@ -93,63 +93,63 @@ def test_effects_of_a_partition_add_up_to_the_decision(tokens, small_encoder, he
 
 def test_maps_lie_on_the_scans_and_in_the_template(pipeline, brains, small_atlas):
     paths = brains[10:14]
-    found = reporting.attribution(pipeline, paths, Y[10:14], labels_img=small_atlas)
-    assert list(found.effects.index) == paths
+    result = reporting.attribution(pipeline, paths, Y[10:14], labels_img=small_atlas)
+    assert list(result.effects.index) == paths
     for path, native, template in zip(
-        paths, found.maps, found.template_maps, strict=True
+        paths, result.maps, result.template_maps, strict=True
     ):
         scan = nib.load(path)
         assert native.shape == scan.shape
         np.testing.assert_allclose(native.affine, scan.affine, atol=1e-4)
-        assert template.shape == found.group_img.shape == (5, 7, 18)
-    last = found.maps[-1].get_fdata()
-    np.testing.assert_array_equal(found.maps[2:][1].get_fdata(), last)
-    data = np.stack([image.get_fdata() for image in found.template_maps])
+        assert template.shape == result.group_img.shape == (5, 7, 18)
+    last = result.maps[-1].get_fdata()
+    np.testing.assert_array_equal(result.maps[2:][1].get_fdata(), last)
+    data = np.stack([image.get_fdata() for image in result.template_maps])
     group = data[1::2].mean(axis=0) - data[::2].mean(axis=0)
-    np.testing.assert_allclose(found.group_img.get_fdata(), group, atol=1e-6)
+    np.testing.assert_allclose(result.group_img.get_fdata(), group, atol=1e-6)
     # The odd brains differ at voxel 22, 35, 24 of 3 mm: so does the map.
-    place = found.group_img.affine[:3, :3] @ np.argwhere(group == group.max())[0]
-    place = place + found.group_img.affine[:3, 3]
+    place = result.group_img.affine[:3, :3] @ np.argwhere(group == group.max())[0]
+    place = place + result.group_img.affine[:3, 3]
     expected = nib.load(paths[0]).affine @ [21.5, 34.5, 23.5, 1]
     assert np.linalg.norm(place - expected[:3]) < 25
 
 
 @pytest.mark.parametrize("method", ["tokens", "occlusion"])
-def test_voxels_are_kept_for_methods_of_voxels_only(
+def test_voxels_are_kept_only_for_voxel_methods(
     pipeline, brains, small_atlas, monkeypatch, method
 ):
     kept = []
 
-    def look(subjects, *arguments, **options):
+    def spy(subjects, *arguments, **options):
         kept.extend(subject.processed.data.size > 0 for subject in subjects)
         return attribute_tokens(subjects, *arguments, **options)
 
-    monkeypatch.setattr("brainfeat.reporting.importance.attribute_tokens", look)
+    monkeypatch.setattr("brainfeat.reporting.importance.attribute_tokens", spy)
     reporting.attribution(
         pipeline, brains[10:12], Y[10:12], labels_img=small_atlas, method=method
     )
     assert kept == [method != "tokens"] * 2
 
 
-def test_without_labels_importance_is_the_size_of_effects(
+def test_without_labels_importance_is_the_mean_absolute_effect(
     pipeline, brains, small_atlas
 ):
-    found = reporting.attribution(pipeline, brains[:3], labels_img=small_atlas)
-    expected = found.effects.abs().mean()
+    result = reporting.attribution(pipeline, brains[:3], labels_img=small_atlas)
+    expected = result.effects.abs().mean()
     np.testing.assert_allclose(
-        found.importance["effect"], expected[found.importance.index]
+        result.importance["effect"], expected[result.importance.index]
     )
-    assert found.importance["share"].sum() == pytest.approx(1, abs=0.2)
-    assert (found.group_img.get_fdata() >= 0).all()
+    assert result.importance["share"].sum() == pytest.approx(1, abs=0.2)
+    assert (result.group_img.get_fdata() >= 0).all()
 
 
-def test_scans_are_read_by_the_embedder_s_threads(paired, brains, small_atlas):
+def test_scans_are_read_in_parallel(paired, brains, small_atlas):
     model = make_pipeline(paired, LogisticRegression()).fit(brains[:4], Y[:4])
-    found = reporting.attribution(model, brains[4:6], labels_img=small_atlas)
-    assert found.effects.shape == (2, 9)
+    result = reporting.attribution(model, brains[4:6], labels_img=small_atlas)
+    assert result.effects.shape == (2, 9)
 
 
-def test_regions_pooling_is_ablated_as_well(
+def test_regions_pooling_is_supported(
     small_checkpoint, brains, small_atlas, without_registration
 ):
     assert without_registration is None
@@ -158,8 +158,8 @@ def test_regions_pooling_is_ablated_as_well(
     )
     model = make_pipeline(embedder, StandardScaler(), LogisticRegression())
     model.fit(brains[:10], Y[:10])
-    found = reporting.attribution(model, brains[10:], Y[10:], labels_img=small_atlas)
-    assert found.importance.index[0] == "region_9"
+    result = reporting.attribution(model, brains[10:], Y[10:], labels_img=small_atlas)
+    assert result.importance.index[0] == "region_9"
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_regions_pooling_is_ablated_as_well(
         ({"pipeline": LogisticRegression()}, ConfigError, "expected a Pipeline of a"),
         ({"method": "lime"}, ConfigError, "method: expected one of"),
         ({"y": [0, 1, 2]}, InputError, "two classes for 3 subjects, got 3 for 3"),
-        ({"y": None, "cv": 2}, InputError, "cv: fitting anew in each fold needs y"),
+        ({"y": None, "cv": 2}, InputError, "cv: needs y to fit again in each fold"),
         (
             {"cv": ShuffleSplit(1, test_size=1, random_state=0)},
             ConfigError,
@@ -181,16 +181,16 @@ def test_regions_pooling_is_ablated_as_well(
         ),
     ],
 )
-def test_what_cannot_be_attributed_is_refused(pipeline, brains, change, error, message):
+def test_unsupported_arguments_are_rejected(pipeline, brains, change, error, message):
     options = {"pipeline": pipeline, "X": brains[:3], "y": [0, 1, 1]} | change
     with pytest.raises(error, match=message):
         reporting.attribution(**options)
 
 
-def test_labels_in_another_order_are_refused(pipeline, brains):
+def test_labels_in_another_order_are_rejected(pipeline, brains):
     scans = pd.Series(brains[:3], index=["sub-1", "sub-2", "sub-3"], name="T1w")
     y = pd.Series([1, 0, 1], index=["sub-2", "sub-1", "sub-3"])
-    with pytest.raises(InputError, match="y: expected the rows of X in their order"):
+    with pytest.raises(InputError, match="y: expected the index of X, got the same"):
         reporting.attribution(pipeline, scans, y)
 
 
@@ -200,13 +200,13 @@ def test_only_patch_tokens_have_a_position(pipeline, brains):
         reporting.attribution(pipeline, brains[:2])
 
 
-def test_second_level_model_takes_the_maps(pipeline, brains, small_atlas):
-    found = reporting.attribution(pipeline, brains[:6], labels_img=small_atlas)
+def test_second_level_model_accepts_the_maps(pipeline, brains, small_atlas):
+    result = reporting.attribution(pipeline, brains[:6], labels_img=small_atlas)
     mask = nib.Nifti1Image(
-        (found.group_img.get_fdata() > 0).astype(np.uint8), found.group_img.affine
+        (result.group_img.get_fdata() > 0).astype(np.uint8), result.group_img.affine
     )
     design = make_second_level_design_matrix([f"s{i}" for i in range(6)])
     model = SecondLevelModel(mask_img=mask)
-    model.fit(list(found.template_maps), design_matrix=design)
-    result = model.compute_contrast("intercept", output_type="z_score")
-    assert np.isfinite(result.get_fdata()).all()
+    model.fit(list(result.template_maps), design_matrix=design)
+    contrast = model.compute_contrast("intercept", output_type="z_score")
+    assert np.isfinite(contrast.get_fdata()).all()

@@ -25,13 +25,13 @@ def test_style_comes_with_the_body_and_stays_in_it():
     assert all(name.startswith(".brainfeat") for name in names)
 
 
-def test_what_users_wrote_is_escaped():
+def test_text_of_users_is_escaped():
     assert "&lt;x&gt;" in notes(["<x>"])
-    assert "&lt;x&gt;" in fact_table([("<x>", "<y>")])
+    assert "&lt;x&gt;" in fact_table({"<x>": "<y>"})
     assert "&lt;y&gt;" in score_table(("a", "b"), [("<x>", "<y>")])
 
 
-def test_numbers_are_set_right():
+def test_numbers_are_aligned_right():
     table = score_table(("features", "AUC"), [("embedding", "0.81")])
     assert "<td>embedding</td>" in table
     assert '<td class="number">0.81</td>' in table

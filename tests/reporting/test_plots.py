@@ -19,11 +19,11 @@ def circles(svg):
 
 
 def test_better_scores_are_higher_and_all_is_inside():
-    places = circles(learning_curve_svg(CURVE))
-    assert (np.diff(places[:, 0]) > 0).all()
-    assert (np.diff(places[:, 1]) < 0).all()
-    assert (places > 0).all()
-    assert (places < [480, 320]).all()
+    points = circles(learning_curve_svg(CURVE))
+    assert (np.diff(points[:, 0]) > 0).all()
+    assert (np.diff(points[:, 1]) < 0).all()
+    assert (points > 0).all()
+    assert (points < [480, 320]).all()
 
 
 def test_bars_are_as_long_as_standard_errors():
@@ -40,6 +40,6 @@ def test_single_point_is_drawn():
 
 def test_perfect_calibration_lies_on_the_diagonal():
     values = np.array([0.0, 0.25, 1.0])
-    places = circles(calibration_svg(Calibration(values, values, 0.1, 0.2, 0.0)))
-    slope = np.diff(places[:, 1]) / np.diff(places[:, 0])
+    points = circles(calibration_svg(Calibration(values, values, 0.1, 0.2, 0.0)))
+    slope = np.diff(points[:, 1]) / np.diff(points[:, 0])
     np.testing.assert_allclose(slope, slope[0], rtol=0.01)

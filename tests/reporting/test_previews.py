@@ -24,24 +24,24 @@ def preview(name="a", similarity=0.8, overlap=0.9):
 
 
 def test_aligned_brain_overlaps_the_template(tokens, outline):
-    found = draw_preview("sub-00", tokens[0].processed, outline)
-    assert found.overlap > 0.9
-    assert found.pixels.shape == (56, 40 + 40 + 56)
-    assert np.ptp(found.pixels) == 255
+    drawn = draw_preview("sub-00", tokens[0].processed, outline)
+    assert drawn.overlap > 0.9
+    assert drawn.pixels.shape == (56, 40 + 40 + 56)
+    assert np.ptp(drawn.pixels) == 255
     moved = np.roll(tokens[0].processed.foreground, 8, axis=1)
     shifted = draw_preview("x", replace(tokens[0].processed, foreground=moved), outline)
-    assert shifted.overlap < found.overlap - 0.1
+    assert shifted.overlap < drawn.overlap - 0.1
 
 
 def test_outline_lies_on_the_edge_of_the_brain(tokens, outline):
     pixels = draw_preview("sub-00", tokens[0].processed, outline).pixels
     text = outline.symbol[outline.symbol.rindex("<path") :]
     numbers = np.array(re.findall(r"[\d.]+ [\d.]+(?=[ML\"])", text))
-    places = np.array([value.split() for value in numbers], float)
-    assert len(places) > 100
-    assert places.min() >= 0
-    assert (places.max(axis=0) <= pixels.shape[::-1]).all()
-    x, y = np.floor(places).astype(int).clip(0, np.array(pixels.shape[::-1]) - 1).T
+    points = np.array([value.split() for value in numbers], float)
+    assert len(points) > 100
+    assert points.min() >= 0
+    assert (points.max(axis=0) <= pixels.shape[::-1]).all()
+    x, y = np.floor(points).astype(int).clip(0, np.array(pixels.shape[::-1]) - 1).T
     near = np.stack(
         [
             pixels[(y + dy).clip(0, pixels.shape[0] - 1), (x + dx).clip(0, 135)]
@@ -53,33 +53,33 @@ def test_outline_lies_on_the_edge_of_the_brain(tokens, outline):
     assert (np.ptp(near, axis=0) > 60).mean() > 0.9
 
 
-def test_those_that_stand_out_come_first():
+def test_suspect_previews_come_first():
     usual = [preview(f"sub-{i}", 0.8 + 0.005 * i, 0.9) for i in range(9)]
     poor, lost = preview("poor", 0.65), preview("lost", float("nan"))
     small = preview("small", overlap=0.3)
     ranked = rank_previews([*usual, poor, small, lost])
     assert [item.name for item, _ in ranked[:3]] == ["lost", "small", "poor"]
-    assert [flagged for _, flagged in ranked] == [True] * 3 + [False] * 9
+    assert [suspect for _, suspect in ranked] == [True] * 3 + [False] * 9
 
 
-def test_equal_scans_do_not_stand_out():
+def test_equal_scans_are_not_suspect():
     ranked = rank_previews([preview(str(i)) for i in range(5)])
-    assert not any(flagged for _, flagged in ranked)
+    assert not any(suspect for _, suspect in ranked)
 
 
-def test_doubtful_alignments_stand_out_whatever_the_others_are():
+def test_doubtful_alignments_are_suspect_in_any_cohort():
     ranked = rank_previews([preview("a", 0.59), preview("b", 0.61)])
-    assert [(item.name, flagged) for item, flagged in ranked] == [
+    assert [(item.name, suspect) for item, suspect in ranked] == [
         ("a", True),
         ("b", False),
     ]
 
 
-def test_figure_says_who_and_how_well():
-    html = preview_html(preview("<a>"), flagged=True)
-    figure = ET.fromstring(html.replace("class=flagged", 'class="flagged"'))
+def test_figure_has_name_and_quality():
+    html = preview_html(preview("<a>"), is_suspect=True)
+    figure = ET.fromstring(html.replace("class=suspect", 'class="suspect"'))
     assert "".join(figure.itertext()) == "<a>: similarity 0.80, overlap 0.90"
     assert 'href="data:image/png;base64,' in html
-    lost = preview_html(preview(similarity=float("nan")), flagged=False)
+    lost = preview_html(preview(similarity=float("nan")), is_suspect=False)
     assert "not aligned" in lost
-    assert "flagged" not in lost
+    assert "suspect" not in lost

@@ -5,18 +5,18 @@ import pytest
 from brainfeat.reporting import report_inputs
 from brainfeat.reporting.cohort import Cohort
 from brainfeat.reporting.importance import attribute_tokens
-from brainfeat.reporting.report_inputs import look_at_inputs
+from brainfeat.reporting.report_inputs import preprocess_inputs
 from brainfeat.subjects.subject import Subject
 
 Y = np.arange(16) % 2
 
 
 @pytest.fixture
-def look(small_encoder, brains, small_atlas, without_registration, monkeypatch, rng):
+def run(small_encoder, brains, small_atlas, without_registration, monkeypatch, rng):
     assert without_registration is None
     monkeypatch.setattr(report_inputs, "template_regions", lambda: small_atlas)
 
-    def run(paths=brains, labels=Y):
+    def preprocess(paths=brains, labels=Y):
         known = pd.DataFrame(index=range(len(paths)))
         if labels is not None:
             known["diagnosis"] = labels
@@ -24,21 +24,21 @@ def look(small_encoder, brains, small_atlas, without_registration, monkeypatch, 
         X = rng.normal(size=(len(paths), 24))
         cohort = Cohort.build(X, names, names, known)
         subjects = [Subject(n, {"T1w": p}) for n, p in zip(names, paths, strict=True)]
-        return look_at_inputs(cohort, subjects, small_encoder)
+        return preprocess_inputs(cohort, subjects, small_encoder)
 
-    return run
+    return preprocess
 
 
-def test_regions_are_ranked_and_everyone_is_shown(look):
-    found = look()
-    assert found.importance.index[0] == "region_9"
-    assert [preview.name for preview in found.previews] == [
+def test_regions_are_ranked_and_all_subjects_shown(run):
+    inputs = run()
+    assert inputs.importance.index[0] == "region_9"
+    assert [preview.name for preview in inputs.previews] == [
         f"sub-{i}" for i in range(16)
     ]
-    assert found.failures == found.remarks == []
+    assert inputs.failures == inputs.remarks == []
 
 
-def test_voxels_are_not_kept_with_the_tokens(look, monkeypatch):
+def test_voxels_are_not_kept_with_the_tokens(run, monkeypatch):
     kept = []
 
     def count(subjects, *arguments, **options):
@@ -46,25 +46,25 @@ def test_voxels_are_not_kept_with_the_tokens(look, monkeypatch):
         return attribute_tokens(subjects, *arguments, **options)
 
     monkeypatch.setattr(report_inputs, "attribute_tokens", count)
-    assert look().importance is not None
+    assert run().importance is not None
     assert kept == [0] * 16
 
 
-def test_scan_that_is_gone_is_told(look, brains):
-    found = look([brains[0], "gone_T1w.nii.gz", brains[2]], [0, 1, 0])
-    assert len(found.previews) == 2
-    ((name, reason),) = found.failures
+def test_missing_scan_is_reported(run, brains):
+    inputs = run([brains[0], "gone_T1w.nii.gz", brains[2]], [0, 1, 0])
+    assert len(inputs.previews) == 2
+    ((name, reason),) = inputs.failures
     assert name == "sub-1"
     assert "gone_T1w.nii.gz" in reason
-    assert found.importance is None  # too few of a class
+    assert inputs.importance is None  # too few of a class
 
 
-def test_without_labels_there_is_no_importance(look, brains):
-    assert look(brains[:3], None).importance is None
+def test_without_labels_there_is_no_importance(run, brains):
+    assert run(brains[:3], None).importance is None
 
 
-def test_of_a_large_cohort_the_farthest_are_shown(look, monkeypatch):
+def test_large_cohort_shows_the_most_distant_rows(run, monkeypatch):
     monkeypatch.setattr(report_inputs, "_MOST_SHOWN", 4)
-    found = look(labels=None)
-    assert len(found.previews) == 4
-    assert "4 of 16 rows are looked at" in found.remarks[0]
+    inputs = run(labels=None)
+    assert len(inputs.previews) == 4
+    assert "Only 4 of 16 rows were preprocessed" in inputs.remarks[0]

@@ -22,6 +22,7 @@ from brainfeat.exceptions import (
 from brainfeat.io.volumes import read_labels, read_volume, to_image, write_volume
 from brainfeat.models.config import EncoderConfig
 from brainfeat.preprocessing.preprocessor import Preprocessor
+from brainfeat.preprocessing.resampling import resample
 from brainfeat.segmentation import training
 from brainfeat.volume import Geometry, Volume
 
@@ -32,12 +33,12 @@ CLASSES = [0, 7, 300]
 ENCODER = EncoderConfig(
     modalities=("T1w", "T2w", "FLAIR"),
     thickness=2,
-    image_size=(32, 24),
+    image_size=(24, 16),
     embed_dim=12,
     depth=2,
     num_heads=2,
 )
-GRID = Preprocessor(shape=(24, 32, 20), spacing=8.0, alignment="none")
+GRID = Preprocessor(shape=(16, 24, 14), spacing=10.0, alignment="none")
 
 
 def label(volume):
@@ -84,14 +85,14 @@ def same(first, second):
     np.testing.assert_array_equal(first.dataobj, second.dataobj)
 
 
-def test_learns_where_classes_are(fitted, paths, label_maps):
+def test_model_learns_from_three_subjects(fitted, paths, label_maps):
     assert fitted.classes_.tolist() == CLASSES
     assert len(fitted.loss_curve_) == 25
     assert np.mean(fitted.loss_curve_[-5:]) < 0.8 * fitted.loss_curve_[0]
     assert fitted.score(paths[3:], label_maps[3:]) > 0.75
 
 
-def test_what_takes_long_is_told_if_asked_for(estimator, paths, label_maps, caplog):
+def test_progress_is_logged_if_verbose(estimator, paths, label_maps, caplog):
     caplog.set_level("INFO", logger="brainfeat")
     estimator.set_params(verbose=1, n_steps=1).fit(paths[:2], label_maps[:2])
     estimator.predict(paths[2:])
@@ -128,8 +129,6 @@ def oblique(image):
 
 
 def resliced(image, shape, affine):
-    from brainfeat.preprocessing.resampling import resample
-
     data = resample(read_volume(image), Geometry(shape, affine), np.eye(4))
     return nib.Nifti1Image(data, affine)
 
@@ -158,7 +157,7 @@ NATIVE = {
 
 
 @pytest.mark.parametrize("name", NATIVE)
-def test_prediction_does_not_move_in_any_space(fitted, paths, name):
+def test_prediction_is_the_same_in_any_space(fitted, paths, name):
     source = nib.load(paths[3])
     changed = NATIVE[name](source)
     straight, turned = fitted.predict([source, changed])
@@ -174,17 +173,15 @@ def test_prediction_does_not_move_in_any_space(fitted, paths, name):
 
 
 def resliced_labels(labels, like):
-    from brainfeat.preprocessing.resampling import resample
-
     grid = Geometry(like.shape, like.affine)
     data = resample(read_labels(labels), grid, np.eye(4), interpolation="nearest")
     return nib.Nifti1Image(data, like.affine)
 
 
 def test_probabilities_are_those_of_the_labels(fitted, paths):
-    (chances,) = fitted.predict_proba(paths[3:])
+    (probabilities,) = fitted.predict_proba(paths[3:])
     (labels,) = fitted.predict(paths[3:])
-    values = np.asarray(chances.dataobj)
+    values = np.asarray(probabilities.dataobj)
     assert values.shape == (*labels.shape, 3)
     assert values.dtype == np.float32
     np.testing.assert_allclose(values.sum(axis=-1), 1.0, atol=2e-3)
@@ -200,7 +197,7 @@ def test_table_has_a_row_a_subject_and_a_column_a_class(fitted, paths, label_map
     assert mean == pytest.approx(np.nanmean(table.to_numpy()))
 
 
-def test_table_joins_the_subjects_it_was_given(fitted, paths, label_maps):
+def test_table_has_the_index_of_its_input(fitted, paths, label_maps):
     subjects = pd.DataFrame({"T1w": paths[2:]}, index=[10159, 10171])
     joined = subjects.join(fitted.score_table(subjects, label_maps[2:]))
     assert joined.notna().all(axis=None)
@@ -215,7 +212,7 @@ def test_labels_on_another_grid_are_scored_in_world_space(fitted, paths, label_m
     assert fitted.score(paths[3:], [turned]) == pytest.approx(own)
 
 
-def test_labels_on_another_grid_teach_the_same(estimator, paths, label_maps):
+def test_labels_on_another_grid_train_the_same_model(estimator, paths, label_maps):
     turned = [reoriented("LPS")(nib.load(path)) for path in label_maps[:1]]
     first = clone(estimator).fit(paths[:1], label_maps[:1])
     second = clone(estimator).fit(paths[:1], turned)
@@ -252,7 +249,7 @@ def test_model_of_a_relative_path_predicts_in_any_folder(
     same(loaded.predict(paths[3:])[0], fitted.predict(paths[3:])[0])
 
 
-def test_model_is_kept_in_the_home_folder(fitted, tmp_path, monkeypatch):
+def test_model_may_be_saved_in_the_home_folder(fitted, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert fitted.save("~/model") == tmp_path / "model"
     loaded = SegmentationEstimator.load("~/model")
@@ -287,7 +284,7 @@ def test_several_modalities_with_gaps(estimator, modality_paths, label_maps):
     assert [m.shape for m in maps] == [nib.load(label_maps[0]).shape] * 2
 
 
-def test_column_without_any_image_is_no_modality(
+def test_column_without_any_image_is_ignored(
     fitted, estimator, paths, label_maps, modality_paths
 ):
     X = pd.DataFrame({"T1w": paths[3:], "FLAIR": [None]})
@@ -313,7 +310,9 @@ def test_encoder_can_be_trained_too(estimator, paths, label_maps, tmp_path):
     same(loaded.predict(paths[3:])[0], estimator.predict(paths[3:])[0])
 
 
-def test_held_out_subjects_stop_the_training(estimator, paths, label_maps, monkeypatch):
+def test_held_out_subjects_stop_the_training_early(
+    estimator, paths, label_maps, monkeypatch
+):
     scores = iter([0.5, 0.4, 0.3, 0.2])
     monkeypatch.setattr(training, "_validate", lambda *_: next(scores))
     estimator.set_params(n_steps=30, validation_fraction=0.5, n_jobs=2)
@@ -322,11 +321,11 @@ def test_held_out_subjects_stop_the_training(estimator, paths, label_maps, monke
     assert len(estimator.loss_curve_) == 12
 
 
-def test_nobody_is_held_out_of_whom_another_scan_teaches(estimator, paths, label_maps):
+def test_participants_are_held_out_with_all_their_scans(estimator, paths, label_maps):
     estimator.set_params(validation_fraction=0.5)
-    visits, people = (pd.Series(paths[:2], index=i) for i in (["a", "a"], ["a", "b"]))
-    assert estimator.fit(visits, label_maps[:2]).validation_scores_ == []
-    assert len(estimator.fit(people, label_maps[:2]).validation_scores_) > 0
+    one, two = (pd.Series(paths[:2], index=i) for i in (["a", "a"], ["a", "b"]))
+    assert estimator.fit(one, label_maps[:2]).validation_scores_ == []
+    assert len(estimator.fit(two, label_maps[:2]).validation_scores_) > 0
 
 
 def test_negative_labels_come_back(estimator, paths, label_maps):
@@ -341,7 +340,7 @@ def test_negative_labels_come_back(estimator, paths, label_maps):
     assert image.get_data_dtype() == np.int32
 
 
-# What is wrong is said before the training starts.
+# Errors are raised before the training starts.
 
 
 @pytest.fixture
@@ -384,7 +383,7 @@ def test_bad_label_map_is_named(
     assert str(caught.value).startswith(path)
 
 
-def test_images_in_memory_are_named_by_their_place(fitted, paths, label_maps):
+def test_images_in_memory_are_named_by_their_index(fitted, paths, label_maps):
     good, flat = nib.load(paths[3]), to_image(empty(read_volume(paths[2])))
     with pytest.raises(VolumeError, match=r"^X\[1\]: .*expected contrast"):
         fitted.predict([good, flat])
@@ -437,7 +436,7 @@ def test_other_forms_of_y_are_refused(estimator, paths, label_maps):
     assert str(caught.value).startswith(paths[1])
 
 
-def test_truth_beside_its_image_is_no_score_of_zero(fitted, paths, label_maps):
+def test_truth_outside_its_image_is_refused(fitted, paths, label_maps):
     image = nib.load(label_maps[1])
     affine = image.affine.copy()
     affine[:3, 3] += 500.0
@@ -446,7 +445,7 @@ def test_truth_beside_its_image_is_no_score_of_zero(fitted, paths, label_maps):
         fitted.score(paths[:2], [label_maps[0], away])
 
 
-def test_label_map_without_a_place_is_refused(estimator, fitted, paths, label_maps):
+def test_label_map_without_an_affine_is_refused(estimator, fitted, paths, label_maps):
     # As numpy.load and Nifti1Image(array, numpy.eye(4)) leave it.
     unplaced = nib.Nifti1Image(read_labels(label_maps[1]).data, np.eye(4))
     message = r"label map of .*: expected the affine of its image, .* got the identity"
@@ -454,14 +453,12 @@ def test_label_map_without_a_place_is_refused(estimator, fitted, paths, label_ma
         estimator.fit(paths[:2], [label_maps[0], unplaced])
     with pytest.raises(InputError, match=message):
         fitted.score(paths[:2], [label_maps[0], unplaced])
-    # What lost its affine as its image did lies with it.
+    # An image that lost its affine, too, matches.
     image = nib.Nifti1Image(read_volume(paths[1]).data, np.eye(4))
     assert fitted.score([image], [unplaced]) >= 0.0
 
 
-def test_truth_too_small_for_the_voxels_of_its_image_does_not_stop_a_score(
-    fitted, paths
-):
+def test_label_smaller_than_a_voxel_of_the_image_can_be_scored(fitted, paths):
     affine = nib.load(paths[1]).affine @ np.diag([1 / 3, 1 / 3, 1 / 3, 1])
     labels = np.zeros((60, 63, 66), np.int16)
     labels[31, 34, 37] = 7  # between the centres of voxels
@@ -469,19 +466,19 @@ def test_truth_too_small_for_the_voxels_of_its_image_does_not_stop_a_score(
     assert not (table > 0).any(axis=None)
 
 
-def test_subject_without_labels_teaches_and_is_scored(estimator, paths, label_maps):
+def test_subject_without_labels_is_trained_on_and_scored(estimator, paths, label_maps):
     nothing = to_image(empty(read_labels(label_maps[1])))
     lesions = read_labels(label_maps[0])
     lesions.data[lesions.data == 7] = 0
     estimator.fit(paths[:2], [to_image(lesions), nothing])
     assert estimator.classes_.tolist() == [0, 300]
     with torch.no_grad():
-        estimator.decoder_.head.bias[0] = 99.0  # nothing is found
+        estimator.decoder_.head.bias[0] = 99.0  # predict background only
     assert estimator.score(paths[:2], [to_image(lesions), nothing]) == 0.0
     assert np.isnan(estimator.score(paths[1:2], [nothing]))
 
 
-def test_class_that_training_did_not_have_is_named(fitted, paths, tmp_path):
+def test_class_unknown_to_the_training_is_named(fitted, paths, tmp_path):
     labels = label(read_volume(paths[3]))
     labels.data[labels.data == 7] = 9
     path = str(write_volume(labels, tmp_path / "other_dseg.nii.gz"))
@@ -507,17 +504,17 @@ def test_class_that_training_did_not_have_is_named(fitted, paths, tmp_path):
         ("n_jobs", 1.5),
     ],
 )
-def test_impossible_parameter_is_named(estimator, paths, label_maps, name, value):
+def test_invalid_parameter_is_named(estimator, paths, label_maps, name, value):
     with pytest.raises(ConfigError, match=f"^{name}: expected"):
         estimator.set_params(**{name: value}).fit(paths[:1], label_maps[:1])
 
 
-def test_unfitted_estimator_says_so(estimator, paths):
+def test_unfitted_estimator_raises_not_fitted_error(estimator, paths):
     with pytest.raises(NotFittedError):
         estimator.predict(paths)
 
 
-def test_exchanged_checkpoint_is_noticed(fitted, paths, make_checkpoint, tmp_path):
+def test_replaced_checkpoint_is_refused(fitted, paths, make_checkpoint, tmp_path):
     other = make_checkpoint(seed=5, encoder=ENCODER, preprocessing=GRID.to_dict())
     moved = pickle.loads(pickle.dumps(fitted))
     moved.set_params(checkpoint=str(other.save(tmp_path / "other")))

@@ -8,6 +8,7 @@ from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.segmentation.inputs import SegmentationSpace, acquired_modalities
 from brainfeat.slabs.grid import SlabGrid
 from brainfeat.subjects.subject import Subject
+from brainfeat.subjects.table import SubjectTable
 from brainfeat.volume import Geometry, Volume
 
 MODALITIES = ("T1w", "T2w", "FLAIR")
@@ -155,5 +156,5 @@ def test_grid_is_that_of_the_encoder_s_checkpoint(checkpoint):
 
 
 def test_acquired_modalities_are_those_of_at_least_one_subject():
-    subjects = [Subject("a", {"FLAIR": "f", "T2w": None}), Subject("b", {"T1w": "t"})]
-    assert acquired_modalities(subjects, MODALITIES) == ("T1w", "FLAIR")
+    rows = (Subject("a", {"FLAIR": "f", "T2w": None}), Subject("b", {"T1w": "t"}))
+    assert acquired_modalities(SubjectTable(rows, MODALITIES)) == ("T1w", "FLAIR")

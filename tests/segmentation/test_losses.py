@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from monai.losses import DiceCELoss
 
 from brainfeat.segmentation.losses import dice_ce_loss, dice_loss
 
@@ -16,8 +15,11 @@ def draw(n_classes, shape=(2, 5, 6, 7), seed=0):
     return logits.requires_grad_(), labels.float()
 
 
+@pytest.mark.slow  # monai takes seconds to import
 @pytest.mark.parametrize("n_classes", [2, 3, 9])
 def test_loss_and_gradient_are_those_of_monai(n_classes):
+    from monai.losses import DiceCELoss
+
     logits, labels = draw(n_classes)
     labels[labels == n_classes - 1] = 0  # a class that the crop lacks
     reference = DiceCELoss(
@@ -31,7 +33,7 @@ def test_loss_and_gradient_are_those_of_monai(n_classes):
     torch.testing.assert_close(gradient, expected_gradient)
 
 
-def test_dice_loss_equals_its_naive_loop():
+def test_loss_equals_its_naive_loop_and_has_a_gradient():
     logits, labels = draw(4)
     probabilities = logits.detach().softmax(1).numpy()
     losses = []
@@ -42,7 +44,15 @@ def test_dice_loss_equals_its_naive_loop():
             overlap += probability[label][is_label].sum()
             total += probability[label].sum() + is_label.sum()
         losses.append(1 - 2 * overlap / total)
-    assert dice_loss(logits, labels).item() == pytest.approx(np.mean(losses), rel=1e-4)
+    dice = dice_loss(logits, labels).item()
+    assert dice == pytest.approx(np.mean(losses), rel=1e-4)
+    pairs = zip(probabilities, labels.int().numpy(), strict=True)
+    entropies = [-np.log(np.take_along_axis(p, t, 0)) for p, t in pairs]
+    loss = dice_ce_loss(logits, labels)
+    assert loss.item() == pytest.approx(dice + np.mean(entropies), rel=1e-5)
+    loss.backward()
+    assert torch.isfinite(logits.grad).all()
+    assert (logits.grad != 0).any(dim=(0, 2, 3, 4)).all()
 
 
 def test_perfect_prediction_has_no_loss():

@@ -1,8 +1,13 @@
+import threading
+from types import SimpleNamespace
+
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 
+from brainfeat.exceptions import VolumeError
+from brainfeat.models import threads
 from brainfeat.segmentation.inputs import SegmentationSpace
 from brainfeat.segmentation.network import (
     SegmentationNetwork,
@@ -100,3 +105,80 @@ def test_subjects_come_in_order_with_their_first_image(
         network, CLASSES, subjects, lambda item: item.source, n_jobs=2
     )
     assert [o.unwrap() for o in outcomes] == [flair[0], t1w[1], t1w[2]]
+
+
+@pytest.fixture
+def stub():
+    """A network whose input of a subject is its name, and whose output is a zero."""
+    space = SimpleNamespace(read=lambda subject: subject.key, modalities=("T1w",))
+    return SimpleNamespace(
+        space=space, device=torch.device("cpu"), probabilities=lambda _: np.zeros(1)
+    )
+
+
+def make_subjects(n_subjects):
+    return [Subject(f"sub-{i}", {"T1w": f"{i}.nii"}) for i in range(n_subjects)]
+
+
+def segment(network, subjects, **options):
+    options = {"n_jobs": 1} | options
+    return [
+        *segment_subjects(network, CLASSES, subjects, lambda s: s.source, **options)
+    ]
+
+
+def test_failure_is_an_outcome_and_others_are_segmented(stub):
+    def read(subject):
+        if subject.participant_id == "sub-1":
+            raise VolumeError("1.nii: cut short.")
+        return subject.key
+
+    def probabilities(key):
+        if "2.nii" in key:
+            raise RuntimeError("out of memory")
+        return np.zeros(1)
+
+    stub.space.read, stub.probabilities = read, probabilities
+    outcomes = segment(stub, make_subjects(4))
+    assert [o.status for o in outcomes] == ["done", "failed", "failed", "done"]
+    assert [o.subject.participant_id for o in outcomes] == [
+        f"sub-{i}" for i in range(4)
+    ]
+    with pytest.raises(VolumeError, match="cut short"):
+        outcomes[1].unwrap()
+
+
+def test_what_is_done_is_not_read(stub):
+    names = []
+    stub.space.read = lambda subject: names.append(subject.participant_id) or "read"
+    outcomes = segment(
+        stub, make_subjects(3), is_done=lambda s: s.participant_id == "sub-1"
+    )
+    assert [o.status for o in outcomes] == ["done", "skipped", "done"]
+    assert names == ["sub-0", "sub-2"]
+
+
+def test_next_subject_is_read_while_one_is_segmented(stub, monkeypatch):
+    monkeypatch.setattr(threads, "count_threads", lambda *_: 1)
+    both = threading.Barrier(2, timeout=30)
+
+    def read(subject):
+        if subject.participant_id == "sub-1":
+            both.wait()  # until the first is being segmented
+        return subject.key
+
+    def probabilities(key):
+        if "0.nii" in key:
+            both.wait()  # until the second is being read
+        return np.zeros(1)
+
+    stub.space.read, stub.probabilities = read, probabilities
+    assert [o.status for o in segment(stub, make_subjects(2))] == ["done", "done"]
+
+
+def test_subjects_are_segmented_in_several_threads_of_a_cpu(stub, monkeypatch):
+    monkeypatch.setattr(threads, "count_threads", lambda *_: 2)
+    both = threading.Barrier(2, timeout=30)
+    stub.probabilities = lambda _: both.wait() * np.zeros(1)
+    outcomes = segment(stub, make_subjects(4), n_jobs=2)
+    assert [o.unwrap() for o in outcomes] == [f"{i}.nii" for i in range(4)]

@@ -75,7 +75,7 @@ def test_flip_reverses_the_width(plane):
 
 
 @pytest.mark.parametrize("plane", EXTENTS)
-def test_crop_of_coordinates_is_where_its_voxels_lie(plane):
+def test_matrices_give_the_voxels_of_a_crop(plane):
     axes = [torch.arange(float(n)) for n in SHAPE]
     coordinates = torch.stack(torch.meshgrid(*axes, indexing="ij"))
     boxes = draw(CropConfig(size=(6, 5), n_slabs=2, rotation=40.0), plane=plane)
@@ -117,7 +117,7 @@ def test_edges_of_a_crop_are_orthogonal_and_of_the_drawn_lengths():
     assert 1.1 < stretch.max() < 1.1**2 + 1e-4
 
 
-def test_upright_crops_lie_inside_the_volume():
+def test_crops_without_rotation_are_inside_the_volume():
     config = CropConfig(
         size=(6, 5), n_slabs=2, area=(0.1, 1.0), rotation=0.0, tilt=0.0, jitter=3.0
     )
@@ -135,7 +135,7 @@ def test_crops_of_a_subject_share_a_centre_up_to_the_jitter():
 
 
 @pytest.mark.parametrize("plane", EXTENTS)
-def test_centre_is_the_place_of_the_middle_slab(plane):
+def test_centre_is_the_position_of_the_middle_slab(plane):
     centers = (0.4, 0.5, 0.6)
     config = CropConfig(size=(6, 5), n_slabs=1, tilt=0.0, jitter=0.0)
     found = draw(config, plane=plane, centers=centers).slab_positions(SHAPE, 2, plane)
@@ -144,7 +144,7 @@ def test_centre_is_the_place_of_the_middle_slab(plane):
 
 
 @pytest.mark.parametrize("factor", [2, 3])
-def test_coarse_voxel_lies_in_the_middle_of_those_it_replaces(factor):
+def test_coarse_voxel_is_the_centre_of_those_it_replaces(factor):
     boxes = draw(CropConfig(size=(12, 6), n_slabs=3))
     coarse = boxes.coarsen(factor)
     fine = positions(boxes)  # B V n H W 3
@@ -183,7 +183,7 @@ def test_pooled_patch_is_the_mean_of_its_voxels():
         )
 
 
-def test_pooled_foreground_is_what_the_slab_grid_counts():
+def test_pooled_foreground_equals_the_token_fractions():
     foreground = torch.rand(3, 1, *SHAPE) < 0.5
     crops = whole("axial").apply(foreground.float())
     pooled = pool_patches(crops, 2, 2)[..., 0]  # B V S h w
@@ -213,7 +213,7 @@ def test_invalid_crop_is_rejected(changes):
 
 
 @pytest.mark.parametrize("plane", EXTENTS)
-def test_slabs_of_a_whole_volume_fill_their_axis_evenly(plane):
+def test_slabs_of_a_whole_volume_are_evenly_spaced(plane):
     n_slabs = EXTENTS[plane][0] // 2
     found = whole(plane, flip=1.0).slab_positions(SHAPE, 2, plane)
     expected = (torch.arange(n_slabs) + 0.5) / n_slabs
@@ -239,7 +239,7 @@ def test_selected_slices_are_those_of_the_whole_crop():
 
 
 @pytest.mark.parametrize("factor", [2, 3])
-def test_refined_voxels_lie_about_the_middle_of_the_voxel_they_replace(factor):
+def test_refined_voxels_are_centred_on_the_voxel_they_replace(factor):
     boxes = draw(CropConfig(size=(6, 5), n_slabs=2))
     # In units of the coarse volume's voxels.
     fine = (positions(boxes.refine(factor)) - (factor - 1) / 2) / factor
@@ -248,7 +248,7 @@ def test_refined_voxels_lie_about_the_middle_of_the_voxel_they_replace(factor):
     torch.testing.assert_close(middle, positions(boxes), rtol=1e-4, atol=1e-4)
 
 
-def test_nearest_interpolation_invents_no_label():
+def test_nearest_interpolation_creates_no_label():
     labels = torch.randint(0, 2, (3, 1, *SHAPE)).float() * 7
     crops = draw(CropConfig(size=(9, 8), n_slabs=3)).apply(labels, "nearest")
     assert set(crops.unique().tolist()) == {0.0, 7.0}

@@ -33,7 +33,7 @@ def test_no_change_gives_the_input(stacks):
     torch.testing.assert_close(draw_only().apply(stacks), stacks)
 
 
-def test_same_draw_gives_the_same_crops_and_leaves_its_input(stacks):
+def test_same_draw_gives_the_same_crops_and_keeps_the_input(stacks):
     before = stacks.clone()
     first, again, other = (draw(seed=seed) for seed in (1, 1, 2))
     assert torch.equal(first.apply(stacks), first.apply(stacks))
@@ -42,7 +42,7 @@ def test_same_draw_gives_the_same_crops_and_leaves_its_input(stacks):
     assert torch.equal(stacks, before)
 
 
-def test_strength_bounds_what_is_drawn():
+def test_strength_bounds_the_draws():
     changes = draw(200, 3)
     assert 0.28 < changes.gamma.log().abs().max() <= 0.3
     assert 0.18 < changes.gain.log().abs().max() <= 0.2
@@ -80,7 +80,7 @@ def test_contrast_is_a_linear_map_around_the_lowest_value(stacks):
     )
 
 
-def test_bias_is_a_smooth_factor_that_leaves_the_background(stacks):
+def test_bias_is_a_smooth_factor_that_keeps_the_background(stacks):
     stacks = stacks.clamp(min=0.0)
     changes = draw_only(bias=0.3)
     changed = changes.apply(stacks)
@@ -133,7 +133,7 @@ def test_blur_is_a_normalised_gaussian_in_the_plane(stacks):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_coarse_crops_hold_means_of_pairs_along_their_axis(stacks, seed):
+def test_coarse_crops_are_means_of_pairs_along_their_axis(stacks, seed):
     changes = draw_only(coarse=1.0, seed=seed)
     merged = changes.apply(stacks)
     assert set(changes.coarse.tolist()) <= {0, 1, 2}
@@ -145,7 +145,7 @@ def test_coarse_crops_hold_means_of_pairs_along_their_axis(stacks, seed):
         )
 
 
-def test_last_plane_of_an_odd_number_stays_alone():
+def test_last_plane_of_an_odd_number_is_kept():
     stacks = torch.randn(30, 2, 5, 7, 9)
     changes = draw_only(n_crops=30, coarse=1.0)
     merged = changes.apply(stacks)

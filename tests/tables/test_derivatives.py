@@ -11,8 +11,9 @@ from brainfeat.exceptions import InputError, TableError
 from brainfeat.io.locks import FolderBusyError, lock_folder
 from brainfeat.subjects.bids.filter import BidsSelection
 from brainfeat.subjects.subject import Subject
-from brainfeat.tables.derivatives import DerivativesFolder, write_group_table
+from brainfeat.tables.derivatives import DerivativesFolder
 from brainfeat.tables.embedding_table import read_embeddings
+from brainfeat.tables.group_table import write_group_table
 
 PROVENANCE = {
     "checkpoint_sha256": "c0ffee",
@@ -35,11 +36,11 @@ def raw(tmp_path):
 
 
 def _row(raw, participant, session=None, run=None):
-    places = [name for name in (participant, session) if name]
+    labels = [name for name in (participant, session) if name]
     return Subject(
         participant_id=participant,
         session_id=session,
-        images={"T1w": str(raw.joinpath(*places, "anat", "_".join([*places, "T1w"])))},
+        images={"T1w": str(raw.joinpath(*labels, "anat", "_".join([*labels, "T1w"])))},
         metadata={} if run is None else {"run": run},
     )
 
@@ -57,7 +58,7 @@ def _write(output, raw, rows, *, overwrite=False, **provenance):
     return done
 
 
-def test_a_group_of_two_precisions_is_told_of(raw, tmp_path, caplog):
+def test_group_of_two_precisions_causes_a_warning(raw, tmp_path, caplog):
     rows = [_row(raw, f"sub-0{number}") for number in (1, 2, 3)]
     for row, precision in zip(rows, ("float32", "bfloat16", "bfloat16"), strict=True):
         _write(tmp_path / "out", raw, [row], precision=precision)
@@ -67,7 +68,7 @@ def test_a_group_of_two_precisions_is_told_of(raw, tmp_path, caplog):
     assert read_embeddings(target)[2]["precision"] == "bfloat16, float32"
 
 
-def test_each_session_and_run_has_a_file_that_names_its_sources(raw, tmp_path):
+def test_each_session_and_run_has_a_table_that_names_its_sources(raw, tmp_path):
     rows = [_row(raw, "sub-01", "ses-1", "2"), _row(raw, "sub-02")]
     output = tmp_path / "out"
     assert _write(output, raw, rows) == [0, 1]
@@ -94,7 +95,7 @@ def test_each_session_and_run_has_a_file_that_names_its_sources(raw, tmp_path):
     assert provenance == PROVENANCE
 
 
-def test_what_is_done_is_known_until_it_is_overwritten(raw, tmp_path):
+def test_finished_rows_are_known_unless_overwritten(raw, tmp_path):
     rows = [_row(raw, "sub-01"), _row(raw, "sub-02")]
     _write(tmp_path / "out", raw, rows[:1])
     assert _write(tmp_path / "out", raw, rows) == [1]
@@ -103,7 +104,7 @@ def test_what_is_done_is_known_until_it_is_overwritten(raw, tmp_path):
 
 
 @pytest.mark.parametrize("session", [None, "ses-1"])
-def test_the_file_of_a_session_gives_way_to_those_of_its_runs(raw, tmp_path, session):
+def test_tables_of_runs_supersede_that_of_their_session(raw, tmp_path, session):
     output = tmp_path / "out"
     others = [_row(raw, "sub-01", "ses-2"), _row(raw, "sub-02", session)]
     once = [_row(raw, "sub-01", session)]
@@ -117,7 +118,7 @@ def test_the_file_of_a_session_gives_way_to_those_of_its_runs(raw, tmp_path, ses
         assert write_group_table(output, raw)[1] == len(rows) + len(others)
 
 
-def test_the_file_of_a_run_gives_way_to_that_of_the_same_images_only(raw, tmp_path):
+def test_table_of_a_session_supersedes_the_run_of_the_same_images_only(raw, tmp_path):
     output = tmp_path / "out"
     with DerivativesFolder(output, raw, PROVENANCE) as folder:
         runs = [_row(raw, "sub-01", None, run) for run in ("1", "2")]
@@ -130,7 +131,7 @@ def test_the_file_of_a_run_gives_way_to_that_of_the_same_images_only(raw, tmp_pa
     assert {*output.rglob("*.parquet")} == kept
 
 
-def test_a_session_keeps_its_file_while_no_run_of_it_is_done(raw, tmp_path):
+def test_session_keeps_its_table_until_a_run_is_done(raw, tmp_path):
     output = tmp_path / "out"
     _write(output, raw, [_row(raw, "sub-01")])
     with DerivativesFolder(output, raw, PROVENANCE) as folder:
@@ -138,29 +139,31 @@ def test_a_session_keeps_its_file_while_no_run_of_it_is_done(raw, tmp_path):
     assert write_group_table(output, raw)[1] == 1
 
 
-def test_a_table_without_its_sidecar_is_not_believed(raw, tmp_path):
+def test_table_without_its_sidecar_is_embedded_again(raw, tmp_path):
     rows = [_row(raw, "sub-01")]
     _write(tmp_path / "out", raw, rows)
     next((tmp_path / "out").rglob("*_embedding.json")).unlink()
     assert _write(tmp_path / "out", raw, rows) == [0]
 
 
-def test_a_table_that_another_program_wrote_again_is_named(raw, tmp_path):
+def test_table_without_provenance_is_named(raw, tmp_path):
     _write(tmp_path / "out", raw, [_row(raw, "sub-01"), _row(raw, "sub-02")])
     first = min((tmp_path / "out").rglob("*.parquet"))
     pq.write_table(pq.read_table(first).replace_schema_metadata(None), first)
     with pytest.raises(TableError) as caught:
         write_group_table(tmp_path / "out", raw)
-    told = f"{first}: does not say which encoder made it; remove it, and run the level"
-    assert str(caught.value) == f"{told} participant again."
+    message = (
+        f"{first}: does not say which encoder made it; remove it, and run the level"
+    )
+    assert str(caught.value) == f"{message} participant again."
     first.unlink()
     assert _write(tmp_path / "out", raw, [_row(raw, "sub-01")]) == [0]
     assert write_group_table(tmp_path / "out", raw)[1] == 2
 
 
-def test_two_processes_write_side_by_side_and_leave_nothing(raw, tmp_path):
+def test_two_processes_write_to_one_folder_and_clean_up(raw, tmp_path):
     row, output = _row(raw, "sub-01"), tmp_path / "out"
-    # Those of killed processes, one of which had others beside it.
+    # Left by killed processes, one of which ran beside others.
     stale, far = output / ".working-0", output / ".working-3"
     for folder in (stale, far):
         folder.mkdir(parents=True)
@@ -177,28 +180,26 @@ def test_two_processes_write_side_by_side_and_leave_nothing(raw, tmp_path):
     assert not [path for path in output.iterdir() if path.name.startswith(".w")]
 
 
-def test_a_process_may_take_the_folder_that_another_gives_up(
-    raw, tmp_path, monkeypatch
-):
-    remove, taken = Path.rmdir, []
+def test_released_working_folder_may_be_locked_at_once(raw, tmp_path, monkeypatch):
+    remove, locks = Path.rmdir, []
 
-    def take_and_remove(path):
-        taken.append(lock_folder(path))
+    def lock_and_remove(path):
+        locks.append(lock_folder(path))
         remove(path)
 
-    monkeypatch.setattr(Path, "rmdir", take_and_remove)
+    monkeypatch.setattr(Path, "rmdir", lock_and_remove)
     output = tmp_path / "out"
     _write(output, raw, [_row(raw, "sub-01")])
     assert write_group_table(output, raw)[1] == 1
-    assert [Path(lock.lock_file).parent.name for lock in taken] == [
+    assert [Path(lock.lock_file).parent.name for lock in locks] == [
         ".working-0",
         ".working-1",
     ]
-    for lock in taken:
+    for lock in locks:
         lock.release()
 
 
-def test_a_busy_folder_may_be_gone_by_the_time_one_looks(raw, tmp_path, monkeypatch):
+def test_next_working_folder_is_used_if_one_is_busy(raw, tmp_path, monkeypatch):
     def lock(folder):
         if folder.name == ".working-0":
             raise FolderBusyError(str(folder))
@@ -210,7 +211,7 @@ def test_a_busy_folder_may_be_gone_by_the_time_one_looks(raw, tmp_path, monkeypa
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no flock")
-def test_a_file_system_without_locks_is_told_of(raw, tmp_path, monkeypatch):
+def test_file_system_without_locks_is_reported(raw, tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
@@ -219,7 +220,7 @@ def test_a_file_system_without_locks_is_told_of(raw, tmp_path, monkeypatch):
         DerivativesFolder(tmp_path / "out", raw, PROVENANCE)
 
 
-def test_columns_of_people_do_not_replace_ours_in_the_group(raw, tmp_path):
+def test_columns_of_participants_do_not_replace_reserved_ones(raw, tmp_path):
     columns = ["run", "session_id", "image", "input_sha256", "T1w", "emb_000", "age"]
     header = "\t".join(["participant_id", *columns])
     line = "\t".join(["sub-01", *["7"] * len(columns)])
@@ -237,13 +238,13 @@ def test_columns_of_people_do_not_replace_ours_in_the_group(raw, tmp_path):
     assert embeddings.shape == (1, 5)
 
 
-def test_participants_without_an_embedding_are_told_of(raw, tmp_path, caplog):
+def test_participants_without_an_embedding_cause_a_warning(raw, tmp_path, caplog):
     (raw / "sub-03").mkdir()
     (raw / "sub-04.zip").touch()
     _write(tmp_path / "out", raw, [_row(raw, "sub-01")])
     write_group_table(tmp_path / "out", raw)
-    n_people = len([*raw.glob("sub-*/")])
-    message = f"no embedding of {n_people - 1} of {n_people} participants, such as"
+    n_all = len([*raw.glob("sub-*/")])
+    message = f"no embedding of {n_all - 1} of {n_all} participants, such as"
     assert message in caplog.text
     caplog.clear()
     only = BidsSelection(participants=("01",))
@@ -251,7 +252,7 @@ def test_participants_without_an_embedding_are_told_of(raw, tmp_path, caplog):
     assert not caplog.records
 
 
-def test_the_group_is_joined_with_people_and_sessions(raw, tmp_path):
+def test_group_is_joined_with_participants_and_sessions(raw, tmp_path):
     rows = [_row(raw, "sub-01", "ses-1"), _row(raw, "sub-01", "ses-2")]
     rows.append(_row(raw, "sub-02"))
     _write(tmp_path / "out", raw, rows)
@@ -264,8 +265,8 @@ def test_the_group_is_joined_with_people_and_sessions(raw, tmp_path):
     assert metadata["score"].isna().tolist() == [False, True, True]
     assert embeddings[:, 0].tolist() == [0.0, 1.0, 2.0]
     assert provenance == PROVENANCE
-    people = BidsSelection(participants=("02",))
-    assert write_group_table(tmp_path / "out", raw, people)[1] == 1
+    selection = BidsSelection(participants=("02",))
+    assert write_group_table(tmp_path / "out", raw, selection)[1] == 1
     path, n_rows = write_group_table(
         tmp_path / "out", raw, BidsSelection(sessions=("2", "ses-3"))
     )
@@ -296,16 +297,16 @@ def test_raw_data_and_foreign_folders_are_not_written_to(raw, tmp_path):
         write_group_table(tmp_path / "empty", raw)
 
 
-def test_a_group_lacks_nobody_who_was_asked_for(raw, tmp_path):
+def test_group_refuses_unknown_all(raw, tmp_path):
     _write(tmp_path / "out", raw, [_row(raw, "sub-01"), _row(raw, "sub-02")])
-    people = BidsSelection(participants=("01", "3"))
+    selection = BidsSelection(participants=("01", "3"))
     with pytest.raises(InputError, match=r"raw: there is no sub-3\."):
-        write_group_table(tmp_path / "out", raw, people)
+        write_group_table(tmp_path / "out", raw, selection)
     with pytest.raises(InputError, match=r"row: no such folder"):
         write_group_table(tmp_path / "out", tmp_path / "row")
 
 
-def test_a_group_has_those_whose_labels_hold_underscores(raw, tmp_path):
+def test_labels_with_underscores_are_selected(raw, tmp_path):
     rows = [_row(raw, "sub-002_S_0295", "ses-m_06"), _row(raw, "sub-01", "ses-m")]
     _write(tmp_path / "out", raw, rows)
     assert write_group_table(tmp_path / "out", raw)[1] == 2
@@ -315,7 +316,7 @@ def test_a_group_has_those_whose_labels_hold_underscores(raw, tmp_path):
     assert read_embeddings(path)[0]["session_id"].tolist() == ["ses-m_06"]
 
 
-def test_a_group_table_that_cannot_be_written_is_named(raw, tmp_path):
+def test_group_table_that_cannot_be_written_is_named(raw, tmp_path):
     output = tmp_path / "out"
     _write(output, raw, [_row(raw, "sub-01")])
     target = output / "group_desc-brainfound_embedding.parquet"

@@ -38,7 +38,7 @@ def _vector(index):
 
 
 def _embed(path, rows, *, sha256="one", provenance=PROVENANCE, overwrite=False):
-    """Embed what is not done yet; say which rows that were."""
+    """Embed the rows that are not done yet; return their numbers."""
     done = []
     with EmbeddingTable(path, provenance, overwrite=overwrite) as table:
         for row in rows:
@@ -54,7 +54,7 @@ def _names(folder):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_table_holds_names_metadata_vectors_and_provenance(tmp_path, suffix):
+def test_table_contains_names_metadata_vectors_and_provenance(tmp_path, suffix):
     path = tmp_path / f"out{suffix}"
     rows = [_row(1, age="71", group="a"), _row(2, age=None, group="b"), _row(3)]
     assert _embed(path, rows) == [1, 2, 3]
@@ -75,7 +75,7 @@ def test_a_table_holds_names_metadata_vectors_and_provenance(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_an_unfinished_run_resumes_to_the_same_bytes(tmp_path, suffix):
+def test_unfinished_run_resumes_to_the_same_bytes(tmp_path, suffix):
     rows = [_row(index, age=str(50 + index)) for index in range(6)]
     _embed(tmp_path / f"whole{suffix}", rows)
     path = tmp_path / f"resumed{suffix}"
@@ -89,7 +89,7 @@ def test_an_unfinished_run_resumes_to_the_same_bytes(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_finished_table_grows(tmp_path, suffix):
+def test_finished_table_can_be_extended(tmp_path, suffix):
     path = tmp_path / f"out{suffix}"
     _embed(path, [_row(3), _row(1)])
     assert _embed(path, [_row(0), _row(1), _row(2)]) == [0, 2]
@@ -98,7 +98,7 @@ def test_a_finished_table_grows(tmp_path, suffix):
     np.testing.assert_array_equal(embeddings, [_vector(i) for i in (3, 1, 0, 2)])
 
 
-def test_a_second_run_over_a_finished_table_leaves_it_alone(tmp_path):
+def test_second_run_does_not_touch_a_finished_table(tmp_path):
     path = tmp_path / "out.parquet"
     rows = [_row(1, age="71"), _row(2, age="70.5")]
     _embed(path, rows)
@@ -109,7 +109,7 @@ def test_a_second_run_over_a_finished_table_leaves_it_alone(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_changed_file_is_embedded_again_in_its_place(tmp_path, suffix):
+def test_changed_file_is_embedded_again_in_its_row(tmp_path, suffix):
     path = tmp_path / f"out{suffix}"
     _embed(path, [_row(1), _row(2), _row(3)])
     assert _embed(path, [_row(2)], sha256="two") == [2]
@@ -118,7 +118,7 @@ def test_a_changed_file_is_embedded_again_in_its_place(tmp_path, suffix):
     np.testing.assert_array_equal(embeddings, [_vector(1), _vector(2) + 1, _vector(3)])
 
 
-def test_the_manifest_of_now_describes_rows_that_were_done(tmp_path):
+def test_current_manifest_describes_rows_embedded_before(tmp_path):
     path = tmp_path / "out.parquet"
     _embed(path, [_row(1, age="71"), _row(2)])
     assert _embed(path, [_row(1, age="72", group="a")]) == []
@@ -129,7 +129,7 @@ def test_the_manifest_of_now_describes_rows_that_were_done(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_subject_that_gains_or_loses_an_image_keeps_one_row(tmp_path, suffix):
+def test_subject_that_gains_or_loses_an_image_keeps_one_row(tmp_path, suffix):
     path = tmp_path / f"out{suffix}"
     both, others = _row(1), [_row(3), _row(2)]
     one = replace(both, images={"T1w": both.image})
@@ -146,7 +146,7 @@ def test_a_subject_that_gains_or_loses_an_image_keeps_one_row(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_rows_of_two_precisions_are_told_of(tmp_path, suffix, caplog):
+def test_rows_of_two_precisions_cause_a_warning(tmp_path, suffix, caplog):
     path = tmp_path / f"out{suffix}"
     coarse, fine = ({**PROVENANCE, "precision": p} for p in ("bfloat16", "float32"))
     _embed(path, [_row(1)], provenance=coarse)
@@ -159,7 +159,7 @@ def test_rows_of_two_precisions_are_told_of(tmp_path, suffix, caplog):
     assert read_embeddings(path)[2]["precision"] == "bfloat16, float32"
 
 
-def test_a_killed_run_that_goes_on_in_another_precision_says_so(tmp_path, caplog):
+def test_killed_run_resumed_in_another_precision_causes_a_warning(tmp_path, caplog):
     path = tmp_path / "out.csv"
     coarse, fine = ({**PROVENANCE, "precision": p} for p in ("bfloat16", "float32"))
     with EmbeddingTable(path, coarse) as table:
@@ -171,9 +171,7 @@ def test_a_killed_run_that_goes_on_in_another_precision_says_so(tmp_path, caplog
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_rows_of_a_precision_that_was_not_written_are_of_an_unknown_one(
-    tmp_path, suffix, caplog
-):
+def test_precision_that_was_not_recorded_is_unknown(tmp_path, suffix, caplog):
     path = tmp_path / f"out{suffix}"
     earlier = {name: PROVENANCE[name] for name in PROVENANCE if name != "precision"}
     _embed(path, [_row(1)], provenance=earlier)
@@ -185,7 +183,7 @@ def test_rows_of_a_precision_that_was_not_written_are_of_an_unknown_one(
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_dataset_that_was_moved_is_not_there_twice(tmp_path, suffix):
+def test_moved_dataset_keeps_one_row_per_subject(tmp_path, suffix):
     path = tmp_path / f"out{suffix}"
     rows = [_row(1), replace(_row(2), session_id="ses-1"), _row(4)]
     _embed(path, rows)
@@ -203,7 +201,7 @@ def test_a_dataset_that_was_moved_is_not_there_twice(tmp_path, suffix):
     np.testing.assert_array_equal(embeddings, [_vector(i) for i in (4, 1, 2, 5)])
 
 
-def test_an_image_as_another_modality_keeps_its_row(tmp_path):
+def test_image_of_another_modality_gets_its_own_row(tmp_path):
     path = tmp_path / "out.csv"
     for modality in ("T1w", "FLAIR"):
         _embed(path, [replace(_row(2), images={modality: "/data/sub-02.nii"})])
@@ -219,7 +217,7 @@ def test_runs_that_share_an_image_keep_their_rows(tmp_path):
     assert read_embeddings(path)[0]["T1w"].tolist() == [first.image, second.image]
 
 
-def test_rows_of_an_unfinished_run_that_are_not_asked_for_are_left_out(tmp_path):
+def test_unfinished_rows_that_are_not_requested_are_dropped(tmp_path):
     path = tmp_path / "out.parquet"
     with EmbeddingTable(path, PROVENANCE) as table:
         table.append(_row(7), "one", _vector(7))
@@ -238,7 +236,7 @@ def test_rows_of_an_unfinished_run_that_are_not_asked_for_are_left_out(tmp_path)
         ("n_features", "number of features"),
     ],
 )
-def test_rows_of_another_encoder_are_never_mixed_in(tmp_path, suffix, name, word):
+def test_rows_of_another_encoder_are_refused(tmp_path, suffix, name, word):
     path = tmp_path / f"out{suffix}"
     _embed(path, [_row(1)])
     before = path.read_bytes()
@@ -254,7 +252,7 @@ def test_rows_of_another_encoder_are_never_mixed_in(tmp_path, suffix, name, word
         EmbeddingTable(path, changed)
 
 
-def test_a_shard_does_not_go_into_the_table_of_another(tmp_path):
+def test_table_of_another_shard_is_refused(tmp_path):
     path, shards = tmp_path / "out.parquet", ("1/2", "2/2")
     first, second = ({**PROVENANCE, "shard": shard} for shard in shards)
     _embed(path, [_row(1)], provenance=first)
@@ -267,7 +265,7 @@ def test_a_shard_does_not_go_into_the_table_of_another(tmp_path):
         _embed(path, [_row(4)], provenance=second)
 
 
-def test_another_library_version_goes_on(tmp_path):
+def test_another_library_version_resumes(tmp_path):
     path = tmp_path / "out.parquet"
     _embed(path, [_row(1)])
     newer = {**PROVENANCE, "brainfeat_version": "2.0.0"}
@@ -284,14 +282,14 @@ def test_overwriting_keeps_the_old_table_until_the_new_one_is_whole(tmp_path, su
         assert table.known_sha256(_row(1)) != "one"
         table.append(_row(1), "one", _vector(1))
     assert path.read_bytes() == before
-    # The overwriting run was cut off: the same command goes on.
+    # The overwriting run was killed: the same command resumes.
     assert _embed(path, [_row(1), _row(3)], provenance=other, overwrite=True) == [3]
     metadata, _, provenance = read_embeddings(path)
     assert metadata["participant_id"].tolist() == ["sub-01", "sub-03"]
     assert provenance == other
 
 
-def test_overwriting_starts_anew_after_a_plain_unfinished_run(tmp_path):
+def test_overwriting_discards_a_plain_unfinished_run(tmp_path):
     path = tmp_path / "out.parquet"
     with EmbeddingTable(path, PROVENANCE) as table:
         table.append(_row(1), "one", _vector(1))
@@ -312,7 +310,7 @@ def test_foreign_files_are_not_replaced(tmp_path):
 
 
 @pytest.mark.parametrize("column", ["T1w", "input_sha256"])
-def test_a_table_that_another_program_cut_is_not_gone_on_with(tmp_path, column):
+def test_table_without_a_column_is_not_extended(tmp_path, column):
     path = tmp_path / "out.csv"
     _embed(path, [_row(2), _row(4)])
     pd.read_csv(path).drop(columns=column).to_csv(path, index=False)
@@ -320,7 +318,7 @@ def test_a_table_that_another_program_cut_is_not_gone_on_with(tmp_path, column):
         _embed(path, [_row(2), _row(4)])
 
 
-def test_a_table_with_a_row_twice_is_not_gone_on_with(tmp_path):
+def test_table_with_a_repeated_row_is_not_extended(tmp_path):
     path = tmp_path / "out.csv"
     _embed(path, [_row(2), _row(4)])
     lines = path.read_text().splitlines(keepends=True)
@@ -329,19 +327,19 @@ def test_a_table_with_a_row_twice_is_not_gone_on_with(tmp_path):
         _embed(path, [_row(2), _row(4), _row(6)])
 
 
-def test_two_tables_do_not_share_a_provenance_that_differs(tmp_path):
+def test_tables_of_two_encoders_do_not_share_a_json_file(tmp_path):
     _embed(tmp_path / "out.csv", [_row(1)])
     _embed(tmp_path / "out.tsv", [_row(1)])
     with pytest.raises(TableError, match=r"describes out\.csv"):
         EmbeddingTable(tmp_path / "out.parquet", {**PROVENANCE, "pooling": "cls"})
 
 
-def test_without_a_row_there_is_no_table(tmp_path):
+def test_no_table_is_written_without_rows(tmp_path):
     assert _embed(tmp_path / "out.parquet", []) == []
     assert _names(tmp_path) == []
 
 
-def test_two_writers_on_one_table_are_refused(tmp_path):
+def test_second_writer_of_a_table_is_refused(tmp_path):
     path = tmp_path / "out.csv"
     with (
         EmbeddingTable(path, PROVENANCE),
@@ -350,7 +348,7 @@ def test_two_writers_on_one_table_are_refused(tmp_path):
         EmbeddingTable(path, PROVENANCE)
 
 
-def test_a_failed_write_keeps_the_rows(tmp_path):
+def test_failed_write_keeps_the_rows(tmp_path):
     path = tmp_path / "out.csv"
     obstacle = working_path(path) / "table.json"
     obstacle.mkdir(parents=True)
@@ -361,21 +359,21 @@ def test_a_failed_write_keeps_the_rows(tmp_path):
     assert len(read_embeddings(path)[0]) == 1
 
 
-def test_pandas_reads_the_table_alone(tmp_path):
+def test_pandas_reads_the_table(tmp_path):
     _embed(tmp_path / "out.parquet", [_row(1), _row(2)])
     frame = pd.read_parquet(tmp_path / "out.parquet")
     vectors = frame.filter(like="emb_").to_numpy(np.float32)
     np.testing.assert_array_equal(vectors, [_vector(1), _vector(2)])
 
 
-def test_a_table_in_the_home_folder_is_read(tmp_path, monkeypatch):
+def test_tilde_is_expanded_for_reading(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     _embed(tmp_path / "out.csv", [_row(1)])
     assert len(read_embeddings("~/out.csv")[0]) == 1
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_reading_what_is_no_table_names_it(tmp_path, suffix):
+def test_reading_another_file_names_it(tmp_path, suffix):
     path = tmp_path / f"out{suffix}"
     with pytest.raises(TableError, match=f"out{suffix}: no such file"):
         read_embeddings(path)
@@ -387,7 +385,7 @@ def test_reading_what_is_no_table_names_it(tmp_path, suffix):
         read_embeddings(path)
 
 
-def test_a_table_that_lost_its_provenance_is_still_read(tmp_path):
+def test_table_without_its_json_file_is_read(tmp_path):
     _embed(tmp_path / "out.tsv", [_row(1)])
     (tmp_path / "out.json").unlink()
     metadata, embeddings, provenance = read_embeddings(tmp_path / "out.tsv")
@@ -397,7 +395,7 @@ def test_a_table_that_lost_its_provenance_is_still_read(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_metadata_do_not_replace_columns_of_the_table(tmp_path, suffix):
+def test_metadata_do_not_replace_reserved_columns(tmp_path, suffix):
     path = tmp_path / f"out{suffix}"
     names = [*("participant_id", "session_id", "image", "T1w", "FLAIR"), "input_sha256"]
     row = _row(1, age="71", emb_000="x", **dict.fromkeys(names[1:], "x"))

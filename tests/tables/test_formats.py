@@ -7,7 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from brainfeat.exceptions import TableError
-from brainfeat.tables.formats import find_format, sidecar_path
+from brainfeat.tables.delimited import sidecar_path
+from brainfeat.tables.formats import find_format
 
 COLUMNS = {
     "participant_id": ["01", "02", 'a,b\n"c"', "sub-ä\r"],
@@ -34,7 +35,7 @@ def _all_kinds_of_floats(n_features):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_what_is_read_is_what_was_written_to_the_last_bit(tmp_path, suffix):
+def test_table_survives_writing_and_reading_to_the_last_bit(tmp_path, suffix):
     path = tmp_path / f"table{suffix}"
     vectors = _all_kinds_of_floats(1003)
     provenance = _write(path, vectors)
@@ -55,7 +56,7 @@ def test_what_is_read_is_what_was_written_to_the_last_bit(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_long_integers_stay_what_they_are(tmp_path, suffix):
+def test_long_integers_keep_all_digits(tmp_path, suffix):
     path = tmp_path / f"table{suffix}"
     columns = {
         "subject": ["1234567890123456789", "-9223372036854775807"],
@@ -76,7 +77,7 @@ def test_long_integers_stay_what_they_are(tmp_path, suffix):
         assert frame[name][0] == columns[name][0]
 
 
-def test_parquet_splits_the_bytes_of_embeddings_only(tmp_path):
+def test_parquet_splits_bytes_of_embeddings_only(tmp_path):
     path = tmp_path / "table.parquet"
     _write(path, _all_kinds_of_floats(5))
     group = pq.ParquetFile(path).metadata.row_group(0)
@@ -88,7 +89,7 @@ def test_parquet_splits_the_bytes_of_embeddings_only(tmp_path):
         assert chunk.compression == "ZSTD"
 
 
-def test_a_single_row_is_not_compressed(tmp_path):
+def test_single_row_is_not_compressed(tmp_path):
     path = tmp_path / "table.parquet"
     columns = {name: values[:1] for name, values in COLUMNS.items()}
     find_format(path).write(path, columns, iter([np.ones(5)]), {"n_features": 5})
@@ -97,24 +98,13 @@ def test_a_single_row_is_not_compressed(tmp_path):
     assert {chunk.compression for chunk in chunks} == {"UNCOMPRESSED"}
 
 
-def test_lists_have_the_name_of_their_column_for_themselves(tmp_path):
-    path = tmp_path / "table.parquet"
-    vectors = np.arange(6, dtype=np.float32).reshape(2, 3)
-    columns = {"participant_id": ["01", "02"], "embedding": ["spectral", "umap"]}
-    for layout, names in (("wide", [*columns]), ("list", ["participant_id"])):
-        table = find_format(path, layout)
-        table.write(path, columns, iter(vectors), {"n_features": 3})
-        assert table.read_columns(path).column_names == names
-        np.testing.assert_array_equal(next(table.iterate_vectors(path)), vectors)
-
-
 def test_unknown_suffix_is_named(tmp_path):
     with pytest.raises(TableError, match=r"table\.xlsx: expected a name"):
         find_format(tmp_path / "table.xlsx")
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_damaged_table_is_named(tmp_path, suffix):
+def test_damaged_table_is_named(tmp_path, suffix):
     path = tmp_path / f"table{suffix}"
     path.write_bytes(b"participant_id,emb_000\nsub-01\n\xff,1,2\n")
     with pytest.raises(TableError, match=f"table{suffix}: "):
@@ -123,11 +113,10 @@ def test_a_damaged_table_is_named(tmp_path, suffix):
         find_format(path).read_columns(path)
 
 
-@pytest.mark.parametrize("layout", ["wide", "list"])
-def test_a_table_that_another_program_wrote_again_has_no_row_too_few(tmp_path, layout):
+def test_row_without_embedding_that_another_program_added_is_refused(tmp_path):
     path = tmp_path / "table.parquet"
     vectors = np.arange(12, dtype=np.float32).reshape(4, 3)
-    table_format = find_format(path, layout)
+    table_format = find_format(path)
     table_format.write(path, COLUMNS, iter(vectors), {"n_features": 3})
     table = pq.read_table(path)
     names = [name for name in table.column_names if name.startswith("emb")]
@@ -136,16 +125,13 @@ def test_a_table_that_another_program_wrote_again_has_no_row_too_few(tmp_path, l
             pa.field(field.name, pa.float64()) if field.name in names else field
             for field in table.schema
         )
-        if layout == "wide"
-        else table.schema
     )
     pq.write_table(other, path)
     (block,) = find_format(path).iterate_vectors(path)
     assert block.dtype == np.float32
     np.testing.assert_array_equal(block, vectors)
-    # A fifth person, who was not embedded.
-    people = pa.table({"participant_id": ["05"]})
-    pq.write_table(pa.concat_tables([table, people], promote_options="default"), path)
+    fifth = pa.table({"participant_id": ["05"]})
+    pq.write_table(pa.concat_tables([table, fifth], promote_options="default"), path)
     with pytest.raises(TableError, match="got rows without"):
         list(find_format(path).iterate_vectors(path))
 
@@ -159,14 +145,14 @@ def _rewrite(path, change):
     delimiter = "," if path.suffix == ".csv" else "\t"
     with path.open(newline="") as file:
         header, *rows = csv.reader(file, delimiter=delimiter)
-    places = [header.index(name) for name in change(header)]
+    indices = [header.index(name) for name in change(header)]
     with path.open("w", newline="") as file:
-        lines = ([row[place] for place in places] for row in [header, *rows])
+        lines = ([row[index] for index in indices] for row in [header, *rows])
         csv.writer(file, delimiter=delimiter).writerows(lines)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_sorted_columns_do_not_shuffle_the_embedding(tmp_path, suffix):
+def test_sorted_columns_keep_the_order_of_features(tmp_path, suffix):
     path = tmp_path / f"table{suffix}"
     vectors = _all_kinds_of_floats(1003)
     _write(path, vectors)
@@ -183,14 +169,14 @@ def test_sorted_columns_do_not_shuffle_the_embedding(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_table_that_lost_a_feature_is_named(tmp_path, suffix):
+def test_table_that_lost_a_feature_is_refused(tmp_path, suffix):
     path = tmp_path / f"table{suffix}"
     _write(path, np.zeros((4, 3), np.float32))
     _rewrite(path, lambda names: [name for name in names if name != "emb_001"])
     message = f"table{suffix}: expected the 3 columns emb_000 to emb_002 .* got 2 "
     with pytest.raises(TableError, match=message):
         list(find_format(path).iterate_vectors(path))
-    # Nothing says what there was.
+    # Without provenance, nothing tells.
     sidecar_path(path).unlink()
     if suffix != ".parquet":
         (block,) = find_format(path).iterate_vectors(path)

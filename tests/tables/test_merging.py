@@ -3,13 +3,14 @@ import sys
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from brainfeat.exceptions import TableError
+from brainfeat.exceptions import InputError, TableError
 from brainfeat.io.locks import lock_folder
 from brainfeat.subjects.subject import Subject
 from brainfeat.tables.embedding_table import EmbeddingTable, read_embeddings
-from brainfeat.tables.merging import merge_tables
-from brainfeat.tables.shards import Shard
+from brainfeat.tables.merging import Shard, merge_tables
 
 PROVENANCE = {
     "checkpoint_sha256": "c0ffee",
@@ -44,7 +45,22 @@ def _write(path, rows, *, sha256="one", **provenance):
     return path
 
 
-def test_parts_of_two_precisions_are_told_of(tmp_path, caplog):
+@given(st.integers(0, 50), st.integers(1, 60))
+def test_shards_joined_in_order_are_the_whole(n_items, count):
+    items = list(range(n_items))
+    parts = [Shard(index, count).take(items) for index in range(1, count + 1)]
+    assert [item for part in parts for item in part] == items
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+@pytest.mark.parametrize("text", ["0/4", "5/4", "1", "1/", "/4", "a/b", "1/4/2"])
+def test_malformed_shard_is_refused(text):
+    with pytest.raises(InputError, match="expected I/N"):
+        Shard.parse(text)
+    assert str(Shard.parse("2/3")) == "2/3"
+
+
+def test_parts_of_two_precisions_cause_a_warning(tmp_path, caplog):
     rows, precisions = _rows(4), ["bfloat16", "float32", "float32", "bfloat16"]
     parts = [
         _write(tmp_path / f"{index}.csv", [row], precision=precision)
@@ -56,7 +72,7 @@ def test_parts_of_two_precisions_are_told_of(tmp_path, caplog):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_merged_shards_are_the_table_of_the_whole_to_the_last_bit(tmp_path, suffix):
+def test_merged_shards_equal_the_whole_table_to_the_last_bit(tmp_path, suffix):
     rows = _rows(11)
     whole = _write(tmp_path / f"whole{suffix}", rows)
     shards = [Shard(index, 4) for index in (1, 2, 3, 4)]
@@ -65,7 +81,7 @@ def test_merged_shards_are_the_table_of_the_whole_to_the_last_bit(tmp_path, suff
         for s in shards
     ]
     output = tmp_path / "new" / f"merged{suffix}"
-    # In any order: each part says which it is.
+    # In any order: each part names its shard.
     assert merge_tables(parts[::-1], output) == (11, ())
     assert output.read_bytes() == whole.read_bytes()
     assert json.loads(output.with_suffix(".json").read_text()) == PROVENANCE
@@ -73,7 +89,7 @@ def test_merged_shards_are_the_table_of_the_whole_to_the_last_bit(tmp_path, suff
     assert names == sorted(["merged.json", f"merged{suffix}"])
 
 
-def test_a_merged_table_is_gone_on_with(tmp_path):
+def test_merged_table_can_be_extended(tmp_path):
     rows = _rows(6)
     parts = [_write(tmp_path / f"{i}.parquet", rows[i : i + 2]) for i in (0, 2)]
     merge_tables(parts, tmp_path / "all.parquet")
@@ -82,7 +98,7 @@ def test_a_merged_table_is_gone_on_with(tmp_path):
         assert known == [True] * 4 + [False] * 2
 
 
-def test_rows_that_two_parts_have_are_taken_once_and_formats_mix(tmp_path):
+def test_common_rows_are_kept_once_and_formats_mix(tmp_path):
     rows = _rows(6)
     for row in rows:
         row.metadata["age"] = "71"
@@ -93,18 +109,7 @@ def test_rows_that_two_parts_have_are_taken_once_and_formats_mix(tmp_path):
     assert (tmp_path / "all.tsv").read_bytes() == expected.read_bytes()
 
 
-def test_a_list_layout_holds_the_same(tmp_path):
-    rows = _rows(5)
-    wide = _write(tmp_path / "wide.parquet", rows)
-    merge_tables([wide], tmp_path / "lists.parquet", layout="list")
-    metadata, embeddings, provenance = read_embeddings(tmp_path / "lists.parquet")
-    expected = read_embeddings(wide)
-    assert metadata.equals(expected[0])
-    np.testing.assert_array_equal(embeddings, expected[1])
-    assert provenance == expected[2]
-
-
-def test_what_does_not_belong_together_is_refused(tmp_path):
+def test_tables_that_do_not_belong_together_are_refused(tmp_path):
     rows = _rows(4)
     first = _write(tmp_path / "a.parquet", rows[:2])
     other = _write(tmp_path / "b.parquet", rows[2:], pooling="cls")
@@ -130,17 +135,17 @@ def test_what_does_not_belong_together_is_refused(tmp_path):
     assert len(read_embeddings(output)[0]) == 2
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path):
-    part, place = tmp_path / "1.csv", tmp_path / "file"
+def test_output_that_cannot_be_written_is_named(tmp_path):
+    part, file = tmp_path / "1.csv", tmp_path / "file"
     _write(part, _rows(2))
-    place.touch()
+    file.touch()
     with pytest.raises(TableError) as caught:
-        merge_tables([part], place / "all.csv")
-    message = f"{place / 'all.csv'}: cannot be written (Not a directory)."
+        merge_tables([part], file / "all.csv")
+    message = f"{file / 'all.csv'}: cannot be written (Not a directory)."
     assert str(caught.value) == message
 
 
-def test_shards_that_are_not_there_are_named(tmp_path):
+def test_absent_shards_are_named(tmp_path):
     rows = _rows(8)
     shards = [Shard(index, 4) for index in (4, 2)]
     parts = [
@@ -150,7 +155,7 @@ def test_shards_that_are_not_there_are_named(tmp_path):
     assert merged == (4, (Shard(1, 4), Shard(3, 4)))
 
 
-def test_shards_of_runs_that_were_cut_differently_are_refused(tmp_path):
+def test_shards_of_different_counts_are_refused(tmp_path):
     rows = _rows(4)
     first = _write(tmp_path / "a.tsv", rows[:2], shard="1/2")
     second = _write(tmp_path / "b.tsv", rows[2:], shard="2/3")
@@ -160,7 +165,7 @@ def test_shards_of_runs_that_were_cut_differently_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_a_json_file_of_something_else_is_kept(tmp_path, overwrite):
+def test_json_file_of_something_else_is_kept(tmp_path, overwrite):
     part = _write(tmp_path / "a.tsv", _rows(2))
     (tmp_path / "participants.json").write_text('{"age": {"Units": "years"}}')
     with pytest.raises(TableError, match=r"participants\.json: exists and is not ours"):
@@ -169,14 +174,14 @@ def test_a_json_file_of_something_else_is_kept(tmp_path, overwrite):
     assert not (tmp_path / "participants.tsv").exists()
 
 
-def test_a_table_whose_run_has_not_ended_is_refused(tmp_path):
+def test_table_of_an_unfinished_run_is_refused(tmp_path):
     rows = _rows(4)
     path = _write(tmp_path / "1.csv", rows[:2])
     with EmbeddingTable(path, PROVENANCE) as table:
         table.append(rows[2], "one", np.zeros(5, np.float32))
         with pytest.raises(TableError, match=r"ended, got .*\.1\.csv\.partial"):
             merge_tables([path], tmp_path / "all.csv")
-    # As if it was killed: its row waits.
+    # As after a kill: its row is not in the table yet.
     with pytest.raises(TableError, match=r"ended, got .*\.1\.csv\.partial"):
         merge_tables([path], tmp_path / "all.csv")
     with EmbeddingTable(path, PROVENANCE) as table:
@@ -184,12 +189,12 @@ def test_a_table_whose_run_has_not_ended_is_refused(tmp_path):
     assert merge_tables([path], tmp_path / "all.csv").n_rows == 3
 
 
-def test_a_run_that_goes_on_keeps_its_table(tmp_path):
+def test_table_of_a_running_process_is_not_replaced(tmp_path):
     rows = _rows(4)
     target = _write(tmp_path / "all.csv", rows[:2])
     part = _write(tmp_path / "part.csv", rows[1:3])
     with EmbeddingTable(target, PROVENANCE) as table:
-        # Its rows are as many, and others: the run would mistake them for its own.
+        # It would have as many rows: the run would take them for its own.
         with pytest.raises(TableError, match=r"ended, got .*\.all\.csv\.partial"):
             merge_tables([part], target, overwrite=True)
         table.append(rows[3], "one", np.zeros(5, np.float32))
@@ -205,7 +210,7 @@ def test_only_one_process_merges_to_a_table(tmp_path):
     lock = lock_folder(folder)
     with pytest.raises(TableError, match="another process is writing this table"):
         merge_tables([part], tmp_path / "all.csv")
-    lock.release()  # as where that one is killed
+    lock.release()  # as after a kill
     (folder / "table.csv").write_text("cut short")
     assert merge_tables([part], tmp_path / "all.csv") == (2, ())
     assert not folder.exists()

@@ -1,4 +1,4 @@
-"""Tables are tested with it; here is what they do not reach."""
+"""Provenance: what the tests of tables do not cover."""
 
 import json
 
@@ -25,7 +25,7 @@ IDENTITY = {
 
 
 @pytest.mark.parametrize("name", IDENTITY)
-def test_rows_agree_in_every_part_of_their_identity(tmp_path, name):
+def test_rows_of_a_table_agree_in_every_part_of_the_identity(tmp_path, name):
     provenance = {**IDENTITY, "brainfeat_version": "1.2.3"}
     assert describe_identity(provenance) == IDENTITY
     check_identity(provenance, IDENTITY, tmp_path, advice="")
@@ -35,7 +35,7 @@ def test_rows_agree_in_every_part_of_their_identity(tmp_path, name):
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv"])
-def test_a_table_and_its_json_file_are_replaced_together(tmp_path, suffix):
+def test_table_and_its_json_file_are_replaced_together(tmp_path, suffix):
     output, folder = tmp_path / f"out{suffix}", tmp_path / "new"
     table_format, columns = find_format(output), {"participant_id": ["01"]}
     for pooling in ("mean", "cls"):
@@ -54,7 +54,7 @@ def test_a_table_and_its_json_file_are_replaced_together(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("content", ["{}", "[1]", "no JSON", '{"age": {}}'])
-def test_a_json_file_of_something_else_is_refused(tmp_path, content):
+def test_json_file_of_something_else_is_refused(tmp_path, content):
     check_sidecar(tmp_path / "a.tsv", IDENTITY)
     (tmp_path / "a.json").write_text(content)
     with pytest.raises(TableError, match=r"a\.json: exists and is not ours"):

@@ -1,0 +1,165 @@
+"""The report about an embedding table."""
+
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from brainfeat._version import __version__
+from brainfeat.checkpoint.checkpoint import Checkpoint
+from brainfeat.embedding.subject_encoder import SubjectEncoder
+from brainfeat.evaluation import ProbeEvaluation
+from brainfeat.exceptions import BrainfeatError, InputError, brief_reason
+from brainfeat.io.atomic import atomic_write
+from brainfeat.preprocessing.preprocessor import Preprocessor
+from brainfeat.reporting.cohort import Cohort, join_participants
+from brainfeat.reporting.cohort_report import Inputs, cohort_report
+from brainfeat.reporting.page import is_own_page, render_page
+from brainfeat.reporting.report_inputs import preprocess_inputs
+from brainfeat.subjects.subject import Subject
+from brainfeat.tables.embedding_table import read_embeddings
+
+__all__ = ["TableReport", "report_on_table"]
+
+
+class TableReport(NamedTuple):
+    """The page, rows whose images could not be shown and why, and the probe."""
+
+    path: Path
+    failures: list[tuple[str, str]]
+    probe: ProbeEvaluation | None
+
+
+def report_on_table(
+    table: Path,
+    output: Path | None = None,
+    *,
+    labels: Path | None = None,
+    label_column: str | None = None,
+    n_jobs: int = 1,
+    show_progress: bool = False,
+) -> TableReport:
+    """Write a page about a table that ``brainfeat embed`` wrote.
+
+    The page lies beside the table by default. ``labels`` is a participants.tsv, or a
+    CSV file, whose columns are joined by participant and session.
+    """
+    path = output or table.with_suffix(".html")
+    if path.suffix.lower() not in {".html", ".htm"}:
+        raise InputError(f"{path}: expected a name that ends in .html.")
+    # The default name may belong to another program's page about the table.
+    if output is None and path.exists() and not is_own_page(path):
+        raise InputError(f"{path}: exists and is not ours; choose another by --output.")
+    metadata, embeddings, provenance = read_embeddings(table)
+    known = metadata
+    if labels is not None:
+        known = join_participants(metadata, _read_participants(labels), str(labels))
+    cohort = Cohort.build(
+        embeddings,
+        _row_names(metadata),
+        metadata["participant_id"].map(str).tolist(),
+        known,
+        label=label_column,
+    )
+    inputs = _preprocess(
+        cohort, metadata, provenance, n_jobs=n_jobs, show_progress=show_progress
+    )
+    title = f"brainfeat report: {table.name}"
+    facts = _facts(table, labels, cohort, provenance)
+    body, probe = cohort_report(title, facts, cohort, inputs, provenance)
+    with atomic_write(path) as partial:
+        partial.write_text(render_page(title, body), encoding="utf-8")
+    return TableReport(path, list(inputs.failures), probe)
+
+
+def _read_participants(path: Path) -> pd.DataFrame:
+    separator = "," if path.suffix.lower() == ".csv" else "\t"
+    try:
+        names = {"participant_id": str, "session_id": str}
+        return pd.read_csv(path, sep=separator, dtype=names)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({brief_reason(error)}).") from error
+
+
+def _row_names(metadata: pd.DataFrame) -> list[str]:
+    """Name rows by participant, and by session and run where they have some."""
+    names = metadata["participant_id"].map(str)
+    for column, prefix in (("session_id", " "), ("run", " run-")):
+        if column in metadata:
+            # pandas turns run 1 into 1.0 in a column with missing values.
+            labels = metadata[column].map(str).str.removesuffix(".0")
+            names = names + (prefix + labels).where(metadata[column].notna(), "")
+    return names.tolist()
+
+
+def _preprocess(
+    cohort: Cohort,
+    metadata: pd.DataFrame,
+    provenance: dict[str, Any],
+    *,
+    n_jobs: int,
+    show_progress: bool,
+) -> Inputs:
+    try:
+        encoder = _load_encoder(provenance)
+    except BrainfeatError as error:
+        return Inputs(remarks=[f"Images are not shown: {error}"])
+    subjects = [
+        Subject(
+            name,
+            {
+                modality: row[modality]
+                for modality in encoder.modalities
+                if isinstance(row.get(modality), str)
+            },
+        )
+        for name, row in zip(cohort.names, metadata.to_dict("records"), strict=True)
+    ]
+    return preprocess_inputs(
+        cohort, subjects, encoder, n_jobs=n_jobs, show_progress=show_progress
+    )
+
+
+def _load_encoder(provenance: dict[str, Any]) -> SubjectEncoder:
+    """Load the encoder that made the table, or raise an error that says why not."""
+    if "checkpoint" not in provenance:
+        raise InputError("the table does not name the encoder that made it.")
+    checkpoint = Checkpoint.load(provenance["checkpoint"])
+    if checkpoint.fingerprint != provenance["checkpoint_sha256"]:
+        raise InputError(
+            f"the checkpoint {provenance['checkpoint']} is not the one that made the "
+            "table."
+        )
+    pooling = provenance["pooling"]
+    return SubjectEncoder(
+        checkpoint,
+        preprocessor=Preprocessor.from_dict(provenance["preprocessing"]),
+        # The table does not hold the atlas of its regions, and anatomy has no tokens
+        # of its own: both are attributed by mean tokens.
+        pooling="mean" if pooling in {"regions", "anatomy"} else pooling,
+    )
+
+
+def _facts(
+    table: Path, labels: Path | None, cohort: Cohort, provenance: dict[str, Any]
+) -> dict[str, str]:
+    n_rows, n_features = cohort.embeddings.shape
+    n_subjects = len(set(cohort.participants))
+    facts = {
+        "table": f"{os.fspath(table)}: {n_rows} rows of {n_subjects} subjects",
+        "embedding": f"{n_features} numbers a row",
+    }
+    if labels is not None:
+        facts["labels"] = os.fspath(labels)
+    for name, key in (
+        ("checkpoint", "checkpoint"),
+        ("weights", "checkpoint_sha256"),
+        ("pooling", "pooling"),
+        ("precision", "precision"),
+    ):
+        if key in provenance:
+            facts[name] = str(provenance[key])
+    made_by = provenance.get("brainfeat_version", "an unknown version")
+    facts["version"] = f"brainfeat {__version__}; the table is from {made_by}"
+    return facts

@@ -1,0 +1,123 @@
+"""How a training goes: settings from the estimator's parameters, and the split."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.utils import check_random_state
+
+from brainfeat.configs import Rule, is_integer
+from brainfeat.exceptions import ConfigError
+
+__all__ = ["Split", "TrainingPlan", "split_subjects"]
+
+# Subjects of a step on an accelerator; one is enough for a CPU.
+_ACCELERATOR_BATCH = 4
+# Each validation segments all held-out subjects: more would take long.
+_MAX_HELD_OUT = 4
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+_RULES = {
+    "n_steps": Rule("a positive integer", lambda v: is_integer(v, at_least=1)),
+    "batch_size": Rule(
+        "'auto' or a positive integer",
+        lambda v: v == "auto" or is_integer(v, at_least=1),
+    ),
+    "learning_rate": Rule("a positive number", lambda v: _is_real(v) and v > 0),
+    "freeze_encoder": Rule("True or False", lambda v: isinstance(v, bool | np.bool_)),
+    "validation_fraction": Rule(
+        "a number in [0, 1)", lambda v: _is_real(v) and 0 <= v < 1
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPlan:
+    """Settings of one training."""
+
+    n_steps: int
+    learning_rate: float  # peak, of the decoder
+    batch_size: int  # subjects of a step
+    freeze_encoder: bool
+    seed: int
+
+    @classmethod
+    def from_parameters(
+        cls, parameters: Mapping[str, Any], device: torch.device
+    ) -> tuple["TrainingPlan", np.random.RandomState]:
+        """Check the parameters of the estimator.
+
+        Also returns the random state that draws the held-out subjects.
+        """
+        for name, rule in _RULES.items():
+            if not rule.holds(parameters[name]):
+                raise ConfigError(
+                    f"{name}: expected {rule.expected}, got {parameters[name]!r}."
+                )
+        random = _random_state(parameters["random_state"])
+        batch_size = parameters["batch_size"]
+        if batch_size == "auto":
+            batch_size = 1 if device.type == "cpu" else _ACCELERATOR_BATCH
+        plan = cls(
+            n_steps=int(parameters["n_steps"]),
+            learning_rate=float(parameters["learning_rate"]),
+            batch_size=int(batch_size),
+            freeze_encoder=bool(parameters["freeze_encoder"]),
+            seed=int(random.randint(2**31)),
+        )
+        return plan, random
+
+
+class Split(NamedTuple):
+    """Indices of subjects in the store."""
+
+    train: NDArray[np.int64]
+    held_out: NDArray[np.int64]  # whose Dice decides on early stopping
+
+
+def split_subjects(
+    has_class: NDArray[np.bool_],
+    groups: NDArray[np.int64],
+    fraction: float,
+    random: np.random.RandomState,
+) -> Split:
+    """Hold out a fraction of the groups, so that every class can still be learnt.
+
+    At most four subjects are validated. Groups without any foreground, whose Dice is
+    undefined, are not held out. ``has_class`` is of shape
+    (n_subjects, n_classes), ``groups`` of shape (n_subjects,).
+    """
+    names = np.unique(groups)
+    n_remaining = int(fraction * len(names))
+    held_out: list[int] = []
+    for group in random.permutation(names):
+        if n_remaining == 0 or len(held_out) >= _MAX_HELD_OUT:
+            break
+        own = np.flatnonzero(groups == group)
+        rest = np.delete(has_class, [*held_out, *own], axis=0)
+        keeps_classes = (rest.any(axis=0) == has_class.any(axis=0)).all()
+        if keeps_classes and has_class[own, 1:].any():
+            held_out.extend(own.tolist())
+            n_remaining -= 1
+    train_rows = np.setdiff1d(np.arange(len(has_class)), held_out)
+    validated = [row for row in held_out if has_class[row, 1:].any()]
+    return Split(train_rows, np.array(validated[:_MAX_HELD_OUT], dtype=np.int64))
+
+
+def _random_state(random_state: Any) -> np.random.RandomState:
+    try:
+        random: np.random.RandomState = check_random_state(random_state)
+    except ValueError as error:
+        raise ConfigError(
+            "random_state: expected None, an integer or a RandomState, "
+            f"got {random_state!r}."
+        ) from error
+    return random

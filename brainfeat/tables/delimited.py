@@ -1,0 +1,108 @@
+"""Embedding tables as CSV or TSV, with the provenance in a JSON file beside them."""
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from brainfeat.exceptions import TableError
+from brainfeat.io.delimited_rows import DelimitedError, read_rows, write_rows
+from brainfeat.io.json_files import read_json_object
+from brainfeat.tables.columns import (
+    TextColumns,
+    feature_names,
+    is_feature,
+    order_features,
+    stack_blocks,
+    to_typed_table,
+)
+
+__all__ = ["DelimitedFormat", "sidecar_path"]
+
+
+def sidecar_path(path: str | os.PathLike[str]) -> Path:
+    """Name the JSON file beside a table, which holds its provenance."""
+    return Path(path).with_suffix(".json")
+
+
+@dataclass(frozen=True)
+class DelimitedFormat:
+    """CSV or TSV; see `TableFormat`."""
+
+    delimiter: str
+    missing: str
+
+    def write(
+        self,
+        path: Path,
+        columns: TextColumns,
+        vectors: Iterable[NDArray[np.float32]],
+        provenance: Mapping[str, Any],
+    ) -> None:
+        """Write a table, a row at a time."""
+        header = [*columns, *feature_names(provenance)]
+        rows = zip(zip(*columns.values(), strict=True), vectors, strict=True)
+        # numpy writes the shortest digits that give the same float32.
+        lines = ([*map(self._to_cell, texts), *v.astype(str)] for texts, v in rows)
+        with path.open("w", newline="", encoding="utf-8") as file:
+            write_rows(file, itertools.chain([header], lines), self.delimiter)
+
+    def read_provenance(self, path: Path) -> dict[str, Any] | None:
+        """Read the JSON file beside the table, None if it is missing."""
+        return read_json_object(sidecar_path(path))
+
+    def read_columns(self, path: Path) -> pa.Table:
+        """Read everything but the features."""
+        return to_typed_table(self.read_texts(path))
+
+    def read_texts(self, path: Path) -> dict[str, list[str | None]]:
+        """Read the texts that were written."""
+        rows = self._rows(path)
+        header = next(rows)
+        columns: dict[int, list[str | None]] = {
+            index: [] for index, name in enumerate(header) if not is_feature(name)
+        }
+        for row in rows:
+            for index, values in columns.items():
+                values.append(self._to_text(row[index]))
+        return {header[index]: values for index, values in columns.items()}
+
+    def iterate_vectors(self, path: Path) -> Iterator[NDArray[np.float32]]:
+        """Yield blocks of shape (n_rows, n_features)."""
+        rows = self._rows(path)
+        header = next(rows)
+        features = order_features(path, header, self.read_provenance(path))
+        by_name = {name: index for index, name in enumerate(header)}
+        indices = [by_name[name] for name in features]
+        vectors = (np.array([row[i] for i in indices], np.float32) for row in rows)
+        try:
+            yield from stack_blocks(vectors, len(indices))
+        except ValueError as error:
+            raise TableError(f"{path}: expected numbers as emb_* ({error}).") from error
+
+    def _rows(self, path: Path) -> Iterator[list[str]]:
+        rows = read_rows(path, self.delimiter)
+        try:
+            _, header = next(rows, (0, []))
+            yield header
+            for number, row in rows:
+                if len(row) != len(header):
+                    raise TableError(
+                        f"{path}: line {number}: expected {len(header)} values, got "
+                        f"{len(row)}."
+                    )
+                yield row
+        except DelimitedError as error:
+            raise TableError(f"{path}: not a readable table ({error}).") from error
+
+    def _to_cell(self, text: str | None) -> str:
+        return self.missing if text is None else text
+
+    def _to_text(self, cell: str) -> str | None:
+        return None if cell in {"", self.missing} else cell
