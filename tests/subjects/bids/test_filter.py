@@ -1,10 +1,12 @@
 import json
+from pathlib import Path
 
 import pytest
 
 from brainfeat.exceptions import InputError
+from brainfeat.subjects.bids.entities import parse_bids_name
 from brainfeat.subjects.bids.filter import BidsSelection, read_filters
-from brainfeat.subjects.bids.index import index_bids, parse_bids_name
+from brainfeat.subjects.bids.index import index_bids
 
 NAMES = [
     "sub-01/ses-1/anat/sub-01_ses-1_acq-a_run-01_T1w.nii.gz",
@@ -25,7 +27,7 @@ def dataset(tmp_path):
 
 def _found(dataset, **selection):
     sessions = index_bids(dataset, ("T1w",), BidsSelection(**selection))
-    return [path.name for s in sessions for path in s.images.values()]
+    return [Path(path).name for s in sessions for path in s.images.values()]
 
 
 @pytest.mark.parametrize("label", ["02", "sub-02"])
