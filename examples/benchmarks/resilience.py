@@ -29,8 +29,8 @@ def embed(inputs: list[Path], output: Path, checkpoint: Path) -> list[str]:
 
 
 def count_rows(output: Path) -> int:
-    journal = output.parent / f".{output.name}.partial" / "rows.jsonl"
-    return journal.read_bytes().count(b"\n") if journal.exists() else 0
+    rows = output.parent / f".{output.name}.partial" / "rows"
+    return len([*rows.glob("*/[!.]*.npy")])
 
 
 def kill_at_random(command: list[str], output: Path, n_kills: int) -> None:
