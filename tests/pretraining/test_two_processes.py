@@ -1,4 +1,4 @@
-"""Two processes learn what one does with all their subjects.
+"""Two ranks learn what one process does with all subjects.
 
 Run as a script, this is one of the processes.
 """
@@ -29,7 +29,7 @@ N_STEPS = 3
 def make_config(centring, parallel):
     room = runpy.run_path(str(Path(__file__).with_name("conftest.py")))
     config = room["SMALL_CONFIG"]
-    # Stochastic depth would draw for other subjects in each process.
+    # Stochastic depth would draw differently in each rank.
     encoder = replace(config.encoder, drop_path=0.0)
     changes = {"centring": centring, "parallel": parallel, "learning_rate": 0.01}
     return replace(config, encoder=encoder, **changes), room["RandomSource"]()
@@ -44,8 +44,8 @@ def views_of_step(config, source, step):
     return drawn.apply(subjects, config.encoder)
 
 
-def share_of(views, rank, n_ranks):
-    """Give each process its part of the subjects."""
+def part_of(views, rank, n_ranks):
+    """Select the subjects of one rank."""
     rows = slice(rank * N_SUBJECTS // n_ranks, (rank + 1) * N_SUBJECTS // n_ranks)
     groups = [
         replace(
@@ -65,7 +65,7 @@ def train(rank, n_ranks, centring, parallel):
     optimizer = build_optimizer(unwrapped(model.student), config)
     losses = []
     for step in range(N_STEPS):
-        views = share_of(views_of_step(config, source, step), rank, n_ranks)
+        views = part_of(views_of_step(config, source, step), rank, n_ranks)
         optimizer.zero_grad()
         terms, _, _ = model(views, teacher_temperature=0.25)
         terms.total.backward()
@@ -120,6 +120,6 @@ def test_two_ranks_learn_what_one_does_with_all_subjects(centring, parallel, tmp
 
 if __name__ == "__main__":
     train_and_save(int(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])
-    # On a busy machine torch 2.13 sometimes aborts while the interpreter takes down
+    # On a busy machine torch 2.13 sometimes aborts while the interpreter stops
     # the threads of its process groups, long after the result was written.
     os._exit(0)
