@@ -63,7 +63,7 @@ def test_probabilities_sum_to_one(segmented):
     np.testing.assert_allclose(inside, [0.4, 0.6, 0.0], atol=1e-3)
 
 
-def test_what_no_class_reaches_is_background(segmented):
+def test_voxels_without_a_probable_class_are_background(segmented):
     nowhere = segmented._replace(probabilities=np.zeros_like(segmented.probabilities))
     assert not nowhere.labels().any()
     probabilities = np.asarray(nowhere.to_probability_map().dataobj)
