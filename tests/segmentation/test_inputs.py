@@ -68,13 +68,15 @@ NATIVE = {
 
 def blobs(geometry, centers):
     """Bright balls of 8 mm about points of the scanner, on a brain-like ellipsoid."""
-    indices = np.indices(geometry.shape).reshape(3, -1)
-    points = (geometry.affine[:3, :3] @ indices).T + geometry.affine[:3, 3]
-    head = (((points - [0, -18, 9]) / [68, 85, 65]) ** 2).sum(axis=1) < 1
-    data = 100.0 * head
-    for center in centers:
-        data += 200.0 * np.exp(-((points - center) ** 2).sum(axis=1) / 2 / 4.0**2)
-    return Volume(data.reshape(geometry.shape).astype(np.float32), geometry)
+    i, j, k = np.ogrid[tuple(map(slice, geometry.shape))]
+    rows = geometry.affine[:3].astype(np.float32)
+    x, y, z = (a * i + b * j + c * k + d for a, b, c, d in rows)
+    ellipsoid = (x / 68) ** 2 + ((y + 18) / 85) ** 2 + ((z - 9) / 65) ** 2
+    data = np.where(ellipsoid < 1, np.float32(100), np.float32(0))
+    for a, b, c in centers:
+        distance = (x - a) ** 2 + (y - b) ** 2 + (z - c) ** 2
+        data += 200 * np.exp(-distance.astype(np.float32) / 2 / 4**2)
+    return Volume(data, geometry)
 
 
 @pytest.mark.usefixtures("without_registration")
