@@ -3,24 +3,24 @@
 ::
 
     BrainfeatError
-    ├── VolumeError (ValueError)              an image that is not one usable 3D volume
+    ├── VolumeError (ValueError)
     │   └── VolumeNotFoundError (FileNotFoundError)
-    ├── GeometryError (ValueError)            shape or affine that places nothing
-    ├── ModalityError (ValueError)            unknown, missing or not trained for
-    ├── InputError (ValueError)               X, manifest or folder of the wrong form
-    ├── ConfigError (ValueError)              configuration value or key
-    ├── CheckpointError (ValueError)          weights unknown, damaged or foreign
-    ├── TableError (ValueError)               table that cannot be read or joined
-    ├── TrainingError (RuntimeError)          a run that cannot go on
-    ├── WorkerError (RuntimeError)            another process died at its work
-    └── MissingDependencyError (ImportError)  an extra that is not installed
+    ├── GeometryError (ValueError)
+    ├── ModalityError (ValueError)
+    ├── InputError (ValueError)
+    ├── ConfigError (ValueError)
+    ├── CheckpointError (ValueError)
+    ├── TableError (ValueError)
+    ├── TrainingError (RuntimeError)
+    ├── WorkerError (RuntimeError)
+    └── MissingDependencyError (ImportError)
 
     UserWarning
-    ├── UntrainedCheckpointWarning            the weights have learnt nothing
-    ├── LeakageWarning                        a subject on both sides of a split
-    └── ConfoundingWarning                    the site gives the label away
+    ├── UntrainedCheckpointWarning
+    ├── LeakageWarning
+    └── ConfoundingWarning
 
-`brief_reason` says in one line why any other error was raised.
+`brief_reason` gives the message of any other error.
 """
 
 __all__ = [
@@ -44,17 +44,9 @@ __all__ = [
 
 
 def brief_reason(error: Exception) -> str:
-    """Say why an error was raised, as a part of our own message.
+    """Return the message of another library's or the system's error, in one line.
 
-    Parameters
-    ----------
-    error : Exception
-        Of another library or the system.
-
-    Returns
-    -------
-    str
-        One line, without the number and the file that the system adds.
+    The error number and the file name that the system adds are left out.
 
     Examples
     --------
@@ -65,7 +57,7 @@ def brief_reason(error: Exception) -> str:
 
 
 class BrainfeatError(Exception):
-    """Base of every error that brainfeat raises on purpose."""
+    """Base of every error that brainfeat raises."""
 
 
 class VolumeError(BrainfeatError, ValueError):
@@ -73,52 +65,52 @@ class VolumeError(BrainfeatError, ValueError):
 
 
 class VolumeNotFoundError(VolumeError, FileNotFoundError):
-    """No image at the path that was given."""
+    """There is no image at a path."""
 
 
 class GeometryError(BrainfeatError, ValueError):
-    """A shape or affine that does not place voxels in the scanner."""
+    """A shape or affine is invalid."""
 
 
 class ModalityError(BrainfeatError, ValueError):
-    """A modality is unknown, missing, or was not trained for."""
+    """A modality is unknown, missing, or not supported by the checkpoint."""
 
 
 class InputError(BrainfeatError, ValueError):
-    """``X``, a manifest or a folder does not have a form that can be read."""
+    """``X``, a manifest or a folder cannot be read."""
 
 
 class ConfigError(BrainfeatError, ValueError):
-    """A configuration holds an unknown key or an impossible value."""
+    """A configuration has an unknown key or an invalid value."""
 
 
 class CheckpointError(BrainfeatError, ValueError):
-    """Weights are unknown, damaged, or belong to another model."""
+    """Weights are unknown, damaged, or of another model."""
 
 
 class TableError(BrainfeatError, ValueError):
-    """An embedding table is unreadable, or comes from another encoder."""
+    """An embedding table is unreadable, or of another encoder."""
 
 
 class TrainingError(BrainfeatError, RuntimeError):
-    """A training run cannot go on."""
+    """A training run cannot continue."""
 
 
 class WorkerError(BrainfeatError, RuntimeError):
-    """A process that worked for this one was lost."""
+    """A worker process died."""
 
 
 class MissingDependencyError(BrainfeatError, ImportError):
-    """An optional package is needed and not installed."""
+    """An optional package is not installed."""
 
 
 class UntrainedCheckpointWarning(UserWarning):
-    """The encoder has random weights: its features mean nothing yet."""
+    """The encoder has random weights."""
 
 
 class LeakageWarning(UserWarning):
-    """The same subject or scan is on both sides of a split."""
+    """A subject or scan is on both sides of a split."""
 
 
 class ConfoundingWarning(UserWarning):
-    """Site or confounds give the label away, so that a score may be theirs."""
+    """Site or confounds predict the label, and may explain a score."""

@@ -16,7 +16,7 @@ __all__ = ["Geometry", "Volume"]
 
 @dataclass(frozen=True, eq=False)
 class Geometry:
-    """Where a voxel grid sits in scanner space.
+    """Where a voxel grid lies in scanner space.
 
     Parameters
     ----------
@@ -71,19 +71,19 @@ class Geometry:
         return self.affine[:3, :3] @ middle + self.affine[:3, 3]
 
     def is_close(self, other: "Geometry", *, tolerance: float = 1e-3) -> bool:
-        """Whether both grids have the same shape and place voxels alike.
+        """Whether both grids have the same shape and voxel positions.
 
         Parameters
         ----------
         other : Geometry
             The grid to compare with.
         tolerance : float
-            Largest distance between two corners that belong together, in mm.
+            Largest distance between corresponding corners, in mm.
 
         Returns
         -------
         bool
-            True if no corner of the grid moves by more than ``tolerance``.
+            True if no corner moves by more than ``tolerance``.
         """
         if self.shape != other.shape:
             return False
@@ -97,7 +97,7 @@ class Geometry:
 
 @dataclass(frozen=True, eq=False)
 class Volume:
-    """One 3D array and the geometry that places it.
+    """One 3D array and its geometry.
 
     Parameters
     ----------
@@ -106,13 +106,13 @@ class Volume:
     geometry : Geometry
         Grid of the voxels; its shape must be that of ``data``.
     path : Path, optional
-        File that the volume was read from, for messages and for what lies beside it.
+        File that the volume was read from.
 
     Raises
     ------
     VolumeError
-        If ``data`` is no array of real numbers, is not three-dimensional or does not
-        fit ``geometry``.
+        If ``data`` is not a three-dimensional array of real numbers, or does not fit
+        ``geometry``.
     """
 
     data: NDArray[Any]

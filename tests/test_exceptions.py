@@ -24,7 +24,7 @@ def test_the_tree_in_the_docstring_names_every_class():
         assert name in exceptions.__doc__
 
 
-def test_a_reason_is_one_line_without_what_the_system_adds(tmp_path):
+def test_brief_reason_is_one_line_without_error_number_and_file(tmp_path):
     with pytest.raises(OSError, match="Errno") as caught:
         (tmp_path / "a.tsv").read_text()
     assert exceptions.brief_reason(caught.value) == "No such file or directory"

@@ -62,12 +62,12 @@ def test_close_grids_differ_by_less_than_the_tolerance_at_every_corner():
         (SHAPE, np.diag([1.0, 1.0, 1.0, 2.0]), "last row"),
     ],
 )
-def test_geometry_that_places_nothing_is_refused(shape, affine, message):
+def test_invalid_geometry_is_rejected(shape, affine, message):
     with pytest.raises(GeometryError, match=message):
         Geometry(shape, affine)
 
 
-def test_micrometre_voxels_are_accepted():
+def test_micrometre_voxels_are_valid():
     assert Geometry(SHAPE, np.diag([1e-3, 1e-3, 1e-3, 1.0])).orientation == "RAS"
 
 
@@ -81,7 +81,7 @@ def test_geometry_keeps_its_own_affine():
 
 
 @pytest.mark.parametrize("shape", [(4, 5), (4, 5, 6, 2), (4, 6, 5)])
-def test_volume_refuses_data_that_does_not_fit(shape):
+def test_volume_rejects_data_that_does_not_fit(shape):
     with pytest.raises(VolumeError, match="got"):
         Volume(np.zeros(shape), Geometry(SHAPE, np.eye(4)))
 
@@ -94,6 +94,6 @@ def test_volume_refuses_data_that_does_not_fit(shape):
         ([[[1.0]]], "list"),
     ],
 )
-def test_volume_refuses_what_is_no_array_of_real_numbers(data, kind):
+def test_volume_rejects_anything_but_arrays_of_real_numbers(data, kind):
     with pytest.raises(VolumeError, match=f"array of real numbers, got {kind}"):
         Volume(data, Geometry(SHAPE, np.eye(4)))

@@ -28,12 +28,8 @@ class CropConfig:
     rotation: float = 15.0  # largest angle in the plane, degrees
     tilt: float = 5.0  # largest angle out of the plane, about both axes, degrees
     thickness_scale: _Ratio = 1.1  # largest change of the slices' distance
-    flip: Fraction = (
-        0.5  # probability of swapping left and right (sagittal: front, back)
-    )
-    jitter: float = (
-        1.0  # largest distance from the centre along the slab axis, in slabs
-    )
+    flip: Fraction = 0.5  # probability of a mirror image along the width
+    jitter: float = 1.0  # largest distance from the centre, in slabs
 
     def __post_init__(self) -> None:
         check_fields(self, _relations, allow_lists=True)

@@ -19,9 +19,7 @@ class IntensityConfig:
     """Strength of each intensity change; 0 switches it off."""
 
     gamma: NonNegativeFloat = 0.3  # largest log of the exponent
-    contrast: NonNegativeFloat = (
-        0.2  # largest log gain, and largest shift, in deviations
-    )
+    contrast: NonNegativeFloat = 0.2  # largest log gain, and shift in deviations
     bias: NonNegativeFloat = 0.2  # standard deviation of the log bias field
     noise: NonNegativeFloat = 0.1  # largest standard deviation
     blur: Fraction = 0.8  # largest standard deviation in the plane, pixels
