@@ -26,7 +26,7 @@ from brainfeat.exceptions import (
     UntrainedCheckpointWarning,
 )
 from brainfeat.io.atomic import atomic_write
-from brainfeat.io.json_files import read_json
+from brainfeat.io.json_files import format_json, read_json
 from brainfeat.io.paths import expand_home
 from brainfeat.models.config import EncoderConfig
 from brainfeat.models.encoder import SlabEncoder
@@ -189,7 +189,7 @@ class Checkpoint:
                 "weights_sha256": file_sha256(weights),
             }
             card.write_text(self.model_card, encoding="utf-8")
-            config.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            config.write_text(format_json(content), encoding="utf-8")
         return folder
 
     def build_encoder(self) -> SlabEncoder:

@@ -16,7 +16,7 @@ from brainfeat.models.encoder import SlabEncoder
 from brainfeat.models.packed_linear import pack_linear_layers
 from brainfeat.preprocessing.preprocessor import Preprocessor
 
-__all__ = ["shared_checkpoint", "shared_encoder"]
+__all__ = ["check_fingerprint", "shared_checkpoint", "shared_encoder"]
 
 T = TypeVar("T")
 
@@ -48,8 +48,21 @@ _ENCODERS: _LRUCache[SlabEncoder] = _LRUCache()
 
 def shared_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
     """Load a checkpoint, or return the one loaded before; it must not be changed."""
+    if not isinstance(source, str | os.PathLike):
+        raise ConfigError(
+            f"checkpoint: expected a name or a folder, got {type(source).__name__}."
+        )
     path = locate_checkpoint(source)
     return _CHECKPOINTS.get(_signature(path), lambda: _load(source))
+
+
+def check_fingerprint(source: object, fitted: str, fingerprint: str) -> None:
+    """Check that the weights of a checkpoint are still those that were fitted."""
+    if fingerprint != fitted:
+        raise CheckpointError(
+            f"{source}: expected the weights that were fitted ({fitted[:12]}), "
+            f"got others ({fingerprint[:12]}); fit again."
+        )
 
 
 def shared_encoder(

@@ -12,6 +12,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
+from brainfeat.checkpoint.sharing import check_fingerprint
 from brainfeat.embedding.cache import EmbeddingCache
 from brainfeat.embedding.clusters import active_workers
 from brainfeat.embedding.dense import (
@@ -30,15 +31,14 @@ from brainfeat.exceptions import (
 from brainfeat.models.threads import resolve_n_jobs
 from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.progress import track
-from brainfeat.subjects.contract import (
-    check_checkpoint_name,
-    check_modalities,
-    check_weights,
+from brainfeat.subjects.subject import Outcome
+from brainfeat.subjects.table import (
+    SubjectTable,
+    check_fitted_modalities,
+    check_modality,
     read_subjects,
     tag_images,
 )
-from brainfeat.subjects.subject import Outcome
-from brainfeat.subjects.table import SubjectTable, check_modality
 
 if TYPE_CHECKING:
     pass
@@ -332,7 +332,7 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         encoder = self._make_encoder()
         self._check_unchanged(encoder)
         table = read_subjects(X, encoder.checkpoint, self.modality)
-        check_modalities(self, self.modalities_, table.modalities)
+        check_fitted_modalities(self, self.modalities_, table.modalities)
         return encoder, table
 
     @property
@@ -368,7 +368,6 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         return tags
 
     def _make_encoder(self) -> SubjectEncoder:
-        check_checkpoint_name(self.checkpoint)
         return self._spec().build()
 
     def _spec(self) -> EncoderSpec:
@@ -396,7 +395,7 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
 
     def _check_unchanged(self, encoder: SubjectEncoder) -> None:
         found = encoder.checkpoint.fingerprint
-        check_weights(self.checkpoint, self.checkpoint_fingerprint_, found)
+        check_fingerprint(self.checkpoint, self.checkpoint_fingerprint_, found)
         if _fingerprint(encoder.preprocessor) != self.preprocessing_fingerprint_:
             raise ConfigError("preprocessor: changed since fit; fit again.")
         if encoder.pooling != self._pooling:

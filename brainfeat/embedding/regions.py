@@ -15,6 +15,7 @@ from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
 from brainfeat.exceptions import ConfigError, InputError, brief_reason
+from brainfeat.io.delimited_rows import DelimitedError, read_records
 from brainfeat.io.hashing import content_hash
 from brainfeat.io.paths import expand_home, image_stem
 from brainfeat.io.volumes import read_labels
@@ -179,13 +180,12 @@ def _read_names(lut: Any) -> dict[int, str]:
 
 
 def _read_table(path: Path) -> pd.DataFrame:
-    separator = "," if path.suffix == ".csv" else "\t"
     try:
-        return pd.read_csv(
-            path, sep=separator, dtype=str, encoding="utf-8-sig", keep_default_na=False
-        )
-    except (OSError, ValueError) as error:
+        # "None" is a name here.
+        columns, records = read_records(path, convert=str.strip)
+    except (OSError, DelimitedError) as error:
         raise InputError(f"{path}: cannot be read ({brief_reason(error)}).") from error
+    return pd.DataFrame([*records.values()], columns=columns, dtype=str)
 
 
 def _nearest(labels: Volume, geometry: Geometry) -> NDArray[Any]:

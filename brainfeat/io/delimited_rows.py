@@ -4,7 +4,7 @@ __all__ = ["DelimitedError", "read_records", "read_rows", "read_value", "write_r
 
 import csv
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import zip_longest
 from pathlib import Path
 from typing import TextIO
@@ -38,13 +38,29 @@ def read_rows(
             raise DelimitedError(str(error)) from error
 
 
-def read_records(
-    path: Path, *, unique: Collection[str] = ()
-) -> dict[int, dict[str, str | None]]:
-    """Read a table that a user wrote: values by column name, for each line number.
+def read_value(text: str) -> str | None:
+    """Strip a cell, and return None for a missing value of BIDS, pandas or R.
 
-    Empty lines and columns without a name are dropped. Raises `DelimitedError` if a
-    column in ``unique`` occurs twice, or a row is longer than the header.
+    Examples
+    --------
+    >>> read_value(" 71 "), read_value("n/a"), read_value("NA")
+    ('71', None, None)
+    """
+    stripped = text.strip()
+    return None if stripped.lower() in _MISSING else stripped
+
+
+def read_records(
+    path: Path,
+    *,
+    unique: Collection[str] = (),
+    convert: Callable[[str], str | None] = read_value,
+) -> tuple[list[str], dict[int, dict[str, str | None]]]:
+    """Read a table that a user wrote: its columns, and values by line and column.
+
+    Empty lines and columns without a name are dropped; missing values are None. Raises
+    `DelimitedError` if a column in ``unique`` occurs twice, or a row is longer than the
+    header.
     """
     rows = read_rows(path, _find_delimiter(path), strict=True)
     names = [name.strip() for name in next(rows, (0, []))[1]]
@@ -58,21 +74,9 @@ def read_records(
                 f"line {number}: expected {len(names)} cells, got {len(cells)}"
             )
         if any(cells):
-            values = zip_longest(names, map(read_value, cells[: len(names)]))
+            values = zip_longest(names, map(convert, cells[: len(names)]))
             records[number] = {name: value for name, value in values if name}
-    return records
-
-
-def read_value(text: str) -> str | None:
-    """Strip a cell, and return None for a missing value of BIDS, pandas or R.
-
-    Examples
-    --------
-    >>> read_value(" 71 "), read_value("n/a"), read_value("NA")
-    ('71', None, None)
-    """
-    stripped = text.strip()
-    return None if stripped.lower() in _MISSING else stripped
+    return list(filter(None, names)), records
 
 
 def write_rows(file: TextIO, rows: Iterable[Iterable[object]], delimiter: str) -> None:

@@ -1,6 +1,6 @@
 """SHA-256 of images by their content."""
 
-__all__ = ["content_hash", "file_sha256", "hash_images", "join_hashes", "known_hash"]
+__all__ = ["content_hash", "hash_images", "join_hashes", "known_hash"]
 
 import hashlib
 import os
@@ -92,17 +92,11 @@ def join_hashes(hashes: Mapping[str, str]) -> str:
     return _hash_text(f"{name} {value}\n" for name, value in sorted(hashes.items()))
 
 
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _hash_files(paths: list[Path]) -> str:
     digests = []
     for path in paths:
         try:
-            digests.append(file_sha256(path))
+            digests.append(_file_sha256(path))
         except OSError as error:
             raise VolumeError(
                 f"{path}: cannot be read ({brief_reason(error)})."
@@ -112,3 +106,8 @@ def _hash_files(paths: list[Path]) -> str:
 
 def _hash_text(parts: Iterable[str]) -> str:
     return hashlib.sha256("".join(parts).encode()).hexdigest()
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -43,13 +43,16 @@ def read_json_object(path: Path) -> dict[str, Any] | None:
 
 
 def write_json(
-    path: str | os.PathLike[str], content: Mapping[str, Any] | Sequence[Any]
+    path: str | os.PathLike[str],
+    content: Mapping[str, Any] | Sequence[Any],
+    *,
+    indent: int = 2,
 ) -> None:
     """Write a JSON file, whole or not at all."""
     with atomic_write(path) as partial:
-        partial.write_text(format_json(content), encoding="utf-8")
+        partial.write_text(format_json(content, indent=indent), encoding="utf-8")
 
 
-def format_json(content: Mapping[str, Any] | Sequence[Any]) -> str:
+def format_json(content: Mapping[str, Any] | Sequence[Any], *, indent: int = 2) -> str:
     """Return the text of a JSON file."""
-    return json.dumps(content, indent=2) + "\n"
+    return json.dumps(content, indent=indent) + "\n"

@@ -5,7 +5,6 @@ from pathlib import Path
 
 __all__ = [
     "IMAGE_SUFFIXES",
-    "bids_suffix",
     "expand_home",
     "has_image_suffix",
     "image_stem",
@@ -22,18 +21,6 @@ def expand_home(path: str | os.PathLike[str]) -> Path:
     Unlike ``Path.expanduser``, keeps a ``~name`` that is no user: it may be a file.
     """
     return Path(os.path.expanduser(path))  # noqa: PTH111  # see the docstring
-
-
-def bids_suffix(name: str) -> str:
-    """Return the BIDS suffix of a file name.
-
-    Examples
-    --------
-    >>> bids_suffix("sub-01_acq-0.8mm_T1w.nii.gz")
-    'T1w'
-    """
-    # An earlier dot may be part of a label.
-    return name.split("_")[-1].split(".")[0]
 
 
 def has_image_suffix(name: str) -> bool:

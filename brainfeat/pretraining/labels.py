@@ -2,14 +2,12 @@
 
 __all__ = ["make_probe", "read_labels"]
 
-import csv
 import logging
 import os
 from collections.abc import Mapping
-from pathlib import Path
 
 from brainfeat.exceptions import InputError, brief_reason
-from brainfeat.io.delimited_rows import read_value
+from brainfeat.io.delimited_rows import DelimitedError, read_records
 from brainfeat.io.paths import expand_home
 from brainfeat.pretraining.probe import LinearProbe
 from brainfeat.pretraining.store import VolumeStore
@@ -36,7 +34,12 @@ def read_labels(
         If the file cannot be read, a column is missing, a subject is of both
         classes, or there are not two.
     """
-    columns, lines = _read_lines(path)
+    try:
+        columns, lines = read_records(expand_home(path))
+    except (OSError, DelimitedError) as error:
+        raise InputError(
+            f"{os.fspath(path)}: cannot be read ({brief_reason(error)})."
+        ) from error
     name = next((name for name in _NAMES if name in columns), None)
     others = [other for other in columns if other != name]
     chosen = column or (others[0] if len(others) == 1 else None)
@@ -46,8 +49,8 @@ def read_labels(
             f"{column or 'one of classes'}, got {', '.join(columns) or 'none'}."
         )
     classes: dict[str, str] = {}
-    for line in lines:
-        subject, value = (read_value(line[key] or "") for key in (name, chosen))
+    for line in lines.values():
+        subject, value = line[name], line[chosen]
         if subject is None or value is None:
             continue
         known = classes.setdefault(subject.removeprefix("sub-"), value)
@@ -89,17 +92,3 @@ def make_probe(
     names = members[False] + members[True]
     flags = [False] * sizes[0] + [True] * sizes[1]
     return LinearProbe(store.load(names), flags, plane=plane)
-
-
-def _read_lines(
-    path: str | os.PathLike[str],
-) -> tuple[list[str], list[dict[str, str | None]]]:
-    try:
-        with expand_home(path).open(newline="", encoding="utf-8-sig") as file:
-            delimiter = "," if Path(path).suffix.lower() == ".csv" else "\t"
-            reader = csv.DictReader(file, delimiter=delimiter)
-            return list(reader.fieldnames or []), list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(
-            f"{os.fspath(path)}: cannot be read ({brief_reason(error)})."
-        ) from error

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 from brainfeat.configs import from_plain
 from brainfeat.exceptions import InputError, brief_reason
-from brainfeat.io.atomic import atomic_write
-from brainfeat.io.json_files import read_json
+from brainfeat.io.json_files import read_json, write_json
 from brainfeat.pretraining.seeds import derive_seed
 from brainfeat.pretraining.source import SubjectBatch
 
@@ -93,8 +92,7 @@ class StoreIndex:
             "preprocessing": dict(self.preprocessing),
             "scans": [asdict(scan) for scan in self.scans],
         }
-        with atomic_write(folder / INDEX_NAME) as partial:
-            partial.write_text(json.dumps(content, indent=1) + "\n")
+        write_json(folder / INDEX_NAME, content, indent=1)
 
 
 class VolumeStore:

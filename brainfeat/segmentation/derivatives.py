@@ -18,7 +18,7 @@ from brainfeat.segmentation.folder import MODEL_NAME
 from brainfeat.segmentation.inputs import SegmentationSpace
 from brainfeat.segmentation.names import NAMES_FILE, read_names, write_names
 from brainfeat.subjects.bids.description import check_description, describe_derivatives
-from brainfeat.subjects.bids.index import parse_bids_name
+from brainfeat.subjects.bids.entities import parse_bids_name
 from brainfeat.subjects.subject import Outcome, Subject
 
 __all__ = ["LabelMapFolder", "label_map_path"]

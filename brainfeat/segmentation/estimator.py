@@ -15,7 +15,11 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from brainfeat.checkpoint.checkpoint import Checkpoint
-from brainfeat.checkpoint.sharing import shared_checkpoint, shared_encoder
+from brainfeat.checkpoint.sharing import (
+    check_fingerprint,
+    shared_checkpoint,
+    shared_encoder,
+)
 from brainfeat.io.paths import expand_home
 from brainfeat.metrics import dice_scores
 from brainfeat.models.device import resolve_device
@@ -32,16 +36,14 @@ from brainfeat.segmentation.plan import TrainingPlan, split_subjects
 from brainfeat.segmentation.prediction import Segmentation, iter_segmentations
 from brainfeat.segmentation.store import write_store
 from brainfeat.segmentation.training import init_network, train
-from brainfeat.subjects.contract import (
-    check_checkpoint_name,
-    check_modalities,
-    check_weights,
+from brainfeat.subjects.owners import subject_groups
+from brainfeat.subjects.subject import Subject
+from brainfeat.subjects.table import (
+    as_subjects,
+    check_fitted_modalities,
     read_subjects,
     tag_images,
 )
-from brainfeat.subjects.owners import number_people
-from brainfeat.subjects.subject import Subject
-from brainfeat.subjects.table import as_subjects
 
 __all__ = ["SegmentationEstimator"]
 
@@ -167,7 +169,6 @@ class SegmentationEstimator(BaseEstimator):
         VolumeError
             If a file is not a usable image, or labels are not integers.
         """
-        check_checkpoint_name(self.checkpoint)
         device, n_jobs = resolve_device(self.device), resolve_n_jobs(self.n_jobs)
         plan, random = TrainingPlan.from_parameters(self.get_params(), device)
         checkpoint = shared_checkpoint(self.checkpoint)
@@ -185,7 +186,7 @@ class SegmentationEstimator(BaseEstimator):
                 n_jobs=n_jobs,
                 verbose=self.verbose,
             )
-            groups = number_people(X, table.rows)
+            groups = subject_groups(X, table.rows)
             split = split_subjects(
                 store.has_class, groups, self.validation_fraction, random
             )
@@ -369,7 +370,7 @@ class SegmentationEstimator(BaseEstimator):
     def _checkpoint(self) -> Checkpoint:
         checkpoint = self.tuned_checkpoint_ or shared_checkpoint(self.checkpoint)
         fitted = self.checkpoint_fingerprint_
-        check_weights(self.checkpoint, fitted, checkpoint.fingerprint)
+        check_fingerprint(self.checkpoint, fitted, checkpoint.fingerprint)
         return checkpoint
 
     def _prepare(self, X: Any) -> tuple[SegmentationNetwork, Sequence[Subject]]:
@@ -381,7 +382,7 @@ class SegmentationEstimator(BaseEstimator):
             modalities=network.space.encoder_modalities,
             allow_missing=network.space.allow_missing,
         )
-        check_modalities(self, self.modalities_, acquired_modalities(table))
+        check_fitted_modalities(self, self.modalities_, acquired_modalities(table))
         return network, table.rows
 
     def _segment(

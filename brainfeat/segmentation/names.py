@@ -1,6 +1,5 @@
 """Names of classes, in the ``dseg.tsv`` of BIDS."""
 
-import csv
 import logging
 import re
 from collections.abc import Iterable, Mapping
@@ -8,7 +7,7 @@ from pathlib import Path
 
 from brainfeat.exceptions import InputError, brief_reason
 from brainfeat.io.atomic import atomic_write
-from brainfeat.io.delimited_rows import write_rows
+from brainfeat.io.delimited_rows import DelimitedError, read_records, write_rows
 from brainfeat.io.paths import image_stem
 
 __all__ = ["NAMES_FILE", "collect_names", "read_names", "write_names"]
@@ -45,16 +44,17 @@ def read_names(path: Path) -> dict[int, str]:
     if not path.is_file():
         return {}
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = [*csv.DictReader(file, delimiter="\t")]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        # "None" is a name here.
+        _, lines = read_records(path, convert=str.strip)
+    except (OSError, DelimitedError) as error:
         raise InputError(
             f"{path}: not a readable table ({brief_reason(error)})."
         ) from error
     return {
-        int(line["index"]): line["name"]
-        for line in lines
-        if line.get("name") and re.fullmatch(r"-?\d+", line.get("index") or "")
+        int(index): name
+        for line in lines.values()
+        if (name := line.get("name"))
+        and re.fullmatch(r"-?\d+", index := line.get("index") or "")
     }
 
 
@@ -70,7 +70,7 @@ def write_names(path: Path, classes: Iterable[int], names: Mapping[int, str]) ->
 
 
 def _find_table(label_map: Path) -> Path | None:
-    """Find the table that BIDS keeps beside a label map or above it."""
+    """Find the table of a label map: in its folder or, as in BIDS, above."""
     own = label_map.parent / f"{image_stem(label_map)}.tsv"
     above = [parent / NAMES_FILE for parent in label_map.resolve().parents[:4]]
     return next((path for path in (own, *above) if path.is_file()), None)

@@ -2,7 +2,6 @@
 
 __all__ = ["CohortFolder"]
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import pandas as pd
 from brainfeat._version import __version__
 from brainfeat.exceptions import InputError
 from brainfeat.io.atomic import atomic_write
-from brainfeat.io.json_files import read_json
+from brainfeat.io.json_files import format_json, read_json
 from brainfeat.simulation.participants import Participant
 from brainfeat.simulation.scan import LABELS
 
@@ -145,7 +144,7 @@ def _check_same(
 
 
 def _write_json(path: Path, content: Mapping[str, Any] | Sequence[Any]) -> None:
-    _write_text(path, json.dumps(content, indent=2) + "\n")
+    _write_text(path, format_json(content))
 
 
 def _write_text(path: Path, text: str) -> None:

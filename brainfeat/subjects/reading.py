@@ -1,4 +1,4 @@
-"""From a subject's files to the encoder's grid."""
+"""Read a subject's files and take them to the encoder's grid."""
 
 import logging
 import math
@@ -23,30 +23,9 @@ def read_and_preprocess(
     *,
     memory_limit: int = MEMORY_LIMIT,
 ) -> tuple[dict[str, Volume], PreprocessedSubject]:
-    """Read a subject's images and take them to the encoder's grid.
+    """Return the volumes as read, by modality, and all modalities on the grid.
 
-    Parameters
-    ----------
-    subject : Subject
-        Images by modality.
-    preprocessor : Preprocessor
-        The way there.
-    modalities : sequence of str
-        Modalities in the order of the result.
-    memory_limit : int
-        Bytes that one volume may need.
-
-    Returns
-    -------
-    volumes : dict of str to Volume
-        Images that are there, as they were read.
-    processed : PreprocessedSubject
-        All modalities on the grid.
-
-    Raises
-    ------
-    VolumeError
-        If an image cannot be read or used.
+    ``memory_limit`` is in bytes per volume. A poor alignment is logged.
     """
     volumes = {
         name: read_volume(source, memory_limit=memory_limit)
@@ -55,11 +34,11 @@ def read_and_preprocess(
     }
     processed = preprocessor.apply(volumes, modalities)
     if preprocessor.alignment != "none":
-        _warn_of_doubt(processed.similarity, subject)
+        _report_poor_alignment(processed.similarity, subject)
     return volumes, processed
 
 
-def _warn_of_doubt(similarity: float, subject: Subject) -> None:
+def _report_poor_alignment(similarity: float, subject: Subject) -> None:
     if math.isnan(similarity):
         _LOGGER.warning(
             "%s: not aligned to the template, only centred", subject.source_name

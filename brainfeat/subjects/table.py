@@ -1,4 +1,4 @@
-"""``X`` in each of its forms as a table with one row a subject."""
+"""X of estimators, in any of its forms, as subjects."""
 
 import glob
 import os
@@ -11,7 +11,9 @@ import numpy as np
 import pandas as pd
 from nibabel.spatialimages import SpatialImage
 from pandas.api.extensions import ExtensionArray
+from sklearn.utils import Tags
 
+from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.exceptions import (
     InputError,
     ModalityError,
@@ -19,44 +21,32 @@ from brainfeat.exceptions import (
     VolumeNotFoundError,
 )
 from brainfeat.io.image_files import ImageSource
-from brainfeat.io.paths import bids_suffix, expand_home
+from brainfeat.io.paths import expand_home
 from brainfeat.io.volumes import split_volumes, to_image
+from brainfeat.subjects.bids.entities import BIDS_SUFFIXES, bids_suffix
 from brainfeat.subjects.subject import Subject
 from brainfeat.volume import Volume
 
 __all__ = [
-    "BIDS_SUFFIXES",
     "SubjectTable",
     "as_subjects",
+    "check_fitted_modalities",
     "check_modality",
     "check_subject",
     "find_path",
+    "read_subjects",
+    "tag_images",
 ]
 
 _FORMS = (
     "a list of paths or images, a list of {modality: image} dicts, a Series, a "
     "DataFrame with a column per modality, a glob, or one 4D image"
 )
-# Suffixes that name another kind of image, so that a glob that caught too much
-# is not embedded as the checkpoint's first modality.
-BIDS_SUFFIXES = frozenset(
-    {"t1w", "t2w", "flair", "pdw", "pdt2", "t2starw", "inplanet1", "inplanet2"}
-    | {"unit1", "mp2rage", "angio", "swi", "t1map", "t2map", "t2starmap", "pdmap"}
-    | {"bold", "sbref", "epi", "dwi", "asl", "m0scan", "pet", "mask", "dseg", "probseg"}
-)
 
 
 @dataclass(frozen=True, eq=False)
 class SubjectTable:
-    """``X`` as rows.
-
-    Parameters
-    ----------
-    rows : tuple of Subject
-        One subject a row of the feature matrix, in the order of ``X``.
-    modalities : tuple of str
-        Modalities that ``X`` has a place for, in the checkpoint's order.
-    """
+    """X as subjects in its order, and its modalities in the checkpoint's order."""
 
     rows: tuple[Subject, ...]
     modalities: tuple[str, ...]
@@ -65,36 +55,11 @@ class SubjectTable:
 def as_subjects(
     X: Any, *, modality: str | None, modalities: Sequence[str], allow_missing: bool
 ) -> SubjectTable:
-    """Read ``X`` in any of its forms; no voxel of a list of paths is loaded.
+    """Read X in any form that `BrainFoundEmbedder.fit` takes; no voxel is loaded.
 
-    Parameters
-    ----------
-    X : list, Series, DataFrame, path-like or image
-        Paths (with ``~``), globs or images; dicts ``{modality: image}``, one a
-        subject; a DataFrame with a column per modality; or one 4D image, whose
-        volumes are the subjects.
-    modality : str or None
-        Modality of images that come without one. None takes it from the name of
-        the Series, else from the BIDS suffix of each file, else the first of
-        ``modalities``.
-    modalities : sequence of str
-        Modalities that the checkpoint knows.
-    allow_missing : bool
-        Whether a subject may lack some of them.
-
-    Returns
-    -------
-    SubjectTable
-        One row a subject.
-
-    Raises
-    ------
-    InputError
-        If ``X`` is empty or has another form.
-    ModalityError
-        If a modality is unknown, or missing where it may not be.
-    VolumeError
-        If a path does not exist or cannot be looked at, or a glob matches nothing.
+    Images without a modality get ``modality``, else that of the name of the Series,
+    else that of their BIDS suffix, else the first of ``modalities``, which are the
+    checkpoint's. ``allow_missing`` allows subjects that lack some.
     """
     check_modality(modality, modalities)
     reader = _Reader(modality, tuple(modalities))
@@ -114,21 +79,19 @@ def as_subjects(
     return SubjectTable(tuple(rows), tuple(m for m in modalities if m in named))
 
 
+def read_subjects(X: Any, checkpoint: Checkpoint, modality: str | None) -> SubjectTable:
+    """Read X as subjects with the modalities that a checkpoint allows."""
+    config = checkpoint.config
+    return as_subjects(
+        X,
+        modality=modality,
+        modalities=config.encoder.modalities,
+        allow_missing=config.missing_modalities,
+    )
+
+
 def check_modality(modality: str | None, modalities: Sequence[str]) -> None:
-    """Check that a checkpoint knows the modality of images that come without one.
-
-    Parameters
-    ----------
-    modality : str or None
-        As for `as_subjects`.
-    modalities : sequence of str
-        Modalities that the checkpoint knows.
-
-    Raises
-    ------
-    ModalityError
-        If it is unknown.
-    """
+    """Check that the modality of images that come without one is known."""
     if modality is not None:
         _check_known(modality, modalities, "modality")
 
@@ -136,22 +99,7 @@ def check_modality(modality: str | None, modalities: Sequence[str]) -> None:
 def check_subject(
     subject: Subject, *, modalities: Sequence[str], allow_missing: bool
 ) -> None:
-    """Check that a checkpoint can embed a subject.
-
-    Parameters
-    ----------
-    subject : Subject
-        Images by modality.
-    modalities : sequence of str
-        Modalities that the checkpoint knows.
-    allow_missing : bool
-        Whether the checkpoint was trained for missing modalities.
-
-    Raises
-    ------
-    ModalityError
-        If a modality is unknown, none is there, or one is missing that may not be.
-    """
+    """Check that a subject has known modalities, and all if none may be missing."""
     for name in subject.images:
         _check_known(name, modalities, subject.participant_id)
     missing = [m for m in modalities if subject.images.get(m) is None]
@@ -167,26 +115,28 @@ def check_subject(
         )
 
 
+def check_fitted_modalities(
+    estimator: object, fitted: tuple[str, ...], modalities: Iterable[str]
+) -> None:
+    """Check that an estimator was fitted on all modalities that X has now."""
+    given = tuple(modalities)
+    if not set(given) <= set(fitted):
+        raise ModalityError(
+            f"{type(estimator).__name__} was fitted on modalities {fitted}, "
+            f"got {given}."
+        )
+
+
+def tag_images(tags: Tags) -> Tags:
+    """Tell scikit-learn that X holds images, of which some may be missing."""
+    tags.input_tags.two_d_array = False
+    tags.input_tags.string = True  # paths
+    tags.input_tags.allow_nan = True  # a modality that a subject lacks
+    return tags
+
+
 def find_path(value: str | os.PathLike[str]) -> tuple[Path, bool]:
-    """Expand ``~`` in a path, and look whether something is there.
-
-    Parameters
-    ----------
-    value : path-like
-        As given by a user.
-
-    Returns
-    -------
-    path : Path
-        The path.
-    is_there : bool
-        Whether it is a file or a folder.
-
-    Raises
-    ------
-    VolumeError
-        If one cannot look: the name is too long, or the folder is closed.
-    """
+    """Expand ``~``, and return whether there is a file or folder."""
     path = expand_home(value)
     try:
         return path, path.exists()
@@ -196,7 +146,7 @@ def find_path(value: str | os.PathLike[str]) -> tuple[Path, bool]:
 
 @dataclass(frozen=True)
 class _Reader:
-    """The forms of ``X`` that hold several images."""
+    """The forms of X that hold several images."""
 
     modality: str | None
     modalities: tuple[str, ...]
@@ -350,7 +300,7 @@ def _matches(value: str | os.PathLike[str], where: str) -> list[Path]:
         return [path]
     if glob.has_magic(str(path)):
         # Path.glob would also find hidden files, such as macOS's "._sub-01.nii.gz".
-        found = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207
+        found = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207  # see above
         if found:
             return [Path(name) for name in found]
         raise VolumeNotFoundError(f"{path}: {where} matches no file.")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from brainfeat.exceptions import InputError, TableError
 from brainfeat.io.locks import release_folder
 from brainfeat.subjects.bids.filter import BidsSelection
-from brainfeat.subjects.bids.index import read_participants, read_sessions
+from brainfeat.subjects.bids.labels import read_participants, read_sessions
 from brainfeat.subjects.subject import is_reserved
 from brainfeat.tables.derivatives import TABLE_NAME, check_apart, lock_working_folder
 from brainfeat.tables.formats import find_format

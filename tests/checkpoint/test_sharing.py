@@ -8,8 +8,12 @@ import torch
 
 from brainfeat.checkpoint import sharing as sharing_module
 from brainfeat.checkpoint.checkpoint import Checkpoint
-from brainfeat.checkpoint.sharing import shared_checkpoint, shared_encoder
-from brainfeat.exceptions import CheckpointError
+from brainfeat.checkpoint.sharing import (
+    check_fingerprint,
+    shared_checkpoint,
+    shared_encoder,
+)
+from brainfeat.exceptions import CheckpointError, ConfigError
 
 CPU = torch.device("cpu")
 
@@ -113,3 +117,14 @@ def test_invalid_preprocessing_is_reported_with_the_folder(folder):
     ) as error:
         shared_checkpoint(folder)
     assert str(error.value).startswith(f"{folder}: ")
+
+
+def test_a_checkpoint_has_a_name_or_a_folder():
+    with pytest.raises(ConfigError, match="expected a name or a folder, got ndarray"):
+        shared_checkpoint(np.zeros(3))
+
+
+def test_other_weights_are_refused_with_both_fingerprints():
+    check_fingerprint("mine", "a" * 64, "a" * 64)
+    with pytest.raises(CheckpointError, match=r"mine: .*\(a{12}\), got others \(b{12}"):
+        check_fingerprint("mine", "a" * 64, "b" * 64)

@@ -49,7 +49,9 @@ def test_missing_value_is_none(text):
 def test_records_have_a_value_per_named_column(tmp_path, name, text):
     path = tmp_path / name
     path.write_text(text, encoding="utf-8")
-    assert read_records(path, unique=["id"]) == {
+    names, records = read_records(path, unique=["id"])
+    assert names == ["id", "age", "site"]
+    assert records == {
         2: {"id": "01", "age": "71", "site": None},
         4: {"id": "02", "age": None, "site": "A"},
     }
@@ -75,4 +77,4 @@ def test_damaged_table_is_refused(tmp_path, text, message):
 def test_empty_file_has_no_records(tmp_path):
     path = tmp_path / "a.tsv"
     path.touch()
-    assert read_records(path) == {}
+    assert read_records(path) == ([], {})

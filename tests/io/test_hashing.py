@@ -8,7 +8,7 @@ import pytest
 
 from brainfeat.exceptions import VolumeNotFoundError
 from brainfeat.io import hashing
-from brainfeat.io.hashing import content_hash, file_sha256, hash_images, known_hash
+from brainfeat.io.hashing import content_hash, hash_images, known_hash
 
 
 @pytest.fixture
@@ -18,9 +18,10 @@ def reads(monkeypatch):
 
     def read(path):
         paths.append(path)
-        return file_sha256(path)
+        return compute(path)
 
-    monkeypatch.setattr(hashing, "file_sha256", read)
+    compute = hashing._file_sha256
+    monkeypatch.setattr(hashing, "_file_sha256", read)
     return paths
 
 

@@ -6,19 +6,19 @@ import pandas as pd
 import pytest
 
 from brainfeat.io.volumes import write_volume
-from brainfeat.subjects.owners import find_owner, number_people
+from brainfeat.subjects.owners import find_owner, subject_groups
 from brainfeat.subjects.subject import Subject
 from brainfeat.subjects.table import as_subjects
 from brainfeat.volume import Geometry, Volume
 
 
-def number(names, X=None):
+def group(names, X=None):
     rows = [Subject(name, {"T1w": Path(name)}) for name in names]
-    return number_people(X, rows).tolist()
+    return subject_groups(X, rows).tolist()
 
 
 @pytest.mark.parametrize(
-    ("name", "owner"),
+    ("name", "expected"),
     [
         ("sub-8/mri/sub-19_aseg.mgz", {"sub": "19"}),
         ("D:\\data\\sub-1\\ses-2\\T1.nii", {"sub": "1", "ses": "2"}),
@@ -26,23 +26,23 @@ def number(names, X=None):
         ("scan7.nii.gz", {}),
     ],
 )
-def test_file_goes_before_its_folders(name, owner):
-    assert find_owner(name) == owner
+def test_file_name_comes_before_its_folders(name, expected):
+    assert find_owner(name) == expected
 
 
-def test_sessions_and_runs_are_one_person_s():
+def test_sessions_and_runs_are_of_one_subject():
     names = ["sub-01_ses-1_T1w.nii", "sub-2_T1w.nii", "x/sub-1/ses-2/T1.nii", "c.nii"]
-    people = number([*names, "sub-01_run-2_T1w.nii", "c.nii", "d.nii"])
-    assert people == [0, 1, 0, 3, 0, 3, 6]
+    groups = group([*names, "sub-01_run-2_T1w.nii", "c.nii", "d.nii"])
+    assert groups == [0, 1, 0, 3, 0, 3, 6]
 
 
-def test_two_names_of_one_person_join_all_that_bear_either():
+def test_two_names_of_one_subject_join_its_rows():
     images = [["sub-1_T1w.nii"], ["sub-2_T1w.nii"], ["sub-2_T1w.nii", "sub-1_x.nii"]]
     rows = [
         Subject(f"X[{index}]", dict(zip("ab", map(Path, paths), strict=False)))
         for index, paths in enumerate(images)
     ]
-    assert len(set(number_people(None, rows))) == 1
+    assert len(set(subject_groups(None, rows))) == 1
 
 
 @pytest.mark.parametrize(
@@ -54,17 +54,17 @@ def test_two_names_of_one_person_join_all_that_bear_either():
     ],
 )
 @pytest.mark.parametrize("form", [pd.Series, lambda x: pd.DataFrame({"T1w": x})])
-def test_index_names_people(tmp_path, index, form):
+def test_index_names_subjects(tmp_path, index, form):
     volume = Volume(np.ones((3, 4, 5), np.float32), Geometry((3, 4, 5), np.eye(4)))
     paths = [str(write_volume(volume, tmp_path / f"{n}.nii")) for n in range(3)]
     X = form(paths).set_axis(index)
     table = as_subjects(X, modality=None, modalities=["T1w"], allow_missing=False)
-    assert number_people(X, table.rows).tolist() == [0, 1, 0]
+    assert subject_groups(X, table.rows).tolist() == [0, 1, 0]
 
 
-def test_images_in_memory_are_known_by_their_files(tmp_path):
+def test_loaded_images_are_named_by_their_files(tmp_path):
     volume = Volume(np.ones((3, 4, 5), np.float32), Geometry((3, 4, 5), np.eye(4)))
     names = ["sub-1_ses-1_T1w.nii", "sub-2_T1w.nii", "sub-1_ses-2_T1w.nii"]
     images = [nib.load(write_volume(volume, tmp_path / name)) for name in names]
     rows = [Subject(f"X[{n}]", {"T1w": image}) for n, image in enumerate(images)]
-    assert number_people(images, rows).tolist() == [0, 1, 0]
+    assert subject_groups(images, rows).tolist() == [0, 1, 0]

@@ -5,13 +5,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from brainfeat import BrainFoundEmbedder, SegmentationEstimator
 from brainfeat.exceptions import (
     InputError,
     ModalityError,
     VolumeError,
     VolumeNotFoundError,
 )
-from brainfeat.subjects.table import as_subjects
+from brainfeat.subjects.table import (
+    as_subjects,
+    check_fitted_modalities,
+    read_subjects,
+)
 from brainfeat.volume import Geometry, Volume
 
 MODALITIES = ("T1w", "T2w", "FLAIR")
@@ -260,3 +265,24 @@ def test_missing_modality_needs_a_checkpoint_trained_for_it(t1_paths):
     with pytest.raises(ModalityError, match=r"sub-01_T1w.* no T2w image"):
         read(t1_paths, modalities=("T1w", "T2w"), allow_missing=False)
     assert len(read(t1_paths, modalities=("T1w",), allow_missing=False).rows) == 2
+
+
+def test_modality_that_fit_did_not_see_is_refused():
+    estimator = BrainFoundEmbedder()
+    check_fitted_modalities(estimator, ("T1w", "T2w"), ["T2w"])
+    with pytest.raises(ModalityError, match=r"BrainFoundEmbedder was .* got .*FLAIR"):
+        check_fitted_modalities(estimator, ("T1w",), ["T1w", "FLAIR"])
+
+
+def test_subjects_have_the_modalities_of_the_checkpoint(checkpoint, t1_paths):
+    assert read_subjects(t1_paths, checkpoint, "T2w").modalities == ("T2w",)
+    with pytest.raises(ModalityError, match="PET"):
+        read_subjects(t1_paths, checkpoint, "PET")
+
+
+@pytest.mark.parametrize("kind", [BrainFoundEmbedder, SegmentationEstimator])
+def test_images_are_not_rows_of_numbers(kind):
+    tags = kind().__sklearn_tags__().input_tags
+    assert not tags.two_d_array
+    assert tags.string
+    assert tags.allow_nan

@@ -1,10 +1,12 @@
 import json
+from pathlib import Path
 
 import pytest
 
 from brainfeat.exceptions import InputError
+from brainfeat.subjects.bids.entities import parse_bids_name
 from brainfeat.subjects.bids.filter import BidsSelection, read_filters
-from brainfeat.subjects.bids.index import index_bids, parse_bids_name
+from brainfeat.subjects.bids.index import index_bids
 
 NAMES = [
     "sub-01/ses-1/anat/sub-01_ses-1_acq-a_run-01_T1w.nii.gz",
@@ -25,7 +27,7 @@ def dataset(tmp_path):
 
 def _found(dataset, **selection):
     sessions = index_bids(dataset, ("T1w",), BidsSelection(**selection))
-    return [path.name for s in sessions for path in s.images.values()]
+    return [Path(path).name for s in sessions for path in s.images.values()]
 
 
 @pytest.mark.parametrize("label", ["02", "sub-02"])
@@ -64,8 +66,8 @@ def test_a_filter_file_chooses_where_several_images_fit(dataset, filters, chosen
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "not a readable JSON file"),
-        ("[]", "expected a filter a modality"),
+        ("{", "got no valid JSON"),
+        ("[]", "expected a filter per modality as a JSON object, got list"),
         ('{"T1w": ["a"]}', "expected entities"),
         ('{"T1w": {"colour": "red"}}', "unknown entity 'colour'"),
     ],
@@ -75,7 +77,7 @@ def test_what_is_no_filter_is_refused(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(InputError, match=message):
         read_filters(path, ("T1w",))
-    with pytest.raises(InputError, match="no such file"):
+    with pytest.raises(InputError, match="No such file"):
         read_filters(tmp_path / "absent.json", ("T1w",))
-    with pytest.raises(InputError, match=r"not a readable JSON file \(Is a directory"):
+    with pytest.raises(InputError, match=r"cannot be read \(Is a directory"):
         read_filters(tmp_path, ("T1w",))

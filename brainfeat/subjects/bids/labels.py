@@ -1,0 +1,63 @@
+"""``participants.tsv`` and ``sessions.tsv`` of a BIDS folder."""
+
+import logging
+from collections.abc import Iterator
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from brainfeat.io.delimited_rows import DelimitedError, read_rows, read_value
+
+__all__ = ["read_participants", "read_sessions"]
+
+_LOGGER = logging.getLogger(__name__)
+
+
+def read_participants(folder: Path) -> dict[str, dict[str, str | None]]:
+    """Read ``participants.tsv``: columns by ``participant_id``, with its ``sub-``.
+
+    ``n/a``, and what pandas or R write for it, is None. Empty if there is no file.
+    """
+    return _read_labels(folder / "participants.tsv", "participant_id", "sub-")
+
+
+def read_sessions(subject: Path) -> dict[str, dict[str, str | None]]:
+    """Read ``sub-01_sessions.tsv`` of a subject's folder: columns by ``session_id``."""
+    path = subject / f"{subject.name}_sessions.tsv"
+    return _read_labels(path, "session_id", "ses-")
+
+
+def _read_labels(path: Path, column: str, prefix: str) -> dict[str, Any]:
+    """Read a table of metadata; errors are warnings, as images need no metadata."""
+    if not path.is_file():
+        if path.is_symlink():
+            _LOGGER.warning("%s: a link to no file; its columns are left out.", path)
+        return {}
+    lines: dict[str, Any] = {}
+    rows = _whole_rows(path)
+    try:
+        names = [name.strip() for name in next(rows, [])]
+        if column not in names:
+            _LOGGER.warning(
+                "%s: expected a column %s, got %s; its columns are left out.",
+                *(path, column, ", ".join(filter(None, names)) or "none"),
+            )
+            return {}
+        for cells in rows:
+            values = dict(zip_longest(names, map(read_value, cells[: len(names)])))
+            label = values.pop(column, None) or ""
+            values.pop("", None)  # of a tab at the end
+            lines[prefix + label.removeprefix(prefix)] = values
+    except DelimitedError as error:  # also of a quote that swallows a large table
+        last = next(reversed(lines), "the names of its columns")
+        text = "%s: damaged after %s (%s); the lines from there are left out."
+        _LOGGER.warning(text, path, last, error)
+    return lines
+
+
+def _whole_rows(path: Path) -> Iterator[list[str]]:
+    for _, cells in read_rows(path, "\t", errors="replace"):
+        if any("\n" in cell for cell in cells):
+            raise DelimitedError("a quote that is not closed")
+        if cells:
+            yield cells
