@@ -38,7 +38,7 @@ def segment_fit(
         Path,
         typer.Argument(
             metavar="MANIFEST",
-            help="CSV or TSV table: a row a subject, columns of modalities and `label`.",
+            help="CSV or TSV: a row a subject, columns of modalities and `label`.",
         ),
     ],
     output: Annotated[
