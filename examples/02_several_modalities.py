@@ -1,8 +1,8 @@
-"""T1w, T2w and FLAIR together, with some of them missing."""
+"""Embed T1w, T2w and FLAIR scans together, with some of them missing."""
 
 # %%
-# White-matter lesions are bright on FLAIR. Each subject has three scans of one
-# anatomy; a DataFrame holds a row a subject and a column a modality.
+# Each subject has three scans of one anatomy. The DataFrame has a row per subject and
+# a column per modality.
 from sklearn.compose import make_column_transformer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
@@ -16,8 +16,8 @@ cohort = simulate_cohort("cohort", n_subjects=8, modalities=modalities, random_s
 images = cohort[modalities].copy()
 
 # %%
-# In real cohorts not everyone has every scan. None is a missing modality: the
-# encoder has learnt a vector that stands for it, nothing is imputed.
+# None is a missing modality. Nothing is imputed: the encoder has a learned vector for
+# each absent modality.
 images.loc[images.index[::3], "FLAIR"] = None
 images.loc[images.index[1::4], "T2w"] = None
 print(images.notna().sum())
@@ -28,7 +28,7 @@ features = embedder.set_output(transform="pandas").fit_transform(images)
 print(features.shape, features.index.equals(images.index))
 
 # %%
-# Scans beside other variables: one transformer a group of columns.
+# Combine scans with other variables: one transformer per group of columns.
 table = images.assign(age=cohort["age"])
 columns = make_column_transformer(
     (BrainFoundEmbedder(memory="cache"), modalities),

@@ -1,8 +1,8 @@
-"""Cross-validation that keeps every scan of a subject on one side of the split."""
+"""Cross-validate with all scans of a subject on one side of each split."""
 
 # %%
-# Two visits of each subject: two rows of X that look alike. A split by rows
-# would show the classifier its test subjects.
+# Each subject has two visits, that is, two similar rows of X. Splitting by row would
+# put the same subject into training and test set.
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold, cross_val_score
@@ -17,8 +17,8 @@ diagnosis = np.tile(cohort["diagnosis"], 2)
 subjects = np.tile(np.arange(len(cohort)), 2)
 
 # %%
-# The choice of pooling and of the penalty is part of the model, so it is made
-# inside each fold of the outer loop: nested, and grouped twice.
+# Pooling and penalty are selected within each outer fold (nested cross-validation).
+# Both loops are grouped by subject.
 model = make_pipeline(
     BrainFoundEmbedder(memory="cache", n_jobs=2),
     StandardScaler(),
@@ -31,7 +31,7 @@ grid = {
 search = GridSearchCV(model, grid, cv=StratifiedGroupKFold(2))
 
 # %%
-# scikit-learn hands the groups to the inner loop as a parameter of `fit`.
+# scikit-learn passes the groups to the inner loop through `fit`.
 outer = StratifiedGroupKFold(3, shuffle=True, random_state=0)
 scores = []
 for train, test in outer.split(paths, diagnosis, subjects):
@@ -40,6 +40,6 @@ for train, test in outer.split(paths, diagnosis, subjects):
 print(f"grouped by subject: accuracy {np.mean(scores):.2f} +- {np.std(scores):.2f}")
 
 # %%
-# What the leak would have promised: a fold that splits visits, not subjects.
+# For comparison, the biased score of a split by visit.
 leaky = cross_val_score(model, paths, diagnosis, cv=4)
-print(f"split by scan: accuracy {leaky.mean():.2f}, and not to be believed")
+print(f"split by scan: accuracy {leaky.mean():.2f}, too optimistic")

@@ -1,8 +1,8 @@
-"""Features of named regions, and dense features on their exact grid."""
+"""Compute features of named regions, and dense features as images."""
 
 # %%
-# A disease of the medial temporal lobe is a small part of a mean over the brain.
-# Pooling by regions keeps it apart: each region gives features of its own.
+# An effect in the medial temporal lobe is diluted in a mean over the brain. Pooling by
+# regions gives each region its own features.
 import pandas as pd
 from nilearn.image import index_img, resample_to_img
 from nilearn.plotting import plot_stat_map
@@ -14,8 +14,8 @@ from brainfeat.reporting.template_regions import template_regions
 cohort = simulate_cohort("cohort", n_subjects=10, random_state=4)
 
 # %%
-# Any atlas in MNI152 space will do, in nilearn's form: `maps` and a look-up table,
-# as `nilearn.datasets.fetch_atlas_...` gives them. This coarse one needs no download.
+# Use any atlas in MNI152 space with `maps` and a look-up table, such as those of
+# `nilearn.datasets.fetch_atlas_...`. This coarse atlas needs no download.
 atlas = template_regions()
 print(atlas["lut"].head())
 
@@ -24,19 +24,19 @@ features = embedder.set_output(transform="pandas").fit_transform(cohort["T1w"])
 print(features.shape, list(features.columns[:2]))
 
 # %%
-# Columns bear the names of their regions, so one region is a selection by name.
-# Ten subjects show how it goes; they are too few to rank regions.
+# Columns are named by region, so select a region by name.
+# Ten subjects are too few to rank regions; this is a demonstration.
 scores = {}
 for region in ["medial_temporal_l", "ventricle_l", "anterior_superior_l"]:
     rows = features.filter(regex=f"^{region}_emb_")
-    found = evaluate_probe(rows, cohort["diagnosis"], n_repeats=2, n_permutations=20)
-    scores[region] = str(found.auc)
+    result = evaluate_probe(rows, cohort["diagnosis"], n_repeats=2, n_permutations=20)
+    scores[region] = str(result.auc)
 print(pd.Series(scores, name="AUC"))
 
 # %%
-# Dense features: one 4D image a subject, a voxel a token, where the encoder saw it,
-# in MNI152 or, by default, in the scan's own space.
-# Principal components of all brains make maps that can be looked at.
+# Dense features are one 4D image per subject, with a voxel per token, in MNI152 or, by
+# default, in the space of the scan.
+# The principal components over all brains can be displayed as maps.
 paths = list(cohort["T1w"][:2])
 maps = (
     BrainFoundEmbedder()
@@ -46,7 +46,7 @@ maps = (
 print(maps[0].shape, maps[0].affine.round(1).tolist())
 
 # %%
-# nilearn takes them to any other grid, and draws them.
+# nilearn resamples and plots the maps.
 component = resample_to_img(index_img(maps[0], 0), atlas["maps"])
 display = plot_stat_map(component, title="first component")
 display.savefig("component.png")

@@ -1,9 +1,9 @@
-"""Train an encoder on scans without labels, and embed with it."""
+"""Pretrain an encoder on scans without labels, and embed with it."""
 
 # %%
-# Six subjects stand in for your own scans. `pretrain` takes a BIDS folder, a folder
-# of images, a manifest, a list of paths, or a table such as this one: a row an
-# acquisition, a column a modality. Rows of one name are one subject.
+# Replace these six subjects by your own scans. `pretrain` reads a BIDS folder, a folder
+# of images, a manifest, a list of paths, or a table with a row per acquisition and a
+# column per modality. Rows with the same name belong to one subject.
 import dataclasses
 
 import pandas as pd
@@ -19,8 +19,8 @@ cohort = simulate_cohort("cohort", n_subjects=6, random_state=7)
 scans = cohort[["T1w"]]
 
 # %%
-# The preset suits one machine with few subjects a step. Ten thousand steps are a
-# night on a GPU; these few, of a shallow encoder, only show how it goes.
+# The preset is for one machine with a small batch. Ten thousand steps take a night on
+# a GPU; eight steps of a shallow encoder are a demonstration.
 config = PretrainingConfig.preset(
     "small_batch", batch_size=4, n_steps=8, log_every=2, checkpoint_every=4
 )
@@ -28,24 +28,24 @@ encoder = dataclasses.replace(config.encoder, depth=4, slab_mixing=(2,))
 config = dataclasses.replace(config, encoder=encoder)
 
 # %%
-# Scans are preprocessed once, into `run/store`. The encoder is for T1w alone, as no
-# scan is of another modality. Many GPUs: start the same script with torchrun.
+# Scans are preprocessed once, into `run/store`. The encoder has only the modalities of
+# the scans, here T1w. For several GPUs, start the script with torchrun.
 checkpoint = pretrain(scans, config, output="run")
 print(checkpoint.config.description)
 print(checkpoint.config.encoder.modalities)
 
 # %%
-# The log has the losses, and the signs of a collapse, of every second step.
+# The log has the losses, and indicators of collapse, of every second step.
 log = pd.read_json("run/log.jsonl", lines=True)
 print(log[["step", "total", "dino", "ibot", "teacher_entropy"]].round(3))
 
 # %%
-# A run that was cut off goes on with `resume=True`, to the weights that it would
-# have had without the cut. This one is done: nothing changes.
-again = pretrain(scans, config, output="run", resume=True)
-print("unchanged:", again.fingerprint == checkpoint.fingerprint)
+# `resume=True` continues an interrupted run, to the same weights as without the
+# interruption. This run is complete, so nothing changes.
+resumed = pretrain(scans, config, output="run", resume=True)
+print("unchanged:", resumed.fingerprint == checkpoint.fingerprint)
 
 # %%
-# The folder is a checkpoint like any other, with its preprocessing.
+# The folder is a checkpoint, with its preprocessing.
 embedder = BrainFoundEmbedder(checkpoint="run").set_output(transform="pandas")
 print(embedder.fit_transform(scans).iloc[:, :4])

@@ -1,8 +1,8 @@
-"""Many machines: an array of jobs that each do a part, or a Dask cluster."""
+"""Embed on several machines, with an array of jobs or with Dask."""
 
 # %%
-# Four subjects stand in for fifty thousand. Whatever does the work, each row is safe
-# once it is done: start a job that was killed again, and it goes on.
+# Each row is saved when it is complete. A job that was killed resumes when started
+# again.
 import subprocess
 import sys
 
@@ -20,21 +20,21 @@ def brainfeat(*arguments: str) -> None:
 
 
 # %%
-# An array of jobs: each takes its part of the same inputs and writes a table of its
-# own. `08_cluster.sbatch` is this loop on Slurm.
+# An array of jobs: each job embeds one shard of the inputs into its own table.
+# `08_cluster.sbatch` runs this loop on Slurm.
 for task in (1, 2):
     output = f"parts/{task}.parquet"
     brainfeat("embed", "cohort", "-o", output, "--shard", f"{task}/2")
 
 # %%
-# The parts say which they are: joined, they are the table of one process, bit by bit.
+# The merged table is bit for bit that of a single process.
 brainfeat("merge", "parts/1.parquet", "parts/2.parquet", "-o", "embeddings.parquet")
 subjects, embeddings, provenance = read_embeddings("embeddings.parquet")
 print(subjects[["participant_id", "input_sha256"]])
 
 # %%
-# Dask: workers are sent paths, and each loads the encoder once. On a cluster the
-# address of its scheduler takes the place of this local one:
+# Dask: workers receive paths, and each loads the encoder once. On a cluster, use the
+# address of its scheduler instead of this local one:
 #     brainfeat embed cohort -o out.parquet --backend dask --scheduler tcp://head:8786
 # `--backend ray` does the same with Ray.
 embedder = BrainFoundEmbedder().fit()
@@ -47,5 +47,5 @@ with (
 print("Dask gives the same rows:", np.allclose(rows, embeddings, atol=1e-5))
 
 # %%
-# One machine with several GPUs needs neither: `--device cuda:0,cuda:1` starts a
-# process for each, and `--device auto` takes all that there are.
+# On one machine with several GPUs, `--device cuda:0,cuda:1` starts a process per GPU,
+# and `--device auto` uses all GPUs.

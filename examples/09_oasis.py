@@ -1,13 +1,13 @@
-"""The same lines for a public cohort: OASIS, through nilearn's fetcher.
+"""Evaluate the features of a public cohort: OASIS, through nilearn's fetcher.
 
 python 09_oasis.py          a simulated cohort, no download
 python 09_oasis.py oasis    OASIS, 1 GB once (https://sites.wustl.edu/oasisbrains)
 """
 
 # %%
-# Only this cell differs. nilearn's OASIS holds grey matter maps in MNI152 space, not
-# the scans they come from: the encoder, which learnt T1w, takes them for a contrast
-# that it has not seen. With T1w scans of your own the first column is their paths.
+# Only this cell is specific to the cohort. nilearn provides grey matter maps in MNI152
+# space, not T1w scans, which are an unseen contrast for the encoder. With your own
+# scans the first column has their paths.
 import sys
 
 import pandas as pd
@@ -34,18 +34,18 @@ embedder = BrainFoundEmbedder(memory="cache", n_jobs=2)
 features = embedder.fit_transform(cohort["T1w"])
 
 # %%
-# Demented people are older, and age shows in every brain. So the score is given
-# three times: of the features, of age and sex alone, and corrected for these.
-found = evaluate_probe(
+# Patients with dementia are older, and age affects every brain. The summary therefore
+# has three scores: of the features, of age and sex alone, and corrected for these.
+result = evaluate_probe(
     features,
     cohort["diagnosis"],
     confounds=cohort[["age", "sex"]],
     n_permutations=100,
 )
-print(found.summary())
+print(result.summary())
 
 # %%
-# Scans that are unlike the cohort deserve a look before they are believed.
+# Inspect scans that differ from the cohort before using them.
 distances = cohort_distances(features)
-unlike = cohort["T1w"][distances.is_outlier]
-print(f"{len(unlike)} outliers", *unlike, sep="\n")
+atypical = cohort["T1w"][distances.is_outlier]
+print(f"{len(atypical)} outliers", *atypical, sep="\n")

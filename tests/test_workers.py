@@ -24,7 +24,7 @@ def test_results_come_in_order(n_threads, n_items):
 
 
 @pytest.mark.parametrize("n_ahead", [1, 5])
-def test_items_are_drawn_only_so_far_ahead(n_ahead):
+def test_items_are_drawn_at_most_n_ahead(n_ahead):
     drawn = []
     items = (drawn.append(number) or number for number in count())
     with Prefetch(double_slowly, items, n_threads=2, n_ahead=n_ahead) as results:
@@ -40,7 +40,7 @@ def test_items_are_drawn_in_the_calling_thread():
     assert drawers == {threading.get_ident()}
 
 
-def test_work_goes_on_while_a_result_is_used():
+def test_threads_work_while_a_result_is_used():
     started = threading.Semaphore(0)
 
     def start(number):
@@ -66,7 +66,7 @@ def test_a_result_does_not_wait_for_more_items():
         assert list(iterator) == [2, 2]
 
 
-def test_no_thread_goes_on_after_the_context():
+def test_leaving_the_context_ends_all_threads():
     with Prefetch(double_slowly, count(), n_threads=2, n_ahead=6) as results:
         next(iter(results))
     names = [thread.name for thread in threading.enumerate()]
@@ -89,7 +89,7 @@ def test_busy_threads_are_counted():
         assert results.n_busy == 0
 
 
-def test_error_reaches_the_caller():
+def test_errors_are_raised_in_the_calling_thread():
     with Prefetch([1, 2].index, [1, 3], n_threads=1, n_ahead=2) as results:
         iterator = iter(results)
         assert next(iterator) == 0
@@ -97,14 +97,14 @@ def test_error_reaches_the_caller():
             next(iterator)
 
 
-def test_items_are_made_in_another_thread():
+def test_results_are_computed_in_another_thread():
     with Prefetch(
         lambda _: threading.get_ident(), range(3), n_threads=1, n_ahead=2
     ) as results:
         assert threading.get_ident() not in set(results)
 
 
-def test_no_thread_goes_on_when_the_loop_raises():
+def test_an_error_in_the_loop_ends_all_threads():
     before = threading.active_count()
 
     def loop():

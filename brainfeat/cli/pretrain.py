@@ -84,13 +84,14 @@ def pretrain(
     from brainfeat.pretraining.data import collect_training_data
     from brainfeat.pretraining.labels import read_labels
     from brainfeat.pretraining.run import pretrain as run
+    from brainfeat.pretraining.run_state import CONFIG_NAME, FAILURES_NAME
 
     folder = expand_home(output)
     with _output_of_rank_zero(), _naming_the_saved_step(folder):
         classes = None if labels is None else read_labels(labels, label_column)
         is_default = config is None and preset is None and steps is None
-        if resume and is_default and _config_of(folder).is_file():
-            settings = _read_config(_config_of(folder), None, None, None)
+        if resume and is_default and (folder / CONFIG_NAME).is_file():
+            settings = _read_config(folder / CONFIG_NAME, None, None, None)
         else:
             settings = _read_config(config, preset, steps, init)
         data = collect_training_data(
@@ -109,7 +110,7 @@ def pretrain(
                 track=track,
             )
     text = _summarise(folder, settings.n_steps) if _is_rank_zero() else ""
-    finish(text, failed=_failures_of(folder).is_file())
+    finish(text, failed=(folder / FAILURES_NAME).is_file())
 
 
 def _read_config(
@@ -209,14 +210,14 @@ def _tracking(
 
 def _summarise(folder: Path, n_steps: int) -> str:
     """Describe a finished run, from the files that it wrote."""
-    from brainfeat.pretraining.run_state import LOG_NAME
+    from brainfeat.pretraining.run_state import FAILURES_NAME, LOG_NAME
 
     steps = map(json.loads, (folder / LOG_NAME).read_text().splitlines())
     losses = [step["total"] for step in steps if "total" in step]
     first = f"{n_steps} steps done"
     if losses:
         first += f", final loss {losses[-1]:.3f}"
-    failures = _failures_of(folder)
+    failures = folder / FAILURES_NAME
     if not failures.is_file():
         return f"{first}\ncheckpoint: {folder}"
     n_failed = len(failures.read_text(encoding="utf-8").splitlines()) - 1
@@ -227,13 +228,3 @@ def _summarise(folder: Path, n_steps: int) -> str:
 def _is_rank_zero() -> bool:
     """Whether this is rank 0 of torchrun, or the only process."""
     return os.environ.get("RANK", "0") == "0"
-
-
-def _config_of(folder: Path) -> Path:
-    from brainfeat.pretraining.run_state import CONFIG_NAME
-
-    return folder / CONFIG_NAME
-
-
-def _failures_of(folder: Path) -> Path:
-    return folder / "failures.tsv"

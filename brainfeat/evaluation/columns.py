@@ -35,18 +35,9 @@ class SplitTable(NamedTuple):
 def split_columns(
     X: Any, columns: Columns, fitted: Sequence[str] | None = None
 ) -> SplitTable:
-    """Separate columns from the features of a table.
+    """Separate columns, by name or by position in an array, from the features.
 
-    `columns` are names in a DataFrame, or positions, also negative, in an array.
     `fitted` are the feature names of another table, which must be the same here.
-
-    Raises
-    ------
-    ConfigError
-        If `columns` is not a list.
-    InputError
-        If a column is missing, a value is missing, or a feature is not a finite number
-        or was not fitted.
     """
     if isinstance(columns, str) or not isinstance(columns, Sequence):
         raise ConfigError(f"expected a list of columns, got {columns!r}.")
@@ -72,15 +63,7 @@ def split_columns(
 
 
 def check_order(X: Any, **columns: Any) -> None:
-    """Check that indexed columns have the rows of an indexed `X` in the same order.
-
-    Default indices are not compared: they only count the rows.
-
-    Raises
-    ------
-    InputError
-        If a column has the index of `X` in another order.
-    """
+    """Check that a Series or DataFrame has its labels in the order of those of `X`."""
     if not _has_labels(X):
         return
     order = list(X.index)

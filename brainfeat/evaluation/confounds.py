@@ -51,27 +51,7 @@ class ConfoundRegressor(TransformerMixin, BaseEstimator):
         self.confounds = confounds
 
     def fit(self, X: Any, y: object = None) -> Self:
-        """Fit the regression of features on confounds.
-
-        Parameters
-        ----------
-        X : DataFrame or array of shape (n_rows, n_columns)
-            Features and confounds.
-        y : object
-            Ignored.
-
-        Returns
-        -------
-        self
-            Ready to transform.
-
-        Raises
-        ------
-        ConfigError
-            If ``confounds`` is not a list.
-        InputError
-            If a column is missing or a value is not a finite number.
-        """
+        """Fit the regression of the features on the confounds; `y` is ignored."""
         features, confounds, names = split_columns(X, self.confounds)
         self.encoding_ = Encoding.learn(confounds)
         numbers = self.encoding_.apply(confounds)
@@ -87,24 +67,7 @@ class ConfoundRegressor(TransformerMixin, BaseEstimator):
         return self
 
     def transform(self, X: Any) -> NDArray[np.float64]:
-        """Subtract what the confounds explain.
-
-        Parameters
-        ----------
-        X : DataFrame or array of shape (n_rows, n_columns)
-            As for `fit`.
-
-        Returns
-        -------
-        ndarray of shape (n_rows, n_columns - n_confounds)
-            Adjusted features.
-
-        Raises
-        ------
-        InputError
-            If the columns differ from those of `fit` in name or order, or a category
-            is new.
-        """
+        """Subtract what the confounds explain; also drops the confounds."""
         check_is_fitted(self)
         features, confounds, _ = split_columns(X, self.confounds, self.feature_names_)
         numbers = self.encoding_.apply(confounds) - self.confound_means_
@@ -115,17 +78,6 @@ class ConfoundRegressor(TransformerMixin, BaseEstimator):
         return adjusted
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
-        """Name the columns of `transform`.
-
-        Parameters
-        ----------
-        input_features : object
-            Ignored.
-
-        Returns
-        -------
-        ndarray of str of shape (n_features,)
-            Names of the features, without the confounds.
-        """
+        """Names of the features, without the confounds."""
         check_is_fitted(self)
         return np.array(self.feature_names_, dtype=object)

@@ -62,13 +62,7 @@ def cross_validate(
 ) -> CrossValidation:
     """Cross-validate a probe, and the same probe on permuted labels.
 
-    Adjusted features are compared within sites only. The standard error accounts for
-    folds that share training rows [1]_.
-
-    References
-    ----------
-    .. [1] Nadeau & Bengio, "Inference for the generalization error", Machine Learning
-       52, 2003. doi:10.1023/A:1024068626366
+    Adjusted features are compared within sites only.
     """
     repeat_aucs, fold_aucs, probabilities = [], [], []
     p_value = np.nan
@@ -224,7 +218,8 @@ def _test_auc(data: LabelledFeatures, train: Rows, test: Rows, seed: int) -> flo
 def _standard_error(scores: Sequence[float], n_folds: int) -> float:
     known = [score for score in scores if not np.isnan(score)]
     variance = np.var(known, ddof=1) if len(known) > 1 else np.nan
-    # Folds share training rows, so the variance of their mean exceeds 1 / n.
+    # Folds share training rows, so the variance of their mean exceeds 1 / n: Nadeau &
+    # Bengio, Machine Learning 52, 2003. doi:10.1023/A:1024068626366
     factor = 1.0 / len(scores) + 1.0 / (n_folds - 1)
     return float(np.sqrt(factor * variance))
 

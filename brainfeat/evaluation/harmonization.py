@@ -57,26 +57,7 @@ class SiteHarmonizer(TransformerMixin, BaseEstimator):
         self.covariates = covariates
 
     def fit(self, X: Any, y: object = None) -> Self:
-        """Estimate the effects of the sites.
-
-        Parameters
-        ----------
-        X : DataFrame or array of shape (n_rows, n_columns)
-            Features, site and covariates.
-        y : object
-            Ignored.
-
-        Returns
-        -------
-        self
-            Ready to transform.
-
-        Raises
-        ------
-        InputError
-            If a column is missing, there are fewer than two features, or a site has
-            fewer than two rows.
-        """
+        """Estimate the effects of the sites; `y` is ignored."""
         features, selected, self.feature_names_ = split_columns(
             X, [self.site, *self.covariates]
         )
@@ -102,24 +83,7 @@ class SiteHarmonizer(TransformerMixin, BaseEstimator):
         return self
 
     def transform(self, X: Any) -> NDArray[np.float64]:
-        """Remove the effects of the sites.
-
-        Parameters
-        ----------
-        X : DataFrame or array of shape (n_rows, n_columns)
-            As for `fit`.
-
-        Returns
-        -------
-        ndarray of shape (n_rows, n_features)
-            Harmonised features.
-
-        Raises
-        ------
-        InputError
-            If the columns differ from those of `fit` in name or order, or a site is
-            new, so that its effect is unknown.
-        """
+        """Remove the effects of the sites; also drops site and covariates."""
         check_is_fitted(self)
         features, selected, _ = split_columns(
             X, [self.site, *self.covariates], self.feature_names_
@@ -140,18 +104,7 @@ class SiteHarmonizer(TransformerMixin, BaseEstimator):
         return harmonised
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
-        """Name the columns of `transform`.
-
-        Parameters
-        ----------
-        input_features : object
-            Ignored.
-
-        Returns
-        -------
-        ndarray of str of shape (n_features,)
-            Names of the features, without site and covariates.
-        """
+        """Names of the features, without site and covariates."""
         check_is_fitted(self)
         return np.array(self.feature_names_, dtype=object)
 

@@ -20,18 +20,10 @@ _LIMIT = 3.5  # robust standard scores, as Iglewicz and Hoaglin advise
 
 
 class CohortDistances(NamedTuple):
-    """Distance of each row to a cohort.
+    """Distance of each row to a cohort, and its robust standard score."""
 
-    Attributes
-    ----------
-    distance : ndarray of shape (n_rows,)
-        Mahalanobis distance over the square root of the number of features.
-    score : ndarray of shape (n_rows,)
-        Its logarithm in robust standard scores of the rows of the cohort.
-    """
-
-    distance: Floats
-    score: Floats
+    distance: Floats  # n_rows: Mahalanobis, over the square root of n_features
+    score: Floats  # n_rows: of the log of the distance, among the cohort's own rows
 
     @property
     def is_outlier(self) -> NDArray[np.bool_]:

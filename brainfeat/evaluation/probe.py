@@ -74,10 +74,10 @@ def evaluate_probe(
     Raises
     ------
     ConfigError
-        If a number of repeats or permutations is not positive.
+        If ``n_repeats`` or ``n_permutations`` is not positive.
     InputError
-        If lengths differ, values are missing, there are not two classes, a class has a
-        single subject, or an index has another order than that of ``X``.
+        If lengths or index orders differ, values are missing, there are not two
+        classes, or a class has a single subject.
 
     Warns
     -----

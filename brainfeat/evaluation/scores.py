@@ -126,13 +126,7 @@ class ProbeEvaluation:
     findings: tuple[str, ...]
 
     def summary(self) -> str:
-        """Summarise the results as text.
-
-        Returns
-        -------
-        str
-            A few lines.
-        """
+        """Summarise the results as a few lines of text."""
         lines = [
             f"{self.classes[1]} against {self.classes[0]}: {self.n_rows} rows of "
             f"{self.n_subjects} subjects",

@@ -21,6 +21,7 @@ from brainfeat.pretraining.probe import LinearProbe
 from brainfeat.pretraining.progress import ProgressTracker
 from brainfeat.pretraining.ranks import rank
 from brainfeat.pretraining.run_checks import check_fit, check_grid, run_lock
+from brainfeat.pretraining.run_state import FAILURES_NAME
 from brainfeat.pretraining.source import SubjectSource
 from brainfeat.pretraining.store import INDEX_NAME, StoreIndex, VolumeStore
 from brainfeat.pretraining.store_writer import NothingStoredError, write_store
@@ -36,8 +37,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-# The two last arguments are those of the command line.
-def pretrain(  # noqa: PLR0913
+def pretrain(  # noqa: PLR0913 (the last two are for the command line)
     data: "str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | pd.DataFrame "
     "| TrainingSubjects | SubjectSource",
     config: PretrainingConfig,
@@ -187,7 +187,7 @@ def _preprocess(
 
 def _list_failures(folder: Path, failed: Sequence[Outcome[Any]]) -> None:
     if rank() == 0:
-        write_failures(folder / "failures.tsv", failed)
+        write_failures(folder / FAILURES_NAME, failed)
 
 
 def _build_probe(

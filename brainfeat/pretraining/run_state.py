@@ -2,6 +2,7 @@
 
 __all__ = [
     "CONFIG_NAME",
+    "FAILURES_NAME",
     "LOG_NAME",
     "STATE_NAME",
     "RunLog",
@@ -29,6 +30,7 @@ from brainfeat.io.atomic import atomic_write
 from brainfeat.pretraining.ranks import rank
 
 CONFIG_NAME = "pretraining.json"
+FAILURES_NAME = "failures.tsv"
 LOG_NAME = "log.jsonl"
 STATE_NAME = "state.safetensors"
 

@@ -10,7 +10,7 @@ import dataclasses
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -119,10 +119,11 @@ class Trainer:
         """Train to the last step; return the checkpoint, which is saved too."""
         self.prepare(start)
         total, n_before = self.config.n_steps, self.next_step
-        for _ in track(
-            self.steps(), total=total, description="training", n_before=n_before
-        ):
-            pass
+        with contextlib.closing(self.steps()) as steps:
+            for _ in track(
+                steps, total=total, description="training", n_before=n_before
+            ):
+                pass
         return self.export(self.folder)
 
     def prepare(self, start: Start) -> None:
@@ -150,7 +151,7 @@ class Trainer:
                 )
         self.log = RunLog(self.folder / LOG_NAME, self.next_step)
 
-    def steps(self) -> Iterator[TrainingStep]:
+    def steps(self) -> Generator[TrainingStep]:
         """Train, and yield each finished step."""
         config = self.config
         with self._batches() as batches:

@@ -1,12 +1,12 @@
-"""Train one encoder for each objective, all for the same time, to be compared.
+"""Train one encoder per objective, all with the same CPU time.
 
-Each run sees the simulated anatomies of `examples/train_brainfound_tiny.py`, on one
-thread, for as many steps as fit into the same CPU time.
+Each run uses the simulated anatomies of `examples/train_brainfound_tiny.py` and one
+thread.
 
     python examples/benchmarks/ablations.py OUTPUT --seconds 600
 
-trains all of them (again with the same command after an interruption) and prints the
-options that `label_scarce.py` takes to compare them.
+trains all encoders and prints the options with which `label_scarce.py` compares them.
+The same command resumes an interrupted run.
 """
 
 import argparse
@@ -55,7 +55,7 @@ CHANGES = {
         "views": dataclasses.replace(PAIRS, n_local=2),
     },
     "ibot": {"ibot_weight": 1.0, "views": recipe.VIEWS},
-    # At Muon's rate all of its projections became one.
+    # With Muon at its learning rate, all projections collapsed.
     "infonce": {
         "infonce_weight": 1.0,
         "views": PAIRS,
@@ -79,15 +79,15 @@ def make_source(bases: list[BaseAnatomy], name: str) -> SimulatedSource:
         bases,
         modalities=recipe.ENCODER.modalities,
         reuse=12,
-        # Contrasts of one subject are what InfoNCE tells from other subjects.
+        # InfoNCE needs two acquisitions of each subject.
         n_acquisitions=2 if name == "infonce" else 1,
-        config=recipe.FIRST_PEOPLE,
+        config=recipe.FIRST_SUBJECTS,
         preprocessing=Preprocessor().to_dict(),
     )
 
 
 def count_steps(bases: list[BaseAnatomy], name: str, seconds: float) -> int:
-    """Find how many steps fit into the CPU time, from a few of them."""
+    """Estimate the number of steps in the CPU time from a few steps."""
     times: list[float] = []
     config = dataclasses.replace(configure(name), n_steps=2 + N_PACE_STEPS)
     with tempfile.TemporaryDirectory() as folder:
@@ -98,7 +98,7 @@ def count_steps(bases: list[BaseAnatomy], name: str, seconds: float) -> int:
                 yield item
 
         pretrain(make_source(bases, name), config, output=folder, track=record)
-    # The first steps also wait for what is set up once.
+    # Without the first steps, which include the setup.
     return max(1, round(seconds * N_PACE_STEPS / (times[-1] - times[1])))
 
 

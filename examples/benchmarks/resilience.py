@@ -1,4 +1,4 @@
-"""Kill a run at random moments, damage a thousand files: what is lost?
+"""Check that kills at random moments and damaged files lose no row.
 
 python resilience.py WORK [--subjects 2000] [--kills 20] [--damaged 1000]
 """
@@ -28,26 +28,26 @@ def embed(inputs: list[Path], output: Path, checkpoint: Path) -> list[str]:
     return [*command, "-o", str(output), "--checkpoint", str(checkpoint)]
 
 
-def rows_kept(output: Path) -> int:
+def count_rows(output: Path) -> int:
     journal = output.parent / f".{output.name}.partial" / "rows.jsonl"
     return journal.read_bytes().count(b"\n") if journal.exists() else 0
 
 
 def kill_at_random(command: list[str], output: Path, n_kills: int) -> None:
-    """Kill a run at any moment: while it starts, embeds or writes its table."""
+    """Kill a run repeatedly, while it starts, embeds or writes its table."""
     draw = random.Random(0)
     for index in range(n_kills):
-        before, start = rows_kept(output), time.perf_counter()
+        before, start = count_rows(output), time.perf_counter()
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         if index % 4:
-            while rows_kept(output) == before and process.poll() is None:
+            while count_rows(output) == before and process.poll() is None:
                 time.sleep(0.002)
         time.sleep(draw.uniform(0, 2))
         process.kill()
         process.wait()
-        lasted = time.perf_counter() - start
-        print(f"kill {index + 1:2}: after {lasted:4.1f} s", end=", ")
-        print(f"rows kept {before} -> {rows_kept(output)}", flush=True)
+        duration = time.perf_counter() - start
+        print(f"kill {index + 1:2}: after {duration:4.1f} s", end=", ")
+        print(f"rows saved {before} -> {count_rows(output)}", flush=True)
 
 
 def compare_with_uninterrupted(arguments: argparse.Namespace) -> None:
@@ -61,21 +61,21 @@ def compare_with_uninterrupted(arguments: argparse.Namespace) -> None:
     kill_at_random(embed([cohort], outputs[1], checkpoint), outputs[1], arguments.kills)
     subprocess.run(embed([cohort], outputs[1], checkpoint), check=True, stderr=-3)
     same = outputs[0].read_bytes() == outputs[1].read_bytes()
-    left = sorted(path.name for path in outputs[1].parent.iterdir())
-    print(f"same bytes: {same}; files: {', '.join(left)}")
-    if not same or left != ["table.json", "table.parquet"]:
-        sys.exit("the killed run left something else.")
+    files = sorted(path.name for path in outputs[1].parent.iterdir())
+    print(f"same bytes: {same}; files: {', '.join(files)}")
+    if not same or files != ["table.json", "table.parquet"]:
+        sys.exit("the killed run left other files or another table.")
 
 
 def damage(content: bytes, draw: np.random.Generator) -> tuple[str, bytes]:
-    """Cut a NIfTI file, flip bits of it, or write nonsense into its header."""
+    """Truncate a NIfTI file, flip bits of it, or corrupt its header."""
     kind = draw.choice(["cut", "flipped", "header"])
     block = bytearray(gzip.compress(content, 1) if kind != "header" else content)
     if kind == "cut":
         return ".nii.gz", bytes(block[: draw.integers(len(block))])
     if kind == "flipped":
-        for place in draw.integers(len(block), size=draw.integers(1, 20)):
-            block[place] ^= 1 << draw.integers(8)
+        for position in draw.integers(len(block), size=draw.integers(1, 20)):
+            block[position] ^= 1 << draw.integers(8)
         return ".nii.gz", bytes(block)
     for name in draw.choice(sorted(FIELDS), size=draw.integers(1, 4)):
         dtype, offset = FIELDS[name]
@@ -104,7 +104,7 @@ def survive_damage(arguments: argparse.Namespace) -> None:
         capture_output=True,
         text=True,
     )
-    # Of the largest child so far, in kilobytes.
+    # Of the largest child process so far, in kilobytes.
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e6
     names = set(read_embeddings(output)[0]["participant_id"])
     n_good = sum(path.name in names for path in good.iterdir())
@@ -113,7 +113,7 @@ def survive_damage(arguments: argparse.Namespace) -> None:
     print(f"peak {peak:.2f} GB, {n_good} of 100 good rows", end=", ")
     print(f"{(run.stdout + run.stderr).count('Traceback')} tracebacks")
     if run.returncode != 1 or n_good != 100 or "Traceback" in run.stderr:
-        sys.exit("damage spread.")
+        sys.exit("damaged files affected good rows.")
 
 
 def main() -> None:

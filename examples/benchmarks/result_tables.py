@@ -1,15 +1,15 @@
-"""Results as markdown tables that are also aligned for the eye."""
+"""Print results as aligned markdown tables."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 
 def print_results(results: Mapping[str, Any]) -> None:
-    """Print all sections that results have."""
-    facts = results["cohort"]
+    """Print all sections of the results."""
+    cohort = results["cohort"]
     print(
-        f"{facts['n_subjects']} subjects, {facts['n_diseased']} with the disease, "
-        f"{facts['n_splits']} random splits by subject. Mean ± standard error over "
+        f"{cohort['n_subjects']} subjects, {cohort['n_diseased']} with the disease, "
+        f"{cohort['n_splits']} random splits by subject. Mean ± standard error over "
         "splits; every subject without a label is tested."
     )
     for contrast, methods in results.get("few_labels", {}).items():
@@ -31,8 +31,8 @@ def _print_few_labels(contrast: str, methods: Mapping[str, Any], score: str) -> 
         f"{name}, {contrast}, by number of labelled subjects",
         ["method", *labels],
         [
-            [method, *(_show(found[n][score]) for n in labels)]
-            for method, found in methods.items()
+            [method, *(_show(result[n][score]) for n in labels)]
+            for method, result in methods.items()
         ],
     )
 
@@ -41,11 +41,11 @@ def _print_across(pair: str, methods: Mapping[str, Any]) -> None:
     n_labels = next(iter(methods.values()))["n_labels"]
     columns = ("within", "across", "drop")
     _print_table(
-        f"AUC of {n_labels} labels, learnt and tested in other contrasts: {pair}",
+        f"AUC of {n_labels} labels, trained and tested in different contrasts: {pair}",
         ["method", *columns],
         [
-            [method, *(_show(found[column]) for column in columns)]
-            for method, found in methods.items()
+            [method, *(_show(result[column]) for column in columns)]
+            for method, result in methods.items()
         ],
     )
 
@@ -53,11 +53,11 @@ def _print_across(pair: str, methods: Mapping[str, Any]) -> None:
 def _print_reliability(section: Mapping[str, Any]) -> None:
     chance = next(iter(section["methods"].values()))["chance"]
     _print_table(
-        f"{section['n_people']} people on every scanner, T1w (chance {chance:.2f})",
+        f"{section['n_subjects']} subjects on every scanner, T1w (chance {chance:.2f})",
         ["method", "ICC(2,1)", "scanner decoded"],
         [
-            [method, f"{found['icc']:.3f}", f"{found['scanner_accuracy']:.3f}"]
-            for method, found in section["methods"].items()
+            [method, f"{result['icc']:.3f}", f"{result['scanner_accuracy']:.3f}"]
+            for method, result in section["methods"].items()
         ],
     )
 

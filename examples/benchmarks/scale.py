@@ -1,4 +1,4 @@
-"""Memory at 100 and 2,000 subjects, the plan of 5,000, and a run that finds all done.
+"""Measure memory at 100 and 2,000 subjects, planning of 5,000, and a no-op rerun.
 
 python scale.py WORK [--subjects 2000] [--planned 5000]
 """
@@ -19,7 +19,7 @@ MODALITIES = ("T1w", "T2w", "FLAIR")
 
 
 def run(command: list[str]) -> tuple[float, float]:
-    """Give seconds and the peak memory in megabytes of a command."""
+    """Return seconds and the peak memory in megabytes of a command."""
     start = time.perf_counter()
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -31,7 +31,7 @@ def run(command: list[str]) -> tuple[float, float]:
 
 
 def plan(folder: Path, n_subjects: int) -> float:
-    """Give the seconds that it takes to find the rows of a tree of empty files."""
+    """Return the seconds to index a tree of empty files."""
     for index in range(n_subjects):
         name = f"sub-{index:05d}"
         anat = folder / name / "anat"
@@ -61,9 +61,9 @@ def main() -> None:
         seconds, peak = run(command)
         peaks.append(peak)
         print(f"{n_subjects} subjects: {seconds:.1f} s, peak {peak:.0f} MB", flush=True)
-    print(f"memory: {peaks[1] / peaks[0]:.3f} of that of few subjects")
+    print(f"memory: {peaks[1] / peaks[0]:.3f} times that of few subjects")
     seconds, _ = run(command)
-    print(f"the same again, all done: {seconds:.1f} s")
+    print(f"rerun, all complete: {seconds:.1f} s")
     seconds = plan(work / "empty", arguments.planned)
     print(f"plan of {arguments.planned} subjects: {seconds:.2f} s")
 

@@ -1,9 +1,9 @@
-"""Label maps from few labels: `SegmentationEstimator` against a UNet from scratch.
+"""Compare `SegmentationEstimator` with a UNet trained from scratch, on few labels.
 
-Both learn from the same subjects of one scanner and draw label maps of subjects of the
-others, whose anatomy (ROBEX) no pretraining saw. The UNet is monai's; it sees the same
-1 mm voxels around the aligned brain, with monai's usual augmentation, and is given the
-processor time that the estimator took, preprocessing left aside.
+Both are trained on the same subjects of one scanner and predict those of the others,
+whose anatomy (ROBEX) is not in the pretraining data. The UNet is monai's. It has the
+same 1 mm voxels around the aligned brain, monai's usual augmentation, and the processor
+time of the estimator, without preprocessing. Needs monai.
 
     python examples/benchmarks/segmentation.py work --labels 1 5 20 --json results.json
 """
@@ -25,7 +25,7 @@ from brainfeat import Preprocessor, SegmentationEstimator, simulate_cohort
 from brainfeat.io.volumes import read_labels, to_image_like
 from brainfeat.metrics import dice_scores, score_lesions
 
-# The UNet is to see the very voxels that the estimator's decoder sees.
+# The UNet gets the voxels of the estimator's decoder.
 from brainfeat.segmentation.inputs import SegmentationSpace
 from brainfeat.slabs.grid import SlabGrid
 from brainfeat.subjects.subject import Subject
@@ -47,26 +47,26 @@ GRID = SegmentationSpace(
 
 
 class UNetMethod:
-    """monai's UNet on the fine grid; label maps go back as the estimator's do."""
+    """monai's UNet on the fine grid; label maps are resampled as the estimator's."""
 
     def __init__(self, modality: str, seconds: float, seed: int) -> None:
         self.space = replace(GRID, modalities=(modality,))
         self.modality, self.seconds, self.seed = modality, seconds, seed
 
     def fit(self, scans: Sequence[str], label_maps: Sequence[str]) -> "UNetMethod":
-        """Train until the processor time is spent."""
+        """Train for the processor time."""
         from monai.losses import DiceCELoss
         from monai.networks.nets import UNet
 
         torch.manual_seed(self.seed)
         rng = np.random.default_rng(self.seed)
-        placed = [self._read(scan) for scan in scans]
-        truths = [
+        inputs = [self._read(scan) for scan in scans]
+        targets = [
             self.space.to_grid(read_labels(path), subject)
-            for path, subject in zip(label_maps, placed, strict=True)
+            for path, subject in zip(label_maps, inputs, strict=True)
         ]
-        self.classes = np.unique(np.concatenate([np.unique(t) for t in truths]))
-        indices = [np.searchsorted(self.classes, t) for t in truths]
+        self.classes = np.unique(np.concatenate([np.unique(t) for t in targets]))
+        indices = [np.searchsorted(self.classes, t) for t in targets]
         self.network = UNet(
             3, 1, len(self.classes), UNET_CHANNELS, (2, 2, 2), num_res_units=1
         )
@@ -78,12 +78,12 @@ class UNetMethod:
         start, self.n_steps = time.process_time(), 0
         while time.process_time() - start < self.seconds:
             crops = []
-            for subject in rng.integers(len(placed), size=2):
+            for subject in rng.integers(len(inputs), size=2):
                 crop = _draw_crop(indices[subject], rng)
                 crops.append(
                     augment(
                         {
-                            "image": torch.from_numpy(placed[subject].voxels[:, *crop]),
+                            "image": torch.from_numpy(inputs[subject].voxels[:, *crop]),
                             "label": torch.from_numpy(indices[subject][None, *crop]),
                         }
                     )
@@ -99,18 +99,20 @@ class UNetMethod:
 
     @torch.inference_mode()
     def predict(self, scans: Sequence[str]) -> list[Any]:
-        """Draw label maps in native space."""
+        """Predict label maps in native space."""
         self.network.eval()
         images = []
         for scan in scans:
             subject = self._read(scan)
             logits = self.network(torch.from_numpy(subject.voxels[None]))
-            chances = logits.softmax(1)[0].numpy()
-            native = np.stack([self.space.to_native(c, subject) for c in chances[1:]])
-            all_chances = np.concatenate(
+            probabilities = logits.softmax(1)[0].numpy()
+            native = np.stack(
+                [self.space.to_native(c, subject) for c in probabilities[1:]]
+            )
+            all_probabilities = np.concatenate(
                 [1 - native.sum(axis=0, keepdims=True), native]
             )
-            labels = self.classes[all_chances.argmax(axis=0)].astype(np.uint8)
+            labels = self.classes[all_probabilities.argmax(axis=0)].astype(np.uint8)
             images.append(to_image_like(labels, scan))
         return images
 
@@ -142,7 +144,7 @@ def _augmentation(seed: int) -> Any:
 
 
 def _draw_crop(labels: NDArray[Any], rng: np.random.Generator) -> tuple[slice, ...]:
-    """Draw a cube about a voxel of a class, each class as often."""
+    """Draw a cube around a voxel of a random class."""
     voxels = np.argwhere(labels == rng.choice(np.unique(labels)[1:]))
     center = voxels[rng.integers(len(voxels))]
     starts = [
@@ -155,20 +157,22 @@ def _draw_crop(labels: NDArray[Any], rng: np.random.Generator) -> tuple[slice, .
 def score(
     images: Sequence[Any], label_maps: Sequence[str], kind: str
 ) -> dict[str, Any]:
-    """Return mean Dice over subjects, by class and in the mean."""
+    """Return the mean Dice over subjects, overall and by class."""
     tissues, structures, lesions = [], [], []
     for image, path in zip(images, label_maps, strict=True):
-        found, truth = np.asarray(image.dataobj), read_labels(path).data
+        predicted, truth = np.asarray(image.dataobj), read_labels(path).data
         tissues.append(
             [
-                dice_scores(np.isin(truth, c), np.isin(found, c), [1])[0]
+                dice_scores(np.isin(truth, c), np.isin(predicted, c), [1])[0]
                 for c in TISSUES.values()
             ]
         )
-        structures.append(dice_scores(truth, found, STRUCTURES))
+        structures.append(dice_scores(truth, predicted, STRUCTURES))
         if kind == "lesions":
-            lesion = dice_scores(truth, found, [LESION])[0]
-            lesions.append((lesion, score_lesions(truth == LESION, found == LESION).f1))
+            lesion = dice_scores(truth, predicted, [LESION])[0]
+            lesions.append(
+                (lesion, score_lesions(truth == LESION, predicted == LESION).f1)
+            )
     result = {
         "tissues": float(np.nanmean(tissues)),
         "structures": float(np.nanmean(structures)),
@@ -184,12 +188,12 @@ def score(
 def compare(
     folder: Path, kind: str, n_labels: int, options: argparse.Namespace
 ) -> dict[str, Any]:
-    """Train both on the same subjects, and score them on the same others.
+    """Train and score both methods on the same subjects.
 
     Raises
     ------
     SystemExit
-        If the cohort has too few subjects of a scanner.
+        If the cohort has too few subjects on a scanner.
     """
     modality = "FLAIR" if kind == "lesions" else "T1w"
     cohort = simulate_cohort(
@@ -201,19 +205,22 @@ def compare(
         disease_kind="lesions" if kind == "lesions" else "medial-temporal",
         disease=0.8 if kind == "lesions" else 0.5,
     )
-    at_home = cohort["site"] == TRAIN_SITE
-    train, test = cohort[at_home].iloc[:n_labels], cohort[~at_home].iloc[: options.test]
+    is_train_site = cohort["site"] == TRAIN_SITE
+    train, test = (
+        cohort[is_train_site].iloc[:n_labels],
+        cohort[~is_train_site].iloc[: options.test],
+    )
     if len(train) < n_labels or test.empty:
         raise SystemExit(f"{options.subjects} subjects are too few; raise --subjects.")
     scans, label_maps = train[modality].tolist(), train["dseg"].tolist()
-    begun = time.process_time(), time.perf_counter()
+    started = time.process_time(), time.perf_counter()
     estimator = SegmentationEstimator(n_steps=options.steps, random_state=0)
     estimator.fit(scans, label_maps)
-    seconds, wall = time.process_time() - begun[0], time.perf_counter() - begun[1]
+    seconds, wall = time.process_time() - started[0], time.perf_counter() - started[1]
     unet = UNetMethod(modality, seconds, seed=0).fit(scans, label_maps)
-    begun_predict = time.perf_counter()
+    predict_started = time.perf_counter()
     ours = estimator.predict(test[modality].tolist())
-    pace = (time.perf_counter() - begun_predict) / len(test)
+    seconds_per_volume = (time.perf_counter() - predict_started) / len(test)
     truth = test["dseg"].tolist()
     return {
         "estimator": score(ours, truth, kind),
@@ -221,12 +228,12 @@ def compare(
         "fit_cpu_seconds": seconds,
         "fit_seconds": wall,
         "unet_steps": unet.n_steps,
-        "predict_seconds": pace,
+        "predict_seconds": seconds_per_volume,
     }
 
 
 def main() -> None:
-    """Print a row for each kind of label map and number of labels."""
+    """Print scores for each kind of label map and number of labels."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--labels", type=int, nargs="+", default=[1, 5, 20])
@@ -247,7 +254,7 @@ def main() -> None:
                 print(f"{kind:8} {n_labels:3} labels  {name:10} {text}")
             print(
                 f"  fit {row['fit_seconds']:.0f} s ({row['fit_cpu_seconds']:.0f} s of "
-                f"processor), predict {row['predict_seconds']:.1f} s a volume, "
+                f"CPU time), predict {row['predict_seconds']:.1f} s per volume, "
                 f"UNet {row['unet_steps']} steps",
                 flush=True,
             )

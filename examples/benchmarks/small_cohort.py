@@ -1,4 +1,4 @@
-"""Thousands of small volumes and an encoder for them, made within a minute."""
+"""Thousands of small volumes and a small encoder, written within a minute."""
 
 from pathlib import Path
 
@@ -15,10 +15,7 @@ SHAPE = (18, 20, 16)
 
 
 def write_checkpoint(folder: Path, spacing: float = 0.3) -> Path:
-    """An untrained encoder of 24 features that takes a few milliseconds a volume.
-
-    Its grid has voxels of `spacing` mm: by default as small as the volumes are.
-    """
+    """Write an untrained encoder of 24 features, fast on a grid of small voxels."""
     encoder = EncoderConfig(
         modalities=("T1w", "FLAIR"),
         thickness=2,
@@ -39,9 +36,9 @@ def write_checkpoint(folder: Path, spacing: float = 0.3) -> Path:
 
 
 def write_cohort(folder: Path, n_subjects: int) -> Path:
-    """A BIDS folder of one T1w volume a subject: a noisy ball, each another.
+    """Write a BIDS folder with one T1w volume per subject: a noisy ball.
 
-    They are too small to be heads, so that none is registered, which takes longest.
+    The volumes are too small for a head, so that none is registered, which is slow.
     """
     for index in range(n_subjects):
         write_subject(folder, index)

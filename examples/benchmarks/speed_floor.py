@@ -1,4 +1,4 @@
-"""What the machine can do, and what an encoder asks of it."""
+"""Speed of the machine, and operations of an encoder."""
 
 import time
 from collections.abc import Callable
@@ -17,7 +17,7 @@ _SIZES = (1024, 2048)
 def seconds_of(
     work: Callable[[], object], device: torch.device, n_times: int = 3
 ) -> float:
-    """Return the shortest of several runs, after one that does not count."""
+    """Return the shortest of several runs, after a warm-up."""
     times = []
     for _ in range(n_times + 1):
         _wait(device)
@@ -29,7 +29,7 @@ def seconds_of(
 
 
 def matrix_rate(dtype: torch.dtype, device: torch.device) -> float:
-    """Return multiplications and additions a second of the best square product."""
+    """Return multiplications and additions per second of square matrix products."""
     rates = []
     for size in _SIZES:
         a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
@@ -39,7 +39,7 @@ def matrix_rate(dtype: torch.dtype, device: torch.device) -> float:
 
 
 def inflate_seconds(path: Path) -> float:
-    """Return the time that one core takes to decompress a file."""
+    """Return the seconds in which one core decompresses a file."""
     packed = path.read_bytes()
     return seconds_of(lambda: igzip.decompress(packed), torch.device("cpu"))
 
@@ -47,8 +47,7 @@ def inflate_seconds(path: Path) -> float:
 def arithmetic(config: EncoderConfig, foreground: Tensor, present: Tensor) -> float:
     """Count multiplications and additions of matrix products and convolutions.
 
-    Norms, activations and what fills slabs up to equal lengths do not count, nor does
-    the stem of a modality that is absent.
+    Norms, activations, padding and the stems of absent modalities do not count.
     """
     dim, hidden = config.embed_dim, round(config.embed_dim * config.mlp_ratio)
     n_prefix = 1 + config.num_register_tokens
@@ -63,7 +62,7 @@ def arithmetic(config: EncoderConfig, foreground: Tensor, present: Tensor) -> fl
 
 
 def _stem_weights(config: EncoderConfig, n_modalities: int) -> int:
-    """Count the products of one patch's embedding."""
+    """Count the products of the embedding of one patch."""
     size = config.patch_size
     if config.stem == "linear":
         return config.in_channels * size**2 * config.embed_dim

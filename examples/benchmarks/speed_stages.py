@@ -1,4 +1,4 @@
-"""Seconds of each stage between a file and its vector, one after the other."""
+"""Seconds of each stage between a file and its vector, run in sequence."""
 
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ _N_BATCHES = 6
 
 
 class Stages:
-    """One volume, taken from stage to stage."""
+    """Stages of one volume."""
 
     def __init__(self, checkpoint: Checkpoint, path: Path) -> None:
         self.checkpoint, self.path = checkpoint, path
@@ -51,27 +51,27 @@ class Stages:
         return self.preprocessor.apply({modalities[0]: self.volume}, modalities)
 
     def before_encoder(self) -> dict[str, float]:
-        """Time what threads do ahead of the encoder, each on one core."""
+        """Time the stages before the encoder, each on one core."""
         clean, subject = repair(reorient_to_ras(self.volume)), self.subject
-        place = subject.geometry, subject.grid_to_scanner
+        grid = subject.geometry, subject.grid_to_scanner
         percentiles = self.preprocessor.percentiles
         stages = {
             "read": partial(read_volume, self.path),
             "align": partial(align_to_template, clean, "T1w"),
-            "resample": partial(resample, clean, *place),
+            "resample": partial(resample, clean, *grid),
             "normalise": partial(
                 standardise, subject.data[0], subject.foreground, percentiles
             ),
         }
         seconds = {name: seconds_of(work, CPU) for name, work in stages.items()}
-        apart = sum(seconds[name] for name in ("align", "resample", "normalise"))
+        parts = sum(seconds[name] for name in ("align", "resample", "normalise"))
         whole = seconds_of(self.preprocess, CPU)
-        return seconds | {"brain mask and rest": max(whole - apart, 0.0)}
+        return seconds | {"brain mask and rest": max(whole - parts, 0.0)}
 
     def from_encoder(
         self, device: torch.device, dtype: torch.dtype, batch_size: int
     ) -> dict[str, float]:
-        """Time the encoder on volumes that lie ready, with all cores."""
+        """Time the encoder on volumes in memory, with all cores."""
         encoder = self.checkpoint.build_encoder().to(device, dtype)
         pack_linear_layers(encoder)
         slabs = torch.from_numpy(self.grid.extract(self.subject.data))[None]
@@ -89,7 +89,7 @@ class Stages:
             return output
 
         def encode_all() -> None:
-            # As the embedder does: on a CPU each thread encodes volumes of its own.
+            # As the embedder does: on a CPU, each thread encodes its own volumes.
             with map_in_threads(encode, range(_N_BATCHES), device=device) as outputs:
                 for _ in outputs:
                     pass

@@ -20,12 +20,13 @@ from brainfeat.pretraining.store import VolumeStore
 
 @dataclass(frozen=True, kw_only=True)
 class CnnConfig:
-    """How the network is trained.
+    """Training of the network.
 
-    Chosen in T1w among eight settings, on splits of another seed than the benchmark's:
-    with 110 steps the AUC was 0.64 of 20 labels and 0.73 of 80, against 0.61 to 0.64
-    and 0.62 to 0.71 with a further layer, learning rates of 0.001 and 0.005, dropout of
-    0.5, or 40 and 80 steps. One training takes about five seconds on one core.
+    Selected among eight settings on T1w, on splits with another seed than the
+    benchmark: with 110 steps the AUC was 0.64 with 20 labels and 0.73 with 80, against
+    0.61 to 0.64 and 0.62 to 0.71 with one more layer, learning rates of 0.001 and
+    0.005, dropout of 0.5, or 40 and 80 steps. One training takes about five seconds on
+    one core.
     """
 
     channels: tuple[int, ...] = (8, 16, 32)
@@ -38,7 +39,7 @@ class CnnConfig:
 
 
 class SupervisedCnn:
-    """The network as a method of the benchmark; predictions are kept on disk."""
+    """The network as a method of the benchmark; predictions are cached."""
 
     name = "3D CNN, supervised"
 
@@ -47,25 +48,29 @@ class SupervisedCnn:
         self._scans = lru_cache(self._read)
 
     def accepts(self, contrast: Contrast) -> bool:
-        """Whether the method can see this contrast: any."""
+        """Accept any contrast."""
         return bool(contrast)
 
     def predict(
-        self, learnt: Contrast, tested: Sequence[Contrast], train: NDArray[np.int64]
+        self, trained: Contrast, tested: Sequence[Contrast], train: NDArray[np.int64]
     ) -> list[NDArray[Any]]:
         """Return the probability of disease of every subject, for each contrast."""
-        # One training serves all contrasts that have as many channels.
-        alike = [(name,) for name in MODALITIES] if len(learnt) == 1 else [learnt]
-        names = [scan_names(self._store(contrast)) for contrast in (learnt, *alike)]
-        key = (self.config, learnt, names, train.tolist())
+        # One trained network predicts all contrasts with the same number of channels.
+        tested_with = (
+            [(name,) for name in MODALITIES] if len(trained) == 1 else [trained]
+        )
+        names = [
+            scan_names(self._store(contrast)) for contrast in (trained, *tested_with)
+        ]
+        key = (self.config, trained, names, train.tolist())
         folder = self.cohort.folder / "cnn"
-        chances = cached(folder, key, self._compute, learnt, alike, train)
-        return [chances[alike.index(contrast)] for contrast in tested]
+        probabilities = cached(folder, key, self._compute, trained, tested_with, train)
+        return [probabilities[tested_with.index(contrast)] for contrast in tested]
 
     def _compute(
-        self, learnt: Contrast, tested: Sequence[Contrast], train: NDArray[np.int64]
+        self, trained: Contrast, tested: Sequence[Contrast], train: NDArray[np.int64]
     ) -> NDArray[np.float32]:
-        scans, labels = self._scans(learnt)[train], self.cohort.diagnosis[train]
+        scans, labels = self._scans(trained)[train], self.cohort.diagnosis[train]
         return train_and_predict(
             scans, labels, [self._scans(contrast) for contrast in tested], self.config
         )
@@ -136,7 +141,7 @@ def _augment(scans: Tensor) -> Tensor:
     """Flip left and right, shift by up to 8 mm, and change the intensities."""
     n, n_modalities = scans.shape[:2]
     flipped = torch.where(torch.rand(n, 1, 1, 1, 1) < 0.5, scans.flip(2), scans)
-    # The brain ends well before the grid, so what rolls over the edge is background.
+    # The grid is larger than the brain, so only background wraps around.
     shifts = torch.randint(-2, 3, (n, 3)).tolist()
     pairs = zip(flipped, shifts, strict=True)
     moved = [scan.roll(shift, (1, 2, 3)) for scan, shift in pairs]

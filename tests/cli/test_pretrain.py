@@ -20,6 +20,7 @@ from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.checkpoint.config import CheckpointConfig
 from brainfeat.cli import app as cli
 from brainfeat.preprocessing.preprocessor import Preprocessor
+from brainfeat.pretraining.run_checks import run_lock
 from brainfeat.pretraining.seeds import derive_seed
 from brainfeat.pretraining.store import VolumeStore
 from brainfeat.pretraining.trainer import Trainer
@@ -82,7 +83,7 @@ def _process(*arguments, command=_command):
     )
 
 
-def test_a_cohort_is_trained_on_and_it_is_said(cohort, options, tmp_path):
+def test_progress_and_summary_of_a_run_are_printed(cohort, options, tmp_path):
     folder = tmp_path / "run"
     result = _run(cohort, "-o", folder, *options)
     assert result.exit_code == 0
@@ -110,7 +111,7 @@ def test_options_reach_the_run(cohort, options, tmp_path):
     assert VolumeStore(tmp_path / "run" / "store").modalities == ("FLAIR",)
 
 
-def test_weights_to_start_from_bring_their_encoder(store, options, tmp_path):
+def test_initial_weights_determine_the_encoder(store, options, tmp_path):
     config = {"batch_size": 2, "views": CONFIG.to_dict()["views"], "head_hidden_dim": 8}
     path = tmp_path / "config.json"
     path.write_text(json.dumps(config))
@@ -165,7 +166,7 @@ def test_scans_that_fail_are_listed_and_the_status_is_1(cohort, options, tmp_pat
         ),
     ],
 )
-def test_what_cannot_start_is_one_line(
+def test_errors_before_a_run_are_one_line(
     cohort, store, tmp_path, monkeypatch, arguments, message
 ):
     monkeypatch.chdir(tmp_path)
@@ -189,7 +190,7 @@ def test_wrong_usage_is_2(arguments):
     assert _run(*arguments.split()).exit_code == 2
 
 
-def test_a_run_that_cannot_go_on_says_what_to_change(store, options, tmp_path):
+def test_a_diverging_run_suggests_what_to_change(store, options, tmp_path):
     path = tmp_path / "config.json"
     wild = replace(CONFIG, learning_rate=1e30, warmup_fraction=0.0)
     path.write_text(json.dumps(wild.to_dict()))
@@ -216,7 +217,8 @@ def whole_run(store, options, tmp_path_factory):
     ("number", "status", "n_lines"),
     [(signal.SIGKILL, -9, 9), (signal.SIGTERM, 143, 4)],
 )
-def test_a_run_that_is_cut_off_goes_on_to_the_same_weights(
+@pytest.mark.slow
+def test_an_interrupted_run_resumes_to_the_same_weights(
     store, options, whole_run, tmp_path, number, status, n_lines
 ):
     arguments = [store, "-o", tmp_path / "run", *options, "--steps", N_LONG]
@@ -229,13 +231,13 @@ def test_a_run_that_is_cut_off_goes_on_to_the_same_weights(
             pytest.fail(process.communicate()[1])
         time.sleep(0.001)
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == status
-    assert "Traceback" not in said
+    assert "Traceback" not in errors
     if status > 0:
-        last = said.splitlines()[-1]
+        last = errors.splitlines()[-1]
         assert re.match(r"error: interrupted: --resume continues from step \d+", last)
-    # What the run was begun with need not be said again.
+    # A resumed run needs no options.
     result = _run(store, "-o", tmp_path / "run", "--resume", "--device", "cpu")
     assert result.exit_code == 0, result.stderr
     weights = [
@@ -245,7 +247,7 @@ def test_a_run_that_is_cut_off_goes_on_to_the_same_weights(
     assert weights[0] == weights[1]
 
 
-def test_an_interrupt_while_preprocessing_keeps_what_is_done(
+def test_an_interrupt_keeps_the_preprocessed_scans(
     cohort, options, tmp_path, monkeypatch
 ):
     def interrupt(*_):
@@ -264,19 +266,21 @@ def _two_processes(*arguments):
     return [*start, "--nproc-per-node", "2", "-m", *_command(*arguments)[2:]]
 
 
-def test_of_two_processes_the_first_one_speaks(cohort, options, tmp_path):
+@pytest.mark.slow
+def test_only_rank_zero_prints(cohort, options, tmp_path):
     folder = tmp_path / "run"
     process = _process(cohort, "-o", folder, *options, command=_two_processes)
-    said, errors = process.communicate(timeout=120)
+    output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
-    assert len(said.splitlines()) == 2
+    assert len(output.splitlines()) == 2
     lines = [line for line in errors.splitlines() if re.match(r"\[\d/5\]", line)]
     assert [line[:5] for line in lines] == ["[1/5]", "[2/5]", "[4/5]", "[5/5]"]
     assert Checkpoint.load(folder).config.trained
     assert len(VolumeStore(folder / "store").subjects) == 3
 
 
-def test_of_two_processes_the_first_one_tells_of_an_interrupt(store, options, tmp_path):
+@pytest.mark.slow
+def test_rank_zero_reports_an_interrupt(store, options, tmp_path):
     folder = tmp_path / "run"
     process = _process(
         *(store, "-o", folder, *options, "--steps", 5000), command=_two_processes
@@ -300,7 +304,8 @@ def _first_subject(source, process):
     return next(found)
 
 
-def test_an_error_of_the_second_process_alone_is_told(store, options, tmp_path):
+@pytest.mark.slow
+def test_an_error_of_rank_one_is_printed(store, options, tmp_path):
     copy = shutil.copytree(store, tmp_path / "store")
     source = VolumeStore(store)
     first, second = (_first_subject(source, process) for process in (0, 1))
@@ -315,7 +320,7 @@ def test_an_error_of_the_second_process_alone_is_told(store, options, tmp_path):
     assert f"the array of {second} is damaged" in line
 
 
-def test_a_run_in_the_home_folder_goes_on(store, options, tmp_path, monkeypatch):
+def test_a_run_in_the_home_folder_resumes(store, options, tmp_path, monkeypatch):
     # A shell leaves the ~ of --output=~/run as it is.
     monkeypatch.setenv("HOME", str(tmp_path))
     shutil.copy(options[1], tmp_path / "config.json")
@@ -328,16 +333,8 @@ def test_a_run_in_the_home_folder_goes_on(store, options, tmp_path, monkeypatch)
 
 def test_a_second_run_into_the_same_folder_is_refused(store, options, tmp_path):
     folder = tmp_path / "run"
-    first = _process(store, "-o", folder, *options, "--steps", 5000)
-    deadline = time.monotonic() + 60
-    while not (folder / "log.jsonl").exists():
-        if first.poll() is not None or time.monotonic() > deadline:
-            first.kill()
-            pytest.fail(first.communicate()[1])
-        time.sleep(0.01)
-    result = _run(store, "-o", folder, *options, "--steps", 5000, "--resume")
-    first.kill()
-    first.communicate()
+    with run_lock(folder):
+        result = _run(store, "-o", folder, *options, "--resume")
     assert result.exit_code == 2
     last = result.stderr.splitlines()[-1]
     assert (
@@ -350,7 +347,8 @@ def _with_little_space(*arguments):
     return ["bash", "-c", 'ulimit -f 64; exec "$@"', "-", *_command(*arguments)]
 
 
-def test_a_full_disk_is_named_with_the_file(cohort, store, options, tmp_path):
+@pytest.mark.slow
+def test_a_full_disk_is_reported_with_the_file(cohort, store, options, tmp_path):
     for data, name in ((store, r"state\.safetensors"), (cohort, r"store/\w+\.npy")):
         folder = tmp_path / Path(data).name
         process = _process(data, "-o", folder, *options, command=_with_little_space)
@@ -360,7 +358,7 @@ def test_a_full_disk_is_named_with_the_file(cohort, store, options, tmp_path):
         assert re.fullmatch(rf"error: {folder}/{name}: .*\(File too large\)\.", last)
 
 
-def test_labels_that_cannot_probe_are_one_line(store, options, tmp_path):
+def test_errors_of_labels_are_one_line(store, options, tmp_path):
     labels = tmp_path / "labels.tsv"
     labels.write_text(
         "participant_id\tage\tdx\nsub-0\t5\ta\nsub-1\t6\tb\nsub-2\t7\tb\n"

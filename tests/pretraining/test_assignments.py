@@ -42,7 +42,7 @@ def test_sinkhorn_does_not_overflow():
     torch.testing.assert_close(q.sum(-1), torch.ones(6))
 
 
-def test_sinkhorn_ignores_what_all_samples_or_all_prototypes_share():
+def test_sinkhorn_ignores_offsets_common_to_all_samples_or_prototypes():
     logits = torch.randn(6, 5)
     q = SinkhornKnopp(5, n_iterations=2)(logits, temperature=0.3)
     shifted = logits + torch.randn(5) + torch.randn(6, 1)
@@ -83,13 +83,13 @@ def test_centre_reaches_the_mean_of_constant_logits():
 
 
 @pytest.mark.parametrize("make", [SinkhornKnopp, MovingAverageCentring])
-def test_no_samples_are_no_assignments_and_change_nothing(make):
+def test_empty_batch_gives_no_assignments_and_keeps_the_centre(make):
     centring = make(5)
     assert centring(torch.zeros(0, 5), temperature=0.1).shape == (0, 5)
     assert all(not value.any() for value in centring.state_dict().values())
 
 
 @pytest.mark.parametrize("make", [SinkhornKnopp, MovingAverageCentring])
-def test_targets_have_no_gradient(make):
+def test_assignments_have_no_gradient(make):
     logits = torch.randn(4, 5, requires_grad=True)
     assert not make(5)(logits, temperature=0.1).requires_grad

@@ -31,7 +31,7 @@ CHANGED = PretrainingConfig(
     "config",
     [PretrainingConfig(), CHANGED, *(PretrainingConfig.preset(p) for p in PRESETS)],
 )
-def test_json_and_back_is_the_same_configuration(config):
+def test_configuration_survives_json(config):
     text = json.dumps(config.to_dict())
     assert PretrainingConfig.from_dict(json.loads(text)) == config
 
@@ -43,7 +43,7 @@ def test_absent_keys_take_their_defaults():
 
 
 @pytest.mark.parametrize(
-    ("values", "place"),
+    ("values", "path"),
     [
         ({"colour": 1}, "colour"),
         ({"encoder": {"colour": 1}}, r"encoder: unknown keys \['colour'\]"),
@@ -52,8 +52,8 @@ def test_absent_keys_take_their_defaults():
         ({"views": {"intensity": {"colour": 1}}}, "views.intensity: unknown"),
     ],
 )
-def test_unknown_key_is_refused_at_its_place(values, place):
-    with pytest.raises(ConfigError, match=place):
+def test_unknown_key_is_reported_with_its_path(values, path):
+    with pytest.raises(ConfigError, match=path):
         PretrainingConfig.from_dict(values)
 
 
@@ -136,7 +136,7 @@ def test_the_ends_of_a_schedule_may_be_a_list():
         PretrainingConfig(weight_decay=[-0.1, 0.4])
 
 
-def test_objectives_that_compare_no_views_do_with_one():
+def test_ibot_alone_needs_one_global_view():
     config = PretrainingConfig(dino_weight=0.0, views=ViewConfig(n_global=1))
     assert config.views.n_global == 1
 
@@ -174,7 +174,7 @@ def test_learning_rate_follows_the_root_of_the_batch_size():
         ({"anatomy": 1.0}, False, False),
     ],
 )
-def test_objective_alone_needs_no_more_than_it_uses(weights, teacher, local):
+def test_single_objective_uses_only_what_it_needs(weights, teacher, local):
     names = ("dino", "ibot", "koleo", "infonce", "anatomy")
     config = PretrainingConfig(
         **{f"{name}_weight": weights.get(name, 0.0) for name in names}

@@ -25,19 +25,19 @@ def write(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["small_batch", "large_batch"])
-def test_without_a_file_it_is_the_preset(write, name):
+def test_without_a_file_the_preset_is_used(write, name):
     preset = PretrainingConfig.preset(name)
     assert read_config(None, preset=name) == preset
     assert read_config(write({}), preset=name) == preset
 
 
-def test_a_file_changes_its_own_fields_alone(write):
+def test_a_file_changes_only_its_own_fields(write):
     path = write({"seed": 5, "encoder": {"depth": 3, "slab_mixing": [1]}})
     encoder = replace(SMALL_BATCH.encoder, depth=3, slab_mixing=(1,))
     assert read_config(path) == replace(SMALL_BATCH, seed=5, encoder=encoder)
 
 
-def test_the_configuration_of_a_run_reads_as_itself(small_config, write):
+def test_the_saved_configuration_of_a_run_is_read_back(small_config, write):
     path = write(small_config.to_dict())
     assert read_config(path, preset="large_batch") == small_config
 
@@ -51,7 +51,7 @@ def test_steps_and_encoder_replace_those_of_the_preset(write):
     assert read_config(path).n_steps == 7
 
 
-def test_crops_fit_the_patches_of_another_encoder(write):
+def test_crops_are_resized_to_the_patches_of_another_encoder(write):
     encoder = EncoderConfig(patch_size=14, image_size=(28, 42))
     views = read_config(None, encoder=encoder).views
     assert views.global_crops.size == (140, 140)
@@ -60,7 +60,7 @@ def test_crops_fit_the_patches_of_another_encoder(write):
     assert read_config(given, encoder=encoder).views.global_crops.size == (56, 70)
 
 
-def test_crops_that_fit_stay():
+def test_crops_that_fit_are_kept():
     encoder = EncoderConfig(patch_size=4)
     assert read_config(None, encoder=encoder).views == SMALL_BATCH.views
 
@@ -79,14 +79,14 @@ def test_crops_that_fit_stay():
         ("", "no valid JSON"),
     ],
 )
-def test_a_file_that_is_wrong_is_named(write, content, message):
+def test_errors_name_an_invalid_file(write, content, message):
     path = write(content)
     with pytest.raises(ConfigError, match=f"config.json: .*{message}") as raised:
         read_config(path)
     assert str(raised.value).startswith(str(path))
 
 
-def test_a_file_that_is_missing_is_named(tmp_path):
+def test_errors_name_a_missing_file(tmp_path):
     with pytest.raises(ConfigError, match=r"no\.json: cannot be read \(No such file"):
         read_config(tmp_path / "no.json")
     with pytest.raises(ConfigError, match="cannot be read"):

@@ -46,7 +46,7 @@ def names(data):
     return [subject.participant_id for subject in data.subjects]
 
 
-def test_sessions_of_a_subject_are_acquisitions_of_one_brain(cohort):
+def test_sessions_of_a_subject_are_its_acquisitions(cohort):
     found = collect(cohort)
     assert names(found) == ["sub-1", "sub-2", "sub-2"]
     assert [sorted(subject.images) for subject in found.subjects] == [
@@ -58,7 +58,7 @@ def test_sessions_of_a_subject_are_acquisitions_of_one_brain(cohort):
     assert found.failed == ()
 
 
-def test_every_form_of_the_same_images_gives_the_same_scans(cohort, tmp_path):
+def test_every_form_of_the_same_images_gives_the_same_subjects(cohort, tmp_path):
     paths = sorted(cohort.rglob("*_T1w.nii.gz"))
     table = pd.DataFrame({"T1w": map(str, paths)}, index=["sub-1", "sub-2", "sub-2"])
     table.index.name = "participant_id"
@@ -90,7 +90,7 @@ def test_first_level_of_an_index_names_the_subject(cohort):
     assert names(found) == ["sub-7", "sub-7"]
 
 
-def test_one_name_in_two_cohorts_is_two_people(cohort, tmp_path):
+def test_one_name_in_two_cohorts_is_two_subjects(cohort, tmp_path):
     other = _make_cohort(tmp_path / "other")
     (other / "sub-1/anat/sub-1_T1w.nii.gz").unlink()
     (other / "sub-1").rename(other / "sub-3")
@@ -105,7 +105,7 @@ def test_one_name_in_two_cohorts_is_two_people(cohort, tmp_path):
     ]
 
 
-def test_one_name_in_two_datasets_is_two_people_however_they_are_given(
+def test_one_name_in_two_datasets_is_two_subjects_in_every_form(
     tmp_path, monkeypatch, caplog
 ):
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -134,9 +134,7 @@ def test_one_name_in_two_datasets_is_two_people_however_they_are_given(
     assert set(names(collect(manifest))) == {"one"}
 
 
-def test_what_is_missing_is_told_and_listed_and_the_rest_taken(
-    cohort, tmp_path, caplog
-):
+def test_missing_inputs_are_reported_and_the_rest_used(cohort, tmp_path, caplog):
     found = collect([tmp_path / "no.nii", cohort])
     assert len(found.subjects) == 3
     assert [str(failure.error) for failure in found.failed] == [
@@ -145,7 +143,7 @@ def test_what_is_missing_is_told_and_listed_and_the_rest_taken(
     assert caplog.messages == [f"failed: {tmp_path}/no.nii: no such file."]
 
 
-def test_a_store_and_a_source_are_taken_as_they_are(store):
+def test_a_store_and_a_source_are_returned_unchanged(store):
     found = collect(store.folder)
     assert isinstance(found, VolumeStore)
     assert found.index == store.index
@@ -166,7 +164,7 @@ def test_a_store_and_a_source_are_taken_as_they_are(store):
     ],
     ids=["no folder", "nothing", "number", "numbers", "other column", "no file"],
 )
-def test_what_cannot_be_trained_on_is_named(data, error, message):
+def test_errors_name_data_that_cannot_be_used(data, error, message):
     with pytest.raises(error, match=message):
         collect(data)
 
@@ -177,7 +175,7 @@ def test_an_image_in_memory_is_refused():
         collect(pd.DataFrame({"T1w": [image]}))
 
 
-def test_a_store_is_trained_on_alone(cohort, store):
+def test_a_store_cannot_be_combined_with_images(cohort, store):
     with pytest.raises(InputError, match="a store cannot be combined"):
         collect([cohort, store.folder])
 
@@ -189,11 +187,11 @@ def test_a_store_is_trained_on_alone(cohort, store):
         (["T1w", "T2w"], "expected T2w, the data have T1w"),
     ],
 )
-def test_a_modality_that_is_wanted_must_be_there(cohort, wanted, message):
+def test_a_wanted_modality_must_exist(cohort, wanted, message):
     with pytest.raises(ModalityError, match=message):
         collect(cohort, wanted=wanted)
 
 
-def test_a_store_keeps_all_its_modalities(store):
+def test_a_modality_of_a_store_cannot_be_left_out(store):
     with pytest.raises(ModalityError, match="stored with T2w too"):
         collect(store, wanted=["T1w"])

@@ -82,7 +82,7 @@ def test_description_names_steps_and_objectives_with_weight(export, small_config
         (0.3, ("T1w",), False),
     ],
 )
-def test_subjects_may_lack_modalities_if_training_hid_some(
+def test_missing_modalities_are_allowed_if_training_hid_some(
     export, small_config, probability, modalities, expected
 ):
     config = replace(
@@ -93,7 +93,7 @@ def test_subjects_may_lack_modalities_if_training_hid_some(
     assert export(config).config.missing_modalities == expected
 
 
-def test_first_plane_is_the_checkpoints(export, small_config):
+def test_checkpoint_takes_the_first_plane(export, small_config):
     views = replace(small_config.views, planes=("sagittal", "axial"))
     assert export(replace(small_config, views=views)).config.plane == "sagittal"
 
@@ -120,7 +120,7 @@ def saved(small_config, tmp_path):
     return Checkpoint(config, state).save(tmp_path / "init")
 
 
-def test_student_and_teacher_start_from_a_checkpoint_with_their_own_heads(
+def test_student_and_teacher_take_the_encoder_of_a_checkpoint_and_keep_their_heads(
     saved, small_config
 ):
     model = SelfDistillation(small_config, 3)
@@ -140,7 +140,7 @@ def test_student_and_teacher_start_from_a_checkpoint_with_their_own_heads(
     assert not model.teacher.training
 
 
-def test_start_adapts_to_other_modalities_and_sizes(saved, small_config):
+def test_initial_weights_adapt_to_other_modalities_and_sizes(saved, small_config):
     encoder = replace(
         small_config.encoder,
         modalities=("T2w", "T1w", "FLAIR"),

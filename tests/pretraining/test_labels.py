@@ -65,12 +65,12 @@ def test_two_classes_are_read_in_alphabetical_order(write):
         ),
     ],
 )
-def test_a_table_that_is_wrong_is_named(write, text, column, message):
+def test_errors_name_an_invalid_table(write, text, column, message):
     with pytest.raises(InputError, match=f"labels.tsv: .*{message}"):
         read_labels(write(text), column)
 
 
-def test_a_table_that_is_missing_is_named(tmp_path):
+def test_errors_name_a_missing_table(tmp_path):
     with pytest.raises(InputError, match=r"no\.tsv: cannot be read \(No such file"):
         read_labels(tmp_path / "no.tsv")
 

@@ -20,33 +20,33 @@ def neighbours_hidden(masks):
 
 
 @pytest.mark.parametrize(("probability", "expected"), [(0, 0), (0.35, 7), (1, 20)])
-def test_asked_share_of_views_is_masked(probability, expected):
+def test_requested_fraction_of_views_is_masked(probability, expected):
     masks = draw(probability=probability)
     assert masks.shape == (20, 3, 5, 7)
     assert masks.dtype == torch.bool
     assert masks.flatten(1).any(dim=1).sum() == expected
 
 
-@pytest.mark.parametrize("share", [0.02, 0.3, 0.77])
-def test_masked_views_have_exactly_the_asked_share_of_patches(share):
-    masks = draw(ratio=(share, share), probability=1.0)
+@pytest.mark.parametrize("fraction", [0.02, 0.3, 0.77])
+def test_masked_views_hide_exactly_the_requested_fraction_of_patches(fraction):
+    masks = draw(ratio=(fraction, fraction), probability=1.0)
     n_hidden = masks.flatten(1).sum(dim=1)
-    assert (n_hidden == round(share * 3 * 5 * 7)).all()
+    assert (n_hidden == round(fraction * 3 * 5 * 7)).all()
 
 
-def test_shares_spread_evenly_over_the_range():
-    shares = draw(ratio=(0.2, 0.6), probability=1.0).flatten(1).float().mean(dim=1)
-    ordered = shares.sort().values
+def test_masked_fractions_are_spread_evenly_over_the_range():
+    fractions = draw(ratio=(0.2, 0.6), probability=1.0).flatten(1).float().mean(dim=1)
+    ordered = fractions.sort().values
     # One of 20 equal parts of the range each, up to whole patches.
     low = 0.2 + 0.4 * torch.arange(20) / 20
     assert (ordered >= low - 0.5 / 105).all()
     assert (ordered <= low + 0.4 / 20 + 0.5 / 105).all()
-    assert not torch.equal(ordered, shares)
+    assert not torch.equal(ordered, fractions)
 
 
-@pytest.mark.parametrize(("share", "expected"), [(1e-6, 1), (1.0, 104)])
-def test_masked_view_neither_shows_nor_hides_everything(share, expected):
-    masks = draw(ratio=(share, share), probability=1.0)
+@pytest.mark.parametrize(("fraction", "expected"), [(1e-6, 1), (1.0, 104)])
+def test_masked_view_neither_shows_nor_hides_everything(fraction, expected):
+    masks = draw(ratio=(fraction, fraction), probability=1.0)
     assert (masks.flatten(1).sum(dim=1) == expected).all()
 
 
@@ -64,12 +64,12 @@ def test_every_patch_is_hidden_at_times():
     assert often.max() < 0.8
 
 
-def test_masks_are_those_of_the_generator():
+def test_masks_depend_on_the_generator_alone():
     assert torch.equal(draw(seed=4), draw(seed=4))
     assert not torch.equal(draw(seed=4), draw(seed=5))
 
 
-def test_weights_are_one_over_the_views_hidden_patches():
+def test_weights_are_one_over_the_masked_patches_of_a_view():
     masks = draw(6, (2, 3, 5), probability=0.5)
     expected = [
         1 / (int(masks[b].sum()) * 6)

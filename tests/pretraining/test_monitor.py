@@ -23,7 +23,7 @@ def test_effective_rank_counts_directions(n_directions):
     assert effective_rank(rows) == pytest.approx(n_directions, rel=1e-3)
 
 
-def test_effective_rank_ignores_place_size_and_rotation():
+def test_effective_rank_ignores_offset_scale_and_rotation():
     rows = noise(40, 9)
     rotation = torch.linalg.qr(noise(9, 9, seed=1))[0]
     changed = 30 * rows @ rotation + 5
@@ -39,7 +39,7 @@ def test_equal_rows_have_rank_one(value):
     assert effective_rank(torch.full((30, 5), value)) == 1
 
 
-def test_relative_entropy_goes_from_decided_to_alike():
+def test_relative_entropy_goes_from_one_hot_to_uniform():
     decided = 100 * torch.eye(7)
     assert relative_entropy(decided, 0.1) == pytest.approx(0, abs=1e-6)
     assert relative_entropy(torch.zeros(3, 4, 7), 0.1) == pytest.approx(1)
@@ -47,12 +47,12 @@ def test_relative_entropy_goes_from_decided_to_alike():
     assert rising == sorted(rising)
 
 
-def test_two_equal_choices_have_the_entropy_of_one_bit():
+def test_two_equal_probabilities_have_the_entropy_of_one_bit():
     logits = torch.tensor([[0.0, 0.0] + [-1000.0] * 6])
     assert relative_entropy(logits, 1.0) == pytest.approx(1 / 3)
 
 
-def test_rank_is_of_the_last_rows():
+def test_rank_uses_the_last_rows_only():
     monitor = Monitor(0)
     batches = noise(60, 9, 6)
     ranks = [monitor.observe(batch) for batch in batches]
@@ -78,13 +78,13 @@ def test_collapsed_embeddings_stop_the_run():
         monitor.check_collapse(3, effective_rank=rank, teacher_entropy=0.5)
 
 
-def test_decided_teacher_stops_the_run():
+def test_one_hot_teacher_stops_the_run():
     entropy = relative_entropy(torch.eye(8)[:1].expand(30, -1), 0.01)
     with pytest.raises(TrainingError, match=r"collapse.*entropy.*teacher_temperature"):
         Monitor(0).check_collapse(0, effective_rank=None, teacher_entropy=entropy)
 
 
-def test_healthy_signs_say_nothing(caplog):
+def test_healthy_values_give_no_warning(caplog):
     monitor = Monitor(0)
     rank = monitor.observe(noise(256, 24))
     with caplog.at_level(logging.WARNING):
@@ -97,7 +97,7 @@ def test_healthy_signs_say_nothing(caplog):
     ("rank", "entropy", "message"),
     [(5.0, 0.5, "effective rank is low, 5.0"), (20.0, 0.05, "entropy is low, 0.050")],
 )
-def test_collapse_that_begins_is_warned_of(caplog, rank, entropy, message):
+def test_beginning_collapse_gives_a_warning(caplog, rank, entropy, message):
     with caplog.at_level(logging.WARNING):
         Monitor(0).check_collapse(8, effective_rank=rank, teacher_entropy=entropy)
     (record,) = caplog.records
@@ -106,7 +106,7 @@ def test_collapse_that_begins_is_warned_of(caplog, rank, entropy, message):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_number_that_is_not_finite_stops_the_run(value):
+def test_non_finite_number_stops_the_run(value):
     monitor = Monitor(99)
     monitor.check_finite(0, loss=1.0, gradient=0.0)
     with pytest.raises(TrainingError, match=r"step 1: gradient not finite"):

@@ -70,7 +70,7 @@ def test_learning_rates_rise_from_the_patches_to_the_heads(network, config):
     assert set(heads) == {peak}
 
 
-def test_all_of_a_block_learns_alike(network, config):
+def test_all_parameters_of_a_block_have_one_learning_rate(network, config):
     optimizer = build_optimizer(network, config)
     set_schedule(optimizer, 7, config)
     rates = by_name(network, optimizer, "lr")
@@ -102,7 +102,7 @@ def test_only_matrices_decay(network, config):
     assert all(shapes[name].ndim >= 2 for name in layers)
 
 
-def test_prototypes_wait_while_they_are_frozen(network, config):
+def test_frozen_prototypes_have_no_learning_rate(network, config):
     optimizer = build_optimizer(network, config)
     for step, waits in [(0, True), (3, True), (4, False), (19, False)]:
         set_schedule(optimizer, step, config)
@@ -174,7 +174,7 @@ def test_muon_steps_are_orthogonal_and_as_large_as_adamws(network, config):
     assert 0.1 < step < 0.4  # AdamW's steps have a root mean square near 0.2 to 0.4
 
 
-def test_muon_of_a_torch_without_it_is_refused(network, config, monkeypatch):
+def test_muon_needs_a_torch_that_has_it(network, config, monkeypatch):
     monkeypatch.delattr(torch.optim, "Muon")
     with pytest.raises(ConfigError, match=r"needs torch 2\.9 or newer, got"):
         build_optimizer(network, replace(config, optimizer="muon"))

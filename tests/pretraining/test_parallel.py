@@ -93,7 +93,8 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", ["ddp", "fully_shard"])
-def test_processes_end_with_the_same_weights(folder, kind):
+@pytest.mark.slow
+def test_ranks_end_with_the_same_weights(folder, kind):
     checkpoints = [
         Checkpoint.load(folder / name) for name in (kind, f"{kind}-0", f"{kind}-1")
     ]
@@ -101,7 +102,8 @@ def test_processes_end_with_the_same_weights(folder, kind):
     assert checkpoints[0].config.trained
 
 
-def test_shared_weights_learn_what_shared_gradients_do(folder):
+@pytest.mark.slow
+def test_sharded_weights_equal_replicated_ones(folder):
     one, other = (
         load_file(folder / kind / "state.safetensors")
         for kind in ("ddp", "fully_shard")
@@ -109,7 +111,8 @@ def test_shared_weights_learn_what_shared_gradients_do(folder):
     torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
-def test_resumed_run_of_processes_equals_an_uninterrupted_one(folder):
+@pytest.mark.slow
+def test_resumed_run_of_two_ranks_equals_an_uninterrupted_one(folder):
     one, other = (
         load_file(folder / name / "state.safetensors") for name in ("whole", "parts")
     )
@@ -117,7 +120,8 @@ def test_resumed_run_of_processes_equals_an_uninterrupted_one(folder):
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_processes_part_the_subjects_of_a_step(folder):
+@pytest.mark.slow
+def test_ranks_split_the_subjects_of_a_step(folder):
     for step in range(5):
         one, other = (
             json.loads((folder / f"drawn-{number}-{step}.json").read_text())
@@ -128,18 +132,19 @@ def test_processes_part_the_subjects_of_a_step(folder):
         assert (other["n_subjects"], other["n_processes"]) == (2, 2)
 
 
-def test_one_process_writes_the_log(folder):
+@pytest.mark.slow
+def test_only_rank_zero_writes_the_log(folder):
     lines = (folder / "ddp" / "log.jsonl").read_text().splitlines()
     assert len(lines) == 3  # steps 0, 2 and 4
 
 
-def test_process_that_torchrun_did_not_start_joins_nobody(monkeypatch):
+def test_process_not_started_by_torchrun_joins_no_group(monkeypatch):
     monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
     with joined_ranks("cpu"):
         assert not dist.is_initialized()
 
 
-def test_model_of_one_process_is_left_as_it_is(small_config):
+def test_model_of_one_process_is_not_wrapped(small_config):
     model = SelfDistillation(small_config, 3)
     student = model.student
     assert wrap_for_ranks(model, small_config) is model

@@ -43,7 +43,7 @@ losses = {
     "infonce": lambda first, second: infonce_loss(first, second, temperature=0.3),
 }
 answers = {
-    "place": (rank(), world_size()),
+    "rank": (rank(), world_size()),
     "gathered": gather_rows(rows[mine]),
     "sum": all_ranks_sum(rows[mine]),
     "mean": all_ranks_mean(rows[mine]),
@@ -91,7 +91,7 @@ def answers(inputs, tmp_path_factory):
     return [torch.load(folder / f"{number}.pt") for number in range(2)]
 
 
-def test_one_process_tells_itself_nothing(inputs):
+def test_one_process_communicates_nothing(inputs):
     rows = inputs[0].clone().requires_grad_()
     assert (rank(), world_size()) == (0, 1)
     assert gather_rows(rows) is rows
@@ -105,11 +105,13 @@ def test_one_process_tells_itself_nothing(inputs):
     )
 
 
-def test_processes_know_their_place(answers):
-    assert [answer["place"] for answer in answers] == [(0, 2), (1, 2)]
+@pytest.mark.slow
+def test_processes_know_their_rank(answers):
+    assert [answer["rank"] for answer in answers] == [(0, 2), (1, 2)]
 
 
-def test_every_process_gets_the_rows_of_all(inputs, answers):
+@pytest.mark.slow
+def test_every_rank_gets_the_rows_of_all(inputs, answers):
     rows = inputs[0]
     for answer in answers:
         assert torch.equal(answer["gathered"], rows)
@@ -117,7 +119,8 @@ def test_every_process_gets_the_rows_of_all(inputs, answers):
         torch.testing.assert_close(answer["mean"], (rows[:3] + rows[3:]) / 2)
 
 
-def test_logsumexp_is_that_of_all_rows_however_they_are_shared(inputs, answers):
+@pytest.mark.slow
+def test_logsumexp_is_that_of_all_rows_however_they_are_split(inputs, answers):
     logits = inputs[2]
     for answer in answers:
         torch.testing.assert_close(
@@ -128,7 +131,8 @@ def test_logsumexp_is_that_of_all_rows_however_they_are_shared(inputs, answers):
         )
 
 
-def test_assignments_of_two_processes_are_those_of_one(inputs, answers):
+@pytest.mark.slow
+def test_assignments_of_two_ranks_equal_those_of_one(inputs, answers):
     logits = inputs[2]
     torch.testing.assert_close(
         torch.cat([answer["sinkhorn"] for answer in answers]),
@@ -141,9 +145,8 @@ def test_assignments_of_two_processes_are_those_of_one(inputs, answers):
 
 
 @pytest.mark.parametrize("name", ["koleo", "infonce"])
-def test_mean_loss_and_gradient_of_two_processes_are_those_of_one(
-    name, inputs, answers
-):
+@pytest.mark.slow
+def test_mean_loss_and_gradient_of_two_ranks_equal_those_of_one(name, inputs, answers):
     first, second = (part.clone().requires_grad_() for part in inputs[:2])
     if name == "koleo":
         loss = koleo_loss(first)

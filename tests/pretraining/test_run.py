@@ -237,7 +237,7 @@ def test_a_run_that_resumes_with_other_scans_warns(cohort, init, tmp_path, caplo
     assert len(warnings_of(paths[:2], 3)) == 1  # no step with these was saved
 
 
-def test_an_encoder_that_cannot_take_whole_volumes_is_refused(cohort, run, tmp_path):
+def test_an_encoder_that_cannot_encode_whole_volumes_is_refused(cohort, run, tmp_path):
     # The default volumes are 80 slices deep; those of the store 20.
     encoder = replace(CONFIG.encoder, thickness=3)
     config = replace(CONFIG, encoder=encoder)

@@ -31,20 +31,20 @@ def run(small_config, tmp_path):
 
 
 @pytest.mark.parametrize("resume", [True, False])
-def test_an_empty_folder_is_free(small_config, tmp_path, resume):
+def test_an_empty_folder_can_be_used(small_config, tmp_path, resume):
     assert not check_run_folder(tmp_path, small_config, resume=resume)
     assert not check_run_folder(tmp_path / "new", small_config, resume=resume)
     assert saved_step(tmp_path) == 0
 
 
-def test_a_run_goes_on_if_it_is_to(small_config, run):
+def test_a_run_resumes_only_if_asked_to(small_config, run):
     assert check_run_folder(run, small_config, resume=True)
     assert saved_step(run) == 5
     with pytest.raises(TrainingError, match=r"run: holds a run; resume it"):
         check_run_folder(run, small_config, resume=False)
 
 
-def test_a_run_goes_on_with_its_own_configuration_alone(small_config, run):
+def test_a_run_resumes_only_with_its_own_configuration(small_config, run):
     encoder = replace(small_config.encoder, drop_path=0.1)
     other = replace(small_config, seed=3, encoder=encoder)
     message = r"json: .*with encoder.drop_path 0.2 \(now 0.1\), seed 0 \(now 3\);"
@@ -52,7 +52,7 @@ def test_a_run_goes_on_with_its_own_configuration_alone(small_config, run):
         check_run_folder(run, other, resume=True)
 
 
-def test_files_of_a_run_that_are_damaged_are_named(small_config, run):
+def test_errors_name_damaged_files_of_a_run(small_config, run):
     os.truncate(run / "state.safetensors", 20)
     with pytest.raises(TrainingError, match=r"state\.safetensors: expected the state"):
         saved_step(run)
@@ -73,7 +73,7 @@ def test_a_checkpoint_of_another_kind_is_not_overwritten(small_config, run, resu
         check_run_folder(run / "config.json", small_config, resume=resume)
 
 
-def test_a_folder_is_held_by_one_run_at_a_time(tmp_path):
+def test_a_folder_is_locked_by_one_run_at_a_time(tmp_path):
     folder = tmp_path / "new"
     for _ in range(2):
         with (
@@ -134,7 +134,9 @@ def test_volumes_must_divide_into_slabs_and_patches_of_the_first_plane(
         ((("T1w", "FLAIR"), ()), {"anatomy_weight": 0.0}, None),
     ],
 )
-def test_what_would_learn_nothing_is_refused(small_config, data, change, message):
+def test_configurations_that_would_learn_nothing_are_refused(
+    small_config, data, change, message
+):
     modalities, targets = data
     found = SimpleNamespace(modalities=modalities, targets=targets)
     config = replace(small_config, **change)
@@ -154,9 +156,7 @@ def test_subjects_divide_evenly_between_processes(small_config, monkeypatch):
 
 
 @pytest.mark.parametrize(("probability", "n_parts"), [(0.0, 1), (0.2, 2)])
-def test_ibot_that_would_see_no_masked_view_is_refused(
-    probability, n_parts, small_config
-):
+def test_ibot_without_masked_views_is_refused(probability, n_parts, small_config):
     found = SimpleNamespace(
         modalities=small_config.encoder.modalities, targets=("grey_matter",)
     )

@@ -61,7 +61,7 @@ def moments(optimizer):
 
 @pytest.fixture
 def saved(small_config, tmp_path):
-    """A file of three steps, and the model and optimizer that went on from it."""
+    """A file of three steps, and the model and optimizer that were trained further."""
     path = tmp_path / "state.safetensors"
     model, optimizer = build(small_config)
     train(model, optimizer, small_config, range(3))
@@ -69,7 +69,7 @@ def saved(small_config, tmp_path):
     return path, model, optimizer
 
 
-def test_state_comes_back_bit_by_bit(saved, small_config):
+def test_state_is_loaded_bit_by_bit(saved, small_config):
     path, model, optimizer = saved
     loaded, other = build(small_config, seed=1)
     assert load_run_state(path, loaded, other) == FACTS
@@ -87,7 +87,7 @@ def test_state_comes_back_bit_by_bit(saved, small_config):
         assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-def test_training_goes_on_as_if_it_had_not_stopped(saved, small_config):
+def test_training_from_a_loaded_state_equals_uninterrupted(saved, small_config):
     path, model, optimizer = saved
     loaded, other = build(small_config, seed=1)
     load_run_state(path, loaded, other)
@@ -103,7 +103,7 @@ def test_loaded_state_shares_no_memory_with_the_saved_one(saved, small_config):
     assert path.read_bytes() == before
 
 
-def test_file_is_no_pickle(saved):
+def test_state_file_is_no_pickle(saved):
     path, *_ = saved
     with pytest.raises(pickle.UnpicklingError):
         pickle.loads(path.read_bytes())
@@ -117,7 +117,9 @@ def test_file_is_no_pickle(saved):
     }
 
 
-def test_wrapped_student_and_bare_one_read_each_other(saved, small_config, tmp_path):
+def test_states_of_wrapped_and_bare_students_are_the_same(
+    saved, small_config, tmp_path
+):
     path, *_ = saved
     wrapped, other = build(small_config, seed=1)
     wrapped.student = Wrapped(wrapped.student)
@@ -137,7 +139,7 @@ def test_state_before_the_first_step_can_be_loaded(small_config, tmp_path):
     assert not other.state
 
 
-def test_write_that_fails_leaves_the_old_file(saved, monkeypatch):
+def test_failed_write_keeps_the_old_file(saved, monkeypatch):
     path, model, optimizer = saved
     before = path.read_bytes()
 
@@ -174,7 +176,7 @@ def test_state_of_other_sizes_is_refused_and_nothing_changed(saved, small_config
     assert_same_weights(before, loaded)
 
 
-def test_whole_tensor_takes_no_part_in_training():
+def test_whole_tensor_is_detached():
     weight = nn.Parameter(torch.ones(2, 3))
     whole = whole_tensor(weight * 2)
     assert not whole.requires_grad
@@ -196,7 +198,7 @@ def log_path(tmp_path):
     return path
 
 
-def test_line_holds_the_values_that_there_are(log_path):
+def test_log_line_omits_values_that_are_none(log_path):
     lines = [json.loads(line) for line in log_path.read_text().splitlines()]
     assert lines == [{"step": step, "loss": step / 7} for step in range(5)]
 
@@ -212,7 +214,7 @@ def test_resumed_log_equals_an_uninterrupted_one(log_path, next_step):
 
 
 @pytest.mark.parametrize("rest", ['{"step": 2, "lo', "{", "3", '{"loss": 1}', "[]"])
-def test_line_that_was_cut_off_is_dropped(log_path, rest):
+def test_incomplete_log_line_is_dropped(log_path, rest):
     with log_path.open("a") as file:
         file.write(rest)
     log = RunLog(log_path, 5)
@@ -220,7 +222,7 @@ def test_line_that_was_cut_off_is_dropped(log_path, rest):
     assert steps(log_path) == [0, 1, 2, 3, 4, 5]
 
 
-def test_line_is_on_the_disk_when_it_is_written(tmp_path):
+def test_log_line_is_written_at_once(tmp_path):
     log = RunLog(tmp_path / "log.jsonl", 0)
     log.write(0, loss=1.0)
     assert steps(tmp_path / "log.jsonl") == [0]

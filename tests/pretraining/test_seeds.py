@@ -11,7 +11,7 @@ def test_seed_depends_on_every_number_and_on_their_order():
     assert len({derive_seed(*numbers) for numbers in permutations((3, 1, 4, 7))}) == 24
 
 
-def test_seed_fits_into_a_signed_word_and_can_be_mixed_again():
+def test_seed_fits_into_63_bits_and_can_be_mixed_again():
     seeds = [derive_seed(number, 5) for number in range(200)]
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert max(seeds) > 2**62
@@ -31,7 +31,7 @@ def test_generators_of_the_same_numbers_draw_the_same():
     assert not torch.equal(first, other)
 
 
-def test_generator_leaves_the_global_one_alone():
+def test_generator_does_not_change_the_global_one():
     torch.manual_seed(6)
     expected = torch.rand(3)
     torch.manual_seed(6)

@@ -1,3 +1,4 @@
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from brainfeat.pretraining.self_distillation import (
     SelfDistillation,
     unwrapped,
 )
+from brainfeat.pretraining.views import Views
 
 OBJECTIVES = ("dino", "ibot", "koleo", "infonce", "anatomy")
 HEADS = {
@@ -88,10 +90,10 @@ def test_objective_alone_encodes_only_what_it_compares(
     student, teacher = (
         count_calls(network.encoder) for network in (model.student, model.teacher)
     )
-    terms, _, said = model(make_views(config), teacher_temperature=0.2)
+    terms, _, targets = model(make_views(config), teacher_temperature=0.2)
     assert len(student) == n_student
     assert len(teacher) == n_teacher
-    assert (said is None) == (n_teacher == 0)
+    assert (targets is None) == (n_teacher == 0)
     assert terms.total == getattr(terms, name)
 
 
@@ -145,14 +147,14 @@ def test_teacher_is_the_moving_average_of_the_student(small_config):
         torch.testing.assert_close(value.double(), expected[key], rtol=1e-5, atol=1e-5)
 
 
-def test_units_of_the_anatomy_are_the_students(small_config):
+def test_teacher_copies_the_standardisation_of_the_anatomy_head(small_config):
     model = build(small_config)
     model.student.anatomy_head.mean.fill_(3.0)
     model.update_teacher(1.0)
     assert (model.teacher.anatomy_head.mean == 3.0).all()
 
 
-def test_whole_momentum_keeps_the_teacher(small_config):
+def test_momentum_of_one_keeps_the_teacher(small_config):
     model = build(small_config)
     before = {key: value.clone() for key, value in model.teacher.named_parameters()}
     with torch.no_grad():
@@ -163,7 +165,7 @@ def test_whole_momentum_keeps_the_teacher(small_config):
         assert torch.equal(value, before[key])
 
 
-def test_teacher_sees_what_is_hidden_from_the_student(small_config, make_views):
+def test_teacher_encodes_what_is_hidden_from_the_student(small_config, make_views):
     views = replace(
         small_config.views, hidden_modalities=1.0, mask_probability=1.0, n_local=0
     )
@@ -190,7 +192,7 @@ def test_centre_moves_once_a_step_by_all_views(small_config, make_views):
     torch.testing.assert_close(model.dino_centring.center, 0.1 * mean)
 
 
-def test_heads_answer_for_the_views_that_they_are_asked_about(small_config, make_views):
+def test_heads_have_outputs_for_their_views(small_config, make_views):
     views = make_views(small_config)
     _, student, teacher = build(small_config)(views, teacher_temperature=0.2)
     n_masked = int(views.global_views.masks.sum())
@@ -202,7 +204,41 @@ def test_heads_answer_for_the_views_that_they_are_asked_about(small_config, make
     assert student.targets.shape == (2, 5, 3, 2, 3, 3)
 
 
-def test_masked_patches_are_not_measured(small_config, make_views):
+def test_tokens_of_a_view_are_averaged_by_their_foreground(small_config, make_views):
+    group = make_views(small_config).global_views
+    generator = torch.Generator().manual_seed(6)
+    fractions = torch.rand(group.fractions.shape, generator=generator)
+    fractions[:, :, 1] = 0  # a slab without foreground
+    group = replace(group, fractions=fractions)
+    model = build(small_config)
+    with torch.no_grad():
+        output = model.teacher(Views(group), masked=False)
+        for view, subject in itertools.product(range(2), range(5)):
+            rows = {
+                "present": group.visible[view, subject],
+                "positions": group.positions[view, subject],
+                "foreground": fractions[view, subject] > 0,
+            }
+            tokens = model.teacher.encoder(
+                group.slabs[view, subject][None],
+                **{name: value[None] for name, value in rows.items()},
+            )
+            slab_weights = fractions[view, subject].sum(dim=(1, 2))
+            expected = slab_weights @ tokens.cls_token[0] / slab_weights.sum()
+            torch.testing.assert_close(
+                output.class_tokens[view, subject], expected, rtol=1e-3, atol=1e-4
+            )
+            weights = fractions[view, subject].flatten()
+            mean = weights @ tokens.patch_tokens[0].flatten(0, 2) / weights.sum()
+            torch.testing.assert_close(
+                output.projections[view, subject],
+                model.teacher.projector(mean[None])[0],
+                rtol=1e-3,
+                atol=1e-4,
+            )
+
+
+def test_masked_patches_do_not_count_in_the_anatomy_loss(small_config, make_views):
     config = only(small_config, "ibot", "anatomy")
     model = build(config)
     views = make_views(config)
@@ -250,7 +286,7 @@ def test_background_matters_to_encoders_that_keep_it(
     assert all(gradient.isfinite().all() for gradient in gradients)
 
 
-def test_loss_falls_when_the_student_follows_it(small_config, make_views):
+def test_loss_decreases_in_training(small_config, make_views):
     config = only(small_config, "anatomy")
     model, views = build(config), make_views(config)
     optimizer = torch.optim.AdamW(model.student.parameters(), lr=0.01)

@@ -35,13 +35,13 @@ def assert_equal(first, second):
         assert torch.equal(value, getattr(second, name)), name
 
 
-def kept_places(first, second):
-    """Which places of two batches hold the same subject."""
+def same_subjects(first, second):
+    """Whether each position of two batches has the same subject."""
     pairs = zip(first.volumes, second.volumes, strict=True)
     return [torch.equal(one, other) for one, other in pairs]
 
 
-def test_batch_has_the_shapes_that_it_promises(build):
+def test_batch_has_the_documented_shapes(build):
     source = build()
     batch = source.draw(0, 3, seed=0)
     n_targets = len(TRUTH_NAMES)
@@ -87,11 +87,11 @@ def test_any_step_can_be_drawn_at_any_time(build):
     assert_equal(in_order.draw(1, 2, seed=7), drawn[1])
 
 
-def test_places_take_turns_at_new_subjects(build):
+def test_positions_take_turns_at_new_subjects(build):
     source = build(reuse=4)
     batches = [source.draw(step, 2, seed=0) for step in range(6)]
-    kept = [kept_places(*pair) for pair in itertools.pairwise(batches)]
-    # The second place is half a life ahead of the first.
+    kept = [same_subjects(*pair) for pair in itertools.pairwise(batches)]
+    # The second position is half of `reuse` ahead of the first.
     assert kept == [
         [True, True],
         [True, False],
@@ -101,25 +101,24 @@ def test_places_take_turns_at_new_subjects(build):
     ]
 
 
-def test_processes_part_the_subjects_of_a_step(build):
-    for step in range(2):
-        whole = build(reuse=2).draw(step, 4, seed=0).volumes
-        parts = [
-            build(reuse=2).draw(step, 2, seed=0, process=rank, n_processes=2).volumes
-            for rank in range(2)
-        ]
-        assert torch.equal(torch.cat(parts), whole)
+def test_ranks_split_the_subjects_of_a_step(build):
+    whole = build(reuse=2).draw(1, 2, seed=0).volumes
+    parts = [
+        build(reuse=2).draw(1, 1, seed=0, process=rank, n_processes=2).volumes
+        for rank in range(2)
+    ]
+    assert torch.equal(torch.cat(parts), whole)
 
 
 def test_without_reuse_all_subjects_are_new(build):
     source = build(reuse=1)
     first, second = (source.draw(step, 2, seed=0) for step in (0, 1))
-    assert not any(kept_places(first, second))
+    assert not any(same_subjects(first, second))
 
 
-def test_subjects_places_and_seeds_differ(build):
+def test_subjects_differ_between_positions_and_seeds(build):
     batch, other = (build().draw(0, 2, seed=seed) for seed in (0, 1))
-    assert not any(kept_places(batch, other))
+    assert not any(same_subjects(batch, other))
     assert not torch.equal(batch.volumes[0], batch.volumes[1])
 
 
@@ -128,8 +127,8 @@ def test_foreground_is_brain_with_at_most_a_margin_or_a_head(build):
     brain = batch.targets[:, :-1].sum(dim=1) > 0.5
     inside = batch.foreground.bool()
     assert (inside & brain).sum() > 0.99 * brain.sum()
-    shares = inside.float().mean(dim=(1, 2, 3))
-    assert shares.unique().numel() > 1
+    fractions = inside.float().mean(dim=(1, 2, 3))
+    assert fractions.unique().numel() > 1
 
 
 def test_configuration_reaches_the_subjects(build):
@@ -144,7 +143,7 @@ def test_configuration_reaches_the_subjects(build):
     assert torch.equal(stripped_batch.foreground.bool(), brain)
 
 
-def test_checkpoint_learns_the_grid(build):
+def test_preprocessing_has_the_grid(build):
     assert build().preprocessing == {"shape": [*SHAPE], "spacing": 8.0}
     given = {"shape": [1, 2, 3], "bias_correction": True}
     assert build(preprocessing=given).preprocessing == given

@@ -31,7 +31,7 @@ def test_all_parts_move_to_a_device(batch, has_targets):
 
 
 @pytest.mark.parametrize("has_targets", [True, False])
-def test_parts_hold_all_subjects_in_order(source, has_targets):
+def test_split_keeps_all_subjects_in_order(source, has_targets):
     batch = source.draw(0, 6, seed=0)
     batch = batch if has_targets else replace(batch, targets=None)
     parts = batch.split(3)

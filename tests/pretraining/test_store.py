@@ -48,7 +48,7 @@ def test_batch_holds_volumes_presence_and_foreground(make_store):
     assert batch.targets is None
 
 
-def test_every_subject_comes_once_before_any_comes_again(make_store):
+def test_every_subject_is_drawn_once_an_epoch(make_store):
     store = make_store("abcdef")
     drawn = [
         n for step in range(6) for (n,) in scan_numbers(store.draw(step, 4, seed=3))
@@ -58,7 +58,7 @@ def test_every_subject_comes_once_before_any_comes_again(make_store):
     assert epochs[0] != epochs[1]
 
 
-def test_processes_part_the_subjects_of_a_step(make_store):
+def test_ranks_split_the_subjects_of_a_step(make_store):
     store = make_store("abcdefgh")
     for step in range(3):
         whole = scan_numbers(store.draw(step, 6, seed=3))
@@ -94,12 +94,12 @@ def test_subject_with_two_scans_gives_both_and_one_with_one_repeats_it(make_stor
     assert pairs == {(0, 2), (2, 0), (1, 1)}
 
 
-def test_index_comes_back_as_it_was_written(make_store, tmp_path):
+def test_index_is_read_as_it_was_written(make_store, tmp_path):
     index = make_store("ab").index
     assert StoreIndex.load(tmp_path) == index
 
 
-def test_store_knows_what_the_trainer_asks(make_store):
+def test_store_has_the_attributes_of_a_source(make_store):
     store = make_store("ab")
     assert store.modalities == ("T1w", "FLAIR")
     assert store.shape == SHAPE
@@ -117,7 +117,7 @@ def test_store_without_scans_is_refused(make_store):
         make_store("")
 
 
-def test_missing_array_is_named(make_store, tmp_path):
+def test_errors_name_a_missing_array(make_store, tmp_path):
     store = make_store("ab")
     (tmp_path / "1.npy").unlink()
     with pytest.raises(InputError, match=r"1\.npy.*b is missing"):
@@ -125,14 +125,14 @@ def test_missing_array_is_named(make_store, tmp_path):
 
 
 @pytest.mark.parametrize("length", [0, 50, 300])
-def test_damaged_array_is_named(make_store, tmp_path, length):
+def test_errors_name_a_damaged_array(make_store, tmp_path, length):
     store = make_store("ab")
     os.truncate(tmp_path / "1.npy", length)
     with pytest.raises(InputError, match=r"1\.npy: the array of b is damaged \(.*\);"):
         store.load(["a", "b"])
 
 
-def test_damaged_index_is_named(make_store, tmp_path):
+def test_errors_name_a_damaged_index(make_store, tmp_path):
     make_store("ab")
     os.truncate(tmp_path / "index.json", 40)
     with pytest.raises(InputError, match=r"index\.json: expected the index of a store"):
@@ -171,14 +171,16 @@ def test_foreign_index_is_refused(make_store, tmp_path, change, message):
         ),
     ],
 )
-def test_array_that_does_not_fit_is_named(make_store, tmp_path, number, array, message):
+def test_errors_name_an_array_of_another_shape(
+    make_store, tmp_path, number, array, message
+):
     make_store("abc")
     np.save(tmp_path / f"{number}.npy", array)
     with pytest.raises(InputError, match=message):
         VolumeStore(tmp_path)
 
 
-def test_half_a_copy_of_a_store_is_named_before_it_is_used(make_store, tmp_path):
+def test_an_incomplete_copy_of_a_store_is_reported_on_opening(make_store, tmp_path):
     make_store("abc")
     os.truncate(tmp_path / "2.npy", 300)
     with pytest.raises(InputError, match=r"2\.npy: expected 488 bytes .* got 300"):

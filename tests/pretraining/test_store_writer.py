@@ -208,7 +208,7 @@ def test_outcomes_pass_through_the_tracker_in_order(subjects, tmp_path):
 
 
 @pytest.mark.slow
-def test_processes_do_not_outlive_a_run_that_is_killed(tmp_path):
+def test_processes_end_with_a_run_that_is_killed(tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(KILLED_PARENT)
     command = [sys.executable, script]

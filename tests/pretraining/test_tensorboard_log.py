@@ -55,7 +55,7 @@ def test_tensorboard_reads_the_curves(tmp_path):
     assert found == [(5, pytest.approx(10 / 6)), (6, pytest.approx(10 / 7))]
 
 
-def test_without_tensorboard_it_says_what_to_install(tmp_path, monkeypatch):
+def test_missing_tensorboard_names_the_package(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'brainfeat\[tens"):
         TensorBoardLog(tmp_path)

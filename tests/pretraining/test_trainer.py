@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.checkpoint.config import CheckpointConfig
 from brainfeat.exceptions import ConfigError, TrainingError
+from brainfeat.pretraining.self_distillation import SelfDistillation
 from brainfeat.pretraining.store import StoredScan, StoreIndex, VolumeStore
 from brainfeat.pretraining.trainer import Trainer, train
 from brainfeat.pretraining.views import ViewGroup, Views
@@ -139,7 +140,7 @@ def test_folder_is_a_trained_checkpoint(whole_run, source, small_config):
     }
 
 
-def test_same_run_twice_is_the_same(whole_run, source, small_config, tmp_path):
+def test_the_same_run_gives_the_same_result(whole_run, source, small_config, tmp_path):
     train(source, small_config, output=tmp_path / "again", device=CPU)
     assert_same_run(whole_run, tmp_path / "again")
 
@@ -155,7 +156,8 @@ def test_resumed_run_equals_an_uninterrupted_one(
     assert_same_run(whole_run, folder)
 
 
-def test_killed_run_goes_on_as_if_it_had_not_been(source, small_config, tmp_path):
+@pytest.mark.slow
+def test_killed_run_resumes_bit_equal(source, small_config, tmp_path):
     config = replace(small_config, probe_every=5)
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     room = Path(__file__).with_name("conftest.py")
@@ -169,7 +171,7 @@ def test_killed_run_goes_on_as_if_it_had_not_been(source, small_config, tmp_path
     assert_same_run(whole, killed)
 
 
-def test_random_numbers_of_the_caller_stay_as_they_are(source, short_config, tmp_path):
+def test_random_state_of_the_caller_is_restored(source, short_config, tmp_path):
     torch.manual_seed(5)
     expected = torch.get_rng_state()
     train(source, short_config, output=tmp_path, device=CPU)
@@ -182,7 +184,7 @@ def test_resuming_a_finished_run_changes_nothing(whole_run, source, small_config
     assert before == {path: path.read_bytes() for path in whole_run.iterdir()}
 
 
-def test_resuming_where_no_run_is_begins_one(whole_run, source, small_config, tmp_path):
+def test_resuming_without_a_run_starts_one(whole_run, source, small_config, tmp_path):
     folder = tmp_path / "new"
     train(source, small_config, output=folder, device=CPU, resume=True)
     assert_same_run(whole_run, folder)
@@ -201,7 +203,7 @@ def test_run_is_not_resumed_with_another_configuration(whole_run, source, small_
         train(source, other, output=whole_run, device=CPU, resume=True)
 
 
-def test_log_has_losses_of_the_steps_asked_for(whole_run):
+def test_log_has_the_losses_of_every_log_every_steps(whole_run):
     text = (whole_run / "log.jsonl").read_text()
     lines = [json.loads(line) for line in text.splitlines()]
     assert [line["step"] for line in lines] == [0, 2, 4, 6]
@@ -229,6 +231,7 @@ def test_log_has_losses_of_the_steps_asked_for(whole_run):
         {"teacher_temperature": (0.2, 0.5)},
         {"infonce_temperature": 0.3},
         {"teacher_momentum": (0.9, 1.0)},
+        {"teacher_momentum": (0.992, 0.9)},
         {"batch_size": 6},
         {"accumulation_steps": 2},
         {"n_steps": 3},
@@ -253,6 +256,22 @@ def test_each_setting_changes_what_is_learnt(
     assert differ(short_run, changed)
 
 
+def test_teacher_momentum_rises_along_half_a_cosine(
+    source, small_config, tmp_path, monkeypatch
+):
+    momenta, update = [], SelfDistillation.update_teacher
+
+    def record(model, momentum):
+        momenta.append(momentum)
+        update(model, momentum)
+
+    monkeypatch.setattr(SelfDistillation, "update_teacher", record)
+    config = replace(small_config, anatomy_weight=0.0, teacher_momentum=(0.6, 1.0))
+    train(source, config, output=tmp_path, device=CPU)
+    angles = np.pi * np.arange(config.n_steps) / config.n_steps
+    np.testing.assert_allclose(momenta, 0.8 - 0.2 * np.cos(angles))
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -263,14 +282,14 @@ def test_each_setting_changes_what_is_learnt(
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_setting_of_speed_or_output_changes_nothing_learnt(
+def test_settings_of_speed_or_output_do_not_change_what_is_learnt(
     short_run, source, short_config, tmp_path, change
 ):
     changed = weights(source, replace(short_config, **change), tmp_path)
     torch.testing.assert_close(short_run, changed, rtol=1e-5, atol=1e-6)
 
 
-def test_run_without_learning_keeps_the_weights_it_starts_from(
+def test_learning_rate_of_zero_keeps_the_initial_weights(
     source, small_config, tmp_path
 ):
     config = replace(
@@ -290,9 +309,7 @@ def test_run_without_learning_keeps_the_weights_it_starts_from(
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-def test_probe_is_given_an_encoder_on_the_device_of_the_run(
-    source, small_config, tmp_path
-):
+def test_probe_gets_an_encoder_on_the_device_of_the_run(source, small_config, tmp_path):
     def probe(encoder):
         assert encoder.cls_token.is_cuda
         return 0.5
@@ -340,7 +357,7 @@ def test_best_score_survives_an_interruption(source, small_config, tmp_path):
     assert (folder / "best" / "model.safetensors").read_bytes() == best
 
 
-def test_number_that_is_not_finite_stops_before_it_is_learnt(
+def test_non_finite_loss_stops_the_run_before_its_step(
     whole_run, source, small_config, tmp_path
 ):
     class Poisoned(type(source)):
@@ -357,7 +374,7 @@ def test_number_that_is_not_finite_stops_before_it_is_learnt(
     assert_same_run(whole_run, folder)
 
 
-def test_run_whose_embeddings_are_all_alike_is_stopped(source, small_config, tmp_path):
+def test_run_with_collapsed_embeddings_is_stopped(source, small_config, tmp_path):
     class Blank(type(source)):
         def draw(self, step, n_subjects, **options):
             batch = super().draw(step, n_subjects, **options)
@@ -403,7 +420,7 @@ def test_local_views_are_cut_only_for_dino(source, small_config, tmp_path):
         assert (views.local_views is not None) == (weight > 0)
 
 
-def test_parts_of_a_step_share_its_subjects_out(source, small_config, tmp_path):
+def test_accumulated_parts_split_the_subjects_of_a_step(source, small_config, tmp_path):
     drawn = []
 
     class Recording(type(source)):
@@ -454,7 +471,7 @@ def test_gradients_of_parts_add_up_to_those_of_one_batch(
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_views_are_made_ahead_for_a_gpu_only(
+def test_views_are_prefetched_for_a_gpu_only(
     source, small_config, tmp_path, monkeypatch, device
 ):
     trainer = Trainer(source, small_config, tmp_path, device=torch.device(CPU))
@@ -486,6 +503,7 @@ sys.modules.update(dict.fromkeys(blocked))
 import torch
 torch.set_num_threads(1)  # as in the run that it is compared with
 from brainfeat.pretraining.config_file import read_config
+from brainfeat.pretraining.self_distillation import SelfDistillation
 from brainfeat.pretraining.store import VolumeStore
 from brainfeat.pretraining.trainer import train
 
@@ -513,6 +531,7 @@ def store(source, tmp_path):
     return VolumeStore(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_store_is_trained_on_with_torch_numpy_and_safetensors_alone(
     store, short_config, tmp_path
 ):

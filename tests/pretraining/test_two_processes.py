@@ -96,9 +96,8 @@ def train_and_save(rank, folder, centring, parallel):
     ("centring", "parallel"),
     [("sinkhorn", "ddp"), ("moving_average", "ddp"), ("sinkhorn", "fully_shard")],
 )
-def test_two_processes_learn_what_one_does_with_all_subjects(
-    centring, parallel, tmp_path
-):
+@pytest.mark.slow
+def test_two_ranks_learn_what_one_does_with_all_subjects(centring, parallel, tmp_path):
     expected_losses, expected = train(0, 1, centring, "ddp")
     processes = [
         subprocess.Popen(

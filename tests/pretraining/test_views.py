@@ -97,7 +97,7 @@ def test_same_draw_gives_the_same_views(subjects):
     assert not torch.equal(first.local_views.slabs, other.local_views.slabs)
 
 
-def test_view_that_changes_nothing_is_the_acquisition_in_slabs(subjects):
+def test_view_without_augmentation_is_the_acquisition_in_slabs(subjects):
     views = draw(WHOLE, subjects).apply(subjects, ENCODER).global_views
     grid = SlabGrid(thickness=2)
     for view in range(3):
@@ -134,7 +134,7 @@ def test_maps_are_averages_over_the_patches_of_the_view(subjects):
             torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_other_modalities_and_subjects_leave_a_view_alone(subjects):
+def test_view_does_not_depend_on_other_modalities_and_subjects(subjects):
     drawn = draw(CONFIG, subjects)
     before = drawn.apply(subjects, ENCODER).global_views.slabs
     volumes = subjects.volumes.clone()
@@ -148,7 +148,7 @@ def test_other_modalities_and_subjects_leave_a_view_alone(subjects):
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.4, 1.0])
-def test_student_sees_some_of_the_modalities_that_there_are(subjects, probability):
+def test_at_least_one_present_modality_stays_visible(subjects, probability):
     config = replace(CONFIG, hidden_modalities=probability, n_global=40)
     group = draw(config, subjects).global_views
     assert not (group.visible & ~group.present).any()
@@ -159,13 +159,13 @@ def test_student_sees_some_of_the_modalities_that_there_are(subjects, probabilit
         assert (group.visible.sum(dim=-1) == 1).all()
 
 
-def test_subject_without_modalities_shows_none(subjects):
+def test_subject_without_modalities_has_none_visible(subjects):
     absent = replace(subjects, present=torch.zeros(5, 2, 3, dtype=torch.bool))
     group = draw(CONFIG, absent).global_views
     assert not group.visible.any()
 
 
-def test_masks_hide_the_asked_share_of_global_views_only(subjects):
+def test_masks_hide_the_requested_fraction_of_global_views_only(subjects):
     config = replace(CONFIG, mask_probability=0.4, mask_ratio=(0.5, 0.5))
     views = draw(config, subjects).apply(subjects, ENCODER)
     n_hidden = views.global_views.masks.flatten(2).sum(dim=2)
@@ -174,7 +174,7 @@ def test_masks_hide_the_asked_share_of_global_views_only(subjects):
     assert views.local_views.masks is None
 
 
-def test_background_that_is_left_out_is_not_masked(subjects):
+def test_skipped_background_is_not_masked(subjects):
     foreground = subjects.foreground.clone()
     foreground[:, :, :8] = 0
     subjects = replace(subjects, foreground=foreground)
@@ -200,7 +200,7 @@ def test_planes_take_turns(subjects):
     assert torch.equal(first, third)
 
 
-def test_views_of_a_subject_are_of_one_place(subjects):
+def test_views_of_a_subject_are_near_each_other(subjects):
     config = replace(
         CONFIG,
         global_crops=replace(CONFIG.global_crops, n_slabs=1, jitter=0.0),
