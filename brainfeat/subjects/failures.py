@@ -33,10 +33,10 @@ __all__ = [
 ]
 
 _FAILURES_SUFFIX = ".failures.tsv"
-_MOST_TRACEBACKS = 1000
-_LONGEST_TRACEBACK = 10_000
+_MAX_TRACEBACKS = 1000
+_MAX_TRACEBACK_LENGTH = 10_000  # characters
 # Between two tracebacks.
-_RULE = f"\n{'=' * 72}\n\n"
+_SEPARATOR = f"\n{'=' * 72}\n\n"
 
 
 def add_context(error: Exception, subject: "Subject") -> Exception:
@@ -145,53 +145,26 @@ def write_failures(
     working_folder: Path | None = None,
     is_outdated: Callable[[_Line], bool] = lambda _: True,
 ) -> Path | None:
-    """Write the failures of a run, after those of earlier runs that are kept.
+    """Write a table of failed outcomes, or remove it if it would be empty.
 
-    Several processes may write to one file: each waits for the others.
-
-    Parameters
-    ----------
-    path : path-like
-        File to write, with tabs between its columns.
-    failures : sequence of Outcome
-        Outcomes that have an error; may be empty.
-    tracebacks : bool
-        Whether to write tracebacks to a text beside the table.
-    working_folder : Path, optional
-        Folder of partial files, on the same disk; that of ``path`` by default.
-    is_outdated : callable, optional
-        Whether to drop a failure of an earlier run, from `outdated_by`; all are
-        dropped by default.
-
-    Returns
-    -------
-    Path or None
-        The file, None if it would list no failure.
+    Failures of earlier runs are kept unless ``is_outdated``, from `outdated_by`; by
+    default none is kept. ``tracebacks`` go to a text beside the table. Partial files
+    lie in ``working_folder``, on the same disk. Several processes may write to one
+    table: each waits for the others.
     """
     path = Path(path)
-    folder = working_folder or path.parent
     lines = [_Line.of(failure) for failure in failures]
-    again = {(line.participant_id, line.file) for line in lines}
-    with _alone(path):
+    new = {(line.participant_id, line.file) for line in lines}
+    with _locked(path):
         kept = [
             line
             for line in _read_failures(path)
-            if not is_outdated(line) and (line.participant_id, line.file) not in again
+            if not is_outdated(line) and (line.participant_id, line.file) not in new
         ]
-        listed = [*kept, *lines]
         sections = _read_sections(crash_path(path), kept)
         sections += _format_tracebacks(failures) if tracebacks else []
-        if sections:
-            with _placed(crash_path(path), folder) as file:
-                file.write(_RULE.join(sections))
-        else:
-            crash_path(path).unlink(missing_ok=True)
-        if not listed:
-            path.unlink(missing_ok=True)
-            return None
-        with _placed(path, folder) as file:
-            write_rows(file, [_Line._fields, *listed], "\t")
-    return path
+        _replace_files(path, [*kept, *lines], sections, working_folder or path.parent)
+    return path if kept or lines else None
 
 
 def outdated_by(rows: "Sequence[Subject]") -> Callable[[_Line], bool]:
@@ -221,13 +194,8 @@ def merge_failures(
     lines = [line for source in sources for line in _read_failures(Path(source))]
     unique = list(dict.fromkeys(lines))
     path = Path(output)
-    with _alone(path):
-        crash_path(path).unlink(missing_ok=True)
-        if unique:
-            with _placed(path, path.parent) as file:
-                write_rows(file, [_Line._fields, *unique], "\t")
-        else:
-            path.unlink(missing_ok=True)
+    with _locked(path):
+        _replace_files(path, unique, [], path.parent)
     return len(unique)
 
 
@@ -240,11 +208,11 @@ def _format_tracebacks(failures: Sequence["Outcome[Any]"]) -> list[str]:
         if failure.error is not None
         and (failure.error.__traceback__ or hasattr(failure.error, "__notes__"))
     ]
-    for failure in raised[:_MOST_TRACEBACKS]:
+    for failure in raised[:_MAX_TRACEBACKS]:
         text = "".join(traceback.format_exception(failure.error))
         heading = _Line.of(failure).heading
-        sections.append(f"{heading}\n\n{text[-_LONGEST_TRACEBACK:]}")
-    n_left_out = len(raised) - _MOST_TRACEBACKS
+        sections.append(f"{heading}\n\n{text[-_MAX_TRACEBACK_LENGTH:]}")
+    n_left_out = len(raised) - _MAX_TRACEBACKS
     if n_left_out > 0:
         sections.append(f"{n_left_out} more failures are in the table only.\n")
     return sections
@@ -262,12 +230,28 @@ def _read_sections(path: Path, lines: Sequence[_Line]) -> list[str]:
     if not lines or not path.is_file():
         return []
     headings = {line.heading for line in lines}
-    sections = path.read_text(encoding="utf-8", errors="replace").split(_RULE)
+    sections = path.read_text(encoding="utf-8", errors="replace").split(_SEPARATOR)
     return [text for text in sections if text.partition("\n")[0] in headings]
 
 
+def _replace_files(
+    path: Path, lines: Sequence[_Line], sections: Sequence[str], folder: Path
+) -> None:
+    """Write the table and its tracebacks, or remove those that would be empty."""
+    if sections:
+        with _replacing(crash_path(path), folder) as file:
+            file.write(_SEPARATOR.join(sections))
+    else:
+        crash_path(path).unlink(missing_ok=True)
+    if lines:
+        with _replacing(path, folder) as file:
+            write_rows(file, [_Line._fields, *lines], "\t")
+    else:
+        path.unlink(missing_ok=True)
+
+
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
+def _locked(path: Path) -> Iterator[None]:
     """Keep other processes from a file while it is read and written."""
     folder = path.with_name(f".{path.name}.lock")
     while True:
@@ -286,25 +270,19 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _placed(path: Path, folder: Path) -> Iterator[TextIO]:
-    """Open a file in one folder that is moved to another once it is whole.
-
-    Raises
-    ------
-    OSError
-        If it cannot be written; named as it would be.
-    """
-    whole = folder / f".{path.name}.new"
+def _replacing(path: Path, folder: Path) -> Iterator[TextIO]:
+    """Open a file in ``folder`` that replaces ``path`` once it is whole."""
+    complete = folder / f".{path.name}.new"
     try:
         with (
-            atomic_write(whole) as partial,
-            # A name on a disk need not be text.
+            atomic_write(complete) as partial,
+            # File names need not be valid text.
             partial.open(
                 "w", newline="", encoding="utf-8", errors="backslashreplace"
             ) as file,
         ):
             yield file
-        whole.replace(path)
+        complete.replace(path)
     except OSError as error:
         error.filename = os.fspath(path)  # the name that the user knows
         raise

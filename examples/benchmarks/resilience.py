@@ -29,8 +29,9 @@ def embed(inputs: list[Path], output: Path, checkpoint: Path) -> list[str]:
 
 
 def count_rows(output: Path) -> int:
-    journal = output.parent / f".{output.name}.partial" / "rows.jsonl"
-    return journal.read_bytes().count(b"\n") if journal.exists() else 0
+    """Count the saved rows of an unfinished run."""
+    rows = output.parent / f".{output.name}.partial" / "rows"
+    return sum(1 for _ in rows.glob("*/*.npy"))
 
 
 def kill_at_random(command: list[str], output: Path, n_kills: int) -> None:

@@ -105,7 +105,7 @@ def test_failures_of_other_runs_are_kept_unless_they_are_outdated(tmp_path):
 
 def test_failures_of_names_with_line_ends_are_kept(tmp_path):
     path = tmp_path / "out.failures.tsv"
-    # As a shell makes them of a list from Windows.
+    # As a shell reads them from a list written on Windows.
     failures = [(f"sub-{i}\r", f"/sub-{i}\r/a.nii", "cut.") for i in (1, 2)]
     for failure in failures:
         write_failures(path, [failed(*failure)], is_outdated=lambda _: False)
@@ -114,7 +114,7 @@ def test_failures_of_names_with_line_ends_are_kept(tmp_path):
     assert lines[1:] == list(map(list, failures))
 
 
-def test_a_full_disk_names_the_table_of_failures(tmp_path):
+def test_full_disk_names_the_table_of_failures(tmp_path):
     path = tmp_path / "out.failures.tsv"
     command = (
         "import resource, sys\n"
@@ -167,7 +167,7 @@ def _write_some(path, index):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no flock")
-def test_processes_that_fail_at_the_same_time_list_all_failures(tmp_path):
+def test_concurrent_processes_list_all_failures(tmp_path):
     path = tmp_path / "out.failures.tsv"
     context = multiprocessing.get_context("spawn")
     processes = [
@@ -193,7 +193,7 @@ def test_failures_are_written_where_files_cannot_be_locked(tmp_path, monkeypatch
     assert len(path.read_text().splitlines()) == 2
 
 
-def test_failures_lie_beside_the_table_until_a_run_without_any(tmp_path):
+def test_table_of_failures_is_removed_by_a_run_without_any(tmp_path):
     output = failures_path(tmp_path / "out.parquet")
     failures = [failed("sub-01", "a\t1.nii", "cut\nshort"), failed("", "b", "c")]
     path = write_failures(output, failures)
@@ -226,9 +226,9 @@ def test_failures_lie_beside_the_table_until_a_run_without_any(tmp_path):
         ("", "/scans/other.nii", True),
     ],
 )
-def test_a_failure_is_outdated_by_its_image_or_visit(participant, file, expected):
+def test_failure_is_outdated_by_its_image_or_session(participant, file, expected):
     path = "/bids/sub-1/ses-1/anat/sub-1_ses-1_T1w.nii"
-    visit = Subject(participant_id="sub-1", session_id="ses-1", images={"T1w": path})
+    session = Subject(participant_id="sub-1", session_id="ses-1", images={"T1w": path})
     other = Subject(participant_id="P7", images={"T1w": "/scans/new.nii"})
     failure = _Line(participant, file, "empty.")
-    assert outdated_by([visit, other])(failure) == expected
+    assert outdated_by([session, other])(failure) == expected
