@@ -70,7 +70,7 @@ class CropPlan:
         sizes: CropSizes,
         generator: torch.Generator,
     ) -> Self:
-        """Draw one of these subjects, and crops in which all classes have a turn."""
+        """Draw one of these subjects, and crops that show its classes equally often."""
         subject = int(rows[_randint(len(rows), generator)])
         counts = store.slab_counts[subject]
         grid, shape = space.slab_grid, space.preprocessor.shape

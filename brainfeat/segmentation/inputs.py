@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from brainfeat.checkpoint.config import CheckpointConfig
 from brainfeat.exceptions import VolumeError
-from brainfeat.preprocessing.intensities import repair
+from brainfeat.preprocessing.intensities import clip_and_measure, repair
 from brainfeat.preprocessing.preprocessed import PreprocessedSubject
 from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.preprocessing.resampling import reorient_to_ras, resample
@@ -140,14 +140,11 @@ class SegmentationSpace:
         brain = sampled[foreground & is_inside]
         if not brain.size:
             raise VolumeError(f"{source}: the volume does not overlap the brain.")
-        low, high = np.percentile(brain, self.preprocessor.percentiles)
-        brain = np.clip(brain, low, high)
-        spread = float(brain.std())
-        if not spread > 0:
-            raise VolumeError(
-                f"{source}: expected contrast within the brain, got one value."
-            )
-        scores = (sampled - brain.mean()) / spread
+        try:
+            _, mean, spread = clip_and_measure(brain, self.preprocessor.percentiles)
+        except VolumeError as error:
+            raise VolumeError(f"{source}: {error}") from error
+        scores = (sampled - mean) / spread
         scores[~is_inside] = scores[is_inside].min()
         clipped: NDArray[np.float32] = scores.clip(-_MAX_SCORE, _MAX_SCORE)
         return clipped

@@ -70,7 +70,7 @@ def write_names(path: Path, classes: Iterable[int], names: Mapping[int, str]) ->
 
 
 def _find_table(label_map: Path) -> Path | None:
-    """Find the table that BIDS keeps beside a label map or above it."""
+    """Find the table of a label map: in its folder or, as in BIDS, above."""
     own = label_map.parent / f"{image_stem(label_map)}.tsv"
     above = [parent / NAMES_FILE for parent in label_map.resolve().parents[:4]]
     return next((path for path in (own, *above) if path.is_file()), None)

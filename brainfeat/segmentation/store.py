@@ -271,7 +271,7 @@ def _stack_counts(
 def _add_fractions(
     sums: list[NDArray[np.float32]], coded: NDArray[np.uint16], cell: int
 ) -> None:
-    """Add the fraction of each class in each cell, in place."""
+    """Add the fraction of each class in each cell to `sums`, in place."""
     for code in range(int(coded.max()) + 1):
         is_class = torch.from_numpy((coded == code).astype(np.float32))
         fraction = F.avg_pool3d(is_class[None], cell, ceil_mode=True)[0].numpy()

@@ -44,7 +44,7 @@ _PATIENCE = 3
 
 
 class TrainingResult(NamedTuple):
-    """What a training returns beside the weights."""
+    """Curves of one training."""
 
     loss_curve: list[float]  # of each step
     validation_scores: list[float]  # mean Dice of the held-out subjects

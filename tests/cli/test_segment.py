@@ -280,7 +280,7 @@ def test_folder_that_cannot_be_written_is_refused_before_training(data, tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_other_datasets_and_models_are_not_written_to(data, model, tmp_path):
+def test_folders_of_other_datasets_and_models_are_refused(data, model, tmp_path):
     description = tmp_path / "dataset_description.json"
     description.write_text('{"Name": "Raw", "BIDSVersion": "1.10.0"}')
     for folder, message in ((tmp_path, "another dataset"), (model, "holds a model")):
@@ -368,7 +368,7 @@ def test_folder_without_model_is_a_usage_error(data, tmp_path):
     assert "segmentation.json" in result.output
 
 
-def test_damaged_image_does_not_take_a_name(data, model, tmp_path):
+def test_damaged_image_does_not_reserve_a_file_name(data, model, tmp_path):
     (tmp_path / "bad.nii.gz").write_bytes(b"damaged")
     for index, name in enumerate(("good", "other")):
         scan = data / f"bids/sub-{index}/anat/sub-{index}_T1w.nii.gz"

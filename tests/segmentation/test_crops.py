@@ -55,7 +55,7 @@ def test_rare_class_is_drawn_as_often_as_others(store):
     assert np.mean(np.array(firsts) == 3) > 0.4
 
 
-def test_subject_without_any_class_shows_background(store):
+def test_subject_without_foreground_shows_background(store):
     counts = np.zeros_like(store.slab_counts)
     counts[0, 0] = 9
     empty = replace(store, slab_counts=counts)
@@ -103,7 +103,7 @@ def test_labels_move_with_their_voxels(store):
         assert voxels[truth == 1].mean() > voxels[truth == 0].mean() + 0.3
 
 
-def test_one_of_several_modalities_is_hidden_now_and_then(store):
+def test_one_of_several_modalities_is_sometimes_hidden(store):
     space = replace(SPACE, allow_missing=True, modalities=("T2w", "T1w"))
     plans = [draw(store, seed, space) for seed in range(60)]
     hidden = [plan for plan in plans if plan.hidden >= 0]

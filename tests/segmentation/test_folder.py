@@ -12,7 +12,7 @@ from brainfeat.segmentation.folder import read_folder, write_folder
 
 
 class Fitted:
-    """What an estimator has after its training."""
+    """The attributes of a fitted estimator."""
 
     classes_ = np.array([0, -5, 300])
     modalities_ = ("T1w", "FLAIR")
@@ -35,7 +35,7 @@ def folder(checkpoint, tmp_path):
     return write_folder(tmp_path / "deep" / "model", Fitted(checkpoint), checkpoint)
 
 
-def test_folder_gives_back_what_was_written(checkpoint, tmp_path):
+def test_model_survives_a_round_trip(checkpoint, tmp_path):
     fitted = Fitted(checkpoint)
     folder = write_folder(tmp_path / "model", fitted, checkpoint)
     content = read_folder(folder)
@@ -73,7 +73,7 @@ def test_folder_without_model_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["decoder.safetensors", "segmentation.json"])
-def test_damaged_file_is_noticed(folder, name):
+def test_damaged_file_is_refused(folder, name):
     path = folder / name
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(CheckpointError, match=str(folder)):
@@ -85,7 +85,7 @@ def test_damaged_file_is_noticed(folder, name):
     assert "Errno" not in str(caught.value)
 
 
-def test_weights_of_another_decoder_are_noticed(checkpoint, folder, tmp_path):
+def test_weights_of_another_decoder_are_refused(checkpoint, folder, tmp_path):
     other = write_folder(tmp_path / "other", Fitted(checkpoint), checkpoint)
     weights = "decoder.safetensors"
     (folder / weights).write_bytes((other / weights).read_bytes())
@@ -93,7 +93,7 @@ def test_weights_of_another_decoder_are_noticed(checkpoint, folder, tmp_path):
         read_folder(folder)
 
 
-def test_missing_or_other_encoder_is_noticed(folder, make_checkpoint):
+def test_missing_or_replaced_encoder_is_refused(folder, make_checkpoint):
     make_checkpoint(seed=7).save(folder / "encoder")
     with pytest.raises(CheckpointError, match="encoder: expected the encoder that"):
         read_folder(folder)

@@ -68,13 +68,15 @@ NATIVE = {
 
 def blobs(geometry, centers):
     """Bright balls of 8 mm about points of the scanner, on a brain-like ellipsoid."""
-    indices = np.indices(geometry.shape).reshape(3, -1)
-    points = (geometry.affine[:3, :3] @ indices).T + geometry.affine[:3, 3]
-    head = (((points - [0, -18, 9]) / [68, 85, 65]) ** 2).sum(axis=1) < 1
-    data = 100.0 * head
-    for center in centers:
-        data += 200.0 * np.exp(-((points - center) ** 2).sum(axis=1) / 2 / 4.0**2)
-    return Volume(data.reshape(geometry.shape).astype(np.float32), geometry)
+    i, j, k = np.ogrid[tuple(map(slice, geometry.shape))]
+    rows = geometry.affine[:3].astype(np.float32)
+    x, y, z = (a * i + b * j + c * k + d for a, b, c, d in rows)
+    ellipsoid = (x / 68) ** 2 + ((y + 18) / 85) ** 2 + ((z - 9) / 65) ** 2
+    data = np.where(ellipsoid < 1, np.float32(100), np.float32(0))
+    for a, b, c in centers:
+        distance = (x - a) ** 2 + (y - b) ** 2 + (z - c) ** 2
+        data += 200 * np.exp(-distance.astype(np.float32) / 2 / 4**2)
+    return Volume(data, geometry)
 
 
 @pytest.mark.usefixtures("without_registration")
@@ -87,8 +89,8 @@ def test_marker_goes_to_the_grid_and_back_within_half_a_voxel(name):
     score = np.clip(inputs.voxels[0] - inputs.voxels[0].max() / 2, 0, None)
     back = SPACE.to_native(score, inputs)
     assert back.shape == geometry.shape
-    found = np.array(np.nonzero(back)) @ back[back > 0] / back.sum()
-    world = geometry.affine[:3, :3] @ found + geometry.affine[:3, 3]
+    center_of_mass = np.array(np.nonzero(back)) @ back[back > 0] / back.sum()
+    world = geometry.affine[:3, :3] @ center_of_mass + geometry.affine[:3, 3]
     moved = np.linalg.solve(geometry.affine[:3, :3], world - center)
     assert np.abs(moved).max() < 0.5
 
@@ -107,7 +109,7 @@ def test_label_map_survives_the_round_trip(name):
     assert wrong < 0.03
 
 
-def test_fine_voxels_fill_the_coarse_ones():
+def test_fine_voxels_divide_the_coarse_ones():
     assert SPACE.upsampling == COARSE.upsampling == 2
     fine, coarse = SPACE.fine_geometry, SPACE.preprocessor.geometry
     assert fine.shape == (192, 224, 176)
@@ -132,7 +134,7 @@ def test_modalities_are_in_the_estimator_s_order(modality_paths):
 
 
 @pytest.mark.usefixtures("without_registration")
-def test_what_lies_around_the_brain_is_seen(head_path):
+def test_fine_voxels_are_not_masked(head_path):
     inputs = COARSE.read(Subject("x", {"T1w": head_path}))
     known = np.repeat(inputs.coarse.foreground, 2, 0).repeat(2, 1).repeat(2, 2)
     assert inputs.voxels[0][~known].std() > 0.3

@@ -20,13 +20,13 @@ from brainfeat.volume import Geometry, Volume
 SUBJECTS = [Subject("first", {}), Subject("second", {})]
 
 
-def draw(value=1):
+def make_labels(value=1):
     return Volume(np.full((3, 4, 5), value, np.uint8), Geometry((3, 4, 5), np.eye(4)))
 
 
 @pytest.fixture
 def paths(tmp_path):
-    return [str(write_volume(draw(n), tmp_path / f"{n}.nii.gz")) for n in (1, 2)]
+    return [str(write_volume(make_labels(n), tmp_path / f"{n}.nii.gz")) for n in (1, 2)]
 
 
 @pytest.mark.parametrize(
@@ -39,8 +39,8 @@ def paths(tmp_path):
         lambda paths: pd.DataFrame({"label": paths}),
         lambda paths: np.array(paths, dtype=object),
         lambda paths: [nib.load(path) for path in paths],
-        lambda _: [draw(1), draw(2)],
-        lambda _: [to_image(draw(1)), draw(2)],
+        lambda _: [make_labels(1), make_labels(2)],
+        lambda _: [to_image(make_labels(1)), make_labels(2)],
     ],
 )
 def test_every_form_gives_one_a_subject_in_order(paths, form):
@@ -49,18 +49,18 @@ def test_every_form_gives_one_a_subject_in_order(paths, form):
 
 
 def test_volumes_of_a_4d_image_are_the_subjects():
-    data = np.stack([draw(1).data, draw(2).data], axis=-1)
+    data = np.stack([make_labels(1).data, make_labels(2).data], axis=-1)
     maps = as_label_maps(nib.Nifti1Image(data, np.eye(4)), SUBJECTS)
     assert [int(read_labels(source).data.max()) for source in maps] == [1, 2]
 
 
-def test_home_folder_is_found(paths, monkeypatch, tmp_path):
+def test_home_folder_is_expanded(paths, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    (found,) = as_label_maps("~/1.nii.gz", SUBJECTS[:1])
-    assert str(found) == paths[0]
+    (label_map,) = as_label_maps("~/1.nii.gz", SUBJECTS[:1])
+    assert str(label_map) == paths[0]
 
 
-def test_what_is_no_label_map_is_refused(paths):
+def test_other_values_are_refused_as_label_maps(paths):
     with pytest.raises(InputError, match="second: expected a label map, got none"):
         as_label_maps([paths[0], None], SUBJECTS)
     with pytest.raises(InputError, match="second: expected the path or image"):
@@ -78,7 +78,7 @@ def test_what_is_no_label_map_is_refused(paths):
 def test_name_is_the_path_or_the_subject(paths):
     assert label_map_name(paths[0], SUBJECTS[0]) == paths[0]
     assert label_map_name(nib.load(paths[0]), SUBJECTS[0]) == paths[0]
-    assert label_map_name(to_image(draw()), SUBJECTS[0]) == "label map of first"
+    assert label_map_name(to_image(make_labels()), SUBJECTS[0]) == "label map of first"
 
 
 def test_volumes_of_one_image_keep_every_label():
@@ -120,7 +120,9 @@ def test_index_in_another_order_is_refused(paths, form):
     ],
 )
 def test_label_map_of_another_subject_is_refused(tmp_path, image, label_map, got):
-    path = str(write_volume(draw(), tmp_path / label_map.replace(".mgz", ".nii")))
+    path = str(
+        write_volume(make_labels(), tmp_path / label_map.replace(".mgz", ".nii"))
+    )
     subject = Subject("first", {"T1w": Path(image)})
     for source in (path, nib.load(path)):
         if got is None:
@@ -132,15 +134,17 @@ def test_label_map_of_another_subject_is_refused(tmp_path, image, label_map, got
         assert str(caught.value).startswith(path)
 
 
-def test_images_in_memory_keep_their_owners(tmp_path):
+def test_images_in_memory_have_the_owners_of_their_files(tmp_path):
     names = ["sub-2_T1w.nii", "sub-1_dseg.nii"]
-    image, label_map = (nib.load(write_volume(draw(), tmp_path / n)) for n in names)
+    image, label_map = (
+        nib.load(write_volume(make_labels(), tmp_path / n)) for n in names
+    )
     with pytest.raises(InputError, match=r"sub-2_T1w\.nii is, got one of sub-1"):
         as_label_maps([label_map], [Subject("X[0]", {"T1w": image})])
-    unnamed = to_image(draw())
+    unnamed = to_image(make_labels())
     with pytest.raises(InputError, match="as sub-2 is, got one of sub-1"):
         as_label_maps([label_map], [Subject("sub-2", {"T1w": unnamed})])
-    # Renamed people keep the names of their files.
+    # The names of files take precedence over those of subjects.
     assert as_label_maps([label_map], [Subject("sub-2", {"T1w": Path("sub-1.nii")})])
 
 

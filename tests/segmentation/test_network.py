@@ -52,13 +52,13 @@ def inputs(space, modality_paths):
     return space.read(Subject("x", {"T1w": modality_paths["T1w"][0]}))
 
 
-def test_probabilities_lie_as_the_voxels_do(network, inputs):
+def test_probabilities_have_the_grid_of_the_fine_voxels(network, inputs):
     probabilities = network.probabilities(inputs).astype(np.float32)
     assert probabilities.shape == (3, 48, 64, 80)
     np.testing.assert_allclose(probabilities.sum(axis=0), 1.0, atol=2e-3)
 
 
-def test_parts_give_what_the_whole_gives(network, inputs, monkeypatch):
+def test_decoding_in_parts_equals_decoding_at_once(network, inputs, monkeypatch):
     whole = network.probabilities(inputs)
     monkeypatch.setattr(model, "_MAX_VOXELS", 24 * 32 * 2 * 6)  # 6 of 20 slabs
     parts = network.probabilities(inputs)
@@ -93,7 +93,7 @@ def test_many_classes_make_parts_smaller(network, monkeypatch):
     assert network._count_slabs(slab) == 1
 
 
-def test_prior_is_turned_as_the_slabs_are(network):
+def test_prior_is_permuted_to_slices(network):
     assert network.log_prior.shape == (1, 3, 40, 32, 24)
 
 
@@ -119,7 +119,7 @@ def test_network_follows_the_encoder_s_checkpoint(checkpoint, space):
     assert network.decoder.config.upsampling == space.upsampling
 
 
-def test_seed_alone_decides_on_first_weights(checkpoint, space):
+def test_initial_weights_depend_on_the_seed_alone(checkpoint, space):
     def weights(seed):
         decoder = init_decoder(checkpoint.config.encoder, space, 3, seed)
         return torch.cat([value.flatten() for value in decoder.parameters()])
@@ -130,4 +130,4 @@ def test_seed_alone_decides_on_first_weights(checkpoint, space):
     assert torch.equal(first, weights(1))
     assert not torch.equal(first, weights(2))
     torch.manual_seed(7)
-    assert torch.equal(drawn, torch.rand(3))  # others' random numbers stay theirs
+    assert torch.equal(drawn, torch.rand(3))  # the global random state is unchanged

@@ -1,4 +1,5 @@
 import threading
+from dataclasses import replace
 from types import SimpleNamespace
 
 import nibabel as nib
@@ -8,6 +9,7 @@ import torch
 
 from brainfeat.exceptions import VolumeError
 from brainfeat.models import threads
+from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.segmentation.inputs import SegmentationSpace
 from brainfeat.segmentation.network import (
     SegmentationNetwork,
@@ -63,7 +65,7 @@ def test_probabilities_sum_to_one(segmented):
     np.testing.assert_allclose(inside, [0.4, 0.6, 0.0], atol=1e-3)
 
 
-def test_what_no_class_reaches_is_background(segmented):
+def test_voxels_without_a_probable_class_are_background(segmented):
     nowhere = segmented._replace(probabilities=np.zeros_like(segmented.probabilities))
     assert not nowhere.labels().any()
     probabilities = np.asarray(nowhere.to_probability_map().dataobj)
@@ -88,11 +90,13 @@ def test_smallest_type_holds_the_classes(segmented, classes, expected):
 def test_subjects_come_in_order_with_their_first_image(
     checkpoint, space, modality_paths
 ):
+    grid = Preprocessor(shape=(24, 32, 20), spacing=8.0, alignment="none")
+    space = replace(space, preprocessor=grid)
     network = SegmentationNetwork(
         space=space,
         encoder=checkpoint.build_encoder(),
         decoder=init_decoder(checkpoint.config.encoder, space, 3, seed=0).eval(),
-        prior=torch.full((3, 20, 28, 18), 1 / 3),
+        prior=torch.full((3, 12, 16, 10), 1 / 3),
         device=torch.device("cpu"),
     )
     t1w, flair = modality_paths["T1w"], modality_paths["FLAIR"]

@@ -69,7 +69,7 @@ def test_classes_are_those_of_all_subjects(store):
     assert store.encoder_present[1].tolist() == [True, False, False]
 
 
-def test_stored_subject_is_the_subject(store, subjects, label_maps):
+def test_stored_subject_equals_the_subject(store, subjects, label_maps):
     volumes = store.load(0)
     inputs = SPACE.read(subjects[0])
     np.testing.assert_allclose(volumes.fine[0], inputs.voxels, atol=5e-3)

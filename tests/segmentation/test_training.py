@@ -119,7 +119,7 @@ def test_frozen_encoder_stays_as_it_is(network, store):
 
 
 def test_frozen_encoder_is_not_written_to(network, store):
-    # Others may be using it.
+    # It may be in use elsewhere.
     before = [value._version for value in network.encoder.parameters()]
     result = train(network, store, HELD_OUT, PLAN)
     assert result.validation_scores
