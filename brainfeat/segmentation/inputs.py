@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from brainfeat.checkpoint.config import CheckpointConfig
 from brainfeat.exceptions import VolumeError
-from brainfeat.preprocessing.intensities import repair
+from brainfeat.preprocessing.intensities import clip_and_measure, repair
 from brainfeat.preprocessing.preprocessed import PreprocessedSubject
 from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.preprocessing.resampling import reorient_to_ras, resample
@@ -102,9 +102,9 @@ class SegmentationSpace:
             own = {n: volumes[n] for n in self.modalities if n in volumes}
             voxels = np.zeros((len(self.modalities), *fine.geometry.shape), np.float32)
             for name, volume in own.items():
-                voxels[self.modalities.index(name)] = self._standardise(
-                    volume, fine, name
-                )
+                with adding_context(Subject(str(volume.path or name), {})):
+                    scores = self._standardise(volume, fine)
+                voxels[self.modalities.index(name)] = scores
         native = next(iter(own.values())).geometry
         present = coarse.present[self.modality_indices]
         return SegmentationInput(coarse, voxels, fine, native, present)
@@ -123,10 +123,9 @@ class SegmentationSpace:
         return self.preprocessor.invert(values, subject.fine, subject.native).data
 
     def _standardise(
-        self, volume: Volume, fine: PreprocessedSubject, name: str
+        self, volume: Volume, fine: PreprocessedSubject
     ) -> NDArray[np.float32]:
         """Resample to the fine grid, and z-score by the voxels of the brain."""
-        source = volume.path or name
         sampled = resample(
             repair(reorient_to_ras(volume)),
             fine.geometry,
@@ -139,15 +138,11 @@ class SegmentationSpace:
             foreground = foreground.repeat(self.upsampling, axis)
         brain = sampled[foreground & is_inside]
         if not brain.size:
-            raise VolumeError(f"{source}: the volume does not overlap the brain.")
-        low, high = np.percentile(brain, self.preprocessor.percentiles)
-        brain = np.clip(brain, low, high)
-        spread = float(brain.std())
-        if not spread > 0:
-            raise VolumeError(
-                f"{source}: expected contrast within the brain, got one value."
-            )
-        scores = (sampled - brain.mean()) / spread
+            raise VolumeError("the volume does not overlap the brain.")
+        _, mean, spread = clip_and_measure(
+            brain, self.preprocessor.percentiles, np.float32
+        )
+        scores = (sampled - mean) / spread
         scores[~is_inside] = scores[is_inside].min()
         clipped: NDArray[np.float32] = scores.clip(-_MAX_SCORE, _MAX_SCORE)
         return clipped
