@@ -2,6 +2,7 @@
 
 __all__ = [
     "Fraction",
+    "JsonConfig",
     "NonNegativeFloat",
     "NonNegativeInt",
     "PositiveFloat",
@@ -24,7 +25,9 @@ from types import NoneType, UnionType
 from typing import (
     Annotated,
     Any,
+    ClassVar,
     Literal,
+    Self,
     TypeGuard,
     Union,
     get_args,
@@ -55,6 +58,45 @@ UniqueNames = Annotated[
     tuple[str, ...],
     Rule("unique and not empty", lambda v: all(v) and len(v) == len(set(v))),
 ]
+
+
+class JsonConfig:
+    """Base of dataclasses that are stored as JSON."""
+
+    _needs_all_keys: ClassVar[bool] = False
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Build a configuration from plain JSON values.
+
+        Parameters
+        ----------
+        values : mapping
+            Field names and values; absent fields take their defaults, if any.
+
+        Returns
+        -------
+        object
+            The configuration.
+
+        Raises
+        ------
+        ConfigError
+            If a key is unknown or missing, or a value invalid.
+        """
+        config: Self = from_plain(cls, values, complete=cls._needs_all_keys)
+        return config
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values.
+
+        Returns
+        -------
+        dict
+            Values for `from_dict`.
+        """
+        values: dict[str, Any] = to_plain(self)
+        return values
 
 
 def check_fields(

@@ -4,17 +4,17 @@ __all__ = ["CheckpointConfig"]
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 from brainfeat._version import __version__
-from brainfeat.configs import check_fields, from_plain, to_plain
+from brainfeat.configs import JsonConfig, check_fields
 from brainfeat.models.config import EncoderConfig
 from brainfeat.models.pooling import PoolingMode
 from brainfeat.slabs.grid import Plane
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CheckpointConfig:
+class CheckpointConfig(JsonConfig):
     """Settings with which an encoder gives the features it was trained for.
 
     Parameters
@@ -43,6 +43,8 @@ class CheckpointConfig:
         If a value is of the wrong type or invalid.
     """
 
+    _needs_all_keys = True
+
     encoder: EncoderConfig
     preprocessing: Mapping[str, Any]
     plane: Plane = "axial"
@@ -54,36 +56,3 @@ class CheckpointConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Build a configuration from plain JSON values.
-
-        Parameters
-        ----------
-        values : mapping
-            A value for every field; that of `encoder` is a mapping.
-
-        Returns
-        -------
-        CheckpointConfig
-            The configuration.
-
-        Raises
-        ------
-        ConfigError
-            If a key is unknown or missing, or a value invalid.
-        """
-        config: Self = from_plain(cls, values, complete=True)
-        return config
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain JSON values.
-
-        Returns
-        -------
-        dict
-            Values for `from_dict`.
-        """
-        values: dict[str, Any] = to_plain(self)
-        return values

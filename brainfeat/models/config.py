@@ -3,10 +3,11 @@
 __all__ = ["EncoderConfig"]
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
 from brainfeat.configs import (
+    JsonConfig,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -14,8 +15,6 @@ from brainfeat.configs import (
     Rule,
     UniqueNames,
     check_fields,
-    from_plain,
-    to_plain,
 )
 from brainfeat.exceptions import ConfigError
 
@@ -44,7 +43,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EncoderConfig:
+class EncoderConfig(JsonConfig):
     """Sizes of a `SlabEncoder`; saved as JSON beside its weights.
 
     Parameters
@@ -145,28 +144,6 @@ class EncoderConfig:
             )
         return cls.from_dict(_PRESETS[name] | changes)
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Build a configuration from plain JSON values.
-
-        Parameters
-        ----------
-        values : mapping
-            Field names and values; absent fields take their defaults.
-
-        Returns
-        -------
-        EncoderConfig
-            The configuration.
-
-        Raises
-        ------
-        ConfigError
-            If a key is unknown or a value invalid.
-        """
-        config: Self = from_plain(cls, values)
-        return config
-
     def count_foreground(self, fractions: _Fractions) -> _Fractions:
         """Zero the foreground fractions of patches that are skipped.
 
@@ -182,17 +159,6 @@ class EncoderConfig:
         """
         minimum = _MIN_FRACTION if self.background == "skipped" else 0.0
         return fractions * (fractions >= minimum)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain JSON values.
-
-        Returns
-        -------
-        dict
-            Values for `from_dict`.
-        """
-        values: dict[str, Any] = to_plain(self)
-        return values
 
     @property
     def in_channels(self) -> int:

@@ -3,19 +3,19 @@
 __all__ = ["DecoderConfig", "SegmentationDecoder"]
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Self
+from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from brainfeat.configs import PositiveInt, Rule, check_fields, from_plain
+from brainfeat.configs import JsonConfig, PositiveInt, Rule, check_fields
 from brainfeat.exceptions import InputError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DecoderConfig:
+class DecoderConfig(JsonConfig):
     """Sizes of a `SegmentationDecoder`; saved as JSON beside its weights.
 
     Parameters
@@ -40,6 +40,8 @@ class DecoderConfig:
         If a size is not a positive integer, or there is only one class.
     """
 
+    _needs_all_keys = True
+
     n_classes: Annotated[int, Rule(">= 2", lambda value: value >= 2)]
     n_modalities: PositiveInt
     embed_dim: PositiveInt
@@ -49,28 +51,6 @@ class DecoderConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Build a configuration from plain JSON values.
-
-        Parameters
-        ----------
-        values : mapping
-            A value for each field.
-
-        Returns
-        -------
-        DecoderConfig
-            The configuration.
-
-        Raises
-        ------
-        ConfigError
-            If a key is unknown or missing, or a value invalid.
-        """
-        config: Self = from_plain(cls, values, complete=True)
-        return config
 
 
 class SegmentationDecoder(nn.Module):

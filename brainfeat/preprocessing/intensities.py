@@ -95,13 +95,11 @@ def standardise(
 
 
 def clip_and_measure(
-    values: NDArray[Any],
-    percentiles: tuple[float, float],
-    dtype: type[np.floating[Any]] = np.float64,
-) -> tuple[NDArray[Any], Any, Any]:
+    values: NDArray[Any], percentiles: tuple[float, float]
+) -> tuple[NDArray[np.float64], np.float64, np.float64]:
     """Clip foreground intensities at percentiles; also return mean and deviation."""
     low, high = np.percentile(values, percentiles)
-    clipped = np.clip(values, low, high).astype(dtype, copy=False)
+    clipped = np.clip(values, low, high).astype(np.float64, copy=False)
     mean, spread = clipped.mean(), clipped.std()
     if not spread > 0:
         raise VolumeError("expected contrast within the brain, got one value.")

@@ -10,12 +10,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from brainfeat.configs import PositiveInt, Relation, Rule, check_fields, from_plain
+from brainfeat.configs import (
+    JsonConfig,
+    PositiveInt,
+    Relation,
+    Rule,
+    check_fields,
+)
 from brainfeat.exceptions import ModalityError, VolumeError
 from brainfeat.preprocessing import alignment as registration
 from brainfeat.preprocessing import brain_mask as masks
@@ -34,7 +40,7 @@ _REVISION = 6
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preprocessor:
+class Preprocessor(JsonConfig):
     """Resample a subject to the encoder's grid and normalise its intensities.
 
     The brain is located by registration to MNI152; `alignment` chooses how much of the
@@ -274,28 +280,6 @@ class Preprocessor:
             "brain_mask": masks.reference(self.brain_mask),
             "percentiles": [float(value) for value in self.percentiles],
         }
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Build a preprocessor from plain JSON values.
-
-        Parameters
-        ----------
-        values : mapping
-            Names and values of settings; absent ones take their defaults.
-
-        Returns
-        -------
-        Preprocessor
-            The preprocessor.
-
-        Raises
-        ------
-        ConfigError
-            If a key is unknown or a value invalid.
-        """
-        preprocessor: Self = from_plain(cls, values)
-        return preprocessor
 
     def _grid_to_scanner(self, alignment: registration.Alignment) -> Affine:
         center = np.array(BRAIN_CENTER)

@@ -4,12 +4,13 @@ __all__ = ["PretrainingConfig"]
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self
 
 from brainfeat.configs import (
     Fraction,
+    JsonConfig,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -17,8 +18,6 @@ from brainfeat.configs import (
     Relation,
     Rule,
     check_fields,
-    from_plain,
-    to_plain,
 )
 from brainfeat.exceptions import ConfigError
 from brainfeat.models.config import EncoderConfig
@@ -62,7 +61,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainingConfig:
+class PretrainingConfig(JsonConfig):
     """Hyperparameters of one run; saved as JSON beside its checkpoints.
 
     An objective whose weight is 0 costs nothing: DINO-only, iBOT-only,
@@ -230,39 +229,6 @@ class PretrainingConfig:
         if unknown:
             raise ConfigError(f"PretrainingConfig: unknown keys {unknown}.")
         return dataclasses.replace(cls.from_dict(_PRESETS[name]), **changes)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Build a configuration from plain JSON values.
-
-        Parameters
-        ----------
-        values : mapping
-            Field names and values; absent fields take their defaults.
-
-        Returns
-        -------
-        PretrainingConfig
-            The configuration.
-
-        Raises
-        ------
-        ConfigError
-            If a key is unknown or a value impossible.
-        """
-        config: Self = from_plain(cls, values, where="PretrainingConfig")
-        return config
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain JSON values.
-
-        Returns
-        -------
-        dict
-            What `from_dict` reads.
-        """
-        values: dict[str, Any] = to_plain(self)
-        return values
 
 
 def _relations(config: PretrainingConfig) -> Iterator[Relation]:

@@ -139,10 +139,8 @@ class SegmentationSpace:
         brain = sampled[foreground & is_inside]
         if not brain.size:
             raise VolumeError("the volume does not overlap the brain.")
-        _, mean, spread = clip_and_measure(
-            brain, self.preprocessor.percentiles, np.float32
-        )
-        scores = (sampled - mean) / spread
+        _, mean, spread = clip_and_measure(brain, self.preprocessor.percentiles)
+        scores = (sampled - np.float32(mean)) / np.float32(spread)
         scores[~is_inside] = scores[is_inside].min()
         clipped: NDArray[np.float32] = scores.clip(-_MAX_SCORE, _MAX_SCORE)
         return clipped
