@@ -67,7 +67,8 @@ class VectorStore:
 
     def is_empty(self) -> bool:
         """Whether no vector is stored."""
-        return next(self.folder.glob("*/*.npy"), None) is None
+        # Partial files of killed processes begin with a dot.
+        return next(self.folder.glob("*/[!.]*.npy"), None) is None
 
     def clear(self) -> None:
         """Remove the folder."""

@@ -151,7 +151,7 @@ class Trainer:
                 )
         self.log = RunLog(self.folder / LOG_NAME, self.next_step)
 
-    def steps(self) -> Generator[TrainingStep]:
+    def steps(self) -> Generator[TrainingStep, None, None]:
         """Train, and yield each finished step."""
         config = self.config
         with self._batches() as batches:

@@ -77,7 +77,7 @@ def test_what_is_no_filter_is_refused(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(InputError, match=message):
         read_filters(path, ("T1w",))
-    with pytest.raises(InputError, match="No such file"):
+    with pytest.raises(InputError, match="no such file"):
         read_filters(tmp_path / "absent.json", ("T1w",))
     with pytest.raises(InputError, match=r"cannot be read \(Is a directory"):
         read_filters(tmp_path, ("T1w",))
