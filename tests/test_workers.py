@@ -10,7 +10,7 @@ from brainfeat.workers import Prefetch
 
 
 def double_slowly(number):
-    # The first takes longest, so that order is no accident.
+    # The first takes longest.
     time.sleep(0.02 / (1 + number))
     return 2 * number
 

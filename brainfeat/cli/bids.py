@@ -1,7 +1,8 @@
-"""What ``brainfeat bids`` does with participants once its options are read."""
+"""The command ``brainfeat bids``, a BIDS app."""
 
-__all__ = ["embed_participants", "run_bids"]
+__all__ = ["run_bids"]
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -42,7 +43,7 @@ def run_bids(
     output_dir: Annotated[Path, typer.Argument(help="Folder of derivatives.")],
     level: Annotated[
         Literal["participant", "group"],
-        typer.Argument(help="Embed each session, or gather them in one table."),
+        typer.Argument(help="Embed each session, or join them in one table."),
     ],
     participant_label: ParticipantLabelOption = None,
     session_label: SessionLabelOption = None,
@@ -93,7 +94,7 @@ def run_bids(
 
     from brainfeat.tables.runs import RunOptions
 
-    summary = embed_participants(
+    summary = _embed_participants(
         bids_dir,
         output_dir,
         EncoderOptions(
@@ -119,7 +120,7 @@ def run_bids(
     finish(format_summary(summary), failed=bool(summary.failed))
 
 
-def embed_participants(
+def _embed_participants(
     source: Path,
     output: Path,
     encoder_options: "EncoderOptions",
@@ -129,44 +130,17 @@ def embed_participants(
     filter_file: Path | None = None,
     modalities: tuple[str, ...] = (),
 ) -> "RunSummary":
-    """Embed a BIDS dataset into a folder of derivatives.
-
-    Parameters
-    ----------
-    source : Path
-        Raw dataset; never written to.
-    output : Path
-        Folder of derivatives.
-    encoder_options : EncoderOptions
-        What embeds.
-    options : RunOptions
-        How the run goes.
-    selection : BidsSelection
-        Participants and sessions to embed.
-    filter_file : Path, optional
-        Filters of images; for `read_filters`.
-    modalities : tuple of str
-        Modalities to use; none means all that the checkpoint knows.
-
-    Returns
-    -------
-    RunSummary
-        What became of the sessions.
-    """
+    """Embed a BIDS dataset into a folder of derivatives, and show the progress."""
     from brainfeat.checkpoint.hub import absolute_source
     from brainfeat.subjects.manifest import collect_bids
     from brainfeat.tables import runs
     from brainfeat.tables.derivatives import DerivativesFolder
     from brainfeat.tables.provenance import describe_encoder
 
-    encoder = encoder_options.load()
+    encoder = encoder_options.spec.build()
     if filter_file is not None:
         filters = read_filters(filter_file, encoder.modalities)
-        selection = BidsSelection(
-            participants=selection.participants,
-            sessions=selection.sessions,
-            filters=filters,
-        )
+        selection = replace(selection, filters=filters)
     manifest = collect_bids(
         source, selection, modalities=encoder.modalities, wanted=modalities
     )

@@ -1,6 +1,6 @@
-"""What ``brainfeat embed`` does once its options are read."""
+"""The command ``brainfeat embed``, and the options of encoders."""
 
-__all__ = ["EncoderOptions", "embed", "embed_from_command_line"]
+__all__ = ["EncoderOptions", "embed"]
 
 import glob
 import logging
@@ -77,7 +77,7 @@ def embed(
     memory_limit: MemoryOption = 4.0,
     verbose: VerboseOption = False,
 ) -> None:
-    """Embed scans into a table with one row a subject.
+    """Embed scans into a table with one row per subject.
 
     The same command again resumes. Scans that fail are listed in
     OUT.failures.tsv, and the exit status is 1 then.
@@ -86,7 +86,7 @@ def embed(
     from brainfeat.tables.runs import RunOptions
 
     set_verbosity(verbose)
-    summary = embed_from_command_line(
+    summary = _embed_inputs(
         inputs,
         output,
         EncoderOptions(
@@ -112,26 +112,10 @@ def embed(
 
 
 class EncoderOptions(NamedTuple):
-    """The options of a command that say what embeds, and where.
+    """Options of the encoder, and of the processes that run it.
 
-    Attributes
-    ----------
-    checkpoint : str
-        Name, folder or address.
-    pooling : {"mean", "cls", "cls+mean", "anatomy"}
-        How tokens become one vector.
-    device : str
-        Where the encoder runs; several with commas are a process each.
-    batch_size : str
-        A number, or auto.
-    dtype : {"auto", "float32", "bfloat16"}
-        Precision of the encoder's products.
-    memory_limit : float
-        Gigabytes that one volume may need.
-    backend : {"threads", "dask", "ray"}
-        What distributes the work.
-    scheduler : str or None
-        Address of the cluster.
+    ``device`` may be several with commas between them, a process each; ``memory_limit``
+    is in gigabytes per volume.
     """
 
     checkpoint: str
@@ -145,7 +129,7 @@ class EncoderOptions(NamedTuple):
 
     @property
     def spec(self) -> "EncoderSpec":
-        """What makes the encoder, here on the first device."""
+        """The arguments of the encoder, on the first device here."""
         from brainfeat.embedding.clusters import split_devices
         from brainfeat.embedding.encoder_spec import EncoderSpec
 
@@ -159,34 +143,11 @@ class EncoderOptions(NamedTuple):
             memory_limit=int(self.memory_limit * 1e9),
         )
 
-    def load(self) -> "SubjectEncoder":
-        """Load the encoder.
-
-        Returns
-        -------
-        SubjectEncoder
-            Ready to embed.
-        """
-        return self.spec.build()
-
     @contextmanager
     def distribute(
         self, encoder: "SubjectEncoder", n_jobs: int
     ) -> "Iterator[Distribution | None]":
-        """Open the processes that embed, if it is not this one.
-
-        Parameters
-        ----------
-        encoder : SubjectEncoder
-            As loaded here.
-        n_jobs : int
-            Scans to preprocess at once, or workers of a cluster that is started.
-
-        Yields
-        ------
-        Distribution or None
-            None if this process embeds.
-        """
+        """Open the processes that embed; None if this process does."""
         from brainfeat.embedding.clusters import open_workers
         from brainfeat.embedding.distribution import Distribution
 
@@ -203,7 +164,7 @@ class EncoderOptions(NamedTuple):
             )
 
 
-def embed_from_command_line(
+def _embed_inputs(
     inputs: Sequence[str],
     output: Path,
     encoder_options: EncoderOptions,
@@ -212,35 +173,7 @@ def embed_from_command_line(
     modalities: Sequence[str],
     shard: "Shard | None" = None,
 ) -> "RunSummary":
-    """Embed scans into a table, and show how it goes.
-
-    Parameters
-    ----------
-    inputs : sequence of str
-        Images, globs, folders, manifests and BIDS folders.
-    output : Path
-        Table to create or to go on with.
-    encoder_options : EncoderOptions
-        What embeds.
-    options : RunOptions
-        How the run goes.
-    modalities : sequence of str
-        Modalities to use; none means all that the checkpoint knows.
-    shard : Shard, optional
-        Part of the rows to embed; the first part reports inputs that are no row.
-
-    Returns
-    -------
-    RunSummary
-        What became of the rows.
-
-    Raises
-    ------
-    InputError
-        If the output would replace an input.
-    KeyboardInterrupt
-        If the user or the system ends the run; it says what is kept.
-    """
+    """Embed the inputs, or a shard of them, into a table, and show the progress."""
     from brainfeat.checkpoint.hub import absolute_source
     from brainfeat.subjects.manifest import collect_rows
     from brainfeat.tables import runs
@@ -250,7 +183,7 @@ def embed_from_command_line(
     find_format(output)
     if options.overwrite and _is_among(inputs, output):
         raise InputError(f"{output}: is an input, too; choose another output name.")
-    encoder = encoder_options.load()
+    encoder = encoder_options.spec.build()
     manifest = collect_rows(inputs, modalities=encoder.modalities, wanted=modalities)
     origin: dict[str, str | int] = {}
     if shard is not None:
@@ -281,11 +214,13 @@ def embed_from_command_line(
 
 def _is_among(inputs: Sequence[str], output: Path) -> bool:
     patterns = list(map(os.path.expanduser, inputs))
-    # Path.glob takes no absolute pattern.
-    found = (glob.glob(text, recursive=True) for text in patterns)  # noqa: PTH207
+    matches = (
+        glob.glob(text, recursive=True)  # noqa: PTH207  # Path.glob: no absolute ones
+        for text in patterns
+    )
     return output.exists() and any(
-        os.path.exists(name) and output.samefile(name)  # noqa: PTH110
-        for name in chain(patterns, *found)
+        os.path.exists(name) and output.samefile(name)  # noqa: PTH110  # never raises
+        for name in chain(patterns, *matches)
     )
 
 
@@ -295,6 +230,7 @@ def _take(manifest: "Manifest", shard: "Shard") -> "Manifest":
     first = shard.index == 1
     return Manifest(
         tuple(shard.take(manifest.rows)),
+        # Reported once.
         manifest.problems if first else (),
         manifest.duplicates if first else (),
     )

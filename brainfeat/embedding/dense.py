@@ -1,4 +1,4 @@
-"""Patch tokens as 4D images that nilearn takes."""
+"""Patch tokens as 4D images for nilearn."""
 
 from collections.abc import Sequence
 from typing import Literal, get_args
@@ -18,22 +18,7 @@ DenseSpace = Literal["native", "template"]
 
 
 def check_dense_options(space: object, n_components: object, n_features: int) -> None:
-    """Check the options of `BrainFoundEmbedder.transform_dense`.
-
-    Parameters
-    ----------
-    space : object
-        To be ``"native"`` or ``"template"``.
-    n_components : object
-        To be None or a number of components.
-    n_features : int
-        Length of a token.
-
-    Raises
-    ------
-    ConfigError
-        If they are something else.
-    """
+    """Check the options of `BrainFoundEmbedder.transform_dense`."""
     if space not in get_args(DenseSpace):
         raise ConfigError(
             f"space: expected one of {get_args(DenseSpace)}, got {space!r}."
@@ -49,21 +34,9 @@ def check_dense_options(space: object, n_components: object, n_features: int) ->
 def to_dense_images(
     subjects: Sequence[SubjectTokens], *, space: DenseSpace, n_components: int | None
 ) -> list[nib.Nifti1Image]:
-    """Make one 4D image of each subject's tokens, none of them interpolated.
+    """Make a 4D image of each subject's tokens, without interpolation.
 
-    Parameters
-    ----------
-    subjects : sequence of SubjectTokens
-        Tokens and where they lie.
-    space : {"native", "template"}
-        Whose millimetres the affine maps to.
-    n_components : int or None
-        Principal components, over the brains of all subjects, in place of tokens.
-
-    Returns
-    -------
-    list of Nifti1Image
-        Of shape (size_i, size_j, size_k, D or n_components), float32.
+    Channels are those of the tokens, or principal components over all brains.
     """
     values = [subject.tokens for subject in subjects]
     if n_components is not None:
@@ -77,13 +50,13 @@ def to_dense_images(
 def _project(
     subjects: Sequence[SubjectTokens], n_components: int
 ) -> list[NDArray[np.float32]]:
-    """Return scores of principal components, 0 where there is no brain."""
+    """Return scores of principal components, 0 outside the brain."""
     inside = [subject.fractions > 0 for subject in subjects]
     tokens = [s.tokens[mask] for s, mask in zip(subjects, inside, strict=True)]
-    # Here, since it takes a fifth of a second that embedders do not need.
+    # Imported here: it takes a fifth of a second that embedders do not need.
     from sklearn.decomposition import PCA
 
-    # Solved in full: the same tokens give the same components, signs included.
+    # A full solver: the same tokens give the same components, signs included.
     pca = PCA(n_components, svd_solver="covariance_eigh").fit(np.concatenate(tokens))
     maps = []
     for brain, mask in zip(tokens, inside, strict=True):

@@ -1,9 +1,9 @@
-"""Brain MRI to features: the transformer that scikit-learn pipelines use."""
+"""Brain MRI to features: a transformer for scikit-learn pipelines."""
 
 import os
 from collections.abc import Generator
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from nibabel import Nifti1Image
@@ -25,9 +25,7 @@ from brainfeat.embedding.encoder_spec import EncoderSpec
 from brainfeat.embedding.stream import Embedding
 from brainfeat.embedding.subject_encoder import Pooling, SubjectEncoder
 from brainfeat.embedding.tokens import stream_tokens
-from brainfeat.exceptions import (
-    ConfigError,
-)
+from brainfeat.exceptions import ConfigError
 from brainfeat.models.threads import resolve_n_jobs
 from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.progress import track
@@ -39,9 +37,6 @@ from brainfeat.subjects.table import (
     read_subjects,
     tag_images,
 )
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["BrainFoundEmbedder"]
 
@@ -59,51 +54,50 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         Name of a bundled checkpoint, a checkpoint folder, weights of DINOv2 as
         `Checkpoint.load` reads them, or ``"hf-hub:org/name@revision"``.
     pooling : {"mean", "cls", "cls+mean", "anatomy", "regions"}
-        Average the patch tokens over the brain, average the class tokens of the
-        slabs (which ``"brainfound-tiny"`` did not train), both, add up what the
-        encoder was taught to read from each patch token (a few numbers with names,
-        such as ``emb_ventricle``, the share of the brain that is ventricle), or
-        average the patch tokens over each region of ``labels_img``.
+        ``"mean"`` averages the patch tokens over the brain, ``"cls"`` the class tokens
+        of the slabs (which ``"brainfound-tiny"`` did not train), ``"cls+mean"``
+        concatenates both. ``"anatomy"`` sums a few named quantities that the encoder
+        was trained to predict from each patch token, such as ``emb_ventricle``, the
+        ventricles' fraction of the brain. ``"regions"`` averages the patch tokens over
+        each region of ``labels_img``.
     labels_img : path-like, nibabel image or mapping, optional
-        Label image in MNI152 space, for ``pooling="regions"``, or a mapping as
-        nilearn's atlases are: ``maps``, a label image, and ``lut``, a table with the
-        columns ``index`` and ``name``. Without one, names of regions are looked up
-        in the BIDS table beside the image: ``atlas_dseg.tsv`` for
-        ``atlas_dseg.nii.gz``.
+        Label image in MNI152 space, for ``pooling="regions"``, or a mapping like
+        nilearn's atlases, with ``maps``, a label image, and ``lut``, a table with the
+        columns ``index`` and ``name``. Without a table, names of regions are read from
+        the BIDS table beside the image: ``atlas_dseg.tsv`` for ``atlas_dseg.nii.gz``.
     modality : str, optional
-        Modality of images that come without one, as in a list of paths. None takes
-        it from the name of a Series, else from each file's BIDS suffix, else the
-        checkpoint's first.
+        Modality of images that come without one, as in a list of paths. By default
+        the name of a Series, else each file's BIDS suffix, else the checkpoint's first.
     preprocessor : Preprocessor, optional
-        Replaces the preprocessing that came with the checkpoint.
+        Replaces the checkpoint's preprocessing.
     batch_size : "auto" or int
-        Subjects that share a batch. Speed only.
+        Subjects per batch. Changes speed only.
     device : "auto", str or torch.device
-        Where the encoder runs; ``"auto"`` is CUDA if it is there. Speed only.
+        Where the encoder runs; ``"auto"`` is CUDA if available. Changes speed only.
     dtype : {"auto", "float32", "bfloat16"}
-        Precision of the encoder's products; ``"auto"`` takes bfloat16 where the
-        processor multiplies it natively. Its coarser rounding can look like a
-        difference of sites: name one if machines of several kinds share a study.
-        Workers of a cluster take that of this process.
+        Precision of the encoder's products; ``"auto"`` is bfloat16 where the processor
+        multiplies it natively. Its rounding can look like a difference between sites:
+        set the dtype if a study uses several kinds of machines.
+        Workers of a cluster use the dtype of this process.
     n_jobs : int
         Threads that read and preprocess ahead of the encoder, as in joblib: -1 is
-        one a core. Speed only. Inside ``joblib.parallel_config("dask")`` or Ray's,
-        subjects go to the cluster's workers, each of which loads the encoder once.
+        one per core. Changes speed only. Inside ``joblib.parallel_config("dask")`` or
+        ``"ray"``, the cluster's workers embed, and each loads the encoder once.
     memory : None, path-like or joblib.Memory
-        Folder that keeps the embedding of each subject, so that cross-validation
-        encodes it once. A changed image, checkpoint or option is encoded anew.
+        Folder that caches the embedding of each subject, so that cross-validation
+        encodes it once. A changed image, checkpoint or option is encoded again.
     verbose : int
         Above 0, progress is shown on a terminal, else logged.
 
     Attributes
     ----------
     modalities_ : tuple of str
-        Modalities that ``X`` had in `fit`; `transform` accepts no others.
+        Modalities of the ``X`` of `fit`; `transform` accepts no others.
     checkpoint_fingerprint_ : str
         SHA-256 of weights and configuration; `transform` accepts no others.
     preprocessing_fingerprint_ : str or None
-        SHA-256 of the preprocessing; None if its brain mask is a function that has
-        no name in another process.
+        SHA-256 of the preprocessing; None if its brain mask is a function that
+        cannot be imported by name.
     region_names_ : tuple of str
         Regions in the order of their features; empty for other poolings.
     n_features_out_ : int
@@ -152,11 +146,10 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         Parameters
         ----------
         X : list, Series, DataFrame, path-like or image, optional
-            Paths (with ``~``), globs or images; dicts ``{modality: image}``, one a
+            Paths (with ``~``), globs or images; dicts ``{modality: image}``, one per
             subject; a DataFrame with a column per modality; or one 4D image, whose
-            volumes are the subjects. None, NaN or ``""`` is a modality that a
-            subject lacks. Without ``X`` any of the checkpoint's modalities may
-            come later.
+            volumes are the subjects. None, NaN or ``""`` is a missing modality.
+            Without ``X``, `transform` accepts all modalities of the checkpoint.
         y : object
             Ignored.
 
@@ -170,8 +163,8 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         CheckpointError
             If there is no such checkpoint, or it is damaged.
         ConfigError
-            If a parameter has an impossible value, or ``memory`` is to keep what a
-            brain mask without a name made.
+            If a parameter has an impossible value, or ``memory`` cannot be used with
+            the brain mask of ``preprocessor``.
         InputError
             If ``X`` has another form.
         ModalityError
@@ -179,10 +172,10 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         VolumeNotFoundError
             If a path does not exist.
         """
-        encoder = self._make_encoder()
+        encoder = self._spec().build()
         resolve_n_jobs(self.n_jobs)
         if EmbeddingCache.from_memory(self.memory) is not None:
-            encoder.preprocessor.to_dict()  # names what is kept, or says why it cannot
+            encoder.preprocessor.to_dict()  # raises if cached rows cannot be named
         check_modality(self.modality, encoder.modalities)
         self.modalities_ = encoder.modalities
         if X is not None:
@@ -209,28 +202,24 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         Returns
         -------
         ndarray of float32 of shape (n_subjects, n_features_out_)
-            One row a subject, in the order of ``X``; a DataFrame with its index
+            One row per subject, in the order of ``X``; a DataFrame with its index
             after ``set_output(transform="pandas")``.
 
         Raises
         ------
-        CheckpointError
-            If the checkpoint is not the one that was fitted.
-        ConfigError
-            If preprocessing, pooling or atlas changed since `fit`.
-        InputError
-            If ``X`` has another form.
-        ModalityError
-            If ``X`` has a modality that `fit` did not see.
+        CheckpointError, ConfigError
+            If checkpoint, preprocessing, pooling or atlas changed since `fit`.
+        InputError, ModalityError
+            If ``X`` has another form, or a modality that `fit` did not see.
         VolumeError
-            If a scan cannot be read; subjects before it are in ``memory``.
+            If a volume cannot be read; subjects before it are in ``memory``.
         """
         encoder, table = self.read_subjects(X)
         outcomes = self._stream(encoder, table)
         rows = np.empty((len(table.rows), encoder.n_features), dtype=np.float32)
         # Workers finish in any order.
         positions = {id(subject): index for index, subject in enumerate(table.rows)}
-        # Closed at the first error, so that no thread goes on reading.
+        # Closed at the first error, so that no thread continues reading.
         with closing(outcomes):
             shown = track(
                 outcomes,
@@ -249,42 +238,35 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         space: DenseSpace = "native",
         n_components: int | None = None,
     ) -> list[Nifti1Image]:
-        """Give the patch tokens of each subject as a 4D image.
+        """Return the patch tokens of each subject as a 4D image.
 
-        A voxel of the image is a token and lies where the encoder saw it: at the
-        middle of a block of voxels, turned as the subject was. Nothing is
-        interpolated; `nilearn.image.resample_to_img` takes it to another grid.
+        A voxel of the image is a token, in the centre of the block of voxels that the
+        encoder saw, aligned as the subject was. Nothing is interpolated;
+        `nilearn.image.resample_to_img` resamples the image to another grid.
 
         Parameters
         ----------
         X : list, Series, DataFrame, path-like or image
             As for `fit`.
         space : {"native", "template"}
-            Whether the affine maps to the subject's scanner millimetres, or to those
-            of MNI152, where all subjects share one grid.
+            Whether the affine maps to scanner mm of the subject, or to MNI152 mm,
+            where all subjects share one grid.
         n_components : int, optional
-            Principal components of the tokens of all brains of ``X``, with 0 outside
-            of the brain; three of them make a picture in red, green and blue.
+            Return so many principal components of the tokens of all brains of ``X``,
+            with 0 outside the brain; three make an RGB image.
 
         Returns
         -------
         list of Nifti1Image
-            One a subject, float32 of shape (size_i, size_j, size_k, n), where n is
+            One per subject, float32 of shape (size_i, size_j, size_k, n), where n is
             the length of a token, or ``n_components``.
 
         Raises
         ------
-        CheckpointError
-            If the checkpoint is not the one that was fitted.
-        ConfigError
-            If an option has an impossible value, or preprocessing, pooling or atlas
-            changed since `fit`.
-        InputError
-            If ``X`` has another form.
-        ModalityError
-            If ``X`` has a modality that `fit` did not see.
-        VolumeError
-            If a scan cannot be read.
+        CheckpointError, ConfigError
+            As for `transform`, or if an option has an impossible value.
+        InputError, ModalityError, VolumeError
+            As for `transform`.
         """
         encoder, table = self.read_subjects(X)
         dim = encoder.checkpoint.config.encoder.embed_dim
@@ -303,7 +285,7 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         return to_dense_images(subjects, space=space, n_components=n_components)
 
     def read_subjects(self, X: Any) -> tuple[SubjectEncoder, SubjectTable]:
-        """Give what `transform` works with, for what looks into it.
+        """Return the encoder and the subjects of `transform`, for further analyses.
 
         Parameters
         ----------
@@ -315,21 +297,15 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         encoder : SubjectEncoder
             The fitted checkpoint with its preprocessing.
         table : SubjectTable
-            One row a subject; no image is read yet.
+            One row per subject; no image is read yet.
 
         Raises
         ------
-        CheckpointError
-            If the checkpoint is not the one that was fitted.
-        ConfigError
-            If preprocessing, pooling or atlas changed since `fit`.
-        InputError
-            If ``X`` has another form.
-        ModalityError
-            If ``X`` has a modality that `fit` did not see.
+        CheckpointError, ConfigError, InputError, ModalityError
+            As for `transform`.
         """
         check_is_fitted(self)
-        encoder = self._make_encoder()
+        encoder = self._spec().build()
         self._check_unchanged(encoder)
         table = read_subjects(X, encoder.checkpoint, self.modality)
         check_fitted_modalities(self, self.modalities_, table.modalities)
@@ -337,7 +313,7 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
 
     @property
     def fitted_on(self) -> Any:
-        """Subjects that `fit` was given; None without any, or after unpickling."""
+        """The ``X`` of `fit`; None without one, or after unpickling."""
         return getattr(self, "_fitted_on", None)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -345,7 +321,7 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         return {name: value for name, value in state.items() if name != "_fitted_on"}
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
-        """Name the columns of `transform`.
+        """Return the names of the columns of `transform`.
 
         Parameters
         ----------
@@ -355,8 +331,8 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         Returns
         -------
         ndarray of str of shape (n_features_out_,)
-            ``emb_000`` and so on, after the region's name for regions; for anatomy
-            ``emb_`` and what was read.
+            ``emb_000`` and so on, after the name of the region for regions;
+            ``emb_ventricle`` and such for anatomy.
         """
         check_is_fitted(self)
         return np.array(self._feature_names, dtype=object)
@@ -366,9 +342,6 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         # Always float32, whatever the images hold.
         tags.transformer_tags.preserves_dtype = []
         return tags
-
-    def _make_encoder(self) -> SubjectEncoder:
-        return self._spec().build()
 
     def _spec(self) -> EncoderSpec:
         return EncoderSpec(
@@ -394,8 +367,8 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         return distribution.stream(table.rows, cache=cache)
 
     def _check_unchanged(self, encoder: SubjectEncoder) -> None:
-        found = encoder.checkpoint.fingerprint
-        check_fingerprint(self.checkpoint, self.checkpoint_fingerprint_, found)
+        fingerprint = encoder.checkpoint.fingerprint
+        check_fingerprint(self.checkpoint, self.checkpoint_fingerprint_, fingerprint)
         if _fingerprint(encoder.preprocessor) != self.preprocessing_fingerprint_:
             raise ConfigError("preprocessor: changed since fit; fit again.")
         if encoder.pooling != self._pooling:

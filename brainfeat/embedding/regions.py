@@ -1,4 +1,4 @@
-"""Regions of an atlas as weights of the encoder's tokens, with names."""
+"""Regions of an atlas, and their weights over the encoder's tokens."""
 
 import os
 import pickle
@@ -27,20 +27,9 @@ __all__ = ["RegionAtlas"]
 
 @dataclass(frozen=True)
 class RegionAtlas:
-    """A label map in template space and the names of its regions.
+    """A label map in MNI152 space and the names of its regions; label 0 is no region.
 
-    Two are equal if their label images and names are, in whatever process.
-
-    Parameters
-    ----------
-    labels : Volume
-        Integer labels in MNI152 space; 0 is no region.
-    values : tuple of int
-        Labels, in ascending order.
-    names : tuple of str
-        One name a label.
-    fingerprint : str
-        SHA-256 of the label image.
+    Two are equal if their label images and names are, in any process.
     """
 
     labels: Volume = field(compare=False)
@@ -50,31 +39,13 @@ class RegionAtlas:
 
     @classmethod
     def load(cls, labels_img: Any) -> Self:
-        """Read a label image and the look-up table of its names.
+        """Read a label image, and the names of its regions.
 
-        Parameters
-        ----------
-        labels_img : path-like, nibabel image, mapping or RegionAtlas
-            Label image in MNI152 space, or a mapping with that image as ``maps`` and
-            a table as ``lut``, as nilearn's atlases are. The table, a DataFrame or a
-            file that ends in ``.tsv`` or ``.csv``, has the columns ``index`` and
-            ``name``. Without one, that of ``atlas_dseg.nii.gz`` is
-            ``atlas_dseg.tsv``, if it is there. Labels that have no name are called
-            ``region_12``. An atlas that is loaded is returned as it is.
-
-        Returns
-        -------
-        RegionAtlas
-            The regions.
-
-        Raises
-        ------
-        ConfigError
-            If ``labels_img`` is neither path nor image, or its ``lut`` no table.
-        InputError
-            If it holds no region, or the look-up table cannot be read.
-        VolumeError
-            If it is no label image.
+        ``labels_img`` is a path, an image, an atlas, or a mapping with a label image
+        ``maps`` and a table ``lut`` like nilearn's atlases. The table, a DataFrame or
+        a TSV or CSV file with the columns ``index`` and ``name``, is by default
+        ``atlas_dseg.tsv`` beside ``atlas_dseg.nii.gz``. A region without a name is
+        called ``region_12``.
         """
         if isinstance(labels_img, cls):
             return labels_img
@@ -100,27 +71,7 @@ class RegionAtlas:
     def weights(
         self, geometry: Geometry, grid: SlabGrid, patch_size: int
     ) -> NDArray[np.float32]:
-        """Compute the share of each token that each region fills.
-
-        Parameters
-        ----------
-        geometry : Geometry
-            Grid of the encoder, in template space.
-        grid : SlabGrid
-            How the grid is cut into slabs.
-        patch_size : int
-            Edge of a patch in voxels.
-
-        Returns
-        -------
-        ndarray of float32 of shape (n_regions, n_slabs, height, width)
-            Values from 0 to 1.
-
-        Raises
-        ------
-        InputError
-            If a region lies outside the grid or between its voxels.
-        """
+        """Return the fraction of each token in each region, of shape (R, S, h, w)."""
         labels = _nearest(self.labels, geometry)
         weights = np.stack(
             [grid.token_fractions(labels == value, patch_size) for value in self.values]
@@ -139,7 +90,7 @@ class RegionAtlas:
 
     @cached_property
     def _packed(self) -> bytes:
-        # It travels with each call to a worker, and label maps shrink by far.
+        # Sent with each call to a worker; label maps compress well.
         parts = self.labels, self.values, self.names, self.fingerprint
         return zlib.compress(pickle.dumps(parts), level=1)
 
@@ -195,6 +146,6 @@ def _nearest(labels: Volume, geometry: Geometry) -> NDArray[Any]:
     nearest = np.rint(to_labels[:3, :3] @ voxels + to_labels[:3, 3:]).astype(int)
     sizes = np.array(labels.geometry.shape)[:, None]
     inside = ((nearest >= 0) & (nearest < sizes)).all(axis=0)
-    found = np.zeros(voxels.shape[1], dtype=labels.data.dtype)
-    found[inside] = labels.data[tuple(nearest[:, inside])]
-    return found.reshape(geometry.shape)
+    values = np.zeros(voxels.shape[1], dtype=labels.data.dtype)
+    values[inside] = labels.data[tuple(nearest[:, inside])]
+    return values.reshape(geometry.shape)

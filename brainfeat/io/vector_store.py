@@ -41,7 +41,8 @@ class VectorStore:
         """Store a vector, in place of the key's old one. May raise OSError."""
         with (
             atomic_write(self._path(key), flush=False) as partial,
-            partial.open("wb") as file,
+            # "wb" truncates, after which ext4 flushes each file.
+            partial.open("r+b") as file,
         ):
             np.save(file, vector, allow_pickle=False)
             file.write(note.encode() + _checksum(vector, note.encode()))
@@ -67,7 +68,8 @@ class VectorStore:
 
     def is_empty(self) -> bool:
         """Whether no vector is stored."""
-        return next(self.folder.glob("*/*.npy"), None) is None
+        # Partial files of killed processes begin with a dot.
+        return next(self.folder.glob("*/[!.]*.npy"), None) is None
 
     def clear(self) -> None:
         """Remove the folder."""

@@ -62,13 +62,7 @@ class Monitor:
         self._warned: set[str] = set()
 
     def check_finite(self, step: int, **values: float) -> None:
-        """Check that losses and norms, by name, are finite.
-
-        Raises
-        ------
-        TrainingError
-            If a value is infinite or not a number.
-        """
+        """Raise TrainingError if a loss or norm is not finite."""
         broken = [name for name, value in values.items() if not math.isfinite(value)]
         if broken:
             raise TrainingError(
@@ -98,13 +92,7 @@ class Monitor:
         effective_rank: float | None,
         teacher_entropy: float | None,
     ) -> None:
-        """Check the rank of the class tokens and the teacher's relative entropy.
-
-        Raises
-        ------
-        TrainingError
-            If the rank is below 2 or the entropy below 0.01.
-        """
+        """Raise TrainingError if rank or relative entropy show a collapse."""
         rank, entropy = effective_rank, teacher_entropy
         if step < self._n_grace_steps:
             return

@@ -49,12 +49,8 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """Group the parameters of an unwrapped `HeadedEncoder` for `set_schedule`.
 
-    Groups carry ``lr_factor``, ``decays`` and ``is_last_layer``.
-
-    Raises
-    ------
-    ConfigError
-        If the optimizer is Muon and torch is too old to have it.
+    Groups carry ``lr_factor``, ``decays`` and ``is_last_layer``. Raises ConfigError
+    if torch is too old for Muon.
     """
     groups: dict[tuple[float, bool, bool, bool], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():

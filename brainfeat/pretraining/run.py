@@ -110,13 +110,11 @@ def pretrain(  # noqa: PLR0913 (the last two are for the command line)
         or training diverges or collapses.
     """
     folder = expand_home(output)
-    track = track or ProgressTracker(
-        config.log_every, show=logger.isEnabledFor(logging.INFO)
-    )
     modalities = config.encoder.modalities
     data = collect_training_data(data, modalities=modalities)
     config = _without_absent_modalities(config, data.modalities)
     with joined_ranks(device) as target:
+        track = track or _default_tracker(config)
         start = choose_start(folder, config, init=init, resume=resume)
         if isinstance(data, TrainingSubjects):
             data = replace(data, preprocessor=_choose_preprocessor(start, folder))
@@ -135,6 +133,11 @@ def pretrain(  # noqa: PLR0913 (the last two are for the command line)
             probe = _build_probe(source, config, labels)
             trainer = Trainer(source, config, folder, device=target, probe=probe)
             return trainer.train(start, track)
+
+
+def _default_tracker(config: PretrainingConfig) -> ProgressTracker:
+    is_shown = rank() == 0 and logger.isEnabledFor(logging.INFO)
+    return ProgressTracker(config.log_every, show=is_shown)
 
 
 def _without_absent_modalities(

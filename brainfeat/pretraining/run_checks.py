@@ -32,13 +32,7 @@ class HasTargets(Protocol):
 
 
 def check_fit(data: HasTargets, config: PretrainingConfig) -> None:
-    """Check a configuration against the data and the number of ranks.
-
-    Raises
-    ------
-    ConfigError
-        If training would fail or learn nothing.
-    """
+    """Raise ConfigError if data, configuration and ranks would learn nothing."""
     n_parts = world_size() * config.accumulation_steps
     n_views = config.batch_size // n_parts * config.views.n_global
     probability = config.views.mask_probability
@@ -72,13 +66,7 @@ def check_fit(data: HasTargets, config: PretrainingConfig) -> None:
 
 
 def check_grid(shape: tuple[int, int, int], config: PretrainingConfig) -> None:
-    """Check that the checkpoint of a run could encode whole volumes, not only crops.
-
-    Raises
-    ------
-    ConfigError
-        If volumes do not divide into slabs and patches.
-    """
+    """Raise ConfigError if the checkpoint could encode crops, but no whole volumes."""
     encoder, plane = config.encoder, config.views.planes[0]
     axes = SlabGrid(thickness=encoder.thickness, plane=plane).axes
     parts = (encoder.thickness, encoder.patch_size, encoder.patch_size)

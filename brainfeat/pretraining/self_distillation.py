@@ -37,27 +37,13 @@ _CENTRINGS: dict[str, Callable[[int], nn.Module]] = {
 
 
 class HeadOutputs(NamedTuple):
-    """Outputs of one network for all views; None where no objective needs them.
+    """Outputs of one network for all views; None where no objective needs them."""
 
-    Attributes
-    ----------
-    class_tokens : Tensor of shape (V, B, D)
-        Class token of each global view, averaged over its slabs.
-    class_logits : Tensor of shape (V + L, B, K), optional
-        Prototype logits of each view, global ones first.
-    patch_logits : Tensor of shape (M, K), optional
-        Prototype logits of the masked patches of the global views.
-    projections : Tensor of shape (V, B, P), optional
-        Projected mean patch token of each global view.
-    targets : Tensor of shape (V, B, S, h, w, R), optional
-        Predicted anatomy targets of each patch, standardised.
-    """
-
-    class_tokens: Tensor
-    class_logits: Tensor | None
-    patch_logits: Tensor | None
-    projections: Tensor | None
-    targets: Tensor | None
+    class_tokens: Tensor  # V B D, of the global views
+    class_logits: Tensor | None  # V+L B K, prototypes of global, then local views
+    patch_logits: Tensor | None  # M K, prototypes of the masked global patches
+    projections: Tensor | None  # V B P, of the mean patch token of global views
+    targets: Tensor | None  # V B S h w R, predicted and standardised
 
 
 class LossTerms(NamedTuple):

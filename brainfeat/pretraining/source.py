@@ -12,24 +12,12 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class SubjectBatch:
-    """Volumes of B subjects in A acquisitions each.
+    """Normalised volumes of B subjects in A acquisitions each."""
 
-    Parameters
-    ----------
-    volumes : Tensor of shape (B, A, M, I, J, K)
-        Normalised volumes from `Preprocessor`; zeros where a modality is absent.
-    present : bool Tensor of shape (B, A, M)
-        Modalities of each acquisition.
-    foreground : Tensor of shape (B, I, J, K)
-        1 in the foreground, 0 outside.
-    targets : Tensor of shape (B, R, I, J, K), optional
-        Anatomy targets of each voxel.
-    """
-
-    volumes: Tensor
-    present: Tensor
-    foreground: Tensor
-    targets: Tensor | None = None
+    volumes: Tensor  # B A M I J K, zeros where a modality is absent
+    present: Tensor  # bool B A M: modalities of each acquisition
+    foreground: Tensor  # B I J K, 1 in the foreground and 0 outside
+    targets: Tensor | None = None  # B R I J K: anatomy targets of each voxel
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -55,30 +43,14 @@ class SubjectBatch:
 
 
 class SubjectSource(Protocol):
-    """What provides training subjects: a store or a simulation.
+    """What provides training subjects: a store or a simulation."""
 
-    Attributes
-    ----------
-    modalities : tuple of str
-        BIDS suffixes, in the order of the volumes.
-    shape : tuple of int (I, J, K)
-        Voxels of a volume.
-    targets : tuple of str
-        Names of the R anatomy targets; empty without known anatomy.
-    tissues : tuple of str
-        Targets that are fractions of a voxel and sum to one in the brain.
-    target_weights : tuple of float
-        Weight of each target in the anatomy objective.
-    preprocessing : mapping
-        How the volumes were made, from ``Preprocessor.to_dict``.
-    """
-
-    modalities: tuple[str, ...]
-    shape: tuple[int, int, int]
-    targets: tuple[str, ...]
-    tissues: tuple[str, ...]
-    target_weights: tuple[float, ...]
-    preprocessing: Mapping[str, Any]
+    modalities: tuple[str, ...]  # BIDS suffixes, in the order of the volumes
+    shape: tuple[int, int, int]  # voxels I, J, K of a volume
+    targets: tuple[str, ...]  # names of the R anatomy targets, if any
+    tissues: tuple[str, ...]  # targets that are fractions of a voxel and sum to 1
+    target_weights: tuple[float, ...]  # in the anatomy objective
+    preprocessing: Mapping[str, Any]  # from Preprocessor.to_dict
 
     def draw(
         self,

@@ -85,31 +85,15 @@ def _relations(config: ViewConfig) -> Iterator[Relation]:
 
 @dataclass(frozen=True, eq=False)
 class ViewGroup:
-    """V views of equal size of each of B subjects, ready for the encoder.
+    """V views of equal size of each of B subjects, ready for the encoder."""
 
-    Parameters
-    ----------
-    slabs : Tensor of shape (V, B, S, C, H, W)
-        Pixels.
-    present, visible : bool Tensor of shape (V, B, M)
-        Modalities that the subject has, and those shown to the student.
-    fractions : Tensor of shape (V, B, S, h, w)
-        Foreground fraction of each patch.
-    positions : Tensor of shape (V, B, S)
-        Position of each slab along the slab axis of the volume, from 0 to 1.
-    masks : bool Tensor of shape (V, B, S, h, w), optional
-        Patches that are hidden from the student.
-    targets : Tensor of shape (V, B, S, h, w, R), optional
-        Anatomy targets of each patch.
-    """
-
-    slabs: Tensor
-    present: Tensor
-    visible: Tensor
-    fractions: Tensor
-    positions: Tensor
-    masks: Tensor | None = None
-    targets: Tensor | None = None
+    slabs: Tensor  # V B S C H W
+    present: Tensor  # bool V B M: modalities that the subject has
+    visible: Tensor  # bool V B M: modalities that are shown to the student
+    fractions: Tensor  # V B S h w: foreground fraction of each patch
+    positions: Tensor  # V B S: of each slab along the slab axis, from 0 to 1
+    masks: Tensor | None = None  # bool V B S h w: patches hidden from the student
+    targets: Tensor | None = None  # V B S h w R: anatomy targets of each patch
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,28 +106,14 @@ class Views:
 
 @dataclass(frozen=True, eq=False)
 class DrawnGroup:
-    """Random parameters of one group of views.
-
-    Parameters
-    ----------
-    boxes : CropBoxes
-        Positions of the crops.
-    changes : IntensityChanges
-        Intensity augmentation; crop ``b * V + v`` is view v of subject b.
-    present, visible : bool Tensor of shape (V, B, M)
-        Modalities that the subject has, and those shown to the student.
-    plane : {"axial", "coronal", "sagittal"}
-        Plane of the slabs.
-    masks : bool Tensor of shape (V, B, S, h, w), optional
-        Patches that are hidden from the student.
-    """
+    """Random parameters of one group of views, and its modalities."""
 
     boxes: CropBoxes
-    changes: IntensityChanges
-    present: Tensor
-    visible: Tensor
+    changes: IntensityChanges  # crop b * V + v is view v of subject b
+    present: Tensor  # bool V B M
+    visible: Tensor  # bool V B M
     plane: Plane
-    masks: Tensor | None = None
+    masks: Tensor | None = None  # bool V B S h w
 
     @classmethod
     def draw(

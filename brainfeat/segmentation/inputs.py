@@ -102,9 +102,9 @@ class SegmentationSpace:
             own = {n: volumes[n] for n in self.modalities if n in volumes}
             voxels = np.zeros((len(self.modalities), *fine.geometry.shape), np.float32)
             for name, volume in own.items():
-                voxels[self.modalities.index(name)] = self._standardise(
-                    volume, fine, name
-                )
+                with adding_context(Subject(str(volume.path or name), {})):
+                    scores = self._standardise(volume, fine)
+                voxels[self.modalities.index(name)] = scores
         native = next(iter(own.values())).geometry
         present = coarse.present[self.modality_indices]
         return SegmentationInput(coarse, voxels, fine, native, present)
@@ -123,10 +123,9 @@ class SegmentationSpace:
         return self.preprocessor.invert(values, subject.fine, subject.native).data
 
     def _standardise(
-        self, volume: Volume, fine: PreprocessedSubject, name: str
+        self, volume: Volume, fine: PreprocessedSubject
     ) -> NDArray[np.float32]:
         """Resample to the fine grid, and z-score by the voxels of the brain."""
-        source = volume.path or name
         sampled = resample(
             repair(reorient_to_ras(volume)),
             fine.geometry,
@@ -139,12 +138,9 @@ class SegmentationSpace:
             foreground = foreground.repeat(self.upsampling, axis)
         brain = sampled[foreground & is_inside]
         if not brain.size:
-            raise VolumeError(f"{source}: the volume does not overlap the brain.")
-        try:
-            _, mean, spread = clip_and_measure(brain, self.preprocessor.percentiles)
-        except VolumeError as error:
-            raise VolumeError(f"{source}: {error}") from error
-        scores = (sampled - mean) / spread
+            raise VolumeError("the volume does not overlap the brain.")
+        _, mean, spread = clip_and_measure(brain, self.preprocessor.percentiles)
+        scores = (sampled - np.float32(mean)) / np.float32(spread)
         scores[~is_inside] = scores[is_inside].min()
         clipped: NDArray[np.float32] = scores.clip(-_MAX_SCORE, _MAX_SCORE)
         return clipped

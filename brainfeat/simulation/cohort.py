@@ -114,7 +114,7 @@ def simulate_cohort(
     missing = [one for one in participants[:n_subjects] if not plan.is_done(one)]
     if missing:
         _simulate(missing, plan, anatomy or load_base())
-    folder.write_participants(pd.DataFrame([_describe(one) for one in participants]))
+    folder.write_participants([_describe(one) for one in participants])
     return pd.DataFrame(
         [plan.row(one) for one in participants[:n_subjects]],
         index=[one.id for one in participants[:n_subjects]],

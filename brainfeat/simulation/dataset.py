@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from brainfeat._version import __version__
 from brainfeat.exceptions import InputError
 from brainfeat.io.atomic import atomic_write
+from brainfeat.io.delimited_rows import write_rows
 from brainfeat.io.json_files import format_json, read_json
 from brainfeat.simulation.participants import Participant
 from brainfeat.simulation.scan import LABELS
@@ -98,11 +97,16 @@ class CohortFolder:
             },
         )
 
-    def write_participants(self, table: pd.DataFrame) -> None:
+    def write_participants(self, participants: Sequence[Mapping[str, Any]]) -> None:
         """Write participants.tsv in full, and its description."""
         _write_json(self.path / "participants.json", COLUMNS)
-        with atomic_write(self.path / "participants.tsv") as partial:
-            table.to_csv(partial, sep="\t", index=False, na_rep="n/a")
+        header = list(participants[0])
+        rows = [header, *(list(one.values()) for one in participants)]
+        with (
+            atomic_write(self.path / "participants.tsv") as partial,
+            partial.open("w", newline="", encoding="utf-8") as file,
+        ):
+            write_rows(file, rows, "\t")
 
     def n_participants(self) -> int:
         """Count the rows of participants.tsv; 0 without the file."""

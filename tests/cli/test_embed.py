@@ -1,4 +1,4 @@
-"""What a run of the command survives; how it is typed is tested in test_cli.py."""
+"""Failures that a run of the command must survive; options are in test_app.py."""
 
 import csv
 import errno
@@ -16,26 +16,24 @@ from typer.testing import CliRunner
 
 from brainfeat import Checkpoint, read_embeddings
 from brainfeat.cli import app as cli
-from brainfeat.cli.embed import EncoderOptions, embed_from_command_line
-from brainfeat.exceptions import ConfigError, TableError
+from brainfeat.cli.embed import EncoderOptions
+from brainfeat.exceptions import ConfigError
 from brainfeat.io.volumes import read_volume, write_volume
 from brainfeat.subjects.failures import crash_path, failures_path
-from brainfeat.tables.runs import RunOptions
 from brainfeat.volume import Geometry, Volume
 
 
-def test_a_number_is_a_batch_size_and_another_word_is_refused():
-    assert EncoderOptions("brainfound-tiny", "mean", "cpu", "3").load().n_features > 0
+def test_batch_size_is_auto_or_a_number():
+    assert EncoderOptions("brainfound-tiny", "mean", "cpu", "3").spec.batch_size == 3
     with pytest.raises(ConfigError, match="batch_size"):
-        EncoderOptions("brainfound-tiny", "mean", "cpu", "many").load()
+        EncoderOptions("brainfound-tiny", "mean", "cpu", "many").spec.build()
 
 
-def test_the_name_of_the_table_is_read_before_the_weights(tmp_path):
-    absent = EncoderOptions("absent", "mean", "cpu", "auto")
-    with pytest.raises(TableError, match="expected a name that ends in"):
-        embed_from_command_line(
-            ["a.nii"], tmp_path / "out.xlsx", absent, RunOptions(), modalities=()
-        )
+def test_suffix_of_the_table_is_checked_before_loading_weights(tmp_path):
+    arguments = ["embed", "a.nii", "-o", tmp_path / "out.xlsx", "--checkpoint", "none"]
+    result = CliRunner().invoke(cli.app, list(map(str, arguments)))
+    assert result.exit_code == 2
+    assert "expected a name that ends in" in result.stderr
 
 
 @pytest.mark.parametrize("text", ["man.csv", "*.csv", "link.csv"])
@@ -52,8 +50,10 @@ def test_an_input_is_not_replaced_by_the_table(tmp_path, monkeypatch, text):
 
 
 @pytest.mark.filterwarnings("ignore:.* is not trained")
-@pytest.mark.parametrize("device", ["cpu", "cpu,cpu"])
-def test_a_brain_mask_that_was_corrected_is_embedded_again(
+@pytest.mark.parametrize(
+    "device", ["cpu", pytest.param("cpu,cpu", marks=pytest.mark.slow)]
+)
+def test_a_corrected_brain_mask_is_embedded_again(
     small_scans, small_checkpoint, tmp_path, device
 ):
     checkpoint = Checkpoint.load(small_checkpoint)
@@ -97,7 +97,7 @@ def _limit_files_to(n_bytes):
 
 
 @pytest.mark.parametrize("n_bytes", [1000, 6000])
-def test_a_disk_that_fills_costs_no_row_that_is_done(
+def test_full_disk_loses_no_finished_row(
     small_scans, small_checkpoint, tmp_path, n_bytes
 ):
     output = tmp_path / "out" / "table.parquet"
@@ -122,7 +122,7 @@ def test_a_disk_that_fills_costs_no_row_that_is_done(
     assert names == ["table.json", "table.parquet"]
 
 
-def test_names_of_any_kind_are_rows_or_one_line(
+def test_unusual_file_names_are_rows_or_failures_of_one_line(
     small_scans, small_checkpoint, tmp_path
 ):
     source = next(small_scans.rglob("*.nii.gz"))
@@ -156,7 +156,7 @@ def test_names_of_any_kind_are_rows_or_one_line(
     assert "Traceback" in crash_path(failures_path(output)).read_text()
 
 
-def test_what_cannot_be_reached_is_a_failed_row(
+def test_unreadable_input_is_a_failure(
     small_scans, small_checkpoint, tmp_path, bound_by_permissions
 ):
     source = next(small_scans.rglob("*.nii.gz"))
@@ -192,16 +192,16 @@ def test_what_cannot_be_reached_is_a_failed_row(
     assert images == [str(tmp_path / scans[index]) for index in (1, 3, 4, 6)]
     with (tmp_path / "table.failures.tsv").open(newline="") as file:
         failed = {line["file"]: line for line in csv.DictReader(file, delimiter="\t")}
-    culprits = ["bids/sub-1/sub-1_sessions.tsv", *shut[1:], scans[5]]
-    numbers = dict.fromkeys(culprits, errno.EACCES)
-    culprits = ["bids/sub-4/anat", "scans/far.nii.gz", long, f"{long}.nii"]
-    numbers |= dict.fromkeys(culprits, errno.ENAMETOOLONG)
+    forbidden = ["bids/sub-1/sub-1_sessions.tsv", *shut[1:], scans[5]]
+    numbers = dict.fromkeys(forbidden, errno.EACCES)
+    too_long = ["bids/sub-4/anat", "scans/far.nii.gz", long, f"{long}.nii"]
+    numbers |= dict.fromkeys(too_long, errno.ENAMETOOLONG)
     assert {name: line["reason"] for name, line in failed.items()} == {
         str(tmp_path / name): f"cannot be read ({os.strerror(number)})."
         for name, number in numbers.items()
     }
-    people = [line["participant_id"] for line in failed.values()]
-    assert {"sub-1", "sub-3", "sub-4"} <= set(people)
+    participants = {line["participant_id"] for line in failed.values()}
+    assert {"sub-1", "sub-3", "sub-4"} <= participants
 
 
 def test_a_volume_beyond_the_limit_is_refused(small_scans, small_checkpoint, tmp_path):
@@ -218,7 +218,7 @@ def test_a_volume_beyond_the_limit_is_refused(small_scans, small_checkpoint, tmp
     assert read_embeddings(output)[1].shape == (12, 24)
 
 
-def test_verbose_tells_where_an_error_was_raised(tmp_path, small_checkpoint):
+def test_verbose_shows_tracebacks(tmp_path, small_checkpoint):
     bad = tmp_path / "bad.nii.gz"
     bad.write_bytes(b"no image")
     arguments = ["embed", bad, "-o", tmp_path / "a.csv", "--checkpoint"]
@@ -230,7 +230,7 @@ def test_verbose_tells_where_an_error_was_raised(tmp_path, small_checkpoint):
 
 
 @pytest.mark.parametrize("command", ["embed", "bids"])
-def test_a_table_names_its_checkpoint_for_other_folders_too(
+def test_a_table_has_the_absolute_path_of_its_checkpoint(
     command, small_scans, small_checkpoint, tmp_path, monkeypatch
 ):
     (tmp_path / "encoder").symlink_to(small_checkpoint)
@@ -249,6 +249,7 @@ def test_a_table_names_its_checkpoint_for_other_folders_too(
         assert str(tmp_path / "encoder") in json.dumps(found), path
 
 
+@pytest.mark.slow
 def test_several_devices_make_the_same_table(small_scans, small_checkpoint, tmp_path):
     options = ["--checkpoint", small_checkpoint]
     for name, device in (("one", "cpu"), ("two", "cpu,cpu")):

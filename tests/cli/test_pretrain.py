@@ -1,4 +1,4 @@
-"""``brainfeat pretrain`` as a user types it, in real processes where it matters."""
+"""``brainfeat pretrain``, in real processes where they matter."""
 
 import json
 import os
@@ -58,7 +58,7 @@ def options(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def store(cohort, options, tmp_path_factory):
-    """Store that a run has made, for runs that begin with it."""
+    """Store of an earlier run."""
     folder = tmp_path_factory.mktemp("runs") / "first"
     assert _run(cohort, "-o", folder, *options).exit_code == 0
     return folder / "store"
@@ -199,14 +199,14 @@ def test_a_diverging_run_suggests_what_to_change(store, options, tmp_path):
     last = result.stderr.splitlines()[-1]
     assert re.match(r"error: step \d: .* not finite\. Lower learning_rate", last)
     assert "Traceback" not in result.output
-    # No run is resumed with another configuration.
+    # A run cannot be resumed with another configuration.
     assert "new run in another folder; --init starts it from the last" in last
     assert "resume" not in last
 
 
 @pytest.fixture(scope="module")
 def whole_run(store, options, tmp_path_factory):
-    """Folder of a long run that nothing interrupted."""
+    """Folder of a long, uninterrupted run."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     result = _run(store, "-o", folder, *options, "--steps", N_LONG)
     assert result.exit_code == 0
@@ -321,7 +321,7 @@ def test_an_error_of_rank_one_is_printed(store, options, tmp_path):
 
 
 def test_a_run_in_the_home_folder_resumes(store, options, tmp_path, monkeypatch):
-    # A shell leaves the ~ of --output=~/run as it is.
+    # A shell does not expand the ~ of --output=~/run.
     monkeypatch.setenv("HOME", str(tmp_path))
     shutil.copy(options[1], tmp_path / "config.json")
     arguments = ["--output=~/run", *options[2:]]
@@ -343,7 +343,7 @@ def test_a_second_run_into_the_same_folder_is_refused(store, options, tmp_path):
 
 
 def _with_little_space(*arguments):
-    # In blocks of 1024 bytes for each file, as a full disk would give.
+    # Files are limited to 64 blocks of 1024 bytes, like on a full disk.
     return ["bash", "-c", 'ulimit -f 64; exec "$@"', "-", *_command(*arguments)]
 
 

@@ -36,6 +36,7 @@ def devices():
     workers.close()
 
 
+@pytest.mark.slow
 def test_each_process_has_a_device_of_its_own(devices):
     assert devices.n_workers == 2
     deadline = time.monotonic() + 60
@@ -47,13 +48,15 @@ def test_each_process_has_a_device_of_its_own(devices):
     assert claimed_device() is None
 
 
-def test_processes_that_die_are_started_anew(devices):
+@pytest.mark.slow
+def test_processes_that_die_are_restarted(devices):
     with pytest.raises(BrokenProcessPool):
         devices.submit(signal.raise_signal, signal.SIGKILL).result()
     assert devices.submit(os.getpid).result() != os.getpid()
 
 
-def test_a_process_does_not_outlive_a_parent_that_is_killed(tmp_path):
+@pytest.mark.slow
+def test_workers_end_when_their_parent_is_killed(tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(KILLED_PARENT)
     parent = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE)
@@ -74,7 +77,7 @@ def _is_alive(pid):
         return False
 
 
-def test_joblib_chooses_the_cluster():
+def test_joblib_selects_the_cluster():
     distributed = pytest.importorskip("distributed")
     assert active_workers() is None
     with joblib.parallel_config("threading", n_jobs=2):
@@ -90,12 +93,12 @@ def test_joblib_chooses_the_cluster():
         assert c.submit(active_workers).result() is None
 
 
-def test_devices_with_commas_are_several():
+def test_devices_are_split_at_commas():
     assert split_devices("cpu") == ("cpu",)
     assert split_devices("cuda:0, cuda:1") == ("cuda:0", "cuda:1")
 
 
-def test_one_device_needs_no_other_process_and_several_do():
+def test_several_devices_are_a_process_each():
     with open_workers("threads", None, "cpu", 1) as workers:
         assert workers is None
     with open_workers("threads", None, "cpu,cpu", 1) as workers:
@@ -111,7 +114,7 @@ def test_one_device_needs_no_other_process_and_several_do():
         ("dask", "nonsense://a:1", "cpu", "--scheduler: no Dask scheduler"),
     ],
 )
-def test_options_that_contradict_are_refused(backend, scheduler, device, message):
+def test_contradicting_options_are_refused(backend, scheduler, device, message):
     if scheduler is not None and backend == "dask":
         pytest.importorskip("distributed")
     with (

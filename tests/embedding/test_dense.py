@@ -134,7 +134,7 @@ def mask_like(volume, inside, turn, affine):
 
 
 @pytest.mark.usefixtures("without_registration")
-def test_components_are_those_of_all_brains(checkpoint, subjects):
+def test_components_are_fitted_to_all_brains(checkpoint, subjects):
     encoder = SubjectEncoder(checkpoint, device="cpu", dtype="float32")
     streamed = [o.unwrap() for o in stream_tokens(encoder, subjects[:2])]
     check_dense_options("template", np.int64(3), 24)
@@ -168,7 +168,7 @@ def test_impossible_options_are_refused_before_any_scan_is_read(
         embedder.fit().transform_dense(modality_paths["T1w"][:1], **options)
 
 
-def test_float_images_in_millimetres(embedder, modality_paths, registered):
+def test_images_are_float32_in_mm(embedder, modality_paths, registered):
     registered(np.eye(4))
     embedder = embedder.set_params(
         preprocessor=replace(embedder.preprocessor, alignment="none")

@@ -53,13 +53,15 @@ def _embed(workers, paths, **options):
     return [found[path] for path in paths]
 
 
-def test_two_processes_give_what_one_gives(two_processes, paths, small_checkpoint):
+@pytest.mark.slow
+def test_two_processes_give_the_same_rows(two_processes, paths, small_checkpoint):
     outcomes = _embed(two_processes, paths, checkpoint=small_checkpoint)
     expected = BrainFoundEmbedder(small_checkpoint).fit_transform(paths)
     np.testing.assert_array_equal([o.unwrap().vector for o in outcomes], expected)
 
 
-def test_a_subject_that_kills_its_process_costs_only_itself(
+@pytest.mark.slow
+def test_a_subject_that_kills_its_process_fails_alone(
     two_processes, paths, small_checkpoint, tmp_path
 ):
     deadly = tmp_path / "deadly.nii.gz"
@@ -78,6 +80,7 @@ def test_a_subject_that_kills_its_process_costs_only_itself(
     assert all(outcome.error is None for outcome in outcomes)
 
 
+@pytest.mark.slow
 def test_unchanged_images_are_skipped_by_the_workers(
     two_processes, paths, small_checkpoint
 ):
@@ -89,7 +92,8 @@ def test_unchanged_images_are_skipped_by_the_workers(
     assert statuses == {paths[0]: "skipped", paths[1]: "done"}
 
 
-def test_without_an_encoder_the_run_ends(two_processes, paths, small_checkpoint):
+@pytest.mark.slow
+def test_a_worker_without_encoder_ends_the_run(two_processes, paths, small_checkpoint):
     with pytest.raises(CheckpointError, match="another checkpoint"):
         _embed(two_processes, paths, checkpoint=small_checkpoint, fingerprint="f" * 64)
 

@@ -99,7 +99,8 @@ def test_row_depends_on_its_own_subject_only(embedder, frame):
     np.testing.assert_array_equal(together, np.concatenate(alone))
 
 
-def test_options_of_speed_change_nothing(embedder, frame):
+def test_speed_options_change_nothing(embedder, frame):
+    frame = frame.iloc[:4]
     expected = embedder.fit_transform(frame)
     for options in ({"batch_size": 3}, {"n_jobs": 3}, {"n_jobs": -1, "device": "cpu"}):
         rows = clone(embedder).set_params(**options).fit_transform(frame)
@@ -130,18 +131,16 @@ def test_containers_give_the_same_row(embedder, paths, tmp_path):
 
 
 def test_modalities_add_to_the_row(embedder, modality_paths):
-    alone = embedder.fit_transform(pd.DataFrame({"T1w": modality_paths["T1w"]}))
-    with_t2 = embedder.fit_transform(
-        pd.DataFrame({"T2w": modality_paths["T2w"], "T1w": modality_paths["T1w"]})
-    )
+    paths = {name: modality_paths[name][:4] for name in ("T2w", "T1w")}
+    alone = embedder.fit_transform(pd.DataFrame({"T1w": paths["T1w"]}))
+    with_t2 = embedder.fit_transform(pd.DataFrame(paths))
     assert embedder.modalities_ == ("T1w", "T2w")
     assert np.abs(alone - with_t2).max(axis=1).min() > 1e-3
 
 
-@pytest.mark.parametrize("form", ["paths", "frame", "images", "dicts"])
-def test_cross_validation_by_group(embedder, paths, frame, images, form):
-    dicts = frame.to_dict("records")
-    X = {"paths": paths, "frame": frame, "images": images, "dicts": dicts}[form]
+@pytest.mark.parametrize("form", ["frame", "images"])
+def test_cross_validation_by_group(embedder, frame, images, form):
+    X = {"frame": frame, "images": images}[form]
     scores = cross_val_score(
         classify(embedder), X, Y, groups=GROUPS, cv=GroupKFold(2), error_score="raise"
     )
@@ -231,7 +230,7 @@ def test_features_of_anatomy_are_named(embedder, paths, tmp_path):
     assert table.equals(again)
 
 
-def test_features_of_regions_bear_their_names(embedder, tmp_path):
+def test_features_of_regions_are_named(embedder, tmp_path):
     preprocessor = Preprocessor(shape=(40, 56, 36), spacing=4.0, alignment="affine")
     labels = np.zeros(preprocessor.shape, np.uint8)
     labels[:20], labels[20:] = 4, 9
@@ -262,7 +261,7 @@ def test_fitted_attributes(embedder, checkpoint, paths):
     assert not hasattr(embedder, "feature_names_in_")
 
 
-def test_fit_without_x_takes_every_modality(embedder, frame):
+def test_fit_without_x_accepts_every_modality(embedder, frame):
     embedder.fit()
     assert embedder.modalities_ == ("T1w", "T2w", "FLAIR")
     np.testing.assert_array_equal(
@@ -309,7 +308,7 @@ def test_fitted_estimator_refuses_other_preprocessing_and_regions(embedder, path
         embedder.transform(paths)
 
 
-def test_fitted_estimator_refuses_an_atlas_whose_regions_moved(embedder, paths):
+def test_fitted_estimator_refuses_an_atlas_with_other_regions(embedder, paths):
     preprocessor = Preprocessor(shape=(40, 56, 36), spacing=4.0, alignment="affine")
     labels = np.zeros(preprocessor.shape, np.uint8)
     labels[:20], labels[20:] = 4, 9
@@ -339,9 +338,7 @@ def test_missing_modality_needs_a_checkpoint_trained_for_it(
         embedder.transform(frame)
 
 
-def test_bad_scan_stops_after_the_rows_before_it_are_kept(
-    embedder, paths, encoded, tmp_path
-):
+def test_rows_before_a_bad_scan_are_cached(embedder, paths, encoded, tmp_path):
     cut = tmp_path / "cut_T1w.nii.gz"
     cut.write_bytes(Path(paths[3]).read_bytes()[:5000])
     embedder.set_params(memory=tmp_path / "kept", batch_size=4)
@@ -354,9 +351,7 @@ def test_bad_scan_stops_after_the_rows_before_it_are_kept(
     assert encoded == []
 
 
-def test_a_brain_mask_that_memory_cannot_name_is_refused_before_any_is_read(
-    embedder, paths, tmp_path
-):
+def test_memory_refuses_a_brain_mask_without_a_name(embedder, paths, tmp_path):
     def everywhere(volume):
         return np.ones(volume.geometry.shape, dtype=bool)
 
@@ -366,11 +361,13 @@ def test_a_brain_mask_that_memory_cannot_name_is_refused_before_any_is_read(
         )
     )
     embedder.fit(paths)  # nothing is kept, so it needs no name
-    with pytest.raises(ConfigError, match=r"everywhere cannot be stored"):
+    with pytest.raises(
+        ConfigError, match="brain_mask: expected a function at the top level"
+    ):
         embedder.set_params(memory=tmp_path).fit(paths)
 
 
-def test_missing_file_is_told_before_any_is_read(embedder, paths, encoded):
+def test_missing_file_is_an_error_before_any_is_read(embedder, paths, encoded):
     embedder.fit(paths)
     with pytest.raises(VolumeNotFoundError, match=r"^/nowhere/a\.nii: no such file"):
         embedder.transform([*paths, "/nowhere/a.nii"])

@@ -41,14 +41,14 @@ def test_a_spec_is_small_and_makes_the_same_encoder(small_checkpoint, small_subj
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_workers_take_the_precision_of_the_encoder_here(small_checkpoint, dtype):
+def test_workers_use_the_precision_of_the_encoder_here(small_checkpoint, dtype):
     """Their processors may like another, as a login node's and a GPU's do."""
     encoder = EncoderSpec(checkpoint=small_checkpoint, dtype=dtype).build()
     sent = EncoderSpec(checkpoint=small_checkpoint).for_workers(encoder)
     assert sent.build().precision == dtype
 
 
-def test_paths_hold_in_another_folder(small_checkpoint, tmp_path, monkeypatch):
+def test_paths_are_absolute_for_workers(small_checkpoint, tmp_path, monkeypatch):
     link = tmp_path / "encoder"
     link.symlink_to(small_checkpoint)
     monkeypatch.chdir(tmp_path)
@@ -58,7 +58,7 @@ def test_paths_hold_in_another_folder(small_checkpoint, tmp_path, monkeypatch):
     assert sent.build().n_features == 24
 
 
-def test_a_folder_with_the_name_of_a_bundled_checkpoint_is_not_taken_for_it(
+def test_a_folder_named_like_a_bundled_checkpoint_is_not_used(
     small_checkpoint, tmp_path, monkeypatch
 ):
     (tmp_path / "brainfound-tiny").symlink_to(small_checkpoint)
@@ -75,7 +75,7 @@ def test_another_checkpoint_in_the_worker_is_refused(small_checkpoint):
         spec.build()
 
 
-def test_errors_can_be_sent_and_keep_their_traceback(small_checkpoint, small_subjects):
+def test_errors_are_sent_with_their_traceback(small_checkpoint, small_subjects):
     spec = EncoderSpec(checkpoint=small_checkpoint)
     bad = [Subject("/a.nii", {"T1w": "/a.nii"}), small_subjects[0]]
     bad.append(
@@ -94,7 +94,7 @@ def test_errors_can_be_sent_and_keep_their_traceback(small_checkpoint, small_sub
 
 @pytest.mark.usefixtures("without_registration")
 @pytest.mark.parametrize("form", ["path", "image", "mapping"])
-def test_regions_go_to_a_worker_that_cannot_read_the_atlas(
+def test_workers_need_no_file_of_the_atlas(
     checkpoint_path, subjects, tmp_path, monkeypatch, form
 ):
     preprocessor = Preprocessor(shape=(40, 56, 36), spacing=4.0, alignment="affine")

@@ -77,7 +77,7 @@ def test_permuted_ols_tests_each_feature(rows):
     assert found["logp_max_t"].shape == (1, rows.shape[1])
 
 
-def test_signal_clean_takes_confounds_out_of_the_features(rows):
+def test_signal_clean_removes_confounds(rows):
     age = np.linspace(50, 80, len(rows))
     cleaned = clean(
         rows,

@@ -29,7 +29,7 @@ def labels():
     return data
 
 
-def test_weights_are_the_share_of_each_patch(labels):
+def test_weights_are_fractions_of_each_patch(labels):
     atlas = RegionAtlas.load(nib.Nifti1Image(labels, SPACING))
     weights = atlas.weights(Geometry(SHAPE, SPACING), GRID, 8)
     assert atlas.values == (3, 12)  # noqa: PD011  no DataFrame
@@ -40,7 +40,7 @@ def test_weights_are_the_share_of_each_patch(labels):
         np.testing.assert_array_equal(region, expected)
 
 
-def test_labels_are_sampled_by_their_place_in_the_world(labels):
+def test_labels_are_sampled_in_world_coordinates(labels):
     # The same regions, stored finer, shifted, and with two axes swapped and flipped.
     fine = np.repeat(np.repeat(np.repeat(labels, 2, 0), 2, 1), 2, 2)
     affine = np.diag([1.0, 1.0, 1.0, 1.0])
@@ -60,7 +60,7 @@ def test_labels_are_sampled_by_their_place_in_the_world(labels):
         np.testing.assert_array_equal(weights, expected)
 
 
-def test_names_are_looked_up_in_the_table_beside_the_image(labels, tmp_path):
+def test_names_are_read_from_the_table_beside_the_image(labels, tmp_path):
     path = tmp_path / "atlas_dseg.nii.GZ"
     nib.save(nib.Nifti1Image(labels, SPACING), path)
     (tmp_path / "atlas_dseg.tsv").write_text(
@@ -79,7 +79,7 @@ def test_unreadable_table_is_refused(labels, tmp_path, table):
         RegionAtlas.load(path)
 
 
-def test_region_that_the_table_names_twice_is_refused(labels):
+def test_repeated_index_in_the_table_is_refused(labels):
     lut = pd.DataFrame({"index": [3, 12, 3], "name": ["a", "b", "c"]})
     image = nib.Nifti1Image(labels, SPACING)
     with pytest.raises(InputError, match="lut: expected each index once, got 3 again"):
@@ -136,7 +136,7 @@ def test_look_up_table_names_an_image_in_memory(labels, tmp_path):
         )
 
 
-def test_look_up_table_that_was_given_comes_before_the_one_beside(labels, tmp_path):
+def test_given_table_comes_before_the_one_beside_the_image(labels, tmp_path):
     nib.save(nib.Nifti1Image(labels, SPACING), tmp_path / "atlas.nii.gz")
     (tmp_path / "atlas.tsv").write_text("index\tname\n3\tbeside\n")
     given = pd.DataFrame({"index": [3], "name": ["given"]})
@@ -157,7 +157,7 @@ def test_look_up_table_of_another_form_is_refused(labels, lut, error, message):
         RegionAtlas.load({"maps": nib.Nifti1Image(labels, SPACING), "lut": lut})
 
 
-def test_an_atlas_that_is_loaded_is_taken_as_it_is(labels):
+def test_a_loaded_atlas_is_returned(labels):
     atlas = RegionAtlas.load(nib.Nifti1Image(labels, SPACING))
     assert RegionAtlas.load(atlas) is atlas
 

@@ -65,14 +65,12 @@ def test_failed_subject_does_not_stop_the_others(encoder, subjects, n_jobs):
         outcomes[1].unwrap()
 
 
-def test_stream_may_be_left_early(encoder, subjects):
+def test_stream_can_be_closed_early(encoder, subjects):
     with closing(stream_tokens(encoder, subjects, n_jobs=2)) as outcomes:
         assert next(outcomes).subject is subjects[0]
 
 
-def test_scan_that_the_encoder_cannot_take_does_not_stop_the_others(
-    checkpoint, subjects
-):
+def test_values_that_are_not_finite_do_not_stop_the_others(checkpoint, subjects):
     state = {name: value.clone() for name, value in checkpoint.state.items()}
     state["absent_embed"][2] = torch.nan  # in place of FLAIR, which the second lacks
     broken = SubjectEncoder(Checkpoint(checkpoint.config, state), device="cpu")
@@ -83,7 +81,7 @@ def test_scan_that_the_encoder_cannot_take_does_not_stop_the_others(
         second.unwrap()
 
 
-def test_subject_that_no_memory_holds_fails_alone(encoder, subjects):
+def test_subject_too_large_for_memory_fails_alone(encoder, subjects):
     class Cramped(SubjectEncoder):
         def forward(self, slabs, present, fractions):
             if not present.all():
@@ -95,7 +93,7 @@ def test_subject_that_no_memory_holds_fails_alone(encoder, subjects):
     assert found == [False, True, False]
 
 
-def test_subjects_are_encoded_side_by_side(checkpoint, subjects, monkeypatch):
+def test_subjects_are_encoded_in_parallel(checkpoint, subjects, monkeypatch):
     # Each waits inside the encoder until there are two.
     monkeypatch.setattr(threads_module, "count_threads", lambda *_: 2)
     both = threading.Barrier(2, timeout=30)

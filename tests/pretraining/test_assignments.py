@@ -49,7 +49,7 @@ def test_sinkhorn_ignores_offsets_common_to_all_samples_or_prototypes():
     other = SinkhornKnopp(5, n_iterations=60)(shifted, temperature=0.3)
     settled = SinkhornKnopp(5, n_iterations=60)(logits, temperature=0.3)
     torch.testing.assert_close(other, settled, rtol=1e-4, atol=1e-5)
-    # A shift of all samples alone is gone after the first half of an iteration.
+    # The first half of an iteration removes an offset of all samples.
     by_prototype = SinkhornKnopp(5, n_iterations=2)(
         logits + torch.randn(5), temperature=0.3
     )

@@ -107,7 +107,7 @@ def test_koleo_loss_is_its_loop_over_nearest_neighbours():
         ]
         return -sum(torch.log(d + 1e-8) / 2 for d in nearest) / len(rows)
 
-    # The loss works in float32 whatever it is given.
+    # The loss is computed in float32 for any input.
     rows = torch.randn(7, 3, requires_grad=True)
     assert_same_value_and_gradient(koleo_loss, twin, rows)
 

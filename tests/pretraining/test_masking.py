@@ -15,7 +15,7 @@ def draw(n_views=20, grid=(3, 5, 7), seed=0, *, ratio=(0.1, 0.5), probability=0.
 
 
 def neighbours_hidden(masks):
-    """Share of hidden patches whose next patch along the width is hidden."""
+    """Fraction of hidden patches whose next patch along the width is hidden."""
     return (masks[..., 1:] & masks[..., :-1]).sum() / masks[..., :-1].sum()
 
 

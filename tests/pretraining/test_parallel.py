@@ -18,8 +18,8 @@ from brainfeat.pretraining.parallel import (
 )
 from brainfeat.pretraining.self_distillation import SelfDistillation
 
-# Each of two processes trains with shared gradients, then with shared weights, and
-# goes on from half of the way; rank 1 also writes what it ends with.
+# Each of two ranks trains with replicated and with sharded weights, then resumes a run
+# from its middle; both write their final weights.
 _PROCESS = """
 import json, os, runpy, sys
 from dataclasses import replace
@@ -63,7 +63,7 @@ with joined_ranks("cpu"):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """What two processes write."""
+    """Folder that two ranks write."""
     folder = tmp_path_factory.mktemp("ranks")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -85,7 +85,7 @@ def folder(tmp_path_factory):
             command = [sys.executable, "-c", _PROCESS, room, folder]
             process = subprocess.Popen(command, env=environment, stderr=errors)
             processes.append(stack.enter_context(process))
-            # A process that lost its neighbour would wait for a long time.
+            # A rank whose neighbour ended would wait for a long time.
             stack.callback(process.kill)
         codes = [process.wait(timeout=200) for process in processes]
     assert codes == [0, 0], "".join(p.read_text() for p in folder.glob("*.txt"))

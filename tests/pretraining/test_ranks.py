@@ -17,7 +17,7 @@ from brainfeat.pretraining.ranks import (
     world_size,
 )
 
-# Two processes each take half of the rows; files are how they answer.
+# Two ranks each take half of the rows, and write their results to files.
 _PROCESS = """
 import sys
 import torch
@@ -73,7 +73,7 @@ def inputs():
 
 @pytest.fixture(scope="module")
 def answers(inputs, tmp_path_factory):
-    """What each of two processes computes."""
+    """Results of each of two ranks."""
     folder = tmp_path_factory.mktemp("ranks")
     torch.save(inputs, folder / "input.pt")
     processes = [

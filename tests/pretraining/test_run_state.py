@@ -22,7 +22,7 @@ FACTS = {"next_step": 3, "best_score": None}
 
 
 class Wrapped(nn.Module):
-    """What `DistributedDataParallel` looks like from outside."""
+    """A stand-in for `DistributedDataParallel`."""
 
     def __init__(self, module):
         super().__init__()
@@ -190,7 +190,7 @@ def steps(path):
 
 @pytest.fixture
 def log_path(tmp_path):
-    """Log of a run of five steps, made in a folder that was not there."""
+    """Log of a run of five steps, in a new folder."""
     path = tmp_path / "run" / "log.jsonl"
     log = RunLog(path, 0)
     for step in range(5):

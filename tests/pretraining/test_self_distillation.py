@@ -23,7 +23,7 @@ HEADS = {
 
 
 class Wrapped(nn.Module):
-    """What `DistributedDataParallel` looks like from outside."""
+    """A stand-in for `DistributedDataParallel`."""
 
     def __init__(self, module):
         super().__init__()
@@ -36,7 +36,7 @@ def build(config, seed=0):
 
 
 def only(config, *names):
-    """Give weight to some objectives alone."""
+    """Set the weights of all other objectives to 0."""
     weights = {f"{name}_weight": float(name in names) for name in OBJECTIVES}
     return replace(config, **weights)
 
@@ -101,7 +101,7 @@ def test_objective_alone_encodes_only_what_it_compares(
 def test_every_trained_parameter_is_used_and_the_teacher_has_no_gradient(
     small_config, make_views, name
 ):
-    # A parameter without gradient would stop processes that wait for it.
+    # DDP would wait for a parameter without gradient.
     config = only(small_config, name)
     config = replace(config, encoder=replace(config.encoder, drop_path=0.0))
     views = replace(
@@ -110,7 +110,7 @@ def test_every_trained_parameter_is_used_and_the_teacher_has_no_gradient(
     config = replace(config, views=views)
     model = build(config)
     with torch.no_grad():
-        # Layers that start at zero pass no gradient on, and KoLeo's vanishes
+        # Layers that are initialised to zero pass no gradient, and KoLeo's vanishes
         # where all tokens are alike.
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -174,7 +174,7 @@ def test_teacher_encodes_what_is_hidden_from_the_student(small_config, make_view
     model = build(config)
     with torch.no_grad():
         for network in (model.student, model.teacher):
-            # Zero at the start, so that hiding could not be seen.
+            # They are initialised to zero, which would conceal hiding.
             network.encoder.absent_embed.fill_(0.5)
             network.encoder.mask_token.fill_(-0.5)
     shown = make_views(config)

@@ -64,7 +64,7 @@ def test_acquisitions_of_a_subject_share_its_anatomy(build):
     brain = batch.targets[0, :-1].sum(dim=0) > 0.9
     first, second = batch.volumes[0, :, 0][:, brain]
     assert not torch.equal(first, second)
-    # Whatever the contrasts are, tissues explain both; another subject's do not.
+    # Tissues explain both contrasts; those of another subject do not.
     tissues = batch.targets[:, :-1][:, :, brain]  # B R N
     own, other = (explained(tissues[row].T, second) for row in (0, 1))
     assert own > 0.3
@@ -72,7 +72,7 @@ def test_acquisitions_of_a_subject_share_its_anatomy(build):
 
 
 def explained(columns, values):
-    """Share of the variance of values that columns explain, linearly."""
+    """Fraction of the variance of values that columns explain, linearly."""
     columns, values = columns - columns.mean(dim=0), values - values.mean()
     solved = torch.linalg.lstsq(columns, values[:, None], driver="gelsd")
     fit = columns @ solved.solution

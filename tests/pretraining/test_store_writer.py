@@ -50,7 +50,7 @@ dist.init_process_group(
 def track(outcomes, *, total, description):
     for outcome in outcomes:
         print(outcome.subject.participant_id)
-        # Nobody reads a scan that is done.
+        # A preprocessed scan is not read again.
         Path(outcome.subject.image).unlink(missing_ok=True)
         yield outcome
 

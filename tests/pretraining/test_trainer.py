@@ -21,7 +21,7 @@ from brainfeat.pretraining.views import ViewGroup, Views
 from brainfeat.slabs.intensity import IntensityConfig
 
 CPU = "cpu"
-# The probe of this process ends it as a power cut would, after five steps.
+# The probe of this process kills it after five steps.
 _KILLED_RUN = """
 import os, runpy, signal, sys
 from dataclasses import replace
@@ -42,15 +42,15 @@ train(
 
 
 class PowerCutError(Exception):
-    """What stops a run from outside."""
+    """Interruption of a run."""
 
 
 def interrupting(source, last_step):
-    """Let a source fail after a step."""
+    """Return a source that fails after a step."""
 
     class Interrupted(type(source)):
         def draw(self, step, n_subjects, **options):
-            # Steps after the last measure the units of the anatomy.
+            # Later steps standardise the anatomy targets.
             if last_step < step < 7:
                 raise PowerCutError
             return super().draw(step, n_subjects, **options)
@@ -102,7 +102,7 @@ def differ(first, second):
 
 @pytest.fixture(scope="module")
 def whole_run(source, small_config, tmp_path_factory):
-    """Folder of a run that nothing interrupted."""
+    """Folder of an uninterrupted run."""
     folder = tmp_path_factory.mktemp("whole")
     train(source, small_config, output=folder, device=CPU)
     return folder
@@ -131,7 +131,7 @@ def test_folder_is_a_trained_checkpoint(whole_run, source, small_config):
     assert checkpoint.config.encoder.tissues == source.tissues
     begun = json.loads((whole_run / "pretraining.json").read_text())
     assert small_config.from_dict(begun) == small_config
-    # Nothing here can run code when it is read.
+    # No file, such as a pickle, can run code when it is read.
     assert {path.suffix for path in whole_run.iterdir()} == {
         ".safetensors",
         ".json",
@@ -435,7 +435,7 @@ def test_accumulated_parts_split_the_subjects_of_a_step(source, small_config, tm
         assert [views.global_views.slabs.shape[1] for views in parts] == [
             4 // n_parts
         ] * n_parts
-    # A source that gives a subject for several steps would give it to several parts.
+    # A source that reuses subjects would repeat them in a second draw.
     whole, split = drawn
     assert torch.equal(whole.volumes, split.volumes)
 
@@ -443,7 +443,7 @@ def test_accumulated_parts_split_the_subjects_of_a_step(source, small_config, tm
 def test_gradients_of_parts_add_up_to_those_of_one_batch(
     source, small_config, tmp_path
 ):
-    # Without objectives that compare subjects, and a centre that stays.
+    # Without objectives that compare subjects, and with a fixed centre.
     config = replace(
         small_config,
         encoder=replace(small_config.encoder, drop_path=0.0),

@@ -194,7 +194,7 @@ def test_planes_take_turns(subjects):
         draw(config, subjects, step=step).global_views.boxes.matrices
         for step in (0, 1, 2)
     )
-    # Which volume axis the slices follow: j in coronal and k in axial slabs.
+    # The volume axis of the slices is j in coronal and k in axial slabs.
     assert first[0, 0, :, 0].nonzero().item() == 1
     assert second[0, 0, :, 0].nonzero().item() == 2
     assert torch.equal(first, third)

@@ -74,7 +74,7 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
 def test_participants_are_counted(tmp_path):
     folder = CohortFolder(tmp_path)
     assert folder.n_participants() == 0
-    folder.write_participants(pd.DataFrame({"participant_id": ["sub-1", "sub-2"]}))
+    folder.write_participants([{"participant_id": f"sub-{n}"} for n in (1, 2)])
     assert folder.n_participants() == 2
 
 

@@ -98,7 +98,7 @@ def _append_and_die(folder, n_rows):
     journal.begin({}, discard=False)
     for index in range(n_rows):
         journal.append(f"key {index}", "sha", np.full(7, index, np.float32))
-    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_appended_rows_survive_a_kill(tmp_path):
@@ -106,7 +106,7 @@ def test_appended_rows_survive_a_kill(tmp_path):
     process = context.Process(target=_append_and_die, args=(tmp_path, 20))
     process.start()
     process.join()
-    assert process.exitcode == -signal.SIGTERM
+    assert process.exitcode == -signal.SIGKILL
     with RowJournal(tmp_path, 7) as journal:
         for index in range(20):
             assert journal.input_sha256(f"key {index}") == "sha"

@@ -36,7 +36,7 @@ class FakeEncoder:
         assert cache is None
         ahead = []
         for index, subject in enumerate(subjects):
-            # As the true one, it asks for a few more before it gives the first.
+            # Like the real one, it draws a few subjects ahead.
             ahead.append((index, subject))
             if len(ahead) > n_jobs:
                 yield self._embed(*ahead.pop(0), known_sha256)
@@ -91,11 +91,11 @@ def _embed(rows, output, encoder=None, **options):
     return summary, [(e.subject.participant_id, e.status) for e in events], encoder
 
 
-def _spoil(row):
+def _damage(row):
     Path(row.image).write_bytes(b"bad")
 
 
-def test_every_row_is_embedded_and_told(rows, output):
+def test_every_row_is_embedded_and_reported(rows, output):
     summary, events, _ = _embed(rows, output)
     assert summary[:4] == (6, 0, 0, 6)
     assert summary.output == output
@@ -124,8 +124,8 @@ def test_a_changed_file_is_encoded_again(rows, output):
     assert encoder.seen == [rows[2].image]
 
 
-def test_failures_are_listed_and_the_others_done(rows, output):
-    _spoil(rows[1])
+def test_failures_are_listed_and_do_not_stop_the_others(rows, output):
+    _damage(rows[1])
     rows.insert(3, Subject(participant_id="sub-x", images={"T1w": "/no/such.nii"}))
     summary, events, _ = _embed(rows, output)
     assert summary[:3] == (5, 0, 2)
@@ -137,9 +137,9 @@ def test_failures_are_listed_and_the_others_done(rows, output):
         "sub-x": "no such file.",
     }
     assert sorted(status for _, status in events).count("failed") == 2
-    # Mended, they are the only ones to be done; the list goes.
+    # Once repaired, only they are embedded, and the list is removed.
     for index, name in ((1, rows[1].image), (3, str(output.with_name("x.nii")))):
-        Path(name).write_bytes(b"mended")
+        Path(name).write_bytes(b"repaired")
         rows[index] = replace(rows[index], images={"T1w": name})
     summary, _, _ = _embed(rows, output)
     assert summary[:3] == (2, 5, 0)
@@ -154,7 +154,7 @@ def _failed(output):
 
 def test_runs_of_other_subjects_keep_a_failure(rows, output):
     for index in (1, 3):
-        _spoil(rows[index])
+        _damage(rows[index])
     _embed(rows[:2], output)
     summary, _, _ = _embed(rows[2:3], output)
     assert summary[:3] == (1, 0, 0)
@@ -163,9 +163,9 @@ def test_runs_of_other_subjects_keep_a_failure(rows, output):
     sibling = output.with_suffix(".csv")
     _embed(rows[2:], sibling)
     assert _failed(output) == ["sub-1", "sub-3"]
-    _embed(rows[:2], sibling)  # once more, and once in the list
+    _embed(rows[:2], sibling)  # failed again, and listed once
     assert _failed(output) == ["sub-3", "sub-1"]
-    Path(rows[3].image).write_bytes(b"mended")
+    Path(rows[3].image).write_bytes(b"repaired")
     _embed(rows[3:], sibling)
     assert _failed(output) == ["sub-1"]
     assert _embed(rows[2:], output, overwrite=True)[0].failures is None
@@ -189,10 +189,10 @@ def test_problems_of_the_input_are_listed_with_the_failures(rows, output):
     assert "folder\tno images." in summary.failures.read_text()
 
 
-def test_stopping_keeps_what_is_done(rows, output):
-    _spoil(rows[3])
+def test_stopping_keeps_finished_rows(rows, output):
+    _damage(rows[3])
     summary, _, encoder = _embed(rows, output, stop_on_first_error=True)
-    # Two more had been begun, and are not lost.
+    # Two more were in progress, and are kept.
     assert summary[:3] == (5, 0, 1)
     assert len(read_embeddings(output)[0]) == len(encoder.seen) - 1 == 5
 
@@ -203,8 +203,8 @@ def test_stopping_also_at_a_missing_file(rows, output):
     assert summary[:3] == (3, 0, 1)
 
 
-def test_without_success_there_is_no_table(rows, output):
-    _spoil(rows[0])
+def test_no_row_is_no_table(rows, output):
+    _damage(rows[0])
     summary, _, _ = _embed(rows[:1], output)
     assert summary[:3] == (0, 0, 1)
     assert summary.output is None
@@ -215,7 +215,7 @@ def test_without_success_there_is_no_table(rows, output):
     assert "VolumeError" in crash
 
 
-def test_an_interrupted_run_goes_on_to_the_same_bytes(rows, output):
+def test_an_interrupted_run_resumes_to_the_same_bytes(rows, output):
     _embed(rows, output)
     whole = output.read_bytes()
     output.unlink()
@@ -227,7 +227,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(rows, output):
     assert output.read_bytes() == whole
 
 
-def test_overwriting_encodes_all_again(rows, output):
+def test_overwriting_encodes_all_rows_again(rows, output):
     _embed(rows, output)
     summary, _, _ = _embed(rows[:4], output, overwrite=True)
     assert summary[:3] == (4, 0, 0)

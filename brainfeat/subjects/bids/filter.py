@@ -74,6 +74,8 @@ def read_filters(path: Path, modalities: Sequence[str]) -> _Filters:
     It is JSON such as ``{"t1w": {"acquisition": "mprage", "run": [1, 2]}}``; null
     selects names without the entity.
     """
+    if not path.exists():
+        raise InputError(f"{path}: no such file.")
     content = read_json(path, "a filter per modality")
     known = {modality.casefold(): modality for modality in modalities}
     return {

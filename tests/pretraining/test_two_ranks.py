@@ -1,4 +1,4 @@
-"""Two processes learn what one does with all their subjects.
+"""Two ranks learn what one process does with all subjects.
 
 Run as a script, this is one of the processes.
 """
@@ -22,6 +22,11 @@ from brainfeat.pretraining.seeds import seeded_generator
 from brainfeat.pretraining.self_distillation import SelfDistillation, unwrapped
 from brainfeat.pretraining.views import DrawnViews, Views
 
+CASES = [
+    ("sinkhorn", "ddp"),
+    ("moving_average", "ddp"),
+    ("sinkhorn", "fully_shard"),
+]
 N_SUBJECTS = 4
 N_STEPS = 3
 
@@ -29,7 +34,7 @@ N_STEPS = 3
 def make_config(centring, parallel):
     room = runpy.run_path(str(Path(__file__).with_name("conftest.py")))
     config = room["SMALL_CONFIG"]
-    # Stochastic depth would draw for other subjects in each process.
+    # Stochastic depth would draw differently in each rank.
     encoder = replace(config.encoder, drop_path=0.0)
     changes = {"centring": centring, "parallel": parallel, "learning_rate": 0.01}
     return replace(config, encoder=encoder, **changes), room["RandomSource"]()
@@ -44,8 +49,8 @@ def views_of_step(config, source, step):
     return drawn.apply(subjects, config.encoder)
 
 
-def share_of(views, rank, n_ranks):
-    """Give each process its part of the subjects."""
+def part_of(views, rank, n_ranks):
+    """Select the subjects of one rank."""
     rows = slice(rank * N_SUBJECTS // n_ranks, (rank + 1) * N_SUBJECTS // n_ranks)
     groups = [
         replace(
@@ -65,7 +70,7 @@ def train(rank, n_ranks, centring, parallel):
     optimizer = build_optimizer(unwrapped(model.student), config)
     losses = []
     for step in range(N_STEPS):
-        views = share_of(views_of_step(config, source, step), rank, n_ranks)
+        views = part_of(views_of_step(config, source, step), rank, n_ranks)
         optimizer.zero_grad()
         terms, _, _ = model(views, teacher_temperature=0.25)
         terms.total.backward()
@@ -80,37 +85,43 @@ def train(rank, n_ranks, centring, parallel):
     return torch.stack(losses), weights
 
 
-def train_and_save(rank, folder, centring, parallel):
+def train_and_save(rank, folder):
     dist.init_process_group(
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
     )
-    losses, weights = train(rank, 2, centring, parallel)
-    dist.all_reduce(losses)
-    if rank == 0:
-        torch.save((losses / 2, weights), folder / "result.pt")
+    for case in CASES:
+        losses, weights = train(rank, 2, *case)
+        dist.all_reduce(losses)
+        if rank == 0:
+            torch.save((losses / 2, weights), folder / f"{'-'.join(case)}.pt")
     dist.barrier()
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize(
-    ("centring", "parallel"),
-    [("sinkhorn", "ddp"), ("moving_average", "ddp"), ("sinkhorn", "fully_shard")],
-)
-@pytest.mark.slow
-def test_two_ranks_learn_what_one_does_with_all_subjects(centring, parallel, tmp_path):
-    expected_losses, expected = train(0, 1, centring, "ddp")
-    processes = [
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Folder with the results of two ranks."""
+    folder = tmp_path_factory.mktemp("ranks")
+    ranks = [
         subprocess.Popen(
-            [sys.executable, __file__, str(rank), str(tmp_path), centring, parallel],
+            [sys.executable, __file__, str(rank), str(folder)],
             stderr=subprocess.PIPE,
             text=True,
         )
         for rank in range(2)
     ]
-    for process in processes:
+    for process in ranks:
         _, errors = process.communicate(timeout=200)
         assert process.returncode == 0, errors
-    losses, weights = torch.load(tmp_path / "result.pt", weights_only=True)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("centring", "parallel"), CASES)
+def test_two_ranks_learn_what_one_does_with_all_subjects(centring, parallel, folder):
+    expected_losses, expected = train(0, 1, centring, "ddp")
+    path = folder / f"{centring}-{parallel}.pt"
+    losses, weights = torch.load(path, weights_only=True)
     torch.testing.assert_close(losses, expected_losses, rtol=1e-4, atol=1e-5)
     assert weights.keys() == expected.keys()
     for name, value in expected.items():
@@ -119,7 +130,7 @@ def test_two_ranks_learn_what_one_does_with_all_subjects(centring, parallel, tmp
 
 
 if __name__ == "__main__":
-    train_and_save(int(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])
-    # On a busy machine torch 2.13 sometimes aborts while the interpreter takes down
+    train_and_save(int(sys.argv[1]), Path(sys.argv[2]))
+    # On a busy machine torch 2.13 sometimes aborts while the interpreter stops
     # the threads of its process groups, long after the result was written.
     os._exit(0)
