@@ -83,6 +83,7 @@ class ProgressDisplay:
 
     def __exit__(self, *exception: object) -> None:
         if self._bar is not None:
+            self._bar.refresh()  # in a notebook, stopping does not
             self._bar.stop()
 
     def advance(
