@@ -305,7 +305,7 @@ class SubjectEncoder:
     def _to_device(self, arrays: Sequence[NDArray[Any]]) -> Tensor:
         batch = torch.from_numpy(np.stack(arrays))
         if self.device.type == "cuda":
-            # Copied from locked memory while the processor goes on.
+            # Copied from pinned memory while the processor continues.
             return batch.pin_memory().to(self.device, non_blocking=True)
         return batch.to(self.device)
 

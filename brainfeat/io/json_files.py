@@ -48,7 +48,7 @@ def write_json(
     *,
     indent: int = 2,
 ) -> None:
-    """Write a JSON file, whole or not at all."""
+    """Write a JSON file atomically."""
     with atomic_write(path) as partial:
         partial.write_text(format_json(content, indent=indent), encoding="utf-8")
 

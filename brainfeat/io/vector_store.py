@@ -41,7 +41,8 @@ class VectorStore:
         """Store a vector, in place of the key's old one. May raise OSError."""
         with (
             atomic_write(self._path(key), flush=False) as partial,
-            partial.open("wb") as file,
+            # "wb" truncates, after which ext4 flushes each file.
+            partial.open("r+b") as file,
         ):
             np.save(file, vector, allow_pickle=False)
             file.write(note.encode() + _checksum(vector, note.encode()))

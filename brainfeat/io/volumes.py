@@ -64,7 +64,7 @@ def read_volume(source: ImageSource, *, memory_limit: int = MEMORY_LIMIT) -> Vol
         If the file is no image, is cut short, is too large, or does not hold one
         real-valued 3D volume with at least one finite value.
     GeometryError
-        If the affine does not place the voxels.
+        If there is no invertible affine, or the voxel size is implausible.
 
     Examples
     --------
@@ -119,7 +119,7 @@ def split_volumes(source: ImageSource) -> tuple[ImageSource, ...]:
 
 
 def write_volume(volume: Volume, path: str | os.PathLike[str]) -> Path:
-    """Write a volume, whole or not at all.
+    """Write a volume atomically.
 
     Parameters
     ----------

@@ -48,7 +48,7 @@ class SubjectSource(Protocol):
     modalities: tuple[str, ...]  # BIDS suffixes, in the order of the volumes
     shape: tuple[int, int, int]  # voxels I, J, K of a volume
     targets: tuple[str, ...]  # names of the R anatomy targets, if any
-    tissues: tuple[str, ...]  # targets that are fractions of a voxel, in all 1
+    tissues: tuple[str, ...]  # targets that are fractions of a voxel and sum to 1
     target_weights: tuple[float, ...]  # in the anatomy objective
     preprocessing: Mapping[str, Any]  # from Preprocessor.to_dict
 

@@ -124,7 +124,7 @@ class Trainer:
                 steps, total=total, description="training", n_before=n_before
             ):
                 pass
-        return self.export(self.folder)
+        return self._export()
 
     def prepare(self, start: Start) -> None:
         """Load the initial weights, or the state of an interrupted run."""
@@ -184,11 +184,10 @@ class Trainer:
                 self._save_if_due()
                 started = time.perf_counter()
 
-    def export(self, folder: Path) -> Checkpoint:
-        """Write the teacher's encoder as a checkpoint, from rank 0."""
+    def _export(self) -> Checkpoint:
         checkpoint = self._teacher_checkpoint()
         if rank() == 0:
-            checkpoint.save(folder)
+            checkpoint.save(self.folder)
         return checkpoint
 
     def _teacher_checkpoint(self) -> Checkpoint:
@@ -292,7 +291,7 @@ class Trainer:
             }
             path = self.folder / STATE_NAME
             save_run_state(path, self.model, self.optimizer, facts)
-            self.export(self.folder)
+            self._export()
 
     @property
     def _scans(self) -> str | None:

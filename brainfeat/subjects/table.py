@@ -152,7 +152,7 @@ class _Reader:
     modalities: tuple[str, ...]
 
     def columns(self, X: pd.DataFrame) -> list[str]:
-        # A single column may bear any name, as a bare list has none.
+        # A single column may have any name, as a bare list has none.
         if self.modality is not None and len(X.columns) == 1:
             unnamed = X.columns[0] not in self.modalities
             return [self.modality if unnamed else str(X.columns[0])]
@@ -300,9 +300,9 @@ def _matches(value: str | os.PathLike[str], where: str) -> list[Path]:
         return [path]
     if glob.has_magic(str(path)):
         # Path.glob would also find hidden files, such as macOS's "._sub-01.nii.gz".
-        found = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207  # see above
-        if found:
-            return [Path(name) for name in found]
+        matches = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207  # see above
+        if matches:
+            return [Path(name) for name in matches]
         raise VolumeNotFoundError(f"{path}: {where} matches no file.")
     raise VolumeNotFoundError(f"{path}: no such file.")
 

@@ -41,12 +41,12 @@ Record = dict[str, str | None]
 
 
 class EmbeddingTable:
-    """A table that grows row by row and is written whole, as Parquet, CSV or TSV.
+    """A table that is computed row by row and replaced in one step.
 
     Rows go to a journal in a hidden folder beside the table, so that a killed run loses
-    none. `finish` merges them with the rows of an earlier run and replaces the table in
-    one step. The JSON file beside it repeats the provenance, which must hold the
-    identity of the encoder (see `describe_identity`).
+    none. `finish` merges them with the rows of an earlier run and writes the table. The
+    JSON file beside it repeats the provenance, which must contain the identity of the
+    encoder (see `describe_identity`).
     """
 
     def __init__(

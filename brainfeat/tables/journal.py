@@ -67,7 +67,7 @@ class RowJournal:
         return self._hashes[key]
 
     def read(self, key: str) -> NDArray[np.float32]:
-        """Read the vector of a row that `input_sha256` knows."""
+        """Read the vector of a stored row."""
         row = self._store.load(_file_key(key))
         if row is None:
             raise TableError(f"{self.folder}: a row was lost; run the command again.")

@@ -62,7 +62,7 @@ class ParquetFormat:
                 start += len(block)
 
     def read_provenance(self, path: Path) -> dict[str, Any] | None:
-        """Read the metadata, None if the table has none of ours."""
+        """Read the metadata, None if another program wrote the table."""
         return _provenance_in(_open(path).schema_arrow)
 
     def read_columns(self, path: Path) -> pa.Table:

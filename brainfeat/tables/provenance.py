@@ -134,9 +134,9 @@ def write_table(
     vectors: Iterable[NDArray[np.float32]],
     provenance: Mapping[str, Any],
 ) -> None:
-    """Write a table and its JSON file, whole or not at all.
+    """Write a table and its JSON file, and then replace the old ones.
 
-    Both are written in ``folder``, on the same disk, and moved. ``vectors`` may be read
+    New files are written in ``folder``, on the same disk. ``vectors`` may be read
     from the table that is replaced.
     """
     partial, sidecar = folder / f"table{output.suffix}", folder / "table.json"

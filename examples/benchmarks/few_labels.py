@@ -1,4 +1,4 @@
-"""How well a method tells disease from control after a few labelled subjects."""
+"""Scores of a method for patients against controls, from few labelled subjects."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

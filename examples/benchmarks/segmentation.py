@@ -77,19 +77,7 @@ class UNetMethod:
         augment = _augmentation(self.seed)
         start, self.n_steps = time.process_time(), 0
         while time.process_time() - start < self.seconds:
-            crops = []
-            for subject in rng.integers(len(inputs), size=2):
-                crop = _draw_crop(indices[subject], rng)
-                crops.append(
-                    augment(
-                        {
-                            "image": torch.from_numpy(inputs[subject].voxels[:, *crop]),
-                            "label": torch.from_numpy(indices[subject][None, *crop]),
-                        }
-                    )
-                )
-            images = torch.stack([crop["image"] for crop in crops]).float()
-            labels = torch.stack([crop["label"] for crop in crops]).float()
+            images, labels = self._draw_batch(inputs, indices, augment, rng)
             loss = loss_function(self.network(images), labels)
             optimizer.zero_grad()
             loss.backward()
@@ -115,6 +103,22 @@ class UNetMethod:
             labels = self.classes[all_probabilities.argmax(axis=0)].astype(np.uint8)
             images.append(to_image_like(labels, scan))
         return images
+
+    def _draw_batch(
+        self,
+        inputs: Sequence[Any],
+        indices: Sequence[NDArray[Any]],
+        augment: Any,
+        rng: np.random.Generator,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        crops = []
+        for subject in rng.integers(len(inputs), size=2):
+            crop = _draw_crop(indices[subject], rng)
+            image = torch.from_numpy(inputs[subject].voxels[:, *crop])
+            label = torch.from_numpy(indices[subject][None, *crop])
+            crops.append(augment({"image": image, "label": label}))
+        images = torch.stack([crop["image"] for crop in crops]).float()
+        return images, torch.stack([crop["label"] for crop in crops]).float()
 
     def _read(self, scan: str) -> Any:
         return self.space.read(Subject(scan, {self.modality: scan}))

@@ -47,8 +47,10 @@ def test_each_target_gets_the_penalty_of_least_error(rng):
     for target in range(4):
         by_hand = np.zeros((len(PENALTIES), 12))
         for kept, out in inner:
-            found = ridge_scores(train[kept], train[out], targets[kept, target, None])
-            by_hand[:, out] = found[..., 0]
+            predicted = ridge_scores(
+                train[kept], train[out], targets[kept, target, None]
+            )
+            by_hand[:, out] = predicted[..., 0]
         best = np.square(by_hand - targets[:, target]).sum(axis=1).argmin()
         np.testing.assert_allclose(held_out[:, target], by_hand[best])
         np.testing.assert_allclose(scores[:, target], everything[best, :, target])

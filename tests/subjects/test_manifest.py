@@ -59,7 +59,7 @@ def test_one_wanted_modality_overrules_the_names(folder, caplog):
     assert caplog.messages == [f"{paths[0]}: {expected}"]
 
 
-def test_exchanged_columns_are_told_of(folder, caplog):
+def test_exchanged_columns_are_a_warning(folder, caplog):
     _touch(folder, "a_T1w.nii", "a_FLAIR.nii", "b_T1w.nii", "b_FLAIR.nii")
     table = folder / "scans.csv"
     table.write_text("T1w,FLAIR\na_FLAIR.nii,a_T1w.nii\nb_T1w.nii,b_FLAIR.nii\n")
@@ -122,7 +122,7 @@ def test_folders_give_the_wanted_modalities_only(folder):
     assert _images(manifest) == [{"T2w": "a_T2w.nii"}]
 
 
-def test_equal_file_names_are_told_apart_by_their_folders(folder):
+def test_equal_file_names_are_extended_by_their_folders(folder):
     _touch(folder, "s1/mri/T1.mgz", "s2/mri/T1.mgz", "s3/mri/brain.mgz")
     assert _names(_collect(folder)) == ["s1_mri_T1", "s2_mri_T1", "brain"]
 
@@ -217,7 +217,7 @@ def test_an_image_of_another_folder_is_a_problem_of_its_session_only(folder, nam
 @pytest.mark.parametrize(
     ("suffix", "comma"), [("csv", ","), ("csv", ";"), ("tsv", "\t")]
 )
-def test_a_manifest_is_a_row_a_subject(folder, suffix, comma):
+def test_a_manifest_has_a_row_per_subject(folder, suffix, comma):
     _touch(folder, "scans/a.nii", "scans/b.nii", "scans/sub-07_FLAIR.nii")
     lines = [
         ["participant_id", "T1w", "FLAIR", "age", "emb_000", "image"],
@@ -269,13 +269,13 @@ def test_a_manifest_row_without_image_is_a_problem_of_its_own(folder):
     assert str(manifest.problems[0].error).endswith("m.CSV: line 5: no image.")
 
 
-def test_columns_of_one_name_that_nothing_reads_do_no_harm(folder):
+def test_repeated_columns_that_are_not_read_are_allowed(folder):
     _touch(folder, "a.nii")
     (folder / "m.csv").write_text("participant_id,T1w,note,note\nP1,a.nii,x,y\n")
     assert _names(_collect(folder / "m.csv")) == ["P1"]
 
 
-def test_a_manifest_with_a_quote_that_nothing_closes_is_a_problem(folder):
+def test_a_manifest_with_an_open_quote_is_a_problem(folder):
     scan, _ = _touch(folder, "a.nii", "b.nii")
     (folder / "m.csv").write_text('T1w,note\na.nii,"12 inch\nb.nii,ok\n')
     (problem,) = _collect(folder / "m.csv", scan).problems
@@ -283,14 +283,14 @@ def test_a_manifest_with_a_quote_that_nothing_closes_is_a_problem(folder):
     assert "not a readable table" in str(problem.error)
 
 
-def test_what_is_given_twice_is_embedded_once(folder):
+def test_duplicates_are_embedded_once(folder):
     paths = _touch(folder, "a.nii", "b.nii")
     manifest = _collect(folder, *paths, paths[0])
     assert _names(manifest) == ["a", "b"]
     assert manifest.duplicates == tuple(paths)
 
 
-def test_participants_of_several_datasets_are_told_apart_from_sessions(folder):
+def test_participants_of_several_datasets_are_namesakes(folder):
     _touch(folder / "one", "sub-01/ses-1/anat/sub-01_ses-1_T1w.nii")
     _touch(folder / "one", "sub-01/ses-2/anat/sub-01_ses-2_T1w.nii")
     _touch(folder / "one", "sub-02/anat/sub-02_T1w.nii")

@@ -157,12 +157,12 @@ def test_bare_paths_take_their_modality_from_the_suffix(tmp_path, name, modality
     assert read([tmp_path / name], modality="FLAIR").modalities == ("FLAIR",)
 
 
-def test_series_is_of_the_modality_it_is_named_for(t1_paths):
+def test_series_has_the_modality_of_its_name(t1_paths):
     assert read(pd.Series(t1_paths, name="T2w")).modalities == ("T2w",)
     assert read(pd.Series(t1_paths, name="path")).modalities == ("T1w",)
 
 
-def test_one_column_may_bear_any_name_if_the_modality_is_given(t1_paths):
+def test_one_column_may_have_any_name_if_the_modality_is_given(t1_paths):
     X = pd.DataFrame({"image": [str(path) for path in t1_paths]})
     assert read(X, modality="T2w").modalities == ("T2w",)
     with pytest.raises(ModalityError, match=r"column: unknown modality 'image'"):
@@ -215,7 +215,7 @@ def test_repeated_column_is_refused(t1_paths):
 
 
 @pytest.mark.parametrize("pattern", ["nowhere.nii.gz", "*_PDw.nii.gz"])
-def test_name_without_a_file_is_told(folder, pattern):
+def test_path_without_a_file_is_refused(folder, pattern):
     for X in (str(folder / pattern), [folder / pattern]):
         with pytest.raises(VolumeNotFoundError, match=rf"^{folder}/.*") as caught:
             read(X)
@@ -229,13 +229,13 @@ def test_name_without_a_file_is_told(folder, pattern):
         ("~nobody-of-this-name/a.nii", "no such file"),
     ],
 )
-def test_name_that_cannot_be_looked_up_is_told(name, reason):
+def test_path_that_cannot_be_looked_up_is_refused(name, reason):
     for X in (name, [name], [{"T1w": name}]):
         with pytest.raises(VolumeError, match=rf"^{name}: {reason}\.$"):
             read(X)
 
 
-def test_unknown_modality_of_all_images_is_no_file_s_fault(t1_paths):
+def test_unknown_modality_parameter_names_no_file(t1_paths):
     with pytest.raises(ModalityError, match=r"^modality: unknown modality 'PD'"):
         read(t1_paths, modality="PD")
 

@@ -38,16 +38,16 @@ def index_bids(
     """
     selection = selection or BidsSelection()
     participants = read_participants(folder)
-    for place in selection.take_participants(folder, _folders(folder, "sub-")):
-        subject = Subject(place.name, {}, metadata=participants.get(place.name, {}))
+    for home in selection.take_participants(folder, _folders(folder, "sub-")):
+        subject = Subject(home.name, {}, metadata=participants.get(home.name, {}))
         try:
-            labels = read_sessions(place)
-            session_folders = [place, *_folders(place, "ses-")]
+            labels = read_sessions(home)
+            session_folders = [home, *_folders(home, "ses-")]
         except OSError as error:
-            yield unreadable(subject, place, error)
+            yield unreadable(subject, home, error)
             continue
         for session_folder in session_folders:
-            session_id = None if session_folder is place else session_folder.name
+            session_id = None if session_folder is home else session_folder.name
             if selection.has_session(session_id):
                 metadata = {**subject.metadata, **labels.get(session_id or "", {})}
                 session = replace(subject, session_id=session_id, metadata=metadata)

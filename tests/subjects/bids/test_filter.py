@@ -31,16 +31,16 @@ def _found(dataset, **selection):
 
 
 @pytest.mark.parametrize("label", ["02", "sub-02"])
-def test_participants_are_chosen_with_or_without_their_prefix(dataset, label):
+def test_participants_are_selected_with_or_without_prefix(dataset, label):
     assert _found(dataset, participants=[label]) == ["sub-02_T1w.nii.gz"]
 
 
 @pytest.mark.parametrize("label", ["2", "ses-2"])
-def test_sessions_are_chosen(dataset, label):
+def test_sessions_are_selected(dataset, label):
     assert _found(dataset, sessions=[label]) == ["sub-01_ses-2_T1w.nii.gz"]
 
 
-def test_a_participant_that_is_not_there_is_named(dataset):
+def test_an_absent_participant_is_named(dataset):
     with pytest.raises(InputError, match="there is no sub-07"):
         _found(dataset, participants=["02", "07"])
 
@@ -54,7 +54,7 @@ def test_a_participant_that_is_not_there_is_named(dataset):
         ({"run": None, "session": "1"}, {1}),
     ],
 )
-def test_a_filter_file_chooses_where_several_images_fit(dataset, filters, chosen):
+def test_a_filter_file_selects_one_of_several_images(dataset, filters, chosen):
     path = dataset / "filters.json"
     path.write_text(json.dumps({"t1w": filters, "bold": {"task": "rest"}}))
     read = read_filters(path, ("T1w", "FLAIR"))
@@ -72,7 +72,7 @@ def test_a_filter_file_chooses_where_several_images_fit(dataset, filters, chosen
         ('{"T1w": {"colour": "red"}}', "unknown entity 'colour'"),
     ],
 )
-def test_what_is_no_filter_is_refused(tmp_path, text, message):
+def test_other_files_are_refused(tmp_path, text, message):
     path = tmp_path / "filters.json"
     path.write_text(text)
     with pytest.raises(InputError, match=message):
