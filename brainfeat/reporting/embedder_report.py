@@ -85,7 +85,7 @@ def generate_report(
     people = names if groups is None else _check_length("groups", groups, len(names))
     known, used_confounds = _known_columns(len(names), y, site, confounds)
     cohort = Cohort.build(
-        np.asarray(embedder.transform(subjects)),
+        np.asarray(embedder.transform(table.rows)),
         names,
         [str(person) for person in people],
         known,

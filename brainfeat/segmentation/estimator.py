@@ -74,8 +74,7 @@ class SegmentationEstimator(BaseEstimator):
     device : "auto", str or torch.device
         Where the network runs; ``"auto"`` is CUDA if it is available.
     random_state : None, int or numpy.random.RandomState
-        Seed of initial weights, examples and augmentation. An integer gives the same
-        model on the same machine.
+        Seed; an integer gives the same model on the same machine.
     verbose : int
         Above 0, progress is shown on a terminal, else logged.
     modality : str, optional

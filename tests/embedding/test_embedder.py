@@ -54,7 +54,7 @@ def paths(modality_paths):
 
 @pytest.fixture
 def frame(modality_paths):
-    """One column a modality, with gaps; indexed by subject."""
+    """A column per modality, with missing values; indexed by subject."""
     names = [f"sub-{index:02d}" for index in range(N_SUBJECTS)]
     X = pd.DataFrame(modality_paths, index=pd.Index(names, name="participant_id"))
     X.loc["sub-01", "FLAIR"] = None
@@ -360,7 +360,7 @@ def test_memory_refuses_a_brain_mask_without_a_name(embedder, paths, tmp_path):
             shape=(40, 56, 36), spacing=4.0, alignment="none", brain_mask=everywhere
         )
     )
-    embedder.fit(paths)  # nothing is kept, so it needs no name
+    embedder.fit(paths)  # without a cache it needs no name
     with pytest.raises(
         ConfigError, match="brain_mask: expected a function at the top level"
     ):

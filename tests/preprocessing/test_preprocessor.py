@@ -162,8 +162,8 @@ def test_flat_background_amid_the_intensities_does_not_matter(head):
     mean = np.float32(head.data[head.data > 50].mean())
     background = head.data <= 20
     background[:4] = background[-4:] = True
-    amid = Volume(np.where(background, mean, head.data), head.geometry)
-    grid_to_scanner = SMALL.apply({"T1w": amid}, ["T1w"]).grid_to_scanner
+    masked = Volume(np.where(background, mean, head.data), head.geometry)
+    grid_to_scanner = SMALL.apply({"T1w": masked}, ["T1w"]).grid_to_scanner
     brain = SMALL.geometry.center + np.array([[50, 0, 0], [0, -60, 0], [0, 0, 40]])
     gaps = apply_affine(grid_to_scanner, brain) - apply_affine(expected, brain)
     assert np.linalg.norm(gaps, axis=1).mean() < 4.0
