@@ -12,9 +12,9 @@ _OUTPUT_SCALE = 0.1
 class HierarchicalStem(nn.Module):
     """Embed patches by a small network for each modality, and sum over modalities.
 
-    Squares of 2 x 2 are merged until a patch is one token, with a linear map and a GELU at
-    each level. Nothing crosses patch borders, so masked patches stay hidden. A single
-    linear map can encode a patch's mean intensity, but not its histogram.
+    Squares of 2 x 2 are merged until a patch is one token, with a linear map and a GELU
+    at each level. Nothing crosses patch borders, so masked patches stay hidden. A
+    single linear map can encode a patch's mean intensity, but not its histogram.
     """
 
     def __init__(

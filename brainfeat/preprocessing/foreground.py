@@ -18,8 +18,8 @@ _SAMPLE_STEP = 64
 def otsu_threshold(values: NDArray[Any]) -> float:
     """Return the threshold between the two most uniform classes of intensities.
 
-    Values above it are foreground; the brightest hundredth counts as one value. It is the
-    minimum if all values are equal.
+    Values above it are foreground; the brightest hundredth counts as one value. It is
+    the minimum if all values are equal.
     """
     # Otsu, A threshold selection method from gray-level histograms, 1979,
     # doi:10.1109/TSMC.1979.4310076
