@@ -76,13 +76,14 @@ class ProgressDisplay:
                     self._description,
                     total=self._total,
                     completed=self._n_done,
-                    detail="",
+                    state="",
                 )
                 self._bar.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
         if self._bar is not None:
+            self._bar.refresh()  # in a notebook, stopping does not
             self._bar.stop()
 
     def advance(
@@ -106,14 +107,14 @@ class ProgressDisplay:
             self._first_done = time.perf_counter()
         if self._bar is None:
             if is_failure or self._is_time_for_a_line():
-                _write(f"{self._counter} {line or self._describe(detail)}")
+                state = self._join(self._description, detail, self._time_left())
+                _write(f"{self._counter} {line or state}")
             return
         if is_failure:
             self._bar.console.print(line, markup=False)
         (task,) = self._bar.task_ids
-        seconds = self._seconds_per_item()
-        detail = detail or (f"{seconds:.1f} s each" if seconds else "")
-        self._bar.update(task, completed=self._n_done, detail=detail)
+        state = self._join(detail or self._pace(), self._time_left())
+        self._bar.update(task, completed=self._n_done, state=state)
 
     def _is_time_for_a_line(self) -> bool:
         is_first = self._n_done == self._n_before + 1
@@ -124,12 +125,19 @@ class ProgressDisplay:
     def _counter(self) -> str:
         return f"[{self._n_done:>{len(str(self._total))}}/{self._total}]"
 
-    def _describe(self, detail: str) -> str:
-        text = ", ".join(filter(None, (self._description, detail)))
+    @staticmethod
+    def _join(*parts: str) -> str:
+        return ", ".join(filter(None, parts))
+
+    def _pace(self) -> str:
+        seconds = self._seconds_per_item()
+        return "" if seconds is None else f"{seconds:.1f} s each"
+
+    def _time_left(self) -> str:
         n_left, seconds = self._total - self._n_done, self._seconds_per_item()
         if n_left <= 0 or seconds is None:
-            return text
-        return f"{text}, {timedelta(seconds=round(seconds * n_left))} left"
+            return ""
+        return f"{timedelta(seconds=round(seconds * n_left))} left"
 
     def _seconds_per_item(self) -> float | None:
         """Return the pace, without the first item, which also warms up."""
@@ -146,21 +154,13 @@ def _can_draw(console: "Console") -> bool:
 
 
 def _make_bar(console: "Console") -> "Progress":
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[detail]}"),
-        TimeRemainingColumn(),
-        TextColumn("left"),
+        TextColumn("{task.fields[state]}"),
         console=console,
     )
 

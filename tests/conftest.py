@@ -122,8 +122,8 @@ def cohort(tmp_path_factory, small_brain):
     """BIDS folder of three subjects with T1w and FLAIR."""
     root = tmp_path_factory.mktemp("cohort")
     for index in range(3):
-        for place, modality in enumerate(("T1w", "FLAIR")):
-            data = np.roll(small_brain.data, index, axis=place).astype(np.float32)
+        for axis, modality in enumerate(("T1w", "FLAIR")):
+            data = np.roll(small_brain.data, index, axis=axis).astype(np.float32)
             path = root / f"sub-{index}/anat/sub-{index}_{modality}.nii.gz"
             path.parent.mkdir(parents=True, exist_ok=True)
             write_volume(Volume(data, small_brain.geometry), path)
@@ -142,7 +142,7 @@ def _make_checkpoint(seed=0, **changes):
     # Layers that start at zero would hide how rows and slabs mix.
     state = {k: v + 0.1 * torch.randn_like(v) for k, v in encoder.state_dict().items()}
     if "anatomy.bias" in state:
-        state["anatomy.bias"] += 1.0  # as shares, whose sum is not about zero
+        state["anatomy.bias"] += 1.0  # since fractions do not sum to about zero
     settings = {
         "encoder": encoder.config,
         "preprocessing": PREPROCESSOR.to_dict(),

@@ -16,7 +16,7 @@ from brainfeat.checkpoint.layouts import convert_state, load_foreign
 from brainfeat.models.encoder import SlabEncoder
 
 SIZES = {
-    "small": {"hidden_size": 384, "num_attention_heads": 6, "num_hidden_layers": 12},
+    "small": {"hidden_size": 384, "num_attention_heads": 6, "num_hidden_layers": 4},
     "base": {"hidden_size": 768, "num_attention_heads": 12, "num_hidden_layers": 12},
     "swiglu": {
         "hidden_size": 192,
@@ -124,6 +124,7 @@ def test_tokens_equal_those_of_transformers(size, registers, tmp_path):
             assert relative_error(encoder, model, pixels) < TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("registers", [False, True], ids=["plain", "registers"])
 def test_tokens_of_the_base_size_equal_those_of_transformers(registers):
     model = reference("base", registers=registers)

@@ -40,18 +40,18 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             _read_shards(index) if index.is_file() else read_tensors(_only_file(path))
         )
     if not path.is_file():
-        raise CheckpointError(f"no weights file at {path}.")
+        raise CheckpointError(f"{path}: expected a weights file, got no such file.")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"refused {path.name}: it is no plain set of tensors, and unpickling "
-            "anything else could run code."
+            f"{path.name}: expected tensors alone, since unpickling anything else "
+            "could run code."
         ) from error
     except Exception as error:  # a damaged pickle raises almost anything
-        raise CheckpointError(f"cannot read {path.name}: {error}") from error
+        raise CheckpointError(f"{path.name}: cannot be read: {error}") from error
     return named_tensors(content)
 
 
@@ -83,13 +83,15 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
     content = read_json(index, "an index of weights", error=CheckpointError)
     shards = content.get("weight_map")
     if not isinstance(shards, dict):
-        raise CheckpointError(f"{index.name} has no weight_map.")
+        raise CheckpointError(
+            f"{index.name}: expected an object weight_map, got {shards!r}."
+        )
     files = sorted({str(name) for name in shards.values()})
     # A name with a folder in it could read files outside the checkpoint.
     outside = [name for name in files if Path(name).name != name]
     if outside:
         raise CheckpointError(
-            f"{index.name} names files outside its folder: {outside}."
+            f"{index.name}: expected files in its folder, got {outside}."
         )
     state: dict[str, Tensor] = {}
     for name in files:
@@ -116,4 +118,4 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"cannot read {path.name}: {error}") from error
+        raise CheckpointError(f"{path.name}: cannot be read: {error}") from error

@@ -39,11 +39,18 @@ if TYPE_CHECKING:
 
 
 def run_bids(
-    bids_dir: Annotated[Path, typer.Argument(help="BIDS dataset; only read.")],
-    output_dir: Annotated[Path, typer.Argument(help="Folder of derivatives.")],
+    bids_dir: Annotated[
+        Path, typer.Argument(metavar="BIDS_DIR", help="BIDS dataset; only read.")
+    ],
+    output_dir: Annotated[
+        Path, typer.Argument(metavar="OUTPUT_DIR", help="Folder of derivatives.")
+    ],
     level: Annotated[
         Literal["participant", "group"],
-        typer.Argument(help="Embed each session, or join them in one table."),
+        typer.Argument(
+            metavar="LEVEL",
+            help="participant: embed each session; group: join them in one table.",
+        ),
     ],
     participant_label: ParticipantLabelOption = None,
     session_label: SessionLabelOption = None,
@@ -67,7 +74,7 @@ def run_bids(
     batch_size: BatchOption = "auto",
     jobs: JobsOption = 1,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Embed again what is there.")
+        bool, typer.Option("--overwrite", help="Embed all sessions again.")
     ] = False,
     stop_on_first_error: StopOption = False,
     backend: BackendOption = "threads",
@@ -77,7 +84,7 @@ def run_bids(
 ) -> None:
     """Embed a BIDS dataset into derivatives, as a BIDS app.
 
-    The same command again resumes. Sessions that fail are listed in
+    Run the same command again to resume. Sessions that fail are listed in
     OUTPUT_DIR/participant.failures.tsv, and the exit status is 1 then.
     """
     from brainfeat.tables.group_table import write_group_table

@@ -13,7 +13,9 @@ from brainfeat.cli.options import check_is_new
 def convert(
     foreign: Annotated[
         str,
-        typer.Argument(help="DINOv2 weights of Meta, transformers or timm."),
+        typer.Argument(
+            metavar="WEIGHTS", help="DINOv2 weights of Meta, transformers or timm."
+        ),
     ],
     output: Annotated[
         Path, typer.Option("-o", "--output", help="Checkpoint folder to write.")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from brainfeat.evaluation import ProbeEvaluation
 
 _CHECKPOINT = "brainfound-tiny"
-_N_SUBJECTS = 40
+_N_SUBJECTS = 32
 _NOTE = (
     "note: scans and disease are simulated: atrophy of the medial temporal lobes, of "
     "random severity. The score shows that the software works. It says nothing about "
@@ -26,10 +26,13 @@ _NOTE = (
 
 def demo(
     output: Annotated[
-        Path, typer.Argument(help="Folder to write: cohort, table and report.")
+        Path,
+        typer.Argument(
+            metavar="OUTPUT", help="Folder to write: cohort, table and report."
+        ),
     ] = Path("brainfeat-demo"),
 ) -> None:
-    """Simulate a cohort, embed it, evaluate a linear probe; no downloads."""
+    """Simulate, embed and evaluate a small cohort; no downloads."""
     from brainfeat.models.threads import resolve_n_jobs
     from brainfeat.reporting.table_report import report_on_table
     from brainfeat.simulation.cohort import simulate_cohort
@@ -83,7 +86,9 @@ def _embed(cohort: Path, table: Path, n_jobs: int) -> None:
             on_event=show,
         )
     if summary.failed:
-        raise InputError(f"{summary.failures}: {summary.failed} subjects failed.")
+        raise InputError(
+            f"{summary.failures}: {summary.failed} of {len(subjects)} subjects failed."
+        )
 
 
 def _format_scores(probe: "ProbeEvaluation | None") -> str:

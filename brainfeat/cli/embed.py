@@ -64,13 +64,15 @@ def embed(
     jobs: JobsOption = 1,
     cache: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Keep embeddings, whatever their table."),
+        typer.Option(metavar="DIR", help="Cache of embeddings, shared by tables."),
     ] = None,
     overwrite: OverwriteOption = False,
     stop_on_first_error: StopOption = False,
     shard: Annotated[
         str | None,
-        typer.Option(metavar="I/N", help="Part I (from 1) of N; see brainfeat merge."),
+        typer.Option(
+            metavar="I/N", help="Embed part I of N; join them by brainfeat merge."
+        ),
     ] = None,
     backend: BackendOption = "threads",
     scheduler: SchedulerOption = None,
@@ -79,7 +81,7 @@ def embed(
 ) -> None:
     """Embed scans into a table with one row per subject.
 
-    The same command again resumes. Scans that fail are listed in
+    Run the same command again to resume. Scans that fail are listed in
     OUT.failures.tsv, and the exit status is 1 then.
     """
     from brainfeat.tables.merging import Shard

@@ -16,47 +16,42 @@ if TYPE_CHECKING:
 
 def info(
     checkpoint: Annotated[
-        str, typer.Argument(help="Bundled name, folder, weights, or hf-hub:org/name.")
+        str,
+        typer.Argument(
+            metavar="CHECKPOINT",
+            help="Bundled name, folder, weights, or hf-hub:org/name.",
+        ),
     ],
 ) -> None:
     """Describe a checkpoint."""
     from brainfeat.checkpoint.checkpoint import Checkpoint
 
-    # The summary says it too.
+    # The summary has it as its state.
     warnings.simplefilter("ignore", UntrainedCheckpointWarning)
     typer.echo(format_checkpoint(Checkpoint.load(checkpoint)))
 
 
 def format_checkpoint(checkpoint: "Checkpoint") -> str:
-    """Describe a checkpoint.
-
-    Parameters
-    ----------
-    checkpoint : Checkpoint
-        Weights and their configuration.
-
-    Returns
-    -------
-    str
-        Lines for a terminal, one a property.
-    """
+    """Format the properties of a checkpoint, one a line."""
     config, encoder = checkpoint.config, checkpoint.config.encoder
     n_parameters = sum(value.numel() for value in checkpoint.state.values())
     missing = "any may be missing" if config.missing_modalities else "all needed"
-    parts = [f"{encoder.depth} blocks of width {encoder.embed_dim}"]
-    parts.append(f"{encoder.num_heads} heads, patches of {encoder.patch_size} pixels")
+    network = (
+        f"{encoder.depth} blocks of width {encoder.embed_dim}, {encoder.num_heads} "
+        f"heads, patches of {encoder.patch_size} pixels"
+    )
     if encoder.slab_mixing:
-        parts.append(f"slabs joined after blocks {encoder.slab_mixing}")
+        network += f", slabs mixed after blocks {encoder.slab_mixing}"
     state = "trained" if config.trained else "not trained: random weights"
     lines = {
         "description": config.description or "none",
         "state": state,
         "modalities": f"{', '.join(encoder.modalities)} ({missing})",
         "slabs": f"{config.plane}, {encoder.thickness} slices",
-        "network": ", ".join(parts),
+        "network": network,
         "parameters": f"{n_parameters / 1e6:.1f} million",
         "features": f"{encoder.embed_dim} a subject (cls+mean: twice as many)",
-        "anatomy": ", ".join(encoder.tissues) or "none is read from the tokens",
+        "anatomy": ", ".join(encoder.tissues) or "none",
         "preprocessing": _describe_preprocessing(config.preprocessing),
         "written by": f"brainfeat {config.library_version}",
         "fingerprint": checkpoint.fingerprint,
@@ -76,9 +71,8 @@ def _describe_preprocessing(values: Mapping[str, Any]) -> str:
 
 
 def _plain(value: object) -> str:
-    words = {None: "none", True: "yes", False: "no"}
     if isinstance(value, list | tuple):
         return " to ".join(map(str, value))
-    return (
-        words.get(value, str(value)) if isinstance(value, bool | None) else str(value)
-    )
+    if value is None:
+        return "none"
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)

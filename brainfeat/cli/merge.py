@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 def merge(
     tables: Annotated[
         list[Path],
-        typer.Argument(metavar="TABLE", help="Tables of brainfeat embed --shard."),
+        typer.Argument(
+            metavar="TABLE", help="Tables that brainfeat embed --shard wrote."
+        ),
     ],
     output: TableOption,
     overwrite: OverwriteOption = False,
 ) -> None:
-    """Join the tables of shards into the table of the whole.
+    """Join the tables of shards into one table.
 
     The exit status is 1 if some subjects failed in their shards, or a shard has no
     table.

@@ -87,21 +87,10 @@ def _name(outcome: "Outcome[Any]") -> str:
 
 @contextmanager
 def show_own_messages(stream: TextIO | None = None) -> Iterator[None]:
-    """Show our own warnings and logs as a line each, and those of libraries not.
-
-    Parameters
-    ----------
-    stream : text file, optional
-        Where to write, standard error by default.
-
-    Yields
-    ------
-    None
-        While this holds.
-    """
+    """Write our warnings and logs as lines to standard error; hide other libraries'."""
     ours, nibabel = logging.getLogger("brainfeat"), logging.getLogger("nibabel")
     levels = ours.level, nibabel.level
-    handler = _Messages(stream)
+    handler = _LineHandler(stream)
 
     def show(message: Warning | str, *_details: object, **_more: object) -> None:
         (stream or sys.stderr).write(f"warning: {one_line(str(message))}\n")
@@ -112,7 +101,7 @@ def show_own_messages(stream: TextIO | None = None) -> Iterator[None]:
         warnings.showwarning = show
         ours.addHandler(handler)
         ours.setLevel(logging.INFO)
-        # It logs a line for each header field that it corrects.
+        # nibabel logs each header field that it corrects.
         nibabel.setLevel(logging.CRITICAL)
         try:
             yield
@@ -122,69 +111,48 @@ def show_own_messages(stream: TextIO | None = None) -> Iterator[None]:
             nibabel.setLevel(levels[1])
 
 
-class _Messages(logging.Handler):
-    """Write each message to the standard error of its moment: a bar takes its place."""
+class _LineHandler(logging.Handler):
+    """Writes to the current standard error, which a progress bar replaces."""
 
     def __init__(self, stream: TextIO | None) -> None:
         super().__init__()
         self._stream = stream
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one message, and say whether it warns."""
-        mark = "warning: " if record.levelno >= logging.WARNING else ""
-        (self._stream or sys.stderr).write(f"{mark}{self.format(record)}\n")
+        prefix = "warning: " if record.levelno >= logging.WARNING else ""
+        (self._stream or sys.stderr).write(f"{prefix}{self.format(record)}\n")
 
 
 def report_problems(manifest: "Manifest") -> None:
-    """Tell of inputs that are no row, and of names that may be several people's.
-
-    Parameters
-    ----------
-    manifest : Manifest
-        Rows and problems.
-    """
+    """Report duplicates, names that several datasets share, and unusable inputs."""
     for name in manifest.duplicates:
-        _say(f"warning: {name}: given more than once, used once.")
+        _write(f"warning: {name}: given more than once, used once.")
     namesakes = manifest.namesakes
     if namesakes:
         folders = next(iter(namesakes.values()))
-        _say(
+        _write(
             f"warning: {_list_some([*namesakes], 1)}: in {_list_some(folders, 2)}; "
-            "rows of one name count as one person."
+            "rows with the same name count as one subject."
         )
     for problem in manifest.problems:
-        _say(f"failed: {describe_failure(problem)}")
+        _write(f"failed: {describe_failure(problem)}")
 
 
 def format_summary(summary: "RunSummary") -> str:
-    """Say what a run did, and where its files are.
+    """Format the counts of a run and the paths of its files.
 
-    Parameters
-    ----------
-    summary : RunSummary
-        Counts and files.
-
-    Returns
-    -------
-    str
-        Lines for a terminal.
-
-    Examples
-    --------
     >>> from brainfeat.tables.runs import RunSummary
     >>> print(format_summary(RunSummary(3, 1, 0, 6, 12.0, "out.csv", None)))
     3 done, 1 skipped, 0 failed in 12 s (2.00 s a volume)
     table:    out.csv
     """
     counts = f"{summary.done} done, {summary.skipped} skipped, {summary.failed} failed"
-    pace = summary.seconds / summary.volumes if summary.volumes else None
-    lines = [
-        f"{counts} in {summary.seconds:.0f} s"
-        + (f" ({pace:.2f} s a volume)" if pace is not None else "")
-    ]
+    lines = [f"{counts} in {summary.seconds:.0f} s"]
+    if summary.volumes:
+        lines[0] += f" ({summary.seconds / summary.volumes:.2f} s a volume)"
     if summary.output is not None:
-        what = "folder:" if Path(summary.output).is_dir() else "table:"
-        lines.append(f"{what:<10}{summary.output}")
+        kind = "folder:" if Path(summary.output).is_dir() else "table:"
+        lines.append(f"{kind:<10}{summary.output}")
     if summary.failures is not None:
         lines.append(f"failures: {summary.failures}")
     return "\n".join(lines)
@@ -196,5 +164,5 @@ def _list_some(names: Sequence[str], n_listed: int) -> str:
     return " and ".join([*names[:n_listed], *others])
 
 
-def _say(line: str) -> None:
+def _write(line: str) -> None:
     sys.stderr.write(f"{one_line(line)}\n")

@@ -54,10 +54,16 @@ def _count_jobs(jobs: int) -> int:
     return resolve_n_jobs(jobs)
 
 
+def _check_memory(gigabytes: float) -> float:
+    if not 0.001 <= gigabytes <= 1e6:
+        raise typer.BadParameter(f"expected 0.001 to 1000000 GB, got {gigabytes:g}.")
+    return gigabytes
+
+
 InputsArgument = Annotated[
     list[str],
     typer.Argument(
-        metavar="INPUT...",
+        metavar="INPUT",
         help="Images, globs, folders, a CSV or TSV manifest, or a BIDS folder.",
     ),
 ]
@@ -114,7 +120,7 @@ SchedulerOption = Annotated[
 MemoryOption = Annotated[
     float,
     typer.Option(
-        metavar="GB", min=0.001, max=1e6, help="Refuse scans that need more memory."
+        metavar="GB", callback=_check_memory, help="Reject scans that need more memory."
     ),
 ]
 VerboseOption = Annotated[

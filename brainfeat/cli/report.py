@@ -18,7 +18,9 @@ def report(
     ],
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", help="Page to write.  [TABLE's name, .html]"),
+        typer.Option(
+            "-o", "--output", help="Page to write.  [default: TABLE with .html]"
+        ),
     ] = None,
     labels: Annotated[
         Path | None,
@@ -27,7 +29,7 @@ def report(
     label_column: LabelColumnOption = None,
     jobs: JobsOption = 1,
 ) -> None:
-    """Write an HTML report about a table: scores, outliers, images, regions.
+    """Write an HTML report about a table of embeddings.
 
     The images are preprocessed again to be shown. If some cannot be, the exit
     status is 1.

@@ -37,7 +37,8 @@ def segment_fit(
     manifest: Annotated[
         Path,
         typer.Argument(
-            help="CSV or TSV table: a row a subject, columns of modalities and `label`."
+            metavar="MANIFEST",
+            help="CSV or TSV: a row a subject, columns of modalities and `label`.",
         ),
     ],
     output: Annotated[
@@ -90,7 +91,9 @@ def segment_fit(
 
 @segment_app.command("predict")
 def segment_predict(
-    model: Annotated[Path, typer.Argument(help="Folder that `segment fit` wrote.")],
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="Folder that `segment fit` wrote.")
+    ],
     inputs: InputsArgument,
     output: Annotated[
         Path, typer.Option("-o", "--output", help="Folder of the label maps.")
@@ -100,7 +103,7 @@ def segment_predict(
 ) -> None:
     """Segment scans, each in its own space.
 
-    The same command again resumes. Scans that fail are listed in
+    Run the same command again to resume. Scans that fail are listed in
     OUTPUT/failures.tsv, and the exit status is 1 then.
     """
     from brainfeat.segmentation.estimator import SegmentationEstimator

@@ -11,7 +11,9 @@ from brainfeat.cli.options import ModalityOption, SeedOption
 
 
 def simulate(
-    output: Annotated[Path, typer.Argument(help="BIDS folder to write.")],
+    output: Annotated[
+        Path, typer.Argument(metavar="OUTPUT", help="BIDS folder to write.")
+    ],
     n_subjects: Annotated[
         int,
         typer.Option(

@@ -9,7 +9,6 @@ import nibabel as nib
 import numpy as np
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from brainfeat.evaluation.folds import (
     Fold,
@@ -18,6 +17,7 @@ from brainfeat.evaluation.folds import (
     repeat_folds,
 )
 from brainfeat.evaluation.labelled import LabelledFeatures
+from brainfeat.evaluation.ridge import count_wins
 from brainfeat.evaluation.scaling import standard_deviation
 from brainfeat.exceptions import InputError
 from brainfeat.preprocessing.template import load_template
@@ -182,8 +182,7 @@ def _score_positions(
         scores = others @ rows.transpose(0, 2, 1) @ weights / unit
         positive = labels[test]
         n_positive = positive.sum(axis=0)
-        ranks = rankdata(scores, axis=1)
-        won += (ranks * positive).sum(axis=1) - n_positive * (n_positive + 1) / 2
+        won += count_wins(scores, positive)
         n_pairs += n_positive * (len(test) - n_positive)
     unknown = np.full_like(won, np.nan)
     return np.divide(won, n_pairs, out=unknown, where=n_pairs > 0)

@@ -6,7 +6,13 @@ once for all penalties, without a check at each fit. `evaluate_probe` takes 1.7 
 sites, one thread). `RidgeCV` chooses no penalty per target with grouped folds.
 """
 
-__all__ = ["PENALTIES", "pair_auc", "ridge_scores", "select_and_score"]
+__all__ = [
+    "PENALTIES",
+    "count_wins",
+    "pair_auc",
+    "ridge_scores",
+    "select_and_score",
+]
 
 from collections.abc import Sequence
 
@@ -62,6 +68,17 @@ def select_and_score(
     return scores[best, :, columns].T, held_out[best, :, columns].T
 
 
+def count_wins(scores: Floats, positive: NDArray[np.bool_]) -> Floats:
+    """Count pairs in which the positive row has the higher score; ties count half.
+
+    `scores` is (..., n_rows, n_targets) and `positive` (n_rows, n_targets).
+    """
+    n_positive = positive.sum(axis=0)
+    ranks = rankdata(scores, axis=-2)
+    wins: Floats = (ranks * positive).sum(axis=-2) - n_positive * (n_positive + 1) / 2
+    return wins
+
+
 def pair_auc(scores: Floats, labels: NDArray[np.bool_], blocks: Rows) -> Floats:
     """AUC (n_targets,) over pairs of rows in one block; NaN without a pair.
 
@@ -74,9 +91,7 @@ def pair_auc(scores: Floats, labels: NDArray[np.bool_], blocks: Rows) -> Floats:
         positive = labels[rows]
         n_positive = positive.sum(axis=0)
         n_pairs = n_positive * (rows.sum() - n_positive)
-        ranks = rankdata(scores[rows], axis=0)  # ties count half
-        wins = (ranks * positive).sum(axis=0) - n_positive * (n_positive + 1) / 2
-        won += np.where(n_pairs > 0, wins, 0.0)
+        won += np.where(n_pairs > 0, count_wins(scores[rows], positive), 0.0)
         total += n_pairs
     auc = np.full(len(won), np.nan)
     np.divide(won, total, out=auc, where=total > 0)

@@ -74,10 +74,9 @@ class SegmentationEstimator(BaseEstimator):
     device : "auto", str or torch.device
         Where the network runs; ``"auto"`` is CUDA if it is available.
     random_state : None, int or numpy.random.RandomState
-        Seed of initial weights, examples and augmentation. An integer gives the same
-        model on the same machine.
+        Seed; an integer gives the same model on the same machine.
     verbose : int
-        Above 0, progress is shown on a terminal, else logged.
+        Above 0, progress is shown: a bar on a terminal or in a notebook, else lines.
     modality : str, optional
         Modality of images that come without one; as for `BrainFoundEmbedder`.
     validation_fraction : float

@@ -46,10 +46,10 @@ def test_shards_are_joined(state, tmp_path):
     with pytest.raises(CheckpointError, match=r"missing keys in the shards: \['c'\]"):
         read_tensors(tmp_path)
     index.write_text(json.dumps({"weight_map": {"b": "../model.safetensors"}}))
-    with pytest.raises(CheckpointError, match="outside its folder"):
+    with pytest.raises(CheckpointError, match="expected files in its folder"):
         read_tensors(tmp_path)
     index.write_text("{}")
-    with pytest.raises(CheckpointError, match="no weight_map"):
+    with pytest.raises(CheckpointError, match="expected an object weight_map"):
         read_tensors(tmp_path)
 
 
@@ -69,7 +69,7 @@ def test_pickle_with_code_is_rejected_and_not_run(plain, state, tmp_path):
         path.write_bytes(pickle.dumps(content, protocol=2))
     else:
         torch.save(content, path)
-    with pytest.raises(CheckpointError, match=r"refused weights.pth"):
+    with pytest.raises(CheckpointError, match=r"weights.pth: expected tensors alone"):
         read_tensors(path)
     assert not proof.exists()
 
@@ -83,7 +83,7 @@ def test_damaged_file_is_reported(name, content, tmp_path):
 
 
 def test_missing_weights_are_reported(tmp_path, state):
-    with pytest.raises(CheckpointError, match=r"no weights file at .*nowhere"):
+    with pytest.raises(CheckpointError, match=r"nowhere.*expected a weights file"):
         read_tensors(tmp_path / "nowhere.pth")
     with pytest.raises(CheckpointError, match=r"expected one weights file.*got \[\]"):
         read_tensors(tmp_path)

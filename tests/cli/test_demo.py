@@ -32,7 +32,7 @@ def test_demo_prints_the_score_and_writes_table_and_report(demo, tmp_path):
     for _ in range(2):  # a rerun replaces table and report
         result = demo(output)
         assert result.exit_code == 0, result.stderr
-    assert result.stderr.startswith("simulating 40 subjects")
+    assert result.stderr.startswith("simulating 32 subjects")
     assert "[12/12] sub-" in result.stderr
     assert "linear probe of the disease, 12 subjects" in result.stdout
     assert "AUC 0." in result.stdout
@@ -61,4 +61,4 @@ def test_demo_fails_if_a_subject_fails(demo, tmp_path):
     bad.write_text("no image")
     result = demo(tmp_path)
     assert result.exit_code == 2
-    assert "failures.tsv: 1 subjects failed" in result.stderr
+    assert "failures.tsv: 1 of 13 subjects failed" in result.stderr

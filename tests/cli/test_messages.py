@@ -45,7 +45,7 @@ def test_each_subject_is_one_line(capsys):
     ]
 
 
-def test_the_summary_says_what_was_done_and_where_it_is():
+def test_summary_has_counts_and_paths():
     summary = RunSummary(3, 1, 2, 6, 12.0, "out.csv", "out.failures.tsv")
     assert format_summary(summary).splitlines() == [
         "3 done, 1 skipped, 2 failed in 12 s (2.00 s a volume)",
@@ -59,7 +59,7 @@ def test_the_summary_says_what_was_done_and_where_it_is():
 
 
 @pytest.mark.parametrize("trained", [True, False])
-def test_a_checkpoint_is_described(trained):
+def test_checkpoint_is_described(trained):
     encoder = EncoderConfig.preset("tiny", depth=2, slab_mixing=(1,))
     preprocessing = {"shape": [80, 104, 72], "spacing": 2.0, "brain_mask": None}
     config = CheckpointConfig(
@@ -76,7 +76,7 @@ def test_a_checkpoint_is_described(trained):
     assert "T1w, T2w, FLAIR (all needed)" in text
 
 
-def test_our_messages_are_one_line_and_others_none():
+def test_only_own_messages_are_shown():
     stream = io.StringIO()
     with show_own_messages(stream):
         warnings.warn("a\nb", UntrainedCheckpointWarning, stacklevel=1)
@@ -90,17 +90,17 @@ def test_our_messages_are_one_line_and_others_none():
         warnings.warn("again", UserWarning, stacklevel=1)
 
 
-def test_names_that_several_datasets_have_are_one_warning(tmp_path, capsys):
-    for place in ("one/sub-1", "one/sub-2", "two/sub-2", "two/sub-1", "six/sub-1"):
-        path = tmp_path / place / "anat" / f"{place[-5:]}_T1w.nii"
+def test_names_shared_by_datasets_are_one_warning(tmp_path, capsys):
+    for name in ("one/sub-1", "one/sub-2", "two/sub-2", "two/sub-1", "six/sub-1"):
+        path = tmp_path / name / "anat" / f"{name[-5:]}_T1w.nii"
         path.parent.mkdir(parents=True)
         path.touch()
     folders = [str(tmp_path / name) for name in ("one", "two")]
     report_problems(collect_rows(folders, modalities=["T1w"]))
-    told = capsys.readouterr().err
-    assert told == (
-        f"warning: sub-1 and 1 more: in {' and '.join(folders)}; rows of one name "
-        "count as one person.\n"
+    message = capsys.readouterr().err
+    assert message == (
+        f"warning: sub-1 and 1 more: in {' and '.join(folders)}; rows with the same "
+        "name count as one subject.\n"
     )
     report_problems(collect_rows([*folders, str(tmp_path / "six")], modalities=["T1w"]))
     assert f"{folders[0]} and {folders[1]} and 1 more; rows" in capsys.readouterr().err
@@ -111,7 +111,7 @@ def test_names_that_several_datasets_have_are_one_warning(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("resumes", "expected"), [(True, "resumes"), (False, "starts again")]
 )
-def test_an_interrupt_says_what_the_same_command_does(resumes, expected):
+def test_interrupt_says_how_to_continue(resumes, expected):
     @show_outcomes(3, resumes=resumes)
     def run():
         raise KeyboardInterrupt
@@ -120,7 +120,7 @@ def test_an_interrupt_says_what_the_same_command_does(resumes, expected):
         run()
 
 
-def test_a_log_that_warns_says_so():
+def test_warnings_have_a_prefix():
     stream = io.StringIO()
     with show_own_messages(stream):
         logging.getLogger("brainfeat.subjects.bids.index").warning("%s: odd.", "a.tsv")

@@ -34,13 +34,13 @@ def app():
         ("a/b --participant-label 01 participant", "a/b participant ['01'] 1"),
     ],
 )
-def test_labels_end_where_something_else_begins(app, arguments, expected):
+def test_labels_end_at_other_arguments(app, arguments, expected):
     result = CliRunner().invoke(app, arguments.split())
     assert result.output.strip() == expected
 
 
 @pytest.mark.parametrize("rest", ["", "--jobs 3", "group"])
-def test_an_option_without_a_label_is_refused(app, rest):
+def test_option_without_a_label_is_rejected(app, rest):
     arguments = f"a/b group --participant-label {rest}".split()
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2

@@ -34,7 +34,7 @@ def embedder(checkpoint_path):
 
 @pytest.fixture
 def registered(monkeypatch):
-    """Let registration find the turn that a scan was stored with."""
+    """Replace registration by the rotation that a scan was stored with."""
 
     def to_turn(turn):
         found = registration.Alignment(turn, turn, similarity=1.0)
@@ -44,7 +44,7 @@ def registered(monkeypatch):
 
 
 def stored(base, form):
-    """The same brain as a scanner may store it, and the turn that it got."""
+    """The same brain as a scanner may store it, and its rotation."""
     if form == "PIR":
         own = nib.orientations.io_orientation(base.affine)
         ornt = nib.orientations.axcodes2ornt("PIR")
@@ -127,7 +127,7 @@ def test_block_means_of_a_ramp_are_the_ramp_at_the_tokens(
 
 
 def mask_like(volume, inside, turn, affine):
-    """The brain on the grid of a volume that was reoriented or turned."""
+    """The brain on the grid of a reoriented or rotated volume."""
     to_voxel = np.linalg.inv(turn @ affine) @ volume.geometry.affine
     voxels = np.rint(world(to_voxel, volume.data.shape)).astype(int)
     return inside[tuple(np.moveaxis(voxels, -1, 0))]

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore::DeprecationWarning:distributed",
 )
 
-# As a library does that runs out of memory, or crashes in native code.
+# Kills its process, like a crash in native code or the out-of-memory killer.
 DEADLY = """
 import os, signal
 def mask(volume):

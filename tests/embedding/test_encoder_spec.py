@@ -42,7 +42,7 @@ def test_a_spec_is_small_and_makes_the_same_encoder(small_checkpoint, small_subj
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_workers_use_the_precision_of_the_encoder_here(small_checkpoint, dtype):
-    """Their processors may like another, as a login node's and a GPU's do."""
+    """Otherwise "auto" may differ between a login node and a worker with a GPU."""
     encoder = EncoderSpec(checkpoint=small_checkpoint, dtype=dtype).build()
     sent = EncoderSpec(checkpoint=small_checkpoint).for_workers(encoder)
     assert sent.build().precision == dtype

@@ -1,4 +1,4 @@
-"""What the embedder gives is what nilearn takes."""
+"""Embeddings and dense images are valid inputs of nilearn."""
 
 import nibabel as nib
 import numpy as np

@@ -487,9 +487,9 @@ def test_device_changes_nothing_beyond_rounding(checkpoint, subjects, batch_size
 
 
 class Cramped(SubjectEncoder):
-    """An encoder of a device that holds so many subjects, and of a CPU that holds one.
+    """An encoder whose device holds no batch, and whose CPU holds one subject.
 
-    What it raises is what CUDA raises.
+    It raises the error of CUDA.
     """
 
     n_subjects = 1

@@ -273,8 +273,8 @@ SKIPPED = {"background": "skipped", "slab_positions": 5}
 def make_foreground():
     """Slabs of different lengths, an empty one and a full one."""
     generator = torch.Generator().manual_seed(2)
-    shares = torch.linspace(0.1, 0.9, 7)[:, None, None]
-    foreground = torch.rand(2, 7, 5, 3, generator=generator) < shares
+    rates = torch.linspace(0.1, 0.9, 7)[:, None, None]
+    foreground = torch.rand(2, 7, 5, 3, generator=generator) < rates
     foreground[0, 3], foreground[1, 6] = False, True
     return foreground
 

@@ -81,9 +81,9 @@ def test_calibrated_sample_has_mean_zero_and_spread_one():
     weights = torch.rand(4, 5)
     head.calibrate(targets, weights)
     standard = head.standardise(targets)
-    share = (weights / weights.sum())[..., None]
-    mean = (share * standard).sum((0, 1))
-    variance = (share * (standard - mean).square()).sum((0, 1))
+    fraction = (weights / weights.sum())[..., None]
+    mean = (fraction * standard).sum((0, 1))
+    variance = (fraction * (standard - mean).square()).sum((0, 1))
     torch.testing.assert_close(mean, torch.zeros(3), atol=1e-4, rtol=0)
     torch.testing.assert_close(variance, torch.ones(3), atol=1e-4, rtol=0)
 

@@ -182,8 +182,8 @@ def test_interpolation_keeps_half_precision():
 
 def test_slab_positions_are_interpolated_linearly():
     stored = torch.tensor([[0.0, 1.0], [10.0, 3.0], [40.0, 3.0], [0.0, 0.0]])
-    places = torch.tensor([[0.125, 0.375, 0.5], [0.4375, 0.0, 1.0]])
+    positions = torch.tensor([[0.125, 0.375, 0.5], [0.4375, 0.0, 1.0]])
     expected = torch.tensor(
         [[[0.0, 1.0], [10.0, 3.0], [25.0, 3.0]], [[17.5, 3.0], [0.0, 1.0], [0.0, 0.0]]]
     )
-    torch.testing.assert_close(interpolate_slab_positions(stored, places), expected)
+    torch.testing.assert_close(interpolate_slab_positions(stored, positions), expected)

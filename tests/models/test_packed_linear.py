@@ -62,6 +62,7 @@ def test_layer_without_bias_is_kept():
     assert isinstance(network[0], nn.Linear)
 
 
+@pytest.mark.slow
 def test_layers_are_kept_where_the_operations_are_missing():
     script = (
         "import torch; from torch import nn; "

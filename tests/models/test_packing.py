@@ -6,8 +6,8 @@ from brainfeat.models.packing import Packing
 
 @pytest.fixture
 def foreground(rng):
-    shares = rng.random((2, 5, 1, 1))
-    return torch.from_numpy(rng.random((2, 5, 4, 3)) < shares)
+    rates = rng.random((2, 5, 1, 1))
+    return torch.from_numpy(rng.random((2, 5, 4, 3)) < rates)
 
 
 def test_unpacking_restores_tokens_and_zeros_the_background(foreground):
@@ -30,16 +30,16 @@ def test_groups_are_rows_of_whole_slabs_in_the_order_of_their_patches(foreground
     assert packing.groups[-1].stop == len(packing.row_slabs)
     listed = iter(packing.slabs.tolist())
     for group in packing.groups:
-        for place in range(group.n_slabs):
+        for index in range(group.n_slabs):
             slab = next(listed)
-            start = group.start + place * group.length
+            start = group.start + index * group.length
             held = packing.row_slabs[start : start + group.length]
             assert (packing.slabs[held] == slab).all()
             n_tokens = lengths[slab]
             assert group.length * 0.85 <= n_tokens <= group.length
             if group.keys is not None:
-                assert group.keys[place].sum() == n_tokens
-                assert group.keys[place, 0, 0, :n_tokens].all()
+                assert group.keys[index].sum() == n_tokens
+                assert group.keys[index, 0, 0, :n_tokens].all()
             patches = torch.nonzero(foreground.flatten(0, 1)[slab].flatten())[:, 0]
             mine = packing.patches // 12 == slab
             assert torch.equal(packing.patches[mine] % 12, patches)

@@ -111,7 +111,7 @@ def test_wrong_weights_are_rejected(output, fractions):
 
 def test_regions_exclude_the_background(output, fractions):
     weights = torch.rand(3, 5, 4, 3, generator=torch.Generator().manual_seed(2))
-    weights[1, 1:] = 0.0  # the first slab only, which holds no brain
+    weights[1, 1:] = 0.0  # the first slab only, without brain
     patch_tokens = output.patch_tokens.clone()
     patch_tokens[fractions == 0] = 1e6
     changed = EncoderOutput(output.cls_token, patch_tokens)

@@ -57,7 +57,7 @@ def test_two_items_divide_the_cores_and_a_single_one_gets_all(monkeypatch):
     seen, both = [], threading.Barrier(2, timeout=30)
     with map_in_threads(lambda _: both.wait(), range(8), device=CPU) as results:
         list(results)
-    assert 2 in seen  # whoever comes second finds the first at work
+    assert 2 in seen  # the second item starts while the first runs
     seen.clear()
     with map_in_threads(abs, [-1], device=CPU) as results:
         assert list(results) == [1]

@@ -46,7 +46,7 @@ def test_kernels_of_a_small_example(state):
         [torch.full((8, 2, 2), value) for value in (red, green, blue)], 1
     )
     moved = transfer_weights(state, RGB, modalities=("T1w", "FLAIR"), thickness=5)
-    # The mean of the three is 3; ten channels share what three had.
+    # The mean of the three is 3; divided over ten channels.
     expected = torch.full((8, 10, 2, 2), 3.0 * 3 / 10)
     torch.testing.assert_close(moved["patch_embed.proj.weight"], expected)
     assert moved["modality_embed"].shape == (2, 8)
@@ -119,11 +119,11 @@ def test_fewer_modalities_give_the_tokens_of_subjects_that_lack_the_others(
     target = dataclasses.replace(config, modalities=chosen)
     adapted = build(target, adapt_state(state, config, target))
     slabs = torch.randn(2, 3, 3, 3, 6, 8)  # B S M t H W
-    places = [config.modalities.index(name) for name in chosen]
+    indices = [config.modalities.index(name) for name in chosen]
     has = torch.tensor([[name in chosen for name in config.modalities]] * 2)
-    has[1, places[0]] = len(chosen) == 1  # one of them may be absent, too
+    has[1, indices[0]] = len(chosen) == 1  # one of them may be absent, too
     theirs = build(config, state)(slabs.flatten(2, 3), present=has)
-    ours = adapted(slabs[:, :, places].flatten(2, 3), present=has[:, places])
+    ours = adapted(slabs[:, :, indices].flatten(2, 3), present=has[:, indices])
     torch.testing.assert_close(
         ours.patch_tokens, theirs.patch_tokens, rtol=1e-4, atol=1e-5
     )

@@ -21,10 +21,13 @@ from brainfeat.volume import Geometry, Volume
 
 def rotated(degrees, shift, scale=1.0):
     """Map template to scanner mm: two rotations, a shift and a scale."""
-    nod, turn = np.deg2rad(degrees), np.deg2rad(0.6 * degrees)
+    pitch, yaw = np.deg2rad(degrees), np.deg2rad(0.6 * degrees)
     about_x, about_z = np.eye(4), np.eye(4)
-    about_x[1:3, 1:3] = [[np.cos(nod), -np.sin(nod)], [np.sin(nod), np.cos(nod)]]
-    about_z[:2, :2] = [[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]
+    about_x[1:3, 1:3] = [
+        [np.cos(pitch), -np.sin(pitch)],
+        [np.sin(pitch), np.cos(pitch)],
+    ]
+    about_z[:2, :2] = [[np.cos(yaw), -np.sin(yaw)], [np.sin(yaw), np.cos(yaw)]]
     move = np.diag([scale, scale, scale, 1.0])
     move[:3, 3] = shift
     return move @ about_z @ about_x
@@ -69,7 +72,7 @@ def overlap(affine, mask):
         rotated(-14, (-25, 30, 60)),
         rotated(5, (0, 8, -5), scale=0.9),
     ],
-    ids=["still", "nodding", "far", "small"],
+    ids=["still", "pitched", "far", "small"],
 )
 def test_known_transform_is_recovered(move):
     alignment = align_to_template(moved_brain(move))
@@ -216,7 +219,7 @@ def test_prior_on_size_holds_where_a_volume_shows_no_edge():
 
 def test_jacobian_is_that_of_the_residuals(small_brain):
     model = load_head_model("T1w", 8.0, 8.0)
-    # So smooth that interpolation has hardly any kinks.
+    # Smooth, so that the interpolation has few kinks.
     comparison = _Comparison(_Moving(small_brain, 8.0), model, 100.0)
     parameters = np.array([0.1, -0.05, 0.02, 0.95, 0.01, 0, 0.9, 0.02, 1, 0, -0.3, 0.2])
     expected = optimize.approx_fprime(parameters, comparison.residuals, 1e-4)

@@ -10,16 +10,16 @@ from brainfeat.preprocessing.template import BRAIN_CENTER, load_template
 
 @cache
 def depth_map():
-    inside = ndimage.binary_fill_holes(load_template("brain_mask").data)
+    inside = ndimage.binary_fill_holes(load_template("brain_mask").data[::2, ::2, ::2])
     distance = ndimage.distance_transform_edt
-    return distance(inside) - distance(~inside)
+    return 2.0 * (distance(inside) - distance(~inside))
 
 
 def depths(points):
     """Distance of points from the edge of the template brain, outside negative."""
     depth, affine = depth_map(), load_template("brain_mask").geometry.affine
     voxels = (points + np.array(BRAIN_CENTER) - affine[:3, 3]) / np.diag(affine)[:3]
-    return depth[tuple(np.rint(voxels).astype(int).T)]
+    return depth[tuple(np.rint(voxels / 2).astype(int).T)]
 
 
 @pytest.mark.parametrize("modality", MODELLED)

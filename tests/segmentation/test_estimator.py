@@ -111,7 +111,7 @@ def test_label_maps_are_in_the_image_s_own_space(fitted, paths):
     source = nib.load(paths[3])
     assert isinstance(image, nib.Nifti1Image)
     assert image.shape == source.shape
-    assert image.get_data_dtype() == np.uint16  # 300 needs it
+    assert image.get_data_dtype() == np.uint16  # the smallest that holds 300
     np.testing.assert_array_equal(image.affine, source.affine)
     assert image.header.get_xyzt_units() == source.header.get_xyzt_units()
     assert set(np.unique(image.dataobj)) <= set(CLASSES)
@@ -121,7 +121,7 @@ def oblique(image):
     angle = np.deg2rad(20)
     turn = np.eye(4)
     turn[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
-    # The brain stays where it is, the axes of its array turn.
+    # The array axes are rotated, the brain is not.
     affine = turn @ np.diag([2.0, 3.0, 4.0, 1.0])
     shape = (110, 80, 50)
     affine[:3, 3] = [0, -18, 10] - affine[:3, :3] @ (np.array(shape) / 2)

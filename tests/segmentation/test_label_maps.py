@@ -98,7 +98,7 @@ def test_index_in_another_order_is_refused(paths, form):
             as_label_maps(y, SUBJECTS)
     y.index = ["first", "second"]
     as_label_maps(y, SUBJECTS)
-    # Rows that are only counted have no order of their own.
+    # A default index does not identify subjects.
     y.index = [1, 0]
     as_label_maps(y, [Subject("0", {}), Subject("1", {})])
     for index in ([0, 1], [2, 3]):
@@ -193,7 +193,7 @@ def test_labels_outside_a_grid_differ_from_no_labels(voxel, shift, expected):
     labels = np.zeros((3, 4, 5), np.int32)
     if voxel is not None:
         labels[voxel] = 6
-    # Twice the size in its own world, and half as far in the scanner's.
+    # Twice the size on the grid, and half of that in scanner space.
     grid, to_scanner = Geometry((3, 4, 5), np.diag([2.0, 2.0, 2.0, 1.0])), np.eye(4)
     to_scanner[:3, :3] /= 2
     to_scanner[:3, 3] = [-shift, 0, 0]

@@ -33,7 +33,7 @@ def space(checkpoint):
 
 @pytest.fixture(scope="module")
 def segmented(space, modality_paths):
-    """The left half is 7 by sixty per cent, the rest 300 by forty: too little."""
+    """Class 7 has probability 0.6 in the left half, class 300 has 0.4 in the rest."""
     path = modality_paths["T1w"][0]
     probabilities = np.zeros((3, *space.fine_geometry.shape), np.float16)
     middle = probabilities.shape[1] // 2
@@ -113,7 +113,7 @@ def test_subjects_come_in_order_with_their_first_image(
 
 @pytest.fixture
 def stub():
-    """A network whose input of a subject is its name, and whose output is a zero."""
+    """A network that reads the key of a subject, and predicts zero."""
     space = SimpleNamespace(read=lambda subject: subject.key, modalities=("T1w",))
     return SimpleNamespace(
         space=space, device=torch.device("cpu"), probabilities=lambda _: np.zeros(1)

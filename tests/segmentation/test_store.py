@@ -99,7 +99,7 @@ def test_prior_is_a_probability_and_positive_everywhere(store):
 
 
 def test_labels_that_fill_the_grid_leave_a_background(subjects, tmp_path):
-    """Its logarithm, which the decoder corrects, was minus infinity."""
+    """Or its logarithm in the prior would be minus infinity."""
     wide = Geometry((40, 45, 50), nib.affines.from_matvec(np.eye(3) * 9, [-180] * 3))
     maps = [to_image(Volume(np.full(wide.shape, 3, np.int32), wide))] * 2
     store = write_store(subjects, maps, SPACE, tmp_path, n_jobs=1, verbose=0)

@@ -176,7 +176,7 @@ def test_validation_score_is_the_dice_of_the_label_maps(network, store):
     with torch.no_grad():
         network.decoder.head.weight.zero_()
         network.decoder.head.bias.copy_(torch.tensor([-9.0, 9.0]))
-    # All is class one.
+    # Class 1 is predicted everywhere.
     truth = store.load(1).labels
     fraction = float(truth.mean())
     expected = 2 * fraction / (1 + fraction)

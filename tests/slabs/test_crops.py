@@ -49,8 +49,8 @@ def positions(boxes):
     axes = [torch.arange(float(n)) for n in boxes.size]
     voxels = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
     linear, start = boxes.matrices[..., :3], boxes.matrices[..., 3]
-    turned = torch.einsum("bvxa,syca->bvsycx", linear, voxels)
-    return turned + start[:, :, None, None, None]
+    rotated = torch.einsum("bvxa,syca->bvsycx", linear, voxels)
+    return rotated + start[:, :, None, None, None]
 
 
 @pytest.mark.parametrize("plane", EXTENTS)
@@ -109,9 +109,9 @@ def test_edges_of_a_crop_are_orthogonal_and_of_the_drawn_lengths():
     through, height, width = steps.unbind(-1)
     assert 1 / 1.2 <= through.min() < 0.9
     assert 1.1 < through.max() <= 1.2
-    share = height * width * 6 * 5 / (12 * 10)
-    assert 0.199 < share.min() < 0.22
-    assert 0.38 < share.max() < 0.401
+    fraction = height * width * 6 * 5 / (12 * 10)
+    assert 0.199 < fraction.min() < 0.22
+    assert 0.38 < fraction.max() < 0.401
     stretch = height / width
     assert 1.1**-2 - 1e-4 < stretch.min() < 0.9
     assert 1.1 < stretch.max() < 1.1**2 + 1e-4

@@ -99,7 +99,7 @@ def test_shapes_that_do_not_divide_are_rejected(call):
 
 @pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
 def test_token_is_at_the_centre_of_its_voxels(plane):
-    # Sheared and turned, with sizes that are all different.
+    # Sheared and rotated, with sizes that are all different.
     affine = np.array(
         [
             [2.0, 0.3, 0.0, -9.0],
@@ -111,9 +111,9 @@ def test_token_is_at_the_centre_of_its_voxels(plane):
     grid, geometry = SlabGrid(thickness=2, plane=plane), Geometry((8, 12, 16), affine)
     placed = grid.token_geometry(geometry, 4)
     voxels = np.moveaxis(np.indices(geometry.shape), 0, -1)
-    places = voxels @ affine[:3, :3].T + affine[:3, 3]
+    positions = voxels @ affine[:3, :3].T + affine[:3, 3]
     means = np.stack(
-        [grid.token_fractions(places[..., axis], 4) for axis in range(3)], axis=-1
+        [grid.token_fractions(positions[..., axis], 4) for axis in range(3)], axis=-1
     )
     tokens = np.moveaxis(np.indices(placed.shape), 0, -1)
     expected = tokens @ placed.affine[:3, :3].T + placed.affine[:3, 3]
