@@ -488,9 +488,11 @@ def test_full_disk_is_one_line(monkeypatch):
 
 @pytest.mark.parametrize("command", ["simulate", "demo", "report"])
 def test_unwritable_output_is_one_line(scans, checkpoint, output, tmp_path, command):
-    _embed(output, checkpoint, scans)
     (tmp_path / "file").touch()
-    table = [output, "-o"] if command == "report" else []
+    table = []
+    if command == "report":
+        _embed(output, checkpoint, scans / "sub-0_T1w.nii.gz")
+        table = [output, "-o"]
     result = _run(command, *table, tmp_path / "file" / "out.html")
     assert result.exit_code == 2
     line = result.stderr.splitlines()[-1]
