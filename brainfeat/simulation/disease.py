@@ -21,7 +21,7 @@ from brainfeat.simulation.structures import MODES
 DiseaseKind = Literal["medial-temporal", "lesions", "mass"]
 DISEASES: tuple[DiseaseKind, ...] = get_args(DiseaseKind)
 
-MEAN_AGE = 70.0
+_MEAN_AGE = 70.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ class Disease:
         volumes = _draw_volumes(config, condition.age, atrophy, generator)
         # The same draws for every kind, so that healthy anatomies are equal in all.
         if kind == "lesions":
-            load = condition.severity + 0.01 * (condition.age - MEAN_AGE)
+            load = condition.severity + 0.01 * (condition.age - _MEAN_AGE)
             foci = Foci.draw_lesions(
                 base,
                 load,
@@ -109,7 +109,7 @@ def _draw_volumes(
     generator: torch.Generator,
 ) -> Tensor:
     noise = normal(generator, len(age), 5)
-    years = age - MEAN_AGE
+    years = age - _MEAN_AGE
     if severity is None:
         severity = torch.zeros_like(age)
     ventricle = (

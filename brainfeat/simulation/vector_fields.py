@@ -21,11 +21,11 @@ from torch import Tensor
 
 from brainfeat.simulation.lattice import Lattice, sample_maps
 
-N_SQUARINGS = 6
+_N_SQUARINGS = 6
 
 
 def exponentiate(
-    velocity: Tensor, lattice: Lattice, *, n_squarings: int = N_SQUARINGS
+    velocity: Tensor, lattice: Lattice, *, n_squarings: int = _N_SQUARINGS
 ) -> Tensor:
     """Integrate a velocity for unit time, by scaling and squaring [1]_."""
     # In the coordinates of `sample_maps`: converted once, not at each squaring.
