@@ -79,17 +79,17 @@ def infonce_loss(first: Tensor, second: Tensor, *, temperature: float) -> Tensor
     """Contrast two views (B, D) of a subject with those of all other subjects [5]_.
 
     Mean cross-entropy over the 2 B rows of this rank, in nats. Candidates are the
-    rows of all ranks, in both views, except the row own_column.
+    rows of all ranks, in both views, except the row itself.
     """
     n_rows = len(first)
     rows = F.normalize(torch.cat([first, second]).float(), dim=-1)  # 2B D
     all_rows = gather_rows(rows)  # ranks*2B D
     logits = rows @ all_rows.T / temperature
     own = torch.arange(2 * n_rows, device=rows.device)
-    own_column = torch.zeros_like(logits, dtype=torch.bool)
-    own_column[own, own + rank() * 2 * n_rows] = True
+    is_itself = torch.zeros_like(logits, dtype=torch.bool)
+    is_itself[own, own + rank() * 2 * n_rows] = True
     positives = own.roll(n_rows) + rank() * 2 * n_rows
-    return F.cross_entropy(logits.masked_fill(own_column, -torch.inf), positives)
+    return F.cross_entropy(logits.masked_fill(is_itself, -torch.inf), positives)
 
 
 def anatomy_loss(
