@@ -234,7 +234,7 @@ class Trainer:
     ) -> tuple[dict[str, float], dict[str, float | None]]:
         """Add up the gradients of all parts of a step.
 
-        Returns the losses, means over parts and ranks, and the indicators of a collapse:
+        Returns the losses, means over parts and ranks, and two indicators of collapse,
         the effective rank and the teacher's entropy.
         """
         config = self.config

@@ -1,5 +1,13 @@
 """A fitted model as a folder of safetensors and JSON."""
 
+__all__ = [
+    "MODEL_NAME",
+    "FolderContent",
+    "check_can_write",
+    "read_folder",
+    "write_folder",
+]
+
 import dataclasses
 import os
 import tempfile
@@ -28,14 +36,6 @@ from brainfeat.models.decoder import DecoderConfig, SegmentationDecoder
 
 if TYPE_CHECKING:
     from brainfeat.segmentation.estimator import SegmentationEstimator
-
-__all__ = [
-    "MODEL_NAME",
-    "FolderContent",
-    "check_can_write",
-    "read_folder",
-    "write_folder",
-]
 
 MODEL_NAME = "segmentation.json"
 _ENCODER, _WEIGHTS = "encoder", "decoder.safetensors"

@@ -1,4 +1,6 @@
-"""How a training goes: settings from the estimator's parameters, and the split."""
+"""Settings of a training, and the split into training and held-out subjects."""
+
+__all__ = ["Split", "TrainingPlan", "split_subjects"]
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,8 +14,6 @@ from sklearn.utils import check_random_state
 
 from brainfeat.configs import Rule, is_integer
 from brainfeat.exceptions import ConfigError
-
-__all__ = ["Split", "TrainingPlan", "split_subjects"]
 
 # Subjects of a step on an accelerator; one is enough for a CPU.
 _ACCELERATOR_BATCH = 4
@@ -101,11 +101,11 @@ def split_subjects(
     for group in random.permutation(names):
         if n_remaining == 0 or len(held_out) >= _MAX_HELD_OUT:
             break
-        own = np.flatnonzero(groups == group)
-        rest = np.delete(has_class, [*held_out, *own], axis=0)
+        members = np.flatnonzero(groups == group)
+        rest = np.delete(has_class, [*held_out, *members], axis=0)
         keeps_classes = (rest.any(axis=0) == has_class.any(axis=0)).all()
-        if keeps_classes and has_class[own, 1:].any():
-            held_out.extend(own.tolist())
+        if keeps_classes and has_class[members, 1:].any():
+            held_out.extend(members.tolist())
             n_remaining -= 1
     train_rows = np.setdiff1d(np.arange(len(has_class)), held_out)
     validated = [row for row in held_out if has_class[row, 1:].any()]
