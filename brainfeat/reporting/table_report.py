@@ -12,6 +12,7 @@ from brainfeat.embedding.subject_encoder import SubjectEncoder
 from brainfeat.evaluation import ProbeEvaluation
 from brainfeat.exceptions import BrainfeatError, InputError, brief_reason
 from brainfeat.io.atomic import atomic_write
+from brainfeat.io.delimited_rows import check_text
 from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.reporting.cohort import Cohort, join_participants
 from brainfeat.reporting.cohort_report import Inputs, cohort_report
@@ -76,6 +77,7 @@ def report_on_table(
 def _read_participants(path: Path) -> pd.DataFrame:
     separator = "," if path.suffix.lower() == ".csv" else "\t"
     try:
+        check_text(path)
         names = {"participant_id": str, "session_id": str}
         return pd.read_csv(path, sep=separator, dtype=names)
     except (OSError, ValueError) as error:
