@@ -13,7 +13,10 @@ from brainfeat.io.json_files import read_json_object, write_json
 from brainfeat.io.locks import lock_folder, release_folder
 from brainfeat.io.vector_store import VectorStore
 
-__all__ = ["RowJournal"]
+__all__ = ["RowJournal", "count_rows", "read_header"]
+
+
+_HEADER, _ROWS = "header.json", "rows"
 
 
 class RowJournal:
@@ -27,8 +30,8 @@ class RowJournal:
         self.folder = folder
         self.n_features = n_features
         self._lock = lock_folder(folder)
-        self._store = VectorStore(folder / "rows")
-        self.header = read_json_object(folder / "header.json")
+        self._store = VectorStore(folder / _ROWS)
+        self.header = read_header(folder)
         self.has_rows = not self._store.is_empty()
         self._hashes: dict[str, str | None] = {}
 
@@ -38,7 +41,7 @@ class RowJournal:
             self._store.clear()
             self._hashes.clear()
             self.has_rows = False
-        write_json(self.folder / "header.json", header)
+        write_json(self.folder / _HEADER, header)
         self.header = dict(header)
 
     def append(self, key: str, input_sha256: str, vector: NDArray[np.float32]) -> None:
@@ -87,6 +90,16 @@ class RowJournal:
 
     def __exit__(self, *exception: object) -> None:
         self.close(remove=False)
+
+
+def read_header(folder: Path) -> dict[str, Any] | None:
+    """Read the header of a journal that another process may hold."""
+    return read_json_object(folder / _HEADER)
+
+
+def count_rows(folder: Path) -> int:
+    """Count the rows of a journal that another process may hold."""
+    return VectorStore(folder / _ROWS).count()
 
 
 def _file_key(key: str) -> str:
