@@ -31,7 +31,7 @@ print(result.importance.head(6).round(3))
 # There is one map per subject in the space of its scan, and a group map in MNI152.
 # `method="integrated_gradients"` or `"occlusion"` give voxelwise maps (needs captum).
 print(result.maps[0].shape, result.group_img.shape)
-display = plot_glass_brain(result.group_img, title="patients less controls")
+display = plot_glass_brain(result.group_img, title="patients minus controls")
 display.savefig("attribution.png")
 
 # %%
@@ -43,8 +43,7 @@ auc, p = decoded.auc_img.get_fdata(), decoded.corrected_p_img.get_fdata()
 print(f"largest AUC {auc.max():.2f}, {int((p < 0.05).sum())} tokens with p < 0.05")
 
 # %%
-# All of it on one page, with inputs, outliers and scores: in a notebook
-# `generate_report(embedder, y=diagnosis)` shows it, on the command line
-# `brainfeat report embeddings.parquet --labels participants.tsv` writes it.
+# A report shows inputs, outliers and scores on one page. Notebooks display its return
+# value; `brainfeat report embeddings.parquet --labels participants.tsv` writes it, too.
 report = generate_report(model[0], paths[:4], y=diagnosis[:4])
 report.save_as_html("report.html")

@@ -19,6 +19,7 @@ USER_MODULES = sorted(
         "brainfeat.models.encoder",
         "brainfeat.models.pooling",
         "brainfeat.checkpoint.config",
+        "brainfeat.reporting",
         "brainfeat.metrics",
         "brainfeat.slabs.grid",
     }

@@ -119,6 +119,8 @@ def test_notebook_shows_a_bar_if_it_has_widgets(has_widgets, monkeypatch, capsys
         monkeypatch.setattr("brainfeat.progress.find_spec", lambda _name: None)
     assert list(track([7], total=1, description="embedding")) == [7]
     assert bool(shown) == has_widgets
+    texts = [getattr(item, "text", "") for item in shown]
+    assert any("1/1" in text for text in texts) == has_widgets
     assert capsys.readouterr().err == ("" if has_widgets else "[1/1] embedding\n")
 
 

@@ -87,7 +87,7 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         Folder that caches the embedding of each subject, so that cross-validation
         encodes it once. A changed image, checkpoint or option is encoded again.
     verbose : int
-        Above 0, progress is shown on a terminal, else logged.
+        Above 0, progress is shown: a bar on a terminal or in a notebook, else lines.
 
     Attributes
     ----------

@@ -82,12 +82,14 @@ def generate_report(
     check_order(subjects, y=y, groups=groups, site=site, confounds=confounds)
     encoder, table = embedder.read_subjects(subjects)
     names = [subject.participant_id for subject in table.rows]
-    people = names if groups is None else _check_length("groups", groups, len(names))
+    participants = (
+        names if groups is None else _check_length("groups", groups, len(names))
+    )
     known, used_confounds = _known_columns(len(names), y, site, confounds)
     cohort = Cohort.build(
         np.asarray(embedder.transform(table.rows)),
         names,
-        [str(person) for person in people],
+        [str(name) for name in participants],
         known,
         label=None if y is None else "label",
         confounds=used_confounds,

@@ -6,7 +6,6 @@ import struct
 import zlib
 from collections.abc import Sequence
 from html import escape
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,21 +21,18 @@ _NUMBER = re.compile(r"((?:(?<!\S)-)?\d+(?:\.\d+)?)")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
-def encode_png(pixels: NDArray[np.uint8], *, bits: Literal[4, 8] = 8) -> str:
-    """Encode a grey image as a ``data:`` address, 0 black and 255 white [1]_.
-
-    With ``bits=4`` a pixel has 16 greys and the file a third of the size.
+def encode_png(pixels: NDArray[np.uint8]) -> str:
+    """Encode an image of 0 to 255 in 16 greys, as a ``data:`` address [1]_.
 
     .. [1] PNG specification, https://www.w3.org/TR/png-3/
     """
     height, width = pixels.shape
-    header = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)
-    if bits == 4:
-        greys = np.round(pixels / 17.0).astype(np.uint8)
-        greys = np.pad(greys, ((0, 0), (0, width % 2)))
-        pixels = np.bitwise_or(greys[:, ::2] * np.uint8(16), greys[:, 1::2])
-    # Each line begins with its filter: 0 is none.
-    lines = np.pad(pixels, ((0, 0), (1, 0))).tobytes()
+    header = struct.pack(">IIBBBBB", width, height, 4, 0, 0, 0, 0)  # 4 bits a pixel
+    greys = np.round(pixels / 17.0).astype(np.uint8)
+    greys = np.pad(greys, ((0, 0), (0, width % 2)))
+    packed = np.bitwise_or(greys[:, ::2] * np.uint8(16), greys[:, 1::2])
+    # Each line starts with its filter: 0 is none.
+    lines = np.pad(packed, ((0, 0), (1, 0))).tobytes()
     content = _PNG_SIGNATURE
     for kind, data in (
         (b"IHDR", header),

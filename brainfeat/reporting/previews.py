@@ -72,7 +72,7 @@ _OUTLINED: tuple[TemplateMap, TemplateMap] = ("brain_mask", "white_matter")
 
 
 def draw_preview(name: str, subject: PreprocessedSubject, outline: Outline) -> Preview:
-    """Draw the first modality of a subject that lies on the outline's grid."""
+    """Draw the first modality of a subject on the outline's grid."""
     data = subject.data[int(np.argmax(subject.present))]
     low, high = np.percentile(data[subject.foreground], (0.0, 99.5))
     unit = np.clip((data - low) / max(float(high - low), 1e-6), 0.0, 1.0)
@@ -114,7 +114,7 @@ def preview_html(preview: Preview, *, is_suspect: bool) -> str:
         f"<figure{' class=suspect' if is_suspect else ''}>"
         f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{name}">'
         f'<image width="{width}" height="{height}" '
-        f'href="{encode_png(preview.pixels, bits=4)}"/>'
+        f'href="{encode_png(preview.pixels)}"/>'
         f'<use href="#template" width="{width}" height="{height}"/></svg>'
         f"<figcaption>{name}: {similarity}, overlap {preview.overlap:.2f}"
         "</figcaption></figure>"

@@ -76,7 +76,7 @@ class SegmentationEstimator(BaseEstimator):
     random_state : None, int or numpy.random.RandomState
         Seed; an integer gives the same model on the same machine.
     verbose : int
-        Above 0, progress is shown on a terminal, else logged.
+        Above 0, progress is shown: a bar on a terminal or in a notebook, else lines.
     modality : str, optional
         Modality of images that come without one; as for `BrainFoundEmbedder`.
     validation_fraction : float

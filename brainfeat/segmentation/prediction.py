@@ -95,22 +95,16 @@ def segment_subjects(
             subject, lambda: None if is_done(subject) else space.read(subject)
         )
 
-    def segment(read: Outcome[SegmentationInput]) -> Outcome[T]:
-        subject, inputs = read.subject, read.result
+    def segment_input(subject: Subject, inputs: SegmentationInput) -> T:
+        source = _first_image(subject, space)
+        probabilities = network.probabilities(inputs)
+        return finish(Segmentation(source, inputs, probabilities, space, classes))
+
+    def segment(outcome: Outcome[SegmentationInput]) -> Outcome[T]:
+        subject, inputs = outcome.subject, outcome.result
         if inputs is None:
-            return Outcome(subject, error=read.error)
-        return _attempt(
-            subject,
-            lambda: finish(
-                Segmentation(
-                    _first_image(subject, space),
-                    inputs,
-                    network.probabilities(inputs),
-                    space,
-                    classes,
-                )
-            ),
-        )
+            return Outcome(subject, error=outcome.error)
+        return _attempt(subject, lambda: segment_input(subject, inputs))
 
     with (
         # Reading is one ahead, so that it overlaps with segmenting in any case.

@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from brainfeat.checkpoint import sharing
 from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.cli import app as cli
 from brainfeat.cli import options
@@ -51,6 +52,12 @@ def output(tmp_path):
     return tmp_path / "out" / "table.csv"
 
 
+@pytest.fixture
+def unloaded(monkeypatch):
+    """No checkpoint is loaded yet: it warns once per process."""
+    monkeypatch.setattr(sharing, "_CHECKPOINTS", sharing._LRUCache())
+
+
 def _run(*arguments):
     return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
 
@@ -67,6 +74,7 @@ def _names(output):
     return read_embeddings(output)[0]["participant_id"].tolist()
 
 
+@pytest.mark.usefixtures("unloaded")
 def test_embed_prints_progress_and_summary(scans, checkpoint, output):
     result = _embed(output, checkpoint, scans)
     assert result.exit_code == 0
@@ -191,6 +199,7 @@ def bad_scans(tmp_path_factory):
     return folder
 
 
+@pytest.mark.usefixtures("unloaded")
 def test_bad_scans_are_one_line_each_and_others_are_embedded(
     scans, bad_scans, checkpoint, output, tmp_path
 ):
@@ -479,9 +488,11 @@ def test_full_disk_is_one_line(monkeypatch):
 
 @pytest.mark.parametrize("command", ["simulate", "demo", "report"])
 def test_unwritable_output_is_one_line(scans, checkpoint, output, tmp_path, command):
-    _embed(output, checkpoint, scans)
     (tmp_path / "file").touch()
-    table = [output, "-o"] if command == "report" else []
+    table = []
+    if command == "report":
+        _embed(output, checkpoint, scans / "sub-0_T1w.nii.gz")
+        table = [output, "-o"]
     result = _run(command, *table, tmp_path / "file" / "out.html")
     assert result.exit_code == 2
     line = result.stderr.splitlines()[-1]

@@ -145,7 +145,7 @@ def test_labels_may_come_before_the_folders(dataset, small_checkpoint, tmp_path)
     [
         (("--participant-label", "77"), "there is no sub-77"),
         (("--session-label", "77"), "got none that were asked for"),
-        (("--bids-filter-file", "absent.json"), "absent.json: cannot be read"),
+        (("--bids-filter-file", "absent.json"), "absent.json: no such file"),
     ],
 )
 def test_absent_selection_is_a_usage_error(run, options, message):

@@ -97,7 +97,7 @@ def _limit_files_to(n_bytes):
     resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, n_bytes))
 
 
-@pytest.mark.parametrize("n_bytes", [1000, 6000])
+@pytest.mark.parametrize("n_bytes", [pytest.param(1000, marks=pytest.mark.slow), 6000])
 def test_full_disk_loses_no_finished_row(
     small_scans, small_checkpoint, tmp_path, n_bytes
 ):

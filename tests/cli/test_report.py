@@ -8,7 +8,7 @@ from brainfeat.cli import app as cli
 
 @pytest.fixture
 def table(small_scans, small_checkpoint, tmp_path):
-    """Table of four scans, of which one is gone since."""
+    """Table of four scans, of which one was deleted."""
     for subject in sorted(small_scans.glob("sub-*"))[:4]:
         shutil.copytree(subject, tmp_path / "bids" / subject.name)
     table = tmp_path / "table.csv"

@@ -16,10 +16,10 @@ from brainfeat.evaluation.ridge import (
 def test_scores_equal_those_of_scikit_learn(rng, n_features):
     train, test = rng.normal(2, 3, (17, n_features)), rng.normal(size=(5, n_features))
     targets = rng.normal(size=(17, 3))
-    found = ridge_scores(train, test, targets)
-    assert found.shape == (len(PENALTIES), 5, 3)
+    predictions = ridge_scores(train, test, targets)
+    assert predictions.shape == (len(PENALTIES), 5, 3)
     scaler = StandardScaler().fit(train)
-    for penalty, scores in zip(PENALTIES, found, strict=True):
+    for penalty, scores in zip(PENALTIES, predictions, strict=True):
         model = Ridge(penalty * n_features).fit(scaler.transform(train), targets)
         np.testing.assert_allclose(scores, model.predict(scaler.transform(test)))
 
@@ -59,9 +59,9 @@ def test_each_target_gets_the_penalty_of_least_error(rng):
 def test_auc_in_one_block_equals_that_of_scikit_learn(rng):
     scores = rng.integers(0, 6, (40, 3)).astype(float)  # with ties
     labels = rng.random((40, 3)) < 0.4
-    found = pair_auc(scores, labels, np.zeros(40, dtype=int))
+    auc = pair_auc(scores, labels, np.zeros(40, dtype=int))
     expected = [roc_auc_score(labels[:, i], scores[:, i]) for i in range(3)]
-    np.testing.assert_allclose(found, expected)
+    np.testing.assert_allclose(auc, expected)
 
 
 def test_only_pairs_in_one_block_count(rng):
@@ -78,5 +78,5 @@ def test_only_pairs_in_one_block_count(rng):
 
 def test_auc_without_pairs_is_nan():
     labels = np.array([[True], [True], [False]])
-    found = pair_auc(np.zeros((3, 1)), labels, np.array([0, 0, 1]))
-    assert np.isnan(found).all()
+    auc = pair_auc(np.zeros((3, 1)), labels, np.array([0, 0, 1]))
+    assert np.isnan(auc).all()

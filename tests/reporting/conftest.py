@@ -1,4 +1,4 @@
-"""A small random encoder, and brains of which the odd ones differ at one place."""
+"""A small random encoder, and brains of two classes that differ in one block."""
 
 import sys
 from dataclasses import replace
@@ -21,12 +21,12 @@ from brainfeat.subjects.subject import Subject
 from brainfeat.volume import Volume
 
 GRID = Preprocessor(shape=(40, 56, 36), spacing=4.0)
-PLACE = (slice(18, 26), slice(30, 40), slice(20, 28))  # voxels of the 3 mm brain
+BLOCK = (slice(18, 26), slice(30, 40), slice(20, 28))  # voxels of the 3 mm brain
 
 
 @pytest.fixture(scope="session")
 def small_checkpoint(tmp_path_factory):
-    """Folder of a random encoder without attention across patches to speak of."""
+    """Folder of a random encoder, with hardly any attention across patches."""
     torch.manual_seed(0)
     config = EncoderConfig(
         modalities=("T1w",),
@@ -47,7 +47,7 @@ def small_checkpoint(tmp_path_factory):
 
 @pytest.fixture
 def paired(small_checkpoint, without_registration, tmp_path, monkeypatch):
-    """An embedder of two threads that fails unless each scan is read beside another."""
+    """An embedder of two threads, which fails unless both read at the same time."""
     assert without_registration is None
     (tmp_path / "paired_mask.py").write_text(
         "import threading\n"
@@ -66,7 +66,7 @@ def paired(small_checkpoint, without_registration, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def brains(small_brain, tmp_path_factory):
-    """Paths of 16 T1w scans; the odd ones are dark at PLACE."""
+    """Paths of 16 T1w scans; the odd ones are dark at BLOCK."""
     folder = tmp_path_factory.mktemp("brains")
     rng = np.random.default_rng(0)
     paths = []
@@ -74,7 +74,7 @@ def brains(small_brain, tmp_path_factory):
         noise = 1.0 + 0.02 * rng.normal(size=small_brain.data.shape)
         data = small_brain.data * noise
         if number % 2:
-            data[PLACE] *= 0.2
+            data[BLOCK] *= 0.2
         volume = Volume(data.astype(np.float32), small_brain.geometry)
         paths.append(str(write_volume(volume, folder / f"sub-{number:02d}_T1w.nii.gz")))
     return paths
@@ -96,10 +96,10 @@ def tokens(small_encoder, brains, without_registration):
 
 @pytest.fixture(scope="session")
 def small_atlas(small_brain):
-    """Eight octants of the brain, and the place as the ninth region."""
+    """Eight octants of the brain, and BLOCK as the ninth region."""
     center = np.array(small_brain.data.shape)[:, None, None, None] // 2
     high = np.indices(small_brain.data.shape) >= center
     labels = 1 + np.einsum("aijk,a->ijk", high.astype(int), [1, 2, 4])
-    labels[PLACE] = 9
+    labels[BLOCK] = 9
     labels[small_brain.data == 0] = 0
     return nib.Nifti1Image(labels.astype(np.uint8), small_brain.geometry.affine)

@@ -14,8 +14,8 @@ def make(rng, n_rows=24, **columns):
     known = pd.DataFrame({name: values(n_rows) for name, values in columns.items()})
     known = known if columns else pd.DataFrame(index=range(n_rows))
     names = [f"sub-{i:02d}" for i in range(n_rows)]
-    people = [f"person-{i // 2}" for i in range(n_rows)]
-    return Cohort.build(rng.normal(size=(n_rows, 6)), names, people, known)
+    participants = [f"person-{i // 2}" for i in range(n_rows)]
+    return Cohort.build(rng.normal(size=(n_rows, 6)), names, participants, known)
 
 
 def body(cohort, inputs=None):

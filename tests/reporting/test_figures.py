@@ -9,32 +9,34 @@ import pytest
 from brainfeat.reporting.figures import encode_png, legend_html, scatter_svg
 
 
-def _decode(content):
-    """Read a PNG back by its specification, one chunk after the other."""
+def _read_chunks(content):
+    """Read the chunks of a PNG by its specification, and check their sums."""
     assert content[:8] == b"\x89PNG\r\n\x1a\n"
-    place, chunks = 8, {}
-    while place < len(content):
-        (length,) = struct.unpack(">I", content[place : place + 4])
-        kind, data = content[place + 4 : place + 8], content[place + 8 :][:length]
-        (checksum,) = struct.unpack(">I", content[place + 8 + length :][:4])
+    start, chunks = 8, {}
+    while start < len(content):
+        (length,) = struct.unpack(">I", content[start : start + 4])
+        kind, data = content[start + 4 : start + 8], content[start + 8 :][:length]
+        (checksum,) = struct.unpack(">I", content[start + 8 + length :][:4])
         assert checksum == zlib.crc32(kind + data)
-        chunks[kind], place = data, place + 12 + length
-    width, height, *depth = struct.unpack(">IIBBBBB", chunks[b"IHDR"])
-    assert depth == [8, 0, 0, 0, 0]
-    lines = np.frombuffer(zlib.decompress(chunks[b"IDAT"]), np.uint8)
-    lines = lines.reshape(height, width + 1)
+        chunks[kind], start = data, start + 12 + length
+    return chunks
+
+
+@pytest.mark.parametrize("width", [7, 16])
+def test_png_has_the_nearest_of_sixteen_greys(rng, width):
+    pixels = rng.integers(0, 256, (5, width), dtype=np.uint8)
+    text = encode_png(pixels).removeprefix("data:image/png;base64,")
+    chunks = _read_chunks(base64.b64decode(text))
+    header = struct.unpack(">IIBBBBB", chunks[b"IHDR"])
+    assert header == (width, 5, 4, 0, 0, 0, 0)
+    lines = np.frombuffer(zlib.decompress(chunks[b"IDAT"]), np.uint8).reshape(5, -1)
     assert (lines[:, 0] == 0).all()
-    return lines[:, 1:]
+    packed = lines[:, 1:]
+    greys = np.stack([packed >> 4, packed & 15], axis=2).reshape(5, -1)[:, :width]
+    np.testing.assert_array_equal(greys, np.round(pixels / 17))
 
 
-def test_a_picture_survives(rng):
-    pixels = rng.integers(0, 256, (13, 17), dtype=np.uint8)
-    text = encode_png(pixels)
-    content = base64.b64decode(text.removeprefix("data:image/png;base64,"))
-    np.testing.assert_array_equal(_decode(content), pixels)
-
-
-def test_each_point_is_a_named_mark_inside_the_frame(rng):
+def test_points_are_named_marks_inside_the_frame(rng):
     points = rng.normal(size=(9, 2)) * [1, 1000]
     labels = ["b", "a", "b"] * 3
     names = [f"<{index}>" for index in range(9)]
@@ -50,7 +52,7 @@ def test_each_point_is_a_named_mark_inside_the_frame(rng):
     assert [text.text for text in root.iter("text")] == ["x & y", "z"]
 
 
-def test_the_legend_has_the_marks_of_the_plot(rng):
+def test_legend_has_the_marks_of_the_plot(rng):
     labels = ["b", "a", "b", "<c>"]
     plot = scatter_svg(rng.normal(size=(4, 2)), labels, labels, ("x", "y"))
     legend = ET.fromstring(f"<p>{legend_html(labels)}</p>")
@@ -73,7 +75,7 @@ def test_the_legend_has_the_marks_of_the_plot(rng):
         ["site", "site 9", "site 10", "site 10b"],
     ],
 )
-def test_numbers_in_names_of_classes_are_in_order(ordered):
+def test_classes_are_sorted_by_their_numbers(ordered):
     legend = ET.fromstring(f"<p>{legend_html(sorted(ordered))}</p>")
     titles = [title.text for title in legend.iter("title")]
     assert titles == ordered
@@ -85,24 +87,7 @@ def test_equal_points_do_not_divide_by_zero(points):
     assert "nan" not in svg
 
 
-def test_sixteen_greys_are_the_nearest(rng):
-    pixels = rng.integers(0, 256, (5, 7), dtype=np.uint8)
-    text = encode_png(pixels, bits=4)
-    content = base64.b64decode(text.removeprefix("data:image/png;base64,"))
-    lines = np.frombuffer(zlib.decompress(_chunk(content, b"IDAT")), np.uint8)
-    packed = lines.reshape(5, 1 + 4)[:, 1:]
-    greys = np.stack([packed >> 4, packed & 15], axis=2).reshape(5, 8)[:, :7]
-    np.testing.assert_array_equal(greys, np.round(pixels / 17))
-    assert _chunk(content, b"IHDR")[8] == 4
-
-
-def _chunk(content, kind):
-    place = content.index(kind)
-    (length,) = struct.unpack(">I", content[place - 4 : place])
-    return content[place + 4 : place + 4 + length]
-
-
-def test_sixteen_classes_have_marks_of_their_own():
+def test_sixteen_classes_have_different_marks():
     names = [f"{number:02d}" for number in range(16)]
     marks = legend_html(names).split('<span class="key">')[1:]
     drawn = {mark.split("<title>")[0] for mark in marks}

@@ -108,10 +108,10 @@ def test_maps_lie_on_the_scans_and_in_the_template(pipeline, brains, small_atlas
     group = data[1::2].mean(axis=0) - data[::2].mean(axis=0)
     np.testing.assert_allclose(result.group_img.get_fdata(), group, atol=1e-6)
     # The odd brains differ at voxel 22, 35, 24 of 3 mm: so does the map.
-    place = result.group_img.affine[:3, :3] @ np.argwhere(group == group.max())[0]
-    place = place + result.group_img.affine[:3, 3]
+    position = result.group_img.affine[:3, :3] @ np.argwhere(group == group.max())[0]
+    position = position + result.group_img.affine[:3, 3]
     expected = nib.load(paths[0]).affine @ [21.5, 34.5, 23.5, 1]
-    assert np.linalg.norm(place - expected[:3]) < 25
+    assert np.linalg.norm(position - expected[:3]) < 25
 
 
 @pytest.mark.parametrize("method", ["tokens", "occlusion"])

@@ -18,13 +18,13 @@ def volumes(tokens, rng):
     ]
 
 
-def test_maps_are_what_the_preprocessor_takes_back(tokens, volumes, small_encoder):
+def test_maps_equal_the_inverted_grid(tokens, volumes, small_encoder):
     preprocessor = small_encoder.preprocessor
     maps = NativeMaps(volumes, tokens[:3], preprocessor)
     assert len(maps) == len(list(maps)) == 3
     for image, volume, subject in zip(maps, volumes, tokens, strict=False):
-        placed = replace(subject.processed, geometry=volume.geometry)
-        expected = preprocessor.invert(volume.data, placed, subject.native)
+        on_grid = replace(subject.processed, geometry=volume.geometry)
+        expected = preprocessor.invert(volume.data, on_grid, subject.native)
         np.testing.assert_array_equal(image.get_fdata(), expected.data)
         np.testing.assert_allclose(image.affine, subject.native.affine, atol=1e-4)
     some = maps[:0:-1]
@@ -34,7 +34,7 @@ def test_maps_are_what_the_preprocessor_takes_back(tokens, volumes, small_encode
         maps[3]
 
 
-def test_what_the_encoder_saw_is_not_kept(tokens, volumes, small_encoder):
+def test_preprocessed_volumes_are_not_kept(tokens, volumes, small_encoder):
     processed = replace(tokens[0].processed, data=tokens[0].processed.data.copy())
     subject = replace(tokens[0], processed=processed)
     data = weakref.ref(processed.data)

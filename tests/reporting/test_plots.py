@@ -14,8 +14,8 @@ CURVE = (
 
 
 def circles(svg):
-    found = [e for e in ET.fromstring(svg).iter() if e.tag == "circle"]
-    return np.array([[float(e.get("cx")), float(e.get("cy"))] for e in found])
+    elements = [e for e in ET.fromstring(svg).iter() if e.tag == "circle"]
+    return np.array([[float(e.get("cx")), float(e.get("cy"))] for e in elements])
 
 
 def test_better_scores_are_higher_and_all_is_inside():

@@ -21,7 +21,7 @@ def test_regions_have_their_names(atlas):
 
 
 @pytest.mark.parametrize(
-    ("place", "name"),
+    ("position", "name"),
     [
         ((-26, -16, -18), "medial_temporal_l"),
         ((26, -16, -18), "medial_temporal_r"),
@@ -30,14 +30,14 @@ def test_regions_have_their_names(atlas):
         ((-30, -70, -40), "posterior_inferior_l"),
     ],
 )
-def test_regions_lie_where_their_names_say(atlas, place, name):
+def test_regions_lie_at_their_named_position(atlas, position, name):
     labels, affine = np.asarray(atlas["maps"].dataobj), atlas["maps"].affine
     index = dict(zip(atlas["lut"]["name"], atlas["lut"]["index"], strict=True))[name]
-    places = np.argwhere(labels == index) @ affine[:3, :3].T + affine[:3, 3]
-    assert np.linalg.norm(places - place, axis=1).min() < 5
+    positions = np.argwhere(labels == index) @ affine[:3, :3].T + affine[:3, 3]
+    assert np.linalg.norm(positions - position, axis=1).min() < 5
 
 
-def test_sides_are_about_alike(atlas):
+def test_both_sides_have_similar_sizes(atlas):
     counts = np.bincount(np.asarray(atlas["maps"].dataobj).ravel())[1:]
     left, right = counts[::2], counts[1::2]
     np.testing.assert_allclose(left, right, rtol=0.1)

@@ -30,13 +30,13 @@ def test_integrated_gradients_add_up_to_the_change_of_the_decision(
     tokens, small_encoder, gradient
 ):
     subject, baseline = tokens[1].processed, tokens[0].processed.data
-    found = attribute_voxels(
+    values = attribute_voxels(
         subject, baseline, small_encoder, gradient, "integrated_gradients"
     )
-    assert found.shape == small_encoder.preprocessor.shape
+    assert values.shape == small_encoder.preprocessor.shape
     change = decision(subject, subject.data, small_encoder, gradient)
     change -= decision(subject, baseline, small_encoder, gradient)
-    assert found.sum() == pytest.approx(change, rel=0.05, abs=1e-3)
+    assert values.sum() == pytest.approx(change, rel=0.05, abs=1e-3)
 
 
 @pytest.mark.parametrize("first", [16, 32], ids=["whole", "cut off by the edge"])
@@ -44,18 +44,18 @@ def test_occlusion_is_the_change_without_a_window(
     tokens, small_encoder, gradient, first
 ):
     subject, baseline = tokens[1].processed, tokens[0].processed.data
-    found = attribute_voxels(subject, baseline, small_encoder, gradient, "occlusion")
+    values = attribute_voxels(subject, baseline, small_encoder, gradient, "occlusion")
     hidden = subject.data.copy()
     rows = slice(first, min(first + 16, subject.data.shape[1]))
     window = (slice(None), rows, slice(32, 48), slice(16, 20))
     hidden[window] = baseline[window]
     change = decision(subject, subject.data, small_encoder, gradient)
     change -= decision(subject, hidden, small_encoder, gradient)
-    assert found[window[1:]].sum() == pytest.approx(change, rel=0.02, abs=1e-6)
-    assert np.ptp(found[window[1:]]) < 1e-9
+    assert values[window[1:]].sum() == pytest.approx(change, rel=0.02, abs=1e-6)
+    assert np.ptp(values[window[1:]]) < 1e-9
 
 
-def test_captum_is_asked_for(tokens, small_encoder, gradient, monkeypatch):
+def test_missing_captum_is_reported(tokens, small_encoder, gradient, monkeypatch):
     def fail(name):
         raise ImportError(name)
 
