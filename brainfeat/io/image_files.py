@@ -2,6 +2,9 @@
 
 import os
 import stat
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,15 +21,33 @@ from brainfeat.exceptions import (
     VolumeNotFoundError,
     brief_reason,
 )
-from brainfeat.io.nifti_header import NiftiLayout, check_size, read_layout
-from brainfeat.io.paths import expand_home
+from brainfeat.io.file_kinds import (
+    describe_absence,
+    describe_folder,
+    describe_stranger,
+    find_compression,
+    first_bytes,
+    open_decompressed,
+)
+from brainfeat.io.itk_files import read_itk, read_itk_grid
+from brainfeat.io.itk_header import ITK_SUFFIXES, read_itk_header
+from brainfeat.io.nifti_header import (
+    NO_ORIENTATION,
+    NiftiLayout,
+    check_size,
+    read_header,
+    read_layout,
+    to_millimetres,
+)
+from brainfeat.io.paths import NIFTI_SUFFIXES, expand_home
+from brainfeat.io.stored_voxels import StoredVoxels, check_volumes
 
 __all__ = [
     "ImageSource",
-    "StoredVoxels",
+    "StoredGrid",
     "existing_file",
     "files_of",
-    "open_image",
+    "read_grid",
     "read_stored",
 ]
 
@@ -35,26 +56,24 @@ ImageSource = str | os.PathLike[str] | SpatialImage
 _GZIP_ERRORS: tuple[Any, ...] = (igzip.BadGzipFile, IsalError)
 _SKIP_SIZE = 1 << 20  # bytes
 # Formats with header and voxels in one file.
-_SINGLE_FILE = (".nii", ".nii.gz", ".mgh", ".mgz")
+_SINGLE_FILE = (*NIFTI_SUFFIXES, ".mgh", ".mgz", ".nrrd", ".mha")
 
 
-class StoredVoxels(NamedTuple):
-    """An array of the stored shape and type, before slope and intercept.
+class StoredGrid(NamedTuple):
+    """Shape and affine of an image, and its header if that is of NIfTI.
 
-    ``name`` is the name in errors; ``affine`` maps indices to scanner mm, unchecked.
+    The affine is in the units of the header.
     """
 
-    name: str
-    raw: NDArray[Any]
+    shape: tuple[int, ...]
     affine: NDArray[np.float64] | None
-    slope: float
-    intercept: float
+    header: Any
 
 
 def read_stored(
     source: ImageSource, *, memory_limit: int, n_volumes: int | None = None
 ) -> StoredVoxels:
-    """Read the voxels of any image that nibabel opens, after checks of its header.
+    """Read the voxels of any image that nibabel or ITK opens, after checks.
 
     A file may need at most ``memory_limit`` bytes while it is read and prepared. If
     ``n_volumes`` is 1, more than one 3D volume is refused.
@@ -63,10 +82,13 @@ def read_stored(
         name = source.get_filename() or "image in memory"
         return _read_image(source, name, n_volumes)
     path = existing_file(source)
-    name = str(path)
-    try:
-        if name.lower().endswith((".nii", ".nii.gz")):
+    with _naming(path):
+        _check_kind(path)
+        if _has_suffix(path, NIFTI_SUFFIXES):
             return _read_nifti(path, memory_limit, n_volumes)
+        if _has_suffix(path, ITK_SUFFIXES):
+            _itk_files_of(path)
+            return read_itk(path, memory_limit, n_volumes)
         image = nib.load(path)
         if not isinstance(image, SpatialImage):
             raise VolumeError("expected a spatial image, got a surface.")
@@ -75,22 +97,24 @@ def read_stored(
             image.get_data_dtype(),
             n_bytes_on_disk=_size_on_disk(image),
             memory_limit=memory_limit,
-            is_compressed=True,
+            compression="gzip",
         )
-        return _read_image(image, name, n_volumes)
-    except (VolumeError, GeometryError) as error:
-        raise type(error)(f"{name}: {str(error).removeprefix(f'{name}: ')}") from error
-    except Exception as error:  # damaged files raise almost anything
-        raise VolumeError(f"{name}: {_reason(error)}") from error
+        return _read_image(image, str(path), n_volumes)
 
 
-def open_image(source: str | os.PathLike[str]) -> Any:
-    """Open an image with nibabel, which reads its voxels on access."""
+def read_grid(source: ImageSource) -> StoredGrid:
+    """Read the shape and the affine of an image, without its voxels."""
+    if isinstance(source, SpatialImage):
+        return _grid_of(source)
     path = existing_file(source)
-    try:
-        return nib.load(path)
-    except Exception as error:  # damaged files raise almost anything
-        raise VolumeError(f"{path}: {_reason(error)}") from error
+    with _naming(path):
+        if _has_suffix(path, ITK_SUFFIXES):
+            return StoredGrid(*read_itk_grid(path), None)
+        if not _has_suffix(path, NIFTI_SUFFIXES):
+            return _grid_of(nib.load(path))
+        with open_decompressed(path, find_compression(first_bytes(path))) as file:
+            header = read_header(file)
+        return StoredGrid(header.get_data_shape(), header.get_best_affine(), header)
 
 
 def existing_file(source: str | os.PathLike[str]) -> Path:
@@ -99,12 +123,12 @@ def existing_file(source: str | os.PathLike[str]) -> Path:
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
-        what = "a link to no file" if path.is_symlink() else "no such file"
-        raise VolumeNotFoundError(f"{path}: {what}.") from None
+        raise VolumeNotFoundError(f"{path}: {describe_absence(path)}") from None
     except (OSError, ValueError) as error:  # cyclic links, a name with a zero byte
         raise VolumeError(f"{path}: cannot be read ({brief_reason(error)}).") from error
     if stat.S_ISDIR(mode):
-        raise VolumeError(f"{path}: expected an image file, got a folder.")
+        what = describe_folder(path)
+        raise VolumeError(f"{path}: expected an image file, got {what}.")
     if not stat.S_ISREG(mode):
         # Opening a pipe would block.
         raise VolumeError(f"{path}: expected an image file, got a device or a pipe.")
@@ -117,46 +141,63 @@ def files_of(source: str | os.PathLike[str]) -> list[Path]:
     Returns ``source`` alone if it is no image.
     """
     path = existing_file(source)
-    if path.name.lower().endswith(_SINGLE_FILE):
+    if _has_suffix(path, _SINGLE_FILE):
         return [path]
     try:
-        return sorted({path, *_files_of(open_image(path))})
-    except VolumeError:  # reading it will report the error
+        if _has_suffix(path, ITK_SUFFIXES):
+            return _itk_files_of(path)
+        return sorted({path, *_files_of(nib.load(path))})
+    except Exception:  # damaged files raise almost anything; reading it reports it
         return [path]
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Raise all errors of the block as ours, with the name of the file."""
+    try:
+        yield
+    except (VolumeError, GeometryError) as error:
+        raise type(error)(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
+    except Exception as error:  # damaged files raise almost anything
+        raise VolumeError(f"{path}: {_reason(error)}") from error
+
+
+def _check_kind(path: Path) -> None:
+    """Raise VolumeError if the first bytes are not of an image that the name says."""
+    start = first_bytes(path)
+    stranger = describe_stranger(start)
+    if stranger is None and start.startswith(b"PK\x03\x04"):
+        stranger = "a ZIP archive; unpack it"
+    if stranger is not None:
+        raise VolumeError(f"expected an image, got {stranger}.")
+    # nibabel goes by the name.
+    name, compression = path.name.lower(), find_compression(start)
+    if name.endswith(".mgz") and compression is None and start:
+        raise VolumeError("not compressed, which its name says; rename it to .mgh.")
+    if name.endswith(".mgh") and compression == "gzip":
+        raise VolumeError("compressed, which its name does not say; rename it to .mgz.")
+
+
+def _has_suffix(path: Path, suffixes: tuple[str, ...]) -> bool:
+    return path.name.lower().endswith(suffixes)
 
 
 def _read_nifti(path: Path, memory_limit: int, n_volumes: int | None) -> StoredVoxels:
-    is_compressed = path.name.lower().endswith(".gz")
-    with igzip.open(path, "rb") if is_compressed else path.open("rb") as file:
+    compression = find_compression(first_bytes(path))
+    with open_decompressed(path, compression) as file:
         layout = read_layout(file)
-        _check_volumes(layout.shape, layout.dtype, n_volumes)
+        check_volumes(layout.shape, layout.dtype, n_volumes)
         check_size(
             layout.shape,
             layout.dtype,
             n_bytes_on_disk=path.stat().st_size,
             memory_limit=memory_limit,
-            is_compressed=is_compressed,
+            compression=compression,
         )
         raw = _read_voxels(file, layout)
-    return StoredVoxels(str(path), raw, layout.affine, layout.slope, layout.intercept)
-
-
-def _check_volumes(
-    shape: tuple[int, ...], dtype: np.dtype[Any], n_volumes: int | None
-) -> None:
-    if dtype.kind not in "biuf":
-        kind = "complex" if dtype.kind == "c" else str(dtype)
-        raise VolumeError(f"expected real numbers, got {kind} data.")
-    sizes = shape
-    while len(sizes) > 3 and sizes[-1] == 1:
-        sizes = sizes[:-1]
-    if n_volumes == 1 and len(sizes) != 3:
-        kind = f" ({shape[3]} volumes)" if len(sizes) == 4 else ""
-        raise VolumeError(f"expected one 3D volume, got shape {shape}{kind}.")
-    if len(sizes) not in {3, 4}:
-        raise VolumeError(f"expected a 3D or 4D image, got shape {shape}.")
-    if 0 in sizes[:3]:
-        raise VolumeError(f"expected voxels, got shape {shape}.")
+    return StoredVoxels(
+        str(path), raw, layout.affine, layout.slope, layout.intercept, layout.notes
+    )
 
 
 def _read_voxels(file: Any, layout: NiftiLayout) -> NDArray[Any]:
@@ -181,20 +222,43 @@ def _files_of(image: Any) -> set[Path]:
     return {path for path in map(Path, names) if path.exists()}
 
 
+def _itk_files_of(path: Path) -> list[Path]:
+    voxels = read_itk_header(path).data_file
+    return [path] if voxels is None else [path, existing_file(voxels)]
+
+
 def _read_image(image: SpatialImage, name: str, n_volumes: int | None) -> StoredVoxels:
     proxy: Any = image.dataobj
     shape = tuple(map(int, image.shape))  # numpy integers in FreeSurfer's
     dtype = getattr(proxy, "dtype", image.get_data_dtype())  # missing in MINC's
     try:
-        _check_volumes(shape, dtype, n_volumes)
+        check_volumes(shape, dtype, n_volumes)
     except VolumeError as error:
         raise VolumeError(f"{name}: {error}") from error
+    affine, notes = _read_affine(image)
     # Not for subclasses: AFNI's has a scale per volume elsewhere.
     if type(proxy) is nib.arrayproxy.ArrayProxy:
         slope, intercept = float(proxy.slope), float(proxy.inter)
         raw = proxy.get_unscaled()
-        return StoredVoxels(name, raw, image.affine, slope, intercept)
-    return StoredVoxels(name, np.asanyarray(proxy), image.affine, 1.0, 0.0)
+        return StoredVoxels(name, raw, affine, slope, intercept, notes)
+    return StoredVoxels(name, np.asanyarray(proxy), affine, notes=notes)
+
+
+def _read_affine(
+    image: SpatialImage,
+) -> tuple[NDArray[np.float64] | None, tuple[str, ...]]:
+    """Return the affine in mm, and notes on it."""
+    if isinstance(image.header, nib.Nifti1Header) and image.affine is not None:
+        return to_millimetres(image.affine, image.header)
+    has_matrix = any(path.suffix == ".mat" for path in _files_of(image))
+    if isinstance(image, nib.AnalyzeImage) and not has_matrix:
+        return image.affine, (NO_ORIENTATION.format("LAS"),)
+    return image.affine, ()
+
+
+def _grid_of(image: Any) -> StoredGrid:
+    is_nifti = isinstance(image.header, nib.Nifti1Header)
+    return StoredGrid(image.shape, image.affine, image.header if is_nifti else None)
 
 
 def _reason(error: Exception) -> str:
@@ -202,6 +266,8 @@ def _reason(error: Exception) -> str:
         return "the compressed file is cut short."
     if isinstance(error, _GZIP_ERRORS):
         return f"not a valid gzip file ({error})."
+    if isinstance(error, zlib.error):
+        return f"the compressed voxels are damaged ({error})."
     if isinstance(error, PermissionError):
         return "permission denied."
     if isinstance(error, MemoryError):

@@ -5,12 +5,17 @@ from pathlib import Path
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "NIFTI_SUFFIXES",
     "expand_home",
     "has_image_suffix",
     "image_stem",
 ]
 
-IMAGE_SUFFIXES = (".nii.gz", ".nii", ".mgz", ".mgh", ".img")
+NIFTI_SUFFIXES = (".nii.gz", ".nii.zst", ".nii")
+IMAGE_SUFFIXES = (
+    *NIFTI_SUFFIXES,
+    *(".mgz", ".mgh", ".img", ".nrrd", ".nhdr", ".mha", ".mhd"),
+)
 # Read when named, but not searched for in folders.
 _OTHER_SUFFIXES = (".hdr", ".mnc", ".head", ".brik", ".brik.gz", ".par", ".rec")
 

@@ -1,5 +1,6 @@
 """Volumes from images and back: the only module that writes NIfTI."""
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from numpy.typing import NDArray
 
 from brainfeat.exceptions import GeometryError, VolumeError
 from brainfeat.io.atomic import atomic_write
-from brainfeat.io.image_files import ImageSource, StoredVoxels, open_image, read_stored
+from brainfeat.io.image_files import ImageSource, read_grid, read_stored
 from brainfeat.io.paths import expand_home
+from brainfeat.io.stored_voxels import StoredVoxels
 from brainfeat.volume import Geometry, Volume
 
 __all__ = [
@@ -26,6 +28,8 @@ __all__ = [
     "write_image",
     "write_volume",
 ]
+
+_LOGGER = logging.getLogger(__name__)
 
 # Bytes; a whole head at 0.5 mm needs less than half of it.
 MEMORY_LIMIT = 4_000_000_000
@@ -44,9 +48,10 @@ def read_volume(source: ImageSource, *, memory_limit: int = MEMORY_LIMIT) -> Vol
     Parameters
     ----------
     source : path-like or nibabel image
-        Any spatial image that nibabel opens. A fourth axis is dropped if it
-        holds one volume. The affine is the sform, else the qform, as nibabel
-        chooses.
+        Any spatial image that nibabel opens, NRRD or MetaImage; the first bytes of a
+        NIfTI file tell how it is compressed (gzip, zstd or not). A fourth axis is
+        dropped if it holds one volume. The affine is the sform, else the qform, as
+        nibabel chooses, in mm: micrometres and metres in the header are converted.
     memory_limit : int
         Bytes that the volume may need while it is read and prepared. A file whose
         header asks for more is refused before any voxel is read.
@@ -75,6 +80,8 @@ def read_volume(source: ImageSource, *, memory_limit: int = MEMORY_LIMIT) -> Vol
     (4, 5, 6)
     """
     stored = read_stored(source, memory_limit=memory_limit, n_volumes=1)
+    for note in stored.notes:
+        _LOGGER.warning("%s: %s", stored.name, note)
     data = _rescale(_drop_last_axes(stored.raw), stored)
     # One finite voxel is enough for most volumes.
     if not (np.isfinite(data[0, 0, 0]) or np.isfinite(data).any()):
@@ -180,11 +187,11 @@ def to_image_like(data: NDArray[Any], source: ImageSource) -> nib.Nifti1Image:
     ``data`` may have a fourth axis. Affine, units, codes and trailing axes of length
     one are those of ``source``.
     """
-    like = source if isinstance(source, SpatialImage) else open_image(source)
+    like = read_grid(source)
     if data.ndim == 3:
         data = data.reshape(like.shape)
     header = None
-    if isinstance(like.header, nib.Nifti1Header):
+    if like.header is not None:
         header = nib.Nifti1Header.from_header(like.header, check=False)
         header["sizeof_hdr"] = header.sizeof_hdr  # NIfTI-2 has a longer one
         header.set_data_dtype(data.dtype)
@@ -230,7 +237,7 @@ def _geometry(data: NDArray[Any], stored: StoredVoxels) -> Geometry:
         edges = ", ".join(f"{edge:.3g}" for edge in geometry.spacing)
         raise GeometryError(
             f"{stored.name}: expected voxel edges of {smallest} to {largest} mm, "
-            f"got {edges}."
+            f"got {edges}{''.join(f' ({note})' for note in stored.notes)}."
         )
     return geometry
 

@@ -16,17 +16,13 @@ _SAMPLE_STEP = 64
 
 
 def otsu_threshold(values: NDArray[Any]) -> float:
-    """Return the threshold between the two most uniform classes of intensities [1]_.
+    """Return the threshold between the two most uniform classes of intensities.
 
     Values above it are foreground; the brightest hundredth counts as one value. It is
     the minimum if all values are equal.
-
-    References
-    ----------
-    .. [1] Otsu, A threshold selection method from gray-level histograms. IEEE
-       Transactions on Systems, Man, and Cybernetics 9, 1979.
-       doi:10.1109/TSMC.1979.4310076
     """
+    # Otsu, A threshold selection method from gray-level histograms, 1979,
+    # doi:10.1109/TSMC.1979.4310076
     low = float(values.min())
     high = _high_percentile(values, _BRIGHTEST_PERCENTILE)
     if high <= low:

@@ -58,13 +58,9 @@ def repair(volume: Volume) -> Volume:
 def correct_bias(
     data: NDArray[np.float32], foreground: NDArray[np.bool_], grid: Geometry
 ) -> NDArray[np.float32]:
-    """Divide by the bias field that N4 [1]_ estimates in the foreground; all positive.
-
-    References
-    ----------
-    .. [1] Tustison et al., N4ITK: improved N3 bias correction. IEEE Transactions on
-       Medical Imaging 29, 2010. doi:10.1109/TMI.2010.2046908
-    """
+    """Divide by the bias field that N4 estimates in the foreground; all positive."""
+    # Tustison et al., N4ITK: improved N3 bias correction, 2010,
+    # doi:10.1109/TMI.2010.2046908
     # N4 takes logarithms, and bias multiplies: shift only if values are negative.
     positive = data - min(float(data.min()), 0.0)
     positive = np.maximum(positive, _N4_FLOOR * positive.max()).astype(np.float32)

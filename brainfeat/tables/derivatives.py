@@ -16,7 +16,7 @@ from brainfeat.exceptions import InputError, TableError
 from brainfeat.io.json_files import format_json, read_json_object
 from brainfeat.io.locks import FolderBusyError, lock_folder, release_folder
 from brainfeat.subjects.bids.description import check_description, describe_derivatives
-from brainfeat.subjects.subject import Subject
+from brainfeat.subjects.subject import Subject, join_modalities
 from brainfeat.tables.delimited import sidecar_path
 from brainfeat.tables.formats import find_format
 from brainfeat.tables.provenance import check_identity
@@ -77,7 +77,11 @@ class DerivativesFolder:
         return _sha256_in(sidecar)
 
     def append(
-        self, row: Subject, input_sha256: str, vector: NDArray[np.float32]
+        self,
+        row: Subject,
+        input_sha256: str,
+        vector: NDArray[np.float32],
+        voxel_mm: str | None = None,
     ) -> None:
         """Write the table of a row, and its sidecar after it."""
         path = self.path_of(row)
@@ -88,7 +92,7 @@ class DerivativesFolder:
             "input_sha256": input_sha256,
         }
         partial = self.working_folder / "embedding.parquet"
-        columns = self._describe(row, input_sha256)
+        columns = self._describe(row, input_sha256, voxel_mm)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             find_format(path).write(partial, columns, [vector], self._provenance)
@@ -138,13 +142,18 @@ class DerivativesFolder:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _describe(self, row: Subject, input_sha256: str) -> dict[str, list[str | None]]:
+    def _describe(
+        self, row: Subject, input_sha256: str, voxel_mm: str | None
+    ) -> dict[str, list[str | None]]:
+        modalities = self._provenance["modalities"]
         return {
             "participant_id": [row.participant_id],
             "session_id": [row.session_id],
             "run": [row.metadata.get("run")],
             "image": [row.image],
-            **{m: [row.paths.get(m)] for m in self._provenance["modalities"]},
+            **{m: [row.paths.get(m)] for m in modalities},
+            "modalities": [join_modalities(row.paths, modalities)],
+            "qc_voxel_mm": [voxel_mm],
             "input_sha256": [input_sha256],
         }
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from brainfeat.exceptions import InputError, TableError
 from brainfeat.io.locks import lock_folder, release_folder
 from brainfeat.subjects.subject import own_columns
+from brainfeat.tables.columns import complete_columns
 from brainfeat.tables.embedding_table import check_columns, working_path
 from brainfeat.tables.formats import find_format
 from brainfeat.tables.provenance import (
@@ -140,8 +141,9 @@ class _Part:
         provenance = read_origin(path, advice="not merged.")
         text = provenance.get("shard")
         shard = None if text is None else Shard.parse(str(text))
-        columns = table_format.read_texts(path)
-        check_columns(path, columns, provenance["modalities"])
+        texts = table_format.read_texts(path)
+        check_columns(path, texts, provenance["modalities"])
+        columns = complete_columns(texts, provenance["modalities"])
         return cls(path, provenance, columns, shard)
 
     @property

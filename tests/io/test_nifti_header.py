@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import re
 import resource
 import time
 
@@ -11,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from brainfeat.exceptions import BrainfeatError, VolumeError
+from brainfeat.exceptions import BrainfeatError, GeometryError, VolumeError
 from brainfeat.io.nifti_header import check_size, read_layout
-from brainfeat.io.volumes import read_volume
+from brainfeat.io.volumes import read_labels, read_volume
 
 SHAPE = (7, 8, 9)
 FIELDS = nib.Nifti1Header.template_dtype.fields
@@ -38,6 +39,60 @@ def test_header_gives_the_layout_of_the_voxels():
     assert (layout.slope, layout.intercept) == (0.5, -3.0)
     assert layout.n_bytes == 2 * np.prod(SHAPE)
     np.testing.assert_array_equal(layout.affine, np.diag([2.0, 3, 4, 1]))
+
+
+FLIPPED = {"sform_code": 1, "qform_code": 1, "pixdim": [-1, 2, 3, 4, 0, 0, 0, 0]}
+
+
+@pytest.mark.parametrize(
+    ("fields", "note"),
+    [
+        ({}, None),
+        ({"sform_code": 0, "qform_code": 1}, None),
+        ({"sform_code": 1, "qform_code": 1}, None),
+        ({"sform_code": 0, "qform_code": 0}, "no orientation .* are taken for LAS"),
+        (FLIPPED, "sform and qform have opposite handedness, .* the sform is used"),
+        (FLIPPED | {"qform_code": 0}, None),
+    ],
+)
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_doubtful_orientation_is_one_line(tmp_path, caplog, fields, note, in_memory):
+    path = tmp_path / "a.nii"
+    path.write_bytes(content(**fields))
+    volume = read_volume(nib.load(path) if in_memory else path)
+    np.testing.assert_array_equal(volume.geometry.affine, nib.load(path).affine)
+    assert len(caplog.messages) == (note is not None)
+    assert all(re.match(f"{path}: .*{note}", line) for line in caplog.messages)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".img"])
+@pytest.mark.parametrize(
+    ("unit", "scale", "note"),
+    [
+        ("unknown", 1.0, None),
+        ("mm", 1.0, None),
+        ("micron", 1000.0, "in micrometres, converted to mm"),
+        ("meter", 0.001, "in metres, converted to mm"),
+    ],
+)
+def test_units_become_millimetres(tmp_path, caplog, unit, scale, note, suffix):
+    affine = np.array([[0, -1.2, 0, 3], [0.9, 0, 0, -5], [0, 0, 2, 7], [0, 0, 0, 1]])
+    stored = np.diag([scale, scale, scale, 1.0]) @ affine
+    kind = nib.Nifti1Image if suffix == ".nii" else nib.Nifti1Pair
+    image = kind(np.ones(SHAPE, np.uint8), stored)
+    image.header.set_xyzt_units(unit, "sec")
+    path = tmp_path / f"a{suffix}"
+    nib.save(image, path)
+    for read in (read_volume, read_labels):
+        np.testing.assert_allclose(read(path).geometry.affine, affine, rtol=1e-6)
+    assert [note in line for line in caplog.messages] == [True] * (note is not None)
+
+
+def test_unit_is_named_where_it_makes_voxels_too_small(tmp_path):
+    path = tmp_path / "a.nii"
+    path.write_bytes(content(xyzt_units=3))
+    with pytest.raises(GeometryError, match=r"got 0.002, .* \(its header is in micro"):
+        read_volume(path)
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
@@ -103,7 +158,7 @@ def test_sizes_do_not_overflow():
             np.dtype(np.int16),
             n_bytes_on_disk=10_000,
             memory_limit=10**9,
-            is_compressed=True,
+            compression="gzip",
         )
 
 
@@ -145,7 +200,7 @@ def test_random_bytes_are_a_header_or_refused(block):
 
 def test_memory_of_4d_image_is_less_than_of_its_volumes_at_once():
     shape = (182, 218, 182, 30)
-    stored = {"n_bytes_on_disk": 10**9, "is_compressed": False}
+    stored = {"n_bytes_on_disk": 10**9, "compression": None}
     check_size(shape, np.dtype(np.float32), memory_limit=2 * 10**9, **stored)
     with pytest.raises(VolumeError, match="--memory-limit"):
         check_size(shape, np.dtype(np.float32), memory_limit=10**9, **stored)

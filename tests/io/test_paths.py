@@ -18,6 +18,7 @@ def test_tilde_of_an_existing_user_only_is_expanded(tmp_path, monkeypatch):
     ("name", "stem"),
     [
         *(("a.nii.gz", "a"), ("A.NII.GZ", "A"), ("a.b.Mgz", "a.b")),
+        *(("a.nii.zst", "a"), ("a.NRRD", "a"), ("a.mha", "a"), ("a.mhd", "a")),
         *(("a.json", "a.json"), ("a.nii.txt", "a.nii.txt"), (".nii", ".nii")),
     ],
 )

@@ -1,3 +1,4 @@
+import csv
 import json
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from brainfeat.tables.embedding_table import (
     read_embeddings,
     working_path,
 )
+from brainfeat.tables.merging import merge_tables
 
 SUFFIXES = [".parquet", ".csv", ".tsv"]
 PROVENANCE = {
@@ -60,9 +62,10 @@ def test_table_contains_names_metadata_vectors_and_provenance(tmp_path, suffix):
     assert _embed(path, rows) == [1, 2, 3]
     metadata, embeddings, provenance = read_embeddings(path)
     assert list(metadata.columns) == [
-        *("participant_id", "session_id", "image", "T1w", "FLAIR", "input_sha256"),
-        *("age", "group"),
+        *("participant_id", "session_id", "image", "T1w", "FLAIR"),
+        *("modalities", "qc_voxel_mm", "input_sha256", "age", "group"),
     ]
+    assert metadata["modalities"].tolist() == ["T1w+FLAIR", "T1w", "T1w+FLAIR"]
     assert metadata["participant_id"].tolist() == ["sub-01", "sub-02", "sub-03"]
     assert metadata["image"].equals(metadata["T1w"].rename("image"))
     assert metadata["FLAIR"].isna().tolist() == [False, True, False]
@@ -389,7 +392,7 @@ def test_table_without_its_json_file_is_read(tmp_path):
     _embed(tmp_path / "out.tsv", [_row(1)])
     (tmp_path / "out.json").unlink()
     metadata, embeddings, provenance = read_embeddings(tmp_path / "out.tsv")
-    assert metadata.shape == (1, 6)
+    assert metadata.shape == (1, 8)
     assert embeddings.shape == (1, 5)
     assert provenance == {}
 
@@ -397,7 +400,8 @@ def test_table_without_its_json_file_is_read(tmp_path):
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_metadata_do_not_replace_reserved_columns(tmp_path, suffix):
     path = tmp_path / f"out{suffix}"
-    names = [*("participant_id", "session_id", "image", "T1w", "FLAIR"), "input_sha256"]
+    names = ["participant_id", "session_id", "image", "T1w", "FLAIR"]
+    names += ["modalities", "qc_voxel_mm", "input_sha256"]
     row = _row(1, age="71", emb_000="x", **dict.fromkeys(names[1:], "x"))
     assert _embed(path, [row]) == [1]
     assert _embed(path, [row, _row(2)]) == [2]
@@ -406,3 +410,42 @@ def test_metadata_do_not_replace_reserved_columns(tmp_path, suffix):
     assert metadata["T1w"].tolist() == [row.image, _row(2).image]
     assert metadata["input_sha256"].tolist() == ["one", "one"]
     assert embeddings.shape == (2, 5)
+
+
+def _drop_new_columns(path):
+    """Rewrite a CSV table as versions before `modalities` wrote it."""
+    with path.open(newline="") as file:
+        header, *lines = csv.reader(file)
+    kept = [i for i, n in enumerate(header) if n not in {"modalities", "qc_voxel_mm"}]
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([[row[i] for i in kept] for row in (header, *lines)])
+
+
+def test_table_without_the_newer_columns_is_read_and_resumed(tmp_path):
+    path = tmp_path / "out.csv"
+    _embed(path, [_row(1, age="71"), _row(2)])
+    _drop_new_columns(path)
+    old, _, _ = read_embeddings(path)
+    assert old["modalities"].tolist() == ["T1w+FLAIR", "T1w"]
+    assert old["qc_voxel_mm"].isna().all()
+    assert _embed(path, [_row(1, age="71"), _row(2), _row(3)]) == [3]
+    metadata, embeddings, _ = read_embeddings(path)
+    assert list(metadata.columns) == list(old.columns)
+    assert metadata["modalities"].tolist() == ["T1w+FLAIR", "T1w", "T1w+FLAIR"]
+    np.testing.assert_array_equal(embeddings, [_vector(i) for i in (1, 2, 3)])
+    merge_tables([path], tmp_path / "all.csv")
+    _drop_new_columns(path)
+    merge_tables([path], tmp_path / "old.csv")
+    assert (tmp_path / "old.csv").read_text() == (tmp_path / "all.csv").read_text()
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_voxel_size_survives_a_kill_and_a_resumed_run(tmp_path, suffix):
+    path = tmp_path / f"out{suffix}"
+    with EmbeddingTable(path, PROVENANCE) as table:
+        table.append(_row(1), "one", _vector(1), "1.0x1.0x1.2")
+        table.append(_row(2), "one", _vector(2))
+    assert _embed(path, [_row(1), _row(2), _row(3)]) == [3]
+    assert _embed(path, [_row(4)]) == [4]
+    sizes = read_embeddings(path)[0]["qc_voxel_mm"]
+    assert sizes.fillna("").tolist() == ["1.0x1.0x1.2", "", "", ""]

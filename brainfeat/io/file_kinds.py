@@ -1,0 +1,123 @@
+"""What a file is by its first bytes, whatever its name says, and the way to read it."""
+
+__all__ = [
+    "Compression",
+    "describe_absence",
+    "describe_folder",
+    "describe_stranger",
+    "find_compression",
+    "first_bytes",
+    "open_decompressed",
+]
+
+import os
+import re
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from isal import igzip
+
+Compression = Literal["gzip", "zstd"]
+
+_MAGIC: dict[bytes, Compression] = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
+_N_BYTES = 1024
+_ANNEX = "a pointer of git-annex; fetch the file with datalad get"
+# Of git-annex: its own pointers, and links on file systems that have none.
+_ANNEX_TEXT = re.compile(rb"(/annex/objects/|[./\\]*\.git/annex/objects/)\S+\s*")
+_LFS_TEXT = b"version https://git-lfs.github.com/spec/"
+_WEB_PAGE = re.compile(
+    rb"(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)?"
+    rb"<(!doctype html|html|head|error)\b",
+    re.IGNORECASE | re.DOTALL,
+)
+# The first element of a DICOM file without preamble, with an explicit type.
+_BARE_DICOM = re.compile(rb"[\x02\x08]\x00.\x00(UL|OB|UI|CS|LO|SH|DA|TM)", re.DOTALL)
+# "https:/" is left of "https://" in a Path. Drives of Windows have one letter.
+_ADDRESS = re.compile(r"(^|[/\\])(?P<scheme>[A-Za-z][A-Za-z0-9+.-]+):/")
+_MAX_SEARCHED = 100  # files of a folder
+
+
+def first_bytes(path: Path) -> bytes:
+    """Read as much of a file as tells its kind."""
+    with path.open("rb") as file:
+        return file.read(_N_BYTES)
+
+
+def find_compression(start: bytes) -> Compression | None:
+    """Return how a file is compressed, by its first bytes."""
+    return next((c for magic, c in _MAGIC.items() if start.startswith(magic)), None)
+
+
+def open_decompressed(path: Path, compression: Compression | None) -> Any:
+    """Open a file for reading as bytes, without its compression."""
+    if compression == "gzip":
+        return igzip.open(path, "rb")
+    if compression == "zstd":
+        import pyarrow as pa  # slow, and rarely needed
+
+        return pa.CompressedInputStream(pa.OSFile(os.fspath(path)), "zstd")
+    return path.open("rb")
+
+
+def describe_stranger(start: bytes) -> str | None:
+    """Name what lies in place of a file, with the mend; None if nothing known does.
+
+    Examples
+    --------
+    >>> describe_stranger(b"<!DOCTYPE html><title>Sign in</title>")
+    'a web page; the download failed, fetch the file again'
+    """
+    if _ANNEX_TEXT.fullmatch(start):
+        return _ANNEX
+    if start.startswith(_LFS_TEXT):
+        return "a pointer of Git LFS; fetch the file with git lfs pull"
+    if _WEB_PAGE.match(start):
+        return "a web page; the download failed, fetch the file again"
+    if start[128:132] == b"DICM" or _BARE_DICOM.match(start):
+        return "a DICOM file; convert its series with dcm2niix"
+    return None
+
+
+def describe_absence(path: str | os.PathLike[str]) -> str:
+    """Say why there is no file at a path, with the mend if there is one.
+
+    Examples
+    --------
+    >>> describe_absence("s3://bucket/a.nii.gz")
+    's3:// addresses are not read; download the file first.'
+    """
+    name = os.fspath(path)
+    address = _ADDRESS.search(name)
+    if address is not None:
+        scheme = address["scheme"]
+        mend = "give the path alone" if scheme == "file" else "download the file first"
+        return f"{scheme}:// addresses are not read; {mend}."
+    link = Path(name)
+    if not link.is_symlink():
+        return "no such file."
+    is_annexed = "annex/objects/" in link.readlink().as_posix()
+    return f"{_ANNEX}." if is_annexed else "a link to no file."
+
+
+def describe_folder(folder: Path) -> str:
+    """Name what a folder without images holds, with the mend if there is one."""
+    if any(map(_is_dicom, islice(_files_in(folder), _MAX_SEARCHED))):
+        return "a folder of DICOM files; convert them with dcm2niix"
+    return "a folder"
+
+
+def _files_in(folder: Path) -> Iterator[Path]:
+    for parent, _, names in os.walk(folder):
+        yield from (Path(parent, name) for name in names if not name.startswith("."))
+
+
+def _is_dicom(path: Path) -> bool:
+    try:
+        # Opening a pipe would block.
+        return path.is_file() and "DICOM" in (
+            describe_stranger(first_bytes(path)) or ""
+        )
+    except OSError:
+        return False
