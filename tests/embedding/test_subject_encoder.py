@@ -275,6 +275,24 @@ def test_each_file_is_hashed_once_in_a_reading_thread(
     ]
 
 
+def test_embedding_has_the_voxel_size_of_the_first_modality(checkpoint, tmp_path, rng):
+    images = {}
+    for name, spacing in (("FLAIR", (2.0, 0.9375, 5.0)), ("T1w", (1.2, 1.0, 3.0))):
+        data = rng.normal(size=(20, 30, 25)).astype(np.float32)
+        image = nib.Nifti1Image(data, np.diag([*spacing, 1.0]))
+        images[name] = tmp_path / f"{name}.nii.gz"
+        image.to_filename(images[name])
+    subjects = [
+        Subject("both", images),
+        Subject("FLAIR", {"T1w": None, "FLAIR": images["FLAIR"]}),
+    ]
+    encoder, cache = make_encoder(checkpoint), EmbeddingCache(tmp_path / "kept")
+    for _ in ("computed", "cached"):
+        outcomes = list(encoder.stream(subjects, cache=cache))
+        sizes = [outcome.unwrap().voxel_mm for outcome in outcomes]
+        assert sizes == ["1.2x1.0x3.0", "2.0x0.94x5.0"]
+
+
 def test_images_in_memory_are_hashed_for_a_cache_only(checkpoint, subjects, tmp_path):
     image = to_image(read_volume(subjects[0].images["T1w"]))
     encoder = make_encoder(checkpoint)

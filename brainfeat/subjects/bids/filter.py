@@ -9,7 +9,7 @@ from brainfeat.exceptions import InputError
 from brainfeat.io.json_files import read_json
 from brainfeat.subjects.bids.entities import BidsName
 
-__all__ = ["BidsSelection", "read_filters"]
+__all__ = ["BidsSelection", "parse_filters", "read_filters"]
 
 # Names of entities in filter files, as in pybids.
 _ENTITIES = {
@@ -77,26 +77,33 @@ def read_filters(path: Path, modalities: Sequence[str]) -> _Filters:
     if not path.exists():
         raise InputError(f"{path}: no such file.")
     content = read_json(path, "a filter per modality")
+    return parse_filters(content, modalities, source=str(path))
+
+
+def parse_filters(
+    content: Mapping[str, Any], modalities: Sequence[str], *, source: str
+) -> _Filters:
+    """Check the content of a filter file; errors begin with ``source``."""
     known = {modality.casefold(): modality for modality in modalities}
     return {
-        known[name.casefold()]: _read_filter(path, name, values)
+        known[name.casefold()]: _read_filter(source, name, values)
         for name, values in content.items()
         if name.casefold() in known
     }
 
 
 def _read_filter(
-    path: Path, name: str, values: Any
+    source: str, name: str, values: Any
 ) -> dict[str, tuple[str | None, ...]]:
     if not isinstance(values, dict):
-        raise InputError(f"{path}: {name}: expected entities and their values.")
+        raise InputError(f"{source}: {name}: expected entities and their values.")
     chosen = {}
     for entity, value in values.items():
         if entity in _IGNORED:
             continue
         short = _ENTITIES.get(entity, entity)
         if short not in _SHORT:
-            raise InputError(f"{path}: {name}: unknown entity {entity!r}.")
+            raise InputError(f"{source}: {name}: unknown entity {entity!r}.")
         each = value if isinstance(value, list) else [value]
         chosen[short] = tuple(None if one is None else str(one) for one in each)
     return chosen
