@@ -35,7 +35,7 @@ _STACK_WEIGHT = 0.01  # of the error of the mean; more makes the first steps uns
 
 
 def dino_loss(student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
-    """Cross-entropy between every pair of different views of a subject [1]_, in nats.
+    """Compute the cross-entropy between every pair of different views of a subject [1]_, in nats.
 
     `student` are logits (V, B, K), of the teacher's views first; `teacher` are
     assignments (T, B, K) that sum to one over K.
@@ -49,7 +49,7 @@ def dino_loss(student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor
 def ibot_loss(
     student: Tensor, teacher: Tensor, weights: Tensor, *, temperature: float
 ) -> Tensor:
-    """Weighted cross-entropy on masked patches [2]_, in nats.
+    """Compute the weighted cross-entropy on masked patches [2]_, in nats.
 
     `student` are logits (M, K), `teacher` assignments (M, K), `weights` (M,) come
     from `mask_weights`. 0 when no patch is masked.
@@ -59,7 +59,7 @@ def ibot_loss(
 
 
 def koleo_loss(rows: Tensor) -> Tensor:
-    """Mean of minus the log distance of rows (B, D) to their nearest neighbour [3]_.
+    """Average minus the log distance of rows (B, D) to their nearest neighbour [3]_.
 
     Rows are normalised; neighbours are searched among the rows of all ranks (in
     DINOv2, of one).
@@ -95,7 +95,7 @@ def infonce_loss(first: Tensor, second: Tensor, *, temperature: float) -> Tensor
 def anatomy_loss(
     prediction: Tensor, targets: Tensor, weights: Tensor, target_weights: Tensor
 ) -> Tensor:
-    """Weighted squared error of patches, and of the mean over each stack.
+    """Compute the weighted squared error of patches, and of the mean over each stack.
 
     `prediction` and `targets` are standardised, of shape (B, N, R) for N patches of B
     stacks; `weights` (B, N) are foreground fractions, `target_weights` (R,). The

@@ -199,7 +199,7 @@ class BaseAnatomy:
         return structure_modes(structures, self.field_lattice)
 
     def named(self, name: str) -> Tensor:
-        """Map of one class, of shape (I, J, K)."""
+        """Return the map of one class, of shape (I, J, K)."""
         return self.maps[CLASSES.index(name)]
 
 
@@ -241,7 +241,7 @@ def _close_box(maps: Tensor) -> Tensor:
 
 
 def _match_boxes(mask: "Volume") -> NDArray[np.float64]:
-    """Affine from MNI152 to scanner mm that matches the boxes around two brains."""
+    """Return the affine from MNI152 to scanner mm that matches two brains' boxes."""
     inside = np.argwhere(mask.data > 0)
     corners = np.array([inside.min(0), inside.max(0)])
     affine = mask.geometry.affine

@@ -105,7 +105,7 @@ def _lower_resolution(image: Tensor, edges: Tensor, axis: int) -> Tensor:
 
 
 def _resolution_weights(size: int, edges: Tensor) -> Tensor:
-    """Matrices of shape (B, M, size, size) that average, then interpolate."""
+    """Return matrices (B, M, size, size) that average, then interpolate."""
     edges = edges.clamp(min=1)[..., None, None]
     fine = torch.arange(size, device=edges.device, dtype=torch.float32)
     coarse = (fine[:, None] + 0.5) * edges - 0.5  # centres of the long voxels

@@ -96,7 +96,7 @@ class Contrast:
     def apply(
         self, base: BaseAnatomy, pathology: Tensor | None, *, stripped: Tensor
     ) -> Tensor:
-        """Intensities (B, M, I, J, K) of the base, before deformation.
+        """Paint intensities (B, M, I, J, K) on the base, before deformation.
 
         They are linear in the tissue fractions, so painting before deforming equals
         painting after it, with one interpolation instead of one per tissue.
@@ -124,7 +124,7 @@ class Contrast:
 def _random_means(
     names: Sequence[str], shape: tuple[int, int], generator: torch.Generator
 ) -> Tensor:
-    """Random intensities; those of `_TIED` tissues stay similar."""
+    """Draw random intensities; those of `_TIED` tissues stay similar."""
     means = uniform(generator, *shape, len(names), low=0.05)
     for group in _TIED:
         first, *rest = (names.index(name) for name in group)

@@ -73,12 +73,12 @@ class CohortFolder:
         return self.path / "derivatives" / "simulation"
 
     def image(self, participant_id: str, modality: str) -> Path:
-        """Path of a scan; `participant_id` begins with ``sub-``."""
+        """Return the path of a scan; `participant_id` begins with ``sub-``."""
         name = f"{participant_id}_{modality}.nii.gz"
         return self.path / participant_id / "anat" / name
 
     def label_map(self, participant_id: str) -> Path:
-        """Path of a label map."""
+        """Return the path of a label map."""
         name = f"{participant_id}_dseg.nii.gz"
         return self.derivatives / participant_id / "anat" / name
 

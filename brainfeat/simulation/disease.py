@@ -94,7 +94,7 @@ class Disease:
         return cls(volumes, None)
 
     def velocity(self, base: BaseAnatomy) -> Tensor:
-        """Velocity field of shape (B, 3, I, J, K) on the base's coarse lattice."""
+        """Return the velocity (B, 3, I, J, K), in mm, on the base's coarse lattice."""
         volumes = self.volumes.to(base.device)
         field = torch.einsum("bn,ncijk->bcijk", volumes, base.modes)
         if self.foci is None:

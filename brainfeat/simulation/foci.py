@@ -91,7 +91,7 @@ class Foci:
         return cls(center + offsets, radius * scales[:, None] * shape, kinds, growth)
 
     def velocity(self, lattice: Lattice, device: torch.device) -> Tensor:
-        """Velocity field of the mass effect, of shape (B, 3, I, J, K), in mm."""
+        """Return the velocity (B, 3, I, J, K), in mm, of the mass effect."""
         center = self.centers[:, 0].to(device)
         # The lobes, not the oedema, displace tissue; half as wide as the first lobe.
         width = self.radii[:, 0].mean(-1).to(device).clamp(min=1.0)
@@ -173,7 +173,7 @@ def _draw_sites(
     shape: tuple[int, int],
     generator: torch.Generator,
 ) -> Tensor:
-    """Positions (*shape, 3) in mm, drawn from a density."""
+    """Draw positions (*shape, 3) in mm from a density."""
     weights = density.flatten().to(generator.device).double()
     drawn = torch.multinomial(
         weights, shape[0] * shape[1], replacement=True, generator=generator

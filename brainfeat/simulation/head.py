@@ -33,7 +33,7 @@ _SINUS = ((0.0, 36.0, -44.0), (14.0, 11.0, 9.0))
 _MOUTH = ((0.0, 60.0, -98.0), (22.0, 26.0, 5.0))
 _PHARYNX = ((0.0, 14.0, -96.0), (12.0, 8.0, 34.0))
 
-_CHUNK = 8
+_N_PLANES = 8  # at a time, which fit in the processor's cache
 
 
 def build_head(brain: Tensor, lattice: Lattice) -> dict[str, Tensor]:
@@ -47,9 +47,8 @@ def build_head(brain: Tensor, lattice: Lattice) -> dict[str, Tensor]:
     )
     # Distances are smooth and may be coarse; the tissue borders may not.
     fine = refine(fields[None], lattice.shape)[0]
-    # A few planes at a time fit in the processor's cache.
     planes = zip(
-        *(torch.split(whole, _CHUNK) for whole in (fine, lattice.points(), brain)),
+        *(torch.split(volume, _N_PLANES) for volume in (fine, lattice.points(), brain)),
         strict=True,
     )
     layers = [_layers(*plane) for plane in planes]
@@ -68,7 +67,7 @@ def classify_head(t1: Tensor, brain: Tensor) -> dict[str, Tensor]:
 
 
 def _hull_distance(brain: Tensor, coarse: Lattice) -> Tensor:
-    """Signed mm to the brain with its sulci and fissures closed."""
+    """Return the signed mm to the brain with its sulci and fissures closed."""
     step = max(coarse.spacing)
     reach = round(30 / step)
     mask = _nearest(brain, coarse.shape) > 0.5
@@ -103,7 +102,7 @@ def _face_distance(points: Tensor) -> Tensor:
 
 
 def _inner_distances(points: Tensor) -> tuple[Tensor, Tensor]:
-    """Signed mm to the airways and to the eyes."""
+    """Return the signed mm to the airways and to the eyes."""
     airways = torch.stack(
         [_ellipsoid(points, part) for part in (_NASAL_CAVITY, _SINUS, _MOUTH, _PHARYNX)]
     ).amin(0)
