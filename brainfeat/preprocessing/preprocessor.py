@@ -63,7 +63,7 @@ class Preprocessor(JsonConfig):
         Skull strip: the path of a mask, in which ``{stem}`` and ``{folder}`` stand
         for the image's; ``"deepbet"``; ``"module:function"`` or a function that
         takes a `Volume` and returns an array of its shape. By default, the brain is
-        found from the
+        found from the registration.
     percentiles : tuple of float (lower, upper)
         Percentiles of the foreground at which intensities are clipped.
 

@@ -35,10 +35,10 @@ _STACK_WEIGHT = 0.01  # of the error of the mean; more makes the first steps uns
 
 
 def dino_loss(student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
-    """Compute the cross-entropy between every pair of different views of a subject [1]_, in nats.
+    """Compute the cross-entropy between different views of a subject [1]_, in nats.
 
-    `student` are logits (V, B, K), of the teacher's views first; `teacher` are
-    assignments (T, B, K) that sum to one over K.
+    It is the mean over all pairs. `student` are logits (V, B, K), of the teacher's
+    views first; `teacher` are assignments (T, B, K) that sum to one over K.
     """
     log_student = (student / temperature).log_softmax(dim=-1)
     pairs = -torch.einsum("tbk,vbk->tv", teacher, log_student) / student.shape[1]

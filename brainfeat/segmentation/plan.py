@@ -4,7 +4,6 @@ __all__ = ["Split", "TrainingPlan", "split_subjects"]
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 
-from brainfeat.configs import Rule, is_integer
+from brainfeat.configs import Rule, is_integer, is_number
 from brainfeat.exceptions import ConfigError
 
 # Subjects of a step on an accelerator; one is enough for a CPU.
@@ -21,20 +20,16 @@ _ACCELERATOR_BATCH = 4
 _MAX_HELD_OUT = 4
 
 
-def _is_real(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
-
-
 _RULES = {
     "n_steps": Rule("a positive integer", lambda v: is_integer(v, at_least=1)),
     "batch_size": Rule(
         "'auto' or a positive integer",
         lambda v: v == "auto" or is_integer(v, at_least=1),
     ),
-    "learning_rate": Rule("a positive number", lambda v: _is_real(v) and v > 0),
+    "learning_rate": Rule("a positive number", lambda v: is_number(v) and v > 0),
     "freeze_encoder": Rule("True or False", lambda v: isinstance(v, bool | np.bool_)),
     "validation_fraction": Rule(
-        "a number in [0, 1)", lambda v: _is_real(v) and 0 <= v < 1
+        "a number in [0, 1)", lambda v: is_number(v) and 0 <= v < 1
     ),
 }
 

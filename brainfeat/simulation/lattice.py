@@ -33,7 +33,7 @@ class Lattice:
         size: tuple[float, float, float],
         spacing: float,
     ) -> "Lattice":
-        """Return a RAS lattice of cubic voxels in a box; `origin` is its lowest corner."""
+        """Fill a box with cubic voxels in RAS order; `origin` is its lowest corner."""
         i, j, k = (max(1, round(edge / spacing)) for edge in size)
         affine = np.diag([spacing, spacing, spacing, 1.0])
         affine[:3, 3] = np.array(origin) + spacing / 2

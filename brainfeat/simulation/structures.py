@@ -60,7 +60,7 @@ MODES: dict[str, tuple[str, int, float]] = {
 
 
 def zone(name: ZoneName, points: Tensor) -> Tensor:
-    """Return the membership of points (..., 3) in a zone, both sides; falls over 2 mm."""
+    """Return the membership of points (..., 3) in a zone; it falls over 2 mm."""
     right = points.clone()
     right[..., 0] = right[..., 0].abs()
     return ((1 - distance_to_chains(ZONES[name], right)) / 2).clamp(0, 1)

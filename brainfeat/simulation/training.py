@@ -75,7 +75,7 @@ def encoder_lattice(
     spacing: float = 2.0,
     center: tuple[float, float, float] = (0.0, -17.0, 5.0),
 ) -> Lattice:
-    """Return the RAS lattice of an encoder in MNI152 mm, by default the preprocessor's."""
+    """Return an encoder's RAS lattice in MNI152 mm, by default the preprocessor's."""
     i, j, k = (size * spacing for size in shape)
     x, y, z = center
     return Lattice.spanning((x - i / 2, y - j / 2, z - k / 2), (i, j, k), spacing)

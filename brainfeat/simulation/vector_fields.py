@@ -45,7 +45,7 @@ def compose(inner: Tensor, outer: Tensor, lattice: Lattice) -> Tensor:
 
 
 def log_jacobian(displacement: Tensor, lattice: Lattice) -> Tensor:
-    """Compute the log-determinant of the Jacobian (B, 1, I, J, K); NaN where the map folds."""
+    """Compute the log of the Jacobian (B, 1, I, J, K); NaN where the map folds."""
     gradient = torch.stack(
         torch.gradient(displacement, spacing=lattice.spacing, dim=(2, 3, 4)), dim=2
     )  # B 3 3 I J K
