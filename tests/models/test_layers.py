@@ -65,8 +65,8 @@ def test_attention_in_half_precision_without_gradients_is_close(n_tokens):
     x = torch.randn(3, n_tokens, 64)
     expected = attention(x)
     with torch.inference_mode():
-        found = attention.bfloat16()(x.bfloat16()).float()
-    error = (found - expected).norm() / expected.norm()
+        output = attention.bfloat16()(x.bfloat16()).float()
+    error = (output - expected).norm() / expected.norm()
     assert 0.0 < error < 0.02
 
 
@@ -79,9 +79,9 @@ def test_attention_ignores_padding(dtype):
     changed = x.clone()
     changed[-1] = 9.0  # fills the shorter slab
     with torch.inference_mode():
-        found, other = attention(x, packing), attention(changed, packing)
-    assert torch.equal(found[:-1], other[:-1])
-    assert not torch.equal(found[-1], other[-1])
+        output, other = attention(x, packing), attention(changed, packing)
+    assert torch.equal(output[:-1], other[:-1])
+    assert not torch.equal(output[-1], other[-1])
 
 
 def test_swiglu_gates_with_the_first_half():

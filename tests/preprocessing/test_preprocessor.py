@@ -399,12 +399,12 @@ def test_unknown_setting_is_rejected():
 
 
 def test_first_modality_is_aligned_with_its_own_model(small_brain, monkeypatch):
-    asked = []
+    modalities = []
 
     def record(volume, modality):
-        asked.append(modality)
+        modalities.append(modality)
         return align_to_template(volume, modality)
 
     monkeypatch.setattr(preprocessor, "align_to_template", record)
     SMALL.apply({"T2w": None, "FLAIR": small_brain}, ["T2w", "FLAIR", "T1w"])
-    assert asked == ["FLAIR"]
+    assert modalities == ["FLAIR"]
