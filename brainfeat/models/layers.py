@@ -1,6 +1,7 @@
 """Layers of DINOv2's vision transformer, and a convolution over neighbouring slabs."""
 
 __all__ = [
+    "NORM_EPS",
     "Attention",
     "Block",
     "LayerScale",

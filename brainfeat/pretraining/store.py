@@ -1,6 +1,6 @@
 """A store of preprocessed volumes on disk, memory-mapped for training."""
 
-__all__ = ["StoreIndex", "StoredScan", "VolumeStore"]
+__all__ = ["INDEX_NAME", "StoreIndex", "StoredScan", "VolumeStore"]
 
 import hashlib
 import json

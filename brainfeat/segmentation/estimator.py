@@ -1,4 +1,6 @@
-"""Label maps of new scans, learnt from a few labelled ones."""
+"""Segmentation of new scans after training on a few labelled ones."""
+
+__all__ = ["SegmentationEstimator"]
 
 import copy
 import os
@@ -44,8 +46,6 @@ from brainfeat.subjects.table import (
     read_subjects,
     tag_images,
 )
-
-__all__ = ["SegmentationEstimator"]
 
 T = TypeVar("T")
 

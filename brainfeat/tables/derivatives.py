@@ -17,7 +17,6 @@ from brainfeat.io.json_files import format_json, read_json_object
 from brainfeat.io.locks import FolderBusyError, lock_folder, release_folder
 from brainfeat.subjects.bids.description import check_description, describe_derivatives
 from brainfeat.subjects.subject import Subject, join_modalities
-from brainfeat.tables.delimited import sidecar_path
 from brainfeat.tables.formats import find_format
 from brainfeat.tables.provenance import check_identity
 
@@ -70,7 +69,7 @@ class DerivativesFolder:
             ) from error
         if self._overwrite and path not in self._written:
             return None
-        sidecar = read_json_object(sidecar_path(path)) if exists else None
+        sidecar = read_json_object(_sidecar_path(path)) if exists else None
         if sidecar is None:
             return None
         check_identity(sidecar, self._provenance, path, advice=_ADVICE)
@@ -97,9 +96,9 @@ class DerivativesFolder:
             path.parent.mkdir(parents=True, exist_ok=True)
             find_format(path).write(partial, columns, [vector], self._provenance)
             # A table without its sidecar is embedded again.
-            sidecar_path(path).unlink(missing_ok=True)
+            _sidecar_path(path).unlink(missing_ok=True)
             partial.replace(path)
-            self._write_text(sidecar_path(path), format_json(sidecar))
+            self._write_text(_sidecar_path(path), format_json(sidecar))
         except OSError as error:
             reason = error.strerror or error
             raise TableError(f"{path}: cannot be written ({reason}).") from error
@@ -122,7 +121,7 @@ class DerivativesFolder:
         for row in done:
             for path in self._find_outdated(row):
                 path.unlink(missing_ok=True)
-                sidecar_path(path).unlink(missing_ok=True)
+                _sidecar_path(path).unlink(missing_ok=True)
         return len(done)
 
     def close(self) -> None:
@@ -169,9 +168,9 @@ class DerivativesFolder:
             yield path
             return
         start = glob.escape(path.name.removesuffix(TABLE_NAME))
-        own = _sha256_in(read_json_object(sidecar_path(path)))
+        own = _sha256_in(read_json_object(_sidecar_path(path)))
         for other in path.parent.glob(f"{start}run-*_{TABLE_NAME}"):
-            if own == _sha256_in(read_json_object(sidecar_path(other))):
+            if own == _sha256_in(read_json_object(_sidecar_path(other))):
                 yield other
 
     def _uri(self, image: str) -> str:
@@ -212,6 +211,11 @@ def lock_working_folder(root: Path) -> tuple[Path, BaseFileLock]:
             return folder, lock_folder(folder)
         except FolderBusyError:
             index += 1
+
+
+def _sidecar_path(table: Path) -> Path:
+    # By the rules of BIDS.
+    return table.with_suffix(".json")
 
 
 def _sha256_in(sidecar: Mapping[str, Any] | None) -> str | None:

@@ -68,7 +68,7 @@ class EmbeddingTable:
         self.working_folder = working_path(self.output)
         if self.output.is_dir():
             raise TableError(f"{self.output}: expected a file name, got a folder.")
-        check_sidecar(self.output, self._provenance)
+        check_sidecar(self.output)
         # Lock first: the table must not change while it is read.
         self._journal = RowJournal(self.working_folder, int(provenance["n_features"]))
         try:
@@ -145,8 +145,13 @@ class EmbeddingTable:
         begun = header if header is not None and resumes else {}
         # The killed run may have used another machine.
         self._added = join_precisions(begun, self._provenance, self.output)
+        origin: dict[str, Any] = {
+            name: self._provenance[name]
+            for name in ("shard", "n_listed")
+            if name in self._provenance
+        }
         self._journal.begin(
-            {"identity": identity, "overwrites": overwrite, **self._added},
+            {"identity": identity, "overwrites": overwrite, **self._added, **origin},
             discard=not resumes,
         )
 

@@ -13,7 +13,10 @@ from brainfeat.io.json_files import read_json_object, write_json
 from brainfeat.io.locks import lock_folder, release_folder
 from brainfeat.io.vector_store import VectorStore
 
-__all__ = ["RowJournal"]
+__all__ = ["RowJournal", "count_rows", "read_header"]
+
+
+_HEADER, _ROWS = "header.json", "rows"
 
 _SEPARATOR = "\t"  # of the hash and the voxel size in a note
 
@@ -29,8 +32,8 @@ class RowJournal:
         self.folder = folder
         self.n_features = n_features
         self._lock = lock_folder(folder)
-        self._store = VectorStore(folder / "rows")
-        self.header = read_json_object(folder / "header.json")
+        self._store = VectorStore(folder / _ROWS)
+        self.header = read_header(folder)
         self.has_rows = not self._store.is_empty()
         self._notes: dict[str, str | None] = {}
 
@@ -40,7 +43,7 @@ class RowJournal:
             self._store.clear()
             self._notes.clear()
             self.has_rows = False
-        write_json(self.folder / "header.json", header)
+        write_json(self.folder / _HEADER, header)
         self.header = dict(header)
 
     def append(
@@ -104,6 +107,16 @@ class RowJournal:
 
     def __exit__(self, *exception: object) -> None:
         self.close(remove=False)
+
+
+def read_header(folder: Path) -> dict[str, Any] | None:
+    """Read the header of a journal that another process may hold."""
+    return read_json_object(folder / _HEADER)
+
+
+def count_rows(folder: Path) -> int:
+    """Count the rows of a journal that another process may hold."""
+    return VectorStore(folder / _ROWS).count()
 
 
 def _file_key(key: str) -> str:

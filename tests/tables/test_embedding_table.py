@@ -1,4 +1,5 @@
 import csv
+import itertools
 import json
 from dataclasses import replace
 
@@ -330,11 +331,31 @@ def test_table_with_a_repeated_row_is_not_extended(tmp_path):
         _embed(path, [_row(2), _row(4), _row(6)])
 
 
-def test_tables_of_two_encoders_do_not_share_a_json_file(tmp_path):
-    _embed(tmp_path / "out.csv", [_row(1)])
-    _embed(tmp_path / "out.tsv", [_row(1)])
-    with pytest.raises(TableError, match=r"describes out\.csv"):
-        EmbeddingTable(tmp_path / "out.parquet", {**PROVENANCE, "pooling": "cls"})
+@pytest.mark.parametrize(("first", "second"), [*itertools.permutations(SUFFIXES, 2)])
+def test_tables_of_one_name_have_a_json_file_each(tmp_path, first, second):
+    paths = [tmp_path / f"out{first}", tmp_path / f"out{second}"]
+    origins = [PROVENANCE, {**PROVENANCE, "pooling": "cls", "precision": "bfloat16"}]
+    for path, origin in zip(paths, origins, strict=True):
+        _embed(path, [_row(1)], provenance=origin)
+    for path, origin in zip(paths, origins, strict=True):  # each is resumed
+        assert _embed(path, [_row(1), _row(2)], provenance=origin) == [2]
+        assert read_embeddings(path)[2] == origin
+    files = [*(path.name for path in paths), "out.json", f"out{second}.json"]
+    assert _names(tmp_path) == sorted(files)
+    contents = [json.loads((tmp_path / name).read_text()) for name in files[2:]]
+    assert contents == origins
+
+
+def test_tables_that_share_a_json_file_are_resumed(tmp_path):
+    paths = [tmp_path / name for name in ("out.csv", "out.tsv")]
+    for path in paths:
+        _embed(path, [_row(1)])
+    (tmp_path / "out.tsv.json").unlink()  # as earlier versions wrote them
+    for path in paths:
+        assert read_embeddings(path)[2] == PROVENANCE
+    assert [_embed(path, [_row(1), _row(2)]) for path in paths] == [[2], [2]]
+    names = ["out.csv", "out.csv.json", "out.json", "out.tsv"]
+    assert _names(tmp_path) == names
 
 
 def test_no_table_is_written_without_rows(tmp_path):
