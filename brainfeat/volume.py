@@ -1,5 +1,6 @@
 """In-memory 3D volumes and the geometry that places them in the scanner."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from brainfeat.exceptions import GeometryError, VolumeError
 
-__all__ = ["Geometry", "Volume"]
+__all__ = ["Geometry", "Volume", "format_spacing", "slice_thickness"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +132,27 @@ class Volume:
                 f"expected data of the geometry's shape {self.geometry.shape}, "
                 f"got {self.data.shape}."
             )
+
+
+def format_spacing(spacing: Sequence[float]) -> str:
+    """Write voxel edges in mm as a table has them.
+
+    >>> format_spacing((0.9375, 1.0, 1.2000000477))
+    '0.94x1.0x1.2'
+    """
+    return "x".join(str(round(float(edge), 2)) for edge in spacing)
+
+
+def slice_thickness(text: str) -> float | None:
+    """Read the longest edge in mm of what `format_spacing` wrote; None if it is not so.
+
+    >>> slice_thickness("0.94x1.0x1.2")
+    1.2
+    """
+    try:
+        return max(map(float, text.split("x")))
+    except ValueError:
+        return None
 
 
 def _check_affine(affine: NDArray[np.float64]) -> None:

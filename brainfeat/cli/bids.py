@@ -31,6 +31,7 @@ from brainfeat.cli.options import (
     SessionLabelOption,
     StopOption,
     VerboseOption,
+    check_output,
 )
 from brainfeat.subjects.bids.filter import BidsSelection, read_filters
 
@@ -144,6 +145,9 @@ def _embed_participants(
     from brainfeat.tables.derivatives import DerivativesFolder
     from brainfeat.tables.provenance import describe_encoder
 
+    check_output(output, is_folder=True)
+    if options.cache is not None:
+        check_output(Path(options.cache), is_folder=True)
     encoder = encoder_options.spec.build()
     if filter_file is not None:
         filters = read_filters(filter_file, encoder.modalities)

@@ -11,6 +11,7 @@ import typer
 
 from brainfeat.cli.messages import show_outcomes
 from brainfeat.exceptions import InputError
+from brainfeat.io.atomic import check_can_write
 
 if TYPE_CHECKING:
     from brainfeat.evaluation import ProbeEvaluation
@@ -42,6 +43,9 @@ def demo(
     cohort, table = output / "cohort", output / "embeddings.parquet"
     page = output / "report.html"
     _check_folder(cohort, table, page)
+    check_can_write(cohort, is_folder=True)
+    for file in (table, page):
+        check_can_write(file)
     typer.echo(f"simulating {_N_SUBJECTS} subjects in {cohort}", err=True)
     simulate_cohort(cohort, _N_SUBJECTS, labels=False)
     _embed(cohort, table, n_jobs)

@@ -36,6 +36,7 @@ from brainfeat.cli.options import (
     StopOption,
     TableOption,
     VerboseOption,
+    check_output,
 )
 from brainfeat.exceptions import InputError
 
@@ -185,6 +186,9 @@ def _embed_inputs(
     find_format(output)
     if options.overwrite and _is_among(inputs, output):
         raise InputError(f"{output}: is an input, too; choose another output name.")
+    check_output(output)
+    if options.cache is not None:
+        check_output(Path(options.cache), is_folder=True)
     encoder = encoder_options.spec.build()
     manifest = collect_rows(inputs, modalities=encoder.modalities, wanted=modalities)
     origin: dict[str, str | int] = {}

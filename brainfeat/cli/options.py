@@ -13,6 +13,7 @@ __all__ = [
     "LabelColumnOption",
     "MemoryOption",
     "ModalityOption",
+    "OptionalTableOption",
     "OverwriteOption",
     "ParticipantLabelOption",
     "PoolingOption",
@@ -24,6 +25,7 @@ __all__ = [
     "TableOption",
     "VerboseOption",
     "check_is_new",
+    "check_output",
 ]
 
 import os
@@ -33,7 +35,8 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
-from brainfeat.exceptions import InputError
+from brainfeat.exceptions import InputError, brief_reason
+from brainfeat.io.atomic import check_can_write
 
 _LABEL_OPTIONS = {"participant-label", "session-label"}
 
@@ -42,6 +45,16 @@ def check_is_new(folder: Path) -> None:
     """Check that a folder to write does not exist yet, or is empty."""
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise InputError(f"{folder}: exists and is not an empty folder.")
+
+
+def check_output(path: Path, *, is_folder: bool = False) -> None:
+    """Check, before any work, that an output can be written."""
+    try:
+        check_can_write(path, is_folder=is_folder)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written ({brief_reason(error)})."
+        ) from error
 
 
 def _count_jobs(jobs: int) -> int:
@@ -69,6 +82,9 @@ InputsArgument = Annotated[
 ]
 TableOption = Annotated[
     Path, typer.Option("-o", "--output", help="Table: .parquet, .csv or .tsv.")
+]
+OptionalTableOption = Annotated[
+    Path | None, typer.Option("-o", "--output", help="Table: .parquet, .csv or .tsv.")
 ]
 CheckpointOption = Annotated[
     str,

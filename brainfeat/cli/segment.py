@@ -20,6 +20,7 @@ from brainfeat.cli.options import (
     SeedOption,
     StepsOption,
     check_is_new,
+    check_output,
 )
 from brainfeat.exceptions import InputError
 
@@ -60,11 +61,11 @@ def segment_fit(
     """
     from brainfeat.checkpoint.sharing import shared_checkpoint
     from brainfeat.segmentation.estimator import SegmentationEstimator
-    from brainfeat.segmentation.folder import check_can_write
     from brainfeat.segmentation.manifest import read_labelled_manifest
     from brainfeat.segmentation.names import NAMES_FILE, collect_names, write_names
 
     check_is_new(output)
+    check_output(output, is_folder=True)
     estimator = SegmentationEstimator(
         checkpoint,
         freeze_encoder=not fine_tune,
@@ -78,7 +79,6 @@ def segment_fit(
     known = shared_checkpoint(checkpoint).config.encoder.modalities
     subjects, label_maps = read_labelled_manifest(manifest, known, modality or ())
     names = collect_names(map(Path, label_maps))
-    check_can_write(output)
     estimator.fit(subjects, label_maps)
     estimator.save(output)
     write_names(output / NAMES_FILE, estimator.classes_, names)
@@ -112,6 +112,7 @@ def segment_predict(
     # Label maps beside scans would make a BIDS folder of them in the next run.
     if output.resolve() in {Path(text).resolve() for text in inputs}:
         raise InputError(f"{output}: is an input, too; choose another folder.")
+    check_output(output, is_folder=True)
     estimator = SegmentationEstimator.load(model).set_params(device=device)
     manifest = collect_rows(
         inputs, modalities=estimator.modalities_, wanted=modality or ()

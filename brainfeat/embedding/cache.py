@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from brainfeat.exceptions import ConfigError, brief_reason
 from brainfeat.io.paths import expand_home
-from brainfeat.io.vector_store import VectorStore
+from brainfeat.io.vector_store import StoredVector, VectorStore
 
 __all__ = ["EmbeddingCache", "embedding_key"]
 
@@ -41,20 +41,20 @@ class EmbeddingCache:
             )
         return cls(Path(location) / "brainfeat")
 
-    def load(self, key: str, n_features: int) -> NDArray[np.float32] | None:
-        """Read an embedding; None if there is none, or it is damaged."""
+    def load(self, key: str, n_features: int) -> StoredVector | None:
+        """Read an embedding and its note; None if there is none, or it is damaged."""
         stored = self._store.load(key)
         if stored is None:
             return None
         vector = stored.vector
         if vector.shape != (n_features,) or vector.dtype != np.float32:
             return None
-        return vector if np.isfinite(vector).all() else None
+        return stored if np.isfinite(vector).all() else None
 
-    def store(self, key: str, vector: NDArray[np.float32]) -> None:
+    def store(self, key: str, vector: NDArray[np.float32], note: str = "") -> None:
         """Store an embedding; a full or read-only disk only causes a warning."""
         try:
-            self._store.save(key, vector)
+            self._store.save(key, vector, note)
         except OSError as error:
             _LOGGER.warning(
                 "%s: embedding not kept (%s)", self._store.folder, brief_reason(error)

@@ -15,6 +15,7 @@ from brainfeat.io.hashing import join_hashes
 from brainfeat.models.threads import map_in_threads
 from brainfeat.subjects.failures import add_context
 from brainfeat.subjects.subject import Outcome, Subject
+from brainfeat.volume import format_spacing
 from brainfeat.workers import Prefetch
 
 if TYPE_CHECKING:
@@ -41,10 +42,14 @@ class Embedding(NamedTuple):
         The embedding.
     input_sha256 : str or None
         Hash of the image files; None if an image is in memory and nothing is cached.
+    voxel_mm : str or None
+        Native voxel size of the first modality, such as ``"1.0x1.0x1.2"``; None if an
+        earlier version cached the embedding.
     """
 
     vector: NDArray[np.float32]
     input_sha256: str | None
+    voxel_mm: str | None = None
 
 
 def stream_embeddings(
@@ -77,6 +82,7 @@ class _Prepared(NamedTuple):
     encoder_input: "EncoderInput"
     input_sha256: str | None
     key: str | None
+    voxel_mm: str
 
 
 class _EmbeddingSteps(NamedTuple):
@@ -96,11 +102,14 @@ class _EmbeddingSteps(NamedTuple):
                 return Outcome(subject)
             if self.cache:
                 key = self.encoder.cache_key(hashes)
-                vector = self.cache.load(key, self.encoder.n_features)
-                if vector is not None:
-                    return Outcome(subject, Embedding(vector, input_sha256))
-        processed, _ = self.encoder.preprocess(subject)
-        return _Prepared(self.encoder.make_input(processed), input_sha256, key)
+                kept = self.cache.load(key, self.encoder.n_features)
+                if kept is not None:
+                    embedding = Embedding(kept.vector, input_sha256, kept.note or None)
+                    return Outcome(subject, embedding)
+        processed, native = self.encoder.preprocess(subject)
+        encoder_input = self.encoder.make_input(processed)
+        voxel_mm = format_spacing(native.spacing)
+        return _Prepared(encoder_input, input_sha256, key, voxel_mm)
 
     def encode(self, prepared: Sequence[_Prepared]) -> Iterator[Embedding | Exception]:
         vectors = self.encoder.encode([item.encoder_input for item in prepared])
@@ -110,8 +119,8 @@ class _EmbeddingSteps(NamedTuple):
                 yield VolumeError(self.encoder.explain_not_finite(fractions))
                 continue
             if self.cache and item.key:
-                self.cache.store(item.key, vector)
-            yield Embedding(vector, item.input_sha256)
+                self.cache.store(item.key, vector, item.voxel_mm)
+            yield Embedding(vector, item.input_sha256, item.voxel_mm)
 
 
 def _are_files(subject: Subject) -> bool:

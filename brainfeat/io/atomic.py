@@ -1,10 +1,12 @@
 """Atomic writing: readers see the old file or the new one, never half of one."""
 
-__all__ = ["atomic_write"]
+__all__ = ["atomic_write", "check_can_write"]
 
+import errno
 import os
 import re
 import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,4 +59,23 @@ def atomic_write(path: str | os.PathLike[str], *, flush: bool = True) -> Iterato
         names = {None, os.fspath(partial)}
         if isinstance(error, OSError) and error.errno and error.filename in names:
             error.filename = os.fspath(target)
+        raise
+
+
+def check_can_write(path: str | os.PathLike[str], *, is_folder: bool = False) -> None:
+    """Raise OSError if a file, or a folder, cannot be written; creates nothing.
+
+    Before work of minutes whose result it would not take.
+    """
+    target = Path(path)
+    if target.is_dir() and not is_folder:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+    folder = target if is_folder else target.parent
+    parents = (folder, *folder.absolute().parents)
+    existing = next(parent for parent in parents if os.path.lexists(parent))
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        error.filename = os.fspath(target)
         raise

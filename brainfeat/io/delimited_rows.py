@@ -1,6 +1,14 @@
 """CSV and TSV files: the one reader and writer, and the rules of missing values."""
 
-__all__ = ["DelimitedError", "read_records", "read_rows", "read_value", "write_rows"]
+__all__ = [
+    "SPREADSHEET_SUFFIXES",
+    "DelimitedError",
+    "check_text",
+    "read_records",
+    "read_rows",
+    "read_value",
+    "write_rows",
+]
 
 import csv
 from collections import Counter
@@ -9,7 +17,15 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TextIO
 
+from brainfeat.io.file_kinds import describe_stranger, first_bytes
+
+# Tables that are no text, refused with the mend.
+SPREADSHEET_SUFFIXES = (".xlsx", ".xls", ".ods")
+
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_MEND = "save the table as UTF-8 CSV"
+_WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 # Those of pandas.
 _MISSING = {"", "n/a", "na", "nan", "none", "null", "#n/a"}
 
@@ -27,6 +43,7 @@ def read_rows(
     is never closed raises `DelimitedError` instead of including the rest of the file,
     and blanks after a delimiter are dropped.
     """
+    check_text(path)
     with path.open(newline="", encoding="utf-8-sig", errors=errors) as file:
         rows = csv.reader(
             file, delimiter=delimiter, strict=strict, skipinitialspace=strict
@@ -34,8 +51,24 @@ def read_rows(
         try:
             for row in rows:
                 yield rows.line_num, row
-        except (csv.Error, UnicodeDecodeError) as error:
+        except UnicodeDecodeError as error:
+            raise DelimitedError(f"{error}; {_MEND}") from error
+        except csv.Error as error:
             raise DelimitedError(str(error)) from error
+
+
+def check_text(path: Path) -> None:
+    """Raise DelimitedError, with the mend, if a file is no text by its first bytes."""
+    start = first_bytes(path)
+    stranger = describe_stranger(start)
+    if start.startswith(_WORKBOOKS):
+        stranger = f"a spreadsheet; {_MEND}"
+    elif start.startswith(_UTF16_MARKS) or start.count(0) > len(start) / 4:
+        stranger = f"text in UTF-16; {_MEND}"
+    elif b"\0" in start:
+        stranger = f"a binary file; {_MEND}"
+    if stranger is not None:
+        raise DelimitedError(f"expected text, got {stranger}")
 
 
 def read_value(text: str) -> str | None:

@@ -3,10 +3,11 @@
 __all__ = [
     "Compression",
     "describe_absence",
-    "describe_folder",
+    "describe_dicom",
     "describe_stranger",
     "find_compression",
     "first_bytes",
+    "is_address",
     "open_decompressed",
 ]
 
@@ -80,6 +81,11 @@ def describe_stranger(start: bytes) -> str | None:
     return None
 
 
+def is_address(text: str) -> bool:
+    """Whether a text is an address, such as ``s3://bucket/a.nii``, not a path."""
+    return _ADDRESS.match(text) is not None and not os.path.exists(text)  # noqa: PTH110
+
+
 def describe_absence(path: str | os.PathLike[str]) -> str:
     """Say why there is no file at a path, with the mend if there is one.
 
@@ -98,14 +104,14 @@ def describe_absence(path: str | os.PathLike[str]) -> str:
     if not link.is_symlink():
         return "no such file."
     is_annexed = "annex/objects/" in link.readlink().as_posix()
-    return f"{_ANNEX}." if is_annexed else "a link to no file."
+    return f"{_ANNEX}." if is_annexed else "no such file."
 
 
-def describe_folder(folder: Path) -> str:
-    """Name what a folder without images holds, with the mend if there is one."""
+def describe_dicom(folder: Path) -> str | None:
+    """Name the DICOM files of a folder, with the mend; None if there are none."""
     if any(map(_is_dicom, islice(_files_in(folder), _MAX_SEARCHED))):
-        return "a folder of DICOM files; convert them with dcm2niix"
-    return "a folder"
+        return "DICOM files; convert them with dcm2niix"
+    return None
 
 
 def _files_in(folder: Path) -> Iterator[Path]:

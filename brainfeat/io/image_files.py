@@ -23,7 +23,7 @@ from brainfeat.exceptions import (
 )
 from brainfeat.io.file_kinds import (
     describe_absence,
-    describe_folder,
+    describe_dicom,
     describe_stranger,
     find_compression,
     first_bytes,
@@ -123,11 +123,15 @@ def existing_file(source: str | os.PathLike[str]) -> Path:
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
-        raise VolumeNotFoundError(f"{path}: {describe_absence(path)}") from None
+        reason = describe_absence(path)
+        if path.is_symlink():
+            reason = reason.replace("no such file", "a link to no file")
+        raise VolumeNotFoundError(f"{path}: {reason}") from None
     except (OSError, ValueError) as error:  # cyclic links, a name with a zero byte
         raise VolumeError(f"{path}: cannot be read ({brief_reason(error)}).") from error
     if stat.S_ISDIR(mode):
-        what = describe_folder(path)
+        dicom = describe_dicom(path)
+        what = "a folder" if dicom is None else f"a folder of {dicom}"
         raise VolumeError(f"{path}: expected an image file, got {what}.")
     if not stat.S_ISREG(mode):
         # Opening a pipe would block.

@@ -1,6 +1,12 @@
 """Locks of folders that one process at a time writes."""
 
-__all__ = ["FolderBusyError", "lock_folder", "release_folder", "release_lock"]
+__all__ = [
+    "FolderBusyError",
+    "is_locked",
+    "lock_folder",
+    "release_folder",
+    "release_lock",
+]
 
 import contextlib
 import shutil
@@ -48,6 +54,25 @@ def lock_folder(folder: Path) -> BaseFileLock:
         else:
             return lock
     raise TableError(f"{folder}: cannot be written (other processes keep removing it).")
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a process holds a folder; does not create it."""
+    path = folder / "lock"
+    if not path.exists():
+        return False
+    lock = FileLock(path, thread_local=False, fallback_to_soft=False)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return True
+    except OSError:  # the folder was removed, or belongs to another user
+        return False
+    release_lock(lock)
+    # The holder may have removed all but the lock file in between.
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+    return False
 
 
 def release_folder(folder: Path, lock: BaseFileLock) -> None:

@@ -71,6 +71,10 @@ class VectorStore:
         # Partial files of killed processes begin with a dot.
         return next(self.folder.glob("*/[!.]*.npy"), None) is None
 
+    def count(self) -> int:
+        """Return how many vectors are stored."""
+        return sum(1 for _ in self.folder.glob("*/[!.]*.npy"))
+
     def clear(self) -> None:
         """Remove the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)

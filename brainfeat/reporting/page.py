@@ -112,5 +112,6 @@ def score_table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 def _cells(tag: str, texts: Sequence[str]) -> str:
     first, *others = texts
     return f"<{tag}>{escape(first)}</{tag}>" + "".join(
-        f'<{tag} class="number">{escape(text)}</{tag}>' for text in others
+        f'<{tag} class="number">{escape(text.replace("+-", "±"))}</{tag}>'
+        for text in others
     )

@@ -44,7 +44,7 @@ def probe_section(cohort: Cohort) -> tuple[ProbeEvaluation | None, str]:
         return None, f"{left_out}<p>Not evaluated: {escape(str(error))}</p>"
     parts = [
         left_out,
-        notes(evaluation.findings),
+        notes(text[:1].upper() + text[1:] for text in evaluation.findings),
         _scores(evaluation, cohort),
         _curves(evaluation),
     ]
@@ -110,7 +110,9 @@ def _scores(evaluation: ProbeEvaluation, cohort: Cohort) -> str:
         )
         for site in evaluation.leave_one_site_out
     ]
-    return score_table(("features", "AUC", "p"), lines) + _explain(evaluation, cohort)
+    return score_table(("input of the probe", "AUC", "p"), lines) + _explain(
+        evaluation, cohort
+    )
 
 
 def _explain(evaluation: ProbeEvaluation, cohort: Cohort) -> str:

@@ -11,7 +11,8 @@ from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.embedding.subject_encoder import SubjectEncoder
 from brainfeat.evaluation import ProbeEvaluation
 from brainfeat.exceptions import BrainfeatError, InputError, brief_reason
-from brainfeat.io.atomic import atomic_write
+from brainfeat.io.atomic import atomic_write, check_can_write
+from brainfeat.io.delimited_rows import check_text
 from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.reporting.cohort import Cohort, join_participants
 from brainfeat.reporting.cohort_report import Inputs, cohort_report
@@ -51,6 +52,7 @@ def report_on_table(
     # The default name may belong to another program's page about the table.
     if output is None and path.exists() and not is_own_page(path):
         raise InputError(f"{path}: exists and is not ours; choose another by --output.")
+    check_can_write(path)  # before work of minutes
     metadata, embeddings, provenance = read_embeddings(table)
     known = metadata
     if labels is not None:
@@ -76,6 +78,7 @@ def report_on_table(
 def _read_participants(path: Path) -> pd.DataFrame:
     separator = "," if path.suffix.lower() == ".csv" else "\t"
     try:
+        check_text(path)
         names = {"participant_id": str, "session_id": str}
         return pd.read_csv(path, sep=separator, dtype=names)
     except (OSError, ValueError) as error:

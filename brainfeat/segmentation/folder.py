@@ -1,8 +1,13 @@
 """A fitted model as a folder of safetensors and JSON."""
 
+__all__ = [
+    "MODEL_NAME",
+    "FolderContent",
+    "read_folder",
+    "write_folder",
+]
+
 import dataclasses
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,8 +24,6 @@ from brainfeat.checkpoint.weight_files import file_sha256
 from brainfeat.exceptions import (
     CheckpointError,
     ConfigError,
-    InputError,
-    brief_reason,
 )
 from brainfeat.io.atomic import atomic_write
 from brainfeat.io.json_files import read_json, write_json
@@ -28,14 +31,6 @@ from brainfeat.models.decoder import DecoderConfig, SegmentationDecoder
 
 if TYPE_CHECKING:
     from brainfeat.segmentation.estimator import SegmentationEstimator
-
-__all__ = [
-    "MODEL_NAME",
-    "FolderContent",
-    "check_can_write",
-    "read_folder",
-    "write_folder",
-]
 
 MODEL_NAME = "segmentation.json"
 _ENCODER, _WEIGHTS = "encoder", "decoder.safetensors"
@@ -114,22 +109,6 @@ def read_folder(folder: Path) -> FolderContent:
     except _DAMAGES as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{folder}: damaged ({reason}).") from error
-
-
-def check_can_write(folder: Path) -> None:
-    """Raise an InputError if a folder cannot be written, without creating it.
-
-    Before a training, which takes minutes.
-    """
-    parents = (folder, *folder.absolute().parents)
-    existing = next(path for path in parents if os.path.lexists(path))
-    try:
-        with tempfile.TemporaryFile(dir=existing):
-            pass
-    except OSError as error:
-        raise InputError(
-            f"{folder}: cannot be written ({brief_reason(error)})."
-        ) from error
 
 
 def _plain(value: Any) -> Any:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "add_context",
     "adding_context",
+    "count_failures",
     "crash_path",
     "describe_failure",
     "failures_path",
@@ -197,6 +198,11 @@ def merge_failures(
     with _locked(path):
         _replace_files(path, unique, [], path.parent)
     return len(unique)
+
+
+def count_failures(path: str | os.PathLike[str]) -> int:
+    """Count the subjects in a table of failures; none if there is no such file."""
+    return len(_read_failures(Path(path)))
 
 
 def _format_tracebacks(failures: Sequence["Outcome[Any]"]) -> list[str]:

@@ -9,7 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from brainfeat.exceptions import InputError, ModalityError, VolumeError
-from brainfeat.io.delimited_rows import DelimitedError, read_records
+from brainfeat.io.delimited_rows import (
+    SPREADSHEET_SUFFIXES,
+    DelimitedError,
+    read_records,
+)
+from brainfeat.io.file_kinds import describe_absence, describe_dicom, is_address
 from brainfeat.io.paths import IMAGE_SUFFIXES, expand_home, has_image_suffix, image_stem
 from brainfeat.subjects.bids.entities import parse_bids_name
 from brainfeat.subjects.bids.filter import BidsSelection
@@ -25,7 +30,7 @@ from brainfeat.subjects.table import as_subjects
 
 __all__ = ["Manifest", "collect_bids", "collect_rows"]
 
-_TABLE_SUFFIXES = {".csv", ".tsv"}
+_TABLE_SUFFIXES = {".csv", ".tsv", *SPREADSHEET_SUFFIXES}
 
 
 @dataclass(frozen=True)
@@ -116,6 +121,9 @@ class _Collector:
         if not text:  # as a shell gives for a variable that is not set
             self._report("''", "expected a path, got an empty text.")
             return
+        if is_address(text):
+            self._report(text, describe_absence(text))
+            return
         path = _absolute(text)
         names = [path]
         if glob.has_magic(path) and not _exists(Path(path)):
@@ -152,7 +160,7 @@ class _Collector:
         if path.is_dir():
             self._add_folder(path)
         elif not path.is_file():
-            self._report(str(path), "no such file.")
+            self._report(str(path), describe_absence(path))
         elif path.suffix.lower() in _TABLE_SUFFIXES:
             self._add_table(path)
         else:
@@ -169,7 +177,8 @@ class _Collector:
                     self._add_image(path)
             expected = f"images ({', '.join(IMAGE_SUFFIXES)})"
         if len(self.rows) + len(self.problems) == n_before:
-            self._report(str(folder), f"expected {expected}, got none.")
+            found = describe_dicom(folder) or "none"
+            self._report(str(folder), f"expected {expected}, got {found}.")
 
     def _find_images(self, folder: Path) -> Iterator[Path]:
         def report(error: OSError) -> None:

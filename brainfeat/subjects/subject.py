@@ -11,7 +11,7 @@ from nibabel.spatialimages import SpatialImage
 
 from brainfeat.io.image_files import ImageSource
 
-__all__ = ["Outcome", "Subject", "is_reserved", "own_columns"]
+__all__ = ["Outcome", "Subject", "is_reserved", "join_modalities", "own_columns"]
 
 T = TypeVar("T")
 
@@ -108,7 +108,17 @@ class Outcome(Generic[T]):
 
 def own_columns(modalities: Sequence[str]) -> list[str]:
     """Return the columns that every table has before the embedding, in order."""
-    return ["participant_id", "session_id", "image", *modalities, "input_sha256"]
+    identity = ("participant_id", "session_id", "image", *modalities)
+    return [*identity, "modalities", "qc_voxel_mm", "input_sha256"]
+
+
+def join_modalities(images: Mapping[str, object], modalities: Sequence[str]) -> str:
+    """Name the modalities that have an image, in order.
+
+    >>> join_modalities({"FLAIR": "b.nii", "T1w": "a.nii"}, ["T1w", "T2w", "FLAIR"])
+    'T1w+FLAIR'
+    """
+    return "+".join(name for name in modalities if images.get(name))
 
 
 def is_reserved(column: str, modalities: Sequence[str]) -> bool:

@@ -20,6 +20,7 @@ from brainfeat.exceptions import (
     VolumeError,
     VolumeNotFoundError,
 )
+from brainfeat.io.file_kinds import describe_absence, describe_dicom, is_address
 from brainfeat.io.image_files import ImageSource
 from brainfeat.io.paths import expand_home
 from brainfeat.io.volumes import split_volumes, to_image
@@ -291,20 +292,20 @@ def _is_missing(value: Any) -> bool:
 def _matches(value: str | os.PathLike[str], where: str) -> list[Path]:
     path, is_there = find_path(value)
     if path.is_dir():
-        raise InputError(
-            f"{path}: expected image files, got a folder; a glob such as "
-            f"{path / '*.nii.gz'} names the images in it."
-        )
+        mend = f"; a glob such as {path / '*.nii.gz'} names the images in it"
+        dicom = describe_dicom(path)
+        what = f"a folder{mend}" if dicom is None else f"a folder of {dicom}"
+        raise InputError(f"{path}: expected image files, got {what}.")
     # A name that exists is no pattern, even if it holds brackets.
     if is_there:
         return [path]
-    if glob.has_magic(str(path)):
+    if glob.has_magic(str(path)) and not is_address(str(path)):
         # Path.glob would also find hidden files, such as macOS's "._sub-01.nii.gz".
         matches = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207  # see above
         if matches:
             return [Path(name) for name in matches]
         raise VolumeNotFoundError(f"{path}: {where} matches no file.")
-    raise VolumeNotFoundError(f"{path}: no such file.")
+    raise VolumeNotFoundError(f"{path}: {describe_absence(path)}")
 
 
 def _check_known(name: Any, modalities: Sequence[str], where: str) -> None:

@@ -11,10 +11,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from brainfeat.exceptions import TableError
+from brainfeat.subjects.subject import join_modalities, own_columns
 
 __all__ = [
     "ROWS_PER_BLOCK",
     "TextColumns",
+    "complete_columns",
     "feature_names",
     "is_feature",
     "order_features",
@@ -29,7 +31,7 @@ TextColumns = Mapping[str, Sequence[str | None]]
 # Many small row groups of Parquet read several times slower than a few large ones.
 ROWS_PER_BLOCK = 8192
 # A participant called 01 or 1234 is a name.
-_TEXT_COLUMNS = {"participant_id", "session_id", "image", "input_sha256"}
+_TEXT_COLUMNS = {*own_columns([])}
 _INTEGER = re.compile(r"-?(0|[1-9]\d{0,18})")
 # Without point and exponent, at most the 15 digits that a float keeps.
 _NUMBER = re.compile(
@@ -69,6 +71,26 @@ def order_features(
             f"{expected[-1]} that it was written with, got {len(names)} columns emb_*."
         )
     return expected
+
+
+def complete_columns(
+    columns: TextColumns, modalities: Sequence[str]
+) -> dict[str, Sequence[str | None]]:
+    """Return the columns of a table, with those that earlier versions did not write."""
+    n_rows = len(next(iter(columns.values()), []))
+    images = {name: columns.get(name, [None] * n_rows) for name in modalities}
+    rows = zip(*images.values(), strict=True)
+    present = (dict(zip(images, row, strict=True)) for row in rows)
+    added: dict[str, Sequence[str | None]] = {
+        "modalities": [join_modalities(row, modalities) for row in present],
+        "qc_voxel_mm": [None] * n_rows,
+    }
+    completed: dict[str, Sequence[str | None]] = {}
+    for name, values in columns.items():
+        if name == "input_sha256":
+            completed |= {n: v for n, v in added.items() if n not in columns}
+        completed[name] = values
+    return completed
 
 
 def to_typed_table(columns: TextColumns) -> pa.Table:

@@ -23,12 +23,39 @@ from brainfeat.tables.columns import (
     to_typed_table,
 )
 
-__all__ = ["DelimitedFormat", "sidecar_path"]
+__all__ = ["DelimitedFormat", "read_sidecar", "sidecar_path"]
+
+_SUFFIXES = (".parquet", ".csv", ".tsv")
 
 
 def sidecar_path(path: str | os.PathLike[str]) -> Path:
-    """Name the JSON file beside a table, which holds its provenance."""
-    return Path(path).with_suffix(".json")
+    """Name the JSON file of a table, which holds its provenance.
+
+    That of ``all.csv`` is ``all.json``; it is ``all.csv.json`` if ``all.json`` is that
+    of another table, such as ``all.parquet``.
+    """
+    table = Path(path)
+    own = _own_sidecar(table)
+    others = (table.with_suffix(suffix) for suffix in _SUFFIXES)
+    is_taken = any(
+        other != table and other.exists() and not _own_sidecar(other).exists()
+        for other in others
+    )
+    return own if is_taken or own.exists() else table.with_suffix(".json")
+
+
+def read_sidecar(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """Read the JSON file of a table; None if it is missing, or is no object.
+
+    Tables of earlier versions share one, if their names differ in the suffix alone.
+    """
+    table = Path(path)
+    own = _own_sidecar(table)
+    return read_json_object(own if own.exists() else table.with_suffix(".json"))
+
+
+def _own_sidecar(table: Path) -> Path:
+    return table.with_name(f"{table.name}.json")
 
 
 @dataclass(frozen=True)
@@ -55,7 +82,7 @@ class DelimitedFormat:
 
     def read_provenance(self, path: Path) -> dict[str, Any] | None:
         """Read the JSON file beside the table, None if it is missing."""
-        return read_json_object(sidecar_path(path))
+        return read_sidecar(path)
 
     def read_columns(self, path: Path) -> pa.Table:
         """Read everything but the features."""

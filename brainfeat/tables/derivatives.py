@@ -16,8 +16,7 @@ from brainfeat.exceptions import InputError, TableError
 from brainfeat.io.json_files import format_json, read_json_object
 from brainfeat.io.locks import FolderBusyError, lock_folder, release_folder
 from brainfeat.subjects.bids.description import check_description, describe_derivatives
-from brainfeat.subjects.subject import Subject
-from brainfeat.tables.delimited import sidecar_path
+from brainfeat.subjects.subject import Subject, join_modalities
 from brainfeat.tables.formats import find_format
 from brainfeat.tables.provenance import check_identity
 
@@ -70,14 +69,18 @@ class DerivativesFolder:
             ) from error
         if self._overwrite and path not in self._written:
             return None
-        sidecar = read_json_object(sidecar_path(path)) if exists else None
+        sidecar = read_json_object(_sidecar_path(path)) if exists else None
         if sidecar is None:
             return None
         check_identity(sidecar, self._provenance, path, advice=_ADVICE)
         return _sha256_in(sidecar)
 
     def append(
-        self, row: Subject, input_sha256: str, vector: NDArray[np.float32]
+        self,
+        row: Subject,
+        input_sha256: str,
+        vector: NDArray[np.float32],
+        voxel_mm: str | None = None,
     ) -> None:
         """Write the table of a row, and its sidecar after it."""
         path = self.path_of(row)
@@ -88,14 +91,14 @@ class DerivativesFolder:
             "input_sha256": input_sha256,
         }
         partial = self.working_folder / "embedding.parquet"
-        columns = self._describe(row, input_sha256)
+        columns = self._describe(row, input_sha256, voxel_mm)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             find_format(path).write(partial, columns, [vector], self._provenance)
             # A table without its sidecar is embedded again.
-            sidecar_path(path).unlink(missing_ok=True)
+            _sidecar_path(path).unlink(missing_ok=True)
             partial.replace(path)
-            self._write_text(sidecar_path(path), format_json(sidecar))
+            self._write_text(_sidecar_path(path), format_json(sidecar))
         except OSError as error:
             reason = error.strerror or error
             raise TableError(f"{path}: cannot be written ({reason}).") from error
@@ -118,7 +121,7 @@ class DerivativesFolder:
         for row in done:
             for path in self._find_outdated(row):
                 path.unlink(missing_ok=True)
-                sidecar_path(path).unlink(missing_ok=True)
+                _sidecar_path(path).unlink(missing_ok=True)
         return len(done)
 
     def close(self) -> None:
@@ -138,13 +141,18 @@ class DerivativesFolder:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _describe(self, row: Subject, input_sha256: str) -> dict[str, list[str | None]]:
+    def _describe(
+        self, row: Subject, input_sha256: str, voxel_mm: str | None
+    ) -> dict[str, list[str | None]]:
+        modalities = self._provenance["modalities"]
         return {
             "participant_id": [row.participant_id],
             "session_id": [row.session_id],
             "run": [row.metadata.get("run")],
             "image": [row.image],
-            **{m: [row.paths.get(m)] for m in self._provenance["modalities"]},
+            **{m: [row.paths.get(m)] for m in modalities},
+            "modalities": [join_modalities(row.paths, modalities)],
+            "qc_voxel_mm": [voxel_mm],
             "input_sha256": [input_sha256],
         }
 
@@ -160,9 +168,9 @@ class DerivativesFolder:
             yield path
             return
         start = glob.escape(path.name.removesuffix(TABLE_NAME))
-        own = _sha256_in(read_json_object(sidecar_path(path)))
+        own = _sha256_in(read_json_object(_sidecar_path(path)))
         for other in path.parent.glob(f"{start}run-*_{TABLE_NAME}"):
-            if own == _sha256_in(read_json_object(sidecar_path(other))):
+            if own == _sha256_in(read_json_object(_sidecar_path(other))):
                 yield other
 
     def _uri(self, image: str) -> str:
@@ -203,6 +211,11 @@ def lock_working_folder(root: Path) -> tuple[Path, BaseFileLock]:
             return folder, lock_folder(folder)
         except FolderBusyError:
             index += 1
+
+
+def _sidecar_path(table: Path) -> Path:
+    # By the rules of BIDS.
+    return table.with_suffix(".json")
 
 
 def _sha256_in(sidecar: Mapping[str, Any] | None) -> str | None:

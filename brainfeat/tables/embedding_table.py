@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 
 from brainfeat.exceptions import TableError
 from brainfeat.io.paths import expand_home
-from brainfeat.subjects.subject import Subject, is_reserved, own_columns
+from brainfeat.subjects.subject import (
+    Subject,
+    is_reserved,
+    join_modalities,
+    own_columns,
+)
+from brainfeat.tables.columns import complete_columns
 from brainfeat.tables.formats import find_format
 from brainfeat.tables.journal import RowJournal
 from brainfeat.tables.provenance import (
@@ -62,7 +68,7 @@ class EmbeddingTable:
         self.working_folder = working_path(self.output)
         if self.output.is_dir():
             raise TableError(f"{self.output}: expected a file name, got a folder.")
-        check_sidecar(self.output, self._provenance)
+        check_sidecar(self.output)
         # Lock first: the table must not change while it is read.
         self._journal = RowJournal(self.working_folder, int(provenance["n_features"]))
         try:
@@ -81,10 +87,14 @@ class EmbeddingTable:
         return None if record is None else record["input_sha256"]
 
     def append(
-        self, row: Subject, input_sha256: str, vector: NDArray[np.float32]
+        self,
+        row: Subject,
+        input_sha256: str,
+        vector: NDArray[np.float32],
+        voxel_mm: str | None = None,
     ) -> None:
         """Store the embedding of a row; it survives a kill from then on."""
-        self._journal.append(row.key, input_sha256, vector)
+        self._journal.append(row.key, input_sha256, vector, voxel_mm)
 
     def finish(self, rows: Sequence[Subject]) -> int:
         """Write the old rows and then the embedded ones of ``rows``; return the count.
@@ -135,8 +145,13 @@ class EmbeddingTable:
         begun = header if header is not None and resumes else {}
         # The killed run may have used another machine.
         self._added = join_precisions(begun, self._provenance, self.output)
+        origin: dict[str, Any] = {
+            name: self._provenance[name]
+            for name in ("shard", "n_listed")
+            if name in self._provenance
+        }
         self._journal.begin(
-            {"identity": identity, "overwrites": overwrite, **self._added},
+            {"identity": identity, "overwrites": overwrite, **self._added, **origin},
             discard=not resumes,
         )
 
@@ -149,8 +164,9 @@ class EmbeddingTable:
         self._check_shard(provenance.get("shard"))
         count = self._provenance.get("n_listed")
         self._is_recounted = provenance.get("n_listed") != count
-        columns = self._format.read_texts(self.output)
-        check_columns(self.output, columns, identity["modalities"])
+        texts = self._format.read_texts(self.output)
+        check_columns(self.output, texts, identity["modalities"])
+        columns = complete_columns(texts, identity["modalities"])
         records: dict[str, Record] = {}
         for values in zip(*columns.values(), strict=True):
             record = dict(zip(columns, values, strict=True))
@@ -184,6 +200,7 @@ class EmbeddingTable:
             merged[key] = {**(record or {}), **self._describe(requested.get(key))}
             if new_sha256 is not None:
                 merged[key]["input_sha256"] = new_sha256
+                merged[key]["qc_voxel_mm"] = self._journal.voxel_mm(key)
         return merged
 
     def _find_outdated(self, rows: Sequence[Subject]) -> set[str]:
@@ -226,6 +243,7 @@ class EmbeddingTable:
             "session_id": row.session_id,
             "image": row.image,
             **{m: row.paths.get(m) for m in modalities},
+            "modalities": join_modalities(row.paths, modalities),
             **{n: v for n, v in row.metadata.items() if not is_reserved(n, modalities)},
         }
 
@@ -269,7 +287,8 @@ def check_columns(
     path: Path, columns: Collection[str], modalities: Sequence[str]
 ) -> None:
     """Raise TableError if a table lost a column that it was written with."""
-    lost = [name for name in own_columns(modalities) if name not in columns]
+    given = {*columns, "modalities", "qc_voxel_mm"}  # older tables have not these two
+    lost = [name for name in own_columns(modalities) if name not in given]
     if lost:
         raise TableError(
             f"{path}: expected the columns that it was written with, got none called "
@@ -291,7 +310,9 @@ def read_embeddings(
     -------
     metadata : DataFrame
         One row per subject: ``participant_id``, ``session_id``, ``image``, a path per
-        modality, ``input_sha256``, then the manifest's own columns.
+        modality, ``modalities`` (those it has, such as ``"T1w+FLAIR"``),
+        ``qc_voxel_mm`` (native voxel edges of the first, such as ``"1.0x1.0x1.2"``),
+        ``input_sha256``, then the manifest's own columns.
     embeddings : ndarray of float32 of shape (n_subjects, n_features)
         In the same order.
     provenance : dict
@@ -312,7 +333,12 @@ def read_embeddings(
     if not blocks or blocks[0].shape[1] == 0:
         raise TableError(f"{source}: expected columns emb_*, got none with values.")
     provenance = table_format.read_provenance(source) or {}
-    return columns.to_pandas(), np.concatenate(blocks), provenance
+    metadata = columns.to_pandas()
+    completed = complete_columns(columns.to_pydict(), provenance.get("modalities", []))
+    for position, (name, values) in enumerate(completed.items()):
+        if name not in metadata and provenance:
+            metadata.insert(position, name, values)
+    return metadata, np.concatenate(blocks), provenance
 
 
 def _key(images: Mapping[str, str | None]) -> str:

@@ -14,6 +14,7 @@ from brainfeat.io.locks import release_folder
 from brainfeat.subjects.bids.filter import BidsSelection
 from brainfeat.subjects.bids.labels import read_participants, read_sessions
 from brainfeat.subjects.subject import is_reserved
+from brainfeat.tables.columns import complete_columns
 from brainfeat.tables.derivatives import TABLE_NAME, check_apart, lock_working_folder
 from brainfeat.tables.formats import find_format
 from brainfeat.tables.provenance import (
@@ -100,7 +101,8 @@ def _read_records(
         check_identity(origin, provenance, path, advice=_ADVICE)
         provenance |= join_precisions(provenance, origin, path)
         texts = find_format(path).read_texts(path)
-        record = {name: values[0] for name, values in texts.items()}
+        columns = complete_columns(texts, provenance["modalities"])
+        record = {name: values[0] for name, values in columns.items()}
         sessions = read_sessions(raw / str(record["participant_id"]))
         metadata = {
             **participants.get(str(record["participant_id"]), {}),

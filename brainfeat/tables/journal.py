@@ -13,7 +13,12 @@ from brainfeat.io.json_files import read_json_object, write_json
 from brainfeat.io.locks import lock_folder, release_folder
 from brainfeat.io.vector_store import VectorStore
 
-__all__ = ["RowJournal"]
+__all__ = ["RowJournal", "count_rows", "read_header"]
+
+
+_HEADER, _ROWS = "header.json", "rows"
+
+_SEPARATOR = "\t"  # of the hash and the voxel size in a note
 
 
 class RowJournal:
@@ -27,21 +32,27 @@ class RowJournal:
         self.folder = folder
         self.n_features = n_features
         self._lock = lock_folder(folder)
-        self._store = VectorStore(folder / "rows")
-        self.header = read_json_object(folder / "header.json")
+        self._store = VectorStore(folder / _ROWS)
+        self.header = read_header(folder)
         self.has_rows = not self._store.is_empty()
-        self._hashes: dict[str, str | None] = {}
+        self._notes: dict[str, str | None] = {}
 
     def begin(self, header: Mapping[str, Any], *, discard: bool) -> None:
         """Write the header; ``discard`` drops the rows of an earlier run."""
         if discard:
             self._store.clear()
-            self._hashes.clear()
+            self._notes.clear()
             self.has_rows = False
-        write_json(self.folder / "header.json", header)
+        write_json(self.folder / _HEADER, header)
         self.header = dict(header)
 
-    def append(self, key: str, input_sha256: str, vector: NDArray[np.float32]) -> None:
+    def append(
+        self,
+        key: str,
+        input_sha256: str,
+        vector: NDArray[np.float32],
+        voxel_mm: str | None = None,
+    ) -> None:
         """Store the row of a key, in place of its old one."""
         if vector.shape != (self.n_features,):
             raise TableError(
@@ -49,22 +60,24 @@ class RowJournal:
                 f"got shape {vector.shape}."
             )
         try:
-            self._store.save(_file_key(key), vector, input_sha256)
+            note = _SEPARATOR.join([input_sha256, voxel_mm or ""])
+            self._store.save(_file_key(key), vector, note)
         except OSError as error:
             raise TableError(
                 f"{self.folder}: cannot be written ({error.strerror}); "
                 "the rows before this one are kept."
             ) from error
-        self._hashes[key] = input_sha256
+        self._notes[key] = note
         self.has_rows = True
 
     def input_sha256(self, key: str) -> str | None:
         """Return the hash of the images of a row, None if there is no such row."""
-        if key not in self._hashes:
-            row = self._store.load(_file_key(key)) if self.has_rows else None
-            is_usable = row is not None and row.vector.shape == (self.n_features,)
-            self._hashes[key] = row.note if row is not None and is_usable else None
-        return self._hashes[key]
+        note = self._note(key)
+        return None if note is None else note.partition(_SEPARATOR)[0]
+
+    def voxel_mm(self, key: str) -> str | None:
+        """Return the voxel size of a row, None if it is not known."""
+        return (self._note(key) or "").partition(_SEPARATOR)[2] or None
 
     def read(self, key: str) -> NDArray[np.float32]:
         """Read the vector of a stored row."""
@@ -82,11 +95,28 @@ class RowJournal:
         else:
             self._lock.release()
 
+    def _note(self, key: str) -> str | None:
+        if key not in self._notes:
+            row = self._store.load(_file_key(key)) if self.has_rows else None
+            is_usable = row is not None and row.vector.shape == (self.n_features,)
+            self._notes[key] = row.note if row is not None and is_usable else None
+        return self._notes[key]
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close(remove=False)
+
+
+def read_header(folder: Path) -> dict[str, Any] | None:
+    """Read the header of a journal that another process may hold."""
+    return read_json_object(folder / _HEADER)
+
+
+def count_rows(folder: Path) -> int:
+    """Count the rows of a journal that another process may hold."""
+    return VectorStore(folder / _ROWS).count()
 
 
 def _file_key(key: str) -> str:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from brainfeat.exceptions import InputError, TableError
 from brainfeat.io.locks import lock_folder, release_folder
 from brainfeat.subjects.subject import own_columns
+from brainfeat.tables.columns import complete_columns
 from brainfeat.tables.embedding_table import check_columns, working_path
 from brainfeat.tables.formats import find_format
 from brainfeat.tables.provenance import (
@@ -24,7 +25,7 @@ from brainfeat.tables.provenance import (
     write_table,
 )
 
-__all__ = ["MergedTable", "Shard", "merge_tables"]
+__all__ = ["MergedTable", "Shard", "format_absent", "merge_tables", "without_failed"]
 
 Item = TypeVar("Item")
 
@@ -66,7 +67,7 @@ class Shard:
 
 
 class MergedTable(NamedTuple):
-    """The number of rows of a merged table, and the shards that were not given."""
+    """The number of rows of a merged table, and the shards that it lacks."""
 
     n_rows: int
     absent: tuple[Shard, ...]
@@ -77,11 +78,16 @@ def merge_tables(
     output: str | os.PathLike[str],
     *,
     overwrite: bool = False,
+    allow_missing: bool = False,
+    n_failed: Sequence[int] = (),
 ) -> MergedTable:
     """Merge tables of one encoder, in the order of their shards, else as given.
 
     A row that several tables have, with the same images, is kept once. Raises
-    TableError if tables do not belong together or are incomplete.
+    TableError if tables do not belong together or are incomplete, or if shards have
+    none, unless ``allow_missing``. ``n_failed`` are the numbers of failed subjects of
+    the runs that ended without a table: shards of so many inputs do not count as
+    missing.
     """
     target = Path(output)
     table_format = find_format(target)
@@ -93,8 +99,12 @@ def merge_tables(
     _check_finished(target)
     parts = sorted(map(_Part.open, map(Path, sources)), key=lambda part: part.position)
     provenance = _join_provenance(parts)
-    check_sidecar(target, provenance)
-    absent = _find_absent(parts)
+    check_sidecar(target)
+    absent = without_failed(_find_absent(parts), n_failed)
+    if absent and not allow_missing:
+        raise TableError(
+            f"{format_absent(absent)}; merge the others with --allow-missing."
+        )
     kept = _choose_rows(parts, provenance["modalities"])
     columns = _join_columns(parts, kept, provenance["modalities"])
     vectors = chain.from_iterable(
@@ -108,6 +118,29 @@ def merge_tables(
             f"{target}: cannot be written ({error.strerror or error})."
         ) from error
     return MergedTable(sum(map(len, kept)), absent)
+
+
+def format_absent(absent: Sequence[Shard]) -> str:
+    """List shards without a table in one line, as job arrays write several.
+
+    Examples
+    --------
+    >>> print(format_absent([Shard(3, 9)]))
+    shard 3/9 has no table (no rows, all failed, or not ended)
+    >>> print(format_absent([Shard(n, 9) for n in (1, 3, 4, 5, 9)]))
+    shards 1,3-5,9 of 9 have no table (no rows, all failed, or not ended)
+    """
+    reasons = "(no rows, all failed, or not ended)"
+    if len(absent) == 1:
+        return f"shard {absent[0]} has no table {reasons}"
+    ranges: list[list[int]] = []
+    for shard in absent:
+        if ranges and ranges[-1][-1] == shard.index - 1:
+            ranges[-1].append(shard.index)
+        else:
+            ranges.append([shard.index])
+    texts = ("-".join(map(str, dict.fromkeys([r[0], r[-1]]))) for r in ranges)
+    return f"shards {','.join(texts)} of {absent[0].count} have no table {reasons}"
 
 
 @contextmanager
@@ -140,8 +173,9 @@ class _Part:
         provenance = read_origin(path, advice="not merged.")
         text = provenance.get("shard")
         shard = None if text is None else Shard.parse(str(text))
-        columns = table_format.read_texts(path)
-        check_columns(path, columns, provenance["modalities"])
+        texts = table_format.read_texts(path)
+        check_columns(path, texts, provenance["modalities"])
+        columns = complete_columns(texts, provenance["modalities"])
         return cls(path, provenance, columns, shard)
 
     @property
@@ -183,8 +217,11 @@ def _join_provenance(parts: Sequence[_Part]) -> dict[str, Any]:
     return provenance
 
 
-def _find_absent(parts: Sequence[_Part]) -> tuple[Shard, ...]:
-    """Return the shards that no part is; TableError if parts are of several runs."""
+def _find_absent(parts: Sequence[_Part]) -> dict[Shard, int]:
+    """Return the shards that no part is, with their numbers of inputs.
+
+    Raises TableError if parts are of several runs.
+    """
     shards = {part.shard: part.path for part in parts if part.shard is not None}
     counts = {shard.count: path for shard, path in shards.items()}
     if len(counts) > 1:
@@ -207,7 +244,31 @@ def _find_absent(parts: Sequence[_Part]) -> tuple[Shard, ...]:
             "if there are several."
         )
     all_shards = (Shard(index, n) for n in counts for index in range(1, n + 1))
-    return tuple(shard for shard in all_shards if shard not in shards)
+    # Tables of earlier versions do not say how many inputs were listed.
+    n_listed = next(iter(lengths), None)
+    sizes = {
+        shard: 1 if n_listed is None else len(shard.take(range(n_listed)))
+        for shard in all_shards
+        if shard not in shards
+    }
+    return {shard: size for shard, size in sizes.items() if size > 0}
+
+
+def without_failed(
+    absent: Mapping[Shard, int], n_failed: Sequence[int]
+) -> tuple[Shard, ...]:
+    """Leave out shards of which all inputs failed, by their numbers of inputs.
+
+    ``n_failed`` are the numbers of failures of runs that ended without a table.
+    """
+    unclaimed, missing = sorted(n_failed), []
+    for shard, n_inputs in sorted(absent.items(), key=lambda item: item[1]):
+        enough = [number for number in unclaimed if number >= n_inputs]
+        if enough:
+            unclaimed.remove(enough[0])
+        else:
+            missing.append(shard)
+    return tuple(sorted(missing, key=lambda shard: shard.index))
 
 
 def _choose_rows(parts: Sequence[_Part], modalities: Sequence[str]) -> list[list[int]]:

@@ -13,7 +13,7 @@ from brainfeat._version import __version__
 from brainfeat.exceptions import TableError
 from brainfeat.io.json_files import format_json, read_json_object
 from brainfeat.tables.columns import TextColumns
-from brainfeat.tables.delimited import sidecar_path
+from brainfeat.tables.delimited import read_sidecar, sidecar_path
 from brainfeat.tables.formats import TableFormat, find_format
 
 if TYPE_CHECKING:
@@ -74,12 +74,13 @@ def check_identity(
     old: Mapping[str, Any], new: Mapping[str, Any], path: Path, *, advice: str
 ) -> None:
     """Raise TableError if new rows may not join those of the table at ``path``."""
-    for name, word in _IDENTITY.items():
-        if old.get(name) != new[name]:
-            raise TableError(
-                f"{path}: made with another {word} ({_brief(old.get(name))}, now "
-                f"{_brief(new[name])}); {advice}"
-            )
+    changes = [
+        f"another {word} ({_brief(old.get(name))}, now {_brief(new[name])})"
+        for name, word in _IDENTITY.items()
+        if old.get(name) != new[name]
+    ]
+    if changes:
+        raise TableError(f"{path}: made with {' and '.join(changes)}; {advice}")
 
 
 def read_origin(path: Path, *, advice: str) -> dict[str, Any]:
@@ -106,24 +107,11 @@ def join_precisions(
     return {"precision": ", ".join(sorted(old | new))} if old | new else {}
 
 
-def check_sidecar(output: Path, provenance: Mapping[str, Any]) -> None:
-    """Raise TableError if the JSON file beside a new table belongs to something else.
-
-    It may belong to a table of the same name in another format and of the same encoder.
-    """
+def check_sidecar(output: Path) -> None:
+    """Raise TableError if the JSON file of a new table belongs to something else."""
     path = sidecar_path(output)
-    if not path.exists():
-        return
-    old = read_json_object(path) or {}
-    if "checkpoint_sha256" not in old:
+    if path.exists() and "checkpoint_sha256" not in (read_json_object(path) or {}):
         raise TableError(f"{path}: exists and is not ours; choose another output name.")
-    others = {output.with_suffix(s) for s in (".parquet", ".csv", ".tsv")} - {output}
-    owners = [other.name for other in sorted(others) if other.exists()]
-    if owners and _differ(old, provenance):
-        raise TableError(
-            f"{path}: describes {owners[0]}, made with another encoder; "
-            "choose another output name."
-        )
 
 
 def write_table(
@@ -145,10 +133,11 @@ def write_table(
     for path in (partial, sidecar):
         with path.open("rb") as file:
             os.fsync(file.fileno())
-    if _differ(read_json_object(sidecar_path(output)) or {}, provenance):
+    target = sidecar_path(output)
+    if _differ(read_sidecar(output) or {}, provenance):
         # The old table must never lie beside the new provenance.
         output.unlink(missing_ok=True)
-    sidecar.replace(sidecar_path(output))
+    sidecar.replace(target)
     partial.replace(output)
 
 

@@ -99,7 +99,11 @@ class _RowSink(Protocol):
         """
 
     def append(
-        self, row: Subject, input_sha256: str, vector: NDArray[np.float32]
+        self,
+        row: Subject,
+        input_sha256: str,
+        vector: NDArray[np.float32],
+        voxel_mm: str | None = None,
     ) -> None:
         """Keep an embedding, so that a killed process loses nothing of it."""
 
@@ -226,7 +230,8 @@ class _Run:
         self.known_sha256.pop(subject.key, None)
         self.counts[outcome.status] += 1
         if result is not None:
-            self._sink.append(subject, str(result.input_sha256), result.vector)
+            input_sha256 = str(result.input_sha256)
+            self._sink.append(subject, input_sha256, result.vector, result.voxel_mm)
             self.counts["volumes"] += len(subject.images)
         if outcome.error is not None:
             _LOGGER.debug("traceback:", exc_info=outcome.error)

@@ -62,3 +62,18 @@ def test_demo_fails_if_a_subject_fails(demo, tmp_path):
     result = demo(tmp_path)
     assert result.exit_code == 2
     assert "failures.tsv: 1 of 13 subjects failed" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["cohort", "report.html", "embeddings.parquet"])
+def test_demo_checks_each_output_first(tmp_path, name):
+    output = tmp_path / "demo"
+    (output / "cohort").mkdir(parents=True)
+    if name == "cohort":
+        output = tmp_path / "file"
+        output.touch()
+    else:
+        (output / name).mkdir()
+    result = CliRunner().invoke(cli.app, ["demo", str(output)])
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"error: {output / name}: cannot be read or written (")

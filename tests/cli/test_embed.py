@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -258,3 +259,35 @@ def test_several_devices_make_the_same_table(small_scans, small_checkpoint, tmp_
         assert result.exit_code == 0
     one, two = ((tmp_path / f"{n}.parquet").read_bytes() for n in ("one", "two"))
     assert one == two
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("embed", "absent.nii", "-o", "file/out.csv"), "file/out.csv"),
+        (("embed", "absent.nii", "-o", "a.csv", "--cache", "file/c"), "file/c"),
+        (("bids", "absent", "file/out", "participant"), "file/out"),
+        (("bids", "absent", "out", "participant", "-w", "file/w"), "file/w"),
+    ],
+)
+def test_output_that_cannot_be_written_fails_before_the_work(
+    tmp_path, monkeypatch, options, named
+):
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    result = CliRunner().invoke(cli.app, [*options, "--checkpoint", "absent"])
+    assert result.exit_code == 2
+    message = f"error: {named}: cannot be written (Not a directory)."
+    assert result.stderr.splitlines() == [message]
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_segmentation_that_cannot_be_written_fails_before_the_work(tmp_path):
+    (tmp_path / "file").touch()
+    folder = tmp_path / "file" / "maps"
+    result = CliRunner().invoke(
+        cli.app, ["segment", "predict", "absent", "a.nii", "-o", str(folder)]
+    )
+    assert result.exit_code == 2
+    message = f"error: {folder}: cannot be written (Not a directory)."
+    assert result.stderr.splitlines() == [message]

@@ -55,15 +55,64 @@ def test_shard_without_a_table_is_reported(tmp_path):
         with EmbeddingTable(tmp_path / f"{index}.csv", part) as table:
             table.append(row, "sha", np.zeros(3, np.float32))
             table.finish([row])
-    result = _run("merge", *tmp_path.glob("*.csv"), "-o", tmp_path / "all.parquet")
-    assert result.exit_code == 1
+    parts, output = [*tmp_path.glob("*.csv")], tmp_path / "all.parquet"
+    result = _run("merge", *parts, "-o", output)
+    assert result.exit_code == 2
     message = "shard 3/4 has no table (no rows, all failed, or not ended)"
+    (line,) = result.stderr.splitlines()
+    assert line == f"error: {message}; merge the others with --allow-missing."
+    assert not output.exists()
+    result = _run("merge", *parts, "-o", output, "--allow-missing")
+    assert result.exit_code == 1
     assert result.stderr.splitlines() == [message]
     assert result.stdout.splitlines()[0] == "3 rows, 0 failed"
     # Many jobs of an array may be absent: one line lists them for a resubmission.
-    result = _run("merge", tmp_path / "2.csv", "-o", tmp_path / "one.csv")
+    result = _run(
+        "merge", tmp_path / "2.csv", "-o", tmp_path / "one.csv", "--allow-missing"
+    )
     message = "shards 1,3-4 of 4 have no table (no rows, all failed, or not ended)"
     assert result.stderr.splitlines() == [message]
+
+
+def test_status_has_a_line_a_shard(tmp_path):
+    provenance = {"checkpoint_sha256": "c0ffee", "preprocessing_sha256": "facade"}
+    provenance |= {"pooling": "mean", "modalities": ["T1w"], "n_features": 3}
+    provenance |= {"n_listed": 15}  # shards of 3 rows
+
+    def table(index, rows, *, ends):
+        part = {**provenance, "shard": f"{index}/5"}
+        table = EmbeddingTable(tmp_path / f"{index}.csv", part)
+        rows = [Subject(f"{n}", {"T1w": f"/{index}-{n}.nii"}) for n in range(rows)]
+        for row in rows:
+            table.append(row, "sha", np.zeros(3, np.float32))
+        if ends:
+            table.finish(rows)
+        return table
+
+    table(1, 3, ends=True)
+    table(2, 2, ends=True)
+    header = "participant_id\tfile\treason\n"
+    (tmp_path / "2.failures.tsv").write_text(f"{header}a\ta.nii\tcut.\n")
+    table(3, 1, ends=False).close()
+    with table(4, 2, ends=False):
+        result = _run("merge", "--status", *tmp_path.glob("*.csv"), tmp_path / "6.csv")
+    assert result.stdout.splitlines() == [
+        f"{tmp_path / '6.csv'}: missing",
+        f"{tmp_path / '1.csv'}, shard 1/5: 3 of 3 rows done, 0 failed",
+        f"{tmp_path / '2.csv'}, shard 2/5: 2 of 3 rows done, 1 failed",
+        f"{tmp_path / '3.csv'}, shard 3/5: 1 of 3 rows done, 0 failed, stopped",
+        f"{tmp_path / '4.csv'}, shard 4/5: 2 of 3 rows done, 0 failed, running",
+        "shard 5/5: missing",
+        "6 shards: 2 done, 1 running, 1 stopped, 2 missing",
+    ]
+    assert result.exit_code == 1
+    for index in (3, 4, 5):
+        table(index, 3, ends=True)
+    (tmp_path / "2.failures.tsv").unlink()
+    table(2, 3, ends=True)
+    result = _run("merge", "--status", *tmp_path.glob("*.csv"))
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[-1].startswith("5 shards: 5 done, ")
 
 
 def test_glob_may_include_tables_of_failures(small_scans, small_checkpoint, tmp_path):

@@ -30,3 +30,12 @@ def test_report_names_the_page_and_failed_images(table):
     assert lines[-2] == "[4/4] preprocessing"
     assert lines[-1].startswith("failed: sub-")
     assert page.read_text().count("<use href=") == 3
+
+
+def test_page_that_cannot_be_written_fails_before_the_work(table, tmp_path):
+    (tmp_path / "file").touch()
+    page = tmp_path / "file" / "page.html"
+    result = run("report", table, "-o", page)
+    assert result.exit_code == 2
+    reason = "cannot be read or written (Not a directory)."
+    assert result.stderr == f"error: {page}: {reason}\n"

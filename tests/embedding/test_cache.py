@@ -27,8 +27,9 @@ def entry(tmp_path):
 
 def test_embedding_survives_store_and_load(cache, vector):
     assert cache.load(KEY, 7) is None
-    cache.store(KEY, vector)
-    np.testing.assert_array_equal(cache.load(KEY, 7), vector)
+    cache.store(KEY, vector, "1.0x1.0x1.2")
+    np.testing.assert_array_equal(cache.load(KEY, 7).vector, vector)
+    assert cache.load(KEY, 7).note == "1.0x1.0x1.2"
     assert cache.load(embedding_key({"input": "b"}), 7) is None
 
 
@@ -52,7 +53,7 @@ def test_damaged_embedding_is_computed_again(cache, vector, tmp_path, content, c
         assert cache.load(KEY, 7) is None
     assert "damaged" in caplog.text
     cache.store(KEY, vector)
-    np.testing.assert_array_equal(cache.load(KEY, 7), vector)
+    np.testing.assert_array_equal(cache.load(KEY, 7).vector, vector)
 
 
 @pytest.mark.parametrize(

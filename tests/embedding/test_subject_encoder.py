@@ -21,7 +21,8 @@ from brainfeat.models.config import EncoderConfig
 from brainfeat.models.encoder import SlabEncoder
 from brainfeat.models.pooling import pool_regions, pool_tissues, pool_tokens
 from brainfeat.models.threads import count_threads
-from brainfeat.preprocessing import alignment as registration
+from brainfeat.preprocessing import preprocessor
+from brainfeat.preprocessing.alignment import Alignment
 from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.slabs.grid import SlabGrid
 from brainfeat.subjects.subject import Subject
@@ -275,6 +276,24 @@ def test_each_file_is_hashed_once_in_a_reading_thread(
     ]
 
 
+def test_embedding_has_the_voxel_size_of_the_first_modality(checkpoint, tmp_path, rng):
+    images = {}
+    for name, spacing in (("FLAIR", (2.0, 0.9375, 5.0)), ("T1w", (1.2, 1.0, 3.0))):
+        data = rng.normal(size=(20, 30, 25)).astype(np.float32)
+        image = nib.Nifti1Image(data, np.diag([*spacing, 1.0]))
+        images[name] = tmp_path / f"{name}.nii.gz"
+        image.to_filename(images[name])
+    subjects = [
+        Subject("both", images),
+        Subject("FLAIR", {"T1w": None, "FLAIR": images["FLAIR"]}),
+    ]
+    encoder, cache = make_encoder(checkpoint), EmbeddingCache(tmp_path / "kept")
+    for _ in ("computed", "cached"):
+        outcomes = list(encoder.stream(subjects, cache=cache))
+        sizes = [outcome.unwrap().voxel_mm for outcome in outcomes]
+        assert sizes == ["1.2x1.0x3.0", "2.0x0.94x5.0"]
+
+
 def test_images_in_memory_are_hashed_for_a_cache_only(checkpoint, subjects, tmp_path):
     image = to_image(read_volume(subjects[0].images["T1w"]))
     encoder = make_encoder(checkpoint)
@@ -434,8 +453,8 @@ def test_region_without_brain_is_named(make_checkpoint, subjects, background):
 
 
 def test_centred_brain_is_a_warning(checkpoint, subjects, monkeypatch, caplog):
-    centred = registration.Alignment(np.eye(4), np.eye(4), similarity=float("nan"))
-    monkeypatch.setattr(registration, "align_to_template", lambda *_: centred)
+    centred = Alignment(np.eye(4), np.eye(4), similarity=float("nan"))
+    monkeypatch.setattr(preprocessor, "align_to_template", lambda *_: centred)
     embed(make_encoder(checkpoint), subjects[:1])
     assert caplog.text == ""
     embed(make_encoder(checkpoint, preprocessor=aligned(checkpoint)), subjects[:1])

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from brainfeat.io.atomic import atomic_write
+from brainfeat.io.atomic import atomic_write, check_can_write
 from brainfeat.io.json_files import write_json
 
 
@@ -82,3 +82,27 @@ def test_failed_json_write_keeps_the_old_file(tmp_path):
         write_json(path, {"name": object()})
     assert json.loads(path.read_text(encoding="utf-8"))["name"] == "größer"
     assert [file.name for file in path.parent.iterdir()] == ["values.json"]
+
+
+@pytest.mark.parametrize(
+    ("name", "is_folder", "error"),
+    [
+        ("file/a/b.csv", False, NotADirectoryError),
+        ("file", True, NotADirectoryError),
+        ("folder", False, IsADirectoryError),
+        ("folder", True, None),
+        ("file", False, None),
+        ("new/folder/b.csv", False, None),
+    ],
+)
+def test_output_is_checked_without_being_created(tmp_path, name, is_folder, error):
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "folder").mkdir()
+    if error is None:
+        check_can_write(tmp_path / name, is_folder=is_folder)
+    else:
+        with pytest.raises(error) as caught:
+            check_can_write(tmp_path / name, is_folder=is_folder)
+        assert caught.value.filename == str(tmp_path / name)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder"]
+    assert (tmp_path / "file").read_text() == "old"

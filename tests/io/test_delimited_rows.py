@@ -64,8 +64,16 @@ def test_records_have_a_value_per_named_column(tmp_path, name, text):
         (b"id,age\n1,2,3\n", "line 2: expected 2 cells, got 3"),
         (b'id,age\n1,"2\n3,4\n', "unexpected end of data"),
         (b"id,age\n\xff,2\n", "'utf-8' codec can't decode"),
+        ("id,site\n1,Zürich\n".encode("cp1252"), "save the table as UTF-8 CSV"),
+        ("id,age\n1,2\n".encode("utf-16"), "text in UTF-16; save the table as UTF-8"),
+        ("id,age\n1,2\n".encode("utf-16-le"), "text in UTF-16; save the table"),
+        (b"PK\x03\x04\0\0", "expected text, got a spreadsheet; save the table as UTF"),
+        (b"\xd0\xcf\x11\xe0\0", "got a spreadsheet; save the table as UTF-8 CSV"),
+        (b"PAR1\x15\0", "got a binary file; save the table as UTF-8 CSV"),
+        (b"/annex/objects/MD5E-s9--0a.csv\n", "got a pointer of git-annex"),
+        (b"<!DOCTYPE html>", "got a web page"),
     ],
-    ids=["twice", "long", "quote", "bytes"],
+    ids=lambda value: None if isinstance(value, str) else f"{value[:2]!r}",
 )
 def test_damaged_table_is_refused(tmp_path, text, message):
     path = tmp_path / "a.csv"

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from brainfeat.exceptions import VolumeError, VolumeNotFoundError
-from brainfeat.io.file_kinds import describe_absence, describe_folder, describe_stranger
+from brainfeat.io.file_kinds import describe_absence, describe_dicom, describe_stranger
 from brainfeat.io.hashing import content_hash
 from brainfeat.io.volumes import read_volume, to_image_like
 
@@ -139,7 +139,7 @@ def test_link_into_an_annex_without_content_says_datalad_get(tmp_path):
 
 
 def test_folder_of_dicom_files_is_named(tmp_path):
-    assert describe_folder(tmp_path) == "a folder"
+    assert describe_dicom(tmp_path) is None
     for index in range(3):
         series = tmp_path / "study" / "1"
         series.mkdir(parents=True, exist_ok=True)

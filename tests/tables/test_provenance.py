@@ -55,7 +55,17 @@ def test_table_and_its_json_file_are_replaced_together(tmp_path, suffix):
 
 @pytest.mark.parametrize("content", ["{}", "[1]", "no JSON", '{"age": {}}'])
 def test_json_file_of_something_else_is_refused(tmp_path, content):
-    check_sidecar(tmp_path / "a.tsv", IDENTITY)
+    check_sidecar(tmp_path / "a.tsv")
     (tmp_path / "a.json").write_text(content)
     with pytest.raises(TableError, match=r"a\.json: exists and is not ours"):
-        check_sidecar(tmp_path / "a.tsv", IDENTITY)
+        check_sidecar(tmp_path / "a.tsv")
+
+
+def test_message_names_what_differs_and_nothing_else(tmp_path):
+    old = {**IDENTITY, "pooling": "cls", "n_features": 7}
+    with pytest.raises(TableError) as caught:
+        check_identity(old, IDENTITY, tmp_path / "a.csv", advice="stop.")
+    assert str(caught.value) == (
+        f"{tmp_path / 'a.csv'}: made with another pooling (cls, now mean) and another "
+        "number of features (7, now 5); stop."
+    )
