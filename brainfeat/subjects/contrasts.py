@@ -1,4 +1,4 @@
-"""Images that were given without a subject: the contrasts of one subject are one row."""
+"""Images that were given without a subject, joined to a row per subject."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -158,7 +158,7 @@ class _Joiner:
             self._add_other(image, has_row=bool(found))
 
     def _add_alone(self, image: LooseImage) -> bool:
-        """Add an image whose name does not count, or says nothing; else return False."""
+        """Add an image whose name does not count or says nothing, else return False."""
         choice, name = self.choice, image.name
         if self._is_overruled(image) and choice.single:
             self._add_rows({choice.single: [image.path]})
@@ -214,11 +214,11 @@ class _Joiner:
         for modality, paths in used.items():
             if len(paths) > 1:
                 names = ", ".join(Path(path).name for path in paths)
-                error = InputError(
+                clash = InputError(
                     f"{paths[0]}: several {modality} images fit ({names}); name one in "
                     "a manifest."
                 )
-                self._fail(paths[0], error)
+                self._fail(paths[0], clash)
                 return
         if used:
             self.rows.append(_subject({name: paths[0] for name, paths in used.items()}))

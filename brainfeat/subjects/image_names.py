@@ -148,8 +148,7 @@ def _find_contrast(keys: Sequence[str]) -> tuple[str | None, list[int]]:
     agents = [
         index
         for index, key in enumerate(keys)
-        if key in _AGENTS
-        or (key in _AGENTS_AFTER_T1 and found.get(index - 1) == "T1w")
+        if key in _AGENTS or (key in _AGENTS_AFTER_T1 and found.get(index - 1) == "T1w")
     ]
     named = [*found.values()]
     if not named:

@@ -214,7 +214,7 @@ def test_bad_scans_are_one_line_each_and_others_are_embedded(
     assert result.exit_code == 1
     assert _names(output) == ["sub-0", "sub-1"]
     lines = result.stderr.splitlines()
-    assert len(lines) == 1 + 2 + len(bad)  # the warning, the good and the bad ones
+    assert len(lines) == 2 + 2 + len(bad)  # warnings, the good and the bad ones
     listed = output.with_name("table.failures.tsv").read_text()
     for path in bad:
         (line,) = [line for line in lines if f"failed: {path}: " in line]
