@@ -3,6 +3,7 @@
 __all__ = [
     "finish",
     "format_summary",
+    "report_missing_modalities",
     "report_problems",
     "set_verbosity",
     "show_outcomes",
@@ -13,6 +14,7 @@ import logging
 import sys
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -136,6 +138,19 @@ def report_problems(manifest: "Manifest") -> None:
         )
     for problem in manifest.problems:
         _write(f"failed: {describe_failure(problem)}")
+
+
+def report_missing_modalities(manifest: "Manifest", modalities: Sequence[str]) -> None:
+    """Warn of rows that lack modalities of others, which their embeddings show."""
+    from brainfeat.subjects.subject import join_modalities
+
+    counts = Counter(join_modalities(row.images, modalities) for row in manifest.rows)
+    if len(counts) > 1:
+        shown = ", ".join(f"{name} ({n} rows)" for name, n in counts.most_common())
+        _write(
+            f"warning: rows differ in their modalities: {shown}; embeddings show what "
+            "is missing: --require leaves rows out, --only uses some for all."
+        )
 
 
 def format_summary(summary: "RunSummary") -> str:
