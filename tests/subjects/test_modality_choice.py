@@ -62,5 +62,5 @@ def test_choice_without_a_row_is_an_error():
 def test_names_are_those_of_the_checkpoint():
     assert parse_modalities(["FLAIR, T1w"], MODALITIES, "--only") == ("T1w", "FLAIR")
     assert parse_modalities(["FLAIR", "T1w"], MODALITIES, "-") == ("T1w", "FLAIR")
-    with pytest.raises(ModalityError, match="--only: expected some of .*, got 't1'"):
+    with pytest.raises(ModalityError, match=r"--only: expected some of .*, got 't1'"):
         parse_modalities(["t1"], MODALITIES, "--only")
