@@ -13,6 +13,7 @@ __all__ = [
     "check_fields",
     "from_plain",
     "is_integer",
+    "is_number",
     "to_plain",
 ]
 
@@ -150,14 +151,19 @@ def to_plain(value: Any) -> Any:
         return {key: to_plain(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
         return [to_plain(item) for item in value]
-    if _is_number(value) and not isinstance(value, int | float):
+    if is_number(value) and not isinstance(value, int | float):
         return int(value) if isinstance(value, Integral) else float(value)  # numpy's
     return value
 
 
 def is_integer(value: object, *, at_least: int) -> TypeGuard[int]:
     """Whether a value is an integer of Python or numpy, no bool, and large enough."""
-    return _is_number(value) and isinstance(value, Integral) and int(value) >= at_least
+    return is_number(value) and isinstance(value, Integral) and int(value) >= at_least
+
+
+def is_number(value: object) -> TypeGuard[Any]:
+    """Whether a value is a real number of Python or numpy; a bool is none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _raise(problems: list[str]) -> None:
@@ -228,9 +234,9 @@ def _fits(kind: Any, value: Any, *, allow_lists: bool) -> bool:
     if origin is tuple:
         return _fits_tuple(items, value, allow_lists=allow_lists)
     if kind is int:
-        return _is_number(value) and isinstance(value, Integral)
+        return is_number(value) and isinstance(value, Integral)
     if kind is float:
-        return _is_number(value) and not math.isnan(value)
+        return is_number(value) and not math.isnan(value)
     # Mapping and Callable have an origin; their items are not checked.
     return kind is Any or isinstance(value, origin or kind)
 
@@ -244,11 +250,6 @@ def _fits_tuple(kinds: tuple[Any, ...], value: Any, *, allow_lists: bool) -> boo
         _fits(kind, item, allow_lists=allow_lists)
         for kind, item in zip(kinds, value, strict=True)
     )
-
-
-def _is_number(value: object) -> TypeGuard[Any]:
-    # A bool is an int in Python, but never a number to the user.
-    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _is_dataclass(kind: Any) -> bool:

@@ -13,7 +13,8 @@ from brainfeat.checkpoint.config import CheckpointConfig
 from brainfeat.io.volumes import write_volume
 from brainfeat.models.config import EncoderConfig
 from brainfeat.models.encoder import SlabEncoder
-from brainfeat.preprocessing import alignment as registration
+from brainfeat.preprocessing import preprocessor
+from brainfeat.preprocessing.alignment import Alignment
 from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.preprocessing.template import load_template
 from brainfeat.subjects.subject import Subject
@@ -48,9 +49,9 @@ def one_thread():
 @pytest.fixture(scope="module")
 def without_registration():
     """Take images as aligned: registration takes longer than all else together."""
-    in_place = registration.Alignment(np.eye(4), np.eye(4), similarity=1.0)
+    in_place = Alignment(np.eye(4), np.eye(4), similarity=1.0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registration, "align_to_template", lambda *_: in_place)
+        patch.setattr(preprocessor, "align_to_template", lambda *_: in_place)
         yield
 
 

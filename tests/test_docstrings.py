@@ -15,9 +15,7 @@ ROOT = Path(brainfeat.__file__).parent
 USER_MODULES = sorted(
     {
         "brainfeat.models.config",
-        "brainfeat.models.decoder",
         "brainfeat.models.encoder",
-        "brainfeat.models.pooling",
         "brainfeat.checkpoint.config",
         "brainfeat.reporting",
         "brainfeat.metrics",

@@ -60,9 +60,9 @@ def test_agreement_ignores_scale_and_origin_but_not_an_offset_of_a_rater():
 @pytest.mark.parametrize("score", [1.0, 0.7])  # the mean of 0.7 is rounded
 def test_agreement_of_constant_scores_is_nan(score):
     constant = np.full((6, 4), score)
-    found = intraclass_correlation(np.stack([constant, PUBLISHED], axis=-1))
-    assert np.isnan(found[0])
-    assert found[1] == intraclass_correlation(PUBLISHED)
+    agreement = intraclass_correlation(np.stack([constant, PUBLISHED], axis=-1))
+    assert np.isnan(agreement[0])
+    assert agreement[1] == intraclass_correlation(PUBLISHED)
 
 
 @pytest.mark.parametrize("shape", [(6,), (1, 4), (6, 1)])
@@ -82,7 +82,7 @@ def test_retrieval_holds_no_table_of_all_pairs(rng):
     subjects = np.r_[np.repeat(np.arange(500), 2), np.arange(500, 1500)]
     rows = rng.normal(size=(1500, 7))[subjects] + 0.5 * rng.normal(size=(2000, 7))
     tracemalloc.start()
-    found = retrieval_accuracy(rows, subjects)
+    accuracy = retrieval_accuracy(rows, subjects)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 2000 * 2000 * 8 / 2
@@ -93,7 +93,7 @@ def test_retrieval_holds_no_table_of_all_pairs(rng):
         similarity = unit @ unit[row]
         similarity[row] = -1.0
         is_right.append(subjects[similarity.argmax()] == subjects[row])
-    assert found == np.mean(is_right)
+    assert accuracy == np.mean(is_right)
 
 
 def test_retrieval_counts_subjects_with_several_scans_only():

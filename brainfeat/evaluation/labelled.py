@@ -3,13 +3,14 @@
 __all__ = ["LabelledFeatures", "as_features"]
 
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from brainfeat.evaluation.classes import choose_positive
 from brainfeat.evaluation.columns import Encoding, as_codes, check_order
 from brainfeat.evaluation.confounds import ConfoundRegressor
 from brainfeat.evaluation.leakage import duplicate_rows
@@ -25,7 +26,7 @@ class LabelledFeatures:
 
     features: Floats  # n_rows n_features
     labels: NDArray[np.bool_]  # n_rows: whether of the second class
-    classes: tuple[str, str]
+    classes: tuple[str, str]  # the second is positive
     groups: Rows  # n_rows: codes of the subjects
     site: Rows | None  # n_rows: indices into site_names
     site_names: tuple[str, ...]
@@ -34,7 +35,13 @@ class LabelledFeatures:
 
     @classmethod
     def check(
-        cls, X: Any, y: Any, groups: Any, site: Any, confounds: Any
+        cls,
+        X: Any,
+        y: Any,
+        groups: Any,
+        site: Any,
+        confounds: Any,
+        pos_label: Any = None,
     ) -> "LabelledFeatures":
         """Check the arguments of `evaluate_probe`, and merge duplicated subjects."""
         features = as_features(X)
@@ -43,6 +50,7 @@ class LabelledFeatures:
         labels, classes = as_codes("y", y, n_rows)
         if len(classes) != 2:
             raise InputError(f"y: expected two classes, got {len(classes)}.")
+        positive = choose_positive(classes, pos_label)
         if groups is None:
             subject = np.arange(n_rows)
         else:
@@ -59,13 +67,26 @@ class LabelledFeatures:
         encoded = _encode_confounds(confounds, codes, names, n_rows)
         return cls(
             features,
-            labels == 1,
-            (classes[0], classes[1]),
+            labels == positive,
+            (classes[1 - positive], classes[positive]),
             subject,
             codes,
             names,
             encoded,
             findings,
+        )
+
+    def take(self, rows: NDArray[np.intp | np.bool_]) -> "LabelledFeatures":
+        """Return some of the rows, without sites and confounds."""
+        features, labels = self.features[rows], self.labels[rows]
+        return replace(
+            self,
+            features=features,
+            labels=labels,
+            groups=self.groups[rows],
+            site=None,
+            site_names=(),
+            confounds=np.empty((len(labels), 0)),
         )
 
     def adjust(self, train: Rows) -> Floats:

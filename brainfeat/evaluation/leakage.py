@@ -1,6 +1,6 @@
 """Sources of optimistic scores: shared subjects, and confounded sites."""
 
-__all__ = ["duplicate_rows", "site_association", "warn_of_leakage"]
+__all__ = ["association", "duplicate_rows", "warn_of_leakage"]
 
 import warnings
 from typing import Any
@@ -105,10 +105,17 @@ def duplicate_rows(features: NDArray[np.floating], groups: Rows) -> tuple[Rows, 
     return merged, n_duplicates
 
 
-def site_association(labels: Rows, site: Rows) -> tuple[float, float]:
-    """Cramer's V of site and label, and the p-value of independence."""
-    counts = np.zeros((labels.max() + 1, site.max() + 1))
-    np.add.at(counts, (labels, site), 1)
+def association(first: Rows, second: Rows) -> tuple[float, float]:
+    """Cramer's V of two columns of codes, and the p-value of independence.
+
+    Both are of no association if a column has a single value.
+    """
+    _, first = np.unique(first, return_inverse=True)
+    _, second = np.unique(second, return_inverse=True)
+    counts = np.zeros((first.max() + 1, second.max() + 1))
+    if min(counts.shape) < 2:
+        return 0.0, 1.0
+    np.add.at(counts, (first, second), 1)
     statistic, p_value, *_ = chi2_contingency(counts, correction=False)
-    v = np.sqrt(statistic / (len(labels) * (min(counts.shape) - 1)))
+    v = np.sqrt(statistic / (len(first) * (min(counts.shape) - 1)))
     return float(v), float(p_value)

@@ -8,6 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from brainfeat.evaluation.acquisition import (
+    CONFOUNDED_P,
+    Acquisition,
+    largest_common_subset,
+)
 from brainfeat.evaluation.cross_validation import (
     CrossValidation,
     calibrate,
@@ -18,21 +23,24 @@ from brainfeat.evaluation.cross_validation import (
 )
 from brainfeat.evaluation.folds import check_repeats, repeat_folds
 from brainfeat.evaluation.labelled import LabelledFeatures
-from brainfeat.evaluation.leakage import site_association
-from brainfeat.evaluation.scores import ProbeEvaluation
+from brainfeat.evaluation.leakage import association
+from brainfeat.evaluation.scores import CommonSubset, ProbeEvaluation, format_number
 from brainfeat.exceptions import ConfoundingWarning
 
-_CONFOUNDED_P = 0.01
 _MIN_CONFOUND_AUC = 0.65  # of confounds alone, to be reported
 
 
-def evaluate_probe(
+def evaluate_probe(  # noqa: PLR0913  known facts of the rows are one flat list
     X: Any,
     y: Any,
     groups: Any = None,
     site: Any = None,
     confounds: Any = None,
     *,
+    pos_label: Any = None,
+    modalities: Any = None,
+    session: Any = None,
+    voxel_mm: Any = None,
     n_repeats: int = 5,
     n_permutations: int = 200,
     random_state: int = 0,
@@ -51,7 +59,7 @@ def evaluate_probe(
     X : array-like of shape (n_rows, n_features)
         Features, such as those of `BrainFoundEmbedder`.
     y : array-like of shape (n_rows,)
-        Two classes; the last one in alphabetical order is positive.
+        Two classes.
     groups : array-like of shape (n_rows,), optional
         Subject of each row. By default each row is a subject, except rows with
         equal features.
@@ -59,6 +67,18 @@ def evaluate_probe(
         Site or scanner of each row.
     confounds : DataFrame or array-like of shape (n_rows, n_confounds), optional
         Further confounds, such as age and sex: numbers or categories.
+    pos_label : str, int or bool, optional
+        The positive class. By default 1 of 0 and 1 (the larger of two numbers), True,
+        or the second of the sorted names; but if that is a usual name of controls
+        (CN, HC, NC, control, healthy, ...) and the first is not, the first.
+    modalities : array-like of str of shape (n_rows,), optional
+        Modalities that each row has, as in the column ``modalities`` of a table, such
+        as ``"T1w+FLAIR"``: a missing one shows in an embedding.
+    session : array-like of shape (n_rows,), optional
+        Session of each row, which modalities may go with.
+    voxel_mm : array-like of str of shape (n_rows,), optional
+        Native voxel edges, as in the column ``qc_voxel_mm``, such as
+        ``"1.0x1.0x1.2"``.
     n_repeats : int
         Repeats of the cross-validation, each with other folds.
     n_permutations : int
@@ -77,14 +97,15 @@ def evaluate_probe(
         If ``n_repeats`` or ``n_permutations`` is not positive.
     InputError
         If lengths or index orders differ, values are missing, there are not two
-        classes, or a class has a single subject.
+        classes, ``pos_label`` is none of them, or a class has a single subject.
 
     Warns
     -----
     LeakageWarning
         If rows of different subjects have the same features.
     ConfoundingWarning
-        If site or confounds predict the label.
+        If site or confounds predict the label, modalities go with label, site or
+        session, or the slice thickness goes with the label.
 
     Notes
     -----
@@ -92,6 +113,9 @@ def evaluate_probe(
     fold, and compares patients and controls of one site only, so that the effect of a
     site on all its rows does not count. If site and label are fully confounded there
     are no such pairs, and the score is NaN: no correction is possible.
+
+    If modalities go with label, site or session, the probe is evaluated again in the
+    rows of the same modalities that have most subjects of the rarer class.
 
     Examples
     --------
@@ -104,7 +128,13 @@ def evaluate_probe(
     (True, True)
     """
     check_repeats(n_repeats, n_permutations)
-    data = LabelledFeatures.check(X, y, groups, site, confounds)
+    data = LabelledFeatures.check(X, y, groups, site, confounds, pos_label)
+    acquisition = Acquisition.check(
+        *(X, len(data.labels)),
+        modalities=modalities,
+        session=session,
+        voxel_mm=voxel_mm,
+    )
     repeats = repeat_folds(data.labels, data.groups, n_repeats, random_state)
     run = partial(cross_validate, data, repeats=repeats, seed=random_state)
     naive = run(probe_input="features", n_permutations=n_permutations)
@@ -112,8 +142,14 @@ def evaluate_probe(
     if data.confounds.shape[1]:
         corrected = run(probe_input="adjusted", n_permutations=n_permutations)
         confounded = run(probe_input="confounds", n_permutations=1)
-    association, findings = _associate_sites(data)
+    cramers_v, findings = _associate_sites(data)
     findings += _compare(naive, corrected, confounded)
+    common = None
+    if found := acquisition.find_modality_associations(data):
+        rerun = partial(_evaluate_common, n_repeats=n_repeats, seed=random_state)
+        common = rerun(data, acquisition, n_permutations=n_permutations)
+        findings += [*found, _describe_common(common, naive)]
+    findings += acquisition.find_thickness_associations(data)
     for finding in findings:
         warnings.warn(finding, ConfoundingWarning, stacklevel=2)
     return ProbeEvaluation(
@@ -125,13 +161,56 @@ def evaluate_probe(
         corrected_auc=None if corrected is None else corrected.auc,
         corrected_p_value=None if corrected is None else corrected.p_value,
         confound_auc=None if confounded is None else confounded.auc,
-        site_association=association,
+        site_association=cramers_v,
         **_score_sites(data, random_state),
         learning_curve=measure_learning_curve(data, seed=random_state),
         calibration=calibrate(data.labels, naive.probabilities),
         probabilities=naive.probabilities,
+        common=common,
         findings=(*data.findings, *findings),
     )
+
+
+def _evaluate_common(
+    data: LabelledFeatures,
+    acquisition: Acquisition,
+    *,
+    n_repeats: int,
+    n_permutations: int,
+    seed: int,
+) -> CommonSubset | None:
+    """Evaluate the probe in rows of the same modalities; None if that is impossible."""
+    if acquisition.modalities is None:
+        return None
+    codes, names = acquisition.modalities
+    rows = largest_common_subset(acquisition.modalities, data)
+    if rows is None:
+        return None
+    subset = data.take(rows)
+    result = cross_validate(
+        subset,
+        probe_input="features",
+        repeats=repeat_folds(subset.labels, subset.groups, n_repeats, seed),
+        n_permutations=n_permutations,
+        seed=seed,
+    )
+    return CommonSubset(
+        names[codes[rows[0]]],
+        len(rows),
+        len(np.unique(subset.groups)),
+        result.auc,
+        result.p_value,
+    )
+
+
+def _describe_common(common: CommonSubset | None, naive: CrossValidation) -> str:
+    advice = "Embed rows of the same modalities by --require or --only."
+    if common is None:
+        return (
+            "no rows of the same modalities have two subjects of each class: the "
+            f"effects of class and modalities cannot be separated. {advice}"
+        )
+    return f"{common}, against {format_number(naive.auc.value)} in all rows. {advice}"
 
 
 def _associate_sites(data: LabelledFeatures) -> tuple[float | None, list[str]]:
@@ -141,9 +220,9 @@ def _associate_sites(data: LabelledFeatures) -> tuple[float | None, list[str]]:
     # Repeat scans of a subject at one site are not independent.
     visits = np.column_stack([data.groups, data.site, data.labels])
     _, site, labels = np.unique(visits, axis=0).T
-    v, p_value = site_association(labels, site)
+    v, p_value = association(labels, site)
     findings = []
-    if p_value < _CONFOUNDED_P:
+    if p_value < CONFOUNDED_P:
         fractions = ", ".join(
             f"{name} {labels[site == code].mean():.0%}"
             for code, name in enumerate(data.site_names)

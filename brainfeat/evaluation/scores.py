@@ -2,6 +2,7 @@
 
 __all__ = [
     "Calibration",
+    "CommonSubset",
     "LearningPoint",
     "ProbeEvaluation",
     "Score",
@@ -56,6 +57,22 @@ class SiteScore(NamedTuple):
     auc: float
 
 
+class CommonSubset(NamedTuple):
+    """Score of the probe in the rows of the same modalities."""
+
+    modalities: str
+    n_rows: int
+    n_subjects: int
+    auc: Score
+    p_value: float
+
+    def __str__(self) -> str:
+        return (
+            f"among the {self.n_subjects} subjects with {self.modalities}: AUC "
+            f"{self.auc}, {_format_p(self.p_value)}"
+        )
+
+
 class Calibration(NamedTuple):
     """Calibration of probabilities, in bins of equal counts."""
 
@@ -75,7 +92,7 @@ class ProbeEvaluation:
     Parameters
     ----------
     classes : tuple of str
-        The two classes; the second is the positive one.
+        The two classes; the second is the positive one, which the scores are of.
     n_rows, n_subjects : int
         Size of the data.
     auc : Score
@@ -104,6 +121,9 @@ class ProbeEvaluation:
         Of the probabilities.
     probabilities : ndarray of shape (n_rows,)
         Of the second class, mean over repeats.
+    common : CommonSubset or None
+        Score among rows of the same modalities; None unless modalities go with label,
+        site or session.
     findings : tuple of str
         Problems of the data, each also issued as a warning.
     """
@@ -124,6 +144,12 @@ class ProbeEvaluation:
     calibration: Calibration
     probabilities: NDArray[np.float64]
     findings: tuple[str, ...]
+    common: CommonSubset | None = None
+
+    @property
+    def pos_label(self) -> str:
+        """The positive class, which the scores are of."""
+        return self.classes[1]
 
     def summary(self) -> str:
         """Summarise the results as a few lines of text."""
@@ -139,6 +165,8 @@ class ProbeEvaluation:
                 f"corrected for them: AUC {self.corrected_auc}, "
                 f"{_format_p(self.corrected_p_value)}"
             )
+        if self.common is not None:
+            lines.append(str(self.common))
         if self.site_decoding is not None and self.site_chance is not None:
             lines.append(
                 f"site read from the features: {self.site_decoding} "

@@ -31,6 +31,10 @@ Background = Literal["kept", "skipped"]
 _DropRate = Annotated[float, Rule("in [0, 1)", lambda value: 0 <= value < 1)]
 _Fractions = TypeVar("_Fractions", "NDArray[np.float32]", "Tensor")
 
+# Many patches around a brain contain a trace of foreground: they cost as much as any
+# other, and have little weight in the mean.
+_MIN_FRACTION = 0.1
+
 _DINOV2: dict[str, Any] = {"patch_size": 14, "image_size": (518, 518)}
 _PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"slab_mixing": (2, 5, 8), "layer_scale": 0.1},
@@ -170,11 +174,6 @@ class EncoderConfig(JsonConfig):
         """Patches along height and width of ``image_size``."""
         height, width = self.image_size
         return height // self.patch_size, width // self.patch_size
-
-
-# Many patches around a brain contain a trace of foreground: they cost as much as any
-# other, and have little weight in the mean.
-_MIN_FRACTION = 0.1
 
 
 def _relations(config: EncoderConfig) -> Iterator[Relation]:

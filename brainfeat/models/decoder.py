@@ -16,37 +16,18 @@ from brainfeat.exceptions import InputError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecoderConfig(JsonConfig):
-    """Sizes of a `SegmentationDecoder`; saved as JSON beside its weights.
-
-    Parameters
-    ----------
-    n_classes : int
-        Classes, including the background.
-    n_modalities : int
-        Modalities of the voxels.
-    embed_dim : int
-        Length of the encoder's tokens.
-    n_depths : int
-        Number of encoder blocks whose tokens are used.
-    upsampling : int
-        Voxels of the labels along an edge of a voxel of the encoder's grid.
-    width : int
-        Channels of fine voxels; twice as many on the encoder's grid, four times on
-        half of it.
-
-    Raises
-    ------
-    ConfigError
-        If a size is not a positive integer, or there is only one class.
-    """
+    """Sizes of a `SegmentationDecoder`; saved as JSON beside its weights."""
 
     _needs_all_keys = True
 
+    # With the background.
     n_classes: Annotated[int, Rule(">= 2", lambda value: value >= 2)]
-    n_modalities: PositiveInt
-    embed_dim: PositiveInt
-    n_depths: PositiveInt
-    upsampling: PositiveInt = 2
+    n_modalities: PositiveInt  # of the voxels
+    embed_dim: PositiveInt  # length of the encoder's tokens
+    n_depths: PositiveInt  # encoder blocks whose tokens are used
+    upsampling: PositiveInt = 2  # label voxels along an edge of the encoder's voxels
+    # Channels of fine voxels; twice as many on the encoder's grid, four times on half
+    # of it.
     width: PositiveInt = 16
 
     def __post_init__(self) -> None:
@@ -60,11 +41,6 @@ class SegmentationDecoder(nn.Module):
     half of it, where the tokens of several depths are added. Tokens carry the context,
     voxels the borders. Its output corrects a prior, the frequency of each class at each
     voxel, which speeds up the training of small structures.
-
-    Parameters
-    ----------
-    config : DecoderConfig
-        Sizes of the network.
     """
 
     def __init__(self, config: DecoderConfig) -> None:
@@ -104,30 +80,13 @@ class SegmentationDecoder(nn.Module):
         *,
         present: Tensor | None = None,
     ) -> Tensor:
-        """Compute the logits of each voxel.
+        """Compute logits (B, K, n_slices * u, H * u, W * u); u is the upsampling.
 
-        Parameters
-        ----------
-        voxels : Tensor of shape (B, M, n_slices * u, H * u, W * u)
-            Z-scores of the modalities; u is the upsampling.
-        foreground : Tensor of shape (B, 1, n_slices, H, W)
-            Brain on the encoder's grid, from 0 to 1.
-        tokens : sequence of Tensor of shape (B, S, h, w, D)
-            Patch tokens of each depth, of the same slices.
-        log_prior : Tensor of shape (B, K, n_slices, H, W)
-            Logarithm of the frequency of each class at each voxel.
-        present : bool Tensor of shape (B, M), optional
-            Modalities of each subject; voxels of the others are ignored.
-
-        Returns
-        -------
-        Tensor of shape (B, K, n_slices * u, H * u, W * u)
-            Logits.
-
-        Raises
-        ------
-        InputError
-            If the shapes do not fit the configuration.
+        `voxels` (B, M, n_slices * u, H * u, W * u) are z-scores, `foreground`
+        (B, 1, n_slices, H, W) is 0 to 1 on the encoder's grid, `tokens` are the patch
+        tokens (B, S, h, w, D) of each depth, and `log_prior` (B, K, n_slices, H, W) is
+        the log frequency of each class. Voxels of modalities that are not `present`
+        (B, M) are ignored. Raises an InputError if the shapes do not fit.
         """
         self._check_shapes(voxels, foreground, tokens)
         if present is not None:

@@ -259,9 +259,9 @@ class SlabEncoder(nn.Module):
         """Return the tokens of the foreground, of shape (T, D)."""
         grid, size = packing.shape, self.config.patch_size
         row, slab, i, j = torch.unravel_index(packing.patches, grid)
-        cut = slabs.reshape(
-            *slabs.shape[:3], grid[2], size, grid[3], size
-        )  # B S C h p w p
+        n_rows, n_slabs, height, width = grid
+        shape = (n_rows, n_slabs, slabs.shape[2], height, size, width, size)
+        cut = slabs.reshape(shape)  # B S C h p w p
         pixels = cut.permute(0, 1, 3, 5, 2, 4, 6)[row, slab, i, j]  # P C p p
         patches = self._embed_images(pixels, None if present is None else present[row])
         patches = patches.flatten(1)  # P D

@@ -19,28 +19,15 @@ def pool_tokens(
     token_fractions: Tensor,
     mode: PoolingMode = "mean",
 ) -> Tensor:
-    """Average the tokens of each subject over its brain.
+    """Average the tokens of each subject over its brain: float32 (B, D) or (B, 2 * D).
 
-    Parameters
-    ----------
-    output : EncoderOutput
-        Class tokens of shape (B, S, D), patch tokens of shape (B, S, h, w, D).
-    token_fractions : Tensor of shape (B, S, h, w)
-        Fraction of each patch that is foreground, the weight of its token. The
-        weight of a class token is the sum over its slab.
-    mode : {"mean", "cls", "cls+mean"}
-        Average the patch tokens, the class tokens of the slabs, or both, which are
-        concatenated.
-
-    Returns
-    -------
-    float32 Tensor of shape (B, D) or (B, 2 * D)
-        One vector per subject.
+    `token_fractions` (B, S, h, w) are foreground fractions, which weight the patch
+    tokens; a class token weighs as much as its slab. ``"cls+mean"`` concatenates both.
 
     Raises
     ------
     ConfigError
-        If ``mode`` is unknown.
+        If `mode` is unknown.
     InputError
         If the shapes differ, or a subject has no foreground.
     """
@@ -74,29 +61,11 @@ def pool_tokens(
 def pool_tissues(
     output: EncoderOutput, token_fractions: Tensor, weight: Tensor, bias: Tensor
 ) -> Tensor:
-    """Estimate the fraction of each tissue in the brain from the patch tokens.
+    """Estimate the fraction (B, R) of each tissue in the brain from the patch tokens.
 
-    All patches with foreground have the same weight.
-
-    Parameters
-    ----------
-    output : EncoderOutput
-        Patch tokens of shape (B, S, h, w, D).
-    token_fractions : Tensor of shape (B, S, h, w)
-        Fraction of each patch that is foreground; patches without any do not count.
-    weight, bias : float32 Tensor of shape (R, D) and (R,)
-        The encoder's map from a patch token to the fractions of R tissues.
-
-    Returns
-    -------
-    float32 Tensor of shape (B, R)
-        Fraction of each tissue in the brain; they sum to one. One may be slightly
-        negative.
-
-    Raises
-    ------
-    InputError
-        If the shapes differ, or a subject has no foreground.
+    `weight` (R, D) and `bias` (R,) are the encoder's map from a patch token to tissues.
+    All patches with foreground have the same weight. Fractions sum to one; one may be
+    slightly negative. Raises an InputError as `pool_tokens` does.
     """
     counts = (token_fractions > 0).float()
     # The map is linear: the mean token gives the mean over all patches.
@@ -107,21 +76,10 @@ def pool_tissues(
 
 
 def pool_regions(output: EncoderOutput, weights: Tensor, foreground: Tensor) -> Tensor:
-    """Average the patch tokens of each subject over the brain in each region.
+    """Average the patch tokens over the brain in each region: (B, R * D).
 
-    Parameters
-    ----------
-    output : EncoderOutput
-        Patch tokens of shape (B, S, h, w, D).
-    weights : Tensor of shape (R, S, h, w)
-        Fraction of each patch that a region fills, the same for all subjects.
-    foreground : bool Tensor of shape (B, S, h, w)
-        Patches that contain brain.
-
-    Returns
-    -------
-    float32 Tensor of shape (B, R * D)
-        The concatenated vectors of the regions; NaN where a region has no brain.
+    `weights` (R, S, h, w) are the fractions of the patches that a region fills,
+    `foreground` (B, S, h, w) are booleans. NaN where a region has no brain.
 
     Raises
     ------

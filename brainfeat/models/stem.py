@@ -14,14 +14,14 @@ class HierarchicalStem(nn.Module):
 
     Squares of 2 x 2 are merged until a patch is one token, with a linear map and a GELU
     at each level. Nothing crosses patch borders, so masked patches stay hidden. A
-    single linear map can encode a patch's mean intensity, but not its histogram.
+    single linear map can encode a patch's mean intensity, but not its histogram. After
+    Touvron et al., "Three things everyone should know about vision transformers", ECCV
+    2022.
     """
 
     def __init__(
         self, n_modalities: int, thickness: int, *, embed_dim: int, patch_size: int
     ) -> None:
-        # Touvron et al., "Three things everyone should know about vision
-        # transformers", ECCV 2022
         super().__init__()
         n_levels = patch_size.bit_length() - 1
         dims = [thickness, *(embed_dim >> i for i in reversed(range(n_levels)))]

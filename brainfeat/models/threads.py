@@ -1,4 +1,4 @@
-"""Threads that compute at once, each with cores of its own."""
+"""Threads that compute in parallel, each with its own cores."""
 
 __all__ = [
     "count_threads",
@@ -64,7 +64,7 @@ def map_in_threads(
 
 
 def count_threads(device: torch.device, max_threads: int = _MAX_THREADS) -> int:
-    """Return how many threads compute at once: one unless the device is a CPU."""
+    """Return how many threads compute in parallel: one unless the device is a CPU."""
     return min(torch.get_num_threads(), max_threads) if device.type == "cpu" else 1
 
 

@@ -64,7 +64,7 @@ def transfer_weights(
     )
     kernels = state["patch_embed.proj.weight"]  # D C p p
     kernel = kernels.sum(1, keepdim=True) / target.in_channels
-    # The vectors of modalities are summed, too, so each gets its part of the sum.
+    # Tokens are sums over modalities, too, so each gets its part of the old sum.
     n_modalities = len(target.modalities)
     shared = {
         name: (state[name].sum(0) / n_modalities).repeat(n_modalities, 1)

@@ -1,4 +1,4 @@
-"""Brain masks: given by the user, or found from the volume."""
+"""Brain masks: from a file or function of the user, or from the volume."""
 
 __all__ = [
     "BrainMask",
@@ -6,7 +6,7 @@ __all__ = [
     "compute_mask",
     "find_foreground",
     "mask_path",
-    "reference",
+    "mask_reference",
 ]
 
 import os
@@ -132,7 +132,7 @@ def mask_path(
     return expand_home(name)
 
 
-def reference(brain_mask: BrainMask | None) -> str | None:
+def mask_reference(brain_mask: BrainMask | None) -> str | None:
     """Return a mask setting as text, ``"module:function"`` for a function."""
     if brain_mask is None or isinstance(brain_mask, str):
         return brain_mask

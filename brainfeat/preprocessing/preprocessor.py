@@ -1,6 +1,6 @@
 """Resample volumes from scanner space to the encoder's grid, and back."""
 
-__all__ = ["Alignment", "Preprocessor"]
+__all__ = ["AlignmentMode", "Preprocessor"]
 
 import hashlib
 import json
@@ -23,15 +23,15 @@ from brainfeat.configs import (
     check_fields,
 )
 from brainfeat.exceptions import ModalityError, VolumeError
-from brainfeat.preprocessing import alignment as registration
 from brainfeat.preprocessing import brain_mask as masks
+from brainfeat.preprocessing.alignment import Alignment, align_to_template
 from brainfeat.preprocessing.intensities import correct_bias, repair, standardise
 from brainfeat.preprocessing.preprocessed import PreprocessedSubject
 from brainfeat.preprocessing.resampling import reorient_to_ras, resample
 from brainfeat.preprocessing.template import BRAIN_CENTER
 from brainfeat.volume import Geometry, Volume
 
-Alignment = Literal["none", "rigid", "affine"]
+AlignmentMode = Literal["none", "rigid", "affine"]
 _Length = Annotated[float, Rule("> 0 and finite", lambda mm: 0 < mm < math.inf)]
 Affine = NDArray[np.float64]
 
@@ -85,7 +85,7 @@ class Preprocessor(JsonConfig):
 
     shape: tuple[PositiveInt, PositiveInt, PositiveInt] = (80, 104, 80)
     spacing: _Length = 2.0
-    alignment: Alignment = "rigid"
+    alignment: AlignmentMode = "rigid"
     bias_correction: bool = False
     brain_mask: masks.BrainMask | None = None
     percentiles: tuple[float, float] = (0.5, 99.5)
@@ -146,7 +146,7 @@ class Preprocessor(JsonConfig):
         if not clean:
             raise ModalityError(f"expected one of {tuple(modalities)}, got no volume.")
         first = next(iter(clean))
-        alignment = registration.align_to_template(clean[first], first)
+        alignment = align_to_template(clean[first], first)
         placement = masks.Placement(self.geometry, self._grid_to_scanner(alignment))
         sampled = {
             name: resample(volume, *placement, outside=np.nan)
@@ -277,11 +277,11 @@ class Preprocessor(JsonConfig):
             "spacing": float(self.spacing),
             "alignment": self.alignment,
             "bias_correction": self.bias_correction,
-            "brain_mask": masks.reference(self.brain_mask),
+            "brain_mask": masks.mask_reference(self.brain_mask),
             "percentiles": [float(value) for value in self.percentiles],
         }
 
-    def _grid_to_scanner(self, alignment: registration.Alignment) -> Affine:
+    def _grid_to_scanner(self, alignment: Alignment) -> Affine:
         center = np.array(BRAIN_CENTER)
         target = alignment.affine[:3, :3] @ center + alignment.affine[:3, 3]
         if not alignment.is_registered:
@@ -301,7 +301,7 @@ class Preprocessor(JsonConfig):
         self,
         volume: Volume,
         sampled: NDArray[np.float32],
-        alignment: registration.Alignment,
+        alignment: Alignment,
         placement: masks.Placement,
     ) -> NDArray[np.bool_]:
         if self.brain_mask is None:

@@ -8,6 +8,8 @@ References
    studies. NeuroImage 54, 2011. doi:10.1016/j.neuroimage.2010.07.033
 """
 
+__all__ = ["BRAIN_CENTER", "TemplateMap", "load_template"]
+
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,8 +20,6 @@ from numpy.typing import NDArray
 from brainfeat.exceptions import MissingDependencyError
 from brainfeat.io.volumes import read_volume
 from brainfeat.volume import Volume
-
-__all__ = ["BRAIN_CENTER", "TemplateMap", "load_template"]
 
 BRAIN_CENTER = (0.0, -17.0, 5.0)
 """Middle of the template brain's bounding box, in template millimetres."""

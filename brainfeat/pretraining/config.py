@@ -1,6 +1,6 @@
 """Hyperparameters of pretraining, and presets for small and large batches."""
 
-__all__ = ["PretrainingConfig"]
+__all__ = ["PresetName", "PretrainingConfig"]
 
 import dataclasses
 import math

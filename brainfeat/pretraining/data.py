@@ -59,8 +59,8 @@ def collect_training_data(
 ) -> TrainingSubjects | SubjectSource:
     """Collect training data in any form that `pretrain` takes; load no voxels.
 
-    `modalities` are the encoder's, the one to assume first; `wanted` are those to use,
-    by default all.
+    `modalities` are the encoder's; images that name none count as the first. `wanted`
+    are those to use, by default all.
 
     Raises
     ------

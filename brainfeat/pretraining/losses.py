@@ -35,10 +35,10 @@ _STACK_WEIGHT = 0.01  # of the error of the mean; more makes the first steps uns
 
 
 def dino_loss(student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
-    """Cross-entropy between every pair of different views of a subject [1]_, in nats.
+    """Compute the cross-entropy between different views of a subject [1]_, in nats.
 
-    `student` are logits (V, B, K), of the teacher's views first; `teacher` are
-    assignments (T, B, K) that sum to one over K.
+    It is the mean over all pairs. `student` are logits (V, B, K), of the teacher's
+    views first; `teacher` are assignments (T, B, K) that sum to one over K.
     """
     log_student = (student / temperature).log_softmax(dim=-1)
     pairs = -torch.einsum("tbk,vbk->tv", teacher, log_student) / student.shape[1]
@@ -49,7 +49,7 @@ def dino_loss(student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor
 def ibot_loss(
     student: Tensor, teacher: Tensor, weights: Tensor, *, temperature: float
 ) -> Tensor:
-    """Weighted cross-entropy on masked patches [2]_, in nats.
+    """Compute the weighted cross-entropy on masked patches [2]_, in nats.
 
     `student` are logits (M, K), `teacher` assignments (M, K), `weights` (M,) come
     from `mask_weights`. 0 when no patch is masked.
@@ -59,7 +59,7 @@ def ibot_loss(
 
 
 def koleo_loss(rows: Tensor) -> Tensor:
-    """Mean of minus the log distance of rows (B, D) to their nearest neighbour [3]_.
+    """Average minus the log distance of rows (B, D) to their nearest neighbour [3]_.
 
     Rows are normalised; neighbours are searched among the rows of all ranks (in
     DINOv2, of one).
@@ -79,23 +79,23 @@ def infonce_loss(first: Tensor, second: Tensor, *, temperature: float) -> Tensor
     """Contrast two views (B, D) of a subject with those of all other subjects [5]_.
 
     Mean cross-entropy over the 2 B rows of this rank, in nats. Candidates are the
-    rows of all ranks, in both views, except the row own_column.
+    rows of all ranks, in both views, except the row itself.
     """
     n_rows = len(first)
     rows = F.normalize(torch.cat([first, second]).float(), dim=-1)  # 2B D
     all_rows = gather_rows(rows)  # ranks*2B D
     logits = rows @ all_rows.T / temperature
     own = torch.arange(2 * n_rows, device=rows.device)
-    own_column = torch.zeros_like(logits, dtype=torch.bool)
-    own_column[own, own + rank() * 2 * n_rows] = True
+    is_itself = torch.zeros_like(logits, dtype=torch.bool)
+    is_itself[own, own + rank() * 2 * n_rows] = True
     positives = own.roll(n_rows) + rank() * 2 * n_rows
-    return F.cross_entropy(logits.masked_fill(own_column, -torch.inf), positives)
+    return F.cross_entropy(logits.masked_fill(is_itself, -torch.inf), positives)
 
 
 def anatomy_loss(
     prediction: Tensor, targets: Tensor, weights: Tensor, target_weights: Tensor
 ) -> Tensor:
-    """Weighted squared error of patches, and of the mean over each stack.
+    """Compute the weighted squared error of patches, and of the mean over each stack.
 
     `prediction` and `targets` are standardised, of shape (B, N, R) for N patches of B
     stacks; `weights` (B, N) are foreground fractions, `target_weights` (R,). The

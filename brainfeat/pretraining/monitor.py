@@ -19,11 +19,11 @@ from brainfeat.exceptions import TrainingError
 
 logger = logging.getLogger(__name__)
 
-N_ROWS = 256  # class tokens for the effective rank
-COLLAPSED_RANK = 2.0
-LOW_RANK = 10.0
-COLLAPSED_ENTROPY = 0.01
-LOW_ENTROPY = 0.1
+_N_ROWS = 256  # class tokens for the effective rank
+_COLLAPSED_RANK = 2.0
+_LOW_RANK = 10.0
+_COLLAPSED_ENTROPY = 0.01
+_LOW_ENTROPY = 0.1
 
 
 def effective_rank(rows: Tensor) -> float:
@@ -79,9 +79,9 @@ class Monitor:
         """
         self._rows.append(class_tokens.detach().float().cpu())
         self._n_rows += len(class_tokens)
-        while self._n_rows - len(self._rows[0]) >= N_ROWS:
+        while self._n_rows - len(self._rows[0]) >= _N_ROWS:
             self._n_rows -= len(self._rows.popleft())
-        if self._n_rows < N_ROWS:
+        if self._n_rows < _N_ROWS:
             return None
         return effective_rank(torch.cat(list(self._rows)))
 
@@ -96,20 +96,20 @@ class Monitor:
         rank, entropy = effective_rank, teacher_entropy
         if step < self._n_grace_steps:
             return
-        if rank is not None and rank < COLLAPSED_RANK:
+        if rank is not None and rank < _COLLAPSED_RANK:
             raise TrainingError(
                 f"step {step}: collapse, the class tokens have effective rank "
                 f"{rank:.1f}. Raise koleo_weight or batch_size, lower learning_rate, "
                 "use centring='sinkhorn', or start from weights with --init."
             )
-        if entropy is not None and entropy < COLLAPSED_ENTROPY:
+        if entropy is not None and entropy < _COLLAPSED_ENTROPY:
             raise TrainingError(
                 f"step {step}: collapse, the teacher's entropy is {entropy:.3f} of "
                 "its maximum. Raise teacher_temperature, lower n_prototypes, or use "
                 "centring='sinkhorn'."
             )
-        self._warn_once(step, "effective rank", rank, LOW_RANK, "%.1f")
-        self._warn_once(step, "teacher entropy", entropy, LOW_ENTROPY, "%.3f")
+        self._warn_once(step, "effective rank", rank, _LOW_RANK, "%.1f")
+        self._warn_once(step, "teacher entropy", entropy, _LOW_ENTROPY, "%.3f")
 
     def _warn_once(
         self, step: int, name: str, value: float | None, low: float, form: str

@@ -151,8 +151,8 @@ def _without_absent_modalities(
     return replace(config, encoder=replace(encoder, modalities=used))
 
 
-def _log_absent_modalities(asked: Sequence[str], used: Sequence[str]) -> None:
-    absent = [name for name in asked if name not in used]
+def _log_absent_modalities(expected: Sequence[str], used: Sequence[str]) -> None:
+    absent = [name for name in expected if name not in used]
     if absent:
         text = "No scan has %s: the encoder is for %s."
         logger.info(text, " or ".join(absent), ", ".join(used))
@@ -221,15 +221,15 @@ def _warn_of_other_preprocessing(source: SubjectSource, start: Start) -> None:
     """Warn of a store whose preprocessing differs from the initial checkpoint's."""
     if start.checkpoint is None or not isinstance(source, VolumeStore) or rank() != 0:
         return
-    expected, given = (
+    expected, stored = (
         Preprocessor.from_dict(values).to_dict()
         for values in (start.checkpoint.config.preprocessing, source.preprocessing)
     )
-    names = [name for name in expected if expected[name] != given[name]]
+    names = [name for name in expected if expected[name] != stored[name]]
     if names:
         logger.warning(
             "%s: its volumes have %s, the initial weights were trained with %s.",
             source.folder,
-            ", ".join(f"{name} {given[name]}" for name in names),
+            ", ".join(f"{name} {stored[name]}" for name in names),
             ", ".join(f"{name} {expected[name]}" for name in names),
         )

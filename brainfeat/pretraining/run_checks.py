@@ -1,6 +1,6 @@
 """Checks of a run before anything is written, and the lock of its folder."""
 
-__all__ = ["HasTargets", "check_fit", "check_grid", "check_run_folder", "run_lock"]
+__all__ = ["check_fit", "check_grid", "check_run_folder", "run_lock"]
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,8 +17,8 @@ from brainfeat.pretraining.run_state import CONFIG_NAME, STATE_NAME
 from brainfeat.slabs.grid import SlabGrid
 
 
-class HasTargets(Protocol):
-    """What a configuration must fit: a source, or subjects to preprocess."""
+class _TrainingData(Protocol):
+    """A source, or subjects to preprocess."""
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -31,8 +31,8 @@ class HasTargets(Protocol):
         ...
 
 
-def check_fit(data: HasTargets, config: PretrainingConfig) -> None:
-    """Raise ConfigError if data, configuration and ranks would learn nothing."""
+def check_fit(data: _TrainingData, config: PretrainingConfig) -> None:
+    """Raise ConfigError unless the configuration fits the data and the ranks."""
     n_parts = world_size() * config.accumulation_steps
     n_views = config.batch_size // n_parts * config.views.n_global
     probability = config.views.mask_probability
@@ -66,7 +66,7 @@ def check_fit(data: HasTargets, config: PretrainingConfig) -> None:
 
 
 def check_grid(shape: tuple[int, int, int], config: PretrainingConfig) -> None:
-    """Raise ConfigError if the checkpoint could encode crops, but no whole volumes."""
+    """Raise ConfigError unless volumes, as crops do, divide into slabs and patches."""
     encoder, plane = config.encoder, config.views.planes[0]
     axes = SlabGrid(thickness=encoder.thickness, plane=plane).axes
     parts = (encoder.thickness, encoder.patch_size, encoder.patch_size)
@@ -146,7 +146,7 @@ def run_lock(folder: Path) -> Iterator[None]:
 
 
 def _changes(saved: Any, now: Mapping[str, Any], where: str = "") -> list[str]:
-    """List the values of a saved configuration that differ from those of now."""
+    """List the values in which a saved configuration differs from the present one."""
     changes = []
     for name, value in now.items():
         before = saved.get(name)

@@ -181,7 +181,7 @@ def _plain_name(name: str) -> str:
 
 
 def _like(value: Tensor, target: Tensor) -> Tensor:
-    """Move a whole tensor to the device and sharding of another."""
+    """Move an unsharded tensor to the device and sharding of another."""
     value = value.to(target.device)
     if not isinstance(target, DTensor):
         return value

@@ -43,7 +43,7 @@ class HeadOutputs(NamedTuple):
     class_logits: Tensor | None  # V+L B K, prototypes of global, then local views
     patch_logits: Tensor | None  # M K, prototypes of the masked global patches
     projections: Tensor | None  # V B P, of the mean patch token of global views
-    targets: Tensor | None  # V B S h w R, predicted and standardised
+    predicted_targets: Tensor | None  # V B S h w R, standardised
 
 
 class LossTerms(NamedTuple):
@@ -88,11 +88,11 @@ class HeadedEncoder(nn.Module):
         hides = masked and self.ibot_head is not None
         tokens = _encode(self.encoder, group, group.masks if hides else None)
         class_tokens = _mean_class_tokens(tokens, group)  # V B D
-        patch_logits = targets = projections = None
+        patch_logits = predicted_targets = projections = None
         if self.ibot_head is not None and group.masks is not None:
             patch_logits = self.ibot_head(tokens.patch_tokens[group.masks])
         if self.anatomy_head is not None:
-            targets = self.anatomy_head(tokens.patch_tokens)
+            predicted_targets = self.anatomy_head(tokens.patch_tokens)
         if self.projector is not None:
             projections = self.projector(_mean_patch_tokens(tokens, group))
         return HeadOutputs(
@@ -100,7 +100,7 @@ class HeadedEncoder(nn.Module):
             class_logits=self._class_logits(class_tokens, views.local_views),
             patch_logits=patch_logits,
             projections=projections,
-            targets=targets,
+            predicted_targets=predicted_targets,
         )
 
     def _class_logits(
@@ -143,8 +143,8 @@ class SelfDistillation(nn.Module):
     ) -> tuple[LossTerms, HeadOutputs, HeadOutputs | None]:
         """Return the loss, the student's outputs and the teacher's, if it is used."""
         config, group = self.config, views.global_views
-        seen = views if config.uses_local_views else Views(group)
-        student = self.student(seen, masked=True)
+        shown = views if config.uses_local_views else Views(group)
+        student = self.student(shown, masked=True)
         teacher = None
         if config.uses_teacher:
             unhidden = dataclasses.replace(group, visible=group.present)
@@ -164,8 +164,9 @@ class SelfDistillation(nn.Module):
             [parameter.detach() for parameter in student.parameters()],
             1.0 - momentum,
         )
-        for mine, other in zip(self.teacher.buffers(), student.buffers(), strict=True):
-            mine.copy_(other)
+        buffers = zip(self.teacher.buffers(), student.buffers(), strict=True)
+        for teacher_buffer, student_buffer in buffers:
+            teacher_buffer.copy_(student_buffer)
 
     def _terms(
         self,
@@ -228,13 +229,13 @@ class SelfDistillation(nn.Module):
 
     def _anatomy(self, output: HeadOutputs, group: ViewGroup) -> dict[str, Tensor]:
         head = unwrapped(self.student).anatomy_head
-        if head is None or output.targets is None or group.targets is None:
+        if head is None or output.predicted_targets is None or group.targets is None:
             return {}
         weights = group.fractions
         if self.config.ibot_weight > 0 and group.masks is not None:
-            weights = weights * ~group.masks  # the student cannot measure hidden ones
+            weights = weights * ~group.masks  # the student does not see masked patches
         loss = anatomy_loss(
-            output.targets.flatten(0, 1).flatten(1, 3),  # VB N R
+            output.predicted_targets.flatten(0, 1).flatten(1, 3),  # VB N R
             head.standardise(group.targets).flatten(0, 1).flatten(1, 3),
             weights.flatten(0, 1).flatten(1),
             head.emphasis,
@@ -259,7 +260,7 @@ def unwrapped(network: nn.Module) -> HeadedEncoder:
 def _encode(
     encoder: SlabEncoder, group: ViewGroup, masks: Tensor | None
 ) -> EncoderOutput:
-    """Encode all views of a group at once: tokens of shape (V, B, ...)."""
+    """Encode all views of a group as one batch: tokens of shape (V, B, ...)."""
     views = group.slabs.shape[:2]
     output = encoder(
         group.slabs.flatten(0, 1),

@@ -20,10 +20,9 @@ from brainfeat.simulation.training import (
     encoder_lattice,
 )
 
-_CENTER = (0.0, -17.0, 5.0)  # of the Preprocessor's grid, MNI152 mm
 _PERCENTILES = (0.5, 99.5)  # the Preprocessor's
-# Growth is relative to a base that the encoder never sees, so images show little of
-# it; disease changes small structures most.
+# An image alone says little about growth, which is relative to an unknown base.
+# Disease changes small structures most.
 _TARGET_WEIGHTS = {
     "ventricle": 2.0,
     "medial_temporal": 2.0,
@@ -85,7 +84,7 @@ class SimulatedSource:
         self.n_acquisitions = n_acquisitions
         self.config = config or TrainingConfig()
         self.shape = shape
-        self.lattice = encoder_lattice(shape, spacing, _CENTER)
+        self.lattice = encoder_lattice(shape, spacing)
         grid = {"shape": list(shape), "spacing": spacing}
         self.preprocessing = grid if preprocessing is None else dict(preprocessing)
         self._kept: dict[int, tuple[int, SubjectBatch]] = {}
@@ -158,7 +157,7 @@ def _normalise(volumes: Tensor, foreground: Tensor) -> Tensor:
 
 
 def _choose_foreground(batch: SimulatedBatch, generator: torch.Generator) -> Tensor:
-    """Draw a foreground as preprocessing might find it: brain and margin, or head."""
+    """Draw a foreground like those of preprocessing: brain and margin, or head."""
     rows = []
     for brain, head in zip(batch.brain, batch.foreground, strict=True):
         margin, is_head = torch.rand(2, generator=generator).tolist()

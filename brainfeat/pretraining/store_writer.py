@@ -31,8 +31,6 @@ from brainfeat.pretraining.tracking import Tracker, untracked
 from brainfeat.subjects.subject import Outcome, Subject
 from brainfeat.workers import end_with_parent
 
-Outcomes = Iterator[Outcome[StoredScan]]
-
 _TIMEOUT = timedelta(days=3)  # of ranks that wait for the others to preprocess
 
 
@@ -99,7 +97,7 @@ def preprocess_subjects(
     *,
     modalities: Sequence[str],
     n_jobs: int = 1,
-) -> Outcomes:
+) -> Iterator[Outcome[StoredScan]]:
     """Write the array of each subject and yield the outcomes in order.
 
     Raises

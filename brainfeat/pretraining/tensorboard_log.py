@@ -27,15 +27,15 @@ class TensorBoardLog:
         self._folder, self._next_step = folder, next_step
         self._writer: Any = None
 
-    def write(self, event: TrainingStep) -> None:
-        """Write one step."""
+    def write(self, step: TrainingStep) -> None:
+        """Write the measures of one step."""
         if self._writer is None:  # nothing is written before the run begins
             self._writer = self._module.SummaryWriter(
                 str(self._folder), purge_step=self._next_step
             )
-        for name, value in event.measures.items():
+        for name, value in step.measures.items():
             if value is not None:
-                self._writer.add_scalar(name, value, event.n_done - 1)
+                self._writer.add_scalar(name, value, step.n_done - 1)
 
     def __enter__(self) -> Self:
         return self

@@ -161,19 +161,19 @@ class Trainer:
                 torch.manual_seed(derive_seed(config.seed, step, rank(), 1))
                 learning_rate = set_schedule(self.optimizer, step, config)
                 self.optimizer.zero_grad(set_to_none=True)
-                losses, signs = self.backward(parts, step)
+                losses, indicators = self.backward(parts, step)
                 norm = self._clip_gradient()
                 self.monitor.check_finite(step, loss=losses["total"], gradient=norm)
                 self.optimizer.step()
                 momentum = cosine(step, config.n_steps, *config.teacher_momentum)
                 self.model.update_teacher(momentum)
-                self.monitor.check_collapse(step, **signs)
+                self.monitor.check_collapse(step, **indicators)
                 self.next_step = step + 1
                 # Includes waiting for data, excludes writing checkpoints.
                 pace = config.batch_size / (time.perf_counter() - started)
                 measures = {
                     **losses,
-                    **signs,
+                    **indicators,
                     "gradient_norm": norm,
                     "learning_rate": learning_rate,
                     "subjects_per_second": pace,
@@ -204,7 +204,7 @@ class Trainer:
         n_subjects = config.batch_size // world_size()
         n_local = config.views.n_local if config.uses_local_views else 0
         views = dataclasses.replace(config.views, n_local=n_local)
-        # All parts at once: a source may repeat a subject in the next draw.
+        # One draw for all parts, since the next one may repeat a subject.
         batch = self.source.draw(
             step,
             n_subjects,
@@ -234,8 +234,8 @@ class Trainer:
     ) -> tuple[dict[str, float], dict[str, float | None]]:
         """Add up the gradients of all parts of a step.
 
-        Returns the losses, means over parts and ranks, and what reveals a collapse: the
-        effective rank and the teacher's entropy.
+        Returns the losses, means over parts and ranks, and two indicators of collapse,
+        the effective rank and the teacher's entropy.
         """
         config = self.config
         warmup = round(config.temperature_warmup_fraction * config.n_steps)
@@ -257,8 +257,8 @@ class Trainer:
             if teacher is not None and teacher.class_logits is not None:
                 entropy = relative_entropy(teacher.class_logits, temperature)
         means = all_ranks_mean(torch.stack(terms_of_parts).mean(dim=0)).tolist()
-        signs = {"effective_rank": effective_rank, "teacher_entropy": entropy}
-        return dict(zip(LossTerms._fields, means, strict=True)), signs
+        indicators = {"effective_rank": effective_rank, "teacher_entropy": entropy}
+        return dict(zip(LossTerms._fields, means, strict=True)), indicators
 
     def _clip_gradient(self) -> float:
         norm = nn.utils.clip_grad_norm_(
@@ -295,7 +295,7 @@ class Trainer:
 
     @property
     def _scans(self) -> str | None:
-        """Fingerprint of the scans; None for subjects that are simulated."""
+        """Fingerprint of the scans of a store; None for another source."""
         return self.source.fingerprint if isinstance(self.source, VolumeStore) else None
 
     def _calibrate(self, head: AnatomyHead) -> None:
@@ -329,9 +329,9 @@ def _fast_attention(device: torch.device) -> contextlib.AbstractContextManager[A
 
 
 def _gradient_sync(
-    network: nn.Module, wanted: bool
+    network: nn.Module, is_last: bool
 ) -> contextlib.AbstractContextManager[Any]:
     """Exchange gradients between ranks only in the last part of a step."""
-    if isinstance(network, DistributedDataParallel) and not wanted:
+    if isinstance(network, DistributedDataParallel) and not is_last:
         return network.no_sync()
     return contextlib.nullcontext()

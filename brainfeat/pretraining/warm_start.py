@@ -18,7 +18,7 @@ from brainfeat.pretraining.self_distillation import SelfDistillation
 
 logger = logging.getLogger(__name__)
 
-_FIXED = ("embed_dim", "depth", "num_heads", "patch_size", "ffn")
+_FIXED_SIZES = ("embed_dim", "depth", "num_heads", "patch_size", "ffn")
 
 
 class Start(NamedTuple):
@@ -71,7 +71,7 @@ def initialise(model: SelfDistillation, checkpoint: Checkpoint) -> None:
 def _load(init: str | os.PathLike[str], config: PretrainingConfig) -> Checkpoint:
     """Load the initial checkpoint; raise unless the encoder's sizes match."""
     checkpoint = Checkpoint.load(init)
-    for name in _FIXED:
+    for name in _FIXED_SIZES:
         values = [
             getattr(encoder, name)
             for encoder in (checkpoint.config.encoder, config.encoder)

@@ -1,5 +1,7 @@
 """Crops of labelled subjects for the decoder's training: drawn first, then applied."""
 
+__all__ = ["CropPlan", "CropSizes", "TrainingCrops"]
+
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Self
 
@@ -13,10 +15,8 @@ from brainfeat.segmentation.store import BACKGROUND, LabelledStore, LabelledVolu
 from brainfeat.slabs.crops import CropBoxes, CropConfig
 from brainfeat.slabs.intensity import IntensityChanges, IntensityConfig
 
-__all__ = ["CropPlan", "CropSizes", "TrainingCrops"]
-
-# As much as alignment errors, so that the prior stays in place. No flips: a class may
-# be one side's.
+# No more than alignment errors, so that the prior still fits. No flips, since a class
+# may be of one side.
 _BOXES = CropConfig(
     area=(0.95, 1.0), aspect=1.03, rotation=2.0, tilt=1.0, flip=0.0, jitter=0.25
 )
@@ -39,7 +39,7 @@ class CropSizes(NamedTuple):
 class TrainingCrops:
     """What one subject contributes to one step; B crops."""
 
-    coarse: Tensor  # (1, encoder's M + 1, n_slices, H, W), whole; foreground last
+    coarse: Tensor  # (1, encoder's M + 1, n_slices, H, W), all slabs; foreground last
     encoder_present: Tensor  # bool (1, encoder's M)
     first_slabs: tuple[int, ...]  # of each crop
     n_slabs: int  # of a crop
@@ -104,19 +104,19 @@ class CropPlan:
         present = volumes.present.clone()
         if self.hidden >= 0:
             present[:, self.hidden] = encoder_present[:, indices[self.hidden]] = False
-        whole = self.boxes.apply(volumes.coarse)[:, 0]  # 1 M+1 n_slices H W
-        changed = self.changes.apply(whole[:, :-1])
+        slices = self.boxes.apply(volumes.coarse)[:, 0]  # 1 M+1 n_slices H W
+        changed = self.changes.apply(slices[:, :-1])
         n_slices = self.n_slabs * thickness
-        own_changes = self.changes.select(indices)
+        decoder_changes = self.changes.select(indices)
         foreground, voxels, labels = [], [], []
         for first_slab in self.first_slabs:
             first = first_slab * thickness
             boxes = self.boxes.select(first, n_slices).refine(space.upsampling)
-            foreground.append(whole[:, -1:, first : first + n_slices])
-            voxels.append(own_changes.apply(boxes.apply(volumes.fine)[:, 0]))
+            foreground.append(slices[:, -1:, first : first + n_slices])
+            voxels.append(decoder_changes.apply(boxes.apply(volumes.fine)[:, 0]))
             labels.append(boxes.apply(volumes.labels, "nearest")[:, 0])
         return TrainingCrops(
-            coarse=torch.cat([changed, whole[:, -1:]], 1),
+            coarse=torch.cat([changed, slices[:, -1:]], 1),
             encoder_present=encoder_present,
             first_slabs=self.first_slabs,
             n_slabs=self.n_slabs,

@@ -1,5 +1,7 @@
 """Label maps as a BIDS derivative: their names, their sources, and resuming."""
 
+__all__ = ["LabelMapFolder", "label_map_path"]
+
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -21,8 +23,6 @@ from brainfeat.subjects.bids.description import check_description, describe_deri
 from brainfeat.subjects.bids.entities import parse_bids_name
 from brainfeat.subjects.subject import Outcome, Subject
 
-__all__ = ["LabelMapFolder", "label_map_path"]
-
 _DESCRIPTION, _DATASET = "dataset_description.json", "Segmentations"
 # Keys of a label map's JSON file.
 _MODEL, _SOURCES, _INPUT = "ModelSHA256", "Sources", "InputSHA256"
@@ -42,7 +42,7 @@ class LabelMapFolder:
     def create(
         cls, folder: Path, model: Path, space: SegmentationSpace, classes: Iterable[int]
     ) -> Self:
-        """Write the files that describe the dataset; refuse a folder of another's."""
+        """Write the files that describe the dataset; refuse one in other use."""
         check_description(folder, _DATASET)
         if (folder / MODEL_NAME).exists():
             raise InputError(f"{folder}: holds a model; choose another folder.")
@@ -52,14 +52,14 @@ class LabelMapFolder:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / _DESCRIPTION, describe_derivatives(_DATASET))
         write_names(names, classes, read_names(model / NAMES_FILE))
-        # It has the hashes of decoder and encoder, which were checked at loading.
+        # This file has the hashes of decoder and encoder, which loading has checked.
         return cls(folder, space, file_sha256(model / MODEL_NAME))
 
     def is_done(self, subject: Subject) -> bool:
         """Whether this model segmented these images already; hashes them.
 
-        May be called in any thread. Raises an InputError if the label map is someone
-        else's, or of another scan.
+        Thread-safe. Raises an InputError if the label map was not written by brainfeat,
+        or is of another scan.
         """
         files = self.space.preprocessor.input_files(
             subject.paths, self.space.encoder_modalities
@@ -99,7 +99,7 @@ class LabelMapFolder:
 def label_map_path(subject: Subject) -> Path:
     """Name a label map after its image: ``sub-01_T1w`` gives ``sub-01_dseg``.
 
-    In the image's folders if these are BIDS's.
+    In the same folders if the image's follow BIDS.
     """
     image = Path(subject.image)
     stem = image_stem(image)

@@ -1,4 +1,6 @@
-"""Label maps of new scans, learnt from a few labelled ones."""
+"""Segmentation of new scans after training on a few labelled ones."""
+
+__all__ = ["SegmentationEstimator"]
 
 import copy
 import os
@@ -44,8 +46,6 @@ from brainfeat.subjects.table import (
     read_subjects,
     tag_images,
 )
-
-__all__ = ["SegmentationEstimator"]
 
 T = TypeVar("T")
 
@@ -194,7 +194,7 @@ class SegmentationEstimator(BaseEstimator):
         self.classes_ = np.array(store.classes)
         self.loss_curve_ = result.loss_curve
         self.validation_scores_ = result.validation_scores
-        self._keep(network, checkpoint)
+        self._set_fitted(network, checkpoint)
         return self
 
     def predict(self, X: Any) -> list[Nifti1Image]:
@@ -355,7 +355,7 @@ class SegmentationEstimator(BaseEstimator):
         tags.target_tags.one_d_labels = False
         return tags
 
-    def _keep(self, network: SegmentationNetwork, checkpoint: Checkpoint) -> None:
+    def _set_fitted(self, network: SegmentationNetwork, checkpoint: Checkpoint) -> None:
         self.modalities_ = network.space.modalities
         self.decoder_ = network.decoder.cpu()
         self.prior_ = network.prior

@@ -1,5 +1,12 @@
 """A fitted model as a folder of safetensors and JSON."""
 
+__all__ = [
+    "MODEL_NAME",
+    "FolderContent",
+    "read_folder",
+    "write_folder",
+]
+
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,13 +31,6 @@ from brainfeat.models.decoder import DecoderConfig, SegmentationDecoder
 
 if TYPE_CHECKING:
     from brainfeat.segmentation.estimator import SegmentationEstimator
-
-__all__ = [
-    "MODEL_NAME",
-    "FolderContent",
-    "read_folder",
-    "write_folder",
-]
 
 MODEL_NAME = "segmentation.json"
 _ENCODER, _WEIGHTS = "encoder", "decoder.safetensors"

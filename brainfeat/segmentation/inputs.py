@@ -1,4 +1,6 @@
-"""A subject's images on the encoder's grid and on a finer one, and the way back."""
+"""A subject's images on the encoder's grid and a finer one, and maps back to native."""
+
+__all__ = ["SegmentationInput", "SegmentationSpace", "acquired_modalities"]
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,8 +21,6 @@ from brainfeat.subjects.reading import read_and_preprocess
 from brainfeat.subjects.subject import Subject
 from brainfeat.subjects.table import SubjectTable, check_subject
 from brainfeat.volume import Geometry, Volume
-
-__all__ = ["SegmentationInput", "SegmentationSpace", "acquired_modalities"]
 
 # Fat and vessels are far brighter than the brain.
 _MAX_SCORE = 5.0
@@ -44,7 +44,7 @@ class SegmentationInput:
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentationSpace:
-    """The encoder's grid, a finer one for borders, and the way to both and back.
+    """The encoder's grid, a finer one for borders, and transforms to both and back.
 
     Fine voxels are not masked: brain masks are off by a millimetre in places, and
     labels may lie outside the brain.
@@ -99,13 +99,13 @@ class SegmentationSpace:
                 subject, self.preprocessor, self.encoder_modalities
             )
             fine = coarse.on_grid(self.fine_geometry)
-            own = {n: volumes[n] for n in self.modalities if n in volumes}
+            used = {n: volumes[n] for n in self.modalities if n in volumes}
             voxels = np.zeros((len(self.modalities), *fine.geometry.shape), np.float32)
-            for name, volume in own.items():
+            for name, volume in used.items():
                 with adding_context(Subject(str(volume.path or name), {})):
                     scores = self._standardise(volume, fine)
                 voxels[self.modalities.index(name)] = scores
-        native = next(iter(own.values())).geometry
+        native = next(iter(used.values())).geometry
         present = coarse.present[self.modality_indices]
         return SegmentationInput(coarse, voxels, fine, native, present)
 

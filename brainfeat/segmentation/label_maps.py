@@ -1,4 +1,14 @@
-"""Label maps: ``y`` in each of its forms, and how each lies with its image."""
+"""Label maps: ``y`` in any form, read and checked against the images."""
+
+__all__ = [
+    "as_label_maps",
+    "check_classes",
+    "check_placement",
+    "label_map_name",
+    "lies_outside",
+    "read_label_map",
+    "read_on_image",
+]
 
 import os
 from collections.abc import Sequence
@@ -20,16 +30,6 @@ from brainfeat.subjects.owners import find_owner
 from brainfeat.subjects.subject import Subject
 from brainfeat.subjects.table import find_path
 from brainfeat.volume import Geometry, Volume
-
-__all__ = [
-    "as_label_maps",
-    "check_classes",
-    "check_placement",
-    "label_map_name",
-    "lies_outside",
-    "read_label_map",
-    "read_on_image",
-]
 
 
 def as_label_maps(y: Any, subjects: Sequence[Subject]) -> list[ImageSource]:
@@ -104,10 +104,10 @@ def check_placement(label_map: Volume, image: Geometry, name: str) -> None:
 def lies_outside(
     label_map: Volume, grid: Geometry, grid_to_scanner: NDArray[np.float64]
 ) -> bool:
-    """Whether there are labels, and the centre of none lies in a voxel of the grid.
+    """Whether there are labels, but none has its centre in a voxel of the grid.
 
-    Labels too small for the voxels of the grid lie in it. ``grid_to_scanner`` (4, 4)
-    maps the world of the grid to the scanner's.
+    Labels smaller than the voxels of the grid count as inside. ``grid_to_scanner``
+    (4, 4) maps the grid's millimetres to the scanner's.
     """
     to_voxels = np.linalg.inv(grid_to_scanner @ grid.affine) @ label_map.geometry.affine
     labelled = np.argwhere(label_map.data)
@@ -171,10 +171,8 @@ def _label_map(value: Any, subject: Subject) -> ImageSource:
     return path
 
 
-# All brains lie alike: swapped label maps would train without an error.
-
-
 def _check_index(y: Any, subjects: Sequence[Subject]) -> None:
+    # Brains are aligned, so swapped label maps would train without an error.
     if not isinstance(y, pd.Series | pd.DataFrame):
         return
     names = [subject.participant_id for subject in subjects]
@@ -200,13 +198,13 @@ def _check_owner(source: ImageSource, subject: Subject) -> None:
     # Compared as real paths: those of a manifest may be relative.
     if os.path.realpath(name) in map(os.path.realpath, images):
         raise InputError(f"{name}: expected a label map, got the image itself.")
-    own = find_owner(name)
+    owner = find_owner(name)
     for image in images or [subject.participant_id]:
         expected = find_owner(image)
-        for entity in expected.keys() & own.keys():
-            if expected[entity].lstrip("0") != own[entity].lstrip("0"):
+        for entity in expected.keys() & owner.keys():
+            if expected[entity].lstrip("0") != owner[entity].lstrip("0"):
                 raise InputError(
                     f"{name}: expected a label map of "
                     f"{entity}-{expected[entity]}, as {image} is, "
-                    f"got one of {entity}-{own[entity]}."
+                    f"got one of {entity}-{owner[entity]}."
                 )

@@ -1,10 +1,10 @@
 """The training loss: soft Dice and cross-entropy, as functions of tensors."""
 
+__all__ = ["dice_ce_loss", "dice_loss"]
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-
-__all__ = ["dice_ce_loss", "dice_loss"]
 
 # Keeps the ratio defined for a class that neither labels nor prediction have.
 _SMOOTHING = 1e-5

@@ -1,5 +1,7 @@
 """A manifest of labelled scans: subjects, and the label map of each."""
 
+__all__ = ["read_labelled_manifest"]
+
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,8 +10,6 @@ from brainfeat.io.paths import expand_home
 from brainfeat.subjects.failures import describe_failure
 from brainfeat.subjects.manifest import collect_rows
 from brainfeat.subjects.subject import Subject
-
-__all__ = ["read_labelled_manifest"]
 
 _LABEL = "label"
 

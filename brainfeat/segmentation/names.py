@@ -1,5 +1,7 @@
 """Names of classes, in the ``dseg.tsv`` of BIDS."""
 
+__all__ = ["NAMES_FILE", "collect_names", "read_names", "write_names"]
+
 import logging
 import re
 from collections.abc import Iterable, Mapping
@@ -9,8 +11,6 @@ from brainfeat.exceptions import InputError, brief_reason
 from brainfeat.io.atomic import atomic_write
 from brainfeat.io.delimited_rows import DelimitedError, read_records, write_rows
 from brainfeat.io.paths import image_stem
-
-__all__ = ["NAMES_FILE", "collect_names", "read_names", "write_names"]
 
 NAMES_FILE = "dseg.tsv"
 

@@ -1,5 +1,7 @@
 """Encoder and decoder: from a subject on both grids to probabilities of classes."""
 
+__all__ = ["SegmentationNetwork", "choose_blocks", "init_decoder"]
+
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,10 +20,8 @@ from brainfeat.segmentation.inputs import SegmentationInput, SegmentationSpace
 from brainfeat.slabs.crops import pool_patches, stack_to_slabs
 from brainfeat.slabs.grid import SlabGrid
 
-__all__ = ["SegmentationNetwork", "choose_blocks", "init_decoder"]
-
-# Limits of what is decoded at once: voxels of the encoder's grid, and, for many
-# classes, fine voxels times classes.
+# Limits of one decoded part: voxels of the encoder's grid, and, for many classes,
+# fine voxels times classes.
 _MAX_VOXELS = 350_000
 _MAX_SCORES = 100_000_000
 # Slices on either side that a score depends on.
@@ -128,11 +128,11 @@ class SegmentationNetwork:
                 present=present,
             )
             n_before = (first - low) * thickness * factor
-            n_own = (last - first) * thickness * factor
-            yield logits[:, :, n_before : n_before + n_own]
+            n_kept = (last - first) * thickness * factor
+            yield logits[:, :, n_before : n_before + n_kept]
 
     def _count_slabs(self, n_voxels: int) -> int:
-        """Slabs of this many coarse voxels that are decoded at once."""
+        """Return the slabs of a part, for slabs of `n_voxels` coarse voxels."""
         n_scores = n_voxels * self.space.upsampling**3 * self.decoder.config.n_classes
         return max(1, min(_MAX_VOXELS // n_voxels, _MAX_SCORES // n_scores))
 

@@ -1,8 +1,9 @@
-"""How a training goes: settings from the estimator's parameters, and the split."""
+"""Settings of a training, and the split into training and held-out subjects."""
+
+__all__ = ["Split", "TrainingPlan", "split_subjects"]
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,19 +11,13 @@ import torch
 from numpy.typing import NDArray
 from sklearn.utils import check_random_state
 
-from brainfeat.configs import Rule, is_integer
+from brainfeat.configs import Rule, is_integer, is_number
 from brainfeat.exceptions import ConfigError
-
-__all__ = ["Split", "TrainingPlan", "split_subjects"]
 
 # Subjects of a step on an accelerator; one is enough for a CPU.
 _ACCELERATOR_BATCH = 4
 # Each validation segments all held-out subjects: more would take long.
 _MAX_HELD_OUT = 4
-
-
-def _is_real(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 _RULES = {
@@ -31,10 +26,10 @@ _RULES = {
         "'auto' or a positive integer",
         lambda v: v == "auto" or is_integer(v, at_least=1),
     ),
-    "learning_rate": Rule("a positive number", lambda v: _is_real(v) and v > 0),
+    "learning_rate": Rule("a positive number", lambda v: is_number(v) and v > 0),
     "freeze_encoder": Rule("True or False", lambda v: isinstance(v, bool | np.bool_)),
     "validation_fraction": Rule(
-        "a number in [0, 1)", lambda v: _is_real(v) and 0 <= v < 1
+        "a number in [0, 1)", lambda v: is_number(v) and 0 <= v < 1
     ),
 }
 
@@ -101,11 +96,11 @@ def split_subjects(
     for group in random.permutation(names):
         if n_remaining == 0 or len(held_out) >= _MAX_HELD_OUT:
             break
-        own = np.flatnonzero(groups == group)
-        rest = np.delete(has_class, [*held_out, *own], axis=0)
+        members = np.flatnonzero(groups == group)
+        rest = np.delete(has_class, [*held_out, *members], axis=0)
         keeps_classes = (rest.any(axis=0) == has_class.any(axis=0)).all()
-        if keeps_classes and has_class[own, 1:].any():
-            held_out.extend(own.tolist())
+        if keeps_classes and has_class[members, 1:].any():
+            held_out.extend(members.tolist())
             n_remaining -= 1
     train_rows = np.setdiff1d(np.arange(len(has_class)), held_out)
     validated = [row for row in held_out if has_class[row, 1:].any()]

@@ -1,4 +1,6 @@
-"""From a stream of subjects to label maps and probabilities in their own voxels."""
+"""From a stream of subjects to native label maps and probabilities."""
+
+__all__ = ["Segmentation", "iter_segmentations", "segment_subjects"]
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -16,8 +18,6 @@ from brainfeat.segmentation.inputs import SegmentationInput, SegmentationSpace
 from brainfeat.segmentation.network import SegmentationNetwork
 from brainfeat.subjects.subject import Outcome, Subject
 from brainfeat.workers import Prefetch
-
-__all__ = ["Segmentation", "iter_segmentations", "segment_subjects"]
 
 T = TypeVar("T")
 S = TypeVar("S")

@@ -1,5 +1,7 @@
 """Labelled subjects on the grid, on disk: memory does not grow with their number."""
 
+__all__ = ["BACKGROUND", "LabelledStore", "LabelledVolumes", "write_store"]
+
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,8 +33,6 @@ from brainfeat.slabs.grid import SlabGrid
 from brainfeat.subjects.subject import Outcome, Subject
 from brainfeat.workers import Prefetch
 
-__all__ = ["BACKGROUND", "LabelledStore", "LabelledVolumes", "write_store"]
-
 BACKGROUND = 0
 
 # The prior is averaged over cells of this edge in voxels of the encoder's grid, then
@@ -44,7 +44,7 @@ _PRIOR_UNIFORM = 0.05
 _PRIOR_MIN = 1e-6
 # The finest parcellations have half as many: more are intensities of an image.
 _MAX_LABELS = 2000
-# Reading takes long, so several failures are reported at once; more have one cause.
+# Reading takes long, so failures are reported together; more than ten have one cause.
 _MAX_FAILURES = 10
 
 
@@ -73,9 +73,6 @@ class LabelledStore:
     encoder_present: NDArray[np.bool_]  # (n_subjects, encoder's M)
     codes: tuple[int, ...]  # label of each stored number
     upsampling: int  # fine voxels along the edge of a voxel of the encoder's grid
-
-    def __len__(self) -> int:
-        return len(self.slab_counts)
 
     @property
     def has_class(self) -> NDArray[np.bool_]:

@@ -1,4 +1,10 @@
-"""The loop that trains a decoder and, if asked to, its encoder."""
+"""The training loop of a decoder and, optionally, its encoder."""
+
+__all__ = [
+    "TrainingResult",
+    "init_network",
+    "train",
+]
 
 import copy
 import math
@@ -23,16 +29,10 @@ from brainfeat.segmentation.network import SegmentationNetwork, init_decoder
 from brainfeat.segmentation.plan import Split, TrainingPlan
 from brainfeat.segmentation.store import LabelledStore
 
-__all__ = [
-    "TrainingResult",
-    "init_network",
-    "train",
-]
-
 _WARM_UP = 0.1  # fraction of the steps
 _WEIGHT_DECAY = 0.01
 _CLIP_GRADIENT = 1.0
-# Of the decoder's rate: the encoder is pretrained, and should not forget it at once.
+# Relative to the decoder's rate, so that the encoder keeps what it has learnt.
 _ENCODER_RATE = 0.1
 # Crops have about this many slices of the encoder's grid, which fit a CPU's cache.
 _N_SLICES = 8
@@ -58,7 +58,7 @@ def init_network(
     plan: TrainingPlan,
     device: torch.device,
 ) -> SegmentationNetwork:
-    """Join a checkpoint's encoder and a new decoder; a frozen encoder is shared."""
+    """Combine a checkpoint's encoder, shared if it is frozen, with a new decoder."""
     if plan.freeze_encoder:
         encoder = shared_encoder(checkpoint, device)
     else:
@@ -67,7 +67,7 @@ def init_network(
         space=space,
         encoder=encoder,
         decoder=init_decoder(encoder.config, space, len(store.classes), plan.seed),
-        prior=store.prior(split.train),  # without the labels of the held-out
+        prior=store.prior(split.train),  # held-out labels must not leak
         device=device,
     )
 

@@ -41,17 +41,17 @@ BRAIN_CLASSES = (
 CLASSES = BRAIN_CLASSES + HEAD_CLASSES
 
 # Box in MNI152 mm that holds a head to the upper neck, with room to move.
-ORIGIN = (-96.0, -132.0, -126.0)
-SIZE = (192.0, 248.0, 236.0)
+_ORIGIN = (-96.0, -132.0, -126.0)
+_SIZE = (192.0, 248.0, 236.0)
 # Group-average tissue maps, to this power, are about as sharp as one subject's.
-TEMPLATE_SHARPNESS = 2.0
+_TEMPLATE_SHARPNESS = 2.0
 # Deep grey matter is brighter than cortex, so part of it is classified as white: in
 # the template's probabilities, and more so by intensity.
-TEMPLATE_DEEP_GAIN = 2.0
-CLUSTER_DEEP_GAIN = 4.0
+_TEMPLATE_DEEP_GAIN = 2.0
+_CLUSTER_DEEP_GAIN = 4.0
 # Corners of the MNI152 2009a brain, in mm.
-TEMPLATE_BOX = ((-70.0, -105.0, -70.0), (70.0, 71.0, 80.0))
-FIELD_SPACING = 4.0  # mm, of the lattice that deformations are computed on
+_TEMPLATE_BOX = ((-70.0, -105.0, -70.0), (70.0, 71.0, 80.0))
+_FIELD_SPACING = 4.0  # mm, of the lattice that deformations are computed on
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,12 +90,12 @@ class BaseAnatomy:
             raise InputError("expected a brain mask with voxels above zero, got none.")
         if template_to_scanner is None:
             template_to_scanner = _match_boxes(mask)
-        lattice = Lattice.spanning(ORIGIN, SIZE, spacing)
+        lattice = Lattice.spanning(_ORIGIN, _SIZE, spacing)
         binary = replace(mask, data=mask.data > 0)
         t1, brain = conform_volumes([volume, binary], lattice, template_to_scanner)
         t1 = t1.clamp(min=0)
         fractions, corrected = cluster_tissue(t1, brain, spacing=spacing)
-        structures = split_structures(fractions, lattice, deep_gain=CLUSTER_DEEP_GAIN)
+        structures = split_structures(fractions, lattice, deep_gain=_CLUSTER_DEEP_GAIN)
         return _assemble(corrected, brain, structures, lattice)
 
     @classmethod
@@ -109,16 +109,16 @@ class BaseAnatomy:
         spacing: float = 1.0,
     ) -> "BaseAnatomy":
         """Derive a base from the T1w average and tissue probabilities of MNI152."""
-        lattice = Lattice.spanning(ORIGIN, SIZE, spacing)
+        lattice = Lattice.spanning(_ORIGIN, _SIZE, spacing)
         intensity, gray, white, brain = conform_volumes(
             [t1, gray_matter, white_matter, mask], lattice
         )
         gray, white = gray * brain, white * brain
         csf = (brain - gray - white).clamp(min=0)
         fractions = sharpen_fractions(
-            TissueFractions(csf, gray, white), TEMPLATE_SHARPNESS
+            TissueFractions(csf, gray, white), _TEMPLATE_SHARPNESS
         )
-        structures = split_structures(fractions, lattice, deep_gain=TEMPLATE_DEEP_GAIN)
+        structures = split_structures(fractions, lattice, deep_gain=_TEMPLATE_DEEP_GAIN)
         intensity = intensity / intensity[white > 0.9].mean()
         return _assemble(intensity, brain, structures, lattice)
 
@@ -177,12 +177,12 @@ class BaseAnatomy:
     @cached_property
     def field_lattice(self) -> Lattice:
         """Coarse lattice on which deformations are computed."""
-        return self.lattice.coarsened(FIELD_SPACING)
+        return self.lattice.coarsened(_FIELD_SPACING)
 
     @cached_property
     def field_maps(self) -> Tensor:
         """Fractions of `BRAIN_CLASSES` on the coarse lattice: (n_classes, I, J, K)."""
-        factor = max(1, round(FIELD_SPACING / max(self.lattice.spacing)))
+        factor = max(1, round(_FIELD_SPACING / max(self.lattice.spacing)))
         pooled = F.avg_pool3d(self.maps[: len(BRAIN_CLASSES)], factor)
         affine = self.lattice.affine.copy()
         affine[:3, 3] += affine[:3, :3] @ np.full(3, (factor - 1) / 2)
@@ -199,7 +199,7 @@ class BaseAnatomy:
         return structure_modes(structures, self.field_lattice)
 
     def named(self, name: str) -> Tensor:
-        """Map of one class, of shape (I, J, K)."""
+        """Return the map of one class, of shape (I, J, K)."""
         return self.maps[CLASSES.index(name)]
 
 
@@ -241,13 +241,13 @@ def _close_box(maps: Tensor) -> Tensor:
 
 
 def _match_boxes(mask: "Volume") -> NDArray[np.float64]:
-    """Affine from MNI152 to scanner mm that matches the boxes around two brains."""
+    """Return the affine from MNI152 to scanner mm that matches two brains' boxes."""
     inside = np.argwhere(mask.data > 0)
     corners = np.array([inside.min(0), inside.max(0)])
     affine = mask.geometry.affine
     ends = corners @ affine[:3, :3].T + affine[:3, 3]
     low, high = ends.min(0), ends.max(0)
-    template_low, template_high = np.array(TEMPLATE_BOX)
+    template_low, template_high = np.array(_TEMPLATE_BOX)
     scale = (high - low) / (template_high - template_low)
     matrix = np.diag([*scale, 1.0])
     matrix[:3, 3] = low - scale * template_low

@@ -14,7 +14,7 @@ from brainfeat.simulation.random_fields import (
     uniform,
 )
 
-N_BIAS_CONTROLS = 5
+_N_BIAS_CONTROLS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ class Artifacts:
         bias, noise, gamma, edge = ranges[:, 0] + fractions * (
             ranges[:, 1] - ranges[:, 0]
         )
-        controls = normal(generator, *shape, *(3 * [N_BIAS_CONTROLS]))
+        controls = normal(generator, *shape, *(3 * [_N_BIAS_CONTROLS]))
         worst = torch.randint(3, (*shape, 1), generator=generator, device=device)
         resolution = torch.where(
             torch.arange(3, device=device) == worst, edge[..., None], 0.0
@@ -80,7 +80,7 @@ class Artifacts:
             edges = self.resolution[..., axis].to(image.device) / spacing[axis]
             image = _lower_resolution(image, edges, axis)
         # All intervals but the outer two lie inside the volume.
-        n_intervals = N_BIAS_CONTROLS - 3
+        n_intervals = _N_BIAS_CONTROLS - 3
         steps = (n_intervals / i, n_intervals / j, n_intervals / k)
         log_bias = evaluate_spline(self.bias.to(image.device), (i, j, k), steps)
         gamma = self.gamma.to(image.device)[..., None, None, None]
@@ -105,7 +105,7 @@ def _lower_resolution(image: Tensor, edges: Tensor, axis: int) -> Tensor:
 
 
 def _resolution_weights(size: int, edges: Tensor) -> Tensor:
-    """Matrices of shape (B, M, size, size) that average, then interpolate."""
+    """Return matrices (B, M, size, size) that average, then interpolate."""
     edges = edges.clamp(min=1)[..., None, None]
     fine = torch.arange(size, device=edges.device, dtype=torch.float32)
     coarse = (fine[:, None] + 0.5) * edges - 0.5  # centres of the long voxels

@@ -111,13 +111,14 @@ def simulate_cohort(
         for number in range(1, max(n_subjects, folder.n_participants()) + 1)
     ]
     plan = _Plan(folder, tuple(modalities), labels, disease_kind)
-    missing = [one for one in participants[:n_subjects] if not plan.is_done(one)]
+    wanted = participants[:n_subjects]
+    missing = [participant for participant in wanted if not plan.is_done(participant)]
     if missing:
         _simulate(missing, plan, anatomy or load_base())
-    folder.write_participants([_describe(one) for one in participants])
+    folder.write_participants([_describe(participant) for participant in participants])
     return pd.DataFrame(
-        [plan.row(one) for one in participants[:n_subjects]],
-        index=[one.id for one in participants[:n_subjects]],
+        [plan.row(participant) for participant in wanted],
+        index=[participant.id for participant in wanted],
     )
 
 
@@ -181,7 +182,7 @@ def _simulate(
     with ThreadPoolExecutor(1) as writer:
         previous: Future[None] | None = None
         for participant in participants:
-            volumes = _scan(participant, plan, base)
+            volumes = _simulate_scans(participant, plan, base)
             if previous is not None:
                 previous.result()
             previous = writer.submit(_write, participant, plan, volumes)
@@ -190,7 +191,7 @@ def _simulate(
             previous.result()
 
 
-def _scan(
+def _simulate_scans(
     participant: Participant, plan: _Plan, base: BaseAnatomy
 ) -> dict[str, Volume]:
     subject = Anatomies.draw(

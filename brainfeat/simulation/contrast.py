@@ -17,7 +17,7 @@ from brainfeat.simulation.random_fields import normal, uniform
 MODALITIES = ("T1w", "T2w", "FLAIR")
 
 # Mean intensities, brightest brain tissue about 1: cortex is gray_matter.
-TISSUE_MEANS: dict[str, dict[str, float]] = {
+_TISSUE_MEANS: dict[str, dict[str, float]] = {
     "T1w": {
         "csf": 0.20, "gray_matter": 0.62, "white_matter": 0.96, "ventricle": 0.18,
         "medial_temporal": 0.62, "deep_gray": 0.76, "fluid": 0.20,
@@ -38,8 +38,8 @@ TISSUE_MEANS: dict[str, dict[str, float]] = {
     },
 }  # fmt: skip
 # Factor on the unexplained T1w intensity; where T1w is brighter, T2w is darker.
-DETAIL_GAINS = {"T1w": 1.0, "T2w": -0.45, "FLAIR": -0.25}
-TIED = (("csf", "ventricle", "fluid"), ("gray_matter", "medial_temporal", "deep_gray"))
+_DETAIL_GAINS = {"T1w": 1.0, "T2w": -0.45, "FLAIR": -0.25}
+_TIED = (("csf", "ventricle", "fluid"), ("gray_matter", "medial_temporal", "deep_gray"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,14 +77,14 @@ class Contrast:
             )
         shape = (n, len(modalities))
         names = (*CLASSES, *PATHOLOGIES)
-        usual = torch.tensor([[TISSUE_MEANS[m][c] for c in names] for m in modalities])
+        usual = torch.tensor([[_TISSUE_MEANS[m][c] for c in names] for m in modalities])
         usual = usual.to(generator.device)
         noise = normal(generator, *shape, len(names))
         means = (usual * (1 + config.jitter * noise)).clamp(min=0.02)
         is_random = uniform(generator, *shape, 1) < config.random_fraction
         means = torch.where(is_random, _random_means(names, shape, generator), means)
         low, high = config.detail
-        gains = torch.tensor([DETAIL_GAINS[m] for m in modalities])
+        gains = torch.tensor([_DETAIL_GAINS[m] for m in modalities])
         detail = uniform(generator, *shape, low=low, high=high) * gains.to(means)
         either_sign = uniform(generator, *shape, low=-0.7, high=0.7)
         return cls(means, torch.where(is_random[..., 0], either_sign, detail))
@@ -96,7 +96,7 @@ class Contrast:
     def apply(
         self, base: BaseAnatomy, pathology: Tensor | None, *, stripped: Tensor
     ) -> Tensor:
-        """Intensities (B, M, I, J, K) of the base, before deformation.
+        """Paint intensities (B, M, I, J, K) on the base, before deformation.
 
         They are linear in the tissue fractions, so painting before deforming equals
         painting after it, with one interpolation instead of one per tissue.
@@ -124,9 +124,9 @@ class Contrast:
 def _random_means(
     names: Sequence[str], shape: tuple[int, int], generator: torch.Generator
 ) -> Tensor:
-    """Random intensities; those of `TIED` tissues stay similar."""
+    """Draw random intensities; those of `_TIED` tissues stay similar."""
     means = uniform(generator, *shape, len(names), low=0.05)
-    for group in TIED:
+    for group in _TIED:
         first, *rest = (names.index(name) for name in group)
         for other in rest:
             means[..., other] = 0.75 * means[..., first] + 0.25 * means[..., other]

@@ -15,11 +15,11 @@ from brainfeat.io.json_files import format_json, read_json
 from brainfeat.simulation.participants import Participant
 from brainfeat.simulation.scan import LABELS
 
-BIDS_VERSION = "1.10.0"
+_BIDS_VERSION = "1.10.0"
 # Increment when the same settings give other volumes.
-SIMULATION_VERSION = 2
+_SIMULATION_VERSION = 2
 
-README = """\
+_README = """\
 # Simulated cohort
 
 Simulated by brainfeat {version}: no person was scanned. Heads are smooth deformations
@@ -29,7 +29,7 @@ Disease: {disease_kind}, in {disease:.0%} of the participants. `participants.tsv
 the diagnosis and the severity; `code/simulation.json` all settings.
 """
 
-COLUMNS: dict[str, dict[str, Any]] = {
+_COLUMNS: dict[str, dict[str, Any]] = {
     "age": {"Description": "Age of the participant", "Units": "year"},
     "sex": {
         "Description": "Sex of the participant",
@@ -53,7 +53,7 @@ class CohortFolder:
     @classmethod
     def open(cls, path: Path, settings: Mapping[str, Any]) -> "CohortFolder":
         """Create a folder, or reopen one with the same settings."""
-        settings = {"simulation_version": SIMULATION_VERSION, **settings}
+        settings = {"simulation_version": _SIMULATION_VERSION, **settings}
         record = path / "code" / "simulation.json"
         if record.exists():
             stored = read_json(record, "the settings of a simulation")
@@ -73,12 +73,12 @@ class CohortFolder:
         return self.path / "derivatives" / "simulation"
 
     def image(self, participant_id: str, modality: str) -> Path:
-        """Path of a scan; `participant_id` begins with ``sub-``."""
+        """Return the path of a scan; `participant_id` begins with ``sub-``."""
         name = f"{participant_id}_{modality}.nii.gz"
         return self.path / participant_id / "anat" / name
 
     def label_map(self, participant_id: str) -> Path:
-        """Path of a label map."""
+        """Return the path of a label map."""
         name = f"{participant_id}_dseg.nii.gz"
         return self.derivatives / participant_id / "anat" / name
 
@@ -99,7 +99,7 @@ class CohortFolder:
 
     def write_participants(self, participants: Sequence[Mapping[str, Any]]) -> None:
         """Write participants.tsv in full, and its description."""
-        _write_json(self.path / "participants.json", COLUMNS)
+        _write_json(self.path / "participants.json", _COLUMNS)
         header = list(participants[0])
         rows = [header, *(list(one.values()) for one in participants)]
         with (
@@ -115,13 +115,17 @@ class CohortFolder:
 
     def _describe(self, settings: Mapping[str, Any]) -> None:
         made_by = [{"Name": "brainfeat", "Version": __version__}]
-        common = {"BIDSVersion": BIDS_VERSION, "License": "CC0", "GeneratedBy": made_by}
+        common = {
+            "BIDSVersion": _BIDS_VERSION,
+            "License": "CC0",
+            "GeneratedBy": made_by,
+        }
         _write_json(
             self.path / "dataset_description.json",
             {"Name": "Simulated cohort", "DatasetType": "raw", **common},
         )
         base = settings["base"]
-        text = README.format(
+        text = _README.format(
             version=__version__,
             **dict(settings)
             | {"base": base if isinstance(base, str) else "a T1w scan"},

@@ -78,7 +78,7 @@ class Deformation:
         )
 
     def velocity(self, lattice: Lattice, device: torch.device) -> Tensor:
-        """Velocity field of shape (B, 3, I, J, K), in mm."""
+        """Return the velocity (B, 3, I, J, K), in mm."""
         field = torch.zeros((), device=device)
         for control, wavelength in zip(self.controls, self.wavelengths, strict=True):
             i, j, k = (spacing / wavelength for spacing in lattice.spacing)

@@ -21,7 +21,7 @@ from brainfeat.simulation.structures import MODES
 DiseaseKind = Literal["medial-temporal", "lesions", "mass"]
 DISEASES: tuple[DiseaseKind, ...] = get_args(DiseaseKind)
 
-MEAN_AGE = 70.0
+_MEAN_AGE = 70.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ class Disease:
         volumes = _draw_volumes(config, condition.age, atrophy, generator)
         # The same draws for every kind, so that healthy anatomies are equal in all.
         if kind == "lesions":
-            load = condition.severity + 0.01 * (condition.age - MEAN_AGE)
+            load = condition.severity + 0.01 * (condition.age - _MEAN_AGE)
             foci = Foci.draw_lesions(
                 base,
                 load,
@@ -94,7 +94,7 @@ class Disease:
         return cls(volumes, None)
 
     def velocity(self, base: BaseAnatomy) -> Tensor:
-        """Velocity field of shape (B, 3, I, J, K) on the base's coarse lattice."""
+        """Return the velocity (B, 3, I, J, K), in mm, on the base's coarse lattice."""
         volumes = self.volumes.to(base.device)
         field = torch.einsum("bn,ncijk->bcijk", volumes, base.modes)
         if self.foci is None:
@@ -109,7 +109,7 @@ def _draw_volumes(
     generator: torch.Generator,
 ) -> Tensor:
     noise = normal(generator, len(age), 5)
-    years = age - MEAN_AGE
+    years = age - _MEAN_AGE
     if severity is None:
         severity = torch.zeros_like(age)
     ventricle = (

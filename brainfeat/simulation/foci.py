@@ -15,12 +15,12 @@ from brainfeat.simulation.smoothing import smooth
 
 PATHOLOGIES = ("lesion", "edema", "mass", "necrosis")
 
-MAX_LESIONS = 48
+_MAX_LESIONS = 48
 # Distance from a ventricle, in mm, beyond which lesions are rare.
-LESION_REACH = 9.0
+_LESION_REACH = 9.0
 # A mass is a union of balls, so that its outline is not a sphere.
-N_LOBES = 5
-MASS_GROWTH = math.log(1.45)  # displacement of the surroundings by a mass
+_N_LOBES = 5
+_MASS_GROWTH = math.log(1.45)  # displacement of the surroundings by a mass
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,17 +46,17 @@ class Foci:
         n = len(load)
         expected = (counts[0] + (counts[1] - counts[0]) * load).clamp(min=0.5)
         number = (expected * uniform(generator, n, low=0.7, high=1.3)).round()
-        shown = torch.arange(MAX_LESIONS, device=generator.device) < number[:, None]
+        shown = torch.arange(_MAX_LESIONS, device=generator.device) < number[:, None]
         # Small lesions are many and large ones few.
         mean = (
-            radii[0] + (radii[1] - radii[0]) * uniform(generator, n, MAX_LESIONS) ** 2
+            radii[0] + (radii[1] - radii[0]) * uniform(generator, n, _MAX_LESIONS) ** 2
         )
-        shape = torch.exp(0.3 * normal(generator, n, MAX_LESIONS, 3))
-        centers = _draw_sites(_lesion_sites(base), base, (n, MAX_LESIONS), generator)
+        shape = torch.exp(0.3 * normal(generator, n, _MAX_LESIONS, 3))
+        centers = _draw_sites(_lesion_sites(base), base, (n, _MAX_LESIONS), generator)
         return cls(
             centers,
             mean[..., None] * shape * shown[..., None],
-            ("lesion",) * MAX_LESIONS,
+            ("lesion",) * _MAX_LESIONS,
             torch.zeros(n, device=generator.device),
         )
 
@@ -74,24 +74,24 @@ class Foci:
         center = _draw_sites(_mass_sites(base), base, (n, 1), generator)
         radius = (radii[0] + (radii[1] - radii[0]) * severity) * (severity > 0)
         radius = radius[:, None, None]
-        offsets = normal(generator, n, 2 * N_LOBES, 3) * radius
+        offsets = normal(generator, n, 2 * _N_LOBES, 3) * radius
         scales = torch.tensor(
-            [2.0, *[1.5] * (N_LOBES - 1), 1.0, *[0.75] * (N_LOBES - 1)]
+            [2.0, *[1.5] * (_N_LOBES - 1), 1.0, *[0.75] * (_N_LOBES - 1)]
         )
         spread = torch.tensor(
-            [0.0, *[0.7] * (N_LOBES - 1), 0.0, *[0.4] * (N_LOBES - 1)]
+            [0.0, *[0.7] * (_N_LOBES - 1), 0.0, *[0.4] * (_N_LOBES - 1)]
         )
         scales = torch.cat([scales, torch.tensor([0.5])]).to(radius)
         offsets = torch.cat(
             [offsets * spread[:, None].to(radius), offsets[:, :1] * 0.15], 1
         )
         shape = torch.exp(0.15 * normal(generator, n, len(scales), 3))
-        kinds = ("edema",) * N_LOBES + ("mass",) * N_LOBES + ("necrosis",)
-        growth = MASS_GROWTH * (severity > 0).to(radius)
+        kinds = ("edema",) * _N_LOBES + ("mass",) * _N_LOBES + ("necrosis",)
+        growth = _MASS_GROWTH * (severity > 0).to(radius)
         return cls(center + offsets, radius * scales[:, None] * shape, kinds, growth)
 
     def velocity(self, lattice: Lattice, device: torch.device) -> Tensor:
-        """Velocity field of the mass effect, of shape (B, 3, I, J, K), in mm."""
+        """Return the velocity (B, 3, I, J, K), in mm, of the mass effect."""
         center = self.centers[:, 0].to(device)
         # The lobes, not the oedema, displace tissue; half as wide as the first lobe.
         width = self.radii[:, 0].mean(-1).to(device).clamp(min=1.0)
@@ -154,7 +154,7 @@ def _host_tissue(kind: str, base: BaseAnatomy) -> Tensor:
 def _lesion_sites(base: BaseAnatomy) -> Tensor:
     white = base.field_maps[BRAIN_CLASSES.index("white_matter")]
     ventricle = base.field_maps[BRAIN_CLASSES.index("ventricle")]
-    near = smooth(ventricle, LESION_REACH / max(base.field_lattice.spacing))
+    near = smooth(ventricle, _LESION_REACH / max(base.field_lattice.spacing))
     # The brain stem, below the ventricles, is spared.
     upper = base.field_lattice.points(device=white.device)[..., 2] > 0
     return near * (white > 0.8) * upper
@@ -173,7 +173,7 @@ def _draw_sites(
     shape: tuple[int, int],
     generator: torch.Generator,
 ) -> Tensor:
-    """Positions (*shape, 3) in mm, drawn from a density."""
+    """Draw positions (*shape, 3) in mm from a density."""
     weights = density.flatten().to(generator.device).double()
     drawn = torch.multinomial(
         weights, shape[0] * shape[1], replacement=True, generator=generator

@@ -17,23 +17,23 @@ from brainfeat.simulation.structures import distance_to_chains
 HEAD_CLASSES = ("fluid", "soft_tissue", "bone", "marrow", "fat")
 
 # Depths below the outside of the brain's hull, in mm.
-SKULL = (3.0, 9.5)
-TABLE = 1.8  # thickness of the inner and outer tables of the skull
-SCALP = 15.0
-SKIN = 1.6
-FAT = 5.0
-VERTEBRA = 17.0  # height with its disc, mm
+_SKULL = (3.0, 9.5)
+_TABLE = 1.8  # thickness of the inner and outer tables of the skull
+_SCALP = 15.0
+_SKIN = 1.6
+_FAT = 5.0
+_VERTEBRA = 17.0  # height with its disc, mm
 
 # Centre and semi-axes in MNI152 mm.
-FACE = ((0.0, 44.0, -66.0), (60.0, 54.0, 62.0))
-NECK = ((0.0, -32.0, -110.0), (58.0, 60.0, 90.0))
-NOSE = ((0.0, 96.0, -62.0), (13.0, 17.0, 24.0))
-NASAL_CAVITY = ((0.0, 70.0, -58.0), (11.0, 26.0, 18.0))
-SINUS = ((0.0, 36.0, -44.0), (14.0, 11.0, 9.0))
-MOUTH = ((0.0, 60.0, -98.0), (22.0, 26.0, 5.0))
-PHARYNX = ((0.0, 14.0, -96.0), (12.0, 8.0, 34.0))
+_FACE = ((0.0, 44.0, -66.0), (60.0, 54.0, 62.0))
+_NECK = ((0.0, -32.0, -110.0), (58.0, 60.0, 90.0))
+_NOSE = ((0.0, 96.0, -62.0), (13.0, 17.0, 24.0))
+_NASAL_CAVITY = ((0.0, 70.0, -58.0), (11.0, 26.0, 18.0))
+_SINUS = ((0.0, 36.0, -44.0), (14.0, 11.0, 9.0))
+_MOUTH = ((0.0, 60.0, -98.0), (22.0, 26.0, 5.0))
+_PHARYNX = ((0.0, 14.0, -96.0), (12.0, 8.0, 34.0))
 
-CHUNK = 8
+_N_PLANES = 8  # at a time, which fit in the processor's cache
 
 
 def build_head(brain: Tensor, lattice: Lattice) -> dict[str, Tensor]:
@@ -41,15 +41,14 @@ def build_head(brain: Tensor, lattice: Lattice) -> dict[str, Tensor]:
     coarse = lattice.coarsened(2.0)
     points = coarse.points()
     hull = _hull_distance(brain, coarse)
-    outside = _smooth_minimum(hull - SCALP, _face_distance(points))
+    outside = _smooth_minimum(hull - _SCALP, _face_distance(points))
     fields = torch.stack(
         [hull, outside, *_inner_distances(points), _texture(coarse)], dim=-1
     )
     # Distances are smooth and may be coarse; the tissue borders may not.
     fine = refine(fields[None], lattice.shape)[0]
-    # A few planes at a time fit in the processor's cache.
     planes = zip(
-        *(torch.split(whole, CHUNK) for whole in (fine, lattice.points(), brain)),
+        *(torch.split(volume, _N_PLANES) for volume in (fine, lattice.points(), brain)),
         strict=True,
     )
     layers = [_layers(*plane) for plane in planes]
@@ -68,7 +67,7 @@ def classify_head(t1: Tensor, brain: Tensor) -> dict[str, Tensor]:
 
 
 def _hull_distance(brain: Tensor, coarse: Lattice) -> Tensor:
-    """Signed mm to the brain with its sulci and fissures closed."""
+    """Return the signed mm to the brain with its sulci and fissures closed."""
     step = max(coarse.spacing)
     reach = round(30 / step)
     mask = _nearest(brain, coarse.shape) > 0.5
@@ -98,14 +97,14 @@ def _ellipsoid(
 
 
 def _face_distance(points: Tensor) -> Tensor:
-    face = _smooth_minimum(_ellipsoid(points, FACE), _ellipsoid(points, NECK))
-    return _smooth_minimum(face, _ellipsoid(points, NOSE))
+    face = _smooth_minimum(_ellipsoid(points, _FACE), _ellipsoid(points, _NECK))
+    return _smooth_minimum(face, _ellipsoid(points, _NOSE))
 
 
 def _inner_distances(points: Tensor) -> tuple[Tensor, Tensor]:
-    """Signed mm to the airways and to the eyes."""
+    """Return the signed mm to the airways and to the eyes."""
     airways = torch.stack(
-        [_ellipsoid(points, part) for part in (NASAL_CAVITY, SINUS, MOUTH, PHARYNX)]
+        [_ellipsoid(points, part) for part in (_NASAL_CAVITY, _SINUS, _MOUTH, _PHARYNX)]
     ).amin(0)
     right = points.clone()
     right[..., 0] = right[..., 0].abs()
@@ -115,18 +114,18 @@ def _inner_distances(points: Tensor) -> tuple[Tensor, Tensor]:
 
 def _layers(fields: Tensor, points: Tensor, brain: Tensor) -> dict[str, Tensor]:
     hull, outside, airway, eye, texture = fields.unbind(-1)
-    skull = _between(hull, *SKULL) * _below(outside, -2.0)
+    skull = _between(hull, *_SKULL) * _below(outside, -2.0)
     # Marrow is patchy: thin or absent where the texture is low.
-    marrow = _between(hull, SKULL[0] + TABLE, SKULL[1] - TABLE) * skull
+    marrow = _between(hull, _SKULL[0] + _TABLE, _SKULL[1] - _TABLE) * skull
     marrow = marrow * (0.7 + 0.3 * texture).clamp(0, 1)
-    rest = _below(outside, 0.0) * (1 - _below(hull, SKULL[1]))
+    rest = _below(outside, 0.0) * (1 - _below(hull, _SKULL[1]))
     # Under the skin, around the eyes, and in planes between the muscles.
-    fat = torch.maximum(_between(outside, -FAT, -SKIN), _below(eye, 6.0))
+    fat = torch.maximum(_between(outside, -_FAT, -_SKIN), _below(eye, 6.0))
     fat = torch.maximum(fat, (0.35 * texture - 0.2).clamp(0, 0.5)) * rest
     soft = (rest - fat) * (0.85 + 0.15 * texture).clamp(0.4, 1)
     eyeball = _below(eye, 0.0)
     solid = (1 - eyeball) * (1 - _below(airway, 0.0)) * (1 - brain)
-    fluid = torch.maximum(_below(hull, SKULL[0]), rest * eyeball) * (1 - brain)
+    fluid = torch.maximum(_below(hull, _SKULL[0]), rest * eyeball) * (1 - brain)
     head = {
         "fluid": fluid,
         "soft_tissue": soft * solid,
@@ -149,7 +148,7 @@ def _add_spine(
     canal, cord = _below(canal_distance, 9.0), _below(canal_distance, 5.0)
     arch = _below(canal_distance, 12.0) - canal
     vertebra = _below(torch.hypot(x, y - 20), 12.0) * (1 - canal - arch)
-    disc = (torch.cos(z * (2 * math.pi / VERTEBRA)) * 3 - 1.8).clamp(0, 1)
+    disc = (torch.cos(z * (2 * math.pi / _VERTEBRA)) * 3 - 1.8).clamp(0, 1)
     spine = {
         "fluid": canal - cord,
         "soft_tissue": cord + vertebra * disc,

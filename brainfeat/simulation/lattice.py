@@ -33,7 +33,7 @@ class Lattice:
         size: tuple[float, float, float],
         spacing: float,
     ) -> "Lattice":
-        """RAS lattice of cubic voxels in a box; `origin` is its lowest corner."""
+        """Fill a box with cubic voxels in RAS order; `origin` is its lowest corner."""
         i, j, k = (max(1, round(edge / spacing)) for edge in size)
         affine = np.diag([spacing, spacing, spacing, 1.0])
         affine[:3, 3] = np.array(origin) + spacing / 2
@@ -46,7 +46,7 @@ class Lattice:
         return float(i), float(j), float(k)
 
     def coarsened(self, spacing: float) -> "Lattice":
-        """Lattice with the same outer voxel centres, at most `spacing` mm apart."""
+        """Keep the outer voxel centres, with steps of at most `spacing` mm."""
         i, j, k = (
             max(2, int(np.ceil((n - 1) * edge / spacing)) + 1)
             for n, edge in zip(self.shape, self.spacing, strict=True)
@@ -59,7 +59,7 @@ class Lattice:
         matrix: NDArray[np.float64] | None = None,
         device: torch.device | str = "cpu",
     ) -> Tensor:
-        """Voxel centres of shape (I, J, K, 3) in mm, or mapped further by `matrix`."""
+        """Return voxel centres (I, J, K, 3) in mm, or mapped further by `matrix`."""
         affine = self.affine if matrix is None else matrix @ self.affine
         i, j, k = (
             torch.as_tensor(np.arange(n)[:, None] * column, dtype=torch.float32)

@@ -12,12 +12,12 @@ import torch
 from brainfeat.simulation.disease import Condition
 from brainfeat.simulation.scanner import SCANNERS, Scanner
 
-AGES = (55.0, 85.0)
-SEVERITIES = (0.5, 1.0)  # of those who have the disease
+_AGES = (55.0, 85.0)
+_SEVERITIES = (0.5, 1.0)  # of those who have the disease
 
 # Separate streams, so that a draw in one does not shift another.
-STREAMS = ("person", "anatomy", "pose", "T1w", "T2w", "FLAIR")
-_SITES = len(STREAMS)
+_STREAMS = ("person", "anatomy", "pose", "T1w", "T2w", "FLAIR")
+_SITES = len(_STREAMS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,13 +38,13 @@ class Participant:
         # The number of ill among the first n is right to within one, for every n.
         has_disease = _count(number, disease) > _count(number - 1, disease)
         random = np.random.default_rng((random_state, number, 0))
-        severity = random.uniform(*SEVERITIES)
+        severity = random.uniform(*_SEVERITIES)
         return cls(
             number=number,
             random_state=random_state,
             has_disease=has_disease,
             severity=round(float(severity), 3) if has_disease else 0.0,
-            age=round(float(random.uniform(*AGES)), 1),
+            age=round(float(random.uniform(*_AGES)), 1),
             sex="F" if random.random() < 0.5 else "M",
             scanner=_draw_scanner(number, random_state),
         )
@@ -60,8 +60,8 @@ class Participant:
         return Condition(torch.tensor([self.severity]), torch.tensor([self.age]))
 
     def generator(self, stream: str) -> torch.Generator:
-        """Seed a generator for one of `STREAMS`, on the CPU."""
-        entropy = (self.random_state, self.number, STREAMS.index(stream))
+        """Seed a generator for one of `_STREAMS`, on the CPU."""
+        entropy = (self.random_state, self.number, _STREAMS.index(stream))
         (seed,) = np.random.SeedSequence(entropy).generate_state(1, np.uint64)
         return torch.Generator().manual_seed(int(seed >> np.uint64(1)))
 

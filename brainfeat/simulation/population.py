@@ -96,7 +96,7 @@ class Anatomies:
         return None if foci is None else foci.render(self.base)
 
     def head_center(self, pose: Pose) -> Tensor:
-        """Centre of each head in scanner mm, of shape (B, 3)."""
+        """Return the centre of each head in scanner mm, of shape (B, 3)."""
         to_base = self._linear(pose)
         center = torch.tensor([*HEAD_CENTER, 1.0]).to(to_base)
         head: Tensor = torch.linalg.solve(to_base, center.expand(len(to_base), 4))
@@ -116,7 +116,7 @@ class Anatomies:
         return Positions(grid, -(moved[:, 3:] + scale))
 
     def _linear(self, pose: Pose) -> Tensor:
-        """Affine part of the map from scanner to base, (B, 4, 4)."""
+        """Return the affine part of the map from scanner to base, (B, 4, 4)."""
         linear = torch.eye(4).repeat(len(pose.matrix), 1, 1)
         linear[:, :3, :3] = self.deformation.linear.cpu()
         return (linear @ pose.matrix.cpu()).to(self.base.device)

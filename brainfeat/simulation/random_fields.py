@@ -27,7 +27,7 @@ def uniform(
 
 
 def count_controls(lattice: Lattice, wavelength: float) -> list[int]:
-    """Control points per axis that cover a lattice; `wavelength` in mm apart."""
+    """Count control points per axis that cover a lattice; `wavelength` in mm apart."""
     return [
         math.floor((size - 1) * spacing / wavelength) + 4
         for size, spacing in zip(lattice.shape, lattice.spacing, strict=True)
@@ -54,7 +54,7 @@ def evaluate_spline(
 
 
 def _weights(size: int, step: float, n_controls: int, like: Tensor) -> Tensor:
-    """Cubic B-spline weights of shape (size, n_controls)."""
+    """Return cubic B-spline weights of shape (size, n_controls)."""
     position = torch.arange(size, device=like.device) * step
     knots = torch.arange(n_controls, device=like.device) - 1
     gap = (position[:, None] - knots).abs()

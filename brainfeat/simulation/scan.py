@@ -59,7 +59,7 @@ def draw_scan(
 
 
 def label_map(subject: Anatomies, lattice: Lattice, pose: Pose) -> Tensor:
-    """Label map, uint8: 0 outside the brain, else 1 plus the index in `LABELS`."""
+    """Return a uint8 label map: 0 outside the brain, else 1 + index in `LABELS`."""
     labels = subject.base.labels
     if subject.pathology is not None:
         fraction, index = subject.pathology[0].max(dim=0)

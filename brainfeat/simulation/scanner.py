@@ -69,7 +69,7 @@ class Scanner:
     def lattice(
         self, modality: str, head: tuple[float, float, float], *, jitter: Tensor
     ) -> Lattice:
-        """Voxel grid of a scan in scanner mm, for a head centred at `head`.
+        """Return the voxel grid of a scan in scanner mm, for a head centred at `head`.
 
         `jitter` (4,) is standard normal: three shifts, and an angle added to the tilt.
         """
@@ -138,7 +138,7 @@ SCANNERS = (
 
 
 def _rotations(angles: Tensor) -> Tensor:
-    """Rotation matrices of shape (B, 3, 3) from vectors of shape (B, 3), radians."""
+    """Return rotation matrices (B, 3, 3) of vectors (B, 3), in radians."""
     x, y, z = angles.unbind(-1)
     zero = torch.zeros_like(x)
     skew = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], dim=-1)

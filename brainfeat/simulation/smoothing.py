@@ -21,7 +21,7 @@ def smooth(values: Tensor, sigma: float) -> Tensor:
 
 
 def distance_to(mask: Tensor, *, limit: int) -> Tensor:
-    """Euclidean distance in voxels to a mask, at most `limit`."""
+    """Compute the Euclidean distance in voxels to a mask, at most `limit`."""
     far = float(limit * limit)
     squared = torch.where(mask, 0.0, far)
     for axis in range(3):

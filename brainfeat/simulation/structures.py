@@ -1,4 +1,4 @@
-"""Deep structures of the brain: where they lie, and how they grow or shrink."""
+"""Deep structures of the brain: their zones, and the modes in which they grow."""
 
 __all__ = [
     "MODES",
@@ -60,14 +60,14 @@ MODES: dict[str, tuple[str, int, float]] = {
 
 
 def zone(name: ZoneName, points: Tensor) -> Tensor:
-    """Membership of points (..., 3) in a zone, both sides; falls over 2 mm."""
+    """Return the membership of points (..., 3) in a zone; it falls over 2 mm."""
     right = points.clone()
     right[..., 0] = right[..., 0].abs()
     return ((1 - distance_to_chains(ZONES[name], right)) / 2).clamp(0, 1)
 
 
 def distance_to_chains(chains: Sequence[Chain], points: Tensor) -> Tensor:
-    """Signed distance in mm to a union of capsules, negative inside."""
+    """Compute the signed distance in mm to a union of capsules, negative inside."""
     distance = torch.full(points.shape[:-1], float("inf"), device=points.device)
     for knots, radius in chains:
         corners = torch.tensor(knots, dtype=points.dtype, device=points.device)
@@ -111,7 +111,7 @@ def split_structures(
 
 
 def structure_modes(structures: Mapping[str, Tensor], lattice: Lattice) -> Tensor:
-    """Velocity fields (n_modes, 3, I, J, K), in mm, that grow one structure each.
+    """Return velocities (n_modes, 3, I, J, K), in mm, that grow one structure each.
 
     The divergence is one in the structure and balanced around it, so that the rest of
     the head stays in place. With coefficient ``c`` a volume grows ``exp(c)``-fold.
@@ -131,5 +131,5 @@ def _mode(structure: Tensor, brain: Tensor, lattice: Lattice, reach: float) -> T
     divergence = structure - around * (total / around.sum().clamp(min=1e-6))
     # Partial volume weakens the field inside; scale it to one on average there.
     gain = (structure * divergence).sum().clamp(min=1e-6) / total
-    # The map goes from a subject to the base, so it shrinks what is to grow.
+    # The map goes from a subject to the base, so it shrinks what grows in the subject.
     return -solve_divergence(divergence / gain, lattice)

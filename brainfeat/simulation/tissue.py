@@ -10,12 +10,12 @@ from torch import Tensor
 
 from brainfeat.simulation.smoothing import smooth
 
-COARSE = 3.0  # mm, edge of the voxels that the bias field is estimated in
-BIAS_SIGMA = 11.0  # mm
+_COARSE = 3.0  # mm, edge of the voxels that the bias field is estimated in
+_BIAS_SIGMA = 11.0  # mm
 # A mean of high power is near the local maximum, which is white matter wherever
-# there is some within BIAS_SIGMA.
-BIAS_POWER = 12
-N_ROUNDS = 12
+# there is some within _BIAS_SIGMA.
+_BIAS_POWER = 12
+_N_ROUNDS = 12
 
 
 class TissueFractions(NamedTuple):
@@ -53,23 +53,23 @@ def sharpen_fractions(fractions: TissueFractions, power: float) -> TissueFractio
 
 
 def _bias_field(t1: Tensor, mask: Tensor, spacing: float) -> Tensor:
-    i, j, k = (max(1, round(size * spacing / COARSE)) for size in t1.shape)
+    i, j, k = (max(1, round(size * spacing / _COARSE)) for size in t1.shape)
     values, fraction = F.adaptive_avg_pool3d(torch.stack([t1, mask]), (i, j, k))
     inside = (fraction > 0.8).to(values)
     # Vessels are brighter than any tissue and would dominate a mean of high power.
     brightest = torch.quantile(values[inside > 0], 0.98).clamp(min=1e-6)
-    powered = (values / brightest).clamp(max=1) ** BIAS_POWER * inside
-    sigma = BIAS_SIGMA / COARSE
+    powered = (values / brightest).clamp(max=1) ** _BIAS_POWER * inside
+    sigma = _BIAS_SIGMA / _COARSE
     # Far from the brain the field tends to a constant.
     mean = (smooth(powered, sigma) + 1e-4) / (smooth(inside, sigma) + 1e-4)
-    bias = brightest * mean ** (1 / BIAS_POWER)
+    bias = brightest * mean ** (1 / _BIAS_POWER)
     return F.interpolate(bias[None, None], size=t1.shape, mode="trilinear")[0, 0]
 
 
 def _tissue_means(values: Tensor) -> Tensor:
     csf = values.kthvalue(max(1, round(0.02 * len(values)))).values
     means = torch.stack([csf + 0.6 * (1 - csf), torch.ones_like(csf)])
-    for _ in range(N_ROUNDS):
+    for _ in range(_N_ROUNDS):
         # Without the voxels nearer to CSF than to grey matter.
         brain = values[values > (csf + means[0]) / 2]
         white = brain > means.mean()

@@ -62,13 +62,12 @@ class TrainingConfig:
 
 @dataclass(frozen=True, eq=False)
 class SimulatedBatch:
-    """Volumes of a batch of subjects with their true maps and severity."""
+    """Volumes of a batch of subjects with their true maps."""
 
     volumes: Tensor  # B M I J K: not negative, white matter in T1w is about 1
     truth: Tensor  # B n_truths I J K: maps of `TRUTH_NAMES`
     brain: Tensor  # B I J K, bool: mostly brain
     foreground: Tensor  # B I J K, bool: mostly not air; the brain where stripped
-    severity: Tensor  # B: 0 in health
 
 
 def encoder_lattice(
@@ -76,7 +75,7 @@ def encoder_lattice(
     spacing: float = 2.0,
     center: tuple[float, float, float] = (0.0, -17.0, 5.0),
 ) -> Lattice:
-    """RAS lattice of an encoder in MNI152 mm, by default the preprocessor's."""
+    """Return an encoder's RAS lattice in MNI152 mm, by default the preprocessor's."""
     i, j, k = (size * spacing for size in shape)
     x, y, z = center
     return Lattice.spanning((x - i / 2, y - j / 2, z - k / 2), (i, j, k), spacing)
@@ -133,12 +132,11 @@ def draw_subjects(
         truth=torch.cat([truth, growth], dim=1),
         brain=brain,
         foreground=shown,
-        severity=condition.severity,
     )
 
 
 def _stack(subjects: Anatomies, contrast: Contrast, stripped: Tensor) -> Tensor:
-    """All maps to deform: images, tissue fractions, pathology, air."""
+    """Stack all maps to deform: images, tissue fractions, pathology, air."""
     base = subjects.base
     fractions = base.maps[: len(BRAIN_CLASSES)].expand(len(stripped), -1, -1, -1, -1)
     pathology = subjects.pathology

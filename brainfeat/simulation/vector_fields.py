@@ -21,11 +21,11 @@ from torch import Tensor
 
 from brainfeat.simulation.lattice import Lattice, sample_maps
 
-N_SQUARINGS = 6
+_N_SQUARINGS = 6
 
 
 def exponentiate(
-    velocity: Tensor, lattice: Lattice, *, n_squarings: int = N_SQUARINGS
+    velocity: Tensor, lattice: Lattice, *, n_squarings: int = _N_SQUARINGS
 ) -> Tensor:
     """Integrate a velocity for unit time, by scaling and squaring [1]_."""
     # In the coordinates of `sample_maps`: converted once, not at each squaring.
@@ -39,13 +39,13 @@ def exponentiate(
 
 
 def compose(inner: Tensor, outer: Tensor, lattice: Lattice) -> Tensor:
-    """Displacement of ``x -> y + outer(y)`` with ``y = x + inner(x)``."""
+    """Return the displacement of ``x -> y + outer(y)`` with ``y = x + inner(x)``."""
     points = lattice.points(device=inner.device) + inner.movedim(1, -1)
     return inner + sample_maps(outer, lattice.normalize(points))
 
 
 def log_jacobian(displacement: Tensor, lattice: Lattice) -> Tensor:
-    """Log-determinant of the Jacobian (B, 1, I, J, K); NaN where the map folds."""
+    """Compute the log of the Jacobian (B, 1, I, J, K); NaN where the map folds."""
     gradient = torch.stack(
         torch.gradient(displacement, spacing=lattice.spacing, dim=(2, 3, 4)), dim=2
     )  # B 3 3 I J K
@@ -56,7 +56,7 @@ def log_jacobian(displacement: Tensor, lattice: Lattice) -> Tensor:
 
 
 def solve_divergence(divergence: Tensor, lattice: Lattice) -> Tensor:
-    """Curl-free velocity with a given divergence; the box is periodic."""
+    """Return the curl-free velocity of a divergence; the box is periodic."""
     waves = _wave_vectors(lattice, divergence.device)
     squared = waves.square().sum(0)
     squared[0, 0, 0] = 1.0
@@ -79,7 +79,7 @@ def damp_divergence(field: Tensor, lattice: Lattice, *, keep: float) -> Tensor:
 
 
 def _wave_vectors(lattice: Lattice, device: torch.device) -> Tensor:
-    """Angular frequencies of shape (3, I, J, K // 2 + 1), in radians per mm."""
+    """Return angular frequencies (3, I, J, K // 2 + 1), in radians per mm."""
     i, j, k = lattice.shape
     di, dj, dk = lattice.spacing
     axes = (

@@ -73,9 +73,8 @@ class CropBoxes:
         position = torch.rand(*n, 3, generator=generator)
         jitter = config.jitter * thickness * (2 * position[..., 0] - 1)
         position[..., 0] = 0.5
-        middle = half + position * (
-            extent - 1 - 2 * half
-        )  # whole crop inside, in plane
+        # In the plane, all of a crop lies inside the volume.
+        middle = half + position * (extent - 1 - 2 * half)
         middle[..., 0] = centers[:, None] * extent[0] - 0.5 + jitter  # voxel 0 is at 0
         inside = torch.minimum(half[..., 0], (extent[0] - 1) / 2)
         middle[..., 0] = middle[..., 0].clamp(inside, extent[0] - 1 - inside)
@@ -121,7 +120,7 @@ class CropBoxes:
         return ((voxels + 0.5) / shape[axis]).clamp(0, 1)
 
     def coarsen(self, factor: int) -> "CropBoxes":
-        """Keep one voxel, the central one, of each `factor` cubed voxels."""
+        """Keep the central one of each `factor` cubed voxels."""
         linear = self.matrices[..., :3]
         start = self.matrices[..., 3] + (factor - 1) / 2 * linear.sum(dim=-1)
         matrices = torch.cat([factor * linear, start[..., None]], dim=-1)
@@ -171,10 +170,8 @@ def stack_to_slabs(stacks: Tensor, thickness: int) -> Tensor:
 
     Channel ``m * thickness + s`` is slice s of modality m, as the encoder expects.
     """
-    slabs: Tensor = stacks.unflatten(-3, (-1, thickness)).transpose(
-        -5, -4
-    )  # ... S M t H W
-    return slabs.flatten(-4, -3)
+    slabs: Tensor = stacks.unflatten(-3, (-1, thickness))  # ... M S t H W
+    return slabs.transpose(-5, -4).flatten(-4, -3)
 
 
 def pool_patches(stacks: Tensor, thickness: int, patch_size: int) -> Tensor:
@@ -195,7 +192,7 @@ def _draw_steps(
 ) -> Tensor:
     """Draw distances between voxels of a crop, in voxels of the volume: (B, V, 3)."""
     area = _uniform(config.area, n, generator) * extent[1] * extent[2]
-    # A square crop of the plane's whole area would not fit into an oblong plane.
+    # A square crop as large as the plane would not fit into an oblong plane.
     stretch = _log_ratio(config.aspect, n, generator)
     side = (area / (size[1] * size[2])).sqrt()
     height = torch.minimum(side * stretch, (extent[1] - 1) / (size[1] - 1))

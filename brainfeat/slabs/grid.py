@@ -164,7 +164,7 @@ class SlabGrid:
             )
         n_rows, n_columns = height // patch_size, width // patch_size
         rows = slabs.reshape(n_slabs, self.thickness, n_rows, patch_size, width)
-        # Whole rows first, which lie together in memory.
+        # Rows first, since they are contiguous in memory.
         sums = rows.sum(axis=(1, 3), dtype=np.float32)  # S h W
         sums = sums.reshape(n_slabs, n_rows, n_columns, patch_size).sum(axis=3)
         fractions: NDArray[np.float32] = sums / np.float32(
@@ -190,7 +190,7 @@ class SlabGrid:
         Raises
         ------
         GeometryError
-            If a size is not a multiple of the block's.
+            If a size is not a multiple of `thickness` or `patch_size`.
         """
         block = np.full(3, patch_size)
         block[self.axes[0]] = self.thickness

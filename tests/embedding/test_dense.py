@@ -10,7 +10,8 @@ from brainfeat.embedding.dense import check_dense_options, to_dense_images
 from brainfeat.embedding.subject_encoder import SubjectEncoder
 from brainfeat.embedding.tokens import stream_tokens
 from brainfeat.exceptions import ConfigError
-from brainfeat.preprocessing import alignment as registration
+from brainfeat.preprocessing import preprocessor
+from brainfeat.preprocessing.alignment import Alignment
 from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.subjects.subject import Subject
 
@@ -37,8 +38,8 @@ def registered(monkeypatch):
     """Replace registration by the rotation that a scan was stored with."""
 
     def to_turn(turn):
-        found = registration.Alignment(turn, turn, similarity=1.0)
-        monkeypatch.setattr(registration, "align_to_template", lambda *_: found)
+        found = Alignment(turn, turn, similarity=1.0)
+        monkeypatch.setattr(preprocessor, "align_to_template", lambda *_: found)
 
     return to_turn
 

@@ -21,7 +21,8 @@ from brainfeat.models.config import EncoderConfig
 from brainfeat.models.encoder import SlabEncoder
 from brainfeat.models.pooling import pool_regions, pool_tissues, pool_tokens
 from brainfeat.models.threads import count_threads
-from brainfeat.preprocessing import alignment as registration
+from brainfeat.preprocessing import preprocessor
+from brainfeat.preprocessing.alignment import Alignment
 from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.slabs.grid import SlabGrid
 from brainfeat.subjects.subject import Subject
@@ -452,8 +453,8 @@ def test_region_without_brain_is_named(make_checkpoint, subjects, background):
 
 
 def test_centred_brain_is_a_warning(checkpoint, subjects, monkeypatch, caplog):
-    centred = registration.Alignment(np.eye(4), np.eye(4), similarity=float("nan"))
-    monkeypatch.setattr(registration, "align_to_template", lambda *_: centred)
+    centred = Alignment(np.eye(4), np.eye(4), similarity=float("nan"))
+    monkeypatch.setattr(preprocessor, "align_to_template", lambda *_: centred)
     embed(make_encoder(checkpoint), subjects[:1])
     assert caplog.text == ""
     embed(make_encoder(checkpoint, preprocessor=aligned(checkpoint)), subjects[:1])

@@ -13,8 +13,8 @@ SITE = ["b", "a", "b", "a", "a", "b"]
 def test_classes_sites_and_confounds_are_encoded(rng):
     confounds = pd.DataFrame({"age": [50, 60, 70, 80, 90, 55], "sex": list("FMFMFM")})
     data = LabelledFeatures.check(rng.normal(size=(6, 3)), Y, None, SITE, confounds)
-    assert data.classes == ("AD", "CN")
-    np.testing.assert_array_equal(data.labels, [False, True] * 3)
+    assert data.classes == ("CN", "AD")
+    np.testing.assert_array_equal(data.labels, [True, False] * 3)
     assert data.site_names == ("a", "b")
     np.testing.assert_array_equal(data.confounds[0], [50, 1, 0, 0, 1])
     assert len(set(data.groups)) == 6

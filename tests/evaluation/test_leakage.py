@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from brainfeat.evaluation.leakage import (
+    association,
     duplicate_rows,
-    site_association,
     warn_of_leakage,
 )
 from brainfeat.exceptions import InputError, LeakageWarning
@@ -71,5 +71,5 @@ def test_subjects_with_equal_rows_are_merged():
 
 def test_association_is_cramers_v():
     labels = np.array([0, 0, 1, 1])
-    assert site_association(labels, labels) == pytest.approx((1.0, 0.0455), abs=1e-4)
-    assert site_association(labels, np.array([0, 1, 0, 1])) == (0.0, 1.0)
+    assert association(labels, labels) == pytest.approx((1.0, 0.0455), abs=1e-4)
+    assert association(labels, np.array([0, 1, 0, 1])) == (0.0, 1.0)

@@ -37,9 +37,9 @@ def test_packed_layer_equals_the_layer(n_tokens, size):
     with torch.inference_mode():
         exact = network(x)
         for one in (half, packed):
-            found = one(x.to(torch.bfloat16))
-            assert found.dtype == torch.bfloat16
-            assert (found - exact).norm() / exact.norm() < 0.01
+            output = one(x.to(torch.bfloat16))
+            assert output.dtype == torch.bfloat16
+            assert (output - exact).norm() / exact.norm() < 0.01
 
 
 @needs_onednn

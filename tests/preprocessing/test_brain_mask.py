@@ -12,7 +12,7 @@ from brainfeat.preprocessing.brain_mask import (
     compute_mask,
     find_foreground,
     mask_path,
-    reference,
+    mask_reference,
 )
 from brainfeat.preprocessing.foreground import find_head
 from brainfeat.preprocessing.preprocessor import Preprocessor
@@ -44,7 +44,7 @@ def test_mask_file_beside_the_image_is_found_by_its_stem(noise, tmp_path, suffix
 
 def test_function_is_given_by_value_or_by_name(noise):
     name = f"{bright_half.__module__}:bright_half"
-    assert reference(bright_half) == name
+    assert mask_reference(bright_half) == name
     by_value = compute_mask(noise, bright_half)
     np.testing.assert_array_equal(by_value.data, bright_half(noise))
     by_name = compute_mask(noise, f"{__name__}:bright_half")
@@ -53,7 +53,7 @@ def test_function_is_given_by_value_or_by_name(noise):
 
 def test_lambda_cannot_be_stored():
     with pytest.raises(ConfigError, match="top level"):
-        reference(lambda volume: volume.data > 0)
+        mask_reference(lambda volume: volume.data > 0)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ from scipy import ndimage
 
 from brainfeat.exceptions import ConfigError, ModalityError, VolumeError
 from brainfeat.io.volumes import read_volume
-from brainfeat.preprocessing import alignment as registration
+from brainfeat.preprocessing import preprocessor
+from brainfeat.preprocessing.alignment import align_to_template
 from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.preprocessing.template import load_template
 from brainfeat.volume import Geometry, Volume
@@ -398,13 +399,12 @@ def test_unknown_setting_is_rejected():
 
 
 def test_first_modality_is_aligned_with_its_own_model(small_brain, monkeypatch):
-    asked = []
-    align = registration.align_to_template
+    modalities = []
 
     def record(volume, modality):
-        asked.append(modality)
-        return align(volume, modality)
+        modalities.append(modality)
+        return align_to_template(volume, modality)
 
-    monkeypatch.setattr(registration, "align_to_template", record)
+    monkeypatch.setattr(preprocessor, "align_to_template", record)
     SMALL.apply({"T2w": None, "FLAIR": small_brain}, ["T2w", "FLAIR", "T1w"])
-    assert asked == ["FLAIR"]
+    assert modalities == ["FLAIR"]

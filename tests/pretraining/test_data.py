@@ -47,15 +47,15 @@ def names(data):
 
 
 def test_sessions_of_a_subject_are_its_acquisitions(cohort):
-    found = collect(cohort)
-    assert names(found) == ["sub-1", "sub-2", "sub-2"]
-    assert [sorted(subject.images) for subject in found.subjects] == [
+    collected = collect(cohort)
+    assert names(collected) == ["sub-1", "sub-2", "sub-2"]
+    assert [sorted(subject.images) for subject in collected.subjects] == [
         ["FLAIR", "T1w"],
         ["T1w"],
         ["T1w"],
     ]
-    assert found.modalities == ("T1w", "FLAIR")
-    assert found.failed == ()
+    assert collected.modalities == ("T1w", "FLAIR")
+    assert collected.failed == ()
 
 
 def test_every_form_of_the_same_images_gives_the_same_subjects(cohort, tmp_path):
@@ -72,22 +72,22 @@ def test_every_form_of_the_same_images_gives_the_same_subjects(cohort, tmp_path)
         collect(table),
         collect(table.assign(FLAIR=[None, np.nan, ""])),
     ]
-    found = [
+    collected = [
         {
             (subject.participant_id, str(subject.images["T1w"]))
             for subject in form.subjects
         }
         for form in forms
     ]
-    assert found == found[:1] * len(forms)
+    assert collected == collected[:1] * len(forms)
     assert all(form.modalities == ("T1w",) for form in forms)
 
 
 def test_first_level_of_an_index_names_the_subject(cohort):
     path = str(next(cohort.rglob("*_T1w.nii.gz")))
     index = pd.MultiIndex.from_tuples([("sub-7", "ses-1"), ("sub-7", "ses-2")])
-    found = collect(pd.DataFrame({"T2w": [path, path]}, index=index))
-    assert names(found) == ["sub-7", "sub-7"]
+    collected = collect(pd.DataFrame({"T2w": [path, path]}, index=index))
+    assert names(collected) == ["sub-7", "sub-7"]
 
 
 def test_one_name_in_two_cohorts_is_two_subjects(cohort, tmp_path):
@@ -96,8 +96,8 @@ def test_one_name_in_two_cohorts_is_two_subjects(cohort, tmp_path):
     (other / "sub-1").rename(other / "sub-3")
     for path in (other / "sub-3/anat").iterdir():
         path.rename(path.with_name("sub-3_FLAIR.nii.gz"))
-    found = collect([cohort, other])
-    assert names(found) == [
+    collected = collect([cohort, other])
+    assert names(collected) == [
         "sub-1",
         *[f"{cohort}/sub-2"] * 2,
         *[f"{other}/sub-2"] * 2,
@@ -135,21 +135,21 @@ def test_one_name_in_two_datasets_is_two_subjects_in_every_form(
 
 
 def test_missing_inputs_are_reported_and_the_rest_used(cohort, tmp_path, caplog):
-    found = collect([tmp_path / "no.nii", cohort])
-    assert len(found.subjects) == 3
-    assert [str(failure.error) for failure in found.failed] == [
+    collected = collect([tmp_path / "no.nii", cohort])
+    assert len(collected.subjects) == 3
+    assert [str(failure.error) for failure in collected.failed] == [
         f"{tmp_path}/no.nii: no such file."
     ]
     assert caplog.messages == [f"failed: {tmp_path}/no.nii: no such file."]
 
 
 def test_a_store_and_a_source_are_returned_unchanged(store):
-    found = collect(store.folder)
-    assert isinstance(found, VolumeStore)
-    assert found.index == store.index
+    collected = collect(store.folder)
+    assert isinstance(collected, VolumeStore)
+    assert collected.index == store.index
     assert collect(store) is store
     assert collect(store, wanted=["T2w", "T1w"]) is store
-    assert not isinstance(found, TrainingSubjects)
+    assert not isinstance(collected, TrainingSubjects)
 
 
 @pytest.mark.parametrize(

@@ -138,26 +138,26 @@ def test_configurations_that_would_learn_nothing_are_refused(
     small_config, data, change, message
 ):
     modalities, targets = data
-    found = SimpleNamespace(modalities=modalities, targets=targets)
+    source = SimpleNamespace(modalities=modalities, targets=targets)
     config = replace(small_config, **change)
     if message is None:
-        check_fit(found, config)
+        check_fit(source, config)
         return
     with pytest.raises(ConfigError, match=message):
-        check_fit(found, config)
+        check_fit(source, config)
 
 
 def test_subjects_divide_evenly_between_processes(small_config, monkeypatch):
     monkeypatch.setattr("brainfeat.pretraining.run_checks.world_size", lambda: 3)
-    found = SimpleNamespace(modalities=("T1w", "FLAIR"), targets=("a",))
-    check_fit(found, replace(small_config, batch_size=6))
+    source = SimpleNamespace(modalities=("T1w", "FLAIR"), targets=("a",))
+    check_fit(source, replace(small_config, batch_size=6))
     with pytest.raises(ConfigError, match="batch_size 4 does not divide into 3"):
-        check_fit(found, small_config)
+        check_fit(source, small_config)
 
 
 @pytest.mark.parametrize(("probability", "n_parts"), [(0.0, 1), (0.2, 2)])
 def test_ibot_without_masked_views_is_refused(probability, n_parts, small_config):
-    found = SimpleNamespace(
+    source = SimpleNamespace(
         modalities=small_config.encoder.modalities, targets=("grey_matter",)
     )
     views = replace(small_config.views, n_global=2, mask_probability=probability)
@@ -170,8 +170,8 @@ def test_ibot_without_masked_views_is_refused(probability, n_parts, small_config
         infonce_weight=0.0,
     )
     with pytest.raises(ConfigError, match="iBOT needs masked views"):
-        check_fit(found, config)
-    check_fit(found, replace(config, ibot_weight=0.0))
+        check_fit(source, config)
+    check_fit(source, replace(config, ibot_weight=0.0))
 
 
 @pytest.mark.parametrize(
@@ -188,11 +188,11 @@ def test_ibot_without_masked_views_is_refused(probability, n_parts, small_config
 def test_objectives_that_compare_subjects_need_two_in_a_part(
     small_config, change, fits
 ):
-    found = SimpleNamespace(
+    source = SimpleNamespace(
         modalities=small_config.encoder.modalities, targets=("grey_matter",)
     )
     config = replace(
         small_config, centring="sinkhorn", infonce_weight=0.0, accumulation_steps=4
     )
     with nullcontext() if fits else pytest.raises(ConfigError, match="4 accumulated"):
-        check_fit(found, replace(config, **change))
+        check_fit(source, replace(config, **change))

@@ -201,7 +201,7 @@ def test_heads_have_outputs_for_their_views(small_config, make_views):
     assert teacher.class_logits.shape == (2, 5, 11)
     assert student.patch_logits.shape == teacher.patch_logits.shape == (n_masked, 11)
     assert student.projections.shape == (2, 5, 9)
-    assert student.targets.shape == (2, 5, 3, 2, 3, 3)
+    assert student.predicted_targets.shape == (2, 5, 3, 2, 3, 3)
 
 
 def test_tokens_of_a_view_are_averaged_by_their_foreground(small_config, make_views):

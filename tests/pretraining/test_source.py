@@ -37,9 +37,9 @@ def test_split_keeps_all_subjects_in_order(source, has_targets):
     parts = batch.split(3)
     assert [len(part.volumes) for part in parts] == [2, 2, 2]
     for field in fields(SubjectBatch):
-        whole = getattr(batch, field.name)
-        found = [getattr(part, field.name) for part in parts]
-        if whole is None:
-            assert found == [None] * 3
+        expected = getattr(batch, field.name)
+        values = [getattr(part, field.name) for part in parts]
+        if expected is None:
+            assert values == [None] * 3
         else:
-            assert torch.equal(torch.cat(found), whole)
+            assert torch.equal(torch.cat(values), expected)

@@ -71,7 +71,7 @@ PREPROCESSOR = Preprocessor(shape=(24, 32, 28), spacing=6.0, alignment="none")
 def subjects(tmp_path):
     """Two balls of noise; the second has no T2w."""
     generator = np.random.default_rng(0)
-    found = []
+    made = []
     for number, names in enumerate([MODALITIES, MODALITIES[:1]]):
         images = {}
         for name in names:
@@ -83,8 +83,8 @@ def subjects(tmp_path):
             geometry = Geometry(ball.shape, np.diag([5.0, 5.0, 5.0, 1.0]))
             path = tmp_path / f"{number}_{name}.nii.gz"
             images[name] = write_volume(Volume(ball * (1 + noise), geometry), path)
-        found.append(Subject(f"sub-{number}", images))
-    return found
+        made.append(Subject(f"sub-{number}", images))
+    return made
 
 
 def test_store_holds_what_the_preprocessor_gives(subjects, tmp_path):

@@ -51,8 +51,8 @@ def test_tensorboard_reads_the_curves(tmp_path):
             log.write(step)
     events = EventAccumulator(str(tmp_path)).Reload()
     assert events.Tags()["scalars"] == ["total"]
-    found = [(point.step, point.value) for point in events.Scalars("total")]
-    assert found == [(5, pytest.approx(10 / 6)), (6, pytest.approx(10 / 7))]
+    points = [(point.step, point.value) for point in events.Scalars("total")]
+    assert points == [(5, pytest.approx(10 / 6)), (6, pytest.approx(10 / 7))]
 
 
 def test_missing_tensorboard_names_the_package(tmp_path, monkeypatch):

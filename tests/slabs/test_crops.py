@@ -138,9 +138,11 @@ def test_crops_of_a_subject_share_a_centre_up_to_the_jitter():
 def test_centre_is_the_position_of_the_middle_slab(plane):
     centers = (0.4, 0.5, 0.6)
     config = CropConfig(size=(6, 5), n_slabs=1, tilt=0.0, jitter=0.0)
-    found = draw(config, plane=plane, centers=centers).slab_positions(SHAPE, 2, plane)
-    expected = torch.tensor(centers)[:, None, None].expand_as(found)
-    torch.testing.assert_close(found, expected)
+    along_axis = draw(config, plane=plane, centers=centers).slab_positions(
+        SHAPE, 2, plane
+    )
+    expected = torch.tensor(centers)[:, None, None].expand_as(along_axis)
+    torch.testing.assert_close(along_axis, expected)
 
 
 @pytest.mark.parametrize("factor", [2, 3])
@@ -215,19 +217,19 @@ def test_invalid_crop_is_rejected(changes):
 @pytest.mark.parametrize("plane", EXTENTS)
 def test_slabs_of_a_whole_volume_are_evenly_spaced(plane):
     n_slabs = EXTENTS[plane][0] // 2
-    found = whole(plane, flip=1.0).slab_positions(SHAPE, 2, plane)
+    along_axis = whole(plane, flip=1.0).slab_positions(SHAPE, 2, plane)
     expected = (torch.arange(n_slabs) + 0.5) / n_slabs
-    torch.testing.assert_close(found, expected.expand(3, 2, -1))
+    torch.testing.assert_close(along_axis, expected.expand(3, 2, -1))
 
 
 @pytest.mark.parametrize("plane", EXTENTS)
 def test_slab_position_is_that_of_its_middle(plane):
     boxes = draw(CropConfig(size=(4, 6), n_slabs=2), plane=plane)
-    found = boxes.slab_positions(SHAPE, 2, plane)
+    along_axis = boxes.slab_positions(SHAPE, 2, plane)
     axis = {"axial": 2, "coronal": 1, "sagittal": 0}[plane]
     voxels = positions(boxes)[..., axis].unflatten(2, (2, 2)).mean(dim=(3, 4, 5))
     expected = ((voxels + 0.5) / SHAPE[axis]).clamp(0, 1)
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(along_axis, expected)
 
 
 def test_selected_slices_are_those_of_the_whole_crop():
