@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from brainfeat.models.packing import Packing
 
-_SHORT = 256  # tokens
+_SHORT = 256  # tokens, whose scores fit into a CPU's cache
 NORM_EPS = 1e-6  # DINOv2's; PyTorch's default of 1e-5 changes the tokens
 
 
@@ -62,7 +62,7 @@ class Attention(nn.Module):
         else:
             parts = [
                 self._attend(
-                    qkv[g.start : g.stop].reshape(g.n_slabs, g.length, -1), g.keys
+                    qkv[g.start : g.stop].reshape(g.n_slabs, g.length, -1), g.key_mask
                 ).flatten(0, 1)
                 for g in packing.groups
             ]
@@ -71,16 +71,16 @@ class Attention(nn.Module):
         out: Tensor = self.proj(mixed)
         return out
 
-    def _attend(self, qkv: Tensor, keys: Tensor | None = None) -> Tensor:
+    def _attend(self, qkv: Tensor, key_mask: Tensor | None = None) -> Tensor:
         """Attend to tokens with queries, keys and values of shape (B, N, 3 * D)."""
         heads = qkv.reshape(*qkv.shape[:2], 3, self.num_heads, -1)  # B N 3 heads d
         q, k, v = heads.permute(2, 0, 3, 1, 4)  # B heads N d
         is_half_on_cpu = qkv.device.type == "cpu" and qkv.dtype == torch.bfloat16
         is_short = qkv.shape[1] <= _SHORT
         if is_half_on_cpu and is_short and not torch.is_grad_enabled():
-            x = _attend_by_products(q, k, v, keys)
+            x = _attend_by_products(q, k, v, key_mask)
         else:
-            x = F.scaled_dot_product_attention(q, k, v, attn_mask=keys)
+            x = F.scaled_dot_product_attention(q, k, v, attn_mask=key_mask)
         return x.transpose(1, 2).flatten(2)  # B N D
 
 
@@ -210,15 +210,17 @@ class SlabMixing(nn.Module):
         return update.reshape(n_rows, n_slabs, height, width, dim)
 
 
-def _attend_by_products(q: Tensor, k: Tensor, v: Tensor, keys: Tensor | None) -> Tensor:
+def _attend_by_products(
+    q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None
+) -> Tensor:
     """Attend as `scaled_dot_product_attention`, for short bfloat16 sequences on a CPU.
 
     Its bfloat16 CPU kernel is slower than two batched products whose scores fit into
     the cache.
     """
     scores = (q * q.shape[-1] ** -0.5) @ k.mT  # B heads N N
-    if keys is not None:
-        scores = scores.masked_fill_(~keys, -torch.inf)
+    if key_mask is not None:
+        scores = scores.masked_fill_(~key_mask, -torch.inf)
     mixed: Tensor = scores.softmax(-1) @ v
     return mixed
 

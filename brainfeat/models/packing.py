@@ -21,7 +21,7 @@ class Group(NamedTuple):
     start: int  # first row
     n_slabs: int
     length: int  # rows of each slab
-    keys: Tensor | None  # (n_slabs, 1, 1, length), rows with tokens; None if all
+    key_mask: Tensor | None  # (n_slabs, 1, 1, length), rows with tokens; None if all
 
     @property
     def stop(self) -> int:
@@ -109,10 +109,10 @@ def _group(lengths: Tensor) -> tuple[Group, ...]:
     groups: list[Group] = []
     for first, stop in pairwise([*firsts, len(listed)]):
         longest, n_slabs = listed[first], stop - first
-        keys = None
+        key_mask = None
         if listed[stop - 1] < longest:
             positions = torch.arange(longest, device=lengths.device)
-            keys = (positions < lengths[first:stop, None])[:, None, None]
+            key_mask = (positions < lengths[first:stop, None])[:, None, None]
         start = groups[-1].stop if groups else 0
-        groups.append(Group(start, n_slabs, longest, keys))
+        groups.append(Group(start, n_slabs, longest, key_mask))
     return tuple(groups)

@@ -18,10 +18,11 @@ from brainfeat.volume import Geometry, Volume
 # Fraction of voxels that may be NaN or infinite; a brain fills half of its box.
 _MAX_DAMAGED = 0.75
 # Beyond these, sums or squares of intensities overflow float32.
-_SIZES = (1e-9, 1e15)
-# Interpolation rings around a stripped brain: up to a twentieth of the voxels that
-# differ from the background are darker.
-_BEYOND, _TRACE = 0.1, 0.01  # fraction of those voxels; of the intensity range
+_MAGNITUDES = (1e-9, 1e15)
+# Fraction of the voxels that differ from a flat background that are darker, if it lies
+# among the intensities; ringing around a stripped brain darkens up to a twentieth.
+_MIN_DARKER = 0.1
+_MIN_DIFFERENCE = 0.01  # of the intensity range, for a voxel to differ
 # How far an intensity may lie outside the range of nearly all: air is about as much
 # darker than fluid, and vessels are brighter than fat.
 _BELOW, _ABOVE = 0.25, 3.0  # relative to that range
@@ -50,7 +51,7 @@ def repair(volume: Volume) -> Volume:
         raise VolumeError(f"expected contrast, got {low:g} everywhere.")
     data, low, high = _without_extremes(data, low, high)
     size = max(abs(low), abs(high))
-    if not _SIZES[0] < size < _SIZES[1]:
+    if not _MAGNITUDES[0] < size < _MAGNITUDES[1]:
         data = data / np.float32(size)
     return Volume(data, volume.geometry, volume.path)
 
@@ -132,7 +133,9 @@ def _without_extremes(
     spread = bright - darkest
     if spread == 0:
         return data, low, high
-    if background is not None and _lies_among(background, rest, _TRACE * spread):
+    if background is not None and _lies_among(
+        background, rest, _MIN_DIFFERENCE * spread
+    ):
         data = np.where(data == background, np.float32(darkest), data)
         low, high = float(data.min()), float(data.max())
     lowest, highest = darkest - _BELOW * spread, bright + _ABOVE * spread
@@ -147,7 +150,7 @@ def _without_extremes(
     return data, max(low, lowest), min(high, highest)
 
 
-def _lies_among(background: float, rest: NDArray[np.float32], trace: float) -> bool:
-    n_darker = np.count_nonzero(rest < background - trace)
-    n_brighter = np.count_nonzero(rest > background + trace)
-    return bool(n_darker > _BEYOND * (n_darker + n_brighter))
+def _lies_among(background: float, rest: NDArray[np.float32], step: float) -> bool:
+    n_darker = np.count_nonzero(rest < background - step)
+    n_brighter = np.count_nonzero(rest > background + step)
+    return bool(n_darker > _MIN_DARKER * (n_darker + n_brighter))

@@ -166,11 +166,11 @@ class VolumeStore:
                 orders[epoch] = generator.permutation(len(names))
             name = names[orders[epoch][position]]
             scans += self._choose_scans(name, derive_seed(seed, number, 1))
-        return self._load(scans, self.n_acquisitions)
+        return self._read(scans, self.n_acquisitions)
 
     def load(self, names: Sequence[str]) -> SubjectBatch:
         """Return the first acquisition of each named subject."""
-        return self._load([self.subjects[name][0] for name in names], 1)
+        return self._read([self.subjects[name][0] for name in names], 1)
 
     def _check_arrays(self) -> tuple[int, int, int]:
         """Return the shape of a volume; raise unless all arrays can have it."""
@@ -199,7 +199,7 @@ class VolumeStore:
         order = np.random.default_rng(seed).permutation(len(scans))
         return [scans[order[n % len(scans)]] for n in range(self.n_acquisitions)]
 
-    def _load(self, scans: list[StoredScan], n_acquisitions: int) -> SubjectBatch:
+    def _read(self, scans: list[StoredScan], n_acquisitions: int) -> SubjectBatch:
         arrays = np.stack([self._open(scan) for scan in scans])  # BA M+1 I J K
         data = torch.from_numpy(arrays).unflatten(0, (-1, n_acquisitions))
         present = torch.tensor([scan.present for scan in scans])

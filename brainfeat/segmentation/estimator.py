@@ -194,7 +194,7 @@ class SegmentationEstimator(BaseEstimator):
         self.classes_ = np.array(store.classes)
         self.loss_curve_ = result.loss_curve
         self.validation_scores_ = result.validation_scores
-        self._keep(network, checkpoint)
+        self._set_fitted(network, checkpoint)
         return self
 
     def predict(self, X: Any) -> list[Nifti1Image]:
@@ -355,7 +355,7 @@ class SegmentationEstimator(BaseEstimator):
         tags.target_tags.one_d_labels = False
         return tags
 
-    def _keep(self, network: SegmentationNetwork, checkpoint: Checkpoint) -> None:
+    def _set_fitted(self, network: SegmentationNetwork, checkpoint: Checkpoint) -> None:
         self.modalities_ = network.space.modalities
         self.decoder_ = network.decoder.cpu()
         self.prior_ = network.prior

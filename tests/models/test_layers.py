@@ -74,7 +74,7 @@ def test_attention_in_half_precision_without_gradients_is_close(n_tokens):
 def test_attention_ignores_padding(dtype):
     attention = Attention(64, 2).to(dtype)
     packing = Packing.of(torch.arange(40).reshape(1, 2, 4, 5) < 39, 1)
-    assert packing.groups[0].keys is not None
+    assert packing.groups[0].key_mask is not None
     x = torch.randn(len(packing.row_slabs), 64).to(dtype)
     changed = x.clone()
     changed[-1] = 9.0  # fills the shorter slab

@@ -37,9 +37,9 @@ def test_groups_are_rows_of_whole_slabs_in_the_order_of_their_patches(foreground
             assert (packing.slabs[held] == slab).all()
             n_tokens = lengths[slab]
             assert group.length * 0.85 <= n_tokens <= group.length
-            if group.keys is not None:
-                assert group.keys[index].sum() == n_tokens
-                assert group.keys[index, 0, 0, :n_tokens].all()
+            if group.key_mask is not None:
+                assert group.key_mask[index].sum() == n_tokens
+                assert group.key_mask[index, 0, 0, :n_tokens].all()
             patches = torch.nonzero(foreground.flatten(0, 1)[slab].flatten())[:, 0]
             mine = packing.patches // 12 == slab
             assert torch.equal(packing.patches[mine] % 12, patches)
@@ -51,4 +51,4 @@ def test_full_slabs_are_one_group_without_padding():
     packing = Packing.of(torch.ones(2, 5, 4, 3, dtype=torch.bool), 1)
     (group,) = packing.groups
     assert (group.start, group.n_slabs, group.length) == (0, 10, 13)
-    assert group.keys is None
+    assert group.key_mask is None
