@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
+from brainfeat.cli.log import begin_log
 from brainfeat.cli.messages import (
     finish,
     format_summary,
     report_missing_modalities,
     report_problems,
+    report_total,
     set_verbosity,
     show_outcomes,
 )
@@ -29,6 +31,7 @@ from brainfeat.cli.options import (
     DtypeOption,
     InputsArgument,
     JobsOption,
+    LogFileOption,
     MemoryOption,
     ModalityOption,
     OnlyOption,
@@ -83,6 +86,7 @@ def embed(
     backend: BackendOption = "threads",
     scheduler: SchedulerOption = None,
     memory_limit: MemoryOption = 4.0,
+    log_file: LogFileOption = None,
     verbose: VerboseOption = False,
 ) -> None:
     """Embed scans into a table with one row per subject.
@@ -115,6 +119,7 @@ def embed(
         ),
         choice=_ModalityChoice(modality or (), require or (), only or ()),
         shard=None if shard is None else Shard.parse(shard),
+        log_file=log_file,
     )
     finish(format_summary(summary), failed=bool(summary.failed))
 
@@ -155,6 +160,15 @@ class EncoderOptions(NamedTuple):
     memory_limit: float = 4.0
     backend: "Backend" = "threads"
     scheduler: str | None = None
+
+    @property
+    def device_names(self) -> str:
+        """The devices, of which the first is checked."""
+        from brainfeat.embedding.clusters import split_devices
+        from brainfeat.models.device import resolve_device
+
+        first, *others = split_devices(self.device)
+        return ", ".join([str(resolve_device(first)), *others])
 
     @property
     def spec(self) -> "EncoderSpec":
@@ -201,6 +215,7 @@ def _embed_inputs(
     *,
     choice: _ModalityChoice,
     shard: "Shard | None" = None,
+    log_file: Path | None = None,
 ) -> "RunSummary":
     """Embed the inputs, or a shard of them, into a table, and show the progress."""
     from brainfeat.checkpoint.hub import absolute_source
@@ -214,6 +229,7 @@ def _embed_inputs(
     check_output(output)
     if options.cache is not None:
         check_output(Path(options.cache), is_folder=True)
+    begin_log(encoder_options.device_names, log_file)
     encoder = encoder_options.spec.build()
     manifest = choice.collect(inputs, encoder.modalities)
     origin: dict[str, str | int] = {}
@@ -224,7 +240,9 @@ def _embed_inputs(
     report_missing_modalities(manifest, encoder.modalities)
     _LOGGER.debug("%d rows on %s", len(manifest.rows), encoder.device)
     with (
-        show_outcomes(len(manifest.rows)) as display,
+        show_outcomes(
+            report_total(manifest), n_failed=len(manifest.problems)
+        ) as display,
         encoder_options.distribute(encoder, options.n_jobs) as distribution,
     ):
         return runs.embed_to_table(
