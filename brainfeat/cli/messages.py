@@ -166,7 +166,7 @@ def report_missing_modalities(manifest: "Manifest", modalities: Sequence[str]) -
     counts = Counter(join_modalities(row.images, modalities) for row in manifest.rows)
     if len(counts) > 1:
         shown = ", ".join(f"{name} ({n} rows)" for name, n in counts.most_common())
-        _write(
+        write_line(
             f"warning: rows differ in their modalities: {shown}; embeddings show what "
             "is missing: --require leaves rows out, --only uses some for all."
         )
