@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
+from brainfeat.cli.log import begin_log
 from brainfeat.cli.messages import (
     finish,
     format_summary,
     report_problems,
+    report_total,
     set_verbosity,
     show_outcomes,
 )
@@ -28,6 +30,7 @@ from brainfeat.cli.options import (
     DtypeOption,
     InputsArgument,
     JobsOption,
+    LogFileOption,
     MemoryOption,
     ModalityOption,
     OverwriteOption,
@@ -78,6 +81,7 @@ def embed(
     backend: BackendOption = "threads",
     scheduler: SchedulerOption = None,
     memory_limit: MemoryOption = 4.0,
+    log_file: LogFileOption = None,
     verbose: VerboseOption = False,
 ) -> None:
     """Embed scans into a table with one row per subject.
@@ -110,6 +114,7 @@ def embed(
         ),
         modalities=modality or (),
         shard=None if shard is None else Shard.parse(shard),
+        log_file=log_file,
     )
     finish(format_summary(summary), failed=bool(summary.failed))
 
@@ -129,6 +134,15 @@ class EncoderOptions(NamedTuple):
     memory_limit: float = 4.0
     backend: "Backend" = "threads"
     scheduler: str | None = None
+
+    @property
+    def device_names(self) -> str:
+        """The devices, of which the first is checked."""
+        from brainfeat.embedding.clusters import split_devices
+        from brainfeat.models.device import resolve_device
+
+        first, *others = split_devices(self.device)
+        return ", ".join([str(resolve_device(first)), *others])
 
     @property
     def spec(self) -> "EncoderSpec":
@@ -175,6 +189,7 @@ def _embed_inputs(
     *,
     modalities: Sequence[str],
     shard: "Shard | None" = None,
+    log_file: Path | None = None,
 ) -> "RunSummary":
     """Embed the inputs, or a shard of them, into a table, and show the progress."""
     from brainfeat.checkpoint.hub import absolute_source
@@ -189,6 +204,7 @@ def _embed_inputs(
     check_output(output)
     if options.cache is not None:
         check_output(Path(options.cache), is_folder=True)
+    begin_log(encoder_options.device_names, log_file)
     encoder = encoder_options.spec.build()
     manifest = collect_rows(inputs, modalities=encoder.modalities, wanted=modalities)
     origin: dict[str, str | int] = {}
@@ -198,7 +214,9 @@ def _embed_inputs(
     report_problems(manifest)
     _LOGGER.debug("%d rows on %s", len(manifest.rows), encoder.device)
     with (
-        show_outcomes(len(manifest.rows)) as display,
+        show_outcomes(
+            report_total(manifest), n_failed=len(manifest.problems)
+        ) as display,
         encoder_options.distribute(encoder, options.n_jobs) as distribution,
     ):
         return runs.embed_to_table(

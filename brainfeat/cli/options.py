@@ -11,6 +11,7 @@ __all__ = [
     "InputsArgument",
     "JobsOption",
     "LabelColumnOption",
+    "LogFileOption",
     "MemoryOption",
     "ModalityOption",
     "OptionalTableOption",
@@ -138,6 +139,10 @@ MemoryOption = Annotated[
     typer.Option(
         metavar="GB", callback=_check_memory, help="Reject scans that need more memory."
     ),
+]
+LogFileOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Append the log of the run to a file, too."),
 ]
 VerboseOption = Annotated[
     bool,

@@ -83,11 +83,11 @@ def test_a_corrected_brain_mask_is_embedded_again(
         write_mask(scan, 0.5)
     _, first = embed()
     said, again = embed()
-    assert said.startswith("0 done, 2 skipped")
+    assert said.startswith("2 subjects: 0 done, 2 skipped")
     np.testing.assert_array_equal(again, first)
     write_mask(scans[1], 0.8)
     said, corrected = embed()
-    assert said.startswith("1 done, 1 skipped")
+    assert said.startswith("2 subjects: 1 done, 1 skipped")
     np.testing.assert_array_equal(corrected[0], first[0])
     assert not np.allclose(corrected[1], first[1])
 
