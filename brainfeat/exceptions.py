@@ -20,7 +20,7 @@
     ├── LeakageWarning
     └── ConfoundingWarning
 
-`brief_reason` gives the message of any other error.
+`brief_reason` gives the message of any other error, `list_names` a list that is short.
 """
 
 __all__ = [
@@ -40,7 +40,12 @@ __all__ = [
     "VolumeNotFoundError",
     "WorkerError",
     "brief_reason",
+    "list_names",
 ]
+
+from collections.abc import Iterable
+
+_N_LISTED = 10
 
 
 def brief_reason(error: Exception) -> str:
@@ -54,6 +59,20 @@ def brief_reason(error: Exception) -> str:
     'No such file or directory'
     """
     return getattr(error, "strerror", None) or " ".join(str(error).split())
+
+
+def list_names(names: Iterable[str]) -> str:
+    """Join names for a message: ten at most, and the number of the others.
+
+    Examples
+    --------
+    >>> list_names("abc"), list_names(map(str, range(12)))
+    ('a, b, c', '0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more')
+    """
+    names = list(names)
+    n_others = len(names) - _N_LISTED
+    more = f" and {n_others} more" if n_others > 0 else ""
+    return ", ".join(names[:_N_LISTED]) + more
 
 
 class BrainfeatError(Exception):

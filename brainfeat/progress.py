@@ -12,9 +12,11 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-__all__ = ["ProgressDisplay", "track"]
+__all__ = ["DRAWN_LINES", "ProgressDisplay", "track"]
 
 _LOGGER = logging.getLogger(__name__)
+# Takes the lines that a bar stands for, if it has a handler.
+DRAWN_LINES = logging.getLogger(f"{__name__}.drawn")
 _N_LINES = 10
 
 T = TypeVar("T")
@@ -105,13 +107,15 @@ class ProgressDisplay:
             return
         if self._n_done == self._n_before + 1:
             self._first_done = time.perf_counter()
+        if is_failure or self._is_time_for_a_line():
+            state = self._join(self._description, detail, self._time_left())
+            text = f"{self._counter} {line or state}"
+            if self._bar is None or is_failure:
+                _write(text)  # the bar redraws below it
+            elif DRAWN_LINES.handlers:
+                DRAWN_LINES.info("%s", text)
         if self._bar is None:
-            if is_failure or self._is_time_for_a_line():
-                state = self._join(self._description, detail, self._time_left())
-                _write(f"{self._counter} {line or state}")
             return
-        if is_failure:
-            self._bar.console.print(line, markup=False)
         (task,) = self._bar.task_ids
         state = self._join(detail or self._pace(), self._time_left())
         self._bar.update(task, completed=self._n_done, state=state)

@@ -1,3 +1,6 @@
 """Weights with the preprocessing that they need, as folders and foreign files."""
 
-__all__: list[str] = []
+from brainfeat.checkpoint.checkpoint import Checkpoint
+from brainfeat.checkpoint.config import CheckpointConfig
+
+__all__ = ["Checkpoint", "CheckpointConfig"]

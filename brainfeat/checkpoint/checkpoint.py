@@ -19,7 +19,11 @@ from torch import Tensor
 from brainfeat.checkpoint.config import CheckpointConfig
 from brainfeat.checkpoint.hub import CONFIG_NAME, locate_checkpoint
 from brainfeat.checkpoint.layouts import load_foreign
-from brainfeat.checkpoint.weight_files import file_sha256, read_tensors
+from brainfeat.checkpoint.weight_files import (
+    check_weights_file,
+    file_sha256,
+    read_tensors,
+)
 from brainfeat.exceptions import (
     CheckpointError,
     ConfigError,
@@ -230,6 +234,10 @@ class Checkpoint:
         weights, card = folder / _WEIGHTS, folder / _CARD
         if not weights.is_file():
             raise CheckpointError(f"{folder}: expected {_WEIGHTS}, got no such file.")
+        try:
+            check_weights_file(weights)
+        except CheckpointError as error:
+            raise CheckpointError(f"{folder}: {error}") from error
         if file_sha256(weights) != expected:
             raise CheckpointError(
                 f"{weights}: expected the SHA-256 in {CONFIG_NAME}, got another; "

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 from brainfeat.exceptions import CheckpointError, MissingDependencyError
+from brainfeat.io.file_kinds import describe_absence, is_address
 from brainfeat.io.paths import expand_home
 
 CONFIG_NAME = "config.json"
@@ -24,7 +25,10 @@ def locate_checkpoint(source: str | os.PathLike[str]) -> Path:
         return _BUNDLED / name
     if name.startswith("hf-hub:"):
         return download(name)
-    path = expand_home(name.removeprefix("local-dir:"))
+    local = name.removeprefix("local-dir:")
+    if is_address(local):
+        raise CheckpointError(f"{name}: {describe_absence(local)}")
+    path = expand_home(local)
     # Path.exists raises an error if a name is too long.
     if not name or not os.path.exists(path):  # noqa: PTH110
         raise CheckpointError(

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from brainfeat.checkpoint.weight_files import named_tensors, read_tensors
-from brainfeat.exceptions import CheckpointError
+from brainfeat.exceptions import CheckpointError, list_names
 from brainfeat.io.json_files import read_json
 from brainfeat.models.config import EncoderConfig
 from brainfeat.models.layers import NORM_EPS
@@ -31,8 +31,10 @@ from brainfeat.models.transfer import KeyProblems, parameter_shapes
 # Parameters that DINOv2 does not have.
 _MODALITY_VECTORS = ("modality_embed", "absent_embed")
 # Parts of a training checkpoint outside the encoder.
-_HEADS = re.compile(
-    r"^(student\.|(\w+\.)*(dino_head|ibot_head|head|classifier|dino_loss|ibot_patch_loss)\.)"
+_HEADS = re.compile(r"^(student\w*\.|(\w+\.)*(\w*head|classifier|\w+_loss)\.)")
+# Parts of names that torch.compile and sharded training add.
+_WRAPPERS = re.compile(
+    r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
 )
 
 # Names of our parameters in other libraries: alternatives, each of one name or of
@@ -112,7 +114,7 @@ def convert_state(
     if unusable:
         raise CheckpointError(
             "expected finite floating-point weights, got others in "
-            f"{', '.join(unusable)}."
+            f"{list_names(unusable)}."
         )
     return config, {name: value.float() for name, value in converted.items()}
 
@@ -136,16 +138,20 @@ def _num_heads(path: Path) -> int | None:
 
 
 def _without_prefix(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Return the encoder's tensors, and names of neither the encoder nor a head."""
+    """Return the encoder's tensors, and names of neither an encoder nor a head."""
+    state = {_WRAPPERS.sub("", name): value for name, value in state.items()}
     roots = {
         re.sub(r"(embeddings\.)?cls_token$", "", name)
         for name in state
         if re.search(r"(^|\.)cls_token$", name)
     }
     teachers = {root for root in roots if "teacher" in root}
+    # Such as the copy of the student that Lightning modules keep.
+    others = tuple(root for root in roots - teachers if root) if teachers else ()
     roots = teachers or roots
     if len(roots) > 1:
-        raise CheckpointError(f"expected one encoder, got prefixes {sorted(roots)}.")
+        prefixes = list_names(map(repr, sorted(roots)))
+        raise CheckpointError(f"expected one encoder, got prefixes {prefixes}.")
     root = roots.pop() if roots else ""
     inside, outside = {}, []
     for name, value in state.items():
@@ -153,7 +159,7 @@ def _without_prefix(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[s
         if name.startswith(root) and not _HEADS.match(short):
             # Sharded training numbers chunks of blocks; the block keeps its index.
             inside[re.sub(r"^blocks\.\d+\.(\d+\.)", r"blocks.\1", short)] = value
-        elif not _HEADS.match(name):
+        elif not _HEADS.match(name) and not name.startswith(others):
             outside.append(name)
     return inside, outside
 
@@ -222,7 +228,7 @@ def _infer_config(
     if not depth or not embed_dim:
         raise CheckpointError(
             "expected transformer blocks in the layout of Meta, transformers or timm, "
-            f"got keys {', '.join([*state][:5])}, ..."
+            f"got keys {list_names(state)}."
         )
     gated = _majority(shape_of(f"{block}mlp.w3.weight")[1:] for block in blocks)
     packed = _majority(shape_of(f"{block}mlp.w12.weight")[:1] for block in blocks)

@@ -1,24 +1,43 @@
 """Read weights that other libraries wrote, without running their code."""
 
-__all__ = ["file_sha256", "named_tensors", "read_tensors"]
+__all__ = ["check_weights_file", "file_sha256", "named_tensors", "read_tensors"]
 
 import hashlib
 import os
 import pickle
-import re
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from brainfeat.exceptions import CheckpointError
+from brainfeat.exceptions import CheckpointError, list_names
+from brainfeat.io.file_kinds import describe_stranger, first_bytes
 from brainfeat.io.json_files import read_json
 
-_NESTED = ("teacher", "model", "state_dict")
-_HUB_NAME = re.compile(r"hf-hub:(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>\S+))?")
+_NESTED = ("teacher", "model", "state_dict", "model_state_dict", "module")
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+
+
+class _Inert:
+    """Stands for an object of a foreign class: runs nothing and keeps nothing."""
+
+    def __new__(cls, *_args: object, **_options: object) -> "_Inert":
+        return super().__new__(cls)
+
+    def __setstate__(self, state: object) -> None:
+        """Drop the state."""
+
+
+class _InertDict:
+    """Stands for a foreign mapping: keeps its items."""
+
+    def __new__(cls, *_args: object, **_options: object) -> OrderedDict[Any, Any]:  # type: ignore[misc]
+        return OrderedDict()
 
 
 def file_sha256(path: Path) -> str:
@@ -41,24 +60,35 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         )
     if not path.is_file():
         raise CheckpointError(f"{path}: expected a weights file, got no such file.")
+    check_weights_file(path)
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+        return named_tensors(_read_pickle(path))
+    except (pickle.UnpicklingError, CheckpointError) as error:
+        foreign = _foreign_names(path)
+        if isinstance(error, CheckpointError) and not foreign:
+            raise
+        what = f"objects of {list_names(foreign)}" if foreign else "other objects"
         raise CheckpointError(
-            f"{path.name}: expected tensors alone, since unpickling anything else "
-            "could run code."
+            f"{path.name}: expected tensors alone, got {what}, since unpickling these "
+            "could run code; save the weights: torch.save(model.state_dict(), path)."
         ) from error
     except Exception as error:  # a damaged pickle raises almost anything
         raise CheckpointError(f"{path.name}: cannot be read: {error}") from error
-    return named_tensors(content)
+
+
+def check_weights_file(path: Path) -> None:
+    """Raise a CheckpointError if a pointer or a web page lies in place of weights."""
+    stranger = describe_stranger(first_bytes(path))
+    if stranger is not None:
+        raise CheckpointError(f"{path.name}: expected weights, got {stranger}.")
 
 
 def named_tensors(content: object) -> dict[str, Tensor]:
     """Return the weights in what a training script saved.
 
-    They may be nested under ``"teacher"``, ``"model"`` or ``"state_dict"``.
+    They may be nested under ``"teacher"``, ``"model"``, ``"state_dict"`` and the like.
     """
     while isinstance(content, Mapping):
         inner = [
@@ -74,9 +104,40 @@ def named_tensors(content: object) -> dict[str, Tensor]:
     ]
     if others:
         raise CheckpointError(
-            f"expected tensors alone, got other entries: {', '.join(others)}."
+            f"expected tensors alone, got other entries: {list_names(others)}."
         )
     return dict(content)
+
+
+def _read_pickle(path: Path) -> object:
+    """Load a pickle with objects of foreign classes replaced by inert ones."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        inert: list[Any] = [
+            (_InertDict if name.lower().endswith("dict") else _Inert, name)
+            for name in _foreign_names(path)
+        ]
+        if not inert:
+            raise
+        with torch.serialization.safe_globals(inert):
+            return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _foreign_names(path: Path) -> list[str]:
+    """Return the classes and functions of a pickle that torch does not load."""
+    # Since torch 2.6.
+    find = getattr(torch.serialization, "get_unsafe_globals_in_checkpoint", None)
+    if find is None:
+        return []
+    try:
+        return sorted(find(path))
+    except Exception:  # a plain pickle, or a damaged one
+        return []
+
+
+def _list_quoted(names: Iterable[str]) -> str:
+    return f"[{list_names(map(repr, names))}]"
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:
@@ -91,14 +152,16 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
     outside = [name for name in files if Path(name).name != name]
     if outside:
         raise CheckpointError(
-            f"{index.name}: expected files in its folder, got {outside}."
+            f"{index.name}: expected files in its folder, got {_list_quoted(outside)}."
         )
     state: dict[str, Tensor] = {}
     for name in files:
         state |= read_tensors(index.parent / name)
     missing = sorted(set(shards) - set(state))
     if missing:
-        raise CheckpointError(f"{index.name}: missing keys in the shards: {missing}.")
+        raise CheckpointError(
+            f"{index.name}: missing keys in the shards: {_list_quoted(missing)}."
+        )
     return state
 
 
@@ -106,10 +169,9 @@ def _only_file(folder: Path) -> Path:
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (folder / name).is_file():
             return folder / name
-    suffixes = {".safetensors", ".pth", ".pt", ".bin"}
-    files = [path for path in sorted(folder.iterdir()) if path.suffix in suffixes]
+    files = [path for path in sorted(folder.iterdir()) if path.suffix in _SUFFIXES]
     if len(files) != 1:
-        names = [path.name for path in files]
+        names = _list_quoted(path.name for path in files)
         raise CheckpointError(f"expected one weights file in the folder, got {names}.")
     return files[0]
 

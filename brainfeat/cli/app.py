@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from brainfeat.cli.convert import convert
 from brainfeat.cli.demo import demo
 from brainfeat.cli.embed import embed
 from brainfeat.cli.info import info
+from brainfeat.cli.log import copy_to_file
 from brainfeat.cli.merge import merge
 from brainfeat.cli.messages import show_own_messages
 from brainfeat.cli.options import CommandOfLabels
@@ -28,6 +30,7 @@ from brainfeat.subjects.failures import one_line
 
 __all__ = ["app", "main"]
 
+_ARGUMENTS = "brainfeat.arguments"
 _USAGE, _INTERRUPTED, _TERMINATED = 2, 130, 143  # exit statuses
 
 
@@ -38,10 +41,18 @@ class _TerminatedError(KeyboardInterrupt):
 class _Commands(TyperGroup):
     """Commands that report an error as one line, without a traceback."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.meta[_ARGUMENTS] = [*args]
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
+        command = shlex.join(["brainfeat", *ctx.meta[_ARGUMENTS]])
+        with show_own_messages(command=command):
+            return self._invoke_or_fail(ctx)
+
+    def _invoke_or_fail(self, ctx: Any) -> Any:
         try:
-            with show_own_messages():
-                return super().invoke(ctx)
+            return super().invoke(ctx)
         except BrainfeatError as error:
             _fail(str(error), _USAGE)
         except KeyboardInterrupt as error:
@@ -112,5 +123,7 @@ def _terminate(_number: int, _frame: object) -> None:
 
 
 def _fail(message: str, status: int) -> NoReturn:
-    typer.echo(f"error: {one_line(message)}", err=True)
+    line = f"error: {one_line(message)}"
+    typer.echo(line, err=True)
+    copy_to_file(line)
     raise typer.Exit(status)

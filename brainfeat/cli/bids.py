@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from brainfeat.cli.embed import EncoderOptions
+from brainfeat.cli.log import begin_log
 from brainfeat.cli.messages import (
     finish,
     format_summary,
     report_problems,
+    report_total,
     set_verbosity,
     show_outcomes,
 )
@@ -23,6 +25,7 @@ from brainfeat.cli.options import (
     DevicesOption,
     DtypeOption,
     JobsOption,
+    LogFileOption,
     MemoryOption,
     ModalityOption,
     ParticipantLabelOption,
@@ -81,6 +84,7 @@ def run_bids(
     backend: BackendOption = "threads",
     scheduler: SchedulerOption = None,
     memory_limit: MemoryOption = 4.0,
+    log_file: LogFileOption = None,
     verbose: VerboseOption = False,
 ) -> None:
     """Embed a BIDS dataset into derivatives, as a BIDS app.
@@ -96,8 +100,9 @@ def run_bids(
         sessions=tuple(session_label or ()),
     )
     if level == "group":
+        begin_log("none", log_file)
         path, n_rows = write_group_table(output_dir, bids_dir, selection)
-        typer.echo(f"{n_rows} rows\ntable:    {path}")
+        finish(f"{n_rows} rows\ntable:    {path}", failed=False)
         return
 
     from brainfeat.tables.runs import RunOptions
@@ -124,6 +129,7 @@ def run_bids(
         selection=selection,
         filter_file=bids_filter_file,
         modalities=tuple(modality or ()),
+        log_file=log_file,
     )
     finish(format_summary(summary), failed=bool(summary.failed))
 
@@ -137,6 +143,7 @@ def _embed_participants(
     selection: BidsSelection,
     filter_file: Path | None = None,
     modalities: tuple[str, ...] = (),
+    log_file: Path | None = None,
 ) -> "RunSummary":
     """Embed a BIDS dataset into a folder of derivatives, and show the progress."""
     from brainfeat.checkpoint.hub import absolute_source
@@ -148,6 +155,7 @@ def _embed_participants(
     check_output(output, is_folder=True)
     if options.cache is not None:
         check_output(Path(options.cache), is_folder=True)
+    begin_log(encoder_options.device_names, log_file)
     encoder = encoder_options.spec.build()
     if filter_file is not None:
         filters = read_filters(filter_file, encoder.modalities)
@@ -162,7 +170,8 @@ def _embed_participants(
         report_problems(manifest)
         with (
             show_outcomes(
-                len(manifest.rows),
+                report_total(manifest),
+                n_failed=len(manifest.problems),
                 if_skipped="embedded already",
                 resumes=not options.overwrite,
             ) as display,

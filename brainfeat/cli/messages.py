@@ -2,17 +2,20 @@
 
 __all__ = [
     "finish",
+    "format_counts",
     "format_summary",
+    "report_missing_modalities",
     "report_problems",
+    "report_total",
     "set_verbosity",
     "show_outcomes",
     "show_own_messages",
 ]
 
 import logging
-import sys
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +23,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
+from brainfeat.cli.log import LogHandler, copy_to_file, end_log, write_line
 from brainfeat.exceptions import UntrainedCheckpointWarning
 from brainfeat.progress import ProgressDisplay
 from brainfeat.subjects.failures import describe_failure, one_line
@@ -42,6 +46,7 @@ def finish(summary: str, *, failed: bool) -> None:
     """Print the summary of a command; exit with status 1 if some subjects failed."""
     if summary:
         typer.echo(summary)
+        copy_to_file(summary)
     if failed:
         raise typer.Exit(_FAILED)
 
@@ -50,13 +55,17 @@ def finish(summary: str, *, failed: bool) -> None:
 def show_outcomes(
     total: int,
     *,
+    n_failed: int = 0,
     task: str = "embedding",
     if_skipped: str = "in the table already",
     resumes: bool = True,
 ) -> Iterator[Callable[["Outcome[Any]"], None]]:
-    """Show each outcome; an interrupt says how many are kept and how to continue."""
+    """Show each outcome; an interrupt says how many are kept and how to continue.
+
+    ``total`` counts also the ``n_failed`` inputs that cannot be read.
+    """
     start, n_kept = time.perf_counter(), 0
-    with ProgressDisplay(task, total, log_every=1) as display:
+    with ProgressDisplay(task, total, n_before=n_failed, log_every=1) as display:
 
         def show(outcome: "Outcome[Any]") -> None:
             nonlocal n_kept
@@ -86,14 +95,16 @@ def _name(outcome: "Outcome[Any]") -> str:
 
 
 @contextmanager
-def show_own_messages(stream: TextIO | None = None) -> Iterator[None]:
+def show_own_messages(
+    stream: TextIO | None = None, *, command: str = "brainfeat"
+) -> Iterator[None]:
     """Write our warnings and logs as lines to standard error; hide other libraries'."""
     ours, nibabel = logging.getLogger("brainfeat"), logging.getLogger("nibabel")
     levels = ours.level, nibabel.level
-    handler = _LineHandler(stream)
+    handler = LogHandler(stream, command=command)
 
     def show(message: Warning | str, *_details: object, **_more: object) -> None:
-        (stream or sys.stderr).write(f"warning: {one_line(str(message))}\n")
+        write_line(f"warning: {message}")
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -106,36 +117,59 @@ def show_own_messages(stream: TextIO | None = None) -> Iterator[None]:
         try:
             yield
         finally:
-            ours.removeHandler(handler)
+            end_log()
             ours.setLevel(levels[0])
             nibabel.setLevel(levels[1])
-
-
-class _LineHandler(logging.Handler):
-    """Writes to the current standard error, which a progress bar replaces."""
-
-    def __init__(self, stream: TextIO | None) -> None:
-        super().__init__()
-        self._stream = stream
-
-    def emit(self, record: logging.LogRecord) -> None:
-        prefix = "warning: " if record.levelno >= logging.WARNING else ""
-        (self._stream or sys.stderr).write(f"{prefix}{self.format(record)}\n")
 
 
 def report_problems(manifest: "Manifest") -> None:
     """Report duplicates, names that several datasets share, and unusable inputs."""
     for name in manifest.duplicates:
-        _write(f"warning: {name}: given more than once, used once.")
+        write_line(f"warning: {name}: given more than once, used once.")
     namesakes = manifest.namesakes
     if namesakes:
         folders = next(iter(namesakes.values()))
-        _write(
+        write_line(
             f"warning: {_list_some([*namesakes], 1)}: in {_list_some(folders, 2)}; "
             "rows with the same name count as one subject."
         )
     for problem in manifest.problems:
-        _write(f"failed: {describe_failure(problem)}")
+        write_line(f"failed: {describe_failure(problem)}")
+
+
+def report_total(manifest: "Manifest") -> int:
+    """Write how many subjects a run has; return the number, as its summary does."""
+    n_problems = len(manifest.problems)
+    total = len(manifest.rows) + n_problems
+    unreadable = f", {n_problems} of which cannot be read" if n_problems else ""
+    write_line(f"{_count_subjects(total)}{unreadable}")
+    return total
+
+
+def format_counts(done: int, skipped: int, failed: int, not_begun: int = 0) -> str:
+    """Say what became of the subjects that `report_total` counted.
+
+    >>> format_counts(59, 0, 2)
+    '61 subjects: 59 done, 0 skipped, 2 failed'
+    >>> format_counts(0, 0, 1, not_begun=3)
+    '4 subjects: 0 done, 0 skipped, 1 failed, 3 not begun'
+    """
+    total = _count_subjects(done + skipped + failed + not_begun)
+    rest = f", {not_begun} not begun" if not_begun else ""
+    return f"{total}: {done} done, {skipped} skipped, {failed} failed{rest}"
+
+
+def report_missing_modalities(manifest: "Manifest", modalities: Sequence[str]) -> None:
+    """Warn of rows that lack modalities of others, which their embeddings show."""
+    from brainfeat.subjects.subject import join_modalities
+
+    counts = Counter(join_modalities(row.images, modalities) for row in manifest.rows)
+    if len(counts) > 1:
+        shown = ", ".join(f"{name} ({n} rows)" for name, n in counts.most_common())
+        write_line(
+            f"warning: rows differ in their modalities: {shown}; embeddings show what "
+            "is missing: --require leaves rows out, --only uses some for all."
+        )
 
 
 def format_summary(summary: "RunSummary") -> str:
@@ -143,10 +177,12 @@ def format_summary(summary: "RunSummary") -> str:
 
     >>> from brainfeat.tables.runs import RunSummary
     >>> print(format_summary(RunSummary(3, 1, 0, 6, 12.0, "out.csv", None)))
-    3 done, 1 skipped, 0 failed in 12 s (2.00 s a volume)
+    4 subjects: 3 done, 1 skipped, 0 failed in 12 s (2.00 s a volume)
     table:    out.csv
     """
-    counts = f"{summary.done} done, {summary.skipped} skipped, {summary.failed} failed"
+    counts = format_counts(
+        summary.done, summary.skipped, summary.failed, summary.not_begun
+    )
     lines = [f"{counts} in {summary.seconds:.0f} s"]
     if summary.volumes:
         lines[0] += f" ({summary.seconds / summary.volumes:.2f} s a volume)"
@@ -158,11 +194,11 @@ def format_summary(summary: "RunSummary") -> str:
     return "\n".join(lines)
 
 
+def _count_subjects(number: int) -> str:
+    return f"{number} subject{'' if number == 1 else 's'}"
+
+
 def _list_some(names: Sequence[str], n_listed: int) -> str:
     n_others = len(names) - n_listed
     others = [f"{n_others} more"] if n_others > 0 else []
     return " and ".join([*names[:n_listed], *others])
-
-
-def _write(line: str) -> None:
-    sys.stderr.write(f"{one_line(line)}\n")

@@ -11,12 +11,15 @@ __all__ = [
     "InputsArgument",
     "JobsOption",
     "LabelColumnOption",
+    "LogFileOption",
     "MemoryOption",
     "ModalityOption",
+    "OnlyOption",
     "OptionalTableOption",
     "OverwriteOption",
     "ParticipantLabelOption",
     "PoolingOption",
+    "RequireOption",
     "SchedulerOption",
     "SeedOption",
     "SessionLabelOption",
@@ -139,6 +142,10 @@ MemoryOption = Annotated[
         metavar="GB", callback=_check_memory, help="Reject scans that need more memory."
     ),
 ]
+LogFileOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Append the log of the run to a file, too."),
+]
 VerboseOption = Annotated[
     bool,
     typer.Option("-v", "--verbose", help="Log details, and tracebacks of errors."),
@@ -149,6 +156,19 @@ ModalityOption = Annotated[
         "--modality",
         metavar="SUFFIX",
         help="BIDS suffix such as T1w; repeat for several.",
+    ),
+]
+RequireOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="SUFFIX,...",
+        help="Leave out subjects without all of these modalities, such as T1w,FLAIR.",
+    ),
+]
+OnlyOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="SUFFIX,...", help="Embed from these modalities alone, such as T1w."
     ),
 ]
 LabelColumnOption = Annotated[

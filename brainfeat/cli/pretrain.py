@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
+from brainfeat.cli.log import begin_log
 from brainfeat.cli.messages import finish
 from brainfeat.cli.options import (
     DeviceOption,
     JobsOption,
     LabelColumnOption,
+    LogFileOption,
     ModalityOption,
     StepsOption,
 )
@@ -75,6 +77,7 @@ def pretrain(
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write OUTPUT/tensorboard too.")
     ] = False,
+    log_file: LogFileOption = None,
 ) -> None:
     """Train an encoder on scans, without labels; also under torchrun.
 
@@ -97,6 +100,7 @@ def pretrain(
         data = collect_training_data(
             inputs, modalities=settings.encoder.modalities, wanted=modality or ()
         )
+        _begin_log(device, log_file)
         with _tracking(settings, folder, tensorboard) as track:
             run(
                 data,
@@ -111,6 +115,15 @@ def pretrain(
             )
     text = _summarise(folder, settings.n_steps) if _is_rank_zero() else ""
     finish(text, failed=(folder / FAILURES_NAME).is_file())
+
+
+def _begin_log(device: str, file: Path | None) -> None:
+    from brainfeat.models.device import resolve_training_device
+
+    if _is_rank_zero():
+        n_ranks = int(os.environ.get("WORLD_SIZE", "1"))
+        processes = f" in each of {n_ranks} processes" if n_ranks > 1 else ""
+        begin_log(f"{resolve_training_device(device)}{processes}", file)
 
 
 def _read_config(

@@ -27,6 +27,13 @@ def report(
         typer.Option(metavar="FILE", help="participants.tsv: diagnosis, site, age..."),
     ] = None,
     label_column: LabelColumnOption = None,
+    pos_label: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CLASS",
+            help="Positive class, that scores are of.  [default: 1, or no controls]",
+        ),
+    ] = None,
     jobs: JobsOption = 1,
 ) -> None:
     """Write an HTML report about a table of embeddings.
@@ -41,6 +48,7 @@ def report(
         output,
         labels=labels,
         label_column=label_column,
+        pos_label=pos_label,
         n_jobs=jobs,
         show_progress=True,
     )

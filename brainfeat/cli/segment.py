@@ -10,12 +10,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from brainfeat.cli.messages import finish, report_problems, show_outcomes
+from brainfeat.cli.log import begin_log
+from brainfeat.cli.messages import (
+    finish,
+    format_counts,
+    report_problems,
+    report_total,
+    show_outcomes,
+)
 from brainfeat.cli.options import (
     CheckpointOption,
     DeviceOption,
     InputsArgument,
     JobsOption,
+    LogFileOption,
     ModalityOption,
     SeedOption,
     StepsOption,
@@ -54,18 +62,21 @@ def segment_fit(
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     jobs: JobsOption = 1,
+    log_file: LogFileOption = None,
 ) -> None:
     """Train on scans that have label maps.
 
     All scans and label maps are checked before the training starts.
     """
     from brainfeat.checkpoint.sharing import shared_checkpoint
+    from brainfeat.models.device import resolve_device
     from brainfeat.segmentation.estimator import SegmentationEstimator
     from brainfeat.segmentation.manifest import read_labelled_manifest
     from brainfeat.segmentation.names import NAMES_FILE, collect_names, write_names
 
     check_is_new(output)
     check_output(output, is_folder=True)
+    begin_log(str(resolve_device(device)), log_file)
     estimator = SegmentationEstimator(
         checkpoint,
         freeze_encoder=not fine_tune,
@@ -82,11 +93,11 @@ def segment_fit(
     estimator.fit(subjects, label_maps)
     estimator.save(output)
     write_names(output / NAMES_FILE, estimator.classes_, names)
-    typer.echo(f"classes: {', '.join(map(str, estimator.classes_))}")
+    lines = [f"classes: {', '.join(map(str, estimator.classes_))}"]
     if estimator.validation_scores_:
         best = max(estimator.validation_scores_)
-        typer.echo(f"dice:    {best:.2f}, of subjects that were held out")
-    typer.echo(f"model:   {output}")
+        lines.append(f"dice:    {best:.2f}, of subjects that were held out")
+    finish("\n".join([*lines, f"model:   {output}"]), failed=False)
 
 
 @segment_app.command("predict")
@@ -100,12 +111,14 @@ def segment_predict(
     ],
     modality: ModalityOption = None,
     device: DeviceOption = "auto",
+    log_file: LogFileOption = None,
 ) -> None:
     """Segment scans, each in its own space.
 
     Run the same command again to resume. Scans that fail are listed in
     OUTPUT/failures.tsv, and the exit status is 1 then.
     """
+    from brainfeat.models.device import resolve_device
     from brainfeat.segmentation.estimator import SegmentationEstimator
     from brainfeat.subjects.manifest import collect_rows
 
@@ -113,6 +126,7 @@ def segment_predict(
     if output.resolve() in {Path(text).resolve() for text in inputs}:
         raise InputError(f"{output}: is an input, too; choose another folder.")
     check_output(output, is_folder=True)
+    begin_log(str(resolve_device(device)), log_file)
     estimator = SegmentationEstimator.load(model).set_params(device=device)
     manifest = collect_rows(
         inputs, modalities=estimator.modalities_, wanted=modality or ()
@@ -144,7 +158,10 @@ def _write_label_maps(
     with (
         closing(outcomes),
         show_outcomes(
-            len(manifest.rows), task="segmenting", if_skipped="segmented already"
+            report_total(manifest),
+            n_failed=len(manifest.problems),
+            task="segmenting",
+            if_skipped="segmented already",
         ) as show,
     ):
         for outcome in map(folder.write, outcomes):
@@ -157,10 +174,8 @@ def _write_label_maps(
         output / "failures.tsv", failures, is_outdated=outdated_by(manifest.rows)
     )
     seconds = time.perf_counter() - start
-    summary = (
-        f"{counts['done']} done, {counts['skipped']} skipped, {len(failures)} failed "
-        f"in {seconds:.0f} s\nlabel maps: {output}"
-    )
+    text = format_counts(counts["done"], counts["skipped"], len(failures))
+    summary = f"{text} in {seconds:.0f} s\nlabel maps: {output}"
     if listed is not None:
         summary += f"\nfailures:   {listed}"
     finish(summary, failed=bool(failures))

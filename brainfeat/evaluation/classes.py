@@ -28,9 +28,8 @@ def choose_positive(classes: Sequence[str], pos_label: Any = None) -> int:
     if pos_label is not None:
         matches = [_is_same(name, pos_label) for name in classes]
         if not any(matches):
-            raise InputError(
-                f"pos_label: expected one of {', '.join(classes)}, got {pos_label!r}."
-            )
+            names = ", ".join(classes) or "no labels"
+            raise InputError(f"pos_label: expected one of {names}, got {pos_label!r}.")
         return matches.index(True)
     first, second = classes
     numbers = _to_number(first), _to_number(second)

@@ -8,7 +8,6 @@ __all__ = [
     "find_compression",
     "first_bytes",
     "is_address",
-    "open_decompressed",
 ]
 
 import os
@@ -16,9 +15,7 @@ import re
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
-
-from isal import igzip
+from typing import Literal
 
 Compression = Literal["gzip", "zstd"]
 
@@ -49,17 +46,6 @@ def first_bytes(path: Path) -> bytes:
 def find_compression(start: bytes) -> Compression | None:
     """Return how a file is compressed, by its first bytes."""
     return next((c for magic, c in _MAGIC.items() if start.startswith(magic)), None)
-
-
-def open_decompressed(path: Path, compression: Compression | None) -> Any:
-    """Open a file for reading as bytes, without its compression."""
-    if compression == "gzip":
-        return igzip.open(path, "rb")
-    if compression == "zstd":
-        import pyarrow as pa  # slow, and rarely needed
-
-        return pa.CompressedInputStream(pa.OSFile(os.fspath(path)), "zstd")
-    return path.open("rb")
 
 
 def describe_stranger(start: bytes) -> str | None:

@@ -22,12 +22,12 @@ from brainfeat.exceptions import (
     brief_reason,
 )
 from brainfeat.io.file_kinds import (
+    Compression,
     describe_absence,
     describe_dicom,
     describe_stranger,
     find_compression,
     first_bytes,
-    open_decompressed,
 )
 from brainfeat.io.itk_files import read_itk, read_itk_grid
 from brainfeat.io.itk_header import ITK_SUFFIXES, read_itk_header
@@ -112,7 +112,7 @@ def read_grid(source: ImageSource) -> StoredGrid:
             return StoredGrid(*read_itk_grid(path), None)
         if not _has_suffix(path, NIFTI_SUFFIXES):
             return _grid_of(nib.load(path))
-        with open_decompressed(path, find_compression(first_bytes(path))) as file:
+        with _open_decompressed(path, find_compression(first_bytes(path))) as file:
             header = read_header(file)
         return StoredGrid(header.get_data_shape(), header.get_best_affine(), header)
 
@@ -188,7 +188,7 @@ def _has_suffix(path: Path, suffixes: tuple[str, ...]) -> bool:
 
 def _read_nifti(path: Path, memory_limit: int, n_volumes: int | None) -> StoredVoxels:
     compression = find_compression(first_bytes(path))
-    with open_decompressed(path, compression) as file:
+    with _open_decompressed(path, compression) as file:
         layout = read_layout(file)
         check_volumes(layout.shape, layout.dtype, n_volumes)
         check_size(
@@ -202,6 +202,17 @@ def _read_nifti(path: Path, memory_limit: int, n_volumes: int | None) -> StoredV
     return StoredVoxels(
         str(path), raw, layout.affine, layout.slope, layout.intercept, layout.notes
     )
+
+
+def _open_decompressed(path: Path, compression: Compression | None) -> Any:
+    """Open a file for reading as bytes, without its compression."""
+    if compression == "gzip":
+        return igzip.open(path, "rb")
+    if compression == "zstd":
+        import pyarrow as pa  # slow, and rarely needed
+
+        return pa.CompressedInputStream(pa.OSFile(os.fspath(path)), "zstd")
+    return path.open("rb")
 
 
 def _read_voxels(file: Any, layout: NiftiLayout) -> NDArray[Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from brainfeat.exceptions import BrainfeatError, InputError, brief_reason
 from brainfeat.io.atomic import atomic_write
+from brainfeat.io.file_kinds import describe_stranger, first_bytes
 
 
 def read_json(
@@ -24,9 +25,9 @@ def read_json(
     except OSError as problem:
         raise error(f"{path}: cannot be read ({brief_reason(problem)}).") from problem
     except ValueError as problem:  # also of text that is not UTF-8
-        raise error(
-            f"{path}: expected {what}, got no valid JSON ({brief_reason(problem)})."
-        ) from problem
+        stranger = describe_stranger(first_bytes(path))
+        got = stranger or f"no valid JSON ({brief_reason(problem)})"
+        raise error(f"{path}: expected {what}, got {got}.") from problem
     if not isinstance(content, dict):
         raise error(
             f"{path}: expected {what} as a JSON object, got {type(content).__name__}."

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from brainfeat.exceptions import CheckpointError
+from brainfeat.exceptions import CheckpointError, list_names
 from brainfeat.models.config import EncoderConfig
 from brainfeat.models.encoder import SlabEncoder
 from brainfeat.models.layers import interpolate_positions, interpolate_slab_positions
@@ -151,7 +151,7 @@ def _adapt_slab_positions(
 
 @dataclasses.dataclass
 class KeyProblems:
-    """Keys that do not fit, collected so that one error lists them all."""
+    """Keys that do not fit, collected so that one error lists them."""
 
     unexpected: list[str]
     missing: list[str] = dataclasses.field(default_factory=list)
@@ -176,11 +176,11 @@ class KeyProblems:
         )
 
     def raise_if_any(self) -> None:
-        """Raise a CheckpointError with every recorded key."""
+        """Raise a CheckpointError with the recorded keys, ten of a kind."""
         kinds = ("missing", "unexpected", "misshaped")
         names_of = {kind: getattr(self, kind) for kind in kinds if getattr(self, kind)}
         if names_of:
             lists = "; ".join(
-                f"{kind} keys: {', '.join(names)}" for kind, names in names_of.items()
+                f"{kind} keys: {list_names(names)}" for kind, names in names_of.items()
             )
             raise CheckpointError(f"the weights do not fit the architecture: {lists}.")

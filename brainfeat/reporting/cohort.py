@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from brainfeat.evaluation.classes import choose_positive
 from brainfeat.exceptions import InputError
 
 __all__ = ["Cohort", "find_column", "join_participants"]
@@ -36,6 +37,7 @@ class Cohort:
     site: str | None
     age: str | None
     confounds: Sequence[str]
+    pos_label: str | None = None
 
     @classmethod
     def build(
@@ -47,6 +49,7 @@ class Cohort:
         *,
         label: str | None = None,
         confounds: Sequence[str] | None = None,
+        pos_label: str | None = None,
     ) -> "Cohort":
         """Find the columns by their usual names, unless they are given.
 
@@ -62,6 +65,9 @@ class Cohort:
         if age is not None:
             known = known.assign(**{age: _read_ages(known[age])})
         label = label or find_column(known.drop(columns=confounds or []), _LABELS)
+        if pos_label is not None:
+            texts = set() if label is None else set(known[label].dropna().map(_to_text))
+            choose_positive(sorted(texts), pos_label)  # raises if it is none of them
         others = known.drop(columns=[] if label is None else label)
         site, age = find_column(others, _SITES), find_column(others, _AGES)
         if confounds is None:
@@ -76,7 +82,14 @@ class Cohort:
             site=site,
             age=age,
             confounds=[name for name in confounds if name != site],
+            pos_label=pos_label,
         )
+
+    def acquisition(self, column: str) -> "pd.Series[Any] | None":
+        """Return a column such as ``modalities``; None if it is absent or empty."""
+        if column not in self.known or self.known[column].isna().all():
+            return None
+        return self.known[column]
 
     def texts(self, column: str) -> "pd.Series[Any]":
         """Return a column as text; ``unknown`` stands for missing values."""
@@ -117,7 +130,8 @@ def join_participants(
         duplicate = keys[keys.duplicated()].iloc[0]
         raise InputError(f"{source}: participant {duplicate} has more than one line.")
     _check_matches(wanted, keys, source, by_session=by_session)
-    added = participants.drop(columns=["participant_id", "session_id"], errors="ignore")
+    computed = ["participant_id", "session_id", "modalities", "qc_voxel_mm"]
+    added = participants.drop(columns=computed, errors="ignore")
     added = added.set_axis(keys).reindex(wanted)
     own = metadata.drop(columns=[c for c in added.columns if c in metadata])
     return pd.concat([own, added.set_axis(metadata.index)], axis=1)

@@ -16,6 +16,7 @@ from brainfeat.evaluation import (
     evaluate_reliability,
 )
 from brainfeat.exceptions import InputError
+from brainfeat.reporting.acquisition_section import acquisition_section
 from brainfeat.reporting.cohort import Cohort
 from brainfeat.reporting.embedding_map import map_section
 from brainfeat.reporting.page import fact_table, frame, notes, score_table
@@ -59,6 +60,7 @@ def cohort_report(
         "<h2>Linear probe</h2>",
         probe_html,
         *_importance_section(inputs),
+        *acquisition_section(cohort),
         "<h2>Embedding map</h2>",
         map_section(cohort),
         "<h2>Outliers</h2>",

@@ -19,6 +19,7 @@ from brainfeat.reporting.cohort import Cohort
 from brainfeat.reporting.cohort_report import cohort_report
 from brainfeat.reporting.page import render_page
 from brainfeat.reporting.report_inputs import preprocess_inputs
+from brainfeat.subjects.subject import join_modalities
 
 __all__ = ["generate_report"]
 
@@ -86,6 +87,10 @@ def generate_report(
         names if groups is None else _check_length("groups", groups, len(names))
     )
     known, used_confounds = _known_columns(len(names), y, site, confounds)
+    if "modalities" not in known:
+        known["modalities"] = [
+            join_modalities(row.images, encoder.modalities) for row in table.rows
+        ]
     cohort = Cohort.build(
         np.asarray(embedder.transform(table.rows)),
         names,

@@ -65,7 +65,20 @@ def _evaluate(
             groups=np.asarray(cohort.participants)[rows],
             site=None if cohort.site is None else cohort.texts(cohort.site)[rows],
             confounds=known[cohort.confounds] if cohort.confounds else None,
+            pos_label=cohort.pos_label,
+            **_acquisition(cohort, rows),
         )
+
+
+def _acquisition(cohort: Cohort, rows: NDArray[np.bool_]) -> dict[str, Any]:
+    """Return the arguments of `evaluate_probe` about how rows were acquired."""
+    columns = ("modalities", "session", "voxel_mm")
+    names = ("modalities", "session_id", "qc_voxel_mm")
+    values = dict(zip(columns, map(cohort.acquisition, names), strict=True))
+    # Without a name for each row, nothing is known of all of them.
+    if values["modalities"] is not None and values["modalities"].isna().any():
+        values["modalities"] = None
+    return {n: None if v is None else v[rows] for n, v in values.items()}
 
 
 def _complete_rows(cohort: Cohort) -> NDArray[np.bool_]:
@@ -102,6 +115,15 @@ def _scores(evaluation: ProbeEvaluation, cohort: Cohort) -> str:
                 "" if p_value is None else format_number(p_value, 3),
             )
         )
+    if evaluation.common is not None:
+        common = evaluation.common
+        lines.append(
+            (
+                f"features, {common.n_subjects} subjects with {common.modalities}",
+                str(common.auc),
+                format_number(common.p_value, 3),
+            )
+        )
     lines += [
         (
             f"trained at other sites, tested at {site.site} ({site.n_rows} rows)",
@@ -121,7 +143,9 @@ def _explain(evaluation: ProbeEvaluation, cohort: Cohort) -> str:
         f"<p>{escape(str(cohort.label))}: <b>{escape(second)}</b> against "
         f"<b>{escape(first)}</b>, {evaluation.n_rows} rows of "
         f"{evaluation.n_subjects} subjects. Area under the ROC curve in held-out rows; "
-        "0.5 is chance. Ridge regression in nested, grouped, stratified "
+        "0.5 is chance. "
+        f"Scores are of {escape(second)}, the positive class. "
+        "Ridge regression in nested, grouped, stratified "
         "cross-validation; corrected standard errors [Nadeau and Bengio, 2003]; p from "
         "permutations of the labels of whole subjects."
     )
@@ -144,8 +168,9 @@ def _curves(evaluation: ProbeEvaluation) -> str:
         )
     calibration = evaluation.calibration
     figures.append(
-        f"<figure>{calibration_svg(calibration)}<figcaption>Calibration, in bins of "
-        f"equal counts. Brier score {calibration.brier:.3f}; always predicting the "
+        f"<figure>{calibration_svg(calibration)}<figcaption>Calibration of the "
+        f"probability of {escape(evaluation.pos_label)}, in bins of equal counts. "
+        f"Brier score {calibration.brier:.3f}; always predicting the "
         f"class frequency scores {calibration.brier_of_share:.3f}."
         "</figcaption></figure>"
     )

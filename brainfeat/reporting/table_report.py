@@ -38,13 +38,15 @@ def report_on_table(
     *,
     labels: Path | None = None,
     label_column: str | None = None,
+    pos_label: str | None = None,
     n_jobs: int = 1,
     show_progress: bool = False,
 ) -> TableReport:
     """Write a page about a table that ``brainfeat embed`` wrote.
 
     The page lies beside the table by default. ``labels`` is a participants.tsv, or a
-    CSV file, whose columns are joined by participant and session.
+    CSV file, whose columns are joined by participant and session. ``pos_label`` is the
+    positive class, as for `evaluate_probe`.
     """
     path = output or table.with_suffix(".html")
     if path.suffix.lower() not in {".html", ".htm"}:
@@ -63,6 +65,7 @@ def report_on_table(
         metadata["participant_id"].map(str).tolist(),
         known,
         label=label_column,
+        pos_label=pos_label,
     )
     inputs = _preprocess(
         cohort, metadata, provenance, n_jobs=n_jobs, show_progress=show_progress

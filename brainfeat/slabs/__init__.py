@@ -1,3 +1,5 @@
 """Slabs of neighbouring slices: how a grid is cut, and augmented crops."""
 
-__all__: list[str] = []
+from brainfeat.slabs.grid import SlabGrid
+
+__all__ = ["SlabGrid"]

@@ -69,6 +69,8 @@ class RunSummary(NamedTuple):
         Duration of the run.
     output : Path or None
         The table, or the folder of derivatives; None if it would have no row.
+    not_begun : int
+        Rows left when a run stopped at the first error.
     failures : Path or None
         Table of failures, of this run or of earlier runs with other rows; None
         if there are none.
@@ -81,6 +83,7 @@ class RunSummary(NamedTuple):
     seconds: float
     output: Path | None
     failures: Path | None
+    not_begun: int = 0
 
 
 class _RowSink(Protocol):
@@ -192,6 +195,7 @@ def embed_rows(
         seconds=time.perf_counter() - start,
         output=sink.output if n_rows else None,
         failures=failures,
+        not_begun=len(rows) + len(problems) - run.n_ended,
     )
 
 
@@ -209,6 +213,11 @@ class _Run:
         self.failures = failures
         self.counts: Counter[str] = Counter()
         self.known_sha256: dict[str, str | None] = {}  # of begun rows, by key
+
+    @property
+    def n_ended(self) -> int:
+        """How many rows and unreadable inputs have an outcome."""
+        return self.counts["done"] + self.counts["skipped"] + len(self.failures)
 
     def begin(
         self, rows: Sequence[Subject], *, stop_on_first_error: bool

@@ -123,6 +123,41 @@ def test_teacher_is_preferred_to_the_student(meta):
         convert_state({f"{p}.{n}": v for p in "ab" for n, v in meta.items()})
 
 
+def test_checkpoint_of_lightly_train_is_its_teacher(meta, tmp_path):
+    root = "teacher_embedding_model_wrapper._model."
+    state = {f"{root}{name}": value for name, value in meta.items()}
+    for other in ("student_embedding_model_wrapper._model.", "embedding_model._model."):
+        state |= {f"{other}{name}": -value for name, value in meta.items()}
+    for head in (
+        *(
+            "teacher_dino_head.dino_head.layers.0.weight",
+            "student_dino_head.last.weight",
+        ),
+        *("teacher_ibot_head.ibot_head.last_layer.weight", "student_ibot_head.x.bias"),
+        *("dino_loss.center", "ibot_loss.center", "koleo_loss.x"),
+    ):
+        state[head] = torch.ones(2)
+    torch.save({"state_dict": state, "epoch": 3}, tmp_path / "last.ckpt")
+    assert_converted(load_foreign(tmp_path / "last.ckpt")[1], meta)
+    with pytest.raises(CheckpointError, match=r"unexpected keys: other\.weight"):
+        convert_state(state | {"other.weight": torch.ones(2)})
+
+
+@pytest.mark.parametrize("wrapper", ["_orig_mod.", "_fsdp_wrapped_module."])
+def test_wrappers_of_torch_are_removed(wrapper, meta):
+    state = {
+        f"model.{wrapper}{name.replace('blocks.1.', f'blocks.1.{wrapper}')}": value
+        for name, value in meta.items()
+    }
+    assert_converted(convert_state(state)[1], meta)
+
+
+def test_ten_keys_of_a_kind_are_listed(meta):
+    state = meta | {f"extra.{index:02}": torch.ones(1) for index in range(57)}
+    with pytest.raises(CheckpointError, match=r"keys: extra.00, .*09 and 47 more"):
+        convert_state(state)
+
+
 def test_chunked_blocks_of_sharded_training_keep_their_index(meta):
     state = {
         name.replace("blocks.0.", "blocks.0.0.")

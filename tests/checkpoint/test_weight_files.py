@@ -1,7 +1,10 @@
 import json
 import os
 import pickle
+from collections import defaultdict
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -24,7 +27,11 @@ def assert_equal(tensors, expected):
 
 
 @pytest.mark.parametrize(
-    "nest", [(), ("teacher",), ("model",), ("state_dict", "model")]
+    "nest",
+    [
+        *((), ("teacher",), ("model",), ("state_dict", "model")),
+        *(("model_state_dict",), ("state_dict",), ("module",)),
+    ],
 )
 def test_nested_weights_are_read(nest, state, tmp_path):
     content = state
@@ -72,6 +79,71 @@ def test_pickle_with_code_is_rejected_and_not_run(plain, state, tmp_path):
     with pytest.raises(CheckpointError, match=r"weights.pth: expected tensors alone"):
         read_tensors(path)
     assert not proof.exists()
+
+
+class Foreign:
+    """A class of another library; unpickled, it would make a folder."""
+
+    proof = None
+
+    def __init__(self):
+        self.options = {"epochs": 3}
+
+    def __setstate__(self, state):
+        Path(self.proof).mkdir()
+
+
+class AttributeDict(dict):
+    """As Lightning's."""
+
+
+@pytest.mark.parametrize("name", ["last.ckpt", "last.pth"])
+def test_objects_of_foreign_classes_are_inert(name, state, tmp_path, monkeypatch):
+    monkeypatch.setattr(Foreign, "proof", tmp_path / "proof")
+    content = {
+        "state_dict": AttributeDict(state),
+        "hyper_parameters": AttributeDict(path=Path("a"), options=Foreign()),
+        "callbacks": {"early": Foreign(), "layer": torch.nn.Linear(2, 3)},
+        "loops": [Foreign(), defaultdict(list, a=[np.float64(3.0)])],
+    }
+    torch.save(content, tmp_path / name)
+    allowed = torch.serialization.get_safe_globals()
+    assert_equal(read_tensors(tmp_path / name), state)
+    assert_equal(read_tensors(tmp_path), state)
+    assert not (tmp_path / "proof").exists()
+    assert {*torch.serialization.get_safe_globals()} == {*allowed}
+
+
+def test_whole_model_is_refused_with_the_mend(tmp_path):
+    path = tmp_path / "weights.pth"
+    for content in (torch.nn.Linear(2, 3), {"model": torch.nn.Linear(2, 3)}):
+        torch.save(content, path)
+        with pytest.raises(
+            CheckpointError, match=r"tensors alone, got .*Linear"
+        ) as got:
+            read_tensors(path)
+        assert "torch.save(model.state_dict(), path)" in str(got.value)
+
+
+@pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+        (b"/annex/objects/MD5E-s1--0a.pth\n", "datalad get"),
+        (b"<!DOCTYPE html><html>", "a web page; the download failed"),
+    ],
+)
+def test_what_lies_in_place_of_weights_is_named(name, content, message, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"{name}: expected weights, .*{message}"):
+        read_tensors(tmp_path / name)
+
+
+def test_ten_names_are_listed_at_most():
+    names = {f"{index:02}": index for index in range(57)}
+    with pytest.raises(CheckpointError, match=r"entries: 00, .*, 09 and 47 more\."):
+        named_tensors(names)
 
 
 @pytest.mark.parametrize("name", ["a.pth", "a.pt", "a.bin", "a.safetensors"])

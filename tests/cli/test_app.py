@@ -80,13 +80,17 @@ def test_embed_prints_progress_and_summary(scans, checkpoint, output):
     assert result.exit_code == 0
     first, second = result.stdout.splitlines()
     assert re.fullmatch(
-        r"4 done, 0 skipped, 0 failed in \d+ s \(\d+\.\d\d s a volume\)", first
+        r"4 subjects: 4 done, 0 skipped, 0 failed in \d+ s \(\d+\.\d\d s a volume\)",
+        first,
     )
     assert second == f"table:    {output}"
     lines = result.stderr.splitlines()
-    assert lines[0].startswith(f"warning: {checkpoint} is not trained")
-    assert len(lines) == 5
-    assert re.fullmatch(r"\[4/4\] sub-3: done after \d+\.\d s", lines[4])
+    time = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[+-]\d\d:\d\d "
+    assert re.match(f"{time}brainfeat .* on host .*, device cpu, Python", lines[0])
+    assert re.match(f"{time}warning: {checkpoint} is not trained", lines[1])
+    assert re.fullmatch(f"{time}4 subjects", lines[2])
+    assert len(lines) == 7
+    assert re.fullmatch(rf"{time}\[4/4\] sub-3: done after \d+\.\d s", lines[6])
     _, embeddings, provenance = read_embeddings(output)
     assert embeddings.shape == (4, 24)
     assert provenance["checkpoint"] == checkpoint
@@ -214,7 +218,7 @@ def test_bad_scans_are_one_line_each_and_others_are_embedded(
     assert result.exit_code == 1
     assert _names(output) == ["sub-0", "sub-1"]
     lines = result.stderr.splitlines()
-    assert len(lines) == 2 + 2 + len(bad)  # warnings, the good and the bad ones
+    assert len(lines) == 4 + 2 + len(bad)  # header, warnings, count; good and bad
     listed = output.with_name("table.failures.tsv").read_text()
     for path in bad:
         (line,) = [line for line in lines if f"failed: {path}: " in line]
@@ -287,7 +291,10 @@ def test_stopping_at_the_first_error_exits_with_1(
     assert result.stderr.count("failed: ") == 1
     listed = output.with_name("table.failures.tsv").read_text()
     assert str(tmp_path / bad) in listed
-    n_done = int(result.stdout.split(" done, 0 skipped, 1 failed")[0])
+    n_done = int(
+        re.match(r"5 subjects: (\d) done, 0 skipped, 1 failed", result.stdout)[1]
+    )
+    assert f", 1 failed, {4 - n_done} not begun" in result.stdout
     assert n_done == (len(_names(output)) if output.exists() else 0)
     assert n_done < 4
 

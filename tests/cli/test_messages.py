@@ -48,13 +48,13 @@ def test_each_subject_is_one_line(capsys):
 def test_summary_has_counts_and_paths():
     summary = RunSummary(3, 1, 2, 6, 12.0, "out.csv", "out.failures.tsv")
     assert format_summary(summary).splitlines() == [
-        "3 done, 1 skipped, 2 failed in 12 s (2.00 s a volume)",
+        "6 subjects: 3 done, 1 skipped, 2 failed in 12 s (2.00 s a volume)",
         "table:    out.csv",
         "failures: out.failures.tsv",
     ]
     nothing = RunSummary(0, 0, 1, 0, 0.2, None, "out.failures.tsv")
     assert format_summary(nothing).splitlines()[0] == (
-        "0 done, 0 skipped, 1 failed in 0 s"
+        "1 subject: 0 done, 0 skipped, 1 failed in 0 s"
     )
 
 

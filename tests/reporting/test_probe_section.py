@@ -1,6 +1,8 @@
 import numpy as np
 import pandas as pd
+import pytest
 
+from brainfeat.exceptions import InputError
 from brainfeat.reporting.cohort import Cohort
 from brainfeat.reporting.probe_section import probe_section
 
@@ -61,3 +63,30 @@ def test_confounding_beyond_correction_has_no_p_value(rng):
     row = text[text.index("features, corrected for site") :].partition("</tr>")[0]
     assert row.count("undefined") == 2
     assert "nan" not in row
+
+
+def test_missing_modalities_of_the_label_have_a_score_on_the_common_subset(rng):
+    known = pd.DataFrame({"diagnosis": np.repeat(["AD", "CN"], 20)})
+    patient = known["diagnosis"] == "AD"
+    position = np.arange(40) % 20
+    has_flair = position < np.where(patient, 16, 4)
+    known["modalities"] = np.where(has_flair, "T1w+FLAIR", "T1w")
+    known["session_id"] = "ses-1"
+    known["qc_voxel_mm"] = np.where(patient, "1.0x1.0x5.0", "1.0x1.0x1.0")
+    evaluation, text = probe_section(make(rng, known))
+    assert evaluation.pos_label == "AD"
+    assert "Scores are of AD, the positive class." in text
+    assert "Calibration of the probability of AD" in text
+    assert "hich modalities a row has goes with the label" in text
+    assert "features, 20 subjects with T1w" in text
+    assert "slice thickness goes with the label" in text
+
+
+def test_positive_class_is_given_and_checked(rng):
+    known = pd.DataFrame({"diagnosis": ["AD", "CN"] * 6})
+    names = [f"sub-{i}" for i in range(12)]
+    X = rng.normal(size=(12, 3))
+    cohort = Cohort.build(X, names, names, known, pos_label="CN")
+    assert "Scores are of CN, the positive class." in probe_section(cohort)[1]
+    with pytest.raises(InputError, match="pos_label: expected one of AD, CN, got 'HC'"):
+        Cohort.build(X, names, names, known, pos_label="HC")
