@@ -140,7 +140,7 @@ class _Collector:
             self._report("''", "expected a path, got an empty text.")
             return
         if is_address(text):
-            self._report(text, describe_absence(text))
+            self._report(text, f"{describe_absence(text)}.")
             return
         path = _absolute(text)
         names = [path]
@@ -181,7 +181,7 @@ class _Collector:
         if path.is_dir():
             self._add_folder(path)
         elif not path.is_file():
-            self._report(str(path), describe_absence(path))
+            self._report(str(path), f"{describe_absence(path)}.")
         elif path.suffix.lower() in _TABLE_SUFFIXES:
             self._add_table(path)
         else:
