@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from brainfeat.pretraining.run import pretrain
     from brainfeat.segmentation.estimator import SegmentationEstimator
     from brainfeat.simulation.cohort import simulate_cohort
+    from brainfeat.subjects.bids_frame import load_bids
     from brainfeat.tables.embedding_table import read_embeddings
     from brainfeat.volume import Geometry, Volume
 
@@ -25,6 +26,7 @@ __all__ = [
     "PretrainingConfig",
     "SegmentationEstimator",
     "Volume",
+    "load_bids",
     "pretrain",
     "read_embeddings",
     "read_volume",
@@ -40,6 +42,7 @@ _HOMES = {
     "PretrainingConfig": "brainfeat.pretraining.config",
     "SegmentationEstimator": "brainfeat.segmentation.estimator",
     "Volume": "brainfeat.volume",
+    "load_bids": "brainfeat.subjects.bids_frame",
     "pretrain": "brainfeat.pretraining.run",
     "read_embeddings": "brainfeat.tables.embedding_table",
     "read_volume": "brainfeat.io.volumes",

@@ -105,6 +105,7 @@ def test_only_the_checkpoint_is_positional():
         "dtype": "auto",
         "n_jobs": 1,
         "memory": None,
+        "on_error": "raise",
         "verbose": 0,
     }
     kinds = {parameter.kind for parameter in list(parameters.values())[1:]}

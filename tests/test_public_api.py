@@ -22,6 +22,7 @@ def test_public_names_are_these():
         "PretrainingConfig",
         "SegmentationEstimator",
         "Volume",
+        "load_bids",
         "pretrain",
         "read_embeddings",
         "read_volume",

@@ -1,7 +1,8 @@
 """Brain MRI to features: a transformer for scikit-learn pipelines."""
 
 import os
-from collections.abc import Generator
+import warnings
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from typing import Any, Literal, Self
 
@@ -29,6 +30,7 @@ from brainfeat.exceptions import ConfigError
 from brainfeat.models.threads import resolve_n_jobs
 from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.progress import track
+from brainfeat.subjects.failures import describe_failure, release_frames
 from brainfeat.subjects.subject import Outcome
 from brainfeat.subjects.table import (
     SubjectTable,
@@ -39,6 +41,8 @@ from brainfeat.subjects.table import (
 )
 
 __all__ = ["BrainFoundEmbedder"]
+
+_N_REASONS = 3  # in a warning
 
 
 class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
@@ -67,7 +71,8 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         the BIDS table beside the image: ``atlas_dseg.tsv`` for ``atlas_dseg.nii.gz``.
     modality : str, optional
         Modality of images that come without one, as in a list of paths. By default
-        the name of a Series, else each file's BIDS suffix, else the checkpoint's first.
+        the name of a Series, else that in each file's name, else the checkpoint's first
+        with a warning.
     preprocessor : Preprocessor, optional
         Replaces the checkpoint's preprocessing.
     batch_size : "auto" or int
@@ -86,6 +91,9 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
     memory : None, path-like or joblib.Memory
         Folder that caches the embedding of each subject, so that cross-validation
         encodes it once. A changed image, checkpoint or option is encoded again.
+    on_error : {"raise", "nan"}
+        What `transform` does with an image that is absent or cannot be embedded:
+        raise its error, or give a row of NaN and one warning for all.
     verbose : int
         Above 0, progress is shown: a bar on a terminal or in a notebook, else lines.
 
@@ -126,6 +134,7 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         dtype: Literal["auto", "float32", "bfloat16"] = "auto",
         n_jobs: int | None = 1,
         memory: Any = None,
+        on_error: Literal["raise", "nan"] = "raise",
         verbose: int = 0,
     ) -> None:
         self.checkpoint = checkpoint
@@ -138,6 +147,7 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         self.dtype = dtype
         self.n_jobs = n_jobs
         self.memory = memory
+        self.on_error = on_error
         self.verbose = verbose
 
     def fit(self, X: Any = None, y: object = None) -> Self:
@@ -172,6 +182,10 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         VolumeNotFoundError
             If a path does not exist.
         """
+        if self.on_error not in {"raise", "nan"}:
+            raise ConfigError(
+                f"on_error: expected 'raise' or 'nan', got {self.on_error!r}."
+            )
         encoder = self._spec().build()
         resolve_n_jobs(self.n_jobs)
         if EmbeddingCache.from_memory(self.memory) is not None:
@@ -179,7 +193,10 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         check_modality(self.modality, encoder.modalities)
         self.modalities_ = encoder.modalities
         if X is not None:
-            table = read_subjects(X, encoder.checkpoint, self.modality)
+            usable = self.on_error == "raise"
+            table = read_subjects(
+                X, encoder.checkpoint, self.modality, must_be_usable=usable
+            )
             self.modalities_ = table.modalities
         self.checkpoint_fingerprint_ = encoder.checkpoint.fingerprint
         self.preprocessing_fingerprint_ = _fingerprint(encoder.preprocessor)
@@ -212,10 +229,12 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         InputError, ModalityError
             If ``X`` has another form, or a modality that `fit` did not see.
         VolumeError
-            If a volume cannot be read; subjects before it are in ``memory``.
+            If a volume cannot be read, unless ``on_error="nan"``; subjects before it
+            are in ``memory``.
         """
-        encoder, table = self.read_subjects(X)
+        encoder, table = self._load(X, usable=self.on_error == "raise")
         outcomes = self._stream(encoder, table)
+        failures: list[Outcome[Embedding]] = []
         rows = np.empty((len(table.rows), encoder.n_features), dtype=np.float32)
         # Workers finish in any order.
         positions = {id(subject): index for index, subject in enumerate(table.rows)}
@@ -228,7 +247,15 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
                 show=self.verbose > 0,
             )
             for outcome in shown:
-                rows[positions[id(outcome.subject)]] = outcome.unwrap().vector
+                row = rows[positions[id(outcome.subject)]]
+                if outcome.error is not None and self.on_error == "nan":
+                    release_frames(outcome.error)
+                    failures.append(outcome)
+                    row[:] = np.nan
+                else:
+                    row[:] = outcome.unwrap().vector
+        if failures:
+            warnings.warn(_describe_failures(failures, len(rows)), stacklevel=2)
         return rows
 
     def transform_dense(
@@ -304,10 +331,15 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         CheckpointError, ConfigError, InputError, ModalityError
             As for `transform`.
         """
+        return self._load(X, usable=True)
+
+    def _load(self, X: Any, *, usable: bool) -> tuple[SubjectEncoder, SubjectTable]:
         check_is_fitted(self)
         encoder = self._spec().build()
         self._check_unchanged(encoder)
-        table = read_subjects(X, encoder.checkpoint, self.modality)
+        table = read_subjects(
+            X, encoder.checkpoint, self.modality, must_be_usable=usable
+        )
         check_fitted_modalities(self, self.modalities_, table.modalities)
         return encoder, table
 
@@ -381,6 +413,12 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
             or _fingerprint_atlas(encoder) != self._atlas
         ):
             raise ConfigError("labels_img: its regions changed since fit; fit again.")
+
+
+def _describe_failures(failures: Sequence[Outcome[Embedding]], n_rows: int) -> str:
+    reasons = " ".join(map(describe_failure, failures[:_N_REASONS]))
+    more = " ..." if len(failures) > _N_REASONS else ""
+    return f"{len(failures)} of {n_rows} rows are NaN: {reasons}{more}"
 
 
 def _fingerprint(preprocessor: Preprocessor) -> str | None:

@@ -27,8 +27,8 @@ from brainfeat.io.volumes import read_labels, split_volumes, to_image
 from brainfeat.preprocessing.resampling import reorient_to_ras, resample
 from brainfeat.subjects.failures import adding_context
 from brainfeat.subjects.owners import find_owner
+from brainfeat.subjects.samples import find_path
 from brainfeat.subjects.subject import Subject
-from brainfeat.subjects.table import find_path
 from brainfeat.volume import Geometry, Volume
 
 

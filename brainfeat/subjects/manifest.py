@@ -30,8 +30,8 @@ from brainfeat.subjects.names import (
     report_other_modalities,
 )
 from brainfeat.subjects.repeated import find_repeated
+from brainfeat.subjects.samples import find_path
 from brainfeat.subjects.subject import Outcome, Subject, is_reserved
-from brainfeat.subjects.table import find_path
 
 __all__ = ["Manifest", "collect_bids", "collect_rows"]
 

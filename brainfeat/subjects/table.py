@@ -3,28 +3,36 @@
 import glob
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from nibabel.spatialimages import SpatialImage
-from pandas.api.extensions import ExtensionArray
 from sklearn.utils import Tags
 
 from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.exceptions import (
     InputError,
     ModalityError,
-    VolumeError,
     VolumeNotFoundError,
 )
-from brainfeat.io.file_kinds import describe_absence, describe_dicom, is_address
 from brainfeat.io.image_files import ImageSource
-from brainfeat.io.paths import expand_home
-from brainfeat.io.volumes import split_volumes, to_image
-from brainfeat.subjects.bids.entities import BIDS_SUFFIXES, bids_suffix
+from brainfeat.io.paths import expand_home, has_image_suffix
+from brainfeat.subjects.contrast_notes import ContrastNotes
+from brainfeat.subjects.contrasts import unknown_channel, unknown_contrast
+from brainfeat.subjects.image_names import (
+    CONTRAST_AGENT,
+    find_channels,
+    read_image_name,
+)
+from brainfeat.subjects.samples import (
+    FORMS,
+    list_samples,
+    read_image_source,
+    read_image_sources,
+    to_pandas,
+)
 from brainfeat.subjects.subject import Subject
 from brainfeat.volume import Volume
 
@@ -34,15 +42,9 @@ __all__ = [
     "check_fitted_modalities",
     "check_modality",
     "check_subject",
-    "find_path",
     "read_subjects",
     "tag_images",
 ]
-
-_FORMS = (
-    "a list of paths or images, a list of {modality: image} dicts, a Series, a "
-    "DataFrame with a column per modality, a glob, or one 4D image"
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,16 +56,23 @@ class SubjectTable:
 
 
 def as_subjects(
-    X: Any, *, modality: str | None, modalities: Sequence[str], allow_missing: bool
+    X: Any,
+    *,
+    modality: str | None,
+    modalities: Sequence[str],
+    allow_missing: bool,
+    must_be_usable: bool = True,
 ) -> SubjectTable:
     """Read X in any form that `BrainFoundEmbedder.fit` takes; no voxel is loaded.
 
     Images without a modality get ``modality``, else that of the name of the Series,
-    else that of their BIDS suffix, else the first of ``modalities``, which are the
-    checkpoint's. ``allow_missing`` allows subjects that lack some.
+    else that of their name, else the first of ``modalities``, which are the
+    checkpoint's. ``allow_missing`` allows subjects that lack some. Files and modalities
+    that are missing are errors if subjects ``must_be_usable``.
     """
     check_modality(modality, modalities)
-    reader = _Reader(modality, tuple(modalities))
+    X = to_pandas(X)
+    reader = _Reader(modality, tuple(modalities), may_be_absent=not must_be_usable)
     columns: Sequence[str] = ()
     if isinstance(X, pd.DataFrame):
         columns = reader.columns(X)
@@ -71,16 +80,23 @@ def as_subjects(
     elif isinstance(X, pd.Series):
         rows = reader.series_rows(X)
     else:
-        rows = reader.list_rows(_as_list(X))
+        rows = reader.list_rows(list_samples(X))
     if not rows:
-        raise InputError(f"X: expected at least one subject as {_FORMS}, got none.")
-    for row in rows:
+        raise InputError(f"X: expected at least one subject as {FORMS}, got none.")
+    reader.finish()
+    for row in rows if must_be_usable else ():
         check_subject(row, modalities=modalities, allow_missing=allow_missing)
     named = {*columns, *(name for row in rows for name in row.images)}
     return SubjectTable(tuple(rows), tuple(m for m in modalities if m in named))
 
 
-def read_subjects(X: Any, checkpoint: Checkpoint, modality: str | None) -> SubjectTable:
+def read_subjects(
+    X: Any,
+    checkpoint: Checkpoint,
+    modality: str | None,
+    *,
+    must_be_usable: bool = True,
+) -> SubjectTable:
     """Read X as subjects with the modalities that a checkpoint allows."""
     config = checkpoint.config
     return as_subjects(
@@ -88,6 +104,7 @@ def read_subjects(X: Any, checkpoint: Checkpoint, modality: str | None) -> Subje
         modality=modality,
         modalities=config.encoder.modalities,
         allow_missing=config.missing_modalities,
+        must_be_usable=must_be_usable,
     )
 
 
@@ -136,39 +153,45 @@ def tag_images(tags: Tags) -> Tags:
     return tags
 
 
-def find_path(value: str | os.PathLike[str]) -> tuple[Path, bool]:
-    """Expand ``~``, and return whether there is a file or folder."""
-    path = expand_home(value)
-    try:
-        return path, path.exists()
-    except OSError as error:
-        raise VolumeError(f"{path}: cannot be read ({error.strerror}).") from error
-
-
 @dataclass(frozen=True)
 class _Reader:
     """The forms of X that hold several images."""
 
     modality: str | None
     modalities: tuple[str, ...]
+    notes: ContrastNotes = field(default_factory=ContrastNotes)
+    may_be_absent: bool = False  # whether files need not exist
 
     def columns(self, X: pd.DataFrame) -> list[str]:
         # A single column may have any name, as a bare list has none.
         if self.modality is not None and len(X.columns) == 1:
             unnamed = X.columns[0] not in self.modalities
             return [self.modality if unnamed else str(X.columns[0])]
-        for column in X.columns:
+        columns = [name for name in X.columns if not self._is_metadata(X, name)]
+        for column in columns or X.columns:
             _check_known(column, self.modalities, "X: column")
-        if not X.columns.is_unique:
+        if len({*columns}) < len(columns):
             raise InputError(
                 f"X: expected one column per modality, got {list(X.columns)}."
             )
-        return [str(column) for column in X.columns]
+        return [str(column) for column in columns]
+
+    def _is_metadata(self, X: pd.DataFrame, column: Any) -> bool:
+        """Whether a column is of names, ages and such, or of label maps."""
+        if column in self.modalities:
+            return False
+        name = read_image_name(str(column))
+        if name.is_label_map or name.contrast is not None:
+            return name.is_label_map
+        values = X.loc[:, column].to_numpy(dtype=object).ravel()
+        return not any(map(_is_image, values))
 
     def frame_rows(self, X: pd.DataFrame, columns: Sequence[str]) -> list[Subject]:
         rows = []
+        # A single column may have another name.
+        images = X if len(X.columns) == 1 else X[[*columns]]
         for label, values in zip(
-            X.index, X.itertuples(index=False, name=None), strict=True
+            _labels(X), images.itertuples(index=False, name=None), strict=True
         ):
             cells = dict(zip(columns, values, strict=True))
             rows.append(self._named_row(f"X row {label!r}", str(label), cells))
@@ -181,7 +204,7 @@ class _Reader:
             if isinstance(value, Mapping):
                 rows.append(self._named_row(where, str(label), value))
                 continue
-            image = _image(value, where)
+            image = self._image(value, where)
             named = X.name if X.name in self.modalities else None
             name = self.modality or (str(named) if named else self._modality_of(image))
             rows.append(Subject(str(label), {name: image}))
@@ -197,7 +220,7 @@ class _Reader:
             if isinstance(sample, Mapping):
                 rows.append(self._named_row(where, None, sample))
                 continue
-            for image in _images(sample, where):
+            for image in self._images(sample, where):
                 modality = self.modality or self._modality_of(image)
                 name = str(image) if isinstance(image, Path) else where
                 rows.append(Subject(name, {modality: image}))
@@ -209,103 +232,74 @@ class _Reader:
         images = {}
         for modality, value in cells.items():
             _check_known(modality, self.modalities, where)
-            images[str(modality)] = _image(value, f"{where}, {modality}")
+            images[str(modality)] = self._image(value, f"{where}, {modality}")
         paths = [str(image) for image in images.values() if isinstance(image, Path)]
         return Subject(name or next(iter(paths), where), images)
 
+    def _image(self, value: Any, where: str) -> ImageSource | None:
+        try:
+            return read_image_source(value, where)
+        except VolumeNotFoundError as error:
+            return self._absent(value, error)
+
+    def _images(self, value: Any, where: str) -> Sequence[ImageSource | None]:
+        try:
+            return read_image_sources(value, where)
+        except VolumeNotFoundError as error:
+            return [self._absent(value, error)]
+
+    def _absent(self, value: Any, error: VolumeNotFoundError) -> Path:
+        """Return the path of a file that may be absent."""
+        if not self.may_be_absent or glob.has_magic(os.fspath(value)):
+            raise error
+        return expand_home(value)
+
     def _modality_of(self, image: ImageSource | None) -> str:
-        if not isinstance(image, Path):
+        path = _path_of(image)
+        if path is None:
+            if image is not None:
+                self.notes.unnamed.append("image in memory")
             return self.modalities[0]
-        suffix = bids_suffix(image.name)
-        known = {modality.casefold(): modality for modality in self.modalities}
-        if suffix.casefold() in known:
-            return known[suffix.casefold()]
-        if suffix.casefold() in BIDS_SUFFIXES:
-            raise ModalityError(
-                f"{image}: unknown modality {suffix!r} (its BIDS suffix), expected one "
-                f"of {_joined(self.modalities)}; modality= overrules the name."
+        name = read_image_name(path)
+        if name.is_label_map:
+            raise InputError(
+                f"{path}: expected a scan, got a label map (by its name); modality= "
+                "overrules the name."
             )
+        modality = name.find_modality(self.modalities)
+        if modality is not None:
+            return modality
+        if name.contrast == CONTRAST_AGENT and "T1w" in self.modalities:
+            self.notes.agent_used.append(str(path))
+            return "T1w"
+        if name.contrast is not None:
+            raise unknown_contrast(str(path), name, self.modalities, "modality=")
+        self.notes.unnamed.append(str(path))
         return self.modalities[0]
 
-
-def _as_list(X: Any) -> Sequence[Any]:
-    if isinstance(X, str | os.PathLike):
-        return _volumes(_matches(X, "X"))
-    if isinstance(X, SpatialImage):
-        return split_volumes(X)
-    if isinstance(X, Volume):
-        return [X]
-    if isinstance(X, Mapping):
-        raise InputError(
-            f"X: expected {_FORMS}, got one dict; pandas.DataFrame(X) makes a dict of "
-            "lists a table, [X] makes a dict of images one subject."
-        )
-    if isinstance(X, np.ndarray):
-        if X.ndim == 1 and X.dtype.kind in "OUT":
-            return list(X)
-        raise InputError(
-            f"X: expected {_FORMS}, got an array of {X.dtype} of shape {X.shape}."
-        )
-    if isinstance(X, list | tuple | pd.Index | ExtensionArray):
-        return list(X)
-    raise InputError(f"X: expected {_FORMS}, got {type(X).__name__}.")
+    def finish(self) -> None:
+        """Log what was guessed; a contrast that is a number cannot be."""
+        channels = find_channels(self.notes.unnamed)
+        if channels:
+            raise unknown_channel(min(channels), "modality=")
+        self.notes.log(self.modalities[0], "modality=")
 
 
-def _volumes(paths: Sequence[Path]) -> Sequence[Any]:
-    return split_volumes(paths[0]) if len(paths) == 1 else paths
+def _labels(X: pd.DataFrame) -> "pd.Index[Any] | pd.Series[Any]":
+    is_numbered = isinstance(X.index, pd.RangeIndex)  # as from polars
+    return X["participant_id"] if is_numbered and "participant_id" in X else X.index
 
 
-def _images(value: Any, where: str) -> Sequence[ImageSource | None]:
-    if isinstance(value, str | os.PathLike) and os.fspath(value) != "":
-        return _matches(value, where)
-    return [_image(value, where)]
+def _is_image(value: Any) -> bool:
+    if isinstance(value, str | os.PathLike):
+        return has_image_suffix(os.fspath(value))
+    return isinstance(value, SpatialImage | Volume)
 
 
-def _image(value: Any, where: str) -> ImageSource | None:
-    if _is_missing(value):
-        return None
-    if isinstance(value, SpatialImage):
-        return value
-    if isinstance(value, Volume):
-        return to_image(value)
-    if not isinstance(value, str | os.PathLike):
-        raise InputError(
-            f"{where}: expected a path or an image, got {type(value).__name__}."
-        )
-    paths = _matches(value, where)
-    if len(paths) > 1:
-        raise InputError(
-            f"{where}: expected one image, got {len(paths)} that match "
-            f"{os.fspath(value)}."
-        )
-    return paths[0]
-
-
-def _is_missing(value: Any) -> bool:
-    if value is None or value is pd.NA or value is pd.NaT:
-        return True
-    if isinstance(value, str):
-        return value == ""
-    return isinstance(value, float) and bool(np.isnan(value))
-
-
-def _matches(value: str | os.PathLike[str], where: str) -> list[Path]:
-    path, is_there = find_path(value)
-    if path.is_dir():
-        mend = f"; a glob such as {path / '*.nii.gz'} names the images in it"
-        dicom = describe_dicom(path)
-        what = f"a folder{mend}" if dicom is None else f"a folder of {dicom}"
-        raise InputError(f"{path}: expected image files, got {what}.")
-    # A name that exists is no pattern, even if it holds brackets.
-    if is_there:
-        return [path]
-    if glob.has_magic(str(path)) and not is_address(str(path)):
-        # Path.glob would also find hidden files, such as macOS's "._sub-01.nii.gz".
-        matches = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207  # see above
-        if matches:
-            return [Path(name) for name in matches]
-        raise VolumeNotFoundError(f"{path}: {where} matches no file.")
-    raise VolumeNotFoundError(f"{path}: {describe_absence(path)}.")
+def _path_of(image: ImageSource | None) -> str | None:
+    if isinstance(image, SpatialImage):
+        return image.get_filename()
+    return None if image is None else os.fspath(image)
 
 
 def _check_known(name: Any, modalities: Sequence[str], where: str) -> None:

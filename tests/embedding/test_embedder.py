@@ -444,3 +444,20 @@ def test_progress_is_shown_on_a_terminal(embedder, paths, capsys, monkeypatch):
     assert out == ""
     assert "embedding" in err
     assert "8/8" in err
+
+
+def test_rows_that_fail_are_nan_with_one_warning(
+    checkpoint_path, modality_paths, tmp_path
+):
+    (tmp_path / "bad_T1w.nii").write_bytes(b"no image")
+    X = [modality_paths["T1w"][0], tmp_path / "bad_T1w.nii", tmp_path / "no_T1w.nii"]
+    embedder = BrainFoundEmbedder(checkpoint_path, on_error="nan").fit(X)
+    with pytest.warns(UserWarning, match=r"^2 of 3 rows are NaN: .*bad_T1w.*no_T1w"):
+        rows = embedder.transform(X)
+    assert np.isnan(rows).all(axis=1).tolist() == [False, True, True]
+    alone = embedder.transform(X[:1])
+    np.testing.assert_allclose(rows[:1], alone, rtol=1e-5)
+    with pytest.raises(VolumeError, match="bad_T1w"):
+        embedder.set_params(on_error="raise").transform(X[:2])
+    with pytest.raises(ConfigError, match="on_error: expected 'raise' or 'nan'"):
+        embedder.set_params(on_error="skip").fit(X)

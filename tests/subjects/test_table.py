@@ -3,7 +3,10 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
+import SimpleITK
+import torch
 
 from brainfeat import BrainFoundEmbedder, SegmentationEstimator
 from brainfeat.exceptions import (
@@ -286,3 +289,99 @@ def test_images_are_not_rows_of_numbers(kind):
     assert not tags.two_d_array
     assert tags.string
     assert tags.allow_nan
+
+
+@pytest.mark.parametrize("shape", [(-1,), (-1, 1)])
+def test_arrays_of_one_column_are_paths(t1_paths, shape):
+    X = np.array([str(path) for path in t1_paths]).reshape(shape)
+    assert [row.images["T1w"] for row in read(X).rows] == t1_paths
+    assert len(read(X.astype(object)).rows) == 2
+
+
+def _frames(columns):
+    yield pa.table(columns)
+    polars = pytest.importorskip("polars")
+    yield polars.DataFrame(columns)
+
+
+def test_frames_of_other_libraries_are_frames(t1_paths):
+    paths = [str(path) for path in t1_paths]
+    columns = {"participant_id": ["a", "b"], "T1w": paths, "FLAIR": [None, paths[1]]}
+    for X in _frames({**columns, "age": [7, 8]}):
+        table = read(X)
+        assert [row.participant_id for row in table.rows] == ["a", "b"]
+        assert [row.images["FLAIR"] for row in table.rows] == [None, t1_paths[1]]
+    assert len(read(pa.chunked_array([paths])).rows) == 2
+
+
+def test_columns_that_hold_images_are_modalities(t1_paths):
+    paths = [str(path) for path in t1_paths]
+    ages = pd.DataFrame({"T1w": paths, "age": [7, 8], "dseg": paths})
+    assert read(ages).modalities == ("T1w",)
+    for name in ("t2", "PDw", "scan"):
+        with pytest.raises(ModalityError, match=f"unknown modality '{name}'"):
+            read(pd.DataFrame({"T1w": paths, name: paths}))
+
+
+class Located:
+    """A path of another library."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __fspath__(self):
+        return str(self.path)
+
+
+def test_paths_of_any_library_are_paths(t1_paths):
+    path = t1_paths[0]
+    for X in (
+        *(Located(path), [Located(path)], [{"T1w": Located(path)}]),
+        *(np.array([[Located(path)]]), pd.DataFrame({"T1w": [Located(path)]})),
+    ):
+        assert read(X).rows[0].images == {"T1w": path}
+
+
+class _Tensor:
+    affine = np.eye(4)
+
+
+@pytest.mark.parametrize(
+    ("image", "mend"),
+    [
+        (SimpleITK.Image(3, 4, 5, SimpleITK.sitkFloat32), "SimpleITK.WriteImage"),
+        (torch.zeros(3, 4, 5), "nibabel.Nifti1Image"),
+        (np.zeros((3, 4, 5)), "nibabel.Nifti1Image"),
+        (_Tensor(), r"as nibabel.Nifti1Image\(array, affine\)"),
+    ],
+)
+def test_images_of_other_libraries_are_refused_with_the_way_to_go(image, mend):
+    for X in ([image], [{"T1w": image}]):
+        with pytest.raises(InputError, match=rf"X\[0\].*{mend}"):
+            read(X)
+
+
+@pytest.mark.parametrize(
+    ("name", "modality"),
+    [
+        ("BraTS-GLI-00001-000-t2f.nii.gz", "FLAIR"),
+        ("IXI002-T2.nii.gz", "T2w"),
+        ("scan_t1ce.nii", "T1w"),
+        ("brain.nii", "T1w"),
+    ],
+)
+def test_lists_take_contrasts_from_names(tmp_path, caplog, name, modality):
+    image = make_image()
+    nib.save(image, tmp_path / name)
+    for X in ([tmp_path / name], [nib.load(tmp_path / name)]):
+        assert read(X).modalities == (modality,)
+    notes = [text for text in caplog.messages if "taken for T1w" in text]
+    assert len(notes) == (2 if modality == "T1w" else 0)
+
+
+@pytest.mark.parametrize("name", ["x_seg.nii", "c_0000.nii"])
+def test_lists_refuse_what_cannot_be_taken(tmp_path, name):
+    (tmp_path / name).touch()
+    with pytest.raises(InputError, match=rf"^{tmp_path / name}: .*modality="):
+        read([tmp_path / name])
+    assert read([tmp_path / name], modality="T2w").modalities == ("T2w",)
