@@ -27,7 +27,7 @@ def locate_checkpoint(source: str | os.PathLike[str]) -> Path:
         return download(name)
     local = name.removeprefix("local-dir:")
     if is_address(local):
-        raise CheckpointError(f"{name}: {describe_absence(local)}")
+        raise CheckpointError(f"{name}: {describe_absence(local)}.")
     path = expand_home(local)
     # Path.exists raises an error if a name is too long.
     if not name or not os.path.exists(path):  # noqa: PTH110

@@ -75,7 +75,8 @@ def load_foreign(
     try:
         return convert_state(read_tensors(path), num_heads=_num_heads(path))
     except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+        reason = str(error).removeprefix(f"{path.name}: ")
+        raise CheckpointError(f"{path}: {reason}") from error
 
 
 def convert_state(

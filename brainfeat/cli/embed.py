@@ -17,6 +17,7 @@ from brainfeat.cli.log import begin_log
 from brainfeat.cli.messages import (
     finish,
     format_summary,
+    report_missing_modalities,
     report_problems,
     report_total,
     set_verbosity,
@@ -33,8 +34,10 @@ from brainfeat.cli.options import (
     LogFileOption,
     MemoryOption,
     ModalityOption,
+    OnlyOption,
     OverwriteOption,
     PoolingOption,
+    RequireOption,
     SchedulerOption,
     StopOption,
     TableOption,
@@ -61,6 +64,8 @@ def embed(
     output: TableOption,
     checkpoint: CheckpointOption = "brainfound-tiny",
     modality: ModalityOption = None,
+    require: RequireOption = None,
+    only: OnlyOption = None,
     pooling: PoolingOption = "mean",
     device: DevicesOption = "auto",
     dtype: DtypeOption = "auto",
@@ -112,11 +117,32 @@ def embed(
             overwrite=overwrite,
             stop_on_first_error=stop_on_first_error,
         ),
-        modalities=modality or (),
+        choice=_ModalityChoice(modality or (), require or (), only or ()),
         shard=None if shard is None else Shard.parse(shard),
         log_file=log_file,
     )
     finish(format_summary(summary), failed=bool(summary.failed))
+
+
+class _ModalityChoice(NamedTuple):
+    """Modalities to use, those that a subject must have, and those alone to use."""
+
+    wanted: Sequence[str]
+    required: Sequence[str]
+    only: Sequence[str]
+
+    def collect(self, inputs: Sequence[str], modalities: Sequence[str]) -> "Manifest":
+        """Collect the rows of the inputs, of an encoder's modalities."""
+        from brainfeat.subjects.manifest import collect_rows
+        from brainfeat.subjects.modality_choice import (
+            choose_modalities,
+            parse_modalities,
+        )
+
+        required = parse_modalities(self.required, modalities, "--require")
+        only = parse_modalities(self.only, modalities, "--only")
+        manifest = collect_rows(inputs, modalities=modalities, wanted=self.wanted)
+        return choose_modalities(manifest, required=required, only=only)
 
 
 class EncoderOptions(NamedTuple):
@@ -187,13 +213,12 @@ def _embed_inputs(
     encoder_options: EncoderOptions,
     options: "RunOptions",
     *,
-    modalities: Sequence[str],
+    choice: _ModalityChoice,
     shard: "Shard | None" = None,
     log_file: Path | None = None,
 ) -> "RunSummary":
     """Embed the inputs, or a shard of them, into a table, and show the progress."""
     from brainfeat.checkpoint.hub import absolute_source
-    from brainfeat.subjects.manifest import collect_rows
     from brainfeat.tables import runs
     from brainfeat.tables.formats import find_format
     from brainfeat.tables.provenance import describe_encoder
@@ -206,12 +231,13 @@ def _embed_inputs(
         check_output(Path(options.cache), is_folder=True)
     begin_log(encoder_options.device_names, log_file)
     encoder = encoder_options.spec.build()
-    manifest = collect_rows(inputs, modalities=encoder.modalities, wanted=modalities)
+    manifest = choice.collect(inputs, encoder.modalities)
     origin: dict[str, str | int] = {}
     if shard is not None:
         origin = {"shard": str(shard), "n_listed": len(manifest.rows)}
         manifest = _take(manifest, shard)
     report_problems(manifest)
+    report_missing_modalities(manifest, encoder.modalities)
     _LOGGER.debug("%d rows on %s", len(manifest.rows), encoder.device)
     with (
         show_outcomes(

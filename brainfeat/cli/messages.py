@@ -4,6 +4,7 @@ __all__ = [
     "finish",
     "format_counts",
     "format_summary",
+    "report_missing_modalities",
     "report_problems",
     "report_total",
     "set_verbosity",
@@ -14,6 +15,7 @@ __all__ = [
 import logging
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -139,7 +141,7 @@ def report_total(manifest: "Manifest") -> int:
     """Write how many subjects a run has; return the number, as its summary does."""
     n_problems = len(manifest.problems)
     total = len(manifest.rows) + n_problems
-    unreadable = f", {n_problems} of which cannot be read" if n_problems else ""
+    unreadable = f", {n_problems} of which cannot be used" if n_problems else ""
     write_line(f"{_count_subjects(total)}{unreadable}")
     return total
 
@@ -155,6 +157,19 @@ def format_counts(done: int, skipped: int, failed: int, not_begun: int = 0) -> s
     total = _count_subjects(done + skipped + failed + not_begun)
     rest = f", {not_begun} not begun" if not_begun else ""
     return f"{total}: {done} done, {skipped} skipped, {failed} failed{rest}"
+
+
+def report_missing_modalities(manifest: "Manifest", modalities: Sequence[str]) -> None:
+    """Warn of rows that lack modalities of others, which their embeddings show."""
+    from brainfeat.subjects.subject import join_modalities
+
+    counts = Counter(join_modalities(row.images, modalities) for row in manifest.rows)
+    if len(counts) > 1:
+        shown = ", ".join(f"{name} ({n} rows)" for name, n in counts.most_common())
+        write_line(
+            f"warning: rows differ in their modalities: {shown}; embeddings show what "
+            "is missing: --require leaves rows out, --only uses some for all."
+        )
 
 
 def format_summary(summary: "RunSummary") -> str:

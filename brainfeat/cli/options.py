@@ -14,10 +14,12 @@ __all__ = [
     "LogFileOption",
     "MemoryOption",
     "ModalityOption",
+    "OnlyOption",
     "OptionalTableOption",
     "OverwriteOption",
     "ParticipantLabelOption",
     "PoolingOption",
+    "RequireOption",
     "SchedulerOption",
     "SeedOption",
     "SessionLabelOption",
@@ -154,6 +156,19 @@ ModalityOption = Annotated[
         "--modality",
         metavar="SUFFIX",
         help="BIDS suffix such as T1w; repeat for several.",
+    ),
+]
+RequireOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="SUFFIX,...",
+        help="Leave out subjects without all of these modalities, such as T1w,FLAIR.",
+    ),
+]
+OnlyOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="SUFFIX,...", help="Embed from these modalities alone, such as T1w."
     ),
 ]
 LabelColumnOption = Annotated[

@@ -4,6 +4,7 @@ __all__ = [
     "Compression",
     "describe_absence",
     "describe_dicom",
+    "describe_link",
     "describe_stranger",
     "find_compression",
     "first_bytes",
@@ -78,19 +79,23 @@ def describe_absence(path: str | os.PathLike[str]) -> str:
     Examples
     --------
     >>> describe_absence("s3://bucket/a.nii.gz")
-    's3:// addresses are not read; download the file first.'
+    's3:// addresses are not read; download the file first'
     """
-    name = os.fspath(path)
-    address = _ADDRESS.search(name)
+    address = _ADDRESS.search(os.fspath(path))
     if address is not None:
         scheme = address["scheme"]
         mend = "give the path alone" if scheme == "file" else "download the file first"
-        return f"{scheme}:// addresses are not read; {mend}."
-    link = Path(name)
-    if not link.is_symlink():
-        return "no such file."
-    is_annexed = "annex/objects/" in link.readlink().as_posix()
-    return f"{_ANNEX}." if is_annexed else "no such file."
+        return f"{scheme}:// addresses are not read; {mend}"
+    return _ANNEX if _is_annexed(Path(path)) else "no such file"
+
+
+def describe_link(path: Path) -> str:
+    """Say what a link to no file is, with the mend if there is one."""
+    return _ANNEX if _is_annexed(path) else "a link to no file"
+
+
+def _is_annexed(path: Path) -> bool:
+    return path.is_symlink() and "annex/objects/" in path.readlink().as_posix()
 
 
 def describe_dicom(folder: Path) -> str | None:

@@ -25,6 +25,7 @@ from brainfeat.io.file_kinds import (
     Compression,
     describe_absence,
     describe_dicom,
+    describe_link,
     describe_stranger,
     find_compression,
     first_bytes,
@@ -123,10 +124,9 @@ def existing_file(source: str | os.PathLike[str]) -> Path:
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
-        reason = describe_absence(path)
-        if path.is_symlink():
-            reason = reason.replace("no such file", "a link to no file")
-        raise VolumeNotFoundError(f"{path}: {reason}") from None
+        is_link = path.is_symlink()
+        reason = describe_link(path) if is_link else describe_absence(path)
+        raise VolumeNotFoundError(f"{path}: {reason}.") from None
     except (OSError, ValueError) as error:  # cyclic links, a name with a zero byte
         raise VolumeError(f"{path}: cannot be read ({brief_reason(error)}).") from error
     if stat.S_ISDIR(mode):

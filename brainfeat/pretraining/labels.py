@@ -15,7 +15,7 @@ from brainfeat.slabs.grid import Plane
 
 logger = logging.getLogger(__name__)
 
-_NAMES = ("participant_id", "subject")
+_SUBJECT_COLUMNS = ("participant_id", "subject")
 _MAX_CLASS_SIZE = 100  # their volumes are kept in memory
 
 
@@ -40,7 +40,7 @@ def read_labels(
         raise InputError(
             f"{os.fspath(path)}: cannot be read ({brief_reason(error)})."
         ) from error
-    name = next((name for name in _NAMES if name in columns), None)
+    name = next((name for name in _SUBJECT_COLUMNS if name in columns), None)
     others = [other for other in columns if other != name]
     chosen = column or (others[0] if len(others) == 1 else None)
     if name is None or chosen not in others:

@@ -33,34 +33,7 @@ class _TrainingData(Protocol):
 
 def check_fit(data: _TrainingData, config: PretrainingConfig) -> None:
     """Raise ConfigError unless the configuration fits the data and the ranks."""
-    n_parts = world_size() * config.accumulation_steps
-    n_views = config.batch_size // n_parts * config.views.n_global
-    probability = config.views.mask_probability
-    compares = config.koleo_weight > 0 or (
-        config.dino_weight > 0 and config.centring == "sinkhorn"
-    )
-    checks = {
-        f"the data have modalities {tuple(data.modalities)}, the encoder "
-        f"{config.encoder.modalities}.": (
-            tuple(data.modalities) == config.encoder.modalities
-        ),
-        "the anatomy objective needs data with known anatomy.": (
-            config.anatomy_weight == 0 or len(data.targets) > 0
-        ),
-        f"batch_size {config.batch_size} does not divide into {n_parts} parts "
-        "(processes times accumulation_steps).": config.batch_size % n_parts == 0,
-        "iBOT needs masked views, and a mask_probability of "
-        f"{probability} masks none of the {n_views} global views of a part.": (
-            config.ibot_weight == 0 or round(n_views * probability) > 0
-        ),
-        # With one subject, Sinkhorn would drive its views apart.
-        "KoLeo, and DINO with centring 'sinkhorn', compare subjects: they need two in "
-        f"each part, got batch_size {config.batch_size} in "
-        f"{config.accumulation_steps} accumulated parts.": (
-            not compares or config.batch_size > config.accumulation_steps
-        ),
-    }
-    for problem, fits in checks.items():
+    for fits, problem in _requirements(data, config):
         if not fits:
             raise ConfigError(problem)
 
@@ -143,6 +116,44 @@ def run_lock(folder: Path) -> Iterator[None]:
         yield
     finally:
         release_folder(folder / ".lock", lock)
+
+
+def _requirements(
+    data: _TrainingData, config: PretrainingConfig
+) -> Iterator[tuple[bool, str]]:
+    """Yield whether each requirement holds, and what is wrong otherwise."""
+    n_parts = world_size() * config.accumulation_steps
+    yield (
+        tuple(data.modalities) == config.encoder.modalities,
+        f"the data have modalities {tuple(data.modalities)}, the encoder "
+        f"{config.encoder.modalities}.",
+    )
+    yield (
+        config.anatomy_weight == 0 or len(data.targets) > 0,
+        "the anatomy objective needs data with known anatomy.",
+    )
+    yield (
+        config.batch_size % n_parts == 0,
+        f"batch_size {config.batch_size} does not divide into {n_parts} parts "
+        "(processes times accumulation_steps).",
+    )
+    n_views = config.batch_size // n_parts * config.views.n_global
+    probability = config.views.mask_probability
+    yield (
+        config.ibot_weight == 0 or round(n_views * probability) > 0,
+        f"iBOT needs masked views, and a mask_probability of {probability} masks none "
+        f"of the {n_views} global views of a part.",
+    )
+    # With one subject, Sinkhorn would drive its views apart.
+    compares = config.koleo_weight > 0 or (
+        config.dino_weight > 0 and config.centring == "sinkhorn"
+    )
+    yield (
+        not compares or config.batch_size > config.accumulation_steps,
+        "KoLeo, and DINO with centring 'sinkhorn', compare subjects: they need two in "
+        f"each part, got batch_size {config.batch_size} in "
+        f"{config.accumulation_steps} accumulated parts.",
+    )
 
 
 def _changes(saved: Any, now: Mapping[str, Any], where: str = "") -> list[str]:

@@ -142,17 +142,18 @@ def _normalise(volumes: Tensor, foreground: Tensor) -> Tensor:
     lower clip value.
     """
     out = torch.empty_like(volumes)
+    step = slice(None, None, _SAMPLE_STRIDE)
     for row, mask in enumerate(foreground):
-        coarse = (slice(None), *[slice(None, None, _SAMPLE_STRIDE)] * 3)
-        sample = volumes[row][coarse][:, mask[coarse[1:]]]  # M N
+        sample = volumes[row, :, step, step, step][:, mask[step, step, step]]  # M N
         ends = torch.tensor(_PERCENTILES, device=sample.device) / 100
         low, high = sample.quantile(ends, dim=1)  # M each
         clipped = sample.clamp(low[:, None], high[:, None])
-        spread = clipped.std(dim=1).clamp(min=1e-6)
-        wide = (slice(None), None, None, None)
-        volume = volumes[row].clamp(low[wide], high[wide])
-        volume = torch.where(mask, volume, low[wide])
-        out[row] = (volume - clipped.mean(dim=1)[wide]) / spread[wide]
+        mean, spread = clipped.mean(dim=1), clipped.std(dim=1).clamp(min=1e-6)
+        low, high, mean, spread = (
+            values[:, None, None, None] for values in (low, high, mean, spread)
+        )
+        volume = torch.where(mask, volumes[row].clamp(low, high), low)
+        out[row] = (volume - mean) / spread
     return out
 
 

@@ -58,7 +58,7 @@ class CropPlan:
     n_slabs: int  # of a crop
     boxes: CropBoxes  # rotation and scaling, on the encoder's grid
     changes: IntensityChanges  # one row a modality of the encoder
-    hidden: int  # index of the decoder's modality that is removed, or -1
+    hidden: int | None  # index of the decoder's modality that is removed
 
     @classmethod
     def draw(
@@ -90,7 +90,7 @@ class CropPlan:
         )
         n_modalities = store.encoder_present.shape[1]
         changes = IntensityChanges.draw(_INTENSITIES, 1, n_modalities, generator)
-        hidden = -1
+        hidden = None
         if space.allow_missing:
             hidden = _draw_hidden(store.present[subject], generator)
         return cls(subject, first_slabs, sizes.n_slabs, boxes, changes, hidden)
@@ -102,7 +102,7 @@ class CropPlan:
         indices, thickness = space.modality_indices, space.slab_grid.thickness
         encoder_present = volumes.encoder_present.clone()
         present = volumes.present.clone()
-        if self.hidden >= 0:
+        if self.hidden is not None:
             present[:, self.hidden] = encoder_present[:, indices[self.hidden]] = False
         slices = self.boxes.apply(volumes.coarse)[:, 0]  # 1 M+1 n_slices H W
         changed = self.changes.apply(slices[:, :-1])
@@ -141,12 +141,12 @@ def _draw_first_slab(
     return max(0, min(first, int(counts.shape[1]) - n_slabs))
 
 
-def _draw_hidden(present: NDArray[np.bool_], generator: torch.Generator) -> int:
+def _draw_hidden(present: NDArray[np.bool_], generator: torch.Generator) -> int | None:
     indices = np.flatnonzero(present)
     if len(indices) < 2:
-        return -1
+        return None
     if float(torch.rand((), generator=generator)) > _HIDE_MODALITY:
-        return -1
+        return None
     return int(indices[_randint(len(indices), generator)])
 
 

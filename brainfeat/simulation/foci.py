@@ -74,17 +74,13 @@ class Foci:
         center = _draw_sites(_mass_sites(base), base, (n, 1), generator)
         radius = (radii[0] + (radii[1] - radii[0]) * severity) * (severity > 0)
         radius = radius[:, None, None]
+        # Relative to the radius: lobes of oedema, lobes of the mass, necrosis.
+        n_others = _N_LOBES - 1
+        scales = torch.tensor([2.0, *[1.5] * n_others, 1.0, *[0.75] * n_others, 0.5])
+        spread = torch.tensor([0.0, *[0.7] * n_others, 0.0, *[0.4] * n_others])
+        scales, spread = scales.to(radius), spread[:, None].to(radius)
         offsets = normal(generator, n, 2 * _N_LOBES, 3) * radius
-        scales = torch.tensor(
-            [2.0, *[1.5] * (_N_LOBES - 1), 1.0, *[0.75] * (_N_LOBES - 1)]
-        )
-        spread = torch.tensor(
-            [0.0, *[0.7] * (_N_LOBES - 1), 0.0, *[0.4] * (_N_LOBES - 1)]
-        )
-        scales = torch.cat([scales, torch.tensor([0.5])]).to(radius)
-        offsets = torch.cat(
-            [offsets * spread[:, None].to(radius), offsets[:, :1] * 0.15], 1
-        )
+        offsets = torch.cat([offsets * spread, offsets[:, :1] * 0.15], 1)
         shape = torch.exp(0.15 * normal(generator, n, len(scales), 3))
         kinds = ("edema",) * _N_LOBES + ("mass",) * _N_LOBES + ("necrosis",)
         growth = _MASS_GROWTH * (severity > 0).to(radius)

@@ -2,7 +2,6 @@
 
 import glob
 import os
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,14 +18,20 @@ from brainfeat.io.paths import IMAGE_SUFFIXES, expand_home, has_image_suffix, im
 from brainfeat.subjects.bids.entities import parse_bids_name
 from brainfeat.subjects.bids.filter import BidsSelection
 from brainfeat.subjects.bids.index import index_bids, is_bids_folder, unreadable
+from brainfeat.subjects.contrasts import (
+    LooseImage,
+    ModalityChoice,
+    join_contrasts,
+)
 from brainfeat.subjects.failures import describe_failure, unique_failures
 from brainfeat.subjects.names import (
     add_folders_to_names,
     find_namesakes,
     report_other_modalities,
 )
+from brainfeat.subjects.repeated import find_repeated
 from brainfeat.subjects.subject import Outcome, Subject, is_reserved
-from brainfeat.subjects.table import as_subjects
+from brainfeat.subjects.table import find_path
 
 __all__ = ["Manifest", "collect_bids", "collect_rows"]
 
@@ -69,15 +74,19 @@ def collect_rows(
     collector = _Collector(tuple(modalities), tuple(wanted))
     for text in inputs:
         collector.add_input(text)
-    rows = add_folders_to_names(collector.take_encodable())
-    problems = unique_failures(collector.problems)
+    items = collector.take_encodable()
+    joined = join_contrasts(items, collector.choice)
+    found = find_repeated(joined.rows)
+    rows = add_folders_to_names(found.rows, without_contrast=joined.has_joined)
+    problems = [*collector.insert(joined.problems), *found.problems]
     if not rows:
-        raise InputError(_summarize(problems))
-    report_other_modalities(rows, modalities)
-    unique = {row.key: row for row in reversed(rows)}
-    counts = Counter(row.key for row in rows)
-    duplicates = tuple(unique[key].image for key, n in counts.items() if n > 1)
-    return Manifest(tuple(unique[key] for key in counts), problems, duplicates)
+        raise InputError(_summarize(problems, n_left_out=len(items)))
+    report_other_modalities(rows)
+    return Manifest(
+        tuple(rows),
+        unique_failures(problems),
+        (*joined.duplicates, *found.duplicates),
+    )
 
 
 def collect_bids(
@@ -97,8 +106,8 @@ def collect_bids(
         raise InputError(
             f"{folder}: expected {collector.bids_images}, got none that were asked for."
         )
-    rows = collector.take_encodable()
-    return Manifest(tuple(rows), unique_failures(collector.problems), ())
+    joined = join_contrasts(collector.take_encodable(), collector.choice)
+    return Manifest(joined.rows, unique_failures(collector.problems), ())
 
 
 class _Collector:
@@ -108,9 +117,18 @@ class _Collector:
         self._modalities = modalities
         # In the checkpoint's order.
         self._used = tuple(m for m in modalities if not wanted or m in wanted)
-        self._single = wanted[0] if len(wanted) == 1 else None
-        self.rows: list[Subject] = []
+        single = wanted[0] if len(wanted) == 1 else None
+        self.choice = ModalityChoice(modalities, self._used, single)
+        self.rows: list[Subject | LooseImage] = []
         self.problems: list[Outcome[Any]] = []
+        self._n_problems_before: dict[str, int] = {}  # by path of an image
+
+    def insert(self, problems: Sequence[Outcome[Any]]) -> list[Outcome[Any]]:
+        """Return all problems in the order of the inputs; these are of images."""
+        ranks = [*range(1, len(self.problems) + 1)]
+        ranks += [self._n_problems_before[p.subject.source_name] for p in problems]
+        ranked = zip(ranks, [*self.problems, *problems], strict=True)
+        return [problem for _, problem in sorted(ranked, key=lambda pair: pair[0])]
 
     @property
     def bids_images(self) -> str:
@@ -122,7 +140,7 @@ class _Collector:
             self._report("''", "expected a path, got an empty text.")
             return
         if is_address(text):
-            self._report(text, describe_absence(text))
+            self._report(text, f"{describe_absence(text)}.")
             return
         path = _absolute(text)
         names = [path]
@@ -144,14 +162,17 @@ class _Collector:
             else:
                 self.rows.append(replace(found, metadata=self._keep(found.metadata)))
 
-    def take_encodable(self) -> list[Subject]:
+    def take_encodable(self) -> list[Subject | LooseImage]:
         """Return the rows whose names can be written as text; report the others."""
         encodable = []
         for row in self.rows:
+            paths = [row.path] if isinstance(row, LooseImage) else row.paths.values()
+            names = [] if isinstance(row, LooseImage) else [row.participant_id]
             try:
-                "".join([row.key, row.participant_id, *row.paths.values()]).encode()
+                "".join([*names, *paths]).encode()
             except UnicodeEncodeError:
-                self._report(row.image, "a name that is not text; rename the file.")
+                path = next(iter(paths))
+                self._report(path, "a name that is not text; rename the file.")
             else:
                 encodable.append(row)
         return encodable
@@ -160,11 +181,11 @@ class _Collector:
         if path.is_dir():
             self._add_folder(path)
         elif not path.is_file():
-            self._report(str(path), describe_absence(path))
+            self._report(str(path), f"{describe_absence(path)}.")
         elif path.suffix.lower() in _TABLE_SUFFIXES:
             self._add_table(path)
         else:
-            self._add_image(path)
+            self._add_image(path, is_named=True)
 
     def _add_folder(self, folder: Path) -> None:
         n_before = len(self.rows) + len(self.problems)
@@ -173,8 +194,7 @@ class _Collector:
             expected = self.bids_images
         else:
             for path in self._find_images(folder):
-                if self._is_used(path):
-                    self._add_image(path)
+                self._add_image(path, is_named=False)
             expected = f"images ({', '.join(IMAGE_SUFFIXES)})"
         if len(self.rows) + len(self.problems) == n_before:
             found = describe_dicom(folder) or "none"
@@ -190,42 +210,20 @@ class _Collector:
                 if has_image_suffix(name) and not name.startswith("."):
                     yield Path(parent, name)
 
-    def _is_used(self, path: Path) -> bool:
-        """Whether a file found by searching is an image of a modality in use."""
-        known = {modality.casefold(): modality for modality in self._modalities}
-        suffix = parse_bids_name(path.name).suffix.casefold()
-        if suffix in known:
-            return known[suffix] in self._used
+    def _add_image(self, path: Path, *, is_named: bool) -> None:
         try:
-            self._find_modality(path)
-        except ModalityError:
-            return False
-        except VolumeError:
-            return True  # a link to nothing is reported, not left out
-        return True
-
-    def _find_modality(self, path: Path) -> str:
-        # The embedder reads a list of paths by the same rules.
-        table = as_subjects(
-            [path], modality=None, modalities=self._used, allow_missing=True
-        )
-        return next(iter(table.rows[0].images))
-
-    def _add_image(self, path: Path) -> None:
-        name = parse_bids_name(path.name)
-        try:
-            modality = self._single or self._find_modality(path)
-        except (ModalityError, VolumeError) as error:
-            subject = Subject("", {}, source=str(path))
-            self.problems.append(Outcome(subject, error=error))
-            return
-        self.rows.append(
-            Subject(
-                participant_id=name.participant_id or image_stem(path),
-                session_id=name.session_id,
-                images={modality: _absolute(path)},
+            _, is_there = find_path(path)
+        except VolumeError as error:
+            self.problems.append(
+                Outcome(Subject("", {}, source=str(path)), error=error)
             )
-        )
+            return
+        if not is_there:  # a link to nothing, found by searching
+            self._report(str(path), "no such file.")
+            return
+        image = LooseImage(_absolute(path), is_named)
+        self._n_problems_before.setdefault(image.path, len(self.problems))
+        self.rows.append(image)
 
     def _add_table(self, path: Path) -> None:
         try:
@@ -288,7 +286,12 @@ def _check_modalities(wanted: Sequence[str], modalities: Sequence[str]) -> None:
             )
 
 
-def _summarize(problems: Sequence[Outcome[Any]]) -> str:
+def _summarize(problems: Sequence[Outcome[Any]], *, n_left_out: int) -> str:
+    if not problems and n_left_out:
+        return (
+            f"expected scans, got {n_left_out} images that are left out by their "
+            "names, such as label maps; --modality overrules the names."
+        )
     if not problems:
         return "expected images, folders or manifests, got no input."
     more = f" ({len(problems) - 1} more like it.)" if len(problems) > 1 else ""

@@ -2,12 +2,16 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from brainfeat.io.paths import image_stem
-from brainfeat.subjects.bids.entities import BIDS_SUFFIXES, parse_bids_name
+from brainfeat.subjects.image_names import (
+    CONTRAST_AGENT,
+    ImageName,
+    read_image_name,
+)
 from brainfeat.subjects.subject import Subject
 
 __all__ = ["add_folders_to_names", "find_namesakes", "report_other_modalities"]
@@ -15,34 +19,49 @@ __all__ = ["add_folders_to_names", "find_namesakes", "report_other_modalities"]
 _LOGGER = logging.getLogger(__name__)
 
 
-def add_folders_to_names(rows: Sequence[Subject]) -> list[Subject]:
+def add_folders_to_names(
+    rows: Sequence[Subject], *, without_contrast: bool = False
+) -> list[Subject]:
     """Name subjects by the folders of their images, too, where file names are equal.
 
-    ``001/T1.nii`` and ``002/T1.nii`` become ``001_T1`` and ``002_T1``.
+    ``001/T1.nii`` and ``002/T1.nii`` become ``001_T1`` and ``002_T1``;
+    ``without_contrast``, which is for rows of several images, ``001`` and ``002``.
     """
-    clashes: dict[str, set[str]] = {}
-    for row in rows:
-        if row.participant_id == image_stem(row.image):
-            clashes.setdefault(row.participant_id, set()).add(row.image)
-    renamed = {
-        image: name
-        for images in clashes.values()
-        if len(images) > 1
-        for image, name in _longer_names(sorted(images)).items()
+    own_names = {
+        row.image: read_image_name(row.image).rest
+        if without_contrast
+        else image_stem(row.image)
+        for row in rows
+        if row.participant_id == image_stem(row.image)
+    }
+    clashes: dict[str, list[str]] = {}
+    for image, name in own_names.items():
+        clashes.setdefault(name, []).append(image)
+    renamed = own_names | {
+        image: longer
+        for name, images in clashes.items()
+        if len(images) > 1 or not name
+        for image, longer in _longer_names(images, own_names).items()
     }
     return [
         replace(row, participant_id=renamed[row.image])
-        if row.image in renamed and row.participant_id == image_stem(row.image)
+        if row.participant_id == image_stem(row.image)
         else row
         for row in rows
     ]
 
 
-def _longer_names(images: Sequence[str]) -> dict[str, str]:
-    root = os.path.commonpath(images)
+def _longer_names(images: Sequence[str], names: Mapping[str, str]) -> dict[str, str]:
+    folders = [str(Path(image).parent) for image in images]
+    # The folder of a single subject is a part of its name, too.
+    root = os.path.commonpath(folders)
+    if not names[images[0]] and root in folders:
+        root = str(Path(root).parent)
     return {
-        image: "_".join([*Path(image).relative_to(root).parts[:-1], image_stem(image)])
-        for image in images
+        image: "_".join(
+            [*Path(folder).relative_to(root).parts, *filter(None, [names[image]])]
+        )
+        for image, folder in zip(images, folders, strict=True)
     }
 
 
@@ -60,18 +79,16 @@ def find_namesakes(rows: Sequence[Subject]) -> dict[str, list[str]]:
     return {name: [*folders] for name, folders in datasets.items() if len(folders) > 1}
 
 
-def report_other_modalities(rows: Sequence[Subject], modalities: Sequence[str]) -> None:
+def report_other_modalities(rows: Sequence[Subject]) -> None:
     """Warn of images whose names say another modality than they are used as.
 
     Otherwise nobody would notice a glob that is too wide, or exchanged columns.
     """
-    known = BIDS_SUFFIXES.union(map(str.casefold, modalities))
     others = [
         (path, modality)
         for row in rows
         for modality, path in row.paths.items()
-        if parse_bids_name(Path(path).name).suffix.casefold()
-        in known - {modality.casefold()}
+        if _says_otherwise(read_image_name(path), modality)
     ]
     if others:
         path, modality = others[0]
@@ -79,3 +96,12 @@ def report_other_modalities(rows: Sequence[Subject], modalities: Sequence[str]) 
         _LOGGER.warning(
             "%s: taken for %s, which its name does not say%s", path, modality, more
         )
+
+
+def _says_otherwise(name: ImageName, modality: str) -> bool:
+    if name.is_label_map:
+        return True
+    same = {modality.casefold()}
+    if modality == "T1w":  # images with contrast agent have a note of their own
+        same.add(CONTRAST_AGENT.casefold())
+    return name.contrast is not None and name.contrast.casefold() not in same

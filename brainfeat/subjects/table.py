@@ -305,7 +305,7 @@ def _matches(value: str | os.PathLike[str], where: str) -> list[Path]:
         if matches:
             return [Path(name) for name in matches]
         raise VolumeNotFoundError(f"{path}: {where} matches no file.")
-    raise VolumeNotFoundError(f"{path}: {describe_absence(path)}")
+    raise VolumeNotFoundError(f"{path}: {describe_absence(path)}.")
 
 
 def _check_known(name: Any, modalities: Sequence[str], where: str) -> None:

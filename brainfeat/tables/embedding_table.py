@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import logging
 import os
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from brainfeat.evaluation.acquisition import describe_thicknesses
 from brainfeat.exceptions import TableError
 from brainfeat.io.paths import expand_home
 from brainfeat.subjects.subject import (
@@ -40,6 +42,8 @@ __all__ = [
     "read_embeddings",
     "working_path",
 ]
+
+_LOGGER = logging.getLogger(__name__)
 
 _ADVICE = "choose another name, or replace it with --overwrite."
 
@@ -263,6 +267,8 @@ class EmbeddingTable:
             self._vectors(records),
             {**self._provenance, **joined},
         )
+        if mixed := describe_thicknesses(columns["qc_voxel_mm"]):
+            _LOGGER.warning("%s: %s", self.output, mixed)
 
     def _vectors(self, records: Mapping[str, Record]) -> Iterator[NDArray[np.float32]]:
         if self._finished:

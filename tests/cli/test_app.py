@@ -218,7 +218,7 @@ def test_bad_scans_are_one_line_each_and_others_are_embedded(
     assert result.exit_code == 1
     assert _names(output) == ["sub-0", "sub-1"]
     lines = result.stderr.splitlines()
-    assert len(lines) == 3 + 2 + len(bad)  # header, warning, count; good and bad
+    assert len(lines) == 4 + 2 + len(bad)  # header, warnings, count; good and bad
     listed = output.with_name("table.failures.tsv").read_text()
     for path in bad:
         (line,) = [line for line in lines if f"failed: {path}: " in line]

@@ -291,3 +291,34 @@ def test_segmentation_that_cannot_be_written_fails_before_the_work(tmp_path):
     assert result.exit_code == 2
     message = f"error: {folder}: cannot be written (Not a directory)."
     assert result.stderr.splitlines() == [message]
+
+
+def test_rows_without_required_modalities_are_failures(
+    small_scans, small_checkpoint, tmp_path
+):
+    names = sorted(path.name for path in small_scans.glob("sub-*"))[:3]
+    for name in names:
+        shutil.copytree(small_scans / name, tmp_path / "bids" / name)
+    (scan,) = (tmp_path / "bids" / names[0]).rglob("*_T1w.nii.gz")
+    shutil.copy(scan, str(scan).replace("_T1w", "_FLAIR"))
+    output, page = tmp_path / "out.csv", {}
+    checkpoint = ["--checkpoint", str(small_checkpoint)]
+    for option in (["--require", "T1w,FLAIR"], ["--only", "T1w"], []):
+        arguments = ["embed", str(tmp_path / "bids"), "-o", str(output), *option]
+        result = CliRunner().invoke(cli.app, [*arguments, "--overwrite", *checkpoint])
+        page[" ".join(option)] = result, read_embeddings(output)[0]
+        if option[:1] == ["--require"]:
+            text = failures_path(output).read_text()
+            assert text.count("left out: no FLAIR, --require (has T1w).") == 2
+    result, metadata = page["--require T1w,FLAIR"]
+    assert result.exit_code == 1
+    assert metadata["modalities"].tolist() == ["T1w+FLAIR"]
+    assert "2 failed" in result.stdout
+    result, metadata = page["--only T1w"]
+    assert result.exit_code == 0
+    assert metadata["modalities"].tolist() == ["T1w"] * 3
+    assert metadata["FLAIR"].isna().all()
+    result, metadata = page[""]
+    assert metadata["modalities"].tolist() == ["T1w+FLAIR", "T1w", "T1w"]
+    expected = "rows differ in their modalities: T1w (2 rows), T1w+FLAIR (1 rows)"
+    assert expected in result.stderr

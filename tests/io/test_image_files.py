@@ -102,6 +102,19 @@ def test_affine_is_chosen_as_nibabel_chooses(tmp_path, intensities, sform, qform
     np.testing.assert_allclose(read_volume(path).geometry.affine, nib.load(path).affine)
 
 
+@pytest.mark.parametrize("has_matrix", [False, True])
+def test_analyze_has_an_orientation_in_a_matrix_only(
+    tmp_path, intensities, caplog, has_matrix
+):
+    path = tmp_path / "a.img"
+    nib.Spm99AnalyzeImage(intensities, AFFINE).to_filename(path)
+    if not has_matrix:
+        path.with_suffix(".mat").unlink()
+    read_volume(path)
+    expected = f"{path}: no orientation in its header; its axes are taken for LAS"
+    assert caplog.messages == ([] if has_matrix else [expected])
+
+
 def test_damaged_files_are_named_in_one_line(tmp_path, intensities):
     good = tmp_path / "good.nii.gz"
     nib.save(nib.Nifti1Image(intensities, AFFINE), good)

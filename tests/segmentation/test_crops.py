@@ -106,11 +106,11 @@ def test_labels_move_with_their_voxels(store):
 def test_one_of_several_modalities_is_sometimes_hidden(store):
     space = replace(SPACE, allow_missing=True, modalities=("T2w", "T1w"))
     plans = [draw(store, seed, space) for seed in range(60)]
-    hidden = [plan for plan in plans if plan.hidden >= 0]
+    hidden = [plan for plan in plans if plan.hidden is not None]
     assert 3 <= len(hidden) <= 25
     crops = hidden[0].apply(volumes(), space)
     index = hidden[0].hidden
     assert crops.present.sum() == 3
     assert not crops.present[:, index].any()
     assert not crops.encoder_present[0, [1, 0][index]]
-    assert all(draw(store, seed).hidden == -1 for seed in range(60))
+    assert all(draw(store, seed).hidden is None for seed in range(60))

@@ -12,7 +12,7 @@ def draw(n, disease=0.5, seed=0):
     ]
 
 
-def test_a_person_does_not_depend_on_the_others():
+def test_participant_does_not_depend_on_the_others():
     assert draw(3) == draw(9)[:3]
     assert draw(3) != draw(3, seed=1)
 

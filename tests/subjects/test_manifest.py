@@ -117,7 +117,7 @@ def test_folders_are_searched_for_scans(folder):
 def test_folders_give_the_wanted_modalities_only(folder):
     _touch(folder, "a_T1w.nii", "a_FLAIR.nii", "a_T2w.nii")
     manifest = _collect(folder, wanted=("FLAIR", "T2w"))
-    assert _images(manifest) == [{"FLAIR": "a_FLAIR.nii"}, {"T2w": "a_T2w.nii"}]
+    assert _images(manifest) == [{"T2w": "a_T2w.nii", "FLAIR": "a_FLAIR.nii"}]
     manifest = _collect(folder, wanted=("T2w",))
     assert _images(manifest) == [{"T2w": "a_T2w.nii"}]
 
@@ -373,3 +373,123 @@ def test_an_empty_text_is_not_the_working_folder(folder, monkeypatch):
     with pytest.raises(InputError, match="'': expected a path, got an empty text"):
         _collect("")
     assert len(_collect("", path).problems) == len(_collect(path).rows) == 1
+
+
+BRATS = "BraTS-GLI-00001-000"
+JOINED = [
+    # files; row by participant; notes
+    (
+        [f"{BRATS}/{BRATS}-{c}.nii.gz" for c in ("seg", "t1c", "t1n", "t2f", "t2w")],
+        [(BRATS, {"T1w": "t1n", "T2w": "t2w", "FLAIR": "t2f"})],
+        ["1 label map", "1 T1w image with contrast agent, by its name, left out"],
+    ),
+    (
+        ["IXI-T1/IXI002-T1.nii.gz", "IXI-T2/IXI002-T2.nii.gz", "IXI-PD/IXI002-PD.nii"],
+        [("IXI002", {"T1w": "IXI002-T1", "T2w": "IXI002-T2"})],
+        ["1 image of another contrast, by its name, left out"],
+    ),
+    (
+        ["scan_FLAIR.nii", "scan_t1ce.nii"],
+        [("scan", {"T1w": "scan_t1ce", "FLAIR": "scan_FLAIR"})],
+        ["1 T1w image with contrast agent, by its name, taken for T1w"],
+    ),
+    (
+        ["1/T1.nii", "1/FLAIR.nii", "2/FLAIR.nii", "3/aparc+aseg.nii"],
+        [("1", {"T1w": "T1", "FLAIR": "FLAIR"}), ("2", {"FLAIR": "FLAIR"})],
+        ["1 label map"],
+    ),
+    (
+        ["a/x_T1.nii", "a/x_FLAIR.nii", "b/x_T1.nii", "b/x_FLAIR.nii"],
+        [
+            ("a_x", {"T1w": "x_T1", "FLAIR": "x_FLAIR"}),
+            ("b_x", {"T1w": "x_T1", "FLAIR": "x_FLAIR"}),
+        ],
+        [],
+    ),
+    (
+        ["sub-01_ses-1_acq-a_T1w.nii", "sub-01_ses-1_T2w.nii", "sub-01_ses-2_T1w.nii"],
+        [
+            ("sub-01", {"T1w": "acq-a_T1w", "T2w": "ses-1_T2w"}),
+            ("sub-01", {"T1w": "ses-2_T1w"}),
+        ],
+        [],
+    ),
+    (["IXI002-T2.nii"], [("IXI002-T2", {"T2w": "IXI002-T2"})], []),
+    (
+        ["one.nii", "two.nii", "x_dseg.nii", "y_mask.nii"],
+        [("one", {"T1w": "one"}), ("two", {"T1w": "two"})],
+        ["2 files whose names give no modality are taken for T1w; use --modality"],
+    ),
+]
+
+
+@pytest.mark.parametrize("search", [True, False], ids=["folder", "paths"])
+@pytest.mark.parametrize(("files", "rows", "notes"), JOINED)
+def test_contrasts_of_a_subject_are_one_row(folder, caplog, files, rows, notes, search):
+    paths = _touch(folder, *files)
+    manifest = _collect(*([folder] if search else paths))
+    assert manifest.problems == manifest.duplicates == ()
+    found = {row.image: row for row in manifest.rows}
+    assert len(found) == len(rows)
+    for row, (participant, images) in zip(
+        sorted(manifest.rows, key=lambda row: (row.participant_id, row.image)),
+        rows,
+        strict=True,
+    ):
+        assert row.participant_id == participant
+        assert list(row.images) == list(images)
+        for modality, part in images.items():
+            assert Path(row.images[modality]).name.split(".")[0].endswith(part)
+    for note in notes:
+        assert sum(note in text for text in caplog.messages) == 1
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        (["c_0000.nii", "c_0001.nii"], "use a manifest, or --modality"),
+        (["x_PD.nii"], "unknown modality 'PDw'"),
+        (["x_T1.nii", "x_t1w.nii", "x_T2.nii"], "several T1w images fit"),
+    ],
+)
+def test_names_that_cannot_be_a_row_are_failures(folder, files, reason):
+    paths = _touch(folder, *files, "y_T1w.nii")
+    manifest = _collect(*paths)
+    assert _images(manifest) == [{"T1w": "y_T1w.nii"}]
+    assert all(reason in str(problem.error) for problem in manifest.problems)
+    assert manifest.problems
+
+
+def test_one_modality_allows_numbered_images(folder):
+    _touch(folder, "c_0000.nii", "c_0001.nii")
+    manifest = _collect(folder, wanted=("T2w",))
+    assert _images(manifest) == [{"T2w": "c_0000.nii"}, {"T2w": "c_0001.nii"}]
+
+
+def test_label_maps_alone_are_an_error(folder):
+    with pytest.raises(InputError, match="1 images that are left out by their names"):
+        _collect(*_touch(folder, "x_seg.nii"))
+
+
+@pytest.mark.parametrize("second", ["P2,,a.nii,b.nii", "P1,ses-2,a.nii,b.nii"])
+def test_one_image_of_two_participants_is_a_failed_row(folder, second):
+    _touch(folder, "a.nii", "b.nii", "c.nii")
+    (folder / "m.csv").write_text(
+        f"participant_id,session_id,T1w,FLAIR\nP1,ses-1,a.nii,b.nii\n{second}\n"
+    )
+    manifest = _collect(folder / "m.csv")
+    assert _names(manifest) == ["P1"]
+    (problem,) = manifest.problems
+    assert problem.subject.participant_id == second[:2]
+    assert "got the image of P1 ses-1, too" in str(problem.error)
+
+
+def test_participants_that_share_some_images_are_a_warning(folder, caplog):
+    _touch(folder, "a.nii", "b.nii", "c.nii")
+    (folder / "m.csv").write_text(
+        "participant_id,T1w,FLAIR\nP1,a.nii,b.nii\nP2,a.nii,c.nii\n"
+    )
+    assert _names(_collect(folder / "m.csv")) == ["P1", "P2"]
+    assert caplog.messages == [
+        f"1 image(s) belong to several participants, such as {folder / 'a.nii'}"
+    ]

@@ -460,6 +460,18 @@ def test_table_without_the_newer_columns_is_read_and_resumed(tmp_path):
     assert (tmp_path / "old.csv").read_text() == (tmp_path / "all.csv").read_text()
 
 
+def test_mixed_slice_thicknesses_are_one_warning(tmp_path, caplog):
+    path = tmp_path / "out.csv"
+    with EmbeddingTable(path, PROVENANCE) as table:
+        rows = [_row(index) for index in range(3)]
+        for row, size in zip(rows, ("1.0x1.0x1.0", "1.0x1.0x5.0", None), strict=True):
+            table.append(row, "one", _vector(1), size)
+        table.finish(rows)
+    (record,) = caplog.records
+    expected = "slice thicknesses are mixed: 1.0 mm (1 rows), 5.0 mm (1 rows)"
+    assert expected in record.getMessage()
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_voxel_size_survives_a_kill_and_a_resumed_run(tmp_path, suffix):
     path = tmp_path / f"out{suffix}"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from brainfeat.io.delimited_rows import DelimitedError, read_rows, read_value
+from brainfeat.io.file_kinds import describe_link
 
 __all__ = ["read_participants", "read_sessions"]
 
@@ -31,7 +32,8 @@ def _read_labels(path: Path, column: str, prefix: str) -> dict[str, Any]:
     """Read a table of metadata; errors are warnings, as images need no metadata."""
     if not path.is_file():
         if path.is_symlink():
-            _LOGGER.warning("%s: a link to no file; its columns are left out.", path)
+            reason = describe_link(path)
+            _LOGGER.warning("%s: %s; its columns are left out.", path, reason)
         return {}
     lines: dict[str, Any] = {}
     rows = _whole_rows(path)
@@ -48,11 +50,23 @@ def _read_labels(path: Path, column: str, prefix: str) -> dict[str, Any]:
             label = values.pop(column, None) or ""
             values.pop("", None)  # of a tab at the end
             lines[prefix + label.removeprefix(prefix)] = values
+        _report_replaced(path, lines)
     except DelimitedError as error:  # also of a quote that swallows a large table
         last = next(reversed(lines), "the names of its columns")
         text = "%s: damaged after %s (%s); the lines from there are left out."
         _LOGGER.warning(text, path, last, error)
     return lines
+
+
+def _report_replaced(path: Path, lines: dict[str, dict[str, str | None]]) -> None:
+    values = (value or "" for line in lines.values() for value in line.values())
+    n_replaced = sum("\ufffd" in value for value in values)
+    if n_replaced:
+        _LOGGER.warning(
+            "%s: not UTF-8, so that characters of %d values were replaced; save it as "
+            "UTF-8.",
+            *(path, n_replaced),
+        )
 
 
 def _whole_rows(path: Path) -> Iterator[list[str]]:

@@ -65,3 +65,33 @@ def test_a_broken_link_to_participants_is_a_warning(tmp_path, caplog):
     (tmp_path / "participants.tsv").symlink_to(tmp_path / "annexed")
     assert read_participants(tmp_path) == {}
     assert "a link to no file" in caplog.text
+
+
+def test_annexed_participants_without_content_say_datalad_get(tmp_path, caplog):
+    (tmp_path / "participants.tsv").symlink_to(".git/annex/objects/x/MD5E-s1--0a")
+    assert read_participants(tmp_path) == {}
+    assert "fetch the file with datalad get; its columns are left out" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("encoding", "sites", "message"),
+    [
+        (
+            "cp1252",
+            ["K\ufffdln", "M\ufffdnchen", "Bonn"],
+            "characters of 2 values were",
+        ),
+        ("utf-16", [], "text in UTF-16; save the table as UTF-8 CSV"),
+    ],
+)
+def test_participants_that_are_not_utf8_are_a_warning(
+    tmp_path, caplog, encoding, sites, message
+):
+    path = tmp_path / "participants.tsv"
+    text = "participant_id\tsite\nsub-1\tKöln\nsub-2\tMünchen\nsub-3\tBonn\n"
+    path.write_bytes(text.encode(encoding))
+    found = [line["site"] for line in read_participants(tmp_path).values()]
+    assert found == sites
+    (line,) = caplog.messages
+    assert line.startswith(f"{path}: ")
+    assert message in line
