@@ -101,6 +101,7 @@ def _format_scores(probe: "ProbeEvaluation | None") -> str:
     lines = [
         f"linear probe of the disease, {probe.n_subjects} subjects, cross-validated",
         f"AUC {probe.auc} (standard error), p = {probe.p_value:.3f}; 0.50 is chance",
+        f"the AUC is of class {probe.pos_label}, against {probe.classes[0]}",
     ]
     if probe.confound_auc is not None:
         lines.append(f"age, sex and site alone: AUC {probe.confound_auc}")

@@ -141,7 +141,7 @@ def report_total(manifest: "Manifest") -> int:
     """Write how many subjects a run has; return the number, as its summary does."""
     n_problems = len(manifest.problems)
     total = len(manifest.rows) + n_problems
-    unreadable = f", {n_problems} of which cannot be read" if n_problems else ""
+    unreadable = f", {n_problems} of which cannot be used" if n_problems else ""
     write_line(f"{_count_subjects(total)}{unreadable}")
     return total
 

@@ -37,7 +37,7 @@ class Cohort:
     site: str | None
     age: str | None
     confounds: Sequence[str]
-    pos_label: str | None = None
+    pos_label: Any = None
 
     @classmethod
     def build(
@@ -49,7 +49,7 @@ class Cohort:
         *,
         label: str | None = None,
         confounds: Sequence[str] | None = None,
-        pos_label: str | None = None,
+        pos_label: Any = None,
     ) -> "Cohort":
         """Find the columns by their usual names, unless they are given.
 

@@ -34,6 +34,7 @@ def generate_report(
     groups: Any = None,
     site: Any = None,
     confounds: Any = None,
+    pos_label: Any = None,
 ) -> HTMLReport:
     """Generate an HTML report about subjects: inputs, outliers, a map, and scores.
 
@@ -52,6 +53,8 @@ def generate_report(
     confounds : DataFrame, optional
         Confounds of ``y``, such as ``age`` and ``sex``, with a row a subject. All
         columns are regressed out.
+    pos_label : str, int or bool, optional
+        The positive class of ``y``; by default as for `evaluate_probe`.
 
     Returns
     -------
@@ -62,8 +65,9 @@ def generate_report(
     Raises
     ------
     InputError
-        If ``X`` is needed, lengths or the orders of indices differ, or ``confounds``
-        is no DataFrame or has a column ``label`` or ``site`` beside ``y`` or ``site``.
+        If ``X`` is needed, lengths or the orders of indices differ, ``pos_label`` is no
+        class of ``y``, or ``confounds`` is no DataFrame or has a column ``label`` or
+        ``site`` beside ``y`` or ``site``.
     VolumeError
         If a scan cannot be read.
 
@@ -98,6 +102,7 @@ def generate_report(
         known,
         label=None if y is None else "label",
         confounds=used_confounds,
+        pos_label=pos_label,
     )
     n_jobs = resolve_n_jobs(embedder.n_jobs)
     inputs = preprocess_inputs(cohort, table.rows, encoder, n_jobs=n_jobs)

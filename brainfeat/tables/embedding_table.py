@@ -108,6 +108,7 @@ class EmbeddingTable:
         Without any row, no table is written.
         """
         records = self._merge(rows)
+        self._report_other_modalities(records, rows)
         is_same = records == self._finished and not self._is_recounted
         if records and (self._journal.has_rows or not is_same):
             try:
@@ -206,6 +207,21 @@ class EmbeddingTable:
                 merged[key]["input_sha256"] = new_sha256
                 merged[key]["qc_voxel_mm"] = self._journal.voxel_mm(key)
         return merged
+
+    def _report_other_modalities(
+        self, records: Mapping[str, Record], rows: Sequence[Subject]
+    ) -> None:
+        """Warn of rows of earlier runs whose modalities no row of this run has."""
+        keys = {row.key for row in rows}
+        new = {record["modalities"] for key, record in records.items() if key in keys}
+        kept = [r["modalities"] for key, r in records.items() if key not in keys]
+        others = [str(name) for name in kept if name not in new]
+        if new and others:
+            _LOGGER.warning(
+                "%s: %d rows of earlier runs have other modalities (%s), which "
+                "embeddings show; --overwrite leaves them out",
+                *(self.output, len(others), ", ".join(sorted(set(others)))),
+            )
 
     def _find_outdated(self, rows: Sequence[Subject]) -> set[str]:
         """Return the keys of finished rows that embedded ``rows`` replace.

@@ -37,7 +37,7 @@ def test_log_file_has_a_header_times_and_counts(inputs, small_checkpoint, tmp_pa
     assert ", device cpu, " in header
     assert command.startswith(f"command: brainfeat embed {inputs[0]} ")
     assert command.endswith(f" --log-file {log}")
-    assert "5 subjects, 1 of which cannot be read" in texts
+    assert "5 subjects, 1 of which cannot be used" in texts
     assert sum(text.startswith("[5/5] ") for text in texts) == 1
     assert "5 subjects: 3 done, 0 skipped, 2 failed" in texts[-3]
     assert result.stdout.splitlines() == texts[-3:]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from brainfeat.exceptions import VolumeError, VolumeNotFoundError
+from brainfeat.exceptions import BrainfeatError, VolumeError, VolumeNotFoundError
 from brainfeat.io.hashing import content_hash
 from brainfeat.io.image_files import files_of
 from brainfeat.io.volumes import read_labels, read_volume, split_volumes, to_image_like
@@ -144,3 +144,23 @@ def test_header_of_nrrd_is_noted(tmp_path, caplog, field, note, affine):
     (message,) = caplog.messages
     assert message.startswith(f"{path}: ")
     assert note in message
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".mha", ".mhd", ".nhdr"])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_random_damage_is_read_or_refused_in_one_line(
+    tmp_path, rng, voxels, suffix, compressed
+):
+    path = write(tmp_path / f"a{suffix}", voxels, compressed=compressed)
+    whole = path.read_bytes()
+    for _ in range(60):
+        block = bytearray(whole)
+        for position in rng.integers(0, min(len(whole), 600), 3):
+            block[position : position + rng.integers(0, 4)] = rng.bytes(2)
+        path.write_bytes(block)
+        try:
+            said = f"{path}: {read_volume(path).data.ndim} axes"
+        except BrainfeatError as error:
+            said = str(error)
+        assert said.startswith(f"{path}: ")
+        assert len(said.splitlines()) == 1

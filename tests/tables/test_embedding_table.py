@@ -460,6 +460,15 @@ def test_table_without_the_newer_columns_is_read_and_resumed(tmp_path):
     assert (tmp_path / "old.csv").read_text() == (tmp_path / "all.csv").read_text()
 
 
+def test_kept_rows_of_other_modalities_are_one_warning(tmp_path, caplog):
+    path = tmp_path / "out.csv"
+    _embed(path, [_row(1), _row(2), _row(4)])
+    assert not caplog.records
+    _embed(path, [_row(1), _row(3)])
+    (record,) = caplog.records
+    assert "2 rows of earlier runs have other modalities (T1w)" in record.getMessage()
+
+
 def test_mixed_slice_thicknesses_are_one_warning(tmp_path, caplog):
     path = tmp_path / "out.csv"
     with EmbeddingTable(path, PROVENANCE) as table:

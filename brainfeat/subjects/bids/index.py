@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from brainfeat.exceptions import InputError
+from brainfeat.io.paths import has_image_suffix
 from brainfeat.subjects.bids.entities import parse_bids_name
 from brainfeat.subjects.bids.filter import BidsSelection
 from brainfeat.subjects.bids.labels import read_participants, read_sessions
 from brainfeat.subjects.subject import Outcome, Subject
 
 __all__ = ["index_bids", "is_bids_folder", "unreadable"]
-
-_SUFFIXES = (".nii.gz", ".nii")
 
 # Run and path of each image, by modality.
 _Images = Mapping[str, Sequence[tuple[str | None, Path]]]
@@ -108,7 +107,7 @@ def _image_names(folder: Path) -> Iterator[str]:
         names = sorted(entry.name for entry in entries)
     for name in names:
         # macOS leaves files such as "._sub-01_T1w.nii.gz".
-        if name.lower().endswith(_SUFFIXES) and not name.startswith("."):
+        if has_image_suffix(name) and not name.startswith("."):
             yield name
 
 

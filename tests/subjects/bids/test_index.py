@@ -1,6 +1,8 @@
 import time
 from pathlib import Path
 
+import pytest
+
 from brainfeat.subjects.bids.index import index_bids, is_bids_folder
 
 MODALITIES = ("T1w", "T2w", "FLAIR")
@@ -52,6 +54,13 @@ def test_modalities_of_a_session_are_one_row(tmp_path):
     assert _found(tmp_path, ("FLAIR",)) == [
         ("sub-02", "ses-1", None, {"FLAIR": "sub-02_ses-1_FLAIR.NII"})
     ]
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".mgz", ".nrrd", ".mha", ".nii.zst"])
+def test_bids_folder_has_the_formats_of_a_plain_folder(tmp_path, suffix):
+    _touch(tmp_path, f"sub-01/anat/sub-01_T1w{suffix}", "sub-01/anat/sub-01_T1w.json")
+    expected = ("sub-01", None, None, {"T1w": f"sub-01_T1w{suffix}"})
+    assert _found(tmp_path) == [expected]
 
 
 def test_runs_are_rows_and_share_single_images(tmp_path):
