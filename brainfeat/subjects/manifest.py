@@ -2,7 +2,7 @@
 
 import glob
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,11 @@ from brainfeat.io.paths import IMAGE_SUFFIXES, expand_home, has_image_suffix, im
 from brainfeat.subjects.bids.entities import parse_bids_name
 from brainfeat.subjects.bids.filter import BidsSelection
 from brainfeat.subjects.bids.index import index_bids, is_bids_folder, unreadable
+from brainfeat.subjects.bids.tree import (
+    find_participant_folder,
+    is_bids_image,
+    sort_by_paths,
+)
 from brainfeat.subjects.contrasts import (
     LooseImage,
     ModalityChoice,
@@ -74,6 +79,7 @@ def collect_rows(
     collector = _Collector(tuple(modalities), tuple(wanted))
     for text in inputs:
         collector.add_input(text)
+    collector.add_trees()
     items = collector.take_encodable()
     joined = join_contrasts(items, collector.choice)
     found = find_repeated(joined.rows)
@@ -85,7 +91,7 @@ def collect_rows(
     return Manifest(
         tuple(rows),
         unique_failures(problems),
-        (*joined.duplicates, *found.duplicates),
+        (*dict.fromkeys(collector.duplicates), *joined.duplicates, *found.duplicates),
     )
 
 
@@ -121,7 +127,10 @@ class _Collector:
         self.choice = ModalityChoice(modalities, self._used, single)
         self.rows: list[Subject | LooseImage] = []
         self.problems: list[Outcome[Any]] = []
+        self.duplicates: list[str] = []
         self._n_problems_before: dict[str, int] = {}  # by path of an image
+        # By the root of a BIDS tree: paths that were named, and number of rows before.
+        self._trees: dict[Path, tuple[dict[Path, None], int]] = {}
 
     def insert(self, problems: Sequence[Outcome[Any]]) -> list[Outcome[Any]]:
         """Return all problems in the order of the inputs; these are of images."""
@@ -156,11 +165,37 @@ class _Collector:
                 self.problems.append(unreadable(Subject("", {}), Path(name), error))
 
     def add_bids(self, folder: Path, selection: BidsSelection | None = None) -> None:
-        for found in index_bids(folder, self._used, selection):
-            if isinstance(found, Outcome):
-                self.problems.append(found)
+        self._add_found(index_bids(folder, self._used, selection))
+
+    def _add_found(self, items: Iterable[Subject | Outcome[Any]]) -> None:
+        for item in items:
+            if isinstance(item, Outcome):
+                self.problems.append(item)
             else:
-                self.rows.append(replace(found, metadata=self._keep(found.metadata)))
+                self.rows.append(replace(item, metadata=self._keep(item.metadata)))
+
+    def add_trees(self) -> None:
+        """Find the images of named parts of BIDS trees, each tree as one input."""
+        rows, self.rows = self.rows, []
+        n_moved = 0
+        for root, (paths, position) in self._trees.items():
+            self.rows += rows[n_moved:position]
+            n_moved = position
+            homes = filter(None, map(find_participant_folder, paths))
+            selection = BidsSelection(
+                participants=[*dict.fromkeys(home.name for home in homes)],
+                paths=frozenset(paths),
+            )
+            try:
+                found = [*index_bids(root, self._used, selection)]
+            except OSError as error:
+                self.problems.append(unreadable(Subject("", {}), root, error))
+                continue
+            for path, items in sort_by_paths(found, paths).items():
+                self._add_found(items)
+                if not items and path.is_dir():
+                    self._add_plain_folder(path)
+        self.rows += rows[n_moved:]
 
     def take_encodable(self) -> list[Subject | LooseImage]:
         """Return the rows whose names can be written as text; report the others."""
@@ -184,18 +219,37 @@ class _Collector:
             self._report(str(path), f"{describe_absence(path)}.")
         elif path.suffix.lower() in _TABLE_SUFFIXES:
             self._add_table(path)
+        elif is_bids_image(path, self._used):
+            self._add_to_tree(path)
         else:
             self._add_image(path, is_named=True)
 
+    def _add_to_tree(self, path: Path) -> bool:
+        """Keep a path for `add_trees` if it lies in a BIDS tree."""
+        home = find_participant_folder(path)
+        if home is not None:
+            paths, _ = self._trees.setdefault(home.parent, ({}, len(self.rows)))
+            if path in paths and not path.is_dir():
+                self.duplicates.append(str(path))
+            paths[path] = None
+        return home is not None
+
     def _add_folder(self, folder: Path) -> None:
-        n_before = len(self.rows) + len(self.problems)
         if is_bids_folder(folder):
+            n_before = len(self.rows) + len(self.problems)
             self.add_bids(folder)
-            expected = self.bids_images
-        else:
-            for path in self._find_images(folder):
-                self._add_image(path, is_named=False)
-            expected = f"images ({', '.join(IMAGE_SUFFIXES)})"
+            self._report_empty(folder, self.bids_images, n_before)
+        elif not self._add_to_tree(folder):
+            self._add_plain_folder(folder)
+
+    def _add_plain_folder(self, folder: Path) -> None:
+        n_before = len(self.rows) + len(self.problems)
+        for path in self._find_images(folder):
+            self._add_image(path, is_named=False)
+        expected = f"images ({', '.join(IMAGE_SUFFIXES)})"
+        self._report_empty(folder, expected, n_before)
+
+    def _report_empty(self, folder: Path, expected: str, n_before: int) -> None:
         if len(self.rows) + len(self.problems) == n_before:
             found = describe_dicom(folder) or "none"
             self._report(str(folder), f"expected {expected}, got {found}.")

@@ -35,12 +35,13 @@ _Filters = Mapping[str, Mapping[str, tuple[str | None, ...]]]
 class BidsSelection:
     """Labels of participants and sessions, with or without prefix; empty means all.
 
-    ``filters`` comes from `read_filters`.
+    ``filters`` comes from `read_filters`; images lie in one of ``paths``, or are one.
     """
 
     participants: Sequence[str] = ()
     sessions: Sequence[str] = ()
     filters: _Filters = field(default_factory=dict)
+    paths: frozenset[Path] = frozenset()
 
     def take_participants(self, folder: Path, subjects: Sequence[Path]) -> list[Path]:
         """Select the folders ``sub-*``; a selected label without one is an error."""
@@ -54,6 +55,10 @@ class BidsSelection:
         """Whether a session is selected; None is what lies in no session."""
         selected = {f"ses-{label.removeprefix('ses-')}" for label in self.sessions}
         return not selected or session_id in selected
+
+    def has_path(self, path: Path) -> bool:
+        """Whether an image is one of the paths, or lies in one."""
+        return not self.paths or not self.paths.isdisjoint([path, *path.parents])
 
     def has_image(self, name: BidsName) -> bool:
         """Whether the filter of its modality selects an image."""

@@ -96,6 +96,7 @@ def _find_images(
             parsed.suffix in modalities
             and "sub" in parsed.entities
             and selection.has_image(parsed)
+            and selection.has_path(folder / name)
         ):
             run = parsed.entities.get("run")
             images.setdefault(parsed.suffix, []).append((run, folder / name))
