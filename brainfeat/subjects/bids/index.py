@@ -10,10 +10,10 @@ from brainfeat.exceptions import InputError
 from brainfeat.io.paths import has_image_suffix
 from brainfeat.subjects.bids.entities import parse_bids_name
 from brainfeat.subjects.bids.filter import BidsSelection
-from brainfeat.subjects.bids.labels import read_participants, read_sessions
+from brainfeat.subjects.bids.labels import join_participants, read_sessions
 from brainfeat.subjects.subject import Outcome, Subject
 
-__all__ = ["index_bids", "is_bids_folder", "unreadable"]
+__all__ = ["find_root", "index_bids", "is_bids_folder", "unreadable"]
 
 # Run and path of each image, by modality.
 _Images = Mapping[str, Sequence[tuple[str | None, Path]]]
@@ -26,6 +26,14 @@ def is_bids_folder(folder: Path) -> bool:
     return any(_folders(folder, "sub-"))
 
 
+def find_root(folder: Path) -> Path | None:
+    """Return the root of the BIDS folder that ``sub-*/[ses-*/][anat]`` is a part of."""
+    for is_part in (lambda name: name == "anat", lambda name: name.startswith("ses-")):
+        if is_part(folder.name):
+            folder = folder.parent
+    return folder.parent if folder.name.startswith("sub-") else None
+
+
 def index_bids(
     folder: Path, modalities: Sequence[str], selection: BidsSelection | None = None
 ) -> Iterator[Subject | Outcome[Any]]:
@@ -36,8 +44,9 @@ def index_bids(
     the lines of ``participants.tsv`` and ``sessions.tsv``.
     """
     selection = selection or BidsSelection()
-    participants = read_participants(folder)
-    for home in selection.take_participants(folder, _folders(folder, "sub-")):
+    homes = _folders(folder, "sub-")
+    participants = join_participants(folder, [home.name for home in homes])
+    for home in selection.take_participants(folder, homes):
         subject = Subject(home.name, {}, metadata=participants.get(home.name, {}))
         try:
             labels = read_sessions(home)
@@ -51,7 +60,8 @@ def index_bids(
                 metadata = {**subject.metadata, **labels.get(session_id or "", {})}
                 session = replace(subject, session_id=session_id, metadata=metadata)
                 images = session_folder / "anat"
-                yield from _read_session(session, images, modalities, selection)
+                if selection.has_folder(images):
+                    yield from _read_session(session, images, modalities, selection)
 
 
 def unreadable(subject: Subject, path: Path, error: OSError) -> Outcome[Any]:
