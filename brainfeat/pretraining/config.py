@@ -41,12 +41,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
     },
     # After DINOv2's ViT-L, with a batch of 3072 images as 768 stacks of four slabs.
     "large_batch": {
-        "encoder": {
-            "embed_dim": 1024,
-            "depth": 24,
-            "num_heads": 16,
-            "drop_path": 0.3,
-        },
+        "encoder": {"embed_dim": 1024, "depth": 24, "num_heads": 16, "drop_path": 0.3},
         "batch_size": 768,
         "learning_rate": 2e-4,
         "n_prototypes": 131072,

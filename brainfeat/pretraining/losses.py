@@ -14,13 +14,7 @@ References
    representations" (SimCLR), arXiv 2002.05709.
 """
 
-__all__ = [
-    "anatomy_loss",
-    "dino_loss",
-    "ibot_loss",
-    "infonce_loss",
-    "koleo_loss",
-]
+__all__ = ["anatomy_loss", "dino_loss", "ibot_loss", "infonce_loss", "koleo_loss"]
 
 import torch
 from torch import Tensor

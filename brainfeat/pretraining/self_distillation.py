@@ -1,12 +1,6 @@
 """Student, teacher, and the objectives between them."""
 
-__all__ = [
-    "HeadOutputs",
-    "HeadedEncoder",
-    "LossTerms",
-    "SelfDistillation",
-    "unwrapped",
-]
+__all__ = ["HeadOutputs", "HeadedEncoder", "LossTerms", "SelfDistillation", "unwrapped"]
 
 import copy
 import dataclasses

@@ -83,9 +83,7 @@ def write_store(
         )
     # Every rank writes the same index.
     StoreIndex(
-        modalities=tuple(modalities),
-        preprocessing=preprocessor.to_dict(),
-        scans=scans,
+        modalities=tuple(modalities), preprocessing=preprocessor.to_dict(), scans=scans
     ).save(Path(folder))
     return VolumeStore(folder), failed
 

@@ -19,12 +19,7 @@ from brainfeat.configs import (
 from brainfeat.models.config import EncoderConfig
 from brainfeat.pretraining.masking import draw_block_masks
 from brainfeat.pretraining.source import SubjectBatch
-from brainfeat.slabs.crops import (
-    CropBoxes,
-    CropConfig,
-    pool_patches,
-    stack_to_slabs,
-)
+from brainfeat.slabs.crops import CropBoxes, CropConfig, pool_patches, stack_to_slabs
 from brainfeat.slabs.grid import Plane, SlabGrid
 from brainfeat.slabs.intensity import IntensityChanges, IntensityConfig
 
@@ -257,10 +252,7 @@ def _hide_modalities(
 
 
 def _draw_masks(
-    config: ViewConfig,
-    encoder: EncoderConfig,
-    n_crops: int,
-    generator: torch.Generator,
+    config: ViewConfig, encoder: EncoderConfig, n_crops: int, generator: torch.Generator
 ) -> Tensor:
     height, width = config.global_crops.size
     patch_size = encoder.patch_size

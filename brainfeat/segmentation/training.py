@@ -1,10 +1,6 @@
 """The training loop of a decoder and, optionally, its encoder."""
 
-__all__ = [
-    "TrainingResult",
-    "init_network",
-    "train",
-]
+__all__ = ["TrainingResult", "init_network", "train"]
 
 import copy
 import math

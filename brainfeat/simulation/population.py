@@ -17,12 +17,7 @@ from brainfeat.simulation.disease import (
     DiseaseKind,
     VariationConfig,
 )
-from brainfeat.simulation.lattice import (
-    Lattice,
-    refine,
-    sample_maps,
-    transform_points,
-)
+from brainfeat.simulation.lattice import Lattice, refine, sample_maps, transform_points
 from brainfeat.simulation.random_fields import (
     SPLINE_SD,
     count_controls,
