@@ -25,12 +25,6 @@ def read_config(
     Absent fields, also of the objects in it, keep the preset's values. `encoder`
     replaces the preset's encoder; crops that are no multiple of its patch size are
     resized to the same number of patches. `n_steps` replaces the file's.
-
-    Raises
-    ------
-    ConfigError
-        If the file is missing or no JSON object, a key is unknown, or a value of
-        the wrong type or impossible; it names the file.
     """
     values = PretrainingConfig.preset(preset).to_dict()
     if encoder is not None:

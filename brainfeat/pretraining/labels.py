@@ -27,12 +27,6 @@ def read_labels(
     `column` is by default the only one beside ``participant_id`` or ``subject``.
     Returns, by subject without its ``sub-``, whether it is of the class that comes
     last in the alphabet. Rows without a subject or a class are skipped.
-
-    Raises
-    ------
-    InputError
-        If the file cannot be read, a column is missing, a subject is of both
-        classes, or there are not two.
     """
     try:
         columns, lines = read_records(expand_home(path))
@@ -70,13 +64,7 @@ def read_labels(
 def make_probe(
     labels: Mapping[str, bool], store: VolumeStore, *, plane: Plane
 ) -> LinearProbe:
-    """Build a probe of the labelled subjects of a store, at most 100 of each class.
-
-    Raises
-    ------
-    InputError
-        If a class has fewer than two subjects.
-    """
+    """Build a probe of the labelled subjects of a store, at most 100 of each class."""
     members: dict[bool, list[str]] = {False: [], True: []}
     for subject in store.subjects:
         label = labels.get(subject.removeprefix("sub-"))

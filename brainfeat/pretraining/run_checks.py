@@ -52,18 +52,7 @@ def check_grid(shape: tuple[int, int, int], config: PretrainingConfig) -> None:
 
 
 def check_run_folder(folder: Path, config: PretrainingConfig, *, resume: bool) -> bool:
-    """Return whether a run in a folder resumes; refuse to overwrite one.
-
-    Raises
-    ------
-    TrainingError
-        If the folder holds a run and `resume` is false, or files that a checkpoint
-        would replace.
-    ConfigError
-        If the run began with another configuration.
-    CheckpointError
-        If the configuration of the run cannot be read.
-    """
+    """Return whether a run in a folder resumes; refuse to overwrite one."""
     if folder.exists() and not folder.is_dir():
         raise TrainingError(f"{folder}: expected a folder to write, got a file.")
     if not (folder / STATE_NAME).exists():
@@ -92,13 +81,7 @@ def check_run_folder(folder: Path, config: PretrainingConfig, *, resume: bool) -
 
 @contextmanager
 def run_lock(folder: Path) -> Iterator[None]:
-    """Keep other runs out of a folder, which is made if needed.
-
-    Raises
-    ------
-    TrainingError
-        If another run writes to it.
-    """
+    """Keep other runs out of a folder, which is made if needed."""
     if rank() != 0:
         yield
         return

@@ -8,8 +8,6 @@ import math
 def linear_warmup(step: int, n_steps: int, start: float, end: float) -> float:
     """Interpolate linearly from `start` at step 0 to `end` at `n_steps` and after.
 
-    Examples
-    --------
     >>> [linear_warmup(step, 2, 0.0, 1.0) for step in range(4)]
     [0.0, 0.5, 1.0, 1.0]
     """
@@ -21,8 +19,6 @@ def linear_warmup(step: int, n_steps: int, start: float, end: float) -> float:
 def cosine(step: int, n_steps: int, start: float, end: float) -> float:
     """Follow half a cosine from `start` at step 0 to `end` at `n_steps` and after.
 
-    Examples
-    --------
     >>> [round(cosine(step, 2, 1.0, 0.0), 3) for step in range(4)]
     [1.0, 0.5, 0.0, 0.0]
     """
@@ -36,8 +32,6 @@ def warmup_cosine(
 ) -> float:
     """Rise linearly from 0 to `peak`, then fall along half a cosine to `final`.
 
-    Examples
-    --------
     >>> [round(warmup_cosine(s, 2, 4, peak=1.0, final=0.0), 3) for s in range(5)]
     [0.0, 0.5, 1.0, 0.5, 0.0]
     """

@@ -9,8 +9,6 @@ import torch
 def derive_seed(*numbers: int) -> int:
     """Mix non-negative integers, such as seed, step and rank, into a seed below 2**63.
 
-    Examples
-    --------
     >>> derive_seed(0, 1) == derive_seed(0, 1), derive_seed(0, 1) == derive_seed(1, 0)
     (True, False)
     """

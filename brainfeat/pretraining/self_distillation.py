@@ -238,13 +238,7 @@ class SelfDistillation(nn.Module):
 
 
 def unwrapped(network: nn.Module) -> HeadedEncoder:
-    """Return the network inside a `DistributedDataParallel`, or itself.
-
-    Raises
-    ------
-    TypeError
-        If there is no `HeadedEncoder`.
-    """
+    """Return the network inside a `DistributedDataParallel`, or itself."""
     inner = getattr(network, "module", network)
     if not isinstance(inner, HeadedEncoder):
         raise TypeError(f"expected a HeadedEncoder, got {type(inner).__name__}.")

@@ -35,16 +35,7 @@ def choose_start(
     init: str | os.PathLike[str] | None,
     resume: bool,
 ) -> Start:
-    """Check the folder of a run and load the checkpoint `init` unless it resumes.
-
-    Raises
-    ------
-    TrainingError
-        If the folder holds a run and `resume` is false.
-    ConfigError
-        If the run began with another configuration, or the encoder of `init` has
-        other sizes.
-    """
+    """Check the folder of a run and load the checkpoint `init` unless it resumes."""
     if check_run_folder(folder, config, resume=resume):
         return Start(resumes=True)
     if resume and (folder / CONFIG_NAME).exists() and rank() == 0:

@@ -80,11 +80,6 @@ class BaseAnatomy:
 
         A missing head is built. Without `template_to_scanner`, an affine from MNI152
         to scanner mm, the bounding boxes of the two brains are matched.
-
-        Raises
-        ------
-        InputError
-            If the mask is empty or on another grid.
         """
         if not mask.data.any():
             raise InputError("expected a brain mask with voxels above zero, got none.")
