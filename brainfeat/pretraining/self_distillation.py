@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from brainfeat.models.encoder import EncoderOutput, SlabEncoder
 from brainfeat.models.heads import AnatomyHead, Projector, PrototypeHead
-from brainfeat.pretraining.assignments import MovingAverageCentring, SinkhornKnopp
 from brainfeat.pretraining.config import PretrainingConfig
 from brainfeat.pretraining.losses import (
+    MovingAverageCentring,
+    SinkhornKnopp,
     anatomy_loss,
     dino_loss,
     ibot_loss,

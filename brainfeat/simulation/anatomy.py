@@ -19,11 +19,12 @@ from torch import Tensor
 from brainfeat.exceptions import InputError
 from brainfeat.simulation.head import HEAD_CLASSES, build_head, classify_head
 from brainfeat.simulation.lattice import Lattice, conform_volumes, sample_maps
-from brainfeat.simulation.structures import split_structures, structure_modes
-from brainfeat.simulation.tissue import (
+from brainfeat.simulation.structures import (
     TissueFractions,
     cluster_tissue,
     sharpen_fractions,
+    split_structures,
+    structure_modes,
 )
 
 if TYPE_CHECKING:
