@@ -232,44 +232,23 @@ class PretrainingConfig(JsonConfig):
 def _relations(config: PretrainingConfig) -> Iterator[Relation]:
     parts = config.accumulation_steps
     weights = ("dino", "ibot", "koleo", "infonce", "anatomy")
-    yield (
-        any(getattr(config, f"{name}_weight") for name in weights),
-        "dino_weight",
-        "a weight above 0 for at least one objective",
-    )
-    yield (
-        config.batch_size % parts == 0,
-        "batch_size",
-        f"a multiple of accumulation_steps {parts}",
-    )
-    yield (
-        config.infonce_weight == 0 or config.batch_size > parts,
-        "batch_size",
-        "two subjects in each accumulated part for InfoNCE",
-    )
-    yield (
-        config.optimizer == "adamw" or config.parallel == "ddp",
-        "parallel",
-        "'ddp', since Muon needs whole matrices",
-    )
+    has_weight = any(getattr(config, f"{name}_weight") for name in weights)
+    yield has_weight, "dino_weight", "a weight above 0 for at least one objective"
+    divides = config.batch_size % parts == 0
+    yield divides, "batch_size", f"a multiple of accumulation_steps {parts}"
+    has_pairs = config.infonce_weight == 0 or config.batch_size > parts
+    yield has_pairs, "batch_size", "two subjects in each accumulated part for InfoNCE"
+    is_whole = config.optimizer == "adamw" or config.parallel == "ddp"
+    yield is_whole, "parallel", "'ddp', since Muon needs whole matrices"
     compares = config.dino_weight > 0 or config.infonce_weight > 0
-    yield (
-        not compares or config.views.n_global > 1,
-        "views.n_global",
-        "at least 2 for DINO and InfoNCE",
-    )
-    yield (
-        not config.encoder.tissues,
-        "encoder.tissues",
-        "none, since the data name them",
-    )
+    has_views = not compares or config.views.n_global > 1
+    yield has_views, "views.n_global", "at least 2 for DINO and InfoNCE"
+    names_none = not config.encoder.tissues
+    yield names_none, "encoder.tissues", "none, since the data name them"
     patch = config.encoder.patch_size
     for name in ("global_crops", "local_crops"):
-        yield (
-            not any(length % patch for length in getattr(config.views, name).size),
-            f"views.{name}.size",
-            f"multiples of patch_size {patch}",
-        )
+        fits = not any(length % patch for length in getattr(config.views, name).size)
+        yield fits, f"views.{name}.size", f"multiples of patch_size {patch}"
 
 
 def read_config(

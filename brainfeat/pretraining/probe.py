@@ -31,14 +31,8 @@ _N_REPEATS = 3
 class LinearProbe:
     """Score an encoder by cross-validated logistic regression on labelled subjects.
 
-    Parameters
-    ----------
-    subjects : SubjectBatch
-        Whole volumes, one row a subject; the first acquisition is used.
-    labels : array of bool of shape (B,)
-        Class of each subject; at least two of each.
-    plane : {"axial", "coronal", "sagittal"}
-        Plane of the slabs.
+    Whole volumes are encoded, of the first acquisition of each of B subjects. `labels`
+    (B,) has at least two subjects of each class.
     """
 
     def __init__(

@@ -114,12 +114,8 @@ class HeadedEncoder(nn.Module):
 class SelfDistillation(nn.Module):
     """A student, its moving-average teacher, and the loss between them.
 
-    Attributes
-    ----------
-    student : nn.Module
-        The trained network; wrapped in `DistributedDataParallel` for several ranks.
-    teacher : HeadedEncoder
-        Moving average of the student; its encoder becomes the checkpoint.
+    The student is wrapped in `DistributedDataParallel` for several ranks; the teacher's
+    encoder becomes the checkpoint.
     """
 
     def __init__(self, config: PretrainingConfig, n_targets: int = 0) -> None:

@@ -90,15 +90,10 @@ class StoreIndex:
 
 
 class VolumeStore:
-    """A source of subjects whose volumes are preprocessed.
+    """A source of subjects whose volumes `write_store` preprocessed.
 
     Subjects are shuffled anew in each epoch. A subject with several acquisitions
     gives two of them, so that objectives can compare them.
-
-    Parameters
-    ----------
-    folder : path-like
-        Folder written by `write_store`.
     """
 
     targets: tuple[str, ...] = ()

@@ -238,10 +238,10 @@ def read_labelled_manifest(
             f"{path}: expected a column named {_LABEL}, got "
             f"{', '.join(columns) or 'none beside the images'}."
         )
-    return manifest.rows, [_label_map(row, path) for row in manifest.rows]
+    return manifest.rows, [_listed_label_map(row, path) for row in manifest.rows]
 
 
-def _label_map(row: Subject, manifest: Path) -> str:
+def _listed_label_map(row: Subject, manifest: Path) -> str:
     text = row.metadata.get(_LABEL)
     if not text:
         raise InputError(

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from brainfeat.checkpoint.checkpoint import Checkpoint
@@ -80,7 +80,7 @@ def train(
 
     It keeps the best weights if subjects are held out, else the last ones.
     """
-    generator = torch.Generator().manual_seed(plan.seed)
+    generator = Generator().manual_seed(plan.seed)
     optimizer, schedule = _make_optimizer(network, plan)
     # A frozen encoder may be in use elsewhere: nothing is written to it.
     best = _BestWeights(_trained_modules(network, plan))
@@ -177,7 +177,7 @@ def _draw_crops(
     network: SegmentationNetwork,
     store: LabelledStore,
     rows: NDArray[np.int64],
-    generator: torch.Generator,
+    generator: Generator,
 ) -> TrainingCrops:
     sizes, space = _crop_sizes(network, store), network.space
     drawn = CropPlan.draw(store, rows, space, sizes=sizes, generator=generator)
