@@ -144,6 +144,6 @@ def _read_values(value: Any, where: str) -> tuple[str | None, ...]:
         if query is None:
             values.append(None if one is None else str(one))
         else:
-            queries = {"NONE": [None], "OPTIONAL": [None, _ANY]}
-            values.extend(queries.get(query[1], [_ANY]))
+            values += [None] if query[1] in {"NONE", "OPTIONAL"} else []
+            values += [_ANY] if query[1] != "NONE" else []
     return tuple(values)

@@ -21,8 +21,8 @@ def join_participants(
 ) -> dict[str, dict[str, str | None]]:
     """Return the columns of ``participants.tsv`` by the names of the folders ``sub-*``.
 
-    Names are compared without leading zeros where that leaves one of each kind. A
-    warning counts the participants that have no line.
+    Names are compared without leading zeros where that leaves one of each kind.
+    Participants without a line are logged, as a warning if none has one.
     """
     lines = read_participants(folder)
     lines_by_label, names_by_label = _by_label(lines), _by_label(names)
@@ -35,7 +35,9 @@ def join_participants(
             joined[name] = lines[lines_by_label[label][0]]
     absent = [name for name in names if name not in joined]
     if lines and absent:
-        _LOGGER.warning(
+        # Some lack a line in many datasets.
+        _LOGGER.log(
+            logging.INFO if joined else logging.WARNING,
             "%s: %d of %d participants matched, none for %s.",
             *(folder / "participants.tsv", len(joined), len(names)),
             ", ".join(absent[:_N_NAMED]) + (", ..." if absent[_N_NAMED:] else ""),
