@@ -2,6 +2,7 @@
 
 import glob
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,11 +18,12 @@ from brainfeat.io.file_kinds import describe_absence, describe_dicom, is_address
 from brainfeat.io.paths import IMAGE_SUFFIXES, expand_home, has_image_suffix, image_stem
 from brainfeat.subjects.bids.entities import parse_bids_name
 from brainfeat.subjects.bids.filter import BidsSelection
-from brainfeat.subjects.bids.index import index_bids, is_bids_folder, unreadable
-from brainfeat.subjects.bids.tree import (
-    find_participant_folder,
-    is_bids_image,
-    sort_by_paths,
+from brainfeat.subjects.bids.index import (
+    find_image_root,
+    find_root,
+    index_bids,
+    is_bids_folder,
+    unreadable,
 )
 from brainfeat.subjects.contrasts import (
     LooseImage,
@@ -68,18 +70,25 @@ class Manifest:
 
 
 def collect_rows(
-    inputs: Sequence[str], *, modalities: Sequence[str], wanted: Sequence[str] = ()
+    inputs: Sequence[str],
+    *,
+    modalities: Sequence[str],
+    wanted: Sequence[str] = (),
+    selection: BidsSelection | None = None,
 ) -> Manifest:
     """Find the images of images, globs, folders, CSV or TSV manifests and BIDS folders.
 
     ``modalities`` are those of the checkpoint, the one to assume first; ``wanted`` are
     those to use, or all. A single wanted one is also the modality of named images.
+    Folders and images in one BIDS folder are one input. ``selection`` is of BIDS
+    folders.
     """
     _check_modalities(wanted, modalities)
     collector = _Collector(tuple(modalities), tuple(wanted))
+    collector.selection = selection or BidsSelection()
     for text in inputs:
         collector.add_input(text)
-    collector.add_trees()
+    collector.add_parts()
     items = collector.take_encodable()
     joined = join_contrasts(items, collector.choice)
     found = find_repeated(joined.rows)
@@ -91,7 +100,7 @@ def collect_rows(
     return Manifest(
         tuple(rows),
         unique_failures(problems),
-        (*dict.fromkeys(collector.duplicates), *joined.duplicates, *found.duplicates),
+        (*collector.repeated_parts, *joined.duplicates, *found.duplicates),
     )
 
 
@@ -127,10 +136,10 @@ class _Collector:
         self.choice = ModalityChoice(modalities, self._used, single)
         self.rows: list[Subject | LooseImage] = []
         self.problems: list[Outcome[Any]] = []
-        self.duplicates: list[str] = []
+        self.selection = BidsSelection()
+        # Parts of BIDS folders, by root, and the number of rows before them.
+        self._parts: dict[Path, tuple[Counter[Path], int]] = {}
         self._n_problems_before: dict[str, int] = {}  # by path of an image
-        # By the root of a BIDS tree: paths that were named, and number of rows before.
-        self._trees: dict[Path, tuple[dict[Path, None], int]] = {}
 
     def insert(self, problems: Sequence[Outcome[Any]]) -> list[Outcome[Any]]:
         """Return all problems in the order of the inputs; these are of images."""
@@ -165,37 +174,42 @@ class _Collector:
                 self.problems.append(unreadable(Subject("", {}), Path(name), error))
 
     def add_bids(self, folder: Path, selection: BidsSelection | None = None) -> None:
-        self._add_found(index_bids(folder, self._used, selection))
-
-    def _add_found(self, items: Iterable[Subject | Outcome[Any]]) -> None:
-        for item in items:
-            if isinstance(item, Outcome):
-                self.problems.append(item)
+        for found in index_bids(folder, self._used, selection or self.selection):
+            if isinstance(found, Outcome):
+                self.problems.append(found)
             else:
-                self.rows.append(replace(item, metadata=self._keep(item.metadata)))
+                self.rows.append(replace(found, metadata=self._keep(found.metadata)))
 
-    def add_trees(self) -> None:
-        """Find the images of named parts of BIDS trees, each tree as one input."""
+    def add_parts(self) -> None:
+        """Add folders and images in BIDS folders: those of one are one input."""
         rows, self.rows = self.rows, []
         n_moved = 0
-        for root, (paths, position) in self._trees.items():
+        for root, (parts, position) in self._parts.items():
             self.rows += rows[n_moved:position]
             n_moved = position
-            homes = filter(None, map(find_participant_folder, paths))
-            selection = BidsSelection(
-                participants=[*dict.fromkeys(home.name for home in homes)],
-                paths=frozenset(paths),
-            )
-            try:
-                found = [*index_bids(root, self._used, selection)]
-            except OSError as error:
-                self.problems.append(unreadable(Subject("", {}), root, error))
-                continue
-            for path, items in sort_by_paths(found, paths).items():
-                self._add_found(items)
-                if not items and path.is_dir():
-                    self._add_plain_folder(path)
+            n_before = len(self.rows) + len(self.problems)
+            self.add_bids(root, replace(self.selection, within=frozenset(parts)))
+            if len(self.rows) + len(self.problems) == n_before:
+                self._add_other_parts(parts)
         self.rows += rows[n_moved:]
+
+    @property
+    def repeated_parts(self) -> list[str]:
+        """Images in BIDS folders that were given more than once."""
+        counts = [pair for parts, _ in self._parts.values() for pair in parts.items()]
+        return [str(path) for path, n in counts if n > 1 and path.is_file()]
+
+    def _add_other_parts(self, parts: Iterable[Path]) -> None:
+        """Search folders named as those of BIDS for images of other names."""
+        for part in parts:
+            if self.selection.filters or part.is_file():
+                self._report(str(part), "expected images of the filter, got none.")
+            else:
+                self._add_plain_folder(part)
+
+    def _keep_part(self, root: Path, path: Path) -> None:
+        parts, _ = self._parts.setdefault(root, (Counter(), len(self.rows)))
+        parts[path] += 1
 
     def take_encodable(self) -> list[Subject | LooseImage]:
         """Return the rows whose names can be written as text; report the others."""
@@ -219,37 +233,29 @@ class _Collector:
             self._report(str(path), f"{describe_absence(path)}.")
         elif path.suffix.lower() in _TABLE_SUFFIXES:
             self._add_table(path)
-        elif is_bids_image(path, self._used):
-            self._add_to_tree(path)
+        elif (root := find_image_root(path, self._used)) is not None:
+            self._keep_part(root, path)
         else:
             self._add_image(path, is_named=True)
 
-    def _add_to_tree(self, path: Path) -> bool:
-        """Keep a path for `add_trees` if it lies in a BIDS tree."""
-        home = find_participant_folder(path)
-        if home is not None:
-            paths, _ = self._trees.setdefault(home.parent, ({}, len(self.rows)))
-            if path in paths and not path.is_dir():
-                self.duplicates.append(str(path))
-            paths[path] = None
-        return home is not None
-
     def _add_folder(self, folder: Path) -> None:
-        if is_bids_folder(folder):
+        root = find_root(folder)
+        if root is not None:
+            self._keep_part(root, folder)
+        elif is_bids_folder(folder):
             n_before = len(self.rows) + len(self.problems)
             self.add_bids(folder)
-            self._report_empty(folder, self.bids_images, n_before)
-        elif not self._add_to_tree(folder):
+            self._check_found(folder, n_before, self.bids_images)
+        else:
             self._add_plain_folder(folder)
 
     def _add_plain_folder(self, folder: Path) -> None:
         n_before = len(self.rows) + len(self.problems)
         for path in self._find_images(folder):
             self._add_image(path, is_named=False)
-        expected = f"images ({', '.join(IMAGE_SUFFIXES)})"
-        self._report_empty(folder, expected, n_before)
+        self._check_found(folder, n_before, f"images ({', '.join(IMAGE_SUFFIXES)})")
 
-    def _report_empty(self, folder: Path, expected: str, n_before: int) -> None:
+    def _check_found(self, folder: Path, n_before: int, expected: str) -> None:
         if len(self.rows) + len(self.problems) == n_before:
             found = describe_dicom(folder) or "none"
             self._report(str(folder), f"expected {expected}, got {found}.")

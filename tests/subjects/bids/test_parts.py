@@ -2,7 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from brainfeat.subjects.bids.tree import find_participant_folder, is_bids_image
+from brainfeat.exceptions import InputError
+from brainfeat.subjects.bids.filter import BidsSelection
+from brainfeat.subjects.bids.index import find_image_root
 from brainfeat.subjects.manifest import collect_rows
 
 NAMES = [
@@ -56,11 +58,11 @@ def _found(root, *inputs, wanted=()):
     ("inputs", "expected"),
     [
         (["sub-01"], SUB_01),
-        (["sub-*"], [*SUB_01, SUB_02, SUB_03]),
-        (["sub-03", "sub-02", "sub-01"], [SUB_03, SUB_02, *SUB_01]),
+        (["sub-*"], [*SUB_01, SUB_02]),
+        (["sub-03"], [SUB_03]),
         (["sub-01/ses-1"], SUB_01[:1]),
         (["sub-01/ses-1/anat"], SUB_01[:1]),
-        (["sub-01/ses-2/anat", "sub-01/ses-1"], SUB_01[::-1]),
+        (["sub-01/ses-2/anat", "sub-01/ses-1"], SUB_01),
         (NAMES[3:5], [SUB_02]),
         (NAMES[:2], SUB_01[:1]),
         (NAMES[4:5], [("sub-02", None, "64", {"FLAIR": NAMES[4]})]),
@@ -96,36 +98,38 @@ def test_an_image_named_twice_is_a_duplicate(dataset):
     assert manifest.duplicates == (str(dataset / NAMES[3]),)
 
 
-def test_trees_keep_the_place_of_their_first_part(dataset, tmp_path):
+def test_a_dataset_has_the_place_of_its_first_part(dataset, tmp_path):
     _touch(tmp_path, ["a.nii", "z.nii", "other/sub-02/anat/sub-02_T1w.nii"])
     outside = [str(tmp_path / name) for name in ("a.nii", "z.nii")]
     inputs = [outside[0], "sub-02", "../other/sub-02", outside[1], "sub-01/ses-2"]
     rows = _collect(dataset, *inputs).rows
     names = [row.participant_id for row in rows]
-    assert names == ["a", "sub-02", "sub-01", "sub-02", "z"]
-    assert [row.metadata.get("age") for row in rows[1:4]] == ["64", "71", None]
+    assert names == ["a", "sub-01", "sub-02", "sub-02", "z"]
+    assert [row.metadata.get("age") for row in rows[1:4]] == ["71", "64", None]
 
 
-def test_a_participant_without_images_is_a_failure(dataset):
-    (dataset / "sub-04/anat").mkdir(parents=True)
-    manifest = _collect(dataset, "sub-04", "sub-02")
-    (problem,) = manifest.problems
-    assert str(problem.error).startswith(f"{dataset / 'sub-04'}: expected images")
+@pytest.mark.parametrize("inputs", [["sub-01/ses-2"], NAMES[2:3]])
+def test_images_that_a_filter_drops_are_not_found_otherwise(dataset, inputs):
+    selection = BidsSelection(filters={"T1w": {"acq": ("*",)}})
+    paths = [str(dataset / text) for text in [*inputs, "sub-02"]]
+    rows = collect_rows(paths, modalities=("T1w", "FLAIR"), selection=selection).rows
+    assert [[*row.images] for row in rows] == [["FLAIR"]]
+    with pytest.raises(InputError, match=f"{paths[0]}: expected images of the filter"):
+        collect_rows(paths[:1], modalities=("T1w", "FLAIR"), selection=selection)
 
 
 @pytest.mark.parametrize(
-    ("path", "folder", "is_image"),
+    ("path", "root"),
     [
-        ("/ds/sub-01/anat/sub-01_T1w.nii", "/ds/sub-01", True),
-        ("/ds/sub-01/ses-1/anat/sub-01_T1w.nii", "/ds/sub-01", True),
-        ("/home/sub-a/ds/sub-01/anat/sub-01_T1w.nii", "/home/sub-a/ds/sub-01", True),
-        ("/home/sub-a/scans/anat/sub-01_T1w.nii", "/home/sub-a", False),
-        ("/ds/sub-01/anat/sub-01_t1w.nii", "/ds/sub-01", False),
-        ("/ds/sub-01/anat/scan_T1w.nii", "/ds/sub-01", False),
-        ("/ds/sub-01/sub-01_T1w.nii", "/ds/sub-01", False),
-        ("/ds/sub-01_T1w.nii", None, False),
+        ("/ds/sub-01/anat/sub-01_T1w.nii", "/ds"),
+        ("/ds/sub-01/ses-1/anat/sub-01_t1w.mgz", "/ds"),
+        ("/home/sub-a/ds/sub-01/anat/sub-01_T1w.nii", "/home/sub-a/ds"),
+        ("/home/sub-a/scans/anat/sub-01_T1w.nii", None),
+        ("/ds/sub-01/anat/sub-01_T2w.nii", None),
+        ("/ds/sub-01/anat/scan_T1w.nii", None),
+        ("/ds/sub-01/sub-01_T1w.nii", None),
     ],
 )
-def test_the_tree_of_a_path(path, folder, is_image):
-    assert find_participant_folder(Path(path)) == (Path(folder) if folder else None)
-    assert is_bids_image(Path(path), ("T1w", "FLAIR")) is is_image
+def test_the_root_of_an_image(path, root):
+    found = find_image_root(Path(path), ("T1w", "FLAIR"))
+    assert found == (Path(root) if root else None)
