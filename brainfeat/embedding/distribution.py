@@ -13,11 +13,7 @@ from brainfeat.embedding.clusters import Workers, claimed_device
 from brainfeat.embedding.encoder_spec import EncoderSpec
 from brainfeat.embedding.stream import NOTHING_KNOWN, Embedding
 from brainfeat.embedding.subject_encoder import SubjectEncoder
-from brainfeat.exceptions import (
-    BrainfeatError,
-    UntrainedCheckpointWarning,
-    WorkerError,
-)
+from brainfeat.exceptions import BrainfeatError, UntrainedCheckpointWarning, WorkerError
 from brainfeat.subjects.failures import add_context
 from brainfeat.subjects.subject import Outcome, Subject
 

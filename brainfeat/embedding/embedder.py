@@ -16,11 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from brainfeat.checkpoint.sharing import check_fingerprint
 from brainfeat.embedding.cache import EmbeddingCache
 from brainfeat.embedding.clusters import active_workers
-from brainfeat.embedding.dense import (
-    DenseSpace,
-    check_dense_options,
-    to_dense_images,
-)
+from brainfeat.embedding.dense import DenseSpace, check_dense_options, to_dense_images
 from brainfeat.embedding.distribution import Distribution
 from brainfeat.embedding.encoder_spec import EncoderSpec
 from brainfeat.embedding.stream import Embedding
@@ -259,11 +255,7 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         return rows
 
     def transform_dense(
-        self,
-        X: Any,
-        *,
-        space: DenseSpace = "native",
-        n_components: int | None = None,
+        self, X: Any, *, space: DenseSpace = "native", n_components: int | None = None
     ) -> list[Nifti1Image]:
         """Return the patch tokens of each subject as a 4D image.
 

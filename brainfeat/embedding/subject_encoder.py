@@ -177,10 +177,7 @@ class SubjectEncoder:
     def preprocess(self, subject: Subject) -> tuple[PreprocessedSubject, Geometry]:
         """Take a subject to the grid; also return the geometry of its first image."""
         volumes, processed = read_and_preprocess(
-            subject,
-            self.preprocessor,
-            self.modalities,
-            memory_limit=self._memory_limit,
+            subject, self.preprocessor, self.modalities, memory_limit=self._memory_limit
         )
         return processed, next(iter(volumes.values())).geometry
 

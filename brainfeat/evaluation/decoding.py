@@ -10,12 +10,7 @@ import numpy as np
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
-from brainfeat.evaluation.folds import (
-    Fold,
-    check_repeats,
-    permute_labels,
-    repeat_folds,
-)
+from brainfeat.evaluation.folds import Fold, check_repeats, permute_labels, repeat_folds
 from brainfeat.evaluation.labelled import LabelledFeatures
 from brainfeat.evaluation.ridge import count_wins
 from brainfeat.evaluation.scaling import standard_deviation
@@ -156,9 +151,7 @@ def _score_tokens(
 
 
 def _score_positions(
-    tokens: NDArray[np.float32],
-    labels: NDArray[np.bool_],
-    folds: Sequence[Fold],
+    tokens: NDArray[np.float32], labels: NDArray[np.bool_], folds: Sequence[Fold]
 ) -> Floats:
     """AUC (n_positions, n_labels) of tokens (n_positions, n_rows, D).
 

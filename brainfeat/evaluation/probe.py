@@ -236,11 +236,7 @@ def _associate_sites(data: LabelledFeatures) -> tuple[float | None, list[str]]:
 
 def _score_sites(data: LabelledFeatures, seed: int) -> dict[str, Any]:
     if data.site is None or len(data.site_names) < 2:
-        return {
-            "site_decoding": None,
-            "site_chance": None,
-            "leave_one_site_out": (),
-        }
+        return {"site_decoding": None, "site_chance": None, "leave_one_site_out": ()}
     return {
         "site_decoding": decode_site(data.features, data.site, data.groups, seed=seed),
         "site_chance": 1.0 / len(data.site_names),

@@ -6,13 +6,7 @@ once for all penalties, without a check at each fit. `evaluate_probe` takes 1.7 
 sites, one thread). `RidgeCV` chooses no penalty per target with grouped folds.
 """
 
-__all__ = [
-    "PENALTIES",
-    "count_wins",
-    "pair_auc",
-    "ridge_scores",
-    "select_and_score",
-]
+__all__ = ["PENALTIES", "count_wins", "pair_auc", "ridge_scores", "select_and_score"]
 
 from collections.abc import Sequence
 

@@ -52,8 +52,7 @@ class SegmentationDecoder(nn.Module):
         # One more channel for the foreground of the encoder's grid.
         n_prior = config.n_classes + 1
         self.middle = nn.Sequential(
-            nn.Conv3d(width, 2 * width, 3, padding=1),
-            _ConvBlock(2 * width),
+            nn.Conv3d(width, 2 * width, 3, padding=1), _ConvBlock(2 * width)
         )
         self.places = nn.Conv3d(n_prior, 2 * width, 1)
         self.merge = nn.Conv3d(width, width, factor, stride=factor)

@@ -15,9 +15,7 @@ PoolingMode = Literal["mean", "cls", "cls+mean"]
 
 
 def pool_tokens(
-    output: EncoderOutput,
-    token_fractions: Tensor,
-    mode: PoolingMode = "mean",
+    output: EncoderOutput, token_fractions: Tensor, mode: PoolingMode = "mean"
 ) -> Tensor:
     """Average the tokens of each subject over its brain: float32 (B, D) or (B, 2 * D).
 

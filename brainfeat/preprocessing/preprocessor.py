@@ -15,13 +15,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from brainfeat.configs import (
-    JsonConfig,
-    PositiveInt,
-    Relation,
-    Rule,
-    check_fields,
-)
+from brainfeat.configs import JsonConfig, PositiveInt, Relation, Rule, check_fields
 from brainfeat.exceptions import ModalityError, VolumeError
 from brainfeat.preprocessing import brain_mask as masks
 from brainfeat.preprocessing.alignment import Alignment, align_to_template

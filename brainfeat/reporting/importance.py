@@ -149,14 +149,7 @@ def attribution(
         subjects = [one if keep_voxels else one.without_voxels() for one in tokens]
     atlas = RegionAtlas.load(template_regions() if labels_img is None else labels_img)
     return attribute_tokens(
-        subjects,
-        names,
-        encoder,
-        head,
-        atlas,
-        labels=labels,
-        folds=folds,
-        method=method,
+        subjects, names, encoder, head, atlas, labels=labels, folds=folds, method=method
     )
 
 

@@ -4,14 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-__all__ = [
-    "fact_table",
-    "frame",
-    "is_own_page",
-    "notes",
-    "render_page",
-    "score_table",
-]
+__all__ = ["fact_table", "frame", "is_own_page", "notes", "render_page", "score_table"]
 
 # All rules are below one class, so that they do not affect a notebook.
 _STYLE = """

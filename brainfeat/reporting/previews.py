@@ -55,10 +55,7 @@ class Outline:
         paths = "".join(
             f'<path d="{_contour(_strip(data, geometry))}" fill="none" '
             f'stroke="{color}" stroke-width="{width}"/>'
-            for data, color, width in (
-                (white, "#56b4e9", 0.5),
-                (brain, "#e69f00", 0.9),
-            )
+            for data, color, width in ((white, "#56b4e9", 0.5), (brain, "#e69f00", 0.9))
         )
         height, width = strip.shape
         return cls(
@@ -80,10 +77,7 @@ def draw_preview(name: str, subject: PreprocessedSubject, outline: Outline) -> P
     both = 2.0 * (subject.foreground & outline.brain).sum()
     overlap = both / (subject.foreground.sum() + outline.brain.sum())
     return Preview(
-        name,
-        np.round(255 * strip).astype(np.uint8),
-        subject.similarity,
-        float(overlap),
+        name, np.round(255 * strip).astype(np.uint8), subject.similarity, float(overlap)
     )
 
 

@@ -46,10 +46,7 @@ def attribute_voxels(
         window = (_N_SLABS, slabs.shape[2], 2 * patch_size, 2 * patch_size)
         with torch.no_grad():
             contributions = attr.Occlusion(forward).attribute(
-                slabs,
-                baselines=average,
-                sliding_window_shapes=window,
-                strides=window,
+                slabs, baselines=average, sliding_window_shapes=window, strides=window
             )
         # The effect of a window is that of all its voxels together.
         sizes = _window_sizes(slabs[0].shape, window).to(contributions)

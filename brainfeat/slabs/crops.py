@@ -98,11 +98,7 @@ class CropBoxes:
         n_subjects, n_channels, *shape = volumes.shape
         grid = self._grid(shape, volumes)  # B V*n_slices H W 3
         out = F.grid_sample(
-            volumes,
-            grid,
-            mode=interpolation,
-            padding_mode="border",
-            align_corners=True,
+            volumes, grid, mode=interpolation, padding_mode="border", align_corners=True
         )  # B C V*n_slices H W
         out = out.view(n_subjects, n_channels, -1, *self.size)
         return out.transpose(1, 2)
