@@ -1,27 +1,4 @@
-"""Errors and warnings of brainfeat; each error is also the fitting builtin.
-
-::
-
-    BrainfeatError
-    ├── VolumeError (ValueError)
-    │   └── VolumeNotFoundError (FileNotFoundError)
-    ├── GeometryError (ValueError)
-    ├── ModalityError (ValueError)
-    ├── InputError (ValueError)
-    ├── ConfigError (ValueError)
-    ├── CheckpointError (ValueError)
-    ├── TableError (ValueError)
-    ├── TrainingError (RuntimeError)
-    ├── WorkerError (RuntimeError)
-    └── MissingDependencyError (ImportError)
-
-    UserWarning
-    ├── UntrainedCheckpointWarning
-    ├── LeakageWarning
-    └── ConfoundingWarning
-
-`brief_reason` gives the message of any other error, `list_names` a list that is short.
-"""
+"""Errors and warnings of brainfeat; each error is also the fitting builtin."""
 
 __all__ = [
     "BrainfeatError",
@@ -53,8 +30,6 @@ def brief_reason(error: Exception) -> str:
 
     The error number and the file name that the system adds are left out.
 
-    Examples
-    --------
     >>> brief_reason(FileNotFoundError(2, "No such file or directory", "a.tsv"))
     'No such file or directory'
     """
@@ -64,8 +39,6 @@ def brief_reason(error: Exception) -> str:
 def list_names(names: Iterable[str]) -> str:
     """Join names for a message: ten at most, and the number of the others.
 
-    Examples
-    --------
     >>> list_names("abc"), list_names(map(str, range(12)))
     ('a, b, c', '0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more')
     """

@@ -22,8 +22,6 @@ class Prefetch(Generic[Item, Result]):
     that neither items nor results accumulate. Leaving the context ends all threads.
     Threads suffice, since the work releases the interpreter lock.
 
-    Examples
-    --------
     >>> with Prefetch(abs, [-1, 2, -3], n_threads=2, n_ahead=2) as results:
     ...     list(results)
     [1, 2, 3]

@@ -41,10 +41,9 @@ def to_dense_images(
     values = [subject.tokens for subject in subjects]
     if n_components is not None:
         values = _project(subjects, n_components)
-    return [
-        _to_image(data, _geometry(subject, space))
-        for data, subject in zip(values, subjects, strict=True)
-    ]
+    is_native = space == "native"
+    grids = [s.scanner_geometry if is_native else s.geometry for s in subjects]
+    return [_to_image(data, grid) for data, grid in zip(values, grids, strict=True)]
 
 
 def _project(
@@ -64,10 +63,6 @@ def _project(
         scores[mask] = pca.transform(brain)
         maps.append(scores)
     return maps
-
-
-def _geometry(subject: SubjectTokens, space: DenseSpace) -> Geometry:
-    return subject.geometry if space == "template" else subject.scanner_geometry
 
 
 def _to_image(data: NDArray[np.float32], geometry: Geometry) -> nib.Nifti1Image:

@@ -104,6 +104,11 @@ class SubjectEncoder:
         return self.atlas.names if self.atlas else ()
 
     @property
+    def atlas_fingerprint(self) -> str | None:
+        """SHA-256 of the atlas' label image; None without an atlas."""
+        return self.atlas.fingerprint if self.atlas else None
+
+    @property
     def precision(self) -> str:
         """Precision of the products: ``"float32"`` or ``"bfloat16"``."""
         return str(self._dtype).removeprefix("torch.")
@@ -169,7 +174,7 @@ class SubjectEncoder:
                 "checkpoint": self.checkpoint.fingerprint,
                 "preprocessing": self.preprocessor.fingerprint,
                 "pooling": self.pooling,
-                "atlas": self.atlas.fingerprint if self.atlas else None,
+                "atlas": self.atlas_fingerprint,
                 "dtype": str(self._dtype),
             }
         )

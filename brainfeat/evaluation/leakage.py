@@ -65,13 +65,12 @@ def warn_of_leakage(
         shared = np.intersect1d(codes[train], codes[test])
         if len(shared):
             overlaps = True
-            warnings.warn(
+            message = (
                 f"{len(shared)} {kind} on both sides of the split, first "
-                f"{names[shared[0]]}: "
-                "the score measures how well subjects are recognised.",
-                LeakageWarning,
-                stacklevel=2,
+                f"{names[shared[0]]}: the score measures how well subjects are "
+                "recognised."
             )
+            warnings.warn(message, LeakageWarning, stacklevel=2)
         if overlaps and kind == "rows":
             break  # their subjects and images overlap as well
     return overlaps

@@ -129,12 +129,8 @@ def evaluate_probe(  # noqa: PLR0913  known facts of the rows are one flat list
     """
     check_repeats(n_repeats, n_permutations)
     data = LabelledFeatures.check(X, y, groups, site, confounds, pos_label)
-    acquisition = Acquisition.check(
-        *(X, len(data.labels)),
-        modalities=modalities,
-        session=session,
-        voxel_mm=voxel_mm,
-    )
+    known = {"modalities": modalities, "session": session, "voxel_mm": voxel_mm}
+    acquisition = Acquisition.check(X, len(data.labels), **known)
     repeats = repeat_folds(data.labels, data.groups, n_repeats, random_state)
     run = partial(cross_validate, data, repeats=repeats, seed=random_state)
     naive = run(probe_input="features", n_permutations=n_permutations)

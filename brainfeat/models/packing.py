@@ -55,11 +55,8 @@ class Packing:
         slabs, lengths = order[:n_kept], counts[:n_kept] + n_prefix
         groups = _group(lengths)
         device = foreground.device
-        padded = torch.tensor(
-            [g.length for g in groups for _ in range(g.n_slabs)],
-            dtype=torch.long,
-            device=device,
-        )
+        repeated = [g.length for g in groups for _ in range(g.n_slabs)]
+        padded = torch.tensor(repeated, dtype=torch.long, device=device)
         starts = padded.cumsum(0) - padded  # K
         kept = flags[slabs]  # K hw
         # Slab by slab, in the order of their patches.

@@ -105,5 +105,4 @@ def _correlate(model: NDArray[np.float64], sampled: NDArray[Any]) -> NDArray[Any
     """Correlate a model of mean 0 and norm 1 with each row of (m, n)."""
     centered = sampled - sampled.mean(axis=1, keepdims=True)
     norms = np.linalg.norm(centered, axis=1)
-    scores: NDArray[Any] = centered @ model / np.maximum(norms, 1e-12)
-    return scores
+    return np.asarray(centered @ model / np.maximum(norms, 1e-12))

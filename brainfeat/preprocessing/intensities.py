@@ -72,8 +72,7 @@ def correct_bias(
     n4.SetMaximumNumberOfIterations(_N4_ITERATIONS)
     run_on_one_thread(n4, sitk.Shrink(image, shrink), sitk.Shrink(mask, shrink))
     field = sitk.GetArrayFromImage(n4.GetLogBiasFieldAsImage(image)).T
-    corrected: NDArray[np.float32] = (positive / np.exp(field)).astype(np.float32)
-    return corrected
+    return np.asarray(positive / np.exp(field), dtype=np.float32)
 
 
 def standardise(
@@ -133,9 +132,8 @@ def _without_extremes(
     spread = bright - darkest
     if spread == 0:
         return data, low, high
-    if background is not None and _lies_among(
-        background, rest, _MIN_DIFFERENCE * spread
-    ):
+    step_size = _MIN_DIFFERENCE * spread
+    if background is not None and _lies_among(background, rest, step_size):
         data = np.where(data == background, np.float32(darkest), data)
         low, high = float(data.min()), float(data.max())
     lowest, highest = darkest - _BELOW * spread, bright + _ABOVE * spread

@@ -76,12 +76,8 @@ def downsample(volume: Volume, spacing: float) -> Volume:
     Axes that are coarser already are kept. Later sums do not depend on how the volume
     was stored.
     """
-    factors = [
-        max(1, min(int(spacing / edge + 1e-3), size))
-        for edge, size in zip(
-            volume.geometry.spacing, volume.geometry.shape, strict=True
-        )
-    ]
+    edges = zip(volume.geometry.spacing, volume.geometry.shape, strict=True)
+    factors = [max(1, min(int(spacing / mm + 1e-3), size)) for mm, size in edges]
     data = volume.data.astype(np.float32, copy=False)
     for axis, factor in reversed([*enumerate(factors)]):
         # The slowest axis first, adding whole planes: five times as fast as
@@ -193,13 +189,8 @@ def _smooth_for_spacing(volume: Volume, spacing: float) -> Volume:
     data = np.ascontiguousarray(volume.data.transpose(order))
     smooth = np.empty_like(data)
     for axis in np.flatnonzero(sigmas)[::-1]:
-        ndimage.gaussian_filter1d(
-            data,
-            sigmas[axis],
-            int(positions[axis]),
-            output=smooth,
-            mode="nearest",
-            truncate=_TRUNCATE,
-        )
+        across = int(positions[axis])
+        options = {"output": smooth, "mode": "nearest", "truncate": _TRUNCATE}
+        ndimage.gaussian_filter1d(data, sigmas[axis], across, **options)
         data = smooth
     return Volume(smooth.transpose(positions), volume.geometry)
