@@ -113,9 +113,8 @@ def _breakable(name: str) -> str:
 
 def _outliers(cohort: Cohort) -> str:
     if len(cohort.names) < _FEWEST_TO_COMPARE:
-        return (
-            f"<p>Needs at least {_FEWEST_TO_COMPARE} rows, got {len(cohort.names)}.</p>"
-        )
+        n_rows = len(cohort.names)
+        return f"<p>Needs at least {_FEWEST_TO_COMPARE} rows, got {n_rows}.</p>"
     distances = cohort_distances(cohort.embeddings)
     order = np.argsort(-distances.score, kind="stable")[:_MOST_OUTLIERS]
     lines = [
@@ -142,17 +141,13 @@ def _reliability(cohort: Cohort) -> str:
         site = cohort.texts(cohort.site)
     n_repeated = int((pd.Series(cohort.participants).value_counts() > 1).sum())
     if n_repeated < 2:
-        return (
-            "<p>Needs at least two subjects with repeat scans, got "
-            f"{n_repeated or 'none'}.</p>"
-        )
+        n = n_repeated or "none"
+        return f"<p>Needs at least two subjects with repeat scans, got {n}.</p>"
     try:
-        reliability = evaluate_reliability(
-            cohort.embeddings, cohort.participants, site=site
-        )
+        result = evaluate_reliability(cohort.embeddings, cohort.participants, site=site)
     except InputError as error:
         return f"<p>Not evaluated: {escape(str(error))}</p>"
-    return _reliability_table(reliability)
+    return _reliability_table(result)
 
 
 def _reliability_table(reliability: Reliability) -> str:
@@ -164,26 +159,15 @@ def _reliability_table(reliability: Reliability) -> str:
             ("ICC(2,1) of the features, median", f"{median:.2f}", ""),
             ("interquartile range", f"{low:.2f} to {high:.2f}", ""),
         ]
-    lines.append(
-        (
-            "scans whose nearest other scan is of the same subject",
-            f"{reliability.retrieval:.0%}",
-            f"{reliability.retrieval_chance:.0%}",
-        )
-    )
+    name = "scans whose nearest other scan is of the same subject"
+    retrieval = f"{reliability.retrieval:.0%}", f"{reliability.retrieval_chance:.0%}"
+    lines.append((name, *retrieval))
     if reliability.site_decoding is not None and reliability.site_chance is not None:
-        lines.append(
-            (
-                "site decoded from the features, balanced accuracy",
-                str(reliability.site_decoding),
-                f"{reliability.site_chance:.2f}",
-            )
-        )
-    return (
-        score_table(("measure", "value", "chance"), lines)
-        + f"<p>{reliability.n_subjects} subjects with {reliability.n_scans} scans "
-        "each.</p>"
-    )
+        name = "site decoded from the features, balanced accuracy"
+        decoding = str(reliability.site_decoding), f"{reliability.site_chance:.2f}"
+        lines.append((name, *decoding))
+    counts = f"{reliability.n_subjects} subjects with {reliability.n_scans} scans each"
+    return f"{score_table(('measure', 'value', 'chance'), lines)}<p>{counts}.</p>"
 
 
 def _inputs(inputs: Inputs) -> str:

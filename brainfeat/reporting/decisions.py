@@ -49,5 +49,4 @@ def decision_gradient(head: Any, reference: Floats, rows: Floats) -> Floats:
         decision_function(head, row + steps) - decision_function(head, row - steps)
         for row in rows
     ]
-    gradients: Floats = np.stack(differences) / (2.0 * steps.diagonal())
-    return gradients
+    return np.asarray(np.stack(differences) / (2.0 * steps.diagonal()))

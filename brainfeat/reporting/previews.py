@@ -76,9 +76,8 @@ def draw_preview(name: str, subject: PreprocessedSubject, outline: Outline) -> P
     strip = _strip(unit, subject.geometry)
     both = 2.0 * (subject.foreground & outline.brain).sum()
     overlap = both / (subject.foreground.sum() + outline.brain.sum())
-    return Preview(
-        name, np.round(255 * strip).astype(np.uint8), subject.similarity, float(overlap)
-    )
+    pixels = np.round(255 * strip).astype(np.uint8)
+    return Preview(name, pixels, subject.similarity, float(overlap))
 
 
 def rank_previews(previews: Sequence[Preview]) -> list[tuple[Preview, bool]]:
@@ -99,11 +98,9 @@ def preview_html(preview: Preview, *, is_suspect: bool) -> str:
     """Write one preview as a figure; the page must hold the outline's symbol."""
     height, width = preview.pixels.shape
     name = escape(preview.name)
-    similarity = (
-        "not aligned"
-        if np.isnan(preview.similarity)
-        else f"similarity {preview.similarity:.2f}"
-    )
+    similarity = f"similarity {preview.similarity:.2f}"
+    if np.isnan(preview.similarity):
+        similarity = "not aligned"
     return (
         f"<figure{' class=suspect' if is_suspect else ''}>"
         f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{name}">'
@@ -147,9 +144,8 @@ def _contour(values: Floats, level: float = 0.5) -> str:
         corners = is_high[r : r + 2, :-1].sum(axis=0) + is_high[r : r + 2, 1:].sum(0)
         for c in np.flatnonzero((corners > 0) & (corners < 4)):
             crossings = _crossings(values, r, int(c), level)
-            for (x0, y0), (x1, y1) in zip(
-                crossings[::2], crossings[1::2], strict=False
-            ):
+            pairs = zip(crossings[::2], crossings[1::2], strict=False)
+            for (x0, y0), (x1, y1) in pairs:
                 segments.append(f"M{x0:.1f} {y0:.1f}L{x1:.1f} {y1:.1f}")
     return "".join(segments)
 

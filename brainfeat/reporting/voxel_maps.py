@@ -78,11 +78,8 @@ def _decision(
 
     def decide(slabs: Tensor) -> Tensor:
         rows = len(slabs)
-        output = network(
-            slabs,
-            present=present.expand(rows, -1),
-            foreground=foreground.expand(rows, -1, -1, -1),
-        )
+        known = present.expand(rows, -1), foreground.expand(rows, -1, -1, -1)
+        output = network(slabs, present=known[0], foreground=known[1])
         vectors = torch.einsum("gshw,bshwd->bgd", weights, output.patch_tokens)
         return vectors.flatten(1) @ slopes
 
