@@ -71,11 +71,9 @@ class Prefetch(Generic[Item, Result]):
 
 
 def end_with_parent() -> None:
-    """End this process when its parent ends.
-
-    A parent that is killed, as for want of memory, cannot end its children, which
-    would wait for work forever.
-    """
+    """End this process when its parent ends."""
+    # A parent that is killed, as for want of memory, cannot end its children, which
+    # would wait for work forever.
     threading.Thread(target=_exit_after_parent, daemon=True).start()
 
 

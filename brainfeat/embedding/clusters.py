@@ -119,10 +119,7 @@ class DaskWorkers:
 
 
 class RayWorkers:
-    """The workers of the running Ray cluster, or of a new local one.
-
-    Ray repeats the calls of a worker that dies.
-    """
+    """The workers of the running Ray cluster or a new one; Ray repeats lost calls."""
 
     def __init__(self) -> None:
         self._ray = _import_ray()

@@ -34,10 +34,7 @@ def check_dense_options(space: object, n_components: object, n_features: int) ->
 def to_dense_images(
     subjects: Sequence[SubjectTokens], *, space: DenseSpace, n_components: int | None
 ) -> list[nib.Nifti1Image]:
-    """Make a 4D image of each subject's tokens, without interpolation.
-
-    Channels are those of the tokens, or principal components over all brains.
-    """
+    """Make 4D images of tokens, or of their principal components over all brains."""
     values = [subject.tokens for subject in subjects]
     if n_components is not None:
         values = _project(subjects, n_components)

@@ -89,10 +89,7 @@ class Acquisition:
 
 
 def largest_common_subset(modalities: Codes, data: LabelledFeatures) -> Rows | None:
-    """Return the rows of the same modalities that hold most of the rarer class.
-
-    None if no modalities have two subjects of each class.
-    """
+    """Return rows of the same modalities with most of the rarer class, if two."""
     best, best_size = None, 1
     for code in range(len(modalities[1])):
         rows = np.flatnonzero(modalities[0] == code)

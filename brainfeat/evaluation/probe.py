@@ -190,13 +190,8 @@ def _evaluate_common(
         n_permutations=n_permutations,
         seed=seed,
     )
-    return CommonSubset(
-        names[codes[rows[0]]],
-        len(rows),
-        len(np.unique(subset.groups)),
-        result.auc,
-        result.p_value,
-    )
+    sizes = len(rows), len(np.unique(subset.groups))
+    return CommonSubset(names[codes[rows[0]]], *sizes, result.auc, result.p_value)
 
 
 def _describe_common(common: CommonSubset | None, naive: CrossValidation) -> str:

@@ -163,23 +163,18 @@ class Block(nn.Module):
 
 
 class SlabMixing(nn.Module):
-    """Depthwise 3x3x3 convolution over neighbouring slabs and patches.
-
-    It starts at zero, so that a new layer changes nothing until it is trained.
-    """
+    """Depthwise 3x3x3 convolution over neighbouring slabs and patches."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
         self.conv = nn.Conv3d(dim, dim, 3, padding=1, groups=dim)
+        # A new layer changes nothing until it is trained.
         for parameter in self.conv.parameters():
             nn.init.zeros_(parameter)
 
     def forward(self, patch_tokens: Tensor, packing: Packing | None = None) -> Tensor:
-        """Add the convolved patch tokens (B, S, h, w, D), or (T, D) if packed.
-
-        Packed background counts as zero.
-        """
+        """Add the convolved tokens (B, S, h, w, D), or (T, D) without background."""
         normed = self.norm(patch_tokens)
         if packing is None:
             return patch_tokens + self._convolve(normed)

@@ -158,10 +158,7 @@ class KeyProblems:
     def check(
         self, names: Sequence[str], state: Mapping[str, Tensor], shape: tuple[int, ...]
     ) -> bool:
-        """Record why tensors, stacked along their first axis, do not have a shape.
-
-        Returns whether they have it, in equal parts.
-        """
+        """Check that tensors, stacked along their first axis, have a shape."""
         self.missing += [name for name in names if name not in state]
         expected = (shape[0] // len(names), *shape[1:])
         shapes = {name: tuple(state[name].shape) for name in names if name in state}

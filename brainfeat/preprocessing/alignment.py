@@ -196,11 +196,9 @@ class _Moving:
         return self._interpolate(self.data, points)
 
     def sample_slopes(self, points: Floats) -> Floats:
-        """Return gradients (n, 3) per mm at points (n, 3) in mm.
-
-        Central differences over two voxels are smoother than the derivative of the
-        linear interpolation, which jumps between voxels.
-        """
+        """Return gradients (n, 3) per mm at points (n, 3) in mm."""
+        # Central differences over two voxels are smoother than the derivative of the
+        # linear interpolation, which jumps between voxels.
         slopes = [self._interpolate(slope, points) for slope in self._slopes]
         return np.stack(slopes, axis=1) @ self._to_voxel[:3, :3]
 
@@ -261,10 +259,8 @@ class _Comparison:
         return self._model.points @ _to_linear(parameters).T + parameters[9:] * _UNIT
 
     def _sample(self, parameters: Floats) -> tuple[Floats, float]:
-        """Return values of mean 0 and norm 1, and their original norm.
-
-        The latest are kept, since residuals and the Jacobian are computed in turn.
-        """
+        """Return values of mean 0 and norm 1, and their original norm."""
+        # The latest are kept, since residuals and the Jacobian are computed in turn.
         if self._latest is None or not np.array_equal(self._latest[0], parameters):
             values = self._moving.sample(self._transform(parameters))
             values -= values.mean()

@@ -69,10 +69,8 @@ def find_flat_background(data: NDArray[Any]) -> float | None:
 
 
 def _high_percentile(values: NDArray[Any], percentile: float) -> float:
-    """Return a high percentile, as NumPy does but several times as fast.
-
-    Only values brighter than most of a sample are sorted.
-    """
+    """Return a high percentile, as NumPy does but several times as fast."""
+    # Only values brighter than most of a sample are sorted.
     flat = values.ravel()
     position = (flat.size - 1) * percentile / 100.0
     guess = np.percentile(flat[::_SAMPLE_STEP], percentile - 2.0)

@@ -117,10 +117,7 @@ def _without_damage(data: NDArray[np.float32]) -> NDArray[np.float32]:
 def _without_extremes(
     data: NDArray[np.float32], low: float, high: float
 ) -> tuple[NDArray[np.float32], float, float]:
-    """Bring a flat background and outliers near the other intensities.
-
-    Takes and returns the extremes, too.
-    """
+    """Bring a flat background and outliers, and the extremes, near the others."""
     background = find_flat_background(data)
     step = math.ceil((data.size / _N_SAMPLED) ** (1 / 3))
     rest = data[::step, ::step, ::step]

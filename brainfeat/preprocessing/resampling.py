@@ -142,11 +142,9 @@ def run_on_one_thread(image_filter: Any, *images: sitk.Image) -> Any:
 
 
 def _to_fortran_order(data: NDArray[Any]) -> NDArray[Any]:
-    """Return an array in Fortran order, as SimpleITK needs it.
-
-    The lines of a view of a larger array are often a power of two apart and share cache
-    lines. They are first copied close to each other, in memory order.
-    """
+    """Return an array in Fortran order, as SimpleITK needs it."""
+    # The lines of a view of a larger array are often a power of two apart and share
+    # cache lines. They are first copied close to each other, in memory order.
     if data.flags.f_contiguous:
         return data
     return np.asfortranarray(data.copy(order="K"))

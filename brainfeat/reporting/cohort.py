@@ -48,10 +48,7 @@ class Cohort:
         confounds: Sequence[str] | None = None,
         pos_label: Any = None,
     ) -> "Cohort":
-        """Find the columns by their usual names, unless they are given.
-
-        Confounds are age and sex by default; the site is accounted for separately.
-        """
+        """Find columns by their usual names; confounds are age and sex by default."""
         if label is not None and label not in known:
             raise InputError(
                 f"expected a column {label!r} of labels, got "

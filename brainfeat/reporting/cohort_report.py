@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
@@ -32,16 +32,13 @@ _FEWEST_TO_COMPARE = 10
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Inputs:
-    """Previews of the images, names and errors of failed ones, and region importance.
-
-    ``importance`` is that of `Attribution`; ``remarks`` say what was left out.
-    """
+    """Previews of images, names and errors of failed ones, and region importance."""
 
     outline: Outline | None = None
     previews: Sequence[Preview] = ()
     failures: Sequence[tuple[str, str]] = ()
-    importance: pd.DataFrame | None = None
-    remarks: Sequence[str] = field(default_factory=tuple)
+    importance: pd.DataFrame | None = None  # of `Attribution`
+    remarks: Sequence[str] = ()  # what was left out
 
 
 def cohort_report(

@@ -16,10 +16,7 @@ _LEAST = 1e-6  # probabilities are clipped, so that log-odds are finite
 
 
 def decision_function(head: Any, rows: Floats) -> Floats:
-    """Return one value a row, larger for the second class.
-
-    It is the head's decision function, else its log-odds, else its prediction.
-    """
+    """Return the head's decision function, else its log-odds, else its prediction."""
     if hasattr(head, "decision_function"):
         values = np.asarray(head.decision_function(rows), dtype=np.float64)
     elif hasattr(head, "predict_proba"):

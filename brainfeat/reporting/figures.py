@@ -22,10 +22,8 @@ _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def encode_png(pixels: NDArray[np.uint8]) -> str:
-    """Encode an image of 0 to 255 in 16 greys, as a ``data:`` address [1]_.
-
-    .. [1] PNG specification, https://www.w3.org/TR/png-3/
-    """
+    """Encode an image of 0 to 255 in 16 greys, as a ``data:`` address."""
+    # PNG specification, https://www.w3.org/TR/png-3/
     height, width = pixels.shape
     header = struct.pack(">IIBBBBB", width, height, 4, 0, 0, 0, 0)  # 4 bits a pixel
     greys = np.round(pixels / 17.0).astype(np.uint8)

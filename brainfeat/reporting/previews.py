@@ -18,6 +18,7 @@ from brainfeat.volume import Geometry, Volume
 __all__ = ["Outline", "Preview", "draw_preview", "preview_html", "rank_previews"]
 
 Floats = NDArray[np.float64]
+_Point = tuple[float, float]
 
 _CUTS = (3.0, -20.0, 8.0)  # x, y, z in MNI152 mm
 _LIMIT = -3.5  # robust z-score, below which a preview is suspect
@@ -25,27 +26,20 @@ _LEAST_SPREAD = 0.01  # a cohort of equal scans has no outliers
 
 
 class Preview(NamedTuple):
-    """Cuts of one subject, side by side, with the quality of its alignment.
-
-    ``similarity`` is the correlation with a model of a head, NaN without alignment;
-    ``overlap`` the Dice coefficient of foreground and template.
-    """
+    """Cuts of one subject, side by side, with the quality of its alignment."""
 
     name: str
     pixels: NDArray[np.uint8]
-    similarity: float
-    overlap: float
+    similarity: float  # correlation with a model of a head, NaN without alignment
+    overlap: float  # Dice coefficient of foreground and template
 
 
 @dataclass(frozen=True, eq=False)
 class Outline:
-    """The template on the grid of the previews.
-
-    ``symbol`` is an SVG ``<symbol>`` with the id ``template``, drawn once for a page.
-    """
+    """The template on the grid of the previews."""
 
     brain: NDArray[np.bool_]
-    symbol: str
+    symbol: str  # SVG with the id ``template``, drawn once for a page
 
     @classmethod
     def draw(cls, geometry: Geometry) -> "Outline":
@@ -150,9 +144,7 @@ def _contour(values: Floats, level: float = 0.5) -> str:
     return "".join(segments)
 
 
-def _crossings(
-    values: Floats, r: int, c: int, level: float
-) -> list[tuple[float, float]]:
+def _crossings(values: Floats, r: int, c: int, level: float) -> list[_Point]:
     """Return where the level crosses the edges of a square, in order."""
     corners = [(r, c), (r, c + 1), (r + 1, c + 1), (r + 1, c)]
     points = []

@@ -87,9 +87,7 @@ def _describe_choice(n_chosen: int, n_rows: int) -> list[str]:
     ]
 
 
-def _can_attribute(
-    cohort: Cohort, rows: Sequence[int], encoder: SubjectEncoder
-) -> bool:
+def _can_attribute(cohort: Cohort, rows: list[int], encoder: SubjectEncoder) -> bool:
     is_aligned = encoder.preprocessor.alignment != "none"
     has_tokens = encoder.pooling in {"mean", "regions"}
     return is_aligned and has_tokens and _has_two_classes(cohort, rows)

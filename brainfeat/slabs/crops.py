@@ -221,8 +221,6 @@ def _uniform(
     return limits[0] + (limits[1] - limits[0]) * torch.rand(*n, generator=generator)
 
 
-def _log_ratio(
-    largest: float, n: tuple[int, ...], generator: torch.Generator
-) -> Tensor:
-    limit = math.log(largest)
+def _log_ratio(high: float, n: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    limit = math.log(high)
     return _uniform((-limit, limit), n, generator).exp()

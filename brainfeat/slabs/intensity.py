@@ -104,11 +104,9 @@ def _change_contrast(stacks: Tensor, changes: IntensityChanges) -> Tensor:
 
 
 def _interpolate_field(control: Tensor, shape: torch.Size) -> Tensor:
-    """Interpolate control points (N, M, 3, 3, 3) trilinearly.
-
-    One product along each axis, the longest last: `F.interpolate` reads eight points
-    for each voxel.
-    """
+    """Interpolate control points (N, M, 3, 3, 3) trilinearly."""
+    # One product along each axis, the longest last: `F.interpolate` reads eight points
+    # for each voxel.
     eye = torch.eye(control.shape[-1]).to(control)[None]
     slices, rows, columns = (
         F.interpolate(eye, size=size, mode="linear", align_corners=True)[0]  # 3 size
