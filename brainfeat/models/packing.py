@@ -80,7 +80,8 @@ class Packing:
         return rows.index_copy(0, self.patch_rows, patches)
 
     def unpack(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return prefix (B, S, n_prefix, D) and patch tokens (B, S, h, w, D); else 0."""
+        """Return prefix (B, S, n_prefix, D) and patch tokens (B, S, h, w, D)."""
+        # Zero in slabs without foreground and in the background.
         n_rows, n_slabs, _, _ = self.shape
         prefix = rows.new_zeros(n_rows * n_slabs, self.n_prefix, rows.shape[-1])
         prefix = prefix.index_copy(0, self.slabs, rows[self.prefix_rows])
