@@ -11,13 +11,16 @@ __all__ = [
 import contextlib
 import shutil
 import sys
+import time
 from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, Timeout
 
 from brainfeat.exceptions import TableError
 
-_MAX_ATTEMPTS = 100  # for a folder that other processes keep removing
+# For a folder that other processes keep removing; the pause is in seconds.
+_MAX_ATTEMPTS = 100
+_PAUSE = 0.001
 
 
 class FolderBusyError(TableError):
@@ -39,9 +42,7 @@ def lock_folder(folder: Path) -> BaseFileLock:
             lock.acquire(blocking=False)
         except Timeout as error:
             if path.exists():
-                raise FolderBusyError(
-                    f"{folder}: another process is writing this table."
-                ) from error
+                raise _busy(folder) from error
         except FileNotFoundError:
             pass  # the holder removed the folder
         except PermissionError as error:
@@ -53,7 +54,8 @@ def lock_folder(folder: Path) -> BaseFileLock:
             ) from error
         else:
             return lock
-    raise TableError(f"{folder}: cannot be written (other processes keep removing it).")
+        time.sleep(_PAUSE)
+    raise _busy(folder)
 
 
 def is_locked(folder: Path) -> bool:
@@ -113,6 +115,11 @@ def _make_folder(folder: Path) -> None:
             is_gone = isinstance(error, FileNotFoundError | FileExistsError)
             if not is_gone or attempt == _MAX_ATTEMPTS - 1:
                 raise _not_writable(folder, error) from error
+            time.sleep(_PAUSE)
+
+
+def _busy(folder: Path) -> FolderBusyError:
+    return FolderBusyError(f"{folder}: another process is writing this table.")
 
 
 def _not_writable(folder: Path, error: OSError) -> TableError:

@@ -61,13 +61,6 @@ def collect_training_data(
 
     `modalities` are the encoder's; images that name none count as the first. `wanted`
     are those to use, by default all.
-
-    Raises
-    ------
-    InputError
-        If there is nothing to train on, or `data` has another form.
-    ModalityError
-        If a wanted modality is unknown to the encoder or no subject has it.
     """
     collected = _collect(data, modalities, wanted)
     absent = [name for name in wanted if name not in collected.modalities]
