@@ -17,10 +17,13 @@ __all__ = [
     "VolumeNotFoundError",
     "WorkerError",
     "brief_reason",
+    "import_optional",
     "list_names",
 ]
 
 from collections.abc import Iterable
+from importlib import import_module
+from typing import Any
 
 _N_LISTED = 10
 
@@ -46,6 +49,14 @@ def list_names(names: Iterable[str]) -> str:
     n_others = len(names) - _N_LISTED
     more = f" and {n_others} more" if n_others > 0 else ""
     return ", ".join(names[:_N_LISTED]) + more
+
+
+def import_optional(module: str, message: str) -> Any:
+    """Import a module of another package, or raise MissingDependencyError."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise MissingDependencyError(message) from error
 
 
 class BrainfeatError(Exception):

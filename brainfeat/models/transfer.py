@@ -59,8 +59,9 @@ def transfer_weights(
             f"in slabs of {config.thickness} slices, got {tuple(modalities)} in "
             f"{thickness}."
         )
-    n_modalities = len(modalities)
-    n_channels = n_modalities * thickness
+    names = tuple(modalities)
+    target = dataclasses.replace(config, modalities=names, thickness=thickness)
+    n_channels, n_modalities = target.in_channels, len(names)
     kernels = state["patch_embed.proj.weight"]  # D C p p
     kernel = kernels.sum(1, keepdim=True) / n_channels
     # Tokens are sums over modalities, too, so each gets its part of the old sum.

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from brainfeat.exceptions import ConfigError, MissingDependencyError, VolumeError
+from brainfeat.exceptions import ConfigError, VolumeError, import_optional
 from brainfeat.io.paths import expand_home, image_stem
 from brainfeat.io.volumes import read_labels, write_volume
 from brainfeat.preprocessing.alignment import Alignment
@@ -166,12 +166,8 @@ def _resolve(brain_mask: BrainMask) -> Callable[[Volume], Any]:
 
 
 def _run_deepbet(volume: Volume) -> NDArray[np.bool_]:
-    try:
-        deepbet = import_module("deepbet")
-    except ImportError as error:
-        raise MissingDependencyError(
-            'brain_mask: "deepbet" needs an extra: pip install "brainfeat[deepbet]"'
-        ) from error
+    message = 'brain_mask: "deepbet" needs an extra: pip install "brainfeat[deepbet]"'
+    deepbet = import_optional("deepbet", message)
     with tempfile.TemporaryDirectory() as folder:
         # deepbet reads and writes files.
         source = write_volume(volume, Path(folder, "head.nii.gz"))
