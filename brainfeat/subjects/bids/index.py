@@ -122,15 +122,19 @@ def _find_images(
     images: dict[str, list[tuple[str | None, Path]]] = {}
     if not folder.is_dir():
         return images
+    known = {modality.casefold(): modality for modality in modalities}
     for name in _image_names(folder):
         parsed = parse_bids_name(name)
+        # In lower case, as other folders allow.
+        suffix = known.get(parsed.suffix.casefold(), parsed.suffix)
+        parsed = replace(parsed, suffix=suffix)
         if (
-            parsed.suffix in modalities
+            suffix in modalities
             and "sub" in parsed.entities
             and selection.has_image(parsed)
         ):
             run = parsed.entities.get("run")
-            images.setdefault(parsed.suffix, []).append((run, folder / name))
+            images.setdefault(suffix, []).append((run, folder / name))
     return images
 
 

@@ -145,3 +145,9 @@ def test_participants_without_image_are_counted_and_named(tmp_path, caplog):
     (message,) = caplog.messages
     assert "2 of 3 participants have no image" in message
     assert message.endswith("sub-02, sub-03.")
+
+
+def test_suffixes_may_be_in_lower_case(tmp_path):
+    _touch(tmp_path, "sub-01/anat/sub-01_t1w.nii", "sub-01/anat/sub-01_flair.mgz")
+    ((_, _, _, images),) = _found(tmp_path)
+    assert images == {"T1w": "sub-01_t1w.nii", "FLAIR": "sub-01_flair.mgz"}
