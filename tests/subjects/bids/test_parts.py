@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from brainfeat.exceptions import InputError
+from brainfeat.pretraining.data import collect_training_data
 from brainfeat.subjects.bids.filter import BidsSelection
 from brainfeat.subjects.bids.index import find_image_root
 from brainfeat.subjects.manifest import collect_rows
@@ -133,3 +134,9 @@ def test_images_that_a_filter_drops_are_not_found_otherwise(dataset, inputs):
 def test_the_root_of_an_image(path, root):
     found = find_image_root(Path(path), ("T1w", "FLAIR"))
     assert found == (Path(root) if root else None)
+
+
+def test_sessions_named_by_their_folders_are_one_subject_in_training(dataset):
+    paths = [str(dataset / "sub-01" / name) for name in ("ses-1", "ses-2")]
+    found = collect_training_data(paths, modalities=("T1w", "FLAIR"))
+    assert [row.participant_id for row in found.subjects] == ["sub-01", "sub-01"]
