@@ -131,10 +131,9 @@ def attribution(
        2017.
     """
     embedder, head = _split(pipeline)
-    if method not in get_args(AttributionMethod):
-        raise ConfigError(
-            f"method: expected one of {get_args(AttributionMethod)}, got {method!r}."
-        )
+    methods = get_args(AttributionMethod)
+    if method not in methods:
+        raise ConfigError(f"method: expected one of {methods}, got {method!r}.")
     check_order(X, y=y, groups=groups)
     encoder, table = embedder.read_subjects(X)
     labels = _check_labels(y, cv, len(table.rows))
@@ -155,20 +154,16 @@ def attribution(
 
 def attribute_tokens(
     subjects: Sequence[SubjectTokens],
-    names: Sequence[str],
+    names: Sequence[str],  # index of the effects
     encoder: SubjectEncoder,
-    head: Any,
+    head: Any,  # what follows the embedder; fitted again in each fold, if there are any
     atlas: RegionAtlas,
     *,
     labels: NDArray[Any] | None,
     folds: Sequence[tuple[Any, Any]] | None,
     method: AttributionMethod = "tokens",
 ) -> Attribution:
-    """Compute `attribution` for subjects that are already encoded.
-
-    ``head`` is what follows the embedder; it is fitted again in each fold, if there are
-    folds. ``names`` become the index of the effects.
-    """
+    """Compute `attribution` for subjects that are already encoded."""
     regions = _region_weights(atlas, encoder)  # R I J K
     pools = [_pool_weights(subject, encoder) for subject in subjects]
     rows = np.stack([_pool(s, p) for s, p in zip(subjects, pools, strict=True)])

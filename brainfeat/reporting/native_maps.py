@@ -3,7 +3,7 @@
 __all__ = ["NativeMaps"]
 
 from collections.abc import Sequence
-from typing import Any, overload
+from typing import Any
 
 import nibabel as nib
 
@@ -14,11 +14,9 @@ from brainfeat.volume import Volume
 
 
 class NativeMaps(Sequence[nib.Nifti1Image]):
-    """A map a subject, on the grid of its first image; interpolated when indexed.
+    """A map a subject, on the grid of its first image; interpolated when indexed."""
 
-    A native map is as large as the scan: a cohort of them would need much memory.
-    """
-
+    # A native map is as large as the scan: a cohort of them would need much memory.
     def __init__(
         self,
         volumes: Sequence[Volume],
@@ -36,10 +34,6 @@ class NativeMaps(Sequence[nib.Nifti1Image]):
     def __len__(self) -> int:
         return len(self._values)
 
-    @overload
-    def __getitem__(self, index: int) -> nib.Nifti1Image: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[nib.Nifti1Image]: ...
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
