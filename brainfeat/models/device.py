@@ -59,9 +59,8 @@ def resolve_dtype(dtype: Any, device: torch.device) -> torch.dtype:
     if isinstance(dtype, str) and dtype == "auto":
         return torch.bfloat16 if _multiplies_bfloat16(device) else torch.float32
     if not isinstance(dtype, str) or dtype not in _DTYPES:
-        raise ConfigError(
-            f"dtype: expected one of {('auto', *_DTYPES)}, got {dtype!r}."
-        )
+        names = ("auto", *_DTYPES)
+        raise ConfigError(f"dtype: expected one of {names}, got {dtype!r}.")
     return _DTYPES[dtype]
 
 

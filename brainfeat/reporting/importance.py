@@ -23,8 +23,8 @@ from brainfeat.evaluation.columns import check_order
 from brainfeat.exceptions import ConfigError, InputError
 from brainfeat.io.volumes import to_image
 from brainfeat.models.threads import resolve_n_jobs
+from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.reporting.decisions import decision_function, decision_gradient
-from brainfeat.reporting.native_maps import NativeMaps
 from brainfeat.reporting.template_regions import template_regions
 from brainfeat.reporting.voxel_maps import attribute_voxels
 from brainfeat.volume import Volume
@@ -196,10 +196,38 @@ def attribute_tokens(
     return Attribution(
         effects=frame,
         importance=_rank(frame, fractions, labels),
-        maps=NativeMaps(volumes, subjects, encoder.preprocessor),
+        maps=_NativeMaps(volumes, subjects, encoder.preprocessor),
         template_maps=tuple(to_image(volume) for volume in volumes),
         group_img=_group_map(volumes, labels),
     )
+
+
+class _NativeMaps(Sequence[nib.Nifti1Image]):
+    """A map a subject, on the grid of its first image; interpolated when indexed."""
+
+    # A native map is as large as the scan: a cohort of them would need much memory.
+    def __init__(
+        self,
+        volumes: Sequence[Volume],
+        subjects: Sequence[SubjectTokens],
+        preprocessor: Preprocessor,
+    ) -> None:
+        self._values = [volume.data for volume in volumes]
+        self._aligned = [
+            subject.processed.on_grid(volume.geometry)
+            for volume, subject in zip(volumes, subjects, strict=True)
+        ]
+        self._native = [subject.native for subject in subjects]
+        self._preprocessor = preprocessor
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        values, aligned = self._values[index], self._aligned[index]
+        return to_image(self._preprocessor.invert(values, aligned, self._native[index]))
 
 
 def _region_weights(atlas: RegionAtlas, encoder: SubjectEncoder) -> NDArray[Any]:
