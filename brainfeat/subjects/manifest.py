@@ -2,7 +2,8 @@
 
 import glob
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from brainfeat.io.paths import IMAGE_SUFFIXES, expand_home, has_image_suffix, im
 from brainfeat.subjects.bids.entities import parse_bids_name
 from brainfeat.subjects.bids.filter import BidsSelection
 from brainfeat.subjects.bids.index import (
+    find_image_root,
     find_root,
     index_bids,
     is_bids_folder,
@@ -78,7 +80,8 @@ def collect_rows(
 
     ``modalities`` are those of the checkpoint, the one to assume first; ``wanted`` are
     those to use, or all. A single wanted one is also the modality of named images.
-    Folders in one BIDS folder are one input. ``selection`` is of BIDS folders.
+    Folders and images in one BIDS folder are one input. ``selection`` is of BIDS
+    folders.
     """
     _check_modalities(wanted, modalities)
     collector = _Collector(tuple(modalities), tuple(wanted))
@@ -97,7 +100,7 @@ def collect_rows(
     return Manifest(
         tuple(rows),
         unique_failures(problems),
-        (*joined.duplicates, *found.duplicates),
+        (*collector.repeated_parts, *joined.duplicates, *found.duplicates),
     )
 
 
@@ -134,7 +137,8 @@ class _Collector:
         self.rows: list[Subject | LooseImage] = []
         self.problems: list[Outcome[Any]] = []
         self.selection = BidsSelection()
-        self._parts: dict[Path, list[Path]] = {}  # of BIDS folders, by root
+        # Parts of BIDS folders, by root, and the number of rows before them.
+        self._parts: dict[Path, tuple[Counter[Path], int]] = {}
         self._n_problems_before: dict[str, int] = {}  # by path of an image
 
     def insert(self, problems: Sequence[Outcome[Any]]) -> list[Outcome[Any]]:
@@ -177,13 +181,35 @@ class _Collector:
                 self.rows.append(replace(found, metadata=self._keep(found.metadata)))
 
     def add_parts(self) -> None:
-        """Add the folders in BIDS folders: those of one are one input."""
-        for root, parts in self._parts.items():
+        """Add folders and images in BIDS folders: those of one are one input."""
+        rows, self.rows = self.rows, []
+        n_moved = 0
+        for root, (parts, position) in self._parts.items():
+            self.rows += rows[n_moved:position]
+            n_moved = position
             n_before = len(self.rows) + len(self.problems)
             self.add_bids(root, replace(self.selection, within=frozenset(parts)))
             if len(self.rows) + len(self.problems) == n_before:
-                for part in parts:
-                    self._add_plain_folder(part)
+                self._add_other_parts(parts)
+        self.rows += rows[n_moved:]
+
+    @property
+    def repeated_parts(self) -> list[str]:
+        """Images in BIDS folders that were given more than once."""
+        counts = [pair for parts, _ in self._parts.values() for pair in parts.items()]
+        return [str(path) for path, n in counts if n > 1 and path.is_file()]
+
+    def _add_other_parts(self, parts: Iterable[Path]) -> None:
+        """Search folders named as those of BIDS for images of other names."""
+        for part in parts:
+            if self.selection.filters or part.is_file():
+                self._report(str(part), "expected images of the filter, got none.")
+            else:
+                self._add_plain_folder(part)
+
+    def _keep_part(self, root: Path, path: Path) -> None:
+        parts, _ = self._parts.setdefault(root, (Counter(), len(self.rows)))
+        parts[path] += 1
 
     def take_encodable(self) -> list[Subject | LooseImage]:
         """Return the rows whose names can be written as text; report the others."""
@@ -207,13 +233,15 @@ class _Collector:
             self._report(str(path), f"{describe_absence(path)}.")
         elif path.suffix.lower() in _TABLE_SUFFIXES:
             self._add_table(path)
+        elif (root := find_image_root(path, self._used)) is not None:
+            self._keep_part(root, path)
         else:
             self._add_image(path, is_named=True)
 
     def _add_folder(self, folder: Path) -> None:
         root = find_root(folder)
         if root is not None:
-            self._parts.setdefault(root, []).append(folder)
+            self._keep_part(root, folder)
         elif is_bids_folder(folder):
             n_before = len(self.rows) + len(self.problems)
             self.add_bids(folder)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ class BidsSelection:
     """Labels of participants and sessions, with or without prefix; empty means all.
 
     ``filters`` comes from `read_filters`; ``within`` are folders of participants,
-    sessions or images, empty for the whole dataset.
+    sessions or images, and images, empty for the whole dataset.
     """
 
     participants: Sequence[str] = ()
@@ -56,16 +57,23 @@ class BidsSelection:
         absent = sorted(selected - {path.name for path in subjects})
         if absent:
             raise InputError(f"{folder}: there is no {', '.join(absent)}.")
-        parts = {part for path in self.within for part in (path, *path.parents)}
         return [
             path
             for path in subjects
-            if (not selected or path.name in selected) and (not parts or path in parts)
+            if (not selected or path.name in selected) and self.has_folder(path)
         ]
 
     def has_folder(self, folder: Path) -> bool:
-        """Whether a folder of images, or a folder that it lies in, is selected."""
-        return not self.within or not self.within.isdisjoint([folder, *folder.parents])
+        """Whether a folder, or something above or in it, is selected."""
+        return self.has_path(folder) or folder in self._above
+
+    def has_path(self, path: Path) -> bool:
+        """Whether an image, or a folder that it lies in, is selected."""
+        return not self.within or not self.within.isdisjoint([path, *path.parents])
+
+    @cached_property
+    def _above(self) -> frozenset[Path]:
+        return frozenset(folder for path in self.within for folder in path.parents)
 
     def has_session(self, session_id: str | None) -> bool:
         """Whether a session is selected; None is what lies in no session."""
@@ -91,12 +99,15 @@ def _plain(value: str | None) -> str | None:
     return str(int(value)) if value is not None and value.isdecimal() else value
 
 
-def read_filters(path: Path, modalities: Sequence[str]) -> _Filters:
+def read_filters(path: Path | None, modalities: Sequence[str]) -> _Filters:
     """Read a filter file of BIDS apps, as far as it is about the modalities.
 
     It is JSON such as ``{"t1w": {"acquisition": "mprage", "run": [1, 2]}}``; null
     selects names without the entity, and ``"*"`` those with it, whatever its value.
+    No path is no filter.
     """
+    if path is None:
+        return {}
     if not path.exists():
         raise InputError(f"{path}: no such file.")
     content = read_json(path, "a filter per modality")

@@ -14,7 +14,13 @@ from brainfeat.subjects.bids.filter import BidsSelection
 from brainfeat.subjects.bids.labels import join_participants, read_sessions
 from brainfeat.subjects.subject import Outcome, Subject
 
-__all__ = ["find_root", "index_bids", "is_bids_folder", "unreadable"]
+__all__ = [
+    "find_image_root",
+    "find_root",
+    "index_bids",
+    "is_bids_folder",
+    "unreadable",
+]
 
 _LOGGER = logging.getLogger(__name__)
 _N_NAMED = 10
@@ -36,6 +42,14 @@ def find_root(folder: Path) -> Path | None:
         if is_part(folder.name):
             folder = folder.parent
     return folder.parent if folder.name.startswith("sub-") else None
+
+
+def find_image_root(path: Path, modalities: Sequence[str]) -> Path | None:
+    """Return the root of the BIDS folder in which an index would find an image."""
+    name = parse_bids_name(path.name)
+    known = name.suffix.casefold() in map(str.casefold, modalities)
+    is_image = known and "sub" in name.entities and has_image_suffix(path.name)
+    return find_root(path.parent) if is_image and path.parent.name == "anat" else None
 
 
 def index_bids(
@@ -132,6 +146,7 @@ def _find_images(
             suffix in modalities
             and "sub" in parsed.entities
             and selection.has_image(parsed)
+            and selection.has_path(folder / name)
         ):
             run = parsed.entities.get("run")
             images.setdefault(suffix, []).append((run, folder / name))
