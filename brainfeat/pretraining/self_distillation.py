@@ -22,8 +22,7 @@ from brainfeat.pretraining.losses import (
     infonce_loss,
     koleo_loss,
 )
-from brainfeat.pretraining.masking import mask_weights
-from brainfeat.pretraining.views import ViewGroup, Views
+from brainfeat.pretraining.views import ViewGroup, Views, mask_weights
 
 _CENTRINGS: dict[str, Callable[[int], nn.Module]] = {
     "sinkhorn": SinkhornKnopp,

@@ -9,8 +9,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from brainfeat.pretraining.seeds import derive_seed
-from brainfeat.pretraining.source import SubjectBatch
+from brainfeat.pretraining.source import SubjectBatch, derive_seed
 from brainfeat.simulation.anatomy import BaseAnatomy
 from brainfeat.simulation.training import (
     TRUTH_NAMES,

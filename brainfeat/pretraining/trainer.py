@@ -5,12 +5,12 @@ Imports torch, numpy and safetensors only, so that clusters can train from a sto
 
 __all__ = ["Probe", "Trainer", "TrainingStep", "train"]
 
-import contextlib
 import dataclasses
 import logging
 import os
 import time
 from collections.abc import Callable, Generator, Iterable
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +24,6 @@ from brainfeat.io.json_files import write_json
 from brainfeat.models.encoder import SlabEncoder
 from brainfeat.models.heads import AnatomyHead
 from brainfeat.pretraining.config import PretrainingConfig
-from brainfeat.pretraining.export import export_checkpoint
 from brainfeat.pretraining.monitor import Monitor, relative_entropy
 from brainfeat.pretraining.optimizer import (
     build_optimizer,
@@ -39,17 +38,17 @@ from brainfeat.pretraining.run_state import (
     LOG_NAME,
     STATE_NAME,
     RunLog,
+    export_checkpoint,
     load_run_state,
     save_run_state,
     whole_tensor,
 )
-from brainfeat.pretraining.seeds import derive_seed, seeded_generator
 from brainfeat.pretraining.self_distillation import (
     LossTerms,
     SelfDistillation,
     unwrapped,
 )
-from brainfeat.pretraining.source import SubjectSource
+from brainfeat.pretraining.source import SubjectSource, derive_seed, seeded_generator
 from brainfeat.pretraining.store import VolumeStore
 from brainfeat.pretraining.tracking import Tracker, untracked
 from brainfeat.pretraining.views import DrawnViews, Views
@@ -129,7 +128,7 @@ class Trainer:
         """Train to the last step; return the checkpoint, which is saved too."""
         self.prepare(start)
         total, n_before = self.config.n_steps, self.next_step
-        with contextlib.closing(self.steps()) as steps:
+        with closing(self.steps()) as steps:
             for _ in track(
                 steps, total=total, description="training", n_before=n_before
             ):
@@ -231,13 +230,13 @@ class Trainer:
             parts.append(drawn.apply(subjects.to(self.device), config.encoder))
         return parts
 
-    def _batches(self) -> contextlib.AbstractContextManager[Iterable[list[Views]]]:
+    def _batches(self) -> AbstractContextManager[Iterable[list[Views]]]:
         """Make the views of the remaining steps, ahead of their use on a GPU."""
         steps = range(self.next_step, self.config.n_steps)
         if self.device.type == "cuda":
             return Prefetch(self.make_views, steps, n_threads=1, n_ahead=3)
         # On a CPU the matrix products need all threads.
-        return contextlib.nullcontext(map(self.make_views, steps))
+        return nullcontext(map(self.make_views, steps))
 
     def backward(
         self, parts: list[Views], step: int
@@ -325,23 +324,21 @@ class Trainer:
 
 def _precision(
     config: PretrainingConfig, device: torch.device
-) -> contextlib.AbstractContextManager[Any]:
+) -> AbstractContextManager[Any]:
     enabled = config.precision == "bfloat16"
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
 
-def _fast_attention(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+def _fast_attention(device: torch.device) -> AbstractContextManager[Any]:
     # On the CPU, for short sequences in bfloat16, the backward pass of torch's fused
     # attention is slower than plain products: 4200 against 5300 tokens a second.
     if device.type != "cpu":
-        return contextlib.nullcontext()
+        return nullcontext()
     return sdpa_kernel(SDPBackend.MATH)
 
 
-def _gradient_sync(
-    network: nn.Module, is_last: bool
-) -> contextlib.AbstractContextManager[Any]:
+def _gradient_sync(network: nn.Module, is_last: bool) -> AbstractContextManager[Any]:
     """Exchange gradients between ranks only in the last part of a step."""
     if isinstance(network, DistributedDataParallel) and not is_last:
         return network.no_sync()
-    return contextlib.nullcontext()
+    return nullcontext()

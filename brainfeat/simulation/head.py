@@ -178,6 +178,7 @@ def _between(distance: Tensor, low: float, high: float) -> Tensor:
     return _below(distance, high) - _below(distance, low)
 
 
-def _smooth_minimum(a: Tensor, b: Tensor, width: float = 10.0) -> Tensor:
+def _smooth_minimum(a: Tensor, b: Tensor) -> Tensor:
+    width = 10.0  # mm
     gap = (0.5 + 0.5 * (b - a) / width).clamp(0, 1)
     return b + (a - b) * gap - width * gap * (1 - gap)

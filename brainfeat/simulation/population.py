@@ -10,7 +10,13 @@ import torch
 from torch import Generator, Tensor
 
 from brainfeat.simulation.anatomy import BRAIN_CLASSES, BaseAnatomy
-from brainfeat.simulation.deformation import Deformation, DeformationConfig
+from brainfeat.simulation.deformation import (
+    Deformation,
+    DeformationConfig,
+    compose,
+    exponentiate,
+    log_jacobian,
+)
 from brainfeat.simulation.disease import (
     Condition,
     Disease,
@@ -25,7 +31,6 @@ from brainfeat.simulation.random_fields import (
     normal,
 )
 from brainfeat.simulation.scanner import HEAD_CENTER, Pose
-from brainfeat.simulation.vector_fields import compose, exponentiate, log_jacobian
 
 _WAVELENGTH = 20.0  # mm between control points of `TissueVariation`
 

@@ -21,9 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from brainfeat.simulation.deformation import solve_divergence
 from brainfeat.simulation.lattice import Lattice, refine
 from brainfeat.simulation.smoothing import smooth
-from brainfeat.simulation.vector_fields import solve_divergence
 
 ZoneName = Literal["ventricle", "medial_temporal", "deep_gray"]
 Chain = tuple[Sequence[tuple[float, float, float]], float]
