@@ -23,6 +23,7 @@ from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.io.json_files import write_json
 from brainfeat.models.encoder import SlabEncoder
 from brainfeat.models.heads import AnatomyHead
+from brainfeat.pretraining import run_state, warm_start
 from brainfeat.pretraining.config import PretrainingConfig
 from brainfeat.pretraining.monitor import Monitor, relative_entropy
 from brainfeat.pretraining.optimizer import (
@@ -33,16 +34,6 @@ from brainfeat.pretraining.optimizer import (
 )
 from brainfeat.pretraining.parallel import joined_ranks, wrap_for_ranks
 from brainfeat.pretraining.ranks import all_ranks_mean, rank, world_size
-from brainfeat.pretraining.run_state import (
-    CONFIG_NAME,
-    LOG_NAME,
-    STATE_NAME,
-    RunLog,
-    export_checkpoint,
-    load_run_state,
-    save_run_state,
-    whole_tensor,
-)
 from brainfeat.pretraining.self_distillation import (
     LossTerms,
     SelfDistillation,
@@ -52,14 +43,7 @@ from brainfeat.pretraining.source import SubjectSource, derive_seed, seeded_gene
 from brainfeat.pretraining.store import VolumeStore
 from brainfeat.pretraining.tracking import Tracker, untracked
 from brainfeat.pretraining.views import DrawnViews, Views
-from brainfeat.pretraining.warm_start import (
-    Start,
-    check_fit,
-    check_grid,
-    choose_start,
-    initialise,
-    run_lock,
-)
+from brainfeat.pretraining.warm_start import Start
 from brainfeat.workers import Prefetch
 
 logger = logging.getLogger(__name__)
@@ -92,10 +76,10 @@ def train(
     """
     folder = Path(output)
     with joined_ranks(device) as target:
-        check_fit(source, config)
-        check_grid(source.shape, config)
-        start = choose_start(folder, config, init=init, resume=resume)
-        with run_lock(folder):
+        warm_start.check_fit(source, config)
+        warm_start.check_grid(source.shape, config)
+        start = warm_start.choose_start(folder, config, init=init, resume=resume)
+        with warm_start.run_lock(folder):
             trainer = Trainer(source, config, folder, device=target, probe=probe)
             return trainer.train(start, track)
 
@@ -139,9 +123,9 @@ class Trainer:
         """Load the initial weights, or the state of an interrupted run."""
         if not start.resumes:
             if start.checkpoint is not None:
-                initialise(self.model, start.checkpoint)
+                warm_start.initialise(self.model, start.checkpoint)
             if rank() == 0:
-                write_json(self.folder / CONFIG_NAME, self.config.to_dict())
+                write_json(self.folder / run_state.CONFIG_NAME, self.config.to_dict())
             head = unwrapped(self.model.student).anatomy_head
             if head is not None:
                 self._calibrate(head)
@@ -149,8 +133,8 @@ class Trainer:
         network = unwrapped(self.model.student)
         self.optimizer = build_optimizer(network, self.config)
         if start.resumes:
-            path = self.folder / STATE_NAME
-            facts = load_run_state(path, self.model, self.optimizer)
+            path = self.folder / run_state.STATE_NAME
+            facts = run_state.load_run_state(path, self.model, self.optimizer)
             self.next_step = facts["next_step"]
             self.best_score = facts["best_score"]
             if facts.get("scans", self._scans) != self._scans and rank() == 0:
@@ -158,7 +142,7 @@ class Trainer:
                     "%s: the run began with other scans; it resumes with these.",
                     self.folder,
                 )
-        self.log = RunLog(self.folder / LOG_NAME, self.next_step)
+        self.log = run_state.RunLog(self.folder / run_state.LOG_NAME, self.next_step)
 
     def steps(self) -> Generator[TrainingStep, None, None]:
         """Train, and yield each finished step."""
@@ -200,7 +184,7 @@ class Trainer:
         return checkpoint
 
     def _teacher_checkpoint(self) -> Checkpoint:
-        return export_checkpoint(
+        return run_state.export_checkpoint(
             unwrapped(self.model.teacher),
             self.config,
             self.source,
@@ -255,7 +239,11 @@ class Trainer:
             is_last = number == len(parts) - 1
             sync = _gradient_sync(self.model.student, is_last)
             with sync, _fast_attention(self.device):
-                with _precision(config, self.device):
+                with torch.autocast(
+                    self.device.type,
+                    torch.bfloat16,
+                    enabled=config.precision == "bfloat16",
+                ):
                     terms, student, teacher = self.model(
                         views, teacher_temperature=temperature
                     )
@@ -273,7 +261,7 @@ class Trainer:
         norm = nn.utils.clip_grad_norm_(
             self.model.student.parameters(), self.config.clip_grad
         )
-        return float(whole_tensor(norm))
+        return float(run_state.whole_tensor(norm))
 
     def _run_probe(self, probe: Probe) -> None:
         checkpoint = self._teacher_checkpoint()
@@ -298,8 +286,8 @@ class Trainer:
                 "best_score": self.best_score,
                 "scans": self._scans,
             }
-            path = self.folder / STATE_NAME
-            save_run_state(path, self.model, self.optimizer, facts)
+            path = self.folder / run_state.STATE_NAME
+            run_state.save_run_state(path, self.model, self.optimizer, facts)
             self._export()
 
     @property
@@ -320,13 +308,6 @@ class Trainer:
             value = all_ranks_mean(getattr(head, name))
             getattr(head, name).copy_(value)
         self.model.update_teacher(1.0)
-
-
-def _precision(
-    config: PretrainingConfig, device: torch.device
-) -> AbstractContextManager[Any]:
-    enabled = config.precision == "bfloat16"
-    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
 
 
 def _fast_attention(device: torch.device) -> AbstractContextManager[Any]:

@@ -6,6 +6,7 @@ import copy
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
@@ -26,6 +27,7 @@ from brainfeat.io.paths import expand_home
 from brainfeat.metrics import dice_scores
 from brainfeat.models.device import resolve_device
 from brainfeat.models.threads import resolve_n_jobs
+from brainfeat.progress import track
 from brainfeat.segmentation.folder import read_folder, write_folder
 from brainfeat.segmentation.inputs import SegmentationSpace, acquired_modalities
 from brainfeat.segmentation.label_maps import (
@@ -35,7 +37,7 @@ from brainfeat.segmentation.label_maps import (
 )
 from brainfeat.segmentation.network import SegmentationNetwork
 from brainfeat.segmentation.plan import TrainingPlan, split_subjects
-from brainfeat.segmentation.prediction import Segmentation, iter_segmentations
+from brainfeat.segmentation.prediction import Segmentation, segment_subjects
 from brainfeat.segmentation.store import write_store
 from brainfeat.segmentation.training import init_network, train
 from brainfeat.subjects.owners import subject_groups
@@ -390,11 +392,11 @@ class SegmentationEstimator(BaseEstimator):
         subjects: Sequence[Subject],
         finish: Callable[[Segmentation], T],
     ) -> Iterator[T]:
-        return iter_segmentations(
-            network,
-            self.classes_,
-            subjects,
-            finish,
-            n_jobs=resolve_n_jobs(self.n_jobs),
-            verbose=self.verbose,
+        """Yield what ``finish`` makes of each segmentation; raise the first error."""
+        n, n_jobs, show = len(subjects), resolve_n_jobs(self.n_jobs), self.verbose > 0
+        stream = segment_subjects(
+            network, self.classes_, subjects, finish, n_jobs=n_jobs
         )
+        with closing(stream):
+            for outcome in track(stream, total=n, description="segmenting", show=show):
+                yield outcome.unwrap()

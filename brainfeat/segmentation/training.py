@@ -81,6 +81,7 @@ def train(
     It keeps the best weights if subjects are held out, else the last ones.
     """
     generator = Generator().manual_seed(plan.seed)
+    sizes, space = _crop_sizes(network, store), network.space
     optimizer, schedule = _make_optimizer(network, plan)
     # A frozen encoder may be in use elsewhere: nothing is written to it.
     best = _BestWeights(_trained_modules(network, plan))
@@ -91,7 +92,10 @@ def train(
             optimizer.zero_grad(set_to_none=True)
             loss = 0.0
             for _ in range(plan.batch_size):
-                crops = _draw_crops(network, store, split.train, generator)
+                drawn = CropPlan.draw(
+                    store, split.train, space, sizes=sizes, generator=generator
+                )
+                crops = drawn.apply(store.load(drawn.subject).to(network.device), space)
                 part = dice_ce_loss(_decode(network, crops, plan), crops.labels)
                 (part / plan.batch_size).backward()
                 loss += float(part.detach()) / plan.batch_size
@@ -173,17 +177,6 @@ def _set_training(
     network.encoder.train(training and not plan.freeze_encoder)
 
 
-def _draw_crops(
-    network: SegmentationNetwork,
-    store: LabelledStore,
-    rows: NDArray[np.int64],
-    generator: Generator,
-) -> TrainingCrops:
-    sizes, space = _crop_sizes(network, store), network.space
-    drawn = CropPlan.draw(store, rows, space, sizes=sizes, generator=generator)
-    return drawn.apply(store.load(drawn.subject).to(network.device), space)
-
-
 def _crop_sizes(network: SegmentationNetwork, store: LabelledStore) -> CropSizes:
     n_slabs = store.slab_counts.shape[2]
     target = max(1, round(_N_SLICES / network.grid.thickness))
@@ -199,12 +192,8 @@ def _decode(
         tokens = network.tokens(crops.coarse, crops.encoder_present)
     thickness = network.grid.thickness
     parts = [slice(first, first + crops.n_slabs) for first in crops.first_slabs]
-    log_prior = torch.cat(
-        [
-            network.log_prior[:, :, part.start * thickness : part.stop * thickness]
-            for part in parts
-        ]
-    )
+    slices = [slice(p.start * thickness, p.stop * thickness) for p in parts]
+    log_prior = torch.cat([network.log_prior[:, :, part] for part in slices])
     logits: Tensor = network.decoder(
         crops.voxels,
         crops.foreground,

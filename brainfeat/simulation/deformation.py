@@ -25,13 +25,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from brainfeat.simulation import random_fields
 from brainfeat.simulation.lattice import Lattice, sample_maps
-from brainfeat.simulation.random_fields import (
-    SPLINE_SD,
-    count_controls,
-    evaluate_spline,
-    normal,
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,13 +69,13 @@ class Deformation:
         for wavelength, amplitude in zip(
             config.wavelengths, config.amplitudes, strict=True
         ):
-            size = count_controls(lattice, wavelength)
-            noise = normal(generator, n, 3, *size)
-            controls.append(noise * (amplitude / SPLINE_SD))
-        noise = normal(generator, n, 3, 3)
+            size = random_fields.count_controls(lattice, wavelength)
+            noise = random_fields.normal(generator, n, 3, *size)
+            controls.append(noise * (amplitude / random_fields.SPLINE_SD))
+        noise = random_fields.normal(generator, n, 3, 3)
         aspect = torch.diag_embed(noise.diagonal(dim1=1, dim2=2)) * config.aspect_sd
         shear = noise.triu(1) * config.shear_sd
-        scale = config.size_sd * normal(generator, n, 1, 1)
+        scale = config.size_sd * random_fields.normal(generator, n, 1, 1)
         logarithm = aspect + shear + scale * torch.eye(3).to(noise)
         return cls(
             tuple(controls),
@@ -94,7 +89,7 @@ class Deformation:
         field = torch.zeros((), device=device)
         for control, wavelength in zip(self.controls, self.wavelengths, strict=True):
             i, j, k = (spacing / wavelength for spacing in lattice.spacing)
-            field = field + evaluate_spline(
+            field = field + random_fields.evaluate_spline(
                 control.to(device), lattice.shape, (i, j, k)
             )
         return damp_divergence(field, lattice, keep=self.compressibility)
