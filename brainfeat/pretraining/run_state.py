@@ -44,6 +44,7 @@ LOG_NAME = "log.jsonl"
 STATE_NAME = "state.safetensors"
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step", "momentum_buffer")
+_OBJECTIVES = ("DINO", "iBOT", "KoLeo", "InfoNCE", "anatomy")
 
 
 def save_run_state(
@@ -53,10 +54,7 @@ def save_run_state(
 
     Every rank must call it; rank 0 writes. Readers see the old file or the new one.
     """
-    tensors = {
-        f"model.{_plain_name(name)}": whole_tensor(value)
-        for name, value in model.state_dict().items()
-    }
+    tensors = {name: whole_tensor(value) for name, value in _named_state(model)}
     for name, parameter in _named_parameters(model):
         for moment in _MOMENTS:
             if moment in optimizer.state.get(parameter, {}):
@@ -76,15 +74,9 @@ def load_run_state(
         facts: dict[str, Any] = json.loads(file.metadata()["facts"])
         names = file.keys()  # a safe_open is no mapping
         tensors = {name: file.get_tensor(name) for name in names}
-    model_state = {
-        f"model.{_plain_name(name)}": value
-        for name, value in model.state_dict().items()
-    }
-    saved = {
-        (name, value.shape)
-        for name, value in tensors.items()
-        if name.startswith("model.")
-    }
+    model_state = dict(_named_state(model))
+    weights = [name for name in tensors if name.startswith("model.")]
+    saved = {(name, tensors[name].shape) for name in weights}
     expected = {(name, value.shape) for name, value in model_state.items()}
     if saved != expected:
         raise TrainingError(
@@ -149,7 +141,8 @@ class RunLog:
     def __init__(self, path: Path, next_step: int) -> None:
         self._path = path
         if rank() == 0:
-            kept = [line for line in _lines(path) if _step(line) < next_step]
+            lines = path.read_text().splitlines() if path.exists() else []
+            kept = [line for line in lines if _step(line) < next_step]
             with atomic_write(path) as partial:
                 partial.write_text("".join(line + "\n" for line in kept))
 
@@ -159,6 +152,10 @@ class RunLog:
             present = {name: v for name, v in values.items() if v is not None}
             with self._path.open("a") as file:
                 file.write(json.dumps({"step": step, **present}) + "\n")
+
+
+def _named_state(model: nn.Module) -> list[tuple[str, Tensor]]:
+    return [(f"model.{_plain_name(n)}", v) for n, v in model.state_dict().items()]
 
 
 def _named_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
@@ -182,24 +179,11 @@ def _like(value: Tensor, target: Tensor) -> Tensor:
     return distribute_tensor(value, target.device_mesh, target.placements)
 
 
-def _lines(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.exists() else []
-
-
 def _step(line: str) -> float:
     try:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return float("inf")  # cut off by a crash
-
-
-_OBJECTIVES = {
-    "dino": "DINO",
-    "ibot": "iBOT",
-    "koleo": "KoLeo",
-    "infonce": "InfoNCE",
-    "anatomy": "anatomy",
-}
 
 
 def export_checkpoint(
@@ -221,9 +205,9 @@ def export_checkpoint(
         tissues = tuple(source.tissues)
         state |= _read_out(head, [source.targets.index(name) for name in tissues])
     objectives = [
-        f"{label} {getattr(config, f'{name}_weight'):g}"
-        for name, label in _OBJECTIVES.items()
-        if getattr(config, f"{name}_weight") > 0
+        f"{name} {weight:g}"
+        for name in _OBJECTIVES
+        if (weight := getattr(config, f"{name.lower()}_weight")) > 0
     ]
     description = (
         f"Pretrained for {n_steps} steps of {config.batch_size} subjects, with "

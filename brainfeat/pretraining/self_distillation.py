@@ -52,15 +52,12 @@ class HeadedEncoder(nn.Module):
         self.encoder.set_activation_checkpointing(config.activation_checkpointing)
         dim = config.encoder.embed_dim
         hidden_dim, out_dim = config.head_hidden_dim, config.head_bottleneck_dim
+        sizes = {"hidden_dim": hidden_dim, "bottleneck_dim": out_dim}
         self.dino_head = self.ibot_head = self.projector = self.anatomy_head = None
         if config.dino_weight > 0:
-            self.dino_head = PrototypeHead(
-                dim, config.n_prototypes, hidden_dim=hidden_dim, bottleneck_dim=out_dim
-            )
+            self.dino_head = PrototypeHead(dim, config.n_prototypes, **sizes)
         if config.ibot_weight > 0:
-            self.ibot_head = PrototypeHead(
-                dim, config.n_prototypes, hidden_dim=hidden_dim, bottleneck_dim=out_dim
-            )
+            self.ibot_head = PrototypeHead(dim, config.n_prototypes, **sizes)
         if config.infonce_weight > 0:
             self.projector = Projector(dim, hidden_dim=hidden_dim, out_dim=out_dim)
         if config.anatomy_weight > 0:

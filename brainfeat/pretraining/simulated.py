@@ -61,10 +61,8 @@ class SimulatedSource:
         spacing: float = 2.0,
         preprocessing: Mapping[str, Any] | None = None,
     ) -> None:
-        self.bases = tuple(bases)
-        self.modalities = tuple(modalities)
-        self.reuse = reuse
-        self.n_acquisitions = n_acquisitions
+        self.bases, self.modalities = tuple(bases), tuple(modalities)
+        self.reuse, self.n_acquisitions = reuse, n_acquisitions
         self.config = config or TrainingConfig()
         self.shape = shape
         self.lattice = encoder_lattice(shape, spacing)

@@ -235,15 +235,12 @@ class Trainer:
         temperature = linear_warmup(step, warmup, *config.teacher_temperature)
         terms_of_parts = []
         entropy = effective_rank = None
+        is_mixed = config.precision == "bfloat16"
         for number, views in enumerate(parts):
             is_last = number == len(parts) - 1
             sync = _gradient_sync(self.model.student, is_last)
             with sync, _fast_attention(self.device):
-                with torch.autocast(
-                    self.device.type,
-                    torch.bfloat16,
-                    enabled=config.precision == "bfloat16",
-                ):
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=is_mixed):
                     terms, student, teacher = self.model(
                         views, teacher_temperature=temperature
                     )
@@ -258,9 +255,8 @@ class Trainer:
         return dict(zip(LossTerms._fields, means, strict=True)), indicators
 
     def _clip_gradient(self) -> float:
-        norm = nn.utils.clip_grad_norm_(
-            self.model.student.parameters(), self.config.clip_grad
-        )
+        parameters = self.model.student.parameters()
+        norm = nn.utils.clip_grad_norm_(parameters, self.config.clip_grad)
         return float(run_state.whole_tensor(norm))
 
     def _run_probe(self, probe: Probe) -> None:
@@ -276,9 +272,8 @@ class Trainer:
     def _save_if_due(self) -> None:
         """Run the probe, and save state and checkpoint, at their steps."""
         config, at_end = self.config, self.next_step == self.config.n_steps
-        if self.probe is not None and (
-            self.next_step % config.probe_every == 0 or at_end
-        ):
+        is_scored = self.next_step % config.probe_every == 0 or at_end
+        if self.probe is not None and is_scored:
             self._run_probe(self.probe)
         if self.next_step % config.checkpoint_every == 0 or at_end:
             facts = {

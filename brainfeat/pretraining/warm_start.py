@@ -68,9 +68,8 @@ def initialise(model: SelfDistillation, checkpoint: Checkpoint) -> None:
 
     The heads keep their weights; the model must not be wrapped yet.
     """
-    state = adapt_state(
-        checkpoint.state, checkpoint.config.encoder, model.config.encoder
-    )
+    encoder = checkpoint.config.encoder
+    state = adapt_state(checkpoint.state, encoder, model.config.encoder)
     for network in (model.student, model.teacher):
         network.get_submodule("encoder").load_state_dict(state)
 
@@ -78,17 +77,15 @@ def initialise(model: SelfDistillation, checkpoint: Checkpoint) -> None:
 def _load(init: str | os.PathLike[str], config: PretrainingConfig) -> Checkpoint:
     """Load the initial checkpoint; raise unless the encoder's sizes match."""
     checkpoint = Checkpoint.load(init)
+    encoder = checkpoint.config.encoder
     for name in _FIXED_SIZES:
-        values = [
-            getattr(encoder, name)
-            for encoder in (checkpoint.config.encoder, config.encoder)
-        ]
-        if values[0] != values[1]:
+        size, expected = getattr(encoder, name), getattr(config.encoder, name)
+        if size != expected:
             raise ConfigError(
-                f"{os.fspath(init)}: its encoder has {name} {values[0]}, that of the "
-                f"configuration {values[1]}."
+                f"{os.fspath(init)}: its encoder has {name} {size}, that of the "
+                f"configuration {expected}."
             )
-    adapt_state(checkpoint.state, checkpoint.config.encoder, config.encoder)
+    adapt_state(checkpoint.state, encoder, config.encoder)
     plane, planes = checkpoint.config.plane, config.views.planes
     if plane not in planes:
         logger.warning(

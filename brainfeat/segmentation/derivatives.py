@@ -35,6 +35,8 @@ from brainfeat.subjects.subject import Outcome, Subject
 _DESCRIPTION, _DATASET = "dataset_description.json", "Segmentations"
 # Keys of a label map's JSON file.
 _MODEL, _SOURCES, _INPUT = "ModelSHA256", "Sources", "InputSHA256"
+NAMES_FILE = "dseg.tsv"
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
@@ -174,11 +176,6 @@ def _write_label_map(
 
 def _sidecar(target: Path) -> Path:
     return target.with_name(target.name.replace(".nii.gz", ".json"))
-
-
-NAMES_FILE = "dseg.tsv"
-
-_LOGGER = logging.getLogger(__name__)
 
 
 def collect_names(label_maps: Iterable[Path]) -> dict[int, str]:

@@ -17,12 +17,8 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
+from brainfeat.checkpoint import sharing
 from brainfeat.checkpoint.checkpoint import Checkpoint
-from brainfeat.checkpoint.sharing import (
-    check_fingerprint,
-    shared_checkpoint,
-    shared_encoder,
-)
 from brainfeat.io.paths import expand_home
 from brainfeat.metrics import dice_scores
 from brainfeat.models.device import resolve_device
@@ -172,12 +168,11 @@ class SegmentationEstimator(BaseEstimator):
         """
         device, n_jobs = resolve_device(self.device), resolve_n_jobs(self.n_jobs)
         plan, random = TrainingPlan.from_parameters(self.get_params(), device)
-        checkpoint = shared_checkpoint(self.checkpoint)
+        checkpoint = sharing.shared_checkpoint(self.checkpoint)
         table = read_subjects(X, checkpoint, self.modality)
         label_maps = as_label_maps(y, table.rows)
-        space = SegmentationSpace.of_checkpoint(
-            checkpoint.config, acquired_modalities(table)
-        )
+        acquired = acquired_modalities(table)
+        space = SegmentationSpace.of_checkpoint(checkpoint.config, acquired)
         with tempfile.TemporaryDirectory(prefix="brainfeat-") as folder:
             store = write_store(
                 table.rows,
@@ -303,7 +298,7 @@ class SegmentationEstimator(BaseEstimator):
         checkpoint, device = self._checkpoint(), resolve_device(self.device)
         return SegmentationNetwork(
             space=SegmentationSpace.of_checkpoint(checkpoint.config, self.modalities_),
-            encoder=shared_encoder(checkpoint, device),
+            encoder=sharing.shared_encoder(checkpoint, device),
             # Copied, so that the fitted one stays on the CPU and can be pickled.
             decoder=copy.deepcopy(self.decoder_),
             prior=self.prior_,
@@ -369,9 +364,11 @@ class SegmentationEstimator(BaseEstimator):
         self.checkpoint_fingerprint_ = fitted.fingerprint
 
     def _checkpoint(self) -> Checkpoint:
-        checkpoint = self.tuned_checkpoint_ or shared_checkpoint(self.checkpoint)
+        checkpoint = self.tuned_checkpoint_ or sharing.shared_checkpoint(
+            self.checkpoint
+        )
         fitted = self.checkpoint_fingerprint_
-        check_fingerprint(self.checkpoint, fitted, checkpoint.fingerprint)
+        sharing.check_fingerprint(self.checkpoint, fitted, checkpoint.fingerprint)
         return checkpoint
 
     def _prepare(self, X: Any) -> tuple[SegmentationNetwork, Sequence[Subject]]:

@@ -37,6 +37,8 @@ _N_CROPS = 2
 _MAX_SCORES = 30_000_000
 _N_VALIDATIONS = 10
 _PATIENCE = 3
+# Keeps the ratio defined for a class that neither labels nor prediction have.
+_SMOOTHING = 1e-5
 
 
 class TrainingResult(NamedTuple):
@@ -157,10 +159,9 @@ def _make_optimizer(
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     modules = _trained_modules(network, plan)
     groups = [{"params": [*module.parameters()]} for module in modules]
-    rates = [plan.learning_rate, plan.learning_rate * _ENCODER_RATE][: len(groups)]
-    optimizer = torch.optim.AdamW(
-        groups, lr=plan.learning_rate, weight_decay=_WEIGHT_DECAY
-    )
+    rate = plan.learning_rate
+    rates = [rate, rate * _ENCODER_RATE][: len(groups)]
+    optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=_WEIGHT_DECAY)
     n_total = plan.n_steps + 1
     # The schedule fails if the warm-up ends exactly at the first step.
     warm_up = max(_WARM_UP, 1.5 / n_total)
@@ -220,10 +221,6 @@ def _validate(
         truth = network.to_slices(volumes.labels)[0, 0].cpu().numpy()
         scores.append(dice_scores(truth, predicted, classes))
     return float(np.nanmean(scores))
-
-
-# Keeps the ratio defined for a class that neither labels nor prediction have.
-_SMOOTHING = 1e-5
 
 
 def dice_ce_loss(logits: Tensor, labels: Tensor) -> Tensor:

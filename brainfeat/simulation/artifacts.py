@@ -46,9 +46,8 @@ class Artifacts:
         ranges = torch.tensor(
             [config.bias, config.noise, config.gamma, config.resolution], device=device
         )[:, :, None, None]
-        bias, noise, gamma, edge = ranges[:, 0] + fractions * (
-            ranges[:, 1] - ranges[:, 0]
-        )
+        low, high = ranges.unbind(1)
+        bias, noise, gamma, edge = low + fractions * (high - low)
         controls = random_fields.normal(generator, *shape, *(3 * [_N_BIAS_CONTROLS]))
         worst = torch.randint(3, (*shape, 1), generator=generator, device=device)
         resolution = torch.where(

@@ -28,6 +28,8 @@ from torch import Generator, Tensor
 from brainfeat.simulation import random_fields
 from brainfeat.simulation.lattice import Lattice, sample_maps
 
+_N_SQUARINGS = 6
+
 
 @dataclass(frozen=True, kw_only=True)
 class DeformationConfig:
@@ -93,9 +95,6 @@ class Deformation:
                 control.to(device), lattice.shape, (i, j, k)
             )
         return damp_divergence(field, lattice, keep=self.compressibility)
-
-
-_N_SQUARINGS = 6
 
 
 def exponentiate(velocity: Tensor, lattice: Lattice) -> Tensor:

@@ -42,11 +42,9 @@ def build_head(brain: Tensor, lattice: Lattice) -> dict[str, Tensor]:
     points = coarse.points()
     hull = _hull_distance(brain, coarse)
     outside = _smooth_minimum(hull - _SCALP, _face_distance(points))
-    fields = torch.stack(
-        [hull, outside, *_inner_distances(points), _texture(coarse)], dim=-1
-    )
+    fields = [hull, outside, *_inner_distances(points), _texture(coarse)]
     # Distances are smooth and may be coarse; the tissue borders may not.
-    fine = refine(fields[None], lattice.shape)[0]
+    fine = refine(torch.stack(fields, dim=-1)[None], lattice.shape)[0]
     planes = zip(
         *(torch.split(volume, _N_PLANES) for volume in (fine, lattice.points(), brain)),
         strict=True,

@@ -4,7 +4,7 @@ __all__ = ["Anatomies", "PopulationConfig", "Positions", "TissueVariation"]
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Generator, Tensor
@@ -128,9 +128,7 @@ class TissueVariation:
     controls: Tensor  # 1 n_tissues i j k: of the log of the gain
 
     @classmethod
-    def draw(
-        cls, sd: float, lattice: Lattice, *, generator: Generator
-    ) -> "TissueVariation":
+    def draw(cls, sd: float, lattice: Lattice, *, generator: Generator) -> Self:
         """Draw gains whose log has the standard deviation `sd`."""
         size = random_fields.count_controls(lattice, _WAVELENGTH)
         noise = random_fields.normal(generator, 1, len(BRAIN_CLASSES), *size)

@@ -109,18 +109,14 @@ def draw_subjects(
     artifacts = Artifacts.draw(
         config.artifacts, n, len(modalities), generator=generator
     )
-    stripped = uniform(generator, n) < config.stripped_fraction
+    stripped = (uniform(generator, n) < config.stripped_fraction).to(base.device)
     positions = subjects.locate(lattice, pose)
-    warped = sample_maps(
-        _stack(subjects, contrast, stripped.to(base.device)), positions.grid
-    )
+    warped = sample_maps(_stack(subjects, contrast, stripped), positions.grid)
     n_truths = len(TRUTH_NAMES) - 1
     clean, truth, air = torch.split(warped, [len(modalities), n_truths, 1], dim=1)
     growth = refine(positions.growth.movedim(1, -1), lattice.shape).movedim(-1, 1)
     brain = truth.sum(1) > 0.5
-    shown = torch.where(
-        stripped.to(air.device)[:, None, None, None], brain, air[:, 0] < 0.5
-    )
+    shown = torch.where(stripped[:, None, None, None], brain, air[:, 0] < 0.5)
     return SimulatedBatch(
         volumes=artifacts.apply(clean, lattice.spacing),
         truth=torch.cat([truth, growth], dim=1),
