@@ -12,6 +12,7 @@ from typing import Literal, get_args
 import torch
 from torch import Generator, Tensor
 
+from brainfeat.exceptions import ConfigError
 from brainfeat.simulation.anatomy import BaseAnatomy
 from brainfeat.simulation.foci import Foci
 from brainfeat.simulation.random_fields import normal
@@ -70,9 +71,12 @@ class Disease:
         generator: Generator,
     ) -> "Disease":
         """Draw the effects of a condition, on the device of the generator."""
+        if kind not in DISEASES:
+            raise ConfigError(f"expected a disease among {DISEASES}, got {kind!r}.")
         atrophy = condition.severity * (kind == "medial-temporal")
         volumes = _draw_volumes(config, condition.age, atrophy, generator)
         # The same draws for every kind, so that healthy anatomies are equal in all.
+        foci = None
         if kind == "lesions":
             load = condition.severity + 0.01 * (condition.age - _MEAN_AGE)
             foci = Foci.draw_lesions(
@@ -86,8 +90,6 @@ class Disease:
             foci = Foci.draw_mass(
                 base, condition.severity, radii=config.mass_radii, generator=generator
             )
-        else:
-            foci = None
         return cls(volumes, foci)
 
     def velocity(self, base: BaseAnatomy) -> Tensor:
