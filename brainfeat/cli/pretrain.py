@@ -51,8 +51,7 @@ def pretrain(
         typer.Option("-o", "--output", help="Folder of the run and its checkpoint."),
     ],
     config: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="JSON file of hyperparameters."),
+        Path | None, typer.Option(metavar="FILE", help="JSON file of hyperparameters.")
     ] = None,
     preset: Annotated[
         Literal["small_batch", "large_batch"] | None,
@@ -60,8 +59,7 @@ def pretrain(
     ] = None,
     steps: StepsOption = None,
     init: Annotated[
-        str | None,
-        typer.Option(metavar="CHECKPOINT", help="Start from these weights."),
+        str | None, typer.Option(metavar="CHECKPOINT", help="Start from these weights.")
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Resume the run in the folder.")

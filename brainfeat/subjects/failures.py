@@ -86,9 +86,7 @@ class _Line(NamedTuple):
         # Stripped before it is one line: a name may have blanks or line breaks.
         reason = one_line(str(error).removeprefix(f"{subject.source_name}: "))
         return cls(
-            subject.participant_id,
-            subject.source_name,
-            reason or type(error).__name__,
+            subject.participant_id, subject.source_name, reason or type(error).__name__
         )
 
     @property

@@ -11,11 +11,7 @@ import pandas as pd
 from nibabel.spatialimages import SpatialImage
 from pandas.api.extensions import ExtensionArray
 
-from brainfeat.exceptions import (
-    InputError,
-    VolumeError,
-    VolumeNotFoundError,
-)
+from brainfeat.exceptions import InputError, VolumeError, VolumeNotFoundError
 from brainfeat.io.file_kinds import describe_absence, describe_dicom, is_address
 from brainfeat.io.image_files import ImageSource
 from brainfeat.io.paths import expand_home

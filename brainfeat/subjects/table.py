@@ -12,11 +12,7 @@ from nibabel.spatialimages import SpatialImage
 from sklearn.utils import Tags
 
 from brainfeat.checkpoint.checkpoint import Checkpoint
-from brainfeat.exceptions import (
-    InputError,
-    ModalityError,
-    VolumeNotFoundError,
-)
+from brainfeat.exceptions import InputError, ModalityError, VolumeNotFoundError
 from brainfeat.io.image_files import ImageSource
 from brainfeat.io.paths import expand_home, has_image_suffix
 from brainfeat.subjects.contrast_notes import ContrastNotes
@@ -91,11 +87,7 @@ def as_subjects(
 
 
 def read_subjects(
-    X: Any,
-    checkpoint: Checkpoint,
-    modality: str | None,
-    *,
-    must_be_usable: bool = True,
+    X: Any, checkpoint: Checkpoint, modality: str | None, *, must_be_usable: bool = True
 ) -> SubjectTable:
     """Read X as subjects with the modalities that a checkpoint allows."""
     config = checkpoint.config

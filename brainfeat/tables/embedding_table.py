@@ -36,12 +36,7 @@ from brainfeat.tables.provenance import (
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "EmbeddingTable",
-    "check_columns",
-    "read_embeddings",
-    "working_path",
-]
+__all__ = ["EmbeddingTable", "check_columns", "read_embeddings", "working_path"]
 
 _LOGGER = logging.getLogger(__name__)
 
