@@ -20,8 +20,6 @@ def atomic_write(path: str | os.PathLike[str], *, flush: bool = True) -> Iterato
     the block raises, it is removed and ``path`` stays as it was. Without ``flush``, the
     file may be damaged if the machine crashes.
 
-    Examples
-    --------
     >>> folder = getfixture("tmp_path")
     >>> with atomic_write(folder / "note.txt") as partial:
     ...     _ = partial.write_text("whole")

@@ -124,10 +124,6 @@ class DerivativesFolder:
                 _sidecar_path(path).unlink(missing_ok=True)
         return len(done)
 
-    def close(self) -> None:
-        """Release the folder."""
-        release_folder(self.working_folder, self._lock)
-
     def path_of(self, row: Subject) -> Path:
         """Name the table of a session or run."""
         folders = [name for name in (row.participant_id, row.session_id) if name]
@@ -139,7 +135,7 @@ class DerivativesFolder:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.close()
+        release_folder(self.working_folder, self._lock)
 
     def _describe(
         self, row: Subject, input_sha256: str, voxel_mm: str | None

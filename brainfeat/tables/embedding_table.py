@@ -171,12 +171,13 @@ class EmbeddingTable:
         for values in zip(*columns.values(), strict=True):
             record = dict(zip(columns, values, strict=True))
             images = {m: record[m] for m in identity["modalities"] if record[m]}
-            if _key(images) in records:
+            key = json.dumps(sorted(images.items()))  # as `Subject.key`
+            if key in records:
                 raise TableError(
                     f"{self.output}: expected other images in each row, got "
                     f"{record['image']} again; {_ADVICE}"
                 )
-            records[_key(images)] = record
+            records[key] = record
         return records
 
     def _check_shard(self, shard: object) -> None:
@@ -237,12 +238,8 @@ class EmbeddingTable:
         for key in self._finished.keys() - {row.key for row in rows}:
             images, record = dict(json.loads(key)), self._finished[key]
             old = images.items()
-            location_free = _location_free_key(
-                record["participant_id"],
-                record["session_id"],
-                images,
-                record["input_sha256"],
-            )
+            owner = record["participant_id"], record["session_id"]
+            location_free = _location_free_key(*owner, images, record["input_sha256"])
             if location_free in embedded or any(
                 old <= new or new <= old for image in old for new in by_image[image]
             ):
@@ -356,10 +353,6 @@ def read_embeddings(
         if name not in metadata and provenance:
             metadata.insert(position, name, values)
     return metadata, np.concatenate(blocks), provenance
-
-
-def _key(images: Mapping[str, str | None]) -> str:
-    return json.dumps(sorted(images.items()))
 
 
 def _location_free_key(

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,6 @@ from brainfeat.io.locks import lock_folder, release_folder
 from brainfeat.io.vector_store import VectorStore
 
 __all__ = ["RowJournal", "count_rows", "read_header"]
-
 
 _HEADER, _ROWS = "header.json", "rows"
 
@@ -101,12 +100,6 @@ class RowJournal:
             is_usable = row is not None and row.vector.shape == (self.n_features,)
             self._notes[key] = row.note if row is not None and is_usable else None
         return self._notes[key]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close(remove=False)
 
 
 def read_header(folder: Path) -> dict[str, Any] | None:
