@@ -128,9 +128,8 @@ def segment_predict(
     check_output(output, is_folder=True)
     begin_log(str(resolve_device(device)), log_file)
     estimator = SegmentationEstimator.load(model).set_params(device=device)
-    manifest = collect_rows(
-        inputs, modalities=estimator.modalities_, wanted=modality or ()
-    )
+    known = estimator.modalities_
+    manifest = collect_rows(inputs, modalities=known, wanted=modality or ())
     report_problems(manifest)
     _write_label_maps(estimator, manifest, model, output)
 

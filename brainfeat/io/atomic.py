@@ -1,6 +1,6 @@
 """Atomic writing: readers see the old file or the new one, never half of one."""
 
-__all__ = ["atomic_write", "check_can_write"]
+__all__ = ["atomic_write", "check_can_write", "naming_output"]
 
 import errno
 import os
@@ -10,6 +10,8 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from brainfeat.exceptions import TableError
 
 
 @contextmanager
@@ -58,6 +60,16 @@ def atomic_write(path: str | os.PathLike[str], *, flush: bool = True) -> Iterato
         if isinstance(error, OSError) and error.errno and error.filename in names:
             error.filename = os.fspath(target)
         raise
+
+
+@contextmanager
+def naming_output(output: Path, advice: str = "") -> Iterator[None]:
+    """Raise the system's errors in the block as TableError of the output."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise TableError(f"{output}: cannot be written ({reason}){advice}.") from error
 
 
 def check_can_write(path: str | os.PathLike[str], *, is_folder: bool = False) -> None:

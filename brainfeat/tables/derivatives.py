@@ -13,6 +13,7 @@ from filelock import BaseFileLock
 from numpy.typing import NDArray
 
 from brainfeat.exceptions import InputError, TableError
+from brainfeat.io.atomic import naming_output
 from brainfeat.io.json_files import format_json, read_json_object
 from brainfeat.io.locks import FolderBusyError, lock_folder, release_folder
 from brainfeat.subjects.bids.description import check_description, describe_derivatives
@@ -92,16 +93,13 @@ class DerivativesFolder:
         }
         partial = self.working_folder / "embedding.parquet"
         columns = self._describe(row, input_sha256, voxel_mm)
-        try:
+        with naming_output(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             find_format(path).write(partial, columns, [vector], self._provenance)
             # A table without its sidecar is embedded again.
             _sidecar_path(path).unlink(missing_ok=True)
             partial.replace(path)
             self._write_text(_sidecar_path(path), format_json(sidecar))
-        except OSError as error:
-            reason = error.strerror or error
-            raise TableError(f"{path}: cannot be written ({reason}).") from error
         self._written.add(path)
 
     def finish(self, rows: Sequence[Subject]) -> int:

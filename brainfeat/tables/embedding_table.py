@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from brainfeat.evaluation.acquisition import describe_thicknesses
 from brainfeat.exceptions import TableError
+from brainfeat.io.atomic import naming_output
 from brainfeat.io.paths import expand_home
 from brainfeat.subjects.subject import (
     Subject,
@@ -106,13 +107,8 @@ class EmbeddingTable:
         self._report_other_modalities(records, rows)
         is_same = records == self._finished and not self._is_recounted
         if records and (self._journal.has_rows or not is_same):
-            try:
+            with naming_output(self.output, "; the rows are kept for the next run"):
                 self._write(records)
-            except OSError as error:
-                raise TableError(
-                    f"{self.output}: cannot be written ({error.strerror or error}); "
-                    "the rows are kept for the next run."
-                ) from error
         self._journal.close(remove=True)
         return len(records)
 
@@ -136,9 +132,8 @@ class EmbeddingTable:
         self._is_recounted = False
         if not overwrite:
             if header is not None:
-                check_identity(
-                    header["identity"], identity, self.output, advice=_ADVICE
-                )
+                begun_with = header["identity"]
+                check_identity(begun_with, identity, self.output, advice=_ADVICE)
             self._finished = self._read_finished(identity)
         elif resumes and header is not None:
             resumes = header["identity"] == identity

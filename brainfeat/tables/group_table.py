@@ -7,7 +7,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from brainfeat.exceptions import InputError, TableError
+from brainfeat.exceptions import InputError
+from brainfeat.io.atomic import naming_output
 from brainfeat.io.locks import release_folder
 from brainfeat.subjects.bids.filter import BidsSelection
 from brainfeat.subjects.bids.labels import read_participants, read_sessions
@@ -54,14 +55,12 @@ def write_group_table(
     columns = {name: [record.get(name) for record in records] for name in names}
     target = root / f"group_{TABLE_NAME}"
     working, lock = lock_working_folder(root)
+    blocks = (find_format(path).iterate_vectors(path) for path in paths)
+    vectors = chain.from_iterable(chain.from_iterable(blocks))
     try:
-        blocks = (find_format(path).iterate_vectors(path) for path in paths)
-        vectors = chain.from_iterable(chain.from_iterable(blocks))
-        table_format = find_format(target)
-        write_table(target, working, table_format, columns, vectors, provenance)
-    except OSError as error:
-        reason = error.strerror or error
-        raise TableError(f"{target}: cannot be written ({reason}).") from error
+        with naming_output(target):
+            table_format = find_format(target)
+            write_table(target, working, table_format, columns, vectors, provenance)
     finally:
         release_folder(working, lock)
     return target, len(records)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brainfeat.exceptions import InputError, TableError
+from brainfeat.io.atomic import naming_output
 from brainfeat.io.locks import lock_folder, release_folder
 from brainfeat.subjects.subject import own_columns
 from brainfeat.tables.columns import complete_columns
@@ -62,9 +63,8 @@ class Shard:
 
     def take(self, items: Sequence[Item]) -> Sequence[Item]:
         """Return the part of a sequence; empty if there are fewer items than parts."""
-        start, stop = (
-            len(items) * n // self.count for n in (self.index - 1, self.index)
-        )
+        ends = self.index - 1, self.index
+        start, stop = (len(items) * n // self.count for n in ends)
         return items[start:stop]
 
     def __str__(self) -> str:
@@ -117,13 +117,8 @@ def merge_tables(
     vectors = chain.from_iterable(
         part.vectors(rows) for part, rows in zip(parts, kept, strict=True)
     )
-    try:
-        with _working_folder(target) as folder:
-            write_table(target, folder, table_format, columns, vectors, provenance)
-    except OSError as error:
-        raise TableError(
-            f"{target}: cannot be written ({error.strerror or error})."
-        ) from error
+    with naming_output(target), _working_folder(target) as folder:
+        write_table(target, folder, table_format, columns, vectors, provenance)
     return MergedTable(sum(map(len, kept)), absent)
 
 
