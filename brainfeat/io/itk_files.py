@@ -1,6 +1,6 @@
 """NRRD and MetaImage files, read with SimpleITK after checks of their headers."""
 
-__all__ = ["ITK_SUFFIXES", "read_itk", "read_itk_grid", "read_itk_header"]
+__all__ = ["ITK_SUFFIXES", "ItkHeader", "read_itk", "read_itk_grid", "read_itk_header"]
 
 import zlib
 from collections.abc import Iterator, Mapping
