@@ -5,10 +5,9 @@ __all__ = ["CONFIG_NAME", "absolute_source", "download", "locate_checkpoint"]
 import os
 import re
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 
-from brainfeat.exceptions import CheckpointError, MissingDependencyError
+from brainfeat.exceptions import CheckpointError, import_optional
 from brainfeat.io.file_kinds import describe_absence, is_address
 from brainfeat.io.paths import expand_home
 
@@ -57,12 +56,8 @@ def download(name: str) -> Path:
             f"{name}: expected hf-hub:organisation/name or "
             "hf-hub:organisation/name@revision."
         )
-    try:
-        hub = import_module("huggingface_hub")
-    except ImportError as error:
-        raise MissingDependencyError(
-            f'{name} needs huggingface_hub: pip install "brainfeat[hub]"'
-        ) from error
+    message = f'{name} needs huggingface_hub: pip install "brainfeat[hub]"'
+    hub = import_optional("huggingface_hub", message)
     fetch = partial(hub.snapshot_download, match["repository"])
     patterns = ["*.safetensors", "*.json", "README.md"]
     try:

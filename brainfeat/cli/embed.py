@@ -75,6 +75,14 @@ def embed(
         Path | None,
         typer.Option(metavar="DIR", help="Cache of embeddings, shared by tables."),
     ] = None,
+    bids_filter_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--bids-filter-file",
+            metavar="FILE",
+            help='JSON that chooses images of BIDS folders: {"T1w": {"run": 1}}.',
+        ),
+    ] = None,
     overwrite: OverwriteOption = False,
     stop_on_first_error: StopOption = False,
     shard: Annotated[
@@ -117,7 +125,9 @@ def embed(
             overwrite=overwrite,
             stop_on_first_error=stop_on_first_error,
         ),
-        choice=_ModalityChoice(modality or (), require or (), only or ()),
+        choice=_ModalityChoice(
+            modality or (), require or (), only or (), bids_filter_file
+        ),
         shard=None if shard is None else Shard.parse(shard),
         log_file=log_file,
     )
@@ -130,9 +140,11 @@ class _ModalityChoice(NamedTuple):
     wanted: Sequence[str]
     required: Sequence[str]
     only: Sequence[str]
+    filter_file: Path | None = None
 
     def collect(self, inputs: Sequence[str], modalities: Sequence[str]) -> "Manifest":
         """Collect the rows of the inputs, of an encoder's modalities."""
+        from brainfeat.subjects.bids.filter import BidsSelection, read_filters
         from brainfeat.subjects.manifest import collect_rows
         from brainfeat.subjects.modality_choice import (
             choose_modalities,
@@ -141,7 +153,15 @@ class _ModalityChoice(NamedTuple):
 
         required = parse_modalities(self.required, modalities, "--require")
         only = parse_modalities(self.only, modalities, "--only")
-        manifest = collect_rows(inputs, modalities=modalities, wanted=self.wanted)
+        filters = {}
+        if self.filter_file is not None:
+            filters = dict(read_filters(self.filter_file, modalities))
+        manifest = collect_rows(
+            inputs,
+            modalities=modalities,
+            wanted=self.wanted,
+            selection=BidsSelection(filters=filters),
+        )
         return choose_modalities(manifest, required=required, only=only)
 
 

@@ -83,9 +83,9 @@ def pretrain(
     Scans are preprocessed once, into the folder OUTPUT/store. If any fail, they are
     listed in OUTPUT/failures.tsv and the exit status is 1.
     """
-    from brainfeat.pretraining.config_file import read_config
+    from brainfeat.pretraining.config import read_config
     from brainfeat.pretraining.data import collect_training_data
-    from brainfeat.pretraining.labels import read_labels
+    from brainfeat.pretraining.probe import read_labels
     from brainfeat.pretraining.run import pretrain as run
     from brainfeat.pretraining.run_state import CONFIG_NAME, FAILURES_NAME
 
@@ -180,9 +180,8 @@ def _tracking(
     config: "PretrainingConfig", folder: Path, tensorboard: bool
 ) -> "Iterator[Tracker]":
     """Show progress from rank 0, and write curves if asked for."""
-    from brainfeat.pretraining.progress import ProgressTracker
+    from brainfeat.pretraining.progress import ProgressTracker, TensorBoardLog
     from brainfeat.pretraining.run_state import saved_step
-    from brainfeat.pretraining.tensorboard_log import TensorBoardLog
     from brainfeat.pretraining.tracking import untracked
     from brainfeat.pretraining.trainer import TrainingStep
 

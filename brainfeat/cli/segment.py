@@ -71,7 +71,7 @@ def segment_fit(
     from brainfeat.checkpoint.sharing import shared_checkpoint
     from brainfeat.models.device import resolve_device
     from brainfeat.segmentation.estimator import SegmentationEstimator
-    from brainfeat.segmentation.manifest import read_labelled_manifest
+    from brainfeat.segmentation.label_maps import read_labelled_manifest
     from brainfeat.segmentation.names import NAMES_FILE, collect_names, write_names
 
     check_is_new(output)

@@ -13,11 +13,7 @@ from brainfeat.embedding.clusters import Workers, claimed_device
 from brainfeat.embedding.encoder_spec import EncoderSpec
 from brainfeat.embedding.stream import NOTHING_KNOWN, Embedding
 from brainfeat.embedding.subject_encoder import SubjectEncoder
-from brainfeat.exceptions import (
-    BrainfeatError,
-    UntrainedCheckpointWarning,
-    WorkerError,
-)
+from brainfeat.exceptions import BrainfeatError, UntrainedCheckpointWarning, WorkerError
 from brainfeat.subjects.failures import add_context
 from brainfeat.subjects.subject import Outcome, Subject
 
@@ -101,20 +97,14 @@ class _Calls:
         self._running[future] = chunk
 
     def collect(self) -> Iterator[Outcome[Embedding]]:
-        """Wait for a call to end.
-
-        Raises
-        ------
-        BrainfeatError
-            If the worker cannot make the encoder: no other subject would fare better.
-        """
+        """Wait for a call to end."""
         done, _ = wait(self._running, return_when=FIRST_COMPLETED)
         suspects: list[Subject] = []
         for future in done:
             chunk = self._running.pop(future)
             try:
                 replies = future.result()
-            except BrainfeatError:
+            except BrainfeatError:  # no encoder: no other subject would fare better
                 raise
             except (Exception, CancelledError):
                 suspects += chunk
@@ -124,13 +114,7 @@ class _Calls:
             yield from self._try_alone(suspects)
 
     def _try_alone(self, suspects: list[Subject]) -> Iterator[Outcome[Embedding]]:
-        """Find which subject kills its worker, with nothing else running.
-
-        Raises
-        ------
-        BrainfeatError
-            If the worker cannot make the encoder.
-        """
+        """Find which subject kills its worker, with nothing else running."""
         others, _ = wait(self._running)
         for future in others:
             chunk = self._running.pop(future)

@@ -34,21 +34,11 @@ _Item: TypeAlias = tuple[Subject, Input | Outcome[Result]]
 
 
 class Embedding(NamedTuple):
-    """The embedding of one subject.
+    """The embedding of one subject."""
 
-    Attributes
-    ----------
-    vector : ndarray of float32 of shape (n_features,)
-        The embedding.
-    input_sha256 : str or None
-        Hash of the image files; None if an image is in memory and nothing is cached.
-    voxel_mm : str or None
-        Native voxel size of the first modality, such as ``"1.0x1.0x1.2"``; None if an
-        earlier version cached the embedding.
-    """
-
-    vector: NDArray[np.float32]
-    input_sha256: str | None
+    vector: NDArray[np.float32]  # n_features
+    input_sha256: str | None  # None if an image is in memory and nothing is cached
+    # Native voxel size of the first modality; None if an earlier version cached it.
     voxel_mm: str | None = None
 
 
@@ -161,14 +151,12 @@ def stream_outcomes(
             for subject, item in batch
         ]
 
-    with Prefetch(
-        try_to_prepare, subjects, n_threads=n_jobs, n_ahead=n_jobs + batch_size()
-    ) as prepared:
+    n_ahead = n_jobs + batch_size()
+    reading = Prefetch(try_to_prepare, subjects, n_threads=n_jobs, n_ahead=n_ahead)
+    with reading as prepared:
         batches: Iterator[list[_Item[Input, Result]]] = _batches(prepared, batch_size)
-        finished: Prefetch[list[_Item[Input, Result]], list[Outcome[Result]]]
-        with map_in_threads(
-            finish, batches, device=device, readers=prepared
-        ) as finished:
+        encoding = map_in_threads(finish, batches, device=device, readers=prepared)
+        with encoding as finished:
             for outcomes in finished:
                 yield from outcomes
 

@@ -82,5 +82,4 @@ def _distance(cohort: Floats, rows: Floats) -> Floats:
     mean, scale = cohort.mean(axis=0), standard_deviation(cohort)
     model = LedoitWolf().fit((cohort - mean) / scale)
     squared = model.mahalanobis((rows - mean) / scale)
-    distance: Floats = np.sqrt(np.maximum(squared, 1e-24) / rows.shape[1])
-    return distance
+    return np.asarray(np.sqrt(np.maximum(squared, 1e-24) / rows.shape[1]))

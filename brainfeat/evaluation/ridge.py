@@ -6,13 +6,7 @@ once for all penalties, without a check at each fit. `evaluate_probe` takes 1.7 
 sites, one thread). `RidgeCV` chooses no penalty per target with grouped folds.
 """
 
-__all__ = [
-    "PENALTIES",
-    "count_wins",
-    "pair_auc",
-    "ridge_scores",
-    "select_and_score",
-]
+__all__ = ["PENALTIES", "count_wins", "pair_auc", "ridge_scores", "select_and_score"]
 
 from collections.abc import Sequence
 
@@ -32,10 +26,7 @@ PENALTIES = (0.01, 0.1, 1.0, 10.0)
 def ridge_scores(
     train: Floats, test: Floats, targets: Floats, penalties: Sequence[float] = PENALTIES
 ) -> Floats:
-    """Fit ridge regression on standardised features, and predict test rows.
-
-    `targets` is (n_train, n_targets); returns (n_penalties, n_test, n_targets).
-    """
+    """Fit ridge regression to standardised rows: (n_penalties, n_test, n_targets)."""
     mean, scale = train.mean(axis=0), standard_deviation(train)
     rows, others = (train - mean) / scale, (test - mean) / scale
     offset = targets.mean(axis=0)
@@ -55,8 +46,7 @@ def select_and_score(
 ) -> tuple[Floats, Floats]:
     """Select a penalty per target by inner folds, then fit all training rows.
 
-    Returns predictions of the test rows (n_test, n_targets), and of the training rows
-    (n_train, n_targets), each by a fold that held it out.
+    Returns predictions of test rows, and of training rows by folds that held them out.
     """
     held_out = np.zeros((len(PENALTIES), *targets.shape))
     for rows, others in inner:
@@ -71,7 +61,7 @@ def select_and_score(
 def count_wins(scores: Floats, positive: NDArray[np.bool_]) -> Floats:
     """Count pairs in which the positive row has the higher score; ties count half.
 
-    `scores` is (..., n_rows, n_targets) and `positive` (n_rows, n_targets).
+    Scores are (..., n_rows, n_targets), `positive` the last two axes of that.
     """
     n_positive = positive.sum(axis=0)
     ranks = rankdata(scores, axis=-2)
@@ -80,11 +70,9 @@ def count_wins(scores: Floats, positive: NDArray[np.bool_]) -> Floats:
 
 
 def pair_auc(scores: Floats, labels: NDArray[np.bool_], blocks: Rows) -> Floats:
-    """AUC (n_targets,) over pairs of rows in one block; NaN without a pair.
-
-    Scores of different folds come from different fits, and rows of different sites
-    differ in more than the label, so they are not compared.
-    """
+    """AUC (n_targets,) over pairs of rows in one block; NaN without a pair."""
+    # Scores of different folds come from different fits, and rows of different sites
+    # differ in more than the label, so they are not compared.
     won, total = np.zeros(scores.shape[1]), np.zeros(scores.shape[1])
     for block in np.unique(blocks):
         rows = blocks == block

@@ -1,10 +1,11 @@
-"""Hyperparameters of pretraining, and presets for small and large batches."""
+"""Hyperparameters of pretraining: presets, and JSON files over a preset."""
 
-__all__ = ["PresetName", "PretrainingConfig"]
+__all__ = ["PresetName", "PretrainingConfig", "read_config"]
 
 import dataclasses
 import math
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self
 
@@ -20,6 +21,8 @@ from brainfeat.configs import (
     check_fields,
 )
 from brainfeat.exceptions import ConfigError
+from brainfeat.io.json_files import read_json
+from brainfeat.io.paths import expand_home
 from brainfeat.models.config import EncoderConfig
 from brainfeat.pretraining.views import ViewConfig
 
@@ -41,12 +44,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
     },
     # After DINOv2's ViT-L, with a batch of 3072 images as 768 stacks of four slabs.
     "large_batch": {
-        "encoder": {
-            "embed_dim": 1024,
-            "depth": 24,
-            "num_heads": 16,
-            "drop_path": 0.3,
-        },
+        "encoder": {"embed_dim": 1024, "depth": 24, "num_heads": 16, "drop_path": 0.3},
         "batch_size": 768,
         "learning_rate": 2e-4,
         "n_prototypes": 131072,
@@ -222,9 +220,7 @@ class PretrainingConfig(JsonConfig):
             If the preset or a field does not exist, or a value is impossible.
         """
         if name not in _PRESETS:
-            raise ConfigError(
-                f"unknown preset {name!r}, expected one of {[*_PRESETS]}."
-            )
+            raise ConfigError(f"preset: expected one of {[*_PRESETS]}, got {name!r}.")
         unknown = sorted(set(changes) - {item.name for item in dataclasses.fields(cls)})
         if unknown:
             raise ConfigError(f"PretrainingConfig: unknown keys {unknown}.")
@@ -234,41 +230,75 @@ class PretrainingConfig(JsonConfig):
 def _relations(config: PretrainingConfig) -> Iterator[Relation]:
     parts = config.accumulation_steps
     weights = ("dino", "ibot", "koleo", "infonce", "anatomy")
-    yield (
-        any(getattr(config, f"{name}_weight") for name in weights),
-        "dino_weight",
-        "a weight above 0 for at least one objective",
-    )
-    yield (
-        config.batch_size % parts == 0,
-        "batch_size",
-        f"a multiple of accumulation_steps {parts}",
-    )
-    yield (
-        config.infonce_weight == 0 or config.batch_size > parts,
-        "batch_size",
-        "two subjects in each accumulated part for InfoNCE",
-    )
-    yield (
-        config.optimizer == "adamw" or config.parallel == "ddp",
-        "parallel",
-        "'ddp', since Muon needs whole matrices",
-    )
+    has_weight = any(getattr(config, f"{name}_weight") for name in weights)
+    yield has_weight, "dino_weight", "a weight above 0 for at least one objective"
+    divides = config.batch_size % parts == 0
+    yield divides, "batch_size", f"a multiple of accumulation_steps {parts}"
+    has_pairs = config.infonce_weight == 0 or config.batch_size > parts
+    yield has_pairs, "batch_size", "two subjects in each accumulated part for InfoNCE"
+    is_whole = config.optimizer == "adamw" or config.parallel == "ddp"
+    yield is_whole, "parallel", "'ddp', since Muon needs whole matrices"
     compares = config.dino_weight > 0 or config.infonce_weight > 0
-    yield (
-        not compares or config.views.n_global > 1,
-        "views.n_global",
-        "at least 2 for DINO and InfoNCE",
-    )
-    yield (
-        not config.encoder.tissues,
-        "encoder.tissues",
-        "none, since the data name them",
-    )
+    has_views = not compares or config.views.n_global > 1
+    yield has_views, "views.n_global", "at least 2 for DINO and InfoNCE"
+    names_none = not config.encoder.tissues
+    yield names_none, "encoder.tissues", "none, since the data name them"
     patch = config.encoder.patch_size
     for name in ("global_crops", "local_crops"):
-        yield (
-            not any(length % patch for length in getattr(config.views, name).size),
-            f"views.{name}.size",
-            f"multiples of patch_size {patch}",
-        )
+        fits = not any(length % patch for length in getattr(config.views, name).size)
+        yield fits, f"views.{name}.size", f"multiples of patch_size {patch}"
+
+
+def read_config(
+    path: str | os.PathLike[str] | None,
+    *,
+    preset: PresetName = "small_batch",
+    encoder: EncoderConfig | None = None,
+    n_steps: int | None = None,
+) -> PretrainingConfig:
+    """Read a JSON file of fields of `PretrainingConfig`, over a preset.
+
+    Absent fields, also of the objects in it, keep the preset's values. `encoder`
+    replaces the preset's encoder; crops that are no multiple of its patch size are
+    resized to the same number of patches. `n_steps` replaces the file's.
+
+    Raises
+    ------
+    ConfigError
+        If the file is missing or no JSON object, a key is unknown, or a value of
+        the wrong type or impossible; it names the file.
+    """
+    values = PretrainingConfig.preset(preset).to_dict()
+    if encoder is not None:
+        values = _replace_encoder(values, encoder)
+    if path is not None:
+        given = read_json(expand_home(path), "hyperparameters", error=ConfigError)
+        values = _merge(values, given)
+    if n_steps is not None:
+        values["n_steps"] = n_steps
+    try:
+        return PretrainingConfig.from_dict(values)
+    except ConfigError as error:
+        where = "" if path is None else f"{os.fspath(path)}: "
+        raise ConfigError(f"{where}{error}") from error
+
+
+def _replace_encoder(values: dict[str, Any], encoder: EncoderConfig) -> dict[str, Any]:
+    """Replace the encoder and resize the crops that are no multiple of its patches."""
+    old, new = values["encoder"]["patch_size"], encoder.patch_size
+    crops = {
+        name: {"size": [length // old * new for length in crop["size"]]}
+        for name, crop in values["views"].items()
+        if name.endswith("_crops") and any(length % new for length in crop["size"])
+    }
+    return {**_merge(values, {"views": crops}), "encoder": encoder.to_dict()}
+
+
+def _merge(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    merged = {
+        name: _merge(values[name], value)
+        if isinstance(value, Mapping) and isinstance(values.get(name), Mapping)
+        else value
+        for name, value in given.items()
+    }
+    return {**values, **merged}

@@ -1,4 +1,4 @@
-"""Objectives of self-supervised pretraining as functions of tensors.
+"""Objectives of pretraining, and assignments of the teacher that use all prototypes.
 
 References
 ----------
@@ -12,9 +12,13 @@ References
    supervision", arXiv 2304.07193.
 .. [5] Chen et al., "A simple framework for contrastive learning of visual
    representations" (SimCLR), arXiv 2002.05709.
+.. [6] Caron et al., "Unsupervised learning of visual features by contrasting
+   cluster assignments" (SwAV), arXiv 2006.09882.
 """
 
 __all__ = [
+    "MovingAverageCentring",
+    "SinkhornKnopp",
     "anatomy_loss",
     "dino_loss",
     "ibot_loss",
@@ -23,10 +27,16 @@ __all__ = [
 ]
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from brainfeat.pretraining.ranks import all_ranks_mean, gather_rows, rank
+from brainfeat.pretraining.ranks import (
+    all_ranks_mean,
+    all_ranks_sum,
+    gather_rows,
+    logsumexp_over_ranks,
+    rank,
+)
 
 # Floor of KoLeo's distances: its gradient grows as one over the distance, so two
 # equal rows would give NaN.
@@ -111,3 +121,47 @@ def anatomy_loss(
     stacks = sums.square().sum(dim=0) / squares
     target_weights = target_weights / target_weights.sum()
     return (target_weights * (patches + _STACK_WEIGHT * stacks)).sum()
+
+
+class SinkhornKnopp(nn.Module):
+    """Teacher assignments that use every prototype equally often [6]_."""
+
+    def __init__(self, n_prototypes: int, *, n_iterations: int = 3) -> None:
+        super().__init__()
+        self.n_prototypes = n_prototypes
+        self.n_iterations = n_iterations
+
+    @torch.no_grad()
+    def forward(self, logits: Tensor, *, temperature: float) -> Tensor:
+        """Map logits (..., K) to assignments that sum to one over K.
+
+        Balanced over the samples of all ranks.
+        """
+        log_q = (logits.float() / temperature).flatten(0, -2)
+        for _ in range(self.n_iterations):
+            log_q = log_q - logsumexp_over_ranks(log_q)  # prototypes: equal mass
+            log_q = log_q - log_q.logsumexp(dim=1, keepdim=True)  # samples: unit mass
+        return log_q.exp().reshape(logits.shape)
+
+
+class MovingAverageCentring(nn.Module):
+    """Teacher assignments relative to a moving average of past logits [1]_."""
+
+    center: Tensor
+
+    def __init__(self, n_prototypes: int, *, momentum: float = 0.9) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("center", torch.zeros(n_prototypes))
+
+    @torch.no_grad()
+    def forward(self, logits: Tensor, *, temperature: float) -> Tensor:
+        """Map logits (..., K) to assignments, then move the centre to their mean."""
+        logits = logits.float()
+        assignments = ((logits - self.center) / temperature).softmax(dim=-1)
+        rows = logits.flatten(0, -2)
+        total = all_ranks_sum(rows.sum(dim=0))
+        n_rows = all_ranks_sum(total.new_tensor(float(len(rows))))
+        mean = total / n_rows.clamp(min=1.0)
+        self.center.lerp_(mean, (1.0 - self.momentum) * float(n_rows > 0))
+        return assignments

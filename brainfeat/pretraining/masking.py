@@ -11,7 +11,7 @@ __all__ = ["draw_block_masks", "mask_weights"]
 import math
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 
 def draw_block_masks(
@@ -20,7 +20,7 @@ def draw_block_masks(
     *,
     ratio: tuple[float, float],
     probability: float,
-    generator: torch.Generator,
+    generator: Generator,
 ) -> Tensor:
     """Draw masks (B, S, h, w) made of boxes of neighbouring patches [1]_.
 
@@ -52,7 +52,7 @@ def mask_weights(masks: Tensor) -> Tensor:
     return weights.view(-1, 1, 1, 1).expand(masks.shape)[masks]
 
 
-def _fill_with_boxes(mask: Tensor, n_masked: int, generator: torch.Generator) -> None:
+def _fill_with_boxes(mask: Tensor, n_masked: int, generator: Generator) -> None:
     """Add boxes to one mask of shape (S, h, w) until `n_masked` patches are hidden."""
     missing = n_masked
     while missing > 0:
@@ -66,7 +66,7 @@ def _fill_with_boxes(mask: Tensor, n_masked: int, generator: torch.Generator) ->
 
 
 def _draw_box(
-    grid: torch.Size, n_patches: int, generator: torch.Generator
+    grid: torch.Size, n_patches: int, generator: Generator
 ) -> tuple[slice, slice, slice]:
     """Draw a box of at most about `n_patches` patches, of random shape and position."""
     depth = 1 + int(_uniform(generator) * grid[0])
@@ -81,5 +81,5 @@ def _draw_box(
     return slices[0], slices[1], slices[2]
 
 
-def _uniform(generator: torch.Generator) -> float:
+def _uniform(generator: Generator) -> float:
     return float(torch.rand((), generator=generator))

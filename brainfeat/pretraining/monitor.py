@@ -86,11 +86,7 @@ class Monitor:
         return effective_rank(torch.cat(list(self._rows)))
 
     def check_collapse(
-        self,
-        step: int,
-        *,
-        effective_rank: float | None,
-        teacher_entropy: float | None,
+        self, step: int, *, effective_rank: float | None, teacher_entropy: float | None
     ) -> None:
         """Raise TrainingError if rank or relative entropy show a collapse."""
         rank, entropy = effective_rank, teacher_entropy

@@ -15,19 +15,23 @@ from brainfeat.io.paths import expand_home
 from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.pretraining.config import PretrainingConfig
 from brainfeat.pretraining.data import TrainingSubjects, collect_training_data
-from brainfeat.pretraining.labels import make_probe
 from brainfeat.pretraining.parallel import joined_ranks
-from brainfeat.pretraining.probe import LinearProbe
+from brainfeat.pretraining.probe import LinearProbe, make_probe
 from brainfeat.pretraining.progress import ProgressTracker
 from brainfeat.pretraining.ranks import rank
-from brainfeat.pretraining.run_checks import check_fit, check_grid, run_lock
 from brainfeat.pretraining.run_state import FAILURES_NAME
 from brainfeat.pretraining.source import SubjectSource
 from brainfeat.pretraining.store import INDEX_NAME, StoreIndex, VolumeStore
 from brainfeat.pretraining.store_writer import NothingStoredError, write_store
 from brainfeat.pretraining.tracking import Tracker
 from brainfeat.pretraining.trainer import Trainer
-from brainfeat.pretraining.warm_start import Start, choose_start
+from brainfeat.pretraining.warm_start import (
+    Start,
+    check_fit,
+    check_grid,
+    choose_start,
+    run_lock,
+)
 from brainfeat.subjects.failures import write_failures
 from brainfeat.subjects.subject import Outcome
 

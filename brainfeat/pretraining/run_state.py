@@ -65,13 +65,7 @@ def save_run_state(
 def load_run_state(
     path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> dict[str, Any]:
-    """Load a state into a model and an optimizer without state; return the facts.
-
-    Raises
-    ------
-    TrainingError
-        If the file is damaged, or does not fit the model.
-    """
+    """Load a state into a model and an optimizer without state; return the facts."""
     with open_run_state(path) as file:
         facts: dict[str, Any] = json.loads(file.metadata()["facts"])
         names = file.keys()  # a safe_open is no mapping
@@ -109,13 +103,7 @@ def load_run_state(
 
 @contextmanager
 def open_run_state(path: Path) -> Iterator[Any]:
-    """Open a state; its tensors and facts are read on demand.
-
-    Raises
-    ------
-    TrainingError
-        If the file is damaged or holds something else.
-    """
+    """Open a state; its tensors and facts are read on demand."""
     try:
         with safe_open(path, framework="pt") as file:
             if "facts" not in (file.metadata() or {}):

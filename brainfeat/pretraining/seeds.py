@@ -3,14 +3,12 @@
 __all__ = ["derive_seed", "seeded_generator"]
 
 import numpy as np
-import torch
+from torch import Generator
 
 
 def derive_seed(*numbers: int) -> int:
     """Mix non-negative integers, such as seed, step and rank, into a seed below 2**63.
 
-    Examples
-    --------
     >>> derive_seed(0, 1) == derive_seed(0, 1), derive_seed(0, 1) == derive_seed(1, 0)
     (True, False)
     """
@@ -18,6 +16,6 @@ def derive_seed(*numbers: int) -> int:
     return int(words[0] >> np.uint64(1))
 
 
-def seeded_generator(*numbers: int) -> torch.Generator:
+def seeded_generator(*numbers: int) -> Generator:
     """Return a generator on the CPU, seeded with `derive_seed`."""
-    return torch.Generator().manual_seed(derive_seed(*numbers))
+    return Generator().manual_seed(derive_seed(*numbers))

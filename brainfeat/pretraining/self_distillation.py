@@ -1,12 +1,6 @@
 """Student, teacher, and the objectives between them."""
 
-__all__ = [
-    "HeadOutputs",
-    "HeadedEncoder",
-    "LossTerms",
-    "SelfDistillation",
-    "unwrapped",
-]
+__all__ = ["HeadOutputs", "HeadedEncoder", "LossTerms", "SelfDistillation", "unwrapped"]
 
 import copy
 import dataclasses
@@ -18,9 +12,10 @@ from torch import Tensor, nn
 
 from brainfeat.models.encoder import EncoderOutput, SlabEncoder
 from brainfeat.models.heads import AnatomyHead, Projector, PrototypeHead
-from brainfeat.pretraining.assignments import MovingAverageCentring, SinkhornKnopp
 from brainfeat.pretraining.config import PretrainingConfig
 from brainfeat.pretraining.losses import (
+    MovingAverageCentring,
+    SinkhornKnopp,
     anatomy_loss,
     dino_loss,
     ibot_loss,
@@ -119,12 +114,8 @@ class HeadedEncoder(nn.Module):
 class SelfDistillation(nn.Module):
     """A student, its moving-average teacher, and the loss between them.
 
-    Attributes
-    ----------
-    student : nn.Module
-        The trained network; wrapped in `DistributedDataParallel` for several ranks.
-    teacher : HeadedEncoder
-        Moving average of the student; its encoder becomes the checkpoint.
+    The student is wrapped in `DistributedDataParallel` for several ranks; the teacher's
+    encoder becomes the checkpoint.
     """
 
     def __init__(self, config: PretrainingConfig, n_targets: int = 0) -> None:
@@ -244,13 +235,7 @@ class SelfDistillation(nn.Module):
 
 
 def unwrapped(network: nn.Module) -> HeadedEncoder:
-    """Return the network inside a `DistributedDataParallel`, or itself.
-
-    Raises
-    ------
-    TypeError
-        If there is no `HeadedEncoder`.
-    """
+    """Return the network inside a `DistributedDataParallel`, or itself."""
     inner = getattr(network, "module", network)
     if not isinstance(inner, HeadedEncoder):
         raise TypeError(f"expected a HeadedEncoder, got {type(inner).__name__}.")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from brainfeat.pretraining.seeds import derive_seed
@@ -41,25 +41,9 @@ class SimulatedSource:
     positions in turn, so that all steps cost the same. It is a function of seed,
     position and step, so that steps can be drawn in any order.
 
-    Parameters
-    ----------
-    bases : sequence of BaseAnatomy
-        Anatomies to deform; volumes are made on their device.
-    modalities : sequence of {"T1w", "T2w", "FLAIR"}
-        Volumes of each subject.
-    reuse : int
-        Steps that a subject is used for, with new crops and intensities each time.
-    n_acquisitions : int
-        Acquisitions A of each subject, which differ in contrast and scanner.
-    config : TrainingConfig, optional
-        Ranges to draw subjects from.
-    shape : tuple of int (I, J, K)
-        Voxels of a volume.
-    spacing : float
-        Voxel edge in mm.
-    preprocessing : mapping, optional
-        Values for ``Preprocessor.from_dict``, for the checkpoint; by default `shape`
-        and `spacing`.
+    Volumes are made on the device of the bases. The `n_acquisitions` of a subject
+    differ in contrast and scanner. `spacing` is in mm; `preprocessing`, by default it
+    and `shape`, has the values for ``Preprocessor.from_dict``, for the checkpoint.
     """
 
     targets = TRUTH_NAMES
@@ -118,7 +102,7 @@ class SimulatedSource:
         )
 
     def _draw_subject(self, seed: int) -> SubjectBatch:
-        generator = torch.Generator().manual_seed(seed)
+        generator = Generator().manual_seed(seed)
         base = self.bases[int(torch.randint(len(self.bases), (), generator=generator))]
         batch = draw_subjects(
             base,
@@ -157,7 +141,7 @@ def _normalise(volumes: Tensor, foreground: Tensor) -> Tensor:
     return out
 
 
-def _choose_foreground(batch: SimulatedBatch, generator: torch.Generator) -> Tensor:
+def _choose_foreground(batch: SimulatedBatch, generator: Generator) -> Tensor:
     """Draw a foreground like those of preprocessing: brain and margin, or head."""
     rows = []
     for brain, head in zip(batch.brain, batch.foreground, strict=True):

@@ -48,13 +48,7 @@ class StoreIndex:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read the index of a store.
-
-        Raises
-        ------
-        InputError
-            If the folder holds no finished store, or a damaged index.
-        """
+        """Read the index of a store."""
         path = folder / INDEX_NAME
         if not path.is_file():
             raise InputError(f"{folder}: holds no finished store ({INDEX_NAME}).")
@@ -96,21 +90,10 @@ class StoreIndex:
 
 
 class VolumeStore:
-    """A source of subjects whose volumes are preprocessed.
+    """A source of subjects whose volumes `write_store` preprocessed.
 
     Subjects are shuffled anew in each epoch. A subject with several acquisitions
     gives two of them, so that objectives can compare them.
-
-    Parameters
-    ----------
-    folder : path-like
-        Folder written by `write_store`.
-
-    Raises
-    ------
-    InputError
-        If the folder holds no finished store, or an array is missing or of another
-        size than the first.
     """
 
     targets: tuple[str, ...] = ()

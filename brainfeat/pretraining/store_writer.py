@@ -57,11 +57,6 @@ def write_store(
     an interrupted call resumes and a changed image is preprocessed again. Subjects of
     one name are acquisitions of one subject. Each rank preprocesses its part of the
     subjects with `n_jobs` processes and passes its outcomes through `track`.
-
-    Raises
-    ------
-    NothingStoredError
-        If no subject could be preprocessed.
     """
     group = None
     if world_size() > 1:
@@ -83,9 +78,7 @@ def write_store(
         )
     # Every rank writes the same index.
     StoreIndex(
-        modalities=tuple(modalities),
-        preprocessing=preprocessor.to_dict(),
-        scans=scans,
+        modalities=tuple(modalities), preprocessing=preprocessor.to_dict(), scans=scans
     ).save(Path(folder))
     return VolumeStore(folder), failed
 
@@ -98,13 +91,7 @@ def preprocess_subjects(
     modalities: Sequence[str],
     n_jobs: int = 1,
 ) -> Iterator[Outcome[StoredScan]]:
-    """Write the array of each subject and yield the outcomes in order.
-
-    Raises
-    ------
-    TrainingError
-        If the system ended one of the processes.
-    """
+    """Write the array of each subject and yield the outcomes in order."""
     folder.mkdir(parents=True, exist_ok=True)
     work = partial(
         _store_subject,

@@ -26,10 +26,14 @@ from brainfeat.models.heads import AnatomyHead
 from brainfeat.pretraining.config import PretrainingConfig
 from brainfeat.pretraining.export import export_checkpoint
 from brainfeat.pretraining.monitor import Monitor, relative_entropy
-from brainfeat.pretraining.optimizer import build_optimizer, set_schedule
+from brainfeat.pretraining.optimizer import (
+    build_optimizer,
+    cosine,
+    linear_warmup,
+    set_schedule,
+)
 from brainfeat.pretraining.parallel import joined_ranks, wrap_for_ranks
 from brainfeat.pretraining.ranks import all_ranks_mean, rank, world_size
-from brainfeat.pretraining.run_checks import check_fit, check_grid, run_lock
 from brainfeat.pretraining.run_state import (
     CONFIG_NAME,
     LOG_NAME,
@@ -39,7 +43,6 @@ from brainfeat.pretraining.run_state import (
     save_run_state,
     whole_tensor,
 )
-from brainfeat.pretraining.schedules import cosine, linear_warmup
 from brainfeat.pretraining.seeds import derive_seed, seeded_generator
 from brainfeat.pretraining.self_distillation import (
     LossTerms,
@@ -50,7 +53,14 @@ from brainfeat.pretraining.source import SubjectSource
 from brainfeat.pretraining.store import VolumeStore
 from brainfeat.pretraining.tracking import Tracker, untracked
 from brainfeat.pretraining.views import DrawnViews, Views
-from brainfeat.pretraining.warm_start import Start, choose_start, initialise
+from brainfeat.pretraining.warm_start import (
+    Start,
+    check_fit,
+    check_grid,
+    choose_start,
+    initialise,
+    run_lock,
+)
 from brainfeat.workers import Prefetch
 
 logger = logging.getLogger(__name__)

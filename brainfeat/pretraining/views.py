@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from brainfeat.configs import (
     Fraction,
@@ -19,12 +19,7 @@ from brainfeat.configs import (
 from brainfeat.models.config import EncoderConfig
 from brainfeat.pretraining.masking import draw_block_masks
 from brainfeat.pretraining.source import SubjectBatch
-from brainfeat.slabs.crops import (
-    CropBoxes,
-    CropConfig,
-    pool_patches,
-    stack_to_slabs,
-)
+from brainfeat.slabs.crops import CropBoxes, CropConfig, pool_patches, stack_to_slabs
 from brainfeat.slabs.grid import Plane, SlabGrid
 from brainfeat.slabs.intensity import IntensityChanges, IntensityConfig
 
@@ -36,42 +31,21 @@ _LOCAL_CROPS = CropConfig(size=(48, 48), n_slabs=2, area=(0.15, 0.35), jitter=2.
 class ViewConfig:
     """How the views of student and teacher are cropped, augmented and masked.
 
-    Parameters
-    ----------
-    global_crops : CropConfig
-        Large crops, encoded by student and teacher.
-    local_crops : CropConfig
-        Small crops, encoded by the student only.
-    n_global, n_local : int
-        Crops of each kind per subject.
-    planes : tuple of {"axial", "coronal", "sagittal"}
-        Planes of the slabs; each step takes the next one. The checkpoint and the
-        probe use the first.
-    intensity : IntensityConfig
-        Intensity augmentation, drawn for each crop.
-    hidden_modalities : float
-        Probability that a modality is hidden from the student's crop; at least one
-        stays visible.
-    mask_ratio : tuple of float
-        Smallest and largest fraction of patches masked in a masked crop.
-    mask_probability : float
-        Fraction of the global crops that are masked.
-
-    Raises
-    ------
-    ConfigError
-        If a number is out of range or a plane unknown.
+    Raises ConfigError if a number is out of range or a plane unknown.
     """
 
+    # Large crops are encoded by student and teacher, small ones by the student only.
     global_crops: CropConfig = field(default_factory=CropConfig)
     local_crops: CropConfig = _LOCAL_CROPS
-    n_global: PositiveInt = 2
+    n_global: PositiveInt = 2  # crops per subject
     n_local: NonNegativeInt = 4
+    # Of the slabs; each step takes the next one. Checkpoint and probe use the first.
     planes: tuple[Plane, ...] = ("axial",)
-    intensity: IntensityConfig = field(default_factory=IntensityConfig)
+    intensity: IntensityConfig = field(default_factory=IntensityConfig)  # of each crop
+    # Probability for each modality of the student's crop; at least one stays visible.
     hidden_modalities: Fraction = 0.3
-    mask_ratio: tuple[Fraction, Fraction] = (0.1, 0.5)
-    mask_probability: Fraction = 0.5
+    mask_ratio: tuple[Fraction, Fraction] = (0.1, 0.5)  # of patches, in a masked crop
+    mask_probability: Fraction = 0.5  # fraction of the global crops that are masked
 
     def __post_init__(self) -> None:
         check_fields(self, _relations, allow_lists=True)
@@ -125,7 +99,7 @@ class DrawnGroup:
         *,
         plane: Plane,
         centers: Tensor,
-        generator: torch.Generator,
+        generator: Generator,
     ) -> "DrawnGroup":
         """Draw the views of one kind; global ones are masked.
 
@@ -194,7 +168,7 @@ class DrawnViews:
         subjects: SubjectBatch,
         *,
         step: int,
-        generator: torch.Generator,
+        generator: Generator,
     ) -> "DrawnViews":
         """Draw the views of one step, whose number chooses the plane."""
         plane = config.planes[step % len(config.planes)]
@@ -224,9 +198,7 @@ class DrawnViews:
         return replace(views, local_views=self.local_views.apply(subjects, encoder))
 
 
-def _draw_centers(
-    foreground: Tensor, plane: Plane, generator: torch.Generator
-) -> Tensor:
+def _draw_centers(foreground: Tensor, plane: Plane, generator: Generator) -> Tensor:
     """Draw a slice of each subject, as a fraction of the slab axis: (B,).
 
     Slices are drawn in proportion to their foreground area, so that few crops show
@@ -246,7 +218,7 @@ def _present_in_views(present: Tensor, n_views: int) -> Tensor:
 
 
 def _hide_modalities(
-    present: Tensor, probability: float, generator: torch.Generator
+    present: Tensor, probability: float, generator: Generator
 ) -> Tensor:
     """Return which modalities (V, B, M) stay visible; each view keeps at least one."""
     draws = torch.rand(present.shape, generator=generator)
@@ -257,10 +229,7 @@ def _hide_modalities(
 
 
 def _draw_masks(
-    config: ViewConfig,
-    encoder: EncoderConfig,
-    n_crops: int,
-    generator: torch.Generator,
+    config: ViewConfig, encoder: EncoderConfig, n_crops: int, generator: Generator
 ) -> Tensor:
     height, width = config.global_crops.size
     patch_size = encoder.patch_size

@@ -1,20 +1,32 @@
-"""How a run starts: from random weights, a checkpoint or its saved state."""
+"""How a run starts: checks, the lock of its folder, and the initial weights."""
 
-__all__ = ["Start", "choose_start", "initialise"]
+__all__ = [
+    "Start",
+    "check_fit",
+    "check_grid",
+    "check_run_folder",
+    "choose_start",
+    "initialise",
+    "run_lock",
+]
 
 import logging
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-from brainfeat.checkpoint.checkpoint import Checkpoint
-from brainfeat.exceptions import ConfigError
+from brainfeat.checkpoint.checkpoint import CHECKPOINT_FILES, Checkpoint
+from brainfeat.exceptions import CheckpointError, ConfigError, TableError, TrainingError
+from brainfeat.io.json_files import read_json
+from brainfeat.io.locks import FolderBusyError, lock_folder, release_folder
 from brainfeat.models.transfer import adapt_state
 from brainfeat.pretraining.config import PretrainingConfig
-from brainfeat.pretraining.ranks import rank
-from brainfeat.pretraining.run_checks import check_run_folder
-from brainfeat.pretraining.run_state import CONFIG_NAME
+from brainfeat.pretraining.ranks import rank, world_size
+from brainfeat.pretraining.run_state import CONFIG_NAME, STATE_NAME
 from brainfeat.pretraining.self_distillation import SelfDistillation
+from brainfeat.slabs.grid import SlabGrid
 
 logger = logging.getLogger(__name__)
 
@@ -35,16 +47,7 @@ def choose_start(
     init: str | os.PathLike[str] | None,
     resume: bool,
 ) -> Start:
-    """Check the folder of a run and load the checkpoint `init` unless it resumes.
-
-    Raises
-    ------
-    TrainingError
-        If the folder holds a run and `resume` is false.
-    ConfigError
-        If the run began with another configuration, or the encoder of `init` has
-        other sizes.
-    """
+    """Check the folder of a run and load the checkpoint `init` unless it resumes."""
     if check_run_folder(folder, config, resume=resume):
         return Start(resumes=True)
     if resume and (folder / CONFIG_NAME).exists() and rank() == 0:
@@ -91,3 +94,137 @@ def _load(init: str | os.PathLike[str], config: PretrainingConfig) -> Checkpoint
             ", ".join(planes),
         )
     return checkpoint
+
+
+class _TrainingData(Protocol):
+    """A source, or subjects to preprocess."""
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """BIDS suffixes, in the order of the volumes."""
+        ...
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Names of the anatomy targets."""
+        ...
+
+
+def check_fit(data: _TrainingData, config: PretrainingConfig) -> None:
+    """Raise ConfigError unless the configuration fits the data and the ranks."""
+    for fits, problem in _requirements(data, config):
+        if not fits:
+            raise ConfigError(problem)
+
+
+def check_grid(shape: tuple[int, int, int], config: PretrainingConfig) -> None:
+    """Raise ConfigError unless volumes, as crops do, divide into slabs and patches."""
+    encoder, plane = config.encoder, config.views.planes[0]
+    axes = SlabGrid(thickness=encoder.thickness, plane=plane).axes
+    parts = (encoder.thickness, encoder.patch_size, encoder.patch_size)
+    if any(shape[axis] % part for axis, part in zip(axes, parts, strict=True)):
+        raise ConfigError(
+            f"volumes of {tuple(shape)} voxels do not divide into {plane} slabs of "
+            f"{encoder.thickness} slices and patches of {encoder.patch_size} x "
+            f"{encoder.patch_size} pixels."
+        )
+
+
+def check_run_folder(folder: Path, config: PretrainingConfig, *, resume: bool) -> bool:
+    """Return whether a run in a folder resumes; refuse to overwrite one."""
+    if folder.exists() and not folder.is_dir():
+        raise TrainingError(f"{folder}: expected a folder to write, got a file.")
+    if not (folder / STATE_NAME).exists():
+        taken = [name for name in CHECKPOINT_FILES if (folder / name).exists()]
+        if taken:
+            raise TrainingError(
+                f"{folder}: holds {', '.join(taken)}, and no run that can be resumed; "
+                "choose another folder."
+            )
+        return False
+    if not resume:
+        raise TrainingError(
+            f"{folder}: holds a run; resume it (--resume, resume=True), or choose "
+            "another folder."
+        )
+    path = folder / CONFIG_NAME
+    saved = read_json(path, "the configuration of a run", error=CheckpointError)
+    changes = _changes(saved, config.to_dict())
+    if changes:
+        raise ConfigError(
+            f"{path}: the run began with {', '.join(changes)}; resume it with the same "
+            "values, or choose another folder."
+        )
+    return True
+
+
+@contextmanager
+def run_lock(folder: Path) -> Iterator[None]:
+    """Keep other runs out of a folder, which is made if needed."""
+    if rank() != 0:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = lock_folder(folder / ".lock")
+    except FolderBusyError as error:
+        raise TrainingError(
+            f"{folder}: another run is writing this folder; choose another."
+        ) from error
+    except TableError:  # some network file systems have no locks
+        yield
+        return
+    try:
+        yield
+    finally:
+        release_folder(folder / ".lock", lock)
+
+
+def _requirements(
+    data: _TrainingData, config: PretrainingConfig
+) -> Iterator[tuple[bool, str]]:
+    """Yield whether each requirement holds, and what is wrong otherwise."""
+    n_parts = world_size() * config.accumulation_steps
+    yield (
+        tuple(data.modalities) == config.encoder.modalities,
+        f"the data have modalities {tuple(data.modalities)}, the encoder "
+        f"{config.encoder.modalities}.",
+    )
+    yield (
+        config.anatomy_weight == 0 or len(data.targets) > 0,
+        "the anatomy objective needs data with known anatomy.",
+    )
+    yield (
+        config.batch_size % n_parts == 0,
+        f"batch_size {config.batch_size} does not divide into {n_parts} parts "
+        "(processes times accumulation_steps).",
+    )
+    n_views = config.batch_size // n_parts * config.views.n_global
+    probability = config.views.mask_probability
+    yield (
+        config.ibot_weight == 0 or round(n_views * probability) > 0,
+        f"iBOT needs masked views, and a mask_probability of {probability} masks none "
+        f"of the {n_views} global views of a part.",
+    )
+    # With one subject, Sinkhorn would drive its views apart.
+    compares = config.koleo_weight > 0 or (
+        config.dino_weight > 0 and config.centring == "sinkhorn"
+    )
+    yield (
+        not compares or config.batch_size > config.accumulation_steps,
+        "KoLeo, and DINO with centring 'sinkhorn', compare subjects: they need two in "
+        f"each part, got batch_size {config.batch_size} in "
+        f"{config.accumulation_steps} accumulated parts.",
+    )
+
+
+def _changes(saved: Any, now: Mapping[str, Any], where: str = "") -> list[str]:
+    """List the values in which a saved configuration differs from the present one."""
+    changes = []
+    for name, value in now.items():
+        before = saved.get(name)
+        if isinstance(value, Mapping) and isinstance(before, Mapping):
+            changes += _changes(before, value, f"{where}{name}.")
+        elif before != value:
+            changes.append(f"{where}{name} {before} (now {value})")
+    return changes

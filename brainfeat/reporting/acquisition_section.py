@@ -20,14 +20,11 @@ def acquisition_section(cohort: Cohort) -> list[str]:
     if modalities is not None:
         texts = modalities.fillna("unknown").map(str).tolist()
         if len(set(texts)) > 1:
-            parts.append(
-                notes(
-                    [
-                        "Rows differ in their modalities: embeddings show which are "
-                        "missing. Embed rows of the same by --require or --only."
-                    ]
-                )
+            note = (
+                "Rows differ in their modalities: embeddings show which are missing. "
+                "Embed rows of the same by --require or --only."
             )
+            parts.append(notes([note]))
         parts.append(_count_table("modalities", texts, cohort))
     voxel_mm = cohort.acquisition("qc_voxel_mm")
     if voxel_mm is not None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
@@ -32,16 +32,13 @@ _FEWEST_TO_COMPARE = 10
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Inputs:
-    """Previews of the images, names and errors of failed ones, and region importance.
-
-    ``importance`` is that of `Attribution`; ``remarks`` say what was left out.
-    """
+    """Previews of images, names and errors of failed ones, and region importance."""
 
     outline: Outline | None = None
     previews: Sequence[Preview] = ()
     failures: Sequence[tuple[str, str]] = ()
-    importance: pd.DataFrame | None = None
-    remarks: Sequence[str] = field(default_factory=tuple)
+    importance: pd.DataFrame | None = None  # of `Attribution`
+    remarks: Sequence[str] = ()  # what was left out
 
 
 def cohort_report(
@@ -113,9 +110,8 @@ def _breakable(name: str) -> str:
 
 def _outliers(cohort: Cohort) -> str:
     if len(cohort.names) < _FEWEST_TO_COMPARE:
-        return (
-            f"<p>Needs at least {_FEWEST_TO_COMPARE} rows, got {len(cohort.names)}.</p>"
-        )
+        n_rows = len(cohort.names)
+        return f"<p>Needs at least {_FEWEST_TO_COMPARE} rows, got {n_rows}.</p>"
     distances = cohort_distances(cohort.embeddings)
     order = np.argsort(-distances.score, kind="stable")[:_MOST_OUTLIERS]
     lines = [
@@ -142,17 +138,13 @@ def _reliability(cohort: Cohort) -> str:
         site = cohort.texts(cohort.site)
     n_repeated = int((pd.Series(cohort.participants).value_counts() > 1).sum())
     if n_repeated < 2:
-        return (
-            "<p>Needs at least two subjects with repeat scans, got "
-            f"{n_repeated or 'none'}.</p>"
-        )
+        n = n_repeated or "none"
+        return f"<p>Needs at least two subjects with repeat scans, got {n}.</p>"
     try:
-        reliability = evaluate_reliability(
-            cohort.embeddings, cohort.participants, site=site
-        )
+        result = evaluate_reliability(cohort.embeddings, cohort.participants, site=site)
     except InputError as error:
         return f"<p>Not evaluated: {escape(str(error))}</p>"
-    return _reliability_table(reliability)
+    return _reliability_table(result)
 
 
 def _reliability_table(reliability: Reliability) -> str:
@@ -164,26 +156,15 @@ def _reliability_table(reliability: Reliability) -> str:
             ("ICC(2,1) of the features, median", f"{median:.2f}", ""),
             ("interquartile range", f"{low:.2f} to {high:.2f}", ""),
         ]
-    lines.append(
-        (
-            "scans whose nearest other scan is of the same subject",
-            f"{reliability.retrieval:.0%}",
-            f"{reliability.retrieval_chance:.0%}",
-        )
-    )
+    name = "scans whose nearest other scan is of the same subject"
+    retrieval = f"{reliability.retrieval:.0%}", f"{reliability.retrieval_chance:.0%}"
+    lines.append((name, *retrieval))
     if reliability.site_decoding is not None and reliability.site_chance is not None:
-        lines.append(
-            (
-                "site decoded from the features, balanced accuracy",
-                str(reliability.site_decoding),
-                f"{reliability.site_chance:.2f}",
-            )
-        )
-    return (
-        score_table(("measure", "value", "chance"), lines)
-        + f"<p>{reliability.n_subjects} subjects with {reliability.n_scans} scans "
-        "each.</p>"
-    )
+        name = "site decoded from the features, balanced accuracy"
+        decoding = str(reliability.site_decoding), f"{reliability.site_chance:.2f}"
+        lines.append((name, *decoding))
+    counts = f"{reliability.n_subjects} subjects with {reliability.n_scans} scans each"
+    return f"{score_table(('measure', 'value', 'chance'), lines)}<p>{counts}.</p>"
 
 
 def _inputs(inputs: Inputs) -> str:

@@ -16,10 +16,7 @@ _LEAST = 1e-6  # probabilities are clipped, so that log-odds are finite
 
 
 def decision_function(head: Any, rows: Floats) -> Floats:
-    """Return one value a row, larger for the second class.
-
-    It is the head's decision function, else its log-odds, else its prediction.
-    """
+    """Return the head's decision function, else its log-odds, else its prediction."""
     if hasattr(head, "decision_function"):
         values = np.asarray(head.decision_function(rows), dtype=np.float64)
     elif hasattr(head, "predict_proba"):
@@ -49,5 +46,4 @@ def decision_gradient(head: Any, reference: Floats, rows: Floats) -> Floats:
         decision_function(head, row + steps) - decision_function(head, row - steps)
         for row in rows
     ]
-    gradients: Floats = np.stack(differences) / (2.0 * steps.diagonal())
-    return gradients
+    return np.asarray(np.stack(differences) / (2.0 * steps.diagonal()))

@@ -149,14 +149,7 @@ def attribution(
         subjects = [one if keep_voxels else one.without_voxels() for one in tokens]
     atlas = RegionAtlas.load(template_regions() if labels_img is None else labels_img)
     return attribute_tokens(
-        subjects,
-        names,
-        encoder,
-        head,
-        atlas,
-        labels=labels,
-        folds=folds,
-        method=method,
+        subjects, names, encoder, head, atlas, labels=labels, folds=folds, method=method
     )
 
 
@@ -223,11 +216,8 @@ def _region_weights(atlas: RegionAtlas, encoder: SubjectEncoder) -> NDArray[Any]
 
 
 def _split(pipeline: Any) -> tuple[BrainFoundEmbedder, Pipeline]:
-    if (
-        not isinstance(pipeline, Pipeline)
-        or len(pipeline) < 2
-        or not isinstance(pipeline[0], BrainFoundEmbedder)
-    ):
+    has_steps = isinstance(pipeline, Pipeline) and len(pipeline) > 1
+    if not has_steps or not isinstance(pipeline[0], BrainFoundEmbedder):
         raise ConfigError(
             "pipeline: expected a Pipeline of a BrainFoundEmbedder and further "
             f"steps, got {type(pipeline).__name__}."
@@ -256,9 +246,8 @@ def _folds(
         return None
     splitter = check_cv(cv, labels, classifier=True)
     folds = list(splitter.split(np.zeros(n_subjects), labels, groups))
-    n_tests = np.bincount(
-        np.concatenate([test for _, test in folds]), minlength=n_subjects
-    )
+    tested = np.concatenate([test for _, test in folds])
+    n_tests = np.bincount(tested, minlength=n_subjects)
     if (n_tests != 1).any():
         raise ConfigError(
             "cv: expected folds that hold out each subject once, as KFold's do, got "
@@ -306,15 +295,13 @@ def _ablate(
     lost = weights.reshape(*weights.shape[:2], -1) @ flat  # R G D
     ablated = row - lost.reshape(len(regions), -1)
     decisions = decision_function(head, np.vstack([row[None], ablated]))
-    lost_decision: Floats = decisions[0] - decisions[1:]
-    return lost_decision
+    return np.asarray(decisions[0] - decisions[1:])
 
 
 def _contributions(pool: Floats, difference: Floats, gradient: Floats) -> Floats:
     slopes = gradient.reshape(len(pool), -1)  # G D
-    values: Floats = np.einsum(
-        "gijk,ijkd,gd->ijk", pool, difference, slopes, optimize=True
-    )
+    operands = (pool, difference, slopes)
+    values: Floats = np.einsum("gijk,ijkd,gd->ijk", *operands, optimize=True)
     return values.astype(np.float32)
 
 
@@ -326,31 +313,21 @@ def _region_fractions(subject: SubjectTokens, regions: Floats) -> Floats:
 def _rank(
     effects: pd.DataFrame, fractions: Floats, labels: NDArray[Any] | None
 ) -> pd.DataFrame:
-    values = effects.to_numpy()
-    if labels is None:
-        effect = np.abs(values).mean(axis=0)
-    else:
-        effect = _contrast(values, labels)
-    table = pd.DataFrame(
-        {
-            "share": fractions,
-            "effect": effect,
-            "importance": effect / np.maximum(fractions, 1e-9),
-        },
-        index=effects.columns,
-    )
+    effect = _contrast(effects.to_numpy(), labels)
+    importance = effect / np.maximum(fractions, 1e-9)
+    columns = {"share": fractions, "effect": effect, "importance": importance}
+    table = pd.DataFrame(columns, index=effects.columns)
     return table.sort_values("importance", ascending=False)
 
 
-def _contrast(values: Floats, labels: NDArray[Any]) -> Floats:
-    first, second = np.unique(labels)
-    difference: Floats = values[labels == second].mean(axis=0) - values[
-        labels == first
-    ].mean(axis=0)
-    return difference
+def _contrast(values: NDArray[Any], labels: NDArray[Any] | None) -> NDArray[Any]:
+    """Mean of the second class less that of the first, or mean absolute value."""
+    if labels is None:
+        return np.asarray(np.abs(values).mean(axis=0))
+    first, second = (values[labels == name].mean(axis=0) for name in np.unique(labels))
+    return np.asarray(second - first)
 
 
 def _group_map(maps: Sequence[Volume], labels: NDArray[Any] | None) -> nib.Nifti1Image:
-    values = np.stack([volume.data for volume in maps])
-    mean = np.abs(values).mean(axis=0) if labels is None else _contrast(values, labels)
+    mean = _contrast(np.stack([volume.data for volume in maps]), labels)
     return to_image(Volume(mean.astype(np.float32), maps[0].geometry))

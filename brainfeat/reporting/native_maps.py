@@ -3,7 +3,7 @@
 __all__ = ["NativeMaps"]
 
 from collections.abc import Sequence
-from typing import overload
+from typing import Any, overload
 
 import nibabel as nib
 
@@ -14,10 +14,9 @@ from brainfeat.volume import Volume
 
 
 class NativeMaps(Sequence[nib.Nifti1Image]):
-    """A map a subject, on the grid of its first image.
+    """A map a subject, on the grid of its first image; interpolated when indexed.
 
-    Maps are interpolated when they are indexed: a native map is as large as the scan,
-    and a cohort of them would need much memory.
+    A native map is as large as the scan: a cohort of them would need much memory.
     """
 
     def __init__(
@@ -41,14 +40,8 @@ class NativeMaps(Sequence[nib.Nifti1Image]):
     def __getitem__(self, index: int) -> nib.Nifti1Image: ...
     @overload
     def __getitem__(self, index: slice) -> list[nib.Nifti1Image]: ...
-    def __getitem__(
-        self, index: int | slice
-    ) -> nib.Nifti1Image | list[nib.Nifti1Image]:
-        """Interpolate the maps of an index or a slice."""
+    def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        return to_image(
-            self._preprocessor.invert(
-                self._values[index], self._aligned[index], self._native[index]
-            )
-        )
+        values, aligned = self._values[index], self._aligned[index]
+        return to_image(self._preprocessor.invert(values, aligned, self._native[index]))

@@ -8,7 +8,7 @@ from typing import NamedTuple, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Generator, Tensor
 
 from brainfeat.segmentation.inputs import SegmentationSpace
 from brainfeat.segmentation.store import BACKGROUND, LabelledStore, LabelledVolumes
@@ -68,7 +68,7 @@ class CropPlan:
         space: SegmentationSpace,
         *,
         sizes: CropSizes,
-        generator: torch.Generator,
+        generator: Generator,
     ) -> Self:
         """Draw one of these subjects, and crops that show its classes equally often."""
         subject = int(rows[_randint(len(rows), generator)])
@@ -128,7 +128,7 @@ class CropPlan:
 
 
 def _draw_first_slab(
-    counts: NDArray[np.int64], n_slabs: int, generator: torch.Generator
+    counts: NDArray[np.int64], n_slabs: int, generator: Generator
 ) -> int:
     """Draw a class, a slab that has it, and where in the crop this slab lies."""
     classes = np.flatnonzero(counts[1:].sum(axis=1)) + 1
@@ -141,7 +141,7 @@ def _draw_first_slab(
     return max(0, min(first, int(counts.shape[1]) - n_slabs))
 
 
-def _draw_hidden(present: NDArray[np.bool_], generator: torch.Generator) -> int | None:
+def _draw_hidden(present: NDArray[np.bool_], generator: Generator) -> int | None:
     indices = np.flatnonzero(present)
     if len(indices) < 2:
         return None
@@ -150,5 +150,5 @@ def _draw_hidden(present: NDArray[np.bool_], generator: torch.Generator) -> int 
     return int(indices[_randint(len(indices), generator)])
 
 
-def _randint(limit: int, generator: torch.Generator) -> int:
+def _randint(limit: int, generator: Generator) -> int:
     return int(torch.randint(limit, (), generator=generator).item())

@@ -1,11 +1,6 @@
 """A fitted model as a folder of safetensors and JSON."""
 
-__all__ = [
-    "MODEL_NAME",
-    "FolderContent",
-    "read_folder",
-    "write_folder",
-]
+__all__ = ["MODEL_NAME", "FolderContent", "read_folder", "write_folder"]
 
 import dataclasses
 from collections.abc import Mapping
@@ -21,10 +16,7 @@ from brainfeat._version import __version__
 from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.checkpoint.sharing import shared_checkpoint
 from brainfeat.checkpoint.weight_files import file_sha256
-from brainfeat.exceptions import (
-    CheckpointError,
-    ConfigError,
-)
+from brainfeat.exceptions import CheckpointError, ConfigError
 from brainfeat.io.atomic import atomic_write
 from brainfeat.io.json_files import read_json, write_json
 from brainfeat.models.decoder import DecoderConfig, SegmentationDecoder

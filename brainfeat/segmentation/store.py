@@ -14,12 +14,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
-from brainfeat.exceptions import (
-    BrainfeatError,
-    InputError,
-    TrainingError,
-    brief_reason,
-)
+from brainfeat.exceptions import BrainfeatError, InputError, TrainingError, brief_reason
 from brainfeat.io.image_files import ImageSource
 from brainfeat.progress import track
 from brainfeat.segmentation.inputs import SegmentationInput, SegmentationSpace
@@ -129,10 +124,7 @@ def write_store(
         n_ahead=n_jobs,
     ) as outcomes:
         shown = track(
-            outcomes,
-            total=len(subjects),
-            description="preprocessing",
-            show=verbose > 0,
+            outcomes, total=len(subjects), description="preprocessing", show=verbose > 0
         )
         for outcome in shown:
             if outcome.error is None:

@@ -1,10 +1,6 @@
-"""The training loop of a decoder and, optionally, its encoder."""
+"""The loss, and the training loop of a decoder and, optionally, its encoder."""
 
-__all__ = [
-    "TrainingResult",
-    "init_network",
-    "train",
-]
+__all__ = ["TrainingResult", "dice_ce_loss", "dice_loss", "init_network", "train"]
 
 import copy
 import math
@@ -15,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
 
 from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.checkpoint.sharing import shared_encoder
@@ -24,7 +21,6 @@ from brainfeat.metrics import dice_scores
 from brainfeat.progress import ProgressDisplay
 from brainfeat.segmentation.crops import CropPlan, CropSizes, TrainingCrops
 from brainfeat.segmentation.inputs import SegmentationSpace
-from brainfeat.segmentation.losses import dice_ce_loss
 from brainfeat.segmentation.network import SegmentationNetwork, init_decoder
 from brainfeat.segmentation.plan import Split, TrainingPlan
 from brainfeat.segmentation.store import LabelledStore
@@ -84,7 +80,7 @@ def train(
 
     It keeps the best weights if subjects are held out, else the last ones.
     """
-    generator = torch.Generator().manual_seed(plan.seed)
+    generator = Generator().manual_seed(plan.seed)
     optimizer, schedule = _make_optimizer(network, plan)
     # A frozen encoder may be in use elsewhere: nothing is written to it.
     best = _BestWeights(_trained_modules(network, plan))
@@ -181,7 +177,7 @@ def _draw_crops(
     network: SegmentationNetwork,
     store: LabelledStore,
     rows: NDArray[np.int64],
-    generator: torch.Generator,
+    generator: Generator,
 ) -> TrainingCrops:
     sizes, space = _crop_sizes(network, store), network.space
     drawn = CropPlan.draw(store, rows, space, sizes=sizes, generator=generator)
@@ -235,3 +231,27 @@ def _validate(
         truth = network.to_slices(volumes.labels)[0, 0].cpu().numpy()
         scores.append(dice_scores(truth, predicted, classes))
     return float(np.nanmean(scores))
+
+
+# Keeps the ratio defined for a class that neither labels nor prediction have.
+_SMOOTHING = 1e-5
+
+
+def dice_ce_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Add Dice loss and cross-entropy; logits (B, K, ...), labels (B, 1, ...)."""
+    return dice_loss(logits, labels) + F.cross_entropy(logits, labels[:, 0].long())
+
+
+def dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Average one minus the soft Dice over foreground classes, pooled over the batch.
+
+    The V-Net loss (Milletari et al., 2016, doi:10.1109/3DV.2016.79) without squares.
+    """
+    probabilities = logits.softmax(1)[:, 1:]  # background is class 0
+    spatial = [1] * (logits.ndim - 2)
+    classes = torch.arange(1, logits.shape[1], device=logits.device)
+    truth = (labels == classes.view(1, -1, *spatial)).to(logits.dtype)
+    pooled = (0, *range(2, logits.ndim))
+    overlap = (probabilities * truth).sum(pooled)
+    total = probabilities.sum(pooled) + truth.sum(pooled)
+    return (1 - (2 * overlap + _SMOOTHING) / (total + _SMOOTHING)).mean()

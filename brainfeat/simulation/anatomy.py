@@ -19,11 +19,12 @@ from torch import Tensor
 from brainfeat.exceptions import InputError
 from brainfeat.simulation.head import HEAD_CLASSES, build_head, classify_head
 from brainfeat.simulation.lattice import Lattice, conform_volumes, sample_maps
-from brainfeat.simulation.structures import split_structures, structure_modes
-from brainfeat.simulation.tissue import (
+from brainfeat.simulation.structures import (
     TissueFractions,
     cluster_tissue,
     sharpen_fractions,
+    split_structures,
+    structure_modes,
 )
 
 if TYPE_CHECKING:
@@ -80,11 +81,6 @@ class BaseAnatomy:
 
         A missing head is built. Without `template_to_scanner`, an affine from MNI152
         to scanner mm, the bounding boxes of the two brains are matched.
-
-        Raises
-        ------
-        InputError
-            If the mask is empty or on another grid.
         """
         if not mask.data.any():
             raise InputError("expected a brain mask with voxels above zero, got none.")

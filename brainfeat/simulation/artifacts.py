@@ -5,7 +5,7 @@ __all__ = ["ArtifactConfig", "Artifacts"]
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from brainfeat.simulation.random_fields import (
     SPLINE_SD,
@@ -43,12 +43,7 @@ class Artifacts:
 
     @classmethod
     def draw(
-        cls,
-        config: ArtifactConfig,
-        n: int,
-        n_modalities: int,
-        *,
-        generator: torch.Generator,
+        cls, config: ArtifactConfig, n: int, n_modalities: int, *, generator: Generator
     ) -> "Artifacts":
         """Draw the artifacts of `n_modalities` scans of `n` subjects."""
         device, shape = generator.device, (n, n_modalities)
@@ -87,7 +82,7 @@ class Artifacts:
         if not bool((self.gamma == 1).all()):
             image = image.pow(gamma)
         signal = image * log_bias.exp_()
-        generator = torch.Generator(image.device).manual_seed(self.noise_seed)
+        generator = Generator(image.device).manual_seed(self.noise_seed)
         real, imaginary = torch.randn(
             2, *image.shape, generator=generator, device=image.device
         ).mul_(self.noise.to(image.device)[..., None, None, None])

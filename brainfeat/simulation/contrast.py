@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from brainfeat.exceptions import ModalityError
 from brainfeat.simulation.anatomy import CLASSES, BaseAnatomy
@@ -68,7 +68,7 @@ class Contrast:
         modalities: Sequence[str],
         n: int,
         *,
-        generator: torch.Generator,
+        generator: Generator,
     ) -> "Contrast":
         """Draw the contrasts of `n` subjects, one volume per modality."""
         if unknown := sorted(set(modalities) - set(MODALITIES)):
@@ -122,7 +122,7 @@ class Contrast:
 
 
 def _random_means(
-    names: Sequence[str], shape: tuple[int, int], generator: torch.Generator
+    names: Sequence[str], shape: tuple[int, int], generator: Generator
 ) -> Tensor:
     """Draw random intensities; those of `_TIED` tissues stay similar."""
     means = uniform(generator, *shape, len(names), low=0.05)

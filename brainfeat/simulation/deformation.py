@@ -8,7 +8,7 @@ __all__ = ["Deformation", "DeformationConfig"]
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from brainfeat.simulation.lattice import Lattice
 from brainfeat.simulation.random_fields import (
@@ -53,7 +53,7 @@ class Deformation:
         lattice: Lattice,
         n: int,
         *,
-        generator: torch.Generator,
+        generator: Generator,
     ) -> "Deformation":
         """Draw `n` deformations, to be evaluated on a coarse lattice."""
         controls = []

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from brainfeat.exceptions import ConfigError
 from brainfeat.simulation.anatomy import BaseAnatomy
@@ -68,7 +68,7 @@ class Disease:
         condition: Condition,
         base: BaseAnatomy,
         *,
-        generator: torch.Generator,
+        generator: Generator,
     ) -> "Disease":
         """Draw the effects of a condition, on the device of the generator."""
         if kind not in DISEASES:
@@ -103,10 +103,7 @@ class Disease:
 
 
 def _draw_volumes(
-    config: VariationConfig,
-    age: Tensor,
-    severity: Tensor | None,
-    generator: torch.Generator,
+    config: VariationConfig, age: Tensor, severity: Tensor | None, generator: Generator
 ) -> Tensor:
     noise = normal(generator, len(age), 5)
     years = age - _MEAN_AGE

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from brainfeat.simulation.anatomy import BRAIN_CLASSES, BaseAnatomy
 from brainfeat.simulation.lattice import Lattice
@@ -40,7 +40,7 @@ class Foci:
         *,
         counts: tuple[float, float],
         radii: tuple[float, float],
-        generator: torch.Generator,
+        generator: Generator,
     ) -> "Foci":
         """Draw lesions around the ventricles: `counts` at a load (B,) of 0 and 1."""
         n = len(load)
@@ -67,7 +67,7 @@ class Foci:
         severity: Tensor,
         *,
         radii: tuple[float, float],
-        generator: torch.Generator,
+        generator: Generator,
     ) -> "Foci":
         """Draw a mass with core and oedema; no mass at a severity (B,) of 0."""
         n = len(severity)
@@ -164,10 +164,7 @@ def _mass_sites(base: BaseAnatomy) -> Tensor:
 
 
 def _draw_sites(
-    density: Tensor,
-    base: BaseAnatomy,
-    shape: tuple[int, int],
-    generator: torch.Generator,
+    density: Tensor, base: BaseAnatomy, shape: tuple[int, int], generator: Generator
 ) -> Tensor:
     """Draw positions (*shape, 3) in mm from a density."""
     weights = density.flatten().to(generator.device).double()

@@ -8,7 +8,7 @@ __all__ = ["HEAD_CLASSES", "build_head", "classify_head"]
 import math
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from brainfeat.simulation.lattice import Lattice, refine
 from brainfeat.simulation.smoothing import distance_to, smooth
@@ -163,7 +163,7 @@ def _add_spine(
 
 def _texture(coarse: Lattice) -> Tensor:
     """Draw fixed smooth noise, as muscles and marrow are not uniform."""
-    generator = torch.Generator().manual_seed(20)
+    generator = Generator().manual_seed(20)
     noise = torch.randn(coarse.shape, generator=generator)
     # Finer grain on coarser; both are a few millimetres wide.
     layers = [smooth(noise, sigma) for sigma in (0.8, 2.0, 4.0)]

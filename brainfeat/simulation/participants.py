@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from torch import Generator
 
 from brainfeat.simulation.disease import Condition
 from brainfeat.simulation.scanner import SCANNERS, Scanner
@@ -59,11 +60,11 @@ class Participant:
         """Severity and age as a batch of one."""
         return Condition(torch.tensor([self.severity]), torch.tensor([self.age]))
 
-    def generator(self, stream: str) -> torch.Generator:
+    def generator(self, stream: str) -> Generator:
         """Seed a generator for one of `_STREAMS`, on the CPU."""
         entropy = (self.random_state, self.number, _STREAMS.index(stream))
         (seed,) = np.random.SeedSequence(entropy).generate_state(1, np.uint64)
-        return torch.Generator().manual_seed(int(seed >> np.uint64(1)))
+        return Generator().manual_seed(int(seed >> np.uint64(1)))
 
 
 def _count(n: int, fraction: float) -> int:

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from brainfeat.simulation.anatomy import BRAIN_CLASSES, BaseAnatomy
 from brainfeat.simulation.deformation import Deformation, DeformationConfig
@@ -17,12 +17,7 @@ from brainfeat.simulation.disease import (
     DiseaseKind,
     VariationConfig,
 )
-from brainfeat.simulation.lattice import (
-    Lattice,
-    refine,
-    sample_maps,
-    transform_points,
-)
+from brainfeat.simulation.lattice import Lattice, refine, sample_maps, transform_points
 from brainfeat.simulation.random_fields import (
     SPLINE_SD,
     count_controls,
@@ -66,7 +61,7 @@ class Anatomies:
         *,
         disease: DiseaseKind = "medial-temporal",
         config: PopulationConfig | None = None,
-        generator: torch.Generator,
+        generator: Generator,
     ) -> "Anatomies":
         """Draw one anatomy per entry of the condition, on the generator's device."""
         config = config or PopulationConfig()
@@ -134,7 +129,7 @@ class TissueVariation:
 
     @classmethod
     def draw(
-        cls, sd: float, lattice: Lattice, *, generator: torch.Generator
+        cls, sd: float, lattice: Lattice, *, generator: Generator
     ) -> "TissueVariation":
         """Draw gains whose log has the standard deviation `sd`."""
         size = count_controls(lattice, _WAVELENGTH)

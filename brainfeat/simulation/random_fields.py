@@ -5,7 +5,7 @@ __all__ = ["SPLINE_SD", "count_controls", "evaluate_spline", "normal", "uniform"
 import math
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from brainfeat.simulation.lattice import Lattice
 
@@ -13,13 +13,13 @@ from brainfeat.simulation.lattice import Lattice
 SPLINE_SD = (151 / 315) ** 1.5
 
 
-def normal(generator: torch.Generator, *shape: int) -> Tensor:
+def normal(generator: Generator, *shape: int) -> Tensor:
     """Draw standard normal numbers of shape `shape`."""
     return torch.randn(*shape, generator=generator, device=generator.device)
 
 
 def uniform(
-    generator: torch.Generator, *shape: int, low: float = 0.0, high: float = 1.0
+    generator: Generator, *shape: int, low: float = 0.0, high: float = 1.0
 ) -> Tensor:
     """Draw uniform numbers of shape `shape` from ``[low, high)``."""
     drawn = torch.rand(*shape, generator=generator, device=generator.device)

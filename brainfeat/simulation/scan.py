@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Generator, Tensor
 
 from brainfeat.simulation.anatomy import BRAIN_CLASSES
 from brainfeat.simulation.artifacts import Artifacts
@@ -34,7 +34,7 @@ def draw_scan(
     modality: str,
     pose: Pose,
     *,
-    generator: torch.Generator,
+    generator: Generator,
 ) -> Scan:
     """Scan a batch of one; `pose` is the same in all scans of a subject."""
     contrast = Contrast.draw(scanner.contrast, [modality], 1, generator=generator)

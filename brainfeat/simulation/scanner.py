@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Generator, Tensor
 
 from brainfeat.simulation.artifacts import ArtifactConfig
 from brainfeat.simulation.contrast import ContrastConfig
@@ -34,7 +34,7 @@ class Pose:
     matrix: Tensor  # B 4 4: rigid, scanner mm to subject mm
 
     @classmethod
-    def draw(cls, config: PoseConfig, n: int, *, generator: torch.Generator) -> "Pose":
+    def draw(cls, config: PoseConfig, n: int, *, generator: Generator) -> "Pose":
         """Draw `n` poses."""
         angles = torch.deg2rad(config.rotation * normal(generator, n, 3))
         shift = config.shift * normal(generator, n, 3)

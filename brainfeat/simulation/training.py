@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from brainfeat.configs import Fraction, NonNegativeFloat, Relation, check_fields
 from brainfeat.simulation.anatomy import BRAIN_CLASSES, BaseAnatomy
@@ -28,26 +28,21 @@ from brainfeat.simulation.scanner import Pose, PoseConfig
 # the subject relative to the base.
 TRUTH_NAMES = (*BRAIN_CLASSES, "pathology", "log_jacobian")
 
+_CONTRAST = ContrastConfig(jitter=0.10, random_fraction=0.4, detail=(0.0, 1.2))
+_ARTIFACTS = ArtifactConfig(
+    bias=(0.0, 0.4), noise=(0.0, 0.08), gamma=(0.7, 1.4), resolution=(1.0, 5.0)
+)
+_POSE = PoseConfig(rotation=3.0, shift=2.0)  # what remains after registration
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     """Distribution of training subjects, wider than that of any cohort."""
 
     population: PopulationConfig = field(default_factory=PopulationConfig)
-    contrast: ContrastConfig = field(
-        default_factory=lambda: ContrastConfig(
-            jitter=0.10, random_fraction=0.4, detail=(0.0, 1.2)
-        )
-    )
-    artifacts: ArtifactConfig = field(
-        default_factory=lambda: ArtifactConfig(
-            bias=(0.0, 0.4), noise=(0.0, 0.08), gamma=(0.7, 1.4), resolution=(1.0, 5.0)
-        )
-    )
-    # What remains after registration.
-    pose: PoseConfig = field(
-        default_factory=lambda: PoseConfig(rotation=3.0, shift=2.0)
-    )
+    contrast: ContrastConfig = _CONTRAST
+    artifacts: ArtifactConfig = _ARTIFACTS
+    pose: PoseConfig = _POSE
     # Standard deviation of the log of a tissue's gain where it shares voxels.
     tissue_sd: NonNegativeFloat = 0.0
     stripped_fraction: Fraction = 0.5
@@ -93,7 +88,7 @@ def draw_subjects(
     base: BaseAnatomy,
     n: int,
     *,
-    generator: torch.Generator,
+    generator: Generator,
     modalities: Sequence[str] = ("T1w",),
     lattice: Lattice | None = None,
     config: TrainingConfig | None = None,
@@ -151,7 +146,7 @@ def _stack(subjects: Anatomies, contrast: Contrast, stripped: Tensor) -> Tensor:
 
 
 def _draw_condition(
-    config: TrainingConfig, n: int, generator: torch.Generator
+    config: TrainingConfig, n: int, generator: Generator
 ) -> tuple[Condition, DiseaseKind]:
     severity, ill, age = uniform(generator, 3, n)
     low, high = config.ages

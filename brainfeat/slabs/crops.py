@@ -98,11 +98,7 @@ class CropBoxes:
         n_subjects, n_channels, *shape = volumes.shape
         grid = self._grid(shape, volumes)  # B V*n_slices H W 3
         out = F.grid_sample(
-            volumes,
-            grid,
-            mode=interpolation,
-            padding_mode="border",
-            align_corners=True,
+            volumes, grid, mode=interpolation, padding_mode="border", align_corners=True
         )  # B C V*n_slices H W
         out = out.view(n_subjects, n_channels, -1, *self.size)
         return out.transpose(1, 2)
@@ -225,8 +221,6 @@ def _uniform(
     return limits[0] + (limits[1] - limits[0]) * torch.rand(*n, generator=generator)
 
 
-def _log_ratio(
-    largest: float, n: tuple[int, ...], generator: torch.Generator
-) -> Tensor:
-    limit = math.log(largest)
+def _log_ratio(high: float, n: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    limit = math.log(high)
     return _uniform((-limit, limit), n, generator).exp()

@@ -23,6 +23,7 @@ __all__ = [
     "count_failures",
     "crash_path",
     "describe_failure",
+    "describe_failures",
     "failures_path",
     "is_failures_path",
     "merge_failures",
@@ -32,6 +33,8 @@ __all__ = [
     "unique_failures",
     "write_failures",
 ]
+
+_N_REASONS = 3  # in a warning
 
 _FAILURES_SUFFIX = ".failures.tsv"
 _MAX_TRACEBACKS = 1000
@@ -102,6 +105,12 @@ class _Line(NamedTuple):
 def describe_failure(outcome: "Outcome[Any]") -> str:
     """Return ``file: reason`` of a failed outcome, in one printable line."""
     return _Line.of(outcome).description
+
+
+def describe_failures(failures: Sequence["Outcome[Any]"]) -> str:
+    """Describe the first failures in one line."""
+    more = " ..." if len(failures) > _N_REASONS else ""
+    return " ".join(map(describe_failure, failures[:_N_REASONS])) + more
 
 
 def unique_failures(failures: Iterable["Outcome[Any]"]) -> tuple["Outcome[Any]", ...]:

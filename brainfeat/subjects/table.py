@@ -57,18 +57,18 @@ def as_subjects(
     modality: str | None,
     modalities: Sequence[str],
     allow_missing: bool,
-    must_be_usable: bool = True,
+    usable: bool = True,
 ) -> SubjectTable:
     """Read X in any form that `BrainFoundEmbedder.fit` takes; no voxel is loaded.
 
     Images without a modality get ``modality``, else that of the name of the Series,
     else that of their name, else the first of ``modalities``, which are the
     checkpoint's. ``allow_missing`` allows subjects that lack some. Files and modalities
-    that are missing are errors if subjects ``must_be_usable``.
+    that are missing are errors if subjects must be ``usable``.
     """
     check_modality(modality, modalities)
     X = to_pandas(X)
-    reader = _Reader(modality, tuple(modalities), may_be_absent=not must_be_usable)
+    reader = _Reader(modality, tuple(modalities), may_be_absent=not usable)
     columns: Sequence[str] = ()
     if isinstance(X, pd.DataFrame):
         columns = reader.columns(X)
@@ -80,14 +80,14 @@ def as_subjects(
     if not rows:
         raise InputError(f"X: expected at least one subject as {FORMS}, got none.")
     reader.finish()
-    for row in rows if must_be_usable else ():
+    for row in rows if usable else ():
         check_subject(row, modalities=modalities, allow_missing=allow_missing)
     named = {*columns, *(name for row in rows for name in row.images)}
     return SubjectTable(tuple(rows), tuple(m for m in modalities if m in named))
 
 
 def read_subjects(
-    X: Any, checkpoint: Checkpoint, modality: str | None, *, must_be_usable: bool = True
+    X: Any, checkpoint: Checkpoint, modality: str | None, *, usable: bool = True
 ) -> SubjectTable:
     """Read X as subjects with the modalities that a checkpoint allows."""
     config = checkpoint.config
@@ -96,7 +96,7 @@ def read_subjects(
         modality=modality,
         modalities=config.encoder.modalities,
         allow_missing=config.missing_modalities,
-        must_be_usable=must_be_usable,
+        usable=usable,
     )
 
 

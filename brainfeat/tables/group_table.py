@@ -11,7 +11,7 @@ from brainfeat.exceptions import InputError
 from brainfeat.io.atomic import naming_output
 from brainfeat.io.locks import release_folder
 from brainfeat.subjects.bids.filter import BidsSelection
-from brainfeat.subjects.bids.labels import read_participants, read_sessions
+from brainfeat.subjects.bids.labels import join_participants, read_sessions
 from brainfeat.subjects.subject import is_reserved
 from brainfeat.tables.columns import complete_columns
 from brainfeat.tables.derivatives import TABLE_NAME, check_apart, lock_working_folder
@@ -50,7 +50,7 @@ def write_group_table(
             f"{root}: expected embeddings of participants, got none; run the level "
             "participant first."
         )
-    records, provenance = _read_records(paths, raw)
+    records, provenance = _read_records(paths, raw, root)
     names = dict.fromkeys(name for record in records for name in record)
     columns = {name: [record.get(name) for record in records] for name in names}
     target = root / f"group_{TABLE_NAME}"
@@ -88,10 +88,12 @@ def _find_tables(root: Path, raw: Path, selection: BidsSelection) -> list[Path]:
 
 
 def _read_records(
-    paths: Sequence[Path], raw: Path
+    paths: Sequence[Path], raw: Path, root: Path
 ) -> tuple[list[Record], dict[str, Any]]:
     """Return the columns before the features of each row, and the provenance of all."""
-    participants = read_participants(raw)
+    names = {path.relative_to(root).parts[0] for path in paths}
+    names |= {path.name for path in raw.glob("sub-*") if path.is_dir()}
+    participants = join_participants(raw, sorted(names))
     provenance = read_origin(paths[0], advice=_ADVICE)
     records = []
     for path in paths:

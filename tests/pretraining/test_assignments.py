@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from brainfeat.pretraining.assignments import MovingAverageCentring, SinkhornKnopp
+from brainfeat.pretraining.losses import MovingAverageCentring, SinkhornKnopp
 
 
 @pytest.fixture(autouse=True)

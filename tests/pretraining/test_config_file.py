@@ -5,8 +5,7 @@ import pytest
 
 from brainfeat.exceptions import ConfigError
 from brainfeat.models.config import EncoderConfig
-from brainfeat.pretraining.config import PretrainingConfig
-from brainfeat.pretraining.config_file import read_config
+from brainfeat.pretraining.config import PretrainingConfig, read_config
 
 SMALL_BATCH = PretrainingConfig.preset("small_batch")
 

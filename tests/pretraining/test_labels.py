@@ -4,7 +4,7 @@ import torch
 
 from brainfeat.exceptions import InputError
 from brainfeat.models.encoder import SlabEncoder
-from brainfeat.pretraining.labels import make_probe, read_labels
+from brainfeat.pretraining.probe import make_probe, read_labels
 from brainfeat.pretraining.store import StoredScan, StoreIndex, VolumeStore
 
 

@@ -6,8 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from brainfeat.pretraining.assignments import MovingAverageCentring, SinkhornKnopp
-from brainfeat.pretraining.losses import infonce_loss, koleo_loss
+from brainfeat.pretraining.losses import (
+    MovingAverageCentring,
+    SinkhornKnopp,
+    infonce_loss,
+    koleo_loss,
+)
 from brainfeat.pretraining.ranks import (
     all_ranks_mean,
     all_ranks_sum,
@@ -22,7 +26,7 @@ _PROCESS = """
 import sys
 import torch
 import torch.distributed as dist
-from brainfeat.pretraining.assignments import MovingAverageCentring, SinkhornKnopp
+from brainfeat.pretraining.losses import MovingAverageCentring, SinkhornKnopp
 from brainfeat.pretraining.losses import infonce_loss, koleo_loss
 from brainfeat.pretraining.ranks import (
     all_ranks_mean, all_ranks_sum, gather_rows, logsumexp_over_ranks, rank, world_size

@@ -9,13 +9,13 @@ import torch
 from safetensors.torch import save_file
 
 from brainfeat.exceptions import CheckpointError, ConfigError, TrainingError
-from brainfeat.pretraining.run_checks import (
+from brainfeat.pretraining.run_state import saved_step
+from brainfeat.pretraining.warm_start import (
     check_fit,
     check_grid,
     check_run_folder,
     run_lock,
 )
-from brainfeat.pretraining.run_state import saved_step
 
 
 @pytest.fixture
@@ -148,7 +148,7 @@ def test_configurations_that_would_learn_nothing_are_refused(
 
 
 def test_subjects_divide_evenly_between_processes(small_config, monkeypatch):
-    monkeypatch.setattr("brainfeat.pretraining.run_checks.world_size", lambda: 3)
+    monkeypatch.setattr("brainfeat.pretraining.warm_start.world_size", lambda: 3)
     source = SimpleNamespace(modalities=("T1w", "FLAIR"), targets=("a",))
     check_fit(source, replace(small_config, batch_size=6))
     with pytest.raises(ConfigError, match="batch_size 4 does not divide into 3"):

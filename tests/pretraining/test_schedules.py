@@ -1,6 +1,6 @@
 import pytest
 
-from brainfeat.pretraining.schedules import cosine, linear_warmup, warmup_cosine
+from brainfeat.pretraining.optimizer import cosine, linear_warmup, warmup_cosine
 
 
 @pytest.mark.parametrize("schedule", [linear_warmup, cosine])

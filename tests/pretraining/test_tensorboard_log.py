@@ -4,7 +4,7 @@ from types import ModuleType
 import pytest
 
 from brainfeat.exceptions import MissingDependencyError
-from brainfeat.pretraining.tensorboard_log import TensorBoardLog
+from brainfeat.pretraining.progress import TensorBoardLog
 from brainfeat.pretraining.trainer import TrainingStep
 
 STEPS = [

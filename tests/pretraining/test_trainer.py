@@ -502,7 +502,7 @@ store, folder, config, *blocked = sys.argv[1:]
 sys.modules.update(dict.fromkeys(blocked))
 import torch
 torch.set_num_threads(1)  # as in the run that it is compared with
-from brainfeat.pretraining.config_file import read_config
+from brainfeat.pretraining.config import read_config
 from brainfeat.pretraining.self_distillation import SelfDistillation
 from brainfeat.pretraining.store import VolumeStore
 from brainfeat.pretraining.trainer import train

@@ -6,11 +6,11 @@ from brainfeat.simulation.lattice import Lattice, sample_maps
 from brainfeat.simulation.structures import (
     MODES,
     ZONES,
+    TissueFractions,
     distance_to_chains,
     split_structures,
     zone,
 )
-from brainfeat.simulation.tissue import TissueFractions
 from brainfeat.simulation.vector_fields import exponentiate, log_jacobian
 
 LATTICE = Lattice.spanning((-50.0, -70.0, -40.0), (100.0, 110.0, 90.0), 5.0)

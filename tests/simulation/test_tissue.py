@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from brainfeat.simulation.random_fields import evaluate_spline
-from brainfeat.simulation.tissue import (
+from brainfeat.simulation.structures import (
     TissueFractions,
     cluster_tissue,
     sharpen_fractions,
