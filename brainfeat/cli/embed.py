@@ -29,6 +29,7 @@ from brainfeat.cli.options import (
     CheckpointOption,
     DevicesOption,
     DtypeOption,
+    FilterFileOption,
     InputsArgument,
     JobsOption,
     LogFileOption,
@@ -75,14 +76,7 @@ def embed(
         Path | None,
         typer.Option(metavar="DIR", help="Cache of embeddings, shared by tables."),
     ] = None,
-    bids_filter_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--bids-filter-file",
-            metavar="FILE",
-            help='JSON that chooses images of BIDS folders: {"T1w": {"run": 1}}.',
-        ),
-    ] = None,
+    bids_filter_file: FilterFileOption = None,
     overwrite: OverwriteOption = False,
     stop_on_first_error: StopOption = False,
     shard: Annotated[
@@ -153,9 +147,7 @@ class _ModalityChoice(NamedTuple):
 
         required = parse_modalities(self.required, modalities, "--require")
         only = parse_modalities(self.only, modalities, "--only")
-        filters = {}
-        if self.filter_file is not None:
-            filters = dict(read_filters(self.filter_file, modalities))
+        filters = read_filters(self.filter_file, modalities)
         manifest = collect_rows(
             inputs,
             modalities=modalities,
@@ -252,9 +244,9 @@ def _embed_inputs(
     begin_log(encoder_options.device_names, log_file)
     encoder = encoder_options.spec.build()
     manifest = choice.collect(inputs, encoder.modalities)
-    origin: dict[str, str | int] = {}
+    provenance = describe_encoder(encoder, absolute_source(encoder_options.checkpoint))
     if shard is not None:
-        origin = {"shard": str(shard), "n_listed": len(manifest.rows)}
+        provenance |= {"shard": str(shard), "n_listed": len(manifest.rows)}
         manifest = _take(manifest, shard)
     report_problems(manifest)
     report_missing_modalities(manifest, encoder.modalities)
@@ -269,12 +261,7 @@ def _embed_inputs(
             manifest.rows,
             output,
             encoder,
-            provenance={
-                **describe_encoder(
-                    encoder, absolute_source(encoder_options.checkpoint)
-                ),
-                **origin,
-            },
+            provenance=provenance,
             options=options,
             problems=manifest.problems,
             on_event=display,

@@ -99,12 +99,15 @@ def _plain(value: str | None) -> str | None:
     return str(int(value)) if value is not None and value.isdecimal() else value
 
 
-def read_filters(path: Path, modalities: Sequence[str]) -> _Filters:
+def read_filters(path: Path | None, modalities: Sequence[str]) -> _Filters:
     """Read a filter file of BIDS apps, as far as it is about the modalities.
 
     It is JSON such as ``{"t1w": {"acquisition": "mprage", "run": [1, 2]}}``; null
     selects names without the entity, and ``"*"`` those with it, whatever its value.
+    No path is no filter.
     """
+    if path is None:
+        return {}
     if not path.exists():
         raise InputError(f"{path}: no such file.")
     content = read_json(path, "a filter per modality")
