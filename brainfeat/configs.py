@@ -68,34 +68,12 @@ class JsonConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Build a configuration from plain JSON values.
-
-        Parameters
-        ----------
-        values : mapping
-            Field names and values; absent fields take their defaults, if any.
-
-        Returns
-        -------
-        object
-            The configuration.
-
-        Raises
-        ------
-        ConfigError
-            If a key is unknown or missing, or a value invalid.
-        """
+        """Build a configuration from JSON values, or raise a ConfigError."""
         config: Self = from_plain(cls, values, complete=cls._needs_all_keys)
         return config
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain JSON values.
-
-        Returns
-        -------
-        dict
-            Values for `from_dict`.
-        """
+        """Return the fields as plain JSON values, for `from_dict`."""
         values: dict[str, Any] = to_plain(self)
         return values
 
@@ -124,9 +102,7 @@ def check_fields(
     _raise(problems)
 
 
-def from_plain(
-    kind: Any, values: Any, *, where: str = "", complete: bool = False
-) -> Any:
+def from_plain(kind: Any, values: Any, where: str = "", complete: bool = False) -> Any:
     """Build a dataclass, and the dataclasses in it, from JSON values.
 
     Absent fields take their defaults unless `complete`; lists become tuples. Raises a

@@ -1,27 +1,4 @@
-"""Errors and warnings of brainfeat; each error is also the fitting builtin.
-
-::
-
-    BrainfeatError
-    ├── VolumeError (ValueError)
-    │   └── VolumeNotFoundError (FileNotFoundError)
-    ├── GeometryError (ValueError)
-    ├── ModalityError (ValueError)
-    ├── InputError (ValueError)
-    ├── ConfigError (ValueError)
-    ├── CheckpointError (ValueError)
-    ├── TableError (ValueError)
-    ├── TrainingError (RuntimeError)
-    ├── WorkerError (RuntimeError)
-    └── MissingDependencyError (ImportError)
-
-    UserWarning
-    ├── UntrainedCheckpointWarning
-    ├── LeakageWarning
-    └── ConfoundingWarning
-
-`brief_reason` gives the message of any other error, `list_names` a list that is short.
-"""
+"""Errors and warnings of brainfeat; each error is also the fitting builtin."""
 
 __all__ = [
     "BrainfeatError",
@@ -40,10 +17,13 @@ __all__ = [
     "VolumeNotFoundError",
     "WorkerError",
     "brief_reason",
+    "import_optional",
     "list_names",
 ]
 
 from collections.abc import Iterable
+from importlib import import_module
+from typing import Any
 
 _N_LISTED = 10
 
@@ -53,8 +33,6 @@ def brief_reason(error: Exception) -> str:
 
     The error number and the file name that the system adds are left out.
 
-    Examples
-    --------
     >>> brief_reason(FileNotFoundError(2, "No such file or directory", "a.tsv"))
     'No such file or directory'
     """
@@ -64,8 +42,6 @@ def brief_reason(error: Exception) -> str:
 def list_names(names: Iterable[str]) -> str:
     """Join names for a message: ten at most, and the number of the others.
 
-    Examples
-    --------
     >>> list_names("abc"), list_names(map(str, range(12)))
     ('a, b, c', '0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more')
     """
@@ -73,6 +49,14 @@ def list_names(names: Iterable[str]) -> str:
     n_others = len(names) - _N_LISTED
     more = f" and {n_others} more" if n_others > 0 else ""
     return ", ".join(names[:_N_LISTED]) + more
+
+
+def import_optional(module: str, message: str) -> Any:
+    """Import a module of another package, or raise MissingDependencyError."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise MissingDependencyError(message) from error
 
 
 class BrainfeatError(Exception):

@@ -250,13 +250,11 @@ def hausdorff_distances(
         if is_true.any() and is_predicted.any():
             (box,) = ndimage.find_objects((is_true | is_predicted).astype(np.uint8))
             borders = [_border(is_true[box]), _border(is_predicted[box])]
-            distances[index] = max(
-                np.percentile(
-                    ndimage.distance_transform_edt(~to, sampling=spacing)[start],
-                    percentile,
-                )
+            both_ways = [
+                ndimage.distance_transform_edt(~to, sampling=spacing)[start]
                 for start, to in (borders, borders[::-1])
-            )
+            ]
+            distances[index] = max(np.percentile(d, percentile) for d in both_ways)
         elif is_true.any() or is_predicted.any():
             distances[index] = np.inf
     return distances
@@ -301,9 +299,8 @@ def score_lesions(truth: ArrayLike, found: ArrayLike) -> LesionScores:
         return LesionScores(precision, recall, np.nan)
     if not n_true or not n_predicted or not n_correct:
         return LesionScores(precision, recall, 0.0)
-    return LesionScores(
-        precision, recall, 2 * precision * recall / (precision + recall)
-    )
+    f1 = 2 * precision * recall / (precision + recall)
+    return LesionScores(precision, recall, f1)
 
 
 def _border(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

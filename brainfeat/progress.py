@@ -35,18 +35,8 @@ def track(
 class ProgressDisplay:
     """How much of a task is done: a bar, or lines where no bar can be drawn.
 
-    Parameters
-    ----------
-    description : str
-        Name of the task, such as ``"embedding"``.
-    total : int
-        Number of items.
-    n_before : int
-        Items that an earlier run did; they do not count for the pace of this one.
-    log_every : int, optional
-        Items between two lines; by default there are about ten lines.
-    show : bool
-        Whether anything is shown.
+    `n_before` items were done by an earlier run and do not count for the pace. There is
+    a line for every `log_every` items; by default there are about ten lines.
     """
 
     def __init__(
@@ -93,14 +83,8 @@ class ProgressDisplay:
     ) -> None:
         """Show that one more item is done.
 
-        Parameters
-        ----------
-        detail : str
-            State of the task, such as the loss: shown beside the bar and in lines.
-        line : str
-            What to write about this item where there is no bar.
-        is_failure : bool
-            Whether to write the line above a bar, too.
+        `detail`, such as the loss, is shown beside the bar and in lines. `line` is what
+        to write about the item where there is no bar, and above a bar for a failure.
         """
         self._n_done += 1
         if not self._show:

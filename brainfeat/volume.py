@@ -88,9 +88,8 @@ class Geometry:
         """
         if self.shape != other.shape:
             return False
-        corners = np.indices((2, 2, 2)).reshape(3, -1) * (
-            np.array(self.shape)[:, None] - 1
-        )
+        last = np.array(self.shape)[:, None] - 1
+        corners = np.indices((2, 2, 2)).reshape(3, -1) * last
         homogeneous = np.vstack([corners, np.ones(corners.shape[1])])
         moved = (self.affine - other.affine)[:3] @ homogeneous
         return bool(np.linalg.norm(moved, axis=0).max() <= tolerance)
@@ -161,14 +160,11 @@ def _check_affine(affine: NDArray[np.float64]) -> None:
     if not np.isfinite(affine).all():
         raise GeometryError("expected a finite affine, got NaN or infinite values.")
     if not np.array_equal(affine[3], [0.0, 0.0, 0.0, 1.0]):
-        raise GeometryError(
-            f"expected 0 0 0 1 as the affine's last row, got {affine[3]}."
-        )
+        raise GeometryError(f"expected an affine of last row 0 0 0 1, got {affine[3]}.")
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     # Relative to the voxel size, so that micrometre grids are not singular.
-    if (lengths == 0).any() or abs(
-        np.linalg.det(affine[:3, :3] / np.where(lengths == 0, 1.0, lengths))
-    ) < 1e-6:
+    unit = affine[:3, :3] / np.where(lengths == 0, 1.0, lengths)
+    if (lengths == 0).any() or abs(np.linalg.det(unit)) < 1e-6:
         raise GeometryError(
             "expected an affine that can be inverted, "
             f"got voxel edges of {lengths.round(6).tolist()} mm."

@@ -22,8 +22,6 @@ class Prefetch(Generic[Item, Result]):
     that neither items nor results accumulate. Leaving the context ends all threads.
     Threads suffice, since the work releases the interpreter lock.
 
-    Examples
-    --------
     >>> with Prefetch(abs, [-1, 2, -3], n_threads=2, n_ahead=2) as results:
     ...     list(results)
     [1, 2, 3]
@@ -73,11 +71,9 @@ class Prefetch(Generic[Item, Result]):
 
 
 def end_with_parent() -> None:
-    """End this process when its parent ends.
-
-    A parent that is killed, as for want of memory, cannot end its children, which
-    would wait for work forever.
-    """
+    """End this process when its parent ends."""
+    # A parent that is killed, as for want of memory, cannot end its children, which
+    # would wait for work forever.
     threading.Thread(target=_exit_after_parent, daemon=True).start()
 
 

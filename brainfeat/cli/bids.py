@@ -24,6 +24,7 @@ from brainfeat.cli.options import (
     CheckpointOption,
     DevicesOption,
     DtypeOption,
+    FilterFileOption,
     JobsOption,
     LogFileOption,
     MemoryOption,
@@ -58,14 +59,7 @@ def run_bids(
     ],
     participant_label: ParticipantLabelOption = None,
     session_label: SessionLabelOption = None,
-    bids_filter_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--bids-filter-file",
-            metavar="FILE",
-            help='JSON that chooses images: {"T1w": {"acquisition": "mprage"}}.',
-        ),
-    ] = None,
+    bids_filter_file: FilterFileOption = None,
     work_dir: Annotated[
         Path | None,
         typer.Option("-w", "--work-dir", help="Keep embeddings here between runs."),
@@ -157,9 +151,8 @@ def _embed_participants(
         check_output(Path(options.cache), is_folder=True)
     begin_log(encoder_options.device_names, log_file)
     encoder = encoder_options.spec.build()
-    if filter_file is not None:
-        filters = read_filters(filter_file, encoder.modalities)
-        selection = replace(selection, filters=filters)
+    filters = read_filters(filter_file, encoder.modalities)
+    selection = replace(selection, filters=filters)
     manifest = collect_bids(
         source, selection, modalities=encoder.modalities, wanted=modalities
     )

@@ -29,6 +29,7 @@ from brainfeat.cli.options import (
     CheckpointOption,
     DevicesOption,
     DtypeOption,
+    FilterFileOption,
     InputsArgument,
     JobsOption,
     LogFileOption,
@@ -75,6 +76,7 @@ def embed(
         Path | None,
         typer.Option(metavar="DIR", help="Cache of embeddings, shared by tables."),
     ] = None,
+    bids_filter_file: FilterFileOption = None,
     overwrite: OverwriteOption = False,
     stop_on_first_error: StopOption = False,
     shard: Annotated[
@@ -117,7 +119,9 @@ def embed(
             overwrite=overwrite,
             stop_on_first_error=stop_on_first_error,
         ),
-        choice=_ModalityChoice(modality or (), require or (), only or ()),
+        choice=_ModalityChoice(
+            modality or (), require or (), only or (), bids_filter_file
+        ),
         shard=None if shard is None else Shard.parse(shard),
         log_file=log_file,
     )
@@ -130,9 +134,11 @@ class _ModalityChoice(NamedTuple):
     wanted: Sequence[str]
     required: Sequence[str]
     only: Sequence[str]
+    filter_file: Path | None = None
 
     def collect(self, inputs: Sequence[str], modalities: Sequence[str]) -> "Manifest":
         """Collect the rows of the inputs, of an encoder's modalities."""
+        from brainfeat.subjects.bids.filter import BidsSelection, read_filters
         from brainfeat.subjects.manifest import collect_rows
         from brainfeat.subjects.modality_choice import (
             choose_modalities,
@@ -141,7 +147,13 @@ class _ModalityChoice(NamedTuple):
 
         required = parse_modalities(self.required, modalities, "--require")
         only = parse_modalities(self.only, modalities, "--only")
-        manifest = collect_rows(inputs, modalities=modalities, wanted=self.wanted)
+        filters = read_filters(self.filter_file, modalities)
+        manifest = collect_rows(
+            inputs,
+            modalities=modalities,
+            wanted=self.wanted,
+            selection=BidsSelection(filters=filters),
+        )
         return choose_modalities(manifest, required=required, only=only)
 
 
@@ -232,9 +244,9 @@ def _embed_inputs(
     begin_log(encoder_options.device_names, log_file)
     encoder = encoder_options.spec.build()
     manifest = choice.collect(inputs, encoder.modalities)
-    origin: dict[str, str | int] = {}
+    provenance = describe_encoder(encoder, absolute_source(encoder_options.checkpoint))
     if shard is not None:
-        origin = {"shard": str(shard), "n_listed": len(manifest.rows)}
+        provenance |= {"shard": str(shard), "n_listed": len(manifest.rows)}
         manifest = _take(manifest, shard)
     report_problems(manifest)
     report_missing_modalities(manifest, encoder.modalities)
@@ -249,12 +261,7 @@ def _embed_inputs(
             manifest.rows,
             output,
             encoder,
-            provenance={
-                **describe_encoder(
-                    encoder, absolute_source(encoder_options.checkpoint)
-                ),
-                **origin,
-            },
+            provenance=provenance,
             options=options,
             problems=manifest.problems,
             on_event=display,

@@ -8,6 +8,7 @@ __all__ = [
     "DeviceOption",
     "DevicesOption",
     "DtypeOption",
+    "FilterFileOption",
     "InputsArgument",
     "JobsOption",
     "LabelColumnOption",
@@ -178,6 +179,14 @@ StepsOption = Annotated[
     int | None, typer.Option(metavar="N", min=1, help="Number of training steps.")
 ]
 SeedOption = Annotated[int, typer.Option(help="Seed of the random numbers.")]
+FilterFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--bids-filter-file",
+        metavar="FILE",
+        help='JSON that chooses images of BIDS: {"T1w": {"acquisition": "mprage"}}.',
+    ),
+]
 ParticipantLabelOption = Annotated[
     list[str] | None,
     typer.Option(

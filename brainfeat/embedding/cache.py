@@ -56,19 +56,10 @@ class EmbeddingCache:
         try:
             self._store.save(key, vector, note)
         except OSError as error:
-            _LOGGER.warning(
-                "%s: embedding not kept (%s)", self._store.folder, brief_reason(error)
-            )
+            reason = brief_reason(error)
+            _LOGGER.warning("%s: embedding not kept (%s)", self._store.folder, reason)
 
 
 def embedding_key(parts: Mapping[str, Any]) -> str:
-    """Hash everything that an embedding depends on, as JSON values.
-
-    Examples
-    --------
-    >>> key = embedding_key({"checkpoint": "c0ffee", "pooling": "mean"})
-    >>> key == embedding_key({"pooling": "mean", "checkpoint": "c0ffee"})
-    True
-    """
-    text = json.dumps(parts, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    """Hash everything that an embedding depends on, as JSON values in any order."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 import joblib
 import torch
 
-from brainfeat.exceptions import InputError, MissingDependencyError
+from brainfeat.exceptions import InputError, import_optional
 from brainfeat.workers import end_with_parent
 
 __all__ = [
@@ -119,10 +119,7 @@ class DaskWorkers:
 
 
 class RayWorkers:
-    """The workers of the running Ray cluster, or of a new local one.
-
-    Ray repeats the calls of a worker that dies.
-    """
+    """The workers of the running Ray cluster or a new one; Ray repeats lost calls."""
 
     def __init__(self) -> None:
         self._ray = _import_ray()
@@ -198,20 +195,15 @@ def _start_worker(devices: "Queue[str]", n_threads: int) -> None:
 
 @contextmanager
 def _connect_to_dask(scheduler: str | None, n_workers: int) -> Iterator[Workers]:
-    try:
-        from distributed import Client
-    except ImportError as error:
-        raise MissingDependencyError(
-            "Dask is not installed: pip install 'brainfeat[dask]'."
-        ) from error
+    message = "Dask is not installed: pip install 'brainfeat[dask]'."
+    distributed = import_optional("distributed", message)
     # It logs each worker that joins or leaves.
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     options: dict[str, Any] = {"n_workers": n_workers, "threads_per_worker": 1}
     if scheduler is not None:
         options = {"address": scheduler, "timeout": 30}
     try:
-        connect: Any = Client
-        client = connect(**options, set_as_default=False)
+        client = distributed.Client(**options, set_as_default=False)
     except (OSError, ValueError) as error:
         raise InputError(
             f"--scheduler: no Dask scheduler at {scheduler} ({_brief(error)})."
@@ -239,13 +231,7 @@ def _connect_to_ray(scheduler: str | None, n_workers: int) -> Iterator[Workers]:
 
 
 def _import_ray() -> Any:
-    try:
-        import ray
-    except ImportError as error:
-        raise MissingDependencyError(
-            "Ray is not installed: pip install 'brainfeat[ray]'."
-        ) from error
-    return ray
+    return import_optional("ray", "Ray is not installed: pip install 'brainfeat[ray]'.")
 
 
 def _brief(error: Exception) -> str:

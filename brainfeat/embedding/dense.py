@@ -19,10 +19,9 @@ DenseSpace = Literal["native", "template"]
 
 def check_dense_options(space: object, n_components: object, n_features: int) -> None:
     """Check the options of `BrainFoundEmbedder.transform_dense`."""
-    if space not in get_args(DenseSpace):
-        raise ConfigError(
-            f"space: expected one of {get_args(DenseSpace)}, got {space!r}."
-        )
+    spaces = get_args(DenseSpace)
+    if space not in spaces:
+        raise ConfigError(f"space: expected one of {spaces}, got {space!r}.")
     if n_components is not None and not (
         is_integer(n_components, at_least=1) and n_components <= n_features
     ):
@@ -34,17 +33,13 @@ def check_dense_options(space: object, n_components: object, n_features: int) ->
 def to_dense_images(
     subjects: Sequence[SubjectTokens], *, space: DenseSpace, n_components: int | None
 ) -> list[nib.Nifti1Image]:
-    """Make a 4D image of each subject's tokens, without interpolation.
-
-    Channels are those of the tokens, or principal components over all brains.
-    """
+    """Make 4D images of tokens, or of their principal components over all brains."""
     values = [subject.tokens for subject in subjects]
     if n_components is not None:
         values = _project(subjects, n_components)
-    return [
-        _to_image(data, _geometry(subject, space))
-        for data, subject in zip(values, subjects, strict=True)
-    ]
+    is_native = space == "native"
+    grids = [s.scanner_geometry if is_native else s.geometry for s in subjects]
+    return [_to_image(data, grid) for data, grid in zip(values, grids, strict=True)]
 
 
 def _project(
@@ -64,10 +59,6 @@ def _project(
         scores[mask] = pca.transform(brain)
         maps.append(scores)
     return maps
-
-
-def _geometry(subject: SubjectTokens, space: DenseSpace) -> Geometry:
-    return subject.geometry if space == "template" else subject.scanner_geometry
 
 
 def _to_image(data: NDArray[np.float32], geometry: Geometry) -> nib.Nifti1Image:

@@ -13,11 +13,7 @@ from brainfeat.embedding.clusters import Workers, claimed_device
 from brainfeat.embedding.encoder_spec import EncoderSpec
 from brainfeat.embedding.stream import NOTHING_KNOWN, Embedding
 from brainfeat.embedding.subject_encoder import SubjectEncoder
-from brainfeat.exceptions import (
-    BrainfeatError,
-    UntrainedCheckpointWarning,
-    WorkerError,
-)
+from brainfeat.exceptions import BrainfeatError, UntrainedCheckpointWarning, WorkerError
 from brainfeat.subjects.failures import add_context
 from brainfeat.subjects.subject import Outcome, Subject
 
@@ -101,20 +97,14 @@ class _Calls:
         self._running[future] = chunk
 
     def collect(self) -> Iterator[Outcome[Embedding]]:
-        """Wait for a call to end.
-
-        Raises
-        ------
-        BrainfeatError
-            If the worker cannot make the encoder: no other subject would fare better.
-        """
+        """Wait for a call to end."""
         done, _ = wait(self._running, return_when=FIRST_COMPLETED)
         suspects: list[Subject] = []
         for future in done:
             chunk = self._running.pop(future)
             try:
                 replies = future.result()
-            except BrainfeatError:
+            except BrainfeatError:  # no encoder: no other subject would fare better
                 raise
             except (Exception, CancelledError):
                 suspects += chunk
@@ -124,13 +114,7 @@ class _Calls:
             yield from self._try_alone(suspects)
 
     def _try_alone(self, suspects: list[Subject]) -> Iterator[Outcome[Embedding]]:
-        """Find which subject kills its worker, with nothing else running.
-
-        Raises
-        ------
-        BrainfeatError
-            If the worker cannot make the encoder.
-        """
+        """Find which subject kills its worker, with nothing else running."""
         others, _ = wait(self._running)
         for future in others:
             chunk = self._running.pop(future)
@@ -149,7 +133,9 @@ class _Calls:
             except BrainfeatError:
                 raise
             except (Exception, CancelledError) as error:
-                yield Outcome(subject, error=_describe_loss(error, subject))
+                reason = " ".join(f"{type(error).__name__} {error}".split())[:300]
+                lost = f"the process that embedded it was lost ({reason})."
+                yield Outcome(subject, error=add_context(WorkerError(lost), subject))
 
     def cancel(self) -> None:
         for future in self._running:
@@ -161,12 +147,6 @@ def _to_outcomes(
 ) -> Iterator[Outcome[Embedding]]:
     for subject, (result, parts) in zip(subjects, replies, strict=True):
         yield Outcome(subject, result, parts and _join_error(*parts))
-
-
-def _describe_loss(error: BaseException, subject: Subject) -> Exception:
-    reason = " ".join(f"{type(error).__name__} {error}".split())[:300]
-    lost = WorkerError(f"the process that embedded it was lost ({reason}).")
-    return add_context(lost, subject)
 
 
 def encode_remotely(

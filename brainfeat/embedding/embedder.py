@@ -2,9 +2,9 @@
 
 import os
 import warnings
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 from nibabel import Nifti1Image
@@ -16,11 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from brainfeat.checkpoint.sharing import check_fingerprint
 from brainfeat.embedding.cache import EmbeddingCache
 from brainfeat.embedding.clusters import active_workers
-from brainfeat.embedding.dense import (
-    DenseSpace,
-    check_dense_options,
-    to_dense_images,
-)
+from brainfeat.embedding.dense import DenseSpace, check_dense_options, to_dense_images
 from brainfeat.embedding.distribution import Distribution
 from brainfeat.embedding.encoder_spec import EncoderSpec
 from brainfeat.embedding.stream import Embedding
@@ -30,7 +26,7 @@ from brainfeat.exceptions import ConfigError
 from brainfeat.models.threads import resolve_n_jobs
 from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.progress import track
-from brainfeat.subjects.failures import describe_failure, release_frames
+from brainfeat.subjects.failures import describe_failures, release_frames
 from brainfeat.subjects.subject import Outcome
 from brainfeat.subjects.table import (
     SubjectTable,
@@ -42,7 +38,7 @@ from brainfeat.subjects.table import (
 
 __all__ = ["BrainFoundEmbedder"]
 
-_N_REASONS = 3  # in a warning
+T = TypeVar("T")
 
 
 class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
@@ -70,9 +66,8 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         columns ``index`` and ``name``. Without a table, names of regions are read from
         the BIDS table beside the image: ``atlas_dseg.tsv`` for ``atlas_dseg.nii.gz``.
     modality : str, optional
-        Modality of images that come without one, as in a list of paths. By default
-        the name of a Series, else that in each file's name, else the checkpoint's first
-        with a warning.
+        Modality of images without one, such as paths. By default the name of a Series,
+        else that in each file's name, else the checkpoint's first with a warning.
     preprocessor : Preprocessor, optional
         Replaces the checkpoint's preprocessing.
     batch_size : "auto" or int
@@ -194,15 +189,13 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         self.modalities_ = encoder.modalities
         if X is not None:
             usable = self.on_error == "raise"
-            table = read_subjects(
-                X, encoder.checkpoint, self.modality, must_be_usable=usable
-            )
+            table = read_subjects(X, encoder.checkpoint, self.modality, usable=usable)
             self.modalities_ = table.modalities
         self.checkpoint_fingerprint_ = encoder.checkpoint.fingerprint
         self.preprocessing_fingerprint_ = _fingerprint(encoder.preprocessor)
         self.region_names_ = encoder.region_names
         self._pooling = encoder.pooling
-        self._atlas = _fingerprint_atlas(encoder)
+        self._atlas = encoder.atlas_fingerprint
         self.n_features_out_ = encoder.n_features
         self._feature_names = encoder.feature_names
         self._fitted_on = X  # for a report; not pickled
@@ -240,13 +233,7 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         positions = {id(subject): index for index, subject in enumerate(table.rows)}
         # Closed at the first error, so that no thread continues reading.
         with closing(outcomes):
-            shown = track(
-                outcomes,
-                total=len(rows),
-                description="embedding",
-                show=self.verbose > 0,
-            )
-            for outcome in shown:
+            for outcome in self._track(outcomes, len(rows)):
                 row = rows[positions[id(outcome.subject)]]
                 if outcome.error is not None and self.on_error == "nan":
                     release_frames(outcome.error)
@@ -255,15 +242,12 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
                 else:
                     row[:] = outcome.unwrap().vector
         if failures:
-            warnings.warn(_describe_failures(failures, len(rows)), stacklevel=2)
+            message = f"{len(failures)} of {len(rows)} rows are NaN: "
+            warnings.warn(message + describe_failures(failures), stacklevel=2)
         return rows
 
     def transform_dense(
-        self,
-        X: Any,
-        *,
-        space: DenseSpace = "native",
-        n_components: int | None = None,
+        self, X: Any, *, space: DenseSpace = "native", n_components: int | None = None
     ) -> list[Nifti1Image]:
         """Return the patch tokens of each subject as a 4D image.
 
@@ -298,16 +282,10 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         encoder, table = self.read_subjects(X)
         dim = encoder.checkpoint.config.encoder.embed_dim
         check_dense_options(space, n_components, dim)
-        outcomes = stream_tokens(
-            encoder, table.rows, n_jobs=resolve_n_jobs(self.n_jobs)
-        )
+        n_jobs = resolve_n_jobs(self.n_jobs)
+        outcomes = stream_tokens(encoder, table.rows, n_jobs=n_jobs)
         with closing(outcomes):
-            shown = track(
-                outcomes,
-                total=len(table.rows),
-                description="embedding",
-                show=self.verbose > 0,
-            )
+            shown = self._track(outcomes, len(table.rows))
             subjects = [outcome.unwrap().without_voxels() for outcome in shown]
         return to_dense_images(subjects, space=space, n_components=n_components)
 
@@ -337,9 +315,7 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         check_is_fitted(self)
         encoder = self._spec().build()
         self._check_unchanged(encoder)
-        table = read_subjects(
-            X, encoder.checkpoint, self.modality, must_be_usable=usable
-        )
+        table = read_subjects(X, encoder.checkpoint, self.modality, usable=usable)
         check_fitted_modalities(self, self.modalities_, table.modalities)
         return encoder, table
 
@@ -398,6 +374,10 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         distribution = Distribution(workers, spec, encoder.device.type)
         return distribution.stream(table.rows, cache=cache)
 
+    def _track(self, items: Iterable[T], total: int) -> Iterator[T]:
+        show = self.verbose > 0
+        return track(items, total=total, description="embedding", show=show)
+
     def _check_unchanged(self, encoder: SubjectEncoder) -> None:
         fingerprint = encoder.checkpoint.fingerprint
         check_fingerprint(self.checkpoint, self.checkpoint_fingerprint_, fingerprint)
@@ -408,17 +388,9 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
                 f"pooling: expected {self._pooling!r} as in fit, got "
                 f"{encoder.pooling!r}; fit again."
             )
-        if (
-            encoder.region_names != self.region_names_
-            or _fingerprint_atlas(encoder) != self._atlas
-        ):
+        regions = encoder.region_names, encoder.atlas_fingerprint
+        if regions != (self.region_names_, self._atlas):
             raise ConfigError("labels_img: its regions changed since fit; fit again.")
-
-
-def _describe_failures(failures: Sequence[Outcome[Embedding]], n_rows: int) -> str:
-    reasons = " ".join(map(describe_failure, failures[:_N_REASONS]))
-    more = " ..." if len(failures) > _N_REASONS else ""
-    return f"{len(failures)} of {n_rows} rows are NaN: {reasons}{more}"
 
 
 def _fingerprint(preprocessor: Preprocessor) -> str | None:
@@ -426,7 +398,3 @@ def _fingerprint(preprocessor: Preprocessor) -> str | None:
         return preprocessor.fingerprint
     except ConfigError:
         return None
-
-
-def _fingerprint_atlas(encoder: SubjectEncoder) -> str | None:
-    return encoder.atlas.fingerprint if encoder.atlas else None

@@ -16,10 +16,7 @@ __all__ = ["EncoderSpec"]
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderSpec:
-    """The arguments of a `SubjectEncoder`, small enough to be sent anywhere.
-
-    ``fingerprint``, if given, is checked where the checkpoint is loaded.
-    """
+    """The arguments of a `SubjectEncoder`, small enough to be sent anywhere."""
 
     checkpoint: str | os.PathLike[str]
     preprocessor: Preprocessor | None = None
@@ -29,7 +26,7 @@ class EncoderSpec:
     device: Any = "auto"
     dtype: Any = "auto"
     memory_limit: int = MEMORY_LIMIT
-    fingerprint: str | None = None
+    fingerprint: str | None = None  # checked where the checkpoint is loaded
 
     def build(self) -> SubjectEncoder:
         """Load the checkpoint, once per process, and make the encoder."""

@@ -34,21 +34,11 @@ _Item: TypeAlias = tuple[Subject, Input | Outcome[Result]]
 
 
 class Embedding(NamedTuple):
-    """The embedding of one subject.
+    """The embedding of one subject."""
 
-    Attributes
-    ----------
-    vector : ndarray of float32 of shape (n_features,)
-        The embedding.
-    input_sha256 : str or None
-        Hash of the image files; None if an image is in memory and nothing is cached.
-    voxel_mm : str or None
-        Native voxel size of the first modality, such as ``"1.0x1.0x1.2"``; None if an
-        earlier version cached the embedding.
-    """
-
-    vector: NDArray[np.float32]
-    input_sha256: str | None
+    vector: NDArray[np.float32]  # n_features
+    input_sha256: str | None  # None if an image is in memory and nothing is cached
+    # Native voxel size of the first modality; None if an earlier version cached it.
     voxel_mm: str | None = None
 
 
@@ -95,7 +85,8 @@ class _EmbeddingSteps(NamedTuple):
     def prepare(self, subject: Subject) -> _Prepared | Outcome[Embedding]:
         self.encoder.check(subject)
         input_sha256, key = None, None
-        if self.cache or _are_files(subject):
+        images = subject.images.values()
+        if self.cache or not any(isinstance(i, SpatialImage) for i in images):
             hashes = self.encoder.hash_inputs(subject)
             input_sha256 = join_hashes(hashes)
             if self.known_sha256.get(subject.key) == input_sha256:
@@ -121,10 +112,6 @@ class _EmbeddingSteps(NamedTuple):
             if self.cache and item.key:
                 self.cache.store(item.key, vector, item.voxel_mm)
             yield Embedding(vector, item.input_sha256, item.voxel_mm)
-
-
-def _are_files(subject: Subject) -> bool:
-    return not any(isinstance(i, SpatialImage) for i in subject.images.values())
 
 
 def stream_outcomes(
@@ -161,14 +148,12 @@ def stream_outcomes(
             for subject, item in batch
         ]
 
-    with Prefetch(
-        try_to_prepare, subjects, n_threads=n_jobs, n_ahead=n_jobs + batch_size()
-    ) as prepared:
+    n_ahead = n_jobs + batch_size()
+    reading = Prefetch(try_to_prepare, subjects, n_threads=n_jobs, n_ahead=n_ahead)
+    with reading as prepared:
         batches: Iterator[list[_Item[Input, Result]]] = _batches(prepared, batch_size)
-        finished: Prefetch[list[_Item[Input, Result]], list[Outcome[Result]]]
-        with map_in_threads(
-            finish, batches, device=device, readers=prepared
-        ) as finished:
+        encoding = map_in_threads(finish, batches, device=device, readers=prepared)
+        with encoding as finished:
             for outcomes in finished:
                 yield from outcomes
 

@@ -104,6 +104,11 @@ class SubjectEncoder:
         return self.atlas.names if self.atlas else ()
 
     @property
+    def atlas_fingerprint(self) -> str | None:
+        """SHA-256 of the atlas' label image; None without an atlas."""
+        return self.atlas.fingerprint if self.atlas else None
+
+    @property
     def precision(self) -> str:
         """Precision of the products: ``"float32"`` or ``"bfloat16"``."""
         return str(self._dtype).removeprefix("torch.")
@@ -169,7 +174,7 @@ class SubjectEncoder:
                 "checkpoint": self.checkpoint.fingerprint,
                 "preprocessing": self.preprocessor.fingerprint,
                 "pooling": self.pooling,
-                "atlas": self.atlas.fingerprint if self.atlas else None,
+                "atlas": self.atlas_fingerprint,
                 "dtype": str(self._dtype),
             }
         )
@@ -177,10 +182,7 @@ class SubjectEncoder:
     def preprocess(self, subject: Subject) -> tuple[PreprocessedSubject, Geometry]:
         """Take a subject to the grid; also return the geometry of its first image."""
         volumes, processed = read_and_preprocess(
-            subject,
-            self.preprocessor,
-            self.modalities,
-            memory_limit=self._memory_limit,
+            subject, self.preprocessor, self.modalities, memory_limit=self._memory_limit
         )
         return processed, next(iter(volumes.values())).geometry
 
@@ -193,10 +195,7 @@ class SubjectEncoder:
         )
 
     def fractions(self, foreground: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Return the foreground fraction of each patch, of shape (S, h, w).
-
-        It is 0 where it is too little for the encoder.
-        """
+        """Return the foreground of patches (S, h, w); 0 if the encoder skips them."""
         config = self.checkpoint.config.encoder
         fractions = self.grid.token_fractions(foreground, config.patch_size)
         return config.count_foreground(fractions)
@@ -209,11 +208,9 @@ class SubjectEncoder:
         # Weights and tokens are all of one precision: autocast would convert each of
         # them at each product.
         encoder = shared_encoder(self.checkpoint, self.device, self._dtype)
-        output: EncoderOutput = encoder(
-            slabs.to(self.device, self._dtype),
-            present=present.to(self.device),
-            foreground=fractions.to(self.device) > 0,
-        )
+        slabs = slabs.to(self.device, self._dtype)
+        present, foreground = present.to(self.device), fractions.to(self.device) > 0
+        output: EncoderOutput = encoder(slabs, present=present, foreground=foreground)
         return output
 
     @torch.inference_mode()
@@ -228,10 +225,7 @@ class SubjectEncoder:
         return pool_regions(output, self._region_weights, fractions > 0)
 
     def pool_weights(self, fractions: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Return the weights of the patch tokens in the embedding: (n_sums, S, h, w).
-
-        One set for the mean, and one per region for regions.
-        """
+        """Return weights of the patch tokens: (1, S, h, w), or one set per region."""
         if self.pooling == "mean":
             weights = fractions[None].astype(np.float64)
         elif self.pooling == "regions":
@@ -246,10 +240,8 @@ class SubjectEncoder:
         return np.asarray(weights / np.where(totals > 0, totals, 1.0))
 
     def encode(self, inputs: Sequence[EncoderInput]) -> NDArray[np.float32]:
-        """Return embeddings of shape (n_inputs, n_features).
-
-        If memory is short, batches shrink, and the CPU takes over in the end.
-        """
+        """Return embeddings of shape (n_inputs, n_features)."""
+        # If memory is short, batches shrink, and the CPU takes over in the end.
         while True:
             size = self.batch_size
             batches = [inputs[i : i + size] for i in range(0, len(inputs), size)]

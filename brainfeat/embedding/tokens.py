@@ -1,6 +1,6 @@
 """Patch tokens of subjects, each with its position in the brain."""
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -20,27 +20,13 @@ __all__ = ["SubjectTokens", "stream_tokens"]
 
 @dataclass(frozen=True, eq=False)
 class SubjectTokens:
-    """The patch tokens of one subject, in the array order of its volumes.
+    """The patch tokens of one subject, in the array order of its volumes."""
 
-    Parameters
-    ----------
-    tokens : ndarray of float32 of shape (size_i, size_j, size_k, D)
-        One vector per block of voxels.
-    fractions : ndarray of float32 of shape (size_i, size_j, size_k)
-        Foreground fraction of each block.
-    geometry : Geometry
-        Grid of the tokens, in template mm.
-    processed : PreprocessedSubject
-        What the encoder was given.
-    native : Geometry
-        Grid of the subject's first image.
-    """
-
-    tokens: NDArray[np.float32]
-    fractions: NDArray[np.float32]
-    geometry: Geometry
-    processed: PreprocessedSubject
-    native: Geometry
+    tokens: NDArray[np.float32]  # I J K D, one vector per block of voxels
+    fractions: NDArray[np.float32]  # I J K, foreground of each block
+    geometry: Geometry  # of the tokens, in template mm
+    processed: PreprocessedSubject  # what the encoder was given
+    native: Geometry  # of the subject's first image
 
     @property
     def scanner_geometry(self) -> Geometry:
@@ -58,16 +44,10 @@ def stream_tokens(
     encoder: SubjectEncoder, subjects: Iterable[Subject], *, n_jobs: int = 1
 ) -> Generator[Outcome[SubjectTokens]]:
     """Encode subjects one by one, in order, and keep all their patch tokens."""
-
-    def encode(
-        prepared: Sequence[tuple[PreprocessedSubject, Geometry]],
-    ) -> list[SubjectTokens]:
-        return [_encode(encoder, *one) for one in prepared]
-
     return stream_outcomes(
         subjects,
         encoder.preprocess,
-        encode,
+        lambda prepared: [_encode(encoder, *one) for one in prepared],
         device=encoder.device,
         n_jobs=n_jobs,
         batch_size=lambda: 1,

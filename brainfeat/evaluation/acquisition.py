@@ -17,14 +17,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from brainfeat.evaluation.columns import as_codes, check_order
+from brainfeat.evaluation.columns import Codes, as_codes, check_order
 from brainfeat.evaluation.labelled import LabelledFeatures
 from brainfeat.evaluation.leakage import association
-from brainfeat.exceptions import InputError
 from brainfeat.volume import slice_thickness
 
 Rows = NDArray[np.intp]
-Column = tuple[Rows, tuple[str, ...]]  # n_rows: indices into the sorted names
 
 CONFOUNDED_P = 0.01
 _MIXED = 1.2  # ratio of slice thicknesses that is reported
@@ -35,9 +33,9 @@ _UNKNOWN = "unknown"
 class Acquisition:
     """How each row was acquired: None for what is not known."""
 
-    modalities: Column | None
-    session: Column | None
-    thickness: Column | None
+    modalities: Codes | None
+    session: Codes | None
+    thickness: Codes | None
 
     @classmethod
     def check(
@@ -45,14 +43,7 @@ class Acquisition:
     ) -> "Acquisition":
         """Check the arguments of `evaluate_probe`."""
         check_order(X, modalities=modalities, session=session, voxel_mm=voxel_mm)
-        names = None
-        if voxel_mm is not None:
-            names = thickness_names(voxel_mm)
-            if len(names) != n_rows:
-                raise InputError(
-                    f"voxel_mm: expected a value for each of {n_rows} rows, got "
-                    f"{len(names)}."
-                )
+        names = None if voxel_mm is None else thickness_names(voxel_mm)
         return cls(
             None if modalities is None else as_codes("modalities", modalities, n_rows),
             None if session is None else _fill(session, n_rows),
@@ -89,11 +80,8 @@ class Acquisition:
         return [found] if found else []
 
 
-def largest_common_subset(modalities: Column, data: LabelledFeatures) -> Rows | None:
-    """Return the rows of the same modalities that hold most of the rarer class.
-
-    None if no modalities have two subjects of each class.
-    """
+def largest_common_subset(modalities: Codes, data: LabelledFeatures) -> Rows | None:
+    """Return rows of the same modalities with most of the rarer class, if two."""
     best, best_size = None, 1
     for code in range(len(modalities[1])):
         rows = np.flatnonzero(modalities[0] == code)
@@ -126,7 +114,7 @@ def describe_thicknesses(voxel_mm: Iterable[Any]) -> str | None:
     return f"slice thicknesses are mixed: {', '.join(shown)}; embeddings show them."
 
 
-def _with_label(what: str, column: Column, data: LabelledFeatures) -> str | None:
+def _with_label(what: str, column: Codes, data: LabelledFeatures) -> str | None:
     codes, names = column
     v, p_value = _associate(codes, data.labels, data.groups)
     if p_value >= CONFOUNDED_P:
@@ -149,6 +137,6 @@ def _associate(
     return association(visits[:, 1], visits[:, 2])
 
 
-def _fill(values: Any, n_rows: int) -> Column:
+def _fill(values: Any, n_rows: int) -> Codes:
     texts = pd.Series(list(values), dtype=object)
     return as_codes("session", texts.where(texts.notna(), _UNKNOWN), n_rows)

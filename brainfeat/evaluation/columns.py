@@ -1,6 +1,7 @@
 """Columns of a feature table that are not features: confounds, sites, subjects."""
 
 __all__ = [
+    "Codes",
     "Columns",
     "Encoding",
     "SplitTable",
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from brainfeat.exceptions import ConfigError, InputError
 
 Columns = Sequence[str | int]
+Codes = tuple[NDArray[np.intp], tuple[str, ...]]  # n_rows: indices into sorted names
 Floats = NDArray[np.float64]
 
 
@@ -35,10 +37,7 @@ class SplitTable(NamedTuple):
 def split_columns(
     X: Any, columns: Columns, fitted: Sequence[str] | None = None
 ) -> SplitTable:
-    """Separate columns, by name or by position in an array, from the features.
-
-    `fitted` are the feature names of another table, which must be the same here.
-    """
+    """Separate columns from the features, which must have the `fitted` names."""
     if isinstance(columns, str) or not isinstance(columns, Sequence):
         raise ConfigError(f"expected a list of columns, got {columns!r}.")
     table = X if isinstance(X, pd.DataFrame) else pd.DataFrame(np.asarray(X))
@@ -79,9 +78,7 @@ def check_order(X: Any, **columns: Any) -> None:
             )
 
 
-def as_codes(
-    name: str, values: Any, n_rows: int
-) -> tuple[NDArray[np.intp], tuple[str, ...]]:
+def as_codes(name: str, values: Any, n_rows: int) -> Codes:
     """Encode a column as indices into its sorted unique values, compared as text."""
     # As objects: an array of strings would turn NaN into a name.
     series = pd.Series(list(values), dtype=object)
@@ -115,9 +112,8 @@ class Encoding:
         """Encode the columns of `learn`: (n_rows, n_numbers)."""
         _check_names("columns", self.names, [str(name) for name in table.columns])
         parts = [np.empty((len(table), 0))]
-        for position, (name, levels) in enumerate(
-            zip(self.names, self.levels, strict=True)
-        ):
+        columns = zip(self.names, self.levels, strict=True)
+        for position, (name, levels) in enumerate(columns):
             values = table.iloc[:, position]
             if levels is None:
                 parts.append(_as_numbers(name, values)[:, None])
@@ -177,8 +173,7 @@ def _one_hot(name: str, values: "pd.Series[Any]", levels: tuple[str, ...]) -> Fl
             f"{name}: expected one of {', '.join(levels)}, as in the rows that "
             f"were fitted, got {', '.join(unknown)}."
         )
-    one_hot: Floats = (text[:, None] == np.array(levels)).astype(np.float64)
-    return one_hot
+    return np.asarray(text[:, None] == np.array(levels), dtype=np.float64)
 
 
 def _is_numeric(values: "pd.Series[Any]") -> bool:

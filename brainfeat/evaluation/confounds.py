@@ -10,7 +10,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from brainfeat.evaluation.columns import Columns, Encoding, split_columns
-from brainfeat.evaluation.scaling import ROUNDING
+from brainfeat.evaluation.ridge import ROUNDING
 
 
 class ConfoundRegressor(TransformerMixin, BaseEstimator):
@@ -74,8 +74,7 @@ class ConfoundRegressor(TransformerMixin, BaseEstimator):
         residuals = features - self.feature_means_ - numbers @ self.coefficients_
         # Zero the rounding residue, which would encode the confound.
         residuals[np.abs(residuals) <= self._rounding] = 0.0
-        adjusted: NDArray[np.float64] = self.feature_means_ + residuals
-        return adjusted
+        return np.asarray(self.feature_means_ + residuals)
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
         """Names of the features, without the confounds."""

@@ -31,6 +31,7 @@ from brainfeat.evaluation.scores import Calibration, LearningPoint, Score, SiteS
 
 Rows = NDArray[np.intp]
 Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
 
 # Features, features without what confounds explain, or confounds alone.
 ProbeInput = Literal["features", "adjusted", "confounds"]
@@ -60,10 +61,7 @@ def cross_validate(
     n_permutations: int,
     seed: int,
 ) -> CrossValidation:
-    """Cross-validate a probe, and the same probe on permuted labels.
-
-    Adjusted features are compared within sites only.
-    """
+    """Cross-validate a probe, and on permuted labels; adjusted, only within sites."""
     repeat_aucs, fold_aucs, probabilities = [], [], []
     p_value = np.nan
     for repeat, folds in enumerate(repeats):
@@ -92,7 +90,7 @@ def cross_validate(
     return CrossValidation(score, float(p_value), np.mean(probabilities, axis=0))
 
 
-def calibrate(labels: NDArray[np.bool_], probabilities: Floats) -> Calibration:
+def calibrate(labels: Flags, probabilities: Floats) -> Calibration:
     """Compare probabilities of the second class with its frequency, in bins."""
     order = np.argsort(probabilities, kind="stable")
     bins = np.array_split(order, min(_N_BINS, len(order)))
@@ -109,10 +107,8 @@ def calibrate(labels: NDArray[np.bool_], probabilities: Floats) -> Calibration:
 
 
 def leave_one_site_out(data: LabelledFeatures, *, seed: int) -> tuple[SiteScore, ...]:
-    """Train on all sites but one, and test there.
-
-    Confounds are not regressed out, as the effect of a new site is unknown.
-    """
+    """Train on all sites but one, and test there."""
+    # Confounds are not regressed out, as the effect of a new site is unknown.
     scores = []
     for code, name in enumerate(data.site_names):
         test = np.flatnonzero(data.site == code)
@@ -146,11 +142,7 @@ def measure_learning_curve(
 
 
 def decode_site(features: Floats, site: Rows, groups: Rows, *, seed: int) -> Score:
-    """Balanced accuracy of reading the site from held-out features.
-
-    NaN with fewer than four subjects, or two at a site, or if a training fold has a
-    single subject.
-    """
+    """Balanced accuracy of reading the site from held-out features; NaN if too few."""
     folds = outer_folds(site, groups, seed) if _can_decode(site, groups) else []
     if not folds or any(len(np.unique(groups[train])) < 2 for train, _ in folds):
         return Score(np.nan, np.nan)
@@ -159,9 +151,8 @@ def decode_site(features: Floats, site: Rows, groups: Rows, *, seed: int) -> Sco
     fold_scores = []
     for train, test in folds:
         inner = inner_folds(groups[train], seed)
-        scores, _ = select_and_score(
-            features[train], features[test], targets[train], inner
-        )
+        rows, others = features[train], features[test]
+        scores, _ = select_and_score(rows, others, targets[train], inner)
         is_right[test] = scores.argmax(axis=1) == site[test]
         fold_scores.append(_mean_by_site(is_right[test], site[test]))
     error = _standard_error(fold_scores, len(folds))
@@ -171,19 +162,18 @@ def decode_site(features: Floats, site: Rows, groups: Rows, *, seed: int) -> Sco
 def _score_held_out(
     data: LabelledFeatures,
     probe_input: ProbeInput,
-    labels: NDArray[np.bool_],
+    labels: Flags,  # n_rows n_labels
     folds: Sequence[Fold],
     seed: int,
 ) -> tuple[Floats, Floats]:
-    """Score each row by the probe of the fold that holds it out.
-
-    Returns scores (n_rows, n_labels) for the columns of `labels`, and probabilities
-    (n_rows,) for the first.
-    """
+    """Return held-out scores (n_rows, n_labels), and probabilities of the first."""
     scores = np.zeros(labels.shape)
     probabilities = np.zeros(len(labels))
     for train, test in folds:
-        values = _select_input(data, probe_input, train)
+        values = data.features
+        if probe_input != "features":
+            is_adjusted = probe_input == "adjusted"
+            values = data.adjust(train) if is_adjusted else data.confounds
         scores[test], held_out = select_and_score(
             values[train],
             values[test],
@@ -194,14 +184,6 @@ def _score_held_out(
             held_out[:, 0], data.labels[train], scores[test, 0]
         )
     return scores, probabilities
-
-
-def _select_input(
-    data: LabelledFeatures, probe_input: ProbeInput, train: Rows
-) -> Floats:
-    if probe_input == "confounds":
-        return data.confounds
-    return data.adjust(train) if probe_input == "adjusted" else data.features
 
 
 def _test_auc(data: LabelledFeatures, train: Rows, test: Rows, seed: int) -> float:
@@ -247,9 +229,7 @@ def _blocks(
     return blocks
 
 
-def _to_probabilities(
-    held_out: Floats, labels: NDArray[np.bool_], scores: Floats
-) -> Floats:
+def _to_probabilities(held_out: Floats, labels: Flags, scores: Floats) -> Floats:
     """Calibrate scores on the held-out scores of the training rows."""
     model = LogisticRegression(C=np.inf, max_iter=1000)
     model.fit(held_out[:, None], labels)

@@ -10,15 +10,9 @@ import numpy as np
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
-from brainfeat.evaluation.folds import (
-    Fold,
-    check_repeats,
-    permute_labels,
-    repeat_folds,
-)
+from brainfeat.evaluation.folds import Fold, check_repeats, permute_labels, repeat_folds
 from brainfeat.evaluation.labelled import LabelledFeatures
-from brainfeat.evaluation.ridge import count_wins
-from brainfeat.evaluation.scaling import standard_deviation
+from brainfeat.evaluation.ridge import count_wins, standard_deviation
 from brainfeat.exceptions import InputError
 from brainfeat.preprocessing.template import load_template
 
@@ -118,10 +112,9 @@ def decode_positions(
     repeats = repeat_folds(data.labels, data.groups, n_repeats, random_state)
     generator = np.random.default_rng(random_state)
     one_block = np.zeros(len(images), dtype=np.intp)
-    permuted = permute_labels(
-        data.labels, data.groups, one_block, n_permutations, generator
-    )
-    auc = _score_tokens(tokens, np.column_stack([data.labels, permuted]), repeats)
+    y, groups = data.labels, data.groups
+    permuted = permute_labels(y, groups, one_block, n_permutations, generator)
+    auc = _score_tokens(tokens, np.column_stack([y, permuted]), repeats)
     observed, null = auc[:, :1], auc[:, 1:]
     p, corrected = _p_values(observed, null), _p_values(observed, null.max(axis=0))
     return DecodingMap(
@@ -145,25 +138,17 @@ def _score_tokens(
 ) -> Floats:
     """Mean AUC over repeats, of shape (n_positions, n_labels)."""
     parts = [tokens[i : i + _BATCH_SIZE] for i in range(0, len(tokens), _BATCH_SIZE)]
-    scores: Floats = np.mean(
-        [
-            np.concatenate([_score_positions(part, labels, folds) for part in parts])
-            for folds in repeats
-        ],
-        axis=0,
-    )
-    return scores
+    scores = [
+        np.concatenate([_score_positions(part, labels, folds) for part in parts])
+        for folds in repeats
+    ]
+    return np.asarray(np.mean(scores, axis=0))
 
 
 def _score_positions(
-    tokens: NDArray[np.float32],
-    labels: NDArray[np.bool_],
-    folds: Sequence[Fold],
+    tokens: NDArray[np.float32], labels: NDArray[np.bool_], folds: Sequence[Fold]
 ) -> Floats:
-    """AUC (n_positions, n_labels) of tokens (n_positions, n_rows, D).
-
-    NaN for labels that have no fold with both classes.
-    """
+    """AUC (n_positions, n_labels); NaN for labels without a fold of both classes."""
     won: Floats = np.zeros((len(tokens), labels.shape[1]))
     n_pairs: Floats = np.zeros(labels.shape[1])
     for train, test in folds:
@@ -176,9 +161,8 @@ def _score_positions(
         kernel += _PENALTY * np.eye(len(train))
         targets = np.where(labels[train], 1.0, -1.0)
         targets = targets - targets.mean(axis=0)
-        weights = np.linalg.solve(
-            kernel, np.broadcast_to(targets, (len(rows), *targets.shape))
-        )
+        targets = np.broadcast_to(targets, (len(rows), *targets.shape))
+        weights = np.linalg.solve(kernel, targets)
         scores = others @ rows.transpose(0, 2, 1) @ weights / unit
         positive = labels[test]
         n_positive = positive.sum(axis=0)
@@ -194,9 +178,8 @@ def _check_grid(images: Sequence[nib.Nifti1Image]) -> Floats:
     first = images[0]
     for index, image in enumerate(images):
         if not isinstance(image, SpatialImage):
-            raise InputError(
-                f"images[{index}]: expected an image, got {type(image).__name__}."
-            )
+            kind = type(image).__name__
+            raise InputError(f"images[{index}]: expected an image, got {kind}.")
         if image.ndim != 4 or image.shape != first.shape:
             raise InputError(
                 f"images[{index}]: expected a 4D image of shape {first.shape}, "
@@ -221,8 +204,7 @@ def _read_mask(
             f"got {actual}."
         )
     # SPM writes NaN around the brain.
-    mask: NDArray[np.bool_] = np.nan_to_num(np.asarray(mask_img.dataobj)) != 0
-    return mask
+    return np.asarray(np.nan_to_num(np.asarray(mask_img.dataobj)) != 0)
 
 
 def _brain_tokens(shape: tuple[int, ...], affine: Floats) -> NDArray[np.bool_]:
@@ -234,16 +216,11 @@ def _brain_tokens(shape: tuple[int, ...], affine: Floats) -> NDArray[np.bool_]:
     voxels = np.rint(points @ to_brain[:3, :3].T + to_brain[:3, 3]).astype(int)
     sizes = np.array(brain.data.shape)
     inside = ((voxels >= 0) & (voxels < sizes)).all(axis=-1)
-    is_brain: NDArray[np.bool_] = (
-        inside & brain.data[tuple(np.moveaxis(voxels.clip(0, sizes - 1), -1, 0))]
-    )
+    nearest = tuple(np.moveaxis(voxels.clip(0, sizes - 1), -1, 0))
+    is_brain = inside & brain.data[nearest]
     i, j, k = shape
-    blocks: NDArray[np.bool_] = is_brain.reshape(
-        i, _N_SAMPLES, j, _N_SAMPLES, k, _N_SAMPLES
-    )
-    fractions: Floats = blocks.mean(axis=(1, 3, 5))
-    mask: NDArray[np.bool_] = fractions >= _MIN_BRAIN_FRACTION
-    return mask
+    blocks = is_brain.reshape(i, _N_SAMPLES, j, _N_SAMPLES, k, _N_SAMPLES)
+    return np.asarray(blocks.mean(axis=(1, 3, 5)) >= _MIN_BRAIN_FRACTION)
 
 
 def _to_image(

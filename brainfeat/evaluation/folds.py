@@ -11,6 +11,7 @@ __all__ = [
 ]
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
@@ -18,6 +19,7 @@ from brainfeat.configs import is_integer
 from brainfeat.exceptions import ConfigError, InputError
 
 Rows = NDArray[np.intp]
+Flags = NDArray[np.bool_]
 Fold = tuple[Rows, Rows]
 
 _N_FOLDS = 5
@@ -35,17 +37,16 @@ def check_repeats(n_repeats: int, n_permutations: int) -> None:
 def outer_folds(labels: NDArray[np.intp], groups: Rows, seed: int) -> list[Fold]:
     """Split into grouped, stratified folds: five, or as the rarest class allows."""
     counts = [len(np.unique(groups[labels == label])) for label in np.unique(labels)]
-    if min(counts) < 2:
-        raise InputError(
-            f"expected at least two subjects of each class, got {min(counts)}."
-        )
-    n_folds = min(_N_FOLDS, *counts)
+    rarest = min(counts)
+    if rarest < 2:
+        raise InputError(f"expected at least two subjects of each class, got {rarest}.")
+    n_folds = min(_N_FOLDS, rarest)
     splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=seed)
     return list(splitter.split(labels, labels, groups))
 
 
 def repeat_folds(
-    labels: NDArray[np.bool_], groups: Rows, n_repeats: int, seed: int
+    labels: Flags, groups: Rows, n_repeats: int, seed: int
 ) -> list[list[Fold]]:
     """Split into outer folds several times; each repeat adds one to the seed."""
     classes = labels.astype(np.intp)
@@ -63,17 +64,11 @@ def inner_folds(groups: Rows, seed: int) -> list[Fold]:
 
 
 def permute_labels(
-    labels: NDArray[np.bool_],
-    groups: Rows,
-    blocks: Rows,
-    n_permutations: int,
-    generator: np.random.Generator,
-) -> NDArray[np.bool_]:
-    """Permute the labels of whole groups within blocks: (n_rows, n_permutations).
-
-    A group belongs to the block of its first row. If the label differs within any
-    group, single rows are permuted.
-    """
+    labels: Flags, groups: Rows, blocks: Rows, n_permutations: int, generator: Generator
+) -> Flags:
+    """Permute the labels of whole groups within blocks: (n_rows, n_permutations)."""
+    # A group belongs to the block of its first row. If the label differs within any
+    # group, single rows are permuted.
     _, first, members = np.unique(groups, return_index=True, return_inverse=True)
     if (labels[first][members] != labels).any():
         first, members = np.arange(len(labels)), np.arange(len(labels))
@@ -87,10 +82,7 @@ def permute_labels(
 
 
 def draw_groups(
-    labels: NDArray[np.bool_],
-    groups: Rows,
-    n_groups: int,
-    generator: np.random.Generator,
+    labels: Flags, groups: Rows, n_groups: int, generator: Generator
 ) -> Fold:
     """Draw training groups, stratified by their first rows; test on the rest."""
     names, first = np.unique(groups, return_index=True)

@@ -10,8 +10,10 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from brainfeat.evaluation.columns import Columns, Encoding, split_columns
-from brainfeat.evaluation.scaling import ROUNDING
+from brainfeat.evaluation.ridge import ROUNDING
 from brainfeat.exceptions import InputError
+
+Floats = NDArray[np.float64]
 
 _TOLERANCE, _MAX_STEPS = 1e-6, 500
 
@@ -58,9 +60,8 @@ class SiteHarmonizer(TransformerMixin, BaseEstimator):
 
     def fit(self, X: Any, y: object = None) -> Self:
         """Estimate the effects of the sites; `y` is ignored."""
-        features, selected, self.feature_names_ = split_columns(
-            X, [self.site, *self.covariates]
-        )
+        columns = [self.site, *self.covariates]
+        features, selected, self.feature_names_ = split_columns(X, columns)
         site = selected.iloc[:, 0].map(str).to_numpy()
         names, counts = np.unique(site, return_counts=True)
         if counts.min() < 2 or features.shape[1] < 2:
@@ -75,19 +76,17 @@ class SiteHarmonizer(TransformerMixin, BaseEstimator):
         members = (site[:, None] == names).astype(float)
         self._standardise(features, members, covariates)
         standard = self._to_standard(features, covariates)
-        effects = [
-            _estimate_effect(standard[site == name], self._varies) for name in names
-        ]
+        by_site = [standard[site == name] for name in names]
+        effects = [_estimate_effect(rows, self._varies) for rows in by_site]
         self.shifts_ = np.stack([effect.shift for effect in effects])
         self.scales_ = np.stack([effect.scale for effect in effects])
         return self
 
-    def transform(self, X: Any) -> NDArray[np.float64]:
+    def transform(self, X: Any) -> Floats:
         """Remove the effects of the sites; also drops site and covariates."""
         check_is_fitted(self)
-        features, selected, _ = split_columns(
-            X, [self.site, *self.covariates], self.feature_names_
-        )
+        columns = [self.site, *self.covariates]
+        features, selected, _ = split_columns(X, columns, self.feature_names_)
         site = selected.iloc[:, 0].map(str)
         unknown = sorted(set(site) - set(self.sites_))
         if unknown:
@@ -100,8 +99,7 @@ class SiteHarmonizer(TransformerMixin, BaseEstimator):
         standard = self._to_standard(features, covariates)
         standard = (standard - self.shifts_[rows]) / np.sqrt(self.scales_[rows])
         expected = self.means_ + covariates @ self.slopes_
-        harmonised: NDArray[np.float64] = standard * self.deviations_ + expected
-        return harmonised
+        return np.asarray(standard * self.deviations_ + expected)
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
         """Names of the features, without site and covariates."""
@@ -109,10 +107,7 @@ class SiteHarmonizer(TransformerMixin, BaseEstimator):
         return np.array(self.feature_names_, dtype=object)
 
     def _standardise(
-        self,
-        features: NDArray[np.float64],
-        members: NDArray[np.float64],
-        covariates: NDArray[np.float64],
+        self, features: Floats, members: Floats, covariates: Floats
     ) -> None:
         """Fit means of the sites and slopes of the covariates by least squares."""
         design = np.hstack([members, covariates])
@@ -126,24 +121,19 @@ class SiteHarmonizer(TransformerMixin, BaseEstimator):
         self._varies = deviations > ROUNDING * np.abs(features).max(axis=0)
         self.deviations_ = np.where(self._varies, deviations, 1.0)
 
-    def _to_standard(
-        self, features: NDArray[np.float64], covariates: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
+    def _to_standard(self, features: Floats, covariates: Floats) -> Floats:
         expected = self.means_ + covariates @ self.slopes_
-        standard: NDArray[np.float64] = (features - expected) / self.deviations_
-        return standard
+        return np.asarray((features - expected) / self.deviations_)
 
 
 class _Effect(NamedTuple):
-    shift: NDArray[np.float64]
-    scale: NDArray[np.float64]
+    shift: Floats
+    scale: Floats
 
 
-def _estimate_effect(rows: NDArray[np.float64], varies: NDArray[np.bool_]) -> _Effect:
-    """Posterior means of the effects of one site on standardised features (n, F).
-
-    Features that do not vary within sites are excluded from the prior.
-    """
+def _estimate_effect(rows: Floats, varies: NDArray[np.bool_]) -> _Effect:
+    """Posterior means of the effects of one site on standardised features (n, F)."""
+    # Features that do not vary within sites are excluded from the prior.
     variances = rows.var(axis=0, ddof=1)
     scale = np.where(varies & (variances > 0), variances, 1.0)
     effect = _Effect(rows.mean(axis=0), scale)
@@ -152,7 +142,7 @@ def _estimate_effect(rows: NDArray[np.float64], varies: NDArray[np.bool_]) -> _E
     return effect
 
 
-def _shrink(rows: NDArray[np.float64]) -> _Effect:
+def _shrink(rows: Floats) -> _Effect:
     n_rows = len(rows)
     means, variances = rows.mean(axis=0), rows.var(axis=0, ddof=1)
     prior_mean, prior_variance = means.mean(), means.var(ddof=1)
@@ -168,10 +158,9 @@ def _shrink(rows: NDArray[np.float64]) -> _Effect:
         new_shift = (weight * means + scale * prior_mean) / (weight + scale)
         squares = np.square(rows - new_shift).sum(axis=0)
         new_scale = (rate + squares / 2.0) / (n_rows / 2.0 + shape - 1.0)
-        change = max(
-            np.abs(new_shift - shift).max(), np.abs(new_scale / scale - 1.0).max()
-        )
+        shift_change = np.abs(new_shift - shift).max()
+        scale_change = np.abs(new_scale / scale - 1.0).max()
         shift, scale = new_shift, new_scale
-        if change < _TOLERANCE:
+        if max(shift_change, scale_change) < _TOLERANCE:
             break
     return _Effect(shift, scale)

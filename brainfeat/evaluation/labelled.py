@@ -65,16 +65,9 @@ class LabelledFeatures:
             warnings.warn(findings[-1], LeakageWarning, stacklevel=3)
         codes, names = (None, ()) if site is None else as_codes("site", site, n_rows)
         encoded = _encode_confounds(confounds, codes, names, n_rows)
-        return cls(
-            features,
-            labels == positive,
-            (classes[1 - positive], classes[positive]),
-            subject,
-            codes,
-            names,
-            encoded,
-            findings,
-        )
+        classes = (classes[1 - positive], classes[positive])
+        known = (subject, codes, names, encoded)
+        return cls(features, labels == positive, classes, *known, findings)
 
     def take(self, rows: NDArray[np.intp | np.bool_]) -> "LabelledFeatures":
         """Return some of the rows, without sites and confounds."""

@@ -65,13 +65,12 @@ def warn_of_leakage(
         shared = np.intersect1d(codes[train], codes[test])
         if len(shared):
             overlaps = True
-            warnings.warn(
+            message = (
                 f"{len(shared)} {kind} on both sides of the split, first "
-                f"{names[shared[0]]}: "
-                "the score measures how well subjects are recognised.",
-                LeakageWarning,
-                stacklevel=2,
+                f"{names[shared[0]]}: the score measures how well subjects are "
+                "recognised."
             )
+            warnings.warn(message, LeakageWarning, stacklevel=2)
         if overlaps and kind == "rows":
             break  # their subjects and images overlap as well
     return overlaps
@@ -106,10 +105,7 @@ def duplicate_rows(features: NDArray[np.floating], groups: Rows) -> tuple[Rows, 
 
 
 def association(first: Rows, second: Rows) -> tuple[float, float]:
-    """Cramer's V of two columns of codes, and the p-value of independence.
-
-    Both are of no association if a column has a single value.
-    """
+    """Cramer's V of two columns and its p-value; 0 and 1 if one is constant."""
     _, first = np.unique(first, return_inverse=True)
     _, second = np.unique(second, return_inverse=True)
     counts = np.zeros((first.max() + 1, second.max() + 1))

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.covariance import LedoitWolf
 from sklearn.model_selection import KFold
 
-from brainfeat.evaluation.scaling import standard_deviation
+from brainfeat.evaluation.ridge import standard_deviation
 from brainfeat.exceptions import InputError
 
 Floats = NDArray[np.float64]
@@ -82,5 +82,4 @@ def _distance(cohort: Floats, rows: Floats) -> Floats:
     mean, scale = cohort.mean(axis=0), standard_deviation(cohort)
     model = LedoitWolf().fit((cohort - mean) / scale)
     squared = model.mahalanobis((rows - mean) / scale)
-    distance: Floats = np.sqrt(np.maximum(squared, 1e-24) / rows.shape[1])
-    return distance
+    return np.asarray(np.sqrt(np.maximum(squared, 1e-24) / rows.shape[1]))

@@ -129,12 +129,8 @@ def evaluate_probe(  # noqa: PLR0913  known facts of the rows are one flat list
     """
     check_repeats(n_repeats, n_permutations)
     data = LabelledFeatures.check(X, y, groups, site, confounds, pos_label)
-    acquisition = Acquisition.check(
-        *(X, len(data.labels)),
-        modalities=modalities,
-        session=session,
-        voxel_mm=voxel_mm,
-    )
+    known = {"modalities": modalities, "session": session, "voxel_mm": voxel_mm}
+    acquisition = Acquisition.check(X, len(data.labels), **known)
     repeats = repeat_folds(data.labels, data.groups, n_repeats, random_state)
     run = partial(cross_validate, data, repeats=repeats, seed=random_state)
     naive = run(probe_input="features", n_permutations=n_permutations)
@@ -194,13 +190,8 @@ def _evaluate_common(
         n_permutations=n_permutations,
         seed=seed,
     )
-    return CommonSubset(
-        names[codes[rows[0]]],
-        len(rows),
-        len(np.unique(subset.groups)),
-        result.auc,
-        result.p_value,
-    )
+    sizes = len(rows), len(np.unique(subset.groups))
+    return CommonSubset(names[codes[rows[0]]], *sizes, result.auc, result.p_value)
 
 
 def _describe_common(common: CommonSubset | None, naive: CrossValidation) -> str:
@@ -236,11 +227,7 @@ def _associate_sites(data: LabelledFeatures) -> tuple[float | None, list[str]]:
 
 def _score_sites(data: LabelledFeatures, seed: int) -> dict[str, Any]:
     if data.site is None or len(data.site_names) < 2:
-        return {
-            "site_decoding": None,
-            "site_chance": None,
-            "leave_one_site_out": (),
-        }
+        return {"site_decoding": None, "site_chance": None, "leave_one_site_out": ()}
     return {
         "site_decoding": decode_site(data.features, data.site, data.groups, seed=seed),
         "site_chance": 1.0 / len(data.site_names),

@@ -16,6 +16,7 @@ from brainfeat.exceptions import InputError
 from brainfeat.metrics import intraclass_correlation, retrieval_accuracy
 
 Floats = NDArray[np.float64]
+Rows = NDArray[np.intp]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -120,9 +121,7 @@ def evaluate_reliability(
     )
 
 
-def _repeat_rows(
-    subjects: NDArray[np.intp], site: NDArray[np.intp] | None
-) -> NDArray[np.intp]:
+def _repeat_rows(subjects: Rows, site: Rows | None) -> Rows:
     """Rows (n_subjects, n_scans) of repeat scans, by site; as many as all have."""
     order = np.argsort(np.zeros_like(subjects) if site is None else site, kind="stable")
     by_subject = order[np.argsort(subjects[order], kind="stable")]

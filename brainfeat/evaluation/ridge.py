@@ -8,23 +8,25 @@ sites, one thread). `RidgeCV` chooses no penalty per target with grouped folds.
 
 __all__ = [
     "PENALTIES",
+    "ROUNDING",
     "count_wins",
     "pair_auc",
     "ridge_scores",
     "select_and_score",
+    "standard_deviation",
 ]
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from brainfeat.evaluation.scaling import standard_deviation
-
 Floats = NDArray[np.float64]
 Rows = NDArray[np.intp]
 
+ROUNDING = 1e-10  # upper limit of the relative rounding error of sums over many values
 # In units of the mean squared length of a standardised row.
 PENALTIES = (0.01, 0.1, 1.0, 10.0)
 
@@ -32,10 +34,7 @@ PENALTIES = (0.01, 0.1, 1.0, 10.0)
 def ridge_scores(
     train: Floats, test: Floats, targets: Floats, penalties: Sequence[float] = PENALTIES
 ) -> Floats:
-    """Fit ridge regression on standardised features, and predict test rows.
-
-    `targets` is (n_train, n_targets); returns (n_penalties, n_test, n_targets).
-    """
+    """Fit ridge regression to standardised rows: (n_penalties, n_test, n_targets)."""
     mean, scale = train.mean(axis=0), standard_deviation(train)
     rows, others = (train - mean) / scale, (test - mean) / scale
     offset = targets.mean(axis=0)
@@ -55,8 +54,7 @@ def select_and_score(
 ) -> tuple[Floats, Floats]:
     """Select a penalty per target by inner folds, then fit all training rows.
 
-    Returns predictions of the test rows (n_test, n_targets), and of the training rows
-    (n_train, n_targets), each by a fold that held it out.
+    Returns predictions of test rows, and of training rows by folds that held them out.
     """
     held_out = np.zeros((len(PENALTIES), *targets.shape))
     for rows, others in inner:
@@ -71,7 +69,7 @@ def select_and_score(
 def count_wins(scores: Floats, positive: NDArray[np.bool_]) -> Floats:
     """Count pairs in which the positive row has the higher score; ties count half.
 
-    `scores` is (..., n_rows, n_targets) and `positive` (n_rows, n_targets).
+    Scores are (..., n_rows, n_targets), `positive` the last two axes of that.
     """
     n_positive = positive.sum(axis=0)
     ranks = rankdata(scores, axis=-2)
@@ -80,11 +78,9 @@ def count_wins(scores: Floats, positive: NDArray[np.bool_]) -> Floats:
 
 
 def pair_auc(scores: Floats, labels: NDArray[np.bool_], blocks: Rows) -> Floats:
-    """AUC (n_targets,) over pairs of rows in one block; NaN without a pair.
-
-    Scores of different folds come from different fits, and rows of different sites
-    differ in more than the label, so they are not compared.
-    """
+    """AUC (n_targets,) over pairs of rows in one block; NaN without a pair."""
+    # Scores of different folds come from different fits, and rows of different sites
+    # differ in more than the label, so they are not compared.
     won, total = np.zeros(scores.shape[1]), np.zeros(scores.shape[1])
     for block in np.unique(blocks):
         rows = blocks == block
@@ -96,3 +92,11 @@ def pair_auc(scores: Floats, labels: NDArray[np.bool_], blocks: Rows) -> Floats:
     auc = np.full(len(won), np.nan)
     np.divide(won, total, out=auc, where=total > 0)
     return auc
+
+
+def standard_deviation(rows: NDArray[Any], axis: int = 0) -> Floats:
+    """Compute standard deviations along a kept axis; 1 for constants."""
+    # Divided by its rounding error, a constant would become as large as a feature.
+    deviations = rows.std(axis=axis, keepdims=True)
+    sizes = np.abs(rows).max(axis=axis, keepdims=True)
+    return np.where(deviations > ROUNDING * sizes, deviations, 1.0)

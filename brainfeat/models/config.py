@@ -143,9 +143,7 @@ class EncoderConfig(JsonConfig):
             If the preset or a field does not exist, or a value is invalid.
         """
         if name not in _PRESETS:
-            raise ConfigError(
-                f"unknown preset {name!r}, expected one of {[*_PRESETS]}."
-            )
+            raise ConfigError(f"preset: expected one of {[*_PRESETS]}, got {name!r}.")
         return cls.from_dict(_PRESETS[name] | changes)
 
     def count_foreground(self, fractions: _Fractions) -> _Fractions:
@@ -179,29 +177,14 @@ class EncoderConfig(JsonConfig):
 def _relations(config: EncoderConfig) -> Iterator[Relation]:
     patch = config.patch_size
     yield bool(config.modalities), "modalities", "at least one name"
-    yield (
-        config.embed_dim % config.num_heads == 0,
-        "num_heads",
-        f"a divisor of embed_dim {config.embed_dim}",
-    )
-    yield (
-        all(length % patch == 0 for length in config.image_size),
-        "image_size",
-        f"multiples of patch_size {patch}",
-    )
-    yield (
-        set(config.slab_mixing) <= set(range(config.depth)),
-        "slab_mixing",
-        f"blocks below depth {config.depth}",
-    )
+    divides = config.embed_dim % config.num_heads == 0
+    yield divides, "num_heads", f"a divisor of embed_dim {config.embed_dim}"
+    fits = all(length % patch == 0 for length in config.image_size)
+    yield fits, "image_size", f"multiples of patch_size {patch}"
+    exist = set(config.slab_mixing) <= set(range(config.depth))
+    yield exist, "slab_mixing", f"blocks below depth {config.depth}"
     if config.stem == "hierarchical":
-        yield (
-            patch & (patch - 1) == 0,
-            "patch_size",
-            "a power of 2 for a hierarchical stem",
-        )
-        yield (
-            config.embed_dim % patch == 0,
-            "embed_dim",
-            f"a multiple of patch_size {patch} for a hierarchical stem",
-        )
+        stem = "for a hierarchical stem"
+        yield patch & (patch - 1) == 0, "patch_size", f"a power of 2 {stem}"
+        is_multiple = config.embed_dim % patch == 0
+        yield is_multiple, "embed_dim", f"a multiple of patch_size {patch} {stem}"

@@ -35,12 +35,10 @@ class DecoderConfig(JsonConfig):
 
 
 class SegmentationDecoder(nn.Module):
-    """A light three-dimensional decoder on an encoder's tokens.
+    """A small U-Net over voxels, with an encoder's tokens added at its coarsest level.
 
-    A small U-Net over the voxels: at the finest level, on the encoder's grid, and on
-    half of it, where the tokens of several depths are added. Tokens carry the context,
-    voxels the borders. Its output corrects a prior, the frequency of each class at each
-    voxel, which speeds up the training of small structures.
+    Its levels are the finest, the encoder's grid, and half of it. Its output corrects a
+    prior, the frequency of each class, which speeds up training of small structures.
     """
 
     def __init__(self, config: DecoderConfig) -> None:
@@ -52,8 +50,7 @@ class SegmentationDecoder(nn.Module):
         # One more channel for the foreground of the encoder's grid.
         n_prior = config.n_classes + 1
         self.middle = nn.Sequential(
-            nn.Conv3d(width, 2 * width, 3, padding=1),
-            _ConvBlock(2 * width),
+            nn.Conv3d(width, 2 * width, 3, padding=1), _ConvBlock(2 * width)
         )
         self.places = nn.Conv3d(n_prior, 2 * width, 1)
         self.merge = nn.Conv3d(width, width, factor, stride=factor)
@@ -116,9 +113,8 @@ class SegmentationDecoder(nn.Module):
         grid = [size * config.upsampling for size in foreground.shape[2:]]
         expected = (len(foreground), config.n_modalities, *grid)
         if foreground.ndim != 5 or voxels.shape != expected:
-            raise InputError(
-                f"voxels: expected shape {expected}, got {tuple(voxels.shape)}."
-            )
+            shape = tuple(voxels.shape)
+            raise InputError(f"voxels: expected shape {expected}, got {shape}.")
         if [t.shape[-1] for t in tokens] != [config.embed_dim] * config.n_depths:
             raise InputError(
                 f"tokens: expected {config.n_depths} depths of length "

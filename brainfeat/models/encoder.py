@@ -26,7 +26,8 @@ from brainfeat.models.stem import HierarchicalStem
 _TOKENS_IN_CACHE = 1280
 
 # Shape of dense patch tokens (B, S, h, w), or the packing of the foreground.
-_Layout = tuple[int, int, int, int] | Packing
+_Grid = tuple[int, int, int, int]
+_Layout = _Grid | Packing
 
 
 class EncoderOutput(NamedTuple):
@@ -172,9 +173,8 @@ class SlabEncoder(nn.Module):
         """
         depth = len(self.blocks)
         if not all(-depth <= index < depth for index in blocks):
-            raise InputError(
-                f"blocks: expected indices below {depth}, got {tuple(blocks)}."
-            )
+            given = tuple(blocks)
+            raise InputError(f"blocks: expected indices below {depth}, got {given}.")
         wanted = [index % depth for index in blocks]
         x, layout = self._embed(slabs, present, foreground=foreground)
         outputs: dict[int, EncoderOutput] = {}
@@ -225,14 +225,8 @@ class SlabEncoder(nn.Module):
         foreground: Tensor | None = None,
     ) -> tuple[Tensor, _Layout]:
         """Return all tokens and their layout: (BS, N, D), or (T, D) if packed."""
-        grid = check_inputs(
-            self.config,
-            slabs,
-            present=present,
-            masks=masks,
-            positions=positions,
-            foreground=foreground,
-        )
+        optional = {"present": present, "masks": masks, "foreground": foreground}
+        grid = check_inputs(self.config, slabs, positions=positions, **optional)
         if foreground is not None and self.config.background == "skipped":
             packing = Packing.of(foreground, 1 + self.config.num_register_tokens)
             x = self._embed_packed(slabs, present, masks, positions, packing)
@@ -298,13 +292,11 @@ class SlabEncoder(nn.Module):
         mask_token = self.mask_token.to(patches.dtype)
         return torch.where(masks[..., None], mask_token, patches)
 
-    def _patch_positions(self, grid: tuple[int, int, int, int]) -> Tensor:
+    def _patch_positions(self, grid: _Grid) -> Tensor:
         stored = self.pos_embed[0, 1:].reshape(*self.config.grid_size, -1)
         return interpolate_positions(stored, grid[2:], self.config.position_mode)
 
-    def _slab_positions(
-        self, grid: tuple[int, int, int, int], positions: Tensor | None
-    ) -> Tensor:
+    def _slab_positions(self, grid: _Grid, positions: Tensor | None) -> Tensor:
         """Return the position embedding of each slab, of shape (BS, 1, D)."""
         n_rows, n_slabs = grid[:2]
         if positions is None:
@@ -343,9 +335,7 @@ class SlabEncoder(nn.Module):
         prefix, patches = self._split(x, layout)
         return torch.cat([prefix, mixing(patches).flatten(2, 3).flatten(0, 1)], 1)
 
-    def _split(
-        self, x: Tensor, grid: tuple[int, int, int, int]
-    ) -> tuple[Tensor, Tensor]:
+    def _split(self, x: Tensor, grid: _Grid) -> tuple[Tensor, Tensor]:
         """Return prefix tokens (BS, 1 + R, D) and patch tokens (B, S, h, w, D)."""
         n_prefix = 1 + self.config.num_register_tokens
         return x[:, :n_prefix], x[:, n_prefix:].reshape(*grid, -1)
@@ -362,12 +352,8 @@ class SlabEncoder(nn.Module):
 def _patch_embed(config: EncoderConfig) -> PatchEmbed | HierarchicalStem:
     if config.stem == "linear":
         return PatchEmbed(config.in_channels, config.embed_dim, config.patch_size)
-    return HierarchicalStem(
-        len(config.modalities),
-        config.thickness,
-        embed_dim=config.embed_dim,
-        patch_size=config.patch_size,
-    )
+    sizes = {"embed_dim": config.embed_dim, "patch_size": config.patch_size}
+    return HierarchicalStem(len(config.modalities), config.thickness, **sizes)
 
 
 def _block(config: EncoderConfig, drop_rate: float) -> Block:

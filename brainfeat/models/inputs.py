@@ -36,9 +36,8 @@ def check_inputs(
     _check_flags("masks", masks, grid)
     _check_flags("foreground", foreground, grid)
     if positions is not None and positions.shape != grid[:2]:
-        raise InputError(
-            f"positions: expected shape {grid[:2]}, got {tuple(positions.shape)}."
-        )
+        shape = tuple(positions.shape)
+        raise InputError(f"positions: expected shape {grid[:2]}, got {shape}.")
     return grid
 
 

@@ -60,12 +60,11 @@ class Attention(nn.Module):
         if packing is None:
             mixed = self._attend(qkv)
         else:
-            parts = [
-                self._attend(
-                    qkv[g.start : g.stop].reshape(g.n_slabs, g.length, -1), g.key_mask
-                ).flatten(0, 1)
-                for g in packing.groups
-            ]
+            parts = []
+            for group in packing.groups:
+                rows = qkv[group.start : group.stop]
+                slabs = rows.reshape(group.n_slabs, group.length, -1)
+                parts.append(self._attend(slabs, group.key_mask).flatten(0, 1))
             # Without any foreground there is no group.
             mixed = torch.cat(parts) if parts else torch.zeros_like(x)
         out: Tensor = self.proj(mixed)
@@ -99,15 +98,11 @@ class Mlp(nn.Module):
 
 
 class SwiGLU(nn.Module):
-    """Gated feed-forward layer of DINOv2's giant model.
-
-    Gate and value share one matrix, gate first. Two thirds of the nominal hidden
-    length, rounded up to a multiple of 8, keep the number of multiplications close to
-    `Mlp`'s.
-    """
+    """Gated feed-forward layer of DINOv2's giant model."""
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()
+        # Two thirds, up to a multiple of 8: about as many multiplications as in `Mlp`.
         gated_dim = (int(hidden_dim * 2 / 3) + 7) // 8 * 8
         self.w12 = nn.Linear(dim, 2 * gated_dim)
         self.w3 = nn.Linear(gated_dim, dim)
@@ -168,23 +163,18 @@ class Block(nn.Module):
 
 
 class SlabMixing(nn.Module):
-    """Depthwise 3x3x3 convolution over neighbouring slabs and patches.
-
-    It starts at zero, so that a new layer changes nothing until it is trained.
-    """
+    """Depthwise 3x3x3 convolution over neighbouring slabs and patches."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
         self.conv = nn.Conv3d(dim, dim, 3, padding=1, groups=dim)
+        # A new layer changes nothing until it is trained.
         for parameter in self.conv.parameters():
             nn.init.zeros_(parameter)
 
     def forward(self, patch_tokens: Tensor, packing: Packing | None = None) -> Tensor:
-        """Add the convolved patch tokens (B, S, h, w, D), or (T, D) if packed.
-
-        Packed background counts as zero.
-        """
+        """Add the convolved tokens (B, S, h, w, D), or (T, D) without background."""
         normed = self.norm(patch_tokens)
         if packing is None:
             return patch_tokens + self._convolve(normed)
@@ -213,11 +203,8 @@ class SlabMixing(nn.Module):
 def _attend_by_products(
     q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None
 ) -> Tensor:
-    """Attend as `scaled_dot_product_attention`, for short bfloat16 sequences on a CPU.
-
-    Its bfloat16 CPU kernel is slower than two batched products whose scores fit into
-    the cache.
-    """
+    """Attend as `scaled_dot_product_attention`, to short bfloat16 rows on a CPU."""
+    # Its kernel there is slower than two products whose scores fit into the cache.
     scores = (q * q.shape[-1] ** -0.5) @ k.mT  # B heads N N
     if key_mask is not None:
         scores = scores.masked_fill_(~key_mask, -torch.inf)
@@ -226,10 +213,8 @@ def _attend_by_products(
 
 
 def drop_path(x: Tensor, rate: float, samples: Tensor | None = None) -> Tensor:
-    """Zero samples at random and scale the others up (stochastic depth).
-
-    `samples` gives the sample of each row of `x` if a sample has several.
-    """
+    """Zero samples at random and scale the others up (stochastic depth)."""
+    # samples gives the sample of each row of x if a sample has several.
     if rate == 0.0:
         return x
     keep = x.new_empty((len(x),) + (1,) * (x.ndim - 1)).bernoulli_(1.0 - rate)
@@ -252,17 +237,14 @@ def interpolate_positions(
     if tuple(positions.shape[:2]) == tuple(size):
         return positions
     grid = positions.float().permute(2, 0, 1)[None]  # 1 D h w
-    grid = F.interpolate(
-        grid, size=size, mode="bicubic", antialias=mode == "antialiased"
-    )
+    smooth = mode == "antialiased"
+    grid = F.interpolate(grid, size=size, mode="bicubic", antialias=smooth)
     return grid[0].permute(1, 2, 0).to(positions.dtype)
 
 
 def interpolate_slab_positions(stored: Tensor, positions: Tensor) -> Tensor:
-    """Interpolate stored embeddings (n, D) at positions (...) from 0 to 1: (..., D).
-
-    Embedding i is at ``(i + 0.5) / n``; constant beyond the ends.
-    """
+    """Interpolate stored embeddings (n, D) at positions (...) from 0 to 1: (..., D)."""
+    # Embedding i is at (i + 0.5) / n; constant beyond the ends.
     last = len(stored) - 1
     index = (positions * len(stored) - 0.5).clamp(0, last)
     below = index.floor().long()

@@ -55,11 +55,8 @@ class Packing:
         slabs, lengths = order[:n_kept], counts[:n_kept] + n_prefix
         groups = _group(lengths)
         device = foreground.device
-        padded = torch.tensor(
-            [g.length for g in groups for _ in range(g.n_slabs)],
-            dtype=torch.long,
-            device=device,
-        )
+        repeated = [g.length for g in groups for _ in range(g.n_slabs)]
+        padded = torch.tensor(repeated, dtype=torch.long, device=device)
         starts = padded.cumsum(0) - padded  # K
         kept = flags[slabs]  # K hw
         # Slab by slab, in the order of their patches.
@@ -83,10 +80,8 @@ class Packing:
         return rows.index_copy(0, self.patch_rows, patches)
 
     def unpack(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return prefix (B, S, n_prefix, D) and patch tokens (B, S, h, w, D) of rows.
-
-        They are zero in slabs without foreground and in the background.
-        """
+        """Return prefix (B, S, n_prefix, D) and patch tokens (B, S, h, w, D)."""
+        # Zero in slabs without foreground and in the background.
         n_rows, n_slabs, _, _ = self.shape
         prefix = rows.new_zeros(n_rows * n_slabs, self.n_prefix, rows.shape[-1])
         prefix = prefix.index_copy(0, self.slabs, rows[self.prefix_rows])

@@ -15,26 +15,16 @@ PoolingMode = Literal["mean", "cls", "cls+mean"]
 
 
 def pool_tokens(
-    output: EncoderOutput,
-    token_fractions: Tensor,
-    mode: PoolingMode = "mean",
+    output: EncoderOutput, token_fractions: Tensor, mode: PoolingMode = "mean"
 ) -> Tensor:
     """Average the tokens of each subject over its brain: float32 (B, D) or (B, 2 * D).
 
     `token_fractions` (B, S, h, w) are foreground fractions, which weight the patch
     tokens; a class token weighs as much as its slab. ``"cls+mean"`` concatenates both.
-
-    Raises
-    ------
-    ConfigError
-        If `mode` is unknown.
-    InputError
-        If the shapes differ, or a subject has no foreground.
     """
-    if mode not in get_args(PoolingMode):
-        raise ConfigError(
-            f"pooling: expected one of {get_args(PoolingMode)}, got {mode!r}."
-        )
+    modes = get_args(PoolingMode)
+    if mode not in modes:
+        raise ConfigError(f"pooling: expected one of {modes}, got {mode!r}.")
     if token_fractions.shape != output.patch_tokens.shape[:4]:
         raise InputError(
             f"token_fractions: expected shape {tuple(output.patch_tokens.shape[:4])}, "
@@ -80,11 +70,6 @@ def pool_regions(output: EncoderOutput, weights: Tensor, foreground: Tensor) -> 
 
     `weights` (R, S, h, w) are the fractions of the patches that a region fills,
     `foreground` (B, S, h, w) are booleans. NaN where a region has no brain.
-
-    Raises
-    ------
-    InputError
-        If the shapes differ, or a region fills no patch.
     """
     grid = tuple(output.patch_tokens.shape[1:4])
     if weights.ndim != 4 or weights.shape[1:] != grid:

@@ -43,10 +43,7 @@ class HierarchicalStem(nn.Module):
             layers[-1].weight.data.mul_(_OUTPUT_SCALE)
 
     def forward(self, pixels: Tensor, present: Tensor | None = None) -> Tensor:
-        """Embed the patches of pixels (B, C, H, W): (B, h, w, D).
-
-        Modalities that are not `present`, of shape (B, n_modalities), do not count.
-        """
+        """Embed patches of the `present` modalities of (B, C, H, W): (B, h, w, D)."""
         slices = pixels.permute(0, 2, 3, 1)  # B H W C
         tokens = pixels.new_zeros(())
         for index, modality in enumerate(self.modalities):
@@ -76,10 +73,8 @@ class SquareMerging(nn.Module):
 
 
 def _is_absent_everywhere(index: int, present: Tensor | None) -> bool:
-    """Whether no image of a batch has a modality, if this is cheap to know.
-
-    A GPU would have to synchronise, and in training all weights need gradients.
-    """
+    """Whether no image of a batch has a modality, if this is cheap to know."""
+    # A GPU would have to synchronise, and in training all weights need gradients.
     if present is None or present.is_cuda or torch.is_grad_enabled():
         return False
     return not present[:, index].any()

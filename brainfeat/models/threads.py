@@ -78,10 +78,7 @@ def divide_cores(n_threads: int, n_reading: int, n_computing: int) -> int:
 def limit_torch_threads(
     device: torch.device, n_cores: int, n_threads: int
 ) -> Iterator[None]:
-    """Let PyTorch use `n_cores` in the calling thread, then `n_threads` again.
-
-    Does nothing unless the device is a CPU.
-    """
+    """On a CPU, let the calling thread use `n_cores`, then `n_threads` again."""
     if device.type != "cpu":
         yield
         return

@@ -59,18 +59,17 @@ def transfer_weights(
             f"in slabs of {config.thickness} slices, got {tuple(modalities)} in "
             f"{thickness}."
         )
-    target = dataclasses.replace(
-        config, modalities=tuple(modalities), thickness=thickness
-    )
+    names = tuple(modalities)
+    target = dataclasses.replace(config, modalities=names, thickness=thickness)
+    n_channels, n_modalities = target.in_channels, len(names)
     kernels = state["patch_embed.proj.weight"]  # D C p p
-    kernel = kernels.sum(1, keepdim=True) / target.in_channels
+    kernel = kernels.sum(1, keepdim=True) / n_channels
     # Tokens are sums over modalities, too, so each gets its part of the old sum.
-    n_modalities = len(target.modalities)
     shared = {
         name: (state[name].sum(0) / n_modalities).repeat(n_modalities, 1)
         for name in _MODALITY_VECTORS
     }
-    weight = kernel.repeat(1, target.in_channels, 1, 1)
+    weight = kernel.repeat(1, n_channels, 1, 1)
     return {**state, "patch_embed.proj.weight": weight, **shared}
 
 
@@ -160,20 +159,16 @@ class KeyProblems:
     def check(
         self, names: Sequence[str], state: Mapping[str, Tensor], shape: tuple[int, ...]
     ) -> bool:
-        """Record why tensors, stacked along their first axis, do not have a shape.
-
-        Returns whether they have it, in equal parts.
-        """
+        """Check that tensors, stacked along their first axis, have a shape."""
         self.missing += [name for name in names if name not in state]
         expected = (shape[0] // len(names), *shape[1:])
+        shapes = {name: tuple(state[name].shape) for name in names if name in state}
         self.misshaped += [
-            f"{name} {tuple(state[name].shape)} instead of {expected}"
-            for name in names
-            if name in state and tuple(state[name].shape) != expected
+            f"{name} {actual} instead of {expected}"
+            for name, actual in shapes.items()
+            if actual != expected
         ]
-        return all(
-            name in state and tuple(state[name].shape) == expected for name in names
-        )
+        return all(shapes.get(name) == expected for name in names)
 
     def raise_if_any(self) -> None:
         """Raise a CheckpointError with the recorded keys, ten of a kind."""

@@ -114,10 +114,8 @@ def align_to_template(volume: Volume, modality: str | None = None) -> Alignment:
         )
         return _centre_only(small)
     center = middle + match.parameters[9:] * _UNIT
-    rotation = _to_rotation(match.parameters)
-    return Alignment(
-        _about_brain(linear, center), _about_brain(rotation, center), match.similarity
-    )
+    rigid = _about_brain(_to_rotation(match.parameters), center)
+    return Alignment(_about_brain(linear, center), rigid, match.similarity)
 
 
 def _centre_only(volume: Volume) -> Alignment:
@@ -151,9 +149,8 @@ def _even_out(volume: Volume) -> Volume:
     means = inside / np.maximum(around, 1e-3) / overall
     # Where nearly all is air, division would amplify noise.
     means = np.maximum(means, np.float32(0.2))
-    bias = resample(
-        Volume(means, coarse.geometry), volume.geometry, np.eye(4), outside=1.0
-    )
+    coarse = Volume(means, coarse.geometry)
+    bias = resample(coarse, volume.geometry, np.eye(4), outside=1.0)
     return _clip_brightest(Volume(volume.data / bias, volume.geometry))
 
 
@@ -199,11 +196,9 @@ class _Moving:
         return self._interpolate(self.data, points)
 
     def sample_slopes(self, points: Floats) -> Floats:
-        """Return gradients (n, 3) per mm at points (n, 3) in mm.
-
-        Central differences over two voxels are smoother than the derivative of the
-        linear interpolation, which jumps between voxels.
-        """
+        """Return gradients (n, 3) per mm at points (n, 3) in mm."""
+        # Central differences over two voxels are smoother than the derivative of the
+        # linear interpolation, which jumps between voxels.
         slopes = [self._interpolate(slope, points) for slope in self._slopes]
         return np.stack(slopes, axis=1) @ self._to_voxel[:3, :3]
 
@@ -264,10 +259,8 @@ class _Comparison:
         return self._model.points @ _to_linear(parameters).T + parameters[9:] * _UNIT
 
     def _sample(self, parameters: Floats) -> tuple[Floats, float]:
-        """Return values of mean 0 and norm 1, and their original norm.
-
-        The latest are kept, since residuals and the Jacobian are computed in turn.
-        """
+        """Return values of mean 0 and norm 1, and their original norm."""
+        # The latest are kept, since residuals and the Jacobian are computed in turn.
         if self._latest is None or not np.array_equal(self._latest[0], parameters):
             values = self._moving.sample(self._transform(parameters))
             values -= values.mean()
@@ -299,13 +292,11 @@ def _to_parameters(start: Affine) -> Floats:
 
 
 def _to_linear(parameters: Floats) -> Floats:
-    linear: Floats = _to_rotation(parameters) @ parameters[_SYMMETRIC]
-    return linear
+    return np.asarray(_to_rotation(parameters) @ parameters[_SYMMETRIC])
 
 
 def _to_rotation(parameters: Floats) -> Floats:
-    rotation: Floats = Rotation.from_rotvec(parameters[:3]).as_matrix()
-    return rotation
+    return np.asarray(Rotation.from_rotvec(parameters[:3]).as_matrix())
 
 
 def _linear_derivatives(parameters: Floats) -> Floats:
@@ -315,9 +306,8 @@ def _linear_derivatives(parameters: Floats) -> Floats:
     moved = Rotation.from_rotvec(parameters[:3] + steps)
     ahead, behind = np.split(moved.as_matrix(), 2)
     by_rotation = (ahead - behind) / (2.0 * step) @ parameters[_SYMMETRIC]
-    by_stretch = _to_rotation(parameters) @ (
-        np.arange(3, 9)[:, None, None] == _SYMMETRIC
-    )
+    stretches = np.arange(3, 9)[:, None, None] == _SYMMETRIC
+    by_stretch = _to_rotation(parameters) @ stretches
     return np.concatenate([by_rotation, by_stretch])
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from brainfeat.exceptions import ConfigError, MissingDependencyError, VolumeError
+from brainfeat.exceptions import ConfigError, VolumeError, import_optional
 from brainfeat.io.paths import expand_home, image_stem
 from brainfeat.io.volumes import read_labels, write_volume
 from brainfeat.preprocessing.alignment import Alignment
@@ -30,6 +30,8 @@ from brainfeat.preprocessing.head_model import load_depth
 from brainfeat.preprocessing.resampling import crop, downsample, resample
 from brainfeat.volume import Geometry, Volume
 
+Flags = NDArray[np.bool_]
+Floats = NDArray[np.float32]
 BrainMask = str | Callable[[Volume], NDArray[Any]]
 
 _REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
@@ -81,11 +83,8 @@ def compute_mask(volume: Volume, brain_mask: BrainMask) -> Volume:
 
 
 def find_foreground(
-    volume: Volume,
-    sampled: NDArray[np.float32],
-    alignment: Alignment,
-    placement: Placement,
-) -> NDArray[np.bool_]:
+    volume: Volume, sampled: Floats, alignment: Alignment, placement: Placement
+) -> Flags:
     """Find the brain on the encoder's grid without a skull strip, as booleans.
 
     Volumes that are already stripped, with one value around a brain-sized remainder
@@ -160,42 +159,31 @@ def _resolve(brain_mask: BrainMask) -> Callable[[Volume], Any]:
         for part in name.split("."):
             function = getattr(function, part)
     except (ImportError, AttributeError) as error:
-        raise ConfigError(
-            f"brain_mask: cannot import {brain_mask!r}: {error}"
-        ) from None
+        raise ConfigError(f"brain_mask: cannot import {brain_mask}: {error}") from None
     if not callable(function):
         raise ConfigError(f"brain_mask: expected a function, got {brain_mask!r}.")
     return cast("Callable[[Volume], Any]", function)
 
 
 def _run_deepbet(volume: Volume) -> NDArray[np.bool_]:
-    try:
-        deepbet = import_module("deepbet")
-    except ImportError as error:
-        raise MissingDependencyError(
-            'brain_mask: "deepbet" needs an extra: pip install "brainfeat[deepbet]"'
-        ) from error
+    message = 'brain_mask: "deepbet" needs an extra: pip install "brainfeat[deepbet]"'
+    deepbet = import_optional("deepbet", message)
     with tempfile.TemporaryDirectory() as folder:
         # deepbet reads and writes files.
         source = write_volume(volume, Path(folder, "head.nii.gz"))
         target = Path(folder, "mask.nii.gz")
         deepbet.run_bet([str(source)], None, [str(target)], no_gpu=True)
-        mask: NDArray[np.bool_] = read_labels(target).data > 0
-        return mask
+        return np.asarray(read_labels(target).data > 0)
 
 
-def _find_brain(
-    head: NDArray[np.bool_], grid: Geometry, to_template: NDArray[np.float64]
-) -> NDArray[np.bool_]:
+def _find_brain(head: Flags, grid: Geometry, to_template: NDArray[Any]) -> Flags:
     """Return the template's brain and the head close to it."""
     depth = resample(load_depth(), grid, to_template, outside=-np.inf)
     # Dark voxels within the brain are brain, too: fluid, or out of the coil's reach.
     return (depth >= 0) | (head & (depth >= -_TEMPLATE_MARGIN))
 
 
-def _to_finer(
-    mask: NDArray[np.bool_], is_inside: NDArray[np.bool_]
-) -> NDArray[np.bool_]:
+def _to_finer(mask: Flags, is_inside: Flags) -> Flags:
     """Repeat the voxels of a mask on a finer grid, within the field of view."""
     finer = mask.T
     for axis, size in enumerate(is_inside.shape[::-1]):
@@ -239,9 +227,7 @@ def _is_wider_than_brain(mask: Volume, alignment: Alignment) -> bool:
     return bool(outside.mean() > _MAX_OUTSIDE)
 
 
-def _without_interpolated_edge(
-    mask: NDArray[np.bool_], contrast: NDArray[Any]
-) -> NDArray[np.bool_]:
+def _without_interpolated_edge(mask: Flags, contrast: NDArray[Any]) -> Flags:
     """Remove edge voxels with less than half the contrast of their neighbours."""
     edge = mask & ndimage.binary_dilation(~mask, iterations=_EDGE_WIDTH)
     kept = contrast >= 0.5 * ndimage.maximum_filter(contrast, size=3)

@@ -52,10 +52,7 @@ def find_starts(volume: Volume, model: HeadModel) -> list[Affine]:
 
 
 def find_center(volume: Volume) -> NDArray[np.float64]:
-    """Return the middle of the upper head, about that of the brain, in scanner mm.
-
-    The volume is in closest-RAS order.
-    """
+    """Return the middle of the upper head in mm; the volume is in closest-RAS order."""
     head = _largest_part(find_head(volume.data))
     affine = volume.geometry.affine
     points = np.argwhere(head) @ affine[:3, :3].T + affine[:3, 3]
@@ -105,5 +102,4 @@ def _correlate(model: NDArray[np.float64], sampled: NDArray[Any]) -> NDArray[Any
     """Correlate a model of mean 0 and norm 1 with each row of (m, n)."""
     centered = sampled - sampled.mean(axis=1, keepdims=True)
     norms = np.linalg.norm(centered, axis=1)
-    scores: NDArray[Any] = centered @ model / np.maximum(norms, 1e-12)
-    return scores
+    return np.asarray(centered @ model / np.maximum(norms, 1e-12))

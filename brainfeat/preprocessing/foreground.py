@@ -51,17 +51,13 @@ def find_head(data: NDArray[Any]) -> NDArray[np.bool_]:
         return np.ones(data.shape, dtype=bool)
     # Holes in a plane include those in space, and those that a dark skull base or the
     # edge of the volume leave open in space.
-    mask: NDArray[np.bool_] = np.logical_or.reduce(
-        [_fill_holes_in_planes(head, axis) for axis in range(3)]
-    )
-    return mask
+    filled = [_fill_holes_in_planes(head, axis) for axis in range(3)]
+    return np.asarray(np.logical_or.reduce(filled))
 
 
 def find_flat_background(data: NDArray[Any]) -> float | None:
-    """Return the value of a masked volume's background, None if there is none.
-
-    Most corners and a tenth of the volume must have it.
-    """
+    """Return the value of a masked volume's background, None if there is none."""
+    # Most corners and a tenth of the volume must have it.
     corners = data[np.ix_(*[(0, size - 1) for size in data.shape])]
     values, counts = np.unique(corners, return_counts=True)
     value = values[np.argmax(counts)]
@@ -71,10 +67,8 @@ def find_flat_background(data: NDArray[Any]) -> float | None:
 
 
 def _high_percentile(values: NDArray[Any], percentile: float) -> float:
-    """Return a high percentile, as NumPy does but several times as fast.
-
-    Only values brighter than most of a sample are sorted.
-    """
+    """Return a high percentile, as NumPy does but several times as fast."""
+    # Only values brighter than most of a sample are sorted.
     flat = values.ravel()
     position = (flat.size - 1) * percentile / 100.0
     guess = np.percentile(flat[::_SAMPLE_STEP], percentile - 2.0)
@@ -89,15 +83,10 @@ def _high_percentile(values: NDArray[Any], percentile: float) -> float:
 def _fill_holes_in_planes(mask: NDArray[np.bool_], axis: int) -> NDArray[np.bool_]:
     """Fill what a mask encloses in each plane perpendicular to `axis`."""
     connectivity = np.expand_dims(ndimage.generate_binary_structure(2, 1), axis)
-    labels, n_labels = ndimage.label(
-        ~mask,
-        structure=np.pad(
-            connectivity, [(1, 1) if i == axis else (0, 0) for i in range(3)]
-        ),
-    )
+    margins = [(1, 1) if i == axis else (0, 0) for i in range(3)]
+    labels, n_labels = ndimage.label(~mask, np.pad(connectivity, margins))
     is_open = np.zeros(n_labels + 1, dtype=bool)
     for side in {0, 1, 2} - {axis}:
         is_open[np.take(labels, [0, -1], axis=side)] = True
     is_open[0] = False
-    filled: NDArray[np.bool_] = ~is_open[labels]
-    return filled
+    return np.asarray(~is_open[labels])

@@ -72,17 +72,13 @@ def correct_bias(
     n4.SetMaximumNumberOfIterations(_N4_ITERATIONS)
     run_on_one_thread(n4, sitk.Shrink(image, shrink), sitk.Shrink(mask, shrink))
     field = sitk.GetArrayFromImage(n4.GetLogBiasFieldAsImage(image)).T
-    corrected: NDArray[np.float32] = (positive / np.exp(field)).astype(np.float32)
-    return corrected
+    return np.asarray(positive / np.exp(field), dtype=np.float32)
 
 
 def standardise(
     data: NDArray[Any], foreground: NDArray[np.bool_], percentiles: tuple[float, float]
 ) -> NDArray[np.float32]:
-    """Clip at percentiles of the foreground, and z-score by its mean and deviation.
-
-    Voxels outside the foreground get the lowest score. Returns float32.
-    """
+    """Clip at percentiles and z-score the foreground; the rest gets the lowest."""
     if data.flags.f_contiguous and not data.flags.c_contiguous:
         return standardise(data.T, foreground.T, percentiles).T  # in memory order
     clipped, mean, spread = clip_and_measure(data[foreground], percentiles)
@@ -118,10 +114,7 @@ def _without_damage(data: NDArray[np.float32]) -> NDArray[np.float32]:
 def _without_extremes(
     data: NDArray[np.float32], low: float, high: float
 ) -> tuple[NDArray[np.float32], float, float]:
-    """Bring a flat background and outliers near the other intensities.
-
-    Takes and returns the extremes, too.
-    """
+    """Bring a flat background and outliers, and the extremes, near the others."""
     background = find_flat_background(data)
     step = math.ceil((data.size / _N_SAMPLED) ** (1 / 3))
     rest = data[::step, ::step, ::step]
@@ -133,9 +126,8 @@ def _without_extremes(
     spread = bright - darkest
     if spread == 0:
         return data, low, high
-    if background is not None and _lies_among(
-        background, rest, _MIN_DIFFERENCE * spread
-    ):
+    step_size = _MIN_DIFFERENCE * spread
+    if background is not None and _lies_among(background, rest, step_size):
         data = np.where(data == background, np.float32(darkest), data)
         low, high = float(data.min()), float(data.max())
     lowest, highest = darkest - _BELOW * spread, bright + _ABOVE * spread

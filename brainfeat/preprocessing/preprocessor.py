@@ -15,13 +15,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from brainfeat.configs import (
-    JsonConfig,
-    PositiveInt,
-    Relation,
-    Rule,
-    check_fields,
-)
+from brainfeat.configs import JsonConfig, PositiveInt, Relation, Rule, check_fields
 from brainfeat.exceptions import ModalityError, VolumeError
 from brainfeat.preprocessing import brain_mask as masks
 from brainfeat.preprocessing.alignment import Alignment, align_to_template
@@ -105,8 +99,7 @@ class Preprocessor(JsonConfig):
     def fingerprint(self) -> str:
         """SHA-256 of the settings and of the revision of the algorithm."""
         settings = {"revision": _REVISION, **self.to_dict()}
-        text = json.dumps(settings, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
     def apply(
         self, volumes: Mapping[str, Volume | None], modalities: Sequence[str]
@@ -134,9 +127,7 @@ class Preprocessor(JsonConfig):
         """
         unknown = sorted(set(volumes) - set(modalities))
         if unknown:
-            raise ModalityError(
-                f"expected modalities {tuple(modalities)}, got {unknown}."
-            )
+            raise ModalityError(f"expected some of {tuple(modalities)}, got {unknown}.")
         clean = {}
         for name in modalities:
             volume = volumes.get(name)
@@ -148,14 +139,11 @@ class Preprocessor(JsonConfig):
         first = next(iter(clean))
         alignment = align_to_template(clean[first], first)
         placement = masks.Placement(self.geometry, self._grid_to_scanner(alignment))
-        sampled = {
-            name: resample(volume, *placement, outside=np.nan)
-            for name, volume in clean.items()
-        }
+        nan = np.nan
+        sampled = {n: resample(v, *placement, outside=nan) for n, v in clean.items()}
+        reference = clean[first], sampled[first]
         with _adding_source(clean[first], first):
-            foreground = self._find_foreground(
-                clean[first], sampled[first], alignment, placement
-            )
+            foreground = self._find_foreground(*reference, alignment, placement)
         # Stored in the memory order of the samples and of the slabs.
         stored = np.zeros((len(modalities), *self.shape[::-1]), dtype=np.float32)
         data = stored.transpose(0, 3, 2, 1)
@@ -164,9 +152,8 @@ class Preprocessor(JsonConfig):
                 index = modalities.index(name)
                 data[index] = self._normalise(sampled[name], foreground)
         present = np.array([name in clean for name in modalities])
-        return PreprocessedSubject(
-            data, present, foreground, *placement, alignment.similarity
-        )
+        similarity = alignment.similarity
+        return PreprocessedSubject(data, present, foreground, *placement, similarity)
 
     def apply_labels(
         self, label_map: Volume, subject: PreprocessedSubject
@@ -185,12 +172,8 @@ class Preprocessor(JsonConfig):
         ndarray of shape (size_i, size_j, size_k)
             Labels on the grid; 0 outside the label map.
         """
-        return resample(
-            reorient_to_ras(label_map),
-            subject.geometry,
-            subject.grid_to_scanner,
-            interpolation="nearest",
-        )
+        labels, placement = reorient_to_ras(label_map), subject.grid_to_scanner
+        return resample(labels, subject.geometry, placement, interpolation="nearest")
 
     def invert(
         self, data: NDArray[Any], subject: PreprocessedSubject, native: Geometry
@@ -215,12 +198,9 @@ class Preprocessor(JsonConfig):
         is_score = data.dtype.kind == "f"
         values = data.astype(np.float32) if is_score else data
         to_grid = np.linalg.inv(subject.grid_to_scanner).astype(np.float64)
-        samples = resample(
-            Volume(values, subject.geometry),
-            native,
-            to_grid,
-            interpolation="linear" if is_score else "nearest",
-        )
+        kind: Literal["linear", "nearest"] = "linear" if is_score else "nearest"
+        on_grid = Volume(values, subject.geometry)
+        samples = resample(on_grid, native, to_grid, interpolation=kind)
         return Volume(samples, native)
 
     def mask_path(self, path: str | os.PathLike[str] | None) -> Path | None:

@@ -34,10 +34,7 @@ _TRUNCATE = 3.0
 
 
 def reorient_to_ras(volume: Volume) -> Volume:
-    """Permute and flip array axes until they are closest to RAS, as a view.
-
-    A volume gives the same values and the same affine whatever its stored orientation.
-    """
+    """Permute and flip array axes until they are closest to RAS, as a view."""
     affine = volume.geometry.affine
     orientation = nib.orientations.io_orientation(affine)
     data = nib.orientations.apply_orientation(volume.data, orientation)
@@ -76,12 +73,8 @@ def downsample(volume: Volume, spacing: float) -> Volume:
     Axes that are coarser already are kept. Later sums do not depend on how the volume
     was stored.
     """
-    factors = [
-        max(1, min(int(spacing / edge + 1e-3), size))
-        for edge, size in zip(
-            volume.geometry.spacing, volume.geometry.shape, strict=True
-        )
-    ]
+    edges = zip(volume.geometry.spacing, volume.geometry.shape, strict=True)
+    factors = [max(1, min(int(spacing / mm + 1e-3), size)) for mm, size in edges]
     data = volume.data.astype(np.float32, copy=False)
     for axis, factor in reversed([*enumerate(factors)]):
         # The slowest axis first, adding whole planes: five times as fast as
@@ -146,11 +139,9 @@ def run_on_one_thread(image_filter: Any, *images: sitk.Image) -> Any:
 
 
 def _to_fortran_order(data: NDArray[Any]) -> NDArray[Any]:
-    """Return an array in Fortran order, as SimpleITK needs it.
-
-    The lines of a view of a larger array are often a power of two apart and share cache
-    lines. They are first copied close to each other, in memory order.
-    """
+    """Return an array in Fortran order, as SimpleITK needs it."""
+    # The lines of a view of a larger array are often a power of two apart and share
+    # cache lines. They are first copied close to each other, in memory order.
     if data.flags.f_contiguous:
         return data
     return np.asfortranarray(data.copy(order="K"))
@@ -193,13 +184,8 @@ def _smooth_for_spacing(volume: Volume, spacing: float) -> Volume:
     data = np.ascontiguousarray(volume.data.transpose(order))
     smooth = np.empty_like(data)
     for axis in np.flatnonzero(sigmas)[::-1]:
-        ndimage.gaussian_filter1d(
-            data,
-            sigmas[axis],
-            int(positions[axis]),
-            output=smooth,
-            mode="nearest",
-            truncate=_TRUNCATE,
-        )
+        across = int(positions[axis])
+        options = {"output": smooth, "mode": "nearest", "truncate": _TRUNCATE}
+        ndimage.gaussian_filter1d(data, sigmas[axis], across, **options)
         data = smooth
     return Volume(smooth.transpose(positions), volume.geometry)

@@ -220,9 +220,7 @@ class PretrainingConfig(JsonConfig):
             If the preset or a field does not exist, or a value is impossible.
         """
         if name not in _PRESETS:
-            raise ConfigError(
-                f"unknown preset {name!r}, expected one of {[*_PRESETS]}."
-            )
+            raise ConfigError(f"preset: expected one of {[*_PRESETS]}, got {name!r}.")
         unknown = sorted(set(changes) - {item.name for item in dataclasses.fields(cls)})
         if unknown:
             raise ConfigError(f"PretrainingConfig: unknown keys {unknown}.")

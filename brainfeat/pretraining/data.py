@@ -17,6 +17,7 @@ from brainfeat.io.paths import expand_home
 from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.pretraining.source import SubjectSource
 from brainfeat.pretraining.store import INDEX_NAME, VolumeStore
+from brainfeat.subjects.bids.index import find_root
 from brainfeat.subjects.failures import describe_failure
 from brainfeat.subjects.manifest import Manifest, collect_rows
 from brainfeat.subjects.subject import Outcome, Subject
@@ -193,5 +194,5 @@ def _dataset_of(row: Subject, manifest: Manifest, paths: Sequence[str]) -> str:
         # Not resolved, so that links keep their name.
         folder = os.path.abspath(expand_home(path))  # noqa: PTH100
         if Path(folder).is_dir() and image.is_relative_to(folder):
-            return folder
+            return str(find_root(Path(folder)) or folder)
     return ""

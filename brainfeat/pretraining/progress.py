@@ -3,11 +3,10 @@
 __all__ = ["ProgressTracker", "TensorBoardLog"]
 
 from collections.abc import Iterable, Iterator
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from brainfeat.exceptions import MissingDependencyError
+from brainfeat.exceptions import import_optional
 from brainfeat.pretraining.trainer import TrainingStep
 from brainfeat.progress import ProgressDisplay
 from brainfeat.subjects.failures import one_line
@@ -57,12 +56,8 @@ class TensorBoardLog:
     """
 
     def __init__(self, folder: Path, next_step: int = 0) -> None:
-        try:
-            self._module = import_module("torch.utils.tensorboard")
-        except ImportError as error:
-            raise MissingDependencyError(
-                "TensorBoard is not installed: pip install 'brainfeat[tensorboard]'"
-            ) from error
+        message = "TensorBoard is not installed: pip install 'brainfeat[tensorboard]'"
+        self._module = import_optional("torch.utils.tensorboard", message)
         self._folder, self._next_step = folder, next_step
         self._writer: Any = None
 

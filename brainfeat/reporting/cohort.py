@@ -24,14 +24,11 @@ _SEXES = ("sex", "gender")
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Cohort:
-    """Rows of a table, and which of its columns are label, site, age and confounds.
-
-    ``participants`` names the subject of each row; repeat scans have the same name.
-    """
+    """Rows of a table, and which of its columns are label, site, age and confounds."""
 
     embeddings: NDArray[np.floating]
     names: Sequence[str]
-    participants: Sequence[str]
+    participants: Sequence[str]  # subject of each row; the same for repeat scans
     known: pd.DataFrame
     label: str | None
     site: str | None
@@ -51,10 +48,7 @@ class Cohort:
         confounds: Sequence[str] | None = None,
         pos_label: Any = None,
     ) -> "Cohort":
-        """Find the columns by their usual names, unless they are given.
-
-        Confounds are age and sex by default; the site is accounted for separately.
-        """
+        """Find columns by their usual names; confounds are age and sex by default."""
         if label is not None and label not in known:
             raise InputError(
                 f"expected a column {label!r} of labels, got "
@@ -150,10 +144,8 @@ def _check_matches(
         )
     if len(absent):
         # Spreadsheets turn 01 into 1, and then only some names match.
-        logger.warning(
-            "%s: no line for %d of %d rows, such as %s.",
-            *(source, len(absent), len(wanted), absent.iloc[0]),
-        )
+        values = (source, len(absent), len(wanted), absent.iloc[0])
+        logger.warning("%s: no line for %d of %d rows, such as %s.", *values)
 
 
 def _read_ages(ages: "pd.Series[Any]") -> "pd.Series[Any]":

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
@@ -15,8 +15,8 @@ from brainfeat.evaluation import (
     cohort_distances,
     evaluate_reliability,
 )
+from brainfeat.evaluation.acquisition import describe_thicknesses, thickness_names
 from brainfeat.exceptions import InputError
-from brainfeat.reporting.acquisition_section import acquisition_section
 from brainfeat.reporting.cohort import Cohort
 from brainfeat.reporting.embedding_map import map_section
 from brainfeat.reporting.page import fact_table, frame, notes, score_table
@@ -28,20 +28,18 @@ __all__ = ["Inputs", "cohort_report"]
 _OPEN_PREVIEWS = 24  # the others are folded away
 _MOST_OUTLIERS = 10
 _FEWEST_TO_COMPARE = 10
+_MOST_CLASSES = 6  # of labels that are not numbers such as age
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Inputs:
-    """Previews of the images, names and errors of failed ones, and region importance.
-
-    ``importance`` is that of `Attribution`; ``remarks`` say what was left out.
-    """
+    """Previews of images, names and errors of failed ones, and region importance."""
 
     outline: Outline | None = None
     previews: Sequence[Preview] = ()
     failures: Sequence[tuple[str, str]] = ()
-    importance: pd.DataFrame | None = None
-    remarks: Sequence[str] = field(default_factory=tuple)
+    importance: pd.DataFrame | None = None  # of `Attribution`
+    remarks: Sequence[str] = ()  # what was left out
 
 
 def cohort_report(
@@ -60,7 +58,7 @@ def cohort_report(
         "<h2>Linear probe</h2>",
         probe_html,
         *_importance_section(inputs),
-        *acquisition_section(cohort),
+        *_acquisition_section(cohort),
         "<h2>Embedding map</h2>",
         map_section(cohort),
         "<h2>Outliers</h2>",
@@ -111,11 +109,52 @@ def _breakable(name: str) -> str:
     return escape(name).replace("_", "_<wbr>")
 
 
+def _acquisition_section(cohort: Cohort) -> list[str]:
+    """Count subjects by modalities and slice thickness; empty if nothing is known."""
+    parts = []
+    modalities = cohort.acquisition("modalities")
+    if modalities is not None:
+        texts = modalities.fillna("unknown").map(str).tolist()
+        if len(set(texts)) > 1:
+            note = (
+                "Rows differ in their modalities: embeddings show which are missing. "
+                "Embed rows of the same by --require or --only."
+            )
+            parts.append(notes([note]))
+        parts.append(_count_table("modalities", texts, cohort))
+    voxel_mm = cohort.acquisition("qc_voxel_mm")
+    if voxel_mm is not None:
+        mixed = describe_thicknesses(voxel_mm)
+        parts.append(notes([] if mixed is None else [mixed[:1].upper() + mixed[1:]]))
+        parts.append(_count_table("slice thickness", thickness_names(voxel_mm), cohort))
+    return ["<h2>Modalities and voxel sizes</h2>", *parts] if parts else []
+
+
+def _count_table(title: str, values: Sequence[str], cohort: Cohort) -> str:
+    """Count rows, subjects, and rows of each class, by value."""
+    rows = pd.DataFrame({"value": values, "subject": list(cohort.participants)})
+    classes: list[str] = []
+    if cohort.label is not None:
+        rows["label"] = cohort.texts(cohort.label).tolist()
+        classes = sorted(set(rows["label"]))
+        classes = classes if len(classes) <= _MOST_CLASSES else []
+    lines = [
+        (
+            str(value),
+            str(part["subject"].nunique()),
+            str(len(part)),
+            *(str(int((part["label"] == name).sum())) for name in classes),
+        )
+        for value, part in rows.groupby("value", sort=True)
+    ]
+    header = (title, "subjects", "rows", *(f"{cohort.label} {n}" for n in classes))
+    return score_table(header, lines)
+
+
 def _outliers(cohort: Cohort) -> str:
     if len(cohort.names) < _FEWEST_TO_COMPARE:
-        return (
-            f"<p>Needs at least {_FEWEST_TO_COMPARE} rows, got {len(cohort.names)}.</p>"
-        )
+        n_rows = len(cohort.names)
+        return f"<p>Needs at least {_FEWEST_TO_COMPARE} rows, got {n_rows}.</p>"
     distances = cohort_distances(cohort.embeddings)
     order = np.argsort(-distances.score, kind="stable")[:_MOST_OUTLIERS]
     lines = [
@@ -142,17 +181,13 @@ def _reliability(cohort: Cohort) -> str:
         site = cohort.texts(cohort.site)
     n_repeated = int((pd.Series(cohort.participants).value_counts() > 1).sum())
     if n_repeated < 2:
-        return (
-            "<p>Needs at least two subjects with repeat scans, got "
-            f"{n_repeated or 'none'}.</p>"
-        )
+        n = n_repeated or "none"
+        return f"<p>Needs at least two subjects with repeat scans, got {n}.</p>"
     try:
-        reliability = evaluate_reliability(
-            cohort.embeddings, cohort.participants, site=site
-        )
+        result = evaluate_reliability(cohort.embeddings, cohort.participants, site=site)
     except InputError as error:
         return f"<p>Not evaluated: {escape(str(error))}</p>"
-    return _reliability_table(reliability)
+    return _reliability_table(result)
 
 
 def _reliability_table(reliability: Reliability) -> str:
@@ -164,26 +199,15 @@ def _reliability_table(reliability: Reliability) -> str:
             ("ICC(2,1) of the features, median", f"{median:.2f}", ""),
             ("interquartile range", f"{low:.2f} to {high:.2f}", ""),
         ]
-    lines.append(
-        (
-            "scans whose nearest other scan is of the same subject",
-            f"{reliability.retrieval:.0%}",
-            f"{reliability.retrieval_chance:.0%}",
-        )
-    )
+    name = "scans whose nearest other scan is of the same subject"
+    retrieval = f"{reliability.retrieval:.0%}", f"{reliability.retrieval_chance:.0%}"
+    lines.append((name, *retrieval))
     if reliability.site_decoding is not None and reliability.site_chance is not None:
-        lines.append(
-            (
-                "site decoded from the features, balanced accuracy",
-                str(reliability.site_decoding),
-                f"{reliability.site_chance:.2f}",
-            )
-        )
-    return (
-        score_table(("measure", "value", "chance"), lines)
-        + f"<p>{reliability.n_subjects} subjects with {reliability.n_scans} scans "
-        "each.</p>"
-    )
+        name = "site decoded from the features, balanced accuracy"
+        decoding = str(reliability.site_decoding), f"{reliability.site_chance:.2f}"
+        lines.append((name, *decoding))
+    counts = f"{reliability.n_subjects} subjects with {reliability.n_scans} scans each"
+    return f"{score_table(('measure', 'value', 'chance'), lines)}<p>{counts}.</p>"
 
 
 def _inputs(inputs: Inputs) -> str:

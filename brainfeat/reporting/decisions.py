@@ -16,10 +16,7 @@ _LEAST = 1e-6  # probabilities are clipped, so that log-odds are finite
 
 
 def decision_function(head: Any, rows: Floats) -> Floats:
-    """Return one value a row, larger for the second class.
-
-    It is the head's decision function, else its log-odds, else its prediction.
-    """
+    """Return the head's decision function, else its log-odds, else its prediction."""
     if hasattr(head, "decision_function"):
         values = np.asarray(head.decision_function(rows), dtype=np.float64)
     elif hasattr(head, "predict_proba"):
@@ -38,16 +35,13 @@ def decision_function(head: Any, rows: Floats) -> Floats:
 
 
 def decision_gradient(head: Any, reference: Floats, rows: Floats) -> Floats:
-    """Differentiate the decision function by the features, at each row.
-
-    Central differences, which are exact for a linear head; steps are relative to the
-    standard deviations of the reference rows.
-    """
+    """Differentiate the decision function by the features, at each row."""
+    # Central differences, which are exact for a linear head; steps are relative to the
+    # standard deviations of the reference rows.
     scale = reference.std(axis=0)
     steps = np.diag(_STEP * np.where(scale > 0, scale, 1.0))
     differences = [
         decision_function(head, row + steps) - decision_function(head, row - steps)
         for row in rows
     ]
-    gradients: Floats = np.stack(differences) / (2.0 * steps.diagonal())
-    return gradients
+    return np.asarray(np.stack(differences) / (2.0 * steps.diagonal()))

@@ -87,14 +87,12 @@ def generate_report(
     check_order(subjects, y=y, groups=groups, site=site, confounds=confounds)
     encoder, table = embedder.read_subjects(subjects)
     names = [subject.participant_id for subject in table.rows]
-    participants = (
-        names if groups is None else _check_length("groups", groups, len(names))
-    )
+    participants = names if groups is None else groups
+    participants = _check_length("groups", participants, len(names))
     known, used_confounds = _known_columns(len(names), y, site, confounds)
     if "modalities" not in known:
-        known["modalities"] = [
-            join_modalities(row.images, encoder.modalities) for row in table.rows
-        ]
+        images = [subject.images for subject in table.rows]
+        known["modalities"] = [join_modalities(i, encoder.modalities) for i in images]
     cohort = Cohort.build(
         np.asarray(embedder.transform(table.rows)),
         names,
@@ -122,10 +120,7 @@ def generate_report(
 
 
 class _EmbedderReport(HTMLReport):
-    """nilearn's report, saved as the page itself.
-
-    nilearn saves reports inside a frame of 800 pixels, too wide for a phone.
-    """
+    """nilearn's report, saved without its frame of 800 pixels, too wide for a phone."""
 
     def __init__(self, body: str) -> None:
         # nilearn fills a template: escape what looks like a variable in the page.
@@ -148,9 +143,8 @@ def _known_columns(
     if confounds is None:
         return known, None
     if not isinstance(confounds, pd.DataFrame):
-        raise InputError(
-            f"confounds: expected a DataFrame, got {type(confounds).__name__}."
-        )
+        kind = type(confounds).__name__
+        raise InputError(f"confounds: expected a DataFrame, got {kind}.")
     names = [str(name) for name in confounds]
     taken = [name for name in names if name in known]
     if taken:

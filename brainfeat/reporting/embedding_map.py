@@ -17,6 +17,8 @@ from brainfeat.reporting.figures import legend_html, scatter_svg
 
 __all__ = ["map_section"]
 
+Floats = NDArray[np.floating]
+
 _MOST_CLASSES = 16  # that marks can distinguish
 _MOST_MARKS = 5000  # in a map that a browser draws quickly
 
@@ -46,16 +48,14 @@ def _sample_rows(n_rows: int) -> NDArray[np.intp]:
     return np.sort(generator.permutation(n_rows)[:_MOST_MARKS])
 
 
-def _project(
-    embeddings: NDArray[np.floating],
-) -> tuple[NDArray[np.floating], tuple[str, str]]:
+def _project(embeddings: Floats) -> tuple[Floats, tuple[str, str]]:
     pca = PCA(2, random_state=0)
     points = pca.fit_transform(StandardScaler().fit_transform(embeddings))
     first, second = (f"{100 * ratio:.0f} %" for ratio in pca.explained_variance_ratio_)
     return points, (f"component 1 ({first})", f"component 2 ({second})")
 
 
-def _umap(embeddings: NDArray[np.floating]) -> NDArray[np.floating]:
+def _umap(embeddings: Floats) -> Floats:
     scaled = StandardScaler().fit_transform(embeddings)
     with warnings.catch_warnings():
         # UMAP warns that a seed makes it run on one thread.
@@ -67,7 +67,7 @@ def _umap(embeddings: NDArray[np.floating]) -> NDArray[np.floating]:
 def _scatter(
     cohort: Cohort,
     rows: NDArray[np.intp],
-    points: NDArray[np.floating],
+    points: Floats,
     axes: tuple[str, str],
     column: str | None,
 ) -> str:
@@ -103,7 +103,7 @@ def _classes(cohort: Cohort, column: str, rows: NDArray[np.intp]) -> list[str]:
     return [str(text) for text in texts.iloc[rows]]
 
 
-def _format_distinct(numbers: NDArray[np.floating]) -> list[str]:
+def _format_distinct(numbers: Floats) -> list[str]:
     """Format different numbers with the fewest decimals that keep them distinct."""
     for n_decimals in count():
         texts = [f"{number:.{n_decimals}f}" for number in numbers]

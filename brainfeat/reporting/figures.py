@@ -22,10 +22,8 @@ _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def encode_png(pixels: NDArray[np.uint8]) -> str:
-    """Encode an image of 0 to 255 in 16 greys, as a ``data:`` address [1]_.
-
-    .. [1] PNG specification, https://www.w3.org/TR/png-3/
-    """
+    """Encode an image of 0 to 255 in 16 greys, as a ``data:`` address."""
+    # PNG specification, https://www.w3.org/TR/png-3/
     height, width = pixels.shape
     header = struct.pack(">IIBBBBB", width, height, 4, 0, 0, 0, 0)  # 4 bits a pixel
     greys = np.round(pixels / 17.0).astype(np.uint8)
@@ -34,27 +32,20 @@ def encode_png(pixels: NDArray[np.uint8]) -> str:
     # Each line starts with its filter: 0 is none.
     lines = np.pad(packed, ((0, 0), (1, 0))).tobytes()
     content = _PNG_SIGNATURE
-    for kind, data in (
-        (b"IHDR", header),
-        (b"IDAT", zlib.compress(lines, 9)),
-        (b"IEND", b""),
-    ):
-        checksum = zlib.crc32(kind + data)
+    chunks = {b"IHDR": header, b"IDAT": zlib.compress(lines, 9), b"IEND": b""}
+    for kind, data in chunks.items():
         content += struct.pack(">I", len(data)) + kind + data
-        content += struct.pack(">I", checksum)
+        content += struct.pack(">I", zlib.crc32(kind + data))
     return f"data:image/png;base64,{base64.b64encode(content).decode()}"
 
 
 def scatter_svg(
-    points: NDArray[np.floating],
+    points: NDArray[np.floating],  # n_points 2
     labels: Sequence[str],
     names: Sequence[str],
-    axes: tuple[str, str],
+    axes: tuple[str, str],  # names of x and y
 ) -> str:
-    """Draw points of shape (n_points, 2); each label has its colour and shape.
-
-    A point shows its name when the pointer rests on it. ``axes`` names x and y.
-    """
+    """Draw points, with a colour and shape for each label; a pointer shows names."""
     low, high = points.min(axis=0), points.max(axis=0)
     room = np.array([_WIDTH - _LEFT - 2 * _EDGE, _HEIGHT - _BOTTOM - 2 * _EDGE])
     unit = (points - low) / np.where(high > low, high - low, 1.0)
@@ -66,20 +57,17 @@ def scatter_svg(
         for i in range(len(points))
     ]
     summary = f"{len(points)} points, {axes[1]} over {axes[0]}"
-    return "\n".join(
-        [
-            f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
-            f'aria-label="{escape(summary)}">',
-            f'<path d="M{_LEFT} {_EDGE / 2}V{_HEIGHT - _BOTTOM}H{_WIDTH - _EDGE / 2}" '
-            'fill="none" stroke="currentColor" opacity="0.5"/>',
-            f'<text x="{(_LEFT + _WIDTH) / 2}" y="{_HEIGHT - 10}" '
-            f'text-anchor="middle">{escape(axes[0])}</text>',
-            f'<text transform="translate(20 {(_HEIGHT - _BOTTOM) / 2}) rotate(-90)" '
-            f'text-anchor="middle">{escape(axes[1])}</text>',
-            *marks,
-            "</svg>",
-        ]
-    )
+    parts = [
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
+        f'aria-label="{escape(summary)}">',
+        f'<path d="M{_LEFT} {_EDGE / 2}V{_HEIGHT - _BOTTOM}H{_WIDTH - _EDGE / 2}" '
+        'fill="none" stroke="currentColor" opacity="0.5"/>',
+        f'<text x="{(_LEFT + _WIDTH) / 2}" y="{_HEIGHT - 10}" '
+        f'text-anchor="middle">{escape(axes[0])}</text>',
+        f'<text transform="translate(20 {(_HEIGHT - _BOTTOM) / 2}) rotate(-90)" '
+        f'text-anchor="middle">{escape(axes[1])}</text>',
+    ]
+    return "\n".join([*parts, *marks, "</svg>"])
 
 
 def legend_html(labels: Sequence[str]) -> str:

@@ -23,8 +23,8 @@ from brainfeat.evaluation.columns import check_order
 from brainfeat.exceptions import ConfigError, InputError
 from brainfeat.io.volumes import to_image
 from brainfeat.models.threads import resolve_n_jobs
+from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.reporting.decisions import decision_function, decision_gradient
-from brainfeat.reporting.native_maps import NativeMaps
 from brainfeat.reporting.template_regions import template_regions
 from brainfeat.reporting.voxel_maps import attribute_voxels
 from brainfeat.volume import Volume
@@ -131,10 +131,9 @@ def attribution(
        2017.
     """
     embedder, head = _split(pipeline)
-    if method not in get_args(AttributionMethod):
-        raise ConfigError(
-            f"method: expected one of {get_args(AttributionMethod)}, got {method!r}."
-        )
+    methods = get_args(AttributionMethod)
+    if method not in methods:
+        raise ConfigError(f"method: expected one of {methods}, got {method!r}.")
     check_order(X, y=y, groups=groups)
     encoder, table = embedder.read_subjects(X)
     labels = _check_labels(y, cv, len(table.rows))
@@ -149,33 +148,22 @@ def attribution(
         subjects = [one if keep_voxels else one.without_voxels() for one in tokens]
     atlas = RegionAtlas.load(template_regions() if labels_img is None else labels_img)
     return attribute_tokens(
-        subjects,
-        names,
-        encoder,
-        head,
-        atlas,
-        labels=labels,
-        folds=folds,
-        method=method,
+        subjects, names, encoder, head, atlas, labels=labels, folds=folds, method=method
     )
 
 
 def attribute_tokens(
     subjects: Sequence[SubjectTokens],
-    names: Sequence[str],
+    names: Sequence[str],  # index of the effects
     encoder: SubjectEncoder,
-    head: Any,
+    head: Any,  # what follows the embedder; fitted again in each fold, if there are any
     atlas: RegionAtlas,
     *,
     labels: NDArray[Any] | None,
     folds: Sequence[tuple[Any, Any]] | None,
     method: AttributionMethod = "tokens",
 ) -> Attribution:
-    """Compute `attribution` for subjects that are already encoded.
-
-    ``head`` is what follows the embedder; it is fitted again in each fold, if there are
-    folds. ``names`` become the index of the effects.
-    """
+    """Compute `attribution` for subjects that are already encoded."""
     regions = _region_weights(atlas, encoder)  # R I J K
     pools = [_pool_weights(subject, encoder) for subject in subjects]
     rows = np.stack([_pool(s, p) for s, p in zip(subjects, pools, strict=True)])
@@ -208,10 +196,38 @@ def attribute_tokens(
     return Attribution(
         effects=frame,
         importance=_rank(frame, fractions, labels),
-        maps=NativeMaps(volumes, subjects, encoder.preprocessor),
+        maps=_NativeMaps(volumes, subjects, encoder.preprocessor),
         template_maps=tuple(to_image(volume) for volume in volumes),
         group_img=_group_map(volumes, labels),
     )
+
+
+class _NativeMaps(Sequence[nib.Nifti1Image]):
+    """A map a subject, on the grid of its first image; interpolated when indexed."""
+
+    # A native map is as large as the scan: a cohort of them would need much memory.
+    def __init__(
+        self,
+        volumes: Sequence[Volume],
+        subjects: Sequence[SubjectTokens],
+        preprocessor: Preprocessor,
+    ) -> None:
+        self._values = [volume.data for volume in volumes]
+        self._aligned = [
+            subject.processed.on_grid(volume.geometry)
+            for volume, subject in zip(volumes, subjects, strict=True)
+        ]
+        self._native = [subject.native for subject in subjects]
+        self._preprocessor = preprocessor
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        values, aligned = self._values[index], self._aligned[index]
+        return to_image(self._preprocessor.invert(values, aligned, self._native[index]))
 
 
 def _region_weights(atlas: RegionAtlas, encoder: SubjectEncoder) -> NDArray[Any]:
@@ -223,11 +239,8 @@ def _region_weights(atlas: RegionAtlas, encoder: SubjectEncoder) -> NDArray[Any]
 
 
 def _split(pipeline: Any) -> tuple[BrainFoundEmbedder, Pipeline]:
-    if (
-        not isinstance(pipeline, Pipeline)
-        or len(pipeline) < 2
-        or not isinstance(pipeline[0], BrainFoundEmbedder)
-    ):
+    has_steps = isinstance(pipeline, Pipeline) and len(pipeline) > 1
+    if not has_steps or not isinstance(pipeline[0], BrainFoundEmbedder):
         raise ConfigError(
             "pipeline: expected a Pipeline of a BrainFoundEmbedder and further "
             f"steps, got {type(pipeline).__name__}."
@@ -256,9 +269,8 @@ def _folds(
         return None
     splitter = check_cv(cv, labels, classifier=True)
     folds = list(splitter.split(np.zeros(n_subjects), labels, groups))
-    n_tests = np.bincount(
-        np.concatenate([test for _, test in folds]), minlength=n_subjects
-    )
+    tested = np.concatenate([test for _, test in folds])
+    n_tests = np.bincount(tested, minlength=n_subjects)
     if (n_tests != 1).any():
         raise ConfigError(
             "cv: expected folds that hold out each subject once, as KFold's do, got "
@@ -306,15 +318,13 @@ def _ablate(
     lost = weights.reshape(*weights.shape[:2], -1) @ flat  # R G D
     ablated = row - lost.reshape(len(regions), -1)
     decisions = decision_function(head, np.vstack([row[None], ablated]))
-    lost_decision: Floats = decisions[0] - decisions[1:]
-    return lost_decision
+    return np.asarray(decisions[0] - decisions[1:])
 
 
 def _contributions(pool: Floats, difference: Floats, gradient: Floats) -> Floats:
     slopes = gradient.reshape(len(pool), -1)  # G D
-    values: Floats = np.einsum(
-        "gijk,ijkd,gd->ijk", pool, difference, slopes, optimize=True
-    )
+    operands = (pool, difference, slopes)
+    values: Floats = np.einsum("gijk,ijkd,gd->ijk", *operands, optimize=True)
     return values.astype(np.float32)
 
 
@@ -326,31 +336,21 @@ def _region_fractions(subject: SubjectTokens, regions: Floats) -> Floats:
 def _rank(
     effects: pd.DataFrame, fractions: Floats, labels: NDArray[Any] | None
 ) -> pd.DataFrame:
-    values = effects.to_numpy()
-    if labels is None:
-        effect = np.abs(values).mean(axis=0)
-    else:
-        effect = _contrast(values, labels)
-    table = pd.DataFrame(
-        {
-            "share": fractions,
-            "effect": effect,
-            "importance": effect / np.maximum(fractions, 1e-9),
-        },
-        index=effects.columns,
-    )
+    effect = _contrast(effects.to_numpy(), labels)
+    importance = effect / np.maximum(fractions, 1e-9)
+    columns = {"share": fractions, "effect": effect, "importance": importance}
+    table = pd.DataFrame(columns, index=effects.columns)
     return table.sort_values("importance", ascending=False)
 
 
-def _contrast(values: Floats, labels: NDArray[Any]) -> Floats:
-    first, second = np.unique(labels)
-    difference: Floats = values[labels == second].mean(axis=0) - values[
-        labels == first
-    ].mean(axis=0)
-    return difference
+def _contrast(values: NDArray[Any], labels: NDArray[Any] | None) -> NDArray[Any]:
+    """Mean of the second class less that of the first, or mean absolute value."""
+    if labels is None:
+        return np.asarray(np.abs(values).mean(axis=0))
+    first, second = (values[labels == name].mean(axis=0) for name in np.unique(labels))
+    return np.asarray(second - first)
 
 
 def _group_map(maps: Sequence[Volume], labels: NDArray[Any] | None) -> nib.Nifti1Image:
-    values = np.stack([volume.data for volume in maps])
-    mean = np.abs(values).mean(axis=0) if labels is None else _contrast(values, labels)
+    mean = _contrast(np.stack([volume.data for volume in maps]), labels)
     return to_image(Volume(mean.astype(np.float32), maps[0].geometry))

@@ -4,14 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-__all__ = [
-    "fact_table",
-    "frame",
-    "is_own_page",
-    "notes",
-    "render_page",
-    "score_table",
-]
+__all__ = ["fact_table", "frame", "is_own_page", "notes", "render_page", "score_table"]
 
 # All rules are below one class, so that they do not affect a notebook.
 _STYLE = """
@@ -102,11 +95,9 @@ def fact_table(facts: Mapping[str, str]) -> str:
 
 def score_table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     """Format a table whose first column is text and whose others are numbers."""
-    head = _cells("th", header)
+    head = f"<thead><tr>{_cells('th', header)}</tr></thead>"
     body = "\n".join(f"<tr>{_cells('td', line)}</tr>" for line in lines)
-    return (
-        f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
-    )
+    return f"<table>\n{head}\n<tbody>\n{body}\n</tbody>\n</table>"
 
 
 def _cells(tag: str, texts: Sequence[str]) -> str:

@@ -3,9 +3,6 @@
 from collections.abc import Sequence
 from html import escape
 
-import numpy as np
-from numpy.typing import NDArray
-
 from brainfeat.evaluation.scores import Calibration, LearningPoint
 
 __all__ = ["calibration_svg", "learning_curve_svg"]
@@ -20,15 +17,10 @@ def learning_curve_svg(points: Sequence[LearningPoint]) -> str:
     values = [point.auc.value for point in points]
     low = min(0.45, *(p.auc.value - p.auc.standard_error for p in points))
     frame = _Frame((0.0, max(len(points) - 1.0, 1.0)), (low, 1.0))
-    x = [frame.x(float(index)) for index in range(len(points))]
-    y = [frame.y(value) for value in values]
+    marks = [(frame.x(float(i)), frame.y(value)) for i, value in enumerate(values)]
     parts = [frame.axes("labelled subjects", "AUC"), frame.y_ticks((0.5, 0.75, 1.0))]
-    parts.append(frame.rule(0.5))
-    line = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x, y, strict=True))
-    parts.append(
-        f'<polyline points="{line}" fill="none" stroke="{_BLUE}" stroke-width="2"/>'
-    )
-    for point, a, b in zip(points, x, y, strict=True):
+    parts += [frame.rule(0.5), _polyline(marks)]
+    for point, (a, b) in zip(points, marks, strict=True):
         half = point.auc.standard_error
         top, bottom = frame.y(point.auc.value + half), frame.y(point.auc.value - half)
         parts.append(
@@ -58,24 +50,19 @@ def calibration_svg(calibration: Calibration) -> str:
         f'{frame.y(1):.1f}" stroke="currentColor" opacity="0.5" '
         'stroke-dasharray="4 4"/>',
     ]
-    points = _pairs(frame, calibration.predicted, calibration.observed)
-    line = " ".join(f"{a:.1f},{b:.1f}" for a, b in points)
-    parts.append(
-        f'<polyline points="{line}" fill="none" stroke="{_BLUE}" stroke-width="2"/>'
-    )
-    parts += [
-        f'<circle cx="{a:.1f}" cy="{b:.1f}" r="4.5" fill="{_BLUE}"/>' for a, b in points
-    ]
+    values = zip(calibration.predicted, calibration.observed, strict=True)
+    points = [(frame.x(float(a)), frame.y(float(b))) for a, b in values]
+    parts.append(_polyline(points))
+    circle = '<circle cx="{:.1f}" cy="{:.1f}" r="4.5" fill="{}"/>'
+    parts += [circle.format(*point, _BLUE) for point in points]
     return frame.svg("observed frequency over predicted probability", parts)
 
 
 class _Frame:
     """Maps values to coordinates of the SVG picture."""
 
-    def __init__(
-        self, x_range: tuple[float, float], y_range: tuple[float, float]
-    ) -> None:
-        self._x_range, self._y_range = x_range, y_range
+    def __init__(self, x: tuple[float, float], y: tuple[float, float]) -> None:
+        self._x_range, self._y_range = x, y
 
     def x(self, value: float) -> float:
         low, high = self._x_range
@@ -120,7 +107,6 @@ class _Frame:
         )
 
 
-def _pairs(
-    frame: _Frame, x: NDArray[np.float64], y: NDArray[np.float64]
-) -> list[tuple[float, float]]:
-    return [(frame.x(float(a)), frame.y(float(b))) for a, b in zip(x, y, strict=True)]
+def _polyline(points: Sequence[tuple[float, float]]) -> str:
+    line = " ".join(f"{a:.1f},{b:.1f}" for a, b in points)
+    return f'<polyline points="{line}" fill="none" stroke="{_BLUE}" stroke-width="2"/>'

@@ -18,6 +18,7 @@ from brainfeat.volume import Geometry, Volume
 __all__ = ["Outline", "Preview", "draw_preview", "preview_html", "rank_previews"]
 
 Floats = NDArray[np.float64]
+_Point = tuple[float, float]
 
 _CUTS = (3.0, -20.0, 8.0)  # x, y, z in MNI152 mm
 _LIMIT = -3.5  # robust z-score, below which a preview is suspect
@@ -25,27 +26,20 @@ _LEAST_SPREAD = 0.01  # a cohort of equal scans has no outliers
 
 
 class Preview(NamedTuple):
-    """Cuts of one subject, side by side, with the quality of its alignment.
-
-    ``similarity`` is the correlation with a model of a head, NaN without alignment;
-    ``overlap`` the Dice coefficient of foreground and template.
-    """
+    """Cuts of one subject, side by side, with the quality of its alignment."""
 
     name: str
     pixels: NDArray[np.uint8]
-    similarity: float
-    overlap: float
+    similarity: float  # correlation with a model of a head, NaN without alignment
+    overlap: float  # Dice coefficient of foreground and template
 
 
 @dataclass(frozen=True, eq=False)
 class Outline:
-    """The template on the grid of the previews.
-
-    ``symbol`` is an SVG ``<symbol>`` with the id ``template``, drawn once for a page.
-    """
+    """The template on the grid of the previews."""
 
     brain: NDArray[np.bool_]
-    symbol: str
+    symbol: str  # SVG with the id ``template``, drawn once for a page
 
     @classmethod
     def draw(cls, geometry: Geometry) -> "Outline":
@@ -55,10 +49,7 @@ class Outline:
         paths = "".join(
             f'<path d="{_contour(_strip(data, geometry))}" fill="none" '
             f'stroke="{color}" stroke-width="{width}"/>'
-            for data, color, width in (
-                (white, "#56b4e9", 0.5),
-                (brain, "#e69f00", 0.9),
-            )
+            for data, color, width in ((white, "#56b4e9", 0.5), (brain, "#e69f00", 0.9))
         )
         height, width = strip.shape
         return cls(
@@ -79,20 +70,13 @@ def draw_preview(name: str, subject: PreprocessedSubject, outline: Outline) -> P
     strip = _strip(unit, subject.geometry)
     both = 2.0 * (subject.foreground & outline.brain).sum()
     overlap = both / (subject.foreground.sum() + outline.brain.sum())
-    return Preview(
-        name,
-        np.round(255 * strip).astype(np.uint8),
-        subject.similarity,
-        float(overlap),
-    )
+    pixels = np.round(255 * strip).astype(np.uint8)
+    return Preview(name, pixels, subject.similarity, float(overlap))
 
 
 def rank_previews(previews: Sequence[Preview]) -> list[tuple[Preview, bool]]:
-    """Sort previews, the most suspect first, with whether each is suspect.
-
-    Suspect subjects were not aligned, have a doubtful alignment, or have a similarity
-    or overlap far below the cohort's.
-    """
+    """Sort previews, the most suspect first, with whether each is suspect."""
+    # Suspect are failed or doubtful alignments, and values far below the cohort's.
     similarity = _robust_scores([preview.similarity for preview in previews])
     overlap = _robust_scores([preview.overlap for preview in previews])
     score = np.minimum(similarity, overlap)
@@ -105,11 +89,9 @@ def preview_html(preview: Preview, *, is_suspect: bool) -> str:
     """Write one preview as a figure; the page must hold the outline's symbol."""
     height, width = preview.pixels.shape
     name = escape(preview.name)
-    similarity = (
-        "not aligned"
-        if np.isnan(preview.similarity)
-        else f"similarity {preview.similarity:.2f}"
-    )
+    similarity = f"similarity {preview.similarity:.2f}"
+    if np.isnan(preview.similarity):
+        similarity = "not aligned"
     return (
         f"<figure{' class=suspect' if is_suspect else ''}>"
         f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{name}">'
@@ -153,16 +135,13 @@ def _contour(values: Floats, level: float = 0.5) -> str:
         corners = is_high[r : r + 2, :-1].sum(axis=0) + is_high[r : r + 2, 1:].sum(0)
         for c in np.flatnonzero((corners > 0) & (corners < 4)):
             crossings = _crossings(values, r, int(c), level)
-            for (x0, y0), (x1, y1) in zip(
-                crossings[::2], crossings[1::2], strict=False
-            ):
+            pairs = zip(crossings[::2], crossings[1::2], strict=False)
+            for (x0, y0), (x1, y1) in pairs:
                 segments.append(f"M{x0:.1f} {y0:.1f}L{x1:.1f} {y1:.1f}")
     return "".join(segments)
 
 
-def _crossings(
-    values: Floats, r: int, c: int, level: float
-) -> list[tuple[float, float]]:
+def _crossings(values: Floats, r: int, c: int, level: float) -> list[_Point]:
     """Return where the level crosses the edges of a square, in order."""
     corners = [(r, c), (r, c + 1), (r + 1, c + 1), (r + 1, c)]
     points = []

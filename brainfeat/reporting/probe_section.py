@@ -108,33 +108,19 @@ def _scores(evaluation: ProbeEvaluation, cohort: Cohort) -> str:
         lines.append((f"{columns} alone", str(evaluation.confound_auc), ""))
     if evaluation.corrected_auc is not None:
         p_value = evaluation.corrected_p_value
-        lines.append(
-            (
-                f"features, corrected for {columns}",
-                str(evaluation.corrected_auc),
-                "" if p_value is None else format_number(p_value, 3),
-            )
-        )
-    if evaluation.common is not None:
-        common = evaluation.common
-        lines.append(
-            (
-                f"features, {common.n_subjects} subjects with {common.modalities}",
-                str(common.auc),
-                format_number(common.p_value, 3),
-            )
-        )
-    lines += [
-        (
-            f"trained at other sites, tested at {site.site} ({site.n_rows} rows)",
-            "one class only" if np.isnan(site.auc) else f"{site.auc:.2f}",
-            "",
-        )
-        for site in evaluation.leave_one_site_out
-    ]
-    return score_table(("input of the probe", "AUC", "p"), lines) + _explain(
-        evaluation, cohort
-    )
+        p = "" if p_value is None else format_number(p_value, 3)
+        name = f"features, corrected for {columns}"
+        lines.append((name, str(evaluation.corrected_auc), p))
+    common = evaluation.common
+    if common is not None:
+        name = f"features, {common.n_subjects} subjects with {common.modalities}"
+        lines.append((name, str(common.auc), format_number(common.p_value, 3)))
+    for site in evaluation.leave_one_site_out:
+        name = f"trained at other sites, tested at {site.site} ({site.n_rows} rows)"
+        auc = "one class only" if np.isnan(site.auc) else f"{site.auc:.2f}"
+        lines.append((name, auc, ""))
+    table = score_table(("input of the probe", "AUC", "p"), lines)
+    return table + _explain(evaluation, cohort)
 
 
 def _explain(evaluation: ProbeEvaluation, cohort: Cohort) -> str:
@@ -143,11 +129,10 @@ def _explain(evaluation: ProbeEvaluation, cohort: Cohort) -> str:
         f"<p>{escape(str(cohort.label))}: <b>{escape(second)}</b> against "
         f"<b>{escape(first)}</b>, {evaluation.n_rows} rows of "
         f"{evaluation.n_subjects} subjects. Area under the ROC curve in held-out rows; "
-        "0.5 is chance. "
-        f"Scores are of {escape(second)}, the positive class. "
-        "Ridge regression in nested, grouped, stratified "
-        "cross-validation; corrected standard errors [Nadeau and Bengio, 2003]; p from "
-        "permutations of the labels of whole subjects."
+        f"0.5 is chance. Scores are of {escape(second)}, the positive class. Ridge "
+        "regression in nested, grouped, stratified cross-validation; corrected "
+        "standard errors [Nadeau and Bengio, 2003]; p from permutations of the labels "
+        "of whole subjects."
     )
     columns = _corrected_for(cohort)
     if columns:

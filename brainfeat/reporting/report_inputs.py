@@ -47,9 +47,8 @@ def preprocess_inputs(
     is_attributed = _can_attribute(cohort, rows, encoder)
     stream = stream_tokens(encoder, [subjects[row] for row in rows], n_jobs=n_jobs)
     with closing(stream):
-        outcomes = track(
-            stream, total=len(rows), description="preprocessing", show=show_progress
-        )
+        name = "preprocessing"
+        outcomes = track(stream, total=len(rows), description=name, show=show_progress)
         for row, outcome in zip(rows, outcomes, strict=True):
             if outcome.result is None:
                 failures.append((cohort.names[row], str(outcome.error)))
@@ -88,9 +87,7 @@ def _describe_choice(n_chosen: int, n_rows: int) -> list[str]:
     ]
 
 
-def _can_attribute(
-    cohort: Cohort, rows: Sequence[int], encoder: SubjectEncoder
-) -> bool:
+def _can_attribute(cohort: Cohort, rows: list[int], encoder: SubjectEncoder) -> bool:
     is_aligned = encoder.preprocessor.alignment != "none"
     has_tokens = encoder.pooling in {"mean", "regions"}
     return is_aligned and has_tokens and _has_two_classes(cohort, rows)

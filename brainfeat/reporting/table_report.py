@@ -111,17 +111,10 @@ def _preprocess(
         encoder = _load_encoder(provenance)
     except BrainfeatError as error:
         return Inputs(remarks=[f"Images are not shown: {error}"])
-    subjects = [
-        Subject(
-            name,
-            {
-                modality: row[modality]
-                for modality in encoder.modalities
-                if isinstance(row.get(modality), str)
-            },
-        )
-        for name, row in zip(cohort.names, metadata.to_dict("records"), strict=True)
-    ]
+    subjects = []
+    for name, row in zip(cohort.names, metadata.to_dict("records"), strict=True):
+        names = [m for m in encoder.modalities if isinstance(row.get(m), str)]
+        subjects.append(Subject(name, {modality: row[modality] for modality in names}))
     return preprocess_inputs(
         cohort, subjects, encoder, n_jobs=n_jobs, show_progress=show_progress
     )
@@ -133,10 +126,8 @@ def _load_encoder(provenance: dict[str, Any]) -> SubjectEncoder:
         raise InputError("the table does not name the encoder that made it.")
     checkpoint = Checkpoint.load(provenance["checkpoint"])
     if checkpoint.fingerprint != provenance["checkpoint_sha256"]:
-        raise InputError(
-            f"the checkpoint {provenance['checkpoint']} is not the one that made the "
-            "table."
-        )
+        name = provenance["checkpoint"]
+        raise InputError(f"the checkpoint {name} is not the one that made the table.")
     pooling = provenance["pooling"]
     return SubjectEncoder(
         checkpoint,
@@ -158,13 +149,9 @@ def _facts(
     }
     if labels is not None:
         facts["labels"] = os.fspath(labels)
-    for name, key in (
-        ("checkpoint", "checkpoint"),
-        ("weights", "checkpoint_sha256"),
-        ("pooling", "pooling"),
-        ("precision", "precision"),
-    ):
+    for key in ("checkpoint", "checkpoint_sha256", "pooling", "precision"):
         if key in provenance:
+            name = "weights" if key == "checkpoint_sha256" else key
             facts[name] = str(provenance[key])
     made_by = provenance.get("brainfeat_version", "an unknown version")
     facts["version"] = f"brainfeat {__version__}; the table is from {made_by}"

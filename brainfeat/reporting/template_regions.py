@@ -28,15 +28,6 @@ def template_regions() -> dict[str, Any]:
     tissue maps. The rest is divided by planes and named by its position. For published
     results, use an atlas that anatomists drew.
 
-    Returns
-    -------
-    dict
-        ``maps``, a label image in MNI152 space at 2 mm, and ``lut``, a DataFrame with
-        the columns ``index`` and ``name``: such as ``medial_temporal_l`` and
-        ``anterior_superior_r``.
-
-    Examples
-    --------
     >>> atlas = template_regions()
     >>> atlas["lut"]["name"].tolist()[:3]
     ['medial_temporal_l', 'medial_temporal_r', 'ventricle_l']
@@ -61,9 +52,8 @@ def template_regions() -> dict[str, Any]:
     for depth, in_depth in depths.items():
         for height, in_height in heights.items():
             block = rest & in_depth & in_height
-            parts |= {
-                f"{depth}_{height}_{side}": block & here for side, here in sides.items()
-            }
+            name = f"{depth}_{height}"
+            parts |= {f"{name}_{side}": block & here for side, here in sides.items()}
     labels = np.zeros(classes.shape, dtype=np.uint8)
     for index, part in enumerate(parts.values(), start=1):
         labels[part] = index
@@ -74,8 +64,6 @@ def template_regions() -> dict[str, Any]:
 
 def _coordinates(geometry: Geometry) -> NDArray[np.float64]:
     """Return MNI152 millimetres of the voxels, of shape (3, I, J, K)."""
-    voxels = np.indices(geometry.shape)
-    millimetres: NDArray[np.float64] = np.einsum(
-        "ab,bijk->aijk", geometry.affine[:3, :3], voxels
-    )
-    return millimetres + geometry.affine[:3, 3, None, None, None]
+    linear, voxels = geometry.affine[:3, :3], np.indices(geometry.shape)
+    millimetres = np.einsum("ab,bijk->aijk", linear, voxels)
+    return np.asarray(millimetres + geometry.affine[:3, 3, None, None, None])

@@ -3,7 +3,6 @@
 __all__ = ["VoxelMethod", "attribute_voxels"]
 
 from collections.abc import Sequence
-from importlib import import_module
 from typing import Any, Literal
 
 import numpy as np
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from brainfeat.checkpoint.sharing import shared_encoder
 from brainfeat.embedding.subject_encoder import SubjectEncoder
-from brainfeat.exceptions import MissingDependencyError
+from brainfeat.exceptions import import_optional
 from brainfeat.preprocessing.preprocessed import PreprocessedSubject
 
 VoxelMethod = Literal["occlusion", "integrated_gradients"]
@@ -24,17 +23,14 @@ _N_SLABS = 2  # in a window of occlusion, which is two patches wide and high
 
 def attribute_voxels(
     subject: PreprocessedSubject,
-    baseline: NDArray[np.floating],
+    baseline: NDArray[np.floating],  # the average subject, whose voxels replace others
     encoder: SubjectEncoder,
-    gradient: NDArray[np.float64],
+    gradient: NDArray[np.float64],  # the decision is its product with the features
     method: VoxelMethod,
 ) -> NDArray[np.float32]:
-    """Return the contribution of each voxel to the decision, summed over modalities.
-
-    Voxels are replaced by those of the baseline, the average subject; the decision is
-    the product of features and ``gradient``.
-    """
-    attr = _import_captum()
+    """Return the contribution of each voxel to the decision, summed over modalities."""
+    message = "maps by occlusion or integrated gradients need captum: "
+    attr = import_optional("captum.attr", f'{message}pip install "captum>=0.7"')
     patch_size = encoder.checkpoint.config.encoder.patch_size
     slabs, average = _to_slabs(subject.data, encoder), _to_slabs(baseline, encoder)
     forward = _decision(subject, encoder, gradient)
@@ -46,10 +42,7 @@ def attribute_voxels(
         window = (_N_SLABS, slabs.shape[2], 2 * patch_size, 2 * patch_size)
         with torch.no_grad():
             contributions = attr.Occlusion(forward).attribute(
-                slabs,
-                baselines=average,
-                sliding_window_shapes=window,
-                strides=window,
+                slabs, baselines=average, sliding_window_shapes=window, strides=window
             )
         # The effect of a window is that of all its voxels together.
         sizes = _window_sizes(slabs[0].shape, window).to(contributions)
@@ -81,11 +74,8 @@ def _decision(
 
     def decide(slabs: Tensor) -> Tensor:
         rows = len(slabs)
-        output = network(
-            slabs,
-            present=present.expand(rows, -1),
-            foreground=foreground.expand(rows, -1, -1, -1),
-        )
+        known = present.expand(rows, -1), foreground.expand(rows, -1, -1, -1)
+        output = network(slabs, present=known[0], foreground=known[1])
         vectors = torch.einsum("gshw,bshwd->bgd", weights, output.patch_tokens)
         return vectors.flatten(1) @ slopes
 
@@ -95,13 +85,3 @@ def _decision(
 def _to_slabs(data: NDArray[np.floating], encoder: SubjectEncoder) -> Tensor:
     slabs = encoder.grid.extract(np.asarray(data, dtype=np.float32))
     return torch.from_numpy(slabs)[None].to(encoder.device)  # 1 S C H W
-
-
-def _import_captum() -> Any:
-    try:
-        return import_module("captum.attr")
-    except ImportError as error:
-        raise MissingDependencyError(
-            "maps by occlusion or integrated gradients need captum: "
-            'pip install "captum>=0.7"'
-        ) from error

@@ -85,14 +85,15 @@ class SlabGrid:
             )
         slices = data.transpose(self._stacked_axes)  # M S*t H W
         n_modalities, n_slices, height, width = slices.shape
-        self._check_divisible(n_slices)
-        slabs = slices.reshape(
-            n_modalities, n_slices // self.thickness, self.thickness, height, width
-        )  # M S t H W
+        if n_slices % self.thickness:
+            raise GeometryError(
+                f"SlabGrid.extract: expected a multiple of {self.thickness} "
+                f"{self.plane} slices, got {n_slices}."
+            )
+        n_slabs, n_channels = n_slices // self.thickness, n_modalities * self.thickness
+        slabs = slices.reshape(n_modalities, n_slabs, self.thickness, height, width)
         slabs = slabs.swapaxes(0, 1)  # S M t H W
-        return np.ascontiguousarray(
-            slabs.reshape(slabs.shape[0], n_modalities * self.thickness, height, width)
-        )
+        return np.ascontiguousarray(slabs.reshape(n_slabs, n_channels, height, width))
 
     def assemble(self, slabs: NDArray[Any]) -> NDArray[Any]:
         """Reassemble the volume that slabs were cut from.
@@ -120,9 +121,8 @@ class SlabGrid:
             )
         n_slabs, n_channels, height, width = slabs.shape
         n_modalities = n_channels // self.thickness
-        slices = slabs.reshape(
-            n_slabs, n_modalities, self.thickness, height, width
-        ).swapaxes(0, 1)  # M S t H W
+        shape = (n_slabs, n_modalities, self.thickness, height, width)
+        slices = slabs.reshape(shape).swapaxes(0, 1)  # M S t H W
         slices = slices.reshape(n_modalities, -1, height, width)  # M S*t H W
         return np.ascontiguousarray(slices.transpose(np.argsort(self._stacked_axes)))
 
@@ -167,10 +167,7 @@ class SlabGrid:
         # Rows first, since they are contiguous in memory.
         sums = rows.sum(axis=(1, 3), dtype=np.float32)  # S h W
         sums = sums.reshape(n_slabs, n_rows, n_columns, patch_size).sum(axis=3)
-        fractions: NDArray[np.float32] = sums / np.float32(
-            self.thickness * patch_size**2
-        )
-        return fractions
+        return np.asarray(sums / np.float32(self.thickness * patch_size**2))
 
     def token_geometry(self, geometry: "Geometry", patch_size: int) -> "Geometry":
         """Return the grid of the patch tokens, at the centres of their voxels.
@@ -224,10 +221,3 @@ class SlabGrid:
     def _stacked_axes(self) -> tuple[int, ...]:
         """Axes of (M, I, J, K) in the order modality, slices, height, width."""
         return 0, *(axis + 1 for axis in self.axes)
-
-    def _check_divisible(self, n_slices: int) -> None:
-        if n_slices % self.thickness:
-            raise GeometryError(
-                f"SlabGrid.extract: expected a multiple of {self.thickness} "
-                f"{self.plane} slices, got {n_slices}."
-            )

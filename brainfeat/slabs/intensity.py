@@ -70,10 +70,8 @@ class IntensityChanges:
 
     def select(self, modalities: Sequence[int]) -> "IntensityChanges":
         """Return the changes of the modalities with these indices."""
-        selected = {
-            name: getattr(self, name)[:, list(modalities)]
-            for name in ("gamma", "gain", "shift", "bias", "noise", "blur")
-        }
+        names = ("gamma", "gain", "shift", "bias", "noise", "blur")
+        selected = {name: getattr(self, name)[:, list(modalities)] for name in names}
         return replace(self, **selected)
 
     def apply(self, stacks: Tensor) -> Tensor:
@@ -106,11 +104,9 @@ def _change_contrast(stacks: Tensor, changes: IntensityChanges) -> Tensor:
 
 
 def _interpolate_field(control: Tensor, shape: torch.Size) -> Tensor:
-    """Interpolate control points (N, M, 3, 3, 3) trilinearly.
-
-    One product along each axis, the longest last: `F.interpolate` reads eight points
-    for each voxel.
-    """
+    """Interpolate control points (N, M, 3, 3, 3) trilinearly."""
+    # One product along each axis, the longest last: `F.interpolate` reads eight points
+    # for each voxel.
     eye = torch.eye(control.shape[-1]).to(control)[None]
     slices, rows, columns = (
         F.interpolate(eye, size=size, mode="linear", align_corners=True)[0]  # 3 size
@@ -137,9 +133,8 @@ def _blur_matrices(sigma: Tensor, size: int) -> Tensor:
     offsets = torch.arange(-_KERNEL_RADIUS, _KERNEL_RADIUS + 1.0)
     kernels = (-0.5 * (offsets / sigma.clamp(min=0.05)[..., None]).square()).exp()
     kernels = (kernels / kernels.sum(dim=-1, keepdim=True)).flatten(0, 1)  # NM 5
-    impulses = F.pad(
-        torch.eye(size)[:, None], (_KERNEL_RADIUS, _KERNEL_RADIUS), mode="replicate"
-    )
+    margin = (_KERNEL_RADIUS, _KERNEL_RADIUS)
+    impulses = F.pad(torch.eye(size)[:, None], margin, mode="replicate")
     spread = F.conv1d(impulses, kernels[:, None])  # from, NM, to
     matrices: Tensor = spread.transpose(0, 1).unflatten(0, sigma.shape)
     return matrices

@@ -23,6 +23,7 @@ __all__ = [
     "count_failures",
     "crash_path",
     "describe_failure",
+    "describe_failures",
     "failures_path",
     "is_failures_path",
     "merge_failures",
@@ -32,6 +33,8 @@ __all__ = [
     "unique_failures",
     "write_failures",
 ]
+
+_N_REASONS = 3  # in a warning
 
 _FAILURES_SUFFIX = ".failures.tsv"
 _MAX_TRACEBACKS = 1000
@@ -86,9 +89,7 @@ class _Line(NamedTuple):
         # Stripped before it is one line: a name may have blanks or line breaks.
         reason = one_line(str(error).removeprefix(f"{subject.source_name}: "))
         return cls(
-            subject.participant_id,
-            subject.source_name,
-            reason or type(error).__name__,
+            subject.participant_id, subject.source_name, reason or type(error).__name__
         )
 
     @property
@@ -104,6 +105,12 @@ class _Line(NamedTuple):
 def describe_failure(outcome: "Outcome[Any]") -> str:
     """Return ``file: reason`` of a failed outcome, in one printable line."""
     return _Line.of(outcome).description
+
+
+def describe_failures(failures: Sequence["Outcome[Any]"]) -> str:
+    """Describe the first failures in one line."""
+    more = " ..." if len(failures) > _N_REASONS else ""
+    return " ".join(map(describe_failure, failures[:_N_REASONS])) + more
 
 
 def unique_failures(failures: Iterable["Outcome[Any]"]) -> tuple["Outcome[Any]", ...]:
@@ -188,13 +195,10 @@ def outdated_by(rows: "Sequence[Subject]") -> Callable[[_Line], bool]:
     return is_outdated
 
 
-def merge_failures(
-    sources: Iterable[str | os.PathLike[str]], output: str | os.PathLike[str]
-) -> int:
+def merge_failures(sources: Iterable[Path], path: Path) -> int:
     """Join tables of failures, of which some may not exist; return their number."""
-    lines = [line for source in sources for line in _read_failures(Path(source))]
+    lines = [line for source in sources for line in _read_failures(source)]
     unique = list(dict.fromkeys(lines))
-    path = Path(output)
     with _locked(path):
         _replace_files(path, unique, [], path.parent)
     return len(unique)

@@ -2,7 +2,8 @@
 
 import glob
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,13 @@ from brainfeat.io.file_kinds import describe_absence, describe_dicom, is_address
 from brainfeat.io.paths import IMAGE_SUFFIXES, expand_home, has_image_suffix, image_stem
 from brainfeat.subjects.bids.entities import parse_bids_name
 from brainfeat.subjects.bids.filter import BidsSelection
-from brainfeat.subjects.bids.index import index_bids, is_bids_folder, unreadable
+from brainfeat.subjects.bids.index import (
+    find_image_root,
+    find_root,
+    index_bids,
+    is_bids_folder,
+    unreadable,
+)
 from brainfeat.subjects.contrasts import (
     LooseImage,
     ModalityChoice,
@@ -63,17 +70,25 @@ class Manifest:
 
 
 def collect_rows(
-    inputs: Sequence[str], *, modalities: Sequence[str], wanted: Sequence[str] = ()
+    inputs: Sequence[str],
+    *,
+    modalities: Sequence[str],
+    wanted: Sequence[str] = (),
+    selection: BidsSelection | None = None,
 ) -> Manifest:
     """Find the images of images, globs, folders, CSV or TSV manifests and BIDS folders.
 
     ``modalities`` are those of the checkpoint, the one to assume first; ``wanted`` are
     those to use, or all. A single wanted one is also the modality of named images.
+    Folders and images in one BIDS folder are one input. ``selection`` is of BIDS
+    folders.
     """
     _check_modalities(wanted, modalities)
     collector = _Collector(tuple(modalities), tuple(wanted))
+    collector.selection = selection or BidsSelection()
     for text in inputs:
         collector.add_input(text)
+    collector.add_parts()
     items = collector.take_encodable()
     joined = join_contrasts(items, collector.choice)
     found = find_repeated(joined.rows)
@@ -85,7 +100,7 @@ def collect_rows(
     return Manifest(
         tuple(rows),
         unique_failures(problems),
-        (*joined.duplicates, *found.duplicates),
+        (*collector.repeated_parts, *joined.duplicates, *found.duplicates),
     )
 
 
@@ -121,6 +136,9 @@ class _Collector:
         self.choice = ModalityChoice(modalities, self._used, single)
         self.rows: list[Subject | LooseImage] = []
         self.problems: list[Outcome[Any]] = []
+        self.selection = BidsSelection()
+        # Parts of BIDS folders, by root, and the number of rows before them.
+        self._parts: dict[Path, tuple[Counter[Path], int]] = {}
         self._n_problems_before: dict[str, int] = {}  # by path of an image
 
     def insert(self, problems: Sequence[Outcome[Any]]) -> list[Outcome[Any]]:
@@ -156,11 +174,42 @@ class _Collector:
                 self.problems.append(unreadable(Subject("", {}), Path(name), error))
 
     def add_bids(self, folder: Path, selection: BidsSelection | None = None) -> None:
-        for found in index_bids(folder, self._used, selection):
+        for found in index_bids(folder, self._used, selection or self.selection):
             if isinstance(found, Outcome):
                 self.problems.append(found)
             else:
                 self.rows.append(replace(found, metadata=self._keep(found.metadata)))
+
+    def add_parts(self) -> None:
+        """Add folders and images in BIDS folders: those of one are one input."""
+        rows, self.rows = self.rows, []
+        n_moved = 0
+        for root, (parts, position) in self._parts.items():
+            self.rows += rows[n_moved:position]
+            n_moved = position
+            n_before = len(self.rows) + len(self.problems)
+            self.add_bids(root, replace(self.selection, within=frozenset(parts)))
+            if len(self.rows) + len(self.problems) == n_before:
+                self._add_other_parts(parts)
+        self.rows += rows[n_moved:]
+
+    @property
+    def repeated_parts(self) -> list[str]:
+        """Images in BIDS folders that were given more than once."""
+        counts = [pair for parts, _ in self._parts.values() for pair in parts.items()]
+        return [str(path) for path, n in counts if n > 1 and path.is_file()]
+
+    def _add_other_parts(self, parts: Iterable[Path]) -> None:
+        """Search folders named as those of BIDS for images of other names."""
+        for part in parts:
+            if self.selection.filters or part.is_file():
+                self._report(str(part), "expected images of the filter, got none.")
+            else:
+                self._add_plain_folder(part)
+
+    def _keep_part(self, root: Path, path: Path) -> None:
+        parts, _ = self._parts.setdefault(root, (Counter(), len(self.rows)))
+        parts[path] += 1
 
     def take_encodable(self) -> list[Subject | LooseImage]:
         """Return the rows whose names can be written as text; report the others."""
@@ -184,18 +233,29 @@ class _Collector:
             self._report(str(path), f"{describe_absence(path)}.")
         elif path.suffix.lower() in _TABLE_SUFFIXES:
             self._add_table(path)
+        elif (root := find_image_root(path, self._used)) is not None:
+            self._keep_part(root, path)
         else:
             self._add_image(path, is_named=True)
 
     def _add_folder(self, folder: Path) -> None:
-        n_before = len(self.rows) + len(self.problems)
-        if is_bids_folder(folder):
+        root = find_root(folder)
+        if root is not None:
+            self._keep_part(root, folder)
+        elif is_bids_folder(folder):
+            n_before = len(self.rows) + len(self.problems)
             self.add_bids(folder)
-            expected = self.bids_images
+            self._check_found(folder, n_before, self.bids_images)
         else:
-            for path in self._find_images(folder):
-                self._add_image(path, is_named=False)
-            expected = f"images ({', '.join(IMAGE_SUFFIXES)})"
+            self._add_plain_folder(folder)
+
+    def _add_plain_folder(self, folder: Path) -> None:
+        n_before = len(self.rows) + len(self.problems)
+        for path in self._find_images(folder):
+            self._add_image(path, is_named=False)
+        self._check_found(folder, n_before, f"images ({', '.join(IMAGE_SUFFIXES)})")
+
+    def _check_found(self, folder: Path, n_before: int, expected: str) -> None:
         if len(self.rows) + len(self.problems) == n_before:
             found = describe_dicom(folder) or "none"
             self._report(str(folder), f"expected {expected}, got {found}.")

@@ -12,11 +12,7 @@ from nibabel.spatialimages import SpatialImage
 from sklearn.utils import Tags
 
 from brainfeat.checkpoint.checkpoint import Checkpoint
-from brainfeat.exceptions import (
-    InputError,
-    ModalityError,
-    VolumeNotFoundError,
-)
+from brainfeat.exceptions import InputError, ModalityError, VolumeNotFoundError
 from brainfeat.io.image_files import ImageSource
 from brainfeat.io.paths import expand_home, has_image_suffix
 from brainfeat.subjects.contrast_notes import ContrastNotes
@@ -61,18 +57,18 @@ def as_subjects(
     modality: str | None,
     modalities: Sequence[str],
     allow_missing: bool,
-    must_be_usable: bool = True,
+    usable: bool = True,
 ) -> SubjectTable:
     """Read X in any form that `BrainFoundEmbedder.fit` takes; no voxel is loaded.
 
     Images without a modality get ``modality``, else that of the name of the Series,
     else that of their name, else the first of ``modalities``, which are the
     checkpoint's. ``allow_missing`` allows subjects that lack some. Files and modalities
-    that are missing are errors if subjects ``must_be_usable``.
+    that are missing are errors if subjects must be ``usable``.
     """
     check_modality(modality, modalities)
     X = to_pandas(X)
-    reader = _Reader(modality, tuple(modalities), may_be_absent=not must_be_usable)
+    reader = _Reader(modality, tuple(modalities), may_be_absent=not usable)
     columns: Sequence[str] = ()
     if isinstance(X, pd.DataFrame):
         columns = reader.columns(X)
@@ -84,18 +80,14 @@ def as_subjects(
     if not rows:
         raise InputError(f"X: expected at least one subject as {FORMS}, got none.")
     reader.finish()
-    for row in rows if must_be_usable else ():
+    for row in rows if usable else ():
         check_subject(row, modalities=modalities, allow_missing=allow_missing)
     named = {*columns, *(name for row in rows for name in row.images)}
     return SubjectTable(tuple(rows), tuple(m for m in modalities if m in named))
 
 
 def read_subjects(
-    X: Any,
-    checkpoint: Checkpoint,
-    modality: str | None,
-    *,
-    must_be_usable: bool = True,
+    X: Any, checkpoint: Checkpoint, modality: str | None, *, usable: bool = True
 ) -> SubjectTable:
     """Read X as subjects with the modalities that a checkpoint allows."""
     config = checkpoint.config
@@ -104,7 +96,7 @@ def read_subjects(
         modality=modality,
         modalities=config.encoder.modalities,
         allow_missing=config.missing_modalities,
-        must_be_usable=must_be_usable,
+        usable=usable,
     )
 
 
@@ -124,11 +116,11 @@ def check_subject(
     if len(missing) == len(modalities):
         raise ModalityError(
             f"{subject.participant_id}: expected at least one image of "
-            f"{_joined(modalities)}, got none."
+            f"{', '.join(modalities)}, got none."
         )
     if missing and not allow_missing:
         raise ModalityError(
-            f"{subject.participant_id}: no {_joined(missing)} image, and the "
+            f"{subject.participant_id}: no {', '.join(missing)} image, and the "
             "checkpoint was not trained for missing modalities."
         )
 
@@ -190,9 +182,8 @@ class _Reader:
         rows = []
         # A single column may have another name.
         images = X if len(X.columns) == 1 else X[[*columns]]
-        for label, values in zip(
-            _labels(X), images.itertuples(index=False, name=None), strict=True
-        ):
+        tuples = images.itertuples(index=False, name=None)
+        for label, values in zip(_labels(X), tuples, strict=True):
             cells = dict(zip(columns, values, strict=True))
             rows.append(self._named_row(f"X row {label!r}", str(label), cells))
         return rows
@@ -306,9 +297,5 @@ def _check_known(name: Any, modalities: Sequence[str], where: str) -> None:
     if name not in modalities:
         raise ModalityError(
             f"{where}: unknown modality {name!r}, expected one of "
-            f"{_joined(modalities)}."
+            f"{', '.join(modalities)}."
         )
-
-
-def _joined(modalities: Sequence[str]) -> str:
-    return ", ".join(modalities)

@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 
 from brainfeat import Checkpoint, read_embeddings
 from brainfeat.cli import app as cli
-from brainfeat.cli.embed import EncoderOptions
-from brainfeat.exceptions import ConfigError
+from brainfeat.cli.embed import EncoderOptions, _ModalityChoice
+from brainfeat.exceptions import ConfigError, InputError
 from brainfeat.io.volumes import read_volume, write_volume
 from brainfeat.subjects.failures import crash_path, failures_path
 from brainfeat.volume import Geometry, Volume
@@ -322,3 +322,28 @@ def test_rows_without_required_modalities_are_failures(
     assert metadata["modalities"].tolist() == ["T1w+FLAIR", "T1w", "T1w"]
     expected = "rows differ in their modalities: T1w (2 rows), T1w+FLAIR (1 rows)"
     assert expected in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("value", "t1w"),
+    [
+        ("*", "sub-01_acq-a_T1w.nii"),
+        (None, "sub-01_T1w.nii"),
+        ("a", "sub-01_acq-a_T1w.nii"),
+        (["a", None], None),
+    ],
+)
+def test_a_filter_file_chooses_images_of_bids_folders(tmp_path, value, t1w):
+    anat = tmp_path / "ds/sub-01/anat"
+    anat.mkdir(parents=True)
+    for suffix in ("T1w", "acq-a_T1w", "FLAIR"):
+        (anat / f"sub-01_{suffix}.nii").touch()
+    path = tmp_path / "filters.json"
+    path.write_text(json.dumps({"t1w": {"acquisition": value}}))
+    choice = _ModalityChoice([], [], [], path)
+    if t1w is None:
+        with pytest.raises(InputError, match="several T1w images fit"):
+            choice.collect([str(anat)], ("T1w", "FLAIR"))
+        return
+    (row,) = choice.collect([str(anat)], ("T1w", "FLAIR")).rows
+    assert row.images == {"T1w": f"{anat / t1w}", "FLAIR": f"{anat}/sub-01_FLAIR.nii"}

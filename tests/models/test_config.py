@@ -83,7 +83,7 @@ def test_invalid_value_is_reported(change, message):
 
 
 def test_unknown_preset_is_reported():
-    with pytest.raises(ConfigError, match=r"'huge', expected one of .*'tiny'"):
+    with pytest.raises(ConfigError, match=r"expected one of .*'tiny'.*got 'huge'"):
         EncoderConfig.preset("huge")
 
 

@@ -1,4 +1,4 @@
-import builtins
+import sys
 
 import numpy as np
 import pytest
@@ -83,13 +83,7 @@ def test_pattern_needs_an_image_from_a_file():
 
 
 def test_missing_deepbet_names_the_extra(noise, monkeypatch):
-    def refuse(name, *args, **kwargs):
-        if name == "deepbet":
-            raise ImportError
-        return real(name, *args, **kwargs)
-
-    real = builtins.__import__
-    monkeypatch.setattr("brainfeat.preprocessing.brain_mask.import_module", refuse)
+    monkeypatch.setitem(sys.modules, "deepbet", None)
     with pytest.raises(MissingDependencyError, match=r"pip install .brainfeat\[deep"):
         compute_mask(noise, "deepbet")
 

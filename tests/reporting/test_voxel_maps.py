@@ -1,10 +1,11 @@
+import sys
+
 import numpy as np
 import pytest
 import torch
 
 from brainfeat.checkpoint.sharing import shared_encoder
 from brainfeat.exceptions import MissingDependencyError
-from brainfeat.reporting import voxel_maps
 from brainfeat.reporting.voxel_maps import attribute_voxels
 
 
@@ -56,10 +57,7 @@ def test_occlusion_is_the_change_without_a_window(
 
 
 def test_missing_captum_is_reported(tokens, small_encoder, gradient, monkeypatch):
-    def fail(name):
-        raise ImportError(name)
-
-    monkeypatch.setattr(voxel_maps, "import_module", fail)
+    monkeypatch.setitem(sys.modules, "captum.attr", None)
     with pytest.raises(MissingDependencyError, match=r'pip install "captum>=0\.7"'):
         attribute_voxels(
             tokens[0].processed,

@@ -493,3 +493,27 @@ def test_participants_that_share_some_images_are_a_warning(folder, caplog):
     assert caplog.messages == [
         f"1 image(s) belong to several participants, such as {folder / 'a.nii'}"
     ]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "expected"),
+    [
+        (
+            ["sub-01", "sub-02"],
+            [("sub-01", "ses-1"), ("sub-01", "ses-2"), ("sub-02", None)],
+        ),
+        (["sub-01"], [("sub-01", "ses-1"), ("sub-01", "ses-2")]),
+        (["sub-*/ses-2"], [("sub-01", "ses-2")]),
+        (["sub-01/ses-1/anat", "sub-02"], [("sub-01", "ses-1"), ("sub-02", None)]),
+    ],
+)
+def test_folders_in_a_bids_folder_are_one_bids_input(folder, inputs, expected):
+    for stem in ("sub-01/ses-1/anat/sub-01_ses-1", "sub-01/ses-2/anat/sub-01_ses-2"):
+        _touch(folder, f"{stem}_T1w.nii", f"{stem}_FLAIR.nii")
+    _touch(folder, "sub-02/anat/sub-02_T1w.nii", "sub-02/anat/sub-02_FLAIR.nii")
+    (folder / "participants.tsv").write_text("participant_id\tage\n1\t71\n2\t64\n")
+    rows = _collect(*(folder / text for text in inputs)).rows
+    assert [(row.participant_id, row.session_id) for row in rows] == expected
+    assert all([*row.images] == ["T1w", "FLAIR"] for row in rows)
+    ages = {"sub-01": "71", "sub-02": "64"}
+    assert [row.metadata["age"] for row in rows] == [ages[n] for n, _ in expected]

@@ -1,5 +1,6 @@
 """Find the anatomical images of each session in a BIDS folder."""
 
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -10,10 +11,19 @@ from brainfeat.exceptions import InputError
 from brainfeat.io.paths import has_image_suffix
 from brainfeat.subjects.bids.entities import parse_bids_name
 from brainfeat.subjects.bids.filter import BidsSelection
-from brainfeat.subjects.bids.labels import read_participants, read_sessions
+from brainfeat.subjects.bids.labels import join_participants, read_sessions
 from brainfeat.subjects.subject import Outcome, Subject
 
-__all__ = ["index_bids", "is_bids_folder", "unreadable"]
+__all__ = [
+    "find_image_root",
+    "find_root",
+    "index_bids",
+    "is_bids_folder",
+    "unreadable",
+]
+
+_LOGGER = logging.getLogger(__name__)
+_N_NAMED = 10
 
 # Run and path of each image, by modality.
 _Images = Mapping[str, Sequence[tuple[str | None, Path]]]
@@ -26,6 +36,22 @@ def is_bids_folder(folder: Path) -> bool:
     return any(_folders(folder, "sub-"))
 
 
+def find_root(folder: Path) -> Path | None:
+    """Return the root of the BIDS folder that ``sub-*/[ses-*/][anat]`` is a part of."""
+    for is_part in (lambda name: name == "anat", lambda name: name.startswith("ses-")):
+        if is_part(folder.name):
+            folder = folder.parent
+    return folder.parent if folder.name.startswith("sub-") else None
+
+
+def find_image_root(path: Path, modalities: Sequence[str]) -> Path | None:
+    """Return the root of the BIDS folder in which an index would find an image."""
+    name = parse_bids_name(path.name)
+    known = name.suffix.casefold() in map(str.casefold, modalities)
+    is_image = known and "sub" in name.entities and has_image_suffix(path.name)
+    return find_root(path.parent) if is_image and path.parent.name == "anat" else None
+
+
 def index_bids(
     folder: Path, modalities: Sequence[str], selection: BidsSelection | None = None
 ) -> Iterator[Subject | Outcome[Any]]:
@@ -36,22 +62,42 @@ def index_bids(
     the lines of ``participants.tsv`` and ``sessions.tsv``.
     """
     selection = selection or BidsSelection()
-    participants = read_participants(folder)
-    for home in selection.take_participants(folder, _folders(folder, "sub-")):
+    homes = _folders(folder, "sub-")
+    participants = join_participants(folder, [home.name for home in homes])
+    selected = selection.take_participants(folder, homes)
+    without_image = []
+    for home in selected:
         subject = Subject(home.name, {}, metadata=participants.get(home.name, {}))
-        try:
-            labels = read_sessions(home)
-            session_folders = [home, *_folders(home, "ses-")]
-        except OSError as error:
-            yield unreadable(subject, home, error)
-            continue
-        for session_folder in session_folders:
-            session_id = None if session_folder is home else session_folder.name
-            if selection.has_session(session_id):
-                metadata = {**subject.metadata, **labels.get(session_id or "", {})}
-                session = replace(subject, session_id=session_id, metadata=metadata)
-                images = session_folder / "anat"
-                yield from _read_session(session, images, modalities, selection)
+        found = [*_read_participant(subject, home, modalities, selection)]
+        if not found:
+            without_image.append(home.name)
+        yield from found
+    if len(without_image) < len(selected) and without_image:
+        _LOGGER.warning(
+            "%s: %d of %d participants have no image in anat/ of %s that is asked "
+            "for: %s.",
+            *(folder, len(without_image), len(selected), " or ".join(modalities)),
+            ", ".join(without_image[:_N_NAMED])
+            + (", ..." if without_image[_N_NAMED:] else ""),
+        )
+
+
+def _read_participant(
+    subject: Subject, home: Path, modalities: Sequence[str], selection: BidsSelection
+) -> Iterator[Subject | Outcome[Any]]:
+    try:
+        labels = read_sessions(home)
+        session_folders = [home, *_folders(home, "ses-")]
+    except OSError as error:
+        yield unreadable(subject, home, error)
+        return
+    for session_folder in session_folders:
+        session_id = None if session_folder is home else session_folder.name
+        images = session_folder / "anat"
+        if selection.has_session(session_id) and selection.has_folder(images):
+            metadata = {**subject.metadata, **labels.get(session_id or "", {})}
+            session = replace(subject, session_id=session_id, metadata=metadata)
+            yield from _read_session(session, images, modalities, selection)
 
 
 def unreadable(subject: Subject, path: Path, error: OSError) -> Outcome[Any]:
@@ -90,15 +136,20 @@ def _find_images(
     images: dict[str, list[tuple[str | None, Path]]] = {}
     if not folder.is_dir():
         return images
+    known = {modality.casefold(): modality for modality in modalities}
     for name in _image_names(folder):
         parsed = parse_bids_name(name)
+        # In lower case, as other folders allow.
+        suffix = known.get(parsed.suffix.casefold(), parsed.suffix)
+        parsed = replace(parsed, suffix=suffix)
         if (
-            parsed.suffix in modalities
+            suffix in modalities
             and "sub" in parsed.entities
             and selection.has_image(parsed)
+            and selection.has_path(folder / name)
         ):
             run = parsed.entities.get("run")
-            images.setdefault(parsed.suffix, []).append((run, folder / name))
+            images.setdefault(suffix, []).append((run, folder / name))
     return images
 
 

@@ -1,7 +1,8 @@
 """``participants.tsv`` and ``sessions.tsv`` of a BIDS folder."""
 
 import logging
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,50 @@ from typing import Any
 from brainfeat.io.delimited_rows import DelimitedError, read_rows, read_value
 from brainfeat.io.file_kinds import describe_link
 
-__all__ = ["read_participants", "read_sessions"]
+__all__ = ["join_participants", "read_participants", "read_sessions"]
 
 _LOGGER = logging.getLogger(__name__)
+_N_NAMED = 10
+
+
+def join_participants(
+    folder: Path, names: Sequence[str]
+) -> dict[str, dict[str, str | None]]:
+    """Return the columns of ``participants.tsv`` by the names of the folders ``sub-*``.
+
+    Names are compared without leading zeros where that leaves one of each kind.
+    Participants without a line are logged, as a warning if none has one.
+    """
+    lines = read_participants(folder)
+    lines_by_label, names_by_label = _by_label(lines), _by_label(names)
+    joined = {}
+    for name in names:
+        label = _label_of(name)
+        if name in lines:
+            joined[name] = lines[name]
+        elif len(lines_by_label[label]) == len(names_by_label[label]) == 1:
+            joined[name] = lines[lines_by_label[label][0]]
+    absent = [name for name in names if name not in joined]
+    if lines and absent:
+        # Some lack a line in many datasets.
+        _LOGGER.log(
+            logging.INFO if joined else logging.WARNING,
+            "%s: %d of %d participants matched, none for %s.",
+            *(folder / "participants.tsv", len(joined), len(names)),
+            ", ".join(absent[:_N_NAMED]) + (", ..." if absent[_N_NAMED:] else ""),
+        )
+    return joined
+
+
+def _by_label(names: Iterable[str]) -> defaultdict[str, list[str]]:
+    groups = defaultdict(list)
+    for name in names:
+        groups[_label_of(name)].append(name)
+    return groups
+
+
+def _label_of(name: str) -> str:
+    return name.removeprefix("sub-").lstrip("0")
 
 
 def read_participants(folder: Path) -> dict[str, dict[str, str | None]]:

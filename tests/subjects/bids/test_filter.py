@@ -52,6 +52,12 @@ def test_an_absent_participant_is_named(dataset):
         ({"acq": "a", "datatype": "anat"}, {0}),
         ({"run": 1}, {0}),
         ({"run": None, "session": "1"}, {1}),
+        ({"acquisition": "*"}, {0, 1}),
+        ({"run": "*", "acq": ["a", "b"]}, {0}),
+        ({"session": [None, "*"]}, {0, 1, 2, 3}),
+        ({"acquisition": "Query.ANY", "run": "Query.NONE"}, {1}),
+        ({"session": "<Query.NONE: 1>"}, {3}),
+        ({"session": "Query.OPTIONAL", "acq": ["Query.REQUIRED"]}, {0, 1}),
     ],
 )
 def test_a_filter_file_selects_one_of_several_images(dataset, filters, chosen):
@@ -70,6 +76,7 @@ def test_a_filter_file_selects_one_of_several_images(dataset, filters, chosen):
         ("[]", "expected a filter per modality as a JSON object, got list"),
         ('{"T1w": ["a"]}', "expected entities"),
         ('{"T1w": {"colour": "red"}}', "unknown entity 'colour'"),
+        ('{"T1w": {"run": {"a": 1}}}', "T1w: run: expected labels"),
     ],
 )
 def test_other_files_are_refused(tmp_path, text, message):

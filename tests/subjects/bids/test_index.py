@@ -132,3 +132,22 @@ def test_a_thousand_subjects_are_found_within_a_second(tmp_path):
     assert time.perf_counter() - start < 1
     assert len(sessions) == 1000
     assert all(len(session.images) == 3 for session in sessions)
+
+
+def test_participants_without_image_are_counted_and_named(tmp_path, caplog):
+    _touch(
+        tmp_path,
+        "sub-01/anat/sub-01_T1w.nii.gz",
+        "sub-02/anat/sub-02_UNIT1.nii.gz",
+        "sub-03/sub-03_T1w.nii.gz",
+    )
+    assert len(_found(tmp_path)) == 1
+    (message,) = caplog.messages
+    assert "2 of 3 participants have no image" in message
+    assert message.endswith("sub-02, sub-03.")
+
+
+def test_suffixes_may_be_in_lower_case(tmp_path):
+    _touch(tmp_path, "sub-01/anat/sub-01_t1w.nii", "sub-01/anat/sub-01_flair.mgz")
+    ((_, _, _, images),) = _found(tmp_path)
+    assert images == {"T1w": "sub-01_t1w.nii", "FLAIR": "sub-01_flair.mgz"}

@@ -1,6 +1,10 @@
 import pytest
 
-from brainfeat.subjects.bids.labels import read_participants, read_sessions
+from brainfeat.subjects.bids.labels import (
+    join_participants,
+    read_participants,
+    read_sessions,
+)
 
 
 def test_participants_are_read_with_and_without_prefix(tmp_path):
@@ -95,3 +99,24 @@ def test_participants_that_are_not_utf8_are_a_warning(
     (line,) = caplog.messages
     assert line.startswith(f"{path}: ")
     assert message in line
+
+
+@pytest.mark.parametrize(
+    ("ids", "names", "ages"),
+    [
+        (["1", "2"], ["sub-001", "sub-002"], {"sub-001": "50", "sub-002": "51"}),
+        (["sub-1", "02"], ["sub-01", "sub-2"], {"sub-01": "50", "sub-2": "51"}),
+        (["1", "01"], ["sub-001"], {}),
+        (["1"], ["sub-1", "sub-01"], {"sub-1": "50"}),
+        (["A1"], ["sub-B1"], {}),
+    ],
+)
+def test_ids_are_joined_without_leading_zeros(tmp_path, caplog, ids, names, ages):
+    lines = [f"{label}\t{50 + i}" for i, label in enumerate(ids)]
+    (tmp_path / "participants.tsv").write_text(
+        "\n".join(["participant_id\tage", *lines])
+    )
+    joined = join_participants(tmp_path, names)
+    assert {name: line["age"] for name, line in joined.items()} == ages
+    message = f"0 of {len(names)} participants matched"
+    assert (message in caplog.text) == (not ages)
