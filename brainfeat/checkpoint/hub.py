@@ -4,8 +4,8 @@ __all__ = ["CONFIG_NAME", "absolute_source", "download", "locate_checkpoint"]
 
 import os
 import re
+from functools import partial
 from pathlib import Path
-from types import ModuleType
 
 from brainfeat.exceptions import CheckpointError, import_optional
 from brainfeat.io.file_kinds import describe_absence, is_address
@@ -58,11 +58,13 @@ def download(name: str) -> Path:
         )
     message = f'{name} needs huggingface_hub: pip install "brainfeat[hub]"'
     hub = import_optional("huggingface_hub", message)
+    fetch = partial(hub.snapshot_download, match["repository"])
     patterns = ["*.safetensors", "*.json", "README.md"]
     try:
-        folder = _snapshot(hub, match, patterns)
-        if not any(folder.glob("*.safetensors")):
-            folder = _snapshot(hub, match, [*patterns, "*.bin", "*.pth"])
+        for allowed in (patterns, [*patterns, "*.bin", "*.pth"]):
+            folder = Path(fetch(revision=match["revision"], allow_patterns=allowed))
+            if any(folder.glob("*.safetensors")):
+                break
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise CheckpointError(f"{name}: cannot be downloaded: {reason[0]}") from error
@@ -71,11 +73,3 @@ def download(name: str) -> Path:
 
 def _bundled_names() -> list[str]:
     return sorted(path.parent.name for path in _BUNDLED.glob(f"*/{CONFIG_NAME}"))
-
-
-def _snapshot(hub: ModuleType, name: re.Match[str], patterns: list[str]) -> Path:
-    return Path(
-        hub.snapshot_download(
-            name["repository"], revision=name["revision"], allow_patterns=patterns
-        )
-    )

@@ -10,7 +10,6 @@ key and value apart.
 __all__ = ["convert_state", "load_foreign"]
 
 import math
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -64,14 +63,11 @@ _TRANSFORMERS = {
 }
 
 
-def load_foreign(
-    path: str | os.PathLike[str],
-) -> tuple[EncoderConfig, dict[str, Tensor]]:
+def load_foreign(path: Path) -> tuple[EncoderConfig, dict[str, Tensor]]:
     """Read and convert a weights file or folder to a configuration and a float32 state.
 
     The encoder has one modality, T1w, whose three slices take the place of RGB.
     """
-    path = Path(path)
     try:
         return convert_state(read_tensors(path), num_heads=_num_heads(path))
     except CheckpointError as error:
@@ -91,7 +87,9 @@ def convert_state(
     """
     foreign, unexpected = _without_prefix(named_tensors(state))
     _add_class_position(foreign)
-    layout = _TRANSFORMERS if _is_transformers(foreign) else _META
+    theirs = ("embeddings.", "encoder.layer.")
+    is_transformers = any(name.startswith(theirs) for name in foreign)
+    layout = _TRANSFORMERS if is_transformers else _META
     config = _infer_config(foreign, layout, num_heads)
     converted: dict[str, Tensor] = {}
     problems = KeyProblems(unexpected=unexpected)
@@ -127,9 +125,7 @@ def _num_heads(path: Path) -> int | None:
         return None
     values = read_json(config, "a model's configuration", error=CheckpointError)
     same = {"hidden_act": "gelu", "layer_norm_eps": NORM_EPS}
-    other = {
-        key: values[key] for key in same if values.get(key, same[key]) != same[key]
-    }
+    other = {k: values[k] for k in same if values.get(k, same[k]) != same[k]}
     if other:
         raise CheckpointError(
             f"expected the architecture of DINOv2, got {other} in config.json."
@@ -175,16 +171,14 @@ def _add_class_position(state: dict[str, Tensor]) -> None:
         state["pos_embed"] = torch.cat([zero, positions], 1)
 
 
-def _is_transformers(state: Mapping[str, Tensor]) -> bool:
-    return any(name.startswith(("embeddings.", "encoder.layer.")) for name in state)
-
-
 _Layout = Mapping[str, tuple[tuple[str, ...], ...]]
 
 
 def _sources(name: str, layout: _Layout, state: Mapping[str, Tensor]) -> list[str]:
     """Return the foreign names that make up one of our parameters."""
-    block, stem, kind = _split_name(name)
+    # Such as ``blocks.3.attn.qkv.weight``: block, layer and kind of parameter.
+    match = re.match(r"^(blocks\.\d+\.)?(.*?)(\.weight|\.bias)?$", name)
+    block, stem, kind = match.groups("") if match else ("", name, "")
     if layout is _TRANSFORMERS:
         block = block.replace("blocks.", "encoder.layer.")
     alternatives = [
@@ -195,13 +189,6 @@ def _sources(name: str, layout: _Layout, state: Mapping[str, Tensor]) -> list[st
         if any(foreign in state for foreign in names):
             return names
     return alternatives[0]
-
-
-def _split_name(name: str) -> tuple[str, str, str]:
-    """Split ``blocks.3.attn.qkv.weight`` into block, layer and kind of parameter."""
-    match = re.match(r"^(blocks\.\d+\.)?(.*?)(\.weight|\.bias)?$", name)
-    block, stem, kind = match.groups("") if match else ("", name, "")
-    return block, stem, kind
 
 
 def _default(name: str, layout: _Layout, state: Mapping[str, Tensor]) -> float | None:

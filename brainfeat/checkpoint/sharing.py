@@ -99,7 +99,5 @@ def _signature(path: Path) -> tuple[Hashable, ...]:
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     # Editors lock a file by a dangling link beside it.
     states = [(file.name, file.stat()) for file in files if file.exists()]
-    return (
-        path.resolve(),
-        *((n, s.st_ino, s.st_size, s.st_mtime_ns) for n, s in states),
-    )
+    of_files = ((n, s.st_ino, s.st_size, s.st_mtime_ns) for n, s in states)
+    return path.resolve(), *of_files

@@ -3,7 +3,6 @@
 __all__ = ["check_weights_file", "file_sha256", "named_tensors", "read_tensors"]
 
 import hashlib
-import os
 import pickle
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -46,24 +44,23 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def read_tensors(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read named tensors from a file or folder, never running its code.
 
     Reads ``.safetensors`` files, files that ``torch.save`` wrote, folders with one of
     these, and sharded safetensors.
     """
-    path = Path(path)
     if path.is_dir():
         index = path / "model.safetensors.index.json"
-        return (
-            _read_shards(index) if index.is_file() else read_tensors(_only_file(path))
-        )
+        if index.is_file():
+            return _read_shards(index)
+        return read_tensors(_only_file(path))
     if not path.is_file():
         raise CheckpointError(f"{path}: expected a weights file, got no such file.")
     check_weights_file(path)
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
     try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
         return named_tensors(_read_pickle(path))
     except (pickle.UnpicklingError, CheckpointError) as error:
         foreign = _foreign_names(path)
@@ -91,17 +88,14 @@ def named_tensors(content: object) -> dict[str, Tensor]:
     They may be nested under ``"teacher"``, ``"model"``, ``"state_dict"`` and the like.
     """
     while isinstance(content, Mapping):
-        inner = [
-            content[key] for key in _NESTED if isinstance(content.get(key), Mapping)
-        ]
+        values = (content.get(key) for key in _NESTED)
+        inner = [value for value in values if isinstance(value, Mapping)]
         if not inner:
             break
         content = inner[0]
     if not isinstance(content, Mapping) or not content:
         raise CheckpointError("expected named tensors, got none.")
-    others = [
-        str(key) for key, value in content.items() if not isinstance(value, Tensor)
-    ]
+    others = [str(k) for k, value in content.items() if not isinstance(value, Tensor)]
     if others:
         raise CheckpointError(
             f"expected tensors alone, got other entries: {list_names(others)}."
@@ -174,10 +168,3 @@ def _only_file(folder: Path) -> Path:
         names = _list_quoted(path.name for path in files)
         raise CheckpointError(f"expected one weights file in the folder, got {names}.")
     return files[0]
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path.name}: cannot be read: {error}") from error

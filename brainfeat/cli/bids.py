@@ -90,8 +90,7 @@ def run_bids(
 
     set_verbosity(verbose)
     selection = BidsSelection(
-        participants=tuple(participant_label or ()),
-        sessions=tuple(session_label or ()),
+        participants=tuple(participant_label or ()), sessions=tuple(session_label or ())
     )
     if level == "group":
         begin_log("none", log_file)

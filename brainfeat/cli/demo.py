@@ -42,10 +42,15 @@ def demo(
     n_jobs = resolve_n_jobs(-1)
     cohort, table = output / "cohort", output / "embeddings.parquet"
     page = output / "report.html"
-    _check_folder(cohort, table, page)
     check_can_write(cohort, is_folder=True)
-    for file in (table, page):
-        check_can_write(file)
+    for path in (table, page):
+        # No demo wrote a file that lies beside no cohort.
+        if path.exists() and not cohort.exists():
+            raise InputError(
+                f"{path}: exists, but not the cohort of an earlier demo beside it; "
+                "choose another folder."
+            )
+        check_can_write(path)
     typer.echo(f"simulating {_N_SUBJECTS} subjects in {cohort}", err=True)
     simulate_cohort(cohort, _N_SUBJECTS, labels=False)
     _embed(cohort, table, n_jobs)
@@ -59,16 +64,6 @@ def demo(
         f"cohort:   {cohort}\n"
         f"done in {time.perf_counter() - start:.0f} s"
     )
-
-
-def _check_folder(cohort: Path, *files: Path) -> None:
-    """Fail before files are replaced that no demo wrote."""
-    for path in files:
-        if path.exists() and not cohort.exists():
-            raise InputError(
-                f"{path}: exists, but not the cohort of an earlier demo beside it; "
-                "choose another folder."
-            )
 
 
 def _embed(cohort: Path, table: Path, n_jobs: int) -> None:

@@ -107,8 +107,6 @@ def merge_with_failures(
 def format_merge(n_rows: int, n_failed: int, output: Path) -> str:
     """Summarise a merge for the terminal.
 
-    Examples
-    --------
     >>> print(format_merge(7, 0, Path("all.parquet")))
     7 rows, 0 failed
     table:    all.parquet

@@ -93,7 +93,7 @@ OptionalTableOption = Annotated[
 CheckpointOption = Annotated[
     str,
     typer.Option(
-        help="Bundled name, checkpoint folder, DINOv2 weights, or hf-hub:org/name.",
+        help="Bundled name, checkpoint folder, DINOv2 weights, or hf-hub:org/name."
     ),
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
@@ -148,8 +148,7 @@ LogFileOption = Annotated[
     typer.Option(metavar="FILE", help="Append the log of the run to a file, too."),
 ]
 VerboseOption = Annotated[
-    bool,
-    typer.Option("-v", "--verbose", help="Log details, and tracebacks of errors."),
+    bool, typer.Option("-v", "--verbose", help="Log details, and tracebacks of errors.")
 ]
 ModalityOption = Annotated[
     list[str] | None,

@@ -26,10 +26,11 @@ from brainfeat.cli.options import (
 )
 from brainfeat.exceptions import BrainfeatError, UntrainedCheckpointWarning
 from brainfeat.io.paths import expand_home
+from brainfeat.subjects.failures import count_failures
 
 if TYPE_CHECKING:
     from brainfeat.models.config import EncoderConfig
-    from brainfeat.pretraining.config import PresetName, PretrainingConfig
+    from brainfeat.pretraining.config import PretrainingConfig
     from brainfeat.pretraining.tracking import Tracker
 
 _INTERRUPTED = 130  # exit status
@@ -51,8 +52,7 @@ def pretrain(
         typer.Option("-o", "--output", help="Folder of the run and its checkpoint."),
     ],
     config: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="JSON file of hyperparameters."),
+        Path | None, typer.Option(metavar="FILE", help="JSON file of hyperparameters.")
     ] = None,
     preset: Annotated[
         Literal["small_batch", "large_batch"] | None,
@@ -60,8 +60,7 @@ def pretrain(
     ] = None,
     steps: StepsOption = None,
     init: Annotated[
-        str | None,
-        typer.Option(metavar="CHECKPOINT", help="Start from these weights."),
+        str | None, typer.Option(metavar="CHECKPOINT", help="Start from these weights.")
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Resume the run in the folder.")
@@ -84,6 +83,7 @@ def pretrain(
     Scans are preprocessed once, into the folder OUTPUT/store. If any fail, they are
     listed in OUTPUT/failures.tsv and the exit status is 1.
     """
+    from brainfeat.pretraining.config import read_config
     from brainfeat.pretraining.data import collect_training_data
     from brainfeat.pretraining.probe import read_labels
     from brainfeat.pretraining.run import pretrain as run
@@ -92,11 +92,14 @@ def pretrain(
     folder = expand_home(output)
     with _output_of_rank_zero(), _naming_the_saved_step(folder):
         classes = None if labels is None else read_labels(labels, label_column)
+        encoder = None
         is_default = config is None and preset is None and steps is None
         if resume and is_default and (folder / CONFIG_NAME).is_file():
-            settings = _read_config(folder / CONFIG_NAME, None, None, None)
-        else:
-            settings = _read_config(config, preset, steps, init)
+            config = folder / CONFIG_NAME
+        elif init is not None:
+            encoder = _encoder_of(init)
+        preset = preset or "small_batch"
+        settings = read_config(config, preset=preset, encoder=encoder, n_steps=steps)
         data = collect_training_data(
             inputs, modalities=settings.encoder.modalities, wanted=modality or ()
         )
@@ -124,22 +127,6 @@ def _begin_log(device: str, file: Path | None) -> None:
         n_ranks = int(os.environ.get("WORLD_SIZE", "1"))
         processes = f" in each of {n_ranks} processes" if n_ranks > 1 else ""
         begin_log(f"{resolve_training_device(device)}{processes}", file)
-
-
-def _read_config(
-    path: Path | None,
-    preset: "PresetName | None",
-    n_steps: int | None,
-    init: str | None,
-) -> "PretrainingConfig":
-    from brainfeat.pretraining.config import read_config
-
-    return read_config(
-        path,
-        preset=preset or "small_batch",
-        encoder=None if init is None else _encoder_of(init),
-        n_steps=n_steps,
-    )
 
 
 def _encoder_of(init: str) -> "EncoderConfig":
@@ -229,12 +216,11 @@ def _summarise(folder: Path, n_steps: int) -> str:
     first = f"{n_steps} steps done"
     if losses:
         first += f", final loss {losses[-1]:.3f}"
-    failures = folder / FAILURES_NAME
-    if not failures.is_file():
+    n_failed = count_failures(folder / FAILURES_NAME)
+    if not n_failed:
         return f"{first}\ncheckpoint: {folder}"
-    n_failed = len(failures.read_text(encoding="utf-8").splitlines()) - 1
-    first += f", {n_failed} failed"
-    return f"{first}\ncheckpoint: {folder}\nfailures:   {failures}"
+    files = f"checkpoint: {folder}\nfailures:   {folder / FAILURES_NAME}"
+    return f"{first}, {n_failed} failed\n{files}"
 
 
 def _is_rank_zero() -> bool:

@@ -70,9 +70,13 @@ def segment_fit(
     """
     from brainfeat.checkpoint.sharing import shared_checkpoint
     from brainfeat.models.device import resolve_device
+    from brainfeat.segmentation.derivatives import (
+        NAMES_FILE,
+        collect_names,
+        write_names,
+    )
     from brainfeat.segmentation.estimator import SegmentationEstimator
     from brainfeat.segmentation.label_maps import read_labelled_manifest
-    from brainfeat.segmentation.names import NAMES_FILE, collect_names, write_names
 
     check_is_new(output)
     check_output(output, is_folder=True)
@@ -128,9 +132,8 @@ def segment_predict(
     check_output(output, is_folder=True)
     begin_log(str(resolve_device(device)), log_file)
     estimator = SegmentationEstimator.load(model).set_params(device=device)
-    manifest = collect_rows(
-        inputs, modalities=estimator.modalities_, wanted=modality or ()
-    )
+    known = estimator.modalities_
+    manifest = collect_rows(inputs, modalities=known, wanted=modality or ())
     report_problems(manifest)
     _write_label_maps(estimator, manifest, model, output)
 
@@ -143,27 +146,21 @@ def _write_label_maps(
     from brainfeat.subjects.failures import outdated_by, release_frames, write_failures
 
     start = time.perf_counter()
-    network = estimator.build_network()
-    folder = LabelMapFolder.create(output, model, network.space, estimator.classes_)
+    network, classes = estimator.build_network(), estimator.classes_
+    folder = LabelMapFolder.create(output, model, network.space, classes)
     counts: Counter[str] = Counter()
     failures = [*manifest.problems]
+    draw = Segmentation.to_label_map
     outcomes = segment_subjects(
-        network,
-        estimator.classes_,
-        manifest.rows,
-        Segmentation.to_label_map,
-        n_jobs=1,
-        is_done=folder.is_done,
+        network, classes, manifest.rows, draw, n_jobs=1, is_done=folder.is_done
     )
-    with (
-        closing(outcomes),
-        show_outcomes(
-            report_total(manifest),
-            n_failed=len(manifest.problems),
-            task="segmenting",
-            if_skipped="segmented already",
-        ) as show,
-    ):
+    showing = show_outcomes(
+        report_total(manifest),
+        n_failed=len(failures),
+        task="segmenting",
+        if_skipped="segmented already",
+    )
+    with closing(outcomes), showing as show:
         for outcome in map(folder.write, outcomes):
             counts[outcome.status] += 1
             if outcome.error is not None:

@@ -27,9 +27,6 @@ def simulate(
     from brainfeat.simulation.cohort import simulate_cohort
 
     participants = simulate_cohort(
-        output,
-        n_subjects,
-        modalities=tuple(modality or ["T1w"]),
-        random_state=seed,
+        output, n_subjects, modalities=tuple(modality or ["T1w"]), random_state=seed
     )
     typer.echo(f"{len(participants)} subjects\nfolder:   {output}")

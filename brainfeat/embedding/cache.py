@@ -56,9 +56,8 @@ class EmbeddingCache:
         try:
             self._store.save(key, vector, note)
         except OSError as error:
-            _LOGGER.warning(
-                "%s: embedding not kept (%s)", self._store.folder, brief_reason(error)
-            )
+            reason = brief_reason(error)
+            _LOGGER.warning("%s: embedding not kept (%s)", self._store.folder, reason)
 
 
 def embedding_key(parts: Mapping[str, Any]) -> str:

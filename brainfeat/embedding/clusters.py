@@ -231,8 +231,7 @@ def _connect_to_ray(scheduler: str | None, n_workers: int) -> Iterator[Workers]:
 
 
 def _import_ray() -> Any:
-    message = "Ray is not installed: pip install 'brainfeat[ray]'."
-    return import_optional("ray", message)
+    return import_optional("ray", "Ray is not installed: pip install 'brainfeat[ray]'.")
 
 
 def _brief(error: Exception) -> str:

@@ -19,10 +19,9 @@ DenseSpace = Literal["native", "template"]
 
 def check_dense_options(space: object, n_components: object, n_features: int) -> None:
     """Check the options of `BrainFoundEmbedder.transform_dense`."""
-    if space not in get_args(DenseSpace):
-        raise ConfigError(
-            f"space: expected one of {get_args(DenseSpace)}, got {space!r}."
-        )
+    spaces = get_args(DenseSpace)
+    if space not in spaces:
+        raise ConfigError(f"space: expected one of {spaces}, got {space!r}.")
     if n_components is not None and not (
         is_integer(n_components, at_least=1) and n_components <= n_features
     ):

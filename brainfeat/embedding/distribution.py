@@ -133,7 +133,9 @@ class _Calls:
             except BrainfeatError:
                 raise
             except (Exception, CancelledError) as error:
-                yield Outcome(subject, error=_describe_loss(error, subject))
+                reason = " ".join(f"{type(error).__name__} {error}".split())[:300]
+                lost = f"the process that embedded it was lost ({reason})."
+                yield Outcome(subject, error=add_context(WorkerError(lost), subject))
 
     def cancel(self) -> None:
         for future in self._running:
@@ -145,12 +147,6 @@ def _to_outcomes(
 ) -> Iterator[Outcome[Embedding]]:
     for subject, (result, parts) in zip(subjects, replies, strict=True):
         yield Outcome(subject, result, parts and _join_error(*parts))
-
-
-def _describe_loss(error: BaseException, subject: Subject) -> Exception:
-    reason = " ".join(f"{type(error).__name__} {error}".split())[:300]
-    lost = WorkerError(f"the process that embedded it was lost ({reason}).")
-    return add_context(lost, subject)
 
 
 def encode_remotely(

@@ -27,11 +27,9 @@ __all__ = ["RegionAtlas"]
 
 @dataclass(frozen=True)
 class RegionAtlas:
-    """A label map in MNI152 space and the names of its regions; label 0 is no region.
+    """A label map in MNI152 space and names of its regions; label 0 is no region."""
 
-    Two are equal if their label images and names are, in any process.
-    """
-
+    # Two are equal if their label images and names are, in any process.
     labels: Volume = field(compare=False)
     values: tuple[int, ...] = field(compare=False)
     names: tuple[str, ...]

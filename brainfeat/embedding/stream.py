@@ -85,7 +85,8 @@ class _EmbeddingSteps(NamedTuple):
     def prepare(self, subject: Subject) -> _Prepared | Outcome[Embedding]:
         self.encoder.check(subject)
         input_sha256, key = None, None
-        if self.cache or _are_files(subject):
+        images = subject.images.values()
+        if self.cache or not any(isinstance(i, SpatialImage) for i in images):
             hashes = self.encoder.hash_inputs(subject)
             input_sha256 = join_hashes(hashes)
             if self.known_sha256.get(subject.key) == input_sha256:
@@ -111,10 +112,6 @@ class _EmbeddingSteps(NamedTuple):
             if self.cache and item.key:
                 self.cache.store(item.key, vector, item.voxel_mm)
             yield Embedding(vector, item.input_sha256, item.voxel_mm)
-
-
-def _are_files(subject: Subject) -> bool:
-    return not any(isinstance(i, SpatialImage) for i in subject.images.values())
 
 
 def stream_outcomes(

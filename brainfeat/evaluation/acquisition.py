@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from brainfeat.evaluation.columns import Codes, as_codes, check_order
 from brainfeat.evaluation.labelled import LabelledFeatures
 from brainfeat.evaluation.leakage import association
-from brainfeat.exceptions import InputError
 from brainfeat.volume import slice_thickness
 
 Rows = NDArray[np.intp]
@@ -44,14 +43,7 @@ class Acquisition:
     ) -> "Acquisition":
         """Check the arguments of `evaluate_probe`."""
         check_order(X, modalities=modalities, session=session, voxel_mm=voxel_mm)
-        names = None
-        if voxel_mm is not None:
-            names = thickness_names(voxel_mm)
-            if len(names) != n_rows:
-                raise InputError(
-                    f"voxel_mm: expected a value for each of {n_rows} rows, got "
-                    f"{len(names)}."
-                )
+        names = None if voxel_mm is None else thickness_names(voxel_mm)
         return cls(
             None if modalities is None else as_codes("modalities", modalities, n_rows),
             None if session is None else _fill(session, n_rows),

@@ -10,7 +10,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from brainfeat.evaluation.columns import Columns, Encoding, split_columns
-from brainfeat.evaluation.scaling import ROUNDING
+from brainfeat.evaluation.ridge import ROUNDING
 
 
 class ConfoundRegressor(TransformerMixin, BaseEstimator):

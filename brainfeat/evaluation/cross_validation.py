@@ -142,11 +142,7 @@ def measure_learning_curve(
 
 
 def decode_site(features: Floats, site: Rows, groups: Rows, *, seed: int) -> Score:
-    """Balanced accuracy of reading the site from held-out features.
-
-    NaN with fewer than four subjects, or two at a site, or if a training fold has a
-    single subject.
-    """
+    """Balanced accuracy of reading the site from held-out features; NaN if too few."""
     folds = outer_folds(site, groups, seed) if _can_decode(site, groups) else []
     if not folds or any(len(np.unique(groups[train])) < 2 for train, _ in folds):
         return Score(np.nan, np.nan)

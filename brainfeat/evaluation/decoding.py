@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from brainfeat.evaluation.folds import Fold, check_repeats, permute_labels, repeat_folds
 from brainfeat.evaluation.labelled import LabelledFeatures
-from brainfeat.evaluation.ridge import count_wins
-from brainfeat.evaluation.scaling import standard_deviation
+from brainfeat.evaluation.ridge import count_wins, standard_deviation
 from brainfeat.exceptions import InputError
 from brainfeat.preprocessing.template import load_template
 

@@ -11,6 +11,7 @@ __all__ = [
 ]
 
 import numpy as np
+from numpy.random import Generator
 from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
@@ -63,17 +64,11 @@ def inner_folds(groups: Rows, seed: int) -> list[Fold]:
 
 
 def permute_labels(
-    labels: Flags,
-    groups: Rows,
-    blocks: Rows,
-    n_permutations: int,
-    generator: np.random.Generator,
+    labels: Flags, groups: Rows, blocks: Rows, n_permutations: int, generator: Generator
 ) -> Flags:
-    """Permute the labels of whole groups within blocks: (n_rows, n_permutations).
-
-    A group belongs to the block of its first row. If the label differs within any
-    group, single rows are permuted.
-    """
+    """Permute the labels of whole groups within blocks: (n_rows, n_permutations)."""
+    # A group belongs to the block of its first row. If the label differs within any
+    # group, single rows are permuted.
     _, first, members = np.unique(groups, return_index=True, return_inverse=True)
     if (labels[first][members] != labels).any():
         first, members = np.arange(len(labels)), np.arange(len(labels))
@@ -87,7 +82,7 @@ def permute_labels(
 
 
 def draw_groups(
-    labels: Flags, groups: Rows, n_groups: int, generator: np.random.Generator
+    labels: Flags, groups: Rows, n_groups: int, generator: Generator
 ) -> Fold:
     """Draw training groups, stratified by their first rows; test on the rest."""
     names, first = np.unique(groups, return_index=True)

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.covariance import LedoitWolf
 from sklearn.model_selection import KFold
 
-from brainfeat.evaluation.scaling import standard_deviation
+from brainfeat.evaluation.ridge import standard_deviation
 from brainfeat.exceptions import InputError
 
 Floats = NDArray[np.float64]

@@ -6,19 +6,27 @@ once for all penalties, without a check at each fit. `evaluate_probe` takes 1.7 
 sites, one thread). `RidgeCV` chooses no penalty per target with grouped folds.
 """
 
-__all__ = ["PENALTIES", "count_wins", "pair_auc", "ridge_scores", "select_and_score"]
+__all__ = [
+    "PENALTIES",
+    "ROUNDING",
+    "count_wins",
+    "pair_auc",
+    "ridge_scores",
+    "select_and_score",
+    "standard_deviation",
+]
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from brainfeat.evaluation.scaling import standard_deviation
-
 Floats = NDArray[np.float64]
 Rows = NDArray[np.intp]
 
+ROUNDING = 1e-10  # upper limit of the relative rounding error of sums over many values
 # In units of the mean squared length of a standardised row.
 PENALTIES = (0.01, 0.1, 1.0, 10.0)
 
@@ -84,3 +92,11 @@ def pair_auc(scores: Floats, labels: NDArray[np.bool_], blocks: Rows) -> Floats:
     auc = np.full(len(won), np.nan)
     np.divide(won, total, out=auc, where=total > 0)
     return auc
+
+
+def standard_deviation(rows: NDArray[Any], axis: int = 0) -> Floats:
+    """Compute standard deviations along a kept axis; 1 for constants."""
+    # Divided by its rounding error, a constant would become as large as a feature.
+    deviations = rows.std(axis=axis, keepdims=True)
+    sizes = np.abs(rows).max(axis=axis, keepdims=True)
+    return np.where(deviations > ROUNDING * sizes, deviations, 1.0)

@@ -1,6 +1,6 @@
 """Atomic writing: readers see the old file or the new one, never half of one."""
 
-__all__ = ["atomic_write", "check_can_write"]
+__all__ = ["atomic_write", "check_can_write", "naming_output"]
 
 import errno
 import os
@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from brainfeat.exceptions import TableError
+
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str], *, flush: bool = True) -> Iterator[Path]:
@@ -20,8 +22,6 @@ def atomic_write(path: str | os.PathLike[str], *, flush: bool = True) -> Iterato
     the block raises, it is removed and ``path`` stays as it was. Without ``flush``, the
     file may be damaged if the machine crashes.
 
-    Examples
-    --------
     >>> folder = getfixture("tmp_path")
     >>> with atomic_write(folder / "note.txt") as partial:
     ...     _ = partial.write_text("whole")
@@ -60,6 +60,16 @@ def atomic_write(path: str | os.PathLike[str], *, flush: bool = True) -> Iterato
         if isinstance(error, OSError) and error.errno and error.filename in names:
             error.filename = os.fspath(target)
         raise
+
+
+@contextmanager
+def naming_output(output: Path, advice: str = "") -> Iterator[None]:
+    """Raise the system's errors in the block as TableError of the output."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise TableError(f"{output}: cannot be written ({reason}){advice}.") from error
 
 
 def check_can_write(path: str | os.PathLike[str], *, is_folder: bool = False) -> None:

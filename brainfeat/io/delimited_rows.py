@@ -74,8 +74,6 @@ def check_text(path: Path) -> None:
 def read_value(text: str) -> str | None:
     """Strip a cell, and return None for a missing value of BIDS, pandas or R.
 
-    Examples
-    --------
     >>> read_value(" 71 "), read_value("n/a"), read_value("NA")
     ('71', None, None)
     """
@@ -115,8 +113,6 @@ def read_records(
 def write_rows(file: TextIO, rows: Iterable[Iterable[object]], delimiter: str) -> None:
     """Write rows that end in a line feed to a file opened with ``newline=""``.
 
-    Examples
-    --------
     >>> import sys
     >>> write_rows(sys.stdout, [("participant_id", "age"), ("sub-01", 71)], ",")
     participant_id,age

@@ -13,7 +13,6 @@ __all__ = [
 
 import os
 import re
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -52,8 +51,6 @@ def find_compression(start: bytes) -> Compression | None:
 def describe_stranger(start: bytes) -> str | None:
     """Name what lies in place of a file, with the mend; None if nothing known does.
 
-    Examples
-    --------
     >>> describe_stranger(b"<!DOCTYPE html><title>Sign in</title>")
     'a web page; the download failed, fetch the file again'
     """
@@ -76,8 +73,6 @@ def is_address(text: str) -> bool:
 def describe_absence(path: str | os.PathLike[str]) -> str:
     """Say why there is no file at a path, with the mend if there is one.
 
-    Examples
-    --------
     >>> describe_absence("s3://bucket/a.nii.gz")
     's3:// addresses are not read; download the file first'
     """
@@ -100,21 +95,21 @@ def _is_annexed(path: Path) -> bool:
 
 def describe_dicom(folder: Path) -> str | None:
     """Name the DICOM files of a folder, with the mend; None if there are none."""
-    if any(map(_is_dicom, islice(_files_in(folder), _MAX_SEARCHED))):
+    files = (
+        Path(parent, name)
+        for parent, _, names in os.walk(folder)
+        for name in names
+        if not name.startswith(".")
+    )
+    if any(map(_is_dicom, islice(files, _MAX_SEARCHED))):
         return "DICOM files; convert them with dcm2niix"
     return None
-
-
-def _files_in(folder: Path) -> Iterator[Path]:
-    for parent, _, names in os.walk(folder):
-        yield from (Path(parent, name) for name in names if not name.startswith("."))
 
 
 def _is_dicom(path: Path) -> bool:
     try:
         # Opening a pipe would block.
-        return path.is_file() and "DICOM" in (
-            describe_stranger(first_bytes(path)) or ""
-        )
+        stranger = describe_stranger(first_bytes(path)) if path.is_file() else None
+        return "DICOM" in (stranger or "")
     except OSError:
         return False

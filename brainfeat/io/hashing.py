@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple, Self
 
 import numpy as np
 from nibabel.spatialimages import SpatialImage
@@ -21,25 +20,8 @@ from brainfeat.io.paths import expand_home
 _SETTLED_AFTER = 2.0  # seconds
 
 
-class _FileState(NamedTuple):
-    """What changes when a file is written to, moved or replaced."""
-
-    device: int
-    inode: int
-    size: int
-    modified: int
-    changed: int  # nanoseconds; set by any write, and not settable by programs
-
-    @classmethod
-    def of(cls, path: Path) -> Self:
-        stat = path.stat()
-        return cls(
-            stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
-        )
-
-
 # One per process; some 400 bytes per file.
-_HASHES: dict[Path, tuple[list[_FileState], str]] = {}
+_HASHES: dict[Path, tuple[list[tuple[int, ...]], str]] = {}
 
 
 def content_hash(source: ImageSource) -> str:
@@ -65,14 +47,14 @@ def known_hash(source: ImageSource) -> str:
     files = files_of(path)
     try:
         # Before reading, so that a concurrent write changes the state.
-        states, now = list(map(_FileState.of, files)), time.time()
+        states, now = list(map(_state_of, files)), time.time()
     except OSError:
         return _hash_files(files)  # which reports the error
     known = _HASHES.get(path)
     if known is not None and known[0] == states:
         return known[1]
     digest = _hash_files(files)
-    if now - max(state.changed for state in states) / 1e9 > _SETTLED_AFTER:
+    if now - max(state[-1] for state in states) / 1e9 > _SETTLED_AFTER:
         _HASHES[path] = states, digest
     return digest
 
@@ -90,6 +72,13 @@ def join_hashes(hashes: Mapping[str, str]) -> str:
     if len(hashes) == 1:
         return next(iter(hashes.values()))
     return _hash_text(f"{name} {value}\n" for name, value in sorted(hashes.items()))
+
+
+def _state_of(path: Path) -> tuple[int, ...]:
+    """Return what changes when a file is written to, moved or replaced."""
+    stat = path.stat()
+    # The last is set by any write, and not settable by programs.
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def _hash_files(paths: list[Path]) -> str:

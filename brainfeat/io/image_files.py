@@ -30,8 +30,12 @@ from brainfeat.io.file_kinds import (
     find_compression,
     first_bytes,
 )
-from brainfeat.io.itk_files import read_itk, read_itk_grid
-from brainfeat.io.itk_header import ITK_SUFFIXES, read_itk_header
+from brainfeat.io.itk_files import (
+    ITK_SUFFIXES,
+    read_itk,
+    read_itk_grid,
+    read_itk_header,
+)
 from brainfeat.io.nifti_header import (
     NO_ORIENTATION,
     NiftiLayout,
@@ -96,7 +100,7 @@ def read_stored(
         check_size(
             image.shape,
             image.get_data_dtype(),
-            n_bytes_on_disk=_size_on_disk(image),
+            n_bytes_on_disk=sum(path.stat().st_size for path in _files_of(image)),
             memory_limit=memory_limit,
             compression="gzip",
         )
@@ -199,9 +203,8 @@ def _read_nifti(path: Path, memory_limit: int, n_volumes: int | None) -> StoredV
             compression=compression,
         )
         raw = _read_voxels(file, layout)
-    return StoredVoxels(
-        str(path), raw, layout.affine, layout.slope, layout.intercept, layout.notes
-    )
+    scale = layout.slope, layout.intercept
+    return StoredVoxels(str(path), raw, layout.affine, *scale, layout.notes)
 
 
 def _open_decompressed(path: Path, compression: Compression | None) -> Any:
@@ -226,10 +229,6 @@ def _read_voxels(file: Any, layout: NiftiLayout) -> NDArray[Any]:
             f"got {len(buffer)}."
         )
     return np.frombuffer(buffer, layout.dtype).reshape(layout.shape, order="F")
-
-
-def _size_on_disk(image: SpatialImage) -> int:
-    return sum(path.stat().st_size for path in _files_of(image))
 
 
 def _files_of(image: Any) -> set[Path]:

@@ -3,7 +3,6 @@
 __all__ = ["format_json", "read_json", "read_json_object", "write_json"]
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,12 +42,7 @@ def read_json_object(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def write_json(
-    path: str | os.PathLike[str],
-    content: Mapping[str, Any] | Sequence[Any],
-    *,
-    indent: int = 2,
-) -> None:
+def write_json(path: Path, content: Mapping[str, Any], *, indent: int = 2) -> None:
     """Write a JSON file atomically."""
     with atomic_write(path) as partial:
         partial.write_text(format_json(content, indent=indent), encoding="utf-8")

@@ -166,12 +166,6 @@ def _parse(header: Any, size: int) -> NiftiLayout:
         )
     slope, intercept = header.get_slope_inter()
     affine, notes = to_millimetres(header.get_best_affine(), header)
-    return NiftiLayout(
-        shape,
-        header.get_data_dtype(),
-        int(offset) - size,
-        affine,
-        slope or 1.0,
-        intercept or 0.0,
-        notes,
-    )
+    dtype, n_skipped = header.get_data_dtype(), int(offset) - size
+    scale = slope or 1.0, intercept or 0.0
+    return NiftiLayout(shape, dtype, n_skipped, affine, *scale, notes)

@@ -36,8 +36,6 @@ def has_image_suffix(name: str) -> bool:
 def image_stem(path: str | os.PathLike[str]) -> str:
     """Return the name of an image file without its suffix.
 
-    Examples
-    --------
     >>> image_stem("scans/sub-1_acq-0.8mm_T1w.nii.gz")
     'sub-1_acq-0.8mm_T1w'
     """

@@ -24,10 +24,8 @@ _LARGEST_BATCH = 32
 
 
 def resolve_device(device: Any) -> torch.device:
-    """Return a device that is available; "auto" is the current CUDA device or the CPU.
-
-    A CUDA device gets its index, since the current device differs between threads.
-    """
+    """Return an available device; "auto" is the current CUDA device or the CPU."""
+    # A CUDA device gets its index, since the current device differs between threads.
     if isinstance(device, str) and device == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda", torch.cuda.current_device())
@@ -57,17 +55,12 @@ def resolve_training_device(device: str) -> torch.device:
 
 
 def resolve_dtype(dtype: Any, device: torch.device) -> torch.dtype:
-    """Return the precision of the encoder's matrix products.
-
-    "auto" is bfloat16 where the processor multiplies it natively, which is about
-    three times as fast, else float32.
-    """
+    """Return the precision of products; "auto" is bfloat16 where it is native."""
     if isinstance(dtype, str) and dtype == "auto":
         return torch.bfloat16 if _multiplies_bfloat16(device) else torch.float32
     if not isinstance(dtype, str) or dtype not in _DTYPES:
-        raise ConfigError(
-            f"dtype: expected one of {('auto', *_DTYPES)}, got {dtype!r}."
-        )
+        names = ("auto", *_DTYPES)
+        raise ConfigError(f"dtype: expected one of {names}, got {dtype!r}.")
     return _DTYPES[dtype]
 
 

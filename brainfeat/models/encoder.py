@@ -173,9 +173,8 @@ class SlabEncoder(nn.Module):
         """
         depth = len(self.blocks)
         if not all(-depth <= index < depth for index in blocks):
-            raise InputError(
-                f"blocks: expected indices below {depth}, got {tuple(blocks)}."
-            )
+            given = tuple(blocks)
+            raise InputError(f"blocks: expected indices below {depth}, got {given}.")
         wanted = [index % depth for index in blocks]
         x, layout = self._embed(slabs, present, foreground=foreground)
         outputs: dict[int, EncoderOutput] = {}

@@ -37,17 +37,11 @@ class PrototypeHead(nn.Module):
     """DINO's head: a projection, then its cosine with each of K prototypes."""
 
     def __init__(
-        self,
-        in_dim: int,
-        n_prototypes: int,
-        *,
-        hidden_dim: int = 2048,
-        bottleneck_dim: int = 256,
+        self, in_dim: int, n_prototypes: int, *, hidden_dim: int, bottleneck_dim: int
     ) -> None:
         super().__init__()
-        self.projector = Projector(
-            in_dim, hidden_dim=hidden_dim, out_dim=bottleneck_dim
-        )
+        sizes = {"hidden_dim": hidden_dim, "out_dim": bottleneck_dim}
+        self.projector = Projector(in_dim, **sizes)
         self.last_layer = nn.Linear(bottleneck_dim, n_prototypes, bias=False)
         nn.init.trunc_normal_(self.last_layer.weight, std=0.02)
 

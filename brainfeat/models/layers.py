@@ -213,10 +213,8 @@ def _attend_by_products(
 
 
 def drop_path(x: Tensor, rate: float, samples: Tensor | None = None) -> Tensor:
-    """Zero samples at random and scale the others up (stochastic depth).
-
-    `samples` gives the sample of each row of `x` if a sample has several.
-    """
+    """Zero samples at random and scale the others up (stochastic depth)."""
+    # samples gives the sample of each row of x if a sample has several.
     if rate == 0.0:
         return x
     keep = x.new_empty((len(x),) + (1,) * (x.ndim - 1)).bernoulli_(1.0 - rate)
@@ -245,10 +243,8 @@ def interpolate_positions(
 
 
 def interpolate_slab_positions(stored: Tensor, positions: Tensor) -> Tensor:
-    """Interpolate stored embeddings (n, D) at positions (...) from 0 to 1: (..., D).
-
-    Embedding i is at ``(i + 0.5) / n``; constant beyond the ends.
-    """
+    """Interpolate stored embeddings (n, D) at positions (...) from 0 to 1: (..., D)."""
+    # Embedding i is at (i + 0.5) / n; constant beyond the ends.
     last = len(stored) - 1
     index = (positions * len(stored) - 0.5).clamp(0, last)
     below = index.floor().long()

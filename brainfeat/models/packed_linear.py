@@ -13,12 +13,10 @@ _MIN_FEATURES = 64
 
 
 class PackedLinear(nn.Module):
-    """A linear layer for inference in bfloat16 on a CPU.
+    """A linear layer with bias, for inference in bfloat16 on a CPU."""
 
-    oneDNN multiplies blocks, and reorders a weight at each call; here this is done
-    once. `linear` has a bias.
-    """
-
+    # oneDNN multiplies blocks, and reorders a weight at each call; here this is done
+    # once.
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         operations: Any = torch.ops.mkldnn
@@ -37,11 +35,7 @@ class PackedLinear(nn.Module):
 
 
 def pack_linear_layers(network: nn.Module) -> None:
-    """Replace the wide linear layers of a network for inference, in place.
-
-    Does nothing where weights are not bfloat16 on a CPU, or where PyTorch or the
-    processor does not support it.
-    """
+    """Replace wide bfloat16 linear layers of a network on a CPU, where supported."""
     layers = [
         (module, name, layer)
         for module in network.modules()

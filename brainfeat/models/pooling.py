@@ -22,10 +22,9 @@ def pool_tokens(
     `token_fractions` (B, S, h, w) are foreground fractions, which weight the patch
     tokens; a class token weighs as much as its slab. ``"cls+mean"`` concatenates both.
     """
-    if mode not in get_args(PoolingMode):
-        raise ConfigError(
-            f"pooling: expected one of {get_args(PoolingMode)}, got {mode!r}."
-        )
+    modes = get_args(PoolingMode)
+    if mode not in modes:
+        raise ConfigError(f"pooling: expected one of {modes}, got {mode!r}.")
     if token_fractions.shape != output.patch_tokens.shape[:4]:
         raise InputError(
             f"token_fractions: expected shape {tuple(output.patch_tokens.shape[:4])}, "

@@ -56,10 +56,8 @@ def find_head(data: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def find_flat_background(data: NDArray[Any]) -> float | None:
-    """Return the value of a masked volume's background, None if there is none.
-
-    Most corners and a tenth of the volume must have it.
-    """
+    """Return the value of a masked volume's background, None if there is none."""
+    # Most corners and a tenth of the volume must have it.
     corners = data[np.ix_(*[(0, size - 1) for size in data.shape])]
     values, counts = np.unique(corners, return_counts=True)
     value = values[np.argmax(counts)]

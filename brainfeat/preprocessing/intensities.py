@@ -78,10 +78,7 @@ def correct_bias(
 def standardise(
     data: NDArray[Any], foreground: NDArray[np.bool_], percentiles: tuple[float, float]
 ) -> NDArray[np.float32]:
-    """Clip at percentiles of the foreground, and z-score by its mean and deviation.
-
-    Voxels outside the foreground get the lowest score. Returns float32.
-    """
+    """Clip at percentiles and z-score the foreground; the rest gets the lowest."""
     if data.flags.f_contiguous and not data.flags.c_contiguous:
         return standardise(data.T, foreground.T, percentiles).T  # in memory order
     clipped, mean, spread = clip_and_measure(data[foreground], percentiles)

@@ -2,8 +2,7 @@
 
 __all__ = ["PreprocessedSubject"]
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,4 +26,4 @@ class PreprocessedSubject:
     def on_grid(self, geometry: Geometry) -> "PreprocessedSubject":
         """Copy with another grid and no voxels, for `Preprocessor.invert`."""
         no_voxels = np.empty((0, 0, 0, 0), np.float32)
-        return dataclasses.replace(self, data=no_voxels, geometry=geometry)
+        return replace(self, data=no_voxels, geometry=geometry)

@@ -99,8 +99,7 @@ class Preprocessor(JsonConfig):
     def fingerprint(self) -> str:
         """SHA-256 of the settings and of the revision of the algorithm."""
         settings = {"revision": _REVISION, **self.to_dict()}
-        text = json.dumps(settings, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
     def apply(
         self, volumes: Mapping[str, Volume | None], modalities: Sequence[str]

@@ -34,10 +34,7 @@ _TRUNCATE = 3.0
 
 
 def reorient_to_ras(volume: Volume) -> Volume:
-    """Permute and flip array axes until they are closest to RAS, as a view.
-
-    A volume gives the same values and the same affine whatever its stored orientation.
-    """
+    """Permute and flip array axes until they are closest to RAS, as a view."""
     affine = volume.geometry.affine
     orientation = nib.orientations.io_orientation(affine)
     data = nib.orientations.apply_orientation(volume.data, orientation)

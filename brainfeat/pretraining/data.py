@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 
@@ -43,16 +43,14 @@ class TrainingSubjects:
     modalities: tuple[str, ...]
     failed: tuple[Outcome[Any], ...] = ()
     preprocessor: Preprocessor = field(default_factory=Preprocessor)
+    targets: ClassVar[
+        tuple[str, ...]
+    ] = ()  # only simulated images have anatomy targets
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Voxels of a preprocessed volume."""
         return self.preprocessor.shape
-
-    @property
-    def targets(self) -> tuple[str, ...]:
-        """Anatomy targets: none, since only simulated images have them."""
-        return ()
 
 
 def collect_training_data(

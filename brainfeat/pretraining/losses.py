@@ -30,13 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from brainfeat.pretraining.ranks import (
-    all_ranks_mean,
-    all_ranks_sum,
-    gather_rows,
-    logsumexp_over_ranks,
-    rank,
-)
+from brainfeat.pretraining import ranks
 
 # Floor of KoLeo's distances: its gradient grows as one over the distance, so two
 # equal rows would give NaN.
@@ -75,11 +69,11 @@ def koleo_loss(rows: Tensor) -> Tensor:
     DINOv2, of one).
     """
     rows = F.normalize(rows.float(), dim=-1)
-    all_rows = gather_rows(rows)
+    all_rows = ranks.gather_rows(rows)
     with torch.no_grad():
         similarity = rows @ all_rows.T
         own = torch.arange(len(rows), device=rows.device)
-        similarity[own, own + rank() * len(rows)] = -2.0  # below any cosine
+        similarity[own, own + ranks.rank() * len(rows)] = -2.0  # below any cosine
         nearest = similarity.argmax(dim=1)
     squared = (rows - all_rows[nearest]).square().sum(dim=1)
     return -0.5 * (squared + _KOLEO_GUARD**2).log().mean()
@@ -93,12 +87,12 @@ def infonce_loss(first: Tensor, second: Tensor, *, temperature: float) -> Tensor
     """
     n_rows = len(first)
     rows = F.normalize(torch.cat([first, second]).float(), dim=-1)  # 2B D
-    all_rows = gather_rows(rows)  # ranks*2B D
+    all_rows = ranks.gather_rows(rows)  # ranks*2B D
     logits = rows @ all_rows.T / temperature
     own = torch.arange(2 * n_rows, device=rows.device)
     is_itself = torch.zeros_like(logits, dtype=torch.bool)
-    is_itself[own, own + rank() * 2 * n_rows] = True
-    positives = own.roll(n_rows) + rank() * 2 * n_rows
+    is_itself[own, own + ranks.rank() * 2 * n_rows] = True
+    positives = own.roll(n_rows) + ranks.rank() * 2 * n_rows
     return F.cross_entropy(logits.masked_fill(is_itself, -torch.inf), positives)
 
 
@@ -114,8 +108,8 @@ def anatomy_loss(
     """
     error = prediction.float() - targets  # B N R
     # The amount of brain differs between stacks and ranks.
-    total = all_ranks_mean(weights.sum()).clamp(min=1e-6)
-    squares = all_ranks_mean(weights.square().sum()).clamp(min=1e-6)
+    total = ranks.all_ranks_mean(weights.sum()).clamp(min=1e-6)
+    squares = ranks.all_ranks_mean(weights.square().sum()).clamp(min=1e-6)
     patches = torch.einsum("bn,bnr->r", weights, error.square()) / total
     sums = torch.einsum("bn,bnr->br", weights, error)
     stacks = sums.square().sum(dim=0) / squares
@@ -139,7 +133,7 @@ class SinkhornKnopp(nn.Module):
         """
         log_q = (logits.float() / temperature).flatten(0, -2)
         for _ in range(self.n_iterations):
-            log_q = log_q - logsumexp_over_ranks(log_q)  # prototypes: equal mass
+            log_q = log_q - ranks.logsumexp_over_ranks(log_q)  # prototypes: equal mass
             log_q = log_q - log_q.logsumexp(dim=1, keepdim=True)  # samples: unit mass
         return log_q.exp().reshape(logits.shape)
 
@@ -160,8 +154,8 @@ class MovingAverageCentring(nn.Module):
         logits = logits.float()
         assignments = ((logits - self.center) / temperature).softmax(dim=-1)
         rows = logits.flatten(0, -2)
-        total = all_ranks_sum(rows.sum(dim=0))
-        n_rows = all_ranks_sum(total.new_tensor(float(len(rows))))
+        total = ranks.all_ranks_sum(rows.sum(dim=0))
+        n_rows = ranks.all_ranks_sum(total.new_tensor(float(len(rows))))
         mean = total / n_rows.clamp(min=1.0)
         self.center.lerp_(mean, (1.0 - self.momentum) * float(n_rows > 0))
         return assignments

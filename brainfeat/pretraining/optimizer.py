@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from brainfeat.exceptions import ConfigError
 from brainfeat.pretraining.config import PretrainingConfig
@@ -31,10 +32,10 @@ _MATRIX = re.compile(r"encoder\.blocks\.\d+\..*weight$")
 _NO_DECAY = re.compile(r"\.bias$|norm|gamma|_embed$|token")
 
 
-class MuonWithAdamW(torch.optim.Optimizer):
+class MuonWithAdamW(Optimizer):
     """Muon for the matrices and AdamW for the other parameters, as one optimizer."""
 
-    def __init__(self, muon: torch.optim.Optimizer, adamw: torch.optim.AdamW) -> None:
+    def __init__(self, muon: Optimizer, adamw: torch.optim.AdamW) -> None:
         super().__init__([*muon.param_groups, *adamw.param_groups], {})
         self._parts = (muon, adamw)
         for part, start in ((muon, 0), (adamw, len(muon.param_groups))):
@@ -51,9 +52,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
         return loss
 
 
-def build_optimizer(
-    network: nn.Module, config: PretrainingConfig
-) -> torch.optim.Optimizer:
+def build_optimizer(network: nn.Module, config: PretrainingConfig) -> Optimizer:
     """Group the parameters of an unwrapped `HeadedEncoder` for `set_schedule`.
 
     Groups carry ``lr_factor``, ``decays`` and ``is_last_layer``. Raises ConfigError
@@ -90,9 +89,7 @@ def build_optimizer(
     )
 
 
-def set_schedule(
-    optimizer: torch.optim.Optimizer, step: int, config: PretrainingConfig
-) -> float:
+def set_schedule(optimizer: Optimizer, step: int, config: PretrainingConfig) -> float:
     """Set learning rate and weight decay of a step (from 0).
 
     Returns the learning rate of a layer with factor 1.

@@ -26,6 +26,9 @@ from brainfeat.slabs.grid import Plane, SlabGrid
 
 _N_FOLDS = 5
 _N_REPEATS = 3
+logger = logging.getLogger(__name__)
+_SUBJECT_COLUMNS = ("participant_id", "subject")
+_MAX_CLASS_SIZE = 100  # their volumes are kept in memory
 
 
 class LinearProbe:
@@ -79,12 +82,6 @@ class LinearProbe:
             )
             rows.append(pool_tokens(output, fractions).float().cpu().numpy())
         return np.concatenate(rows)
-
-
-logger = logging.getLogger(__name__)
-
-_SUBJECT_COLUMNS = ("participant_id", "subject")
-_MAX_CLASS_SIZE = 100  # their volumes are kept in memory
 
 
 def read_labels(

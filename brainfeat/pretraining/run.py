@@ -13,6 +13,7 @@ from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.exceptions import InputError
 from brainfeat.io.paths import expand_home
 from brainfeat.preprocessing.preprocessor import Preprocessor
+from brainfeat.pretraining import warm_start
 from brainfeat.pretraining.config import PretrainingConfig
 from brainfeat.pretraining.data import TrainingSubjects, collect_training_data
 from brainfeat.pretraining.parallel import joined_ranks
@@ -25,13 +26,7 @@ from brainfeat.pretraining.store import INDEX_NAME, StoreIndex, VolumeStore
 from brainfeat.pretraining.store_writer import NothingStoredError, write_store
 from brainfeat.pretraining.tracking import Tracker
 from brainfeat.pretraining.trainer import Trainer
-from brainfeat.pretraining.warm_start import (
-    Start,
-    check_fit,
-    check_grid,
-    choose_start,
-    run_lock,
-)
+from brainfeat.pretraining.warm_start import Start
 from brainfeat.subjects.failures import write_failures
 from brainfeat.subjects.subject import Outcome
 
@@ -119,13 +114,13 @@ def pretrain(  # noqa: PLR0913 (the last two are for the command line)
     config = _without_absent_modalities(config, data.modalities)
     with joined_ranks(device) as target:
         track = track or _default_tracker(config)
-        start = choose_start(folder, config, init=init, resume=resume)
+        start = warm_start.choose_start(folder, config, init=init, resume=resume)
         if isinstance(data, TrainingSubjects):
             data = replace(data, preprocessor=_choose_preprocessor(start, folder))
-        check_fit(data, config)
-        check_grid(data.shape, config)
+        warm_start.check_fit(data, config)
+        warm_start.check_grid(data.shape, config)
         _log_absent_modalities(modalities, config.encoder.modalities)
-        with run_lock(folder):
+        with warm_start.run_lock(folder):
             source: SubjectSource
             if isinstance(data, TrainingSubjects):
                 source = _preprocess(data, folder, n_jobs, track)

@@ -1,4 +1,4 @@
-"""The saved state of a run, from which it resumes bit-equal, and its log."""
+"""The saved state of a run, from which it resumes bit-equal, its log and checkpoint."""
 
 __all__ = [
     "CONFIG_NAME",
@@ -6,6 +6,7 @@ __all__ = [
     "LOG_NAME",
     "STATE_NAME",
     "RunLog",
+    "export_checkpoint",
     "load_run_state",
     "open_run_state",
     "save_run_state",
@@ -13,6 +14,7 @@ __all__ = [
     "whole_tensor",
 ]
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,10 +26,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
 
+from brainfeat.checkpoint.checkpoint import Checkpoint
+from brainfeat.checkpoint.config import CheckpointConfig
 from brainfeat.exceptions import TrainingError, brief_reason
 from brainfeat.io.atomic import atomic_write
+from brainfeat.models.heads import AnatomyHead
+from brainfeat.pretraining.config import PretrainingConfig
 from brainfeat.pretraining.ranks import rank
+from brainfeat.pretraining.self_distillation import HeadedEncoder
+from brainfeat.pretraining.source import SubjectSource
 
 CONFIG_NAME = "pretraining.json"
 FAILURES_NAME = "failures.tsv"
@@ -35,22 +44,17 @@ LOG_NAME = "log.jsonl"
 STATE_NAME = "state.safetensors"
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step", "momentum_buffer")
+_OBJECTIVES = ("DINO", "iBOT", "KoLeo", "InfoNCE", "anatomy")
 
 
 def save_run_state(
-    path: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    facts: dict[str, Any],
+    path: Path, model: nn.Module, optimizer: Optimizer, facts: dict[str, Any]
 ) -> None:
     """Write weights, optimizer state and JSON facts as one safetensors file.
 
     Every rank must call it; rank 0 writes. Readers see the old file or the new one.
     """
-    tensors = {
-        f"model.{_plain_name(name)}": whole_tensor(value)
-        for name, value in model.state_dict().items()
-    }
+    tensors = {name: whole_tensor(value) for name, value in _named_state(model)}
     for name, parameter in _named_parameters(model):
         for moment in _MOMENTS:
             if moment in optimizer.state.get(parameter, {}):
@@ -63,22 +67,16 @@ def save_run_state(
 
 
 def load_run_state(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
+    path: Path, model: nn.Module, optimizer: Optimizer
 ) -> dict[str, Any]:
     """Load a state into a model and an optimizer without state; return the facts."""
     with open_run_state(path) as file:
         facts: dict[str, Any] = json.loads(file.metadata()["facts"])
         names = file.keys()  # a safe_open is no mapping
         tensors = {name: file.get_tensor(name) for name in names}
-    model_state = {
-        f"model.{_plain_name(name)}": value
-        for name, value in model.state_dict().items()
-    }
-    saved = {
-        (name, value.shape)
-        for name, value in tensors.items()
-        if name.startswith("model.")
-    }
+    model_state = dict(_named_state(model))
+    weights = [name for name in tensors if name.startswith("model.")]
+    saved = {(name, tensors[name].shape) for name in weights}
     expected = {(name, value.shape) for name, value in model_state.items()}
     if saved != expected:
         raise TrainingError(
@@ -143,7 +141,8 @@ class RunLog:
     def __init__(self, path: Path, next_step: int) -> None:
         self._path = path
         if rank() == 0:
-            kept = [line for line in _lines(path) if _step(line) < next_step]
+            lines = path.read_text().splitlines() if path.exists() else []
+            kept = [line for line in lines if _step(line) < next_step]
             with atomic_write(path) as partial:
                 partial.write_text("".join(line + "\n" for line in kept))
 
@@ -153,6 +152,10 @@ class RunLog:
             present = {name: v for name, v in values.items() if v is not None}
             with self._path.open("a") as file:
                 file.write(json.dumps({"step": step, **present}) + "\n")
+
+
+def _named_state(model: nn.Module) -> list[tuple[str, Tensor]]:
+    return [(f"model.{_plain_name(n)}", v) for n, v in model.state_dict().items()]
 
 
 def _named_parameters(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
@@ -176,12 +179,59 @@ def _like(value: Tensor, target: Tensor) -> Tensor:
     return distribute_tensor(value, target.device_mesh, target.placements)
 
 
-def _lines(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.exists() else []
-
-
 def _step(line: str) -> float:
     try:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return float("inf")  # cut off by a crash
+
+
+def export_checkpoint(
+    teacher: HeadedEncoder,
+    config: PretrainingConfig,
+    source: SubjectSource,
+    *,
+    n_steps: int,
+) -> Checkpoint:
+    """Make a checkpoint of the teacher's encoder, in float32 on the CPU.
+
+    An anatomy head becomes the encoder's read-out of the tissues. Every rank must call
+    this.
+    """
+    encoder, head = teacher.get_submodule("encoder"), teacher.anatomy_head
+    state = {name: whole_tensor(v) for name, v in encoder.state_dict().items()}
+    tissues: tuple[str, ...] = ()
+    if head is not None:
+        tissues = tuple(source.tissues)
+        state |= _read_out(head, [source.targets.index(name) for name in tissues])
+    objectives = [
+        f"{name} {weight:g}"
+        for name in _OBJECTIVES
+        if (weight := getattr(config, f"{name.lower()}_weight")) > 0
+    ]
+    description = (
+        f"Pretrained for {n_steps} steps of {config.batch_size} subjects, with "
+        f"objectives {', '.join(objectives)}."
+    )
+    checkpoint_config = CheckpointConfig(
+        # Stochastic depth belongs to the training, not to the encoder.
+        encoder=dataclasses.replace(config.encoder, drop_path=0.0, tissues=tissues),
+        plane=config.views.planes[0],
+        preprocessing=dict(source.preprocessing),
+        pooling="mean",
+        missing_modalities=config.views.hidden_modalities > 0
+        and len(config.encoder.modalities) > 1,
+        trained=True,
+        description=description,
+    )
+    return Checkpoint(checkpoint_config, state)
+
+
+def _read_out(head: AnatomyHead, indices: list[int]) -> dict[str, Tensor]:
+    """Fold the standardisation of a head into its weights."""
+    if not indices:
+        return {}
+    values = {name: whole_tensor(value) for name, value in head.state_dict().items()}
+    weight = values["linear.weight"] * values["spread"][:, None]
+    bias = values["linear.bias"] * values["spread"] + values["mean"]
+    return {"anatomy.weight": weight[indices], "anatomy.bias": bias[indices]}

@@ -12,22 +12,13 @@ from torch import Tensor, nn
 
 from brainfeat.models.encoder import EncoderOutput, SlabEncoder
 from brainfeat.models.heads import AnatomyHead, Projector, PrototypeHead
+from brainfeat.pretraining import losses
 from brainfeat.pretraining.config import PretrainingConfig
-from brainfeat.pretraining.losses import (
-    MovingAverageCentring,
-    SinkhornKnopp,
-    anatomy_loss,
-    dino_loss,
-    ibot_loss,
-    infonce_loss,
-    koleo_loss,
-)
-from brainfeat.pretraining.masking import mask_weights
-from brainfeat.pretraining.views import ViewGroup, Views
+from brainfeat.pretraining.views import ViewGroup, Views, mask_weights
 
 _CENTRINGS: dict[str, Callable[[int], nn.Module]] = {
-    "sinkhorn": SinkhornKnopp,
-    "moving_average": MovingAverageCentring,
+    "sinkhorn": losses.SinkhornKnopp,
+    "moving_average": losses.MovingAverageCentring,
 }
 
 
@@ -61,15 +52,12 @@ class HeadedEncoder(nn.Module):
         self.encoder.set_activation_checkpointing(config.activation_checkpointing)
         dim = config.encoder.embed_dim
         hidden_dim, out_dim = config.head_hidden_dim, config.head_bottleneck_dim
+        sizes = {"hidden_dim": hidden_dim, "bottleneck_dim": out_dim}
         self.dino_head = self.ibot_head = self.projector = self.anatomy_head = None
         if config.dino_weight > 0:
-            self.dino_head = PrototypeHead(
-                dim, config.n_prototypes, hidden_dim=hidden_dim, bottleneck_dim=out_dim
-            )
+            self.dino_head = PrototypeHead(dim, config.n_prototypes, **sizes)
         if config.ibot_weight > 0:
-            self.ibot_head = PrototypeHead(
-                dim, config.n_prototypes, hidden_dim=hidden_dim, bottleneck_dim=out_dim
-            )
+            self.ibot_head = PrototypeHead(dim, config.n_prototypes, **sizes)
         if config.infonce_weight > 0:
             self.projector = Projector(dim, hidden_dim=hidden_dim, out_dim=out_dim)
         if config.anatomy_weight > 0:
@@ -172,11 +160,11 @@ class SelfDistillation(nn.Module):
         if teacher is not None:
             terms |= self._distil(student, teacher, group, teacher_temperature)
         if config.koleo_weight > 0:
-            views = [koleo_loss(rows) for rows in student.class_tokens]
+            views = [losses.koleo_loss(rows) for rows in student.class_tokens]
             terms["koleo"] = torch.stack(views).mean()
         if student.projections is not None:
             first, second = student.projections[:2]
-            terms["infonce"] = infonce_loss(
+            terms["infonce"] = losses.infonce_loss(
                 first, second, temperature=config.infonce_temperature
             )
         terms |= self._anatomy(student, group)
@@ -197,7 +185,7 @@ class SelfDistillation(nn.Module):
             assignments = self.dino_centring(
                 teacher.class_logits, temperature=teacher_temperature
             )
-            terms["dino"] = dino_loss(
+            terms["dino"] = losses.dino_loss(
                 student.class_logits,
                 assignments,
                 temperature=config.student_temperature,
@@ -210,7 +198,7 @@ class SelfDistillation(nn.Module):
             assignments = self.ibot_centring(
                 teacher.patch_logits, temperature=teacher_temperature
             )
-            terms["ibot"] = ibot_loss(
+            terms["ibot"] = losses.ibot_loss(
                 student.patch_logits,
                 assignments,
                 mask_weights(group.masks.flatten(0, 1)),
@@ -225,7 +213,7 @@ class SelfDistillation(nn.Module):
         weights = group.fractions
         if self.config.ibot_weight > 0 and group.masks is not None:
             weights = weights * ~group.masks  # the student does not see masked patches
-        loss = anatomy_loss(
+        loss = losses.anatomy_loss(
             output.predicted_targets.flatten(0, 1).flatten(1, 3),  # VB N R
             head.standardise(group.targets).flatten(0, 1).flatten(1, 3),
             weights.flatten(0, 1).flatten(1),

@@ -9,8 +9,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from brainfeat.pretraining.seeds import derive_seed
-from brainfeat.pretraining.source import SubjectBatch
+from brainfeat.pretraining.source import SubjectBatch, derive_seed
 from brainfeat.simulation.anatomy import BaseAnatomy
 from brainfeat.simulation.training import (
     TRUTH_NAMES,
@@ -62,10 +61,8 @@ class SimulatedSource:
         spacing: float = 2.0,
         preprocessing: Mapping[str, Any] | None = None,
     ) -> None:
-        self.bases = tuple(bases)
-        self.modalities = tuple(modalities)
-        self.reuse = reuse
-        self.n_acquisitions = n_acquisitions
+        self.bases, self.modalities = tuple(bases), tuple(modalities)
+        self.reuse, self.n_acquisitions = reuse, n_acquisitions
         self.config = config or TrainingConfig()
         self.shape = shape
         self.lattice = encoder_lattice(shape, spacing)

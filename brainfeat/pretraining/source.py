@@ -1,13 +1,14 @@
-"""Batches of training subjects, and the protocol of what provides them."""
+"""Batches of training subjects, the protocol of what provides them, and its seeds."""
 
-__all__ = ["SubjectBatch", "SubjectSource"]
+__all__ = ["SubjectBatch", "SubjectSource", "derive_seed", "seeded_generator"]
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,3 +69,18 @@ class SubjectSource(Protocol):
         split the subjects of a step between them.
         """
         ...
+
+
+def derive_seed(*numbers: int) -> int:
+    """Mix non-negative integers, such as seed, step and rank, into a seed below 2**63.
+
+    >>> derive_seed(0, 1) == derive_seed(0, 1), derive_seed(0, 1) == derive_seed(1, 0)
+    (True, False)
+    """
+    words = np.random.SeedSequence(numbers).generate_state(1, np.uint64)
+    return int(words[0] >> np.uint64(1))
+
+
+def seeded_generator(*numbers: int) -> Generator:
+    """Return a generator on the CPU, seeded with `derive_seed`."""
+    return Generator().manual_seed(derive_seed(*numbers))

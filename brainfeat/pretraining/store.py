@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from brainfeat.configs import from_plain
 from brainfeat.exceptions import InputError, brief_reason
 from brainfeat.io.json_files import read_json, write_json
-from brainfeat.pretraining.seeds import derive_seed
-from brainfeat.pretraining.source import SubjectBatch
+from brainfeat.pretraining.source import SubjectBatch, derive_seed
 
 INDEX_NAME = "index.json"
 _FORMAT = "brainfeat-store-1"

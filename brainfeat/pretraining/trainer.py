@@ -5,12 +5,12 @@ Imports torch, numpy and safetensors only, so that clusters can train from a sto
 
 __all__ = ["Probe", "Trainer", "TrainingStep", "train"]
 
-import contextlib
 import dataclasses
 import logging
 import os
 import time
 from collections.abc import Callable, Generator, Iterable
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,8 +23,8 @@ from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.io.json_files import write_json
 from brainfeat.models.encoder import SlabEncoder
 from brainfeat.models.heads import AnatomyHead
+from brainfeat.pretraining import run_state, warm_start
 from brainfeat.pretraining.config import PretrainingConfig
-from brainfeat.pretraining.export import export_checkpoint
 from brainfeat.pretraining.monitor import Monitor, relative_entropy
 from brainfeat.pretraining.optimizer import (
     build_optimizer,
@@ -34,33 +34,16 @@ from brainfeat.pretraining.optimizer import (
 )
 from brainfeat.pretraining.parallel import joined_ranks, wrap_for_ranks
 from brainfeat.pretraining.ranks import all_ranks_mean, rank, world_size
-from brainfeat.pretraining.run_state import (
-    CONFIG_NAME,
-    LOG_NAME,
-    STATE_NAME,
-    RunLog,
-    load_run_state,
-    save_run_state,
-    whole_tensor,
-)
-from brainfeat.pretraining.seeds import derive_seed, seeded_generator
 from brainfeat.pretraining.self_distillation import (
     LossTerms,
     SelfDistillation,
     unwrapped,
 )
-from brainfeat.pretraining.source import SubjectSource
+from brainfeat.pretraining.source import SubjectSource, derive_seed, seeded_generator
 from brainfeat.pretraining.store import VolumeStore
 from brainfeat.pretraining.tracking import Tracker, untracked
 from brainfeat.pretraining.views import DrawnViews, Views
-from brainfeat.pretraining.warm_start import (
-    Start,
-    check_fit,
-    check_grid,
-    choose_start,
-    initialise,
-    run_lock,
-)
+from brainfeat.pretraining.warm_start import Start
 from brainfeat.workers import Prefetch
 
 logger = logging.getLogger(__name__)
@@ -93,10 +76,10 @@ def train(
     """
     folder = Path(output)
     with joined_ranks(device) as target:
-        check_fit(source, config)
-        check_grid(source.shape, config)
-        start = choose_start(folder, config, init=init, resume=resume)
-        with run_lock(folder):
+        warm_start.check_fit(source, config)
+        warm_start.check_grid(source.shape, config)
+        start = warm_start.choose_start(folder, config, init=init, resume=resume)
+        with warm_start.run_lock(folder):
             trainer = Trainer(source, config, folder, device=target, probe=probe)
             return trainer.train(start, track)
 
@@ -129,7 +112,7 @@ class Trainer:
         """Train to the last step; return the checkpoint, which is saved too."""
         self.prepare(start)
         total, n_before = self.config.n_steps, self.next_step
-        with contextlib.closing(self.steps()) as steps:
+        with closing(self.steps()) as steps:
             for _ in track(
                 steps, total=total, description="training", n_before=n_before
             ):
@@ -140,9 +123,9 @@ class Trainer:
         """Load the initial weights, or the state of an interrupted run."""
         if not start.resumes:
             if start.checkpoint is not None:
-                initialise(self.model, start.checkpoint)
+                warm_start.initialise(self.model, start.checkpoint)
             if rank() == 0:
-                write_json(self.folder / CONFIG_NAME, self.config.to_dict())
+                write_json(self.folder / run_state.CONFIG_NAME, self.config.to_dict())
             head = unwrapped(self.model.student).anatomy_head
             if head is not None:
                 self._calibrate(head)
@@ -150,8 +133,8 @@ class Trainer:
         network = unwrapped(self.model.student)
         self.optimizer = build_optimizer(network, self.config)
         if start.resumes:
-            path = self.folder / STATE_NAME
-            facts = load_run_state(path, self.model, self.optimizer)
+            path = self.folder / run_state.STATE_NAME
+            facts = run_state.load_run_state(path, self.model, self.optimizer)
             self.next_step = facts["next_step"]
             self.best_score = facts["best_score"]
             if facts.get("scans", self._scans) != self._scans and rank() == 0:
@@ -159,7 +142,7 @@ class Trainer:
                     "%s: the run began with other scans; it resumes with these.",
                     self.folder,
                 )
-        self.log = RunLog(self.folder / LOG_NAME, self.next_step)
+        self.log = run_state.RunLog(self.folder / run_state.LOG_NAME, self.next_step)
 
     def steps(self) -> Generator[TrainingStep, None, None]:
         """Train, and yield each finished step."""
@@ -201,7 +184,7 @@ class Trainer:
         return checkpoint
 
     def _teacher_checkpoint(self) -> Checkpoint:
-        return export_checkpoint(
+        return run_state.export_checkpoint(
             unwrapped(self.model.teacher),
             self.config,
             self.source,
@@ -231,13 +214,13 @@ class Trainer:
             parts.append(drawn.apply(subjects.to(self.device), config.encoder))
         return parts
 
-    def _batches(self) -> contextlib.AbstractContextManager[Iterable[list[Views]]]:
+    def _batches(self) -> AbstractContextManager[Iterable[list[Views]]]:
         """Make the views of the remaining steps, ahead of their use on a GPU."""
         steps = range(self.next_step, self.config.n_steps)
         if self.device.type == "cuda":
             return Prefetch(self.make_views, steps, n_threads=1, n_ahead=3)
         # On a CPU the matrix products need all threads.
-        return contextlib.nullcontext(map(self.make_views, steps))
+        return nullcontext(map(self.make_views, steps))
 
     def backward(
         self, parts: list[Views], step: int
@@ -252,11 +235,12 @@ class Trainer:
         temperature = linear_warmup(step, warmup, *config.teacher_temperature)
         terms_of_parts = []
         entropy = effective_rank = None
+        is_mixed = config.precision == "bfloat16"
         for number, views in enumerate(parts):
             is_last = number == len(parts) - 1
             sync = _gradient_sync(self.model.student, is_last)
             with sync, _fast_attention(self.device):
-                with _precision(config, self.device):
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=is_mixed):
                     terms, student, teacher = self.model(
                         views, teacher_temperature=temperature
                     )
@@ -271,10 +255,9 @@ class Trainer:
         return dict(zip(LossTerms._fields, means, strict=True)), indicators
 
     def _clip_gradient(self) -> float:
-        norm = nn.utils.clip_grad_norm_(
-            self.model.student.parameters(), self.config.clip_grad
-        )
-        return float(whole_tensor(norm))
+        parameters = self.model.student.parameters()
+        norm = nn.utils.clip_grad_norm_(parameters, self.config.clip_grad)
+        return float(run_state.whole_tensor(norm))
 
     def _run_probe(self, probe: Probe) -> None:
         checkpoint = self._teacher_checkpoint()
@@ -289,9 +272,8 @@ class Trainer:
     def _save_if_due(self) -> None:
         """Run the probe, and save state and checkpoint, at their steps."""
         config, at_end = self.config, self.next_step == self.config.n_steps
-        if self.probe is not None and (
-            self.next_step % config.probe_every == 0 or at_end
-        ):
+        is_scored = self.next_step % config.probe_every == 0 or at_end
+        if self.probe is not None and is_scored:
             self._run_probe(self.probe)
         if self.next_step % config.checkpoint_every == 0 or at_end:
             facts = {
@@ -299,8 +281,8 @@ class Trainer:
                 "best_score": self.best_score,
                 "scans": self._scans,
             }
-            path = self.folder / STATE_NAME
-            save_run_state(path, self.model, self.optimizer, facts)
+            path = self.folder / run_state.STATE_NAME
+            run_state.save_run_state(path, self.model, self.optimizer, facts)
             self._export()
 
     @property
@@ -323,25 +305,16 @@ class Trainer:
         self.model.update_teacher(1.0)
 
 
-def _precision(
-    config: PretrainingConfig, device: torch.device
-) -> contextlib.AbstractContextManager[Any]:
-    enabled = config.precision == "bfloat16"
-    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
-
-
-def _fast_attention(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+def _fast_attention(device: torch.device) -> AbstractContextManager[Any]:
     # On the CPU, for short sequences in bfloat16, the backward pass of torch's fused
     # attention is slower than plain products: 4200 against 5300 tokens a second.
     if device.type != "cpu":
-        return contextlib.nullcontext()
+        return nullcontext()
     return sdpa_kernel(SDPBackend.MATH)
 
 
-def _gradient_sync(
-    network: nn.Module, is_last: bool
-) -> contextlib.AbstractContextManager[Any]:
+def _gradient_sync(network: nn.Module, is_last: bool) -> AbstractContextManager[Any]:
     """Exchange gradients between ranks only in the last part of a step."""
     if isinstance(network, DistributedDataParallel) and not is_last:
         return network.no_sync()
-    return contextlib.nullcontext()
+    return nullcontext()

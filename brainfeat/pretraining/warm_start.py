@@ -15,7 +15,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from brainfeat.checkpoint.checkpoint import CHECKPOINT_FILES, Checkpoint
 from brainfeat.exceptions import CheckpointError, ConfigError, TableError, TrainingError
@@ -26,7 +26,11 @@ from brainfeat.pretraining.config import PretrainingConfig
 from brainfeat.pretraining.ranks import rank, world_size
 from brainfeat.pretraining.run_state import CONFIG_NAME, STATE_NAME
 from brainfeat.pretraining.self_distillation import SelfDistillation
+from brainfeat.pretraining.source import SubjectSource
 from brainfeat.slabs.grid import SlabGrid
+
+if TYPE_CHECKING:
+    from brainfeat.pretraining.data import TrainingSubjects
 
 logger = logging.getLogger(__name__)
 
@@ -64,9 +68,8 @@ def initialise(model: SelfDistillation, checkpoint: Checkpoint) -> None:
 
     The heads keep their weights; the model must not be wrapped yet.
     """
-    state = adapt_state(
-        checkpoint.state, checkpoint.config.encoder, model.config.encoder
-    )
+    encoder = checkpoint.config.encoder
+    state = adapt_state(checkpoint.state, encoder, model.config.encoder)
     for network in (model.student, model.teacher):
         network.get_submodule("encoder").load_state_dict(state)
 
@@ -74,17 +77,15 @@ def initialise(model: SelfDistillation, checkpoint: Checkpoint) -> None:
 def _load(init: str | os.PathLike[str], config: PretrainingConfig) -> Checkpoint:
     """Load the initial checkpoint; raise unless the encoder's sizes match."""
     checkpoint = Checkpoint.load(init)
+    encoder = checkpoint.config.encoder
     for name in _FIXED_SIZES:
-        values = [
-            getattr(encoder, name)
-            for encoder in (checkpoint.config.encoder, config.encoder)
-        ]
-        if values[0] != values[1]:
+        size, expected = getattr(encoder, name), getattr(config.encoder, name)
+        if size != expected:
             raise ConfigError(
-                f"{os.fspath(init)}: its encoder has {name} {values[0]}, that of the "
-                f"configuration {values[1]}."
+                f"{os.fspath(init)}: its encoder has {name} {size}, that of the "
+                f"configuration {expected}."
             )
-    adapt_state(checkpoint.state, checkpoint.config.encoder, config.encoder)
+    adapt_state(checkpoint.state, encoder, config.encoder)
     plane, planes = checkpoint.config.plane, config.views.planes
     if plane not in planes:
         logger.warning(
@@ -96,21 +97,9 @@ def _load(init: str | os.PathLike[str], config: PretrainingConfig) -> Checkpoint
     return checkpoint
 
 
-class _TrainingData(Protocol):
-    """A source, or subjects to preprocess."""
-
-    @property
-    def modalities(self) -> tuple[str, ...]:
-        """BIDS suffixes, in the order of the volumes."""
-        ...
-
-    @property
-    def targets(self) -> tuple[str, ...]:
-        """Names of the anatomy targets."""
-        ...
-
-
-def check_fit(data: _TrainingData, config: PretrainingConfig) -> None:
+def check_fit(
+    data: "SubjectSource | TrainingSubjects", config: PretrainingConfig
+) -> None:
     """Raise ConfigError unless the configuration fits the data and the ranks."""
     for fits, problem in _requirements(data, config):
         if not fits:
@@ -181,7 +170,7 @@ def run_lock(folder: Path) -> Iterator[None]:
 
 
 def _requirements(
-    data: _TrainingData, config: PretrainingConfig
+    data: "SubjectSource | TrainingSubjects", config: PretrainingConfig
 ) -> Iterator[tuple[bool, str]]:
     """Yield whether each requirement holds, and what is wrong otherwise."""
     n_parts = world_size() * config.accumulation_steps

@@ -35,11 +35,9 @@ def decision_function(head: Any, rows: Floats) -> Floats:
 
 
 def decision_gradient(head: Any, reference: Floats, rows: Floats) -> Floats:
-    """Differentiate the decision function by the features, at each row.
-
-    Central differences, which are exact for a linear head; steps are relative to the
-    standard deviations of the reference rows.
-    """
+    """Differentiate the decision function by the features, at each row."""
+    # Central differences, which are exact for a linear head; steps are relative to the
+    # standard deviations of the reference rows.
     scale = reference.std(axis=0)
     steps = np.diag(_STEP * np.where(scale > 0, scale, 1.0))
     differences = [

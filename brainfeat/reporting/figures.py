@@ -34,9 +34,8 @@ def encode_png(pixels: NDArray[np.uint8]) -> str:
     content = _PNG_SIGNATURE
     chunks = {b"IHDR": header, b"IDAT": zlib.compress(lines, 9), b"IEND": b""}
     for kind, data in chunks.items():
-        checksum = zlib.crc32(kind + data)
         content += struct.pack(">I", len(data)) + kind + data
-        content += struct.pack(">I", checksum)
+        content += struct.pack(">I", zlib.crc32(kind + data))
     return f"data:image/png;base64,{base64.b64encode(content).decode()}"
 
 

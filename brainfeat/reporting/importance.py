@@ -23,8 +23,8 @@ from brainfeat.evaluation.columns import check_order
 from brainfeat.exceptions import ConfigError, InputError
 from brainfeat.io.volumes import to_image
 from brainfeat.models.threads import resolve_n_jobs
+from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.reporting.decisions import decision_function, decision_gradient
-from brainfeat.reporting.native_maps import NativeMaps
 from brainfeat.reporting.template_regions import template_regions
 from brainfeat.reporting.voxel_maps import attribute_voxels
 from brainfeat.volume import Volume
@@ -131,10 +131,9 @@ def attribution(
        2017.
     """
     embedder, head = _split(pipeline)
-    if method not in get_args(AttributionMethod):
-        raise ConfigError(
-            f"method: expected one of {get_args(AttributionMethod)}, got {method!r}."
-        )
+    methods = get_args(AttributionMethod)
+    if method not in methods:
+        raise ConfigError(f"method: expected one of {methods}, got {method!r}.")
     check_order(X, y=y, groups=groups)
     encoder, table = embedder.read_subjects(X)
     labels = _check_labels(y, cv, len(table.rows))
@@ -155,20 +154,16 @@ def attribution(
 
 def attribute_tokens(
     subjects: Sequence[SubjectTokens],
-    names: Sequence[str],
+    names: Sequence[str],  # index of the effects
     encoder: SubjectEncoder,
-    head: Any,
+    head: Any,  # what follows the embedder; fitted again in each fold, if there are any
     atlas: RegionAtlas,
     *,
     labels: NDArray[Any] | None,
     folds: Sequence[tuple[Any, Any]] | None,
     method: AttributionMethod = "tokens",
 ) -> Attribution:
-    """Compute `attribution` for subjects that are already encoded.
-
-    ``head`` is what follows the embedder; it is fitted again in each fold, if there are
-    folds. ``names`` become the index of the effects.
-    """
+    """Compute `attribution` for subjects that are already encoded."""
     regions = _region_weights(atlas, encoder)  # R I J K
     pools = [_pool_weights(subject, encoder) for subject in subjects]
     rows = np.stack([_pool(s, p) for s, p in zip(subjects, pools, strict=True)])
@@ -201,10 +196,38 @@ def attribute_tokens(
     return Attribution(
         effects=frame,
         importance=_rank(frame, fractions, labels),
-        maps=NativeMaps(volumes, subjects, encoder.preprocessor),
+        maps=_NativeMaps(volumes, subjects, encoder.preprocessor),
         template_maps=tuple(to_image(volume) for volume in volumes),
         group_img=_group_map(volumes, labels),
     )
+
+
+class _NativeMaps(Sequence[nib.Nifti1Image]):
+    """A map a subject, on the grid of its first image; interpolated when indexed."""
+
+    # A native map is as large as the scan: a cohort of them would need much memory.
+    def __init__(
+        self,
+        volumes: Sequence[Volume],
+        subjects: Sequence[SubjectTokens],
+        preprocessor: Preprocessor,
+    ) -> None:
+        self._values = [volume.data for volume in volumes]
+        self._aligned = [
+            subject.processed.on_grid(volume.geometry)
+            for volume, subject in zip(volumes, subjects, strict=True)
+        ]
+        self._native = [subject.native for subject in subjects]
+        self._preprocessor = preprocessor
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        values, aligned = self._values[index], self._aligned[index]
+        return to_image(self._preprocessor.invert(values, aligned, self._native[index]))
 
 
 def _region_weights(atlas: RegionAtlas, encoder: SubjectEncoder) -> NDArray[Any]:

@@ -75,11 +75,8 @@ def draw_preview(name: str, subject: PreprocessedSubject, outline: Outline) -> P
 
 
 def rank_previews(previews: Sequence[Preview]) -> list[tuple[Preview, bool]]:
-    """Sort previews, the most suspect first, with whether each is suspect.
-
-    Suspect subjects were not aligned, have a doubtful alignment, or have a similarity
-    or overlap far below the cohort's.
-    """
+    """Sort previews, the most suspect first, with whether each is suspect."""
+    # Suspect are failed or doubtful alignments, and values far below the cohort's.
     similarity = _robust_scores([preview.similarity for preview in previews])
     overlap = _robust_scores([preview.overlap for preview in previews])
     score = np.minimum(similarity, overlap)

@@ -23,16 +23,12 @@ _N_SLABS = 2  # in a window of occlusion, which is two patches wide and high
 
 def attribute_voxels(
     subject: PreprocessedSubject,
-    baseline: NDArray[np.floating],
+    baseline: NDArray[np.floating],  # the average subject, whose voxels replace others
     encoder: SubjectEncoder,
-    gradient: NDArray[np.float64],
+    gradient: NDArray[np.float64],  # the decision is its product with the features
     method: VoxelMethod,
 ) -> NDArray[np.float32]:
-    """Return the contribution of each voxel to the decision, summed over modalities.
-
-    Voxels are replaced by those of the baseline, the average subject; the decision is
-    the product of features and ``gradient``.
-    """
+    """Return the contribution of each voxel to the decision, summed over modalities."""
     message = "maps by occlusion or integrated gradients need captum: "
     attr = import_optional("captum.attr", f'{message}pip install "captum>=0.7"')
     patch_size = encoder.checkpoint.config.encoder.patch_size

@@ -6,6 +6,7 @@ import copy
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
@@ -16,16 +17,13 @@ from sklearn.base import BaseEstimator
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
+from brainfeat.checkpoint import sharing
 from brainfeat.checkpoint.checkpoint import Checkpoint
-from brainfeat.checkpoint.sharing import (
-    check_fingerprint,
-    shared_checkpoint,
-    shared_encoder,
-)
 from brainfeat.io.paths import expand_home
 from brainfeat.metrics import dice_scores
 from brainfeat.models.device import resolve_device
 from brainfeat.models.threads import resolve_n_jobs
+from brainfeat.progress import track
 from brainfeat.segmentation.folder import read_folder, write_folder
 from brainfeat.segmentation.inputs import SegmentationSpace, acquired_modalities
 from brainfeat.segmentation.label_maps import (
@@ -35,7 +33,7 @@ from brainfeat.segmentation.label_maps import (
 )
 from brainfeat.segmentation.network import SegmentationNetwork
 from brainfeat.segmentation.plan import TrainingPlan, split_subjects
-from brainfeat.segmentation.prediction import Segmentation, iter_segmentations
+from brainfeat.segmentation.prediction import Segmentation, segment_subjects
 from brainfeat.segmentation.store import write_store
 from brainfeat.segmentation.training import init_network, train
 from brainfeat.subjects.owners import subject_groups
@@ -170,12 +168,11 @@ class SegmentationEstimator(BaseEstimator):
         """
         device, n_jobs = resolve_device(self.device), resolve_n_jobs(self.n_jobs)
         plan, random = TrainingPlan.from_parameters(self.get_params(), device)
-        checkpoint = shared_checkpoint(self.checkpoint)
+        checkpoint = sharing.shared_checkpoint(self.checkpoint)
         table = read_subjects(X, checkpoint, self.modality)
         label_maps = as_label_maps(y, table.rows)
-        space = SegmentationSpace.of_checkpoint(
-            checkpoint.config, acquired_modalities(table)
-        )
+        acquired = acquired_modalities(table)
+        space = SegmentationSpace.of_checkpoint(checkpoint.config, acquired)
         with tempfile.TemporaryDirectory(prefix="brainfeat-") as folder:
             store = write_store(
                 table.rows,
@@ -301,7 +298,7 @@ class SegmentationEstimator(BaseEstimator):
         checkpoint, device = self._checkpoint(), resolve_device(self.device)
         return SegmentationNetwork(
             space=SegmentationSpace.of_checkpoint(checkpoint.config, self.modalities_),
-            encoder=shared_encoder(checkpoint, device),
+            encoder=sharing.shared_encoder(checkpoint, device),
             # Copied, so that the fitted one stays on the CPU and can be pickled.
             decoder=copy.deepcopy(self.decoder_),
             prior=self.prior_,
@@ -367,9 +364,11 @@ class SegmentationEstimator(BaseEstimator):
         self.checkpoint_fingerprint_ = fitted.fingerprint
 
     def _checkpoint(self) -> Checkpoint:
-        checkpoint = self.tuned_checkpoint_ or shared_checkpoint(self.checkpoint)
+        checkpoint = self.tuned_checkpoint_ or sharing.shared_checkpoint(
+            self.checkpoint
+        )
         fitted = self.checkpoint_fingerprint_
-        check_fingerprint(self.checkpoint, fitted, checkpoint.fingerprint)
+        sharing.check_fingerprint(self.checkpoint, fitted, checkpoint.fingerprint)
         return checkpoint
 
     def _prepare(self, X: Any) -> tuple[SegmentationNetwork, Sequence[Subject]]:
@@ -390,11 +389,11 @@ class SegmentationEstimator(BaseEstimator):
         subjects: Sequence[Subject],
         finish: Callable[[Segmentation], T],
     ) -> Iterator[T]:
-        return iter_segmentations(
-            network,
-            self.classes_,
-            subjects,
-            finish,
-            n_jobs=resolve_n_jobs(self.n_jobs),
-            verbose=self.verbose,
+        """Yield what ``finish`` makes of each segmentation; raise the first error."""
+        n, n_jobs, show = len(subjects), resolve_n_jobs(self.n_jobs), self.verbose > 0
+        stream = segment_subjects(
+            network, self.classes_, subjects, finish, n_jobs=n_jobs
         )
+        with closing(stream):
+            for outcome in track(stream, total=n, description="segmenting", show=show):
+                yield outcome.unwrap()

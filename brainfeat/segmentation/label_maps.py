@@ -35,6 +35,8 @@ from brainfeat.subjects.samples import find_path
 from brainfeat.subjects.subject import Subject
 from brainfeat.volume import Geometry, Volume
 
+_LABEL = "label"
+
 
 def as_label_maps(y: Any, subjects: Sequence[Subject]) -> list[ImageSource]:
     """Return one path or image a subject, in their order, without reading voxels."""
@@ -212,9 +214,6 @@ def _check_owner(source: ImageSource, subject: Subject) -> None:
                     f"{entity}-{expected[entity]}, as {image} is, "
                     f"got one of {entity}-{owner[entity]}."
                 )
-
-
-_LABEL = "label"
 
 
 def read_labelled_manifest(

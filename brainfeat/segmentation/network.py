@@ -70,10 +70,8 @@ class SegmentationNetwork:
         """
         thickness, patch_size = self.grid.thickness, self.encoder.config.patch_size
         fractions = pool_patches(coarse[:, None, -1:], thickness, patch_size)
-        dtype = resolve_dtype("auto", self.device)
-        with torch.autocast(
-            self.device.type, torch.bfloat16, enabled=dtype == torch.bfloat16
-        ):
+        is_bfloat16 = resolve_dtype("auto", self.device) == torch.bfloat16
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=is_bfloat16):
             outputs = self.encoder.forward_intermediates(
                 stack_to_slabs(coarse[:, :-1], thickness),
                 self.blocks,

@@ -1,9 +1,8 @@
 """From a stream of subjects to native label maps and probabilities."""
 
-__all__ = ["Segmentation", "iter_segmentations", "segment_subjects"]
+__all__ = ["Segmentation", "segment_subjects"]
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -13,7 +12,6 @@ from numpy.typing import NDArray
 from brainfeat.io.image_files import ImageSource
 from brainfeat.io.volumes import to_image_like
 from brainfeat.models.threads import map_in_threads
-from brainfeat.progress import track
 from brainfeat.segmentation.inputs import SegmentationInput, SegmentationSpace
 from brainfeat.segmentation.network import SegmentationNetwork
 from brainfeat.subjects.subject import Outcome, Subject
@@ -118,25 +116,6 @@ def segment_subjects(
         ) as outcomes,
     ):
         yield from outcomes
-
-
-def iter_segmentations(
-    network: SegmentationNetwork,
-    classes: NDArray[np.integer[Any]],
-    subjects: Sequence[Subject],
-    finish: Callable[[Segmentation], T],
-    *,
-    n_jobs: int,
-    verbose: int,
-) -> Generator[T]:
-    """Yield what ``finish`` makes of each segmentation; raise the first error."""
-    stream = segment_subjects(network, classes, subjects, finish, n_jobs=n_jobs)
-    with closing(stream):
-        shown = track(
-            stream, total=len(subjects), description="segmenting", show=verbose > 0
-        )
-        for outcome in shown:
-            yield outcome.unwrap()
 
 
 def _attempt(subject: Subject, work: Callable[[], S | None]) -> Outcome[S]:

@@ -282,11 +282,8 @@ def _smooth_prior(sums: Sequence[NDArray[np.float32]], n_subjects: int) -> Tenso
 def _save(
     folder: Path, index: int, inputs: SegmentationInput, coded: NDArray[np.uint16]
 ) -> None:
-    arrays = (
-        inputs.stack_coarse().astype(np.float16),
-        inputs.voxels.astype(np.float16),
-        coded,
-    )
+    half = np.float16
+    arrays = (inputs.stack_coarse().astype(half), inputs.voxels.astype(half), coded)
     for path, array in zip(_paths(folder, index), arrays, strict=True):
         try:
             np.save(path, array)

@@ -37,6 +37,8 @@ _N_CROPS = 2
 _MAX_SCORES = 30_000_000
 _N_VALIDATIONS = 10
 _PATIENCE = 3
+# Keeps the ratio defined for a class that neither labels nor prediction have.
+_SMOOTHING = 1e-5
 
 
 class TrainingResult(NamedTuple):
@@ -81,6 +83,7 @@ def train(
     It keeps the best weights if subjects are held out, else the last ones.
     """
     generator = Generator().manual_seed(plan.seed)
+    sizes, space = _crop_sizes(network, store), network.space
     optimizer, schedule = _make_optimizer(network, plan)
     # A frozen encoder may be in use elsewhere: nothing is written to it.
     best = _BestWeights(_trained_modules(network, plan))
@@ -91,7 +94,10 @@ def train(
             optimizer.zero_grad(set_to_none=True)
             loss = 0.0
             for _ in range(plan.batch_size):
-                crops = _draw_crops(network, store, split.train, generator)
+                drawn = CropPlan.draw(
+                    store, split.train, space, sizes=sizes, generator=generator
+                )
+                crops = drawn.apply(store.load(drawn.subject).to(network.device), space)
                 part = dice_ce_loss(_decode(network, crops, plan), crops.labels)
                 (part / plan.batch_size).backward()
                 loss += float(part.detach()) / plan.batch_size
@@ -153,10 +159,9 @@ def _make_optimizer(
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     modules = _trained_modules(network, plan)
     groups = [{"params": [*module.parameters()]} for module in modules]
-    rates = [plan.learning_rate, plan.learning_rate * _ENCODER_RATE][: len(groups)]
-    optimizer = torch.optim.AdamW(
-        groups, lr=plan.learning_rate, weight_decay=_WEIGHT_DECAY
-    )
+    rate = plan.learning_rate
+    rates = [rate, rate * _ENCODER_RATE][: len(groups)]
+    optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=_WEIGHT_DECAY)
     n_total = plan.n_steps + 1
     # The schedule fails if the warm-up ends exactly at the first step.
     warm_up = max(_WARM_UP, 1.5 / n_total)
@@ -171,17 +176,6 @@ def _set_training(
 ) -> None:
     network.decoder.train(training)
     network.encoder.train(training and not plan.freeze_encoder)
-
-
-def _draw_crops(
-    network: SegmentationNetwork,
-    store: LabelledStore,
-    rows: NDArray[np.int64],
-    generator: Generator,
-) -> TrainingCrops:
-    sizes, space = _crop_sizes(network, store), network.space
-    drawn = CropPlan.draw(store, rows, space, sizes=sizes, generator=generator)
-    return drawn.apply(store.load(drawn.subject).to(network.device), space)
 
 
 def _crop_sizes(network: SegmentationNetwork, store: LabelledStore) -> CropSizes:
@@ -199,12 +193,8 @@ def _decode(
         tokens = network.tokens(crops.coarse, crops.encoder_present)
     thickness = network.grid.thickness
     parts = [slice(first, first + crops.n_slabs) for first in crops.first_slabs]
-    log_prior = torch.cat(
-        [
-            network.log_prior[:, :, part.start * thickness : part.stop * thickness]
-            for part in parts
-        ]
-    )
+    slices = [slice(p.start * thickness, p.stop * thickness) for p in parts]
+    log_prior = torch.cat([network.log_prior[:, :, part] for part in slices])
     logits: Tensor = network.decoder(
         crops.voxels,
         crops.foreground,
@@ -231,10 +221,6 @@ def _validate(
         truth = network.to_slices(volumes.labels)[0, 0].cpu().numpy()
         scores.append(dice_scores(truth, predicted, classes))
     return float(np.nanmean(scores))
-
-
-# Keeps the ratio defined for a class that neither labels nor prediction have.
-_SMOOTHING = 1e-5
 
 
 def dice_ce_loss(logits: Tensor, labels: Tensor) -> Tensor:

@@ -52,6 +52,7 @@ _TEMPLATE_DEEP_GAIN = 2.0
 _CLUSTER_DEEP_GAIN = 4.0
 # Corners of the MNI152 2009a brain, in mm.
 _TEMPLATE_BOX = ((-70.0, -105.0, -70.0), (70.0, 71.0, 80.0))
+_KEYS = ("maps", "detail", "affine")  # of a file
 _FIELD_SPACING = 4.0  # mm, of the lattice that deformations are computed on
 
 
@@ -122,14 +123,12 @@ class BaseAnatomy:
     def load(cls, path: str | PathLike[str]) -> "BaseAnatomy":
         """Read a base that `save` wrote, to the CPU."""
         with safe_open(path, framework="pt") as file:
-            if set(file.keys()) != {"maps", "detail", "affine"}:
+            if set(file.keys()) != {*_KEYS}:
                 raise InputError(
                     f"{path}: expected a base anatomy with maps, detail and affine, "
                     f"got {sorted(file.keys())}."
                 )
-            maps, detail, affine = (
-                file.get_tensor(key) for key in ("maps", "detail", "affine")
-            )
+            maps, detail, affine = (file.get_tensor(key) for key in _KEYS)
         i, j, k = detail.shape
         lattice = Lattice((i, j, k), affine.numpy())
         return cls(maps.float() / 255, detail.float(), lattice)

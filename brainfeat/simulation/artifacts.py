@@ -7,12 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from brainfeat.simulation.random_fields import (
-    SPLINE_SD,
-    evaluate_spline,
-    normal,
-    uniform,
-)
+from brainfeat.simulation import random_fields
 
 _N_BIAS_CONTROLS = 5
 
@@ -47,21 +42,20 @@ class Artifacts:
     ) -> "Artifacts":
         """Draw the artifacts of `n_modalities` scans of `n` subjects."""
         device, shape = generator.device, (n, n_modalities)
-        fractions = uniform(generator, 4, *shape)
+        fractions = random_fields.uniform(generator, 4, *shape)
         ranges = torch.tensor(
             [config.bias, config.noise, config.gamma, config.resolution], device=device
         )[:, :, None, None]
-        bias, noise, gamma, edge = ranges[:, 0] + fractions * (
-            ranges[:, 1] - ranges[:, 0]
-        )
-        controls = normal(generator, *shape, *(3 * [_N_BIAS_CONTROLS]))
+        low, high = ranges.unbind(1)
+        bias, noise, gamma, edge = low + fractions * (high - low)
+        controls = random_fields.normal(generator, *shape, *(3 * [_N_BIAS_CONTROLS]))
         worst = torch.randint(3, (*shape, 1), generator=generator, device=device)
         resolution = torch.where(
             torch.arange(3, device=device) == worst, edge[..., None], 0.0
         )
         seed = torch.randint(2**62, (), generator=generator, device=device)
         return cls(
-            controls * (bias[..., None, None, None] / SPLINE_SD),
+            controls * (bias[..., None, None, None] / random_fields.SPLINE_SD),
             noise,
             gamma,
             resolution,
@@ -77,7 +71,9 @@ class Artifacts:
         # All intervals but the outer two lie inside the volume.
         n_intervals = _N_BIAS_CONTROLS - 3
         steps = (n_intervals / i, n_intervals / j, n_intervals / k)
-        log_bias = evaluate_spline(self.bias.to(image.device), (i, j, k), steps)
+        log_bias = random_fields.evaluate_spline(
+            self.bias.to(image.device), (i, j, k), steps
+        )
         gamma = self.gamma.to(image.device)[..., None, None, None]
         if not bool((self.gamma == 1).all()):
             image = image.pow(gamma)

@@ -22,13 +22,8 @@ def load_base(
 ) -> BaseAnatomy:
     """Build a base anatomy; the last two are cached. `spacing` is in mm."""
     if t1 is None and mask is None:
-        return BaseAnatomy.from_template(
-            load_template("T1w"),
-            load_template("gray_matter"),
-            load_template("white_matter"),
-            load_template("brain_mask"),
-            spacing=spacing,
-        )
+        names = ("T1w", "gray_matter", "white_matter", "brain_mask")
+        return BaseAnatomy.from_template(*map(load_template, names), spacing=spacing)
     if t1 is None or mask is None:
         raise InputError("expected a T1w volume and its brain mask, got one of them.")
     volume, brain = read_volume(t1), read_volume(mask)

@@ -132,12 +132,11 @@ class _Plan:
     disease: DiseaseKind
 
     def files(self, participant: Participant) -> dict[str, Path]:
-        paths = {
-            name: self.folder.image(participant.id, name) for name in self.modalities
+        name = participant.id
+        images = {
+            modality: self.folder.image(name, modality) for modality in self.modalities
         }
-        return paths | (
-            {"dseg": self.folder.label_map(participant.id)} if self.labels else {}
-        )
+        return images | ({"dseg": self.folder.label_map(name)} if self.labels else {})
 
     def is_done(self, participant: Participant) -> bool:
         return all(path.exists() for path in self.files(participant).values())

@@ -114,12 +114,8 @@ class CohortFolder:
         return len(table.read_text().splitlines()) - 1 if table.exists() else 0
 
     def _describe(self, settings: Mapping[str, Any]) -> None:
-        made_by = [{"Name": "brainfeat", "Version": __version__}]
-        common = {
-            "BIDSVersion": _BIDS_VERSION,
-            "License": "CC0",
-            "GeneratedBy": made_by,
-        }
+        tool = [{"Name": "brainfeat", "Version": __version__}]
+        common = {"BIDSVersion": _BIDS_VERSION, "License": "CC0", "GeneratedBy": tool}
         _write_json(
             self.path / "dataset_description.json",
             {"Name": "Simulated cohort", "DatasetType": "raw", **common},

@@ -73,9 +73,10 @@ class Disease:
         """Draw the effects of a condition, on the device of the generator."""
         if kind not in DISEASES:
             raise ConfigError(f"expected a disease among {DISEASES}, got {kind!r}.")
-        atrophy = condition.severity if kind == "medial-temporal" else None
+        atrophy = condition.severity * (kind == "medial-temporal")
         volumes = _draw_volumes(config, condition.age, atrophy, generator)
         # The same draws for every kind, so that healthy anatomies are equal in all.
+        foci = None
         if kind == "lesions":
             load = condition.severity + 0.01 * (condition.age - _MEAN_AGE)
             foci = Foci.draw_lesions(
@@ -85,13 +86,11 @@ class Disease:
                 radii=config.lesion_radii,
                 generator=generator,
             )
-            return cls(volumes, foci)
-        if kind == "mass":
+        elif kind == "mass":
             foci = Foci.draw_mass(
                 base, condition.severity, radii=config.mass_radii, generator=generator
             )
-            return cls(volumes, foci)
-        return cls(volumes, None)
+        return cls(volumes, foci)
 
     def velocity(self, base: BaseAnatomy) -> Tensor:
         """Return the velocity (B, 3, I, J, K), in mm, on the base's coarse lattice."""
@@ -103,12 +102,10 @@ class Disease:
 
 
 def _draw_volumes(
-    config: VariationConfig, age: Tensor, severity: Tensor | None, generator: Generator
+    config: VariationConfig, age: Tensor, severity: Tensor, generator: Generator
 ) -> Tensor:
     noise = normal(generator, len(age), 5)
     years = age - _MEAN_AGE
-    if severity is None:
-        severity = torch.zeros_like(age)
     ventricle = (
         config.ventricle_sd * noise[:, 0]
         + config.ventricle_per_year * years

@@ -48,9 +48,8 @@ class Foci:
         number = (expected * uniform(generator, n, low=0.7, high=1.3)).round()
         shown = torch.arange(_MAX_LESIONS, device=generator.device) < number[:, None]
         # Small lesions are many and large ones few.
-        mean = (
-            radii[0] + (radii[1] - radii[0]) * uniform(generator, n, _MAX_LESIONS) ** 2
-        )
+        low, high = radii
+        mean = low + (high - low) * uniform(generator, n, _MAX_LESIONS) ** 2
         shape = torch.exp(0.3 * normal(generator, n, _MAX_LESIONS, 3))
         centers = _draw_sites(_lesion_sites(base), base, (n, _MAX_LESIONS), generator)
         return cls(
@@ -134,17 +133,15 @@ def _add_ellipsoid(
     # Falls over about one voxel at the surface; oedema fades out.
     softness = 0.35 if kind == "edema" else step[0] / min(radius)
     fraction = ((1 - distance) / softness + 0.5).clamp(0, 1)
-    fraction = fraction * _host_tissue(kind, base)[box[0], box[1], box[2]]
+    in_white = kind in {"lesion", "edema"}
+    host = base.named("white_matter") if in_white else base.brain
+    fraction = fraction * host[box[0], box[1], box[2]]
     inside = fractions[:, box[0], box[1], box[2]]
     index = PATHOLOGIES.index(kind)
     added = torch.maximum(fraction - inside[index], torch.zeros_like(fraction))
     # The new ellipsoid replaces what it covers.
     inside *= 1 - added
     inside[index] += added
-
-
-def _host_tissue(kind: str, base: BaseAnatomy) -> Tensor:
-    return base.named("white_matter") if kind in {"lesion", "edema"} else base.brain
 
 
 def _lesion_sites(base: BaseAnatomy) -> Tensor:

@@ -42,11 +42,9 @@ def build_head(brain: Tensor, lattice: Lattice) -> dict[str, Tensor]:
     points = coarse.points()
     hull = _hull_distance(brain, coarse)
     outside = _smooth_minimum(hull - _SCALP, _face_distance(points))
-    fields = torch.stack(
-        [hull, outside, *_inner_distances(points), _texture(coarse)], dim=-1
-    )
+    fields = [hull, outside, *_inner_distances(points), _texture(coarse)]
     # Distances are smooth and may be coarse; the tissue borders may not.
-    fine = refine(fields[None], lattice.shape)[0]
+    fine = refine(torch.stack(fields, dim=-1)[None], lattice.shape)[0]
     planes = zip(
         *(torch.split(volume, _N_PLANES) for volume in (fine, lattice.points(), brain)),
         strict=True,
@@ -178,6 +176,7 @@ def _between(distance: Tensor, low: float, high: float) -> Tensor:
     return _below(distance, high) - _below(distance, low)
 
 
-def _smooth_minimum(a: Tensor, b: Tensor, width: float = 10.0) -> Tensor:
+def _smooth_minimum(a: Tensor, b: Tensor) -> Tensor:
+    width = 10.0  # mm
     gap = (0.5 + 0.5 * (b - a) / width).clamp(0, 1)
     return b + (a - b) * gap - width * gap * (1 - gap)

@@ -18,6 +18,8 @@ from brainfeat.exceptions import InputError
 if TYPE_CHECKING:
     from brainfeat.volume import Volume
 
+_Point = tuple[float, float, float]
+
 
 @dataclass(frozen=True, eq=False)
 class Lattice:
@@ -27,12 +29,7 @@ class Lattice:
     affine: NDArray[np.float64]
 
     @classmethod
-    def spanning(
-        cls,
-        origin: tuple[float, float, float],
-        size: tuple[float, float, float],
-        spacing: float,
-    ) -> "Lattice":
+    def spanning(cls, origin: _Point, size: _Point, spacing: float) -> "Lattice":
         """Fill a box with cubic voxels in RAS order; `origin` is its lowest corner."""
         i, j, k = (max(1, round(edge / spacing)) for edge in size)
         affine = np.diag([spacing, spacing, spacing, 1.0])

@@ -4,13 +4,20 @@ __all__ = ["Anatomies", "PopulationConfig", "Positions", "TissueVariation"]
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Generator, Tensor
 
+from brainfeat.simulation import random_fields
 from brainfeat.simulation.anatomy import BRAIN_CLASSES, BaseAnatomy
-from brainfeat.simulation.deformation import Deformation, DeformationConfig
+from brainfeat.simulation.deformation import (
+    Deformation,
+    DeformationConfig,
+    compose,
+    exponentiate,
+    log_jacobian,
+)
 from brainfeat.simulation.disease import (
     Condition,
     Disease,
@@ -18,14 +25,7 @@ from brainfeat.simulation.disease import (
     VariationConfig,
 )
 from brainfeat.simulation.lattice import Lattice, refine, sample_maps, transform_points
-from brainfeat.simulation.random_fields import (
-    SPLINE_SD,
-    count_controls,
-    evaluate_spline,
-    normal,
-)
 from brainfeat.simulation.scanner import HEAD_CENTER, Pose
-from brainfeat.simulation.vector_fields import compose, exponentiate, log_jacobian
 
 _WAVELENGTH = 20.0  # mm between control points of `TissueVariation`
 
@@ -128,19 +128,19 @@ class TissueVariation:
     controls: Tensor  # 1 n_tissues i j k: of the log of the gain
 
     @classmethod
-    def draw(
-        cls, sd: float, lattice: Lattice, *, generator: Generator
-    ) -> "TissueVariation":
+    def draw(cls, sd: float, lattice: Lattice, *, generator: Generator) -> Self:
         """Draw gains whose log has the standard deviation `sd`."""
-        size = count_controls(lattice, _WAVELENGTH)
-        noise = normal(generator, 1, len(BRAIN_CLASSES), *size)
-        return cls(noise * (sd / SPLINE_SD))
+        size = random_fields.count_controls(lattice, _WAVELENGTH)
+        noise = random_fields.normal(generator, 1, len(BRAIN_CLASSES), *size)
+        return cls(noise * (sd / random_fields.SPLINE_SD))
 
     def apply(self, base: BaseAnatomy) -> BaseAnatomy:
         """Change the tissue fractions of each voxel; brain and head stay the same."""
         fields = base.field_lattice
         i, j, k = (spacing / _WAVELENGTH for spacing in fields.spacing)
-        gain = evaluate_spline(self.controls.to(base.device), fields.shape, (i, j, k))
+        gain = random_fields.evaluate_spline(
+            self.controls.to(base.device), fields.shape, (i, j, k)
+        )
         gain = refine(gain[0].exp().movedim(0, -1)[None], base.lattice.shape)
         maps = base.maps.clone()
         brain = maps[: len(BRAIN_CLASSES)]

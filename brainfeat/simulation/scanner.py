@@ -41,9 +41,8 @@ class Pose:
         center = torch.tensor(HEAD_CENTER).to(shift)
         matrix = torch.eye(4).to(shift).repeat(n, 1, 1)
         matrix[:, :3, :3] = _rotations(angles)
-        matrix[:, :3, 3] = (
-            center - (matrix[:, :3, :3] @ (center + shift)[..., None])[..., 0]
-        )
+        rotated = (matrix[:, :3, :3] @ (center + shift)[..., None])[..., 0]
+        matrix[:, :3, 3] = center - rotated
         return cls(matrix)
 
 

@@ -26,9 +26,7 @@ def distance_to(mask: Tensor, *, limit: int) -> Tensor:
     squared = torch.where(mask, 0.0, far)
     for axis in range(3):
         # Squared distances add over axes: one lower envelope per axis.
-        squared = _lower_envelope(torch.movedim(squared, axis, 0), limit).movedim(
-            0, axis
-        )
+        squared = _lower_envelope(squared.movedim(axis, 0), limit).movedim(0, axis)
     return squared.clamp(max=far).sqrt()
 
 

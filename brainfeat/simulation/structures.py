@@ -4,7 +4,6 @@ __all__ = [
     "MODES",
     "ZONES",
     "TissueFractions",
-    "ZoneName",
     "cluster_tissue",
     "distance_to_chains",
     "sharpen_fractions",
@@ -21,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from brainfeat.simulation.deformation import solve_divergence
 from brainfeat.simulation.lattice import Lattice, refine
 from brainfeat.simulation.smoothing import smooth
-from brainfeat.simulation.vector_fields import solve_divergence
 
 ZoneName = Literal["ventricle", "medial_temporal", "deep_gray"]
 Chain = tuple[Sequence[tuple[float, float, float]], float]
@@ -60,6 +59,12 @@ MODES: dict[str, tuple[str, int, float]] = {
     "medial_temporal_right": ("medial_temporal", 1, 7.0),
     "gray_matter": ("gray_matter", 0, 6.0),
 }
+_COARSE = 3.0  # mm, edge of the voxels that the bias field is estimated in
+_BIAS_SIGMA = 11.0  # mm
+# A mean of high power is near the local maximum, which is white matter wherever
+# there is some within _BIAS_SIGMA.
+_BIAS_POWER = 12
+_N_ROUNDS = 12
 
 
 class TissueFractions(NamedTuple):
@@ -100,10 +105,7 @@ def split_structures(
     # Zones are smooth and generous, so a coarse lattice is enough.
     coarse = lattice.coarsened(2.0)
     points = coarse.points()
-    zones = torch.stack(
-        [zone(name, points) for name in ("ventricle", "medial_temporal", "deep_gray")],
-        dim=-1,
-    )
+    zones = torch.stack([zone(name, points) for name in ZONES], dim=-1)
     ventricle, medial, deep = refine(zones[None], lattice.shape)[0].unbind(-1)
     deep = deep * (1 - medial)
     csf, gray, white = fractions
@@ -144,14 +146,6 @@ def _mode(structure: Tensor, brain: Tensor, lattice: Lattice, reach: float) -> T
     gain = (structure * divergence).sum().clamp(min=1e-6) / total
     # The map goes from a subject to the base, so it shrinks what grows in the subject.
     return -solve_divergence(divergence / gain, lattice)
-
-
-_COARSE = 3.0  # mm, edge of the voxels that the bias field is estimated in
-_BIAS_SIGMA = 11.0  # mm
-# A mean of high power is near the local maximum, which is white matter wherever
-# there is some within _BIAS_SIGMA.
-_BIAS_POWER = 12
-_N_ROUNDS = 12
 
 
 def cluster_tissue(

@@ -32,6 +32,7 @@ _CONTRAST = ContrastConfig(jitter=0.10, random_fraction=0.4, detail=(0.0, 1.2))
 _ARTIFACTS = ArtifactConfig(
     bias=(0.0, 0.4), noise=(0.0, 0.08), gamma=(0.7, 1.4), resolution=(1.0, 5.0)
 )
+_CENTER = (0.0, -17.0, 5.0)  # MNI152 mm, of the preprocessor's box
 _POSE = PoseConfig(rotation=3.0, shift=2.0)  # what remains after registration
 
 
@@ -66,13 +67,11 @@ class SimulatedBatch:
 
 
 def encoder_lattice(
-    shape: tuple[int, int, int] = (80, 104, 80),
-    spacing: float = 2.0,
-    center: tuple[float, float, float] = (0.0, -17.0, 5.0),
+    shape: tuple[int, int, int] = (80, 104, 80), spacing: float = 2.0
 ) -> Lattice:
     """Return an encoder's RAS lattice in MNI152 mm, by default the preprocessor's."""
     i, j, k = (size * spacing for size in shape)
-    x, y, z = center
+    x, y, z = _CENTER
     return Lattice.spanning((x - i / 2, y - j / 2, z - k / 2), (i, j, k), spacing)
 
 
@@ -110,18 +109,14 @@ def draw_subjects(
     artifacts = Artifacts.draw(
         config.artifacts, n, len(modalities), generator=generator
     )
-    stripped = uniform(generator, n) < config.stripped_fraction
+    stripped = (uniform(generator, n) < config.stripped_fraction).to(base.device)
     positions = subjects.locate(lattice, pose)
-    warped = sample_maps(
-        _stack(subjects, contrast, stripped.to(base.device)), positions.grid
-    )
+    warped = sample_maps(_stack(subjects, contrast, stripped), positions.grid)
     n_truths = len(TRUTH_NAMES) - 1
     clean, truth, air = torch.split(warped, [len(modalities), n_truths, 1], dim=1)
     growth = refine(positions.growth.movedim(1, -1), lattice.shape).movedim(-1, 1)
     brain = truth.sum(1) > 0.5
-    shown = torch.where(
-        stripped.to(air.device)[:, None, None, None], brain, air[:, 0] < 0.5
-    )
+    shown = torch.where(stripped[:, None, None, None], brain, air[:, 0] < 0.5)
     return SimulatedBatch(
         volumes=artifacts.apply(clean, lattice.spacing),
         truth=torch.cat([truth, growth], dim=1),

@@ -51,19 +51,15 @@ class CropBoxes:
     def draw(
         cls,
         config: CropConfig,
-        shape: tuple[int, int, int],
-        centers: Tensor,
+        shape: tuple[int, int, int],  # I J K of the volumes
+        centers: Tensor,  # B, fractions of the slab axis around which crops are drawn
         *,
         n_views: int,
         thickness: int,
         plane: Plane,
         generator: torch.Generator,
     ) -> "CropBoxes":
-        """Draw `n_views` crops of each subject, in volumes of `shape` (I, J, K).
-
-        `centers` (B,) are fractions of the slab axis around which the crops of a
-        subject are drawn; `generator` is on the CPU.
-        """
+        """Draw crops of each subject; `generator` is on the CPU."""
         axes = PLANE_AXES[plane]
         extent = torch.tensor([float(shape[axis]) for axis in axes])
         size = (config.n_slabs * thickness, *config.size)
@@ -162,10 +158,8 @@ class CropBoxes:
 
 
 def stack_to_slabs(stacks: Tensor, thickness: int) -> Tensor:
-    """Turn stacks (..., M, n_slices, H, W) into slabs (..., S, M * thickness, H, W).
-
-    Channel ``m * thickness + s`` is slice s of modality m, as the encoder expects.
-    """
+    """Turn stacks (..., M, n_slices, H, W) into slabs (..., S, M * thickness, H, W)."""
+    # Channel m * thickness + s is slice s of modality m, as the encoder expects.
     slabs: Tensor = stacks.unflatten(-3, (-1, thickness))  # ... M S t H W
     return slabs.transpose(-5, -4).flatten(-4, -3)
 

@@ -85,7 +85,11 @@ class SlabGrid:
             )
         slices = data.transpose(self._stacked_axes)  # M S*t H W
         n_modalities, n_slices, height, width = slices.shape
-        self._check_divisible(n_slices)
+        if n_slices % self.thickness:
+            raise GeometryError(
+                f"SlabGrid.extract: expected a multiple of {self.thickness} "
+                f"{self.plane} slices, got {n_slices}."
+            )
         n_slabs, n_channels = n_slices // self.thickness, n_modalities * self.thickness
         slabs = slices.reshape(n_modalities, n_slabs, self.thickness, height, width)
         slabs = slabs.swapaxes(0, 1)  # S M t H W
@@ -217,10 +221,3 @@ class SlabGrid:
     def _stacked_axes(self) -> tuple[int, ...]:
         """Axes of (M, I, J, K) in the order modality, slices, height, width."""
         return 0, *(axis + 1 for axis in self.axes)
-
-    def _check_divisible(self, n_slices: int) -> None:
-        if n_slices % self.thickness:
-            raise GeometryError(
-                f"SlabGrid.extract: expected a multiple of {self.thickness} "
-                f"{self.plane} slices, got {n_slices}."
-            )

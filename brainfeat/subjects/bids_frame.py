@@ -79,7 +79,8 @@ def load_bids(
         raise InputError(
             f"{root}: expected images sub-*/[ses-*/]anat/*_{{{names}}}, got none."
         )
-    used = wanted if modalities else _present(rows, wanted)
+    named = {name for row in rows for name in row.images}
+    used = [name for name in wanted if modalities or name in named]
     lines = [_line(row, used) for row in rows]
     columns = {
         name: _typed(name, [line.get(name) for line in lines])
@@ -87,10 +88,6 @@ def load_bids(
     }
     frame = pd.DataFrame(columns)
     return frame.set_axis([row.participant_id for row in rows])
-
-
-def _present(rows: Sequence[Subject], wanted: Sequence[str]) -> list[str]:
-    return [name for name in wanted if any(name in row.images for row in rows)]
 
 
 def _line(row: Subject, modalities: Sequence[str]) -> dict[str, str | None]:

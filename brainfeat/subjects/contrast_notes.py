@@ -29,15 +29,12 @@ class ContrastNotes:
                 modality,
                 option,
             )
+        agent, left_out = "T1w image with contrast agent", "left out"
         for paths, what, done in (
-            (self.label_maps, "label map", "left out"),
-            (self.other_contrasts, "image of another contrast", "left out"),
-            (self.agent_used, "T1w image with contrast agent", "taken for T1w"),
-            (
-                self.agent_left_out,
-                "T1w image with contrast agent",
-                "left out, as the subject has one without",
-            ),
+            (self.label_maps, "label map", left_out),
+            (self.other_contrasts, "image of another contrast", left_out),
+            (self.agent_used, agent, "taken for T1w"),
+            (self.agent_left_out, agent, f"{left_out}, as the subject has one without"),
         ):
             if paths:
                 text = f"{_count(paths, f'{what}, by its name,')} {done}"

@@ -153,7 +153,7 @@ class _Joiner:
             elif image.is_named or modality in {*self.choice.used, CONTRAST_AGENT}:
                 found.setdefault(modality, []).append(image.path)
         self._resolve_agent(found)
-        self._add_rows({name: found[name] for name in self._order(found)})
+        self._add_rows({n: found[n] for n in self.choice.known if n in found})
         for image in others:
             self._add_other(image, has_row=bool(found))
 
@@ -167,8 +167,7 @@ class _Joiner:
         elif name.contrast is not None:
             return False
         elif image.path in self.channels and not choice.single:
-            error = unknown_channel(image.path, "--modality")
-            self._fail(image.path, error)
+            self._fail(image.path, unknown_channel(image.path, "--modality"))
         else:
             if not choice.single:
                 self.notes.unnamed.append(image.path)
@@ -183,9 +182,6 @@ class _Joiner:
         if modality is None and name.contrast == CONTRAST_AGENT:
             return CONTRAST_AGENT if _T1W in self.choice.used else None
         return modality
-
-    def _order(self, found: Mapping[str, Any]) -> list[str]:
-        return [name for name in self.choice.known if name in found]
 
     def _resolve_agent(self, found: dict[str, list[str]]) -> None:
         """Take T1w images with contrast agent for T1w, where there are none without."""
@@ -227,10 +223,8 @@ class _Joiner:
         if has_row or not image.is_named:
             self.notes.other_contrasts.append(image.path)
             return
-        self._fail(
-            image.path,
-            unknown_contrast(image.path, image.name, self.choice.used, "--modality"),
-        )
+        name, used = image.name, self.choice.used
+        self._fail(image.path, unknown_contrast(image.path, name, used, "--modality"))
 
     def _fail(self, path: str, error: Exception) -> None:
         subject = Subject(_subject({"": path}).participant_id, {}, source=path)

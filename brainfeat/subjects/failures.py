@@ -89,9 +89,7 @@ class _Line(NamedTuple):
         # Stripped before it is one line: a name may have blanks or line breaks.
         reason = one_line(str(error).removeprefix(f"{subject.source_name}: "))
         return cls(
-            subject.participant_id,
-            subject.source_name,
-            reason or type(error).__name__,
+            subject.participant_id, subject.source_name, reason or type(error).__name__
         )
 
     @property
@@ -197,13 +195,10 @@ def outdated_by(rows: "Sequence[Subject]") -> Callable[[_Line], bool]:
     return is_outdated
 
 
-def merge_failures(
-    sources: Iterable[str | os.PathLike[str]], output: str | os.PathLike[str]
-) -> int:
+def merge_failures(sources: Iterable[Path], path: Path) -> int:
     """Join tables of failures, of which some may not exist; return their number."""
-    lines = [line for source in sources for line in _read_failures(Path(source))]
+    lines = [line for source in sources for line in _read_failures(source)]
     unique = list(dict.fromkeys(lines))
-    path = Path(output)
     with _locked(path):
         _replace_files(path, unique, [], path.parent)
     return len(unique)

@@ -54,20 +54,13 @@ _MAX_CHANNELS = 10
 class ImageName:
     """What the name of an image file says.
 
-    Parameters
-    ----------
-    contrast : str or None
-        A BIDS suffix such as ``"T1w"``, `CONTRAST_AGENT`, or another kind of image as
-        it is written; None if the name says nothing.
-    is_label_map : bool
-        Whether it names a segmentation or a mask.
-    rest : str
-        The name without contrast and extension, which images of one subject share.
+    The contrast is a BIDS suffix such as ``"T1w"``, `CONTRAST_AGENT`, or another kind
+    of image as it is written; None if the name says nothing.
     """
 
     contrast: str | None
-    is_label_map: bool
-    rest: str
+    is_label_map: bool  # a segmentation or a mask
+    rest: str  # without contrast and extension: images of one subject share it
 
     def find_modality(self, modalities: Iterable[str]) -> str | None:
         """Return the modality, as it is written there, or None if it is another."""

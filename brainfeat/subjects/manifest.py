@@ -25,11 +25,7 @@ from brainfeat.subjects.bids.index import (
     is_bids_folder,
     unreadable,
 )
-from brainfeat.subjects.contrasts import (
-    LooseImage,
-    ModalityChoice,
-    join_contrasts,
-)
+from brainfeat.subjects.contrasts import LooseImage, ModalityChoice, join_contrasts
 from brainfeat.subjects.failures import describe_failure, unique_failures
 from brainfeat.subjects.names import (
     add_folders_to_names,

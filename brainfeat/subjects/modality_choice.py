@@ -39,9 +39,8 @@ def choose_modalities(
     rows, problems = [], []
     for row in manifest.rows:
         if lacking := [name for name in required if not row.images.get(name)]:
-            problems.append(
-                _leave_out(row, f"no {' and no '.join(lacking)}, --require")
-            )
+            reason = f"no {' and no '.join(lacking)}, --require"
+            problems.append(_leave_out(row, reason))
         else:
             rows.append(row)
     if only:

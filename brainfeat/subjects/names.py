@@ -7,11 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from brainfeat.io.paths import image_stem
-from brainfeat.subjects.image_names import (
-    CONTRAST_AGENT,
-    ImageName,
-    read_image_name,
-)
+from brainfeat.subjects.image_names import CONTRAST_AGENT, ImageName, read_image_name
 from brainfeat.subjects.subject import Subject
 
 __all__ = ["add_folders_to_names", "find_namesakes", "report_other_modalities"]

@@ -39,15 +39,12 @@ def read_and_preprocess(
 
 
 def _report_poor_alignment(similarity: float, subject: Subject) -> None:
+    name = subject.source_name
     if math.isnan(similarity):
-        _LOGGER.warning(
-            "%s: not aligned to the template, only centred", subject.source_name
-        )
+        _LOGGER.warning("%s: not aligned to the template, only centred", name)
     elif similarity < DOUBTFUL_SIMILARITY:
         _LOGGER.warning(
             "%s: perhaps not well aligned to the template, expected a similarity of at "
             "least %.1f, got %.2f",
-            subject.source_name,
-            DOUBTFUL_SIMILARITY,
-            similarity,
+            *(name, DOUBTFUL_SIMILARITY, similarity),
         )

@@ -11,11 +11,7 @@ import pandas as pd
 from nibabel.spatialimages import SpatialImage
 from pandas.api.extensions import ExtensionArray
 
-from brainfeat.exceptions import (
-    InputError,
-    VolumeError,
-    VolumeNotFoundError,
-)
+from brainfeat.exceptions import InputError, VolumeError, VolumeNotFoundError
 from brainfeat.io.file_kinds import describe_absence, describe_dicom, is_address
 from brainfeat.io.image_files import ImageSource
 from brainfeat.io.paths import expand_home
@@ -50,7 +46,8 @@ def find_path(value: str | os.PathLike[str]) -> tuple[Path, bool]:
 def list_samples(X: Any) -> Sequence[Any]:
     """Return the samples of an X that is no frame."""
     if isinstance(X, str | os.PathLike):
-        return _volumes(_matches(X, "X"))
+        paths = _matches(X, "X")
+        return split_volumes(paths[0]) if len(paths) == 1 else paths
     if isinstance(X, SpatialImage):
         return split_volumes(X)
     if isinstance(X, Volume):
@@ -100,10 +97,6 @@ def _kind(value: Any) -> str:
     if library == "torch" or isinstance(value, np.ndarray):
         return f"{kind.__name__}, which has no affine; use nibabel.Nifti1Image"
     return kind.__name__
-
-
-def _volumes(paths: Sequence[Path]) -> Sequence[Any]:
-    return split_volumes(paths[0]) if len(paths) == 1 else paths
 
 
 def read_image_sources(value: Any, where: str) -> Sequence[ImageSource | None]:

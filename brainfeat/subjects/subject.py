@@ -20,21 +20,12 @@ T = TypeVar("T")
 class Subject:
     """One subject, or one session or run of it.
 
-    Parameters
-    ----------
-    participant_id : str
-        As in ``participants.tsv``; the path or the index label for unnamed images.
-    images : mapping of str to path-like, nibabel image or None
-        One image per modality; None, or no entry, if it was not acquired.
-    session_id : str or None
-        Name of the session, if there are several.
-    metadata : mapping of str to str or None
-        Further columns of the manifest; reserved names are dropped.
-    source : str or None
-        File that errors name in place of the first image, such as a manifest.
+    ``images`` has one per modality; None, or no entry, if it was not acquired.
+    ``metadata`` are further columns of the manifest; reserved names are dropped. Errors
+    name ``source``, such as a manifest, in place of the first image.
     """
 
-    participant_id: str
+    participant_id: str  # the path or the index label for unnamed images
     images: Mapping[str, ImageSource | None]
     session_id: str | None = None
     metadata: Mapping[str, str | None] = field(default_factory=dict)
@@ -76,17 +67,7 @@ class Subject:
 
 @dataclass(frozen=True, eq=False)
 class Outcome(Generic[T]):
-    """A subject with the result of work on it, or with the error.
-
-    Parameters
-    ----------
-    subject : Subject
-        The input.
-    result : object or None
-        None if the subject was skipped or failed.
-    error : Exception or None
-        Why the subject failed.
-    """
+    """A subject with the result of work on it, or the error; neither if skipped."""
 
     subject: Subject
     result: T | None = None

@@ -12,11 +12,7 @@ from nibabel.spatialimages import SpatialImage
 from sklearn.utils import Tags
 
 from brainfeat.checkpoint.checkpoint import Checkpoint
-from brainfeat.exceptions import (
-    InputError,
-    ModalityError,
-    VolumeNotFoundError,
-)
+from brainfeat.exceptions import InputError, ModalityError, VolumeNotFoundError
 from brainfeat.io.image_files import ImageSource
 from brainfeat.io.paths import expand_home, has_image_suffix
 from brainfeat.subjects.contrast_notes import ContrastNotes
@@ -91,11 +87,7 @@ def as_subjects(
 
 
 def read_subjects(
-    X: Any,
-    checkpoint: Checkpoint,
-    modality: str | None,
-    *,
-    usable: bool = True,
+    X: Any, checkpoint: Checkpoint, modality: str | None, *, usable: bool = True
 ) -> SubjectTable:
     """Read X as subjects with the modalities that a checkpoint allows."""
     config = checkpoint.config
@@ -124,11 +116,11 @@ def check_subject(
     if len(missing) == len(modalities):
         raise ModalityError(
             f"{subject.participant_id}: expected at least one image of "
-            f"{_joined(modalities)}, got none."
+            f"{', '.join(modalities)}, got none."
         )
     if missing and not allow_missing:
         raise ModalityError(
-            f"{subject.participant_id}: no {_joined(missing)} image, and the "
+            f"{subject.participant_id}: no {', '.join(missing)} image, and the "
             "checkpoint was not trained for missing modalities."
         )
 
@@ -190,9 +182,8 @@ class _Reader:
         rows = []
         # A single column may have another name.
         images = X if len(X.columns) == 1 else X[[*columns]]
-        for label, values in zip(
-            _labels(X), images.itertuples(index=False, name=None), strict=True
-        ):
+        tuples = images.itertuples(index=False, name=None)
+        for label, values in zip(_labels(X), tuples, strict=True):
             cells = dict(zip(columns, values, strict=True))
             rows.append(self._named_row(f"X row {label!r}", str(label), cells))
         return rows
@@ -306,9 +297,5 @@ def _check_known(name: Any, modalities: Sequence[str], where: str) -> None:
     if name not in modalities:
         raise ModalityError(
             f"{where}: unknown modality {name!r}, expected one of "
-            f"{_joined(modalities)}."
+            f"{', '.join(modalities)}."
         )
-
-
-def _joined(modalities: Sequence[str]) -> str:
-    return ", ".join(modalities)

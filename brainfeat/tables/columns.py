@@ -109,14 +109,11 @@ def to_texts(kind: pa.DataType, values: Sequence[Any]) -> list[str | None]:
     # 71 beside 70.5 was written "71"; in a column of integers only, it was "71.0".
     present = [value for value in values if value is not None]
     has_fractions = any(not value.is_integer() for value in present)
-    return [
-        None
-        if value is None
-        else f"{value:.0f}"
-        if has_fractions and value.is_integer()
-        else str(value)
-        for value in values
-    ]
+
+    def to_text(value: float) -> str:
+        return f"{value:.0f}" if has_fractions and value.is_integer() else str(value)
+
+    return [None if value is None else to_text(value) for value in values]
 
 
 def stack_blocks(

@@ -1,7 +1,6 @@
 """Embedding tables as CSV or TSV, with the provenance in a JSON file beside them."""
 
 import itertools
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,13 +27,12 @@ __all__ = ["DelimitedFormat", "read_sidecar", "sidecar_path"]
 _SUFFIXES = (".parquet", ".csv", ".tsv")
 
 
-def sidecar_path(path: str | os.PathLike[str]) -> Path:
+def sidecar_path(table: Path) -> Path:
     """Name the JSON file of a table, which holds its provenance.
 
     That of ``all.csv`` is ``all.json``; it is ``all.csv.json`` if ``all.json`` is that
     of another table, such as ``all.parquet``.
     """
-    table = Path(path)
     own = _own_sidecar(table)
     others = (table.with_suffix(suffix) for suffix in _SUFFIXES)
     is_taken = any(
@@ -44,12 +42,11 @@ def sidecar_path(path: str | os.PathLike[str]) -> Path:
     return own if is_taken or own.exists() else table.with_suffix(".json")
 
 
-def read_sidecar(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+def read_sidecar(table: Path) -> dict[str, Any] | None:
     """Read the JSON file of a table; None if it is missing, or is no object.
 
     Tables of earlier versions share one, if their names differ in the suffix alone.
     """
-    table = Path(path)
     own = _own_sidecar(table)
     return read_json_object(own if own.exists() else table.with_suffix(".json"))
 
@@ -60,7 +57,7 @@ def _own_sidecar(table: Path) -> Path:
 
 @dataclass(frozen=True)
 class DelimitedFormat:
-    """CSV or TSV; see `TableFormat`."""
+    """CSV or TSV, with the methods of `ParquetFormat`."""
 
     delimiter: str
     missing: str
@@ -97,7 +94,8 @@ class DelimitedFormat:
         }
         for row in rows:
             for index, values in columns.items():
-                values.append(self._to_text(row[index]))
+                is_missing = row[index] in {"", self.missing}
+                values.append(None if is_missing else row[index])
         return {header[index]: values for index, values in columns.items()}
 
     def iterate_vectors(self, path: Path) -> Iterator[NDArray[np.float32]]:
@@ -130,6 +128,3 @@ class DelimitedFormat:
 
     def _to_cell(self, text: str | None) -> str:
         return self.missing if text is None else text
-
-    def _to_text(self, cell: str) -> str | None:
-        return None if cell in {"", self.missing} else cell

@@ -13,6 +13,7 @@ from filelock import BaseFileLock
 from numpy.typing import NDArray
 
 from brainfeat.exceptions import InputError, TableError
+from brainfeat.io.atomic import naming_output
 from brainfeat.io.json_files import format_json, read_json_object
 from brainfeat.io.locks import FolderBusyError, lock_folder, release_folder
 from brainfeat.subjects.bids.description import check_description, describe_derivatives
@@ -92,16 +93,13 @@ class DerivativesFolder:
         }
         partial = self.working_folder / "embedding.parquet"
         columns = self._describe(row, input_sha256, voxel_mm)
-        try:
+        with naming_output(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             find_format(path).write(partial, columns, [vector], self._provenance)
             # A table without its sidecar is embedded again.
             _sidecar_path(path).unlink(missing_ok=True)
             partial.replace(path)
             self._write_text(_sidecar_path(path), format_json(sidecar))
-        except OSError as error:
-            reason = error.strerror or error
-            raise TableError(f"{path}: cannot be written ({reason}).") from error
         self._written.add(path)
 
     def finish(self, rows: Sequence[Subject]) -> int:
@@ -124,10 +122,6 @@ class DerivativesFolder:
                 _sidecar_path(path).unlink(missing_ok=True)
         return len(done)
 
-    def close(self) -> None:
-        """Release the folder."""
-        release_folder(self.working_folder, self._lock)
-
     def path_of(self, row: Subject) -> Path:
         """Name the table of a session or run."""
         folders = [name for name in (row.participant_id, row.session_id) if name]
@@ -139,7 +133,7 @@ class DerivativesFolder:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.close()
+        release_folder(self.working_folder, self._lock)
 
     def _describe(
         self, row: Subject, input_sha256: str, voxel_mm: str | None

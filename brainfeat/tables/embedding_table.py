@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from brainfeat.evaluation.acquisition import describe_thicknesses
 from brainfeat.exceptions import TableError
+from brainfeat.io.atomic import naming_output
 from brainfeat.io.paths import expand_home
 from brainfeat.subjects.subject import (
     Subject,
@@ -36,12 +37,7 @@ from brainfeat.tables.provenance import (
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = [
-    "EmbeddingTable",
-    "check_columns",
-    "read_embeddings",
-    "working_path",
-]
+__all__ = ["EmbeddingTable", "check_columns", "read_embeddings", "working_path"]
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -111,13 +107,8 @@ class EmbeddingTable:
         self._report_other_modalities(records, rows)
         is_same = records == self._finished and not self._is_recounted
         if records and (self._journal.has_rows or not is_same):
-            try:
+            with naming_output(self.output, "; the rows are kept for the next run"):
                 self._write(records)
-            except OSError as error:
-                raise TableError(
-                    f"{self.output}: cannot be written ({error.strerror or error}); "
-                    "the rows are kept for the next run."
-                ) from error
         self._journal.close(remove=True)
         return len(records)
 
@@ -141,9 +132,8 @@ class EmbeddingTable:
         self._is_recounted = False
         if not overwrite:
             if header is not None:
-                check_identity(
-                    header["identity"], identity, self.output, advice=_ADVICE
-                )
+                begun_with = header["identity"]
+                check_identity(begun_with, identity, self.output, advice=_ADVICE)
             self._finished = self._read_finished(identity)
         elif resumes and header is not None:
             resumes = header["identity"] == identity
@@ -176,12 +166,13 @@ class EmbeddingTable:
         for values in zip(*columns.values(), strict=True):
             record = dict(zip(columns, values, strict=True))
             images = {m: record[m] for m in identity["modalities"] if record[m]}
-            if _key(images) in records:
+            key = json.dumps(sorted(images.items()))  # as `Subject.key`
+            if key in records:
                 raise TableError(
                     f"{self.output}: expected other images in each row, got "
                     f"{record['image']} again; {_ADVICE}"
                 )
-            records[_key(images)] = record
+            records[key] = record
         return records
 
     def _check_shard(self, shard: object) -> None:
@@ -242,12 +233,8 @@ class EmbeddingTable:
         for key in self._finished.keys() - {row.key for row in rows}:
             images, record = dict(json.loads(key)), self._finished[key]
             old = images.items()
-            location_free = _location_free_key(
-                record["participant_id"],
-                record["session_id"],
-                images,
-                record["input_sha256"],
-            )
+            owner = record["participant_id"], record["session_id"]
+            location_free = _location_free_key(*owner, images, record["input_sha256"])
             if location_free in embedded or any(
                 old <= new or new <= old for image in old for new in by_image[image]
             ):
@@ -361,10 +348,6 @@ def read_embeddings(
         if name not in metadata and provenance:
             metadata.insert(position, name, values)
     return metadata, np.concatenate(blocks), provenance
-
-
-def _key(images: Mapping[str, str | None]) -> str:
-    return json.dumps(sorted(images.items()))
 
 
 def _location_free_key(

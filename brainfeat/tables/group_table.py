@@ -2,14 +2,13 @@
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from brainfeat.exceptions import InputError, TableError
+from brainfeat.exceptions import InputError
+from brainfeat.io.atomic import naming_output
 from brainfeat.io.locks import release_folder
 from brainfeat.subjects.bids.filter import BidsSelection
 from brainfeat.subjects.bids.labels import join_participants, read_sessions
@@ -56,13 +55,12 @@ def write_group_table(
     columns = {name: [record.get(name) for record in records] for name in names}
     target = root / f"group_{TABLE_NAME}"
     working, lock = lock_working_folder(root)
+    blocks = (find_format(path).iterate_vectors(path) for path in paths)
+    vectors = chain.from_iterable(chain.from_iterable(blocks))
     try:
-        vectors = _read_vectors(paths)
-        table_format = find_format(target)
-        write_table(target, working, table_format, columns, vectors, provenance)
-    except OSError as error:
-        reason = error.strerror or error
-        raise TableError(f"{target}: cannot be written ({reason}).") from error
+        with naming_output(target):
+            table_format = find_format(target)
+            write_table(target, working, table_format, columns, vectors, provenance)
     finally:
         release_folder(working, lock)
     return target, len(records)
@@ -110,22 +108,8 @@ def _read_records(
             **participants.get(str(record["participant_id"]), {}),
             **sessions.get(str(record["session_id"]), {}),
         }
-        modalities = provenance["modalities"]
-        records.append({**record, **_drop_reserved(metadata, modalities)})
+        for name, value in metadata.items():
+            if name != "run" and not is_reserved(name, provenance["modalities"]):
+                record[name] = value
+        records.append(record)
     return records, provenance
-
-
-def _drop_reserved(
-    metadata: Mapping[str, str | None], modalities: Sequence[str]
-) -> Record:
-    return {
-        name: value
-        for name, value in metadata.items()
-        if name != "run" and not is_reserved(name, modalities)
-    }
-
-
-def _read_vectors(paths: Sequence[Path]) -> Iterator[NDArray[np.float32]]:
-    for path in paths:
-        for block in find_format(path).iterate_vectors(path):
-            yield from block

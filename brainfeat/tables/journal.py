@@ -3,18 +3,18 @@
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from brainfeat.exceptions import TableError
+from brainfeat.io.atomic import naming_output
 from brainfeat.io.json_files import read_json_object, write_json
 from brainfeat.io.locks import lock_folder, release_folder
 from brainfeat.io.vector_store import VectorStore
 
 __all__ = ["RowJournal", "count_rows", "read_header"]
-
 
 _HEADER, _ROWS = "header.json", "rows"
 
@@ -59,14 +59,9 @@ class RowJournal:
                 f"expected a vector of {self.n_features} features, "
                 f"got shape {vector.shape}."
             )
-        try:
-            note = _SEPARATOR.join([input_sha256, voxel_mm or ""])
+        note = _SEPARATOR.join([input_sha256, voxel_mm or ""])
+        with naming_output(self.folder, "; the rows before this one are kept"):
             self._store.save(_file_key(key), vector, note)
-        except OSError as error:
-            raise TableError(
-                f"{self.folder}: cannot be written ({error.strerror}); "
-                "the rows before this one are kept."
-            ) from error
         self._notes[key] = note
         self.has_rows = True
 
@@ -101,12 +96,6 @@ class RowJournal:
             is_usable = row is not None and row.vector.shape == (self.n_features,)
             self._notes[key] = row.note if row is not None and is_usable else None
         return self._notes[key]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close(remove=False)
 
 
 def read_header(folder: Path) -> dict[str, Any] | None:

@@ -1,7 +1,7 @@
 """Merging the tables of shards, the parts of a run that a job array computes."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brainfeat.exceptions import InputError, TableError
+from brainfeat.io.atomic import naming_output
 from brainfeat.io.locks import lock_folder, release_folder
 from brainfeat.subjects.subject import own_columns
 from brainfeat.tables.columns import complete_columns
@@ -25,7 +26,14 @@ from brainfeat.tables.provenance import (
     write_table,
 )
 
-__all__ = ["MergedTable", "Shard", "format_absent", "merge_tables", "without_failed"]
+__all__ = [
+    "MergedTable",
+    "Shard",
+    "absent_shards",
+    "format_absent",
+    "merge_tables",
+    "without_failed",
+]
 
 Item = TypeVar("Item")
 
@@ -41,8 +49,6 @@ class Shard:
     def parse(cls, text: str) -> Self:
         """Read ``I/N``, or raise InputError.
 
-        Examples
-        --------
         >>> Shard.parse("4/4").take("abcdefghij")
         'hij'
         """
@@ -57,9 +63,8 @@ class Shard:
 
     def take(self, items: Sequence[Item]) -> Sequence[Item]:
         """Return the part of a sequence; empty if there are fewer items than parts."""
-        start, stop = (
-            len(items) * n // self.count for n in (self.index - 1, self.index)
-        )
+        ends = self.index - 1, self.index
+        start, stop = (len(items) * n // self.count for n in ends)
         return items[start:stop]
 
     def __str__(self) -> str:
@@ -97,7 +102,9 @@ def merge_tables(
         raise TableError("expected tables to merge, got none.")
     # An unfinished run of the target would resume with the rows of the old table.
     _check_finished(target)
-    parts = sorted(map(_Part.open, map(Path, sources)), key=lambda part: part.position)
+    # Sorting is stable: tables of no shard stay in the given order.
+    parts = [_Part.open(Path(source)) for source in sources]
+    parts.sort(key=lambda part: part.shard.index if part.shard else 0)
     provenance = _join_provenance(parts)
     check_sidecar(target)
     absent = without_failed(_find_absent(parts), n_failed)
@@ -110,21 +117,14 @@ def merge_tables(
     vectors = chain.from_iterable(
         part.vectors(rows) for part, rows in zip(parts, kept, strict=True)
     )
-    try:
-        with _working_folder(target) as folder:
-            write_table(target, folder, table_format, columns, vectors, provenance)
-    except OSError as error:
-        raise TableError(
-            f"{target}: cannot be written ({error.strerror or error})."
-        ) from error
+    with naming_output(target), _working_folder(target) as folder:
+        write_table(target, folder, table_format, columns, vectors, provenance)
     return MergedTable(sum(map(len, kept)), absent)
 
 
 def format_absent(absent: Sequence[Shard]) -> str:
     """List shards without a table in one line, as job arrays write several.
 
-    Examples
-    --------
     >>> print(format_absent([Shard(3, 9)]))
     shard 3/9 has no table (no rows, all failed, or not ended)
     >>> print(format_absent([Shard(n, 9) for n in (1, 3, 4, 5, 9)]))
@@ -178,19 +178,6 @@ class _Part:
         columns = complete_columns(texts, provenance["modalities"])
         return cls(path, provenance, columns, shard)
 
-    @property
-    def position(self) -> int:
-        # Sorting is stable: tables of no shard stay in the given order.
-        return 0 if self.shard is None else self.shard.index
-
-    @property
-    def n_rows(self) -> int:
-        return len(self.columns["image"])
-
-    def keys(self, modalities: Sequence[str]) -> list[tuple[str | None, ...]]:
-        """Return the images of each row, which identify it."""
-        return list(zip(*(self.columns[name] for name in modalities), strict=True))
-
     def vectors(self, rows: Sequence[int]) -> Iterator[NDArray[np.float32]]:
         kept = set(rows)
         blocks = find_format(self.path).iterate_vectors(self.path)
@@ -243,14 +230,19 @@ def _find_absent(parts: Sequence[_Part]) -> dict[Shard, int]:
             f"{names}; run the commands of all shards again, or merge each list alone "
             "if there are several."
         )
+    return absent_shards(counts, shards, next(iter(lengths), None))
+
+
+def absent_shards(
+    counts: Iterable[int], known: Container[Shard | None], n_listed: int | None
+) -> dict[Shard, int]:
+    """Return the shards that are not ``known`` and have inputs, with their number.
+
+    Tables of earlier versions do not say how many inputs were listed: None.
+    """
     all_shards = (Shard(index, n) for n in counts for index in range(1, n + 1))
-    # Tables of earlier versions do not say how many inputs were listed.
-    n_listed = next(iter(lengths), None)
-    sizes = {
-        shard: 1 if n_listed is None else len(shard.take(range(n_listed)))
-        for shard in all_shards
-        if shard not in shards
-    }
+    absent = (shard for shard in all_shards if shard not in known)
+    sizes = {s: 1 if n_listed is None else len(s.take(range(n_listed))) for s in absent}
     return {shard: size for shard, size in sizes.items() if size > 0}
 
 
@@ -278,7 +270,9 @@ def _choose_rows(parts: Sequence[_Part], modalities: Sequence[str]) -> list[list
     for part in parts:
         rows = []
         hashes = part.columns["input_sha256"]
-        for row, key in enumerate(part.keys(modalities)):
+        # The images of a row identify it.
+        images = (part.columns[name] for name in modalities)
+        for row, key in enumerate(zip(*images, strict=True)):
             if key not in seen:
                 seen[key] = part, hashes[row]
                 rows.append(row)
@@ -299,6 +293,6 @@ def _join_columns(
     joined: dict[str, list[str | None]] = {name: [] for name in names}
     for part, rows in zip(parts, kept, strict=True):
         for name in names:
-            values = part.columns.get(name, [None] * part.n_rows)
+            values = part.columns.get(name, [None] * len(part.columns["image"]))
             joined[name] += [values[row] for row in rows]
     return joined

@@ -28,7 +28,10 @@ _METADATA_KEY = b"brainfeat"
 
 
 class ParquetFormat:
-    """Parquet with a float32 column per feature; see `TableFormat`."""
+    """Parquet with a float32 column per feature.
+
+    Reading raises TableError if the file cannot be read.
+    """
 
     def write(
         self,
@@ -37,7 +40,11 @@ class ParquetFormat:
         vectors: Iterable[NDArray[np.float32]],
         provenance: Mapping[str, Any],
     ) -> None:
-        """Write a table, a block of rows at a time."""
+        """Write a table, a block of rows at a time.
+
+        Columns in which all texts are numbers become numbers. ``vectors`` are read
+        once; ``provenance`` holds ``n_features``.
+        """
         texts = to_typed_table(columns)
         features = feature_names(provenance)
         schema = pa.schema(
@@ -66,7 +73,7 @@ class ParquetFormat:
         return _provenance_in(_open(path).schema_arrow)
 
     def read_columns(self, path: Path) -> pa.Table:
-        """Read everything but the features."""
+        """Read everything but the features, as int64, float64 or string."""
         file = _open(path)
         names = [name for name in file.schema_arrow.names if not is_feature(name)]
         return file.read(columns=names)
@@ -88,9 +95,8 @@ class ParquetFormat:
             return
         # Threads start slower than a file of one row is read, and do not speed up
         # large ones.
-        for batch in file.iter_batches(
-            ROWS_PER_BLOCK, columns=features, use_threads=False
-        ):
+        batches = file.iter_batches(ROWS_PER_BLOCK, columns=features, use_threads=False)
+        for batch in batches:
             columns = batch.select(features).columns  # they come as in the file
             # Other programs may have added rows, or written float64.
             if any(column.null_count for column in columns):

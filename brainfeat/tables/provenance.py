@@ -134,7 +134,8 @@ def write_table(
         with path.open("rb") as file:
             os.fsync(file.fileno())
     target = sidecar_path(output)
-    if _differ(read_sidecar(output) or {}, provenance):
+    old = read_sidecar(output) or {}
+    if any(old.get(name) != provenance[name] for name in _IDENTITY):
         # The old table must never lie beside the new provenance.
         output.unlink(missing_ok=True)
     sidecar.replace(target)
@@ -145,10 +146,6 @@ def _precisions(provenance: Mapping[str, Any]) -> set[str]:
     if not provenance:  # no rows yet
         return set()
     return set(str(provenance.get("precision", _UNKNOWN)).split(", "))
-
-
-def _differ(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    return any(old.get(name) != new[name] for name in _IDENTITY)
 
 
 def _brief(value: object) -> str:

@@ -8,10 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, NamedTuple
 
 from brainfeat.embedding.cache import EmbeddingCache
 from brainfeat.embedding.distribution import Distribution
@@ -25,10 +22,10 @@ from brainfeat.subjects.failures import (
     write_failures,
 )
 from brainfeat.subjects.subject import Outcome, Subject
+from brainfeat.tables.derivatives import DerivativesFolder
 from brainfeat.tables.embedding_table import EmbeddingTable
 
 __all__ = ["RunOptions", "RunSummary", "embed_rows", "embed_to_table"]
-
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -37,81 +34,31 @@ _LOGGER = logging.getLogger(__name__)
 class RunOptions:
     """Options that change how a run proceeds, not what it computes.
 
-    Parameters
-    ----------
-    n_jobs : int
-        Threads that read and preprocess ahead of the encoder.
-    cache : path-like, optional
-        Folder that keeps embeddings, whatever table they go to.
-    overwrite : bool
-        Replace an existing table instead of resuming it.
-    stop_on_first_error : bool
-        Begin no more subjects once one has failed, or an input cannot be read;
-        subjects in progress are finished and written.
+    With ``stop_on_first_error``, no more subjects begin once one has failed, or an
+    input cannot be read; subjects in progress are finished and written.
     """
 
-    n_jobs: int = 1
-    cache: str | os.PathLike[str] | None = None
-    overwrite: bool = False
+    n_jobs: int = 1  # threads that read and preprocess ahead of the encoder
+    cache: str | os.PathLike[str] | None = None  # keeps embeddings of any table
+    overwrite: bool = False  # replaces an existing table instead of resuming it
     stop_on_first_error: bool = False
 
 
 class RunSummary(NamedTuple):
-    """Counts and files of a run.
-
-    Attributes
-    ----------
-    done, skipped, failed : int
-        Numbers of rows; skipped ones were in the table already.
-    volumes : int
-        Images of the rows that are done: one row may have several modalities.
-    seconds : float
-        Duration of the run.
-    output : Path or None
-        The table, or the folder of derivatives; None if it would have no row.
-    not_begun : int
-        Rows left when a run stopped at the first error.
-    failures : Path or None
-        Table of failures, of this run or of earlier runs with other rows; None
-        if there are none.
-    """
+    """Counts of rows, and files of a run."""
 
     done: int
-    skipped: int
+    skipped: int  # were in the table already
     failed: int
-    volumes: int
+    volumes: int  # images of the rows that are done, which may have several
     seconds: float
-    output: Path | None
-    failures: Path | None
-    not_begun: int = 0
+    output: Path | None  # table or folder of derivatives; None if it would have no row
+    failures: Path | None  # table of failures, also of earlier runs with other rows
+    not_begun: int = 0  # when a run stopped at the first error
 
 
-class _RowSink(Protocol):
-    """Where embedded rows go: a table, or a file per row.
-
-    Failures are listed beside ``output``; ``working_folder`` holds partial files.
-    """
-
-    output: Path
-    working_folder: Path
-
-    def known_sha256(self, row: Subject) -> str | None:
-        """Return the hash of a row's images when it was embedded; None if it is new.
-
-        Raises an `InputError` if the row cannot be kept.
-        """
-
-    def append(
-        self,
-        row: Subject,
-        input_sha256: str,
-        vector: NDArray[np.float32],
-        voxel_mm: str | None = None,
-    ) -> None:
-        """Keep an embedding, so that a killed process loses nothing of it."""
-
-    def finish(self, rows: Sequence[Subject]) -> int:
-        """Complete the output for all rows of the run; return how many it has."""
+# Where rows go: to a table, or to a file each.
+_RowSink = EmbeddingTable | DerivativesFolder
 
 
 def embed_to_table(
@@ -168,14 +115,11 @@ def embed_rows(
     run = _Run(sink, on_event, [*problems])
     cache = EmbeddingCache(options.cache) if options.cache else None
     begun = run.begin(rows, stop_on_first_error=options.stop_on_first_error)
+    known, n_jobs = run.known_sha256, options.n_jobs
     if distribution is None:
-        outcomes = encoder.stream(
-            begun, n_jobs=options.n_jobs, cache=cache, known_sha256=run.known_sha256
-        )
+        outcomes = encoder.stream(begun, n_jobs=n_jobs, cache=cache, known_sha256=known)
     else:
-        outcomes = distribution.stream(
-            begun, cache=cache, known_sha256=run.known_sha256
-        )
+        outcomes = distribution.stream(begun, cache=cache, known_sha256=known)
     with closing(outcomes):
         for outcome in outcomes:
             run.record(outcome)
@@ -187,6 +131,7 @@ def embed_rows(
         is_outdated=outdated_by(rows),
     )
     n_rows = sink.finish(rows)
+    n_ended = run.counts["done"] + run.counts["skipped"] + len(run.failures)
     return RunSummary(
         done=run.counts["done"],
         skipped=run.counts["skipped"],
@@ -195,7 +140,7 @@ def embed_rows(
         seconds=time.perf_counter() - start,
         output=sink.output if n_rows else None,
         failures=failures,
-        not_begun=len(rows) + len(problems) - run.n_ended,
+        not_begun=len(rows) + len(problems) - n_ended,
     )
 
 
@@ -213,11 +158,6 @@ class _Run:
         self.failures = failures
         self.counts: Counter[str] = Counter()
         self.known_sha256: dict[str, str | None] = {}  # of begun rows, by key
-
-    @property
-    def n_ended(self) -> int:
-        """How many rows and unreadable inputs have an outcome."""
-        return self.counts["done"] + self.counts["skipped"] + len(self.failures)
 
     def begin(
         self, rows: Sequence[Subject], *, stop_on_first_error: bool

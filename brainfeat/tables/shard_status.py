@@ -9,7 +9,7 @@ from brainfeat.subjects.failures import count_failures, failures_path
 from brainfeat.tables.embedding_table import working_path
 from brainfeat.tables.formats import find_format
 from brainfeat.tables.journal import count_rows, read_header
-from brainfeat.tables.merging import Shard, without_failed
+from brainfeat.tables.merging import Shard, absent_shards, without_failed
 
 __all__ = ["ShardStatus", "read_status"]
 
@@ -19,26 +19,15 @@ _PREFIX, _SUFFIX = ".", ".partial"  # of `working_path`
 class ShardStatus(NamedTuple):
     """The state of one part of a run.
 
-    Attributes
-    ----------
-    path : Path or None
-        Its table; None for a shard of which no file was found.
-    shard : Shard or None
-        Which part of the run it is, if known.
-    n_done, n_failed : int
-        Rows embedded, and subjects in the table of failures.
-    n_listed : int or None
-        Rows that it should have, if known.
-    state : str
-        ``"done"``; ``"running"``: a process writes it; ``"stopped"``: the same command
-        resumes it; ``"missing"``: nothing was written.
+    ``"running"``: a process writes it; ``"stopped"``: the same command resumes it;
+    ``"missing"``: nothing was written.
     """
 
-    path: Path | None
-    shard: Shard | None
-    n_done: int = 0
-    n_failed: int = 0
-    n_listed: int | None = None
+    path: Path | None  # of its table; None if no file was found
+    shard: Shard | None  # which part of the run it is, if known
+    n_done: int = 0  # rows embedded
+    n_failed: int = 0  # subjects in the table of failures
+    n_listed: int | None = None  # rows that it should have, if known
     state: Literal["done", "running", "stopped", "missing"] = "missing"
 
     def __str__(self) -> str:
@@ -64,21 +53,14 @@ def read_status(paths: Sequence[Path]) -> list[ShardStatus]:
         if status.shard is not None and status.shard.count in lengths:
             found.append(status)
     known = {status.shard for status in found}
-    n_inputs = max((_n_inputs(status.path) for status in found), default=0)
-    all_shards = (Shard(index, n) for n in lengths for index in range(1, n + 1))
-    sizes = {
-        shard: len(shard.take(range(n_inputs))) if n_inputs else 1
-        for shard in all_shards
-        if shard not in known
-    }
-    absent = {shard: size for shard, size in sizes.items() if size > 0}
+    paths_found = [status.path for status in found if status.path is not None]
+    n_inputs = max((_origin(p).get("n_listed", 0) for p in paths_found), default=0)
+    absent = absent_shards(lengths, known, int(n_inputs) or None)
     n_failed = [s.n_failed for s in found if s.state == "done" and s.n_done == 0]
     found += [ShardStatus(None, shard) for shard in without_failed(absent, n_failed)]
-    return sorted(found, key=lambda status: _position(status.shard))
-
-
-def _position(shard: Shard | None) -> tuple[int, int]:
-    return (0, 0) if shard is None else (shard.count, shard.index)
+    return sorted(
+        found, key=lambda s: (s.shard.count, s.shard.index) if s.shard else ()
+    )
 
 
 def _find_unfinished(paths: Sequence[Path]) -> Iterator[Path]:
@@ -121,7 +103,3 @@ def _origin(path: Path) -> dict[str, Any]:
     if header is not None and "shard" in header:
         return header
     return (find_format(path).read_provenance(path) if path.is_file() else None) or {}
-
-
-def _n_inputs(path: Path | None) -> int:
-    return 0 if path is None else int(_origin(path).get("n_listed", 0))

@@ -20,7 +20,7 @@ from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.checkpoint.config import CheckpointConfig
 from brainfeat.cli import app as cli
 from brainfeat.preprocessing.preprocessor import Preprocessor
-from brainfeat.pretraining.seeds import derive_seed
+from brainfeat.pretraining.source import derive_seed
 from brainfeat.pretraining.store import VolumeStore
 from brainfeat.pretraining.trainer import Trainer
 from brainfeat.pretraining.warm_start import run_lock

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from brainfeat.evaluation.scaling import standard_deviation
+from brainfeat.evaluation.ridge import standard_deviation
 
 
 @pytest.mark.parametrize("axis", [0, 1])

@@ -7,8 +7,7 @@ import torch
 
 from brainfeat.models.config import EncoderConfig
 from brainfeat.pretraining.config import PretrainingConfig
-from brainfeat.pretraining.seeds import seeded_generator
-from brainfeat.pretraining.source import SubjectBatch
+from brainfeat.pretraining.source import SubjectBatch, seeded_generator
 from brainfeat.pretraining.views import DrawnViews, ViewConfig
 from brainfeat.slabs.crops import CropConfig
 

@@ -6,7 +6,7 @@ import torch
 from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.checkpoint.config import CheckpointConfig
 from brainfeat.models.encoder import SlabEncoder
-from brainfeat.pretraining.export import export_checkpoint
+from brainfeat.pretraining.run_state import export_checkpoint
 from brainfeat.pretraining.self_distillation import SelfDistillation
 from brainfeat.pretraining.warm_start import initialise
 

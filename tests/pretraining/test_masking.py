@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from brainfeat.pretraining.masking import draw_block_masks, mask_weights
+from brainfeat.pretraining.views import draw_block_masks, mask_weights
 
 
 def draw(n_views=20, grid=(3, 5, 7), seed=0, *, ratio=(0.1, 0.5), probability=0.5):

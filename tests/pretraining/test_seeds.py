@@ -2,7 +2,7 @@ from itertools import permutations, product
 
 import torch
 
-from brainfeat.pretraining.seeds import derive_seed, seeded_generator
+from brainfeat.pretraining.source import derive_seed, seeded_generator
 
 
 def test_seed_depends_on_every_number_and_on_their_order():

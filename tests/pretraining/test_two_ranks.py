@@ -18,8 +18,8 @@ from torch import nn
 from brainfeat.pretraining.optimizer import build_optimizer
 from brainfeat.pretraining.parallel import wrap_for_ranks
 from brainfeat.pretraining.run_state import whole_tensor
-from brainfeat.pretraining.seeds import seeded_generator
 from brainfeat.pretraining.self_distillation import SelfDistillation, unwrapped
+from brainfeat.pretraining.source import seeded_generator
 from brainfeat.pretraining.views import DrawnViews, Views
 
 CASES = [

@@ -1,15 +1,15 @@
 import numpy as np
 import pandas as pd
 
-from brainfeat.reporting.acquisition_section import acquisition_section
 from brainfeat.reporting.cohort import Cohort
+from brainfeat.reporting.cohort_report import _acquisition_section
 
 
 def _section(**columns):
     known = pd.DataFrame(columns)
     names = [f"sub-{row // 2}" for row in range(len(known))]
     cohort = Cohort.build(np.zeros((len(known), 2)), names, names, known)
-    return "\n".join(acquisition_section(cohort))
+    return "\n".join(_acquisition_section(cohort))
 
 
 def _cells(line):

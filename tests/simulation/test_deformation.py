@@ -3,8 +3,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from brainfeat.simulation.deformation import Deformation, DeformationConfig
-from brainfeat.simulation.vector_fields import exponentiate, log_jacobian
+from brainfeat.simulation.deformation import (
+    Deformation,
+    DeformationConfig,
+    exponentiate,
+    log_jacobian,
+)
 
 CONFIG = DeformationConfig()
 

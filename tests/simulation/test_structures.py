@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from brainfeat.simulation.deformation import exponentiate, log_jacobian
 from brainfeat.simulation.lattice import Lattice, sample_maps
 from brainfeat.simulation.structures import (
     MODES,
@@ -11,7 +12,6 @@ from brainfeat.simulation.structures import (
     split_structures,
     zone,
 )
-from brainfeat.simulation.vector_fields import exponentiate, log_jacobian
 
 LATTICE = Lattice.spanning((-50.0, -70.0, -40.0), (100.0, 110.0, 90.0), 5.0)
 

@@ -1,15 +1,15 @@
 import numpy as np
 import torch
 
-from brainfeat.simulation.lattice import Lattice
-from brainfeat.simulation.smoothing import smooth
-from brainfeat.simulation.vector_fields import (
+from brainfeat.simulation.deformation import (
     compose,
     damp_divergence,
     exponentiate,
     log_jacobian,
     solve_divergence,
 )
+from brainfeat.simulation.lattice import Lattice
+from brainfeat.simulation.smoothing import smooth
 
 LATTICE = Lattice((20, 24, 22), np.diag([3.0, 3.0, 3.0, 1.0]))
 INNER = (slice(5, -5),) * 3

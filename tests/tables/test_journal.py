@@ -1,6 +1,7 @@
 import multiprocessing
 import os
 import signal
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -10,10 +11,19 @@ from brainfeat.io.locks import FolderBusyError
 from brainfeat.tables.journal import RowJournal
 
 
+@contextmanager
+def _opened(folder, n_features):
+    journal = RowJournal(folder, n_features)
+    try:
+        yield journal
+    finally:
+        journal.close(remove=False)
+
+
 def _fill(folder, n_rows, *, n_features=7):
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(n_rows, n_features)).astype(np.float32)
-    with RowJournal(folder, n_features) as journal:
+    with _opened(folder, n_features) as journal:
         journal.begin({"made": "today"}, discard=False)
         for index, vector in enumerate(vectors):
             journal.append(f"key {index}", f"sha {index}", vector)
@@ -22,7 +32,7 @@ def _fill(folder, n_rows, *, n_features=7):
 
 def test_rows_survive_closing_and_opening(tmp_path):
     vectors = _fill(tmp_path, 5)
-    with RowJournal(tmp_path, 7) as journal:
+    with _opened(tmp_path, 7) as journal:
         assert journal.header == {"made": "today"}
         assert journal.has_rows
         journal.begin(journal.header, discard=False)
@@ -37,7 +47,7 @@ def test_damaged_row_is_unknown_and_can_be_written_again(tmp_path, caplog):
     for path in (tmp_path / "rows").rglob("*.npy"):
         if path.read_bytes().find(b"sha 2") > 0:
             path.write_bytes(path.read_bytes()[:-5])
-    with RowJournal(tmp_path, 7) as journal:
+    with _opened(tmp_path, 7) as journal:
         journal.begin({}, discard=False)
         known = [journal.input_sha256(f"key {index}") for index in range(4)]
         assert known == ["sha 0", "sha 1", None, "sha 3"]
@@ -49,29 +59,29 @@ def test_damaged_row_is_unknown_and_can_be_written_again(tmp_path, caplog):
 
 def test_last_row_of_a_key_counts(tmp_path):
     _fill(tmp_path, 2)
-    with RowJournal(tmp_path, 7) as journal:
+    with _opened(tmp_path, 7) as journal:
         journal.begin({}, discard=False)
         journal.append("key 0", "changed", np.ones(7, np.float32))
-    with RowJournal(tmp_path, 7) as journal:
+    with _opened(tmp_path, 7) as journal:
         assert journal.input_sha256("key 0") == "changed"
         assert journal.read("key 0").tolist() == [1.0] * 7
 
 
 def test_discarding_starts_empty(tmp_path):
     _fill(tmp_path, 2)
-    with RowJournal(tmp_path, 3) as journal:
+    with _opened(tmp_path, 3) as journal:
         journal.begin({"made": "anew"}, discard=True)
         assert not journal.has_rows
         assert journal.input_sha256("key 0") is None
         journal.append("key", "sha", np.zeros(3, np.float32))
-    with RowJournal(tmp_path, 3) as journal:
+    with _opened(tmp_path, 3) as journal:
         assert journal.header == {"made": "anew"}
         assert journal.input_sha256("key") == "sha"
 
 
 def test_second_writer_is_refused(tmp_path):
     busy = pytest.raises(FolderBusyError, match="another process")
-    with RowJournal(tmp_path, 7), busy:
+    with _opened(tmp_path, 7), busy:
         RowJournal(tmp_path, 7)
     RowJournal(tmp_path, 7).close(remove=True)
     assert not tmp_path.exists()
@@ -87,7 +97,7 @@ def test_removal_leaves_nothing(tmp_path):
 
 
 def test_vector_of_another_length_is_refused(tmp_path):
-    with RowJournal(tmp_path, 7) as journal:
+    with _opened(tmp_path, 7) as journal:
         journal.begin({}, discard=False)
         with pytest.raises(TableError, match="7 features"):
             journal.append("key", "sha", np.zeros(6, np.float32))
@@ -107,7 +117,7 @@ def test_appended_rows_survive_a_kill(tmp_path):
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    with RowJournal(tmp_path, 7) as journal:
+    with _opened(tmp_path, 7) as journal:
         for index in range(20):
             assert journal.input_sha256(f"key {index}") == "sha"
             assert set(journal.read(f"key {index}").tolist()) == {index}

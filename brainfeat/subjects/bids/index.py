@@ -14,13 +14,7 @@ from brainfeat.subjects.bids.filter import BidsSelection
 from brainfeat.subjects.bids.labels import join_participants, read_sessions
 from brainfeat.subjects.subject import Outcome, Subject
 
-__all__ = [
-    "find_image_root",
-    "find_root",
-    "index_bids",
-    "is_bids_folder",
-    "unreadable",
-]
+__all__ = ["find_image_root", "find_root", "index_bids", "is_bids_folder", "unreadable"]
 
 _LOGGER = logging.getLogger(__name__)
 _N_NAMED = 10
