@@ -91,3 +91,21 @@ def test_import_costs_no_heavy_library(module):
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert HEAVY.isdisjoint(result.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "checkpoint.Checkpoint",
+        "checkpoint.CheckpointConfig",
+        "io.read_volume",
+        "io.write_volume",
+        "preprocessing.Preprocessor",
+        "slabs.SlabGrid",
+        "tables.read_embeddings",
+    ],
+)
+def test_rooms_have_the_names_of_the_modules_that_they_were(name):
+    room, _, attribute = name.partition(".")
+    assert attribute in import_module(f"brainfeat.{room}").__all__
+    assert hasattr(import_module(f"brainfeat.{room}"), attribute)

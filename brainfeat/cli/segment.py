@@ -70,13 +70,9 @@ def segment_fit(
     """
     from brainfeat.checkpoint.sharing import shared_checkpoint
     from brainfeat.models.device import resolve_device
-    from brainfeat.segmentation.derivatives import (
-        NAMES_FILE,
-        collect_names,
-        write_names,
-    )
     from brainfeat.segmentation.estimator import SegmentationEstimator
     from brainfeat.segmentation.label_maps import read_labelled_manifest
+    from brainfeat.segmentation.names import NAMES_FILE, collect_names, write_names
 
     check_is_new(output)
     check_output(output, is_folder=True)

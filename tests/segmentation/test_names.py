@@ -1,7 +1,7 @@
 import pytest
 
 from brainfeat.exceptions import InputError
-from brainfeat.segmentation.derivatives import collect_names, read_names, write_names
+from brainfeat.segmentation.names import collect_names, read_names, write_names
 
 
 def test_names_survive_a_round_trip(tmp_path):
