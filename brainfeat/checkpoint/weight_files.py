@@ -32,9 +32,9 @@ class _Inert:
 
 
 class _InertDict:
-    """Stands for a foreign mapping: keeps its items."""
+    """Stands for a foreign mapping: keeps its items, in another type."""
 
-    def __new__(cls, *_args: object, **_options: object) -> OrderedDict[Any, Any]:  # type: ignore[misc]
+    def __new__(cls, *_args: object, **_options: object) -> OrderedDict[Any, Any]:  # type: ignore[misc]  # see above
         return OrderedDict()
 
 

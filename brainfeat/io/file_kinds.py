@@ -67,6 +67,7 @@ def describe_stranger(start: bytes) -> str | None:
 
 def is_address(text: str) -> bool:
     """Whether a text is an address, such as ``s3://bucket/a.nii``, not a path."""
+    # Path.exists raises an error if a name is too long.
     return _ADDRESS.match(text) is not None and not os.path.exists(text)  # noqa: PTH110
 
 
