@@ -85,6 +85,8 @@ def collect_rows(
     for text in inputs:
         collector.add_input(text)
     collector.add_parts()
+    if selection and selection.filters and not collector.has_bids_folders:
+        raise InputError("expected a BIDS folder to filter images of, got none.")
     items = collector.take_encodable()
     joined = join_contrasts(items, collector.choice)
     found = find_repeated(joined.rows)
@@ -133,6 +135,7 @@ class _Collector:
         self.rows: list[Subject | LooseImage] = []
         self.problems: list[Outcome[Any]] = []
         self.selection = BidsSelection()
+        self.has_bids_folders = False
         # Parts of BIDS folders, by root, and the number of rows before them.
         self._parts: dict[Path, tuple[Counter[Path], int]] = {}
         self._n_problems_before: dict[str, int] = {}  # by path of an image
@@ -170,6 +173,7 @@ class _Collector:
                 self.problems.append(unreadable(Subject("", {}), Path(name), error))
 
     def add_bids(self, folder: Path, selection: BidsSelection | None = None) -> None:
+        self.has_bids_folders = True
         for found in index_bids(folder, self._used, selection or self.selection):
             if isinstance(found, Outcome):
                 self.problems.append(found)

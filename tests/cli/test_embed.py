@@ -347,3 +347,12 @@ def test_a_filter_file_chooses_images_of_bids_folders(tmp_path, value, t1w):
         return
     (row,) = choice.collect([str(anat)], ("T1w", "FLAIR")).rows
     assert row.images == {"T1w": f"{anat / t1w}", "FLAIR": f"{anat}/sub-01_FLAIR.nii"}
+
+
+def test_a_filter_file_without_a_bids_folder_is_an_error(tmp_path):
+    image = tmp_path / "scan_T1w.nii"
+    image.touch()
+    path = tmp_path / "filters.json"
+    path.write_text(json.dumps({"t1w": {"acquisition": "a"}}))
+    with pytest.raises(InputError, match="expected a BIDS folder to filter"):
+        _ModalityChoice([], [], [], path).collect([str(image)], ("T1w", "FLAIR"))

@@ -189,7 +189,7 @@ def _find_problems(
                 session,
                 str(paths[0]),
                 f"several {modality} images fit ({names}); name one in a manifest, "
-                "or choose by brainfeat bids --bids-filter-file.",
+                "or choose by --bids-filter-file.",
             )
     for paths in chosen.values():
         if len(paths) == 1 and not _is_of(session, paths[0].name):

@@ -78,6 +78,7 @@ def _read_labels(path: Path, column: str, prefix: str) -> dict[str, Any]:
             _LOGGER.warning("%s: %s; its columns are left out.", path, reason)
         return {}
     lines: dict[str, Any] = {}
+    repeated = []
     rows = _whole_rows(path)
     try:
         names = [name.strip() for name in next(rows, [])]
@@ -91,12 +92,18 @@ def _read_labels(path: Path, column: str, prefix: str) -> dict[str, Any]:
             values = dict(zip_longest(names, map(read_value, cells[: len(names)])))
             label = values.pop(column, None) or ""
             values.pop("", None)  # of a tab at the end
-            lines[prefix + label.removeprefix(prefix)] = values
+            name = prefix + label.removeprefix(prefix)
+            if name in lines:
+                repeated.append(name)
+            lines[name] = values
         _report_replaced(path, lines)
     except DelimitedError as error:  # also of a quote that swallows a large table
         last = next(reversed(lines), "the names of its columns")
         text = "%s: damaged after %s (%s); the lines from there are left out."
         _LOGGER.warning(text, path, last, error)
+    if repeated:
+        text = "%s: %d lines repeat a %s (%s); the last line of each is used."
+        _LOGGER.warning(text, path, len(repeated), column, repeated[0])
     return lines
 
 

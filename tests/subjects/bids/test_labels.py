@@ -120,3 +120,13 @@ def test_ids_are_joined_without_leading_zeros(tmp_path, caplog, ids, names, ages
     assert {name: line["age"] for name, line in joined.items()} == ages
     message = f"0 of {len(names)} participants matched"
     assert (message in caplog.text) == (not ages)
+
+
+def test_repeated_ids_are_a_warning_and_the_last_line_counts(tmp_path, caplog):
+    table = tmp_path / "participants.tsv"
+    table.write_text("participant_id\tage\nsub-01\t20\nsub-02\t30\n01\t40\n")
+    assert read_participants(tmp_path) == {
+        "sub-01": {"age": "40"},
+        "sub-02": {"age": "30"},
+    }
+    assert "1 lines repeat a participant_id (sub-01)" in caplog.text
