@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ class LooseImage:
     path: str
     is_named: bool
 
-    @property
+    @cached_property
     def name(self) -> ImageName:
         """What its name says."""
         return read_image_name(self.path)
