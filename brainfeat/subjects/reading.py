@@ -1,13 +1,12 @@
 """Read a subject's files and take them to the encoder's grid."""
 
 import logging
-import math
 from collections.abc import Sequence
 
 from brainfeat.io.volumes import MEMORY_LIMIT, read_volume
-from brainfeat.preprocessing.alignment import DOUBTFUL_SIMILARITY
 from brainfeat.preprocessing.preprocessed import PreprocessedSubject
 from brainfeat.preprocessing.preprocessor import Preprocessor
+from brainfeat.preprocessing.quality import Quality
 from brainfeat.subjects.subject import Subject
 from brainfeat.volume import Volume
 
@@ -34,17 +33,10 @@ def read_and_preprocess(
     }
     processed = preprocessor.apply(volumes, modalities)
     if preprocessor.alignment != "none":
-        _report_poor_alignment(processed.similarity, subject)
+        _report_doubt(processed.quality, subject)
     return volumes, processed
 
 
-def _report_poor_alignment(similarity: float, subject: Subject) -> None:
-    name = subject.source_name
-    if math.isnan(similarity):
-        _LOGGER.warning("%s: not aligned to the template, only centred", name)
-    elif similarity < DOUBTFUL_SIMILARITY:
-        _LOGGER.warning(
-            "%s: perhaps not well aligned to the template, expected a similarity of at "
-            "least %.1f, got %.2f",
-            *(name, DOUBTFUL_SIMILARITY, similarity),
-        )
+def _report_doubt(quality: Quality, subject: Subject) -> None:
+    if quality.doubt:
+        _LOGGER.warning("%s: %s", subject.source_name, quality.doubt)
