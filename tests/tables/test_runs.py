@@ -18,7 +18,7 @@ from brainfeat.tables.runs import RunOptions, embed_to_table
 
 
 class FakeEncoder:
-    """Embeds a file as numbers drawn from its bytes; b"bad" fails, b"odd" is doubted."""
+    """Embeds a file as numbers of its bytes; b"bad" fails, b"odd" is doubtful."""
 
     modalities = ("T1w", "FLAIR")
     pooling = "mean"
