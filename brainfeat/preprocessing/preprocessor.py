@@ -31,7 +31,7 @@ _Length = Annotated[float, Rule("> 0 and finite", lambda mm: 0 < mm < math.inf)]
 Affine = NDArray[np.float64]
 
 # Part of the fingerprint; incremented when the same settings give other voxels.
-_REVISION = 6
+_REVISION = 7
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +138,7 @@ class Preprocessor(JsonConfig):
         if not clean:
             raise ModalityError(f"expected one of {tuple(modalities)}, got no volume.")
         first = next(iter(clean))
-        alignment = align_to_template(clean[first], first)
+        alignment = align_to_template(clean[first])
         placement = masks.Placement(self.geometry, self._grid_to_scanner(alignment))
         nan = np.nan
         sampled = {n: resample(v, *placement, outside=nan) for n, v in clean.items()}
