@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Self
 
-from brainfeat.checkpoint.weight_files import INDEX_NAME, STANDARD_NAMES, is_weights
+from brainfeat.checkpoint.weight_names import INDEX_NAME, STANDARD_NAMES, is_weights
 from brainfeat.exceptions import CheckpointError, import_optional, list_names
 
 _PREFIX = "hf-hub:"
