@@ -169,7 +169,9 @@ class Preprocessor(SubjectPreprocessing):
                 index = modalities.index(name)
                 data[index] = self._normalise(sampled[name], foreground)
         present = np.array([name in clean for name in modalities])
-        quality = assess_quality(alignment, measure_ml(foreground, *placement))
+        brain_ml = measure_ml(foreground, *placement)
+        is_placed = self.alignment != "none"
+        quality = assess_quality(alignment, brain_ml, is_placed=is_placed)
         return PreprocessedSubject(data, present, foreground, *placement, quality)
 
     def to_dict(self) -> dict[str, Any]:
