@@ -80,15 +80,16 @@ class KeepBlocks(JsonConfig):
         above = data > np.percentile(data, self.percentile)
         counts = [n // b for n, b in zip(data.shape, self.block, strict=True)]
         shape = [part for pair in zip(counts, self.block, strict=True) for part in pair]
-        kept = above.reshape(shape).all(axis=(1, 3, 5))
+        kept = np.asarray(above.reshape(shape).all(axis=(1, 3, 5)))
         if not kept.any():
             raise VolumeError(
                 f"expected blocks of {tuple(self.block)} voxels without background, "
                 "got none."
             )
+        foreground = kept
         for axis, times in enumerate(self.block):
-            kept = kept.repeat(times, axis)
-        return replace(field, foreground=kept)
+            foreground = foreground.repeat(times, axis)
+        return replace(field, foreground=foreground)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +132,7 @@ class Window(JsonConfig):
         smallest, largest = self.values
         factor = (largest - smallest) / (high - low)
         scaled = (data - np.float32(low)) * np.float32(factor) + np.float32(smallest)
-        return np.clip(scaled, np.float32(smallest), np.float32(largest))
+        return np.asarray(scaled.clip(np.float32(smallest), np.float32(largest)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +190,7 @@ class ScaleSlices(JsonConfig):
         def scale(data: Floats) -> NDArray[Any]:
             low = data.min(axis=(0, 1), keepdims=True)
             spread = data.max(axis=(0, 1), keepdims=True) - low
-            return (data - low) / np.maximum(spread, np.float32(_TINY))
+            return np.asarray((data - low) / np.maximum(spread, np.float32(_TINY)))
 
         return field.map_values(scale)
 

@@ -323,12 +323,16 @@ class InputRecipe(SubjectPreprocessing):
             data[modalities.index(name)] = values
         present = np.array([name in given for name in modalities])
         geometry, to_scanner = self._to_template(field)
-        quality = assess_quality(field.alignment, brain_ml)
-        if self.space == "template" or math.isnan(brain_ml):
-            quality = Quality(field.alignment.similarity, brain_ml, "")
+        quality = self._assess(field.alignment, brain_ml)
         return PreprocessedSubject(
             data, present, foreground, geometry, to_scanner, quality
         )
+
+    def _assess(self, alignment: Alignment, brain_ml: float) -> Quality:
+        if self.space == "template" or math.isnan(brain_ml):
+            return Quality(alignment.similarity, brain_ml, "")
+        is_placed = self.aligned != "none"
+        return assess_quality(alignment, brain_ml, is_placed=is_placed)
 
     def _to_template(self, field: ScanField) -> tuple[Geometry, NDArray[np.float64]]:
         """Return the grid in template mm, and the map from there to the scanner."""
@@ -365,7 +369,7 @@ def _finite(volume: Volume) -> Volume:
 def _read_step(values: Any) -> Any:
     if not isinstance(values, Mapping):
         return values
-    name = values.get("step")
+    name = str(values.get("step"))
     if name not in _KINDS:
         raise ConfigError(
             f"InputRecipe.steps: expected a step of {[*_KINDS]}, got {name!r}."
