@@ -18,7 +18,7 @@ from torch import Tensor
 
 from brainfeat.checkpoint.config import CheckpointConfig
 from brainfeat.checkpoint.hub import CONFIG_NAME, locate_checkpoint
-from brainfeat.checkpoint.layouts import load_foreign
+from brainfeat.checkpoint.layouts import Converted, convert_file
 from brainfeat.checkpoint.weight_files import (
     check_weights_file,
     file_sha256,
@@ -33,7 +33,8 @@ from brainfeat.io.atomic import atomic_write
 from brainfeat.io.json_files import format_json, read_json
 from brainfeat.io.paths import expand_home
 from brainfeat.models.config import EncoderConfig
-from brainfeat.models.encoder import SlabEncoder
+from brainfeat.models.encoders import EncoderKind, build_encoder
+from brainfeat.models.protocol import Encoder
 from brainfeat.models.transfer import check_state
 
 StoredDtype = Literal["float32", "float16", "bfloat16"]
@@ -43,6 +44,8 @@ _WEIGHTS, _CARD = "model.safetensors", "README.md"
 CHECKPOINT_FILES = (_WEIGHTS, CONFIG_NAME, _CARD)
 # These change no feature: tables made before and after an edit can be joined.
 _NOT_FINGERPRINTED = ("description", "library_version")
+# Fields of an encoder of slabs that came later, with values that change nothing.
+_LATER = {"kind": "slab"}
 
 
 class Checkpoint:
@@ -53,7 +56,7 @@ class Checkpoint:
     config : CheckpointConfig
         Sizes, preprocessing and provenance.
     state : mapping of str to Tensor
-        Parameters of ``SlabEncoder(config.encoder)``; copied to the CPU as float32.
+        Parameters of the encoder; copied to the CPU as float32.
     model_card : str
         Markdown for ``README.md``; a short one is written if it is empty.
 
@@ -145,7 +148,7 @@ class Checkpoint:
             raise ConfigError("untrained: expected config.trained=False, got True.")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return cls(config, SlabEncoder(config.encoder).state_dict())
+            return cls(config, build_encoder(config.encoder).state_dict())
 
     def save(
         self, folder: str | os.PathLike[str], *, dtype: StoredDtype = "float32"
@@ -196,16 +199,16 @@ class Checkpoint:
             config.write_text(format_json(content), encoding="utf-8")
         return folder
 
-    def build_encoder(self) -> SlabEncoder:
+    def build_encoder(self) -> Encoder:
         """Return the network with these weights, in evaluation mode.
 
         Returns
         -------
-        SlabEncoder
+        Encoder
             An independent module: training it does not change the checkpoint.
         """
         with torch.device("meta"):
-            encoder = SlabEncoder(self.config.encoder)
+            encoder = build_encoder(self.config.encoder)
         copies = {name: value.clone() for name, value in self.state.items()}
         encoder.load_state_dict(copies, assign=True)
         return encoder.eval()
@@ -216,6 +219,10 @@ class Checkpoint:
         settings = self.config.to_dict()
         for name in _NOT_FINGERPRINTED:
             del settings[name]
+        if settings["encoder"]["kind"] == "slab":
+            # Checkpoints of earlier versions keep their fingerprint.
+            encoder = settings["encoder"].items()
+            settings["encoder"] = {k: v for k, v in encoder if _LATER.get(k) != v}
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         for name in sorted(self.state):
             value = self.state[name].contiguous()
@@ -252,7 +259,7 @@ class Checkpoint:
     @classmethod
     def _convert(cls, path: Path) -> Self:
         try:
-            encoder, state = load_foreign(path)
+            converted = convert_file(path)
         except CheckpointError as error:
             if not path.is_dir():
                 raise
@@ -262,11 +269,12 @@ class Checkpoint:
                 f"of DINOv2; {reason}"
             ) from error
         config = CheckpointConfig(
-            encoder=encoder,
-            preprocessing=_foreign_preprocessing(encoder),
-            description=f"Weights of {path.name}, which were not trained on brain MRI.",
+            encoder=converted.encoder,
+            preprocessing=_foreign_preprocessing(converted.encoder),
+            missing_modalities=len(converted.encoder.modalities) > 1,
+            description=_describe(path.name, converted),
         )
-        return cls(config, state)
+        return cls(config, converted.state)
 
 
 def _is_own(path: Path) -> bool:
@@ -287,8 +295,18 @@ def _read_card(path: Path) -> str:
         ) from error
 
 
-def _foreign_preprocessing(encoder: EncoderConfig) -> dict[str, Any]:
+def _describe(name: str, converted: Converted) -> str:
+    if isinstance(converted.encoder, EncoderConfig):
+        return f"Weights of {name}, which were not trained on brain MRI."
+    unused = len(converted.unused)
+    dropped = f", without {unused} parameters that it does not use" if unused else ""
+    return f"Weights of {name}: {converted.layout}{dropped}."
+
+
+def _foreign_preprocessing(encoder: EncoderKind) -> dict[str, Any]:
     """Return a grid of 1 mm, the detail that patches of 14 voxels need."""
+    if not isinstance(encoder, EncoderConfig):
+        return {}
     patch, thickness = encoder.patch_size, encoder.thickness
     steps_and_sizes = ((patch, 150), (patch, 190), (thickness, 150))
     return {
@@ -309,9 +327,8 @@ def _short_card(config: CheckpointConfig) -> str:
 
 - state: {"trained" if config.trained else "**not trained: random weights**"}
 - modalities: {", ".join(encoder.modalities)}
-- slabs: {config.plane}, {encoder.thickness} slices
-- network: {encoder.depth} blocks of width {encoder.embed_dim}, patches of \
-{encoder.patch_size} pixels
+- plane of slabs: {config.plane}
+- network: {encoder.summary}
 - recommended pooling: {config.pooling}
 - written by brainfeat {config.library_version}
 

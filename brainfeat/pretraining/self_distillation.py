@@ -243,7 +243,8 @@ def _encode(
         foreground=group.fractions.flatten(0, 1) > 0,
     )
     return EncoderOutput(
-        output.cls_token.unflatten(0, views), output.patch_tokens.unflatten(0, views)
+        output.require_cls_token().unflatten(0, views),
+        output.patch_tokens.unflatten(0, views),
     )
 
 
@@ -258,4 +259,4 @@ def _mean_class_tokens(tokens: EncoderOutput, group: ViewGroup) -> Tensor:
     """Average the class tokens of each view, weighted by foreground: (V, B, D)."""
     weights = group.fractions.sum(dim=(3, 4)) + 1e-6
     weights = weights / weights.sum(dim=2, keepdim=True)
-    return torch.einsum("vbs,vbsd->vbd", weights, tokens.cls_token.float())
+    return torch.einsum("vbs,vbsd->vbd", weights, tokens.require_cls_token().float())
