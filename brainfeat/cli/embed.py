@@ -41,6 +41,7 @@ from brainfeat.cli.options import (
     RequireOption,
     SchedulerOption,
     StopOption,
+    StrictOption,
     TableOption,
     VerboseOption,
     check_output,
@@ -79,6 +80,7 @@ def embed(
     bids_filter_file: FilterFileOption = None,
     overwrite: OverwriteOption = False,
     stop_on_first_error: StopOption = False,
+    strict: StrictOption = False,
     shard: Annotated[
         str | None,
         typer.Option(
@@ -118,6 +120,7 @@ def embed(
             cache=cache,
             overwrite=overwrite,
             stop_on_first_error=stop_on_first_error,
+            strict=strict,
         ),
         choice=_ModalityChoice(
             modality or (), require or (), only or (), bids_filter_file

@@ -21,6 +21,7 @@ from brainfeat.preprocessing import brain_mask as masks
 from brainfeat.preprocessing.alignment import Alignment, align_to_template
 from brainfeat.preprocessing.intensities import correct_bias, repair, standardise
 from brainfeat.preprocessing.preprocessed import PreprocessedSubject
+from brainfeat.preprocessing.quality import assess_quality, measure_ml
 from brainfeat.preprocessing.resampling import reorient_to_ras, resample
 from brainfeat.preprocessing.template import BRAIN_CENTER
 from brainfeat.volume import Geometry, Volume
@@ -152,8 +153,10 @@ class Preprocessor(JsonConfig):
                 index = modalities.index(name)
                 data[index] = self._normalise(sampled[name], foreground)
         present = np.array([name in clean for name in modalities])
-        similarity = alignment.similarity
-        return PreprocessedSubject(data, present, foreground, *placement, similarity)
+        brain_ml = measure_ml(foreground, *placement)
+        is_placed = self.alignment != "none"
+        quality = assess_quality(alignment, brain_ml, is_placed=is_placed)
+        return PreprocessedSubject(data, present, foreground, *placement, quality)
 
     def apply_labels(
         self, label_map: Volume, subject: PreprocessedSubject
