@@ -29,7 +29,18 @@ class EncoderOutput(NamedTuple):
     patch_tokens: Tensor
 
     def require_cls_token(self) -> Tensor:
-        """Return the class token, or raise an InputError if the encoder has none."""
+        """Return the class token of an encoder that has one.
+
+        Returns
+        -------
+        Tensor of shape (B, S, D) or (B, D)
+            The class token.
+
+        Raises
+        ------
+        InputError
+            If the encoder has none.
+        """
         if self.cls_token is None:
             raise InputError(
                 "expected an encoder with a class token, got one without; take the "
