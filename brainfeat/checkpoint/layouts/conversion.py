@@ -33,7 +33,7 @@ class Converted(NamedTuple):
 
     encoder: EncoderKind
     state: dict[str, Tensor]  # float32
-    layout: str  # where they come from, for a reader
+    layout: str  # as in the table of known encoders
     unused: list[str]  # names of parameters without an effect, which were dropped
 
 
@@ -74,7 +74,7 @@ def convert_foreign(
     tensors = without_wrappers(named_tensors(state))
     scores = [layout.likeness(tensors) for layout in _LAYOUTS]
     if max(scores) < _MIN_LIKENESS:
-        names = ", ".join(layout.name for layout in _LAYOUTS)
+        names = ", ".join(layout.title for layout in _LAYOUTS)
         raise CheckpointError(
             f"expected transformer blocks in one of the layouts {names}, got keys "
             f"{list_names(tensors)}."
@@ -83,7 +83,7 @@ def convert_foreign(
     try:
         config, converted, unused = layout.convert(tensors, num_heads)
     except ConfigError as error:
-        raise CheckpointError(f"nearest layout {layout.name}: {error}") from error
+        raise CheckpointError(f"nearest layout {layout.title}: {error}") from error
     return Converted(config, converted, layout.name, unused)
 
 

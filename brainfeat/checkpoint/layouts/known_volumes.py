@@ -45,18 +45,21 @@ _BRAINIAC: dict[str, Any] = {
 
 VOLUME_LAYOUTS = (
     VolumeLayout(
-        name="BrainIAC (a ViT of MONAI)",
+        name="brainiac",
+        title="BrainIAC, a ViT of MONAI",
         names=_MONAI_BLOCK
         | {f"patch_embedding.{key}": ours for key, ours in _MONAI_EMBEDDING.items()},
         settings=_BRAINIAC,
     ),
     VolumeLayout(
-        name="BrainIAC in timm's names",
+        name="brainiac",
+        title="BrainIAC in timm's names",
         names=_TIMM | _POSITIONS,
         settings=_BRAINIAC,
     ),
     VolumeLayout(
-        name="3DINO (DINOv2 in 3D)",
+        name="3dino",
+        title="3DINO, DINOv2 in 3D",
         names=_TIMM
         | _POSITIONS
         | {"cls_token": "cls_token", "mask_token": None}
@@ -71,7 +74,8 @@ VOLUME_LAYOUTS = (
         has_class_position=True,
     ),
     VolumeLayout(
-        name="BM-MAE",
+        name="bm-mae",
+        title="BM-MAE",
         names=_MONAI_BLOCK
         | {"cls_token": "cls_token"}
         | {
@@ -90,7 +94,8 @@ VOLUME_LAYOUTS = (
         outside=r"(\w+\.)*(decoder\w*|mask_token|masked_\w+)(\.|$)",
     ),
     VolumeLayout(
-        name="NeuroVFM",
+        name="neurovfm",
+        title="NeuroVFM",
         names={
             "token_embed.proj": "patch_embed.0.proj",
             "blocks.*.mixer.qkv": "blocks.*.attn.qkv",
@@ -109,7 +114,8 @@ VOLUME_LAYOUTS = (
         is_flat=True,
     ),
     VolumeLayout(
-        name="Neuro-JEPA",
+        name="neuro-jepa",
+        title="Neuro-JEPA",
         names=_TIMM
         | {
             "blocks.*.attn.proj_attn_gate": "blocks.*.attn.gate",

@@ -67,7 +67,8 @@ _TRANSFORMERS: _Names = {
 class SlabLayout:
     """How a library stores DINOv2; `names` are theirs for ours."""
 
-    name: str
+    name: str  # as in the table of known encoders
+    title: str
     names: _Names
 
     @cached_property
@@ -107,14 +108,14 @@ class SlabLayout:
             elif problems.check(sources, foreign, shape):
                 converted[name] = torch.cat([foreign[source] for source in sources])
         problems.unexpected += [name for name in foreign if name not in used]
-        problems.raise_if_any(self.name)
+        problems.raise_if_any(self.title)
         check_values(foreign)
         return config, {k: v.float() for k, v in converted.items()}, []
 
 
 SLAB_LAYOUTS = (
-    SlabLayout("DINOv2 of Meta or timm", _META),
-    SlabLayout("DINOv2 of transformers", _TRANSFORMERS),
+    SlabLayout("dinov2", "DINOv2 of Meta or timm", _META),
+    SlabLayout("dinov2", "DINOv2 of transformers", _TRANSFORMERS),
 )
 
 

@@ -34,7 +34,8 @@ class VolumeLayout:
     keys and shapes do not tell.
     """
 
-    name: str
+    name: str  # as in the table of known encoders
+    title: str
     names: Mapping[str, str | None]
     settings: Mapping[str, Any]
     experts: Mapping[str, Any] | None = None
@@ -86,7 +87,7 @@ class VolumeLayout:
                 [sources[name]], inside, self._their_shape(name, shape, config)
             )
         }
-        problems.raise_if_any(self.name)
+        problems.raise_if_any(self.title)
         check_values({name: inside[name] for name in sources.values()})
         if self.has_class_position:
             table = inside[sources["patch_embed.0.pos_embed"]]
