@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from brainfeat._version import __version__
+from brainfeat.checkpoint.origin import Origin
 from brainfeat.configs import JsonConfig, check_fields
 from brainfeat.models.config import EncoderConfig
 from brainfeat.models.pooling import PoolingMode
@@ -34,6 +35,8 @@ class CheckpointConfig(JsonConfig):
         False for random weights.
     description : str
         What it was trained on and for, in a sentence.
+    origin : Origin
+        Where weights of others come from, and their licence.
     library_version : str
         Version of brainfeat that wrote it.
 
@@ -52,6 +55,7 @@ class CheckpointConfig(JsonConfig):
     missing_modalities: bool = False
     trained: bool = True
     description: str = ""
+    origin: Origin = dataclasses.field(default_factory=Origin)
     library_version: str = __version__
 
     def __post_init__(self) -> None:

@@ -10,7 +10,8 @@ from typing import Generic, TypeVar
 import torch
 
 from brainfeat.checkpoint.checkpoint import Checkpoint
-from brainfeat.checkpoint.hub import locate_checkpoint
+from brainfeat.checkpoint.known import find_known
+from brainfeat.checkpoint.locate import locate_checkpoint
 from brainfeat.exceptions import CheckpointError, ConfigError
 from brainfeat.models.encoder import SlabEncoder
 from brainfeat.models.packed_linear import pack_linear_layers
@@ -52,8 +53,10 @@ def shared_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
         raise ConfigError(
             f"checkpoint: expected a name or a folder, got {type(source).__name__}."
         )
-    path = locate_checkpoint(source)
-    return _CHECKPOINTS.get(_signature(path), lambda: _load(source))
+    # A known encoder's name also says how a file is to be read.
+    known = find_known(os.fspath(source))
+    key = known and known.name, *_signature(locate_checkpoint(source))
+    return _CHECKPOINTS.get(key, lambda: _load(source))
 
 
 def check_fingerprint(source: object, fitted: str, fingerprint: str) -> None:

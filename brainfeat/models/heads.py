@@ -83,9 +83,16 @@ class AnatomyHead(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, targets: Tensor, weights: Tensor) -> None:
-        """Set mean and spread to those of targets (..., R) with weights (...)."""
+        """Set mean and spread to those of targets (..., R) with weights (...).
+
+        Weights (..., R) are those of each target; one without weight has spread 1.
+        """
         rows = targets.flatten(0, -2).double()  # N R
-        fraction = weights.flatten().double()[:, None] / weights.sum()
+        if weights.ndim < targets.ndim:
+            fraction = weights.flatten().double()[:, None] / weights.sum()
+        else:
+            each = weights.flatten(0, -2).double()
+            fraction = each / each.sum(dim=0).clamp(min=1e-12)
         mean = (fraction * rows).sum(dim=0)
         variance = (fraction * (rows - mean).square()).sum(dim=0)
         self.mean.copy_(mean)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from brainfeat.preprocessing.quality import Quality
 from brainfeat.volume import Geometry
 
 
@@ -21,7 +22,7 @@ class PreprocessedSubject:
     foreground: NDArray[np.bool_]  # (I, J, K), voxels that count as brain
     geometry: Geometry  # the grid, in template mm
     grid_to_scanner: NDArray[np.float64]  # template mm to scanner mm
-    similarity: float  # correlation with the head model; NaN if only centred
+    quality: Quality  # whether the brain was found
 
     def on_grid(self, geometry: Geometry) -> "PreprocessedSubject":
         """Copy with another grid and no voxels, for `Preprocessor.invert`."""

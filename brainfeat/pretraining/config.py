@@ -26,11 +26,16 @@ from brainfeat.io.paths import expand_home
 from brainfeat.models.config import EncoderConfig
 from brainfeat.pretraining.views import ViewConfig
 
-PresetName = Literal["small_batch", "large_batch"]
+PresetName = Literal["small_batch", "large_batch", "agreement"]
+AgreementTeacher = Literal["frozen", "moving_average"]
+AgreementReadout = Literal["none", "linear"]
 Centring = Literal["sinkhorn", "moving_average"]
 Parallel = Literal["ddp", "fully_shard"]
 OptimizerName = Literal["adamw", "muon"]
+# Weights of the distances of tokens, of mean tokens and of the class token.
+Parts = tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat]
 _NumPrototypes = Annotated[int, Rule(">= 2", lambda value: value >= 2)]
+_OF_PAIRS = ("agreement", "consistency")  # objectives
 
 _PRESETS: dict[str, dict[str, Any]] = {
     # With few subjects a step: fewer prototypes, for Sinkhorn to balance.
@@ -55,6 +60,41 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "parallel": "fully_shard",
         "views": {"n_local": 8},
     },
+    # Continue from trained weights, so that they tell brains apart and not protocols.
+    "agreement": {
+        "encoder": {"layer_scale": 0.1, "slab_mixing": [2, 5, 8]},
+        "views": {
+            "n_local": 0,
+            "global_boxes": "whole",
+            "hidden_modalities": 0.5,
+            "intensity": {
+                "gamma": 0.1,
+                "contrast": 0.1,
+                "bias": 0.1,
+                "blur": 0.0,
+                "coarse": 0.0,
+            },
+        },
+        "dino_weight": 0.0,
+        "ibot_weight": 0.0,
+        "koleo_weight": 0.0,
+        "anatomy_weight": 1.0,
+        "anatomy_whole_weight": 0.03,
+        "agreement_weight": 1.0,
+        "consistency_weight": 0.3,
+        "n_degraded": 8,
+        "batch_size": 4,
+        "n_steps": 1500,
+        "learning_rate": 4e-4,
+        "final_learning_rate": 4e-6,
+        "weight_decay": [0.02, 0.02],
+        "layer_decay": 1.0,
+        "patch_embed_lr": 1.0,
+        "warmup_fraction": 0.03,
+        "teacher_momentum": [0.97, 0.997],
+        "clip_grad": 1.0,
+        "checkpoint_every": 100,
+    },
 }
 
 
@@ -74,6 +114,27 @@ class PretrainingConfig(JsonConfig):
     dino_weight, ibot_weight, koleo_weight, infonce_weight, anatomy_weight : float
         Weight of each objective in the loss. KoLeo is averaged over the global views,
         while DINOv2 sums it over its two. InfoNCE compares the first two global views.
+    agreement_weight : float
+        Weight of the distance of the tokens of each acquisition from those that the
+        teacher gives for the clean acquisition of the same brain. Needs several
+        acquisitions of a subject, such as `n_degraded` makes.
+    consistency_weight : float
+        Weight of the distance between two acquisitions of a brain.
+    anatomy_whole_weight : float
+        Weight, within the anatomy objective, of the error of the sum of each target
+        over a view, over its spread between subjects.
+    agreement_teacher : {"frozen", "moving_average"}
+        Whether the teacher of the agreement keeps the initial weights or follows the
+        student.
+    agreement_readout : {"none", "linear"}
+        Whether tokens are compared with the teacher's as they are, or after a linear
+        map that is learnt, so that what the teacher tells only has to stay readable.
+    agreement_parts, consistency_parts : tuple of float
+        Weights of the distance of tokens, over the spread of tokens, of the mean token,
+        over its spread between subjects, and of the class token from the mean token.
+    n_degraded : int
+        Degraded copies of each scan that are preprocessed too: thick slices, large
+        voxels, noise, fields, parts of the head, without skull.
     n_prototypes : int
         Prototypes K of the DINO head and of the iBOT head.
     head_hidden_dim, head_bottleneck_dim : int
@@ -149,6 +210,14 @@ class PretrainingConfig(JsonConfig):
     koleo_weight: NonNegativeFloat = 0.1
     infonce_weight: NonNegativeFloat = 0.0
     anatomy_weight: NonNegativeFloat = 0.0
+    agreement_weight: NonNegativeFloat = 0.0
+    consistency_weight: NonNegativeFloat = 0.0
+    anatomy_whole_weight: NonNegativeFloat = 0.0
+    agreement_teacher: AgreementTeacher = "frozen"
+    agreement_readout: AgreementReadout = "none"
+    agreement_parts: Parts = (1.0, 0.1, 0.1)
+    consistency_parts: Parts = (0.0, 1.0, 0.1)
+    n_degraded: NonNegativeInt = 0
     n_prototypes: _NumPrototypes = 4096
     head_hidden_dim: PositiveInt = 1024
     head_bottleneck_dim: PositiveInt = 256
@@ -194,6 +263,16 @@ class PretrainingConfig(JsonConfig):
         return self.dino_weight > 0 or self.ibot_weight > 0
 
     @property
+    def uses_pairs(self) -> bool:
+        """Whether an objective compares acquisitions of one brain."""
+        return self.agreement_weight > 0 or self.consistency_weight > 0
+
+    @property
+    def has_frozen_teacher(self) -> bool:
+        """Whether an objective compares with the initial weights."""
+        return self.agreement_weight > 0 and self.agreement_teacher == "frozen"
+
+    @property
     def uses_local_views(self) -> bool:
         """Whether an objective needs the local views."""
         return self.dino_weight > 0 and self.views.n_local > 0
@@ -204,8 +283,9 @@ class PretrainingConfig(JsonConfig):
 
         Parameters
         ----------
-        name : {"small_batch", "large_batch"}
-            One machine with few subjects a step, or many, after DINOv2's ViT-L recipe.
+        name : {"small_batch", "large_batch", "agreement"}
+            One machine with few subjects a step, or many, after DINOv2's ViT-L recipe,
+            or trained weights that learn to ignore the protocol of a scan.
         **changes : object
             Fields that replace the preset's.
 
@@ -229,18 +309,28 @@ class PretrainingConfig(JsonConfig):
 
 def _relations(config: PretrainingConfig) -> Iterator[Relation]:
     parts = config.accumulation_steps
-    weights = ("dino", "ibot", "koleo", "infonce", "anatomy")
+    weights = ("dino", "ibot", "koleo", "infonce", "anatomy", *_OF_PAIRS)
     has_weight = any(getattr(config, f"{name}_weight") for name in weights)
     yield has_weight, "dino_weight", "a weight above 0 for at least one objective"
     divides = config.batch_size % parts == 0
     yield divides, "batch_size", f"a multiple of accumulation_steps {parts}"
     has_pairs = config.infonce_weight == 0 or config.batch_size > parts
     yield has_pairs, "batch_size", "two subjects in each accumulated part for InfoNCE"
+    has_spread = not config.uses_pairs or config.batch_size > parts
+    spread = "two subjects in each accumulated part for agreement and consistency"
+    yield has_spread, "batch_size", spread
+    is_shared = not config.uses_pairs or config.views.global_boxes != "own"
+    boxes = "'shared' or 'whole' for agreement and consistency"
+    yield is_shared, "views.global_boxes", boxes
+    for name in _OF_PAIRS:
+        parts_sum = sum(getattr(config, f"{name}_parts"))
+        compares = getattr(config, f"{name}_weight") == 0 or parts_sum > 0
+        yield compares, f"{name}_parts", "a weight above 0"
     is_whole = config.optimizer == "adamw" or config.parallel == "ddp"
     yield is_whole, "parallel", "'ddp', since Muon needs whole matrices"
-    compares = config.dino_weight > 0 or config.infonce_weight > 0
-    has_views = not compares or config.views.n_global > 1
-    yield has_views, "views.n_global", "at least 2 for DINO and InfoNCE"
+    for name in ("dino", "infonce", "consistency"):
+        has_views = getattr(config, f"{name}_weight") == 0 or config.views.n_global > 1
+        yield has_views, "views.n_global", "at least 2 for DINO, InfoNCE, consistency"
     names_none = not config.encoder.tissues
     yield names_none, "encoder.tissues", "none, since the data name them"
     patch = config.encoder.patch_size

@@ -24,6 +24,10 @@ __all__ = [
     "ibot_loss",
     "infonce_loss",
     "koleo_loss",
+    "structure_loss",
+    "subject_distance",
+    "token_distance",
+    "whole_loss",
 ]
 
 import torch
@@ -115,6 +119,76 @@ def anatomy_loss(
     stacks = sums.square().sum(dim=0) / squares
     target_weights = target_weights / target_weights.sum()
     return (target_weights * (patches + _STACK_WEIGHT * stacks)).sum()
+
+
+def structure_loss(
+    prediction: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    known: Tensor,
+    target_weights: Tensor,
+) -> Tensor:
+    """Compute the weighted squared error of patches over the targets that are known.
+
+    As the first term of `anatomy_loss`, for subjects of which only some targets are
+    known: `known` is bool (B, R). 0 if none is.
+    """
+    counted = torch.einsum("bn,br->r", weights, known.float())
+    total = ranks.all_ranks_mean(counted).clamp(min=1e-6)
+    square = (prediction.float() - targets).square()  # B N R
+    patches = torch.einsum("bn,br,bnr->r", weights, known.float(), square) / total
+    return _mean_over_known(patches, counted, target_weights)
+
+
+def whole_loss(
+    error: Tensor, variance: Tensor, known: Tensor | None, target_weights: Tensor
+) -> Tensor:
+    """Compute the error of sums over each brain, over their spread between subjects.
+
+    `error` (B, R) has the errors of sums, `variance` (R,) is that between subjects,
+    `known` (B, R) says which count. Quadratic up to one standard deviation and linear
+    above, so that one poorly aligned scan does not dominate.
+    """
+    shown = torch.ones_like(error) if known is None else known.float()
+    counted = shown.sum(dim=0)
+    total = ranks.all_ranks_mean(counted).clamp(min=1e-6)
+    wholes = (shown * _bounded(error.square() / variance)).sum(dim=0) / total
+    return _mean_over_known(wholes, counted, target_weights)
+
+
+def token_distance(
+    first: Tensor, second: Tensor, variance: Tensor, weights: Tensor
+) -> Tensor:
+    """Average the squared distance of tokens (..., D) over their variance.
+
+    `variance` is (D,) or a scalar, `weights` (...) are those of the tokens. 1 for
+    tokens that differ by their standard deviation; 0 if all weights are.
+    """
+    square = (first.float() - second.float()).square() / variance
+    weights = weights.float()
+    total = ranks.all_ranks_mean(weights.sum()).clamp(min=1e-6)
+    return (weights * square.mean(dim=-1)).sum() / total
+
+
+def subject_distance(first: Tensor, second: Tensor, variance: Tensor) -> Tensor:
+    """Average the squared distance of rows (..., D) over the variance between subjects.
+
+    Linear in the distance above one standard deviation, as `whole_loss` is.
+    """
+    square = (first.float() - second.float()).square() / variance
+    return _bounded(square.mean(dim=-1)).mean()
+
+
+def _bounded(square: Tensor) -> Tensor:
+    """Keep squares up to 1; beyond, continue linearly in their root (Huber)."""
+    return torch.where(square < 1, square, 2 * square.clamp(min=1).sqrt() - 1)
+
+
+def _mean_over_known(values: Tensor, counted: Tensor, target_weights: Tensor) -> Tensor:
+    """Average values (R,) by the weights of the targets that any subject tells."""
+    is_known = ranks.all_ranks_sum(counted) > 0
+    target_weights = target_weights * is_known
+    return (target_weights * values).sum() / target_weights.sum().clamp(min=1e-6)
 
 
 class SinkhornKnopp(nn.Module):

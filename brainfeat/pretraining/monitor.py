@@ -24,6 +24,7 @@ _COLLAPSED_RANK = 2.0
 _LOW_RANK = 10.0
 _COLLAPSED_ENTROPY = 0.01
 _LOW_ENTROPY = 0.1
+_LOW_SPREAD = 0.3  # of the variance at the start; less is what agreement must not cost
 
 
 def effective_rank(rows: Tensor) -> float:
@@ -106,6 +107,11 @@ class Monitor:
             )
         self._warn_once(step, "effective rank", rank, _LOW_RANK, "%.1f")
         self._warn_once(step, "teacher entropy", entropy, _LOW_ENTROPY, "%.3f")
+
+    def check_spread(self, step: int, subject_spread: float | None) -> None:
+        """Warn when mean tokens vary much less between subjects than at the start."""
+        name = "spread between subjects, relative to the initial weights,"
+        self._warn_once(step, name, subject_spread, _LOW_SPREAD, "%.2f")
 
     def _warn_once(
         self, step: int, name: str, value: float | None, low: float, form: str

@@ -70,7 +70,7 @@ class LinearProbe:
         for number in range(len(self.labels)):
             volumes = self.subjects.volumes[number, 0].to(device)
             volumes = volumes.permute(0, *(axis + 1 for axis in axes))
-            foreground = self.subjects.foreground[number].permute(axes)
+            foreground = self.subjects.foreground[number, 0].permute(axes)
             pooled = pool_patches(
                 foreground[None, None, None], config.thickness, config.patch_size
             )

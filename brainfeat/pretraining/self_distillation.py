@@ -13,6 +13,12 @@ from torch import Tensor, nn
 from brainfeat.models.encoder import EncoderOutput, SlabEncoder
 from brainfeat.models.heads import AnatomyHead, Projector, PrototypeHead
 from brainfeat.pretraining import losses
+from brainfeat.pretraining.agreement import (
+    Agreement,
+    Spread,
+    mean_class_tokens,
+    mean_tokens,
+)
 from brainfeat.pretraining.config import PretrainingConfig
 from brainfeat.pretraining.views import ViewGroup, Views, mask_weights
 
@@ -20,6 +26,7 @@ _CENTRINGS: dict[str, Callable[[int], nn.Module]] = {
     "sinkhorn": losses.SinkhornKnopp,
     "moving_average": losses.MovingAverageCentring,
 }
+_OF_PAIRS = ("agreement", "consistency")
 
 
 class HeadOutputs(NamedTuple):
@@ -30,6 +37,8 @@ class HeadOutputs(NamedTuple):
     patch_logits: Tensor | None  # M K, prototypes of the masked global patches
     projections: Tensor | None  # V B P, of the mean patch token of global views
     predicted_targets: Tensor | None  # V B S h w R, standardised
+    tokens: EncoderOutput | None = None  # V B S (h w) D, of the global views
+    read_tokens: Tensor | None = None  # V B S h w D, as compared with the teacher's
 
 
 class LossTerms(NamedTuple):
@@ -41,6 +50,8 @@ class LossTerms(NamedTuple):
     koleo: Tensor
     infonce: Tensor
     anatomy: Tensor
+    agreement: Tensor
+    consistency: Tensor
 
 
 class HeadedEncoder(nn.Module):
@@ -62,6 +73,9 @@ class HeadedEncoder(nn.Module):
             self.projector = Projector(dim, hidden_dim=hidden_dim, out_dim=out_dim)
         if config.anatomy_weight > 0:
             self.anatomy_head = AnatomyHead(dim, n_targets)
+        self.uses_pairs, self.readout = config.uses_pairs, None
+        if config.agreement_weight > 0 and config.agreement_readout == "linear":
+            self.readout = _identity(dim)
         # DDP would wait for the gradient of a mask token that is never used.
         self.encoder.mask_token.requires_grad_(self.ibot_head is not None)
 
@@ -70,21 +84,27 @@ class HeadedEncoder(nn.Module):
         group = views.global_views
         hides = masked and self.ibot_head is not None
         tokens = _encode(self.encoder, group, group.masks if hides else None)
-        class_tokens = _mean_class_tokens(tokens, group)  # V B D
+        class_tokens = mean_class_tokens(tokens, group)  # V B D
         patch_logits = predicted_targets = projections = None
         if self.ibot_head is not None and group.masks is not None:
             patch_logits = self.ibot_head(tokens.patch_tokens[group.masks])
         if self.anatomy_head is not None:
             predicted_targets = self.anatomy_head(tokens.patch_tokens)
         if self.projector is not None:
-            projections = self.projector(_mean_patch_tokens(tokens, group))
+            projections = self.projector(mean_tokens(tokens, group))
         return HeadOutputs(
             class_tokens=class_tokens,
             class_logits=self._class_logits(class_tokens, views.local_views),
             patch_logits=patch_logits,
             projections=projections,
             predicted_targets=predicted_targets,
+            tokens=tokens if self.uses_pairs else None,
+            read_tokens=self._read(tokens) if self.uses_pairs else None,
         )
+
+    def _read(self, tokens: EncoderOutput) -> Tensor:
+        patches = tokens.patch_tokens
+        return patches if self.readout is None else self.readout(patches)
 
     def _class_logits(
         self, class_tokens: Tensor, local_views: ViewGroup | None
@@ -93,7 +113,7 @@ class HeadedEncoder(nn.Module):
             return None
         if local_views is not None:
             tokens = _encode(self.encoder, local_views, None)
-            local_tokens = _mean_class_tokens(tokens, local_views)
+            local_tokens = mean_class_tokens(tokens, local_views)
             class_tokens = torch.cat([class_tokens, local_tokens])
         logits: Tensor = self.dino_head(class_tokens)
         return logits
@@ -113,6 +133,15 @@ class SelfDistillation(nn.Module):
         self.teacher = copy.deepcopy(self.student)
         self.teacher.requires_grad_(False)
         self.teacher.eval()  # no stochastic depth in the targets
+        # The initial encoder, if it is needed after the student and the teacher moved.
+        self.reference: SlabEncoder | None = None
+        if config.has_frozen_teacher:
+            self.reference = copy.deepcopy(self.teacher.encoder)
+        self.agreement = Agreement(config) if config.uses_pairs else None
+        self.whole_spread: Spread | None = None
+        if config.anatomy_weight > 0 and config.anatomy_whole_weight > 0:
+            self.whole_spread = Spread(n_targets)
+        self.pair_measures: dict[str, Tensor] = {}  # of the last batch
         centring = _CENTRINGS[config.centring]
         self.dino_centring = centring(config.n_prototypes)
         self.ibot_centring = centring(config.n_prototypes)
@@ -129,10 +158,27 @@ class SelfDistillation(nn.Module):
             unhidden = dataclasses.replace(group, visible=group.present)
             with torch.no_grad():
                 teacher = self.teacher(Views(unhidden), masked=False)
+        target = self.encode_reference(views.reference)
         # Sums over prototypes and logarithms of distances need float32.
         with torch.autocast(group.slabs.device.type, enabled=False):
             terms = self._terms(student, teacher, group, teacher_temperature)
-        return terms, student, teacher
+            terms |= self._compare(student, target, views)
+            losses_ = self._weigh(terms)
+        return losses_, student, teacher
+
+    @torch.no_grad()
+    def encode_reference(self, group: ViewGroup | None) -> EncoderOutput | None:
+        """Encode the clean acquisition by the teacher of the agreement."""
+        if group is None or self.config.agreement_weight == 0:
+            return None
+        if self.reference is not None:
+            return _encode(self.reference, group, None)
+        outputs: HeadOutputs = self.teacher(Views(group), masked=False)
+        return outputs.tokens
+
+    def encode_initially(self, group: ViewGroup) -> EncoderOutput:
+        """Encode views by the teacher's encoder, before the first step."""
+        return _encode(unwrapped(self.teacher).encoder, group, None)
 
     @torch.no_grad()
     def update_teacher(self, momentum: float) -> None:
@@ -153,7 +199,7 @@ class SelfDistillation(nn.Module):
         teacher: HeadOutputs | None,
         group: ViewGroup,
         teacher_temperature: float,
-    ) -> LossTerms:
+    ) -> dict[str, Tensor]:
         config = self.config
         zero = student.class_tokens.new_zeros((), dtype=torch.float32)
         terms = dict.fromkeys(LossTerms._fields, zero)
@@ -167,11 +213,31 @@ class SelfDistillation(nn.Module):
             terms["infonce"] = losses.infonce_loss(
                 first, second, temperature=config.infonce_temperature
             )
-        terms |= self._anatomy(student, group)
-        names = LossTerms._fields[1:]
+        return terms | self._anatomy(student, group)
+
+    def _weigh(self, terms: dict[str, Tensor]) -> LossTerms:
+        config = self.config
+        names = [name for name in LossTerms._fields[1:] if name not in _OF_PAIRS]
+        # Only where they are used: further zeros can change the rounding of a sum.
+        names += _OF_PAIRS if config.uses_pairs else ()
         weighted = [getattr(config, f"{name}_weight") * terms[name] for name in names]
-        terms["total"] = torch.stack(weighted).sum()
-        return LossTerms(**terms)
+        return LossTerms(**(terms | {"total": torch.stack(weighted).sum()}))
+
+    def _compare(
+        self, student: HeadOutputs, target: EncoderOutput | None, views: Views
+    ) -> dict[str, Tensor]:
+        """Compare acquisitions of one brain; keep what the log shows of it."""
+        tokens, read_tokens = student.tokens, student.read_tokens
+        if self.agreement is None or tokens is None or read_tokens is None:
+            return {}
+        terms = self.agreement(
+            tokens, read_tokens, views.global_views, target, views.reference
+        )
+        self.pair_measures = {
+            "within_between": terms.within_between.detach(),
+            "subject_spread": terms.subject_spread.detach(),
+        }
+        return {"agreement": terms.agreement, "consistency": terms.consistency}
 
     def _distil(
         self,
@@ -213,12 +279,24 @@ class SelfDistillation(nn.Module):
         weights = group.fractions
         if self.config.ibot_weight > 0 and group.masks is not None:
             weights = weights * ~group.masks  # the student does not see masked patches
-        loss = losses.anatomy_loss(
-            output.predicted_targets.flatten(0, 1).flatten(1, 3),  # VB N R
-            head.standardise(group.targets).flatten(0, 1).flatten(1, 3),
-            weights.flatten(0, 1).flatten(1),
-            head.emphasis,
-        )
+        prediction = output.predicted_targets.flatten(0, 1).flatten(1, 3)  # VB N R
+        targets = head.standardise(group.targets).flatten(0, 1).flatten(1, 3)
+        rows = weights.flatten(0, 1).flatten(1)  # VB N
+        known = None
+        if group.known is None:
+            loss = losses.anatomy_loss(prediction, targets, rows, head.emphasis)
+        else:
+            known = group.known.repeat(len(group.fractions), 1)  # VB R
+            loss = losses.structure_loss(
+                prediction, targets, rows, known, head.emphasis
+            )
+        if self.whole_spread is not None:
+            # Sums of fractions over the patches that have foreground.
+            error = (prediction.float() - targets) * head.spread
+            sums = torch.einsum("bn,bnr->br", (rows > 0).float(), error)
+            loss = loss + self.config.anatomy_whole_weight * losses.whole_loss(
+                sums, self.whole_spread.variance, known, head.emphasis
+            )
         return {"anatomy": loss}
 
 
@@ -247,15 +325,8 @@ def _encode(
     )
 
 
-def _mean_patch_tokens(tokens: EncoderOutput, group: ViewGroup) -> Tensor:
-    """Average the patch tokens of each view over the foreground: (V, B, D)."""
-    weights = group.fractions + 1e-6  # defined for a view without foreground, too
-    weights = weights / weights.sum(dim=(2, 3, 4), keepdim=True)
-    return torch.einsum("vbshw,vbshwd->vbd", weights, tokens.patch_tokens.float())
-
-
-def _mean_class_tokens(tokens: EncoderOutput, group: ViewGroup) -> Tensor:
-    """Average the class tokens of each view, weighted by foreground: (V, B, D)."""
-    weights = group.fractions.sum(dim=(3, 4)) + 1e-6
-    weights = weights / weights.sum(dim=2, keepdim=True)
-    return torch.einsum("vbs,vbsd->vbd", weights, tokens.cls_token.float())
+def _identity(dim: int) -> nn.Linear:
+    linear = nn.Linear(dim, dim)
+    nn.init.eye_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear

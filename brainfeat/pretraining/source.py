@@ -1,10 +1,16 @@
 """Batches of training subjects, the protocol of what provides them, and its seeds."""
 
-__all__ = ["SubjectBatch", "SubjectSource", "derive_seed", "seeded_generator"]
+__all__ = [
+    "PairedSource",
+    "SubjectBatch",
+    "SubjectSource",
+    "derive_seed",
+    "seeded_generator",
+]
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -13,12 +19,28 @@ from torch import Generator, Tensor
 
 @dataclass(frozen=True, eq=False)
 class SubjectBatch:
-    """Normalised volumes of B subjects in A acquisitions each."""
+    """Normalised volumes of B subjects in A acquisitions each.
+
+    Anatomy is known as `targets`, as `labels` or not at all.
+    """
 
     volumes: Tensor  # B A M I J K, zeros where a modality is absent
     present: Tensor  # bool B A M: modalities of each acquisition
-    foreground: Tensor  # B I J K, 1 in the foreground and 0 outside
+    # B A I J K, 1 in the foreground and 0 outside; B I J K is that of all acquisitions.
+    foreground: Tensor
     targets: Tensor | None = None  # B R I J K: anatomy targets of each voxel
+    labels: Tensor | None = None  # uint8 B A I J K: L labels, 0 for none
+    members: Tensor | None = None  # B L R, 1 where a label is part of a target
+    known: Tensor | None = None  # bool B R: targets that the labels tell
+    # The clean acquisition of each subject, for the objective of agreement; A is 1.
+    reference: "SubjectBatch | None" = None
+
+    def __post_init__(self) -> None:
+        if self.foreground.ndim == 4:
+            shared = self.foreground[:, None].expand(
+                -1, self.volumes.shape[1], -1, -1, -1
+            )
+            object.__setattr__(self, "foreground", shared)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -28,19 +50,18 @@ class SubjectBatch:
 
     def to(self, device: torch.device) -> "SubjectBatch":
         """Return the batch on another device."""
-        targets = None if self.targets is None else self.targets.to(device)
-        parts = (self.volumes, self.present, self.foreground)
-        volumes, present, foreground = (part.to(device) for part in parts)
-        return SubjectBatch(volumes, present, foreground, targets)
+        return _change(self, lambda part: part.to(device))
 
     def split(self, n_parts: int) -> list["SubjectBatch"]:
         """Split the subjects into batches of equal size that share memory with it."""
-        tensors = (self.volumes, self.present, self.foreground)
-        chunks = [tensor.chunk(n_parts) for tensor in tensors]
-        targets = (
-            [None] * n_parts if self.targets is None else self.targets.chunk(n_parts)
-        )
-        return [SubjectBatch(*part) for part in zip(*chunks, targets, strict=True)]
+        if len(self.volumes) % n_parts:
+            raise ValueError(
+                f"expected a multiple of {n_parts} subjects, got {len(self.volumes)}."
+            )
+        return [
+            _change(self, lambda part, n=number: part.chunk(n_parts)[n])
+            for number in range(n_parts)
+        ]
 
 
 class SubjectSource(Protocol):
@@ -71,6 +92,27 @@ class SubjectSource(Protocol):
         ...
 
 
+@runtime_checkable
+class PairedSource(Protocol):
+    """A source that knows several acquisitions of the same anatomy."""
+
+    def draw_pairs(
+        self,
+        step: int,
+        n_subjects: int,
+        *,
+        seed: int,
+        process: int = 0,
+        n_processes: int = 1,
+    ) -> SubjectBatch:
+        """Return two acquisitions of each subject, and the clean one as `reference`.
+
+        They are of one visit, so that they show the same anatomy. The arguments are
+        those of `SubjectSource.draw`.
+        """
+        ...
+
+
 def derive_seed(*numbers: int) -> int:
     """Mix non-negative integers, such as seed, step and rank, into a seed below 2**63.
 
@@ -84,3 +126,15 @@ def derive_seed(*numbers: int) -> int:
 def seeded_generator(*numbers: int) -> Generator:
     """Return a generator on the CPU, seeded with `derive_seed`."""
     return Generator().manual_seed(derive_seed(*numbers))
+
+
+def _change(batch: SubjectBatch, change: Callable[..., Any]) -> SubjectBatch:
+    """Change all tensors of a batch, also those of its reference."""
+    parts = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    reference = parts.pop("reference")
+    changed: dict[str, Any] = {
+        n: None if p is None else change(p) for n, p in parts.items()
+    }
+    if reference is not None:
+        changed["reference"] = _change(reference, change)
+    return SubjectBatch(**changed)

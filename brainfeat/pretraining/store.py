@@ -188,7 +188,7 @@ class VolumeStore:
         return SubjectBatch(
             volumes=data[:, :, :-1].float(),
             present=present.unflatten(0, (-1, n_acquisitions)),
-            foreground=data[:, 0, -1].float(),
+            foreground=data[:, :, -1].float(),
         )
 
     def _open(self, scan: StoredScan) -> NDArray[np.float16]:

@@ -22,8 +22,9 @@ from torch.nn.parallel import DistributedDataParallel
 from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.io.json_files import write_json
 from brainfeat.models.encoder import SlabEncoder
-from brainfeat.models.heads import AnatomyHead
 from brainfeat.pretraining import run_state, warm_start
+from brainfeat.pretraining.agreement import mean_tokens
+from brainfeat.pretraining.calibration import calibrate
 from brainfeat.pretraining.config import PretrainingConfig
 from brainfeat.pretraining.monitor import Monitor, relative_entropy
 from brainfeat.pretraining.optimizer import (
@@ -39,7 +40,12 @@ from brainfeat.pretraining.self_distillation import (
     SelfDistillation,
     unwrapped,
 )
-from brainfeat.pretraining.source import SubjectSource, derive_seed, seeded_generator
+from brainfeat.pretraining.source import (
+    PairedSource,
+    SubjectSource,
+    derive_seed,
+    seeded_generator,
+)
 from brainfeat.pretraining.store import VolumeStore
 from brainfeat.pretraining.tracking import Tracker, untracked
 from brainfeat.pretraining.views import DrawnViews, Views
@@ -126,9 +132,7 @@ class Trainer:
                 warm_start.initialise(self.model, start.checkpoint)
             if rank() == 0:
                 write_json(self.folder / run_state.CONFIG_NAME, self.config.to_dict())
-            head = unwrapped(self.model.student).anatomy_head
-            if head is not None:
-                self._calibrate(head)
+            self._calibrate()
         self.model = wrap_for_ranks(self.model, self.config)
         network = unwrapped(self.model.student)
         self.optimizer = build_optimizer(network, self.config)
@@ -161,12 +165,15 @@ class Trainer:
                 momentum = cosine(step, config.n_steps, *config.teacher_momentum)
                 self.model.update_teacher(momentum)
                 self.monitor.check_collapse(step, **indicators)
+                pairs = {n: float(v) for n, v in self.model.pair_measures.items()}
+                self.monitor.check_spread(step, pairs.get("subject_spread"))
                 self.next_step = step + 1
                 # Includes waiting for data, excludes writing checkpoints.
                 pace = config.batch_size / (time.perf_counter() - started)
-                measures = {
+                measures: dict[str, float | None] = {
                     **losses,
                     **indicators,
+                    **pairs,
                     "gradient_norm": norm,
                     "learning_rate": learning_rate,
                     "subjects_per_second": pace,
@@ -198,7 +205,10 @@ class Trainer:
         n_local = config.views.n_local if config.uses_local_views else 0
         views = dataclasses.replace(config.views, n_local=n_local)
         # One draw for all parts, since the next one may repeat a subject.
-        batch = self.source.draw(
+        draw = self.source.draw
+        if config.uses_pairs and isinstance(self.source, PairedSource):
+            draw = self.source.draw_pairs
+        batch = draw(
             step,
             n_subjects,
             seed=derive_seed(config.seed, 0, 2),  # the same in all ranks
@@ -248,11 +258,14 @@ class Trainer:
             terms_of_parts.append(torch.stack(terms).detach())
             if config.uses_teacher:
                 effective_rank = self.monitor.observe(student.class_tokens.mean(dim=0))
+            elif student.tokens is not None:
+                means = mean_tokens(student.tokens, views.global_views).mean(dim=0)
+                effective_rank = self.monitor.observe(means)
             if teacher is not None and teacher.class_logits is not None:
                 entropy = relative_entropy(teacher.class_logits, temperature)
-        means = all_ranks_mean(torch.stack(terms_of_parts).mean(dim=0)).tolist()
+        losses = all_ranks_mean(torch.stack(terms_of_parts).mean(dim=0)).tolist()
         indicators = {"effective_rank": effective_rank, "teacher_entropy": entropy}
-        return dict(zip(LossTerms._fields, means, strict=True)), indicators
+        return dict(zip(LossTerms._fields, losses, strict=True)), indicators
 
     def _clip_gradient(self) -> float:
         parameters = self.model.student.parameters()
@@ -290,19 +303,15 @@ class Trainer:
         """Fingerprint of the scans of a store; None for another source."""
         return self.source.fingerprint if isinstance(self.source, VolumeStore) else None
 
-    def _calibrate(self, head: AnatomyHead) -> None:
-        """Set mean and spread of the anatomy targets from a few batches."""
+    def _calibrate(self) -> None:
+        """Set the units of targets and tokens from a few batches."""
+        config = self.config
+        if config.anatomy_weight == 0 and not config.uses_pairs:
+            return
         # After the last step and far apart, so that all have different subjects.
-        steps = [self.config.n_steps + 1000 * batch for batch in range(_N_CALIBRATION)]
-        views = [self.make_views(step)[0].global_views for step in steps]
-        targets = [group.targets for group in views if group.targets is not None]
-        head.emphasis.copy_(torch.tensor(self.source.target_weights))
-        head.calibrate(torch.cat(targets), torch.cat([g.fractions for g in views]))
-        for name in ("mean", "spread"):
-            # All ranks must use the same units.
-            value = all_ranks_mean(getattr(head, name))
-            getattr(head, name).copy_(value)
-        self.model.update_teacher(1.0)
+        steps = [config.n_steps + 1000 * batch for batch in range(_N_CALIBRATION)]
+        batches = (self.make_views(step)[0] for step in steps)
+        calibrate(self.model, batches, self.source.target_weights)
 
 
 def _fast_attention(device: torch.device) -> AbstractContextManager[Any]:

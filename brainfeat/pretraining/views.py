@@ -32,11 +32,13 @@ from brainfeat.configs import (
     check_fields,
 )
 from brainfeat.models.config import EncoderConfig
+from brainfeat.pretraining.patch_maps import crop_acquisitions, crop_maps
 from brainfeat.pretraining.source import SubjectBatch
-from brainfeat.slabs.crops import CropBoxes, CropConfig, pool_patches, stack_to_slabs
+from brainfeat.slabs.crops import CropBoxes, CropConfig, stack_to_slabs
 from brainfeat.slabs.grid import Plane, SlabGrid
 from brainfeat.slabs.intensity import IntensityChanges, IntensityConfig
 
+Boxes = Literal["own", "shared", "whole"]
 ViewKind = Literal["global", "local"]
 _LOCAL_CROPS = CropConfig(size=(48, 48), n_slabs=2, area=(0.15, 0.35), jitter=2.0)
 
@@ -52,6 +54,9 @@ class ViewConfig:
     global_crops: CropConfig = field(default_factory=CropConfig)
     local_crops: CropConfig = _LOCAL_CROPS
     n_global: PositiveInt = 2  # crops per subject
+    # Each large crop has its own box, all of a subject share one, so that their patches
+    # correspond, or all are the whole volume as it is.
+    global_boxes: Boxes = "own"
     n_local: NonNegativeInt = 4
     # Of the slabs; each step takes the next one. Checkpoint and probe use the first.
     planes: tuple[Plane, ...] = ("axial",)
@@ -82,14 +87,19 @@ class ViewGroup:
     positions: Tensor  # V B S: of each slab along the slab axis, from 0 to 1
     masks: Tensor | None = None  # bool V B S h w: patches hidden from the student
     targets: Tensor | None = None  # V B S h w R: anatomy targets of each patch
+    known: Tensor | None = None  # bool B R: targets that are known; None for all
 
 
 @dataclass(frozen=True, eq=False)
 class Views:
-    """The global views of a batch and, unless None, the local ones."""
+    """The global views of a batch and, unless None, the local ones.
+
+    `reference` is the clean acquisition in the crop that the global views share.
+    """
 
     global_views: ViewGroup
     local_views: ViewGroup | None = None
+    reference: ViewGroup | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +107,8 @@ class DrawnGroup:
     """Random parameters of one group of views, and its modalities."""
 
     boxes: CropBoxes
-    changes: IntensityChanges  # crop b * V + v is view v of subject b
+    # Crop b * V + v is view v of subject b; None for no change.
+    changes: IntensityChanges | None
     present: Tensor  # bool V B M
     visible: Tensor  # bool V B M
     plane: Plane
@@ -121,37 +132,48 @@ class DrawnGroup:
         subject share.
         """
         is_global = kind == "global"
-        crops = config.global_crops if is_global else config.local_crops
         n_views = config.n_global if is_global else config.n_local
-        boxes = CropBoxes.draw(
-            crops,
-            subjects.shape,
-            centers,
-            n_views=n_views,
-            thickness=encoder.thickness,
-            plane=plane,
-            generator=generator,
-        )
+        boxes_kind = config.global_boxes if is_global else "own"
+        if boxes_kind == "whole":
+            n = (len(centers), n_views)
+            boxes = CropBoxes.whole(subjects.shape, n, plane=plane)
+        else:
+            boxes = CropBoxes.draw(
+                config.global_crops if is_global else config.local_crops,
+                subjects.shape,
+                centers,
+                n_views=n_views if boxes_kind == "own" else 1,
+                thickness=encoder.thickness,
+                plane=plane,
+                generator=generator,
+            )
+            boxes = boxes if boxes_kind == "own" else boxes.repeat(n_views)
         n_crops = n_views * len(centers)
         present = _present_in_views(subjects.present.cpu(), n_views)
         visible = _hide_modalities(present, config.hidden_modalities, generator)
         changes = IntensityChanges.draw(
             config.intensity, n_crops, present.shape[2], generator
         )
-        masks = _draw_masks(config, encoder, n_crops, generator) if is_global else None
+        masks = None
+        if is_global:
+            masks = _draw_masks(config, encoder, boxes, generator)
         return cls(boxes, changes, present, visible, plane, masks)
+
+    def unchanged(self, present: Tensor) -> "DrawnGroup":
+        """Return one view in the first box, of modalities (B, A, M), as it is."""
+        shown = present[:, 0].cpu()[None]
+        return DrawnGroup(self.boxes.repeat(1), None, shown, shown, self.plane)
 
     def apply(self, subjects: SubjectBatch, encoder: EncoderConfig) -> ViewGroup:
         """Cut the views out of the volumes, on the device of the volumes."""
-        device = subjects.volumes.device
-        thickness, patch_size = encoder.thickness, encoder.patch_size
-        stacks = _crop_acquisitions(self.boxes, subjects.volumes)  # B V M n H W
+        device, thickness = subjects.volumes.device, encoder.thickness
+        stacks = crop_acquisitions(self.boxes, subjects.volumes)  # B V M n H W
         n_subjects, n_views = stacks.shape[:2]
-        stacks = self.changes.apply(stacks.flatten(0, 1))
+        stacks = stacks.flatten(0, 1)
+        if self.changes is not None:
+            stacks = self.changes.apply(stacks)
         slabs = stack_to_slabs(stacks, thickness)  # BV S C H W
-        maps = _crop_maps(self.boxes, subjects, thickness, patch_size)  # B V S h w 1+R
-        maps = maps.transpose(0, 1)
-        fractions = encoder.count_foreground(maps[..., 0])
+        fractions, targets = crop_maps(self.boxes, subjects, encoder)
         masks = None if self.masks is None else self.masks.to(device)
         if masks is not None and encoder.background == "skipped":
             masks = masks & (fractions > 0)  # skipped patches have no tokens
@@ -163,16 +185,18 @@ class DrawnGroup:
             fractions=fractions,
             positions=positions.transpose(0, 1).to(device),
             masks=masks,
-            targets=None if subjects.targets is None else maps[..., 1:],
+            targets=targets,
+            known=subjects.known,
         )
 
 
 @dataclass(frozen=True, eq=False)
 class DrawnViews:
-    """Random parameters of all views of a batch; `local_views` may be None."""
+    """Random parameters of all views of a batch; all but the first may be None."""
 
     global_views: DrawnGroup
     local_views: DrawnGroup | None = None
+    reference: DrawnGroup | None = None
 
     @classmethod
     def draw(
@@ -186,7 +210,7 @@ class DrawnViews:
     ) -> "DrawnViews":
         """Draw the views of one step, whose number chooses the plane."""
         plane = config.planes[step % len(config.planes)]
-        centers = _draw_centers(subjects.foreground, plane, generator)
+        centers = _draw_centers(subjects.foreground[:, 0], plane, generator)
         kinds: tuple[ViewKind, ...] = (
             ("global", "local") if config.n_local else ("global",)
         )
@@ -202,14 +226,23 @@ class DrawnViews:
             )
             for kind in kinds
         ]
-        return cls(*groups)
+        drawn = cls(*groups)
+        if subjects.reference is None or config.global_boxes == "own":
+            return drawn
+        present = subjects.reference.present
+        return replace(drawn, reference=drawn.global_views.unchanged(present))
 
     def apply(self, subjects: SubjectBatch, encoder: EncoderConfig) -> Views:
         """Cut all views out of the volumes, on the device of the volumes."""
         views = Views(self.global_views.apply(subjects, encoder))
-        if self.local_views is None:
+        if self.local_views is not None:
+            views = replace(
+                views, local_views=self.local_views.apply(subjects, encoder)
+            )
+        if self.reference is None or subjects.reference is None:
             return views
-        return replace(views, local_views=self.local_views.apply(subjects, encoder))
+        reference = self.reference.apply(subjects.reference, encoder)
+        return replace(views, reference=reference)
 
 
 def _draw_centers(foreground: Tensor, plane: Plane, generator: Generator) -> Tensor:
@@ -243,54 +276,18 @@ def _hide_modalities(
 
 
 def _draw_masks(
-    config: ViewConfig, encoder: EncoderConfig, n_crops: int, generator: Generator
+    config: ViewConfig, encoder: EncoderConfig, boxes: CropBoxes, generator: Generator
 ) -> Tensor:
-    height, width = config.global_crops.size
+    n_slices, height, width = boxes.size
     patch_size = encoder.patch_size
     masks: Tensor = draw_block_masks(
-        n_crops,
-        (config.global_crops.n_slabs, height // patch_size, width // patch_size),
+        boxes.matrices.shape[:2].numel(),
+        (n_slices // encoder.thickness, height // patch_size, width // patch_size),
         ratio=config.mask_ratio,
         probability=config.mask_probability,
         generator=generator,
     ).unflatten(0, (config.n_global, -1))
     return masks
-
-
-def _crop_acquisitions(boxes: CropBoxes, volumes: Tensor) -> Tensor:
-    """Cut view v out of acquisition v modulo A: (B, V, M, n_slices, H, W)."""
-    n_acquisitions, n_views = volumes.shape[1], boxes.matrices.shape[1]
-    parts = [
-        CropBoxes(boxes.matrices[:, first::n_acquisitions], boxes.size).apply(
-            volumes[:, first]
-        )
-        for first in range(min(n_acquisitions, n_views))
-    ]
-    if len(parts) == 1:
-        return parts[0]
-    out = parts[0].new_empty(len(volumes), n_views, *parts[0].shape[2:])
-    for first, part in enumerate(parts):
-        out[:, first::n_acquisitions] = part
-    return out
-
-
-def _crop_maps(
-    boxes: CropBoxes, subjects: SubjectBatch, thickness: int, patch_size: int
-) -> Tensor:
-    """Average foreground and targets over patches: (B, V, S, h, w, 1 + R)."""
-    # Every second voxel along each axis is enough for patch means.
-    factor = 2 if thickness % 2 == patch_size % 2 == 0 else 1
-    coarse = boxes.coarsen(factor)
-    parts = [subjects.foreground[:, None]]
-    if subjects.targets is not None:
-        parts.append(subjects.targets)
-    pooled = [
-        pool_patches(
-            coarse.apply(part.float()), thickness // factor, patch_size // factor
-        )
-        for part in parts
-    ]
-    return torch.cat(pooled, dim=-1)
 
 
 def draw_block_masks(

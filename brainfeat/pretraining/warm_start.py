@@ -26,7 +26,7 @@ from brainfeat.pretraining.config import PretrainingConfig
 from brainfeat.pretraining.ranks import rank, world_size
 from brainfeat.pretraining.run_state import CONFIG_NAME, STATE_NAME
 from brainfeat.pretraining.self_distillation import SelfDistillation
-from brainfeat.pretraining.source import SubjectSource
+from brainfeat.pretraining.source import PairedSource, SubjectSource
 from brainfeat.slabs.grid import SlabGrid
 
 if TYPE_CHECKING:
@@ -60,6 +60,11 @@ def choose_start(
             folder,
             "random weights" if init is None else os.fspath(init),
         )
+    if init is None and config.has_frozen_teacher:
+        raise ConfigError(
+            "agreement with a frozen teacher needs trained weights to start from: "
+            "give init (--init brainfound-tiny), or agreement_teacher 'moving_average'."
+        )
     return Start(False, None if init is None else _load(init, config))
 
 
@@ -72,6 +77,8 @@ def initialise(model: SelfDistillation, checkpoint: Checkpoint) -> None:
     state = adapt_state(checkpoint.state, encoder, model.config.encoder)
     for network in (model.student, model.teacher):
         network.get_submodule("encoder").load_state_dict(state)
+    if model.reference is not None:
+        model.reference.load_state_dict(state)
 
 
 def _load(init: str | os.PathLike[str], config: PretrainingConfig) -> Checkpoint:
@@ -138,7 +145,9 @@ def check_run_folder(folder: Path, config: PretrainingConfig, *, resume: bool) -
         )
     path = folder / CONFIG_NAME
     saved = read_json(path, "the configuration of a run", error=CheckpointError)
-    changes = _changes(saved, config.to_dict())
+    # Fields that an older version did not have had the effect of their defaults.
+    defaults = PretrainingConfig().to_dict()
+    changes = _changes(_filled(saved, defaults), config.to_dict())
     if changes:
         raise ConfigError(
             f"{path}: the run began with {', '.join(changes)}; resume it with the same "
@@ -188,6 +197,14 @@ def _requirements(
         f"batch_size {config.batch_size} does not divide into {n_parts} parts "
         "(processes times accumulation_steps).",
     )
+    yield (
+        # Subjects that are still to be preprocessed have no method draw.
+        not config.uses_pairs
+        or isinstance(data, PairedSource)
+        or not hasattr(data, "draw"),
+        "agreement and consistency need data with several acquisitions of a brain: "
+        "images, a store or simulated subjects.",
+    )
     n_views = config.batch_size // n_parts * config.views.n_global
     probability = config.views.mask_probability
     yield (
@@ -205,6 +222,16 @@ def _requirements(
         f"each part, got batch_size {config.batch_size} in "
         f"{config.accumulation_steps} accumulated parts.",
     )
+
+
+def _filled(saved: Any, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Add the fields, also of objects, that a saved configuration does not have."""
+    given = saved if isinstance(saved, Mapping) else {}
+    return {**defaults, **given} | {
+        name: _filled(given.get(name), value)
+        for name, value in defaults.items()
+        if isinstance(value, Mapping)
+    }
 
 
 def _changes(saved: Any, now: Mapping[str, Any], where: str = "") -> list[str]:

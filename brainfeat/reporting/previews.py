@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from brainfeat.preprocessing.alignment import DOUBTFUL_SIMILARITY
 from brainfeat.preprocessing.preprocessed import PreprocessedSubject
+from brainfeat.preprocessing.quality import Quality
 from brainfeat.preprocessing.resampling import resample
 from brainfeat.preprocessing.template import TemplateMap, load_template
 from brainfeat.reporting.figures import encode_png
@@ -30,7 +30,7 @@ class Preview(NamedTuple):
 
     name: str
     pixels: NDArray[np.uint8]
-    similarity: float  # correlation with a model of a head, NaN without alignment
+    quality: Quality
     overlap: float  # Dice coefficient of foreground and template
 
 
@@ -71,17 +71,17 @@ def draw_preview(name: str, subject: PreprocessedSubject, outline: Outline) -> P
     both = 2.0 * (subject.foreground & outline.brain).sum()
     overlap = both / (subject.foreground.sum() + outline.brain.sum())
     pixels = np.round(255 * strip).astype(np.uint8)
-    return Preview(name, pixels, subject.similarity, float(overlap))
+    return Preview(name, pixels, subject.quality, float(overlap))
 
 
 def rank_previews(previews: Sequence[Preview]) -> list[tuple[Preview, bool]]:
     """Sort previews, the most suspect first, with whether each is suspect."""
     # Suspect are failed or doubtful alignments, and values far below the cohort's.
-    similarity = _robust_scores([preview.similarity for preview in previews])
+    similarity = _robust_scores([preview.quality.similarity for preview in previews])
     overlap = _robust_scores([preview.overlap for preview in previews])
     score = np.minimum(similarity, overlap)
-    order = np.argsort(score, kind="stable")
-    doubtful = [preview.similarity < DOUBTFUL_SIMILARITY for preview in previews]
+    doubtful = [preview.quality.doubt != "" for preview in previews]
+    order = np.lexsort([score, ~np.array(doubtful, bool)])
     return [(previews[i], bool(score[i] < _LIMIT or doubtful[i])) for i in order]
 
 
@@ -89,17 +89,19 @@ def preview_html(preview: Preview, *, is_suspect: bool) -> str:
     """Write one preview as a figure; the page must hold the outline's symbol."""
     height, width = preview.pixels.shape
     name = escape(preview.name)
-    similarity = f"similarity {preview.similarity:.2f}"
-    if np.isnan(preview.similarity):
+    similarity = f"similarity {preview.quality.similarity:.2f}"
+    if np.isnan(preview.quality.similarity):
         similarity = "not aligned"
+    reasons = escape(preview.quality.doubt)
+    doubt = f"; in doubt: {reasons}" if reasons else ""
     return (
         f"<figure{' class=suspect' if is_suspect else ''}>"
         f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{name}">'
         f'<image width="{width}" height="{height}" '
         f'href="{encode_png(preview.pixels)}"/>'
         f'<use href="#template" width="{width}" height="{height}"/></svg>'
-        f"<figcaption>{name}: {similarity}, overlap {preview.overlap:.2f}"
-        "</figcaption></figure>"
+        f"<figcaption>{name}: {similarity}, overlap {preview.overlap:.2f}, "
+        f"brain {preview.quality.brain_ml:.0f} ml{doubt}</figcaption></figure>"
     )
 
 

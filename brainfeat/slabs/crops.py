@@ -1,6 +1,12 @@
 """Random crops of volumes, as stacks of slabs: drawn first, then applied."""
 
-__all__ = ["CropBoxes", "CropConfig", "pool_patches", "stack_to_slabs"]
+__all__ = [
+    "CropBoxes",
+    "CropConfig",
+    "pool_labels",
+    "pool_patches",
+    "stack_to_slabs",
+]
 
 import math
 from collections.abc import Iterator
@@ -81,6 +87,22 @@ class CropBoxes:
         crop_to_plane = torch.cat([linear, start[..., None]], dim=-1)  # B V 3 4
         order = torch.tensor(axes).argsort()  # plane axes back to (i, j, k)
         return cls(crop_to_plane[:, :, order], size)
+
+    @classmethod
+    def whole(
+        cls, shape: tuple[int, int, int], n: tuple[int, int], *, plane: Plane
+    ) -> "CropBoxes":
+        """Return `n` (B, V) crops that are the volume itself, in slices of a plane."""
+        axes = PLANE_AXES[plane]
+        order = torch.tensor(axes).argsort()
+        matrix = torch.cat([torch.eye(3)[order], torch.zeros(3, 1)], dim=1)
+        size_s, size_h, size_w = (shape[axis] for axis in axes)
+        return cls(matrix.expand(*n, 3, 4), (size_s, size_h, size_w))
+
+    def repeat(self, n_views: int) -> "CropBoxes":
+        """Repeat the first crop of each subject."""
+        first = self.matrices[:, :1].expand(-1, n_views, -1, -1)
+        return CropBoxes(first, self.size)
 
     def apply(
         self,
@@ -171,6 +193,23 @@ def pool_patches(stacks: Tensor, thickness: int, patch_size: int) -> Tensor:
     pooled = F.avg_pool3d(stacks.reshape(-1, 1, *stacks.shape[3:]), window)
     pooled = pooled.view(n_subjects, n_views, n_maps, *pooled.shape[2:])
     return pooled.permute(0, 1, 3, 4, 5, 2)
+
+
+def pool_labels(
+    stacks: Tensor, n_labels: int, thickness: int, patch_size: int
+) -> Tensor:
+    """Return the fraction of each label in patches: (..., S, h, w, L).
+
+    `stacks` (..., n_slices, H, W) have labels from 1 to `n_labels`; 0 is none.
+    """
+    patches = stacks.long().unflatten(-1, (-1, patch_size))
+    patches = patches.unflatten(-3, (-1, patch_size)).unflatten(-5, (-1, thickness))
+    # ... S t h p w q
+    patches = patches.movedim((-5, -3), (-3, -2)).flatten(-3)  # ... S h w tpq
+    counts = patches.new_zeros(*patches.shape[:-1], n_labels + 1, dtype=torch.float32)
+    ones = torch.ones((), device=patches.device).expand(patches.shape)
+    fractions: Tensor = counts.scatter_add_(-1, patches, ones) / patches.shape[-1]
+    return fractions[..., 1:]
 
 
 def _draw_steps(

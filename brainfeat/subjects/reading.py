@@ -1,19 +1,14 @@
 """Read a subject's files and take them to the encoder's grid."""
 
-import logging
-import math
 from collections.abc import Sequence
 
 from brainfeat.io.volumes import MEMORY_LIMIT, read_volume
-from brainfeat.preprocessing.alignment import DOUBTFUL_SIMILARITY
 from brainfeat.preprocessing.preprocessed import PreprocessedSubject
 from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.subjects.subject import Subject
 from brainfeat.volume import Volume
 
 __all__ = ["read_and_preprocess"]
-
-_LOGGER = logging.getLogger(__name__)
 
 
 def read_and_preprocess(
@@ -25,26 +20,11 @@ def read_and_preprocess(
 ) -> tuple[dict[str, Volume], PreprocessedSubject]:
     """Return the volumes as read, by modality, and all modalities on the grid.
 
-    ``memory_limit`` is in bytes per volume. A poor alignment is logged.
+    ``memory_limit`` is in bytes per volume.
     """
     volumes = {
         name: read_volume(source, memory_limit=memory_limit)
         for name in modalities
         if (source := subject.images.get(name)) is not None
     }
-    processed = preprocessor.apply(volumes, modalities)
-    if preprocessor.alignment != "none":
-        _report_poor_alignment(processed.similarity, subject)
-    return volumes, processed
-
-
-def _report_poor_alignment(similarity: float, subject: Subject) -> None:
-    name = subject.source_name
-    if math.isnan(similarity):
-        _LOGGER.warning("%s: not aligned to the template, only centred", name)
-    elif similarity < DOUBTFUL_SIMILARITY:
-        _LOGGER.warning(
-            "%s: perhaps not well aligned to the template, expected a similarity of at "
-            "least %.1f, got %.2f",
-            *(name, DOUBTFUL_SIMILARITY, similarity),
-        )
+    return volumes, preprocessor.apply(volumes, modalities)

@@ -138,7 +138,7 @@ def padded(head, value):
 @pytest.mark.parametrize("value", [-70_000, -3e38, 5_000, 3e38])
 def test_value_around_a_head_does_not_matter(head, padded_head, value):
     again = SMALL.apply({"T1w": padded(head, value)}, ["T1w"])
-    assert again.similarity > 0.8
+    assert again.quality.similarity > 0.8
     assert dice(again.foreground, padded_head.foreground) > 0.97
 
 
@@ -155,7 +155,7 @@ def test_one_bright_plane_does_not_matter(head):
     data = head.data.copy()
     data[0] = 60_000
     subject = SMALL.apply({"T1w": Volume(data, head.geometry)}, ["T1w"])
-    assert subject.similarity > 0.8
+    assert subject.quality.similarity > 0.8
 
 
 def test_flat_background_amid_the_intensities_does_not_matter(head):
@@ -313,7 +313,7 @@ def test_line_or_slice_of_noise_is_preprocessed(rng, shape, alignment):
     subject = Preprocessor(alignment=alignment).apply({"T1w": volume}, ["T1w"])
     assert np.isfinite(subject.data).all()
     assert subject.foreground.any()
-    assert np.isnan(subject.similarity)
+    assert np.isnan(subject.quality.similarity)
 
 
 def test_one_bright_voxel_is_no_error():
@@ -337,7 +337,7 @@ def test_error_starts_with_the_file_or_the_modality(small_brain, tmp_path):
 
 def test_small_real_image_is_preprocessed(anatomical_path):
     subject = SMALL.apply({"T1w": read_volume(anatomical_path)}, ["T1w"])
-    assert np.isnan(subject.similarity)
+    assert np.isnan(subject.quality.similarity)
     assert subject.foreground.any()
 
 

@@ -35,7 +35,7 @@ def make_subjects(n_subjects, shape=SHAPE, labels=None):
         volumes[labels] += 2.0
     present = torch.ones(n_subjects, 1, 2, dtype=torch.bool)
     present[1, 0, 1] = False
-    foreground = torch.rand(n_subjects, *shape) < 0.5
+    foreground = torch.rand(n_subjects, 1, *shape) < 0.5
     return SubjectBatch(volumes, present, foreground.float())
 
 
@@ -51,12 +51,12 @@ def test_probe_encodes_the_slabs_of_an_embedding(encoder, plane, background):
     config = replace(encoder.config, background=background, layer_scale=1.0)
     encoder = SlabEncoder(config).eval()
     subjects = make_subjects(2, SHAPE if plane == "axial" else (8, 16, 12))
-    subjects.foreground[:, :6, :9] = 0
+    subjects.foreground[:, :, :6, :9] = 0
     rows = LinearProbe(subjects, [False, True], plane=plane).embed(encoder)
     grid = SlabGrid(thickness=2, plane=plane)
     for number, row in enumerate(rows):
         slabs = grid.extract(subjects.volumes[number, 0].numpy())
-        foreground = subjects.foreground[number].numpy() > 0
+        foreground = subjects.foreground[number, 0].numpy() > 0
         fractions = grid.token_fractions(foreground, 4)
         if background == "skipped":
             fractions[fractions < 0.1] = 0.0

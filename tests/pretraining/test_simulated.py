@@ -48,7 +48,7 @@ def test_batch_has_the_documented_shapes(build):
     assert batch.volumes.shape == (3, 1, 2, *SHAPE)
     assert batch.present.shape == (3, 1, 2)
     assert batch.present.all()
-    assert batch.foreground.shape == (3, *SHAPE)
+    assert batch.foreground.shape == (3, 1, *SHAPE)
     assert set(batch.foreground.unique().tolist()) == {0.0, 1.0}
     assert batch.targets.shape == (3, n_targets, *SHAPE)
     assert source.shape == batch.shape

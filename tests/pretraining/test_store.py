@@ -42,9 +42,9 @@ def test_batch_holds_volumes_presence_and_foreground(make_store):
     assert batch.volumes.shape == (2, 1, 2, *SHAPE)
     assert batch.volumes.dtype == torch.float32
     assert batch.present.tolist() == [[[True, False]]] * 2
-    assert batch.foreground.shape == (2, *SHAPE)
+    assert batch.foreground.shape == (2, 1, *SHAPE)
     numbers = batch.volumes[:, 0, 0, 0, 0, 0]
-    assert torch.equal(batch.foreground[:, 0, 0, 0], numbers % 2)
+    assert torch.equal(batch.foreground[:, 0, 0, 0, 0], numbers % 2)
     assert batch.targets is None
 
 

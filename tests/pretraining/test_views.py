@@ -1,3 +1,4 @@
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -50,7 +51,7 @@ def subjects():
     return SubjectBatch(
         volumes=volumes * present[..., None, None, None],
         present=present,
-        foreground=(torch.rand(5, *SHAPE, generator=generator) < 0.7).float(),
+        foreground=(torch.rand(5, 2, *SHAPE, generator=generator) < 0.7).float(),
         targets=torch.rand(5, 2, *SHAPE, generator=generator),
     )
 
@@ -116,22 +117,20 @@ def test_view_without_augmentation_is_the_acquisition_in_slabs(subjects):
 def test_maps_are_averages_over_the_patches_of_the_view(subjects):
     views = draw(WHOLE, subjects).apply(subjects, ENCODER).global_views
     grid = SlabGrid(thickness=2)
-    for subject in range(5):
-        maps = torch.cat(
-            [subjects.foreground[subject][None], subjects.targets[subject]]
-        )
+    for subject, view in itertools.product(range(5), range(3)):
+        foreground = subjects.foreground[subject, view % 2]
+        maps = torch.cat([foreground[None], subjects.targets[subject]])
         expected = torch.stack(
             [torch.from_numpy(grid.token_fractions(m.numpy(), 4)) for m in maps], -1
         )
-        for view in range(3):
-            got = torch.cat(
-                [
-                    views.fractions[view, subject, ..., None],
-                    views.targets[view, subject],
-                ],
-                dim=-1,
-            )
-            torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+        got = torch.cat(
+            [
+                views.fractions[view, subject, ..., None],
+                views.targets[view, subject],
+            ],
+            dim=-1,
+        )
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_view_does_not_depend_on_other_modalities_and_subjects(subjects):

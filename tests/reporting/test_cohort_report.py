@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from brainfeat.preprocessing.quality import Quality
 from brainfeat.reporting.cohort import Cohort
 from brainfeat.reporting.cohort_report import Inputs, cohort_report
 from brainfeat.reporting.previews import Outline, Preview
@@ -31,8 +32,9 @@ def test_every_section_is_there(rng):
         index=["medial_temporal_l", "elsewhere"],
     )
     outline = Outline(np.zeros((1, 1, 1), bool), '<svg><symbol id="template"/></svg>')
+    pixels = np.zeros((4, 6), np.uint8)
     previews = [
-        Preview(f"sub-{i:02d}", np.zeros((4, 6), np.uint8), 0.3 + 0.001 * i, 0.9)
+        Preview(f"sub-{i:02d}", pixels, Quality(0.3 + 0.001 * i, 1400.0, "why"), 0.9)
         for i in range(30)
     ]
     inputs = Inputs(
@@ -124,7 +126,9 @@ def test_map_of_many_sites_joins_rare_ones(rng):
 
 def test_page_with_many_previews_is_small(rng):
     pixels = rng.integers(0, 256, (104, 264), dtype=np.uint8)
-    previews = [Preview(str(i), pixels, 0.3, 0.9) for i in range(200)]
+    previews = [
+        Preview(str(i), pixels, Quality(0.3, 1400.0, "why"), 0.9) for i in range(200)
+    ]
     outline = Outline(np.zeros((1, 1, 1), bool), "<svg></svg>")
     text = body(make(rng), Inputs(outline=outline, previews=previews))
     assert len(text) < 5e6  # even of noise, which cannot be compressed

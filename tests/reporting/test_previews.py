@@ -5,6 +5,7 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import pytest
 
+from brainfeat.preprocessing.quality import Quality
 from brainfeat.reporting.previews import (
     Outline,
     Preview,
@@ -19,8 +20,9 @@ def outline(small_encoder):
     return Outline.draw(small_encoder.preprocessor.geometry)
 
 
-def preview(name="a", similarity=0.8, overlap=0.9):
-    return Preview(name, np.zeros((4, 6), np.uint8), similarity, overlap)
+def preview(name="a", similarity=0.8, overlap=0.9, doubt=""):
+    quality = Quality(similarity, 1432.1, doubt)
+    return Preview(name, np.zeros((4, 6), np.uint8), quality, overlap)
 
 
 def test_aligned_brain_overlaps_the_template(tokens, outline):
@@ -56,10 +58,11 @@ def test_outline_lies_on_the_edge_of_the_brain(tokens, outline):
 def test_suspect_previews_come_first():
     usual = [preview(f"sub-{i}", 0.8 + 0.005 * i, 0.9) for i in range(9)]
     poor, lost = preview("poor", 0.65), preview("lost", float("nan"))
-    small = preview("small", overlap=0.3)
-    ranked = rank_previews([*usual, poor, small, lost])
-    assert [item.name for item, _ in ranked[:3]] == ["lost", "small", "poor"]
-    assert [suspect for _, suspect in ranked] == [True] * 3 + [False] * 9
+    small, doubtful = preview("small", overlap=0.3), preview("doubtful", doubt="why")
+    ranked = rank_previews([*usual, poor, small, lost, doubtful])
+    names = [item.name for item, _ in ranked[:4]]
+    assert names == ["doubtful", "lost", "small", "poor"]
+    assert [suspect for _, suspect in ranked] == [True] * 4 + [False] * 9
 
 
 def test_equal_scans_are_not_suspect():
@@ -68,7 +71,7 @@ def test_equal_scans_are_not_suspect():
 
 
 def test_doubtful_alignments_are_suspect_in_any_cohort():
-    ranked = rank_previews([preview("a", 0.59), preview("b", 0.61)])
+    ranked = rank_previews([preview("b", 0.61), preview("a", 0.69, doubt="why")])
     assert [(item.name, suspect) for item, suspect in ranked] == [
         ("a", True),
         ("b", False),
@@ -76,9 +79,11 @@ def test_doubtful_alignments_are_suspect_in_any_cohort():
 
 
 def test_figure_has_name_and_quality():
-    html = preview_html(preview("<a>"), is_suspect=True)
+    html = preview_html(preview("<a>", doubt="a < b"), is_suspect=True)
     figure = ET.fromstring(html.replace("class=suspect", 'class="suspect"'))
-    assert "".join(figure.itertext()) == "<a>: similarity 0.80, overlap 0.90"
+    assert "".join(figure.itertext()) == (
+        "<a>: similarity 0.80, overlap 0.90, brain 1432 ml; in doubt: a < b"
+    )
     assert 'href="data:image/png;base64,' in html
     lost = preview_html(preview(similarity=float("nan")), is_suspect=False)
     assert "not aligned" in lost
