@@ -1,6 +1,6 @@
 """The result of a comparison of embeddings."""
 
-__all__ = ["Comparison"]
+__all__ = ["Comparison", "format_interval"]
 
 from dataclasses import dataclass
 from typing import Any
