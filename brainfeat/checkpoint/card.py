@@ -8,6 +8,7 @@ from brainfeat.checkpoint.config import CheckpointConfig
 from brainfeat.checkpoint.known import find_known
 from brainfeat.checkpoint.known_encoder import KnownEncoder
 from brainfeat.checkpoint.origin import Origin
+from brainfeat.models.config import EncoderConfig
 
 
 def write_card(config: CheckpointConfig) -> str:
@@ -31,12 +32,9 @@ def _describe_network(config: CheckpointConfig) -> Iterator[tuple[str, str]]:
     encoder = config.encoder
     yield "state", "trained" if config.trained else "**not trained: random weights**"
     yield "modalities", ", ".join(encoder.modalities)
-    yield "slabs", f"{config.plane}, {encoder.thickness} slices"
-    yield (
-        "network",
-        f"{encoder.depth} blocks of width {encoder.embed_dim}, patches of "
-        f"{encoder.patch_size} pixels",
-    )
+    if isinstance(encoder, EncoderConfig):
+        yield "plane of slabs", config.plane
+    yield "network", encoder.summary
     yield "recommended pooling", config.pooling
     yield "written by", f"brainfeat {config.library_version}"
 

@@ -36,7 +36,8 @@ from brainfeat.exceptions import (
 from brainfeat.io.atomic import atomic_write
 from brainfeat.io.json_files import format_json, read_json
 from brainfeat.io.paths import expand_home
-from brainfeat.models.encoder import SlabEncoder
+from brainfeat.models.encoders import build_encoder
+from brainfeat.models.protocol import Encoder
 from brainfeat.models.transfer import check_state
 
 StoredDtype = Literal["float32", "float16", "bfloat16"]
@@ -46,6 +47,8 @@ _WEIGHTS, _CARD = "model.safetensors", "README.md"
 CHECKPOINT_FILES = (_WEIGHTS, CONFIG_NAME, _CARD)
 # These change no feature: tables made before and after an edit can be joined.
 _NOT_FINGERPRINTED = ("description", "library_version", "origin")
+# Fields of an encoder of slabs that came later, with values that change nothing.
+_LATER = {"kind": "slab"}
 
 
 class Checkpoint:
@@ -56,7 +59,7 @@ class Checkpoint:
     config : CheckpointConfig
         Sizes, preprocessing and provenance.
     state : mapping of str to Tensor
-        Parameters of ``SlabEncoder(config.encoder)``; copied to the CPU as float32.
+        Parameters of the encoder; copied to the CPU as float32.
     model_card : str
         Markdown for ``README.md``; a short one is written if it is empty.
 
@@ -168,7 +171,7 @@ class Checkpoint:
             raise ConfigError("untrained: expected config.trained=False, got True.")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return cls(config, SlabEncoder(config.encoder).state_dict())
+            return cls(config, build_encoder(config.encoder).state_dict())
 
     def save(
         self, folder: str | os.PathLike[str], *, dtype: StoredDtype = "float32"
@@ -219,16 +222,16 @@ class Checkpoint:
             config.write_text(format_json(content), encoding="utf-8")
         return folder
 
-    def build_encoder(self) -> SlabEncoder:
+    def build_encoder(self) -> Encoder:
         """Return the network with these weights, in evaluation mode.
 
         Returns
         -------
-        SlabEncoder
+        Encoder
             An independent module: training it does not change the checkpoint.
         """
         with torch.device("meta"):
-            encoder = SlabEncoder(self.config.encoder)
+            encoder = build_encoder(self.config.encoder)
         copies = {name: value.clone() for name, value in self.state.items()}
         encoder.load_state_dict(copies, assign=True)
         return encoder.eval()
@@ -239,6 +242,10 @@ class Checkpoint:
         settings = self.config.to_dict()
         for name in _NOT_FINGERPRINTED:
             del settings[name]
+        if settings["encoder"]["kind"] == "slab":
+            # Checkpoints of earlier versions keep their fingerprint.
+            encoder = settings["encoder"].items()
+            settings["encoder"] = {k: v for k, v in encoder if _LATER.get(k) != v}
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         for name in sorted(self.state):
             value = self.state[name].contiguous()

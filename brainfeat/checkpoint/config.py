@@ -10,6 +10,7 @@ from brainfeat._version import __version__
 from brainfeat.checkpoint.origin import Origin
 from brainfeat.configs import JsonConfig, check_fields
 from brainfeat.models.config import EncoderConfig
+from brainfeat.models.encoders import EncoderKind, require_slab_config
 from brainfeat.models.pooling import PoolingMode
 from brainfeat.slabs.grid import Plane
 
@@ -20,7 +21,7 @@ class CheckpointConfig(JsonConfig):
 
     Parameters
     ----------
-    encoder : EncoderConfig
+    encoder : EncoderConfig, VolumeConfig or ResNetConfig
         Sizes of the network, its modalities and thickness.
     preprocessing : mapping
         Settings for ``Preprocessor.from_dict``.
@@ -48,7 +49,7 @@ class CheckpointConfig(JsonConfig):
 
     _needs_all_keys = True
 
-    encoder: EncoderConfig
+    encoder: EncoderKind
     preprocessing: Mapping[str, Any]
     plane: Plane = "axial"
     pooling: PoolingMode = "mean"
@@ -60,3 +61,8 @@ class CheckpointConfig(JsonConfig):
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+    @property
+    def slab_encoder(self) -> EncoderConfig:
+        """Sizes of an encoder of slabs; a ConfigError for another kind."""
+        return require_slab_config(self.encoder)

@@ -2,7 +2,7 @@
 
 __all__ = ["ForeignWeights", "convert_foreign"]
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,11 +13,13 @@ from brainfeat.checkpoint.config import CheckpointConfig
 from brainfeat.checkpoint.hub import hub_origin
 from brainfeat.checkpoint.known import identify
 from brainfeat.checkpoint.known_encoder import KnownEncoder
-from brainfeat.checkpoint.layouts import load_foreign
+from brainfeat.checkpoint.layouts import convert_file
 from brainfeat.checkpoint.origin import Origin, check_sha256
 from brainfeat.checkpoint.weight_files import file_sha256, weights_file
 from brainfeat.exceptions import CheckpointError
 from brainfeat.models.config import EncoderConfig
+from brainfeat.models.encoders import EncoderKind
+from brainfeat.models.resnet_config import ResNetConfig
 
 
 class ForeignWeights(NamedTuple):
@@ -30,8 +32,7 @@ class ForeignWeights(NamedTuple):
 def convert_foreign(path: Path, known: KnownEncoder | None) -> ForeignWeights:
     """Read weights of others from a file or folder, as `known` if it is given."""
     try:
-        encoder, state = load_foreign(path)
-        layout = "dinov2"
+        encoder, state, layout, unused = convert_file(path)
     except CheckpointError as error:
         if not path.is_dir():
             raise
@@ -45,7 +46,8 @@ def convert_foreign(path: Path, known: KnownEncoder | None) -> ForeignWeights:
     config = CheckpointConfig(
         encoder=encoder,
         preprocessing=_preprocessing(encoder),
-        description=_describe(path, layout, known),
+        missing_modalities=len(encoder.modalities) > 1,
+        description=_describe(path, layout, known) + _describe_unused(unused),
         origin=origin,
     )
     return ForeignWeights(config, state)
@@ -60,7 +62,7 @@ def _check_layout(path: Path, layout: str, known: KnownEncoder | None) -> None:
 
 
 def _find_origin(
-    path: Path, layout: str, encoder: EncoderConfig, known: KnownEncoder | None
+    path: Path, layout: str, encoder: EncoderKind, known: KnownEncoder | None
 ) -> tuple[Origin, KnownEncoder | None]:
     """Return the origin of a file, and the encoder that it holds, if it is known."""
     file = weights_file(path)
@@ -82,14 +84,14 @@ def _find_origin(
     return origin, known
 
 
-def _sizes(encoder: EncoderConfig) -> Mapping[str, int]:
+def _sizes(encoder: EncoderKind) -> Mapping[str, int]:
     """Return what tells released networks apart."""
-    return {
-        "embed_dim": encoder.embed_dim,
-        "depth": encoder.depth,
-        "patch_size": encoder.patch_size,
-        "positions": prod(size // encoder.patch_size for size in encoder.image_size),
-    }
+    sizes = {"embed_dim": encoder.embed_dim, "depth": encoder.depth}
+    if isinstance(encoder, EncoderConfig):
+        sizes["patch_size"] = encoder.patch_size
+    if not isinstance(encoder, ResNetConfig):
+        sizes["positions"] = prod(encoder.grid_size)
+    return sizes
 
 
 def _describe(path: Path, layout: str, known: KnownEncoder | None) -> str:
@@ -98,8 +100,20 @@ def _describe(path: Path, layout: str, known: KnownEncoder | None) -> str:
     return f"{known.title}, trained on {known.trained_on}."
 
 
-def _preprocessing(encoder: EncoderConfig) -> dict[str, Any]:
+def _describe_unused(names: Sequence[str]) -> str:
+    """Say which parameters of newer exports have no effect."""
+    if not names:
+        return ""
+    return (
+        f" The file has {len(names)} parameters that the network does not use, such "
+        f"as {names[0]}."
+    )
+
+
+def _preprocessing(encoder: EncoderKind) -> dict[str, Any]:
     """Return a grid of 1 mm, the detail that patches of 14 voxels need."""
+    if not isinstance(encoder, EncoderConfig):
+        return {}
     patch, thickness = encoder.patch_size, encoder.thickness
     steps_and_sizes = ((patch, 150), (patch, 190), (thickness, 150))
     return {
