@@ -1,6 +1,12 @@
 """The public encoders that are known: origin, licence, input and feature of each."""
 
-__all__ = ["KNOWN_ENCODERS", "find_known", "identify", "suggest_known"]
+__all__ = [
+    "KNOWN_ENCODERS",
+    "find_known",
+    "first_of_layout",
+    "identify",
+    "suggest_known",
+]
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -312,6 +318,12 @@ def suggest_known(name: str) -> list[str]:
     name = name.casefold()
     begun = [known for known in KNOWN_ENCODERS if name and known.startswith(name)]
     return begun or get_close_matches(name, KNOWN_ENCODERS, cutoff=0.7)
+
+
+def first_of_layout(layout: str) -> KnownEncoder | None:
+    """Return the encoder for which a layout was made, None if it is in wide use."""
+    same = (known for known in _ENCODERS if known.layout == layout)
+    return None if layout in _COMMON_LAYOUTS else next(same, None)
 
 
 def identify(

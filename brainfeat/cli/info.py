@@ -13,6 +13,7 @@ from brainfeat.exceptions import UntrainedCheckpointWarning
 
 if TYPE_CHECKING:
     from brainfeat.checkpoint.checkpoint import Checkpoint
+    from brainfeat.checkpoint.config import CheckpointConfig
     from brainfeat.checkpoint.known_encoder import KnownEncoder
 
 _WIDTH = 80  # of a terminal
@@ -90,32 +91,42 @@ def format_known(known: "KnownEncoder") -> str:
 
 def format_checkpoint(checkpoint: "Checkpoint") -> str:
     """Format the properties of a checkpoint, one a line."""
-    config, encoder = checkpoint.config, checkpoint.config.slab_encoder
+    config, encoder = checkpoint.config, checkpoint.config.encoder
     n_parameters = sum(value.numel() for value in checkpoint.state.values())
     missing = "any may be missing" if config.missing_modalities else "all needed"
-    network = (
-        f"{encoder.depth} blocks of width {encoder.embed_dim}, {encoder.num_heads} "
-        f"heads, patches of {encoder.patch_size} pixels"
-    )
-    if encoder.slab_mixing:
-        network += f", slabs mixed after blocks {encoder.slab_mixing}"
-    state = "trained" if config.trained else "not trained: random weights"
     lines = {
         "description": config.description or "none",
-        "state": state,
+        "state": "trained" if config.trained else "not trained: random weights",
         "licence": config.origin.licence or "not known",
         "origin": config.origin.source or "not known",
         "modalities": f"{', '.join(encoder.modalities)} ({missing})",
-        "slabs": f"{config.plane}, {encoder.thickness} slices",
-        "network": network,
+        **_describe_slabs(config),
+        "network": encoder.summary,
         "parameters": f"{n_parameters / 1e6:.1f} million",
-        "features": f"{encoder.embed_dim} a subject (cls+mean: twice as many)",
-        "anatomy": ", ".join(encoder.tissues) or "none",
+        "features": _describe_features(config),
         "preprocessing": _describe_preprocessing(config.preprocessing),
         "written by": f"brainfeat {config.library_version}",
         "fingerprint": checkpoint.fingerprint,
     }
     return _format_lines(lines.items())
+
+
+def _describe_slabs(config: "CheckpointConfig") -> dict[str, str]:
+    from brainfeat.models.config import EncoderConfig
+
+    encoder = config.encoder
+    if not isinstance(encoder, EncoderConfig):
+        return {}
+    return {
+        "slabs": f"{config.plane}, {encoder.thickness} slices",
+        "anatomy": ", ".join(encoder.tissues) or "none",
+    }
+
+
+def _describe_features(config: "CheckpointConfig") -> str:
+    features = f"{config.encoder.embed_dim} a subject"
+    both = " (cls+mean: twice as many)" if config.encoder.has_cls_token else ""
+    return features + both
 
 
 def _format_lines(items: Iterable[tuple[str, str]]) -> str:
@@ -157,6 +168,9 @@ def _describe_place(known: "KnownEncoder") -> str:
 
 
 def _describe_preprocessing(values: Mapping[str, Any]) -> str:
+    if values.get("kind") == "recipe":
+        steps = " > ".join(str(step["step"]) for step in values["steps"])
+        return f"recipe {values['name']}: {steps}"
     known = {"shape", "spacing"} & values.keys()
     parts = []
     if len(known) == 2:
