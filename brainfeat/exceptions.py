@@ -10,6 +10,7 @@ __all__ = [
     "LeakageWarning",
     "MissingDependencyError",
     "ModalityError",
+    "QualityError",
     "TableError",
     "TrainingError",
     "UntrainedCheckpointWarning",
@@ -89,6 +90,10 @@ class ConfigError(BrainfeatError, ValueError):
 
 class CheckpointError(BrainfeatError, ValueError):
     """Weights are unknown, damaged, or of another model."""
+
+
+class QualityError(BrainfeatError, ValueError):
+    """A brain may be misplaced or not whole, and doubts are errors."""
 
 
 class TableError(BrainfeatError, ValueError):

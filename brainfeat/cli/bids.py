@@ -34,6 +34,7 @@ from brainfeat.cli.options import (
     SchedulerOption,
     SessionLabelOption,
     StopOption,
+    StrictOption,
     VerboseOption,
     check_output,
 )
@@ -75,6 +76,7 @@ def run_bids(
         bool, typer.Option("--overwrite", help="Embed all sessions again.")
     ] = False,
     stop_on_first_error: StopOption = False,
+    strict: StrictOption = False,
     backend: BackendOption = "threads",
     scheduler: SchedulerOption = None,
     memory_limit: MemoryOption = 4.0,
@@ -118,6 +120,7 @@ def run_bids(
             cache=work_dir,
             overwrite=overwrite,
             stop_on_first_error=stop_on_first_error,
+            strict=strict,
         ),
         selection=selection,
         filter_file=bids_filter_file,
@@ -139,7 +142,7 @@ def _embed_participants(
     log_file: Path | None = None,
 ) -> "RunSummary":
     """Embed a BIDS dataset into a folder of derivatives, and show the progress."""
-    from brainfeat.checkpoint.hub import absolute_source
+    from brainfeat.checkpoint.locate import absolute_source
     from brainfeat.subjects.manifest import collect_bids
     from brainfeat.tables import runs
     from brainfeat.tables.derivatives import DerivativesFolder

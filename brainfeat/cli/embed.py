@@ -41,6 +41,7 @@ from brainfeat.cli.options import (
     RequireOption,
     SchedulerOption,
     StopOption,
+    StrictOption,
     TableOption,
     VerboseOption,
     check_output,
@@ -79,6 +80,7 @@ def embed(
     bids_filter_file: FilterFileOption = None,
     overwrite: OverwriteOption = False,
     stop_on_first_error: StopOption = False,
+    strict: StrictOption = False,
     shard: Annotated[
         str | None,
         typer.Option(
@@ -118,6 +120,7 @@ def embed(
             cache=cache,
             overwrite=overwrite,
             stop_on_first_error=stop_on_first_error,
+            strict=strict,
         ),
         choice=_ModalityChoice(
             modality or (), require or (), only or (), bids_filter_file
@@ -230,7 +233,7 @@ def _embed_inputs(
     log_file: Path | None = None,
 ) -> "RunSummary":
     """Embed the inputs, or a shard of them, into a table, and show the progress."""
-    from brainfeat.checkpoint.hub import absolute_source
+    from brainfeat.checkpoint.locate import absolute_source
     from brainfeat.tables import runs
     from brainfeat.tables.formats import find_format
     from brainfeat.tables.provenance import describe_encoder

@@ -33,7 +33,7 @@ def info(
 
 def format_checkpoint(checkpoint: "Checkpoint") -> str:
     """Format the properties of a checkpoint, one a line."""
-    config, encoder = checkpoint.config, checkpoint.config.encoder
+    config, encoder = checkpoint.config, checkpoint.config.slab_encoder
     n_parameters = sum(value.numel() for value in checkpoint.state.values())
     missing = "any may be missing" if config.missing_modalities else "all needed"
     network = (

@@ -78,6 +78,10 @@ def show_outcomes(
                 # Subjects overlap, so that none has a duration of its own.
                 seconds = time.perf_counter() - start
                 line = f"{_name(outcome)}: done after {seconds:.1f} s"
+                if doubt := getattr(
+                    getattr(outcome.result, "quality", None), "doubt", ""
+                ):
+                    line += f", in doubt: {one_line(doubt)}"
             display.advance(line=line, is_failure=outcome.error is not None)
 
         try:

@@ -26,6 +26,7 @@ __all__ = [
     "SessionLabelOption",
     "StepsOption",
     "StopOption",
+    "StrictOption",
     "TableOption",
     "VerboseOption",
     "check_is_new",
@@ -125,6 +126,10 @@ BatchOption = Annotated[
 ]
 StopOption = Annotated[
     bool, typer.Option("--stop-on-first-error", help="Stop at the first bad scan.")
+]
+StrictOption = Annotated[
+    bool,
+    typer.Option("--strict", help="A doubt whether a brain was found is a failure."),
 ]
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Replace an existing table.")

@@ -152,7 +152,7 @@ def _encoder_of(init: str) -> "EncoderConfig":
     with warnings.catch_warnings():
         # The run loads it again, and warns then.
         warnings.simplefilter("ignore", UntrainedCheckpointWarning)
-        encoder = Checkpoint.load(init).config.encoder
+        encoder = Checkpoint.load(init).config.slab_encoder
     # The read-out of tissues is trained anew, if the data have anatomy targets.
     return dataclasses.replace(encoder, tissues=())
 

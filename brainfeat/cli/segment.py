@@ -27,6 +27,7 @@ from brainfeat.cli.options import (
     ModalityOption,
     SeedOption,
     StepsOption,
+    StrictOption,
     check_is_new,
     check_output,
 )
@@ -111,6 +112,7 @@ def segment_predict(
     ],
     modality: ModalityOption = None,
     device: DeviceOption = "auto",
+    strict: StrictOption = False,
     log_file: LogFileOption = None,
 ) -> None:
     """Segment scans, each in its own space.
@@ -131,11 +133,16 @@ def segment_predict(
     known = estimator.modalities_
     manifest = collect_rows(inputs, modalities=known, wanted=modality or ())
     report_problems(manifest)
-    _write_label_maps(estimator, manifest, model, output)
+    _write_label_maps(estimator, manifest, model, output, strict=strict)
 
 
 def _write_label_maps(
-    estimator: "SegmentationEstimator", manifest: "Manifest", model: Path, output: Path
+    estimator: "SegmentationEstimator",
+    manifest: "Manifest",
+    model: Path,
+    output: Path,
+    *,
+    strict: bool,
 ) -> None:
     from brainfeat.segmentation.derivatives import LabelMapFolder
     from brainfeat.segmentation.prediction import Segmentation, segment_subjects
@@ -148,7 +155,13 @@ def _write_label_maps(
     failures = [*manifest.problems]
     draw = Segmentation.to_label_map
     outcomes = segment_subjects(
-        network, classes, manifest.rows, draw, n_jobs=1, is_done=folder.is_done
+        network,
+        classes,
+        manifest.rows,
+        draw,
+        n_jobs=1,
+        is_done=folder.is_done,
+        strict=strict,
     )
     showing = show_outcomes(
         report_total(manifest),

@@ -4,7 +4,7 @@ import os
 import warnings
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self
 
 import numpy as np
 from nibabel import Nifti1Image
@@ -26,6 +26,7 @@ from brainfeat.exceptions import ConfigError
 from brainfeat.models.threads import resolve_n_jobs
 from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.progress import track
+from brainfeat.subjects.doubts import Assessed, report_doubts
 from brainfeat.subjects.failures import describe_failures, release_frames
 from brainfeat.subjects.subject import Outcome
 from brainfeat.subjects.table import (
@@ -37,8 +38,6 @@ from brainfeat.subjects.table import (
 )
 
 __all__ = ["BrainFoundEmbedder"]
-
-T = TypeVar("T")
 
 
 class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
@@ -374,8 +373,10 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         distribution = Distribution(workers, spec, encoder.device.type)
         return distribution.stream(table.rows, cache=cache)
 
-    def _track(self, items: Iterable[T], total: int) -> Iterator[T]:
-        show = self.verbose > 0
+    def _track(
+        self, outcomes: Iterable[Outcome[Assessed]], total: int
+    ) -> Iterator[Outcome[Assessed]]:
+        items, show = report_doubts(outcomes), self.verbose > 0
         return track(items, total=total, description="embedding", show=show)
 
     def _check_unchanged(self, encoder: SubjectEncoder) -> None:

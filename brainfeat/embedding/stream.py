@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from brainfeat.embedding.cache import EmbeddingCache
 from brainfeat.exceptions import VolumeError
 from brainfeat.io.hashing import join_hashes
 from brainfeat.models.threads import map_in_threads
+from brainfeat.preprocessing.quality import Quality
 from brainfeat.subjects.failures import add_context
 from brainfeat.subjects.subject import Outcome, Subject
 from brainfeat.volume import format_spacing
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["NOTHING_KNOWN", "Embedding", "stream_embeddings", "stream_outcomes"]
 
 NOTHING_KNOWN: Mapping[str, str | None] = MappingProxyType({})
+
+_SEPARATOR = "\t"  # of the voxel size and the quality in a note
 
 # Outcomes that may wait for a batch to fill.
 _LONGEST_QUEUE = 256
@@ -40,6 +43,20 @@ class Embedding(NamedTuple):
     input_sha256: str | None  # None if an image is in memory and nothing is cached
     # Native voxel size of the first modality; None if an earlier version cached it.
     voxel_mm: str | None = None
+    quality: Quality | None = None  # likewise
+
+    def to_note(self) -> str:
+        """Write what is cached beside the vector."""
+        quality = "" if self.quality is None else self.quality.to_text()
+        return _SEPARATOR.join([self.voxel_mm or "", quality])
+
+    @classmethod
+    def from_note(
+        cls, vector: NDArray[np.float32], input_sha256: str | None, note: str
+    ) -> Self:
+        """Restore a cached embedding."""
+        voxel_mm, _, quality = note.partition(_SEPARATOR)
+        return cls(vector, input_sha256, voxel_mm or None, Quality.from_text(quality))
 
 
 def stream_embeddings(
@@ -73,6 +90,7 @@ class _Prepared(NamedTuple):
     input_sha256: str | None
     key: str | None
     voxel_mm: str
+    quality: Quality
 
 
 class _EmbeddingSteps(NamedTuple):
@@ -95,12 +113,13 @@ class _EmbeddingSteps(NamedTuple):
                 key = self.encoder.cache_key(hashes)
                 kept = self.cache.load(key, self.encoder.n_features)
                 if kept is not None:
-                    embedding = Embedding(kept.vector, input_sha256, kept.note or None)
-                    return Outcome(subject, embedding)
+                    restored = kept.vector, input_sha256, kept.note
+                    return Outcome(subject, Embedding.from_note(*restored))
         processed, native = self.encoder.preprocess(subject)
         encoder_input = self.encoder.make_input(processed)
         voxel_mm = format_spacing(native.spacing)
-        return _Prepared(encoder_input, input_sha256, key, voxel_mm)
+        quality = processed.quality
+        return _Prepared(encoder_input, input_sha256, key, voxel_mm, quality)
 
     def encode(self, prepared: Sequence[_Prepared]) -> Iterator[Embedding | Exception]:
         vectors = self.encoder.encode([item.encoder_input for item in prepared])
@@ -109,9 +128,11 @@ class _EmbeddingSteps(NamedTuple):
                 fractions = item.encoder_input.fractions
                 yield VolumeError(self.encoder.explain_not_finite(fractions))
                 continue
+            known = item.input_sha256, item.voxel_mm, item.quality
+            embedding = Embedding(vector, *known)
             if self.cache and item.key:
-                self.cache.store(item.key, vector, item.voxel_mm)
-            yield Embedding(vector, item.input_sha256, item.voxel_mm)
+                self.cache.store(item.key, vector, embedding.to_note())
+            yield embedding
 
 
 def stream_outcomes(

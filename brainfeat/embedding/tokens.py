@@ -12,6 +12,7 @@ from brainfeat.embedding.stream import stream_outcomes
 from brainfeat.embedding.subject_encoder import NOT_FINITE, SubjectEncoder
 from brainfeat.exceptions import VolumeError
 from brainfeat.preprocessing.preprocessed import PreprocessedSubject
+from brainfeat.preprocessing.quality import Quality
 from brainfeat.subjects.subject import Outcome, Subject
 from brainfeat.volume import Geometry
 
@@ -27,6 +28,11 @@ class SubjectTokens:
     geometry: Geometry  # of the tokens, in template mm
     processed: PreprocessedSubject  # what the encoder was given
     native: Geometry  # of the subject's first image
+
+    @property
+    def quality(self) -> Quality:
+        """Whether the brain was found."""
+        return self.processed.quality
 
     @property
     def scanner_geometry(self) -> Geometry:
@@ -63,7 +69,7 @@ def _encode(
     tokens = output.patch_tokens[0].float().cpu().numpy()  # S h w D
     if not np.isfinite(tokens).all():
         raise VolumeError(NOT_FINITE)
-    patch_size = encoder.checkpoint.config.encoder.patch_size
+    patch_size = encoder.checkpoint.config.slab_encoder.patch_size
     return SubjectTokens(
         encoder.grid.arrange_tokens(tokens),
         encoder.grid.arrange_tokens(one.fractions),

@@ -2,8 +2,9 @@
 
 __all__ = ["Quality", "assess_quality", "measure_ml"]
 
+import json
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +20,29 @@ class Quality(NamedTuple):
     brain_ml: float  # volume of the found brain, in the subject's own space
     doubt: str  # reasons why it may be misplaced or not whole, joined by "; "
 
+    def to_text(self) -> str:
+        """Write as one line, for notes beside a vector."""
+        known = None if math.isnan(self.similarity) else self.similarity
+        return json.dumps([known, self.brain_ml, self.doubt])
 
-def assess_quality(alignment: Alignment, brain_ml: float) -> Quality:
-    """Collect the reasons to doubt that the brain was found whole and alone."""
-    doubts = [*_doubt_similarity(alignment.similarity)]
+    @classmethod
+    def from_text(cls, text: str) -> Self | None:
+        """Read what `to_text` wrote; None of an empty text."""
+        if not text:
+            return None
+        similarity, brain_ml, doubt = json.loads(text)
+        return cls(math.nan if similarity is None else similarity, brain_ml, doubt)
+
+
+def assess_quality(
+    alignment: Alignment, brain_ml: float, *, is_placed: bool = True
+) -> Quality:
+    """Collect the reasons to doubt that the brain was found whole and alone.
+
+    ``is_placed`` tells whether the encoder's grid follows the registration, or is only
+    centred on the brain.
+    """
+    doubts = _doubt_similarity(alignment.similarity) if is_placed else []
     return Quality(float(alignment.similarity), brain_ml, "; ".join(doubts))
 
 

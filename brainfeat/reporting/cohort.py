@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from brainfeat.evaluation.classes import choose_positive
 from brainfeat.exceptions import InputError
+from brainfeat.subjects.subject import ADDED_COLUMNS
 
 __all__ = ["Cohort", "find_column", "join_participants"]
 
@@ -124,7 +125,7 @@ def join_participants(
         duplicate = keys[keys.duplicated()].iloc[0]
         raise InputError(f"{source}: participant {duplicate} has more than one line.")
     _check_matches(wanted, keys, source, by_session=by_session)
-    computed = ["participant_id", "session_id", "modalities", "qc_voxel_mm"]
+    computed = ["participant_id", "session_id", *ADDED_COLUMNS]
     added = participants.drop(columns=computed, errors="ignore")
     added = added.set_axis(keys).reindex(wanted)
     own = metadata.drop(columns=[c for c in added.columns if c in metadata])

@@ -14,6 +14,7 @@ from brainfeat.io.volumes import to_image_like
 from brainfeat.models.threads import map_in_threads
 from brainfeat.segmentation.inputs import SegmentationInput, SegmentationSpace
 from brainfeat.segmentation.network import SegmentationNetwork
+from brainfeat.subjects.doubts import Doubts
 from brainfeat.subjects.subject import Outcome, Subject
 from brainfeat.workers import Prefetch
 
@@ -79,19 +80,26 @@ def segment_subjects(
     *,
     n_jobs: int,
     is_done: Callable[[Subject], bool] = lambda _: False,
+    strict: bool = False,
 ) -> Generator[Outcome[T]]:
     """Segment subjects, and yield in order what ``finish`` makes of each, or the error.
 
     Subjects are read ahead by ``n_jobs`` threads, which also call ``is_done``: those
     for which it is true are skipped. On a CPU several threads segment a subject each;
-    ``finish`` runs in them.
+    ``finish`` runs in them. If ``strict``, subjects in doubt fail.
     """
-    space = network.space
+    space, doubts = network.space, Doubts(strict=strict)
+
+    def try_to_read(subject: Subject) -> SegmentationInput | None:
+        if is_done(subject):
+            return None
+        inputs = space.read(subject)
+        if error := doubts.note(subject, inputs.coarse.quality):
+            raise error
+        return inputs
 
     def read(subject: Subject) -> Outcome[SegmentationInput]:
-        return _attempt(
-            subject, lambda: None if is_done(subject) else space.read(subject)
-        )
+        return _attempt(subject, lambda: try_to_read(subject))
 
     def segment_input(subject: Subject, inputs: SegmentationInput) -> T:
         source = _first_image(subject, space)
@@ -116,6 +124,7 @@ def segment_subjects(
         ) as outcomes,
     ):
         yield from outcomes
+    doubts.report()
 
 
 def _attempt(subject: Subject, work: Callable[[], S | None]) -> Outcome[S]:

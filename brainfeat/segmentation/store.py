@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from brainfeat.exceptions import BrainfeatError, InputError, TrainingError, brief_reason
 from brainfeat.io.image_files import ImageSource
+from brainfeat.preprocessing.quality import Quality
 from brainfeat.progress import track
 from brainfeat.segmentation.inputs import SegmentationInput, SegmentationSpace
 from brainfeat.segmentation.label_maps import (
@@ -25,6 +26,7 @@ from brainfeat.segmentation.label_maps import (
     read_label_map,
 )
 from brainfeat.slabs.grid import SlabGrid
+from brainfeat.subjects.doubts import report_doubts
 from brainfeat.subjects.subject import Outcome, Subject
 from brainfeat.workers import Prefetch
 
@@ -124,7 +126,10 @@ def write_store(
         n_ahead=n_jobs,
     ) as outcomes:
         shown = track(
-            outcomes, total=len(subjects), description="preprocessing", show=verbose > 0
+            report_doubts(outcomes),
+            total=len(subjects),
+            description="preprocessing",
+            show=verbose > 0,
         )
         for outcome in shown:
             if outcome.error is None:
@@ -148,6 +153,10 @@ class _Labelled(NamedTuple):
     labels: NDArray[np.int32]
     native_labels: list[int]  # other than the background
     name: str
+
+    @property
+    def quality(self) -> Quality:
+        return self.inputs.coarse.quality
 
 
 def _try_to_read(

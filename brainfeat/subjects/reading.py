@@ -1,18 +1,14 @@
 """Read a subject's files and take them to the encoder's grid."""
 
-import logging
 from collections.abc import Sequence
 
 from brainfeat.io.volumes import MEMORY_LIMIT, read_volume
 from brainfeat.preprocessing.preprocessed import PreprocessedSubject
 from brainfeat.preprocessing.preprocessor import Preprocessor
-from brainfeat.preprocessing.quality import Quality
 from brainfeat.subjects.subject import Subject
 from brainfeat.volume import Volume
 
 __all__ = ["read_and_preprocess"]
-
-_LOGGER = logging.getLogger(__name__)
 
 
 def read_and_preprocess(
@@ -24,19 +20,11 @@ def read_and_preprocess(
 ) -> tuple[dict[str, Volume], PreprocessedSubject]:
     """Return the volumes as read, by modality, and all modalities on the grid.
 
-    ``memory_limit`` is in bytes per volume. A poor alignment is logged.
+    ``memory_limit`` is in bytes per volume.
     """
     volumes = {
         name: read_volume(source, memory_limit=memory_limit)
         for name in modalities
         if (source := subject.images.get(name)) is not None
     }
-    processed = preprocessor.apply(volumes, modalities)
-    if preprocessor.alignment != "none":
-        _report_doubt(processed.quality, subject)
-    return volumes, processed
-
-
-def _report_doubt(quality: Quality, subject: Subject) -> None:
-    if quality.doubt:
-        _LOGGER.warning("%s: %s", subject.source_name, quality.doubt)
+    return volumes, preprocessor.apply(volumes, modalities)

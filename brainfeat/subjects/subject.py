@@ -11,7 +11,20 @@ from nibabel.spatialimages import SpatialImage
 
 from brainfeat.io.image_files import ImageSource
 
-__all__ = ["Outcome", "Subject", "is_reserved", "join_modalities", "own_columns"]
+__all__ = [
+    "ADDED_COLUMNS",
+    "QUALITY_COLUMNS",
+    "Outcome",
+    "Subject",
+    "is_reserved",
+    "join_modalities",
+    "own_columns",
+]
+
+# Similarity, volume and doubt of `Quality`.
+QUALITY_COLUMNS = ("qc_similarity", "qc_brain_ml", "qc_doubt")
+# Columns that tables of earlier versions lack.
+ADDED_COLUMNS = ("modalities", "qc_voxel_mm", *QUALITY_COLUMNS)
 
 T = TypeVar("T")
 
@@ -90,7 +103,7 @@ class Outcome(Generic[T]):
 def own_columns(modalities: Sequence[str]) -> list[str]:
     """Return the columns that every table has before the embedding, in order."""
     identity = ("participant_id", "session_id", "image", *modalities)
-    return [*identity, "modalities", "qc_voxel_mm", "input_sha256"]
+    return [*identity, *ADDED_COLUMNS, "input_sha256"]
 
 
 def join_modalities(images: Mapping[str, object], modalities: Sequence[str]) -> str:

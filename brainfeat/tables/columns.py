@@ -1,6 +1,7 @@
 """Columns of embedding tables: text or numbers, and the order of the features."""
 
 import itertools
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from brainfeat.exceptions import TableError
-from brainfeat.subjects.subject import join_modalities, own_columns
+from brainfeat.preprocessing.quality import Quality
+from brainfeat.subjects.subject import (
+    ADDED_COLUMNS,
+    QUALITY_COLUMNS,
+    join_modalities,
+    own_columns,
+)
 
 __all__ = [
     "ROWS_PER_BLOCK",
@@ -20,6 +27,7 @@ __all__ = [
     "feature_names",
     "is_feature",
     "order_features",
+    "quality_texts",
     "stack_blocks",
     "to_texts",
     "to_typed_table",
@@ -31,7 +39,8 @@ TextColumns = Mapping[str, Sequence[str | None]]
 # Many small row groups of Parquet read several times slower than a few large ones.
 ROWS_PER_BLOCK = 8192
 # A participant called 01 or 1234 is a name.
-_TEXT_COLUMNS = {*own_columns([])}
+_FLOAT_COLUMNS = {"qc_similarity", "qc_brain_ml"}
+_TEXT_COLUMNS = {*own_columns([])} - _FLOAT_COLUMNS
 _INTEGER = re.compile(r"-?(0|[1-9]\d{0,18})")
 # Without point and exponent, at most the 15 digits that a float keeps.
 _NUMBER = re.compile(
@@ -82,15 +91,27 @@ def complete_columns(
     rows = zip(*images.values(), strict=True)
     present = (dict(zip(images, row, strict=True)) for row in rows)
     added: dict[str, Sequence[str | None]] = {
+        **dict.fromkeys(ADDED_COLUMNS, [None] * n_rows),
         "modalities": [join_modalities(row, modalities) for row in present],
-        "qc_voxel_mm": [None] * n_rows,
     }
     completed: dict[str, Sequence[str | None]] = {}
     for name, values in columns.items():
         if name == "input_sha256":
             completed |= {n: v for n, v in added.items() if n not in columns}
         completed[name] = values
+    if "qc_doubt" in completed:
+        completed["qc_doubt"] = _fill_doubts(completed)
     return completed
+
+
+def quality_texts(quality: Quality | None) -> dict[str, str | None]:
+    """Return the columns of a row about its quality; None of what is not known."""
+    if quality is None:
+        return dict.fromkeys(QUALITY_COLUMNS)
+    is_known = not math.isnan(quality.similarity)
+    similarity = str(round(quality.similarity, 3)) if is_known else None
+    texts = (similarity, str(round(quality.brain_ml, 1)), quality.doubt)
+    return dict(zip(QUALITY_COLUMNS, texts, strict=True))
 
 
 def to_typed_table(columns: TextColumns) -> pa.Table:
@@ -99,6 +120,8 @@ def to_typed_table(columns: TextColumns) -> pa.Table:
     for name, values in columns.items():
         is_text = name in _TEXT_COLUMNS
         arrays[name] = pa.array(values, pa.string()) if is_text else _to_typed(values)
+        if name in _FLOAT_COLUMNS and not any(map(_is_word, values)):
+            arrays[name] = arrays[name].cast(pa.float64())
     return pa.table(arrays)
 
 
@@ -123,6 +146,17 @@ def stack_blocks(
     iterator = iter(vectors)
     while rows := list(itertools.islice(iterator, ROWS_PER_BLOCK)):
         yield np.stack(rows).reshape(len(rows), n_features)
+
+
+def _fill_doubts(columns: TextColumns) -> list[str | None]:
+    """Tell rows without doubt, "", from rows of which nothing is known, None."""
+    rows = zip(columns["qc_doubt"], columns["qc_brain_ml"], strict=True)
+    # Delimited tables write both as an empty cell.
+    return [doubt if ml is None else doubt or "" for doubt, ml in rows]
+
+
+def _is_word(text: str | None) -> bool:
+    return text is not None and _NUMBER.fullmatch(text) is None
 
 
 def _to_typed(values: Sequence[str | None]) -> pa.Array:

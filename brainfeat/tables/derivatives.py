@@ -16,8 +16,10 @@ from brainfeat.exceptions import InputError, TableError
 from brainfeat.io.atomic import naming_output
 from brainfeat.io.json_files import format_json, read_json_object
 from brainfeat.io.locks import FolderBusyError, lock_folder, release_folder
+from brainfeat.preprocessing.quality import Quality
 from brainfeat.subjects.bids.description import check_description, describe_derivatives
 from brainfeat.subjects.subject import Subject, join_modalities
+from brainfeat.tables.columns import quality_texts
 from brainfeat.tables.formats import find_format
 from brainfeat.tables.provenance import check_identity
 
@@ -82,6 +84,7 @@ class DerivativesFolder:
         input_sha256: str,
         vector: NDArray[np.float32],
         voxel_mm: str | None = None,
+        quality: Quality | None = None,
     ) -> None:
         """Write the table of a row, and its sidecar after it."""
         path = self.path_of(row)
@@ -90,9 +93,11 @@ class DerivativesFolder:
             "Sources": [self._uri(image) for image in row.paths.values()],
             **self._provenance,
             "input_sha256": input_sha256,
+            "qc_doubt": None if quality is None else quality.doubt,
         }
         partial = self.working_folder / "embedding.parquet"
-        columns = self._describe(row, input_sha256, voxel_mm)
+        measured = {"qc_voxel_mm": voxel_mm, **quality_texts(quality)}
+        columns = self._describe(row, {**measured, "input_sha256": input_sha256})
         with naming_output(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             find_format(path).write(partial, columns, [vector], self._provenance)
@@ -101,6 +106,17 @@ class DerivativesFolder:
             partial.replace(path)
             self._write_text(_sidecar_path(path), format_json(sidecar))
         self._written.add(path)
+
+    def is_in_doubt(self, row: Subject) -> bool:
+        """Whether a row was embedded before, and its quality is in doubt."""
+        sidecar = read_json_object(_sidecar_path(self.path_of(row)))
+        return bool((sidecar or {}).get("qc_doubt"))
+
+    def drop(self, row: Subject) -> None:
+        """Delete the files of a row that was embedded before."""
+        path = self.path_of(row)
+        path.unlink(missing_ok=True)
+        _sidecar_path(path).unlink(missing_ok=True)
 
     def finish(self, rows: Sequence[Subject]) -> int:
         """Describe the dataset, and delete superseded files; return the rows done."""
@@ -136,7 +152,7 @@ class DerivativesFolder:
         release_folder(self.working_folder, self._lock)
 
     def _describe(
-        self, row: Subject, input_sha256: str, voxel_mm: str | None
+        self, row: Subject, measured: Mapping[str, str | None]
     ) -> dict[str, list[str | None]]:
         modalities = self._provenance["modalities"]
         return {
@@ -146,8 +162,7 @@ class DerivativesFolder:
             "image": [row.image],
             **{m: [row.paths.get(m)] for m in modalities},
             "modalities": [join_modalities(row.paths, modalities)],
-            "qc_voxel_mm": [voxel_mm],
-            "input_sha256": [input_sha256],
+            **{name: [value] for name, value in measured.items()},
         }
 
     def _find_outdated(self, row: Subject) -> Iterator[Path]:

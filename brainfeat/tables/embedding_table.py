@@ -16,13 +16,15 @@ from brainfeat.evaluation.acquisition import describe_thicknesses
 from brainfeat.exceptions import TableError
 from brainfeat.io.atomic import naming_output
 from brainfeat.io.paths import expand_home
+from brainfeat.preprocessing.quality import Quality
 from brainfeat.subjects.subject import (
+    ADDED_COLUMNS,
     Subject,
     is_reserved,
     join_modalities,
     own_columns,
 )
-from brainfeat.tables.columns import complete_columns
+from brainfeat.tables.columns import complete_columns, quality_texts
 from brainfeat.tables.formats import find_format
 from brainfeat.tables.journal import RowJournal
 from brainfeat.tables.provenance import (
@@ -31,6 +33,7 @@ from brainfeat.tables.provenance import (
     describe_identity,
     join_precisions,
     read_origin,
+    remove_table,
     write_table,
 )
 
@@ -92,18 +95,33 @@ class EmbeddingTable:
         input_sha256: str,
         vector: NDArray[np.float32],
         voxel_mm: str | None = None,
+        quality: Quality | None = None,
     ) -> None:
         """Store the embedding of a row; it survives a kill from then on."""
-        self._journal.append(row.key, input_sha256, vector, voxel_mm)
+        self._dropped.discard(row.key)
+        self._journal.append(row.key, input_sha256, vector, voxel_mm, quality)
+
+    def is_in_doubt(self, row: Subject) -> bool:
+        """Whether a row was embedded before, and its quality is in doubt."""
+        if self._journal.input_sha256(row.key) is not None:
+            quality = self._journal.quality(row.key)
+            return quality is not None and quality.doubt != ""
+        return bool(self._finished.get(row.key, {}).get("qc_doubt"))
+
+    def drop(self, row: Subject) -> None:
+        """Leave a row out that was embedded before."""
+        self._dropped.add(row.key)
 
     def finish(self, rows: Sequence[Subject]) -> int:
         """Write the old rows and then the embedded ones of ``rows``; return the count.
 
         A row replaces the old one of a subject that gained or lost an image, or whose
         files were moved. Rows of a killed run that are not in ``rows`` are dropped.
-        Without any row, no table is written.
+        Without any row, no table is written, and that of dropped rows is removed.
         """
         records = self._merge(rows)
+        if self._dropped.intersection(self._finished) and not records:
+            remove_table(self.output)
         self._report_other_modalities(records, rows)
         is_same = records == self._finished and not self._is_recounted
         if records and (self._journal.has_rows or not is_same):
@@ -128,6 +146,7 @@ class EmbeddingTable:
         # A killed run that overwrites resumes too: its rows are already new.
         resumes = header is not None and (header["overwrites"] or not overwrite)
         self._finished: dict[str, Record] = {}
+        self._dropped: set[str] = set()
         self._kept: Mapping[str, Any] = {}  # provenance of the finished rows
         self._is_recounted = False
         if not overwrite:
@@ -185,7 +204,7 @@ class EmbeddingTable:
 
     def _merge(self, rows: Sequence[Subject]) -> dict[str, Record]:
         requested = {row.key: row for row in rows}
-        outdated = self._find_outdated(rows)
+        outdated = self._find_outdated(rows) | self._dropped
         merged = {}
         for key in dict.fromkeys([*self._finished, *requested]):
             new_sha256 = self._journal.input_sha256(key) if key in requested else None
@@ -197,6 +216,7 @@ class EmbeddingTable:
             if new_sha256 is not None:
                 merged[key]["input_sha256"] = new_sha256
                 merged[key]["qc_voxel_mm"] = self._journal.voxel_mm(key)
+                merged[key] |= quality_texts(self._journal.quality(key))
         return merged
 
     def _report_other_modalities(
@@ -296,7 +316,7 @@ def check_columns(
     path: Path, columns: Collection[str], modalities: Sequence[str]
 ) -> None:
     """Raise TableError if a table lost a column that it was written with."""
-    given = {*columns, "modalities", "qc_voxel_mm"}  # older tables have not these two
+    given = {*columns, *ADDED_COLUMNS}
     lost = [name for name in own_columns(modalities) if name not in given]
     if lost:
         raise TableError(
@@ -321,7 +341,10 @@ def read_embeddings(
         One row per subject: ``participant_id``, ``session_id``, ``image``, a path per
         modality, ``modalities`` (those it has, such as ``"T1w+FLAIR"``),
         ``qc_voxel_mm`` (native voxel edges of the first, such as ``"1.0x1.0x1.2"``),
-        ``input_sha256``, then the manifest's own columns.
+        ``qc_similarity`` (correlation with a model of a head), ``qc_brain_ml`` (volume
+        of the brain that was found), ``qc_doubt`` (why the brain may be misplaced or
+        not whole, ``""`` if there is no doubt), ``input_sha256``, then the manifest's
+        own columns. Tables of earlier versions have no values of these three.
     embeddings : ndarray of float32 of shape (n_subjects, n_features)
         In the same order.
     provenance : dict
@@ -347,6 +370,8 @@ def read_embeddings(
     for position, (name, values) in enumerate(completed.items()):
         if name not in metadata and provenance:
             metadata.insert(position, name, values)
+    if "qc_doubt" in metadata:
+        metadata["qc_doubt"] = completed["qc_doubt"]
     return metadata, np.concatenate(blocks), provenance
 
 

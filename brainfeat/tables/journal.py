@@ -13,12 +13,13 @@ from brainfeat.io.atomic import naming_output
 from brainfeat.io.json_files import read_json_object, write_json
 from brainfeat.io.locks import lock_folder, release_folder
 from brainfeat.io.vector_store import VectorStore
+from brainfeat.preprocessing.quality import Quality
 
 __all__ = ["RowJournal", "count_rows", "read_header"]
 
 _HEADER, _ROWS = "header.json", "rows"
 
-_SEPARATOR = "\t"  # of the hash and the voxel size in a note
+_SEPARATOR = "\t"  # of the hash, the voxel size and the quality in a note
 
 
 class RowJournal:
@@ -52,6 +53,7 @@ class RowJournal:
         input_sha256: str,
         vector: NDArray[np.float32],
         voxel_mm: str | None = None,
+        quality: Quality | None = None,
     ) -> None:
         """Store the row of a key, in place of its old one."""
         if vector.shape != (self.n_features,):
@@ -59,7 +61,8 @@ class RowJournal:
                 f"expected a vector of {self.n_features} features, "
                 f"got shape {vector.shape}."
             )
-        note = _SEPARATOR.join([input_sha256, voxel_mm or ""])
+        text = "" if quality is None else quality.to_text()
+        note = _SEPARATOR.join([input_sha256, voxel_mm or "", text])
         with naming_output(self.folder, "; the rows before this one are kept"):
             self._store.save(_file_key(key), vector, note)
         self._notes[key] = note
@@ -67,12 +70,15 @@ class RowJournal:
 
     def input_sha256(self, key: str) -> str | None:
         """Return the hash of the images of a row, None if there is no such row."""
-        note = self._note(key)
-        return None if note is None else note.partition(_SEPARATOR)[0]
+        return self._read_note(key)[0] or None
 
     def voxel_mm(self, key: str) -> str | None:
         """Return the voxel size of a row, None if it is not known."""
-        return (self._note(key) or "").partition(_SEPARATOR)[2] or None
+        return self._read_note(key)[1] or None
+
+    def quality(self, key: str) -> Quality | None:
+        """Return how well the brain of a row was found, None if it is not known."""
+        return Quality.from_text(self._read_note(key)[2])
 
     def read(self, key: str) -> NDArray[np.float32]:
         """Read the vector of a stored row."""
@@ -89,6 +95,12 @@ class RowJournal:
             release_folder(self.folder, self._lock)
         else:
             self._lock.release()
+
+    def _read_note(self, key: str) -> list[str]:
+        """Return hash, voxel size and quality; those not known are empty."""
+        parts = (self._note(key) or "").split(_SEPARATOR)
+        # Journals of earlier versions have fewer.
+        return [*parts, "", ""][:3]
 
     def _note(self, key: str) -> str | None:
         if key not in self._notes:

@@ -26,6 +26,7 @@ __all__ = [
     "describe_identity",
     "join_precisions",
     "read_origin",
+    "remove_table",
     "write_table",
 ]
 
@@ -140,6 +141,13 @@ def write_table(
         output.unlink(missing_ok=True)
     sidecar.replace(target)
     partial.replace(output)
+
+
+def remove_table(output: Path) -> None:
+    """Delete a table and its JSON file."""
+    sidecar = sidecar_path(output)
+    output.unlink(missing_ok=True)
+    sidecar.unlink(missing_ok=True)
 
 
 def _precisions(provenance: Mapping[str, Any]) -> set[str]:

@@ -15,6 +15,7 @@ from brainfeat.embedding.distribution import Distribution
 from brainfeat.embedding.stream import Embedding
 from brainfeat.embedding.subject_encoder import SubjectEncoder
 from brainfeat.exceptions import InputError
+from brainfeat.subjects.doubts import Doubts
 from brainfeat.subjects.failures import (
     failures_path,
     outdated_by,
@@ -35,13 +36,15 @@ class RunOptions:
     """Options that change how a run proceeds, not what it computes.
 
     With ``stop_on_first_error``, no more subjects begin once one has failed, or an
-    input cannot be read; subjects in progress are finished and written.
+    input cannot be read; subjects in progress are finished and written. With
+    ``strict``, a doubt about a subject's brain is a failure.
     """
 
     n_jobs: int = 1  # threads that read and preprocess ahead of the encoder
     cache: str | os.PathLike[str] | None = None  # keeps embeddings of any table
     overwrite: bool = False  # replaces an existing table instead of resuming it
     stop_on_first_error: bool = False
+    strict: bool = False
 
 
 class RunSummary(NamedTuple):
@@ -112,7 +115,7 @@ def embed_rows(
     ``distribution`` embeds in other processes.
     """
     start = time.perf_counter()
-    run = _Run(sink, on_event, [*problems])
+    run = _Run(sink, on_event, [*problems], strict=options.strict)
     cache = EmbeddingCache(options.cache) if options.cache else None
     begun = run.begin(rows, stop_on_first_error=options.stop_on_first_error)
     known, n_jobs = run.known_sha256, options.n_jobs
@@ -131,6 +134,7 @@ def embed_rows(
         is_outdated=outdated_by(rows),
     )
     n_rows = sink.finish(rows)
+    run.doubts.report(" (column qc_doubt; --strict fails them)")
     n_ended = run.counts["done"] + run.counts["skipped"] + len(run.failures)
     return RunSummary(
         done=run.counts["done"],
@@ -152,10 +156,14 @@ class _Run:
         sink: _RowSink,
         on_event: Callable[[Outcome[Any]], None] | None,
         failures: list[Outcome[Any]],
+        *,
+        strict: bool,
     ) -> None:
         self._sink = sink
         self._on_event = on_event
         self.failures = failures
+        self.doubts = Doubts(strict=strict)
+        self._strict = strict
         self.counts: Counter[str] = Counter()
         self.known_sha256: dict[str, str | None] = {}  # of begun rows, by key
 
@@ -167,7 +175,10 @@ class _Run:
             if stop_on_first_error and self.failures:
                 return
             try:
-                self.known_sha256[row.key] = self._sink.known_sha256(row)
+                known = self._sink.known_sha256(row)
+                # Embedded again: a file may have been mended.
+                is_usable = not (self._strict and self._sink.is_in_doubt(row))
+                self.known_sha256[row.key] = known if is_usable else None
             except InputError as error:
                 self.record(Outcome(row, error=error))
                 continue
@@ -175,12 +186,14 @@ class _Run:
 
     def record(self, outcome: Outcome[Embedding]) -> None:
         """Keep an embedding or a failure, count it, and report it."""
+        outcome = self._check_quality(outcome)
         subject, result = outcome.subject, outcome.result
         self.known_sha256.pop(subject.key, None)
         self.counts[outcome.status] += 1
         if result is not None:
             input_sha256 = str(result.input_sha256)
-            self._sink.append(subject, input_sha256, result.vector, result.voxel_mm)
+            measured = result.voxel_mm, result.quality
+            self._sink.append(subject, input_sha256, result.vector, *measured)
             self.counts["volumes"] += len(subject.images)
         if outcome.error is not None:
             _LOGGER.debug("traceback:", exc_info=outcome.error)
@@ -188,3 +201,13 @@ class _Run:
             self.failures.append(outcome)
         if self._on_event is not None:
             self._on_event(outcome)
+
+    def _check_quality(self, outcome: Outcome[Embedding]) -> Outcome[Embedding]:
+        """Note a doubt, or make it a failure of the row."""
+        if outcome.result is None:
+            return outcome
+        error = self.doubts.note(outcome.subject, outcome.result.quality)
+        if error is None:
+            return outcome
+        self._sink.drop(outcome.subject)
+        return Outcome(outcome.subject, error=error)

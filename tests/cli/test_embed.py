@@ -356,3 +356,39 @@ def test_a_filter_file_without_a_bids_folder_is_an_error(tmp_path):
     path.write_text(json.dumps({"t1w": {"acquisition": "a"}}))
     with pytest.raises(InputError, match="expected a BIDS folder to filter"):
         _ModalityChoice([], [], [], path).collect([str(image)], ("T1w", "FLAIR"))
+
+
+@pytest.mark.filterwarnings("ignore:.* is not trained")
+def test_strict_turns_doubts_into_failures(small_brain, small_checkpoint, tmp_path):
+    checkpoint = Checkpoint.load(small_checkpoint)
+    settings = {**checkpoint.config.preprocessing, "alignment": "rigid"}
+    config = replace(checkpoint.config, preprocessing=settings)
+    aligned = Checkpoint(config, checkpoint.state).save(tmp_path / "aligned")
+    ball = np.hypot(*np.ogrid[-9:9, -9:9])[..., None] + np.ogrid[-9:9] ** 2
+    scrap = Volume(ball.astype(np.float32), Geometry(ball.shape, np.eye(4)))
+    scans = [
+        str(write_volume(volume, tmp_path / "in" / f"{name}_T1w.nii.gz"))
+        for name, volume in (("brain", small_brain), ("scrap", scrap))
+    ]
+    output = tmp_path / "table.csv"
+
+    def embed(*options):
+        command = ["embed", *scans, "-o", str(output), "--checkpoint", str(aligned)]
+        result = CliRunner().invoke(cli.app, [*command, *options])
+        return result, read_embeddings(output)[0]
+
+    result, table = embed()
+    assert result.exit_code == 0, result.output
+    assert "warning: 1 subject in doubt (column qc_doubt; --strict" in result.stderr
+    assert f"{scans[1]}: not aligned" in result.stderr
+    assert table["qc_doubt"].str.len().gt(0).tolist() == [False, True]
+    assert (table["qc_brain_ml"] > 0).all()
+    result, table = embed("--strict")
+    assert result.exit_code == 1
+    assert table["image"].tolist() == scans[:1]
+    (line,) = failures_path(output).read_text().splitlines()[1:]
+    assert line.split("\t")[1:] == [
+        scans[1],
+        "in doubt: not aligned to the template, only centred",
+    ]
+    assert "warning" not in result.stderr

@@ -12,6 +12,7 @@ import torch
 from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.embedding import subject_encoder as subject_encoder_module
 from brainfeat.embedding.cache import EmbeddingCache
+from brainfeat.embedding.stream import Embedding
 from brainfeat.embedding.subject_encoder import SubjectEncoder
 from brainfeat.exceptions import ConfigError, ModalityError, VolumeError
 from brainfeat.io.hashing import content_hash, hash_images
@@ -24,6 +25,7 @@ from brainfeat.models.threads import count_threads
 from brainfeat.preprocessing import preprocessor
 from brainfeat.preprocessing.alignment import Alignment
 from brainfeat.preprocessing.preprocessor import Preprocessor
+from brainfeat.preprocessing.quality import Quality
 from brainfeat.slabs.grid import SlabGrid
 from brainfeat.subjects.subject import Subject
 from brainfeat.volume import Volume
@@ -294,6 +296,25 @@ def test_embedding_has_the_voxel_size_of_the_first_modality(checkpoint, tmp_path
         assert sizes == ["1.2x1.0x3.0", "2.0x0.94x5.0"]
 
 
+def test_quality_is_cached_with_the_vector(checkpoint, subjects, tmp_path):
+    encoder, cache = make_encoder(checkpoint), EmbeddingCache(tmp_path / "kept")
+    computed, cached = (
+        [outcome.unwrap() for outcome in encoder.stream(subjects, cache=cache)]
+        for _ in range(2)
+    )
+    for first, again in zip(computed, cached, strict=True):
+        assert first.quality.brain_ml > 0
+        np.testing.assert_equal(again.quality, first.quality)
+
+
+def test_notes_of_earlier_caches_have_no_quality():
+    vector = np.ones(3, np.float32)
+    for note, size in (("", None), ("1x2x3", "1x2x3")):
+        assert Embedding.from_note(vector, "sha", note)[1:] == ("sha", size, None)
+    known = Embedding(vector, "sha", None, Quality(np.nan, 1.5, "a"))
+    np.testing.assert_equal(Embedding.from_note(vector, "sha", known.to_note()), known)
+
+
 def test_images_in_memory_are_hashed_for_a_cache_only(checkpoint, subjects, tmp_path):
     image = to_image(read_volume(subjects[0].images["T1w"]))
     encoder = make_encoder(checkpoint)
@@ -452,13 +473,15 @@ def test_region_without_brain_is_named(make_checkpoint, subjects, background):
     )
 
 
-def test_centred_brain_is_a_warning(checkpoint, subjects, monkeypatch, caplog):
+def test_centred_brain_is_in_doubt_if_it_should_be_aligned(
+    checkpoint, subjects, monkeypatch
+):
     centred = Alignment(np.eye(4), np.eye(4), similarity=float("nan"))
     monkeypatch.setattr(preprocessor, "align_to_template", lambda *_: centred)
-    embed(make_encoder(checkpoint), subjects[:1])
-    assert caplog.text == ""
-    embed(make_encoder(checkpoint, preprocessor=aligned(checkpoint)), subjects[:1])
-    assert f"{subjects[0].images['T1w']}: not aligned" in caplog.text
+    for tool, expected in ((None, ""), (aligned(checkpoint), "not aligned")):
+        encoder = make_encoder(checkpoint, preprocessor=tool)
+        (outcome,) = encoder.stream(subjects[:1])
+        assert outcome.unwrap().quality.doubt[:11] == expected
 
 
 def test_regions_need_alignment_and_an_atlas(checkpoint):

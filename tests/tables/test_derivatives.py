@@ -9,6 +9,7 @@ import pytest
 
 from brainfeat.exceptions import InputError, TableError
 from brainfeat.io.locks import FolderBusyError, lock_folder
+from brainfeat.preprocessing.quality import Quality
 from brainfeat.subjects.bids.filter import BidsSelection
 from brainfeat.subjects.subject import Subject
 from brainfeat.tables.derivatives import DerivativesFolder
@@ -324,3 +325,24 @@ def test_group_table_that_cannot_be_written_is_named(raw, tmp_path):
     with pytest.raises(TableError) as caught:
         write_group_table(output, raw)
     assert str(caught.value) == f"{target}: cannot be written (Is a directory)."
+
+
+def test_quality_is_in_the_tables_and_the_group(raw, tmp_path):
+    output = tmp_path / "out"
+    rows = [_row(raw, f"sub-0{number}") for number in (1, 2, 3)]
+    found = (Quality(0.9, 1400.04, ""), Quality(float("nan"), 300.0, "small"), None)
+    with DerivativesFolder(output, raw, PROVENANCE) as folder:
+        for row, quality in zip(rows, found, strict=True):
+            folder.append(row, "sha", np.zeros(5, np.float32), "1x1x1", quality)
+        folder.finish(rows)
+        assert [folder.is_in_doubt(row) for row in rows] == [False, True, False]
+    group = read_embeddings(write_group_table(output, raw)[0])[0]
+    np.testing.assert_array_equal(group["qc_similarity"], [0.9, np.nan, np.nan])
+    np.testing.assert_array_equal(group["qc_brain_ml"], [1400.0, 300.0, np.nan])
+    assert group["qc_doubt"].tolist()[:2] == ["", "small"]
+    assert group["qc_doubt"].isna().tolist() == [False, False, True]
+    with DerivativesFolder(output, raw, PROVENANCE) as folder:
+        folder.drop(rows[1])
+        assert folder.known_sha256(rows[1]) is None
+        assert folder.finish(rows) == 2
+    assert write_group_table(output, raw)[1] == 2

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from brainfeat.exceptions import TableError
-from brainfeat.subjects.subject import Subject
+from brainfeat.preprocessing.quality import Quality
+from brainfeat.subjects.subject import ADDED_COLUMNS, Subject
 from brainfeat.tables.embedding_table import (
     EmbeddingTable,
     read_embeddings,
@@ -64,7 +65,8 @@ def test_table_contains_names_metadata_vectors_and_provenance(tmp_path, suffix):
     metadata, embeddings, provenance = read_embeddings(path)
     assert list(metadata.columns) == [
         *("participant_id", "session_id", "image", "T1w", "FLAIR"),
-        *("modalities", "qc_voxel_mm", "input_sha256", "age", "group"),
+        *("modalities", "qc_voxel_mm", "qc_similarity", "qc_brain_ml", "qc_doubt"),
+        *("input_sha256", "age", "group"),
     ]
     assert metadata["modalities"].tolist() == ["T1w+FLAIR", "T1w", "T1w+FLAIR"]
     assert metadata["participant_id"].tolist() == ["sub-01", "sub-02", "sub-03"]
@@ -413,7 +415,7 @@ def test_table_without_its_json_file_is_read(tmp_path):
     _embed(tmp_path / "out.tsv", [_row(1)])
     (tmp_path / "out.json").unlink()
     metadata, embeddings, provenance = read_embeddings(tmp_path / "out.tsv")
-    assert metadata.shape == (1, 8)
+    assert metadata.shape == (1, 11)
     assert embeddings.shape == (1, 5)
     assert provenance == {}
 
@@ -422,7 +424,7 @@ def test_table_without_its_json_file_is_read(tmp_path):
 def test_metadata_do_not_replace_reserved_columns(tmp_path, suffix):
     path = tmp_path / f"out{suffix}"
     names = ["participant_id", "session_id", "image", "T1w", "FLAIR"]
-    names += ["modalities", "qc_voxel_mm", "input_sha256"]
+    names += [*ADDED_COLUMNS, "input_sha256"]
     row = _row(1, age="71", emb_000="x", **dict.fromkeys(names[1:], "x"))
     assert _embed(path, [row]) == [1]
     assert _embed(path, [row, _row(2)]) == [2]
@@ -437,7 +439,7 @@ def _drop_new_columns(path):
     """Rewrite a CSV table as versions before `modalities` wrote it."""
     with path.open(newline="") as file:
         header, *lines = csv.reader(file)
-    kept = [i for i, n in enumerate(header) if n not in {"modalities", "qc_voxel_mm"}]
+    kept = [i for i, n in enumerate(header) if n not in ADDED_COLUMNS]
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([[row[i] for i in kept] for row in (header, *lines)])
 
@@ -448,7 +450,7 @@ def test_table_without_the_newer_columns_is_read_and_resumed(tmp_path):
     _drop_new_columns(path)
     old, _, _ = read_embeddings(path)
     assert old["modalities"].tolist() == ["T1w+FLAIR", "T1w"]
-    assert old["qc_voxel_mm"].isna().all()
+    assert old[[*ADDED_COLUMNS[1:]]].isna().all(axis=None)
     assert _embed(path, [_row(1, age="71"), _row(2), _row(3)]) == [3]
     metadata, embeddings, _ = read_embeddings(path)
     assert list(metadata.columns) == list(old.columns)
@@ -491,3 +493,71 @@ def test_voxel_size_survives_a_kill_and_a_resumed_run(tmp_path, suffix):
     assert _embed(path, [_row(4)]) == [4]
     sizes = read_embeddings(path)[0]["qc_voxel_mm"]
     assert sizes.fillna("").tolist() == ["1.0x1.0x1.2", "", "", ""]
+
+
+QUALITIES = (
+    Quality(0.91234, 1432.06, ""),
+    Quality(float("nan"), 1099.0, "only centred; small"),
+    None,
+)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_quality_survives_a_kill_a_resumed_run_and_a_merge(tmp_path, suffix):
+    path = tmp_path / f"out{suffix}"
+    with EmbeddingTable(path, PROVENANCE) as table:
+        for index, quality in enumerate(QUALITIES):
+            table.append(_row(index), "one", _vector(index), "1x1x1", quality)
+    assert _embed(path, [_row(index) for index in range(4)]) == [3]
+    assert _embed(path, [_row(4)]) == [4]
+    merge_tables([path], tmp_path / f"all{suffix}")
+    for table in (path, tmp_path / f"all{suffix}"):
+        metadata = read_embeddings(table)[0]
+        np.testing.assert_array_equal(
+            metadata["qc_similarity"], [0.912, np.nan, np.nan, np.nan, np.nan]
+        )
+        np.testing.assert_array_equal(
+            metadata["qc_brain_ml"], [1432.1, 1099.0, np.nan, np.nan, np.nan]
+        )
+        doubts = metadata["qc_doubt"].tolist()
+        # Without doubt is not the same as unknown.
+        assert doubts[:2] == ["", "only centred; small"]
+        assert metadata["qc_doubt"][2:].isna().all()
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("value", [None, 0.5])
+def test_quality_is_a_number_whatever_is_known(tmp_path, suffix, value):
+    path = tmp_path / f"out{suffix}"
+    quality = None if value is None else Quality(value, 1300.0, "")
+    with EmbeddingTable(path, PROVENANCE) as table:
+        table.append(_row(1), "one", _vector(1), None, quality)
+        table.finish([_row(1)])
+    metadata = read_embeddings(path)[0]
+    assert metadata["qc_similarity"].dtype == metadata["qc_brain_ml"].dtype == float
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_dropped_rows_leave_the_table(tmp_path, suffix):
+    path = tmp_path / f"out{suffix}"
+    rows = [_row(index) for index in range(3)]
+    with EmbeddingTable(path, PROVENANCE) as table:
+        for row, quality in zip(rows, QUALITIES, strict=True):
+            table.append(row, "one", _vector(1), None, quality)
+        table.finish(rows)
+    with EmbeddingTable(path, PROVENANCE) as table:
+        assert [table.is_in_doubt(row) for row in rows] == [False, True, False]
+        table.drop(rows[1])
+        table.finish(rows)
+    metadata = read_embeddings(path)[0]
+    assert metadata["participant_id"].tolist() == ["sub-00", "sub-02"]
+    with EmbeddingTable(path, PROVENANCE) as table:
+        for row in rows:
+            table.drop(row)
+        table.append(rows[0], "two", _vector(2))
+        table.finish(rows)
+    assert read_embeddings(path)[0]["input_sha256"].tolist() == ["two"]
+    with EmbeddingTable(path, PROVENANCE) as table:
+        table.drop(rows[0])
+        assert table.finish(rows) == 0
+    assert _names(tmp_path) == []

@@ -8,6 +8,8 @@ import pytest
 
 from brainfeat.exceptions import TableError
 from brainfeat.io.locks import FolderBusyError
+from brainfeat.io.vector_store import VectorStore
+from brainfeat.preprocessing.quality import Quality
 from brainfeat.tables.journal import RowJournal
 
 
@@ -121,3 +123,21 @@ def test_appended_rows_survive_a_kill(tmp_path):
         for index in range(20):
             assert journal.input_sha256(f"key {index}") == "sha"
             assert set(journal.read(f"key {index}").tolist()) == {index}
+
+
+def test_notes_of_earlier_versions_are_read(tmp_path):
+    vector = np.ones(7, np.float32)
+    with _opened(tmp_path, 7) as journal:
+        journal.begin({}, discard=False)
+        for key, quality in (("old", None), ("new", Quality(0.5, 1200.5, "a; b"))):
+            journal.append(key, f"sha of {key}", vector, "1x2x3", quality)
+    store = VectorStore(tmp_path / "rows")
+    (old,) = [p for p in store.folder.rglob("*.npy") if b"sha of old" in p.read_bytes()]
+    for note, size in (("sha of old", None), ("sha of old\t1x2x3", "1x2x3")):
+        store.save(old.stem, vector, note)
+        with _opened(tmp_path, 7) as journal:
+            assert journal.input_sha256("old") == "sha of old"
+            assert journal.voxel_mm("old") == size
+            assert journal.quality("old") is None
+            assert journal.voxel_mm("new") == "1x2x3"
+            assert journal.quality("new") == (0.5, 1200.5, "a; b")

@@ -9,6 +9,7 @@ import pytest
 from brainfeat.embedding.stream import Embedding
 from brainfeat.exceptions import InputError, VolumeError
 from brainfeat.io.hashing import hash_images
+from brainfeat.preprocessing.quality import Quality
 from brainfeat.subjects.failures import crash_path, failures_path
 from brainfeat.subjects.subject import Outcome, Subject
 from brainfeat.tables.embedding_table import read_embeddings
@@ -17,7 +18,7 @@ from brainfeat.tables.runs import RunOptions, embed_to_table
 
 
 class FakeEncoder:
-    """Embeds a file as numbers drawn from its bytes; b"bad" fails."""
+    """Embeds a file as numbers of its bytes; b"bad" fails, b"odd" is doubtful."""
 
     modalities = ("T1w", "FLAIR")
     pooling = "mean"
@@ -58,7 +59,9 @@ class FakeEncoder:
             return Outcome(subject, error=error)
         seed = np.frombuffer(b"".join(contents), np.uint8)
         vector = np.random.default_rng(seed).normal(size=5).astype(np.float32)
-        return Outcome(subject, Embedding(vector, input_sha256))
+        doubt = "tilted" if b"odd" in contents[0] else ""
+        quality = Quality(0.9, 1400.0, doubt)
+        return Outcome(subject, Embedding(vector, input_sha256, quality=quality))
 
 
 @pytest.fixture
@@ -232,3 +235,57 @@ def test_overwriting_encodes_all_rows_again(rows, output):
     summary, _, _ = _embed(rows[:4], output, overwrite=True)
     assert summary[:3] == (4, 0, 0)
     assert len(read_embeddings(output)[0]) == 4
+
+
+def _strict(rows, output, **options):
+    summary, _, encoder = _embed(rows, output, strict=True, **options)
+    return summary, encoder.seen
+
+
+def test_strict_runs_fail_rows_in_doubt(rows, output):
+    Path(rows[2].image).write_bytes(b"odd 2")
+    summary, _ = _strict(rows, output)
+    assert summary[:3] == (5, 0, 1)
+    with failures_path(output).open(newline="") as file:
+        (line,) = csv.DictReader(file, delimiter="\t")
+    assert line == {
+        "participant_id": "sub-2",
+        "file": rows[2].image,
+        "reason": "in doubt: tilted",
+    }
+    assert not crash_path(failures_path(output)).exists()  # nothing was raised
+    assert "sub-2" not in read_embeddings(output)[0]["participant_id"].tolist()
+
+
+def test_rows_in_doubt_are_kept_and_counted_once(rows, output, caplog):
+    for index in (1, 3, 4, 5):
+        Path(rows[index].image).write_bytes(b"odd %d" % index)
+    summary, _, _ = _embed(rows, output)
+    assert summary[:3] == (6, 0, 0)
+    doubts = read_embeddings(output)[0]["qc_doubt"].tolist()
+    assert doubts == ["", "tilted", "", "tilted", "tilted", "tilted"]
+    (message,) = caplog.messages
+    assert message.startswith("4 subjects in doubt (column qc_doubt; --strict")
+    assert message.count("tilted") == 3
+
+
+def test_a_strict_run_drops_rows_in_doubt_until_they_are_mended(rows, output):
+    Path(rows[2].image).write_bytes(b"odd 2")
+    _embed(rows, output)
+    summary, seen = _strict(rows, output)
+    assert summary[:3] == (0, 5, 1)
+    assert seen == [rows[2].image]  # only it is embedded again
+    assert len(read_embeddings(output)[1]) == 5
+    Path(rows[2].image).write_bytes(b"2")
+    summary, _ = _strict(rows, output)
+    assert summary[:3] == (1, 5, 0)
+    assert len(read_embeddings(output)[1]) == 6
+    assert not failures_path(output).exists()
+
+
+def test_a_strict_run_of_doubts_alone_leaves_no_table(rows, output):
+    Path(rows[2].image).write_bytes(b"odd 2")
+    assert _embed(rows[2:3], output)[0].output == output
+    summary, _ = _strict(rows[2:3], output)
+    assert summary.output is None
+    assert not output.exists()
