@@ -166,6 +166,7 @@ def _problems(kind: Any, value: Any, where: str, *, allow_lists: bool) -> Iterat
 
 def _plain_problems(kind: Any, value: Any, where: str) -> Iterator[str]:
     """Compare a JSON value with an annotation; dataclasses are objects."""
+    kind = _member(kind, value)
     if not _is_dataclass(kind):
         yield from _problems(kind, value, where, allow_lists=True)
         return
@@ -191,10 +192,26 @@ def _plain_problems(kind: Any, value: Any, where: str) -> Iterator[str]:
 def _build(kind: Any, value: Any) -> Any:
     if isinstance(value, list):
         return tuple(_build(None, item) for item in value)
+    kind = _member(kind, value)
     if not (_is_dataclass(kind) and isinstance(value, Mapping)):
         return value
     hints = _hints(kind)
     return kind(**{name: _build(hints[name], item) for name, item in value.items()})
+
+
+def _member(kind: Any, value: Any) -> Any:
+    """Return the dataclass of a union that an object is for: of its kind, or the first.
+
+    A kind is a field with one possible value.
+    """
+    is_object = isinstance(value, Mapping)
+    members = [item for item in get_args(kind) if _is_dataclass(item)]
+    is_union = get_origin(kind) in {Union, UnionType} and bool(members)
+    if not is_union or not (is_object or len(members) == len(get_args(kind))):
+        return kind
+    name = value.get("kind") if is_object else None
+    named = [item for item in members if name and getattr(item, "kind", None) == name]
+    return (named or members)[0]
 
 
 def _fits(kind: Any, value: Any, *, allow_lists: bool) -> bool:

@@ -16,9 +16,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from brainfeat.checkpoint.card import write_card
 from brainfeat.checkpoint.config import CheckpointConfig
-from brainfeat.checkpoint.hub import CONFIG_NAME, locate_checkpoint
-from brainfeat.checkpoint.layouts import load_foreign
+from brainfeat.checkpoint.foreign import convert_foreign
+from brainfeat.checkpoint.known import find_known
+from brainfeat.checkpoint.known_encoder import KnownEncoder
+from brainfeat.checkpoint.locate import CONFIG_NAME, locate_checkpoint
+from brainfeat.checkpoint.origin import announce_licence, bundled_origin
 from brainfeat.checkpoint.weight_files import (
     check_weights_file,
     file_sha256,
@@ -32,8 +36,8 @@ from brainfeat.exceptions import (
 from brainfeat.io.atomic import atomic_write
 from brainfeat.io.json_files import format_json, read_json
 from brainfeat.io.paths import expand_home
-from brainfeat.models.config import EncoderConfig
-from brainfeat.models.encoder import SlabEncoder
+from brainfeat.models.encoders import build_encoder
+from brainfeat.models.protocol import Encoder
 from brainfeat.models.transfer import check_state
 
 StoredDtype = Literal["float32", "float16", "bfloat16"]
@@ -42,7 +46,9 @@ _FORMAT = "brainfeat-checkpoint-1"
 _WEIGHTS, _CARD = "model.safetensors", "README.md"
 CHECKPOINT_FILES = (_WEIGHTS, CONFIG_NAME, _CARD)
 # These change no feature: tables made before and after an edit can be joined.
-_NOT_FINGERPRINTED = ("description", "library_version")
+_NOT_FINGERPRINTED = ("description", "library_version", "origin")
+# Fields of an encoder of slabs that came later, with values that change nothing.
+_LATER = {"kind": "slab"}
 
 
 class Checkpoint:
@@ -53,7 +59,7 @@ class Checkpoint:
     config : CheckpointConfig
         Sizes, preprocessing and provenance.
     state : mapping of str to Tensor
-        Parameters of ``SlabEncoder(config.encoder)``; copied to the CPU as float32.
+        Parameters of the encoder; copied to the CPU as float32.
     model_card : str
         Markdown for ``README.md``; a short one is written if it is empty.
 
@@ -76,21 +82,30 @@ class Checkpoint:
             name: value.detach().to("cpu", torch.float32, copy=True)
             for name, value in state.items()
         }
-        self.model_card = model_card or _short_card(config)
+        self.model_card = model_card or write_card(config)
 
     @classmethod
-    def load(cls, source: str | os.PathLike[str]) -> Self:
-        """Load a checkpoint, or weights of DINOv2 in another library's layout.
+    def load(
+        cls, source: str | os.PathLike[str], *, known_as: str | None = None
+    ) -> Self:
+        """Load a checkpoint, or weights of others in their own layout.
 
-        DINOv2's RGB kernels are kept: the encoder takes T1w slabs of three slices on
-        a 1 mm grid whose sides are multiples of the patch size.
+        The network, its input and its feature are those of the authors; the layout is
+        found from the names and shapes of the weights. Where a licence is known, it is
+        logged once, and kept in ``config.origin``.
 
         Parameters
         ----------
         source : str or path
-            The name of a bundled checkpoint (``"brainfound-tiny"``); a checkpoint
-            folder; a ``.pth`` or ``.safetensors`` file or a folder of Meta,
-            transformers or timm; or ``"hf-hub:organisation/name@revision"``.
+            The name of a bundled checkpoint (``"brainfound-tiny"``) or of a known
+            encoder (``"3dino"``; ``brainfeat info`` lists them), whose weights are
+            taken from ``$BRAINFEAT_HOME`` (by default ``~/.brainfeat``), else from the
+            hub; a checkpoint folder; a file of safetensors or of ``torch.save``, under
+            any name, or a folder with one; or
+            ``"hf-hub:organisation/name[:path/in/repository][@revision]"``.
+        known_as : str, optional
+            Name of the known encoder whose weights a file holds, where its content and
+            name do not tell.
 
         Returns
         -------
@@ -109,8 +124,19 @@ class Checkpoint:
         UntrainedCheckpointWarning
             If the weights are random.
         """
+        name = os.fspath(source) if known_as is None else known_as
+        known = find_known(name)
+        if known_as is not None and known is None:
+            raise CheckpointError(
+                f"known_as: expected a name that 'brainfeat info' lists, got "
+                f"{known_as!r}."
+            )
         path = locate_checkpoint(source)
-        checkpoint = cls._load_own(path) if _is_own(path) else cls._convert(path)
+        if _is_own(path):
+            checkpoint = cls._load_own(path, known)
+        else:
+            checkpoint = cls(*convert_foreign(path, known))
+        announce_licence(checkpoint.config.origin)
         if not checkpoint.config.trained:
             warnings.warn(
                 f"{os.fspath(source)} is not trained: its features come from random "
@@ -145,7 +171,7 @@ class Checkpoint:
             raise ConfigError("untrained: expected config.trained=False, got True.")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return cls(config, SlabEncoder(config.encoder).state_dict())
+            return cls(config, build_encoder(config.encoder).state_dict())
 
     def save(
         self, folder: str | os.PathLike[str], *, dtype: StoredDtype = "float32"
@@ -196,16 +222,16 @@ class Checkpoint:
             config.write_text(format_json(content), encoding="utf-8")
         return folder
 
-    def build_encoder(self) -> SlabEncoder:
+    def build_encoder(self) -> Encoder:
         """Return the network with these weights, in evaluation mode.
 
         Returns
         -------
-        SlabEncoder
+        Encoder
             An independent module: training it does not change the checkpoint.
         """
         with torch.device("meta"):
-            encoder = SlabEncoder(self.config.encoder)
+            encoder = build_encoder(self.config.encoder)
         copies = {name: value.clone() for name, value in self.state.items()}
         encoder.load_state_dict(copies, assign=True)
         return encoder.eval()
@@ -216,6 +242,12 @@ class Checkpoint:
         settings = self.config.to_dict()
         for name in _NOT_FINGERPRINTED:
             del settings[name]
+        # For readers: the tools that a recipe replaces.
+        settings["preprocessing"].pop("authors", None)
+        if settings["encoder"]["kind"] == "slab":
+            # Checkpoints of earlier versions keep their fingerprint.
+            encoder = settings["encoder"].items()
+            settings["encoder"] = {k: v for k, v in encoder if _LATER.get(k) != v}
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         for name in sorted(self.state):
             value = self.state[name].contiguous()
@@ -224,8 +256,9 @@ class Checkpoint:
         return digest.hexdigest()
 
     @classmethod
-    def _load_own(cls, folder: Path) -> Self:
-        content = _read_config(folder)
+    def _load_own(cls, folder: Path, known: KnownEncoder | None) -> Self:
+        # Folders of earlier versions do not say where their weights are from.
+        content = {"origin": bundled_origin(known).to_dict()} | _read_config(folder)
         if content.pop("format") != _FORMAT:
             raise CheckpointError(
                 f"{folder}: expected format {_FORMAT!r}, got one of another version."
@@ -249,25 +282,6 @@ class Checkpoint:
         except (CheckpointError, ConfigError) as error:
             raise CheckpointError(f"{folder}: {error}") from error
 
-    @classmethod
-    def _convert(cls, path: Path) -> Self:
-        try:
-            encoder, state = load_foreign(path)
-        except CheckpointError as error:
-            if not path.is_dir():
-                raise
-            reason = str(error).removeprefix(f"{path}: ")
-            raise CheckpointError(
-                f"{path}: expected {CONFIG_NAME} of a brainfeat checkpoint, or weights "
-                f"of DINOv2; {reason}"
-            ) from error
-        config = CheckpointConfig(
-            encoder=encoder,
-            preprocessing=_foreign_preprocessing(encoder),
-            description=f"Weights of {path.name}, which were not trained on brain MRI.",
-        )
-        return cls(config, state)
-
 
 def _is_own(path: Path) -> bool:
     return (path / CONFIG_NAME).is_file() and "format" in _read_config(path)
@@ -285,35 +299,3 @@ def _read_card(path: Path) -> str:
         raise CheckpointError(
             f"{path.name}: expected text in UTF-8 ({error})."
         ) from error
-
-
-def _foreign_preprocessing(encoder: EncoderConfig) -> dict[str, Any]:
-    """Return a grid of 1 mm, the detail that patches of 14 voxels need."""
-    patch, thickness = encoder.patch_size, encoder.thickness
-    steps_and_sizes = ((patch, 150), (patch, 190), (thickness, 150))
-    return {
-        "shape": [-(-size // step) * step for step, size in steps_and_sizes],
-        "spacing": 1.0,
-        "alignment": "rigid",
-        "bias_correction": False,
-        "brain_mask": None,
-        "percentiles": [0.5, 99.5],
-    }
-
-
-def _short_card(config: CheckpointConfig) -> str:
-    encoder = config.encoder
-    return f"""# brainfeat checkpoint
-
-{config.description or "No description was given."}
-
-- state: {"trained" if config.trained else "**not trained: random weights**"}
-- modalities: {", ".join(encoder.modalities)}
-- slabs: {config.plane}, {encoder.thickness} slices
-- network: {encoder.depth} blocks of width {encoder.embed_dim}, patches of \
-{encoder.patch_size} pixels
-- recommended pooling: {config.pooling}
-- written by brainfeat {config.library_version}
-
-For research. Not a medical device.
-"""

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from brainfeat._version import __version__
+from brainfeat.checkpoint.origin import Origin
 from brainfeat.configs import JsonConfig, check_fields
 from brainfeat.models.config import EncoderConfig
+from brainfeat.models.encoders import EncoderKind, require_slab_config
 from brainfeat.models.pooling import PoolingMode
 from brainfeat.slabs.grid import Plane
 
@@ -19,7 +21,7 @@ class CheckpointConfig(JsonConfig):
 
     Parameters
     ----------
-    encoder : EncoderConfig
+    encoder : EncoderConfig, VolumeConfig or ResNetConfig
         Sizes of the network, its modalities and thickness.
     preprocessing : mapping
         Settings for ``Preprocessor.from_dict``.
@@ -34,6 +36,8 @@ class CheckpointConfig(JsonConfig):
         False for random weights.
     description : str
         What it was trained on and for, in a sentence.
+    origin : Origin
+        Where weights of others come from, and their licence.
     library_version : str
         Version of brainfeat that wrote it.
 
@@ -45,14 +49,20 @@ class CheckpointConfig(JsonConfig):
 
     _needs_all_keys = True
 
-    encoder: EncoderConfig
+    encoder: EncoderKind
     preprocessing: Mapping[str, Any]
     plane: Plane = "axial"
     pooling: PoolingMode = "mean"
     missing_modalities: bool = False
     trained: bool = True
     description: str = ""
+    origin: Origin = dataclasses.field(default_factory=Origin)
     library_version: str = __version__
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+    @property
+    def slab_encoder(self) -> EncoderConfig:
+        """Sizes of an encoder of slabs; a ConfigError for another kind."""
+        return require_slab_config(self.encoder)

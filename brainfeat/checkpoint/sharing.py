@@ -10,11 +10,12 @@ from typing import Generic, TypeVar
 import torch
 
 from brainfeat.checkpoint.checkpoint import Checkpoint
-from brainfeat.checkpoint.hub import locate_checkpoint
+from brainfeat.checkpoint.known import find_known
+from brainfeat.checkpoint.locate import locate_checkpoint
 from brainfeat.exceptions import CheckpointError, ConfigError
-from brainfeat.models.encoder import SlabEncoder
 from brainfeat.models.packed_linear import pack_linear_layers
-from brainfeat.preprocessing.preprocessor import Preprocessor
+from brainfeat.models.protocol import Encoder
+from brainfeat.preprocessing.settings import preprocessing_from_dict
 
 __all__ = ["check_fingerprint", "shared_checkpoint", "shared_encoder"]
 
@@ -43,7 +44,7 @@ class _LRUCache(Generic[T]):
 
 
 _CHECKPOINTS: _LRUCache[Checkpoint] = _LRUCache()
-_ENCODERS: _LRUCache[SlabEncoder] = _LRUCache()
+_ENCODERS: _LRUCache[Encoder] = _LRUCache()
 
 
 def shared_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
@@ -52,8 +53,10 @@ def shared_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
         raise ConfigError(
             f"checkpoint: expected a name or a folder, got {type(source).__name__}."
         )
-    path = locate_checkpoint(source)
-    return _CHECKPOINTS.get(_signature(path), lambda: _load(source))
+    # A known encoder's name also says how a file is to be read.
+    known = find_known(os.fspath(source))
+    key = known and known.name, *_signature(locate_checkpoint(source))
+    return _CHECKPOINTS.get(key, lambda: _load(source))
 
 
 def check_fingerprint(source: object, fitted: str, fingerprint: str) -> None:
@@ -67,14 +70,14 @@ def check_fingerprint(source: object, fitted: str, fingerprint: str) -> None:
 
 def shared_encoder(
     checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype = torch.float32
-) -> SlabEncoder:
+) -> Encoder:
     """Build an encoder in evaluation mode, or return the one built before.
 
     It must not be trained. In bfloat16 on a CPU it gives no gradients.
     """
     key = (checkpoint.fingerprint, str(device), dtype)
 
-    def build() -> SlabEncoder:
+    def build() -> Encoder:
         # Weights created in inference mode never give gradients.
         with torch.inference_mode(mode=False):
             encoder = checkpoint.build_encoder().to(device, dtype)
@@ -88,7 +91,7 @@ def _load(source: str | os.PathLike[str]) -> Checkpoint:
     checkpoint = Checkpoint.load(source)
     try:
         # Checked here, since Checkpoint itself must not import image libraries.
-        Preprocessor.from_dict(checkpoint.config.preprocessing)
+        preprocessing_from_dict(checkpoint.config.preprocessing)
     except ConfigError as error:
         raise CheckpointError(f"{os.fspath(source)}: {error}") from error
     return checkpoint

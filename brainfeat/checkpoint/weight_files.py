@@ -1,41 +1,39 @@
 """Read weights that other libraries wrote, without running their code."""
 
-__all__ = ["check_weights_file", "file_sha256", "named_tensors", "read_tensors"]
+__all__ = [
+    "check_weights_file",
+    "file_sha256",
+    "named_tensors",
+    "read_tensors",
+    "weights_file",
+]
 
 import hashlib
 import pickle
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
-import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from brainfeat.checkpoint.torch_files import read_torch_file
+from brainfeat.checkpoint.weight_kinds import describe_other, is_safetensors
+from brainfeat.checkpoint.weight_names import INDEX_NAME, STANDARD_NAMES, is_weights
 from brainfeat.exceptions import CheckpointError, list_names
 from brainfeat.io.file_kinds import describe_stranger, first_bytes
 from brainfeat.io.json_files import read_json
 
-_NESTED = ("teacher", "model", "state_dict", "model_state_dict", "module")
-_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
-
-
-class _Inert:
-    """Stands for an object of a foreign class: runs nothing and keeps nothing."""
-
-    def __new__(cls, *_args: object, **_options: object) -> "_Inert":
-        return super().__new__(cls)
-
-    def __setstate__(self, state: object) -> None:
-        """Drop the state."""
-
-
-class _InertDict:
-    """Stands for a foreign mapping: keeps its items, in another type."""
-
-    def __new__(cls, *_args: object, **_options: object) -> OrderedDict[Any, Any]:  # type: ignore[misc]  # see above
-        return OrderedDict()
+# Where the weights lie in what a training script saves.
+_NESTED = (
+    *("teacher", "target_encoder", "model", "state_dict", "model_state_dict"),
+    *("module", "encoder"),
+)
+# In messages about files that end too early.
+_SHORT = ("EOF", "truncated", "incomplete", "invalid header length")
+_TRUNCATED = (
+    "expected a whole file, got one that ends too early; the download stopped, fetch "
+    "it again"
+)
 
 
 def file_sha256(path: Path) -> str:
@@ -44,35 +42,55 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def weights_file(path: Path) -> Path:
+    """Return the file that has the weights, for several of them their index."""
+    if not path.is_dir():
+        return path
+    index = path / INDEX_NAME
+    return index if index.is_file() else _only_file(path)
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read named tensors from a file or folder, never running its code.
 
-    Reads ``.safetensors`` files, files that ``torch.save`` wrote, folders with one of
-    these, and sharded safetensors.
+    Reads safetensors and files that ``torch.save`` wrote, whatever their names, folders
+    with one of these, and sharded safetensors.
     """
-    if path.is_dir():
-        index = path / "model.safetensors.index.json"
-        if index.is_file():
-            return _read_shards(index)
-        return read_tensors(_only_file(path))
+    path = weights_file(path)
+    if path.name == INDEX_NAME:
+        return _read_shards(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: expected a weights file, got no such file.")
     check_weights_file(path)
+    other = describe_other(path)
+    if other is not None:
+        raise CheckpointError(f"{path.name}: expected weights, got {other}.")
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        return named_tensors(_read_pickle(path))
+        return load_file(path) if is_safetensors(path) else _read_pickled(path)
+    except CheckpointError:
+        raise
+    except Exception as error:  # a damaged pickle raises almost anything
+        reason = " ".join(str(error).split())
+        if isinstance(error, EOFError) or any(sign in reason for sign in _SHORT):
+            raise CheckpointError(f"{path.name}: {_TRUNCATED}.") from error
+        raise CheckpointError(f"{path.name}: cannot be read: {reason}") from error
+
+
+def _read_pickled(path: Path) -> dict[str, Tensor]:
+    """Return the tensors in a pickle; name what else it holds if it has none."""
+    foreign: tuple[str, ...] = ()
+    try:
+        content, foreign = read_torch_file(path)
+        return named_tensors(content)
     except (pickle.UnpicklingError, CheckpointError) as error:
-        foreign = _foreign_names(path)
-        if isinstance(error, CheckpointError) and not foreign:
+        is_other = isinstance(error, pickle.UnpicklingError)
+        if "truncated" in str(error) or not (foreign or is_other):
             raise
         what = f"objects of {list_names(foreign)}" if foreign else "other objects"
         raise CheckpointError(
             f"{path.name}: expected tensors alone, got {what}, since unpickling these "
             "could run code; save the weights: torch.save(model.state_dict(), path)."
         ) from error
-    except Exception as error:  # a damaged pickle raises almost anything
-        raise CheckpointError(f"{path.name}: cannot be read: {error}") from error
 
 
 def check_weights_file(path: Path) -> None:
@@ -89,7 +107,7 @@ def named_tensors(content: object) -> dict[str, Tensor]:
     """
     while isinstance(content, Mapping):
         values = (content.get(key) for key in _NESTED)
-        inner = [value for value in values if isinstance(value, Mapping)]
+        inner = [value for value in values if value and isinstance(value, Mapping)]
         if not inner:
             break
         content = inner[0]
@@ -101,33 +119,6 @@ def named_tensors(content: object) -> dict[str, Tensor]:
             f"expected tensors alone, got other entries: {list_names(others)}."
         )
     return dict(content)
-
-
-def _read_pickle(path: Path) -> object:
-    """Load a pickle with objects of foreign classes replaced by inert ones."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        inert: list[Any] = [
-            (_InertDict if name.lower().endswith("dict") else _Inert, name)
-            for name in _foreign_names(path)
-        ]
-        if not inert:
-            raise
-        with torch.serialization.safe_globals(inert):
-            return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _foreign_names(path: Path) -> list[str]:
-    """Return the classes and functions of a pickle that torch does not load."""
-    # Since torch 2.6.
-    find = getattr(torch.serialization, "get_unsafe_globals_in_checkpoint", None)
-    if find is None:
-        return []
-    try:
-        return sorted(find(path))
-    except Exception:  # a plain pickle, or a damaged one
-        return []
 
 
 def _list_quoted(names: Iterable[str]) -> str:
@@ -160,10 +151,10 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
 
 
 def _only_file(folder: Path) -> Path:
-    for name in ("model.safetensors", "pytorch_model.bin"):
+    for name in STANDARD_NAMES:
         if (folder / name).is_file():
             return folder / name
-    files = [path for path in sorted(folder.iterdir()) if path.suffix in _SUFFIXES]
+    files = [path for path in sorted(folder.iterdir()) if is_weights(path.name)]
     if len(files) != 1:
         names = _list_quoted(path.name for path in files)
         raise CheckpointError(f"expected one weights file in the folder, got {names}.")

@@ -142,7 +142,7 @@ def _embed_participants(
     log_file: Path | None = None,
 ) -> "RunSummary":
     """Embed a BIDS dataset into a folder of derivatives, and show the progress."""
-    from brainfeat.checkpoint.hub import absolute_source
+    from brainfeat.checkpoint.locate import absolute_source
     from brainfeat.subjects.manifest import collect_bids
     from brainfeat.tables import runs
     from brainfeat.tables.derivatives import DerivativesFolder

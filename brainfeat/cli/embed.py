@@ -233,7 +233,7 @@ def _embed_inputs(
     log_file: Path | None = None,
 ) -> "RunSummary":
     """Embed the inputs, or a shard of them, into a table, and show the progress."""
-    from brainfeat.checkpoint.hub import absolute_source
+    from brainfeat.checkpoint.locate import absolute_source
     from brainfeat.tables import runs
     from brainfeat.tables.formats import find_format
     from brainfeat.tables.provenance import describe_encoder

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from brainfeat.checkpoint.hub import absolute_source
+from brainfeat.checkpoint.locate import absolute_source
 from brainfeat.checkpoint.sharing import shared_checkpoint
 from brainfeat.embedding.subject_encoder import Pooling, SubjectEncoder
 from brainfeat.exceptions import CheckpointError

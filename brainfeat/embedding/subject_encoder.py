@@ -80,13 +80,15 @@ class SubjectEncoder:
             raise ConfigError(
                 f"pooling: expected one of {get_args(Pooling)}, got {pooling!r}."
             )
-        if pooling == "anatomy" and not config.encoder.tissues:
+        if pooling == "anatomy" and not config.slab_encoder.tissues:
             raise ConfigError(
                 "pooling='anatomy': expected a checkpoint that learnt to read anatomy, "
                 "got one that names no tissues."
             )
         self.pooling = pooling
-        self.grid = SlabGrid(thickness=config.encoder.thickness, plane=config.plane)
+        self.grid = SlabGrid(
+            thickness=config.slab_encoder.thickness, plane=config.plane
+        )
         self.token_grid = self._find_token_grid()  # (n_slabs, height, width)
         n_slabs, height, width = self.token_grid
         self.device = resolve_device(device)
@@ -116,7 +118,7 @@ class SubjectEncoder:
     @property
     def n_features(self) -> int:
         """Length of an embedding."""
-        encoder = self.checkpoint.config.encoder
+        encoder = self.checkpoint.config.slab_encoder
         if self.pooling == "anatomy":
             return len(encoder.tissues)
         parts = {"cls+mean": 2, "regions": len(self.region_names)}
@@ -125,7 +127,7 @@ class SubjectEncoder:
     @property
     def feature_names(self) -> tuple[str, ...]:
         """Name of each number of an embedding."""
-        encoder = self.checkpoint.config.encoder
+        encoder = self.checkpoint.config.slab_encoder
         if self.pooling == "anatomy":
             return tuple(f"emb_{name}" for name in encoder.tissues)
         prefixes = [f"{name}_" for name in self.region_names] or [""]
@@ -196,7 +198,7 @@ class SubjectEncoder:
 
     def fractions(self, foreground: NDArray[np.bool_]) -> NDArray[np.float32]:
         """Return the foreground of patches (S, h, w); 0 if the encoder skips them."""
-        config = self.checkpoint.config.encoder
+        config = self.checkpoint.config.slab_encoder
         fractions = self.grid.token_fractions(foreground, config.patch_size)
         return config.count_foreground(fractions)
 
@@ -318,7 +320,7 @@ class SubjectEncoder:
                 "pooling='regions': expected a preprocessor that aligns to the "
                 "template, whose space the atlas is in, got alignment='none'."
             )
-        patch_size = self.checkpoint.config.encoder.patch_size
+        patch_size = self.checkpoint.config.slab_encoder.patch_size
         geometry = self.preprocessor.geometry
         weights = self.atlas.weights(geometry, self.grid, patch_size)
         return torch.from_numpy(weights).to(self.device)

@@ -69,7 +69,7 @@ def _encode(
     tokens = output.patch_tokens[0].float().cpu().numpy()  # S h w D
     if not np.isfinite(tokens).all():
         raise VolumeError(NOT_FINITE)
-    patch_size = encoder.checkpoint.config.encoder.patch_size
+    patch_size = encoder.checkpoint.config.slab_encoder.patch_size
     return SubjectTokens(
         encoder.grid.arrange_tokens(tokens),
         encoder.grid.arrange_tokens(one.fractions),

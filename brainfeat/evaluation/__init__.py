@@ -1,5 +1,7 @@
 """Evaluate features: cross-validation, confounds, decoding maps, reliability."""
 
+from brainfeat.evaluation.compare import compare_embeddings
+from brainfeat.evaluation.comparison import Comparison
 from brainfeat.evaluation.confounds import ConfoundRegressor
 from brainfeat.evaluation.decoding import DecodingMap, decode_positions
 from brainfeat.evaluation.harmonization import SiteHarmonizer
@@ -10,6 +12,7 @@ from brainfeat.evaluation.reliability import Reliability, evaluate_reliability
 from brainfeat.evaluation.scores import ProbeEvaluation, Score
 
 __all__ = [
+    "Comparison",
     "ConfoundRegressor",
     "DecodingMap",
     "ProbeEvaluation",
@@ -17,6 +20,7 @@ __all__ = [
     "Score",
     "SiteHarmonizer",
     "cohort_distances",
+    "compare_embeddings",
     "decode_positions",
     "evaluate_probe",
     "evaluate_reliability",

@@ -3,6 +3,7 @@
 __all__ = [
     "CONFOUNDED_P",
     "Acquisition",
+    "describe_levels",
     "describe_thicknesses",
     "largest_common_subset",
     "thickness_names",
@@ -83,13 +84,27 @@ class Acquisition:
 def largest_common_subset(modalities: Codes, data: LabelledFeatures) -> Rows | None:
     """Return rows of the same modalities with most of the rarer class, if two."""
     best, best_size = None, 1
+    strata = data.task.strata(data.labels)
     for code in range(len(modalities[1])):
         rows = np.flatnonzero(modalities[0] == code)
-        labels, groups = data.labels[rows], data.groups[rows]
-        size = min(len(np.unique(groups[labels == label])) for label in (False, True))
+        labels, groups = strata[rows], data.groups[rows]
+        size = min(len(np.unique(groups[labels == code])) for code in set(strata))
         if size > best_size:
             best, best_size = rows, size
     return best
+
+
+def describe_levels(
+    codes: Rows, names: tuple[str, ...], data: LabelledFeatures, what: str
+) -> str:
+    """Describe the labels of the rows of each name; nothing for several classes."""
+    if len(data.classes) > 2:
+        return ""
+    means = [float(data.labels[codes == code].mean()) for code in range(len(names))]
+    shown = [f"{mean:.0%}" if data.classes else f"{mean:.4g}" for mean in means]
+    of_what = f"fraction of {data.classes[1]}" if data.classes else "mean"
+    pairs = zip(names, shown, strict=True)
+    return f": {of_what} by {what}: {', '.join(map(' '.join, pairs))}"
 
 
 def thickness_names(voxel_mm: Iterable[Any]) -> list[str]:
@@ -116,16 +131,12 @@ def describe_thicknesses(voxel_mm: Iterable[Any]) -> str | None:
 
 def _with_label(what: str, column: Codes, data: LabelledFeatures) -> str | None:
     codes, names = column
-    v, p_value = _associate(codes, data.labels, data.groups)
+    v, p_value = _associate(codes, data.task.levels(data.labels), data.groups)
     if p_value >= CONFOUNDED_P:
         return None
-    fractions = ", ".join(
-        f"{name} {data.labels[codes == code].mean():.0%}"
-        for code, name in enumerate(names)
-    )
     return (
         f"{what} goes with the label (Cramer's V {v:.2f}, p = {p_value:.1g}), and "
-        f"embeddings show it: fraction of {data.classes[1]} by value: {fractions}."
+        f"embeddings show it{describe_levels(codes, names, data, 'value')}."
     )
 
 

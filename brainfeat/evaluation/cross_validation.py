@@ -8,26 +8,28 @@ __all__ = [
     "decode_site",
     "leave_one_site_out",
     "measure_learning_curve",
+    "predict_held_out",
 ]
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
 
 from brainfeat.evaluation.folds import (
     Fold,
     draw_groups,
     inner_folds,
+    number_folds,
     outer_folds,
     permute_labels,
 )
 from brainfeat.evaluation.labelled import LabelledFeatures
-from brainfeat.evaluation.ridge import pair_auc, select_and_score
+from brainfeat.evaluation.ridge import select_and_score
 from brainfeat.evaluation.scores import Calibration, LearningPoint, Score, SiteScore
+from brainfeat.evaluation.tasks import Labels, Predictions, Task
 
 Rows = NDArray[np.intp]
 Floats = NDArray[np.float64]
@@ -48,9 +50,20 @@ _MIN_SUBJECTS_PER_SITE = 2
 class CrossValidation:
     """Scores of held-out rows: means over repeats, p-value of the first repeat."""
 
-    auc: Score  # its standard error is that of Nadeau and Bengio
-    p_value: float  # fraction of permutations that score as high; NaN if the AUC is
-    probabilities: Floats  # n_rows: of the second class
+    scores: Mapping[str, Score]  # standard errors are those of Nadeau and Bengio
+    p_value: float  # fraction of permutations that score as high; NaN if the score is
+    predictions: Sequence[Predictions]  # of each repeat
+
+    @property
+    def auc(self) -> Score:
+        """The first of the scores: of numbers, R2."""
+        return next(iter(self.scores.values()))
+
+    @property
+    def probabilities(self) -> Floats:
+        """Mean over repeats: of the second of two classes (n_rows,), or of each."""
+        mean = np.mean([p.probabilities for p in self.predictions], axis=0)
+        return np.asarray(mean[:, 1] if mean.shape[1] == 2 else mean)
 
 
 def cross_validate(
@@ -62,32 +75,47 @@ def cross_validate(
     seed: int,
 ) -> CrossValidation:
     """Cross-validate a probe, and on permuted labels; adjusted, only within sites."""
-    repeat_aucs, fold_aucs, probabilities = [], [], []
-    p_value = np.nan
-    for repeat, folds in enumerate(repeats):
-        blocks = _blocks(data, folds, within_sites=probe_input == "adjusted")
-        labels = data.labels[:, None]
-        if repeat == 0:
-            generator = np.random.default_rng(seed)
-            permuted = permute_labels(
-                data.labels, data.groups, blocks, n_permutations, generator
-            )
-            labels = np.hstack([labels, permuted])
-        scores, probability = _score_held_out(data, probe_input, labels, folds, seed)
+    task, once = data.task, np.ones((1, len(data.labels)))
+    site = data.site if probe_input == "adjusted" else None
+    whole, parts, predictions = [], [], []
+    for folds in repeats:
+        predicted = predict_held_out(data, probe_input, folds, seed)
+        blocks = task.blocks(number_folds(folds), site)
+        whole.append(task.measure(data.labels, predicted, blocks, once))
         for _, test in folds:
-            fold_auc = pair_auc(scores[test, :1], labels[test, :1], blocks[test])
-            fold_aucs.append(fold_auc[0])
-        auc = pair_auc(scores, labels, blocks)
-        if repeat == 0:
-            # A permutation without a score (NaN) must not lower the p-value.
-            is_lower = auc[1:] < auc[0] - 1e-12
-            p_value = (1 + np.sum(~is_lower)) / (1 + n_permutations)
-        repeat_aucs.append(auc[0])
-        probabilities.append(probability)
-    score = Score(float(np.mean(repeat_aucs)), _standard_error(fold_aucs, len(folds)))
-    if np.isnan(score.value):
-        p_value = np.nan
-    return CrossValidation(score, float(p_value), np.mean(probabilities, axis=0))
+            part = Predictions(*(values[test] for values in predicted))
+            sizes = blocks[test], once[:, test]
+            parts.append(task.measure(data.labels[test], part, *sizes))
+        predictions.append(predicted)
+    scores = {
+        name: Score(
+            float(np.mean([values[name] for values in whole])),
+            _standard_error([float(v[name][0]) for v in parts], len(repeats[0])),
+        )
+        for name in task.metrics
+    }
+    p_value = np.nan
+    if not np.isnan(scores[task.metrics[0]].value):
+        p_value = _permute(data, probe_input, repeats[0], n_permutations, seed)
+    return CrossValidation(scores, p_value, predictions)
+
+
+def predict_held_out(
+    data: LabelledFeatures, probe_input: ProbeInput, folds: Sequence[Fold], seed: int
+) -> Predictions:
+    """Predict each row by the probe of the fold that held it out."""
+    parts = []
+    for train, test in folds:
+        values = _select_input(data, probe_input, train)
+        labels = data.labels[train, None]
+        held_out, scores = _fit(
+            data.task, values, labels, data.groups, (train, test), seed
+        )
+        labels = labels[:, 0]
+        parts.append(data.task.predict(held_out[:, 0], labels, scores[:, 0]))
+    order = np.argsort(np.concatenate([test for _, test in folds]), kind="stable")
+    columns = zip(*parts, strict=True)
+    return Predictions(*(np.concatenate(column)[order] for column in columns))
 
 
 def calibrate(labels: Flags, probabilities: Floats) -> Calibration:
@@ -116,8 +144,9 @@ def leave_one_site_out(data: LabelledFeatures, *, seed: int) -> tuple[SiteScore,
         is_elsewhere = ~np.isin(data.groups, data.groups[test])
         train = np.flatnonzero((data.site != code) & is_elsewhere)
         auc = np.nan
-        if len(set(data.labels[train])) == len(set(data.labels[test])) == 2:
-            auc = _test_auc(data, train, test, seed)
+        strata = (data.task.levels(data.labels)[rows] for rows in (train, test))
+        if all(data.task.is_scorable(codes) for codes in strata):
+            auc = _test_score(data, (train, test), seed)
         scores.append(SiteScore(name, len(test), auc))
     return tuple(scores)
 
@@ -127,17 +156,18 @@ def measure_learning_curve(
 ) -> tuple[LearningPoint, ...]:
     """Train on 10, 20, 40 and so on labelled subjects, and test on all others."""
     generator = np.random.default_rng(seed)
+    strata = data.task.strata(data.labels)
     n_subjects = len(np.unique(data.groups))
     points = []
     for size in _LEARNING_SIZES:
         if size > _MAX_TRAIN_FRACTION * n_subjects:
             break
-        aucs = []
-        for _ in range(_N_DRAWS):
-            train, test = draw_groups(data.labels, data.groups, size, generator)
-            aucs.append(_test_auc(data, train, test, seed))
-        error = float(np.nanstd(aucs, ddof=1) / np.sqrt(len(aucs)))
-        points.append(LearningPoint(size, Score(float(np.nanmean(aucs)), error)))
+        folds = [
+            draw_groups(strata, data.groups, size, generator) for _ in range(_N_DRAWS)
+        ]
+        scores = [_test_score(data, fold, seed) for fold in folds]
+        error = float(np.nanstd(scores, ddof=1) / np.sqrt(len(scores)))
+        points.append(LearningPoint(size, Score(float(np.nanmean(scores)), error)))
     return tuple(points)
 
 
@@ -159,42 +189,73 @@ def decode_site(features: Floats, site: Rows, groups: Rows, *, seed: int) -> Sco
     return Score(_mean_by_site(is_right, site), error)
 
 
-def _score_held_out(
+def _permute(
     data: LabelledFeatures,
     probe_input: ProbeInput,
-    labels: Flags,  # n_rows n_labels
     folds: Sequence[Fold],
+    n_permutations: int,
+    seed: int,
+) -> float:
+    """Fraction of permutations of the labels that score as high as these."""
+    numbers = number_folds(folds)
+    site = data.site if probe_input == "adjusted" else None
+    within = numbers if site is None else numbers * (site.max() + 1) + site
+    generator = np.random.default_rng(seed)
+    permuted = permute_labels(
+        data.labels, data.groups, within, n_permutations, generator
+    )
+    labels = np.column_stack([data.labels, permuted])
+    ranked = np.zeros(data.task.encode(labels).shape)
+    for train, test in folds:
+        values = _select_input(data, probe_input, train)
+        known = labels[train]
+        held_out, scores = _fit(
+            data.task, values, known, data.groups, (train, test), seed
+        )
+        ranked[test] = data.task.rank(held_out, known, scores)
+    score = data.task.score(labels, ranked, data.task.blocks(numbers, site))
+    # A permutation without a score (NaN) must not lower the p-value.
+    is_lower = score[1:] < score[0] - 1e-12
+    return float((1 + np.sum(~is_lower)) / (1 + n_permutations))
+
+
+def _select_input(
+    data: LabelledFeatures, probe_input: ProbeInput, train: Rows
+) -> Floats:
+    if probe_input == "features":
+        return data.features
+    return data.adjust(train) if probe_input == "adjusted" else data.confounds
+
+
+def _fit(
+    task: Task,
+    values: Floats,
+    labels: Labels,  # n_train n_labelings
+    groups: Rows,
+    fold: Fold,
     seed: int,
 ) -> tuple[Floats, Floats]:
-    """Return held-out scores (n_rows, n_labels), and probabilities of the first."""
-    scores = np.zeros(labels.shape)
-    probabilities = np.zeros(len(labels))
-    for train, test in folds:
-        values = data.features
-        if probe_input != "features":
-            is_adjusted = probe_input == "adjusted"
-            values = data.adjust(train) if is_adjusted else data.confounds
-        scores[test], held_out = select_and_score(
-            values[train],
-            values[test],
-            np.where(labels[train], 1.0, -1.0),
-            inner_folds(data.groups[train], seed),
-        )
-        probabilities[test] = _to_probabilities(
-            held_out[:, 0], data.labels[train], scores[test, 0]
-        )
-    return scores, probabilities
-
-
-def _test_auc(data: LabelledFeatures, train: Rows, test: Rows, seed: int) -> float:
-    scores, _ = select_and_score(
-        data.features[train],
-        data.features[test],
-        np.where(data.labels[train, None], 1.0, -1.0),
-        inner_folds(data.groups[train], seed),
+    """Score training rows, held out, and test rows: (.., n_labelings, n_outputs)."""
+    train, test = fold
+    targets = task.encode(labels)
+    scores, held_out = select_and_score(
+        values[train],
+        values[test],
+        targets.reshape(len(train), -1),
+        inner_folds(groups[train], seed),
     )
+    shape = targets.shape[1:]
+    return held_out.reshape(-1, *shape), scores.reshape(-1, *shape)
+
+
+def _test_score(data: LabelledFeatures, fold: Fold, seed: int) -> float:
+    train, test = fold
+    labels = data.labels[:, None]
+    known, task = labels[train], data.task
+    held_out, scores = _fit(task, data.features, known, data.groups, fold, seed)
     one_block = np.zeros(len(test), dtype=np.intp)
-    return float(pair_auc(scores, data.labels[test, None], one_block)[0])
+    ranked = task.rank(held_out, known, scores)
+    return float(task.score(labels[test], ranked, one_block)[0])
 
 
 def _standard_error(scores: Sequence[float], n_folds: int) -> float:
@@ -215,23 +276,3 @@ def _can_decode(site: Rows, groups: Rows) -> bool:
 
 def _mean_by_site(is_right: Floats, site: Rows) -> float:
     return float(np.mean([is_right[site == code].mean() for code in np.unique(site)]))
-
-
-def _blocks(
-    data: LabelledFeatures, folds: Sequence[Fold], *, within_sites: bool
-) -> Rows:
-    """Assign to each row its test fold, or its test fold and site."""
-    blocks = np.zeros(len(data.labels), dtype=np.intp)
-    for number, (_, test) in enumerate(folds):
-        blocks[test] = number
-    if within_sites and data.site is not None:
-        blocks = blocks * len(data.site_names) + data.site
-    return blocks
-
-
-def _to_probabilities(held_out: Floats, labels: Flags, scores: Floats) -> Floats:
-    """Calibrate scores on the held-out scores of the training rows."""
-    model = LogisticRegression(C=np.inf, max_iter=1000)
-    model.fit(held_out[:, None], labels)
-    probabilities: Floats = model.predict_proba(scores[:, None])[:, 1]
-    return probabilities

@@ -5,10 +5,14 @@ __all__ = [
     "check_repeats",
     "draw_groups",
     "inner_folds",
+    "number_folds",
     "outer_folds",
     "permute_labels",
     "repeat_folds",
 ]
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.random import Generator
@@ -19,7 +23,7 @@ from brainfeat.configs import is_integer
 from brainfeat.exceptions import ConfigError, InputError
 
 Rows = NDArray[np.intp]
-Flags = NDArray[np.bool_]
+Labels = NDArray[Any]  # flags, codes or numbers
 Fold = tuple[Rows, Rows]
 
 _N_FOLDS = 5
@@ -46,10 +50,10 @@ def outer_folds(labels: NDArray[np.intp], groups: Rows, seed: int) -> list[Fold]
 
 
 def repeat_folds(
-    labels: Flags, groups: Rows, n_repeats: int, seed: int
+    strata: NDArray[Any], groups: Rows, n_repeats: int, seed: int
 ) -> list[list[Fold]]:
     """Split into outer folds several times; each repeat adds one to the seed."""
-    classes = labels.astype(np.intp)
+    classes = strata.astype(np.intp)
     return [outer_folds(classes, groups, seed + repeat) for repeat in range(n_repeats)]
 
 
@@ -63,9 +67,21 @@ def inner_folds(groups: Rows, seed: int) -> list[Fold]:
     return list(splitter.split(groups, groups=groups))
 
 
+def number_folds(folds: Sequence[Fold]) -> Rows:
+    """Return for each row the number of the fold that tests it."""
+    numbers = np.zeros(sum(len(test) for _, test in folds), dtype=np.intp)
+    for number, (_, test) in enumerate(folds):
+        numbers[test] = number
+    return numbers
+
+
 def permute_labels(
-    labels: Flags, groups: Rows, blocks: Rows, n_permutations: int, generator: Generator
-) -> Flags:
+    labels: Labels,
+    groups: Rows,
+    blocks: Rows,
+    n_permutations: int,
+    generator: Generator,
+) -> Labels:
     """Permute the labels of whole groups within blocks: (n_rows, n_permutations)."""
     # A group belongs to the block of its first row. If the label differs within any
     # group, single rows are permuted.
@@ -73,7 +89,7 @@ def permute_labels(
     if (labels[first][members] != labels).any():
         first, members = np.arange(len(labels)), np.arange(len(labels))
     group_labels, group_blocks = labels[first], blocks[first]
-    permuted = np.empty((len(first), n_permutations), dtype=np.bool_)
+    permuted = np.empty((len(first), n_permutations), dtype=labels.dtype)
     for block in np.unique(group_blocks):
         rows = np.flatnonzero(group_blocks == block)
         column = np.repeat(group_labels[rows][:, None], n_permutations, axis=1)
@@ -82,15 +98,27 @@ def permute_labels(
 
 
 def draw_groups(
-    labels: Flags, groups: Rows, n_groups: int, generator: Generator
+    strata: Labels, groups: Rows, n_groups: int, generator: Generator
 ) -> Fold:
     """Draw training groups, stratified by their first rows; test on the rest."""
     names, first = np.unique(groups, return_index=True)
-    classes = labels[first]
-    # At least one group of each class.
-    lowest, highest = classes.any(), n_groups - (~classes).any()
-    n_positive = int(np.clip(round(n_groups * classes.mean()), lowest, highest))
-    positive = generator.permutation(names[classes])[:n_positive]
-    negative = generator.permutation(names[~classes])[: n_groups - n_positive]
-    is_drawn = np.isin(groups, [*positive, *negative])
+    classes = strata[first].astype(np.intp)
+    counts = _allocate(n_groups, np.bincount(classes))
+    chosen = [
+        generator.permutation(names[classes == code])[: counts[code]]
+        for code in reversed(range(len(counts)))
+    ]
+    is_drawn = np.isin(groups, np.concatenate(chosen))
     return np.flatnonzero(is_drawn), np.flatnonzero(~is_drawn)
+
+
+def _allocate(n_groups: int, sizes: Rows) -> Rows:
+    """Divide a number in proportion to sizes, at least one for each size above 0."""
+    exact = n_groups * sizes / sizes.sum()
+    counts: Rows = np.maximum(np.floor(exact), sizes > 0).astype(np.intp)
+    while counts.sum() != n_groups:
+        # One by one, at the stratum that is farthest from its exact part.
+        step = 1 if counts.sum() < n_groups else -1
+        can_change = counts < sizes if step > 0 else counts > 1
+        counts[np.where(can_change, step * (exact - counts), -np.inf).argmax()] += step
+    return counts

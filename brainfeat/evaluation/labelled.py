@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from brainfeat.evaluation.classes import choose_positive
 from brainfeat.evaluation.columns import Encoding, as_codes, check_order
 from brainfeat.evaluation.confounds import ConfoundRegressor
 from brainfeat.evaluation.leakage import duplicate_rows
+from brainfeat.evaluation.tasks import Kind, Labels, Task, read_labels
 from brainfeat.exceptions import InputError, LeakageWarning
 
 Rows = NDArray[np.intp]
@@ -25,8 +25,8 @@ class LabelledFeatures:
     """Checked inputs of `evaluate_probe`, one row per scan."""
 
     features: Floats  # n_rows n_features
-    labels: NDArray[np.bool_]  # n_rows: whether of the second class
-    classes: tuple[str, str]  # the second is positive
+    labels: Labels  # n_rows: whether of the second of two classes; codes; or numbers
+    task: Task
     groups: Rows  # n_rows: codes of the subjects
     site: Rows | None  # n_rows: indices into site_names
     site_names: tuple[str, ...]
@@ -42,15 +42,14 @@ class LabelledFeatures:
         site: Any,
         confounds: Any,
         pos_label: Any = None,
+        *,
+        kind: Kind = "binary",
     ) -> "LabelledFeatures":
         """Check the arguments of `evaluate_probe`, and merge duplicated subjects."""
         features = as_features(X)
         check_order(X, y=y, groups=groups, site=site, confounds=confounds)
         n_rows = len(features)
-        labels, classes = as_codes("y", y, n_rows)
-        if len(classes) != 2:
-            raise InputError(f"y: expected two classes, got {len(classes)}.")
-        positive = choose_positive(classes, pos_label)
+        labels, task = read_labels(y, n_rows, kind=kind, pos_label=pos_label)
         if groups is None:
             subject = np.arange(n_rows)
         else:
@@ -65,9 +64,13 @@ class LabelledFeatures:
             warnings.warn(findings[-1], LeakageWarning, stacklevel=3)
         codes, names = (None, ()) if site is None else as_codes("site", site, n_rows)
         encoded = _encode_confounds(confounds, codes, names, n_rows)
-        classes = (classes[1 - positive], classes[positive])
         known = (subject, codes, names, encoded)
-        return cls(features, labels == positive, classes, *known, findings)
+        return cls(features, labels, task, *known, findings)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, of two the positive one last; none for numbers."""
+        return self.task.classes
 
     def take(self, rows: NDArray[np.intp | np.bool_]) -> "LabelledFeatures":
         """Return some of the rows, without sites and confounds."""

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from brainfeat.evaluation.acquisition import (
-    CONFOUNDED_P,
     Acquisition,
     largest_common_subset,
 )
@@ -23,11 +22,18 @@ from brainfeat.evaluation.cross_validation import (
 )
 from brainfeat.evaluation.folds import check_repeats, repeat_folds
 from brainfeat.evaluation.labelled import LabelledFeatures
-from brainfeat.evaluation.leakage import association
-from brainfeat.evaluation.scores import CommonSubset, ProbeEvaluation, format_number
+from brainfeat.evaluation.scores import (
+    CommonSubset,
+    ProbeEvaluation,
+    Score,
+    format_number,
+)
+from brainfeat.evaluation.sites import associate_sites
+from brainfeat.evaluation.tasks import Kind
 from brainfeat.exceptions import ConfoundingWarning
 
-_MIN_CONFOUND_AUC = 0.65  # of confounds alone, to be reported
+# Scores of confounds alone that are reported, and how they are named.
+_REPORTED = {"AUC": ("an AUC", 0.65), "R2": ("an R2", 0.1)}
 
 
 def evaluate_probe(  # noqa: PLR0913  known facts of the rows are one flat list
@@ -37,6 +43,7 @@ def evaluate_probe(  # noqa: PLR0913  known facts of the rows are one flat list
     site: Any = None,
     confounds: Any = None,
     *,
+    task: Kind = "auto",
     pos_label: Any = None,
     modalities: Any = None,
     session: Any = None,
@@ -47,19 +54,21 @@ def evaluate_probe(  # noqa: PLR0913  known facts of the rows are one flat list
 ) -> ProbeEvaluation:
     """Evaluate how well a linear probe reads a label from features.
 
-    The probe is ridge regression on standardised features. Cross-validation is nested
-    (the penalty is selected within each training fold), grouped (all rows of a
-    subject are on one side) and stratified. The score comes with a permutation test, a
-    learning curve and calibration; with sites or confounds, also with the score of
-    these alone, a score corrected for them, the score at each left-out site, and how
-    well the site can be read from the features.
+    The probe is ridge regression on standardised features: of a number, of two
+    classes, or of each of several classes against the rest, calibrated together.
+    Cross-validation is nested (the penalty is selected within each training fold),
+    grouped (all rows of a subject are on one side) and stratified by class. The score
+    comes with a permutation test, a learning curve and, for two classes, calibration;
+    with sites or confounds, also with the score of these alone, a score corrected for
+    them, the score at each left-out site, and how well the site can be read from the
+    features.
 
     Parameters
     ----------
     X : array-like of shape (n_rows, n_features)
         Features, such as those of `BrainFoundEmbedder`.
     y : array-like of shape (n_rows,)
-        Two classes.
+        Two classes, several classes, or numbers such as age.
     groups : array-like of shape (n_rows,), optional
         Subject of each row. By default each row is a subject, except rows with
         equal features.
@@ -67,10 +76,13 @@ def evaluate_probe(  # noqa: PLR0913  known facts of the rows are one flat list
         Site or scanner of each row.
     confounds : DataFrame or array-like of shape (n_rows, n_confounds), optional
         Further confounds, such as age and sex: numbers or categories.
+    task : {"auto", "binary", "classes", "numbers"}
+        What ``y`` is. By default, more than ten different numbers, or more than two
+        with fractions, are numbers; all else are classes.
     pos_label : str, int or bool, optional
-        The positive class. By default 1 of 0 and 1 (the larger of two numbers), True,
-        or the second of the sorted names; but if that is a usual name of controls
-        (CN, HC, NC, control, healthy, ...) and the first is not, the first.
+        The positive one of two classes. By default 1 of 0 and 1 (the larger of two
+        numbers), True, or the second of the sorted names; but if that is a usual name
+        of controls (CN, HC, NC, control, healthy, ...) and the first is not, the first.
     modalities : array-like of str of shape (n_rows,), optional
         Modalities that each row has, as in the column ``modalities`` of a table, such
         as ``"T1w+FLAIR"``: a missing one shows in an embedding.
@@ -96,8 +108,9 @@ def evaluate_probe(  # noqa: PLR0913  known facts of the rows are one flat list
     ConfigError
         If ``n_repeats`` or ``n_permutations`` is not positive.
     InputError
-        If lengths or index orders differ, values are missing, there are not two
-        classes, ``pos_label`` is none of them, or a class has a single subject.
+        If lengths or index orders differ, values are missing, all labels are equal or
+        are not what ``task`` says, ``pos_label`` is none of two classes, or a class has
+        a single subject.
 
     Warns
     -----
@@ -128,17 +141,18 @@ def evaluate_probe(  # noqa: PLR0913  known facts of the rows are one flat list
     (True, True)
     """
     check_repeats(n_repeats, n_permutations)
-    data = LabelledFeatures.check(X, y, groups, site, confounds, pos_label)
+    data = LabelledFeatures.check(X, y, groups, site, confounds, pos_label, kind=task)
     known = {"modalities": modalities, "session": session, "voxel_mm": voxel_mm}
     acquisition = Acquisition.check(X, len(data.labels), **known)
-    repeats = repeat_folds(data.labels, data.groups, n_repeats, random_state)
+    strata = data.task.strata(data.labels)
+    repeats = repeat_folds(strata, data.groups, n_repeats, random_state)
     run = partial(cross_validate, data, repeats=repeats, seed=random_state)
     naive = run(probe_input="features", n_permutations=n_permutations)
     corrected = confounded = None
     if data.confounds.shape[1]:
         corrected = run(probe_input="adjusted", n_permutations=n_permutations)
         confounded = run(probe_input="confounds", n_permutations=1)
-    cramers_v, findings = _associate_sites(data)
+    cramers_v, findings = associate_sites(data)
     findings += _compare(naive, corrected, confounded)
     common = None
     if found := acquisition.find_modality_associations(data):
@@ -152,7 +166,7 @@ def evaluate_probe(  # noqa: PLR0913  known facts of the rows are one flat list
         classes=data.classes,
         n_rows=len(data.labels),
         n_subjects=len(np.unique(data.groups)),
-        auc=naive.auc,
+        **_name_scores(data, naive),
         p_value=naive.p_value,
         corrected_auc=None if corrected is None else corrected.auc,
         corrected_p_value=None if corrected is None else corrected.p_value,
@@ -160,11 +174,38 @@ def evaluate_probe(  # noqa: PLR0913  known facts of the rows are one flat list
         site_association=cramers_v,
         **_score_sites(data, random_state),
         learning_curve=measure_learning_curve(data, seed=random_state),
-        calibration=calibrate(data.labels, naive.probabilities),
         probabilities=naive.probabilities,
         common=common,
         findings=(*data.findings, *findings),
     )
+
+
+def _name_scores(data: LabelledFeatures, naive: CrossValidation) -> dict[str, Any]:
+    """Return the fields of the scores, which depend on the kind of label."""
+    scores = naive.scores
+    decided = [p.decided for p in naive.predictions]
+    if not data.classes:
+        return {
+            "auc": Score(np.nan, np.nan),
+            "r2": scores["R2"],
+            "mae": scores["MAE"],
+            "r": scores["r"],
+            "predictions": np.mean(decided, axis=0),
+            "calibration": None,
+        }
+    codes, shape = data.labels.astype(np.intp), (len(data.classes),) * 2
+    confusion = np.zeros(shape)
+    for predicted in decided:
+        np.add.at(confusion, (codes, predicted), 1.0 / len(decided))
+    is_binary = data.task.is_binary
+    return {
+        "auc": scores["AUC"],
+        "balanced_accuracy": scores["balanced accuracy"],
+        "confusion": confusion,
+        "calibration": calibrate(data.labels, naive.probabilities)
+        if is_binary
+        else None,
+    }
 
 
 def _evaluate_common(
@@ -183,10 +224,11 @@ def _evaluate_common(
     if rows is None:
         return None
     subset = data.take(rows)
+    strata = subset.task.strata(subset.labels)
     result = cross_validate(
         subset,
         probe_input="features",
-        repeats=repeat_folds(subset.labels, subset.groups, n_repeats, seed),
+        repeats=repeat_folds(strata, subset.groups, n_repeats, seed),
         n_permutations=n_permutations,
         seed=seed,
     )
@@ -202,27 +244,6 @@ def _describe_common(common: CommonSubset | None, naive: CrossValidation) -> str
             f"effects of class and modalities cannot be separated. {advice}"
         )
     return f"{common}, against {format_number(naive.auc.value)} in all rows. {advice}"
-
-
-def _associate_sites(data: LabelledFeatures) -> tuple[float | None, list[str]]:
-    """Cramer's V of site and label, and a finding if they are confounded."""
-    if data.site is None or len(data.site_names) < 2:
-        return None, []
-    # Repeat scans of a subject at one site are not independent.
-    visits = np.column_stack([data.groups, data.site, data.labels])
-    _, site, labels = np.unique(visits, axis=0).T
-    v, p_value = association(labels, site)
-    findings = []
-    if p_value < CONFOUNDED_P:
-        fractions = ", ".join(
-            f"{name} {labels[site == code].mean():.0%}"
-            for code, name in enumerate(data.site_names)
-        )
-        findings.append(
-            f"site and label are confounded (Cramer's V {v:.2f}, p = {p_value:.1g}): "
-            f"fraction of {data.classes[1]} by site: {fractions}."
-        )
-    return v, findings
 
 
 def _score_sites(data: LabelledFeatures, seed: int) -> dict[str, Any]:
@@ -241,9 +262,11 @@ def _compare(
     confounded: CrossValidation | None,
 ) -> list[str]:
     findings = []
-    if confounded is not None and confounded.auc.value >= _MIN_CONFOUND_AUC:
+    name = next(iter(naive.scores))
+    metric, limit = _REPORTED[name]
+    if confounded is not None and confounded.auc.value >= limit:
         findings.append(
-            f"confounds and site alone reach an AUC of {confounded.auc.value:.2f}, "
+            f"confounds and site alone reach {metric} of {confounded.auc.value:.2f}, "
             f"without any image; the features reach {naive.auc.value:.2f}."
         )
     if corrected is None:
@@ -256,9 +279,9 @@ def _compare(
     elif naive.p_value <= 0.05 < corrected.p_value:
         falls = corrected.auc.value < naive.auc.value
         findings.append(
-            f"the AUC {'falls' if falls else 'changes'} from {naive.auc.value:.2f} to "
-            f"{corrected.auc.value:.2f} after correction for confounds and site "
-            f"(p = {corrected.p_value:.2f}): "
+            f"the {name} {'falls' if falls else 'changes'} from "
+            f"{naive.auc.value:.2f} to {corrected.auc.value:.2f} after correction for "
+            f"confounds and site (p = {corrected.p_value:.2f}): "
             + ("the features may encode these." if falls else "there are too few rows.")
         )
     return findings

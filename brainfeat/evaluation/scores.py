@@ -42,8 +42,14 @@ class Score(NamedTuple):
         return f"{self.value:.2f} +- {self.standard_error:.2f}"
 
 
+_UNDEFINED = Score(np.nan, np.nan)
+
+
 class LearningPoint(NamedTuple):
-    """AUC on all other subjects, after training on `n_labels` subjects."""
+    """AUC on all other subjects, after training on `n_labels` subjects.
+
+    Of numbers, R2 instead, as in the other results.
+    """
 
     n_labels: int
     auc: Score
@@ -87,18 +93,21 @@ class Calibration(NamedTuple):
 class ProbeEvaluation:
     """Result of `evaluate_probe`.
 
-    All areas under the ROC curve are of held-out rows; chance is 0.5.
+    All scores are of held-out rows. Areas under the ROC curve are of the second of two
+    classes, and mean one-vs-rest for more; chance is 0.5. If ``y`` is a number, R2 is
+    in place of the AUC in each of them; chance is 0.
 
     Parameters
     ----------
     classes : tuple of str
-        The two classes; the second is the positive one, which the scores are of.
+        The classes; of two, the second is the positive one, which the scores are of.
+        Empty for numbers.
     n_rows, n_subjects : int
         Size of the data.
     auc : Score
-        Without correction.
+        Without correction; NaN for numbers, whose R2 is `r2`.
     p_value : float
-        Fraction of permutations of the labels with an AUC as high.
+        Fraction of permutations of the labels with a score as high.
     corrected_auc : Score or None
         With confounds and site regressed out of the features in each fold, over pairs
         of rows at one site; None without confounds and site, NaN without such pairs.
@@ -117,18 +126,29 @@ class ProbeEvaluation:
         Trained on the other sites, tested at each; empty without sites.
     learning_curve : tuple of LearningPoint
         AUC by number of labelled subjects.
-    calibration : Calibration
-        Of the probabilities.
-    probabilities : ndarray of shape (n_rows,)
-        Of the second class, mean over repeats.
+    calibration : Calibration or None
+        Of the probabilities of two classes, else None.
+    probabilities : ndarray of shape (n_rows,) or (n_rows, n_classes)
+        Mean over repeats: of the second of two classes, else of each class. Empty for
+        numbers.
     common : CommonSubset or None
         Score among rows of the same modalities; None unless modalities go with label,
         site or session.
     findings : tuple of str
         Problems of the data, each also issued as a warning.
+    predictions : ndarray of shape (n_rows,) or None
+        Of numbers, mean over repeats.
+    balanced_accuracy : Score
+        Mean recall of the classes; chance is one over their number.
+    confusion : ndarray of shape (n_classes, n_classes) or None
+        Rows of each class, and the class that was predicted for them: counts, mean
+        over repeats.
+    r2, mae, r : Score
+        Of numbers: explained fraction of the variance, mean absolute error in units of
+        ``y``, and Pearson's correlation.
     """
 
-    classes: tuple[str, str]
+    classes: tuple[str, ...]
     n_rows: int
     n_subjects: int
     auc: Score
@@ -141,28 +161,45 @@ class ProbeEvaluation:
     site_association: float | None
     leave_one_site_out: tuple[SiteScore, ...]
     learning_curve: tuple[LearningPoint, ...]
-    calibration: Calibration
+    calibration: Calibration | None
     probabilities: NDArray[np.float64]
     findings: tuple[str, ...]
     common: CommonSubset | None = None
+    predictions: NDArray[np.float64] | None = None
+    balanced_accuracy: Score = _UNDEFINED
+    confusion: NDArray[np.float64] | None = None
+    r2: Score = _UNDEFINED
+    mae: Score = _UNDEFINED
+    r: Score = _UNDEFINED
 
     @property
-    def pos_label(self) -> str:
-        """The positive class, which the scores are of."""
-        return self.classes[1]
+    def pos_label(self) -> str | None:
+        """The positive one of two classes, which the scores are of."""
+        return self.classes[1] if len(self.classes) == 2 else None
+
+    @property
+    def metric(self) -> str:
+        """Name of the score: AUC, or R2 for numbers."""
+        return "AUC" if self.classes else "R2"
+
+    @property
+    def score(self) -> Score:
+        """The AUC, or R2 for numbers."""
+        return self.auc if self.classes else self.r2
 
     def summary(self) -> str:
         """Summarise the results as a few lines of text."""
         lines = [
-            f"{self.classes[1]} against {self.classes[0]}: {self.n_rows} rows of "
+            f"{self._describe_label()}: {self.n_rows} rows of "
             f"{self.n_subjects} subjects",
-            f"AUC {self.auc} (standard error), {_format_p(self.p_value)}",
+            f"{self.metric} {self.score} (standard error), {_format_p(self.p_value)}",
+            *self._other_scores(),
         ]
         if self.confound_auc is not None:
-            lines.append(f"confounds and site alone: AUC {self.confound_auc}")
+            lines.append(f"confounds and site alone: {self.metric} {self.confound_auc}")
         if self.corrected_auc is not None and self.corrected_p_value is not None:
             lines.append(
-                f"corrected for them: AUC {self.corrected_auc}, "
+                f"corrected for them: {self.metric} {self.corrected_auc}, "
                 f"{_format_p(self.corrected_p_value)}"
             )
         if self.common is not None:
@@ -173,13 +210,27 @@ class ProbeEvaluation:
                 f"(chance {self.site_chance:.2f})"
             )
         lines += [
-            f"left-out site {site.site}: AUC {format_number(site.auc)} "
+            f"left-out site {site.site}: {self.metric} {format_number(site.auc)} "
             f"({site.n_rows} rows)"
             for site in self.leave_one_site_out
         ]
-        lines += [f"{p.n_labels} labels: AUC {p.auc}" for p in self.learning_curve]
+        lines += [
+            f"{p.n_labels} labels: {self.metric} {p.auc}" for p in self.learning_curve
+        ]
         lines += [f"note: {finding}" for finding in self.findings]
         return "\n".join(lines)
+
+    def _describe_label(self) -> str:
+        if len(self.classes) == 2:
+            return f"{self.classes[1]} against {self.classes[0]}"
+        return ", ".join(self.classes) or "a number"
+
+    def _other_scores(self) -> list[str]:
+        if not self.classes:
+            return [f"mean absolute error {self.mae}, r {self.r}"]
+        if np.isnan(self.balanced_accuracy.value):
+            return []
+        return [f"balanced accuracy {self.balanced_accuracy}"]
 
 
 def _format_p(p_value: float) -> str:

@@ -17,6 +17,7 @@ from brainfeat.configs import (
     check_fields,
 )
 from brainfeat.exceptions import ConfigError
+from brainfeat.models.protocol import Feature, TokenGrid
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,6 +53,8 @@ class EncoderConfig(JsonConfig):
 
     Parameters
     ----------
+    kind : {"slab"}
+        The class of encoders.
     modalities : tuple of str
         BIDS suffixes, in channel order.
     thickness : int
@@ -99,6 +102,7 @@ class EncoderConfig(JsonConfig):
         If a value is of the wrong type or invalid.
     """
 
+    kind: Literal["slab"] = "slab"
     modalities: UniqueNames = ("T1w", "T2w", "FLAIR")
     thickness: PositiveInt = 4
     patch_size: PositiveInt = 8
@@ -161,6 +165,43 @@ class EncoderConfig(JsonConfig):
         """
         minimum = _MIN_FRACTION if self.background == "skipped" else 0.0
         return fractions * (fractions >= minimum)
+
+    @property
+    def feature(self) -> Feature:
+        """What `Checkpoint` recommends: the mean over all tokens."""
+        return "mean"
+
+    @property
+    def has_cls_token(self) -> bool:
+        """Whether there is a class token: one for each slab."""
+        return True
+
+    @property
+    def summary(self) -> str:
+        """Sizes of the network, for a reader."""
+        return (
+            f"{self.depth} blocks of width {self.embed_dim}, patches of "
+            f"{self.patch_size} pixels, slabs of {self.thickness} slices"
+        )
+
+    def token_grid(self, shape: tuple[int, int, int]) -> TokenGrid:
+        """Return where tokens lie in a stack of slices (n_slices, H, W).
+
+        Parameters
+        ----------
+        shape : tuple of int
+            Slices, in multiples of the thickness, and their pixels, in multiples of the
+            patch size.
+
+        Returns
+        -------
+        TokenGrid
+            A token for each patch of each slab.
+        """
+        step = (self.thickness, self.patch_size, self.patch_size)
+        i, j, k = (size // length for size, length in zip(shape, step, strict=True))
+        p, q, r = ((length - 1) / 2 for length in step)
+        return TokenGrid((i, j, k), step, (p, q, r))
 
     @property
     def in_channels(self) -> int:

@@ -3,24 +3,24 @@
 __all__ = ["EncoderConfig", "EncoderOutput", "SlabEncoder"]
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from brainfeat.exceptions import InputError
 from brainfeat.models.config import EncoderConfig
-from brainfeat.models.inputs import check_inputs
+from brainfeat.models.inputs import check_blocks, check_inputs
 from brainfeat.models.layers import (
     NORM_EPS,
     Block,
+    BlockConfig,
     PatchEmbed,
     SlabMixing,
     interpolate_positions,
     interpolate_slab_positions,
 )
 from brainfeat.models.packing import Packing
+from brainfeat.models.protocol import Encoder, EncoderOutput
 from brainfeat.models.stem import HierarchicalStem
 
 _TOKENS_IN_CACHE = 1280
@@ -30,22 +30,7 @@ _Grid = tuple[int, int, int, int]
 _Layout = _Grid | Packing
 
 
-class EncoderOutput(NamedTuple):
-    """Tokens of every slab, after the final norm.
-
-    Attributes
-    ----------
-    cls_token : Tensor of shape (B, S, D)
-        Class token of each slab.
-    patch_tokens : Tensor of shape (B, S, h, w, D)
-        Token of each patch, on the grid of the slab.
-    """
-
-    cls_token: Tensor
-    patch_tokens: Tensor
-
-
-class SlabEncoder(nn.Module):
+class SlabEncoder(Encoder):
     """DINOv2's vision transformer [1]_ over slabs of several modalities.
 
     Channel ``m * thickness + s`` of a slab is slice ``s`` of modality ``m``, so that
@@ -68,6 +53,8 @@ class SlabEncoder(nn.Module):
        Supervision", TMLR 2024.
     .. [2] Darcet et al., "Vision Transformers Need Registers", ICLR 2024.
     """
+
+    config: EncoderConfig
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -100,6 +87,7 @@ class SlabEncoder(nn.Module):
     def forward(
         self,
         slabs: Tensor,
+        /,
         *,
         present: Tensor | None = None,
         masks: Tensor | None = None,
@@ -143,6 +131,7 @@ class SlabEncoder(nn.Module):
     def forward_intermediates(
         self,
         slabs: Tensor,
+        /,
         blocks: Sequence[int],
         *,
         present: Tensor | None = None,
@@ -171,11 +160,7 @@ class SlabEncoder(nn.Module):
         InputError
             If a block does not exist or a shape does not fit.
         """
-        depth = len(self.blocks)
-        if not all(-depth <= index < depth for index in blocks):
-            given = tuple(blocks)
-            raise InputError(f"blocks: expected indices below {depth}, got {given}.")
-        wanted = [index % depth for index in blocks]
+        wanted = check_blocks(blocks, self.config.depth)
         x, layout = self._embed(slabs, present, foreground=foreground)
         outputs: dict[int, EncoderOutput] = {}
         for index in range(max(wanted, default=-1) + 1):
@@ -358,10 +343,12 @@ def _patch_embed(config: EncoderConfig) -> PatchEmbed | HierarchicalStem:
 
 def _block(config: EncoderConfig, drop_rate: float) -> Block:
     return Block(
-        config.embed_dim,
-        config.num_heads,
-        hidden_dim=round(config.embed_dim * config.mlp_ratio),
-        ffn=config.ffn,
-        layer_scale=config.layer_scale,
-        drop_rate=drop_rate,
+        BlockConfig(
+            dim=config.embed_dim,
+            num_heads=config.num_heads,
+            hidden_dim=round(config.embed_dim * config.mlp_ratio),
+            ffn=config.ffn,
+            layer_scale=config.layer_scale,
+            drop_rate=drop_rate,
+        )
     )

@@ -1,12 +1,16 @@
 """Check the shapes of an encoder's inputs."""
 
-__all__ = ["check_inputs"]
+__all__ = ["check_blocks", "check_inputs", "check_volumes"]
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from brainfeat.exceptions import InputError
 from brainfeat.models.config import EncoderConfig
+from brainfeat.models.resnet_config import ResNetConfig
+from brainfeat.models.volume_config import VolumeConfig
 
 
 def check_inputs(
@@ -39,6 +43,40 @@ def check_inputs(
         shape = tuple(positions.shape)
         raise InputError(f"positions: expected shape {grid[:2]}, got {shape}.")
     return grid
+
+
+def check_volumes(
+    config: VolumeConfig | ResNetConfig,
+    volumes: Tensor,
+    *,
+    present: Tensor | None,
+    foreground: Tensor | None,
+) -> None:
+    """Check that the shapes of volumes and of flags fit."""
+    n_modalities = len(config.modalities)
+    if volumes.ndim != 5 or volumes.shape[1] != n_modalities:
+        raise InputError(
+            f"volumes: expected shape (B, {n_modalities}, I, J, K), "
+            f"got {tuple(volumes.shape)}."
+        )
+    sizes = (volumes.shape[2], volumes.shape[3], volumes.shape[4])
+    pairs = zip(sizes, config.multiple_of, strict=True)
+    if not all(size and size % step == 0 for size, step in pairs):
+        raise InputError(
+            f"volumes: expected sizes in multiples of {config.multiple_of}, "
+            f"got {sizes}."
+        )
+    _check_flags("present", present, (len(volumes), n_modalities))
+    grid = config.token_grid(sizes).shape
+    _check_flags("foreground", foreground, (len(volumes), *grid))
+
+
+def check_blocks(blocks: Sequence[int], depth: int) -> list[int]:
+    """Return indices of blocks, counted from 0, if all exist."""
+    if not all(-depth <= index < depth for index in blocks):
+        given = tuple(blocks)
+        raise InputError(f"blocks: expected indices below {depth}, got {given}.")
+    return [index % depth for index in blocks]
 
 
 def _check_flags(name: str, flags: Tensor | None, shape: tuple[int, ...]) -> None:

@@ -4,23 +4,25 @@ __all__ = [
     "NORM_EPS",
     "Attention",
     "Block",
+    "BlockConfig",
     "LayerScale",
-    "Mlp",
     "PatchEmbed",
     "SlabMixing",
-    "SwiGLU",
     "drop_path",
     "interpolate_positions",
     "interpolate_slab_positions",
 ]
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from brainfeat.models.feed_forward import ExpertConfig, ExpertMlp, Gelu, Mlp, SwiGLU
 from brainfeat.models.packing import Packing
+from brainfeat.models.rotary import Rotation
 
 _SHORT = 256  # tokens, whose scores fit into a CPU's cache
 NORM_EPS = 1e-6  # DINOv2's; PyTorch's default of 1e-5 changes the tokens
@@ -45,35 +47,78 @@ class PatchEmbed(nn.Module):
         return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
 
 
+@dataclass(frozen=True, kw_only=True)
+class BlockConfig:
+    """Sizes and parts of a `Block`; DINOv2's where they have a default."""
+
+    dim: int
+    num_heads: int
+    hidden_dim: int
+    ffn: Literal["mlp", "swiglu"] = "mlp"
+    gelu: Gelu = "exact"
+    experts: ExpertConfig | None = None  # in place of one feed-forward layer
+    layer_scale: float | None = 1e-5  # initial; None for branches without factors
+    drop_rate: float = 0.0  # of stochastic depth
+    norm_eps: float = NORM_EPS
+    qkv_bias: bool = True
+    proj_bias: bool = True
+    gate: bool = False  # whether each token scales the output of each head
+
+
 class Attention(nn.Module):
     """Multi-head self-attention with one matrix for query, key and value."""
 
-    def __init__(self, dim: int, num_heads: int) -> None:
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        *,
+        qkv_bias: bool = True,
+        proj_bias: bool = True,
+        gate: bool = False,
+    ) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim, bias=proj_bias)
+        self.gate = nn.Linear(dim, num_heads) if gate else None
 
-    def forward(self, x: Tensor, packing: Packing | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        packing: Packing | None = None,
+        rotation: Rotation | None = None,
+    ) -> Tensor:
         """Attend within each image, to tokens (B, N, D), or (T, D) if packed."""
         qkv = self.qkv(x)  # B N 3D
         if packing is None:
-            mixed = self._attend(qkv)
+            mixed = self._attend(qkv, rotation=rotation)
         else:
             parts = []
             for group in packing.groups:
-                rows = qkv[group.start : group.stop]
-                slabs = rows.reshape(group.n_slabs, group.length, -1)
-                parts.append(self._attend(slabs, group.key_mask).flatten(0, 1))
+                slabs = group.rows_of(qkv)
+                turn = None if rotation is None else rotation.in_group(group)
+                part = self._attend(slabs, group.key_mask, turn)
+                parts.append(part.flatten(0, 1))
             # Without any foreground there is no group.
             mixed = torch.cat(parts) if parts else torch.zeros_like(x)
+        if self.gate is not None:
+            heads = mixed.reshape(*mixed.shape[:-1], self.num_heads, -1)
+            mixed = (heads * self.gate(x).sigmoid()[..., None]).flatten(-2)
         out: Tensor = self.proj(mixed)
         return out
 
-    def _attend(self, qkv: Tensor, key_mask: Tensor | None = None) -> Tensor:
+    def _attend(
+        self,
+        qkv: Tensor,
+        key_mask: Tensor | None = None,
+        rotation: Rotation | None = None,
+    ) -> Tensor:
         """Attend to tokens with queries, keys and values of shape (B, N, 3 * D)."""
         heads = qkv.reshape(*qkv.shape[:2], 3, self.num_heads, -1)  # B N 3 heads d
         q, k, v = heads.permute(2, 0, 3, 1, 4)  # B heads N d
+        if rotation is not None:
+            q, k = rotation.apply(q), rotation.apply(k)
         is_half_on_cpu = qkv.device.type == "cpu" and qkv.dtype == torch.bfloat16
         is_short = qkv.shape[1] <= _SHORT
         if is_half_on_cpu and is_short and not torch.is_grad_enabled():
@@ -81,37 +126,6 @@ class Attention(nn.Module):
         else:
             x = F.scaled_dot_product_attention(q, k, v, attn_mask=key_mask)
         return x.transpose(1, 2).flatten(2)  # B N D
-
-
-class Mlp(nn.Module):
-    """Two linear maps around a GELU."""
-
-    def __init__(self, dim: int, hidden_dim: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(dim, hidden_dim)
-        self.fc2 = nn.Linear(hidden_dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Transform each token on its own."""
-        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
-        return out
-
-
-class SwiGLU(nn.Module):
-    """Gated feed-forward layer of DINOv2's giant model."""
-
-    def __init__(self, dim: int, hidden_dim: int) -> None:
-        super().__init__()
-        # Two thirds, up to a multiple of 8: about as many multiplications as in `Mlp`.
-        gated_dim = (int(hidden_dim * 2 / 3) + 7) // 8 * 8
-        self.w12 = nn.Linear(dim, 2 * gated_dim)
-        self.w3 = nn.Linear(gated_dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Transform each token on its own."""
-        gate, value = self.w12(x).chunk(2, dim=-1)
-        out: Tensor = self.w3(F.silu(gate) * value)
-        return out
 
 
 class LayerScale(nn.Module):
@@ -127,39 +141,58 @@ class LayerScale(nn.Module):
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block; `drop_rate` is the rate of stochastic depth."""
+    """A pre-norm transformer block."""
 
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        *,
-        hidden_dim: int,
-        ffn: Literal["mlp", "swiglu"],
-        layer_scale: float,
-        drop_rate: float,
-    ) -> None:
+    def __init__(self, config: BlockConfig) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=NORM_EPS)
-        self.attn = Attention(dim, num_heads)
-        self.ls1 = LayerScale(dim, layer_scale)
-        self.norm2 = nn.LayerNorm(dim, eps=NORM_EPS)
-        self.mlp = (SwiGLU if ffn == "swiglu" else Mlp)(dim, hidden_dim)
-        self.ls2 = LayerScale(dim, layer_scale)
-        self.drop_rate = drop_rate
+        dim, scale, eps = config.dim, config.layer_scale, config.norm_eps
+        self.norm1 = nn.LayerNorm(dim, eps=eps)
+        self.attn = Attention(
+            dim,
+            config.num_heads,
+            qkv_bias=config.qkv_bias,
+            proj_bias=config.proj_bias,
+            gate=config.gate,
+        )
+        self.ls1 = None if scale is None else LayerScale(dim, scale)
+        self.norm2 = nn.LayerNorm(dim, eps=eps)
+        self.mlp = _feed_forward(config)
+        self.ls2 = None if scale is None else LayerScale(dim, scale)
+        self.drop_rate = config.drop_rate
 
-    def forward(self, x: Tensor, packing: Packing | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        packing: Packing | None = None,
+        rotation: Rotation | None = None,
+    ) -> Tensor:
         """Add attention, then the feed-forward layer, to (B, N, D) or packed (T, D)."""
-        x = self._add(x, self.attn(self.norm1(x), packing), self.ls1, packing)
+        x = self._add(x, self.attn(self.norm1(x), packing, rotation), self.ls1, packing)
         return self._add(x, self.mlp(self.norm2(x)), self.ls2, packing)
 
     def _add(
-        self, x: Tensor, branch: Tensor, scale: LayerScale, packing: Packing | None
+        self,
+        x: Tensor,
+        branch: Tensor,
+        scale: LayerScale | None,
+        packing: Packing | None,
     ) -> Tensor:
-        if not (self.training and self.drop_rate):
+        is_kept = not (self.training and self.drop_rate)
+        if is_kept and scale is not None:
             return torch.addcmul(x, branch, scale.gamma)  # in one pass over memory
+        branch = branch if scale is None else scale(branch)
+        if is_kept:
+            return x + branch
         samples = None if packing is None else packing.row_slabs
-        return x + drop_path(scale(branch), self.drop_rate, samples)
+        return x + drop_path(branch, self.drop_rate, samples)
+
+
+def _feed_forward(config: BlockConfig) -> Mlp | SwiGLU | ExpertMlp:
+    if config.experts is not None:
+        return ExpertMlp(config.dim, config.experts, gelu=config.gelu)
+    if config.ffn == "swiglu":
+        return SwiGLU(config.dim, config.hidden_dim)
+    return Mlp(config.dim, config.hidden_dim, gelu=config.gelu)
 
 
 class SlabMixing(nn.Module):

@@ -28,6 +28,10 @@ class Group(NamedTuple):
         """First row of the next group."""
         return self.start + self.n_slabs * self.length
 
+    def rows_of(self, tokens: Tensor) -> Tensor:
+        """Return this group's rows (n_slabs, length, d) of packed tokens (T, d)."""
+        return tokens[self.start : self.stop].reshape(self.n_slabs, self.length, -1)
+
 
 @dataclass(frozen=True, eq=False)
 class Packing:

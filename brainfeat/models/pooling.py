@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from brainfeat.exceptions import ConfigError, InputError
-from brainfeat.models.encoder import EncoderOutput
+from brainfeat.models.protocol import EncoderOutput
 
 PoolingMode = Literal["mean", "cls", "cls+mean"]
 
@@ -41,7 +41,8 @@ def pool_tokens(
     parts = []
     if mode in {"cls", "cls+mean"}:
         slab_weights = weights.sum(dim=(2, 3))  # B S
-        parts.append(torch.einsum("bs,bsd->bd", slab_weights, output.cls_token.float()))
+        cls_token = output.require_cls_token().float()
+        parts.append(torch.einsum("bs,bsd->bd", slab_weights, cls_token))
     if mode in {"mean", "cls+mean"}:
         tokens = output.patch_tokens.float()
         parts.append(torch.einsum("bshw,bshwd->bd", weights, tokens))

@@ -16,21 +16,21 @@ from torch import Tensor
 
 from brainfeat.exceptions import CheckpointError, list_names
 from brainfeat.models.config import EncoderConfig
-from brainfeat.models.encoder import SlabEncoder
+from brainfeat.models.encoders import EncoderKind, build_encoder
 from brainfeat.models.layers import interpolate_positions, interpolate_slab_positions
 
 # Parameters that DINOv2 does not have, one row per modality.
 _MODALITY_VECTORS = ("modality_embed", "absent_embed")
 
 
-def parameter_shapes(config: EncoderConfig) -> dict[str, tuple[int, ...]]:
+def parameter_shapes(config: EncoderKind) -> dict[str, tuple[int, ...]]:
     """Return the shape of every parameter of an encoder, without allocating them."""
     with torch.device("meta"):
-        encoder = SlabEncoder(config)
+        encoder = build_encoder(config)
     return {name: tuple(value.shape) for name, value in encoder.state_dict().items()}
 
 
-def check_state(state: Mapping[str, Tensor], config: EncoderConfig) -> None:
+def check_state(state: Mapping[str, Tensor], config: EncoderKind) -> None:
     """Raise a CheckpointError with all keys that do not fit a configuration."""
     shapes = parameter_shapes(config)
     problems = KeyProblems(unexpected=[name for name in state if name not in shapes])
@@ -170,7 +170,7 @@ class KeyProblems:
         ]
         return all(shapes.get(name) == expected for name in names)
 
-    def raise_if_any(self) -> None:
+    def raise_if_any(self, layout: str = "") -> None:
         """Raise a CheckpointError with the recorded keys, ten of a kind."""
         kinds = ("missing", "unexpected", "misshaped")
         names_of = {kind: getattr(self, kind) for kind in kinds if getattr(self, kind)}
@@ -178,4 +178,5 @@ class KeyProblems:
             lists = "; ".join(
                 f"{kind} keys: {list_names(names)}" for kind, names in names_of.items()
             )
-            raise CheckpointError(f"the weights do not fit the architecture: {lists}.")
+            what = f"nearest layout, {layout}" if layout else "architecture"
+            raise CheckpointError(f"the weights do not fit the {what}: {lists}.")

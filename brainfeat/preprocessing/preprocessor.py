@@ -5,28 +5,29 @@ __all__ = ["AlignmentMode", "Preprocessor"]
 import hashlib
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from brainfeat.configs import JsonConfig, PositiveInt, Relation, Rule, check_fields
+from brainfeat.configs import PositiveInt, Relation, Rule, check_fields
 from brainfeat.exceptions import ModalityError, VolumeError
 from brainfeat.preprocessing import brain_mask as masks
 from brainfeat.preprocessing.alignment import Alignment, align_to_template
 from brainfeat.preprocessing.intensities import correct_bias, repair, standardise
+from brainfeat.preprocessing.interface import (
+    AlignmentMode,
+    SubjectPreprocessing,
+    adding_source,
+)
 from brainfeat.preprocessing.preprocessed import PreprocessedSubject
 from brainfeat.preprocessing.quality import assess_quality, measure_ml
 from brainfeat.preprocessing.resampling import reorient_to_ras, resample
 from brainfeat.preprocessing.template import BRAIN_CENTER
 from brainfeat.volume import Geometry, Volume
 
-AlignmentMode = Literal["none", "rigid", "affine"]
 _Length = Annotated[float, Rule("> 0 and finite", lambda mm: 0 < mm < math.inf)]
 Affine = NDArray[np.float64]
 
@@ -35,7 +36,7 @@ _REVISION = 7
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preprocessor(JsonConfig):
+class Preprocessor(SubjectPreprocessing):
     """Resample a subject to the encoder's grid and normalise its intensities.
 
     The brain is located by registration to MNI152; `alignment` chooses how much of the
@@ -97,6 +98,21 @@ class Preprocessor(JsonConfig):
         return Geometry(self.shape, affine)
 
     @property
+    def grid_shape(self) -> tuple[int, int, int]:
+        """Voxels of the grid, the same for all subjects."""
+        return self.shape
+
+    @property
+    def aligned(self) -> AlignmentMode:
+        """How much of the transform to the template is applied."""
+        return self.alignment
+
+    @property
+    def knows_template(self) -> bool:
+        """Whether the grid is in template millimetres, not only centred."""
+        return self.alignment != "none"
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 of the settings and of the revision of the algorithm."""
         settings = {"revision": _REVISION, **self.to_dict()}
@@ -133,7 +149,7 @@ class Preprocessor(JsonConfig):
         for name in modalities:
             volume = volumes.get(name)
             if volume is not None:
-                with _adding_source(volume, name):
+                with adding_source(volume, name):
                     clean[name] = repair(reorient_to_ras(volume))
         if not clean:
             raise ModalityError(f"expected one of {tuple(modalities)}, got no volume.")
@@ -143,13 +159,13 @@ class Preprocessor(JsonConfig):
         nan = np.nan
         sampled = {n: resample(v, *placement, outside=nan) for n, v in clean.items()}
         reference = clean[first], sampled[first]
-        with _adding_source(clean[first], first):
+        with adding_source(clean[first], first):
             foreground = self._find_foreground(*reference, alignment, placement)
         # Stored in the memory order of the samples and of the slabs.
         stored = np.zeros((len(modalities), *self.shape[::-1]), dtype=np.float32)
         data = stored.transpose(0, 3, 2, 1)
         for name, volume in clean.items():
-            with _adding_source(volume, name):
+            with adding_source(volume, name):
                 index = modalities.index(name)
                 data[index] = self._normalise(sampled[name], foreground)
         present = np.array([name in clean for name in modalities])
@@ -157,90 +173,6 @@ class Preprocessor(JsonConfig):
         is_placed = self.alignment != "none"
         quality = assess_quality(alignment, brain_ml, is_placed=is_placed)
         return PreprocessedSubject(data, present, foreground, *placement, quality)
-
-    def apply_labels(
-        self, label_map: Volume, subject: PreprocessedSubject
-    ) -> NDArray[Any]:
-        """Resample a label map of a subject to the grid, by nearest neighbour.
-
-        Parameters
-        ----------
-        label_map : Volume
-            Labels on any grid in the subject's scanner space.
-        subject : PreprocessedSubject
-            The subject on the grid.
-
-        Returns
-        -------
-        ndarray of shape (size_i, size_j, size_k)
-            Labels on the grid; 0 outside the label map.
-        """
-        labels, placement = reorient_to_ras(label_map), subject.grid_to_scanner
-        return resample(labels, subject.geometry, placement, interpolation="nearest")
-
-    def invert(
-        self, data: NDArray[Any], subject: PreprocessedSubject, native: Geometry
-    ) -> Volume:
-        """Resample a map on the grid to a subject's own space.
-
-        Parameters
-        ----------
-        data : ndarray of shape (size_i, size_j, size_k)
-            Labels (integers or booleans), by nearest neighbour, or scores (floats),
-            interpolated linearly.
-        subject : PreprocessedSubject
-            The subject on the grid.
-        native : Geometry
-            Target grid, in scanner space.
-
-        Returns
-        -------
-        Volume
-            The map on ``native``; 0 outside the encoder's grid.
-        """
-        is_score = data.dtype.kind == "f"
-        values = data.astype(np.float32) if is_score else data
-        to_grid = np.linalg.inv(subject.grid_to_scanner).astype(np.float64)
-        kind: Literal["linear", "nearest"] = "linear" if is_score else "nearest"
-        on_grid = Volume(values, subject.geometry)
-        samples = resample(on_grid, native, to_grid, interpolation=kind)
-        return Volume(samples, native)
-
-    def mask_path(self, path: str | os.PathLike[str] | None) -> Path | None:
-        """Return the mask file that belongs to an image.
-
-        Parameters
-        ----------
-        path : path-like or None
-            Image of a subject's first modality; None if it is in memory.
-
-        Returns
-        -------
-        Path or None
-            None if the mask is computed.
-        """
-        return masks.mask_path(self.brain_mask, path)
-
-    def input_files(
-        self, images: Mapping[str, str], modalities: Sequence[str]
-    ) -> dict[str, str]:
-        """Return the files that a subject is read from.
-
-        Parameters
-        ----------
-        images : mapping of str to str
-            Path of the image of each modality.
-        modalities : sequence of str
-            Modalities in order; the first one present is masked.
-
-        Returns
-        -------
-        dict of str to str
-            The images, and the brain mask if it is a file.
-        """
-        first = next((images[name] for name in modalities if name in images), None)
-        mask = self.mask_path(first)
-        return {**images, **({} if mask is None else {"brain_mask": str(mask)})}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain JSON values.
@@ -308,15 +240,6 @@ class Preprocessor(JsonConfig):
             filled = np.where(in_view, sampled, sampled[in_view].min())
             sampled = correct_bias(filled, brain, self.geometry)
         return standardise(sampled, brain, self.percentiles)
-
-
-@contextmanager
-def _adding_source(volume: Volume, modality: str) -> Iterator[None]:
-    """Add the file, or else the modality, to the message of a VolumeError."""
-    try:
-        yield
-    except VolumeError as error:
-        raise type(error)(f"{volume.path or modality}: {error}") from error
 
 
 def _relations(config: Preprocessor) -> Iterator[Relation]:

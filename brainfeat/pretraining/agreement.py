@@ -176,7 +176,7 @@ def mean_class_tokens(tokens: EncoderOutput, group: ViewGroup) -> Tensor:
     """Average the class tokens of each view, weighted by foreground: (V, B, D)."""
     weights = group.fractions.sum(dim=(3, 4)) + 1e-6
     weights = weights / weights.sum(dim=2, keepdim=True)
-    return torch.einsum("vbs,vbsd->vbd", weights, tokens.cls_token.float())
+    return torch.einsum("vbs,vbsd->vbd", weights, tokens.require_cls_token().float())
 
 
 def inner_tokens(tokens: EncoderOutput, group: ViewGroup) -> Tensor:

@@ -321,7 +321,8 @@ def _encode(
         foreground=group.fractions.flatten(0, 1) > 0,
     )
     return EncoderOutput(
-        output.cls_token.unflatten(0, views), output.patch_tokens.unflatten(0, views)
+        output.require_cls_token().unflatten(0, views),
+        output.patch_tokens.unflatten(0, views),
     )
 
 

@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.io.json_files import write_json
 from brainfeat.models.encoder import SlabEncoder
+from brainfeat.models.encoders import require_slabs
 from brainfeat.pretraining import run_state, warm_start
 from brainfeat.pretraining.agreement import mean_tokens
 from brainfeat.pretraining.calibration import calibrate
@@ -215,6 +216,8 @@ class Trainer:
             process=rank(),
             n_processes=world_size(),
         )
+        if config.anatomy_weight == 0:
+            batch = dataclasses.replace(batch, labels=None, members=None, known=None)
         parts = []
         for number, subjects in enumerate(batch.split(n_parts), step * n_parts):
             generator = seeded_generator(config.seed, number, rank(), 3)
@@ -274,7 +277,7 @@ class Trainer:
 
     def _run_probe(self, probe: Probe) -> None:
         checkpoint = self._teacher_checkpoint()
-        score = probe(checkpoint.build_encoder().to(self.device))
+        score = probe(require_slabs(checkpoint.build_encoder().to(self.device)))
         self.log.write(self.next_step - 1, probe=score)
         logger.info("step %d: probe score %.3f.", self.next_step, score)
         if self.best_score is None or score > self.best_score:

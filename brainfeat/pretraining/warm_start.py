@@ -73,7 +73,7 @@ def initialise(model: SelfDistillation, checkpoint: Checkpoint) -> None:
 
     The heads keep their weights; the model must not be wrapped yet.
     """
-    encoder = checkpoint.config.encoder
+    encoder = checkpoint.config.slab_encoder
     state = adapt_state(checkpoint.state, encoder, model.config.encoder)
     for network in (model.student, model.teacher):
         network.get_submodule("encoder").load_state_dict(state)
@@ -84,7 +84,7 @@ def initialise(model: SelfDistillation, checkpoint: Checkpoint) -> None:
 def _load(init: str | os.PathLike[str], config: PretrainingConfig) -> Checkpoint:
     """Load the initial checkpoint; raise unless the encoder's sizes match."""
     checkpoint = Checkpoint.load(init)
-    encoder = checkpoint.config.encoder
+    encoder = checkpoint.config.slab_encoder
     for name in _FIXED_SIZES:
         size, expected = getattr(encoder, name), getattr(config.encoder, name)
         if size != expected:

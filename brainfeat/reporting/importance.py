@@ -232,7 +232,7 @@ class _NativeMaps(Sequence[nib.Nifti1Image]):
 
 def _region_weights(atlas: RegionAtlas, encoder: SubjectEncoder) -> NDArray[Any]:
     """Return the weights of each region's tokens, of shape (R, I, J, K)."""
-    patch_size = encoder.checkpoint.config.encoder.patch_size
+    patch_size = encoder.checkpoint.config.slab_encoder.patch_size
     geometry = encoder.preprocessor.geometry
     regions = atlas.weights(geometry, encoder.grid, patch_size)
     return np.stack([encoder.grid.arrange_tokens(weights) for weights in regions])

@@ -152,11 +152,12 @@ def _curves(evaluation: ProbeEvaluation) -> str:
             "labelled ones; bars are standard errors over draws.</figcaption></figure>"
         )
     calibration = evaluation.calibration
-    figures.append(
-        f"<figure>{calibration_svg(calibration)}<figcaption>Calibration of the "
-        f"probability of {escape(evaluation.pos_label)}, in bins of equal counts. "
-        f"Brier score {calibration.brier:.3f}; always predicting the "
-        f"class frequency scores {calibration.brier_of_share:.3f}."
-        "</figcaption></figure>"
-    )
+    if calibration is not None:
+        figures.append(
+            f"<figure>{calibration_svg(calibration)}<figcaption>Calibration of the "
+            f"probability of {escape(str(evaluation.pos_label))}, in bins of equal "
+            f"counts. Brier score {calibration.brier:.3f}; always predicting the "
+            f"class frequency scores {calibration.brier_of_share:.3f}."
+            "</figcaption></figure>"
+        )
     return '<div class="figures">' + "\n".join(figures) + "</div>"

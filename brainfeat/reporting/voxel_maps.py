@@ -31,7 +31,7 @@ def attribute_voxels(
     """Return the contribution of each voxel to the decision, summed over modalities."""
     message = "maps by occlusion or integrated gradients need captum: "
     attr = import_optional("captum.attr", f'{message}pip install "captum>=0.7"')
-    patch_size = encoder.checkpoint.config.encoder.patch_size
+    patch_size = encoder.checkpoint.config.slab_encoder.patch_size
     slabs, average = _to_slabs(subject.data, encoder), _to_slabs(baseline, encoder)
     forward = _decision(subject, encoder, gradient)
     if method == "integrated_gradients":

@@ -61,7 +61,9 @@ class SegmentationSpace:
         """Take the encoder's grid from the configuration of its checkpoint."""
         return cls(
             preprocessor=Preprocessor.from_dict(config.preprocessing),
-            slab_grid=SlabGrid(thickness=config.encoder.thickness, plane=config.plane),
+            slab_grid=SlabGrid(
+                thickness=config.slab_encoder.thickness, plane=config.plane
+            ),
             encoder_modalities=tuple(config.encoder.modalities),
             modalities=tuple(modalities),
             allow_missing=config.missing_modalities,

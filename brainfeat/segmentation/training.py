@@ -18,6 +18,7 @@ from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.checkpoint.sharing import shared_encoder
 from brainfeat.exceptions import TrainingError
 from brainfeat.metrics import dice_scores
+from brainfeat.models.encoders import require_slabs
 from brainfeat.progress import ProgressDisplay
 from brainfeat.segmentation.crops import CropPlan, CropSizes, TrainingCrops
 from brainfeat.segmentation.inputs import SegmentationSpace
@@ -63,8 +64,10 @@ def init_network(
         encoder = checkpoint.build_encoder().to(device)
     return SegmentationNetwork(
         space=space,
-        encoder=encoder,
-        decoder=init_decoder(encoder.config, space, len(store.classes), plan.seed),
+        encoder=require_slabs(encoder),
+        decoder=init_decoder(
+            checkpoint.config.slab_encoder, space, len(store.classes), plan.seed
+        ),
         prior=store.prior(split.train),  # held-out labels must not leak
         device=device,
     )

@@ -2,12 +2,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from brainfeat.models.feed_forward import SwiGLU
 from brainfeat.models.layers import (
     Attention,
     Block,
+    BlockConfig,
     PatchEmbed,
     SlabMixing,
-    SwiGLU,
     drop_path,
     interpolate_positions,
     interpolate_slab_positions,
@@ -102,7 +103,11 @@ def test_swiglu_keeps_two_thirds_rounded_up_to_eight(hidden_dim, gated_dim):
 
 
 def make_block(drop_rate):
-    return Block(12, 3, hidden_dim=20, ffn="mlp", layer_scale=0.5, drop_rate=drop_rate)
+    return Block(
+        BlockConfig(
+            dim=12, num_heads=3, hidden_dim=20, layer_scale=0.5, drop_rate=drop_rate
+        )
+    )
 
 
 def test_block_drops_whole_samples_in_training_only():
