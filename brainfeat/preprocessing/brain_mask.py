@@ -34,6 +34,9 @@ Floats = NDArray[np.float32]
 BrainMask = str | Callable[[Volume], NDArray[Any]]
 
 _REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+_OUTLINE_SD = 2.0  # mm per unit of log odds; brains differ from the template
+_CERTAIN = (0.01, 0.99)  # the network is never surer
+_FAR = -100.0  # mm, beyond the template
 _SEARCH_SPACING = 2.0  # mm, the accuracy of the head's edge
 
 
@@ -159,12 +162,16 @@ def _run_deepbet(volume: Volume) -> NDArray[np.bool_]:
 
 
 def _resample_brain(alignment: Alignment, placement: Placement) -> Flags:
-    if alignment.brain is None:
-        to_template = np.linalg.inv(alignment.affine) @ placement.grid_to_scanner
-        depth = resample(load_depth(), placement.grid, to_template, outside=-np.inf)
+    brain = alignment.brain
+    if brain is not None and brain.stripped is not None:
+        return np.asarray(resample(brain.stripped, *placement) >= 0.5)
+    to_template = np.linalg.inv(alignment.affine) @ placement.grid_to_scanner
+    depth = resample(load_depth(), placement.grid, to_template, outside=_FAR)
+    if brain is None:
         return np.asarray(depth >= 0)
-    mask = alignment.brain.mask
-    return np.asarray(resample(mask, *placement) >= 0.5)
+    # The template's outline is the prior of the network's.
+    fraction = resample(brain.fraction, *placement).clip(*_CERTAIN)
+    return np.asarray(np.log(fraction / (1.0 - fraction)) + depth / _OUTLINE_SD >= 0.0)
 
 
 def _to_finer(mask: Flags, is_inside: Flags) -> Flags:
