@@ -64,6 +64,8 @@ def find_brain(volume: Volume, small: Volume) -> FoundBrain | None:
     grid = _network_grid(small)
     sampled = resample(small, grid, np.eye(4), outside=np.nan)
     intensities = _scale(np.ascontiguousarray(sampled))
+    if not intensities.any():
+        return None
     probabilities, coordinates = run_brain_net(intensities)
     fraction = Volume(_largest_part(probabilities), grid)
     stripped = find_stripped(volume, small, fraction)
@@ -117,7 +119,8 @@ def _scale(sampled: NDArray[np.float32]) -> NDArray[np.float32]:
     """Scale percentiles of the field of view to 0 and 1; zero outside of it."""
     in_view = np.isfinite(sampled)
     low, high = np.percentile(sampled[in_view], _PERCENTILES).astype(np.float32)
-    scaled = (sampled - low) / max(high - low, np.float32(1e-12))
+    # Exact where intensities are tiny; zeros where they are all equal.
+    scaled = (sampled - low) / (high - low if high > low else np.float32(np.inf))
     return np.where(in_view, scaled.clip(0.0, 1.0), np.float32(0.0))
 
 

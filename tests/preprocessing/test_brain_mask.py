@@ -108,14 +108,12 @@ def test_brain_of_a_full_head_is_found_without_a_skull_strip(head_path):
     assert dice(truth, foreground) > 0.8
 
 
-def test_foreground_on_a_fine_grid_is_found_at_2_mm(head_path):
+def test_foreground_does_not_depend_on_the_grid(head_path):
     head = read_volume(head_path)
     coarse, _ = foreground_of(head)
     fine, _ = foreground_of(head, Preprocessor(shape=(160, 208, 160), spacing=1.0))
-    blocks = fine.reshape(80, 2, 104, 2, 80, 2)
-    assert (blocks.max(axis=(1, 3, 5)) == blocks.min(axis=(1, 3, 5))).all()
-    # The scan is sampled more finely, so that a few voxels at the edge differ.
-    assert dice(blocks.max(axis=(1, 3, 5)), coarse) > 0.97
+    blocks = fine.reshape(80, 2, 104, 2, 80, 2).mean(axis=(1, 3, 5))
+    assert dice(blocks >= 0.5, coarse) > 0.99
 
 
 def test_brain_is_found_in_one_slice_on_a_fine_grid_of_odd_size(head_path):
