@@ -20,6 +20,7 @@ from brainfeat.exceptions import CheckpointError
 from brainfeat.models.config import EncoderConfig
 from brainfeat.models.encoders import EncoderKind
 from brainfeat.models.resnet_config import ResNetConfig
+from brainfeat.preprocessing.known_recipes import RECIPES, recipe_settings
 
 
 class ForeignWeights(NamedTuple):
@@ -45,7 +46,8 @@ def convert_foreign(path: Path, known: KnownEncoder | None) -> ForeignWeights:
     origin, known = _find_origin(path, layout, encoder, known)
     config = CheckpointConfig(
         encoder=encoder,
-        preprocessing=_preprocessing(encoder),
+        preprocessing=_preprocessing(encoder, layout, known),
+        pooling="mean" if isinstance(encoder, EncoderConfig) else "default",
         missing_modalities=len(encoder.modalities) > 1,
         description=_describe(path, layout, known) + _describe_unused(unused),
         origin=origin,
@@ -110,10 +112,23 @@ def _describe_unused(names: Sequence[str]) -> str:
     )
 
 
-def _preprocessing(encoder: EncoderKind) -> dict[str, Any]:
-    """Return a grid of 1 mm, the detail that patches of 14 voxels need."""
+def _preprocessing(
+    encoder: EncoderKind, layout: str, known: KnownEncoder | None
+) -> dict[str, Any]:
+    """Return the recipe of the authors, or that of slabs at 1 mm."""
+    name = known.recipe if known else layout
+    if name in RECIPES:
+        volume_size = (
+            None if isinstance(encoder, EncoderConfig) else encoder.volume_size
+        )
+        return recipe_settings(name, volume_size)
     if not isinstance(encoder, EncoderConfig):
         return {}
+    return _slab_preprocessing(encoder)
+
+
+def _slab_preprocessing(encoder: EncoderConfig) -> dict[str, Any]:
+    """Return a grid of 1 mm, the detail that patches of 14 voxels need."""
     patch, thickness = encoder.patch_size, encoder.thickness
     steps_and_sizes = ((patch, 150), (patch, 190), (thickness, 150))
     return {
