@@ -194,7 +194,7 @@ def attribute_tokens(
             if baseline is None:
                 baseline = _mean_volume([subjects[i] for i in train])
             processed = subject.processed
-            average_voxels = np.broadcast_to(baseline, processed.data.shape)
+            average_voxels = np.zeros_like(processed.data) + baseline
             voxels = attribute_voxels(
                 processed, average_voxels, encoder, gradient, method
             )
