@@ -105,9 +105,10 @@ def _describe_unused(names: Sequence[str]) -> str:
     """Say which parameters of newer exports have no effect."""
     if not names:
         return ""
+    noun = "parameter" if len(names) == 1 else "parameters"
     return (
-        f" The file has {len(names)} parameters that the network does not use, such "
-        f"as {names[0]}."
+        f" The file has {len(names)} {noun} that the network does not use, such as "
+        f"{names[0]}."
     )
 
 

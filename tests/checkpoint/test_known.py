@@ -101,6 +101,7 @@ def test_names_that_may_be_meant_are_suggested():
         ("dinov2", {}, {"repository": "facebook/dinov2-base"}, "dinov2-base"),
         ("brainiac", {}, {"repository": "eugenehp/brainiac"}, "brainiac"),
         ("dinov2", {}, {"file": Path("BrainIAC.ckpt")}, None),
+        ("brainiac", {"embed_dim": 64}, {"file": Path("BrainIAC.ckpt")}, None),
     ],
 )
 def test_weights_are_identified_by_what_tells_them_apart(layout, sizes, details, name):

@@ -294,6 +294,8 @@ def test_archives_of_others_are_named_with_the_mend(state, tmp_path):
     (tmp_path / "d.bin").write_bytes(b"\x1f\x8b\x08 and more")
     (tmp_path / "e.pth").write_bytes(b"\x89HDF\r\n\x1a\n and more")
     np.savez(tmp_path / "f.npz", a=np.ones(3))
+    (tmp_path / "g.pth").write_bytes(b"\xff\xd8\xff\xe0 a picture")
+    (tmp_path / "h.safetensors").write_bytes(b"some notes on weights")
     for name, reason in {
         "a.pth": "a zip archive of weights/inner.pth; unpack it and give the weights",
         "b.tar": "a tar archive; unpack it",
@@ -301,6 +303,8 @@ def test_archives_of_others_are_named_with_the_mend(state, tmp_path):
         "d.bin": "a file compressed with gzip; unpack it",
         "e.pth": "an HDF5 file, as Keras writes it",
         "f.npz": "a zip archive of a.npy; unpack it",
+        "g.pth": "a file that neither torch.save nor safetensors wrote",
+        "h.safetensors": "a file that neither torch.save nor safetensors wrote",
     }.items():
         with pytest.raises(CheckpointError) as error:
             read_tensors(tmp_path / name)
