@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.checkpoint.config import CheckpointConfig
-from brainfeat.checkpoint.foreign import _slab_preprocessing
+from brainfeat.checkpoint.foreign import _preprocessing
 from brainfeat.checkpoint.locate import _BUNDLED
 from brainfeat.exceptions import (
     CheckpointError,
@@ -293,8 +293,8 @@ def test_foreign_weights_keep_their_rgb_kernels(patch_size, tmp_path):
 
 
 def test_preprocessing_of_dinov2_weights_is_valid():
-    plain = _slab_preprocessing(
-        EncoderConfig.preset("small", modalities=["T1w"], thickness=3)
+    plain = _preprocessing(
+        EncoderConfig.preset("small", modalities=["T1w"], thickness=3), "dinov2", None
     )
     preprocessor = Preprocessor.from_dict(plain)
     assert tuple(preprocessor.shape) == (154, 196, 150)
