@@ -46,6 +46,8 @@ _LOGGER = logging.getLogger(__name__)
 
 _ADVICE = "choose another name, or replace it with --overwrite."
 
+_SPEED = "seconds_per_volume"
+
 Record = dict[str, str | None]
 
 
@@ -68,6 +70,7 @@ class EmbeddingTable:
         self.output = Path(output)
         self._format = find_format(output)
         self._provenance = dict(provenance)
+        self._speed: dict[str, float] = {}  # of the last run that embedded rows
         self.working_folder = working_path(self.output)
         if self.output.is_dir():
             raise TableError(f"{self.output}: expected a file name, got a folder.")
@@ -111,6 +114,10 @@ class EmbeddingTable:
     def drop(self, row: Subject) -> None:
         """Leave a row out that was embedded before."""
         self._dropped.add(row.key)
+
+    def record_speed(self, seconds_per_volume: float) -> None:
+        """Keep how long a volume took in this run, for the provenance."""
+        self._speed = {_SPEED: round(seconds_per_volume, 3)}
 
     def finish(self, rows: Sequence[Subject]) -> int:
         """Write the old rows and then the embedded ones of ``rows``; return the count.
@@ -175,6 +182,9 @@ class EmbeddingTable:
         provenance = read_origin(self.output, advice=_ADVICE)
         check_identity(provenance, identity, self.output, advice=_ADVICE)
         self._kept = provenance
+        self._speed = {
+            name: provenance[name] for name in (_SPEED,) if name in provenance
+        }
         self._check_shard(provenance.get("shard"))
         count = self._provenance.get("n_listed")
         self._is_recounted = provenance.get("n_listed") != count
@@ -288,7 +298,7 @@ class EmbeddingTable:
             self._format,
             columns,
             self._vectors(records),
-            {**self._provenance, **joined},
+            {**self._provenance, **joined, **self._speed},
         )
         if mixed := describe_thicknesses(columns["qc_voxel_mm"]):
             _LOGGER.warning("%s: %s", self.output, mixed)
