@@ -109,17 +109,24 @@ def _differences(result: Comparison) -> str:
             for row in everything
         ],
     )
-    n_pairs = len(rows)
     return (
         f'<div class="figures"><figure>{figure}<figcaption>Paired differences in '
         f"{escape(metric)}, first minus second, with {result.confidence:.0%} intervals."
         f"{more}</figcaption></figure></div>"
-        f"<p>p is that of no difference, for one pair alone. Of {n_pairs} pairs, about "
-        f"{0.05 * n_pairs:.2g} would have p below 0.05 by chance: p by Holm is "
-        "adjusted for that, each metric for itself. Intervals are not adjusted. The "
-        "embedding that scores best among many also had luck: its score on new "
-        "subjects is likely lower.</p><details><summary>All pairs and metrics</summary>"
+        f"<p>{_explain_p(len(rows))} Intervals are of one pair alone. The embedding "
+        "that scores best among many also had luck: its score on new subjects is "
+        "likely lower.</p><details><summary>All pairs and metrics</summary>"
         f"{table}</details>"
+    )
+
+
+def _explain_p(n_pairs: int) -> str:
+    if n_pairs == 1:
+        return "p is that of no difference."
+    return (
+        f"Of {n_pairs} pairs without any difference, about {0.05 * n_pairs:.2g} would "
+        "have p below 0.05 by chance: p is adjusted for the number of pairs [Holm, "
+        "1979], each metric for itself."
     )
 
 

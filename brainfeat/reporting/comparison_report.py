@@ -26,6 +26,7 @@ from brainfeat.reporting.page import is_own_page, render_page
 from brainfeat.reporting.table_report import read_participants
 from brainfeat.subjects.failures import count_failures, failures_path
 from brainfeat.subjects.subject import Outcome
+from brainfeat.tables.delimited import read_sidecar
 from brainfeat.tables.embedding_table import read_embeddings
 
 __all__ = ["ComparisonOptions", "ComparisonReport", "report_on_comparison"]
@@ -70,6 +71,7 @@ class _Table(NamedTuple):
     features: NDArray[np.floating]
     provenance: Mapping[str, Any]
     n_failed: int
+    seconds: float | None  # a volume
     remark: str = ""
 
 
@@ -92,22 +94,9 @@ def report_on_comparison(
     tables = _read_tables(paths, options)
     known = _read_known(tables, labels)  # fails before the work of minutes
     _find_columns(tables, known, options)
-    n_failed = 0
-    for kind in options.baselines:
-        first = next(iter(tables.values()))
-        with show(len(first.metadata)) as display:
-            table = embed_baseline(
-                kind,
-                first.metadata,
-                dict(first.provenance),
-                page.with_name(f"{page.stem}-{kind}.parquet"),
-                n_jobs=options.n_jobs,
-                show=display,
-            )
-        n_failed += table.summary.failed
-        tables[kind] = _Table(
-            *table[:3], table.summary.failed, _describe(kind, paths[0])
-        )
+    n_failed = _add_baselines(
+        tables, page, _describe_baselines(paths[0]), options, show
+    )
     shared = find_shared_rows({name: t.metadata for name, t in tables.items()})
     cohort = _find_columns(tables, known, options)
     comparison, remarks = _compare(tables, shared, cohort, options)
@@ -117,6 +106,32 @@ def report_on_comparison(
     body = comparison_page(title, facts, comparison, origins, remarks)
     _write(page, render_page(title, body), comparison)
     return ComparisonReport(page, comparison, n_failed)
+
+
+def _add_baselines(
+    tables: dict[str, _Table],
+    page: Path,
+    remarks: Mapping[Baseline, str],
+    options: ComparisonOptions,
+    show: ShowOutcomes,
+) -> int:
+    """Embed the images of the first table by the baselines; count those that fail."""
+    first, n_failed = next(iter(tables.values())), 0
+    for kind in options.baselines:
+        path = page.with_name(f"{page.stem}-{kind}.parquet")
+        with show(len(first.metadata)) as display:
+            table = embed_baseline(
+                kind,
+                first.metadata,
+                dict(first.provenance),
+                path,
+                n_jobs=options.n_jobs,
+                show=display,
+            )
+        failed, seconds = table.summary.failed, _read_seconds(path)
+        n_failed += failed
+        tables[kind] = _Table(*table[:3], failed, seconds, remarks[kind])
+    return n_failed
 
 
 def _find_page(paths: Sequence[Path], output: Path | None) -> Path:
@@ -147,8 +162,14 @@ def _read_tables(
         if "participant_id" not in metadata:
             raise InputError(f"{path}: expected a column participant_id, got none.")
         n_failed = count_failures(failures_path(path))
-        tables[name] = _Table(metadata, features, provenance, n_failed)
+        seconds = _read_seconds(path)
+        tables[name] = _Table(metadata, features, provenance, n_failed, seconds)
     return tables
+
+
+def _read_seconds(path: Path) -> float | None:
+    value = (read_sidecar(path) or {}).get("seconds_per_volume")
+    return float(value) if isinstance(value, int | float) else None
 
 
 def _name_tables(paths: Sequence[Path]) -> list[str]:
@@ -283,18 +304,19 @@ def _facts(
     }
 
 
-def _describe(kind: Baseline, first: Path) -> str:
-    if kind == "untrained":
-        return f"the encoder of {first.name} with random weights"
-    return (
-        "volumes of the brain and of its tissues in ml, read by brainfound-tiny's "
-        "anatomy pooling; no segmentation"
-    )
+def _describe_baselines(first: Path) -> dict[Baseline, str]:
+    return {
+        "untrained": f"the encoder of {first.name} with random weights",
+        "volumetry": (
+            "volumes of the brain and of its tissues in ml, read by brainfound-tiny's "
+            "anatomy pooling; no segmentation"
+        ),
+    }
 
 
 def _origin(name: str, table: _Table, comparison: Comparison) -> dict[str, str]:
     made_by = table.provenance
-    seconds = made_by.get("seconds_per_volume")
+    seconds = table.seconds
     licence = made_by.get("licence") or "not recorded"
     return {
         "what": table.remark or str(made_by.get("checkpoint", "not recorded")),

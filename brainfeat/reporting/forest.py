@@ -13,7 +13,7 @@ __all__ = ["ForestLine", "curves_svg", "forest_svg"]
 
 _WIDTH, _EDGE, _TOP, _LINE, _BOTTOM = 480, 14, 8, 44, 40
 _MOST_TICKS = 6
-_LONGEST_NAME = 38  # characters; a pointer shows the whole
+_LONGEST_NAME = 34  # characters; a pointer shows the whole
 _BLUE = "#0072b2"
 
 

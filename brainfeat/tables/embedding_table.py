@@ -25,6 +25,7 @@ from brainfeat.subjects.subject import (
     own_columns,
 )
 from brainfeat.tables.columns import complete_columns, quality_texts
+from brainfeat.tables.delimited import read_sidecar
 from brainfeat.tables.formats import find_format
 from brainfeat.tables.journal import RowJournal
 from brainfeat.tables.provenance import (
@@ -116,7 +117,7 @@ class EmbeddingTable:
         self._dropped.add(row.key)
 
     def record_speed(self, seconds_per_volume: float) -> None:
-        """Keep how long a volume took in this run, for the provenance."""
+        """Keep how long a volume took in this run, for the JSON file."""
         self._speed = {_SPEED: round(seconds_per_volume, 3)}
 
     def finish(self, rows: Sequence[Subject]) -> int:
@@ -182,9 +183,8 @@ class EmbeddingTable:
         provenance = read_origin(self.output, advice=_ADVICE)
         check_identity(provenance, identity, self.output, advice=_ADVICE)
         self._kept = provenance
-        self._speed = {
-            name: provenance[name] for name in (_SPEED,) if name in provenance
-        }
+        noted = read_sidecar(self.output) or {}
+        self._speed = {name: noted[name] for name in (_SPEED,) if name in noted}
         self._check_shard(provenance.get("shard"))
         count = self._provenance.get("n_listed")
         self._is_recounted = provenance.get("n_listed") != count
@@ -298,7 +298,8 @@ class EmbeddingTable:
             self._format,
             columns,
             self._vectors(records),
-            {**self._provenance, **joined, **self._speed},
+            {**self._provenance, **joined},
+            self._speed,
         )
         if mixed := describe_thicknesses(columns["qc_voxel_mm"]):
             _LOGGER.warning("%s: %s", self.output, mixed)
