@@ -2,7 +2,7 @@
 
 __all__ = ["ForeignWeights", "convert_foreign"]
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +32,7 @@ class ForeignWeights(NamedTuple):
 def convert_foreign(path: Path, known: KnownEncoder | None) -> ForeignWeights:
     """Read weights of others from a file or folder, as `known` if it is given."""
     try:
-        encoder, state, layout, unused = convert_file(path)
+        encoder, state, layout, note = convert_file(path)
     except CheckpointError as error:
         if not path.is_dir():
             raise
@@ -47,7 +47,7 @@ def convert_foreign(path: Path, known: KnownEncoder | None) -> ForeignWeights:
         encoder=encoder,
         preprocessing=_preprocessing(encoder),
         missing_modalities=len(encoder.modalities) > 1,
-        description=_describe(path, layout, known) + _describe_unused(unused),
+        description=" ".join(filter(None, (_describe(path, layout, known), note))),
         origin=origin,
     )
     return ForeignWeights(config, state)
@@ -98,16 +98,6 @@ def _describe(path: Path, layout: str, known: KnownEncoder | None) -> str:
     if known is None:
         return f"Weights of {path.name}, of unknown origin, in the layout of {layout}."
     return f"{known.title}, trained on {known.trained_on}."
-
-
-def _describe_unused(names: Sequence[str]) -> str:
-    """Say which parameters of newer exports have no effect."""
-    if not names:
-        return ""
-    return (
-        f" The file has {len(names)} parameters that the network does not use, such "
-        f"as {names[0]}."
-    )
 
 
 def _preprocessing(encoder: EncoderKind) -> dict[str, Any]:

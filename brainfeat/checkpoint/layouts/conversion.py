@@ -16,6 +16,7 @@ from torch import Tensor
 
 from brainfeat.checkpoint.layouts.known_volumes import VOLUME_LAYOUTS
 from brainfeat.checkpoint.layouts.names import without_wrappers
+from brainfeat.checkpoint.layouts.resnets import RESNET_LAYOUTS
 from brainfeat.checkpoint.layouts.slabs import SLAB_LAYOUTS
 from brainfeat.checkpoint.weight_files import named_tensors, read_tensors
 from brainfeat.exceptions import CheckpointError, ConfigError, list_names
@@ -23,7 +24,7 @@ from brainfeat.io.json_files import read_json
 from brainfeat.models.encoders import EncoderKind
 from brainfeat.models.layers import NORM_EPS
 
-_LAYOUTS = (*SLAB_LAYOUTS, *VOLUME_LAYOUTS)
+_LAYOUTS = (*SLAB_LAYOUTS, *VOLUME_LAYOUTS, *RESNET_LAYOUTS)
 # Less is no encoder that is known: a file with half the keys of one is more like it.
 _MIN_LIKENESS = 0.2
 
@@ -34,7 +35,7 @@ class Converted(NamedTuple):
     encoder: EncoderKind
     state: dict[str, Tensor]  # float32
     layout: str  # as in the table of known encoders
-    unused: list[str]  # names of parameters without an effect, which were dropped
+    note: str  # on what the file has beyond the network, for a reader
 
 
 def load_foreign(path: Path) -> tuple[EncoderKind, dict[str, Tensor]]:
@@ -74,17 +75,17 @@ def convert_foreign(
     tensors = without_wrappers(named_tensors(state))
     scores = [layout.likeness(tensors) for layout in _LAYOUTS]
     if max(scores) < _MIN_LIKENESS:
-        names = ", ".join(layout.title for layout in _LAYOUTS)
+        titles = "; ".join(layout.title for layout in _LAYOUTS)
         raise CheckpointError(
-            f"expected transformer blocks in one of the layouts {names}, got keys "
+            f"expected transformer blocks or a residual network, of {titles}; got keys "
             f"{list_names(tensors)}."
         )
     layout = _LAYOUTS[scores.index(max(scores))]
     try:
-        config, converted, unused = layout.convert(tensors, num_heads)
+        config, converted, note = layout.convert(tensors, num_heads)
     except ConfigError as error:
         raise CheckpointError(f"nearest layout {layout.title}: {error}") from error
-    return Converted(config, converted, layout.name, unused)
+    return Converted(config, converted, layout.name, note)
 
 
 def _num_heads(path: Path) -> int | None:

@@ -19,7 +19,7 @@ _WRAPPERS = re.compile(
 )
 # Sharded training numbers chunks of blocks; the block keeps its index.
 _CHUNKS = re.compile(r"\bblocks\.\d+\.(\d+\.)")
-_KIND = re.compile(r"(\.weight|\.bias)?$")
+_KIND = re.compile(r"(\.(weight|bias|running_mean|running_var|num_batches_tracked))?$")
 _INDEX = re.compile(r"(?<=\.)\d+(?=\.|$)")
 # Averages of a network over its training, which are better than the network.
 _AVERAGES = ("teacher", "target_encoder")

@@ -91,8 +91,8 @@ class SlabLayout:
 
     def convert(
         self, state: Mapping[str, Tensor], num_heads: int | None = None
-    ) -> tuple[EncoderConfig, dict[str, Tensor], list[str]]:
-        """Return configuration and weights, and the names that are of no use."""
+    ) -> tuple[EncoderConfig, dict[str, Tensor], str]:
+        """Return configuration and weights, and an empty note."""
         foreign, unexpected = split_encoder(state, self.stems)
         _add_class_position(foreign)
         config = _infer_config(foreign, self.names, num_heads)
@@ -110,7 +110,7 @@ class SlabLayout:
         problems.unexpected += [name for name in foreign if name not in used]
         problems.raise_if_any(self.title)
         check_values(foreign)
-        return config, {k: v.float() for k, v in converted.items()}, []
+        return config, {k: v.float() for k, v in converted.items()}, ""
 
 
 SLAB_LAYOUTS = (

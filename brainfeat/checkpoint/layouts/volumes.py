@@ -23,6 +23,11 @@ from brainfeat.models.transfer import KeyProblems, parameter_shapes
 from brainfeat.models.volume_config import VolumeConfig
 
 _Shape = tuple[int, ...]
+_CROSS_ATTENTION = "cross_attn"
+_NOTE = (
+    "Its {} parameters of cross-attention, which MONAI 1.4 and later export, are not "
+    "used without a context, and were dropped."
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,8 +71,8 @@ class VolumeLayout:
 
     def convert(
         self, state: Mapping[str, Tensor], num_heads: int | None = None
-    ) -> tuple[VolumeConfig, dict[str, Tensor], list[str]]:
-        """Return configuration and weights, and the names that are of no use."""
+    ) -> tuple[VolumeConfig, dict[str, Tensor], str]:
+        """Return configuration and weights, and a note on what was dropped."""
         renaming = Renaming(self.stems)
         inside, beside = split_encoder(state, self.stems)
         theirs = {ours: name for name in inside if (ours := renaming.ours(name))}
@@ -92,7 +97,8 @@ class VolumeLayout:
         if self.has_class_position:
             table = inside[sources["patch_embed.0.pos_embed"]]
             result["cls_token"] = result["cls_token"] + table[0, :1]
-        return config, result, unused
+        extra = [name for name in unused if _CROSS_ATTENTION in name]
+        return config, result, _NOTE.format(len(extra)) if extra else ""
 
     def _is_kernel(self, shape: _Shape) -> bool:
         return len(shape) == 2 if self.is_flat else len(shape) == 5 and shape[1] == 1
