@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from brainfeat.checkpoint.layouts.known_slabs import SLAB_LAYOUTS
 from brainfeat.checkpoint.layouts.known_volumes import VOLUME_LAYOUTS
 from brainfeat.checkpoint.layouts.names import without_wrappers
 from brainfeat.checkpoint.layouts.resnets import RESNET_LAYOUTS
-from brainfeat.checkpoint.layouts.slabs import SLAB_LAYOUTS
 from brainfeat.checkpoint.weight_files import named_tensors, read_tensors
 from brainfeat.exceptions import CheckpointError, ConfigError, list_names
 from brainfeat.io.json_files import read_json
@@ -27,6 +27,14 @@ from brainfeat.models.layers import NORM_EPS
 _LAYOUTS = (*SLAB_LAYOUTS, *VOLUME_LAYOUTS, *RESNET_LAYOUTS)
 # Less is no encoder that is known: a file with half the keys of one is more like it.
 _MIN_LIKENESS = 0.2
+# What names and shapes do not tell, in a config.json of transformers.
+_SETTINGS: dict[str, Any] = {"hidden_act": "gelu", "layer_norm_eps": NORM_EPS}
+_SETTINGS_3: dict[str, Any] = {
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-5,
+    "rope_theta": 100.0,
+    "key_bias": False,
+}
 
 
 class Converted(NamedTuple):
@@ -94,11 +102,15 @@ def _num_heads(path: Path) -> int | None:
     if not config.is_file():
         return None
     values = read_json(config, "a model's configuration", error=CheckpointError)
-    same = {"hidden_act": "gelu", "layer_norm_eps": NORM_EPS}
+    is_third = values.get("model_type") == "dinov3_vit"
+    same = _SETTINGS_3 if is_third else _SETTINGS
+    if values.get("use_gated_mlp"):
+        same = same | {"hidden_act": "silu"}
     other = {k: values[k] for k in same if values.get(k, same[k]) != same[k]}
     if other:
+        name = "DINOv3" if is_third else "DINOv2"
         raise CheckpointError(
-            f"expected the architecture of DINOv2, got {other} in config.json."
+            f"expected the architecture of {name}, got {other} in config.json."
         )
     heads = values.get("num_attention_heads")
     return heads if isinstance(heads, int) else None

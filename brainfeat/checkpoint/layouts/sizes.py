@@ -13,9 +13,9 @@ from brainfeat.exceptions import CheckpointError, list_names
 _HEAD_DIM = 64
 
 
-def count_blocks(names: Iterable[str]) -> int:
+def count_blocks(names: Iterable[str], prefix: str = "blocks.") -> int:
     """Return one more than the highest index of a block, 0 if there is none."""
-    matches = [re.match(r"blocks\.(\d+)\.", name) for name in names]
+    matches = [re.match(rf"{re.escape(prefix)}(\d+)\.", name) for name in names]
     return 1 + max((int(match[1]) for match in matches if match), default=-1)
 
 
