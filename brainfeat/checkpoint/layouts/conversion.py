@@ -1,6 +1,7 @@
 """Find the layout of a file, and convert its weights to ours."""
 
 __all__ = [
+    "LAYOUTS",
     "Converted",
     "convert_file",
     "convert_foreign",
@@ -24,7 +25,7 @@ from brainfeat.io.json_files import read_json
 from brainfeat.models.encoders import EncoderKind
 from brainfeat.models.layers import NORM_EPS
 
-_LAYOUTS = (*SLAB_LAYOUTS, *VOLUME_LAYOUTS, *RESNET_LAYOUTS)
+LAYOUTS = (*SLAB_LAYOUTS, *VOLUME_LAYOUTS, *RESNET_LAYOUTS)
 # Less is no encoder that is known: a file with half the keys of one is more like it.
 _MIN_LIKENESS = 0.2
 # What names and shapes do not tell, in a config.json of transformers.
@@ -81,14 +82,14 @@ def convert_foreign(
     CheckpointError with the missing, unexpected and mis-shaped keys.
     """
     tensors = without_wrappers(named_tensors(state))
-    scores = [layout.likeness(tensors) for layout in _LAYOUTS]
+    scores = [layout.likeness(tensors) for layout in LAYOUTS]
     if max(scores) < _MIN_LIKENESS:
-        titles = "; ".join(layout.title for layout in _LAYOUTS)
+        titles = "; ".join(layout.title for layout in LAYOUTS)
         raise CheckpointError(
             f"expected transformer blocks or a residual network, of {titles}; got keys "
             f"{list_names(tensors)}."
         )
-    layout = _LAYOUTS[scores.index(max(scores))]
+    layout = LAYOUTS[scores.index(max(scores))]
     try:
         config, converted, note = layout.convert(tensors, num_heads)
     except ConfigError as error:

@@ -15,11 +15,12 @@ from brainfeat.models.transfer import KeyProblems, parameter_shapes
 
 _Shape = tuple[int, ...]
 _NORM_EPS = 1e-5
+_STAGES, _BLOCKS, _WIDTH = 4, 2, 64  # of ResNet-18
 _STATISTICS = ("weight", "bias", "running_mean", "running_var")
 _LAYERS = ("conv1", "bn1", "conv2", "bn2", "downsample.0", "downsample.1")
-_STEMS = {
-    *("conv1", "bn1"),
-    *(f"layer{stage}.*.{layer}" for stage in range(1, 5) for layer in _LAYERS),
+_STEMS = {f"layer{n + 1}.*.{layer}" for n in range(_STAGES) for layer in _LAYERS} | {
+    "conv1",
+    "bn1",
 }
 # The first stage keeps the shape.
 _ABSENT = {"layer1.*.downsample.0", "layer1.*.downsample.1"}
@@ -78,14 +79,15 @@ class ResNetLayout:
         return config, result, ""
 
     def _infer(self, state: Mapping[str, Tensor]) -> ResNetConfig:
-        matches = [re.match(r"layer(\d)\.(\d+)\.", name) for name in state]
-        found = [(int(match[1]), int(match[2])) for match in matches if match]
-        n_stages = max((stage for stage, _ in found), default=1)
-        kernels = [f"layer{stage + 1}.0.conv2.weight" for stage in range(n_stages)]
+        stages = [f"layer{stage + 1}.0.conv2.weight" for stage in range(_STAGES)]
+        usual = [_WIDTH << stage for stage in range(_STAGES)]
         return ResNetConfig(
             volume_size=self.volume_size,
-            widths=tuple(len(state[k]) if k in state else 1 for k in kernels),
-            num_blocks=1 + max((index for _, index in found), default=0),
+            widths=tuple(
+                len(state[name]) if name in state else width
+                for name, width in zip(stages, usual, strict=True)
+            ),
+            num_blocks=_BLOCKS,
             stem_stride=self.stem_stride,
         )
 

@@ -17,6 +17,7 @@ from brainfeat.checkpoint.layouts.sizes import (
     check_values,
     count_blocks,
     count_heads,
+    list_norms,
     majority,
 )
 from brainfeat.exceptions import CheckpointError, list_names
@@ -119,8 +120,7 @@ class SlabLayout:
         shape_of = partial(self._stacked_shape, state=state)
         depth = count_blocks(state, self.block)
         blocks = [f"blocks.{index}." for index in range(depth)]
-        norms = ["norm.weight", *(f"{block}norm1.weight" for block in blocks)]
-        embed_dim = majority(shape_of(name)[:1] for name in norms)
+        embed_dim = majority(shape_of(name)[:1] for name in list_norms(depth))
         if not depth or not embed_dim:
             raise CheckpointError(
                 f"expected transformer blocks of {self.title}, got keys "

@@ -16,6 +16,7 @@ from brainfeat.checkpoint.layouts.sizes import (
     check_values,
     count_blocks,
     count_heads,
+    list_norms,
     majority,
 )
 from brainfeat.models.feed_forward import ExpertConfig
@@ -107,14 +108,13 @@ class VolumeLayout:
         """Infer sizes by majority, so that one damaged tensor is reported."""
         depth = count_blocks(shapes)
         blocks = [f"blocks.{index}." for index in range(depth)]
-        norms = ["norm.weight", *(f"{block}norm1.weight" for block in blocks)]
-        dim = majority(shapes.get(name, ()) for name in norms)
+        dim = majority(shapes.get(name, ()) for name in list_norms(depth))
         hidden = majority(shapes.get(f"{block}mlp.fc1.weight", ()) for block in blocks)
         sizes: dict[str, Any] = {
             "embed_dim": dim,
             "depth": depth,
             "num_heads": heads or count_heads(dim),
-            "mlp_ratio": hidden / max(dim, 1),
+            "mlp_ratio": hidden / max(dim, 1) or 4.0,
             "qkv_bias": any(f"{block}attn.qkv.bias" in shapes for block in blocks),
             "experts": self._infer_experts(shapes, dim, depth),
         }
@@ -138,12 +138,14 @@ class VolumeLayout:
         gates = {index: name for index, name in gates.items() if name in shapes}
         experts = [f"blocks.{index}.mlp.experts.0.fc1.weight" for index in gates]
         shared = [f"blocks.{index}.mlp.shared.fc1.weight" for index in gates]
+        if not gates:
+            return None
         gated = [shapes[name] for name in gates.values()]
         return ExpertConfig(
             blocks=tuple(gates),
             num_experts=majority(gated),
-            hidden_dim=majority(shapes.get(name, ()) for name in experts),
-            shared_dim=majority(shapes.get(name, ()) for name in shared),
+            hidden_dim=majority(shapes.get(name, ()) for name in experts) or 1,
+            shared_dim=majority(shapes.get(name, ()) for name in shared) or 1,
             num_tokens=max(majority(shape[1:] for shape in gated) // max(dim, 1), 1),
             **self.experts,
         )
