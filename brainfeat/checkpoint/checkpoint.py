@@ -243,6 +243,8 @@ class Checkpoint:
         settings = self.config.to_dict()
         for name in _NOT_FINGERPRINTED:
             del settings[name]
+        # For readers: the tools that a recipe replaces.
+        settings["preprocessing"].pop("authors", None)
         if settings["encoder"]["kind"] == "slab":
             # Checkpoints of earlier versions keep their fingerprint.
             encoder = settings["encoder"].items()

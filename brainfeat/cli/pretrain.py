@@ -55,7 +55,7 @@ def pretrain(
         Path | None, typer.Option(metavar="FILE", help="JSON file of hyperparameters.")
     ] = None,
     preset: Annotated[
-        Literal["small_batch", "large_batch"] | None,
+        Literal["small_batch", "large_batch", "agreement"] | None,
         typer.Option(help="Hyperparameters that FILE leaves out.  [small_batch]"),
     ] = None,
     steps: StepsOption = None,
@@ -73,6 +73,19 @@ def pretrain(
         typer.Option(metavar="FILE", help="TSV of two classes to probe with."),
     ] = None,
     label_column: LabelColumnOption = None,
+    label_maps: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Label maps, found by the names of their subjects, to learn anatomy.",
+        ),
+    ] = None,
+    label_table: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="TSV of index and name of the labels of LABEL-MAPS."
+        ),
+    ] = None,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write OUTPUT/tensorboard too.")
     ] = False,
@@ -101,7 +114,11 @@ def pretrain(
         preset = preset or "small_batch"
         settings = read_config(config, preset=preset, encoder=encoder, n_steps=steps)
         data = collect_training_data(
-            inputs, modalities=settings.encoder.modalities, wanted=modality or ()
+            inputs,
+            modalities=settings.encoder.modalities,
+            wanted=modality or (),
+            label_maps=label_maps,
+            label_table=label_table,
         )
         _begin_log(device, log_file)
         with _tracking(settings, folder, tensorboard) as track:

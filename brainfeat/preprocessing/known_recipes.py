@@ -1,35 +1,60 @@
 """The input recipe of each public encoder."""
 
-__all__ = ["RECIPES", "input_recipe"]
+__all__ = ["RECIPES", "KnownRecipe", "recipe_settings"]
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from brainfeat.exceptions import ConfigError
-from brainfeat.preprocessing.intensity_steps import (
-    CorrectBias,
-    FindBrain,
-    KeepBlocks,
-    MarkNonzero,
-    Scale,
-    ScaleSlices,
-    Window,
-    ZScore,
-)
-from brainfeat.preprocessing.recipes import InputRecipe
-from brainfeat.preprocessing.spatial_steps import (
+from brainfeat.preprocessing.steps import (
     Align,
+    CorrectBias,
     CropBox,
     CropForeground,
     CropToMultiple,
+    FindBrain,
+    KeepBlocks,
+    MarkNonzero,
     Orient,
     PadOrCrop,
     RepeatSlices,
     Resize,
+    Scale,
+    ScaleSlices,
     SlicesFirst,
     Spacing,
+    Step,
+    Window,
+    ZScore,
+    write_step,
 )
 
-_BRAINIAC = InputRecipe(
+
+@dataclass(frozen=True, kw_only=True)
+class KnownRecipe:
+    """Settings of an `InputRecipe`; this module loads no image library."""
+
+    name: str
+    steps: tuple[Step, ...]
+    shape: tuple[int, int, int] | None = None
+    space: str = "scanner"
+    authors: str  # what they used where this library has its own
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the values of `InputRecipe.from_dict`."""
+        return {
+            "kind": "recipe",
+            "name": self.name,
+            "steps": [*map(write_step, self.steps)],
+            "shape": None if self.shape is None else [*self.shape],
+            "space": self.space,
+            "brain_mask": None,
+            "authors": self.authors,
+        }
+
+
+_BRAINIAC = KnownRecipe(
     name="brainiac",
     steps=(
         # The field of the NIHPD templates, which have the voxels of ICBM 2009a.
@@ -43,7 +68,7 @@ _BRAINIAC = InputRecipe(
     shape=(96, 96, 96),
     authors="N4, rigid registration to an adolescent template (NIHPD), HD-BET",
 )
-_3DINO = InputRecipe(
+_3DINO = KnownRecipe(
     name="3dino",
     steps=(
         Orient(codes="RAS"),
@@ -55,13 +80,13 @@ _3DINO = InputRecipe(
     shape=(112, 112, 112),
     authors="no alignment or skull strip",
 )
-_MED3DINO = InputRecipe(
+_MED3DINO = KnownRecipe(
     name="med3dino",
     steps=(*_3DINO.steps[:-1], Resize(shape=(96, 96, 96))),
     shape=(96, 96, 96),
     authors=_3DINO.authors,
 )
-_BM_MAE = InputRecipe(
+_BM_MAE = KnownRecipe(
     name="bm-mae",
     steps=(
         # The field of SRI24 as BraTS has it, about the brain of our template.
@@ -75,7 +100,7 @@ _BM_MAE = InputRecipe(
     shape=(128, 128, 128),
     authors="as in BraTS: rigid registration to SRI24, skull strip of BraTS",
 )
-_NEUROVFM = InputRecipe(
+_NEUROVFM = KnownRecipe(
     name="neurovfm",
     steps=(
         Orient(codes="RPI"),
@@ -88,7 +113,7 @@ _NEUROVFM = InputRecipe(
     ),
     authors="no alignment or skull strip",
 )
-_NEURO_JEPA = InputRecipe(
+_NEURO_JEPA = KnownRecipe(
     name="neuro-jepa",
     steps=(
         # The field of FSL's MNI152 at 1 mm. At this spacing, the authors' spline
@@ -105,7 +130,7 @@ _NEURO_JEPA = InputRecipe(
     shape=(96, 108, 96),
     authors="affine registration to MNI152 1 mm, skull strip",
 )
-_NEURO_SIMCLR = InputRecipe(
+_NEURO_SIMCLR = KnownRecipe(
     name="neuro-simclr",
     steps=(
         # The field of ICBM 2009c.
@@ -118,14 +143,14 @@ _NEURO_SIMCLR = InputRecipe(
     shape=(150, 192, 192),
     authors="TurboPrep: N4, rigid registration to MNI152 2009c, SynthSeg's brain mask",
 )
-_ANATCL = InputRecipe(
+_ANATCL = KnownRecipe(
     name="anatcl",
     steps=(PadOrCrop(shape=(121, 128, 121)), MarkNonzero()),
     shape=(121, 128, 121),
     space="template",
     authors="maps of grey matter by CAT12, not scans",
 )
-_MRI_CORE = InputRecipe(
+_MRI_CORE = KnownRecipe(
     name="mri-core",
     steps=(
         Orient(codes="RAS"),
@@ -138,7 +163,7 @@ _MRI_CORE = InputRecipe(
     authors="single slices of any plane, without alignment or skull strip",
 )
 
-RECIPES: Mapping[str, InputRecipe] = {
+RECIPES: Mapping[str, KnownRecipe] = {
     recipe.name: recipe
     for recipe in (
         *(_BRAINIAC, _3DINO, _MED3DINO, _BM_MAE, _NEUROVFM),
@@ -147,8 +172,8 @@ RECIPES: Mapping[str, InputRecipe] = {
 }
 
 
-def input_recipe(name: str) -> InputRecipe:
-    """Return the recipe of a public encoder, or raise a ConfigError."""
+def recipe_settings(name: str) -> dict[str, Any]:
+    """Return the settings of a public encoder's recipe, or raise a ConfigError."""
     if name not in RECIPES:
         raise ConfigError(f"recipe: expected one of {[*RECIPES]}, got {name!r}.")
-    return RECIPES[name]
+    return RECIPES[name].to_dict()

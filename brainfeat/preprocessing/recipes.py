@@ -1,13 +1,13 @@
 """Input recipes: the preprocessing that the authors of an encoder used."""
 
-__all__ = ["InputRecipe", "Step"]
+__all__ = ["InputRecipe", "input_recipe"]
 
 import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,71 +17,31 @@ from brainfeat.exceptions import ConfigError, ModalityError, VolumeError
 from brainfeat.preprocessing import brain_mask as masks
 from brainfeat.preprocessing.alignment import Alignment, align_to_template
 from brainfeat.preprocessing.intensities import repair
-from brainfeat.preprocessing.intensity_steps import (
-    CorrectBias,
-    FindBrain,
-    KeepBlocks,
-    MarkNonzero,
-    Scale,
-    ScaleSlices,
-    Window,
-    ZScore,
-)
+from brainfeat.preprocessing.intensity_steps import INTENSITY_STEPS
 from brainfeat.preprocessing.interface import (
     AlignmentMode,
     SubjectPreprocessing,
     adding_source,
 )
+from brainfeat.preprocessing.known_recipes import recipe_settings
 from brainfeat.preprocessing.preprocessed import PreprocessedSubject
 from brainfeat.preprocessing.quality import Quality, assess_quality, measure_ml
 from brainfeat.preprocessing.resampling import reorient_to_ras, resample
 from brainfeat.preprocessing.scan_field import ScanField
-from brainfeat.preprocessing.spatial_steps import (
+from brainfeat.preprocessing.spatial_steps import SPATIAL_STEPS
+from brainfeat.preprocessing.steps import (
     Align,
-    CropBox,
-    CropForeground,
-    CropToMultiple,
-    Orient,
-    PadOrCrop,
-    RepeatSlices,
-    Resize,
-    SlicesFirst,
-    Spacing,
+    CorrectBias,
+    FindBrain,
+    MarkNonzero,
+    Step,
+    read_step,
+    write_step,
 )
 from brainfeat.volume import Geometry, Volume
 
-_SpatialStep: TypeAlias = (
-    Align
-    | CropBox
-    | CropForeground
-    | CropToMultiple
-    | Orient
-    | PadOrCrop
-    | RepeatSlices
-    | Resize
-    | SlicesFirst
-    | Spacing
-)
-_IntensityStep: TypeAlias = (
-    CorrectBias
-    | FindBrain
-    | KeepBlocks
-    | MarkNonzero
-    | Scale
-    | ScaleSlices
-    | Window
-    | ZScore
-)
-Step: TypeAlias = _SpatialStep | _IntensityStep
+_APPLY = {**SPATIAL_STEPS, **INTENSITY_STEPS}
 
-_KINDS: Mapping[str, type[Step]] = {
-    kind.__name__: kind
-    for kind in (
-        *(Align, CropBox, CropForeground, CropToMultiple, Orient, PadOrCrop),
-        *(RepeatSlices, Resize, SlicesFirst, Spacing, CorrectBias, FindBrain),
-        *(KeepBlocks, MarkNonzero, Scale, ScaleSlices, Window, ZScore),
-    )
-}
 # Part of the fingerprint; incremented when the same settings give other voxels.
 _REVISION = 1
 
@@ -227,11 +187,10 @@ class InputRecipe(SubjectPreprocessing):
         ConfigError
             If `brain_mask` is a function that cannot be imported elsewhere.
         """
-        steps = [{"step": type(s).__name__, **to_plain(s)} for s in self.steps]
         return {
             "kind": self.kind,
             "name": self.name,
-            "steps": steps,
+            "steps": [*map(write_step, self.steps)],
             "shape": to_plain(self.shape),
             "space": self.space,
             "brain_mask": masks.mask_reference(self.brain_mask),
@@ -259,7 +218,7 @@ class InputRecipe(SubjectPreprocessing):
         """
         steps = values.get("steps", ())
         if isinstance(steps, list | tuple):
-            values = {**values, "steps": tuple(map(_read_step, steps))}
+            values = {**values, "steps": tuple(map(read_step, steps))}
         recipe: Self = from_plain(cls, values)
         return recipe
 
@@ -278,7 +237,7 @@ class InputRecipe(SubjectPreprocessing):
                 found = self._find_brain(field, reference)
                 field = replace(field, foreground=found)
                 brain_ml = measure_ml(found, field.geometry, field.to_scanner)
-            field = step.apply(field)
+            field = _APPLY[type(step)](field, step)
         return field, brain_ml
 
     def _find_brain(self, field: ScanField, reference: Volume) -> NDArray[np.bool_]:
@@ -344,6 +303,27 @@ class InputRecipe(SubjectPreprocessing):
         return Geometry(field.geometry.shape, affine), to_scanner
 
 
+def input_recipe(name: str) -> InputRecipe:
+    """Return the recipe of a public encoder.
+
+    Parameters
+    ----------
+    name : str
+        Such as ``"brainiac"``; `RECIPES` has all names.
+
+    Returns
+    -------
+    InputRecipe
+        The recipe, as its authors prepared scans.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such recipe.
+    """
+    return InputRecipe.from_dict(recipe_settings(name))
+
+
 def _start(volumes: Sequence[Volume], alignment: Alignment) -> ScanField:
     """Put all contrasts on the grid of the first, in its own order of axes."""
     sources = tuple(_finite(volume) for volume in volumes)
@@ -364,15 +344,3 @@ def _finite(volume: Volume) -> Volume:
     if not np.isfinite([data.min(), data.max()]).all():
         data = np.where(np.isfinite(data), data, np.float32(0))
     return Volume(data, volume.geometry, volume.path)
-
-
-def _read_step(values: Any) -> Any:
-    if not isinstance(values, Mapping):
-        return values
-    name = str(values.get("step"))
-    if name not in _KINDS:
-        raise ConfigError(
-            f"InputRecipe.steps: expected a step of {[*_KINDS]}, got {name!r}."
-        )
-    settings = {key: value for key, value in values.items() if key != "step"}
-    return from_plain(_KINDS[name], settings)

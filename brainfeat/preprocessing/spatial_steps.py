@@ -1,297 +1,163 @@
-"""Steps of a recipe that move voxels: alignment, resampling, crops and padding."""
+"""Apply the steps of a recipe that move voxels: alignment, resampling and crops."""
 
-__all__ = [
-    "Align",
-    "CropBox",
-    "CropForeground",
-    "CropToMultiple",
-    "Orient",
-    "PadOrCrop",
-    "RepeatSlices",
-    "Resize",
-    "SlicesFirst",
-    "Spacing",
-]
+__all__ = ["SPATIAL_STEPS"]
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from brainfeat.configs import (
-    JsonConfig,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    Rule,
-    check_fields,
-)
 from brainfeat.exceptions import VolumeError
 from brainfeat.preprocessing.resampling import resample, run_on_one_thread, to_sitk
 from brainfeat.preprocessing.scan_field import ScanField
+from brainfeat.preprocessing.steps import (
+    Align,
+    CropBox,
+    CropForeground,
+    CropToMultiple,
+    Orient,
+    PadOrCrop,
+    RepeatSlices,
+    Resize,
+    SlicesFirst,
+    Spacing,
+)
 from brainfeat.volume import Geometry, Volume
 
-Shape = tuple[PositiveInt, PositiveInt, PositiveInt]
-Index = tuple[NonNegativeInt, NonNegativeInt, NonNegativeInt]
-Lengths = tuple[PositiveFloat, PositiveFloat, PositiveFloat]
 
-Orientation = Annotated[
-    str,
-    Rule(
-        "three directions of three axes, such as RAS",
-        lambda codes: (
-            {*map("LRPAIS".find, codes)} <= {*range(6)}
-            and sorted("LRPAIS".find(code) // 2 for code in codes) == [0, 1, 2]
-        ),
-    ),
-]
+def _orient(field: ScanField, step: Orient) -> ScanField:
+    """Return the field in this orientation."""
+    return field.oriented(step.codes)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Orient(JsonConfig):
-    """Permute and flip the axes."""
-
-    codes: Orientation = "RAS"
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-
-    def apply(self, field: ScanField) -> ScanField:
-        """Return the field in this orientation."""
-        return field.oriented(self.codes)
+def _align(field: ScanField, step: Align) -> ScanField:
+    """Sample the images as read, in one interpolation; 0 outside their field."""
+    affine = np.diag([step.spacing, step.spacing, step.spacing, 1.0])
+    affine[:3, 3] = step.origin
+    grid = Geometry(step.shape, affine)
+    to_scanner = field.alignment.rigid
+    if step.mode == "affine":
+        to_scanner = field.alignment.affine
+    contrasts = tuple(resample(v, grid, to_scanner) for v in field.sources)
+    return replace(field, contrasts=contrasts, geometry=grid, to_scanner=to_scanner)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Align(JsonConfig):
-    """Resample to a grid in the template's space, in RAS order.
-
-    `origin` are the template millimetres of the first voxel.
-    """
-
-    mode: Literal["rigid", "affine"] = "rigid"
-    shape: Shape
-    origin: tuple[float, float, float]
-    spacing: PositiveFloat = 1.0
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-
-    def apply(self, field: ScanField) -> ScanField:
-        """Sample the images as read, in one interpolation; 0 outside their field."""
-        affine = np.diag([self.spacing, self.spacing, self.spacing, 1.0])
-        affine[:3, 3] = self.origin
-        grid = Geometry(self.shape, affine)
-        to_scanner = field.alignment.rigid
-        if self.mode == "affine":
-            to_scanner = field.alignment.affine
-        contrasts = tuple(resample(v, grid, to_scanner) for v in field.sources)
-        return replace(field, contrasts=contrasts, geometry=grid, to_scanner=to_scanner)
+def _spacing(field: ScanField, step: Spacing) -> ScanField:
+    """Return the field at this spacing."""
+    steps = np.array(step.spacing) / field.geometry.spacing
+    sizes = np.array(field.geometry.shape)
+    shape = np.round((sizes - 1) / steps + 1).astype(int)
+    if np.allclose(steps, 1.0, atol=1e-3) and (shape == sizes).all():
+        return field
+    positions = [np.arange(n) * s for n, s in zip(shape, steps, strict=True)]
+    weights = [_linear(p, n) for p, n in zip(positions, sizes, strict=True)]
+    return field.on_grid(lambda d: _weigh(d, weights), np.diag([*steps, 1.0]))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Spacing(JsonConfig):
-    """Interpolate linearly at another spacing, from the first voxel on.
-
-    As MONAI's ``Spacing``: beyond the last voxel, its value is repeated.
-    """
-
-    spacing: Lengths
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-
-    def apply(self, field: ScanField) -> ScanField:
-        """Return the field at this spacing."""
-        steps = np.array(self.spacing) / field.geometry.spacing
-        sizes = np.array(field.geometry.shape)
-        shape = np.round((sizes - 1) / steps + 1).astype(int)
-        if np.allclose(steps, 1.0, atol=1e-3) and (shape == sizes).all():
-            return field
-        positions = [np.arange(n) * s for n, s in zip(shape, steps, strict=True)]
-        weights = [_linear(p, n) for p, n in zip(positions, sizes, strict=True)]
-        return field.on_grid(lambda d: _weigh(d, weights), np.diag([*steps, 1.0]))
+def _resize(field: ScanField, step: Resize) -> ScanField:
+    """Return the field with this shape."""
+    sizes = field.geometry.shape
+    if sizes == tuple(step.shape):
+        return field
+    steps = np.array(sizes) / np.array(step.shape)
+    kernel = _linear_centered if step.mode == "linear" else _area
+    weights = [kernel(n, m) for n, m in zip(step.shape, sizes, strict=True)]
+    to_voxel = np.diag([*steps, 1.0])
+    to_voxel[:3, 3] = (steps - 1.0) / 2.0
+    return field.on_grid(lambda data: _weigh(data, weights), to_voxel)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Resize(JsonConfig):
-    """Resize the whole field to a number of voxels, whatever their spacing.
-
-    As PyTorch's ``interpolate``: ``"linear"`` is trilinear without aligned corners and
-    without smoothing, ``"area"`` averages the voxels that each new one touches.
-    """
-
-    shape: Shape
-    mode: Literal["linear", "area"] = "linear"
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-
-    def apply(self, field: ScanField) -> ScanField:
-        """Return the field with this shape."""
-        sizes = field.geometry.shape
-        if sizes == tuple(self.shape):
-            return field
-        steps = np.array(sizes) / np.array(self.shape)
-        kernel = _linear_centered if self.mode == "linear" else _area
-        weights = [kernel(n, m) for n, m in zip(self.shape, sizes, strict=True)]
-        to_voxel = np.diag([*steps, 1.0])
-        to_voxel[:3, 3] = (steps - 1.0) / 2.0
-        return field.on_grid(lambda data: _weigh(data, weights), to_voxel)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SlicesFirst(JsonConfig):
-    """Resample thick slices by cubic splines, with the axis of the slices first.
-
-    The slices lie along the axis whose number of voxels no other axis has, the smallest
-    if there are several; along the first axis if all spacings are equal.
-    """
-
-    in_plane: PositiveFloat = 1.0
-    thickness: PositiveFloat = 4.0
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-
-    def apply(self, field: ScanField) -> ScanField:
-        """Return the field with slices first, then rows, then columns."""
-        axis = _slice_axis(field.geometry)
-        spacing = np.full(3, self.in_plane)
-        spacing[axis] = self.thickness
-        steps = spacing / field.geometry.spacing
-        shape = (np.array(field.geometry.shape) / steps + 1e-9).astype(int)
-        if shape.min() < 1:
-            raise VolumeError(
-                f"expected slices of at least {self.thickness:g} mm together, got "
-                f"{field.geometry.shape} voxels of {field.geometry.spacing} mm."
-            )
-        respaced = field.on_grid(
-            lambda data: _cubic(data, shape.tolist(), steps.tolist()),
-            np.diag([*steps, 1.0]),
+def _slices_first(field: ScanField, step: SlicesFirst) -> ScanField:
+    """Return the field with slices first, then rows, then columns."""
+    axis = _slice_axis(field.geometry)
+    spacing = np.full(3, step.in_plane)
+    spacing[axis] = step.thickness
+    steps = spacing / field.geometry.spacing
+    shape = (np.array(field.geometry.shape) / steps + 1e-9).astype(int)
+    if shape.min() < 1:
+        raise VolumeError(
+            f"expected slices of at least {step.thickness:g} mm together, got "
+            f"{field.geometry.shape} voxels of {field.geometry.spacing} mm."
         )
-        # Rows lie along the second axis of a plane, as in an array of ITK.
-        order = [axis, *(other for other in (2, 1, 0) if other != axis)]
-        if axis == 0:
-            order = [0, 1, 2]
-        to_voxel = np.zeros((4, 4))
-        to_voxel[order, range(3)] = 1.0
-        to_voxel[3, 3] = 1.0
-        return respaced.on_grid(lambda data: data.transpose(order), to_voxel)
+    respaced = field.on_grid(
+        lambda data: _cubic(data, shape.tolist(), steps.tolist()),
+        np.diag([*steps, 1.0]),
+    )
+    # Rows lie along the second axis of a plane, as in an array of ITK.
+    order = [axis, *(other for other in (2, 1, 0) if other != axis)]
+    if axis == 0:
+        order = [0, 1, 2]
+    to_voxel = np.zeros((4, 4))
+    to_voxel[order, range(3)] = 1.0
+    to_voxel[3, 3] = 1.0
+    return respaced.on_grid(lambda data: data.transpose(order), to_voxel)
 
 
-@dataclass(frozen=True, kw_only=True)
-class CropForeground(JsonConfig):
-    """Crop to the box of the voxels of the first contrast above a value."""
-
-    above: float = 0.0
-    margin: NonNegativeInt = 0  # voxels, within the field
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-
-    def apply(self, field: ScanField) -> ScanField:
-        """Return the field within the box."""
-        inside = field.first > np.float32(self.above)
-        start, stop = [], []
-        for axis in range(3):
-            others = tuple(other for other in range(3) if other != axis)
-            hit = np.flatnonzero(inside.any(axis=others))
-            if not hit.size:
-                raise VolumeError(
-                    f"expected voxels above {self.above:g} to crop to, got none."
-                )
-            start.append(max(int(hit[0]) - self.margin, 0))
-            stop.append(min(int(hit[-1]) + 1 + self.margin, inside.shape[axis]))
-        box = tuple(map(slice, start, stop))
-        return field.shifted(lambda data: data[box], start)
-
-
-@dataclass(frozen=True, kw_only=True)
-class CropBox(JsonConfig):
-    """Keep the voxels from `start` to before `stop`."""
-
-    start: Index
-    stop: Shape
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-
-    def apply(self, field: ScanField) -> ScanField:
-        """Return the field within the box, which must lie in it."""
-        if (np.array(self.stop) > field.geometry.shape).any():
+def _crop_foreground(field: ScanField, step: CropForeground) -> ScanField:
+    """Return the field within the box."""
+    inside = field.first > np.float32(step.above)
+    start, stop = [], []
+    for axis in range(3):
+        others = tuple(other for other in range(3) if other != axis)
+        hit = np.flatnonzero(inside.any(axis=others))
+        if not hit.size:
             raise VolumeError(
-                f"expected at least {tuple(self.stop)} voxels to crop, got "
-                f"{field.geometry.shape}."
+                f"expected voxels above {step.above:g} to crop to, got none."
             )
-        box = tuple(map(slice, self.start, self.stop))
-        return field.shifted(lambda data: data[box], self.start)
+        start.append(max(int(hit[0]) - step.margin, 0))
+        stop.append(min(int(hit[-1]) + 1 + step.margin, inside.shape[axis]))
+    box = tuple(map(slice, start, stop))
+    return field.shifted(lambda data: data[box], start)
 
 
-@dataclass(frozen=True, kw_only=True)
-class PadOrCrop(JsonConfig):
-    """Crop or pad at both sides of each axis to a shape, as MONAI does."""
-
-    shape: Shape
-    padding: Literal["constant", "edge"] = "constant"  # zeros, or the voxel at the edge
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-
-    def apply(self, field: ScanField) -> ScanField:
-        """Return the field with this shape."""
-        sizes, wanted = np.array(field.geometry.shape), np.array(self.shape)
-        first = np.maximum(sizes // 2 - wanted // 2, 0)
-        first = np.where(wanted < sizes, first, 0)
-        missing = np.maximum(wanted - sizes, 0)
-        before, after = missing // 2, missing - missing // 2
-        box = tuple(map(slice, first, first + np.minimum(wanted, sizes)))
-        margins = [*zip(before.tolist(), after.tolist(), strict=True)]
-
-        def change(data: NDArray[Any]) -> NDArray[Any]:
-            data = data[box]
-            return np.pad(data, margins, mode=self.padding) if missing.any() else data
-
-        return field.shifted(change, (first - before).tolist())
+def _crop_box(field: ScanField, step: CropBox) -> ScanField:
+    """Return the field within the box, which must lie in it."""
+    if (np.array(step.stop) > field.geometry.shape).any():
+        raise VolumeError(
+            f"expected at least {tuple(step.stop)} voxels to crop, got "
+            f"{field.geometry.shape}."
+        )
+    box = tuple(map(slice, step.start, step.stop))
+    return field.shifted(lambda data: data[box], step.start)
 
 
-@dataclass(frozen=True, kw_only=True)
-class CropToMultiple(JsonConfig):
-    """Crop at both sides of each axis to whole blocks."""
+def _pad_or_crop(field: ScanField, step: PadOrCrop) -> ScanField:
+    """Return the field with this shape."""
+    sizes, wanted = np.array(field.geometry.shape), np.array(step.shape)
+    first = np.maximum(sizes // 2 - wanted // 2, 0)
+    first = np.where(wanted < sizes, first, 0)
+    missing = np.maximum(wanted - sizes, 0)
+    before, after = missing // 2, missing - missing // 2
+    box = tuple(map(slice, first, first + np.minimum(wanted, sizes)))
+    margins = [*zip(before.tolist(), after.tolist(), strict=True)]
 
-    block: Shape
+    def change(data: NDArray[Any]) -> NDArray[Any]:
+        data = data[box]
+        return np.pad(data, margins, mode=step.padding) if missing.any() else data
 
-    def __post_init__(self) -> None:
-        check_fields(self)
-
-    def apply(self, field: ScanField) -> ScanField:
-        """Return the field with as many voxels as whole blocks have."""
-        sizes, block = np.array(field.geometry.shape), np.array(self.block)
-        if (sizes < block).any():
-            raise VolumeError(
-                f"expected at least {tuple(self.block)} voxels, got {tuple(sizes)}."
-            )
-        start = sizes % block // 2
-        box = tuple(map(slice, start, start + sizes // block * block))
-        return field.shifted(lambda data: data[box], start.tolist())
+    return field.shifted(change, (first - before).tolist())
 
 
-@dataclass(frozen=True, kw_only=True)
-class RepeatSlices(JsonConfig):
-    """Repeat each slice along the last axis, for encoders of colour images."""
+def _crop_to_multiple(field: ScanField, step: CropToMultiple) -> ScanField:
+    """Return the field with as many voxels as whole blocks have."""
+    sizes, block = np.array(field.geometry.shape), np.array(step.block)
+    if (sizes < block).any():
+        raise VolumeError(
+            f"expected at least {tuple(step.block)} voxels, got {tuple(sizes)}."
+        )
+    start = sizes % block // 2
+    box = tuple(map(slice, start, start + sizes // block * block))
+    return field.shifted(lambda data: data[box], start.tolist())
 
-    times: PositiveInt = 3
 
-    def __post_init__(self) -> None:
-        check_fields(self)
-
-    def apply(self, field: ScanField) -> ScanField:
-        """Return the field with thinner voxels, each slice several times."""
-        to_voxel = np.diag([1.0, 1.0, 1.0 / self.times, 1.0])
-        to_voxel[2, 3] = (1.0 / self.times - 1.0) / 2.0
-        return field.on_grid(lambda data: data.repeat(self.times, axis=2), to_voxel)
+def _repeat_slices(field: ScanField, step: RepeatSlices) -> ScanField:
+    """Return the field with thinner voxels, each slice several times."""
+    to_voxel = np.diag([1.0, 1.0, 1.0 / step.times, 1.0])
+    to_voxel[2, 3] = (1.0 / step.times - 1.0) / 2.0
+    return field.on_grid(lambda data: data.repeat(step.times, axis=2), to_voxel)
 
 
 def _slice_axis(geometry: Geometry) -> int:
@@ -359,3 +225,17 @@ def _cubic(
     resampler.SetInterpolator(sitk.sitkBSpline)
     image = run_on_one_thread(resampler, to_sitk(unit))
     return np.asarray(sitk.GetArrayFromImage(image).T)
+
+
+SPATIAL_STEPS: Mapping[type[Any], Callable[[ScanField, Any], ScanField]] = {
+    Orient: _orient,
+    Align: _align,
+    Spacing: _spacing,
+    Resize: _resize,
+    SlicesFirst: _slices_first,
+    CropForeground: _crop_foreground,
+    CropBox: _crop_box,
+    PadOrCrop: _pad_or_crop,
+    CropToMultiple: _crop_to_multiple,
+    RepeatSlices: _repeat_slices,
+}

@@ -8,13 +8,19 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pandas as pd
 
 from brainfeat.exceptions import InputError, ModalityError
 from brainfeat.io.paths import expand_home
 from brainfeat.preprocessing.preprocessor import Preprocessor
+from brainfeat.pretraining.label_maps import (
+    LABEL_MAP,
+    LABEL_TABLE,
+    collect_structures,
+    find_label_maps,
+)
 from brainfeat.pretraining.source import SubjectSource
 from brainfeat.pretraining.store import INDEX_NAME, VolumeStore
 from brainfeat.subjects.bids.index import find_root
@@ -43,9 +49,11 @@ class TrainingSubjects:
     modalities: tuple[str, ...]
     failed: tuple[Outcome[Any], ...] = ()
     preprocessor: Preprocessor = field(default_factory=Preprocessor)
-    targets: ClassVar[
-        tuple[str, ...]
-    ] = ()  # only simulated images have anatomy targets
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Structures of the label maps, if there are any."""
+        return collect_structures(self.subjects)[0].names
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -54,14 +62,33 @@ class TrainingSubjects:
 
 
 def collect_training_data(
-    data: Any, *, modalities: Sequence[str], wanted: Sequence[str] = ()
+    data: Any,
+    *,
+    modalities: Sequence[str],
+    wanted: Sequence[str] = (),
+    label_maps: str | os.PathLike[str] | None = None,
+    label_table: str | os.PathLike[str] | None = None,
 ) -> TrainingSubjects | SubjectSource:
     """Collect training data in any form that `pretrain` takes; load no voxels.
 
     `modalities` are the encoder's; images that name none count as the first. `wanted`
-    are those to use, by default all.
+    are those to use, by default all. `label_maps` and `label_table` are the folder and
+    the table of `find_label_maps`.
     """
     collected = _collect(data, modalities, wanted)
+    if isinstance(collected, TrainingSubjects) and collected is not data:
+        subjects = find_label_maps(
+            collected.subjects,
+            folder=None if label_maps is None else Path(label_maps),
+            table=None if label_table is None else expand_home(label_table),
+            manifests=_manifests(data),
+        )
+        collected = replace(collected, subjects=subjects)
+    elif label_maps is not None or label_table is not None:
+        raise InputError(
+            "label maps: expected images beside them, got a store or another source, "
+            "which has its own; make a store of the images and their label maps."
+        )
     absent = [name for name in wanted if name not in collected.modalities]
     if absent:
         raise ModalityError(
@@ -87,7 +114,8 @@ def _collect(
         source: SubjectSource = data
         return source
     if isinstance(data, pd.DataFrame):
-        used = [name for name in data.columns if not wanted or name in wanted]
+        kept = (*wanted, LABEL_MAP, LABEL_TABLE)
+        used = [name for name in data.columns if not wanted or name in kept]
         return _collect_frame(data[used], modalities)
     if isinstance(data, str | os.PathLike):
         data = [data]
@@ -113,21 +141,33 @@ def _as_paths(data: Any) -> list[str]:
     return [os.fspath(item) for item in data]
 
 
+def _manifests(data: Any) -> list[Path]:
+    """Return the tables among the inputs, whose paths may be relative to them."""
+    items = data if isinstance(data, list | tuple) else [data]
+    paths = [expand_home(item) for item in items if isinstance(item, str | os.PathLike)]
+    return [path for path in paths if path.suffix.lower() in {".csv", ".tsv"}]
+
+
 def _is_store(path: str) -> bool:
     return (expand_home(path) / INDEX_NAME).is_file()
 
 
 def _collect_frame(frame: pd.DataFrame, modalities: Sequence[str]) -> TrainingSubjects:
+    columns = [name for name in (LABEL_MAP, LABEL_TABLE) if name in frame.columns]
+    beside = frame[columns].to_dict("records")
+    frame = frame.drop(columns=columns)
     table = as_subjects(frame, modality=None, modalities=modalities, allow_missing=True)
     subjects = []
-    for label, row in zip(frame.index.get_level_values(0), table.rows, strict=True):
+    names = frame.index.get_level_values(0)
+    for label, row, values in zip(names, table.rows, beside, strict=True):
         for name, image in row.images.items():
             if image is not None and not isinstance(image, str | os.PathLike):
                 raise InputError(
                     f"data row {label!r}, {name}: expected a path, got an image in "
                     "memory."
                 )
-        subjects.append(Subject(str(label), row.paths))
+        metadata = {str(k): os.fspath(v) for k, v in values.items() if not pd.isna(v)}
+        subjects.append(Subject(str(label), row.paths, metadata=metadata))
     return _with_present_modalities(subjects, modalities)
 
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def pretrain(  # noqa: PLR0913 (the last two are for the command line)
+def pretrain(  # noqa: PLR0913 (the last one is for the command line)
     data: "str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | pd.DataFrame "
     "| TrainingSubjects | SubjectSource",
     config: PretrainingConfig,
@@ -47,6 +47,8 @@ def pretrain(  # noqa: PLR0913 (the last two are for the command line)
     device: str = "auto",
     n_jobs: int = 1,
     labels: Mapping[str, bool] | None = None,
+    label_maps: str | os.PathLike[str] | None = None,
+    label_table: str | os.PathLike[str] | None = None,
     track: Tracker | None = None,
 ) -> Checkpoint:
     """Train an encoder on brain MRI, without labels.
@@ -85,6 +87,15 @@ def pretrain(  # noqa: PLR0913 (the last two are for the command line)
     labels : mapping of str to bool, optional
         Class of each subject, by its name without ``sub-``, for a linear probe that
         scores the encoder during training.
+    label_maps : path-like, optional
+        Folder of label maps, which are found by the names of their subjects, for the
+        anatomy objective; subjects without one take part in the other objectives. A
+        manifest or a table may name them in a column ``label_map`` instead.
+    label_table : path-like, optional
+        TSV or CSV with columns ``index`` and ``name``: the structure of each value of
+        the label maps. Values of one name are one structure, and a value in several
+        rows is part of several. By default the table beside each label map, or that of
+        a column ``label_table``.
     track : callable, optional
         Called with each stream of work, of preprocessing and of training, and with
         its ``total``, ``description`` and ``n_before``; yields the items and reports
@@ -110,8 +121,11 @@ def pretrain(  # noqa: PLR0913 (the last two are for the command line)
     """
     folder = expand_home(output)
     modalities = config.encoder.modalities
-    data = collect_training_data(data, modalities=modalities)
+    data = collect_training_data(
+        data, modalities=modalities, label_maps=label_maps, label_table=label_table
+    )
     config = _without_absent_modalities(config, data.modalities)
+    config = _without_unknown_anatomy(config, data.targets)
     with joined_ranks(device) as target:
         track = track or _default_tracker(config)
         start = warm_start.choose_start(folder, config, init=init, resume=resume)
@@ -123,7 +137,7 @@ def pretrain(  # noqa: PLR0913 (the last two are for the command line)
         with warm_start.run_lock(folder):
             source: SubjectSource
             if isinstance(data, TrainingSubjects):
-                source = _preprocess(data, folder, n_jobs, track)
+                source = _preprocess(data, config, folder, n_jobs, track)
             else:
                 source = data
                 _list_failures(folder, [])
@@ -150,6 +164,17 @@ def _without_absent_modalities(
     return replace(config, encoder=replace(encoder, modalities=used))
 
 
+def _without_unknown_anatomy(
+    config: PretrainingConfig, targets: Sequence[str]
+) -> PretrainingConfig:
+    """Drop the anatomy objective beside agreement if there are no label maps."""
+    if targets or config.anatomy_weight == 0 or not config.uses_pairs:
+        return config
+    if rank() == 0:
+        logger.info("No label maps: the anatomy objective is left out.")
+    return replace(config, anatomy_weight=0.0, anatomy_whole_weight=0.0)
+
+
 def _log_absent_modalities(expected: Sequence[str], used: Sequence[str]) -> None:
     absent = [name for name in expected if name not in used]
     if absent:
@@ -168,7 +193,11 @@ def _choose_preprocessor(start: Start, folder: Path) -> Preprocessor:
 
 
 def _preprocess(
-    data: TrainingSubjects, folder: Path, n_jobs: int, track: Tracker
+    data: TrainingSubjects,
+    config: PretrainingConfig,
+    folder: Path,
+    n_jobs: int,
+    track: Tracker,
 ) -> VolumeStore:
     """Write the store of a run, and the list of what failed."""
     try:
@@ -179,6 +208,7 @@ def _preprocess(
             modalities=data.modalities,
             n_jobs=n_jobs,
             track=track,
+            n_degraded=config.n_degraded,
         )
     except NothingStoredError as error:
         _list_failures(folder, [*data.failed, *error.failed])

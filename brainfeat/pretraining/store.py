@@ -1,12 +1,12 @@
 """A store of preprocessed volumes on disk, memory-mapped for training."""
 
-__all__ = ["INDEX_NAME", "StoreIndex", "StoredScan", "VolumeStore"]
+__all__ = ["INDEX_NAME", "StoreIndex", "StoredScan", "Structures", "VolumeStore"]
 
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -21,7 +21,8 @@ from brainfeat.io.json_files import read_json, write_json
 from brainfeat.pretraining.source import SubjectBatch, derive_seed
 
 INDEX_NAME = "index.json"
-_FORMAT = "brainfeat-store-1"
+_FORMAT = "brainfeat-store-2"
+_FIRST_FORMAT = "brainfeat-store-1"  # without copies and label maps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +30,38 @@ class StoredScan:
     """One acquisition of one subject.
 
     `file` names its array in the store: float16 of shape (M + 1, I, J, K), the
-    modalities and then the foreground; `present` says which modalities it has.
+    modalities and then the foreground; `present` says which modalities it has. A copy,
+    which `degradation` describes, has only those that are present.
     """
 
     subject: str
     file: str
     present: tuple[bool, ...]
+    visit: str = ""  # scans of one visit show the same anatomy
+    degradation: str = ""  # what a copy differs in; empty for the scan itself
+    thickness: float = 0.0  # largest voxel edge of the scan in mm; 0 if unknown
+    labels: str = ""  # array of its label map, uint8 (I, J, K), if there is one
+    known: tuple[bool, ...] = ()  # which structures the label map tells
+
+
+@dataclass(frozen=True, kw_only=True)
+class Structures:
+    """Named structures, as unions of the L labels of the label maps of a store."""
+
+    names: tuple[str, ...] = ()
+    members: tuple[tuple[bool, ...], ...] = ()  # R rows of L: labels of a structure
+
+    @property
+    def partition(self) -> tuple[str, ...]:
+        """Structures without a label of an earlier one, so that none overlap."""
+        taken: set[int] = set()
+        names = []
+        for name, row in zip(self.names, self.members, strict=True):
+            labels = {label for label, is_member in enumerate(row) if is_member}
+            if not labels & taken:
+                names.append(name)
+                taken |= labels
+        return tuple(names)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +71,7 @@ class StoreIndex:
     modalities: tuple[str, ...]
     preprocessing: Mapping[str, Any]
     scans: tuple[StoredScan, ...]
+    structures: Structures = field(default_factory=Structures)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -52,8 +80,11 @@ class StoreIndex:
         if not path.is_file():
             raise InputError(f"{folder}: holds no finished store ({INDEX_NAME}).")
         content = read_json(path, "the index of a store")
-        if content.get("format") != _FORMAT:
-            raise InputError(f"{path}: not of format {_FORMAT}.")
+        if content.get("format") not in {_FORMAT, _FIRST_FORMAT}:
+            raise InputError(
+                f"{path}: expected format {_FORMAT}, got {content.get('format')} of "
+                "another version of brainfeat; preprocess the scans again."
+            )
         try:
             index = cls(
                 modalities=tuple(content["modalities"]),
@@ -61,6 +92,9 @@ class StoreIndex:
                 scans=tuple(
                     from_plain(StoredScan, scan, where="scan")
                     for scan in content["scans"]
+                ),
+                structures=from_plain(
+                    Structures, content.get("structures", {}), where="structures"
                 ),
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -83,8 +117,13 @@ class StoreIndex:
             "format": _FORMAT,
             "modalities": list(self.modalities),
             "preprocessing": dict(self.preprocessing),
-            "scans": [asdict(scan) for scan in self.scans],
+            "scans": [_used_fields(scan) for scan in self.scans],
+            "structures": asdict(self.structures),
         }
+        if not self.structures.names and not any(s.degradation for s in self.scans):
+            # Earlier versions read it, too.
+            content["format"] = _FIRST_FORMAT
+            del content["structures"]
         write_json(folder / INDEX_NAME, content, indent=1)
 
 
@@ -92,12 +131,9 @@ class VolumeStore:
     """A source of subjects whose volumes `write_store` preprocessed.
 
     Subjects are shuffled anew in each epoch. A subject with several acquisitions
-    gives two of them, so that objectives can compare them.
+    gives two of them, so that objectives can compare them; `draw_pairs` gives two of
+    one visit. The anatomy targets are the structures of the label maps.
     """
-
-    targets: tuple[str, ...] = ()
-    tissues: tuple[str, ...] = ()
-    target_weights: tuple[float, ...] = ()
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
@@ -106,6 +142,9 @@ class VolumeStore:
             raise InputError(f"{self.folder}: the store is empty.")
         self.modalities = self.index.modalities
         self.preprocessing = self.index.preprocessing
+        self.targets = self.index.structures.names
+        self.tissues = self.index.structures.partition
+        self.target_weights = (1.0,) * len(self.targets)
         self.shape = self._check_arrays()
 
     @cached_property
@@ -119,7 +158,7 @@ class VolumeStore:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the index; arrays are named by the hash of their content."""
-        scans = [asdict(scan) for scan in self.index.scans]
+        scans = [_used_fields(scan) for scan in self.index.scans]
         return hashlib.sha256(json.dumps(scans).encode()).hexdigest()
 
     @cached_property
@@ -137,26 +176,72 @@ class VolumeStore:
         n_processes: int = 1,
     ) -> SubjectBatch:
         """Return the subjects of one process in a step, as in `SubjectSource`."""
-        names = list(self.subjects)
-        scans: list[StoredScan] = []
-        orders: dict[int, NDArray[np.int64]] = {}
         first = (step * n_processes + process) * n_subjects
-        for number in range(first, first + n_subjects):
-            epoch, position = divmod(number, len(names))
-            if epoch not in orders:
-                generator = np.random.default_rng(derive_seed(seed, epoch))
-                orders[epoch] = generator.permutation(len(names))
-            name = names[orders[epoch][position]]
-            scans += self._choose_scans(name, derive_seed(seed, number, 1))
+        scans: list[StoredScan] = []
+        for number, name in self._shuffled(first, n_subjects, seed):
+            chosen = self.subjects[name], derive_seed(seed, number, 1)
+            scans += _choose_scans(*chosen, self.n_acquisitions)
         return self._read(scans, self.n_acquisitions)
+
+    def draw_pairs(
+        self,
+        step: int,
+        n_subjects: int,
+        *,
+        seed: int,
+        process: int = 0,
+        n_processes: int = 1,
+    ) -> SubjectBatch:
+        """Return two scans of a visit of each subject, as in `PairedSource`.
+
+        The reference is the visit's best scan, shown in one modality: not degraded, of
+        the first modality, with the thinnest slices.
+        """
+        first = (step * n_processes + process) * n_subjects
+        scans: list[StoredScan] = []
+        references: list[StoredScan] = []
+        for number, name in self._shuffled(first, n_subjects, seed):
+            visits = self._visits[name]
+            chosen = np.random.default_rng(derive_seed(seed, number, 2))
+            visit = visits[int(chosen.integers(len(visits)))]
+            scans += _choose_scans(visit, derive_seed(seed, number, 1), 2)
+            references.append(min(visit, key=_rank_as_reference))
+        pairs = self._read(scans, 2)
+        return replace(pairs, reference=_show_first(self._read(references, 1)))
 
     def load(self, names: Sequence[str]) -> SubjectBatch:
         """Return the first acquisition of each named subject."""
         return self._read([self.subjects[name][0] for name in names], 1)
 
+    @cached_property
+    def _visits(self) -> dict[str, list[list[StoredScan]]]:
+        """Scans of each visit of each subject."""
+        grouped: dict[str, list[list[StoredScan]]] = {}
+        for name, scans in self.subjects.items():
+            visits: dict[str, list[StoredScan]] = {}
+            for scan in scans:
+                visits.setdefault(scan.visit, []).append(scan)
+            grouped[name] = list(visits.values())
+        return grouped
+
+    def _shuffled(self, first: int, n: int, seed: int) -> Iterator[tuple[int, str]]:
+        """Yield `n` numbers from `first`, and the subject that has each."""
+        names = list(self.subjects)
+        orders: dict[int, NDArray[np.int64]] = {}
+        for number in range(first, first + n):
+            epoch, position = divmod(number, len(names))
+            if epoch not in orders:
+                generator = np.random.default_rng(derive_seed(seed, epoch))
+                orders[epoch] = generator.permutation(len(names))
+            yield number, names[orders[epoch][position]]
+
     def _check_arrays(self) -> tuple[int, int, int]:
         """Return the shape of a volume; raise unless all arrays can have it."""
-        first, *others = self.index.scans
+        # Copies have fewer modalities.
+        scans = [scan for scan in self.index.scans if not scan.degradation]
+        if not scans:
+            raise InputError(f"{self.folder}: the store has no scan but copies.")
+        first, *others = scans
         shape = self._open(first).shape
         if len(shape) != 4 or shape[0] != len(self.modalities) + 1:
             raise InputError(
@@ -175,26 +260,62 @@ class VolumeStore:
                 )
         return shape[1], shape[2], shape[3]
 
-    def _choose_scans(self, name: str, seed: int) -> list[StoredScan]:
-        """Choose acquisitions of a subject, repeated if there are too few."""
-        scans = self.subjects[name]
-        order = np.random.default_rng(seed).permutation(len(scans))
-        return [scans[order[n % len(scans)]] for n in range(self.n_acquisitions)]
-
     def _read(self, scans: list[StoredScan], n_acquisitions: int) -> SubjectBatch:
-        arrays = np.stack([self._open(scan) for scan in scans])  # BA M+1 I J K
+        arrays = np.stack([self._read_array(scan) for scan in scans])  # BA M+1 I J K
         data = torch.from_numpy(arrays).unflatten(0, (-1, n_acquisitions))
         present = torch.tensor([scan.present for scan in scans])
-        return SubjectBatch(
+        batch = SubjectBatch(
             volumes=data[:, :, :-1].float(),
             present=present.unflatten(0, (-1, n_acquisitions)),
             foreground=data[:, :, -1].float(),
         )
+        if not self.index.structures.names:
+            return batch
+        return self._add_labels(batch, scans)
 
-    def _open(self, scan: StoredScan) -> NDArray[np.float16]:
+    def _read_array(self, scan: StoredScan) -> NDArray[np.float16]:
+        array = self._open(scan)
+        if not scan.degradation:
+            return array
+        shown = np.flatnonzero([*scan.present, True])
+        if array.shape != (len(shown), *self.shape):
+            raise InputError(
+                f"{self.folder / scan.file}: expected {len(shown)} arrays of the grid "
+                f"{self.shape}, got shape {array.shape}; remove it, and preprocess "
+                f"{scan.subject} again."
+            )
+        full = np.zeros((len(scan.present) + 1, *self.shape), np.float16)
+        full[shown] = array
+        return full
+
+    def _add_labels(self, batch: SubjectBatch, scans: list[StoredScan]) -> SubjectBatch:
+        """Add the label maps; subjects without one have no known structure."""
+        structures, n_acquisitions = self.index.structures, batch.present.shape[1]
+        nothing = np.zeros(self.shape, np.uint8)
+        labels = np.stack([self._open_labels(scan, nothing) for scan in scans])
+        unknown = (False,) * len(structures.names)
+        known = torch.tensor([scan.known or unknown for scan in scans])
+        known = known.unflatten(0, (-1, n_acquisitions)).all(dim=1)
+        members = torch.tensor(structures.members, dtype=torch.float32).T  # L R
+        return replace(
+            batch,
+            labels=torch.from_numpy(labels).unflatten(0, (-1, n_acquisitions)),
+            members=members.expand(len(known), -1, -1),
+            known=known,
+        )
+
+    def _open_labels(
+        self, scan: StoredScan, nothing: NDArray[np.uint8]
+    ) -> NDArray[np.uint8]:
+        if not scan.labels:
+            return nothing
+        labels: NDArray[np.uint8] = self._open(replace(scan, file=scan.labels))
+        return labels
+
+    def _open(self, scan: StoredScan) -> NDArray[Any]:
         path = self._path(scan)
         try:
-            array: NDArray[np.float16] = np.load(path, mmap_mode="r")
+            array: NDArray[Any] = np.load(path, mmap_mode="r")
         except (ValueError, EOFError) as error:
             raise InputError(
                 f"{path}: the array of {scan.subject} is damaged "
@@ -207,3 +328,29 @@ class VolumeStore:
         if not path.is_file():
             raise InputError(f"{path}: array of {scan.subject} is missing.")
         return path
+
+
+def _choose_scans(scans: list[StoredScan], seed: int, n: int) -> list[StoredScan]:
+    """Choose acquisitions of a subject, repeated if there are too few."""
+    order = np.random.default_rng(seed).permutation(len(scans))
+    return [scans[order[number % len(scans)]] for number in range(n)]
+
+
+def _rank_as_reference(scan: StoredScan) -> tuple[bool, int, float]:
+    """Order the scans of a visit, the best one first."""
+    first = next((n for n, is_present in enumerate(scan.present) if is_present), 0)
+    return bool(scan.degradation), first, scan.thickness
+
+
+def _show_first(batch: SubjectBatch) -> SubjectBatch:
+    """Keep the first modality of each acquisition."""
+    first = batch.present.int().cumsum(dim=-1) == 1
+    present = batch.present & first
+    return replace(batch, present=present, labels=None, members=None, known=None)
+
+
+def _used_fields(scan: StoredScan) -> dict[str, Any]:
+    """Return the fields that differ from their defaults, as in earlier versions."""
+    values = asdict(scan)
+    defaults = {item.name: item.default for item in fields(StoredScan)}
+    return {name: v for name, v in values.items() if v != defaults[name]}

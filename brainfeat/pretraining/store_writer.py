@@ -2,8 +2,6 @@
 
 __all__ = ["NothingStoredError", "preprocess_subjects", "write_store"]
 
-import hashlib
-import io
 import logging
 import multiprocessing
 import os
@@ -16,28 +14,31 @@ from datetime import timedelta
 from functools import partial
 from itertools import chain, zip_longest
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch.distributed as dist
 
 from brainfeat.exceptions import BrainfeatError, InputError, TrainingError
-from brainfeat.io.atomic import atomic_write
-from brainfeat.io.hashing import content_hash
-from brainfeat.io.volumes import read_volume
 from brainfeat.preprocessing.preprocessor import Preprocessor
+from brainfeat.pretraining.acquisitions import CopyPlan, store_acquisitions
+from brainfeat.pretraining.label_maps import collect_structures
 from brainfeat.pretraining.ranks import rank, world_size
 from brainfeat.pretraining.store import StoredScan, StoreIndex, VolumeStore
 from brainfeat.pretraining.tracking import Tracker, untracked
+from brainfeat.simulation.degradation import DegradationConfig
 from brainfeat.subjects.subject import Outcome, Subject
 from brainfeat.workers import end_with_parent
 
+logger = logging.getLogger(__name__)
+
+Stored = tuple[StoredScan, ...]  # of one subject
 _TIMEOUT = timedelta(days=3)  # of ranks that wait for the others to preprocess
 
 
 class NothingStoredError(InputError):
     """No subject could be preprocessed; `failed` has the outcome of each."""
 
-    def __init__(self, message: str, failed: Sequence[Outcome[StoredScan]]) -> None:
+    def __init__(self, message: str, failed: Sequence[Outcome[Stored]]) -> None:
         super().__init__(message)
         self.failed = failed
 
@@ -50,35 +51,54 @@ def write_store(
     modalities: Sequence[str],
     n_jobs: int = 1,
     track: Tracker = untracked,
-) -> tuple[VolumeStore, list[Outcome[StoredScan]]]:
+    n_degraded: int = 0,
+    degradation: DegradationConfig | None = None,
+) -> tuple[VolumeStore, list[Outcome[Any]]]:
     """Preprocess subjects into a store; return it, and the outcomes that failed.
 
     Arrays are named by the hash of their images and of the preprocessing, so that
     an interrupted call resumes and a changed image is preprocessed again. Subjects of
     one name are acquisitions of one subject. Each rank preprocesses its part of the
     subjects with `n_jobs` processes and passes its outcomes through `track`.
+
+    `n_degraded` copies of each scan, drawn from `degradation`, go through the same
+    preprocessing. Label maps that `find_label_maps` added are resampled with each.
     """
+    structures, codes = collect_structures(subjects)
+    plan = CopyPlan(
+        n_degraded=n_degraded, config=degradation or DegradationConfig(), codes=codes
+    )
     group = None
     if world_size() > 1:
         # NCCL gives up after minutes, and preprocessing takes hours.
         group = dist.new_group(backend="gloo", timeout=_TIMEOUT)
     mine = subjects[rank() :: world_size()]
     stream = preprocess_subjects(
-        mine, Path(folder), preprocessor, modalities=modalities, n_jobs=n_jobs
+        mine,
+        Path(folder),
+        preprocessor,
+        modalities=modalities,
+        n_jobs=n_jobs,
+        plan=plan,
     )
     outcomes = list(track(stream, total=len(mine), description="preprocessing"))
     if group is not None:
         outcomes = _gather(outcomes, group)
     failed = [outcome for outcome in outcomes if outcome.result is None]
-    scans = tuple(outcome.result for outcome in outcomes if outcome.result is not None)
+    results = [outcome.result for outcome in outcomes if outcome.result is not None]
+    scans = tuple(chain.from_iterable(results))
     if not scans:
         reason = f"; first error: {failed[0].error}" if failed else "."
         raise NothingStoredError(
             f"{os.fspath(folder)}: nothing to store{reason}", failed
         )
+    _log_missing_copies(len(results), len(scans), n_degraded)
     # Every rank writes the same index.
     StoreIndex(
-        modalities=tuple(modalities), preprocessing=preprocessor.to_dict(), scans=scans
+        modalities=tuple(modalities),
+        preprocessing=preprocessor.to_dict(),
+        scans=scans,
+        structures=structures,
     ).save(Path(folder))
     return VolumeStore(folder), failed
 
@@ -90,14 +110,16 @@ def preprocess_subjects(
     *,
     modalities: Sequence[str],
     n_jobs: int = 1,
-) -> Iterator[Outcome[StoredScan]]:
-    """Write the array of each subject and yield the outcomes in order."""
+    plan: CopyPlan | None = None,
+) -> Iterator[Outcome[Stored]]:
+    """Write the arrays of each subject and yield the outcomes in order."""
     folder.mkdir(parents=True, exist_ok=True)
     work = partial(
         _store_subject,
         folder=folder,
         preprocessor=preprocessor,
         modalities=tuple(modalities),
+        plan=plan or CopyPlan(),
     )
     if n_jobs == 1:
         yield from map(work, subjects)
@@ -129,42 +151,31 @@ def _store_subject(
     folder: Path,
     preprocessor: Preprocessor,
     modalities: tuple[str, ...],
-) -> Outcome[StoredScan]:
-    """Preprocess one subject unless its array exists."""
+    plan: CopyPlan,
+) -> Outcome[Stored]:
+    """Preprocess one subject unless its arrays exist."""
     try:
-        paths = subject.paths
-        path = folder / _array_name(paths, preprocessor, modalities)
-        if not path.is_file():
-            volumes = {name: read_volume(image) for name, image in paths.items()}
-            result = preprocessor.apply(volumes, modalities)
-            foreground = result.foreground[None].astype(np.float16)
-            data = np.concatenate([result.data.astype(np.float16), foreground])
-            content = io.BytesIO()
-            np.save(content, data)  # np.save to a file gives no reason when it fails
-            with atomic_write(path) as unfinished:
-                unfinished.write_bytes(content.getbuffer())
+        stored = store_acquisitions(subject, folder, preprocessor, modalities, plan)
     except BrainfeatError as error:
         return Outcome(subject, error=error)
-    present = tuple(name in paths for name in modalities)
-    scan = StoredScan(subject=subject.participant_id, file=path.name, present=present)
-    return Outcome(subject, scan)
+    return Outcome(subject, stored)
 
 
-def _array_name(
-    paths: dict[str, str], preprocessor: Preprocessor, modalities: tuple[str, ...]
-) -> str:
-    digest = hashlib.sha256(preprocessor.fingerprint.encode())
-    digest.update(repr(modalities).encode())
-    for modality in sorted(paths):
-        digest.update(f"{modality} {content_hash(paths[modality])}".encode())
-    return f"{digest.hexdigest()[:32]}.npy"
+def _log_missing_copies(n_subjects: int, n_scans: int, n_degraded: int) -> None:
+    n_missing = n_subjects * (1 + n_degraded) - n_scans
+    if n_missing and rank() == 0:
+        logger.info(
+            "%d of %d degraded copies are left out: the brain is not found in them.",
+            n_missing,
+            n_subjects * n_degraded,
+        )
 
 
 def _gather(
-    outcomes: list[Outcome[StoredScan]], group: dist.ProcessGroup
-) -> list[Outcome[StoredScan]]:
+    outcomes: list[Outcome[Stored]], group: dist.ProcessGroup
+) -> list[Outcome[Stored]]:
     """Collect the outcomes of all ranks, in the order of the subjects."""
-    parts: list[list[Outcome[StoredScan]]] = [[] for _ in range(world_size())]
+    parts: list[list[Outcome[Stored]]] = [[] for _ in range(world_size())]
     dist.all_gather_object(parts, outcomes, group=group)
     turns = chain.from_iterable(zip_longest(*parts))
     return [outcome for outcome in turns if outcome is not None]

@@ -216,6 +216,8 @@ class Trainer:
             process=rank(),
             n_processes=world_size(),
         )
+        if config.anatomy_weight == 0:
+            batch = dataclasses.replace(batch, labels=None, members=None, known=None)
         parts = []
         for number, subjects in enumerate(batch.split(n_parts), step * n_parts):
             generator = seeded_generator(config.seed, number, rank(), 3)

@@ -104,9 +104,11 @@ def generate_report(
     )
     n_jobs = resolve_n_jobs(embedder.n_jobs)
     inputs = preprocess_inputs(cohort, table.rows, encoder, n_jobs=n_jobs)
+    licence = encoder.checkpoint.config.origin.licence
     facts = {
         "subjects": f"{len(names)}, {', '.join(table.modalities)}",
         "checkpoint": f"{embedder.checkpoint}, {encoder.checkpoint.fingerprint}",
+        **({"licence": licence} if licence else {}),
         "embedding": f"{encoder.n_features} numbers, pooling {encoder.pooling}",
         "version": f"brainfeat {__version__}",
     }

@@ -149,8 +149,8 @@ def _facts(
     }
     if labels is not None:
         facts["labels"] = os.fspath(labels)
-    for key in ("checkpoint", "checkpoint_sha256", "pooling", "precision"):
-        if key in provenance:
+    for key in ("checkpoint", "checkpoint_sha256", "licence", "pooling", "precision"):
+        if provenance.get(key):
             name = "weights" if key == "checkpoint_sha256" else key
             facts[name] = str(provenance[key])
     made_by = provenance.get("brainfeat_version", "an unknown version")

@@ -51,11 +51,14 @@ def describe_encoder(encoder: "SubjectEncoder", checkpoint: str) -> dict[str, An
     """
     # Features of other poolings are numbered.
     is_named = encoder.pooling == "anatomy"
+    origin = encoder.checkpoint.config.origin
     return {
         "brainfeat_version": __version__,
         "checkpoint": checkpoint,
         "checkpoint_sha256": encoder.checkpoint.fingerprint,
         "trained": encoder.checkpoint.config.trained,
+        "licence": origin.licence,
+        "origin": origin.to_dict(),
         "modalities": list(encoder.modalities),
         "pooling": encoder.pooling,
         "n_features": encoder.n_features,
