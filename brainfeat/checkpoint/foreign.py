@@ -47,6 +47,7 @@ def convert_foreign(path: Path, known: KnownEncoder | None) -> ForeignWeights:
     config = CheckpointConfig(
         encoder=encoder,
         preprocessing=_preprocessing(encoder, layout, known),
+        pooling="mean" if isinstance(encoder, EncoderConfig) else "default",
         missing_modalities=len(encoder.modalities) > 1,
         description=" ".join(filter(None, (_describe(path, layout, known), note))),
         origin=origin,
@@ -108,7 +109,9 @@ def _preprocessing(
     # A network that others trained in a layout has the input for which it was made.
     owner = known or first_of_layout(layout)
     if owner is not None and owner.recipe in RECIPES:
-        return recipe_settings(owner.recipe)
+        if isinstance(encoder, EncoderConfig):
+            return recipe_settings(owner.recipe)
+        return recipe_settings(owner.recipe, encoder.volume_size)
     slabs = require_slab_config(encoder)
     patch, thickness = slabs.patch_size, slabs.thickness
     steps_and_sizes = ((patch, 150), (patch, 190), (thickness, 150))
