@@ -2,7 +2,7 @@
 
 __all__ = ["ForeignWeights", "convert_foreign"]
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,15 +11,16 @@ from torch import Tensor
 
 from brainfeat.checkpoint.config import CheckpointConfig
 from brainfeat.checkpoint.hub import hub_origin
-from brainfeat.checkpoint.known import identify
+from brainfeat.checkpoint.known import first_of_layout, identify
 from brainfeat.checkpoint.known_encoder import KnownEncoder
 from brainfeat.checkpoint.layouts import convert_file
 from brainfeat.checkpoint.origin import Origin, check_sha256
 from brainfeat.checkpoint.weight_files import file_sha256, weights_file
 from brainfeat.exceptions import CheckpointError
 from brainfeat.models.config import EncoderConfig
-from brainfeat.models.encoders import EncoderKind
+from brainfeat.models.encoders import EncoderKind, require_slab_config
 from brainfeat.models.resnet_config import ResNetConfig
+from brainfeat.preprocessing.known_recipes import RECIPES, recipe_settings
 
 
 class ForeignWeights(NamedTuple):
@@ -32,7 +33,7 @@ class ForeignWeights(NamedTuple):
 def convert_foreign(path: Path, known: KnownEncoder | None) -> ForeignWeights:
     """Read weights of others from a file or folder, as `known` if it is given."""
     try:
-        encoder, state, layout, unused = convert_file(path)
+        encoder, state, layout, note = convert_file(path)
     except CheckpointError as error:
         if not path.is_dir():
             raise
@@ -45,9 +46,10 @@ def convert_foreign(path: Path, known: KnownEncoder | None) -> ForeignWeights:
     origin, known = _find_origin(path, layout, encoder, known)
     config = CheckpointConfig(
         encoder=encoder,
-        preprocessing=_preprocessing(encoder),
+        preprocessing=_preprocessing(encoder, layout, known),
+        pooling="mean" if isinstance(encoder, EncoderConfig) else "default",
         missing_modalities=len(encoder.modalities) > 1,
-        description=_describe(path, layout, known) + _describe_unused(unused),
+        description=" ".join(filter(None, (_describe(path, layout, known), note))),
         origin=origin,
     )
     return ForeignWeights(config, state)
@@ -100,21 +102,18 @@ def _describe(path: Path, layout: str, known: KnownEncoder | None) -> str:
     return f"{known.title}, trained on {known.trained_on}."
 
 
-def _describe_unused(names: Sequence[str]) -> str:
-    """Say which parameters of newer exports have no effect."""
-    if not names:
-        return ""
-    return (
-        f" The file has {len(names)} parameters that the network does not use, such "
-        f"as {names[0]}."
-    )
-
-
-def _preprocessing(encoder: EncoderKind) -> dict[str, Any]:
-    """Return a grid of 1 mm, the detail that patches of 14 voxels need."""
-    if not isinstance(encoder, EncoderConfig):
-        return {}
-    patch, thickness = encoder.patch_size, encoder.thickness
+def _preprocessing(
+    encoder: EncoderKind, layout: str, known: KnownEncoder | None
+) -> dict[str, Any]:
+    """Return the authors' recipe, for DINOv2 a grid of 1 mm, as its patches need."""
+    # A network that others trained in a layout has the input for which it was made.
+    owner = known or first_of_layout(layout)
+    if owner is not None and owner.recipe in RECIPES:
+        if isinstance(encoder, EncoderConfig):
+            return recipe_settings(owner.recipe)
+        return recipe_settings(owner.recipe, encoder.volume_size)
+    slabs = require_slab_config(encoder)
+    patch, thickness = slabs.patch_size, slabs.thickness
     steps_and_sizes = ((patch, 150), (patch, 190), (thickness, 150))
     return {
         "shape": [-(-size // step) * step for step, size in steps_and_sizes],

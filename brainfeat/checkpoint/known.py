@@ -1,8 +1,15 @@
 """The public encoders that are known: origin, licence, input and feature of each."""
 
-__all__ = ["KNOWN_ENCODERS", "find_known", "identify", "suggest_known"]
+__all__ = [
+    "KNOWN_ENCODERS",
+    "find_known",
+    "first_of_layout",
+    "identify",
+    "suggest_known",
+]
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -10,19 +17,19 @@ from brainfeat.checkpoint.known_encoder import KnownEncoder, Licence
 
 _APACHE = Licence("Apache-2.0", is_free=True)
 _MIT = Licence("MIT", is_free=True)
-_NO_SALE = "no commercial use; name the authors"
 _BY_NC_ND = Licence(
-    "CC BY-NC-ND 4.0", f"{_NO_SALE}; changed (fine-tuned) weights must not be shared"
+    "CC BY-NC-ND 4.0",
+    "no commercial use, no changes",
+    "name the authors; changed (fine-tuned) weights must not be shared",
 )
 _BY_NC_SA = Licence(
     "CC BY-NC-SA 4.0",
-    f"{_NO_SALE}; changed (fine-tuned) weights must be shared under this licence",
+    "no commercial use",
+    "name the authors; changed (fine-tuned) weights only under the same licence",
 )
-_ACADEMIC = Licence(
-    "non-commercial academic", "no commercial use; read the licence on the page"
-)
-_META = Licence("DINOv3 License", "Meta's own terms; read the licence on the page")
-_UNSTATED = Licence("not known", "read the page before use")
+_ACADEMIC = Licence("academic", "no commercial use", "read the licence on the page")
+_META = Licence("DINOv3 License", "terms of Meta", "read the licence on the page")
+_UNSTATED = Licence("not known", "read the page")
 
 _BY_SLICE = "rigid to MNI152, 1 mm; three neighbouring axial slices in place of RGB"
 _PHOTOGRAPHS = "It has seen photographs, no brains."
@@ -206,10 +213,10 @@ _NEURO_JEPA = KnownEncoder(
     hub="NYUMedML/Neuro-JEPA:model.safetensors",
     is_gated=True,
     page="https://huggingface.co/NYUMedML/Neuro-JEPA",
-    licence=Licence(
-        _BY_NC_ND.name,
-        f"{_BY_NC_ND.terms}; academic research only, no clinical use; copies of the "
-        "weights must not be passed on",
+    licence=replace(
+        _BY_NC_ND,
+        terms=f"{_BY_NC_ND.terms}; academic research only, no clinical use; copies of "
+        "the weights must not be passed on",
     ),
     network="3D ViT-B, 12 blocks of width 768, patches of 12^3, 16 experts in every "
     "other block",
@@ -313,6 +320,12 @@ def suggest_known(name: str) -> list[str]:
     return begun or get_close_matches(name, KNOWN_ENCODERS, cutoff=0.7)
 
 
+def first_of_layout(layout: str) -> KnownEncoder | None:
+    """Return the encoder for which a layout was made, None if it is in wide use."""
+    same = (known for known in _ENCODERS if known.layout == layout)
+    return None if layout in _COMMON_LAYOUTS else next(same, None)
+
+
 def identify(
     layout: str,
     sizes: Mapping[str, int],
@@ -327,16 +340,13 @@ def identify(
     the sizes of a network that nobody else trains.
     """
     same = [known for known in _ENCODERS if known.layout == layout]
+    fitting = [known for known in same if _has_sizes(known, sizes)]
     name = file.name if file else ""
     return (
         _only(known for known in same if sha256 and sha256 in known.sha256.values())
         or _only(k for k in same if repository and _is_of(k, repository))
-        or _only(known for known in same if name in known.files)
-        or _only(
-            known
-            for known in same
-            if layout not in _COMMON_LAYOUTS and _has_sizes(known, sizes)
-        )
+        or _only(known for known in fitting if name in known.files)
+        or _only(known for known in fitting if layout not in _COMMON_LAYOUTS)
     )
 
 

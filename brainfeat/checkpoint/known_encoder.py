@@ -11,11 +11,19 @@ class Licence:
     """A licence with what it asks for or forbids, in words."""
 
     name: str
-    terms: str = ""
+    brief: str = ""  # what most need to know
+    terms: str = ""  # the rest
     is_free: bool = False  # allows any use, also commercial
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.terms}" if self.terms else self.name
+        """Return name and all terms, for a card."""
+        terms = "; ".join(filter(None, (self.brief, self.terms)))
+        return f"{self.name}: {terms}" if terms else self.name
+
+    @property
+    def summary(self) -> str:
+        """Name and the most important term, for a list."""
+        return f"{self.name}: {self.brief}" if self.brief else self.name
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,8 +14,8 @@ from pathlib import Path
 from brainfeat.checkpoint.hub import cached_file, download
 from brainfeat.checkpoint.known import find_known, suggest_known
 from brainfeat.checkpoint.known_encoder import KnownEncoder
-from brainfeat.checkpoint.weight_files import WEIGHTS_SUFFIXES
-from brainfeat.exceptions import CheckpointError, MissingDependencyError
+from brainfeat.checkpoint.weight_names import WEIGHTS_SUFFIXES
+from brainfeat.exceptions import CheckpointError, MissingDependencyError, list_names
 from brainfeat.io.file_kinds import describe_absence, is_address
 from brainfeat.io.paths import expand_home
 
@@ -42,7 +42,7 @@ def locate_checkpoint(source: str | os.PathLike[str]) -> Path:
     # Path.exists raises an error if a name is too long.
     if not name or not os.path.exists(path):  # noqa: PTH110
         similar = suggest_known(name)
-        meant = f"; did you mean {' or '.join(similar)}?" if similar else "."
+        meant = f"; did you mean {list_names(similar)}?" if similar else "."
         raise CheckpointError(
             f"unknown checkpoint {name!r}: expected one of {bundled}, an encoder that "
             "'brainfeat info' lists, an existing file or folder, or "

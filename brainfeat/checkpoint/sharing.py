@@ -15,7 +15,7 @@ from brainfeat.checkpoint.locate import locate_checkpoint
 from brainfeat.exceptions import CheckpointError, ConfigError
 from brainfeat.models.packed_linear import pack_linear_layers
 from brainfeat.models.protocol import Encoder
-from brainfeat.preprocessing.preprocessor import Preprocessor
+from brainfeat.preprocessing.settings import preprocessing_from_dict
 
 __all__ = ["check_fingerprint", "shared_checkpoint", "shared_encoder"]
 
@@ -91,7 +91,7 @@ def _load(source: str | os.PathLike[str]) -> Checkpoint:
     checkpoint = Checkpoint.load(source)
     try:
         # Checked here, since Checkpoint itself must not import image libraries.
-        Preprocessor.from_dict(checkpoint.config.preprocessing)
+        preprocessing_from_dict(checkpoint.config.preprocessing)
     except ConfigError as error:
         raise CheckpointError(f"{os.fspath(source)}: {error}") from error
     return checkpoint

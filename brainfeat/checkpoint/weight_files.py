@@ -1,12 +1,8 @@
 """Read weights that other libraries wrote, without running their code."""
 
 __all__ = [
-    "INDEX_NAME",
-    "STANDARD_NAMES",
-    "WEIGHTS_SUFFIXES",
     "check_weights_file",
     "file_sha256",
-    "is_weights",
     "named_tensors",
     "read_tensors",
     "weights_file",
@@ -20,8 +16,9 @@ from pathlib import Path
 from safetensors.torch import load_file
 from torch import Tensor
 
-from brainfeat.checkpoint.torch_files import foreign_names, read_pickle
+from brainfeat.checkpoint.torch_files import read_torch_file
 from brainfeat.checkpoint.weight_kinds import describe_other, is_safetensors
+from brainfeat.checkpoint.weight_names import INDEX_NAME, STANDARD_NAMES, is_weights
 from brainfeat.exceptions import CheckpointError, list_names
 from brainfeat.io.file_kinds import describe_stranger, first_bytes
 from brainfeat.io.json_files import read_json
@@ -31,9 +28,8 @@ _NESTED = (
     *("teacher", "target_encoder", "model", "state_dict", "model_state_dict"),
     *("module", "encoder"),
 )
-WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
-STANDARD_NAMES = ("model.safetensors", "pytorch_model.bin")
-INDEX_NAME = "model.safetensors.index.json"
+# In messages about files that end too early.
+_SHORT = ("EOF", "truncated", "incomplete", "invalid header length")
 _TRUNCATED = (
     "expected a whole file, got one that ends too early; the download stopped, fetch "
     "it again"
@@ -44,11 +40,6 @@ def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def is_weights(name: str) -> bool:
-    """Whether a file name has the suffix of weights."""
-    return name.lower().endswith(WEIGHTS_SUFFIXES)
 
 
 def weights_file(path: Path) -> Path:
@@ -80,21 +71,20 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise
     except Exception as error:  # a damaged pickle raises almost anything
         reason = " ".join(str(error).split())
-        is_short = isinstance(error, EOFError) or "EOF" in reason
-        if is_short or "truncated" in reason or "incomplete" in reason:
+        if isinstance(error, EOFError) or any(sign in reason for sign in _SHORT):
             raise CheckpointError(f"{path.name}: {_TRUNCATED}.") from error
         raise CheckpointError(f"{path.name}: cannot be read: {reason}") from error
 
 
 def _read_pickled(path: Path) -> dict[str, Tensor]:
     """Return the tensors in a pickle; name what else it holds if it has none."""
+    foreign: tuple[str, ...] = ()
     try:
-        return named_tensors(read_pickle(path))
+        content, foreign = read_torch_file(path)
+        return named_tensors(content)
     except (pickle.UnpicklingError, CheckpointError) as error:
-        foreign = foreign_names(path)
-        if not foreign and (
-            isinstance(error, CheckpointError) or "truncated" in str(error)
-        ):
+        is_other = isinstance(error, pickle.UnpicklingError)
+        if "truncated" in str(error) or not (foreign or is_other):
             raise
         what = f"objects of {list_names(foreign)}" if foreign else "other objects"
         raise CheckpointError(
@@ -117,7 +107,7 @@ def named_tensors(content: object) -> dict[str, Tensor]:
     """
     while isinstance(content, Mapping):
         values = (content.get(key) for key in _NESTED)
-        inner = [value for value in values if isinstance(value, Mapping)]
+        inner = [value for value in values if value and isinstance(value, Mapping)]
         if not inner:
             break
         content = inner[0]

@@ -11,6 +11,7 @@ from brainfeat.io.file_kinds import find_compression, first_bytes
 
 _MAX_HEADER = 100_000_000  # bytes, the limit of safetensors
 _ZIP, _HDF5, _TAR = b"PK\x03\x04", b"\x89HDF", b"ustar"
+_PICKLE = b"\x80"
 _UNPACK = "unpack it and give the weights in it"
 
 
@@ -34,7 +35,9 @@ def describe_other(path: Path) -> str | None:
         return f"a file compressed with {compression}; {_UNPACK}"
     if start.startswith(_HDF5):
         return "an HDF5 file, as Keras writes it; only weights of PyTorch are read"
-    return None
+    if start.startswith(_PICKLE) or is_safetensors(path):
+        return None
+    return "a file that neither torch.save nor safetensors wrote"
 
 
 def _describe_zip(path: Path) -> str | None:

@@ -14,16 +14,26 @@ def convert(
     foreign: Annotated[
         str,
         typer.Argument(
-            metavar="WEIGHTS", help="DINOv2 weights of Meta, transformers or timm."
+            metavar="WEIGHTS",
+            help="Weights of others: a file or folder, the name of a known encoder "
+            "('brainfeat info' lists them), or hf-hub:org/name:path@revision.",
         ),
     ],
     output: Annotated[
         Path, typer.Option("-o", "--output", help="Checkpoint folder to write.")
     ],
+    known_as: Annotated[
+        str | None,
+        typer.Option(
+            "--as",
+            metavar="NAME",
+            help="Known encoder whose weights these are, if the file does not tell.",
+        ),
+    ] = None,
 ) -> None:
-    """Convert DINOv2 weights to a checkpoint folder."""
+    """Convert weights of others to a checkpoint folder."""
     from brainfeat.checkpoint.checkpoint import Checkpoint
 
     check_is_new(output)
-    folder = Checkpoint.load(foreign).save(output)
+    folder = Checkpoint.load(foreign, known_as=known_as).save(output)
     typer.echo(f"checkpoint: {folder}")

@@ -1,9 +1,10 @@
 """``brainfeat info``."""
 
-__all__ = ["format_checkpoint", "info"]
+__all__ = ["format_checkpoint", "format_known", "info", "list_known"]
 
+import textwrap
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,54 +13,164 @@ from brainfeat.exceptions import UntrainedCheckpointWarning
 
 if TYPE_CHECKING:
     from brainfeat.checkpoint.checkpoint import Checkpoint
+    from brainfeat.checkpoint.config import CheckpointConfig
+    from brainfeat.checkpoint.known_encoder import KnownEncoder
+
+_WIDTH = 80  # of a terminal
+_INDENT = 16  # where texts begin
+_LEGEND = """
+here: on this machine; ask: the authors give access on request.
+'brainfeat info NAME' shows one: its origin, licence, input and feature."""
 
 
 def info(
     checkpoint: Annotated[
-        str,
+        str | None,
         typer.Argument(
             metavar="CHECKPOINT",
-            help="Bundled name, folder, weights, or hf-hub:org/name.",
+            help="Name, folder, weights, or hf-hub:org/name; none: list the encoders.",
+            show_default=False,
         ),
-    ],
+    ] = None,
 ) -> None:
-    """Describe a checkpoint."""
+    """Describe a checkpoint, or list the encoders that are known."""
+    from brainfeat.checkpoint.known import KNOWN_ENCODERS, find_known
+
+    name = checkpoint or ""
+    known = find_known(name)
+    family = [k for k in KNOWN_ENCODERS.values() if k.name.startswith(f"{name}-")]
+    if not name:
+        typer.echo(list_known(KNOWN_ENCODERS.values()))
+    elif known is not None and known.layout:
+        typer.echo(format_known(known))
+    elif family:
+        typer.echo(list_known(family))
+    else:
+        _describe(name)
+
+
+def _describe(name: str) -> None:
     from brainfeat.checkpoint.checkpoint import Checkpoint
 
     # The summary has it as its state.
     warnings.simplefilter("ignore", UntrainedCheckpointWarning)
-    typer.echo(format_checkpoint(Checkpoint.load(checkpoint)))
+    typer.echo(format_checkpoint(Checkpoint.load(name)))
+
+
+def list_known(encoders: "Iterable[KnownEncoder]") -> str:
+    """Format a table of encoders: names, licences, and where the weights are."""
+    rows = [("NAME", "LICENCE", "WEIGHTS")]
+    rows += [(known.name, known.licence.summary, _place(known)) for known in encoders]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True))
+        for row in rows
+    ]
+    return "\n".join(map(str.rstrip, lines)) + "\n" + _LEGEND
+
+
+def format_known(known: "KnownEncoder") -> str:
+    """Format the card of a known encoder."""
+    items = [
+        ("encoder", known.title),
+        ("licence", str(known.licence)),
+        ("page", known.page),
+        ("weights", _describe_place(known)),
+        ("SHA-256", ", ".join(known.sha256.values())),
+        ("network", known.network),
+        ("trained on", known.trained_on),
+        ("takes", known.takes),
+        ("input", known.prepared),
+        ("feature", known.feature),
+        ("poolings", ", ".join(("default", *known.poolings))),
+        ("reported", known.reported),
+        *(("note", caveat) for caveat in known.caveats),
+    ]
+    return _format_lines(items)
 
 
 def format_checkpoint(checkpoint: "Checkpoint") -> str:
     """Format the properties of a checkpoint, one a line."""
-    config, encoder = checkpoint.config, checkpoint.config.slab_encoder
+    config, encoder = checkpoint.config, checkpoint.config.encoder
     n_parameters = sum(value.numel() for value in checkpoint.state.values())
     missing = "any may be missing" if config.missing_modalities else "all needed"
-    network = (
-        f"{encoder.depth} blocks of width {encoder.embed_dim}, {encoder.num_heads} "
-        f"heads, patches of {encoder.patch_size} pixels"
-    )
-    if encoder.slab_mixing:
-        network += f", slabs mixed after blocks {encoder.slab_mixing}"
-    state = "trained" if config.trained else "not trained: random weights"
     lines = {
         "description": config.description or "none",
-        "state": state,
+        "state": "trained" if config.trained else "not trained: random weights",
+        "licence": config.origin.licence or "not known",
+        "origin": config.origin.source or "not known",
         "modalities": f"{', '.join(encoder.modalities)} ({missing})",
-        "slabs": f"{config.plane}, {encoder.thickness} slices",
-        "network": network,
+        **_describe_slabs(config),
+        "network": encoder.summary,
         "parameters": f"{n_parameters / 1e6:.1f} million",
-        "features": f"{encoder.embed_dim} a subject (cls+mean: twice as many)",
-        "anatomy": ", ".join(encoder.tissues) or "none",
+        "features": _describe_features(config),
         "preprocessing": _describe_preprocessing(config.preprocessing),
         "written by": f"brainfeat {config.library_version}",
         "fingerprint": checkpoint.fingerprint,
     }
-    return "\n".join(f"{name + ':':<15} {text}" for name, text in lines.items())
+    return _format_lines(lines.items())
+
+
+def _describe_slabs(config: "CheckpointConfig") -> dict[str, str]:
+    from brainfeat.models.config import EncoderConfig
+
+    encoder = config.encoder
+    if not isinstance(encoder, EncoderConfig):
+        return {}
+    return {
+        "slabs": f"{config.plane}, {encoder.thickness} slices",
+        "anatomy": ", ".join(encoder.tissues) or "none",
+    }
+
+
+def _describe_features(config: "CheckpointConfig") -> str:
+    features = f"{config.encoder.embed_dim} a subject"
+    both = " (cls+mean: twice as many)" if config.encoder.has_cls_token else ""
+    return features + both
+
+
+def _format_lines(items: Iterable[tuple[str, str]]) -> str:
+    """Wrap texts beside their names; an address is kept in one piece."""
+    wrap = textwrap.TextWrapper(
+        _WIDTH,
+        subsequent_indent=" " * _INDENT,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    lines = (f"{name + ':':<{_INDENT}}{text}" for name, text in items if text)
+    return "\n".join(map(wrap.fill, lines))
+
+
+def _place(known: "KnownEncoder") -> str:
+    from brainfeat.checkpoint.locate import find_downloaded
+
+    if not known.layout:
+        return "bundled"
+    if find_downloaded(known) is not None:
+        return "here"
+    asked = ", ask" if known.is_gated else ""
+    return f"hub{asked}" if known.hub else "web page"
+
+
+def _describe_place(known: "KnownEncoder") -> str:
+    from brainfeat.checkpoint.locate import find_downloaded, home_folder
+
+    found = find_downloaded(known)
+    if found is not None:
+        return str(found)
+    file = known.files[0] if known.files else f"{known.name}.pth"
+    place = f"not on this machine; download them to {home_folder() / file}"
+    if known.hub:
+        asked = "; the authors give access on request" if known.is_gated else ""
+        return f"hf-hub:{known.hub}{asked}; fetched at first use"
+    copies = " or ".join(f"hf-hub:{copy}" for copy in known.copies)
+    return f"{place}{f'; copies of others: {copies}' if copies else ''}"
 
 
 def _describe_preprocessing(values: Mapping[str, Any]) -> str:
+    if values.get("kind") == "recipe":
+        steps = " > ".join(str(step["step"]) for step in values["steps"])
+        return f"recipe {values['name']}: {steps}"
     known = {"shape", "spacing"} & values.keys()
     parts = []
     if len(known) == 2:

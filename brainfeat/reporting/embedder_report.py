@@ -1,7 +1,6 @@
 """The report of a fitted embedder, in the form of nilearn's reports."""
 
 import os
-from dataclasses import asdict
 from string import Template
 from typing import Any
 
@@ -104,16 +103,18 @@ def generate_report(
     )
     n_jobs = resolve_n_jobs(embedder.n_jobs)
     inputs = preprocess_inputs(cohort, table.rows, encoder, n_jobs=n_jobs)
+    licence = encoder.checkpoint.config.origin.licence
     facts = {
         "subjects": f"{len(names)}, {', '.join(table.modalities)}",
         "checkpoint": f"{embedder.checkpoint}, {encoder.checkpoint.fingerprint}",
+        **({"licence": licence} if licence else {}),
         "embedding": f"{encoder.n_features} numbers, pooling {encoder.pooling}",
         "version": f"brainfeat {__version__}",
     }
     provenance = {
         "parameters": embedder.get_params(deep=False),
         # Not `to_dict`: a brain mask may be a function without a name.
-        "preprocessing": asdict(encoder.preprocessor),
+        "preprocessing": {**vars(encoder.preprocessor)},
     }
     body, _ = cohort_report(_TITLE, facts, cohort, inputs, provenance)
     return _EmbedderReport(body)

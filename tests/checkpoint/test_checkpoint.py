@@ -294,7 +294,7 @@ def test_foreign_weights_keep_their_rgb_kernels(patch_size, tmp_path):
 
 def test_preprocessing_of_dinov2_weights_is_valid():
     plain = _preprocessing(
-        EncoderConfig.preset("small", modalities=["T1w"], thickness=3)
+        EncoderConfig.preset("small", modalities=["T1w"], thickness=3), "dinov2", None
     )
     preprocessor = Preprocessor.from_dict(plain)
     assert tuple(preprocessor.shape) == (154, 196, 150)

@@ -301,7 +301,7 @@ def test_stopping_at_the_first_error_exits_with_1(
 
 @pytest.mark.parametrize(
     "arguments",
-    ["", "fly", "info", "embed a.nii", "embed -o a.csv", "simulate a -n 0"]
+    ["", "fly", "info a b", "embed a.nii", "embed -o a.csv", "simulate a -n 0"]
     + [
         f"embed a.nii -o a.csv {option}"
         for option in ("--jobs 0", "--pooling max", "--memory-limit inf")

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from brainfeat.checkpoint.origin import Origin
 from brainfeat.embedding.stream import Embedding
 from brainfeat.exceptions import InputError, VolumeError
 from brainfeat.io.hashing import hash_images
@@ -25,7 +26,7 @@ class FakeEncoder:
     n_features = 5
     precision = "float32"
     checkpoint = SimpleNamespace(
-        fingerprint="c0ffee", config=SimpleNamespace(trained=False)
+        fingerprint="c0ffee", config=SimpleNamespace(trained=False, origin=Origin())
     )
     preprocessor = SimpleNamespace(fingerprint="facade", to_dict=dict)
 
