@@ -2,7 +2,7 @@
 
 __all__ = ["ForeignWeights", "convert_foreign"]
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,7 +33,7 @@ class ForeignWeights(NamedTuple):
 def convert_foreign(path: Path, known: KnownEncoder | None) -> ForeignWeights:
     """Read weights of others from a file or folder, as `known` if it is given."""
     try:
-        encoder, state, layout, unused = convert_file(path)
+        encoder, state, layout, note = convert_file(path)
     except CheckpointError as error:
         if not path.is_dir():
             raise
@@ -49,7 +49,7 @@ def convert_foreign(path: Path, known: KnownEncoder | None) -> ForeignWeights:
         preprocessing=_preprocessing(encoder, layout, known),
         pooling="mean" if isinstance(encoder, EncoderConfig) else "default",
         missing_modalities=len(encoder.modalities) > 1,
-        description=_describe(path, layout, known) + _describe_unused(unused),
+        description=" ".join(filter(None, (_describe(path, layout, known), note))),
         origin=origin,
     )
     return ForeignWeights(config, state)
@@ -100,17 +100,6 @@ def _describe(path: Path, layout: str, known: KnownEncoder | None) -> str:
     if known is None:
         return f"Weights of {path.name}, of unknown origin, in the layout of {layout}."
     return f"{known.title}, trained on {known.trained_on}."
-
-
-def _describe_unused(names: Sequence[str]) -> str:
-    """Say which parameters of newer exports have no effect."""
-    if not names:
-        return ""
-    noun = "parameter" if len(names) == 1 else "parameters"
-    return (
-        f" The file has {len(names)} {noun} that the network does not use, such as "
-        f"{names[0]}."
-    )
 
 
 def _preprocessing(
