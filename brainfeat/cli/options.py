@@ -94,7 +94,7 @@ OptionalTableOption = Annotated[
 CheckpointOption = Annotated[
     str,
     typer.Option(
-        help="Bundled name, checkpoint folder, DINOv2 weights, or hf-hub:org/name."
+        help="Name ('brainfeat info' lists them), folder, weights, or hf-hub:org/name."
     ),
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
