@@ -34,6 +34,11 @@ class SubjectPreprocessing(JsonConfig, ABC):
 
     @property
     @abstractmethod
+    def geometry(self) -> Geometry | None:
+        """The grid in template mm; None if it depends on the subject."""
+
+    @property
+    @abstractmethod
     def aligned(self) -> AlignmentMode:
         """How much of the transform to the template is applied to the voxels."""
 

@@ -99,6 +99,11 @@ class InputRecipe(SubjectPreprocessing):
         return self.shape
 
     @property
+    def geometry(self) -> None:
+        """None: the grid depends on the subject."""
+        return
+
+    @property
     def aligned(self) -> AlignmentMode:
         """How much of the transform to the template is applied to the voxels."""
         modes = (step.mode for step in self.steps if isinstance(step, Align))
