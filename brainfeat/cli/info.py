@@ -165,8 +165,8 @@ def _describe_place(known: "KnownEncoder") -> str:
     file = known.files[0] if known.files else f"{known.name}.pth"
     place = f"not on this machine; download them to {home_folder() / file}"
     if known.hub:
-        asked = "; the authors give access on request" if known.is_gated else ""
-        return f"hf-hub:{known.hub}{asked}; fetched at first use"
+        asked = "; ask for access on its page before" if known.is_gated else ""
+        return f"fetched from the hub at first use{asked}: hf-hub:{known.hub}"
     copies = " or ".join(f"hf-hub:{copy}" for copy in known.copies)
     return f"{place}{f'; copies of others: {copies}' if copies else ''}"
 
