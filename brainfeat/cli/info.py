@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 _WIDTH = 80  # of a terminal
 _INDENT = 16  # where texts begin
 _LEGEND = """
-here: on this machine; ask: the authors give access on request.
+here: in {home} ($BRAINFEAT_HOME) or in the cache of the hub
+ask: the authors give access on request
 'brainfeat info NAME' shows one: its origin, licence, input and feature."""
 
 
@@ -59,6 +60,8 @@ def _describe(name: str) -> None:
 
 def list_known(encoders: "Iterable[KnownEncoder]") -> str:
     """Format a table of encoders: names, licences, and where the weights are."""
+    from brainfeat.checkpoint.locate import home_folder
+
     rows = [("NAME", "LICENCE", "WEIGHTS")]
     rows += [(known.name, known.licence.summary, _place(known)) for known in encoders]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -66,7 +69,8 @@ def list_known(encoders: "Iterable[KnownEncoder]") -> str:
         "  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True))
         for row in rows
     ]
-    return "\n".join(map(str.rstrip, lines)) + "\n" + _LEGEND
+    legend = _LEGEND.format(home=home_folder())
+    return "\n".join(map(str.rstrip, lines)) + "\n" + legend
 
 
 def format_known(known: "KnownEncoder") -> str:
@@ -161,8 +165,8 @@ def _describe_place(known: "KnownEncoder") -> str:
     file = known.files[0] if known.files else f"{known.name}.pth"
     place = f"not on this machine; download them to {home_folder() / file}"
     if known.hub:
-        asked = "; the authors give access on request" if known.is_gated else ""
-        return f"hf-hub:{known.hub}{asked}; fetched at first use"
+        asked = "; ask for access on its page before" if known.is_gated else ""
+        return f"fetched from the hub at first use{asked}: hf-hub:{known.hub}"
     copies = " or ".join(f"hf-hub:{copy}" for copy in known.copies)
     return f"{place}{f'; copies of others: {copies}' if copies else ''}"
 

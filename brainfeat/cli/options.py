@@ -97,7 +97,7 @@ OptionalTableOption = Annotated[
 CheckpointOption = Annotated[
     str,
     typer.Option(
-        help="Bundled name, checkpoint folder, DINOv2 weights, or hf-hub:org/name."
+        help="Name ('brainfeat info' lists them), folder, weights, or hf-hub:org/name."
     ),
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
@@ -121,8 +121,11 @@ JobsOption = Annotated[
     ),
 ]
 PoolingOption = Annotated[
-    Literal["mean", "cls", "cls+mean", "anatomy"],
-    typer.Option(help="From tokens to one vector; anatomy: fraction of each tissue."),
+    Literal["mean", "cls", "cls+mean", "anatomy", "default"],
+    typer.Option(
+        help="From tokens to one vector; anatomy: fraction of each tissue; default: as "
+        "the encoder's authors do."
+    ),
 ]
 BatchOption = Annotated[
     str, typer.Option("--batch-size", metavar="N", help="Subjects per batch, or auto.")

@@ -9,7 +9,7 @@ from brainfeat.checkpoint.sharing import shared_checkpoint
 from brainfeat.embedding.subject_encoder import Pooling, SubjectEncoder
 from brainfeat.exceptions import CheckpointError
 from brainfeat.io.volumes import MEMORY_LIMIT
-from brainfeat.preprocessing.preprocessor import Preprocessor
+from brainfeat.preprocessing.interface import SubjectPreprocessing
 
 __all__ = ["EncoderSpec"]
 
@@ -19,7 +19,7 @@ class EncoderSpec:
     """The arguments of a `SubjectEncoder`, small enough to be sent anywhere."""
 
     checkpoint: str | os.PathLike[str]
-    preprocessor: Preprocessor | None = None
+    preprocessor: SubjectPreprocessing | None = None
     pooling: Pooling = "mean"
     labels_img: Any = None
     batch_size: Any = "auto"

@@ -103,6 +103,11 @@ class Preprocessor(SubjectPreprocessing):
         return self.shape
 
     @property
+    def voxel_mm(self) -> float:
+        """Edge of a voxel in mm."""
+        return self.spacing
+
+    @property
     def aligned(self) -> AlignmentMode:
         """How much of the transform to the template is applied."""
         return self.alignment

@@ -13,7 +13,7 @@ from brainfeat.evaluation import ProbeEvaluation
 from brainfeat.exceptions import BrainfeatError, InputError, brief_reason
 from brainfeat.io.atomic import atomic_write, check_can_write
 from brainfeat.io.delimited_rows import check_text
-from brainfeat.preprocessing.preprocessor import Preprocessor
+from brainfeat.preprocessing.settings import preprocessing_from_dict
 from brainfeat.reporting.cohort import Cohort, join_participants
 from brainfeat.reporting.cohort_report import Inputs, cohort_report
 from brainfeat.reporting.page import is_own_page, render_page
@@ -132,7 +132,7 @@ def load_encoder(provenance: dict[str, Any]) -> SubjectEncoder:
     pooling = provenance["pooling"]
     return SubjectEncoder(
         checkpoint,
-        preprocessor=Preprocessor.from_dict(provenance["preprocessing"]),
+        preprocessor=preprocessing_from_dict(provenance["preprocessing"]),
         # The table does not hold the atlas of its regions, and anatomy has no tokens
         # of its own: both are attributed by mean tokens.
         pooling="mean" if pooling in {"regions", "anatomy"} else pooling,

@@ -14,6 +14,7 @@ from brainfeat.checkpoint.known import (
     identify,
     suggest_known,
 )
+from brainfeat.checkpoint.layouts.conversion import LAYOUTS
 from brainfeat.checkpoint.origin import Origin
 from brainfeat.cli.app import app
 from brainfeat.exceptions import CheckpointError
@@ -63,6 +64,11 @@ def test_every_entry_is_complete_and_points_somewhere():
             assert text
         for source in filter(None, (known.hub, *known.copies)):
             HubAddress.parse(f"hf-hub:{source}")
+
+
+def test_every_layout_is_read_and_known():
+    known = {known.layout for known in KNOWN_ENCODERS.values()} - {""}
+    assert known == {layout.name for layout in LAYOUTS}
 
 
 def test_every_recipe_belongs_to_a_known_encoder():
@@ -177,7 +183,7 @@ def test_list_of_encoders_fits_a_terminal():
     result = _run("info")
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
-    assert max(map(len, lines)) <= 80
+    assert max(len(line) for line in lines if "BRAINFEAT_HOME" not in line) <= 80
     assert {line.split(" ")[0] for line in lines[1:]} >= {*KNOWN_ENCODERS}
 
 
