@@ -27,6 +27,7 @@ from brainfeat.cli.options import (
     BackendOption,
     BatchOption,
     CheckpointOption,
+    CoregisterOption,
     DevicesOption,
     DtypeOption,
     FilterFileOption,
@@ -81,6 +82,7 @@ def embed(
     overwrite: OverwriteOption = False,
     stop_on_first_error: StopOption = False,
     strict: StrictOption = False,
+    coregister: CoregisterOption = False,
     shard: Annotated[
         str | None,
         typer.Option(
@@ -114,6 +116,7 @@ def embed(
             memory_limit=memory_limit,
             backend=backend,
             scheduler=scheduler,
+            coregister=coregister,
         ),
         RunOptions(
             n_jobs=jobs,
@@ -175,6 +178,7 @@ class EncoderOptions(NamedTuple):
     memory_limit: float = 4.0
     backend: "Backend" = "threads"
     scheduler: str | None = None
+    coregister: bool = False
 
     @property
     def device_names(self) -> str:
@@ -194,6 +198,7 @@ class EncoderOptions(NamedTuple):
         size = self.batch_size
         return EncoderSpec(
             checkpoint=self.checkpoint,
+            coregister=self.coregister,
             pooling=self.pooling,
             device=split_devices(self.device)[0],
             batch_size=int(size) if size.isdecimal() else size,
