@@ -87,7 +87,10 @@ InputsArgument = Annotated[
     ),
 ]
 TableOption = Annotated[
-    Path, typer.Option("-o", "--output", help="Table: .parquet, .csv or .tsv.")
+    Path,
+    typer.Option(
+        "-o", "--output", help="Table: .parquet, .csv or .tsv; .npy for one image."
+    ),
 ]
 OptionalTableOption = Annotated[
     Path | None, typer.Option("-o", "--output", help="Table: .parquet, .csv or .tsv.")
