@@ -36,6 +36,7 @@ from brainfeat.exceptions import (
 from brainfeat.io.atomic import atomic_write
 from brainfeat.io.json_files import format_json, read_json
 from brainfeat.io.paths import expand_home
+from brainfeat.models.config import NORM_EPS
 from brainfeat.models.encoders import build_encoder
 from brainfeat.models.protocol import Encoder
 from brainfeat.models.transfer import check_state
@@ -48,7 +49,7 @@ CHECKPOINT_FILES = (_WEIGHTS, CONFIG_NAME, _CARD)
 # These change no feature: tables made before and after an edit can be joined.
 _NOT_FINGERPRINTED = ("description", "library_version", "origin")
 # Fields of an encoder of slabs that came later, with values that change nothing.
-_LATER = {"kind": "slab"}
+_LATER = {"kind": "slab", "positions": "learned", "norm_eps": NORM_EPS}
 
 
 class Checkpoint:

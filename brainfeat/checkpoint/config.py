@@ -24,12 +24,14 @@ class CheckpointConfig(JsonConfig):
     encoder : EncoderConfig, VolumeConfig or ResNetConfig
         Sizes of the network, its modalities and thickness.
     preprocessing : mapping
-        Settings for ``Preprocessor.from_dict``.
+        Settings for ``Preprocessor.from_dict``, or for ``InputRecipe.from_dict`` if
+        ``kind`` is "recipe".
     plane : {"axial", "coronal", "sagittal"}
         Plane of the slabs.
-    pooling : {"mean", "cls", "cls+mean"}
-        Recommended pooling. It is written in the model card for the reader and is
-        part of the fingerprint; embedders do not apply it.
+    pooling : {"mean", "cls", "cls+mean", "default"}
+        Recommended pooling; ``"default"`` is what the encoder's authors use. It is
+        written in the model card for the reader and is part of the fingerprint;
+        embedders do not apply it.
     missing_modalities : bool
         Whether training hid modalities, so that subjects may lack some.
     trained : bool

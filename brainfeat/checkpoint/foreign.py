@@ -2,7 +2,7 @@
 
 __all__ = ["ForeignWeights", "convert_foreign"]
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,7 +33,7 @@ class ForeignWeights(NamedTuple):
 def convert_foreign(path: Path, known: KnownEncoder | None) -> ForeignWeights:
     """Read weights of others from a file or folder, as `known` if it is given."""
     try:
-        encoder, state, layout, unused = convert_file(path)
+        encoder, state, layout, note = convert_file(path)
     except CheckpointError as error:
         if not path.is_dir():
             raise
@@ -47,8 +47,9 @@ def convert_foreign(path: Path, known: KnownEncoder | None) -> ForeignWeights:
     config = CheckpointConfig(
         encoder=encoder,
         preprocessing=_preprocessing(encoder, layout, known),
+        pooling="mean" if isinstance(encoder, EncoderConfig) else "default",
         missing_modalities=len(encoder.modalities) > 1,
-        description=_describe(path, layout, known) + _describe_unused(unused),
+        description=" ".join(filter(None, (_describe(path, layout, known), note))),
         origin=origin,
     )
     return ForeignWeights(config, state)
@@ -101,16 +102,6 @@ def _describe(path: Path, layout: str, known: KnownEncoder | None) -> str:
     return f"{known.title}, trained on {known.trained_on}."
 
 
-def _describe_unused(names: Sequence[str]) -> str:
-    """Say which parameters of newer exports have no effect."""
-    if not names:
-        return ""
-    return (
-        f" The file has {len(names)} parameters that the network does not use, such "
-        f"as {names[0]}."
-    )
-
-
 def _preprocessing(
     encoder: EncoderKind, layout: str, known: KnownEncoder | None
 ) -> dict[str, Any]:
@@ -118,7 +109,9 @@ def _preprocessing(
     # A network that others trained in a layout has the input for which it was made.
     owner = known or first_of_layout(layout)
     if owner is not None and owner.recipe in RECIPES:
-        return recipe_settings(owner.recipe)
+        if isinstance(encoder, EncoderConfig):
+            return recipe_settings(owner.recipe)
+        return recipe_settings(owner.recipe, encoder.volume_size)
     slabs = require_slab_config(encoder)
     patch, thickness = slabs.patch_size, slabs.thickness
     steps_and_sizes = ((patch, 150), (patch, 190), (thickness, 150))

@@ -87,7 +87,12 @@ def _fetch_file(hub: Any, address: HubAddress) -> Path | None:
     try:
         return Path(hub.hf_hub_download(repository, path, revision=revision))
     except Exception as error:
-        if "EntryNotFoundError" in _kinds(error):
+        kinds = _kinds(error)
+        is_unreachable = "LocalEntryNotFoundError" in kinds
+        if "EntryNotFoundError" in kinds and not is_unreachable:
+            return None
+        # Without a network, a folder may be there from before.
+        if is_unreachable and not is_weights(path or ""):
             return None
         raise
 

@@ -340,16 +340,13 @@ def identify(
     the sizes of a network that nobody else trains.
     """
     same = [known for known in _ENCODERS if known.layout == layout]
+    fitting = [known for known in same if _has_sizes(known, sizes)]
     name = file.name if file else ""
     return (
         _only(known for known in same if sha256 and sha256 in known.sha256.values())
         or _only(k for k in same if repository and _is_of(k, repository))
-        or _only(known for known in same if name in known.files)
-        or _only(
-            known
-            for known in same
-            if layout not in _COMMON_LAYOUTS and _has_sizes(known, sizes)
-        )
+        or _only(known for known in fitting if name in known.files)
+        or _only(known for known in fitting if layout not in _COMMON_LAYOUTS)
     )
 
 

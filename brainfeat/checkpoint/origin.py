@@ -4,6 +4,7 @@ __all__ = ["Origin", "announce_licence", "bundled_origin", "check_sha256"]
 
 import dataclasses
 import logging
+import multiprocessing
 from pathlib import Path
 
 from brainfeat.checkpoint.known import find_known
@@ -65,9 +66,10 @@ def bundled_origin(known: KnownEncoder | None) -> Origin:
 
 
 def announce_licence(origin: Origin) -> None:
-    """Log the licence of others' weights, once in a process."""
+    """Log the licence of others' weights, once in a run."""
     key = origin.name or origin.sha256, origin.licence
-    if not (origin.file and origin.licence) or key in _announced:
+    is_worker = multiprocessing.parent_process() is not None
+    if not (origin.file and origin.licence) or key in _announced or is_worker:
         return
     _announced.add(key)
     known = find_known(origin.name)

@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from brainfeat._version import __version__
 from brainfeat.cli.bids import run_bids
+from brainfeat.cli.compare import compare
 from brainfeat.cli.convert import convert
 from brainfeat.cli.demo import demo
 from brainfeat.cli.embed import embed
@@ -80,6 +81,7 @@ app.command()(embed)
 app.command("bids", cls=CommandOfLabels)(run_bids)
 app.command()(merge)
 app.command()(report)
+app.command()(compare)
 app.add_typer(segment_app, name="segment")
 app.command()(pretrain)
 app.command()(convert)

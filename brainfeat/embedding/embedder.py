@@ -24,7 +24,7 @@ from brainfeat.embedding.subject_encoder import Pooling, SubjectEncoder
 from brainfeat.embedding.tokens import stream_tokens
 from brainfeat.exceptions import ConfigError
 from brainfeat.models.threads import resolve_n_jobs
-from brainfeat.preprocessing.preprocessor import Preprocessor
+from brainfeat.preprocessing.interface import SubjectPreprocessing
 from brainfeat.progress import track
 from brainfeat.subjects.doubts import Assessed, report_doubts
 from brainfeat.subjects.failures import describe_failures, release_frames
@@ -50,8 +50,9 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
     Parameters
     ----------
     checkpoint : str or path-like
-        Name of a bundled checkpoint, a checkpoint folder, weights of DINOv2 as
-        `Checkpoint.load` reads them, or ``"hf-hub:org/name@revision"``.
+        Name of the bundled checkpoint or of a known encoder (``brainfeat info`` lists
+        them), a checkpoint folder, weights of others, or
+        ``"hf-hub:org/name[:path][@revision]"``, as for `Checkpoint.load`.
     pooling : {"mean", "cls", "cls+mean", "anatomy", "regions"}
         ``"mean"`` averages the patch tokens over the brain, ``"cls"`` the class tokens
         of the slabs (which ``"brainfound-tiny"`` did not train), ``"cls+mean"``
@@ -122,7 +123,7 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         pooling: Pooling = "mean",
         labels_img: Any = None,
         modality: str | None = None,
-        preprocessor: Preprocessor | None = None,
+        preprocessor: SubjectPreprocessing | None = None,
         batch_size: int | Literal["auto"] = "auto",
         device: Any = "auto",
         dtype: Literal["auto", "float32", "bfloat16"] = "auto",
@@ -394,7 +395,7 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
             raise ConfigError("labels_img: its regions changed since fit; fit again.")
 
 
-def _fingerprint(preprocessor: Preprocessor) -> str | None:
+def _fingerprint(preprocessor: SubjectPreprocessing) -> str | None:
     try:
         return preprocessor.fingerprint
     except ConfigError:

@@ -14,12 +14,12 @@ import pandas as pd
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
+from brainfeat.checkpoint.encoder_grid import EncoderGrid
 from brainfeat.exceptions import ConfigError, InputError, brief_reason
 from brainfeat.io.delimited_rows import DelimitedError, read_records
 from brainfeat.io.hashing import content_hash
 from brainfeat.io.paths import expand_home, image_stem
 from brainfeat.io.volumes import read_labels
-from brainfeat.slabs.grid import SlabGrid
 from brainfeat.volume import Geometry, Volume
 
 __all__ = ["RegionAtlas"]
@@ -66,13 +66,11 @@ class RegionAtlas:
             raise InputError("labels_img: the look-up table names two regions alike.")
         return cls(labels, values, names, content_hash(labels_img))
 
-    def weights(
-        self, geometry: Geometry, grid: SlabGrid, patch_size: int
-    ) -> NDArray[np.float32]:
+    def weights(self, geometry: Geometry, grid: EncoderGrid) -> NDArray[np.float32]:
         """Return the fraction of each token in each region, of shape (R, S, h, w)."""
         labels = _nearest(self.labels, geometry)
         weights = np.stack(
-            [grid.token_fractions(labels == value, patch_size) for value in self.values]
+            [grid.token_fractions(labels == value) for value in self.values]
         )
         empty = weights.sum(axis=(1, 2, 3)) == 0
         if empty.any():

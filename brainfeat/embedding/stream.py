@@ -125,8 +125,8 @@ class _EmbeddingSteps(NamedTuple):
         vectors = self.encoder.encode([item.encoder_input for item in prepared])
         for item, vector in zip(prepared, vectors, strict=True):
             if not np.isfinite(vector).all():
-                fractions = item.encoder_input.fractions
-                yield VolumeError(self.encoder.explain_not_finite(fractions))
+                reason = self.encoder.explain_not_finite(item.encoder_input)
+                yield VolumeError(reason)
                 continue
             known = item.input_sha256, item.voxel_mm, item.quality
             embedding = Embedding(vector, *known)

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from threading import Lock
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,11 +13,13 @@ from torch import Tensor
 from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.checkpoint.sharing import shared_encoder
 from brainfeat.embedding.cache import EmbeddingCache, embedding_key
+from brainfeat.embedding.pooler import NOT_FINITE, Pooler, Pooling
 from brainfeat.embedding.regions import RegionAtlas
 from brainfeat.embedding.stream import NOTHING_KNOWN, Embedding, stream_embeddings
 from brainfeat.exceptions import ConfigError, GeometryError
 from brainfeat.io.hashing import known_hash
 from brainfeat.io.volumes import MEMORY_LIMIT
+from brainfeat.models.config import EncoderConfig
 from brainfeat.models.device import (
     is_out_of_memory,
     resolve_batch_size,
@@ -25,20 +27,16 @@ from brainfeat.models.device import (
     resolve_dtype,
 )
 from brainfeat.models.encoder import EncoderOutput
-from brainfeat.models.pooling import pool_regions, pool_tissues, pool_tokens
+from brainfeat.preprocessing.interface import SubjectPreprocessing
 from brainfeat.preprocessing.preprocessed import PreprocessedSubject
 from brainfeat.preprocessing.preprocessor import Preprocessor
-from brainfeat.slabs.grid import SlabGrid
+from brainfeat.preprocessing.settings import preprocessing_from_dict
 from brainfeat.subjects.reading import read_and_preprocess
 from brainfeat.subjects.subject import Outcome, Subject
 from brainfeat.subjects.table import check_subject
 from brainfeat.volume import Geometry
 
 __all__ = ["NOT_FINITE", "EncoderInput", "Pooling", "SubjectEncoder"]
-
-Pooling = Literal["mean", "cls", "cls+mean", "anatomy", "regions"]
-
-NOT_FINITE = "the encoder gives values that are not finite."
 
 _MASK = "brain_mask"  # beside the modalities
 
@@ -48,9 +46,10 @@ _LOGGER = logging.getLogger(__name__)
 class EncoderInput(NamedTuple):
     """A preprocessed subject as the encoder takes it."""
 
-    slabs: NDArray[np.float32]  # S C H W
+    voxels: NDArray[np.float32]  # slabs (S, C, H, W), or volumes (M, I, J, K)
     present: NDArray[np.bool_]  # M
-    fractions: NDArray[np.float32]  # S h w, foreground of each patch
+    fractions: NDArray[np.float32]  # of each token (S, h, w) or (i, j, k), foreground
+    regions: NDArray[np.float32] | None = None  # R and tokens, the part in each region
 
 
 class SubjectEncoder:
@@ -64,7 +63,7 @@ class SubjectEncoder:
         self,
         checkpoint: Checkpoint,
         *,
-        preprocessor: Preprocessor | None = None,
+        preprocessor: SubjectPreprocessing | None = None,
         pooling: Pooling = "mean",
         labels_img: Any = None,
         batch_size: Any = "auto",
@@ -76,34 +75,28 @@ class SubjectEncoder:
         self.checkpoint = checkpoint
         self.modalities = config.encoder.modalities
         self.preprocessor = _resolve_preprocessor(preprocessor, checkpoint)
-        if pooling not in get_args(Pooling):
-            raise ConfigError(
-                f"pooling: expected one of {get_args(Pooling)}, got {pooling!r}."
-            )
-        if pooling == "anatomy" and not config.slab_encoder.tissues:
-            raise ConfigError(
-                "pooling='anatomy': expected a checkpoint that learnt to read anatomy, "
-                "got one that names no tissues."
-            )
         self.pooling = pooling
-        self.grid = SlabGrid(
-            thickness=config.slab_encoder.thickness, plane=config.plane
-        )
-        self.token_grid = self._find_token_grid()  # (n_slabs, height, width)
-        n_slabs, height, width = self.token_grid
+        self.pooler = Pooler(checkpoint, pooling, labels_img)
+        self.grid = self.pooler.grid
+        self.token_grid = self._find_token_grid()  # tokens along each axis of the input
         self.device = resolve_device(device)
         self._dtype = resolve_dtype(dtype, self.device)
-        n_tokens = n_slabs * (1 + height * width)
+        n_slices, height, width = self.token_grid
+        n_tokens = n_slices * (1 + height * width)
         self.batch_size = resolve_batch_size(batch_size, self.device, n_tokens)
-        self.atlas = None if pooling != "regions" else RegionAtlas.load(labels_img)
-        self._region_weights = self._weigh_regions()
+        self._check_regions()
         self._memory_limit = memory_limit
         self._falling_back = Lock()
 
     @property
+    def atlas(self) -> RegionAtlas | None:
+        """The regions that tokens are averaged over; None for other poolings."""
+        return self.pooler.atlas
+
+    @property
     def region_names(self) -> tuple[str, ...]:
         """Regions in the order of their features; none without an atlas."""
-        return self.atlas.names if self.atlas else ()
+        return self.pooler.region_names
 
     @property
     def atlas_fingerprint(self) -> str | None:
@@ -118,21 +111,12 @@ class SubjectEncoder:
     @property
     def n_features(self) -> int:
         """Length of an embedding."""
-        encoder = self.checkpoint.config.slab_encoder
-        if self.pooling == "anatomy":
-            return len(encoder.tissues)
-        parts = {"cls+mean": 2, "regions": len(self.region_names)}
-        return encoder.embed_dim * parts.get(self.pooling, 1)
+        return self.pooler.n_features
 
     @property
     def feature_names(self) -> tuple[str, ...]:
         """Name of each number of an embedding."""
-        encoder = self.checkpoint.config.slab_encoder
-        if self.pooling == "anatomy":
-            return tuple(f"emb_{name}" for name in encoder.tissues)
-        prefixes = [f"{name}_" for name in self.region_names] or [""]
-        n_each = self.n_features // len(prefixes)
-        return tuple(f"{p}emb_{index:03d}" for p in prefixes for index in range(n_each))
+        return self.pooler.feature_names
 
     def stream(
         self,
@@ -189,60 +173,52 @@ class SubjectEncoder:
         return processed, next(iter(volumes.values())).geometry
 
     def make_input(self, processed: PreprocessedSubject) -> EncoderInput:
-        """Cut a preprocessed subject into slabs."""
+        """Cut a preprocessed subject into slabs, or take its volumes."""
         return EncoderInput(
             self.grid.extract(processed.data),
             processed.present,
             self.fractions(processed.foreground),
+            self.pooler.weigh_regions(processed.geometry),
         )
 
     def fractions(self, foreground: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """Return the foreground of patches (S, h, w); 0 if the encoder skips them."""
-        config = self.checkpoint.config.slab_encoder
-        fractions = self.grid.token_fractions(foreground, config.patch_size)
-        return config.count_foreground(fractions)
+        """Return the foreground of each token; 0 if the encoder skips it."""
+        fractions = self.grid.token_fractions(foreground)
+        config = self.checkpoint.config.encoder
+        if isinstance(config, EncoderConfig):
+            return config.count_foreground(fractions)
+        return fractions
 
     @torch.inference_mode()
     def forward(
-        self, slabs: Tensor, present: Tensor, fractions: Tensor
+        self, voxels: Tensor, present: Tensor, fractions: Tensor
     ) -> EncoderOutput:
-        """Run the encoder on (B, S, C, H, W), (B, M) and (B, S, h, w)."""
+        """Run the encoder on inputs, (B, M) and the foreground of tokens."""
         # Weights and tokens are all of one precision: autocast would convert each of
         # them at each product.
         encoder = shared_encoder(self.checkpoint, self.device, self._dtype)
-        slabs = slabs.to(self.device, self._dtype)
+        voxels = voxels.to(self.device, self._dtype)
         present, foreground = present.to(self.device), fractions.to(self.device) > 0
-        output: EncoderOutput = encoder(slabs, present=present, foreground=foreground)
+        output: EncoderOutput = encoder(voxels, present=present, foreground=foreground)
         return output
 
-    @torch.inference_mode()
-    def pool(self, output: EncoderOutput, fractions: Tensor) -> Tensor:
-        """Pool tokens to embeddings of shape (B, n_features)."""
-        if self.pooling == "anatomy":
-            state = self.checkpoint.state
-            weight, bias = state["anatomy.weight"], state["anatomy.bias"]
-            return pool_tissues(output, fractions, weight, bias)
-        if self.pooling != "regions":
-            return pool_tokens(output, fractions, self.pooling)
-        return pool_regions(output, self._region_weights, fractions > 0)
+    def token_weights(self, processed: PreprocessedSubject) -> NDArray[np.float64]:
+        """Return the weights of a subject's patch tokens in its embedding.
 
-    def pool_weights(self, fractions: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Return weights of the patch tokens: (1, S, h, w), or one set per region."""
-        if self.pooling == "mean":
-            weights = fractions[None].astype(np.float64)
-        elif self.pooling == "regions":
-            foreground = (fractions > 0).astype(np.float64)
-            weights = self._region_weights.cpu().numpy() * foreground
-        else:
-            raise ConfigError(
-                "expected an embedder that pools patch tokens, by 'mean' or "
-                f"'regions', got pooling={self.pooling!r}: only these have a position."
-            )
-        totals = weights.sum(axis=(1, 2, 3), keepdims=True)
-        return np.asarray(weights / np.where(totals > 0, totals, 1.0))
+        Of shape (1, tokens), or one set per region.
+        """
+        regions = self.pooler.weigh_regions(processed.geometry)
+        return self.pooler.token_weights(self.fractions(processed.foreground), regions)
 
     def encode(self, inputs: Sequence[EncoderInput]) -> NDArray[np.float32]:
         """Return embeddings of shape (n_inputs, n_features)."""
+        rows = np.empty((len(inputs), self.n_features), np.float32)
+        for members in _group_by_shape(inputs):
+            rows[members] = self._encode_equal([inputs[index] for index in members])
+        return rows
+
+    def _encode_equal(self, inputs: Sequence[EncoderInput]) -> NDArray[np.float32]:
+        """Encode inputs of one shape."""
         # If memory is short, batches shrink, and the CPU takes over in the end.
         while True:
             size = self.batch_size
@@ -259,18 +235,9 @@ class SubjectEncoder:
                 if self.batch_size == size:
                     self._fall_back()
 
-    def explain_not_finite(self, fractions: NDArray[np.float32]) -> str:
+    def explain_not_finite(self, one: EncoderInput) -> str:
         """Say why an embedding is not finite: a region may hold no brain."""
-        if self.atlas:
-            weights = self._region_weights.cpu().numpy()[:, fractions > 0]  # R, patches
-            totals = weights.sum(axis=1)
-            empty = [n for n, t in zip(self.region_names, totals, strict=True) if not t]
-            if empty:
-                return (
-                    "expected some of the brain in each region of labels_img, got none "
-                    f"in {', '.join(empty)}."
-                )
-        return NOT_FINITE
+        return self.pooler.explain_not_finite(one.fractions, one.regions)
 
     def _fall_back(self) -> None:
         if self.batch_size > 1:
@@ -279,7 +246,6 @@ class SubjectEncoder:
         else:
             self.device = torch.device("cpu")
             self._dtype = resolve_dtype("auto", self.device)
-            self._region_weights = self._weigh_regions()
             what = "the CPU"
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -289,11 +255,14 @@ class SubjectEncoder:
         # Filled up to one batch shape: kernels that depend on the shape would let
         # a row depend on how many others are with it.
         rows = [*inputs, *[inputs[-1]] * (self.batch_size - len(inputs))]
-        slabs = self._to_device([row.slabs for row in rows])  # B S C H W
+        voxels = self._to_device([row.voxels for row in rows])
         present = self._to_device([row.present for row in rows])  # B M
-        fractions = self._to_device([row.fractions for row in rows])  # B S h w
-        output = self.forward(slabs, present, fractions)
-        vectors = self.pool(output, fractions)
+        fractions = self._to_device([row.fractions for row in rows])
+        given = [row.regions for row in rows if row.regions is not None]
+        regions = self._to_device(given) if given else None  # B R tokens
+        output = self.forward(voxels, present, fractions)
+        with torch.inference_mode():
+            vectors = self.pooler.pool(output, fractions, regions)
         return vectors[: len(inputs)].cpu().numpy()
 
     def _to_device(self, arrays: Sequence[NDArray[Any]]) -> Tensor:
@@ -303,37 +272,52 @@ class SubjectEncoder:
             return batch.pin_memory().to(self.device, non_blocking=True)
         return batch.to(self.device)
 
-    def _find_token_grid(self) -> tuple[int, ...]:
+    def _find_token_grid(self) -> tuple[int, int, int]:
+        shape = self.preprocessor.grid_shape
+        config = self.checkpoint.config.encoder
+        if shape is None and not isinstance(config, EncoderConfig):
+            shape = config.volume_size  # for the batch size
+        if shape is None:
+            raise ConfigError(
+                "preprocessor: expected one whose grid has the same shape for all "
+                "subjects, which an encoder of slabs needs."
+            )
         try:
-            return self.fractions(np.zeros(self.preprocessor.shape, np.bool_)).shape
+            return self.grid.token_shape(shape)
         except GeometryError as error:
             raise ConfigError(
-                f"preprocessor: its shape {self.preprocessor.shape} does not fit the "
-                f"encoder ({error})"
+                f"preprocessor: its shape {shape} does not fit the encoder ({error})"
             ) from error
 
-    def _weigh_regions(self) -> Tensor:
+    def _check_regions(self) -> None:
         if self.atlas is None:
-            return torch.empty(0)
-        if self.preprocessor.alignment == "none":
+            return
+        if not self.preprocessor.knows_template:
             raise ConfigError(
                 "pooling='regions': expected a preprocessor that aligns to the "
                 "template, whose space the atlas is in, got alignment='none'."
             )
-        patch_size = self.checkpoint.config.slab_encoder.patch_size
-        geometry = self.preprocessor.geometry
-        weights = self.atlas.weights(geometry, self.grid, patch_size)
-        return torch.from_numpy(weights).to(self.device)
+        if isinstance(self.preprocessor, Preprocessor):
+            # Once, and before images are read: the grid is that of all subjects.
+            self.pooler.weigh_regions(self.preprocessor.geometry)
+
+
+def _group_by_shape(inputs: Sequence[EncoderInput]) -> list[list[int]]:
+    """Return the indices of inputs of each shape."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, one in enumerate(inputs):
+        groups.setdefault(one.voxels.shape, []).append(index)
+    return [*groups.values()]
 
 
 def _resolve_preprocessor(
-    preprocessor: Preprocessor | None, checkpoint: Checkpoint
-) -> Preprocessor:
+    preprocessor: SubjectPreprocessing | None, checkpoint: Checkpoint
+) -> SubjectPreprocessing:
     if preprocessor is None:
-        return Preprocessor.from_dict(checkpoint.config.preprocessing)
-    if not isinstance(preprocessor, Preprocessor):
+        return preprocessing_from_dict(checkpoint.config.preprocessing)
+    if not isinstance(preprocessor, SubjectPreprocessing):
         raise ConfigError(
-            "preprocessor: expected None or a Preprocessor, "
+            "preprocessor: expected None, a Preprocessor or an InputRecipe, "
             f"got {type(preprocessor).__name__}."
         )
     return preprocessor

@@ -64,16 +64,15 @@ def _encode(
     encoder: SubjectEncoder, processed: PreprocessedSubject, native: Geometry
 ) -> SubjectTokens:
     one = encoder.make_input(processed)
-    parts = (torch.from_numpy(array)[None] for array in one)
-    output = encoder.forward(*parts)
+    parts = (one.voxels, one.present, one.fractions)
+    output = encoder.forward(*(torch.from_numpy(array)[None] for array in parts))
     tokens = output.patch_tokens[0].float().cpu().numpy()  # S h w D
     if not np.isfinite(tokens).all():
         raise VolumeError(NOT_FINITE)
-    patch_size = encoder.checkpoint.config.slab_encoder.patch_size
     return SubjectTokens(
         encoder.grid.arrange_tokens(tokens),
         encoder.grid.arrange_tokens(one.fractions),
-        encoder.grid.token_geometry(processed.geometry, patch_size),
+        encoder.grid.token_geometry(processed.geometry),
         processed,
         native,
     )

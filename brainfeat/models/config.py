@@ -1,6 +1,6 @@
 """Sizes of the encoder, and the named presets."""
 
-__all__ = ["EncoderConfig"]
+__all__ = ["NORM_EPS", "EncoderConfig"]
 
 import dataclasses
 from collections.abc import Iterator
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 PresetName = Literal["tiny", "small", "base", "large", "giant"]
 FeedForward = Literal["mlp", "swiglu"]
+Positions = Literal["learned", "rotary"]
 PositionMode = Literal["bicubic", "antialiased"]
 Stem = Literal["linear", "hierarchical"]
 Background = Literal["kept", "skipped"]
@@ -35,6 +36,8 @@ _Fractions = TypeVar("_Fractions", "NDArray[np.float32]", "Tensor")
 # Many patches around a brain contain a trace of foreground: they cost as much as any
 # other, and have little weight in the mean.
 _MIN_FRACTION = 0.1
+
+NORM_EPS = 1e-6  # DINOv2's; PyTorch's default of 1e-5 changes the tokens
 
 _DINOV2: dict[str, Any] = {"patch_size": 14, "image_size": (518, 518)}
 _PRESETS: dict[str, dict[str, Any]] = {
@@ -72,6 +75,9 @@ class EncoderConfig(JsonConfig):
         Kind of feed-forward layer.
     num_register_tokens : int
         Extra tokens without a position in the image.
+    positions : {"learned", "rotary"}
+        Whether embeddings of positions are added to the tokens, as in DINOv2, or
+        queries and keys of patches are rotated, as in DINOv3.
     position_mode : {"bicubic", "antialiased"}
         Interpolation of the position embeddings.
     stem : {"linear", "hierarchical"}
@@ -88,6 +94,8 @@ class EncoderConfig(JsonConfig):
         mixing sees zeros, and their tokens are zero.
     layer_scale : float
         Initial factor of the residual branches.
+    norm_eps : float
+        Epsilon of the layer norms.
     drop_path : float
         Fraction of samples that skip the last block's branches in training; it
         grows linearly from 0 at the first block. DINOv2 was trained with the same
@@ -113,12 +121,14 @@ class EncoderConfig(JsonConfig):
     mlp_ratio: PositiveFloat = 4.0
     ffn: FeedForward = "mlp"
     num_register_tokens: NonNegativeInt = 0
+    positions: Positions = "learned"
     position_mode: PositionMode = "bicubic"
     stem: Stem = "linear"
     slab_positions: NonNegativeInt = 0
     slab_mixing: tuple[int, ...] = ()
     background: Background = "kept"
     layer_scale: float = 1e-5  # DINOv2's start of training
+    norm_eps: PositiveFloat = NORM_EPS
     drop_path: _DropRate = 0.0
     tissues: UniqueNames = ()
 
@@ -220,6 +230,10 @@ def _relations(config: EncoderConfig) -> Iterator[Relation]:
     yield bool(config.modalities), "modalities", "at least one name"
     divides = config.embed_dim % config.num_heads == 0
     yield divides, "num_heads", f"a divisor of embed_dim {config.embed_dim}"
+    if config.positions == "rotary":
+        is_split = config.embed_dim % (4 * config.num_heads) == 0
+        rotary = "for rotary positions"
+        yield is_split, "embed_dim", f"a multiple of 4 for each head {rotary}"
     fits = all(length % patch == 0 for length in config.image_size)
     yield fits, "image_size", f"multiples of patch_size {patch}"
     exist = set(config.slab_mixing) <= set(range(config.depth))

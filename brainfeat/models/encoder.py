@@ -11,7 +11,6 @@ from torch.utils.checkpoint import checkpoint
 from brainfeat.models.config import EncoderConfig
 from brainfeat.models.inputs import check_blocks, check_inputs
 from brainfeat.models.layers import (
-    NORM_EPS,
     Block,
     BlockConfig,
     PatchEmbed,
@@ -21,9 +20,11 @@ from brainfeat.models.layers import (
 )
 from brainfeat.models.packing import Packing
 from brainfeat.models.protocol import Encoder, EncoderOutput
+from brainfeat.models.rotary import Rotation, rotate_image
 from brainfeat.models.stem import HierarchicalStem
 
 _TOKENS_IN_CACHE = 1280
+_ROTARY_BASE = 100.0  # DINOv3's
 
 # Shape of dense patch tokens (B, S, h, w), or the packing of the foreground.
 _Grid = tuple[int, int, int, int]
@@ -38,6 +39,7 @@ class SlabEncoder(Encoder):
     modality adds a learned vector to every patch token: ``modality_embed`` where it
     is present, ``absent_embed`` in place of its pixels where it is missing. With
     three channels and one slab this is DINOv2 itself. Registers follow [2]_.
+    With rotary positions it is DINOv3 [3]_.
     Extensions of DINOv2 are off by default: slab mixing, slab position embeddings,
     the hierarchical stem, skipping the background, and ``anatomy``, a linear map from
     a patch token to the fraction of each tissue, which `forward` does not use.
@@ -52,6 +54,7 @@ class SlabEncoder(Encoder):
     .. [1] Oquab et al., "DINOv2: Learning Robust Visual Features without
        Supervision", TMLR 2024.
     .. [2] Darcet et al., "Vision Transformers Need Registers", ICLR 2024.
+    .. [3] Siméoni et al., "DINOv3", 2025.
     """
 
     config: EncoderConfig
@@ -66,7 +69,8 @@ class SlabEncoder(Encoder):
         self.absent_embed = nn.Parameter(torch.zeros(n_modalities, dim))
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.mask_token = nn.Parameter(torch.zeros(1, dim))
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + n_patches, dim))
+        if config.positions == "learned":
+            self.pos_embed = nn.Parameter(torch.zeros(1, 1 + n_patches, dim))
         if config.num_register_tokens:
             shape = (1, config.num_register_tokens, dim)
             self.register_tokens = nn.Parameter(torch.zeros(shape))
@@ -78,7 +82,7 @@ class SlabEncoder(Encoder):
         self.slab_mixing = nn.ModuleDict(
             {str(index): SlabMixing(dim) for index in config.slab_mixing}
         )
-        self.norm = nn.LayerNorm(dim, eps=NORM_EPS)
+        self.norm = nn.LayerNorm(dim, eps=config.norm_eps)
         if config.tissues:
             self.anatomy = nn.Linear(dim, len(config.tissues))
         self.activation_checkpointing = False
@@ -124,8 +128,9 @@ class SlabEncoder(Encoder):
             If a shape does not fit the configuration.
         """
         x, layout = self._embed(slabs, present, masks, positions, foreground)
+        rotation = self._rotation(layout, x.device)
         for index in range(len(self.blocks)):
-            x = self._run_block(index, x, layout)
+            x = self._run_block(index, x, layout, rotation)
         return self._output(x, layout)
 
     def forward_intermediates(
@@ -162,9 +167,10 @@ class SlabEncoder(Encoder):
         """
         wanted = check_blocks(blocks, self.config.depth)
         x, layout = self._embed(slabs, present, foreground=foreground)
+        rotation = self._rotation(layout, x.device)
         outputs: dict[int, EncoderOutput] = {}
         for index in range(max(wanted, default=-1) + 1):
-            x = self._run_block(index, x, layout)
+            x = self._run_block(index, x, layout, rotation)
             if index in wanted:
                 outputs[index] = self._output(x, layout)
         return [outputs[index] for index in wanted]
@@ -192,13 +198,12 @@ class SlabEncoder(Encoder):
             self.patch_embed.reset_parameters()
         else:
             nn.init.trunc_normal_(self.patch_embed.proj.weight, std=0.002)
-        embeddings = [self.pos_embed, self.modality_embed, self.absent_embed]
-        if self.config.slab_positions:
-            embeddings.append(self.slab_embed)
-        for parameter in embeddings:
-            nn.init.trunc_normal_(parameter, std=0.02)
+        own = dict(self.named_parameters(recurse=False))
+        for name in ("pos_embed", "modality_embed", "absent_embed", "slab_embed"):
+            if name in own:
+                nn.init.trunc_normal_(own[name], std=0.02)
         nn.init.normal_(self.cls_token, std=1e-6)
-        if self.config.num_register_tokens:
+        if "register_tokens" in own:
             nn.init.normal_(self.register_tokens, std=1e-6)
 
     def _embed(
@@ -220,7 +225,9 @@ class SlabEncoder(Encoder):
         patches = self._embed_images(slabs.flatten(0, 1), rows).reshape(*grid, -1)
         if masks is not None:
             patches = self._hide(patches, masks)  # B S h w D
-        patches = (patches + self._patch_positions(grid)).flatten(2, 3).flatten(0, 1)
+        if self.config.positions == "learned":
+            patches = patches + self._patch_positions(grid)
+        patches = patches.flatten(2, 3).flatten(0, 1)
         prefix = self._prefix_tokens().to(patches.dtype)
         x = torch.cat([prefix.expand(len(patches), -1, -1), patches], 1)
         if self.config.slab_positions:
@@ -246,7 +253,8 @@ class SlabEncoder(Encoder):
         patches = patches.flatten(1)  # P D
         if masks is not None:
             patches = self._hide(patches, masks[row, slab, i, j])
-        patches = patches + self._patch_positions(grid)[i, j]
+        if self.config.positions == "learned":
+            patches = patches + self._patch_positions(grid)[i, j]
         prefix = self._prefix_tokens().to(patches.dtype)
         prefix = prefix.expand(len(packing.slabs), -1, -1)
         if self.config.slab_positions:
@@ -292,25 +300,43 @@ class SlabEncoder(Encoder):
 
     def _prefix_tokens(self) -> Tensor:
         """Return class and register tokens, of shape (1, 1 + R, D)."""
-        cls_token = self.cls_token + self.pos_embed[:, :1]
+        cls_token: Tensor = self.cls_token
+        if self.config.positions == "learned":
+            cls_token = cls_token + self.pos_embed[:, :1]
         if not self.config.num_register_tokens:
             return cls_token
         return torch.cat([cls_token, self.register_tokens], 1)
 
-    def _run_block(self, index: int, x: Tensor, layout: _Layout) -> Tensor:
+    def _rotation(self, layout: _Layout, device: torch.device) -> Rotation | None:
+        """Return the rotation of all tokens, the same in each slab, unless packed."""
+        config = self.config
+        if config.positions == "learned":
+            return None
+        height, width = (layout.shape if isinstance(layout, Packing) else layout)[2:]
+        head_dim = config.embed_dim // config.num_heads
+        rotation = rotate_image(
+            (height, width), head_dim, base=_ROTARY_BASE, device=device
+        )
+        if isinstance(layout, Packing):
+            return rotation.pack(layout, layout.patches % (height * width))
+        return rotation.with_prefix(1 + config.num_register_tokens)
+
+    def _run_block(
+        self, index: int, x: Tensor, layout: _Layout, rotation: Rotation | None
+    ) -> Tensor:
         block = self.blocks[index]
         packing = layout if isinstance(layout, Packing) else None
         if self.activation_checkpointing and self.training:
-            x = checkpoint(block, x, packing, use_reentrant=False)
+            x = checkpoint(block, x, packing, rotation, use_reentrant=False)
         elif isinstance(layout, Packing) or torch.is_grad_enabled() or x.is_cuda:
-            x = block(x, packing)
+            x = block(x, packing, rotation)
         else:
             # A few slabs at a time fit in the CPU's caches; never of two subjects,
             # since a product's rounding may depend on its number of rows.
             n_slabs = max(1, _TOKENS_IN_CACHE // x.shape[1])
             rows = torch.split(x, layout[1])
             parts = [part for row in rows for part in torch.split(row, n_slabs)]
-            x = torch.cat([block(part) for part in parts])
+            x = torch.cat([block(part, None, rotation) for part in parts])
         if str(index) not in self.slab_mixing:
             return x
         mixing = self.slab_mixing[str(index)]
@@ -349,6 +375,7 @@ def _block(config: EncoderConfig, drop_rate: float) -> Block:
             hidden_dim=round(config.embed_dim * config.mlp_ratio),
             ffn=config.ffn,
             layer_scale=config.layer_scale,
+            norm_eps=config.norm_eps,
             drop_rate=drop_rate,
         )
     )

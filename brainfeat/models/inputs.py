@@ -1,6 +1,6 @@
 """Check the shapes of an encoder's inputs."""
 
-__all__ = ["check_blocks", "check_inputs", "check_volumes"]
+__all__ = ["check_blocks", "check_inputs", "check_patches", "check_volumes"]
 
 from collections.abc import Sequence
 
@@ -69,6 +69,18 @@ def check_volumes(
     _check_flags("present", present, (len(volumes), n_modalities))
     grid = config.token_grid(sizes).shape
     _check_flags("foreground", foreground, (len(volumes), *grid))
+
+
+def check_patches(config: VolumeConfig, patches: Tensor, places: Tensor) -> None:
+    """Check that the shapes of patches fit, and that they have one embedding."""
+    if config.n_streams > 1:
+        raise InputError("patches: expected an encoder with one patch embedding.")
+    if patches.ndim != 2 or patches.shape[1] != config.in_dim:
+        shape = tuple(patches.shape)
+        raise InputError(f"patches: expected shape (N, {config.in_dim}), got {shape}.")
+    if places.shape != (len(patches), 3):
+        shape = tuple(places.shape)
+        raise InputError(f"places: expected shape ({len(patches)}, 3), got {shape}.")
 
 
 def check_blocks(blocks: Sequence[int], depth: int) -> list[int]:

@@ -20,12 +20,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from brainfeat.models.config import NORM_EPS
 from brainfeat.models.feed_forward import ExpertConfig, ExpertMlp, Gelu, Mlp, SwiGLU
 from brainfeat.models.packing import Packing
 from brainfeat.models.rotary import Rotation
 
 _SHORT = 256  # tokens, whose scores fit into a CPU's cache
-NORM_EPS = 1e-6  # DINOv2's; PyTorch's default of 1e-5 changes the tokens
 
 
 class PatchEmbed(nn.Module):

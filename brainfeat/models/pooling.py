@@ -1,17 +1,24 @@
 """Pool the tokens of a subject into one vector, without background."""
 
-__all__ = ["PoolingMode", "pool_regions", "pool_tissues", "pool_tokens"]
+__all__ = [
+    "PoolingMode",
+    "pool_feature",
+    "pool_regions",
+    "pool_tissues",
+    "pool_tokens",
+]
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from brainfeat.exceptions import ConfigError, InputError
-from brainfeat.models.protocol import EncoderOutput
+from brainfeat.models.protocol import EncoderOutput, Feature
 
-PoolingMode = Literal["mean", "cls", "cls+mean"]
+PoolingMode = Literal["mean", "cls", "cls+mean", "default"]
+_TOKEN_MODES = ("mean", "cls", "cls+mean")
 
 
 def pool_tokens(
@@ -20,11 +27,11 @@ def pool_tokens(
     """Average the tokens of each subject over its brain: float32 (B, D) or (B, 2 * D).
 
     `token_fractions` (B, S, h, w) are foreground fractions, which weight the patch
-    tokens; a class token weighs as much as its slab. ``"cls+mean"`` concatenates both.
+    tokens; the class token of a slab weighs as much as its slab. ``"cls+mean"``
+    concatenates both.
     """
-    modes = get_args(PoolingMode)
-    if mode not in modes:
-        raise ConfigError(f"pooling: expected one of {modes}, got {mode!r}.")
+    if mode not in _TOKEN_MODES:
+        raise ConfigError(f"pooling: expected one of {_TOKEN_MODES}, got {mode!r}.")
     if token_fractions.shape != output.patch_tokens.shape[:4]:
         raise InputError(
             f"token_fractions: expected shape {tuple(output.patch_tokens.shape[:4])}, "
@@ -40,13 +47,27 @@ def pool_tokens(
     weights = weights / totals
     parts = []
     if mode in {"cls", "cls+mean"}:
-        slab_weights = weights.sum(dim=(2, 3))  # B S
         cls_token = output.require_cls_token().float()
-        parts.append(torch.einsum("bs,bsd->bd", slab_weights, cls_token))
+        if cls_token.ndim == 3:  # of each slab
+            slab_weights = weights.sum(dim=(2, 3))  # B S
+            cls_token = torch.einsum("bs,bsd->bd", slab_weights, cls_token)
+        parts.append(cls_token)
     if mode in {"mean", "cls+mean"}:
         tokens = output.patch_tokens.float()
         parts.append(torch.einsum("bshw,bshwd->bd", weights, tokens))
     return torch.cat(parts, dim=1)
+
+
+def pool_feature(output: EncoderOutput, encoded: Tensor, feature: Feature) -> Tensor:
+    """Return what the authors of an encoder of volumes use: float32 (B, D).
+
+    Their mean is over all tokens that are `encoded` (B, i, j, k), background or not.
+    """
+    if feature == "cls":
+        return output.require_cls_token().float()
+    if feature == "first":
+        return output.patch_tokens[:, 0, 0, 0].float()
+    return pool_tokens(output, encoded.float(), "mean")
 
 
 def pool_tissues(
@@ -69,22 +90,26 @@ def pool_tissues(
 def pool_regions(output: EncoderOutput, weights: Tensor, foreground: Tensor) -> Tensor:
     """Average the patch tokens over the brain in each region: (B, R * D).
 
-    `weights` (R, S, h, w) are the fractions of the patches that a region fills,
-    `foreground` (B, S, h, w) are booleans. NaN where a region has no brain.
+    `weights` (B, R, S, h, w) are the fractions of the patches that a region fills, or
+    (R, S, h, w) for all subjects; `foreground` (B, S, h, w) are booleans. NaN where a
+    region has no brain.
     """
     grid = tuple(output.patch_tokens.shape[1:4])
-    if weights.ndim != 4 or weights.shape[1:] != grid:
+    if weights.ndim not in {4, 5} or weights.shape[-3:] != grid:
         raise InputError(
             f"weights: expected a patch grid of {grid} for each region, "
             f"got shape {tuple(weights.shape)}."
         )
     weights = weights.to(output.patch_tokens.device, torch.float32)
-    empty = (weights.sum(dim=(1, 2, 3)) <= 0).nonzero().flatten().tolist()
+    totals = weights.sum(dim=(-3, -2, -1)).reshape(-1, weights.shape[-4])
+    empty = (totals <= 0).any(dim=0).nonzero().flatten().tolist()
     if empty:
         raise InputError(
             f"weights: expected patches in each region, got none in {empty}."
         )
     tokens = output.patch_tokens.float() * foreground[..., None]
-    totals = torch.einsum("rshw,bshw->br", weights, foreground.float())
-    sums = torch.einsum("rshw,bshwd->brd", weights, tokens)
+    if weights.ndim == 4:
+        weights = weights.expand(len(tokens), *weights.shape)
+    totals = torch.einsum("brshw,bshw->br", weights, foreground.float())
+    sums = torch.einsum("brshw,bshwd->brd", weights, tokens)
     return (sums / totals[..., None]).flatten(1)

@@ -48,6 +48,18 @@ class Rotation(NamedTuple):
             sin=packing.pack(still, self.sin[positions]),
         )
 
+    def at(self, places: Tensor, grid: tuple[int, int, int]) -> Self:
+        """Select tokens at places (..., 3) of a grid."""
+        shape = (*grid, self.cos.shape[-1])
+        cos, sin = self.cos.reshape(shape), self.sin.reshape(shape)
+        index = places.unbind(-1)
+        return self._replace(cos=cos[index], sin=sin[index])
+
+    def tile(self, n_streams: int) -> Self:
+        """Repeat the rotation for the patches of each of several modalities."""
+        cos, sin = self.cos.repeat(n_streams, 1), self.sin.repeat(n_streams, 1)
+        return self._replace(cos=cos, sin=sin)
+
     def with_prefix(self, n_tokens: int) -> Self:
         """Put tokens that do not turn before the others."""
         still = self.cos.new_zeros(n_tokens, self.cos.shape[-1])

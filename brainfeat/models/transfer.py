@@ -97,10 +97,11 @@ def adapt_state(
             )
     if target.tissues != config.tissues:
         result = {k: v for k, v in result.items() if not k.startswith("anatomy.")}
-    stored = state["pos_embed"][0]
-    grid = stored[1:].reshape(*config.grid_size, -1)
-    grid = interpolate_positions(grid, target.grid_size, config.position_mode)
-    result["pos_embed"] = torch.cat([stored[:1], grid.flatten(0, 1)])[None]
+    if config.positions == "learned":
+        stored = state["pos_embed"][0]
+        grid = stored[1:].reshape(*config.grid_size, -1)
+        grid = interpolate_positions(grid, target.grid_size, config.position_mode)
+        result["pos_embed"] = torch.cat([stored[:1], grid.flatten(0, 1)])[None]
     result |= _adapt_slab_positions(state, target)
     for name, shape in parameter_shapes(target).items():
         if name.startswith("slab_mixing.") and name not in result:

@@ -8,19 +8,14 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from brainfeat.models.inputs import check_blocks, check_volumes
+from brainfeat.models.inputs import check_blocks, check_patches, check_volumes
 from brainfeat.models.layers import Block, BlockConfig
 from brainfeat.models.modalities import SingleModalities, average_modalities
 from brainfeat.models.packing import Packing
 from brainfeat.models.protocol import Encoder, EncoderOutput
 from brainfeat.models.rotary import Rotation, rotate_volume
 from brainfeat.models.volume_config import VolumeConfig
-from brainfeat.models.volume_positions import (
-    CONCATENATED_CHANNELS,
-    append_sinusoids,
-    make_sinusoids,
-    resize_positions,
-)
+from brainfeat.models.volume_patches import VolumePatchEmbed, cut_patches, list_places
 
 _ROTARY_BASE = 10_000.0
 
@@ -55,7 +50,7 @@ class VolumeEncoder(Encoder):
         super().__init__()
         self.config = config
         self.patch_embed = nn.ModuleList(
-            _PatchEmbed(config) for _ in range(config.n_streams)
+            VolumePatchEmbed(config) for _ in range(config.n_streams)
         )
         if config.has_cls_token:
             self.cls_token = nn.Parameter(torch.zeros(1, config.embed_dim))
@@ -176,6 +171,51 @@ class VolumeEncoder(Encoder):
         last = self.config.depth - 1
         return self._encode(volumes, [last], present, foreground)[0]
 
+    def forward_patches(
+        self,
+        patches: Tensor,
+        places: Tensor,
+        *,
+        grid: tuple[int, int, int] | None = None,
+    ) -> EncoderOutput:
+        """Encode some patches of one volume, in any order.
+
+        Parameters
+        ----------
+        patches : Tensor of shape (N, n_voxels)
+            Normalised voxels of each patch, flattened.
+        places : int Tensor of shape (N, 3)
+            Index of each patch along the axes of the grid.
+        grid : tuple of int, optional
+            Patches of the volume; by default those of ``config.volume_size``.
+
+        Returns
+        -------
+        EncoderOutput
+            Class token (1, D), or None, and tokens (N, D), after the final norm.
+
+        Raises
+        ------
+        InputError
+            If each modality has its own patch embedding, or a shape does not fit.
+        """
+        config, size = self.config, grid or self.config.grid_size
+        check_patches(config, patches, places)
+        x = self.patch_embed[0](patches.to(self.norm.weight.dtype), places, size)
+        prefix = self._prefix().to(x.dtype)
+        rotation = self._rotation(size, x)
+        if rotation is not None:
+            rotation = rotation.at(places, size).with_prefix(len(prefix))
+        tokens = _Tokens(
+            torch.cat([prefix, x])[None], (1, 1, len(x), 1, 1), None, rotation
+        )
+        for block in self.blocks:
+            tokens = _run(block, tokens)
+        cls_token, encoded = self._output(tokens)
+        return EncoderOutput(
+            None if cls_token is None else cls_token[:, 0], encoded[0, 0, :, 0, 0]
+        )
+
     def _encode(
         self,
         volumes: Tensor,
@@ -226,20 +266,21 @@ class VolumeEncoder(Encoder):
         if present is not None:
             # Voxels of a missing modality may be NaN.
             volumes = volumes.masked_fill(~present[:, :, None, None, None], 0.0)
-        streams = zip(self.patch_embed, volumes.unbind(1), strict=True)
-        patches = torch.stack([embed(volume) for embed, volume in streams], 1)
-        n_rows, n_streams, i, j, k, dim = patches.shape
-        grid = (n_rows, n_streams, i, j, k)
+        cut = cut_patches(volumes, self.config.patch_size)  # B streams i j k n_voxels
+        n_rows, n_streams, i, j, k, _ = cut.shape
+        grid, places = (n_rows, n_streams, i, j, k), list_places((i, j, k), cut.device)
+        streams = zip(self.patch_embed, cut.unbind(1), strict=True)
+        patches = torch.stack([embed(x, places, (i, j, k)) for embed, x in streams], 1)
         prefix = self._prefix().to(patches.dtype)  # 1 or 0, D
         rotation = self._rotation((i, j, k), patches)
         packing = self._packing(grid, present, foreground, len(prefix))
         if packing is None:
-            flat = patches.reshape(n_rows, -1, dim)
-            x = torch.cat([prefix.expand(n_rows, -1, -1), flat], 1)
-            turned = None if rotation is None else rotation.with_prefix(len(prefix))
-            return _Tokens(x, grid, rotation=turned)
+            x = torch.cat([prefix.expand(n_rows, -1, -1), patches.flatten(1, 4)], 1)
+            if rotation is not None:
+                rotation = rotation.tile(n_streams).with_prefix(len(prefix))
+            return _Tokens(x, grid, rotation=rotation)
         prefixes = prefix.expand(len(packing.slabs), -1, -1)
-        x = packing.pack(prefixes, patches.reshape(-1, dim)[packing.patches])
+        x = packing.pack(prefixes, patches.flatten(0, 4)[packing.patches])
         if rotation is not None:
             rotation = rotation.pack(packing, packing.patches % (i * j * k))
         return _Tokens(x, grid, packing, rotation)
@@ -287,37 +328,6 @@ class VolumeEncoder(Encoder):
             prefix = packed_prefix[:, 0]
         patches = patches.reshape(*grid, -1)
         return EncoderOutput(prefix if n_prefix else None, patches)
-
-
-class _PatchEmbed(nn.Module):
-    """One linear map of every patch of a volume, with its position."""
-
-    def __init__(self, config: VolumeConfig) -> None:
-        super().__init__()
-        self.config = config
-        dim = config.embed_dim
-        is_appended = config.positions == "concatenated"
-        out_dim = dim - CONCATENATED_CHANNELS if is_appended else dim
-        self.proj = nn.Linear(config.in_dim, out_dim)
-        if config.positions == "learned":
-            self.pos_embed = nn.Parameter(torch.zeros(*config.grid_size, dim))
-            nn.init.trunc_normal_(self.pos_embed, std=0.02)
-
-    def forward(self, volumes: Tensor) -> Tensor:
-        """Embed the patches of volumes (B, I, J, K): (B, i, j, k, D)."""
-        grid = self.config.token_grid((*volumes.shape[1:],)).shape
-        p, q, r = self.config.patch_size
-        i, j, k = grid
-        cut = volumes.reshape(len(volumes), i, p, j, q, k, r)
-        tokens: Tensor = self.proj(cut.permute(0, 1, 3, 5, 2, 4, 6).flatten(4))
-        match self.config.positions:
-            case "learned":
-                return tokens + resize_positions(self.pos_embed, grid)
-            case "sinusoidal":
-                return tokens + make_sinusoids(grid, tokens.shape[-1], like=tokens)
-            case "concatenated":
-                return append_sinusoids(tokens)
-        return tokens
 
 
 def _block_config(config: VolumeConfig, index: int) -> BlockConfig:

@@ -28,25 +28,19 @@ def resize_positions(stored: Tensor, grid: tuple[int, int, int]) -> Tensor:
     return volume[0].permute(1, 2, 3, 0).to(stored.dtype)
 
 
-def make_sinusoids(grid: tuple[int, int, int], dim: int, like: Tensor) -> Tensor:
-    """Return MONAI's fixed embeddings (i, j, k, D): a sixth of D for each sine."""
+def make_sinusoids(places: Tensor, dim: int) -> Tensor:
+    """Return MONAI's fixed embeddings (..., D) at places (..., 3) on a grid."""
     n_periods = dim // 6
-    periods = _BASE ** (torch.arange(n_periods, device=like.device) / n_periods)
-    angles = _indices(grid, like)[..., None] / periods  # i j k 3 D/6
+    periods = _BASE ** (torch.arange(n_periods, device=places.device) / n_periods)
+    angles = places[..., None] / periods  # ... 3 D/6
     waves = torch.cat([angles.sin(), angles.cos()], -1)
-    return waves[..., (1, 0, 2), :].flatten(-2).to(like.dtype)  # MONAI's order of axes
+    return waves[..., (1, 0, 2), :].flatten(-2)  # MONAI's order of axes
 
 
-def append_sinusoids(tokens: Tensor) -> Tensor:
-    """Append ten sines and cosines for each axis to tokens (..., i, j, k, D)."""
-    grid = (tokens.shape[-4], tokens.shape[-3], tokens.shape[-2])
-    exponents = torch.arange(0, _AXIS_CHANNELS, 2, device=tokens.device)
-    angles = _indices(grid, tokens)[..., None] / _BASE ** (exponents / _AXIS_CHANNELS)
-    waves = torch.stack([angles.sin(), angles.cos()], -1).flatten(-3)  # i j k 30
+def append_sinusoids(tokens: Tensor, places: Tensor) -> Tensor:
+    """Append ten sines and cosines for each axis to tokens at places (..., 3)."""
+    exponents = torch.arange(0, _AXIS_CHANNELS, 2, device=places.device)
+    angles = places[..., None] / _BASE ** (exponents / _AXIS_CHANNELS)  # ... 3 5
+    waves = torch.stack([angles.sin(), angles.cos()], -1).flatten(-3)  # ... 30
     waves = waves.to(tokens.dtype).expand(*tokens.shape[:-1], -1)
     return torch.cat([tokens, waves], -1)
-
-
-def _indices(grid: tuple[int, int, int], like: Tensor) -> Tensor:
-    axes = [torch.arange(n, device=like.device) for n in grid]
-    return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).float()  # i j k 3

@@ -3,8 +3,8 @@
 __all__ = ["RECIPES", "KnownRecipe", "recipe_settings"]
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 from brainfeat.exceptions import ConfigError
 from brainfeat.preprocessing.steps import (
@@ -40,6 +40,14 @@ class KnownRecipe:
     shape: tuple[int, int, int] | None = None
     space: str = "scanner"
     authors: str  # what they used where this library has its own
+
+    def resized(self, shape: tuple[int, int, int]) -> Self:
+        """Resize to another shape, if the recipe ends at the shape of a resize."""
+        last = Resize(shape=self.shape) if self.shape else None
+        if last not in self.steps:
+            return self
+        steps = (replace(s, shape=shape) if s == last else s for s in self.steps)
+        return replace(self, steps=tuple(steps), shape=shape)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values of `InputRecipe.from_dict`."""
@@ -172,8 +180,14 @@ RECIPES: Mapping[str, KnownRecipe] = {
 }
 
 
-def recipe_settings(name: str) -> dict[str, Any]:
-    """Return the settings of a public encoder's recipe, or raise a ConfigError."""
+def recipe_settings(
+    name: str, shape: tuple[int, int, int] | None = None
+) -> dict[str, Any]:
+    """Return the settings of a public encoder's recipe, or raise a ConfigError.
+
+    A recipe that resizes ends at `shape`, for weights trained on another size.
+    """
     if name not in RECIPES:
         raise ConfigError(f"recipe: expected one of {[*RECIPES]}, got {name!r}.")
-    return RECIPES[name].to_dict()
+    recipe = RECIPES[name]
+    return (recipe if shape is None else recipe.resized(shape)).to_dict()

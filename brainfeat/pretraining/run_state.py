@@ -30,6 +30,7 @@ from torch.optim import Optimizer
 
 from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.checkpoint.config import CheckpointConfig
+from brainfeat.checkpoint.origin import Origin
 from brainfeat.exceptions import TrainingError, brief_reason
 from brainfeat.io.atomic import atomic_write
 from brainfeat.models.heads import AnatomyHead
@@ -192,6 +193,7 @@ def export_checkpoint(
     source: SubjectSource,
     *,
     n_steps: int,
+    origin: Origin | None = None,
 ) -> Checkpoint:
     """Make a checkpoint of the teacher's encoder, in float32 on the CPU.
 
@@ -223,6 +225,7 @@ def export_checkpoint(
         and len(config.encoder.modalities) > 1,
         trained=True,
         description=description,
+        origin=origin or Origin(),
     )
     return Checkpoint(checkpoint_config, state)
 

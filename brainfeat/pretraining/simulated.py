@@ -2,15 +2,18 @@
 
 __all__ = ["SimulatedSource"]
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from brainfeat.pretraining.source import SubjectBatch, derive_seed
+from brainfeat.pretraining.source import SubjectBatch, derive_seed, join_subjects
 from brainfeat.simulation.anatomy import BaseAnatomy
+from brainfeat.simulation.artifacts import ArtifactConfig
+from brainfeat.simulation.contrast import ContrastConfig
 from brainfeat.simulation.training import (
     TRUTH_NAMES,
     SimulatedBatch,
@@ -30,6 +33,8 @@ _TARGET_WEIGHTS = {
 }
 _LARGEST_MARGIN = 3  # voxels that a brain mask may leave around the brain
 _HEAD_FRACTION = 0.2  # of subjects whose foreground is the head
+_CLEAN_CONTRAST = ContrastConfig(jitter=0.0, detail=(1.0, 1.0))
+_NO_ARTIFACTS = ArtifactConfig(bias=(0.0, 0.0), noise=(0.0, 0.0), gamma=(1.0, 1.0))
 _SAMPLE_STRIDE = 3  # every third voxel along each axis is enough for percentiles
 
 
@@ -80,38 +85,97 @@ class SimulatedSource:
         n_processes: int = 1,
     ) -> SubjectBatch:
         """Return the subjects of one process in a step, as in `SubjectSource`."""
-        rows = []
-        first, n_positions = process * n_subjects, n_processes * n_subjects
-        for position in range(first, first + n_subjects):
+        positions = range(process * n_subjects, (process + 1) * n_subjects)
+        seeds = self._subject_seeds(step, positions, n_processes * n_subjects, seed)
+        return join_subjects([self._keep(*s, self._draw_subject) for s in seeds])
+
+    def draw_pairs(
+        self,
+        step: int,
+        n_subjects: int,
+        *,
+        seed: int,
+        process: int = 0,
+        n_processes: int = 1,
+    ) -> SubjectBatch:
+        """Return two acquisitions of each subject, as in `PairedSource`.
+
+        They differ in contrast, scanner and skull; the reference has the typical
+        contrast of the first modality, and no artifacts.
+        """
+        positions = range(process * n_subjects, (process + 1) * n_subjects)
+        seeds = self._subject_seeds(step, positions, n_processes * n_subjects, seed)
+        pairs = ((position, derive_seed(drawn, 1)) for position, drawn in seeds)
+        return join_subjects([self._keep(*pair, self._draw_pair) for pair in pairs])
+
+    def _subject_seeds(
+        self, step: int, positions: range, n_positions: int, seed: int
+    ) -> Iterator[tuple[int, int]]:
+        """Yield each position, and the seed of the subject that it has in a step."""
+        for position in positions:
             generation = (step + position * self.reuse // n_positions) // self.reuse
-            subject_seed = derive_seed(seed, position, generation)
-            kept_seed, subject = self._kept.get(position, (None, None))
-            if subject is None or kept_seed != subject_seed:
-                subject = self._draw_subject(subject_seed)
-                self._kept[position] = (subject_seed, subject)
-            rows.append(subject)
-        targets = [row.targets for row in rows if row.targets is not None]
-        return SubjectBatch(
-            volumes=torch.cat([row.volumes for row in rows]),
-            present=torch.cat([row.present for row in rows]),
-            foreground=torch.cat([row.foreground for row in rows]),
-            targets=torch.cat(targets),
-        )
+            yield position, derive_seed(seed, position, generation)
+
+    def _keep(
+        self, position: int, seed: int, draw: Callable[[int], SubjectBatch]
+    ) -> SubjectBatch:
+        """Draw the subject of a position, or return the one that it has."""
+        kept_seed, subject = self._kept.get(position, (None, None))
+        if subject is None or kept_seed != seed:
+            subject = draw(seed)
+            self._kept[position] = (seed, subject)
+        return subject
 
     def _draw_subject(self, seed: int) -> SubjectBatch:
         generator = Generator().manual_seed(seed)
-        base = self.bases[int(torch.randint(len(self.bases), (), generator=generator))]
+        base = self._choose_base(generator)
+        return self._scan(base, generator, generator, self.config, self.n_acquisitions)
+
+    def _draw_pair(self, seed: int) -> SubjectBatch:
+        generator = Generator().manual_seed(seed)
+        base, state = self._choose_base(generator), generator.get_state()
+        clean = replace(self.config, contrast=_CLEAN_CONTRAST, artifacts=_NO_ARTIFACTS)
+        scans = []
+        for number, config in enumerate((self.config, self.config, clean)):
+            looks = Generator().manual_seed(derive_seed(seed, number))
+            # The same state gives the same anatomy.
+            anatomy = Generator()
+            anatomy.set_state(state)
+            scans.append(self._scan(base, anatomy, looks, config, 1))
+        first, second, reference = scans
+        shown = torch.zeros_like(reference.present)
+        shown[..., 0] = True
+        return SubjectBatch(
+            volumes=torch.cat([first.volumes, second.volumes], dim=1),
+            present=torch.cat([first.present, second.present], dim=1),
+            foreground=torch.cat([first.foreground, second.foreground], dim=1),
+            targets=first.targets,
+            reference=replace(reference, present=shown, targets=None),
+        )
+
+    def _choose_base(self, generator: Generator) -> BaseAnatomy:
+        return self.bases[int(torch.randint(len(self.bases), (), generator=generator))]
+
+    def _scan(
+        self,
+        base: BaseAnatomy,
+        generator: Generator,
+        appearance: Generator,
+        config: TrainingConfig,
+        n_acquisitions: int,
+    ) -> SubjectBatch:
         batch = draw_subjects(
             base,
             1,
             generator=generator,
-            modalities=self.modalities * self.n_acquisitions,
+            modalities=self.modalities * n_acquisitions,
             lattice=self.lattice,
-            config=self.config,
+            config=config,
+            appearance=appearance,
         )
-        foreground = _choose_foreground(batch, generator)
+        foreground = _choose_foreground(batch, appearance)
         volumes = _normalise(batch.volumes, foreground)
-        volumes = volumes.unflatten(1, (self.n_acquisitions, -1))  # B A M I J K
+        volumes = volumes.unflatten(1, (n_acquisitions, -1))  # B A M I J K
         present = torch.ones(volumes.shape[:3], dtype=torch.bool)
         return SubjectBatch(volumes, present, foreground.float(), batch.truth)
 

@@ -5,10 +5,11 @@ __all__ = [
     "SubjectBatch",
     "SubjectSource",
     "derive_seed",
+    "join_subjects",
     "seeded_generator",
 ]
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol, runtime_checkable
 
@@ -126,6 +127,17 @@ def derive_seed(*numbers: int) -> int:
 def seeded_generator(*numbers: int) -> Generator:
     """Return a generator on the CPU, seeded with `derive_seed`."""
     return Generator().manual_seed(derive_seed(*numbers))
+
+
+def join_subjects(batches: Sequence[SubjectBatch]) -> SubjectBatch:
+    """Join batches that have the same fields."""
+    parts: dict[str, Any] = {}
+    for item in fields(SubjectBatch):
+        values = [getattr(batch, item.name) for batch in batches]
+        if values[0] is not None:
+            join = join_subjects if item.name == "reference" else torch.cat
+            parts[item.name] = join(values)
+    return SubjectBatch(**parts)
 
 
 def _change(batch: SubjectBatch, change: Callable[..., Any]) -> SubjectBatch:

@@ -20,6 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
 
 from brainfeat.checkpoint.checkpoint import Checkpoint
+from brainfeat.checkpoint.origin import Origin
 from brainfeat.io.json_files import write_json
 from brainfeat.models.encoder import SlabEncoder
 from brainfeat.models.encoders import require_slabs
@@ -111,6 +112,7 @@ class Trainer:
         self.device, self.probe = device, probe
         self.next_step = 0
         self.best_score: float | None = None
+        self.origin = Origin()  # of the initial weights, whose licence holds on
         torch.manual_seed(config.seed)  # the same initial weights in every rank
         self.model = SelfDistillation(config, len(source.targets)).to(device)
         self.monitor = Monitor(round(0.2 * config.n_steps))
@@ -131,6 +133,7 @@ class Trainer:
         if not start.resumes:
             if start.checkpoint is not None:
                 warm_start.initialise(self.model, start.checkpoint)
+                self.origin = start.checkpoint.config.origin
             if rank() == 0:
                 write_json(self.folder / run_state.CONFIG_NAME, self.config.to_dict())
             self._calibrate()
@@ -142,6 +145,7 @@ class Trainer:
             facts = run_state.load_run_state(path, self.model, self.optimizer)
             self.next_step = facts["next_step"]
             self.best_score = facts["best_score"]
+            self.origin = Origin.from_dict(facts.get("origin", {}))
             if facts.get("scans", self._scans) != self._scans and rank() == 0:
                 logger.warning(
                     "%s: the run began with other scans; it resumes with these.",
@@ -197,6 +201,7 @@ class Trainer:
             self.config,
             self.source,
             n_steps=self.next_step,
+            origin=self.origin,
         )
 
     def make_views(self, step: int) -> list[Views]:
@@ -296,6 +301,7 @@ class Trainer:
                 "next_step": self.next_step,
                 "best_score": self.best_score,
                 "scans": self._scans,
+                "origin": self.origin.to_dict(),
             }
             path = self.folder / run_state.STATE_NAME
             run_state.save_run_state(path, self.model, self.optimizer, facts)

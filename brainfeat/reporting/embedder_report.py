@@ -1,7 +1,6 @@
 """The report of a fitted embedder, in the form of nilearn's reports."""
 
 import os
-from dataclasses import asdict
 from string import Template
 from typing import Any
 
@@ -115,7 +114,7 @@ def generate_report(
     provenance = {
         "parameters": embedder.get_params(deep=False),
         # Not `to_dict`: a brain mask may be a function without a name.
-        "preprocessing": asdict(encoder.preprocessor),
+        "preprocessing": {**vars(encoder.preprocessor)},
     }
     body, _ = cohort_report(_TITLE, facts, cohort, inputs, provenance)
     return _EmbedderReport(body)

@@ -10,7 +10,14 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["encode_png", "legend_html", "scatter_svg"]
+__all__ = [
+    "draw_mark",
+    "encode_png",
+    "legend_html",
+    "mark_color",
+    "order_labels",
+    "scatter_svg",
+]
 
 # Colours of Okabe and Ito, which colour-blind readers can distinguish.
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
@@ -51,9 +58,9 @@ def scatter_svg(
     unit = (points - low) / np.where(high > low, high - low, 1.0)
     x = _LEFT + _EDGE + unit[:, 0] * room[0]
     y = _EDGE + (1.0 - unit[:, 1]) * room[1]  # down is positive in SVG
-    classes = _in_order(labels)
+    classes = order_labels(labels)
     marks = [
-        _mark(float(x[i]), float(y[i]), classes.index(labels[i]), names[i])
+        draw_mark(float(x[i]), float(y[i]), classes.index(labels[i]), names[i])
         for i in range(len(points))
     ]
     summary = f"{len(points)} points, {axes[1]} over {axes[0]}"
@@ -70,16 +77,21 @@ def scatter_svg(
     return "\n".join([*parts, *marks, "</svg>"])
 
 
+def mark_color(number: int) -> str:
+    """Return the colour of the label of a number."""
+    return _COLORS[number % len(_COLORS)]
+
+
 def legend_html(labels: Sequence[str]) -> str:
     """Show the mark of each label in `scatter_svg`."""
     return " ".join(
         '<span class="key"><svg viewBox="0 0 16 16" aria-hidden="true">'
-        f"{_mark(8, 8, number, label)}</svg>{escape(label)}</span>"
-        for number, label in enumerate(_in_order(labels))
+        f"{draw_mark(8, 8, number, label)}</svg>{escape(label)}</span>"
+        for number, label in enumerate(order_labels(labels))
     )
 
 
-def _in_order(labels: Sequence[str]) -> list[str]:
+def order_labels(labels: Sequence[str]) -> list[str]:
     """Sort labels by the numbers in them: 50 before 100, and -2 before -1."""
 
     def key(label: str) -> list[str | float]:
@@ -90,7 +102,8 @@ def _in_order(labels: Sequence[str]) -> list[str]:
     return sorted(sorted(set(labels)), key=key)
 
 
-def _mark(x: float, y: float, number: int, name: str) -> str:
+def draw_mark(x: float, y: float, number: int, name: str) -> str:
+    """Draw the mark of the label of a number, with its name for a pointer."""
     color = _COLORS[number % len(_COLORS)]
     shapes = (
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5.5"',

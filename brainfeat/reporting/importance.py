@@ -23,15 +23,20 @@ from brainfeat.evaluation.columns import check_order
 from brainfeat.exceptions import ConfigError, InputError
 from brainfeat.io.volumes import to_image
 from brainfeat.models.threads import resolve_n_jobs
+from brainfeat.preprocessing.interface import SubjectPreprocessing
 from brainfeat.preprocessing.preprocessor import Preprocessor
+from brainfeat.preprocessing.resampling import resample
 from brainfeat.reporting.decisions import decision_function, decision_gradient
 from brainfeat.reporting.template_regions import template_regions
 from brainfeat.reporting.voxel_maps import attribute_voxels
-from brainfeat.volume import Volume
+from brainfeat.volume import Geometry, Volume
 
 AttributionMethod = Literal["tokens", "occlusion", "integrated_gradients"]
 
 Floats = NDArray[np.float64]
+
+# Of maps of subjects whose tokens lie on grids of their own.
+_SHARED_SHAPE, _SHARED_SPACING = (40, 52, 40), 4.0  # voxels, mm
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -138,7 +143,7 @@ def attribution(
     encoder, table = embedder.read_subjects(X)
     labels = _check_labels(y, cv, len(table.rows))
     # Fail early if this pooling has no weights of tokens.
-    encoder.pool_weights(np.ones(encoder.token_grid, np.float32))
+    encoder.pooler.check_positions()
     folds = _folds(cv, labels, groups, len(table.rows))
     names = [subject.participant_id for subject in table.rows]
     stream = stream_tokens(encoder, table.rows, n_jobs=resolve_n_jobs(embedder.n_jobs))
@@ -164,11 +169,11 @@ def attribute_tokens(
     method: AttributionMethod = "tokens",
 ) -> Attribution:
     """Compute `attribution` for subjects that are already encoded."""
-    regions = _region_weights(atlas, encoder)  # R I J K
+    regions = _RegionWeights(atlas, encoder)
     pools = [_pool_weights(subject, encoder) for subject in subjects]
     rows = np.stack([_pool(s, p) for s, p in zip(subjects, pools, strict=True)])
     everyone = np.arange(len(subjects))
-    effects = np.zeros((len(subjects), len(regions)))
+    effects = np.zeros((len(subjects), len(atlas.names)))
     maps: list[Volume | None] = [None] * len(subjects)
     for train, test in folds or [(everyone, everyone)]:
         fitted = head
@@ -179,8 +184,9 @@ def attribute_tokens(
         baseline: NDArray[np.floating] | None = None  # only voxel methods need it
         for index, gradient in zip(test, gradients, strict=True):
             subject, pool = subjects[index], pools[index]
-            difference = subject.tokens - average  # I J K D
-            effects[index] = _ablate(rows[index], pool, difference, regions, fitted)
+            difference = subject.tokens - average  # I J K D, or of one token
+            weights = regions.of(subject)  # R I J K
+            effects[index] = _ablate(rows[index], pool, difference, weights, fitted)
             if method == "tokens":
                 values = _contributions(pool, difference, gradient)
                 maps[index] = Volume(values, subject.geometry)
@@ -188,17 +194,21 @@ def attribute_tokens(
             if baseline is None:
                 baseline = _mean_volume([subjects[i] for i in train])
             processed = subject.processed
-            voxels = attribute_voxels(processed, baseline, encoder, gradient, method)
+            average_voxels = np.zeros_like(processed.data) + baseline
+            voxels = attribute_voxels(
+                processed, average_voxels, encoder, gradient, method
+            )
             maps[index] = Volume(voxels, processed.geometry)
     volumes = [volume for volume in maps if volume is not None]
-    fractions = np.mean([_region_fractions(s, regions) for s in subjects], axis=0)
+    fractions = np.mean([_region_fractions(s, regions.of(s)) for s in subjects], axis=0)
+    shared = _on_one_grid(volumes)
     frame = pd.DataFrame(effects, index=list(names), columns=list(atlas.names))
     return Attribution(
         effects=frame,
         importance=_rank(frame, fractions, labels),
         maps=_NativeMaps(volumes, subjects, encoder.preprocessor),
-        template_maps=tuple(to_image(volume) for volume in volumes),
-        group_img=_group_map(volumes, labels),
+        template_maps=tuple(to_image(volume) for volume in shared),
+        group_img=_group_map(shared, labels),
     )
 
 
@@ -210,7 +220,7 @@ class _NativeMaps(Sequence[nib.Nifti1Image]):
         self,
         volumes: Sequence[Volume],
         subjects: Sequence[SubjectTokens],
-        preprocessor: Preprocessor,
+        preprocessor: SubjectPreprocessing,
     ) -> None:
         self._values = [volume.data for volume in volumes]
         self._aligned = [
@@ -230,12 +240,31 @@ class _NativeMaps(Sequence[nib.Nifti1Image]):
         return to_image(self._preprocessor.invert(values, aligned, self._native[index]))
 
 
-def _region_weights(atlas: RegionAtlas, encoder: SubjectEncoder) -> NDArray[Any]:
-    """Return the weights of each region's tokens, of shape (R, I, J, K)."""
-    patch_size = encoder.checkpoint.config.slab_encoder.patch_size
-    geometry = encoder.preprocessor.geometry
-    regions = atlas.weights(geometry, encoder.grid, patch_size)
-    return np.stack([encoder.grid.arrange_tokens(weights) for weights in regions])
+class _RegionWeights:
+    """Weights of each region's tokens; those of the last grid are kept."""
+
+    def __init__(self, atlas: RegionAtlas, encoder: SubjectEncoder) -> None:
+        self._atlas, self._grid = atlas, encoder.grid
+        self._last: tuple[Geometry, NDArray[Any]] | None = None
+
+    def of(self, subject: SubjectTokens) -> NDArray[Any]:
+        """Return the weights on a subject's grid, of shape (R, I, J, K)."""
+        geometry = subject.processed.geometry
+        if self._last is None or not self._last[0].is_close(geometry, tolerance=1e-9):
+            regions = self._atlas.weights(geometry, self._grid)
+            arranged = [self._grid.arrange_tokens(weights) for weights in regions]
+            self._last = geometry, np.stack(arranged)
+        return self._last[1]
+
+
+def _on_one_grid(volumes: Sequence[Volume]) -> list[Volume]:
+    """Interpolate maps on a grid of the template, if theirs differ."""
+    first = volumes[0].geometry
+    if all(volume.geometry.is_close(first) for volume in volumes):
+        return [*volumes]
+    grid = Preprocessor(shape=_SHARED_SHAPE, spacing=_SHARED_SPACING).geometry
+    maps = (resample(volume, grid, np.eye(4)) for volume in volumes)
+    return [Volume(np.asarray(values, np.float32), grid) for values in maps]
 
 
 def _split(pipeline: Any) -> tuple[BrainFoundEmbedder, Pipeline]:
@@ -282,7 +311,7 @@ def _folds(
 
 def _pool_weights(subject: SubjectTokens, encoder: SubjectEncoder) -> Floats:
     """Return weights of shape (G, I, J, K) whose sums of tokens are the embedding."""
-    weights = encoder.pool_weights(encoder.fractions(subject.processed.foreground))
+    weights = encoder.token_weights(subject.processed)
     return np.stack([encoder.grid.arrange_tokens(part) for part in weights])
 
 
@@ -292,16 +321,29 @@ def _pool(subject: SubjectTokens, weights: Floats) -> Floats:
 
 
 def _average(subjects: Sequence[SubjectTokens]) -> Floats:
-    """Return the mean token at each position, weighted by the fraction of brain."""
+    """Return the mean token at each position, weighted by the fraction of brain.
+
+    If the grids of subjects differ in size, positions do not correspond: then it is the
+    mean over all positions, of shape (1, 1, 1, D).
+    """
+    shapes = {subject.tokens.shape for subject in subjects}
+    if len(shapes) > 1:
+        parts = [np.einsum("ijk,ijkd->d", s.fractions, s.tokens) for s in subjects]
+        weight = sum(float(subject.fractions.sum()) for subject in subjects)
+        return np.asarray(sum(parts) / max(weight, 1e-6))[None, None, None]
     total = np.zeros(subjects[0].tokens.shape)
-    weight = np.zeros(subjects[0].fractions.shape)
+    weights = np.zeros(subjects[0].fractions.shape)
     for subject in subjects:
         total += subject.fractions[..., None] * subject.tokens
-        weight += subject.fractions
-    return np.asarray(total / np.maximum(weight, 1e-6)[..., None])
+        weights += subject.fractions
+    return np.asarray(total / np.maximum(weights, 1e-6)[..., None])
 
 
 def _mean_volume(subjects: Sequence[SubjectTokens]) -> NDArray[np.floating]:
+    """Return the average volume, or the average voxel if shapes differ."""
+    if len({subject.processed.data.shape for subject in subjects}) > 1:
+        means = [subject.processed.data.mean(axis=(1, 2, 3)) for subject in subjects]
+        return np.asarray(np.mean(means, axis=0), np.float32)[:, None, None, None]
     # One by one: a stack of all volumes takes much memory.
     total = np.zeros_like(subjects[0].processed.data)
     for subject in subjects:

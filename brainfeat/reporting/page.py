@@ -22,6 +22,7 @@ _STYLE = """
 .brainfeat thead th { font-weight: 600; }
 .brainfeat .number { text-align: right; white-space: nowrap;
   font-variant-numeric: tabular-nums; }
+.brainfeat .wide { white-space: normal; }
 .brainfeat .path { overflow-wrap: anywhere; }
 .brainfeat figure { margin: 0; min-width: 0; }
 .brainfeat figcaption { font-size: 0.875rem; opacity: 0.85; margin-top: 0.2rem;
@@ -103,6 +104,8 @@ def score_table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 def _cells(tag: str, texts: Sequence[str]) -> str:
     first, *others = texts
     return f"<{tag}>{escape(first)}</{tag}>" + "".join(
-        f'<{tag} class="number">{escape(text.replace("+-", "±"))}</{tag}>'
+        # An interval may be broken on a narrow screen.
+        f'<{tag} class="number{" wide" if "[" in text or tag == "th" else ""}">'
+        f"{escape(text.replace('+-', '±'))}</{tag}>"
         for text in others
     )

@@ -5,7 +5,7 @@ from html import escape
 
 from brainfeat.evaluation.scores import Calibration, LearningPoint
 
-__all__ = ["calibration_svg", "learning_curve_svg"]
+__all__ = ["PlotFrame", "calibration_svg", "learning_curve_svg", "polyline"]
 
 _WIDTH, _HEIGHT = 480, 320
 _LEFT, _BOTTOM, _TOP, _RIGHT = 56, 44, 14, 14
@@ -16,10 +16,10 @@ def learning_curve_svg(points: Sequence[LearningPoint]) -> str:
     """Draw the AUC over the number of labelled subjects, with standard errors."""
     values = [point.auc.value for point in points]
     low = min(0.45, *(p.auc.value - p.auc.standard_error for p in points))
-    frame = _Frame((0.0, max(len(points) - 1.0, 1.0)), (low, 1.0))
+    frame = PlotFrame((0.0, max(len(points) - 1.0, 1.0)), (low, 1.0))
     marks = [(frame.x(float(i)), frame.y(value)) for i, value in enumerate(values)]
     parts = [frame.axes("labelled subjects", "AUC"), frame.y_ticks((0.5, 0.75, 1.0))]
-    parts += [frame.rule(0.5), _polyline(marks)]
+    parts += [frame.rule(0.5), polyline(marks)]
     for point, (a, b) in zip(points, marks, strict=True):
         half = point.auc.standard_error
         top, bottom = frame.y(point.auc.value + half), frame.y(point.auc.value - half)
@@ -36,45 +36,44 @@ def learning_curve_svg(points: Sequence[LearningPoint]) -> str:
 
 def calibration_svg(calibration: Calibration) -> str:
     """Draw the observed frequency over the predicted probability."""
-    frame = _Frame((0.0, 1.0), (0.0, 1.0))
+    frame = PlotFrame((0.0, 1.0), (0.0, 1.0))
     ticks = (0.0, 0.5, 1.0)
     parts = [
         frame.axes("predicted probability", "observed frequency"),
         frame.y_ticks(ticks),
-        *(
-            f'<text x="{frame.x(tick):.1f}" y="{_HEIGHT - _BOTTOM + 16}" '
-            f'text-anchor="middle">{tick:g}</text>'
-            for tick in ticks
-        ),
+        *(frame.x_tick(tick, f"{tick:g}") for tick in ticks),
         f'<path d="M{frame.x(0):.1f} {frame.y(0):.1f}L{frame.x(1):.1f} '
         f'{frame.y(1):.1f}" stroke="currentColor" opacity="0.5" '
         'stroke-dasharray="4 4"/>',
     ]
     values = zip(calibration.predicted, calibration.observed, strict=True)
     points = [(frame.x(float(a)), frame.y(float(b))) for a, b in values]
-    parts.append(_polyline(points))
+    parts.append(polyline(points))
     circle = '<circle cx="{:.1f}" cy="{:.1f}" r="4.5" fill="{}"/>'
     parts += [circle.format(*point, _BLUE) for point in points]
     return frame.svg("observed frequency over predicted probability", parts)
 
 
-class _Frame:
+class PlotFrame:
     """Maps values to coordinates of the SVG picture."""
 
     def __init__(self, x: tuple[float, float], y: tuple[float, float]) -> None:
         self._x_range, self._y_range = x, y
 
     def x(self, value: float) -> float:
+        """Horizontal coordinate of a value."""
         low, high = self._x_range
         room = _WIDTH - _LEFT - _RIGHT - 24
         return _LEFT + 12 + room * (value - low) / (high - low)
 
     def y(self, value: float) -> float:
+        """Vertical coordinate of a value."""
         low, high = self._y_range
         room = _HEIGHT - _TOP - _BOTTOM - 12
         return _TOP + 6 + room * (high - value) / (high - low)
 
     def axes(self, x_name: str, y_name: str) -> str:
+        """Draw both axes with their names."""
         middle = (_HEIGHT - _BOTTOM) / 2
         return (
             f'<path d="M{_LEFT} {_TOP}V{_HEIGHT - _BOTTOM}H{_WIDTH - _RIGHT}" '
@@ -85,7 +84,15 @@ class _Frame:
             f'text-anchor="middle">{escape(y_name)}</text>'
         )
 
+    def x_tick(self, value: float, text: str) -> str:
+        """Write a number below the horizontal axis."""
+        return (
+            f'<text x="{self.x(value):.1f}" y="{_HEIGHT - _BOTTOM + 16}" '
+            f'text-anchor="middle">{escape(text)}</text>'
+        )
+
     def y_ticks(self, values: Sequence[float]) -> str:
+        """Write numbers beside the vertical axis."""
         return "".join(
             f'<text x="{_LEFT - 6}" y="{self.y(value) + 4:.1f}" text-anchor="end">'
             f"{value:g}</text>"
@@ -93,6 +100,7 @@ class _Frame:
         )
 
     def rule(self, value: float) -> str:
+        """Draw a broken line at a value."""
         y = self.y(value)
         return (
             f'<path d="M{_LEFT} {y:.1f}H{_WIDTH - _RIGHT}" stroke="currentColor" '
@@ -100,6 +108,7 @@ class _Frame:
         )
 
     def svg(self, summary: str, parts: Sequence[str]) -> str:
+        """Join parts to a picture."""
         inside = "\n".join(parts)
         return (
             f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
@@ -107,6 +116,7 @@ class _Frame:
         )
 
 
-def _polyline(points: Sequence[tuple[float, float]]) -> str:
+def polyline(points: Sequence[tuple[float, float]], color: str = _BLUE) -> str:
+    """Draw a line through points."""
     line = " ".join(f"{a:.1f},{b:.1f}" for a, b in points)
-    return f'<polyline points="{line}" fill="none" stroke="{_BLUE}" stroke-width="2"/>'
+    return f'<polyline points="{line}" fill="none" stroke="{color}" stroke-width="2"/>'

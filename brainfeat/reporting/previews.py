@@ -39,6 +39,7 @@ class Outline:
     """The template on the grid of the previews."""
 
     brain: NDArray[np.bool_]
+    geometry: Geometry  # of the brain and of previews, in template mm
     symbol: str  # SVG with the id ``template``, drawn once for a page
 
     @classmethod
@@ -54,6 +55,7 @@ class Outline:
         height, width = strip.shape
         return cls(
             brain >= 0.5,
+            geometry,
             f'<svg class="hidden" aria-hidden="true"><symbol id="template" '
             f'viewBox="0 0 {width} {height}">{paths}</symbol></svg>',
         )
@@ -64,14 +66,27 @@ _OUTLINED: tuple[TemplateMap, TemplateMap] = ("brain_mask", "white_matter")
 
 def draw_preview(name: str, subject: PreprocessedSubject, outline: Outline) -> Preview:
     """Draw the first modality of a subject on the outline's grid."""
-    data = subject.data[int(np.argmax(subject.present))]
-    low, high = np.percentile(data[subject.foreground], (0.0, 99.5))
+    data, foreground = subject.data[int(np.argmax(subject.present))], subject.foreground
+    if not subject.geometry.is_close(outline.geometry):
+        data = _resampled(data, subject.geometry, outline.geometry)
+        inside = foreground.astype(np.float32)
+        foreground = _resampled(inside, subject.geometry, outline.geometry) >= 0.5
+    shown = data[foreground] if foreground.any() else data
+    low, high = np.percentile(shown, (0.0, 99.5))
     unit = np.clip((data - low) / max(float(high - low), 1e-6), 0.0, 1.0)
-    strip = _strip(unit, subject.geometry)
-    both = 2.0 * (subject.foreground & outline.brain).sum()
-    overlap = both / (subject.foreground.sum() + outline.brain.sum())
+    strip = _strip(unit, outline.geometry)
+    both = 2.0 * (foreground & outline.brain).sum()
+    overlap = both / (foreground.sum() + outline.brain.sum())
     pixels = np.round(255 * strip).astype(np.uint8)
     return Preview(name, pixels, subject.quality, float(overlap))
+
+
+def _resampled(
+    data: NDArray[np.float32], here: Geometry, there: Geometry
+) -> NDArray[np.float32]:
+    low = float(data.min())
+    values = resample(Volume(data, here), there, np.eye(4), outside=low)
+    return np.asarray(values, np.float32)
 
 
 def rank_previews(previews: Sequence[Preview]) -> list[tuple[Preview, bool]]:

@@ -15,6 +15,7 @@ from brainfeat.embedding.regions import RegionAtlas
 from brainfeat.embedding.subject_encoder import SubjectEncoder
 from brainfeat.embedding.tokens import SubjectTokens, stream_tokens
 from brainfeat.evaluation import cohort_distances
+from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.progress import track
 from brainfeat.reporting.cohort import Cohort
 from brainfeat.reporting.cohort_report import Inputs
@@ -40,7 +41,9 @@ def preprocess_inputs(
 ) -> Inputs:
     """Preprocess subjects again, draw each, and attribute a probe's decisions."""
     rows = _choose_rows(cohort)
-    outline = Outline.draw(encoder.preprocessor.geometry)
+    # The grid of a recipe may depend on the subject: previews share another.
+    grid = encoder.preprocessor.geometry or Preprocessor().geometry
+    outline = Outline.draw(grid)
     previews: list[Preview] = []
     failures: list[tuple[str, str]] = []
     tokens: dict[int, SubjectTokens] = {}
@@ -88,7 +91,7 @@ def _describe_choice(n_chosen: int, n_rows: int) -> list[str]:
 
 
 def _can_attribute(cohort: Cohort, rows: list[int], encoder: SubjectEncoder) -> bool:
-    is_aligned = encoder.preprocessor.alignment != "none"
+    is_aligned = encoder.preprocessor.knows_template
     has_tokens = encoder.pooling in {"mean", "regions"}
     return is_aligned and has_tokens and _has_two_classes(cohort, rows)
 

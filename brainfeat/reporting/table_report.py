@@ -13,7 +13,7 @@ from brainfeat.evaluation import ProbeEvaluation
 from brainfeat.exceptions import BrainfeatError, InputError, brief_reason
 from brainfeat.io.atomic import atomic_write, check_can_write
 from brainfeat.io.delimited_rows import check_text
-from brainfeat.preprocessing.preprocessor import Preprocessor
+from brainfeat.preprocessing.settings import preprocessing_from_dict
 from brainfeat.reporting.cohort import Cohort, join_participants
 from brainfeat.reporting.cohort_report import Inputs, cohort_report
 from brainfeat.reporting.page import is_own_page, render_page
@@ -21,7 +21,7 @@ from brainfeat.reporting.report_inputs import preprocess_inputs
 from brainfeat.subjects.subject import Subject
 from brainfeat.tables.embedding_table import read_embeddings
 
-__all__ = ["TableReport", "report_on_table"]
+__all__ = ["TableReport", "load_encoder", "read_participants", "report_on_table"]
 
 
 class TableReport(NamedTuple):
@@ -58,7 +58,7 @@ def report_on_table(
     metadata, embeddings, provenance = read_embeddings(table)
     known = metadata
     if labels is not None:
-        known = join_participants(metadata, _read_participants(labels), str(labels))
+        known = join_participants(metadata, read_participants(labels), str(labels))
     cohort = Cohort.build(
         embeddings,
         _row_names(metadata),
@@ -78,7 +78,8 @@ def report_on_table(
     return TableReport(path, list(inputs.failures), probe)
 
 
-def _read_participants(path: Path) -> pd.DataFrame:
+def read_participants(path: Path) -> pd.DataFrame:
+    """Read participants.tsv, or a CSV file, with names as text."""
     separator = "," if path.suffix.lower() == ".csv" else "\t"
     try:
         check_text(path)
@@ -108,7 +109,7 @@ def _preprocess(
     show_progress: bool,
 ) -> Inputs:
     try:
-        encoder = _load_encoder(provenance)
+        encoder = load_encoder(provenance)
     except BrainfeatError as error:
         return Inputs(remarks=[f"Images are not shown: {error}"])
     subjects = []
@@ -120,7 +121,7 @@ def _preprocess(
     )
 
 
-def _load_encoder(provenance: dict[str, Any]) -> SubjectEncoder:
+def load_encoder(provenance: dict[str, Any]) -> SubjectEncoder:
     """Load the encoder that made the table, or raise an error that says why not."""
     if "checkpoint" not in provenance:
         raise InputError("the table does not name the encoder that made it.")
@@ -131,7 +132,7 @@ def _load_encoder(provenance: dict[str, Any]) -> SubjectEncoder:
     pooling = provenance["pooling"]
     return SubjectEncoder(
         checkpoint,
-        preprocessor=Preprocessor.from_dict(provenance["preprocessing"]),
+        preprocessor=preprocessing_from_dict(provenance["preprocessing"]),
         # The table does not hold the atlas of its regions, and anatomy has no tokens
         # of its own: both are attributed by mean tokens.
         pooling="mean" if pooling in {"regions", "anatomy"} else pooling,

@@ -18,7 +18,6 @@ from brainfeat.preprocessing.preprocessed import PreprocessedSubject
 VoxelMethod = Literal["occlusion", "integrated_gradients"]
 
 _N_STEPS = 16  # along the path of the integrated gradients
-_N_SLABS = 2  # in a window of occlusion, which is two patches wide and high
 
 
 def attribute_voxels(
@@ -31,7 +30,6 @@ def attribute_voxels(
     """Return the contribution of each voxel to the decision, summed over modalities."""
     message = "maps by occlusion or integrated gradients need captum: "
     attr = import_optional("captum.attr", f'{message}pip install "captum>=0.7"')
-    patch_size = encoder.checkpoint.config.slab_encoder.patch_size
     slabs, average = _to_slabs(subject.data, encoder), _to_slabs(baseline, encoder)
     forward = _decision(subject, encoder, gradient)
     if method == "integrated_gradients":
@@ -39,7 +37,7 @@ def attribute_voxels(
             slabs, baselines=average, n_steps=_N_STEPS, internal_batch_size=1
         )
     else:
-        window = (_N_SLABS, slabs.shape[2], 2 * patch_size, 2 * patch_size)
+        window = encoder.grid.block_shape(slabs[0].cpu().numpy())
         with torch.no_grad():
             contributions = attr.Occlusion(forward).attribute(
                 slabs, baselines=average, sliding_window_shapes=window, strides=window
@@ -67,7 +65,7 @@ def _decision(
     network = shared_encoder(encoder.checkpoint, encoder.device, torch.float32)
     fractions = encoder.fractions(subject.foreground)
     foreground = torch.from_numpy(fractions > 0).to(encoder.device)[None]
-    weights = torch.from_numpy(encoder.pool_weights(fractions)).float()
+    weights = torch.from_numpy(encoder.token_weights(subject)).float()
     weights = weights.to(encoder.device)
     present = torch.from_numpy(subject.present).to(encoder.device)[None]
     slopes = torch.from_numpy(gradient).float().to(encoder.device)

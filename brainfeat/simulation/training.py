@@ -91,8 +91,13 @@ def draw_subjects(
     modalities: Sequence[str] = ("T1w",),
     lattice: Lattice | None = None,
     config: TrainingConfig | None = None,
+    appearance: Generator | None = None,
 ) -> SimulatedBatch:
-    """Draw `n` subjects on the device of `base`, with one volume per modality."""
+    """Draw `n` subjects on the device of `base`, with one volume per modality.
+
+    Contrast, artifacts and skull are drawn from `appearance`, by default from the
+    generator too: generators in one state give one anatomy.
+    """
     config = config or TrainingConfig()
     lattice = lattice or encoder_lattice()
     condition, disease = _draw_condition(config, n, generator)
@@ -105,11 +110,10 @@ def draw_subjects(
         base, condition, disease=disease, config=config.population, generator=generator
     )
     pose = Pose.draw(config.pose, n, generator=generator)
-    contrast = Contrast.draw(config.contrast, modalities, n, generator=generator)
-    artifacts = Artifacts.draw(
-        config.artifacts, n, len(modalities), generator=generator
-    )
-    stripped = (uniform(generator, n) < config.stripped_fraction).to(base.device)
+    looks = appearance or generator
+    contrast = Contrast.draw(config.contrast, modalities, n, generator=looks)
+    artifacts = Artifacts.draw(config.artifacts, n, len(modalities), generator=looks)
+    stripped = (uniform(looks, n) < config.stripped_fraction).to(base.device)
     positions = subjects.locate(lattice, pose)
     warped = sample_maps(_stack(subjects, contrast, stripped), positions.grid)
     n_truths = len(TRUTH_NAMES) - 1

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from brainfeat.io.volumes import MEMORY_LIMIT, read_volume
+from brainfeat.preprocessing.interface import SubjectPreprocessing
 from brainfeat.preprocessing.preprocessed import PreprocessedSubject
-from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.subjects.subject import Subject
 from brainfeat.volume import Volume
 
@@ -13,7 +13,7 @@ __all__ = ["read_and_preprocess"]
 
 def read_and_preprocess(
     subject: Subject,
-    preprocessor: Preprocessor,
+    preprocessor: SubjectPreprocessing,
     modalities: Sequence[str],
     *,
     memory_limit: int = MEMORY_LIMIT,

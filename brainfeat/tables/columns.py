@@ -150,7 +150,10 @@ def stack_blocks(
 
 def _fill_doubts(columns: TextColumns) -> list[str | None]:
     """Tell rows without doubt, "", from rows of which nothing is known, None."""
-    rows = zip(columns["qc_doubt"], columns["qc_brain_ml"], strict=True)
+    doubts = columns["qc_doubt"]
+    if "qc_brain_ml" not in columns:  # another program's table
+        return list(doubts)
+    rows = zip(doubts, columns["qc_brain_ml"], strict=True)
     # Delimited tables write both as an empty cell.
     return [doubt if ml is None else doubt or "" for doubt, ml in rows]
 

@@ -25,6 +25,7 @@ from brainfeat.subjects.subject import (
     own_columns,
 )
 from brainfeat.tables.columns import complete_columns, quality_texts
+from brainfeat.tables.delimited import read_sidecar
 from brainfeat.tables.formats import find_format
 from brainfeat.tables.journal import RowJournal
 from brainfeat.tables.provenance import (
@@ -45,6 +46,8 @@ __all__ = ["EmbeddingTable", "check_columns", "read_embeddings", "working_path"]
 _LOGGER = logging.getLogger(__name__)
 
 _ADVICE = "choose another name, or replace it with --overwrite."
+
+_SPEED = "seconds_per_volume"
 
 Record = dict[str, str | None]
 
@@ -68,6 +71,7 @@ class EmbeddingTable:
         self.output = Path(output)
         self._format = find_format(output)
         self._provenance = dict(provenance)
+        self._speed: dict[str, float] = {}  # of the last run that embedded rows
         self.working_folder = working_path(self.output)
         if self.output.is_dir():
             raise TableError(f"{self.output}: expected a file name, got a folder.")
@@ -111,6 +115,10 @@ class EmbeddingTable:
     def drop(self, row: Subject) -> None:
         """Leave a row out that was embedded before."""
         self._dropped.add(row.key)
+
+    def record_speed(self, seconds_per_volume: float) -> None:
+        """Keep how long a volume took in this run, for the JSON file."""
+        self._speed = {_SPEED: round(seconds_per_volume, 3)}
 
     def finish(self, rows: Sequence[Subject]) -> int:
         """Write the old rows and then the embedded ones of ``rows``; return the count.
@@ -175,6 +183,8 @@ class EmbeddingTable:
         provenance = read_origin(self.output, advice=_ADVICE)
         check_identity(provenance, identity, self.output, advice=_ADVICE)
         self._kept = provenance
+        noted = read_sidecar(self.output) or {}
+        self._speed = {name: noted[name] for name in (_SPEED,) if name in noted}
         self._check_shard(provenance.get("shard"))
         count = self._provenance.get("n_listed")
         self._is_recounted = provenance.get("n_listed") != count
@@ -289,6 +299,7 @@ class EmbeddingTable:
             columns,
             self._vectors(records),
             {**self._provenance, **joined},
+            self._speed,
         )
         if mixed := describe_thicknesses(columns["qc_voxel_mm"]):
             _LOGGER.warning("%s: %s", self.output, mixed)

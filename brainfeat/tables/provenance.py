@@ -125,15 +125,18 @@ def write_table(
     columns: TextColumns,
     vectors: Iterable[NDArray[np.float32]],
     provenance: Mapping[str, Any],
+    speed: Mapping[str, float] | None = None,
 ) -> None:
     """Write a table and its JSON file, and then replace the old ones.
+
+    ``speed`` is noted in the JSON file alone: the same rows are the same table.
 
     New files are written in ``folder``, on the same disk. ``vectors`` may be read
     from the table that is replaced.
     """
     partial, sidecar = folder / f"table{output.suffix}", folder / "table.json"
     table_format.write(partial, columns, vectors, provenance)
-    sidecar.write_text(format_json(provenance), encoding="utf-8")
+    sidecar.write_text(format_json({**provenance, **(speed or {})}), encoding="utf-8")
     for path in (partial, sidecar):
         with path.open("rb") as file:
             os.fsync(file.fileno())

@@ -133,6 +133,9 @@ def embed_rows(
         working_folder=sink.working_folder,
         is_outdated=outdated_by(rows),
     )
+    volumes = run.counts["volumes"]
+    if volumes and isinstance(sink, EmbeddingTable):
+        sink.record_speed((time.perf_counter() - start) / volumes)
     n_rows = sink.finish(rows)
     run.doubts.report(" (column qc_doubt; --strict fails them)")
     n_ended = run.counts["done"] + run.counts["skipped"] + len(run.failures)

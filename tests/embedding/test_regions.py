@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from brainfeat.checkpoint.encoder_grid import SlabTokens
 from brainfeat.embedding.regions import RegionAtlas
 from brainfeat.exceptions import (
     ConfigError,
@@ -17,7 +18,7 @@ from brainfeat.volume import Geometry
 
 SHAPE = (16, 24, 8)
 SPACING = np.diag([2.0, 2.0, 2.0, 1.0])
-GRID = SlabGrid(thickness=4)
+GRID = SlabTokens(SlabGrid(thickness=4), patch_size=8)
 
 
 @pytest.fixture
@@ -31,12 +32,12 @@ def labels():
 
 def test_weights_are_fractions_of_each_patch(labels):
     atlas = RegionAtlas.load(nib.Nifti1Image(labels, SPACING))
-    weights = atlas.weights(Geometry(SHAPE, SPACING), GRID, 8)
+    weights = atlas.weights(Geometry(SHAPE, SPACING), GRID)
     assert atlas.values == (3, 12)  # noqa: PD011  no DataFrame
     assert atlas.names == ("region_3", "region_12")
     assert weights.shape == (2, 2, 3, 2)  # R S h w
     for value, region in zip(atlas.values, weights, strict=True):
-        expected = GRID.token_fractions(labels == value, 8)
+        expected = GRID.token_fractions(labels == value)
         np.testing.assert_array_equal(region, expected)
 
 
@@ -53,10 +54,10 @@ def test_labels_are_sampled_in_world_coordinates(labels):
     )
     assert turned.shape != image.shape
     expected = RegionAtlas.load(nib.Nifti1Image(labels, SPACING)).weights(
-        Geometry(SHAPE, SPACING), GRID, 8
+        Geometry(SHAPE, SPACING), GRID
     )
     for source in (image, turned):
-        weights = RegionAtlas.load(source).weights(Geometry(SHAPE, SPACING), GRID, 8)
+        weights = RegionAtlas.load(source).weights(Geometry(SHAPE, SPACING), GRID)
         np.testing.assert_array_equal(weights, expected)
 
 
@@ -104,7 +105,7 @@ def test_regions_of_one_name_are_refused(labels, tmp_path):
 def test_region_outside_the_grid_is_named(labels):
     atlas = RegionAtlas.load(nib.Nifti1Image(labels, SPACING))
     with pytest.raises(InputError, match=r"got no voxel of region_12\."):
-        atlas.weights(Geometry((8, 8, 4), SPACING), GRID, 8)
+        atlas.weights(Geometry((8, 8, 4), SPACING), GRID)
 
 
 @pytest.mark.parametrize("labels_img", [None, 3, ["atlas.nii"]])

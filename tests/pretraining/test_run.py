@@ -11,6 +11,7 @@ import pytest
 from brainfeat import BrainFoundEmbedder, pretrain
 from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.checkpoint.config import CheckpointConfig
+from brainfeat.checkpoint.origin import Origin
 from brainfeat.exceptions import (
     CheckpointError,
     ConfigError,
@@ -30,6 +31,7 @@ CONFIG = replace(
     batch_size=2,
     log_every=1,
 )
+ORIGIN = Origin(licence="CC BY-SA 4.0", source="https://example.org")
 PREPROCESSOR = Preprocessor(shape=(24, 32, 20), spacing=8.0, alignment="none")
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning"),
@@ -73,6 +75,7 @@ def init(tmp_path_factory):
         preprocessing=PREPROCESSOR.to_dict(),
         missing_modalities=True,
         trained=False,
+        origin=ORIGIN,
     )
     folder = tmp_path_factory.mktemp("init") / "small"
     return Checkpoint.untrained(config).save(folder)
@@ -208,6 +211,8 @@ def test_a_run_of_a_store_resumes_from_its_state_alone(run, init, tmp_path):
     (tmp_path / "config.json").unlink()  # as if killed after the first state
     again = pretrain(run / "store", config, output=tmp_path, resume=True, device="cpu")
     assert again.fingerprint == Checkpoint.load(run).fingerprint
+    # What is trained further keeps the licence of its initial weights.
+    assert again.config.origin == Checkpoint.load(run).config.origin == ORIGIN
 
 
 @pytest.mark.parametrize("has_init", [True, False])

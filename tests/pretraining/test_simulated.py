@@ -32,7 +32,8 @@ def build(base):
 
 def assert_equal(first, second):
     for name, value in vars(first).items():
-        assert torch.equal(value, getattr(second, name)), name
+        other = getattr(second, name)
+        assert value is other is None or torch.equal(value, other), name
 
 
 def same_subjects(first, second):
@@ -125,7 +126,7 @@ def test_subjects_differ_between_positions_and_seeds(build):
 def test_foreground_is_brain_with_at_most_a_margin_or_a_head(build):
     batch = build().draw(0, 5, seed=3)
     brain = batch.targets[:, :-1].sum(dim=1) > 0.5
-    inside = batch.foreground.bool()
+    inside = batch.foreground[:, 0].bool()
     assert (inside & brain).sum() > 0.99 * brain.sum()
     fractions = inside.float().mean(dim=(1, 2, 3))
     assert fractions.unique().numel() > 1
@@ -140,7 +141,7 @@ def test_configuration_reaches_the_subjects(build):
     assert_equal(batches[0], batches[1])
     stripped_batch = batches[2]
     brain = stripped_batch.targets[:, :-1].sum(dim=1) > 0.5
-    assert torch.equal(stripped_batch.foreground.bool(), brain)
+    assert torch.equal(stripped_batch.foreground[:, 0].bool(), brain)
 
 
 def test_preprocessing_has_the_grid(build):
@@ -178,3 +179,20 @@ def test_normalised_volume_ignores_scale_and_offset():
 def test_flat_volume_stays_finite():
     mask = torch.ones(1, 6, 5, 4, dtype=torch.bool)
     assert torch.isfinite(_normalise(torch.full((1, 1, 6, 5, 4), 8.0), mask)).all()
+
+
+def test_pairs_show_one_anatomy_in_other_protocols(build):
+    batch = build().draw_pairs(3, 2, seed=1)
+    assert batch.volumes.shape == (2, 2, 2, *SHAPE)
+    assert batch.foreground.shape == (2, 2, *SHAPE)
+    assert batch.reference.volumes.shape == (2, 1, 2, *SHAPE)
+    assert batch.reference.present.tolist() == [[[True, False]]] * 2
+    again = build().draw_pairs(3, 2, seed=1)
+    assert torch.equal(batch.volumes, again.volumes)
+    # The ventricle is dark in a clean T1w of the same subject only.
+    ventricle = batch.targets[:, TRUTH_NAMES.index("ventricle")] > 0.9
+    clean = batch.reference.volumes[:, 0, 0]
+    own = torch.stack([clean[n][ventricle[n]].mean() for n in range(2)])
+    other = torch.stack([clean[n][ventricle[1 - n]].mean() for n in range(2)])
+    assert (own < other).all()
+    assert not torch.equal(batch.volumes[:, 0], batch.volumes[:, 1])

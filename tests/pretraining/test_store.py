@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 
@@ -6,7 +7,12 @@ import pytest
 import torch
 
 from brainfeat.exceptions import InputError
-from brainfeat.pretraining.store import StoredScan, StoreIndex, VolumeStore
+from brainfeat.pretraining.store import (
+    StoredScan,
+    StoreIndex,
+    Structures,
+    VolumeStore,
+)
 
 SHAPE = (3, 4, 5)
 
@@ -188,3 +194,105 @@ def test_an_incomplete_copy_of_a_store_is_reported_on_opening(make_store, tmp_pa
     (tmp_path / "2.npy").unlink()
     with pytest.raises(InputError, match=r"2\.npy: array of c is missing"):
         VolumeStore(tmp_path)
+
+
+STRUCTURES = Structures(
+    names=("left", "right", "both"),
+    members=((True, False), (False, True), (True, True)),
+)
+
+
+@pytest.fixture
+def make_visits(tmp_path):
+    """Function that stores a subject's visits of scans and copies."""
+
+    def make(rows, structures=STRUCTURES):
+        scans = []
+        for number, row in enumerate(rows):
+            present = row.pop("present", (True, True))
+            shape = (1 + sum(present) if "degradation" in row else 3, *SHAPE)
+            data = np.full(shape, number, dtype=np.float16)
+            data[-1] = 100 + number
+            np.save(tmp_path / f"{number}.npy", data)
+            if "known" in row:
+                np.save(tmp_path / f"{number}-l.npy", np.full(SHAPE, 2, np.uint8))
+                row["labels"] = f"{number}-l.npy"
+            file = f"{number}.npy"
+            scans.append(StoredScan(subject="a", file=file, present=present, **row))
+        StoreIndex(
+            modalities=("T1w", "FLAIR"),
+            preprocessing={"spacing": 3.0},
+            scans=tuple(scans),
+            structures=structures,
+        ).save(tmp_path)
+        return VolumeStore(tmp_path)
+
+    return make
+
+
+def test_pairs_are_of_one_visit_and_the_reference_is_its_best_scan(make_visits):
+    flair, t1w = {"present": (False, True)}, {"present": (True, False)}
+    store = make_visits(
+        [
+            {"visit": "1", **flair, "thickness": 0.5},
+            {"visit": "1", **t1w, "thickness": 5.0},
+            {"visit": "1", "thickness": 1.0},
+            {"visit": "1", **t1w, "degradation": "noise"},
+            {"visit": "2", **flair, "thickness": 2.0},
+            {"visit": "2", **flair, "degradation": "bias"},
+        ]
+    )
+    seen = set()
+    for step in range(90):
+        batch = store.draw_pairs(step, 1, seed=4)
+        assert batch.foreground.shape == (1, 2, *SHAPE)
+        pair = (batch.foreground[0, :, 0, 0, 0] - 100).int().tolist()
+        best = (batch.reference.foreground[0, 0, 0, 0, 0] - 100).int().item()
+        assert best == (2 if max(pair) < 4 else 4)
+        shown = batch.reference.present[0, 0].tolist()
+        assert shown == ([True, False] if best == 2 else [False, True])
+        seen.add(tuple(sorted(pair)))
+    assert seen == {*((i, j) for i in range(4) for j in range(i + 1, 4)), (4, 5)}
+
+
+def test_copies_hold_only_the_modalities_that_they_have(make_visits):
+    store = make_visits([{}, {"present": (False, True), "degradation": "noise"}])
+    for step in range(10):
+        batch = store.draw_pairs(step, 1, seed=0)
+        order = (batch.foreground[0, :, 0, 0, 0] - 100).int().tolist()
+        copy = batch.volumes[0, order.index(1), :, 0, 0, 0]
+        assert copy.tolist() == [0.0, 1.0]
+        assert batch.present[0, order.index(1)].tolist() == [False, True]
+    np.save(store.folder / "1.npy", np.zeros((3, *SHAPE), np.float16))
+    with pytest.raises(InputError, match=r"1\.npy: expected 2 arrays of the grid"):
+        [store.draw_pairs(step, 1, seed=0) for step in range(10)]
+
+
+def test_label_maps_are_the_anatomy_of_those_who_have_one(make_visits):
+    store = make_visits([{"known": (True, True, False)}])
+    assert store.targets == ("left", "right", "both")
+    assert store.tissues == ("left", "right")
+    assert store.target_weights == (1.0, 1.0, 1.0)
+    batch = store.draw(0, 2, seed=0)
+    assert batch.labels.shape == (2, 1, *SHAPE)
+    assert batch.labels.unique().tolist() == [2]
+    assert batch.members[0].T.bool().tolist() == [*map(list, STRUCTURES.members)]
+    assert batch.known.tolist() == [[True, True, False]] * 2
+    without = make_visits([{}]).draw(0, 1, seed=0)
+    assert without.labels.sum() == 0
+    assert not without.known.any()
+
+
+def test_a_store_without_copies_and_label_maps_is_as_before(make_store, tmp_path):
+    store = make_store("ab")
+    index = json.loads((tmp_path / "index.json").read_text())
+    assert index["format"] == "brainfeat-store-1"
+    assert [*index] == ["format", "modalities", "preprocessing", "scans"]
+    assert [*index["scans"][0]] == ["subject", "file", "present"]
+    # Of the first version, so that its runs resume without a warning.
+    scans = [
+        {"subject": name, "file": f"{n}.npy", "present": [True, True]}
+        for n, name in enumerate("ab")
+    ]
+    text = json.dumps(scans).encode()
+    assert hashlib.sha256(text).hexdigest() == store.fingerprint

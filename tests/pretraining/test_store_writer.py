@@ -126,6 +126,67 @@ def test_rerun_preprocesses_only_what_changed(subjects, tmp_path, monkeypatch):
     assert after.index.scans[1].file != before.index.scans[1].file
 
 
+@pytest.fixture
+def labelled(subjects, tmp_path):
+    """The subjects, the second with a label map of its left and right halves."""
+    labels = np.zeros((30, 36, 33), np.int32)
+    labels[5:15, 8:28, 6:26], labels[15:25, 8:28, 6:26] = 17, 53
+    geometry = Geometry(labels.shape, np.diag([5.0, 5.0, 5.0, 1.0]))
+    path = write_volume(Volume(labels, geometry), tmp_path / "map.nii.gz")
+    table = tmp_path / "map.tsv"
+    table.write_text("index\tname\n17\tleft\n53\tright\n")
+    names = {"label_map": str(path), "label_table": str(table)}
+    second = replace(subjects[1], metadata=names, session_id="b")
+    return [subjects[0], second], table
+
+
+def test_copies_and_label_maps_go_through_the_same_preprocessing(
+    labelled, tmp_path, monkeypatch
+):
+    rows, table = labelled
+    write = partial(write_store, rows, tmp_path / "store", PREPROCESSOR)
+    plain = Preprocessor.apply
+    store, failed = write(modalities=MODALITIES, n_degraded=3)
+    assert failed == []
+    scans = store.index.scans
+    assert [bool(scan.degradation) for scan in scans] == [False, *[True] * 3] * 2
+    assert {scan.visit for scan in store.subjects["sub-1"]} == {"b"}
+    assert all(scan.thickness == 5.0 for scan in scans)
+    assert not any(scan.labels for scan in store.subjects["sub-0"])
+    foregrounds = []
+    for scan in store.subjects["sub-1"]:
+        foregrounds.append(np.load(store.folder / scan.file)[-1])
+        labels = np.load(store.folder / scan.labels)
+        assert labels.shape == PREPROCESSOR.shape
+        assert set(np.unique(labels)) == {0, 1, 2}
+        assert scan.known == (True, True)
+    assert len({f.tobytes() for f in foregrounds}) > 1
+    # Nothing is done again, and nothing is random.
+    monkeypatch.setattr(Preprocessor, "apply", None)
+    again, _ = write(modalities=MODALITIES, n_degraded=3)
+    assert again.index == store.index
+    monkeypatch.setattr(Preprocessor, "apply", plain)
+    other = partial(write_store, rows, tmp_path / "other", PREPROCESSOR)
+    assert other(modalities=MODALITIES, n_degraded=3)[0].index == store.index
+    table.write_text("index\tname\n17\thalf\n53\thalf\n")
+    changed, _ = write(modalities=MODALITIES, n_degraded=0)
+    assert changed.targets == ("half",)
+
+
+def test_label_maps_of_another_space_are_refused(labelled, tmp_path):
+    (_, subject), _ = labelled
+    far = Geometry((9, 8, 7), np.array([*np.eye(4)[:3] + 1e-9, [0, 0, 0, 1.0]]))
+    write_volume(Volume(np.full((9, 8, 7), 17, np.int32), far), tmp_path / "far.nii")
+    moved = {**subject.metadata, "label_map": str(tmp_path / "far.nii")}
+    with pytest.raises(InputError, match=r"far\.nii: expected labels in the brain"):
+        write_store(
+            [replace(subject, metadata=moved)],
+            tmp_path / "store",
+            PREPROCESSOR,
+            modalities=MODALITIES,
+        )
+
+
 @pytest.mark.slow
 def test_processes_write_the_same_store(subjects, tmp_path):
     one, _ = write_store(subjects, tmp_path / "1", PREPROCESSOR, modalities=MODALITIES)

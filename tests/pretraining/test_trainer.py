@@ -1,4 +1,5 @@
 import json
+import runpy
 import signal
 import subprocess
 import sys
@@ -15,12 +16,15 @@ from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.checkpoint.config import CheckpointConfig
 from brainfeat.exceptions import ConfigError, TrainingError
 from brainfeat.pretraining.self_distillation import SelfDistillation
+from brainfeat.pretraining.source import seeded_generator
 from brainfeat.pretraining.store import StoredScan, StoreIndex, VolumeStore
 from brainfeat.pretraining.trainer import Trainer, train
 from brainfeat.pretraining.views import ViewGroup, Views
 from brainfeat.slabs.intensity import IntensityConfig
 
 CPU = "cpu"
+ROOM = runpy.run_path(str(Path(__file__).with_name("conftest.py")))
+RandomSource = ROOM["RandomSource"]
 # The probe of this process kills it after five steps.
 _KILLED_RUN = """
 import os, runpy, signal, sys
@@ -489,6 +493,141 @@ def test_views_are_prefetched_for_a_gpu_only(
     assert [step for step, _ in views] == made == steps
     in_this_thread = {thread == threading.get_ident() for _, thread in views}
     assert in_this_thread == {device == "cpu"}
+
+
+class PairedNoise(RandomSource):
+    """Two noisy acquisitions of each subject, and the clean one."""
+
+    def draw_pairs(self, step, n_subjects, **options):
+        clean = self.draw(step, n_subjects, **options)
+        noise = torch.randn(
+            (n_subjects, 2, 2, *self.shape), generator=seeded_generator(step)
+        )
+        return replace(
+            clean,
+            volumes=clean.volumes + 0.3 * noise,
+            present=clean.present.expand(-1, 2, -1),
+            foreground=clean.foreground.expand(-1, 2, -1, -1, -1),
+            reference=replace(clean, targets=None),
+        )
+
+
+@pytest.fixture(scope="module")
+def pair_config(short_config):
+    return replace(
+        short_config,
+        dino_weight=0.0,
+        ibot_weight=0.0,
+        koleo_weight=0.0,
+        infonce_weight=0.0,
+        agreement_weight=1.0,
+        consistency_weight=0.5,
+        anatomy_whole_weight=0.2,
+        views=replace(short_config.views, global_boxes="shared", n_local=0),
+    )
+
+
+@pytest.fixture(scope="module")
+def pair_init(pair_config, tmp_path_factory):
+    """Checkpoint whose tokens depend on the image."""
+    config = CheckpointConfig(
+        encoder=replace(pair_config.encoder, drop_path=0.0),
+        preprocessing={},
+        trained=False,
+    )
+    torch.manual_seed(1)
+    state = Checkpoint.untrained(config).state
+    state = {n: v + 0.1 * torch.randn(v.shape) for n, v in state.items()}
+    folder = tmp_path_factory.mktemp("pair_init") / "small"
+    return Checkpoint(replace(config, trained=True), state).save(folder)
+
+
+@pytest.fixture(scope="module")
+def pair_run(pair_config, pair_init, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pairs") / "run"
+    return weights(PairedNoise(), pair_config, folder, init=pair_init)
+
+
+def test_the_frozen_teacher_keeps_the_initial_weights(pair_run, pair_init):
+    initial = Checkpoint.load(pair_init).state
+    for name, value in initial.items():
+        assert torch.equal(pair_run[f"model.reference.{name}"], value)
+    moved = [
+        not torch.equal(pair_run[f"model.student.encoder.{name}"], value)
+        for name, value in initial.items()
+    ]
+    assert sum(moved) > 20
+    assert pair_run["model.agreement.tokens.variance"].std() > 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"agreement_weight": 0.0},
+        {"consistency_weight": 0.0},
+        {"anatomy_whole_weight": 0.0},
+        {"agreement_teacher": "moving_average"},
+        {"agreement_readout": "linear"},
+        {"agreement_parts": (1.0, 0.1, 0.0)},
+        {"consistency_parts": (1.0, 1.0, 0.1)},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_each_setting_of_agreement_changes_what_is_learnt(
+    pair_run, pair_config, pair_init, tmp_path, change
+):
+    changed = replace(pair_config, **change)
+    assert differ(pair_run, weights(PairedNoise(), changed, tmp_path, init=pair_init))
+
+
+def test_a_resumed_run_with_agreement_equals_an_uninterrupted_one(
+    pair_config, pair_init, tmp_path
+):
+    config = replace(pair_config, n_steps=5, checkpoint_every=2)
+
+    class Interrupted(PairedNoise):
+        def draw_pairs(self, step, n_subjects, **options):
+            if step == 3:
+                raise PowerCutError
+            return super().draw_pairs(step, n_subjects, **options)
+
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train(PairedNoise(), config, output=whole, device=CPU, init=pair_init)
+    with pytest.raises(PowerCutError):
+        train(Interrupted(), config, output=parts, device=CPU, init=pair_init)
+    train(PairedNoise(), config, output=parts, device=CPU, resume=True)
+    assert_same_run(whole, parts)
+    lines = map(json.loads, (whole / "log.jsonl").read_text().splitlines())
+    lines = [*lines]
+    assert all(0 < line["within_between"] < 10 for line in lines)
+    assert all(line["subject_spread"] > 0 for line in lines)
+
+
+def test_agreement_needs_weights_and_acquisitions(source, pair_config, tmp_path):
+    with pytest.raises(ConfigError, match=r"needs trained weights .*--init"):
+        train(PairedNoise(), pair_config, output=tmp_path / "run", device=CPU)
+    moving = replace(pair_config, agreement_teacher="moving_average")
+    with pytest.raises(ConfigError, match="several acquisitions of a brain"):
+        train(source, moving, output=tmp_path / "run", device=CPU)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_of_an_earlier_version_resumes(source, short_config, tmp_path):
+    config = replace(short_config, n_steps=3, checkpoint_every=1)
+    folder = tmp_path / "run"
+    train(source, config, output=folder, device=CPU)
+    path = folder / "pretraining.json"
+    values = json.loads(path.read_text())
+    del (
+        values["agreement_weight"],
+        values["n_degraded"],
+        values["views"]["global_boxes"],
+    )
+    path.write_text(json.dumps(values))
+    train(source, config, output=folder, device=CPU, resume=True)
+    changed = replace(config, anatomy_whole_weight=0.5)
+    with pytest.raises(ConfigError, match=r"anatomy_whole_weight 0\.0 \(now 0\.5\)"):
+        train(source, changed, output=folder, device=CPU, resume=True)
 
 
 # Clusters train from a store that was made elsewhere, without these libraries.

@@ -1,6 +1,7 @@
 import itertools
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -240,3 +241,67 @@ def test_no_local_views_and_no_targets_are_none(subjects):
 def test_impossible_views_are_refused(changes, message):
     with pytest.raises(ConfigError, match=message):
         ViewConfig(**changes)
+
+
+def test_whole_views_are_the_acquisitions_in_all_slabs(subjects):
+    for planes, axes in ((("axial",), (2, 1, 0)), (("coronal",), (1, 2, 0))):
+        config = replace(
+            CONFIG, global_boxes="whole", intensity=STILL, n_local=0, planes=planes
+        )
+        views = draw(config, subjects).apply(subjects, ENCODER).global_views
+        grid = SlabGrid(thickness=2, plane=planes[0])
+        assert views.masks.shape == views.fractions.shape
+        for view, subject in itertools.product(range(3), range(5)):
+            volumes = subjects.volumes[subject, view % 2].numpy()
+            expected = torch.from_numpy(grid.extract(volumes))
+            torch.testing.assert_close(
+                views.slabs[view, subject], expected, rtol=1e-4, atol=1e-4
+            )
+        assert views.slabs.shape[3:] == (6, *(SHAPE[axis] for axis in axes[1:]))
+
+
+@pytest.mark.parametrize("boxes", ["shared", "whole"])
+def test_patches_of_all_views_and_of_the_reference_correspond(subjects, boxes):
+    same = subjects.volumes[:, :1].expand(-1, 2, -1, -1, -1, -1)
+    clean = SubjectBatch(
+        same[:, :1], subjects.present[:, :1], subjects.foreground[:, 1]
+    )
+    subjects = replace(subjects, volumes=same, reference=clean)
+    config = replace(CONFIG, global_boxes=boxes, intensity=STILL)
+    views = draw(config, subjects).apply(subjects, ENCODER)
+    group, reference = views.global_views, views.reference
+    for view in range(3):
+        torch.testing.assert_close(
+            group.slabs[view], reference.slabs[0], rtol=1e-4, atol=1e-4
+        )
+    assert torch.equal(group.fractions[1], reference.fractions[0])
+    assert torch.equal(reference.visible[0], subjects.present[:, 0])
+    own = draw(replace(config, global_boxes="own"), subjects).apply(subjects, ENCODER)
+    assert own.reference is None
+    assert not torch.equal(own.global_views.slabs[0], own.global_views.slabs[1])
+
+
+def test_structures_are_the_fractions_of_their_labels(subjects):
+    generator = torch.Generator().manual_seed(8)
+    labels = torch.randint(4, (5, 2, *SHAPE), generator=generator, dtype=torch.uint8)
+    members = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])  # L R
+    known = torch.tensor([[True, False]]).expand(5, 2)
+    subjects = replace(
+        subjects,
+        targets=None,
+        labels=labels,
+        members=members.expand(5, -1, -1),
+        known=known,
+    )
+    config = replace(CONFIG, global_boxes="whole", intensity=STILL, n_local=0)
+    views = draw(config, subjects).apply(subjects, ENCODER).global_views
+    assert views.targets.shape == (3, 5, 4, 4, 3, 2)
+    assert torch.equal(views.known, known)
+    grid = SlabGrid(thickness=2)
+    for view, subject in itertools.product(range(3), range(5)):
+        for structure, values in enumerate([(1, 3), (2,)]):
+            is_inside = np.isin(labels[subject, view % 2].numpy(), values)
+            expected = torch.from_numpy(grid.token_fractions(is_inside, 4))
+            torch.testing.assert_close(
+                views.targets[view, subject, ..., structure], expected
+            )

@@ -9,6 +9,9 @@ from brainfeat.preprocessing.quality import Quality
 from brainfeat.reporting.cohort import Cohort
 from brainfeat.reporting.cohort_report import Inputs, cohort_report
 from brainfeat.reporting.previews import Outline, Preview
+from brainfeat.volume import Geometry
+
+GRID = Geometry((1, 1, 1), np.eye(4))
 
 
 def make(rng, n_rows=24, **columns):
@@ -31,7 +34,9 @@ def test_every_section_is_there(rng):
         {"share": [0.01, 0.5], "effect": [0.2, -0.1], "importance": [20.0, -0.2]},
         index=["medial_temporal_l", "elsewhere"],
     )
-    outline = Outline(np.zeros((1, 1, 1), bool), '<svg><symbol id="template"/></svg>')
+    outline = Outline(
+        np.zeros((1, 1, 1), bool), GRID, '<svg><symbol id="template"/></svg>'
+    )
     pixels = np.zeros((4, 6), np.uint8)
     previews = [
         Preview(f"sub-{i:02d}", pixels, Quality(0.3 + 0.001 * i, 1400.0, "why"), 0.9)
@@ -129,7 +134,7 @@ def test_page_with_many_previews_is_small(rng):
     previews = [
         Preview(str(i), pixels, Quality(0.3, 1400.0, "why"), 0.9) for i in range(200)
     ]
-    outline = Outline(np.zeros((1, 1, 1), bool), "<svg></svg>")
+    outline = Outline(np.zeros((1, 1, 1), bool), GRID, "<svg></svg>")
     text = body(make(rng), Inputs(outline=outline, previews=previews))
     assert len(text) < 5e6  # even of noise, which cannot be compressed
 

@@ -16,7 +16,7 @@ def gradient(rng):
 
 def decision(subject, data, encoder, gradient):
     network = shared_encoder(encoder.checkpoint, encoder.device, torch.float32)
-    fractions = encoder.grid.token_fractions(subject.foreground, 8)
+    fractions = encoder.grid.token_fractions(subject.foreground)
     with torch.no_grad():
         output = network(
             torch.tensor(encoder.grid.extract(data.astype(np.float32)))[None],

@@ -1,6 +1,7 @@
 """Find the layout of a file, and convert its weights to ours."""
 
 __all__ = [
+    "LAYOUTS",
     "Converted",
     "convert_file",
     "convert_foreign",
@@ -14,18 +15,27 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from brainfeat.checkpoint.layouts.known_slabs import SLAB_LAYOUTS
 from brainfeat.checkpoint.layouts.known_volumes import VOLUME_LAYOUTS
 from brainfeat.checkpoint.layouts.names import without_wrappers
-from brainfeat.checkpoint.layouts.slabs import SLAB_LAYOUTS
+from brainfeat.checkpoint.layouts.resnets import RESNET_LAYOUTS
 from brainfeat.checkpoint.weight_files import named_tensors, read_tensors
 from brainfeat.exceptions import CheckpointError, ConfigError, list_names
 from brainfeat.io.json_files import read_json
 from brainfeat.models.encoders import EncoderKind
 from brainfeat.models.layers import NORM_EPS
 
-_LAYOUTS = (*SLAB_LAYOUTS, *VOLUME_LAYOUTS)
+LAYOUTS = (*SLAB_LAYOUTS, *VOLUME_LAYOUTS, *RESNET_LAYOUTS)
 # Less is no encoder that is known: a file with half the keys of one is more like it.
 _MIN_LIKENESS = 0.2
+# What names and shapes do not tell, in a config.json of transformers.
+_SETTINGS: dict[str, Any] = {"hidden_act": "gelu", "layer_norm_eps": NORM_EPS}
+_SETTINGS_3: dict[str, Any] = {
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-5,
+    "rope_theta": 100.0,
+    "key_bias": False,
+}
 
 
 class Converted(NamedTuple):
@@ -34,7 +44,7 @@ class Converted(NamedTuple):
     encoder: EncoderKind
     state: dict[str, Tensor]  # float32
     layout: str  # as in the table of known encoders
-    unused: list[str]  # names of parameters without an effect, which were dropped
+    note: str  # on what the file has beyond the network, for a reader
 
 
 def load_foreign(path: Path) -> tuple[EncoderKind, dict[str, Tensor]]:
@@ -72,19 +82,19 @@ def convert_foreign(
     CheckpointError with the missing, unexpected and mis-shaped keys.
     """
     tensors = without_wrappers(named_tensors(state))
-    scores = [layout.likeness(tensors) for layout in _LAYOUTS]
+    scores = [layout.likeness(tensors) for layout in LAYOUTS]
     if max(scores) < _MIN_LIKENESS:
-        names = ", ".join(layout.title for layout in _LAYOUTS)
+        titles = "; ".join(layout.title for layout in LAYOUTS)
         raise CheckpointError(
-            f"expected transformer blocks in one of the layouts {names}, got keys "
+            f"expected transformer blocks or a residual network, of {titles}; got keys "
             f"{list_names(tensors)}."
         )
-    layout = _LAYOUTS[scores.index(max(scores))]
+    layout = LAYOUTS[scores.index(max(scores))]
     try:
-        config, converted, unused = layout.convert(tensors, num_heads)
+        config, converted, note = layout.convert(tensors, num_heads)
     except ConfigError as error:
         raise CheckpointError(f"nearest layout {layout.title}: {error}") from error
-    return Converted(config, converted, layout.name, unused)
+    return Converted(config, converted, layout.name, note)
 
 
 def _num_heads(path: Path) -> int | None:
@@ -93,11 +103,15 @@ def _num_heads(path: Path) -> int | None:
     if not config.is_file():
         return None
     values = read_json(config, "a model's configuration", error=CheckpointError)
-    same = {"hidden_act": "gelu", "layer_norm_eps": NORM_EPS}
+    is_third = values.get("model_type") == "dinov3_vit"
+    same = _SETTINGS_3 if is_third else _SETTINGS
+    if values.get("use_gated_mlp"):
+        same = same | {"hidden_act": "silu"}
     other = {k: values[k] for k in same if values.get(k, same[k]) != same[k]}
     if other:
+        name = "DINOv3" if is_third else "DINOv2"
         raise CheckpointError(
-            f"expected the architecture of DINOv2, got {other} in config.json."
+            f"expected the architecture of {name}, got {other} in config.json."
         )
     heads = values.get("num_attention_heads")
     return heads if isinstance(heads, int) else None

@@ -127,7 +127,12 @@ VOLUME_LAYOUTS = (
             "blocks.*.mlp.shared_experts.fc2": "blocks.*.mlp.shared.fc2",
             "blocks.*.mlp.counts": None,
         },
-        settings={"volume_size": (96, 108, 96), "positions": "rotary", "gate": True},
+        settings={
+            "patch_size": (12, 12, 12),
+            "volume_size": (96, 108, 96),
+            "positions": "rotary",
+            "gate": True,
+        },
         experts={"num_active": 6, "scale": 4.0},
     ),
 )

@@ -17,9 +17,11 @@ _HEADS = re.compile(r"^(student\w*\.|(\w+\.)*(\w*head|classifier|\w+_loss)\.)")
 _WRAPPERS = re.compile(
     r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
 )
+# transformers 5 keeps the blocks of DINOv3 one level deeper.
+_DEEPER = re.compile(r"\bmodel\.(?=layer\.\d)")
 # Sharded training numbers chunks of blocks; the block keeps its index.
 _CHUNKS = re.compile(r"\bblocks\.\d+\.(\d+\.)")
-_KIND = re.compile(r"(\.weight|\.bias)?$")
+_KIND = re.compile(r"(\.(weight|bias|running_mean|running_var|num_batches_tracked))?$")
 _INDEX = re.compile(r"(?<=\.)\d+(?=\.|$)")
 # Averages of a network over its training, which are better than the network.
 _AVERAGES = ("teacher", "target_encoder")
@@ -60,9 +62,9 @@ def family(name: str) -> str:
 
 def without_wrappers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Remove from names what wrappers of torch and sharded training add."""
+    plain = ((_WRAPPERS.sub("", name), value) for name, value in state.items())
     return {
-        _CHUNKS.sub(r"blocks.\1", _WRAPPERS.sub("", name)): value
-        for name, value in state.items()
+        _DEEPER.sub("", _CHUNKS.sub(r"blocks.\1", name)): value for name, value in plain
     }
 
 

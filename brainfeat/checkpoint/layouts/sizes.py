@@ -1,6 +1,6 @@
 """Sizes of an encoder, from the shapes of its weights, and a check of values."""
 
-__all__ = ["check_values", "count_blocks", "count_heads", "majority"]
+__all__ = ["check_values", "count_blocks", "count_heads", "list_norms", "majority"]
 
 import re
 from collections import Counter
@@ -13,9 +13,9 @@ from brainfeat.exceptions import CheckpointError, list_names
 _HEAD_DIM = 64
 
 
-def count_blocks(names: Iterable[str]) -> int:
+def count_blocks(names: Iterable[str], prefix: str = "blocks.") -> int:
     """Return one more than the highest index of a block, 0 if there is none."""
-    matches = [re.match(r"blocks\.(\d+)\.", name) for name in names]
+    matches = [re.match(rf"{re.escape(prefix)}(\d+)\.", name) for name in names]
     return 1 + max((int(match[1]) for match in matches if match), default=-1)
 
 
@@ -28,6 +28,12 @@ def count_heads(embed_dim: int) -> int:
             "config.json of transformers."
         )
     return embed_dim // _HEAD_DIM
+
+
+def list_norms(depth: int) -> list[str]:
+    """Return our names of parameters that are as long as a token."""
+    layers = ["norm", *(f"blocks.{i}.norm{n}" for i in range(depth) for n in (1, 2))]
+    return [f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")]
 
 
 def majority(sizes: Iterable[tuple[int, ...]]) -> int:

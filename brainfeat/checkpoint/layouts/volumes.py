@@ -16,6 +16,7 @@ from brainfeat.checkpoint.layouts.sizes import (
     check_values,
     count_blocks,
     count_heads,
+    list_norms,
     majority,
 )
 from brainfeat.models.feed_forward import ExpertConfig
@@ -23,6 +24,11 @@ from brainfeat.models.transfer import KeyProblems, parameter_shapes
 from brainfeat.models.volume_config import VolumeConfig
 
 _Shape = tuple[int, ...]
+_CROSS_ATTENTION = "cross_attn"
+_NOTE = (
+    "Its {} parameters of cross-attention, which MONAI 1.4 and later export, are not "
+    "used without a context, and were dropped."
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,8 +72,8 @@ class VolumeLayout:
 
     def convert(
         self, state: Mapping[str, Tensor], num_heads: int | None = None
-    ) -> tuple[VolumeConfig, dict[str, Tensor], list[str]]:
-        """Return configuration and weights, and the names that are of no use."""
+    ) -> tuple[VolumeConfig, dict[str, Tensor], str]:
+        """Return configuration and weights, and a note on what was dropped."""
         renaming = Renaming(self.stems)
         inside, beside = split_encoder(state, self.stems)
         theirs = {ours: name for name in inside if (ours := renaming.ours(name))}
@@ -92,7 +98,8 @@ class VolumeLayout:
         if self.has_class_position:
             table = inside[sources["patch_embed.0.pos_embed"]]
             result["cls_token"] = result["cls_token"] + table[0, :1]
-        return config, result, unused
+        extra = [name for name in unused if _CROSS_ATTENTION in name]
+        return config, result, _NOTE.format(len(extra)) if extra else ""
 
     def _is_kernel(self, shape: _Shape) -> bool:
         return len(shape) == 2 if self.is_flat else len(shape) == 5 and shape[1] == 1
@@ -101,14 +108,13 @@ class VolumeLayout:
         """Infer sizes by majority, so that one damaged tensor is reported."""
         depth = count_blocks(shapes)
         blocks = [f"blocks.{index}." for index in range(depth)]
-        norms = ["norm.weight", *(f"{block}norm1.weight" for block in blocks)]
-        dim = majority(shapes.get(name, ()) for name in norms)
+        dim = majority(shapes.get(name, ()) for name in list_norms(depth))
         hidden = majority(shapes.get(f"{block}mlp.fc1.weight", ()) for block in blocks)
         sizes: dict[str, Any] = {
             "embed_dim": dim,
             "depth": depth,
             "num_heads": heads or count_heads(dim),
-            "mlp_ratio": hidden / max(dim, 1),
+            "mlp_ratio": hidden / max(dim, 1) or 4.0,
             "qkv_bias": any(f"{block}attn.qkv.bias" in shapes for block in blocks),
             "experts": self._infer_experts(shapes, dim, depth),
         }
@@ -132,12 +138,14 @@ class VolumeLayout:
         gates = {index: name for index, name in gates.items() if name in shapes}
         experts = [f"blocks.{index}.mlp.experts.0.fc1.weight" for index in gates]
         shared = [f"blocks.{index}.mlp.shared.fc1.weight" for index in gates]
+        if not gates:
+            return None
         gated = [shapes[name] for name in gates.values()]
         return ExpertConfig(
             blocks=tuple(gates),
             num_experts=majority(gated),
-            hidden_dim=majority(shapes.get(name, ()) for name in experts),
-            shared_dim=majority(shapes.get(name, ()) for name in shared),
+            hidden_dim=majority(shapes.get(name, ()) for name in experts) or 1,
+            shared_dim=majority(shapes.get(name, ()) for name in shared) or 1,
             num_tokens=max(majority(shape[1:] for shape in gated) // max(dim, 1), 1),
             **self.experts,
         )
