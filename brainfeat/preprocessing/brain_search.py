@@ -35,6 +35,7 @@ class FoundBrain(NamedTuple):
     fraction: Volume  # of each voxel that is brain
     pose: NDArray[np.float64]  # roughly, template mm to scanner mm
     stripped: Volume | None  # on a finer grid, if the volume is stripped
+    in_view: NDArray[np.bool_]  # voxels in the field of view
 
     @property
     def mask(self) -> Volume:
@@ -75,7 +76,9 @@ def find_brain(volume: Volume, small: Volume) -> FoundBrain | None:
     if fraction.data.sum() * _SPACING**3 < 1e3 * _MIN_ML:
         return None
     pose = _fit_pose(fraction, coordinates)
-    return FoundBrain(_cut_out(intensities, fraction), fraction, pose, stripped)
+    return FoundBrain(
+        _cut_out(intensities, fraction), fraction, pose, stripped, np.isfinite(sampled)
+    )
 
 
 def find_center(volume: Volume) -> NDArray[np.float64]:

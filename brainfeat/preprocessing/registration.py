@@ -58,7 +58,10 @@ class Match(NamedTuple):
 class Moving:
     """A blurred volume and its gradient, interpolated at points in millimetres."""
 
-    def __init__(self, volume: Volume, blur: float) -> None:
+    def __init__(
+        self, volume: Volume, blur: float, view: NDArray[np.bool_] | None = None
+    ) -> None:
+        self._view = view
         sigmas = blur / np.array(volume.geometry.spacing)
         self.data = ndimage.gaussian_filter(
             volume.data, sigmas, mode="nearest", truncate=2.5
@@ -77,6 +80,17 @@ class Moving:
         slopes = [self._interpolate(slope, points) for slope in self._slopes]
         return np.stack(slopes, axis=1) @ self._to_voxel[:3, :3]
 
+    def is_in_view(self, points: Floats) -> NDArray[np.bool_]:
+        """Return whether points (n, 3) in mm are in the field of view."""
+        if self._view is None:
+            return np.ones(len(points), dtype=bool)
+        voxels = self._to_voxel[:3, :3] @ points.T + self._to_voxel[:3, 3:]
+        indices = np.rint(voxels).astype(np.intp)
+        last = np.array(self._view.shape)[:, None] - 1
+        is_inside = ((indices >= 0) & (indices <= last)).all(axis=0)
+        i, j, k = indices.clip(0, last)
+        return np.asarray(is_inside & self._view[i, j, k])
+
     def _interpolate(self, data: NDArray[Any], points: Floats) -> Floats:
         voxels = self._to_voxel[:3, :3] @ points.T + self._to_voxel[:3, 3:]
         values: Floats = ndimage.map_coordinates(
@@ -90,13 +104,12 @@ class _Comparison:
 
     def __init__(self, fraction: Moving, tissue: Moving, model: BrainModel) -> None:
         self._fraction, self._tissue, self._model = fraction, tissue, model
-        norm = float(np.sum(model.inside**2))
-        self._fraction_weight = _FRACTION_WEIGHT / norm
+        self._fraction_weight = _FRACTION_WEIGHT / float(np.sum(model.inside**2))
 
     def cost(self, parameters: Floats) -> tuple[float, float]:
         """Return the cost and the similarity."""
         points = self._transform(parameters)
-        difference = self._fraction.sample(points) - self._model.inside
+        difference = self._difference(points)
         values, _ = _normalise(self._tissue.sample(points))
         explained = float(np.sum((self._model.tissues.T @ values) ** 2))
         scores = (parameters[:9] - _USUAL) / _USUAL_SD
@@ -107,8 +120,10 @@ class _Comparison:
     def linearise(self, parameters: Floats) -> tuple[Floats, Floats]:
         """Return half the gradient of the cost, and the Gauss-Newton matrix."""
         points = self._transform(parameters)
-        difference = self._fraction.sample(points) - self._model.inside
+        difference = self._difference(points)
         changes = self._derivatives(parameters, self._fraction.sample_slopes(points))
+        # Outside the field of view, nothing is known of the brain.
+        changes *= self._fraction.is_in_view(points)[:, None]
         gradient = self._fraction_weight * (difference @ changes)
         matrix = self._fraction_weight * (changes.T @ changes)
         values, norm = _normalise(self._tissue.sample(points))
@@ -125,6 +140,10 @@ class _Comparison:
         gradient[:9] += (parameters[:9] - _USUAL) / _USUAL_SD**2
         matrix[np.arange(9), np.arange(9)] += 1.0 / _USUAL_SD**2
         return gradient, matrix
+
+    def _difference(self, points: Floats) -> Floats:
+        difference = self._fraction.sample(points) - self._model.inside
+        return difference * self._fraction.is_in_view(points)
 
     def _derivatives(self, parameters: Floats, slopes: Floats) -> Floats:
         by_linear = slopes[:, :, None] * self._model.points[:, None, :]
