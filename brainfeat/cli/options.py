@@ -118,8 +118,11 @@ JobsOption = Annotated[
     ),
 ]
 PoolingOption = Annotated[
-    Literal["mean", "cls", "cls+mean", "anatomy"],
-    typer.Option(help="From tokens to one vector; anatomy: fraction of each tissue."),
+    Literal["mean", "cls", "cls+mean", "anatomy", "default"],
+    typer.Option(
+        help="From tokens to one vector; anatomy: fraction of each tissue; default: as "
+        "the authors of the encoder."
+    ),
 ]
 BatchOption = Annotated[
     str, typer.Option("--batch-size", metavar="N", help="Subjects per batch, or auto.")
