@@ -50,8 +50,9 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
     Parameters
     ----------
     checkpoint : str or path-like
-        Name of a bundled checkpoint, a checkpoint folder, weights of DINOv2 as
-        `Checkpoint.load` reads them, or ``"hf-hub:org/name@revision"``.
+        Name of the bundled checkpoint or of a known encoder (``brainfeat info`` lists
+        them), a checkpoint folder, weights of others, or
+        ``"hf-hub:org/name[:path][@revision]"``, as for `Checkpoint.load`.
     pooling : {"mean", "cls", "cls+mean", "anatomy", "regions", "default"}
         ``"mean"`` averages the patch tokens over the brain, ``"cls"`` the class tokens
         of the slabs (which ``"brainfound-tiny"`` did not train), ``"cls+mean"``
