@@ -1,4 +1,4 @@
-"""The encoder gives the tokens of transformers' DINOv2, in three layouts."""
+"""Encoders give the tokens of transformers and MONAI, in all their layouts."""
 
 import re
 
@@ -10,10 +10,13 @@ from transformers import (
     Dinov2Model,
     Dinov2WithRegistersConfig,
     Dinov2WithRegistersModel,
+    DINOv3ViTConfig,
+    DINOv3ViTModel,
 )
 
 from brainfeat.checkpoint.layouts import convert_state, load_foreign
-from brainfeat.models.encoder import SlabEncoder
+from brainfeat.models.encoders import build_encoder
+from brainfeat.models.volume_positions import make_sinusoids
 
 SIZES = {
     "small": {"hidden_size": 384, "num_attention_heads": 6, "num_hidden_layers": 4},
@@ -105,7 +108,7 @@ def relative_error(encoder, model, pixels):
 
 
 def build(config, state):
-    encoder = SlabEncoder(config)
+    encoder = build_encoder(config)
     encoder.load_state_dict(state)
     return encoder.eval()
 
@@ -169,3 +172,96 @@ def test_both_generations_of_transformers_names_convert(in_memory, tmp_path):
     assert config.num_heads == 3
     assert state.keys() == expected.keys()
     assert all(torch.equal(state[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@torch.inference_mode()
+def test_tokens_of_dinov3_equal_those_of_transformers(gated, tmp_path):
+    torch.manual_seed(0)
+    config = DINOv3ViTConfig(
+        hidden_size=128,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        intermediate_size=192,
+        num_register_tokens=4,
+        use_gated_mlp=gated,
+        hidden_act="silu" if gated else "gelu",
+    )
+    model = DINOv3ViTModel(config).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(tmp_path)
+    states = [load_foreign(tmp_path), convert_state(model.state_dict())]
+    if not gated:
+        states.append(convert_state(meta_dinov3(model)))
+    for encoder in [build(*state) for state in states]:
+        for shape in [(48, 80), (32, 16)]:
+            pixels = torch.randn(2, 3, *shape)
+            assert relative_error(encoder, model, pixels) < TOLERANCE
+
+
+def meta_dinov3(model):
+    """Return a state in Meta's names, with its masked biases and its periods."""
+    state = dict(model.state_dict())
+    result = {"rope_embed.periods": torch.ones(16)}
+    for name, value in state.items():
+        new = re.sub(r"^(embeddings|model)\.", "", name)
+        new = new.replace("register_tokens", "storage_tokens")
+        new = new.replace("patch_embeddings", "patch_embed.proj")
+        new = re.sub(r"layer\.(\d+)\.", r"blocks.\1.", new)
+        new = new.replace("attention.o_proj", "attn.proj")
+        new = new.replace("mlp.up_proj", "mlp.fc1").replace("mlp.down_proj", "mlp.fc2")
+        new = re.sub(r"layer_scale(\d)\.lambda1", r"ls\1.gamma", new)
+        if "k_proj" in new or "v_proj" in new:
+            continue
+        if "q_proj" in new:
+            parts = [state.get(name.replace("q_proj", f"{x}_proj")) for x in "qkv"]
+            # What lies under the mask has no effect.
+            parts = [torch.full_like(value, 7.0) if x is None else x for x in parts]
+            value = torch.cat(parts)
+            new = new.replace("attention.q_proj", "attn.qkv")
+            if new.endswith("bias"):
+                result[f"{new}_mask"] = torch.full_like(value, torch.nan)
+        result[new] = value[0] if new == "mask_token" else value
+    return result
+
+
+@torch.inference_mode()
+def test_vit_of_monai_gives_the_same_tokens():
+    nets = pytest.importorskip("monai.networks.nets")
+    sizes = {"hidden_size": 128, "mlp_dim": 192, "num_layers": 3, "num_heads": 2}
+    model = nets.ViT(1, (32, 32, 32), (16, 16, 16), **sizes).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    config, state = convert_state(model.state_dict())
+    encoder = build(config, state)
+    volume = torch.randn(2, 1, 32, 32, 32)
+    volumes = volume.repeat(1, len(config.modalities), 1, 1, 1)
+    tokens = encoder(volumes).patch_tokens.flatten(1, 3)
+    torch.testing.assert_close(tokens, model(volume)[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("stride", "has_bias"), [(1, True), (2, False)])
+@torch.inference_mode()
+def test_resnet_of_monai_gives_the_same_feature(stride, has_bias):
+    nets = pytest.importorskip("monai.networks.nets")
+    sizes = {"block": "basic", "layers": [2] * 4, "block_inplanes": [3, 4, 5, 6]}
+    stem = {"n_input_channels": 1, "conv1_t_stride": stride}
+    model = nets.ResNet(**sizes, **stem, bias_downsample=has_bias, feed_forward=False)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    volume = torch.randn(2, 1, 35, 41, 33)
+    model.train()(volume)  # statistics of the batch norms
+    config, state = convert_state(model.state_dict())
+    encoder = build(config, state)
+    feature = encoder(volume).patch_tokens.mean((1, 2, 3))
+    torch.testing.assert_close(feature, model.eval()(volume), rtol=1e-4, atol=1e-4)
+
+
+def test_sinusoids_are_those_of_monai():
+    utils = pytest.importorskip("monai.networks.blocks.pos_embed_utils")
+    grid = (2, 3, 4)
+    places = torch.stack(torch.meshgrid(*map(torch.arange, grid), indexing="ij"), -1)
+    with pytest.warns(UserWarning, match="indexing"):
+        expected = utils.build_sincos_position_embedding(grid, 24, 3)
+    torch.testing.assert_close(make_sinusoids(places, 24).flatten(0, 2), expected[0])

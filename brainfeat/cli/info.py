@@ -4,7 +4,7 @@ __all__ = ["format_checkpoint", "format_known", "info", "list_known"]
 
 import textwrap
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 _WIDTH = 80  # of a terminal
 _INDENT = 16  # where texts begin
 _LEGEND = """
-here: on this machine; ask: the authors give access on request.
+here: in {home} ($BRAINFEAT_HOME) or in the cache of the hub
+ask: the authors give access on request
 'brainfeat info NAME' shows one: its origin, licence, input and feature."""
 
 
@@ -59,6 +60,8 @@ def _describe(name: str) -> None:
 
 def list_known(encoders: "Iterable[KnownEncoder]") -> str:
     """Format a table of encoders: names, licences, and where the weights are."""
+    from brainfeat.checkpoint.locate import home_folder
+
     rows = [("NAME", "LICENCE", "WEIGHTS")]
     rows += [(known.name, known.licence.summary, _place(known)) for known in encoders]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -66,7 +69,8 @@ def list_known(encoders: "Iterable[KnownEncoder]") -> str:
         "  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True))
         for row in rows
     ]
-    return "\n".join(map(str.rstrip, lines)) + "\n" + _LEGEND
+    legend = _LEGEND.format(home=home_folder())
+    return "\n".join(map(str.rstrip, lines)) + "\n" + legend
 
 
 def format_known(known: "KnownEncoder") -> str:
@@ -104,11 +108,22 @@ def format_checkpoint(checkpoint: "Checkpoint") -> str:
         "network": encoder.summary,
         "parameters": f"{n_parameters / 1e6:.1f} million",
         "features": _describe_features(config),
+        "pooling": f"{config.pooling} is recommended",
         "preprocessing": _describe_preprocessing(config.preprocessing),
         "written by": f"brainfeat {config.library_version}",
         "fingerprint": checkpoint.fingerprint,
     }
-    return _format_lines(lines.items())
+    return _format_lines([*lines.items(), *_describe_authors(config)])
+
+
+def _describe_authors(config: "CheckpointConfig") -> Iterator[tuple[str, str]]:
+    """Yield the feature of a known encoder's authors, and the traps."""
+    from brainfeat.checkpoint.known import find_known
+
+    known = find_known(config.origin.name)
+    if known is not None and known.layout:
+        yield "default", known.feature
+        yield from (("note", caveat) for caveat in known.caveats)
 
 
 def _describe_slabs(config: "CheckpointConfig") -> dict[str, str]:
@@ -161,8 +176,8 @@ def _describe_place(known: "KnownEncoder") -> str:
     file = known.files[0] if known.files else f"{known.name}.pth"
     place = f"not on this machine; download them to {home_folder() / file}"
     if known.hub:
-        asked = "; the authors give access on request" if known.is_gated else ""
-        return f"hf-hub:{known.hub}{asked}; fetched at first use"
+        asked = "; ask for access on its page before" if known.is_gated else ""
+        return f"fetched from the hub at first use{asked}: hf-hub:{known.hub}"
     copies = " or ".join(f"hf-hub:{copy}" for copy in known.copies)
     return f"{place}{f'; copies of others: {copies}' if copies else ''}"
 

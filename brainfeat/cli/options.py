@@ -5,6 +5,7 @@ __all__ = [
     "BatchOption",
     "CheckpointOption",
     "CommandOfLabels",
+    "CoregisterOption",
     "DeviceOption",
     "DevicesOption",
     "DtypeOption",
@@ -86,7 +87,10 @@ InputsArgument = Annotated[
     ),
 ]
 TableOption = Annotated[
-    Path, typer.Option("-o", "--output", help="Table: .parquet, .csv or .tsv.")
+    Path,
+    typer.Option(
+        "-o", "--output", help="Table: .parquet, .csv or .tsv; .npy for one image."
+    ),
 ]
 OptionalTableOption = Annotated[
     Path | None, typer.Option("-o", "--output", help="Table: .parquet, .csv or .tsv.")
@@ -94,7 +98,7 @@ OptionalTableOption = Annotated[
 CheckpointOption = Annotated[
     str,
     typer.Option(
-        help="Bundled name, checkpoint folder, DINOv2 weights, or hf-hub:org/name."
+        help="Name ('brainfeat info' lists them), folder, weights, or hf-hub:org/name."
     ),
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
@@ -118,14 +122,23 @@ JobsOption = Annotated[
     ),
 ]
 PoolingOption = Annotated[
-    Literal["mean", "cls", "cls+mean", "anatomy"],
-    typer.Option(help="From tokens to one vector; anatomy: fraction of each tissue."),
+    Literal["mean", "cls", "cls+mean", "anatomy", "default"],
+    typer.Option(
+        help="From tokens to one vector; anatomy: fraction of each tissue; default: as "
+        "the encoder's authors do."
+    ),
 ]
 BatchOption = Annotated[
     str, typer.Option("--batch-size", metavar="N", help="Subjects per batch, or auto.")
 ]
 StopOption = Annotated[
     bool, typer.Option("--stop-on-first-error", help="Stop at the first bad scan.")
+]
+CoregisterOption = Annotated[
+    bool,
+    typer.Option(
+        "--coregister", help="Register further modalities of a subject to its first."
+    ),
 ]
 StrictOption = Annotated[
     bool,

@@ -55,6 +55,11 @@ class Rotation(NamedTuple):
         index = places.unbind(-1)
         return self._replace(cos=cos[index], sin=sin[index])
 
+    def tile(self, n_streams: int) -> Self:
+        """Repeat the rotation for the patches of each of several modalities."""
+        cos, sin = self.cos.repeat(n_streams, 1), self.sin.repeat(n_streams, 1)
+        return self._replace(cos=cos, sin=sin)
+
     def with_prefix(self, n_tokens: int) -> Self:
         """Put tokens that do not turn before the others."""
         still = self.cos.new_zeros(n_tokens, self.cos.shape[-1])

@@ -276,8 +276,9 @@ class VolumeEncoder(Encoder):
         packing = self._packing(grid, present, foreground, len(prefix))
         if packing is None:
             x = torch.cat([prefix.expand(n_rows, -1, -1), patches.flatten(1, 4)], 1)
-            turned = None if rotation is None else rotation.with_prefix(len(prefix))
-            return _Tokens(x, grid, rotation=turned)
+            if rotation is not None:
+                rotation = rotation.tile(n_streams).with_prefix(len(prefix))
+            return _Tokens(x, grid, rotation=rotation)
         prefixes = prefix.expand(len(packing.slabs), -1, -1)
         x = packing.pack(prefixes, patches.flatten(0, 4)[packing.patches])
         if rotation is not None:

@@ -34,6 +34,11 @@ class SubjectPreprocessing(JsonConfig, ABC):
 
     @property
     @abstractmethod
+    def voxel_mm(self) -> float:
+        """Edge of a voxel of the grid in mm; that of an adult if it depends on one."""
+
+    @property
+    @abstractmethod
     def geometry(self) -> Geometry | None:
         """The grid in template mm; None if it depends on the subject."""
 

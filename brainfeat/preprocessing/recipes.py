@@ -32,8 +32,10 @@ from brainfeat.preprocessing.spatial_steps import SPATIAL_STEPS
 from brainfeat.preprocessing.steps import (
     Align,
     CorrectBias,
+    CropForeground,
     FindBrain,
     MarkNonzero,
+    Resize,
     Step,
     read_step,
     write_step,
@@ -41,6 +43,8 @@ from brainfeat.preprocessing.steps import (
 from brainfeat.volume import Geometry, Volume
 
 _APPLY = {**SPATIAL_STEPS, **INTENSITY_STEPS}
+
+_HEAD_MM, _BRAIN_MM = 220.0, 175.0  # extent of an adult's
 
 # Part of the fingerprint; incremented when the same settings give other voxels.
 _REVISION = 1
@@ -97,6 +101,20 @@ class InputRecipe(SubjectPreprocessing):
     def grid_shape(self) -> tuple[int, int, int] | None:
         """Voxels of the result; None if they depend on the subject."""
         return self.shape
+
+    @property
+    def voxel_mm(self) -> float:
+        """Longest edge of a voxel in mm, as it is for an adult's head."""
+        field = np.full(3, _HEAD_MM)
+        edges = np.ones(3)
+        for step in self.steps:
+            if isinstance(step, Align):
+                field, edges = np.array(step.shape) * step.spacing, edges * step.spacing
+            elif isinstance(step, CropForeground) and self.aligned != "none":
+                field = np.full(3, _BRAIN_MM)
+            elif isinstance(step, Resize):
+                edges = field / np.array(step.shape)
+        return float(edges.max())
 
     @property
     def geometry(self) -> None:
@@ -169,7 +187,7 @@ class InputRecipe(SubjectPreprocessing):
         name, first = given[0]
         with adding_source(first, name):
             reference = repair(reorient_to_ras(first))
-            alignment = self._locate(reference, name)
+            alignment = self._locate(reference)
         for name, volume in given[1:]:
             with adding_source(volume, name):
                 repair(volume)  # raises if it is damaged
@@ -227,10 +245,10 @@ class InputRecipe(SubjectPreprocessing):
         recipe: Self = from_plain(cls, values)
         return recipe
 
-    def _locate(self, reference: Volume, modality: str) -> Alignment:
+    def _locate(self, reference: Volume) -> Alignment:
         if self.space == "template":
             return Alignment(np.eye(4), np.eye(4), math.nan)
-        return align_to_template(reference, modality)
+        return align_to_template(reference)
 
     def _run_steps(
         self, field: ScanField, reference: Volume

@@ -73,7 +73,7 @@ class CropPlan:
         """Draw one of these subjects, and crops that show its classes equally often."""
         subject = int(rows[_randint(len(rows), generator)])
         counts = store.slab_counts[subject]
-        grid, shape = space.slab_grid, space.preprocessor.shape
+        grid, shape = space.slab_grid, space.shape
         n_slabs, _, height, width = grid.extract(np.zeros((1, *shape), np.bool_)).shape
         first_slabs = tuple(
             _draw_first_slab(counts, sizes.n_slabs, generator)

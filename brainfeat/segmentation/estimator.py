@@ -22,7 +22,6 @@ from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.io.paths import expand_home
 from brainfeat.metrics import dice_scores
 from brainfeat.models.device import resolve_device
-from brainfeat.models.encoders import require_slabs
 from brainfeat.models.threads import resolve_n_jobs
 from brainfeat.progress import track
 from brainfeat.segmentation.folder import read_folder, write_folder
@@ -299,7 +298,7 @@ class SegmentationEstimator(BaseEstimator):
         checkpoint, device = self._checkpoint(), resolve_device(self.device)
         return SegmentationNetwork(
             space=SegmentationSpace.of_checkpoint(checkpoint.config, self.modalities_),
-            encoder=require_slabs(sharing.shared_encoder(checkpoint, device)),
+            encoder=sharing.shared_encoder(checkpoint, device),
             # Copied, so that the fitted one stays on the CPU and can be pickled.
             decoder=copy.deepcopy(self.decoder_),
             prior=self.prior_,

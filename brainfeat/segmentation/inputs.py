@@ -3,19 +3,22 @@
 __all__ = ["SegmentationInput", "SegmentationSpace", "acquired_modalities"]
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from brainfeat.checkpoint.config import CheckpointConfig
-from brainfeat.exceptions import VolumeError
+from brainfeat.exceptions import ConfigError, VolumeError
+from brainfeat.models.config import EncoderConfig
+from brainfeat.models.volume_config import VolumeConfig
 from brainfeat.preprocessing.intensities import clip_and_measure, repair
+from brainfeat.preprocessing.interface import SubjectPreprocessing
 from brainfeat.preprocessing.preprocessed import PreprocessedSubject
-from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.preprocessing.resampling import reorient_to_ras, resample
-from brainfeat.slabs.grid import SlabGrid
+from brainfeat.preprocessing.settings import preprocessing_from_dict
+from brainfeat.slabs.grid import PLANE_AXES, Plane, SlabGrid
 from brainfeat.subjects.failures import adding_context
 from brainfeat.subjects.reading import read_and_preprocess
 from brainfeat.subjects.subject import Subject
@@ -24,6 +27,7 @@ from brainfeat.volume import Geometry, Volume
 
 # Fat and vessels are far brighter than the brain.
 _MAX_SCORE = 5.0
+_PERCENTILES = (0.5, 99.5)  # of the brain, at which intensities are clipped
 _FINE_SPACING = 1.0  # mm, at which label maps keep their borders
 
 
@@ -50,8 +54,8 @@ class SegmentationSpace:
     labels may lie outside the brain.
     """
 
-    preprocessor: Preprocessor
-    slab_grid: SlabGrid  # of the encoder
+    preprocessor: SubjectPreprocessing
+    slab_grid: SlabGrid  # of the encoder; its patches, if it takes whole volumes
     encoder_modalities: tuple[str, ...]
     modalities: tuple[str, ...]  # that the decoder sees
     allow_missing: bool
@@ -59,11 +63,15 @@ class SegmentationSpace:
     @classmethod
     def of_checkpoint(cls, config: CheckpointConfig, modalities: Sequence[str]) -> Self:
         """Take the encoder's grid from the configuration of its checkpoint."""
+        preprocessor = preprocessing_from_dict(config.preprocessing)
+        if preprocessor.grid_shape is None:
+            raise ConfigError(
+                "segmentation: expected a checkpoint whose input has one size, got one "
+                "whose size depends on the scan."
+            )
         return cls(
-            preprocessor=Preprocessor.from_dict(config.preprocessing),
-            slab_grid=SlabGrid(
-                thickness=config.slab_encoder.thickness, plane=config.plane
-            ),
+            preprocessor=preprocessor,
+            slab_grid=_find_slabs(config),
             encoder_modalities=tuple(config.encoder.modalities),
             modalities=tuple(modalities),
             allow_missing=config.missing_modalities,
@@ -72,7 +80,7 @@ class SegmentationSpace:
     @property
     def upsampling(self) -> int:
         """Fine voxels along the edge of a voxel of the encoder's grid."""
-        return max(1, min(2, round(self.preprocessor.spacing / _FINE_SPACING)))
+        return max(1, min(2, round(self.preprocessor.voxel_mm / _FINE_SPACING)))
 
     @property
     def modality_indices(self) -> list[int]:
@@ -80,14 +88,26 @@ class SegmentationSpace:
         return [self.encoder_modalities.index(name) for name in self.modalities]
 
     @property
-    def fine_geometry(self) -> Geometry:
-        """The fine grid in template mm; it divides each voxel of the encoder's."""
-        coarse, factor = self.preprocessor.geometry, self.upsampling
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels of the encoder's grid."""
+        shape = self.preprocessor.grid_shape
+        if shape is None:  # refused by `of_checkpoint`
+            raise ConfigError("segmentation: expected a grid of one size.")
+        return shape
+
+    @property
+    def fine_shape(self) -> tuple[int, int, int]:
+        """Voxels of the fine grid."""
+        i, j, k = (size * self.upsampling for size in self.shape)
+        return i, j, k
+
+    def fine_geometry(self, coarse: Geometry) -> Geometry:
+        """Return the fine grid, which divides each voxel of a subject's coarse one."""
+        factor = self.upsampling
         affine = coarse.affine.copy()
         affine[:3, :3] /= factor
         affine[:3, 3] -= affine[:3, :3] @ np.full(3, (factor - 1) / 2)
-        i, j, k = (size * factor for size in coarse.shape)
-        return Geometry((i, j, k), affine)
+        return Geometry(self.fine_shape, affine)
 
     def read(self, subject: Subject) -> SegmentationInput:
         """Read a subject and resample it to both grids; errors begin with its file."""
@@ -100,12 +120,17 @@ class SegmentationSpace:
             volumes, coarse = read_and_preprocess(
                 subject, self.preprocessor, self.encoder_modalities
             )
-            fine = coarse.on_grid(self.fine_geometry)
             used = {n: volumes[n] for n in self.modalities if n in volumes}
+            fine = coarse.on_grid(self.fine_geometry(coarse.geometry))
+            # Label maps are in the space of the first that is used.
+            to_first = coarse.modality_to_scanner(next(iter(used)))
+            fine = replace(fine, grid_to_scanner=to_first)
             voxels = np.zeros((len(self.modalities), *fine.geometry.shape), np.float32)
             for name, volume in used.items():
                 with adding_context(Subject(str(volume.path or name), {})):
-                    scores = self._standardise(volume, fine)
+                    scores = self._standardise(
+                        volume, fine, coarse.modality_to_scanner(name)
+                    )
                 voxels[self.modalities.index(name)] = scores
         native = next(iter(used.values())).geometry
         present = coarse.present[self.modality_indices]
@@ -125,13 +150,13 @@ class SegmentationSpace:
         return self.preprocessor.invert(values, subject.fine, subject.native).data
 
     def _standardise(
-        self, volume: Volume, fine: PreprocessedSubject
+        self, volume: Volume, fine: PreprocessedSubject, to_scanner: NDArray[np.float64]
     ) -> NDArray[np.float32]:
         """Resample to the fine grid, and z-score by the voxels of the brain."""
         sampled = resample(
             repair(reorient_to_ras(volume)),
             fine.geometry,
-            fine.grid_to_scanner,
+            to_scanner,
             outside=np.nan,
         )
         is_inside = np.isfinite(sampled)
@@ -141,11 +166,29 @@ class SegmentationSpace:
         brain = sampled[foreground & is_inside]
         if not brain.size:
             raise VolumeError("the volume does not overlap the brain.")
-        _, mean, spread = clip_and_measure(brain, self.preprocessor.percentiles)
+        _, mean, spread = clip_and_measure(brain, _PERCENTILES)
         scores = (sampled - np.float32(mean)) / np.float32(spread)
         scores[~is_inside] = scores[is_inside].min()
         clipped: NDArray[np.float32] = scores.clip(-_MAX_SCORE, _MAX_SCORE)
         return clipped
+
+
+def _find_slabs(config: CheckpointConfig) -> SlabGrid:
+    """Return slabs one patch thick, in a plane in which patches are square."""
+    encoder = config.encoder
+    if isinstance(encoder, EncoderConfig):
+        return SlabGrid(thickness=encoder.thickness, plane=config.plane)
+    if isinstance(encoder, VolumeConfig):
+        patch = encoder.patch_size
+        planes: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
+        for plane in planes:
+            along, height, width = PLANE_AXES[plane]
+            if patch[height] == patch[width]:
+                return SlabGrid(thickness=patch[along], plane=plane)
+    raise ConfigError(
+        "segmentation: expected a transformer with square patches, got an encoder of "
+        f"kind {encoder.kind!r}."
+    )
 
 
 def acquired_modalities(table: SubjectTable) -> tuple[str, ...]:

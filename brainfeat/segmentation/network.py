@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from brainfeat.models.config import EncoderConfig
 from brainfeat.models.decoder import DecoderConfig, SegmentationDecoder
 from brainfeat.models.device import resolve_dtype
 from brainfeat.models.encoder import SlabEncoder
+from brainfeat.models.protocol import Encoder, EncoderSettings
 from brainfeat.segmentation.inputs import SegmentationInput, SegmentationSpace
 from brainfeat.slabs.crops import pool_patches, stack_to_slabs
 from brainfeat.slabs.grid import SlabGrid
@@ -36,7 +36,7 @@ class SegmentationNetwork:
     """
 
     space: SegmentationSpace
-    encoder: SlabEncoder
+    encoder: Encoder
     decoder: SegmentationDecoder
     prior: Tensor  # (K, i, j, k): frequency of each class at each position
     device: torch.device
@@ -48,7 +48,7 @@ class SegmentationNetwork:
         self.blocks = choose_blocks(self.encoder.config.depth)
         prior = F.interpolate(
             self.prior[None].to(self.device),
-            self.space.preprocessor.shape,
+            self.space.shape,
             mode="trilinear",
             align_corners=False,
         )
@@ -59,6 +59,13 @@ class SegmentationNetwork:
         """The encoder's slabs."""
         return self.space.slab_grid
 
+    @property
+    def patch_size(self) -> int:
+        """Pixels along the edge of a patch in the plane of the slabs."""
+        config, axes = self.encoder.config, self.grid.axes
+        row = 1 if isinstance(self.encoder, SlabEncoder) else axes[1]
+        return config.token_grid(self.space.shape).step[row]
+
     def to_slices(self, volumes: Tensor) -> Tensor:
         """Permute volumes (B, C, I, J, K) to slices (B, C, n_slices, H, W)."""
         return volumes.permute(0, 1, *(2 + axis for axis in self.grid.axes))
@@ -68,18 +75,28 @@ class SegmentationNetwork:
 
         Returns the patch tokens of each of `blocks`, float32.
         """
-        thickness, patch_size = self.grid.thickness, self.encoder.config.patch_size
-        fractions = pool_patches(coarse[:, None, -1:], thickness, patch_size)
+        thickness = self.grid.thickness
+        fractions = pool_patches(coarse[:, None, -1:], thickness, self.patch_size)
+        foreground = fractions[:, 0, ..., 0] > 0  # B S h w
+        # Any brain counts, since each voxel of a patch is labelled.
         is_bfloat16 = resolve_dtype("auto", self.device) == torch.bfloat16
         with torch.autocast(self.device.type, torch.bfloat16, enabled=is_bfloat16):
+            if isinstance(self.encoder, SlabEncoder):
+                slabs = stack_to_slabs(coarse[:, :-1], thickness)
+                outputs = self.encoder.forward_intermediates(
+                    slabs, self.blocks, present=present, foreground=foreground
+                )
+                return [output.patch_tokens.float() for output in outputs]
+            axes = self.grid.axes
+            order = [axes.index(axis) for axis in range(3)]  # of slices, back to I J K
             outputs = self.encoder.forward_intermediates(
-                stack_to_slabs(coarse[:, :-1], thickness),
+                coarse[:, :-1].permute(0, 1, *(2 + index for index in order)),
                 self.blocks,
                 present=present,
-                # Any brain counts, since each voxel of a patch is labelled.
-                foreground=fractions[:, 0, ..., 0] > 0,  # B S h w
+                foreground=foreground.permute(0, *(1 + index for index in order)),
             )
-        return [output.patch_tokens.float() for output in outputs]
+        to_slabs = (0, *(1 + axis for axis in axes), 4)
+        return [output.patch_tokens.float().permute(to_slabs) for output in outputs]
 
     @torch.inference_mode()
     def probabilities(self, subject: SegmentationInput) -> NDArray[np.float16]:
@@ -90,7 +107,7 @@ class SegmentationNetwork:
             self._tensor(subject.coarse.present),
             self._tensor(subject.present),
         )
-        shape = [self.space.fine_geometry.shape[axis] for axis in self.grid.axes]
+        shape = [self.space.fine_shape[axis] for axis in self.grid.axes]
         result = np.empty((self.decoder.config.n_classes, *shape), dtype=np.float16)
         start = 0
         for logits in parts:
@@ -148,7 +165,7 @@ def choose_blocks(depth: int) -> tuple[int, ...]:
 
 
 def init_decoder(
-    encoder: EncoderConfig, space: SegmentationSpace, n_classes: int, seed: int
+    encoder: EncoderSettings, space: SegmentationSpace, n_classes: int, seed: int
 ) -> SegmentationDecoder:
     """Create a decoder on the CPU, without changing the global random state."""
     config = DecoderConfig(

@@ -18,7 +18,6 @@ from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.checkpoint.sharing import shared_encoder
 from brainfeat.exceptions import TrainingError
 from brainfeat.metrics import dice_scores
-from brainfeat.models.encoders import require_slabs
 from brainfeat.progress import ProgressDisplay
 from brainfeat.segmentation.crops import CropPlan, CropSizes, TrainingCrops
 from brainfeat.segmentation.inputs import SegmentationSpace
@@ -64,9 +63,9 @@ def init_network(
         encoder = checkpoint.build_encoder().to(device)
     return SegmentationNetwork(
         space=space,
-        encoder=require_slabs(encoder),
+        encoder=encoder,
         decoder=init_decoder(
-            checkpoint.config.slab_encoder, space, len(store.classes), plan.seed
+            checkpoint.config.encoder, space, len(store.classes), plan.seed
         ),
         prior=store.prior(split.train),  # held-out labels must not leak
         device=device,
@@ -184,7 +183,7 @@ def _set_training(
 def _crop_sizes(network: SegmentationNetwork, store: LabelledStore) -> CropSizes:
     n_slabs = store.slab_counts.shape[2]
     target = max(1, round(_N_SLICES / network.grid.thickness))
-    n_voxels = int(np.prod(network.space.fine_geometry.shape)) // n_slabs
+    n_voxels = int(np.prod(network.space.fine_shape)) // n_slabs
     limit = max(1, _MAX_SCORES // (n_voxels * len(store.classes) * _N_CROPS))
     return CropSizes(_N_CROPS, min(target, limit, n_slabs))
 

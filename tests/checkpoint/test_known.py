@@ -14,12 +14,15 @@ from brainfeat.checkpoint.known import (
     identify,
     suggest_known,
 )
+from brainfeat.checkpoint.layouts.conversion import LAYOUTS
 from brainfeat.checkpoint.origin import Origin
 from brainfeat.cli.app import app
+from brainfeat.embedding.subject_encoder import SubjectEncoder
 from brainfeat.exceptions import CheckpointError
 from brainfeat.models.config import EncoderConfig
 from brainfeat.models.encoder import SlabEncoder
 from brainfeat.preprocessing.known_recipes import RECIPES
+from brainfeat.tables.provenance import describe_encoder
 
 OURS = ("brainfeat", "dinov2", "dinov3")  # recipes of this library
 
@@ -63,6 +66,11 @@ def test_every_entry_is_complete_and_points_somewhere():
             assert text
         for source in filter(None, (known.hub, *known.copies)):
             HubAddress.parse(f"hf-hub:{source}")
+
+
+def test_every_layout_is_read_and_known():
+    known = {known.layout for known in KNOWN_ENCODERS.values()} - {""}
+    assert known == {layout.name for layout in LAYOUTS}
 
 
 def test_every_recipe_belongs_to_a_known_encoder():
@@ -169,6 +177,14 @@ def test_bundled_checkpoint_has_the_licence_of_the_library(caplog):
     assert not caplog.records
 
 
+def test_tables_record_licence_and_origin(tmp_path):
+    torch.save(dinov2_state(), tmp_path / "a.pth")
+    checkpoint = Checkpoint.load(tmp_path / "a.pth", known_as="dinov2-small")
+    provenance = describe_encoder(SubjectEncoder(checkpoint), "a")
+    assert provenance["licence"] == "Apache-2.0"
+    assert Origin.from_dict(provenance["origin"]) == checkpoint.config.origin
+
+
 def _run(*arguments):
     return CliRunner().invoke(app, [*map(str, arguments)])
 
@@ -177,7 +193,7 @@ def test_list_of_encoders_fits_a_terminal():
     result = _run("info")
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
-    assert max(map(len, lines)) <= 80
+    assert max(len(line) for line in lines if "BRAINFEAT_HOME" not in line) <= 80
     assert {line.split(" ")[0] for line in lines[1:]} >= {*KNOWN_ENCODERS}
 
 

@@ -11,7 +11,6 @@ from brainfeat.checkpoint import Checkpoint
 from brainfeat.checkpoint.layouts import convert_foreign, convert_state
 from brainfeat.checkpoint.layouts.conversion import LAYOUTS as ALL_LAYOUTS
 from brainfeat.exceptions import CheckpointError
-from brainfeat.models.encoders import build_encoder
 
 # Key lists have name, shape and type of each tensor of a released file; references are
 # outputs of the authors' code at weights and inputs that `rule_state` and `reference`
@@ -232,37 +231,3 @@ def test_two_encoders_in_a_file_are_refused():
     state |= {f"other.{name}": value for name, value in state.items()}
     with pytest.raises(CheckpointError, match="expected one encoder, got prefixes"):
         convert_foreign(state)
-
-
-@torch.inference_mode()
-def test_vit_of_monai_gives_the_same_tokens():
-    nets = pytest.importorskip("monai.networks.nets")
-    sizes = {"hidden_size": 128, "mlp_dim": 192, "num_layers": 3, "num_heads": 2}
-    model = nets.ViT(1, (32, 32, 32), (16, 16, 16), **sizes).eval()
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    config, state = convert_state(model.state_dict())
-    encoder = build_encoder(config)
-    encoder.load_state_dict(state)
-    volume = torch.randn(2, 1, 32, 32, 32)
-    volumes = volume.repeat(1, len(config.modalities), 1, 1, 1)
-    tokens = encoder(volumes).patch_tokens.flatten(1, 3)
-    torch.testing.assert_close(tokens, model(volume)[0], rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize(("stride", "has_bias"), [(1, True), (2, False)])
-@torch.inference_mode()
-def test_resnet_of_monai_gives_the_same_feature(stride, has_bias):
-    nets = pytest.importorskip("monai.networks.nets")
-    sizes = {"block": "basic", "layers": [2] * 4, "block_inplanes": [3, 4, 5, 6]}
-    stem = {"n_input_channels": 1, "conv1_t_stride": stride}
-    model = nets.ResNet(**sizes, **stem, bias_downsample=has_bias, feed_forward=False)
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    volume = torch.randn(2, 1, 35, 41, 33)
-    model.train()(volume)  # statistics of the batch norms
-    config, state = convert_state(model.state_dict())
-    encoder = build_encoder(config)
-    encoder.load_state_dict(state)
-    feature = encoder(volume).patch_tokens.mean((1, 2, 3))
-    torch.testing.assert_close(feature, model.eval()(volume), rtol=1e-4, atol=1e-4)

@@ -111,14 +111,16 @@ def test_label_map_survives_the_round_trip(name):
 
 def test_fine_voxels_divide_the_coarse_ones():
     assert SPACE.upsampling == COARSE.upsampling == 2
-    fine, coarse = SPACE.fine_geometry, SPACE.preprocessor.geometry
+    coarse = SPACE.preprocessor.geometry
+    fine = SPACE.fine_geometry(coarse)
     assert fine.shape == (192, 224, 176)
     np.testing.assert_allclose(fine.center, coarse.center)
     block = fine.affine[:3, :3] @ [0.5, 0.5, 0.5] + fine.affine[:3, 3]
     np.testing.assert_allclose(block, coarse.affine[:3, 3])
     one = make_space(("T1w",), spacing=1.0)
     assert one.upsampling == 1
-    assert one.fine_geometry.is_close(one.preprocessor.geometry)
+    coarse = one.preprocessor.geometry
+    assert one.fine_geometry(coarse).is_close(coarse)
 
 
 @pytest.mark.usefixtures("without_registration")

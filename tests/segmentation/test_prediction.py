@@ -35,7 +35,7 @@ def space(checkpoint):
 def segmented(space, modality_paths):
     """Class 7 has probability 0.6 in the left half, class 300 has 0.4 in the rest."""
     path = modality_paths["T1w"][0]
-    probabilities = np.zeros((3, *space.fine_geometry.shape), np.float16)
+    probabilities = np.zeros((3, *space.fine_shape), np.float16)
     middle = probabilities.shape[1] // 2
     probabilities[1, :middle] = 0.6
     probabilities[2, middle:] = 0.4
