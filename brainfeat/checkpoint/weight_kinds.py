@@ -3,6 +3,7 @@
 __all__ = ["describe_other", "is_safetensors"]
 
 import os
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from brainfeat.exceptions import list_names
 from brainfeat.io.file_kinds import find_compression, first_bytes
 
 _MAX_HEADER = 100_000_000  # bytes, the limit of safetensors
-_ZIP, _HDF5, _TAR = b"PK\x03\x04", b"\x89HDF", b"ustar"
+_ZIP, _HDF5 = b"PK\x03\x04", b"\x89HDF"
 _PICKLE = b"\x80"
 _UNPACK = "unpack it and give the weights in it"
 
@@ -28,14 +29,17 @@ def describe_other(path: Path) -> str | None:
         return "an empty file; fetch it again"
     if start.startswith(_ZIP):
         return _describe_zip(path)
-    if start[257:262] == _TAR:
-        return f"a tar archive; {_UNPACK}"
+    if is_safetensors(path):
+        return None
     compression = find_compression(start)
     if compression is not None:
         return f"a file compressed with {compression}; {_UNPACK}"
+    # torch would run the pickles in an archive of its first versions.
+    if tarfile.is_tarfile(path):
+        return f"a tar archive; {_UNPACK}"
     if start.startswith(_HDF5):
         return "an HDF5 file, as Keras writes it; only weights of PyTorch are read"
-    if start.startswith(_PICKLE) or is_safetensors(path):
+    if start.startswith(_PICKLE):
         return None
     return "a file that neither torch.save nor safetensors wrote"
 

@@ -22,6 +22,7 @@ from brainfeat.cli.options import (
     BackendOption,
     BatchOption,
     CheckpointOption,
+    CoregisterOption,
     DevicesOption,
     DtypeOption,
     FilterFileOption,
@@ -77,6 +78,7 @@ def run_bids(
     ] = False,
     stop_on_first_error: StopOption = False,
     strict: StrictOption = False,
+    coregister: CoregisterOption = False,
     backend: BackendOption = "threads",
     scheduler: SchedulerOption = None,
     memory_limit: MemoryOption = 4.0,
@@ -114,6 +116,7 @@ def run_bids(
             memory_limit=memory_limit,
             backend=backend,
             scheduler=scheduler,
+            coregister=coregister,
         ),
         RunOptions(
             n_jobs=jobs,

@@ -27,6 +27,7 @@ from brainfeat.cli.options import (
     BackendOption,
     BatchOption,
     CheckpointOption,
+    CoregisterOption,
     DevicesOption,
     DtypeOption,
     FilterFileOption,
@@ -81,6 +82,7 @@ def embed(
     overwrite: OverwriteOption = False,
     stop_on_first_error: StopOption = False,
     strict: StrictOption = False,
+    coregister: CoregisterOption = False,
     shard: Annotated[
         str | None,
         typer.Option(
@@ -93,7 +95,7 @@ def embed(
     log_file: LogFileOption = None,
     verbose: VerboseOption = False,
 ) -> None:
-    """Embed scans into a table with one row per subject.
+    """Embed scans into a table with one row per subject, or one image into a .npy.
 
     Run the same command again to resume. Scans that fail are listed in
     OUT.failures.tsv, and the exit status is 1 then.
@@ -114,6 +116,7 @@ def embed(
             memory_limit=memory_limit,
             backend=backend,
             scheduler=scheduler,
+            coregister=coregister,
         ),
         RunOptions(
             n_jobs=jobs,
@@ -175,6 +178,7 @@ class EncoderOptions(NamedTuple):
     memory_limit: float = 4.0
     backend: "Backend" = "threads"
     scheduler: str | None = None
+    coregister: bool = False
 
     @property
     def device_names(self) -> str:
@@ -194,6 +198,7 @@ class EncoderOptions(NamedTuple):
         size = self.batch_size
         return EncoderSpec(
             checkpoint=self.checkpoint,
+            coregister=self.coregister,
             pooling=self.pooling,
             device=split_devices(self.device)[0],
             batch_size=int(size) if size.isdecimal() else size,
@@ -237,8 +242,13 @@ def _embed_inputs(
     from brainfeat.tables import runs
     from brainfeat.tables.formats import find_format
     from brainfeat.tables.provenance import describe_encoder
+    from brainfeat.tables.vector_file import embed_to_vector
 
-    find_format(output)
+    is_vector = output.suffix == ".npy"
+    if not is_vector:
+        find_format(output)
+    elif shard is not None:
+        raise InputError("--shard: expected a table as output, got a .npy file.")
     if options.overwrite and _is_among(inputs, output):
         raise InputError(f"{output}: is an input, too; choose another output name.")
     check_output(output)
@@ -247,6 +257,8 @@ def _embed_inputs(
     begin_log(encoder_options.device_names, log_file)
     encoder = encoder_options.spec.build()
     manifest = choice.collect(inputs, encoder.modalities)
+    if is_vector:
+        _check_is_one(manifest, output)
     provenance = describe_encoder(encoder, absolute_source(encoder_options.checkpoint))
     if shard is not None:
         provenance |= {"shard": str(shard), "n_listed": len(manifest.rows)}
@@ -260,6 +272,10 @@ def _embed_inputs(
         ) as display,
         encoder_options.distribute(encoder, options.n_jobs) as distribution,
     ):
+        if is_vector:
+            return embed_to_vector(
+                manifest.rows, output, encoder, options=options, on_event=display
+            )
         return runs.embed_to_table(
             manifest.rows,
             output,
@@ -269,6 +285,16 @@ def _embed_inputs(
             problems=manifest.problems,
             on_event=display,
             distribution=distribution,
+        )
+
+
+def _check_is_one(manifest: "Manifest", output: Path) -> None:
+    """Check that there is one image, as a .npy file holds one vector."""
+    n_images = sum(len(row.images) for row in manifest.rows) + len(manifest.problems)
+    if n_images != 1:
+        raise InputError(
+            f"{output}: expected one image for a .npy file, got {n_images}; write "
+            "several to a table (.parquet, .csv or .tsv)."
         )
 
 

@@ -4,7 +4,7 @@ __all__ = ["format_checkpoint", "format_known", "info", "list_known"]
 
 import textwrap
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -108,11 +108,22 @@ def format_checkpoint(checkpoint: "Checkpoint") -> str:
         "network": encoder.summary,
         "parameters": f"{n_parameters / 1e6:.1f} million",
         "features": _describe_features(config),
+        "pooling": f"{config.pooling} is recommended",
         "preprocessing": _describe_preprocessing(config.preprocessing),
         "written by": f"brainfeat {config.library_version}",
         "fingerprint": checkpoint.fingerprint,
     }
-    return _format_lines(lines.items())
+    return _format_lines([*lines.items(), *_describe_authors(config)])
+
+
+def _describe_authors(config: "CheckpointConfig") -> Iterator[tuple[str, str]]:
+    """Yield the feature of a known encoder's authors, and the traps."""
+    from brainfeat.checkpoint.known import find_known
+
+    known = find_known(config.origin.name)
+    if known is not None and known.layout:
+        yield "default", known.feature
+        yield from (("note", caveat) for caveat in known.caveats)
 
 
 def _describe_slabs(config: "CheckpointConfig") -> dict[str, str]:

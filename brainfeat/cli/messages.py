@@ -192,6 +192,7 @@ def format_summary(summary: "RunSummary") -> str:
         lines[0] += f" ({summary.seconds / summary.volumes:.2f} s a volume)"
     if summary.output is not None:
         kind = "folder:" if Path(summary.output).is_dir() else "table:"
+        kind = "vector:" if Path(summary.output).suffix == ".npy" else kind
         lines.append(f"{kind:<10}{summary.output}")
     if summary.failures is not None:
         lines.append(f"failures: {summary.failures}")

@@ -5,6 +5,7 @@ __all__ = [
     "BatchOption",
     "CheckpointOption",
     "CommandOfLabels",
+    "CoregisterOption",
     "DeviceOption",
     "DevicesOption",
     "DtypeOption",
@@ -86,7 +87,10 @@ InputsArgument = Annotated[
     ),
 ]
 TableOption = Annotated[
-    Path, typer.Option("-o", "--output", help="Table: .parquet, .csv or .tsv.")
+    Path,
+    typer.Option(
+        "-o", "--output", help="Table: .parquet, .csv or .tsv; .npy for one image."
+    ),
 ]
 OptionalTableOption = Annotated[
     Path | None, typer.Option("-o", "--output", help="Table: .parquet, .csv or .tsv.")
@@ -129,6 +133,12 @@ BatchOption = Annotated[
 ]
 StopOption = Annotated[
     bool, typer.Option("--stop-on-first-error", help="Stop at the first bad scan.")
+]
+CoregisterOption = Annotated[
+    bool,
+    typer.Option(
+        "--coregister", help="Register further modalities of a subject to its first."
+    ),
 ]
 StrictOption = Annotated[
     bool,

@@ -4,12 +4,15 @@ import os
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
+from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.checkpoint.locate import absolute_source
 from brainfeat.checkpoint.sharing import shared_checkpoint
 from brainfeat.embedding.subject_encoder import Pooling, SubjectEncoder
-from brainfeat.exceptions import CheckpointError
+from brainfeat.exceptions import CheckpointError, ConfigError
 from brainfeat.io.volumes import MEMORY_LIMIT
 from brainfeat.preprocessing.interface import SubjectPreprocessing
+from brainfeat.preprocessing.preprocessor import Preprocessor
+from brainfeat.preprocessing.settings import preprocessing_from_dict
 
 __all__ = ["EncoderSpec"]
 
@@ -20,6 +23,7 @@ class EncoderSpec:
 
     checkpoint: str | os.PathLike[str]
     preprocessor: SubjectPreprocessing | None = None
+    coregister: bool = False  # in addition to the checkpoint's own preprocessing
     pooling: Pooling = "mean"
     labels_img: Any = None
     batch_size: Any = "auto"
@@ -39,7 +43,7 @@ class EncoderSpec:
             )
         return SubjectEncoder(
             checkpoint,
-            preprocessor=self.preprocessor,
+            preprocessor=self._find_preprocessor(checkpoint),
             pooling=self.pooling,
             labels_img=self.labels_img,
             batch_size=self.batch_size,
@@ -47,6 +51,17 @@ class EncoderSpec:
             dtype=self.dtype,
             memory_limit=self.memory_limit,
         )
+
+    def _find_preprocessor(self, checkpoint: Checkpoint) -> SubjectPreprocessing | None:
+        if not self.coregister:
+            return self.preprocessor
+        own = preprocessing_from_dict(checkpoint.config.preprocessing)
+        if not isinstance(own, Preprocessor):
+            raise ConfigError(
+                f"coregister: {os.fspath(self.checkpoint)} has the recipe of its "
+                "authors, which knows no such step; leave the option out."
+            )
+        return replace(own, coregister=True)
 
     def for_workers(self, encoder: SubjectEncoder) -> Self:
         """Pin all that a worker could resolve otherwise than ``encoder`` here did."""

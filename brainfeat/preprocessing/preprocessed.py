@@ -2,7 +2,8 @@
 
 __all__ = ["PreprocessedSubject"]
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,13 @@ class PreprocessedSubject:
     geometry: Geometry  # the grid, in template mm
     grid_to_scanner: NDArray[np.float64]  # template mm to scanner mm
     quality: Quality  # whether the brain was found
+    # From the scanner mm of the first modality to those of another; only of those that
+    # were registered to it.
+    moves: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+
+    def modality_to_scanner(self, modality: str) -> NDArray[np.float64]:
+        """Map template mm to the scanner mm of one of the modalities."""
+        return np.asarray(self.moves.get(modality, np.eye(4)) @ self.grid_to_scanner)
 
     def on_grid(self, geometry: Geometry) -> "PreprocessedSubject":
         """Copy with another grid and no voxels, for `Preprocessor.invert`."""

@@ -22,6 +22,7 @@ from brainfeat.preprocessing.interface import (
     SubjectPreprocessing,
     adding_source,
 )
+from brainfeat.preprocessing.overlay import lay_over
 from brainfeat.preprocessing.preprocessed import PreprocessedSubject
 from brainfeat.preprocessing.quality import assess_quality, measure_ml
 from brainfeat.preprocessing.resampling import reorient_to_ras, resample
@@ -41,7 +42,8 @@ class Preprocessor(SubjectPreprocessing):
 
     The brain is located by registration to MNI152; `alignment` chooses how much of the
     transform is applied. All modalities share it, so they must be aligned in scanner
-    space, as those of one session are.
+    space, as those of one session mostly are: those that are not are in doubt, unless
+    `coregister` aligns them.
 
     Parameters
     ----------
@@ -62,6 +64,9 @@ class Preprocessor(SubjectPreprocessing):
         found from the registration.
     percentiles : tuple of float (lower, upper)
         Percentiles of the foreground at which intensities are clipped.
+    coregister : bool
+        Whether to register further modalities of a subject to the first, rigidly, by
+        mutual information; where that fails, the subject is in doubt.
 
     Raises
     ------
@@ -85,6 +90,7 @@ class Preprocessor(SubjectPreprocessing):
     bias_correction: bool = False
     brain_mask: masks.BrainMask | None = None
     percentiles: tuple[float, float] = (0.5, 99.5)
+    coregister: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self, _relations)
@@ -161,11 +167,14 @@ class Preprocessor(SubjectPreprocessing):
         first = next(iter(clean))
         alignment = align_to_template(clean[first], first)
         placement = masks.Placement(self.geometry, self._grid_to_scanner(alignment))
-        nan = np.nan
-        sampled = {n: resample(v, *placement, outside=nan) for n, v in clean.items()}
+        sampled = {first: resample(clean[first], *placement, outside=np.nan)}
         reference = clean[first], sampled[first]
         with adding_source(clean[first], first):
             foreground = self._find_foreground(*reference, alignment, placement)
+        overlaid = lay_over(
+            clean, sampled[first], foreground, placement, coregister=self.coregister
+        )
+        sampled |= overlaid.sampled
         # Stored in the memory order of the samples and of the slabs.
         stored = np.zeros((len(modalities), *self.shape[::-1]), dtype=np.float32)
         data = stored.transpose(0, 3, 2, 1)
@@ -177,7 +186,10 @@ class Preprocessor(SubjectPreprocessing):
         brain_ml = measure_ml(foreground, *placement)
         is_placed = self.alignment != "none"
         quality = assess_quality(alignment, brain_ml, is_placed=is_placed)
-        return PreprocessedSubject(data, present, foreground, *placement, quality)
+        quality = quality.with_doubts(overlaid.misfits)
+        return PreprocessedSubject(
+            data, present, foreground, *placement, quality, overlaid.moves
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as plain JSON values.
@@ -199,6 +211,8 @@ class Preprocessor(SubjectPreprocessing):
             "bias_correction": self.bias_correction,
             "brain_mask": masks.mask_reference(self.brain_mask),
             "percentiles": [float(value) for value in self.percentiles],
+            # Only where it is used, so that other fingerprints stay.
+            **({"coregister": True} if self.coregister else {}),
         }
 
     def _grid_to_scanner(self, alignment: Alignment) -> Affine:

@@ -4,6 +4,7 @@ __all__ = ["Quality", "assess_quality", "measure_ml"]
 
 import json
 import math
+from collections.abc import Iterable
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -19,6 +20,11 @@ class Quality(NamedTuple):
     similarity: float  # correlation with the head model; NaN if only centred
     brain_ml: float  # volume of the found brain, in the subject's own space
     doubt: str  # reasons why it may be misplaced or not whole, joined by "; "
+
+    def with_doubts(self, reasons: Iterable[str]) -> Self:
+        """Add reasons of doubt."""
+        doubts = filter(None, [self.doubt, *reasons])
+        return self._replace(doubt="; ".join(doubts))
 
     def to_text(self) -> str:
         """Write as one line, for notes beside a vector."""

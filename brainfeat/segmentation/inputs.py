@@ -3,7 +3,7 @@
 __all__ = ["SegmentationInput", "SegmentationSpace", "acquired_modalities"]
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -120,12 +120,17 @@ class SegmentationSpace:
             volumes, coarse = read_and_preprocess(
                 subject, self.preprocessor, self.encoder_modalities
             )
-            fine = coarse.on_grid(self.fine_geometry(coarse.geometry))
             used = {n: volumes[n] for n in self.modalities if n in volumes}
+            fine = coarse.on_grid(self.fine_geometry(coarse.geometry))
+            # Label maps are in the space of the first that is used.
+            to_first = coarse.modality_to_scanner(next(iter(used)))
+            fine = replace(fine, grid_to_scanner=to_first)
             voxels = np.zeros((len(self.modalities), *fine.geometry.shape), np.float32)
             for name, volume in used.items():
                 with adding_context(Subject(str(volume.path or name), {})):
-                    scores = self._standardise(volume, fine)
+                    scores = self._standardise(
+                        volume, fine, coarse.modality_to_scanner(name)
+                    )
                 voxels[self.modalities.index(name)] = scores
         native = next(iter(used.values())).geometry
         present = coarse.present[self.modality_indices]
@@ -145,13 +150,13 @@ class SegmentationSpace:
         return self.preprocessor.invert(values, subject.fine, subject.native).data
 
     def _standardise(
-        self, volume: Volume, fine: PreprocessedSubject
+        self, volume: Volume, fine: PreprocessedSubject, to_scanner: NDArray[np.float64]
     ) -> NDArray[np.float32]:
         """Resample to the fine grid, and z-score by the voxels of the brain."""
         sampled = resample(
             repair(reorient_to_ras(volume)),
             fine.geometry,
-            fine.grid_to_scanner,
+            to_scanner,
             outside=np.nan,
         )
         is_inside = np.isfinite(sampled)

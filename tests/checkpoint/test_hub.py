@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
+from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.checkpoint.hub import HubAddress, cached_file, download, hub_origin
 from brainfeat.checkpoint.known import KNOWN_ENCODERS
 from brainfeat.checkpoint.locate import (
@@ -21,7 +22,7 @@ from brainfeat.checkpoint.locate import (
     find_downloaded,
     locate_checkpoint,
 )
-from brainfeat.checkpoint.origin import check_sha256
+from brainfeat.checkpoint.origin import Origin, check_sha256
 from brainfeat.checkpoint.weight_files import file_sha256, read_tensors
 from brainfeat.exceptions import CheckpointError, MissingDependencyError
 
@@ -317,6 +318,27 @@ def test_known_encoder_is_fetched_once_and_found_again(hub, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert find_downloaded(known) == locate_checkpoint("3dino") == path
     assert hub.fetched == ["3dino_vit_weights.pth"]
+
+
+def test_checkpoint_from_the_hub_records_repository_commit_and_hash(hub, tmp_path):
+    keys = (Path(__file__).parent / "peers" / "3dino_small.tsv").read_text()
+    rows = [line.split("\t") for line in keys.splitlines()]
+    shapes = {name: [*map(int, shape.split("x"))] for name, shape, _ in rows}
+    content = pickled(teacher={k: torch.ones(s) for k, s in shapes.items()})
+    hub.add("AICONSlab/3DINO-ViT", **{"3dino_vit_weights.pth": content})
+    expected = Origin(
+        name="3dino",
+        licence=str(KNOWN_ENCODERS["3dino"].licence),
+        source="https://huggingface.co/AICONSlab/3DINO-ViT",
+        file="3dino_vit_weights.pth",
+        revision=COMMITS["main"],
+        sha256=hashlib.sha256(content).hexdigest(),
+    )
+    by_name = Checkpoint.load("3dino")
+    assert by_name.config.origin == expected
+    address = "hf-hub:AICONSlab/3DINO-ViT:3dino_vit_weights.pth@main"
+    assert Checkpoint.load(address).config == by_name.config
+    assert Checkpoint.load(by_name.save(tmp_path / "a")).config.origin == expected
 
 
 def test_gated_known_encoder_says_where_to_ask_and_where_to_put_it(hub, tmp_path):

@@ -17,10 +17,12 @@ from brainfeat.checkpoint.known import (
 from brainfeat.checkpoint.layouts.conversion import LAYOUTS
 from brainfeat.checkpoint.origin import Origin
 from brainfeat.cli.app import app
+from brainfeat.embedding.subject_encoder import SubjectEncoder
 from brainfeat.exceptions import CheckpointError
 from brainfeat.models.config import EncoderConfig
 from brainfeat.models.encoder import SlabEncoder
 from brainfeat.preprocessing.known_recipes import RECIPES
+from brainfeat.tables.provenance import describe_encoder
 
 OURS = ("brainfeat", "dinov2", "dinov3")  # recipes of this library
 
@@ -173,6 +175,14 @@ def test_bundled_checkpoint_has_the_licence_of_the_library(caplog):
     config = Checkpoint.load("brainfound-tiny").config
     assert config.origin.licence == "Apache-2.0"
     assert not caplog.records
+
+
+def test_tables_record_licence_and_origin(tmp_path):
+    torch.save(dinov2_state(), tmp_path / "a.pth")
+    checkpoint = Checkpoint.load(tmp_path / "a.pth", known_as="dinov2-small")
+    provenance = describe_encoder(SubjectEncoder(checkpoint), "a")
+    assert provenance["licence"] == "Apache-2.0"
+    assert Origin.from_dict(provenance["origin"]) == checkpoint.config.origin
 
 
 def _run(*arguments):

@@ -291,6 +291,9 @@ def test_archives_of_others_are_named_with_the_mend(state, tmp_path):
     with zipfile.ZipFile(tmp_path / "c.pt", "w") as archive:
         for name in ("c/data.pkl", "c/code/__torch__.py", "c/constants.pkl"):
             archive.writestr(name, b"")
+    # A name that begins as a pickle does hides nothing.
+    with tarfile.open(tmp_path / "i.pt", "w", format=tarfile.GNU_FORMAT) as archive:
+        archive.add(tmp_path / "inner.pth", "\x80\x02pickle")
     (tmp_path / "d.bin").write_bytes(b"\x1f\x8b\x08 and more")
     (tmp_path / "e.pth").write_bytes(b"\x89HDF\r\n\x1a\n and more")
     np.savez(tmp_path / "f.npz", a=np.ones(3))
@@ -299,6 +302,7 @@ def test_archives_of_others_are_named_with_the_mend(state, tmp_path):
     for name, reason in {
         "a.pth": "a zip archive of weights/inner.pth; unpack it and give the weights",
         "b.tar": "a tar archive; unpack it",
+        "i.pt": "a tar archive; unpack it",
         "c.pt": "a TorchScript program; save the weights: torch.save(model.state_dict",
         "d.bin": "a file compressed with gzip; unpack it",
         "e.pth": "an HDF5 file, as Keras writes it",
