@@ -26,7 +26,7 @@ def make_scan(name: str) -> Volume:
     shape = SHAPES[name]
     axes = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
     inside = sum(axis**2 for axis in axes) < 0.6
-    noise = np.random.default_rng(0).uniform(1, 5, shape)
+    noise = np.random.default_rng(0).uniform(0.1, 5, shape)
     return Volume((noise * inside).astype(np.float32), Geometry(shape, np.eye(4)))
 
 
