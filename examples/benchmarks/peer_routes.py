@@ -2,12 +2,13 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from brainfeat import Checkpoint, Geometry, Volume
+from brainfeat import Checkpoint, Geometry, Volume, read_volume, write_volume
 from brainfeat.models.pooling import pool_feature
 from brainfeat.preprocessing.recipes import InputRecipe
 
@@ -21,16 +22,19 @@ SHAPES = {
 }
 
 
-def make_scan(name: str) -> Volume:
-    """Return an ellipsoid of noise in the field that the authors' tools give."""
+def write_scan(name: str, folder: Path) -> Path:
+    """Write an ellipsoid of noise in the field that the authors' tools give."""
     shape = SHAPES[name]
     axes = np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij")
     inside = sum(axis**2 for axis in axes) < 0.6
     noise = np.random.default_rng(0).uniform(0.1, 5, shape)
-    return Volume((noise * inside).astype(np.float32), Geometry(shape, np.eye(4)))
+    data = (noise * inside).astype(np.float32)
+    path = folder / f"{name}_T1w.nii.gz"
+    write_volume(Volume(data, Geometry(shape, np.eye(4))), path)
+    return path
 
 
-def our_route(checkpoint: Checkpoint, scan: Volume) -> Route:
+def our_route(checkpoint: Checkpoint, scan: Path) -> Route:
     """Return the recipe without registration, and the encoder."""
     config, encoder = checkpoint.config, checkpoint.build_encoder()
     recipe = InputRecipe.from_dict(config.preprocessing).prepared
@@ -39,7 +43,8 @@ def our_route(checkpoint: Checkpoint, scan: Volume) -> Route:
     present = torch.arange(n_modalities)[None] == 0
 
     def run() -> Tensor:
-        data = torch.from_numpy(recipe.apply({"T1w": scan}, ["T1w"]).data)
+        subject = recipe.apply({"T1w": read_volume(scan)}, ["T1w"])
+        data = torch.from_numpy(subject.data)
         volumes = data.expand(n_modalities, -1, -1, -1)[None]
         output = encoder(volumes, present=present)
         everywhere = torch.ones(output.patch_tokens.shape[:4])
@@ -48,7 +53,7 @@ def our_route(checkpoint: Checkpoint, scan: Volume) -> Route:
     return run
 
 
-def monai_route(name: str, state: Mapping[str, Tensor], scan: Volume) -> Route:
+def monai_route(name: str, state: Mapping[str, Tensor], scan: Path) -> Route:
     """Return MONAI's transforms and the class that the authors use."""
     from monai import transforms
     from monai.networks.nets import ResNet, ViT
@@ -76,11 +81,11 @@ def monai_route(name: str, state: Mapping[str, Tensor], scan: Volume) -> Route:
         state = {key.removeprefix(prefix): value for key, value in state.items()}
     model.load_state_dict(state)
     model.eval()
-    prepare = transforms.Compose(steps)
-    image = torch.from_numpy(scan.data)[None]
+    load = transforms.LoadImage(ensure_channel_first=True)
+    prepare = transforms.Compose([load, *steps])
 
     def run() -> Tensor:
-        tokens = model(prepare(image)[None])
+        tokens = model(prepare(scan)[None])
         return tokens[0][:, 0] if isinstance(tokens, tuple) else tokens
 
     return run

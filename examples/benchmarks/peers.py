@@ -141,8 +141,8 @@ def race(ours: Route, theirs: Route, repeats: int) -> str:
     difference = (features[ours] - features[theirs]).abs().max()
     error = float(difference / features[theirs].abs().max())
     return (
-        f"scan to feature on one core: {fast:.2f} s, MONAI {slow:.2f} s, ratio {fast / slow:.2f}, "
-        f"features differ by {error:.0e}"
+        f"scan to feature on one core: {fast:.2f} s, MONAI {slow:.2f} s, "
+        f"ratio {fast / slow:.2f}, features differ by {error:.0e}"
     )
 
 
