@@ -53,13 +53,15 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         Name of the bundled checkpoint or of a known encoder (``brainfeat info`` lists
         them), a checkpoint folder, weights of others, or
         ``"hf-hub:org/name[:path][@revision]"``, as for `Checkpoint.load`.
-    pooling : {"mean", "cls", "cls+mean", "anatomy", "regions"}
+    pooling : {"mean", "cls", "cls+mean", "anatomy", "regions", "default"}
         ``"mean"`` averages the patch tokens over the brain, ``"cls"`` the class tokens
         of the slabs (which ``"brainfound-tiny"`` did not train), ``"cls+mean"``
         concatenates both. ``"anatomy"`` sums a few named quantities that the encoder
         was trained to predict from each patch token, such as ``emb_ventricle``, the
         ventricles' fraction of the brain. ``"regions"`` averages the patch tokens over
-        each region of ``labels_img``.
+        each region of ``labels_img``. ``"default"`` is what the authors of a known
+        encoder use: the class token, the mean over all tokens that are encoded, or, for
+        BrainIAC, the token of the patch in one corner, which its authors call CLS.
     labels_img : path-like, nibabel image or mapping, optional
         Label image in MNI152 space, for ``pooling="regions"``, or a mapping like
         nilearn's atlases, with ``maps``, a label image, and ``lut``, a table with the
@@ -68,8 +70,10 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
     modality : str, optional
         Modality of images without one, such as paths. By default the name of a Series,
         else that in each file's name, else the checkpoint's first with a warning.
-    preprocessor : Preprocessor, optional
-        Replaces the checkpoint's preprocessing.
+    preprocessor : Preprocessor or InputRecipe, optional
+        Replaces the checkpoint's preprocessing, which for a known encoder is the recipe
+        of its authors: ``input_recipe("brainiac").prepared`` is for images that were
+        aligned and stripped as they did.
     batch_size : "auto" or int
         Subjects per batch. Changes speed only.
     device : "auto", str or torch.device
@@ -261,7 +265,8 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
             As for `fit`.
         space : {"native", "template"}
             Whether the affine maps to scanner mm of the subject, or to MNI152 mm,
-            where all subjects share one grid.
+            where all subjects share one grid, unless the recipe of the encoder has
+            one for each subject.
         n_components : int, optional
             Return so many principal components of the tokens of all brains of ``X``,
             with 0 outside the brain; three make an RGB image.

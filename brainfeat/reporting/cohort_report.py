@@ -22,6 +22,7 @@ from brainfeat.reporting.embedding_map import map_section
 from brainfeat.reporting.page import fact_table, frame, notes, score_table
 from brainfeat.reporting.previews import Outline, Preview, preview_html, rank_previews
 from brainfeat.reporting.probe_section import probe_section
+from brainfeat.reporting.quality_section import quality_section
 
 __all__ = ["Inputs", "cohort_report"]
 
@@ -59,6 +60,7 @@ def cohort_report(
         probe_html,
         *_importance_section(inputs),
         *_acquisition_section(cohort),
+        *quality_section(cohort, inputs.previews),
         "<h2>Embedding map</h2>",
         map_section(cohort),
         "<h2>Outliers</h2>",
