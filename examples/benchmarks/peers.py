@@ -36,7 +36,7 @@ NESTING = {
     "anatcl": "model",
 }
 PAIR = ("T1w", "FLAIR")  # modalities of a reference with two volumes
-STEPS = (1, 10, 24, 32, 40, 64)  # between the tokens that references keep
+STEPS = (1, 9, 10, 24, 32, 40, 64)  # between the tokens that references keep
 
 
 def draw_tensor(key: str, shape: tuple[int, ...], kind: str) -> Tensor:
