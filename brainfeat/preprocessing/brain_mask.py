@@ -19,15 +19,14 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from brainfeat.exceptions import ConfigError, VolumeError, import_optional
 from brainfeat.io.paths import expand_home, image_stem
 from brainfeat.io.volumes import read_labels, write_volume
 from brainfeat.preprocessing.alignment import Alignment
-from brainfeat.preprocessing.foreground import find_flat_background, find_head
+from brainfeat.preprocessing.foreground import find_head
 from brainfeat.preprocessing.head_model import load_depth
-from brainfeat.preprocessing.resampling import crop, downsample, resample
+from brainfeat.preprocessing.resampling import downsample, resample
 from brainfeat.volume import Geometry, Volume
 
 Flags = NDArray[np.bool_]
@@ -35,17 +34,10 @@ Floats = NDArray[np.float32]
 BrainMask = str | Callable[[Volume], NDArray[Any]]
 
 _REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
-# Adult brains have 0.8 to 1.9 litres, heads three or more.
-_BRAIN_LITRES = (0.3, 2.3)
-_TRACE = 0.05  # of the brightest tissue
-_EDGE_WIDTH = 2  # voxels affected by interpolation and ringing
-# Registration errs by a few millimetres, and atrophy leaves fluid around a brain.
-_TEMPLATE_MARGIN = 5.0  # mm
-# Fraction of a mask that may lie beyond that margin: nearly nothing of a stripped
-# brain does, but much of a head, whose skull and scalp are thicker.
-_MAX_OUTSIDE = 0.2
-_COARSE_SPACING = 4.0  # mm, to distinguish a head from a brain
-_SEARCH_SPACING = 2.0  # mm, the accuracy of the brain's edge
+_OUTLINE_SD = 2.0  # mm per unit of log odds; brains differ from the template
+_CERTAIN = (0.01, 0.99)  # the network is never surer
+_FAR = -100.0  # mm, beyond the template
+_SEARCH_SPACING = 2.0  # mm, the accuracy of the head's edge
 
 
 class Placement(NamedTuple):
@@ -87,26 +79,19 @@ def find_foreground(
 ) -> Flags:
     """Find the brain on the encoder's grid without a skull strip, as booleans.
 
-    Volumes that are already stripped, with one value around a brain-sized remainder
-    where the template's brain lies, keep their own mask. Where the template was
-    registered, the foreground is its brain and the head within 5 mm of it, else the
-    whole head. `sampled` is the volume on the grid, NaN outside its field of view.
+    It is the brain that the alignment found, with the fluid around it up to the skull;
+    volumes that are already stripped keep their own mask. Where no brain was
+    registered, it is the whole head. `sampled` is the volume on the grid, NaN outside
+    its field of view.
     """
-    stripped = _find_stripped(volume, alignment)
-    if stripped is not None:
-        fraction = resample(stripped, placement.grid, placement.grid_to_scanner)
-        if (fraction >= 0.5).any():
-            return np.asarray(fraction >= 0.5)
     is_inside = np.isfinite(sampled)
-    filled = np.where(is_inside, sampled, volume.data.min())
-    coarse = downsample(Volume(filled, placement.grid), _SEARCH_SPACING)
-    head = find_head(coarse.data)
     if alignment.is_registered:
-        to_template = np.linalg.inv(alignment.affine) @ placement.grid_to_scanner
-        brain = _to_finer(_find_brain(head, coarse.geometry, to_template), is_inside)
+        brain = _resample_brain(alignment, placement) & is_inside
         if brain.any():
             return brain
-    return _to_finer(head, is_inside)
+    filled = np.where(is_inside, sampled, volume.data.min())
+    coarse = downsample(Volume(filled, placement.grid), _SEARCH_SPACING)
+    return _to_finer(find_head(coarse.data), is_inside)
 
 
 def mask_path(
@@ -176,11 +161,17 @@ def _run_deepbet(volume: Volume) -> NDArray[np.bool_]:
         return np.asarray(read_labels(target).data > 0)
 
 
-def _find_brain(head: Flags, grid: Geometry, to_template: NDArray[Any]) -> Flags:
-    """Return the template's brain and the head close to it."""
-    depth = resample(load_depth(), grid, to_template, outside=-np.inf)
-    # Dark voxels within the brain are brain, too: fluid, or out of the coil's reach.
-    return (depth >= 0) | (head & (depth >= -_TEMPLATE_MARGIN))
+def _resample_brain(alignment: Alignment, placement: Placement) -> Flags:
+    brain = alignment.brain
+    if brain is not None and brain.stripped is not None:
+        return np.asarray(resample(brain.stripped, *placement) >= 0.5)
+    to_template = np.linalg.inv(alignment.affine) @ placement.grid_to_scanner
+    depth = resample(load_depth(), placement.grid, to_template, outside=_FAR)
+    if brain is None:
+        return np.asarray(depth >= 0)
+    # The template's outline is the prior of the network's.
+    fraction = resample(brain.fraction, *placement).clip(*_CERTAIN)
+    return np.asarray(np.log(fraction / (1.0 - fraction)) + depth / _OUTLINE_SD >= 0.0)
 
 
 def _to_finer(mask: Flags, is_inside: Flags) -> Flags:
@@ -192,43 +183,3 @@ def _to_finer(mask: Flags, is_inside: Flags) -> Flags:
         blocks = np.minimum(np.arange(size) // (size // n_blocks), n_blocks - 1)
         finer = np.take(finer, blocks, axis)
     return finer.T & is_inside
-
-
-def _find_stripped(volume: Volume, alignment: Alignment) -> Volume | None:
-    """Return the mask of a volume that is already stripped, as float32."""
-    background = find_flat_background(volume.data)
-    if background is None:
-        return None
-    coarse = downsample(volume, _COARSE_SPACING)
-    # Above zero, since resampling leaves traces of interpolation in the background.
-    trace = _TRACE * (np.percentile(coarse.data, 99.0) - background)
-    rest = Volume(np.abs(coarse.data - background) > trace, coarse.geometry)
-    if _is_wider_than_brain(rest, alignment):
-        return None
-    contrast = np.abs(volume.data - background)
-    box = ndimage.find_objects((contrast > trace).view(np.int8))[0]
-    start = np.array([side.start - _EDGE_WIDTH for side in box])
-    stop = np.array([side.stop + _EDGE_WIDTH for side in box])
-    near = crop(Volume(contrast, volume.geometry), start, stop)
-    mask = _without_interpolated_edge(near.data > trace, near.data)
-    litres = mask.sum() * abs(np.linalg.det(volume.geometry.affine[:3, :3])) / 1e6
-    if not _BRAIN_LITRES[0] <= litres <= _BRAIN_LITRES[1]:
-        return None
-    return Volume(mask.astype(np.float32), near.geometry)
-
-
-def _is_wider_than_brain(mask: Volume, alignment: Alignment) -> bool:
-    """Whether a mask includes skull and scalp around the registered template."""
-    if not (alignment.is_registered and mask.data.any()):
-        return False
-    to_template = np.linalg.inv(alignment.affine).astype(np.float64)
-    depth = resample(load_depth(), mask.geometry, to_template, outside=-np.inf)
-    outside = depth[mask.data] < -_TEMPLATE_MARGIN
-    return bool(outside.mean() > _MAX_OUTSIDE)
-
-
-def _without_interpolated_edge(mask: Flags, contrast: NDArray[Any]) -> Flags:
-    """Remove edge voxels with less than half the contrast of their neighbours."""
-    edge = mask & ndimage.binary_dilation(~mask, iterations=_EDGE_WIDTH)
-    kept = contrast >= 0.5 * ndimage.maximum_filter(contrast, size=3)
-    return np.asarray(mask & (kept | ~edge))

@@ -1,59 +1,92 @@
-"""Rough poses of the brain in a head, from which registration starts."""
+"""Find the brain in a head, before it is registered."""
 
-__all__ = ["find_center", "find_starts"]
+__all__ = ["FoundBrain", "find_brain", "find_center"]
 
-from itertools import product
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy import ndimage
 
+from brainfeat.preprocessing.brain_net import STRIDE, run_brain_net
 from brainfeat.preprocessing.foreground import find_head
-from brainfeat.preprocessing.head_model import HeadModel
-from brainfeat.volume import Volume
+from brainfeat.preprocessing.resampling import downsample, resample
+from brainfeat.preprocessing.stripped import find_stripped
+from brainfeat.volume import Geometry, Volume
 
-Affine = NDArray[np.float64]
-
+_SPACING = 4.0  # mm, that of the network
+# mm: a head with its neck; a larger field of view is cropped.
+_LARGEST = 256.0
 # mm below the vertex; neck and shoulders do not locate the brain.
 _HEAD_HEIGHT = 150.0
 _CENTER_DEPTH = 85.0
-
-_PITCHES = (-0.35, -0.17, 0.0, 0.17, 0.35)
-# A smaller range, since heads are symmetric unless one side is cut off.
-_SIDE_SHIFTS = (-15.0, 0.0, 15.0)
-_SHIFTS = (-30.0, -15.0, 0.0, 15.0, 30.0)
-_SCALES = (0.78, 0.92, 1.06, 1.2)
-# The brain's centre is below `find_center` in most heads.
-_TYPICAL_SCALE, _TYPICAL_SHIFT = 0.95, (0.0, 0.0, -10.0)
+_PERCENTILES = (0.5, 99.5)
+_BIAS_WIDTH = 20.0  # mm, standard deviation of the local mean
+_BRIGHTEST_PERCENTILE = 98.0  # brighter than nearly all of a brain: vessels
+_TINY = 1e-12  # avoids division by zero
+_MIN_ML = 100.0  # a smaller part is no brain
+_MIN_BLOCKS = 30  # to fit a pose to
 
 
-def find_starts(volume: Volume, model: HeadModel) -> list[Affine]:
-    """Return maps (4, 4) from the model's points to scanner mm, to start a fit from.
+class FoundBrain(NamedTuple):
+    """A brain in scanner space, on a grid of 4 mm that is parallel to its axes."""
 
-    The typical pose comes first. For each of four sizes, the pitch and shift with the
-    highest correlation follow; these find heads that are cut off, stripped, small or
-    rotated. The volume has voxels of about 8 mm and `find_center` at the origin.
+    tissue: Volume  # intensities of the brain alone, without bias
+    fraction: Volume  # of each voxel that is brain
+    pose: NDArray[np.float64]  # roughly, template mm to scanner mm
+    stripped: Volume | None  # on a finer grid, if the volume is stripped
+    in_view: NDArray[np.bool_]  # voxels in the field of view
+
+    @property
+    def mask(self) -> Volume:
+        """Fraction of each voxel that is brain, in the finest grid there is."""
+        return self.fraction if self.stripped is None else self.stripped
+
+    @property
+    def center(self) -> NDArray[np.float64]:
+        """Centre of mass, in scanner mm."""
+        affine = self.fraction.geometry.affine
+        indices = np.array(ndimage.center_of_mass(self.fraction.data))
+        return np.asarray(affine[:3, :3] @ indices + affine[:3, 3])
+
+    @property
+    def ml(self) -> float:
+        """Volume of the brain with its fluid."""
+        voxel = float(np.prod(self.mask.geometry.spacing))
+        n_voxels = np.count_nonzero(self.mask.data >= 0.5)
+        return n_voxels * voxel / 1e3
+
+
+def find_brain(volume: Volume, small: Volume) -> FoundBrain | None:
+    """Find the brain in a volume in closest-RAS order; None if there is none.
+
+    `small` is the volume downsampled to about 4 mm.
     """
-    shifts = np.array([*product(_SIDE_SHIFTS, _SHIFTS, _SHIFTS)])
-    starts = [_compose(_TYPICAL_SCALE * np.eye(3), _TYPICAL_SHIFT)]
-    for scale in _SCALES:
-        best_score, best = -np.inf, np.eye(4)
-        for pitch in _PITCHES:
-            linear = scale * _pitch_rotation(pitch)
-            sampled = _sample_nearest(volume, model.points @ linear.T, shifts)
-            scores = _correlate(model.brightness, sampled)
-            first = int(np.argmax(scores))
-            if scores[first] > best_score:
-                best_score = scores[first]
-                best = _compose(linear, shifts[first])
-        starts.append(best)
-    return starts
+    grid = _network_grid(small)
+    sampled = resample(small, grid, np.eye(4), outside=np.nan)
+    intensities = _scale(np.ascontiguousarray(sampled))
+    if not intensities.any():
+        return None
+    probabilities, coordinates = run_brain_net(intensities)
+    fraction = Volume(_largest_part(probabilities), grid)
+    stripped = find_stripped(volume, small, fraction)
+    if stripped is not None:
+        filled = resample(stripped, grid, np.eye(4))
+        fraction = Volume(np.ascontiguousarray(filled), grid)
+    if fraction.data.sum() * _SPACING**3 < 1e3 * _MIN_ML:
+        return None
+    pose = _fit_pose(fraction, coordinates)
+    return FoundBrain(
+        _cut_out(intensities, fraction), fraction, pose, stripped, np.isfinite(sampled)
+    )
 
 
 def find_center(volume: Volume) -> NDArray[np.float64]:
     """Return the middle of the upper head in mm; the volume is in closest-RAS order."""
-    head = _largest_part(find_head(volume.data))
+    head = find_head(volume.data)
+    labels, n_labels = ndimage.label(head)
+    if n_labels > 1:
+        head = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
     affine = volume.geometry.affine
     points = np.argwhere(head) @ affine[:3, :3].T + affine[:3, 3]
     top = np.percentile(points[:, 2], 99.8)
@@ -64,42 +97,87 @@ def find_center(volume: Volume) -> NDArray[np.float64]:
     return center
 
 
-def _largest_part(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _network_grid(small: Volume) -> Geometry:
+    """Return a grid of 4 mm, parallel to the scanner's axes, around the head."""
+    geometry = small.geometry
+    corners = np.indices((2, 2, 2)).reshape(3, -1) * np.array(geometry.shape)[:, None]
+    points = geometry.affine[:3, :3] @ (corners - 0.5) + geometry.affine[:3, 3:]
+    low, high = points.min(axis=1), points.max(axis=1)
+    if (high - low).max() > _LARGEST:
+        center = find_center(downsample(small, 2.0 * _SPACING))
+        half = _LARGEST / 2.0
+        is_large = high - low > _LARGEST
+        start = np.clip(center - half, low, np.maximum(high - _LARGEST, low))
+        low = np.where(is_large, start, low)
+        high = np.where(is_large, start + _LARGEST, high)
+    # Up to an eighth of a voxel beyond it needs no further block.
+    n_blocks = np.ceil((high - low) / (_SPACING * STRIDE) - 1.0 / 64.0)
+    shape = (STRIDE * np.maximum(n_blocks, 1.0)).astype(int)
+    affine = np.diag([_SPACING, _SPACING, _SPACING, 1.0])
+    affine[:3, 3] = (low + high) / 2.0 - _SPACING * (shape - 1) / 2.0
+    return Geometry(tuple(shape.tolist()), affine)
+
+
+def _scale(sampled: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scale percentiles of the field of view to 0 and 1; zero outside of it."""
+    in_view = np.isfinite(sampled)
+    low, high = np.percentile(sampled[in_view], _PERCENTILES).astype(np.float32)
+    # Exact where intensities are tiny; zeros where they are all equal.
+    scaled = (sampled - low) / (high - low if high > low else np.float32(np.inf))
+    return np.where(in_view, scaled.clip(0.0, 1.0), np.float32(0.0))
+
+
+def _largest_part(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Keep the largest part, with its soft edge, and what it encloses."""
+    mask = probabilities >= 0.5
     labels, n_labels = ndimage.label(mask)
-    if n_labels < 2:
-        return mask
-    sizes = np.bincount(labels.ravel())
-    return np.asarray(labels == 1 + np.argmax(sizes[1:]))
+    if n_labels > 1:
+        mask = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
+    near = ndimage.binary_dilation(mask)
+    kept = np.where(near, probabilities, np.float32(0.0))
+    outside, _ = ndimage.label(np.pad(~mask, 1, constant_values=True))
+    holes = (outside != outside[0, 0, 0])[1:-1, 1:-1, 1:-1] & ~mask
+    return np.where(holes, np.float32(1.0), kept)
 
 
-def _compose(linear: NDArray[np.float64], shift: ArrayLike) -> Affine:
-    affine = np.eye(4)
-    affine[:3, :3], affine[:3, 3] = linear, shift
-    return affine
+def _cut_out(intensities: NDArray[np.float32], fraction: Volume) -> Volume:
+    """Cut the brain out, divided by its local mean, the brightest voxels clipped."""
+    grid, weights = fraction.geometry, fraction.data
+    inside = intensities * weights
+    overall = max(float(inside.sum() / weights.sum()), _TINY)
+    coarse = [
+        downsample(Volume(data, grid), 2.0 * _SPACING) for data in (inside, weights)
+    ]
+    sigma = _BIAS_WIDTH / (2.0 * _SPACING)
+    total, weight = (
+        ndimage.gaussian_filter(part.data, sigma, mode="constant", truncate=2.0)
+        for part in coarse
+    )
+    # Where nearly all is dark, division would amplify noise.
+    bias = np.maximum(total / np.maximum(weight, 1e-3) / overall, 0.2)
+    for axis in range(3):
+        bias = np.repeat(bias, 2, axis)
+    even = intensities / ndimage.uniform_filter(bias, 3, mode="nearest")
+    brightest = np.percentile(even[weights > 0.5], _BRIGHTEST_PERCENTILE)
+    cut_out = np.minimum(even, brightest) * weights
+    return Volume(cut_out.astype(np.float32), grid)
 
 
-def _pitch_rotation(pitch: float) -> NDArray[np.float64]:
-    cosine, sine = np.cos(pitch), np.sin(pitch)
-    return np.array([[1.0, 0.0, 0.0], [0.0, cosine, -sine], [0.0, sine, cosine]])
-
-
-def _sample_nearest(
-    volume: Volume, points: NDArray[np.float64], shifts: NDArray[np.float64]
-) -> NDArray[Any]:
-    """Return the nearest voxels at points (n, 3), moved by each of m shifts: (m, n)."""
-    to_voxel = np.linalg.inv(volume.geometry.affine).astype(np.float32)
-    turned = points.astype(np.float32) @ to_voxel[:3, :3].T + to_voxel[:3, 3]
-    moves = shifts.astype(np.float32) @ to_voxel[:3, :3].T
-    flat = np.zeros((len(shifts), len(points)), dtype=np.int32)
-    for axis, size in enumerate(volume.data.shape):
-        indices = np.rint(turned[:, axis] + moves[:, axis, None])
-        flat *= size
-        flat += np.clip(indices, 0, size - 1, out=indices).astype(np.int32)
-    return volume.data.ravel()[flat]
-
-
-def _correlate(model: NDArray[np.float64], sampled: NDArray[Any]) -> NDArray[Any]:
-    """Correlate a model of mean 0 and norm 1 with each row of (m, n)."""
-    centered = sampled - sampled.mean(axis=1, keepdims=True)
-    norms = np.linalg.norm(centered, axis=1)
-    return np.asarray(centered @ model / np.maximum(norms, 1e-12))
+def _fit_pose(
+    fraction: Volume, coordinates: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """Fit an affine, template mm to scanner mm, to the coordinates in the brain."""
+    blocks = downsample(fraction, 2.0 * _SPACING)
+    weights = blocks.data.ravel().astype(np.float64)
+    inside = np.flatnonzero(weights > 0.5)
+    if len(inside) < _MIN_BLOCKS:
+        inside = np.flatnonzero(weights > 0.0)
+    affine = blocks.geometry.affine
+    indices = np.unravel_index(inside, blocks.data.shape)
+    points = np.stack(indices, axis=1) @ affine[:3, :3].T + affine[:3, 3]
+    known = coordinates.reshape(3, -1)[:, inside].T.astype(np.float64)
+    source = np.column_stack([known, np.ones(len(known))])
+    solution = np.linalg.lstsq(source, points, rcond=None)[0]
+    pose = np.eye(4)
+    pose[:3] = solution.T
+    return pose

@@ -33,7 +33,7 @@ _Length = Annotated[float, Rule("> 0 and finite", lambda mm: 0 < mm < math.inf)]
 Affine = NDArray[np.float64]
 
 # Part of the fingerprint; incremented when the same settings give other voxels.
-_REVISION = 6
+_REVISION = 7
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +165,7 @@ class Preprocessor(SubjectPreprocessing):
         if not clean:
             raise ModalityError(f"expected one of {tuple(modalities)}, got no volume.")
         first = next(iter(clean))
-        alignment = align_to_template(clean[first], first)
+        alignment = align_to_template(clean[first])
         placement = masks.Placement(self.geometry, self._grid_to_scanner(alignment))
         sampled = {first: resample(clean[first], *placement, outside=np.nan)}
         reference = clean[first], sampled[first]

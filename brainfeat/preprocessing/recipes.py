@@ -187,7 +187,7 @@ class InputRecipe(SubjectPreprocessing):
         name, first = given[0]
         with adding_source(first, name):
             reference = repair(reorient_to_ras(first))
-            alignment = self._locate(reference, name)
+            alignment = self._locate(reference)
         for name, volume in given[1:]:
             with adding_source(volume, name):
                 repair(volume)  # raises if it is damaged
@@ -245,10 +245,10 @@ class InputRecipe(SubjectPreprocessing):
         recipe: Self = from_plain(cls, values)
         return recipe
 
-    def _locate(self, reference: Volume, modality: str) -> Alignment:
+    def _locate(self, reference: Volume) -> Alignment:
         if self.space == "template":
             return Alignment(np.eye(4), np.eye(4), math.nan)
-        return align_to_template(reference, modality)
+        return align_to_template(reference)
 
     def _run_steps(
         self, field: ScanField, reference: Volume

@@ -39,5 +39,5 @@ def load_base(
         volume,
         brain,
         spacing=spacing,
-        template_to_scanner=align_to_template(stripped, "T1w").affine,
+        template_to_scanner=align_to_template(stripped).affine,
     )

@@ -47,7 +47,7 @@ def print_errors(cohort: pd.DataFrame) -> None:
     lowest = []
     for modality in MODALITIES:
         scans = cohort[modality]
-        alignments = [align_to_template(read_volume(s), modality) for s in scans]
+        alignments = [align_to_template(read_volume(s)) for s in scans]
         lowest.append(f"{modality} {min(a.similarity for a in alignments):.2f}")
         errors = [
             measure_errors(alignment.affine, label_map)

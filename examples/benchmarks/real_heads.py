@@ -105,7 +105,7 @@ def find_brain(volume: Volume, modality: str) -> Found:
     start = time.perf_counter()
     subject = PREPROCESSOR.apply({modality: volume}, (modality,))
     seconds = time.perf_counter() - start
-    alignment = align_to_template(repair(volume), modality)
+    alignment = align_to_template(repair(volume))
     brain = litres(load_template("brain_mask"))
     scale = float(np.linalg.det(alignment.affine[:3, :3]))
     mask = Volume(subject.foreground, subject.geometry)

@@ -57,7 +57,7 @@ class Stages:
         percentiles = self.preprocessor.percentiles
         stages = {
             "read": partial(read_volume, self.path),
-            "align": partial(align_to_template, clean, "T1w"),
+            "align": partial(align_to_template, clean),
             "resample": partial(resample, clean, *grid),
             "normalise": partial(
                 standardise, subject.data[0], subject.foreground, percentiles

@@ -8,7 +8,6 @@ from brainfeat.io.volumes import read_volume, write_volume
 from brainfeat.preprocessing.alignment import align_to_template
 from brainfeat.preprocessing.brain_mask import (
     Placement,
-    _find_stripped,
     compute_mask,
     find_foreground,
     mask_path,
@@ -104,19 +103,17 @@ def test_brain_of_a_full_head_is_found_without_a_skull_strip(head_path):
     foreground, placement = foreground_of(read_volume(head_path))
     mask = read_volume(head_path.with_name("atlas_mask.nii.gz"))
     truth = resample(reorient_to_ras(mask), *placement) > 0.5
-    # Within 5 mm of the brain: nearly all of it, and little else.
-    assert (truth & foreground).sum() / truth.sum() > 0.95
-    assert dice(truth, foreground) > 0.8
+    # Nearly all of it, and little else.
+    assert (truth & foreground).sum() / truth.sum() > 0.9
+    assert dice(truth, foreground) > 0.92
 
 
-def test_foreground_on_a_fine_grid_is_found_at_2_mm(head_path):
+def test_foreground_does_not_depend_on_the_grid(head_path):
     head = read_volume(head_path)
     coarse, _ = foreground_of(head)
     fine, _ = foreground_of(head, Preprocessor(shape=(160, 208, 160), spacing=1.0))
-    blocks = fine.reshape(80, 2, 104, 2, 80, 2)
-    assert (blocks.max(axis=(1, 3, 5)) == blocks.min(axis=(1, 3, 5))).all()
-    # The scan is sampled more finely, so that a few voxels at the edge differ.
-    assert dice(blocks.max(axis=(1, 3, 5)), coarse) > 0.97
+    blocks = fine.reshape(80, 2, 104, 2, 80, 2).mean(axis=(1, 3, 5))
+    assert dice(blocks >= 0.5, coarse) > 0.99
 
 
 def test_brain_is_found_in_one_slice_on_a_fine_grid_of_odd_size(head_path):
@@ -164,6 +161,6 @@ def test_mask_of_a_stripped_brain_survives_interpolation(small_brain):
     for axis in range(3):
         moved = 0.75 * data + 0.25 * np.roll(data, 1, axis)  # a quarter of a voxel
         volume = Volume(moved, small_brain.geometry)
-        stripped = _find_stripped(volume, align_to_template(volume))
-        in_place = resample(stripped, volume.geometry, np.eye(4)) > 0
-        np.testing.assert_array_equal(in_place, expected)
+        stripped = align_to_template(volume).brain.stripped
+        in_place = resample(stripped, volume.geometry, np.eye(4)) >= 0.5
+        assert dice(in_place, expected) > 0.97

@@ -3,15 +3,9 @@ import pytest
 from nibabel.affines import apply_affine
 
 from brainfeat.io.volumes import read_volume
-from brainfeat.preprocessing.brain_search import (
-    _correlate,
-    _sample_nearest,
-    find_center,
-    find_starts,
-)
-from brainfeat.preprocessing.head_model import load_head_model
+from brainfeat.preprocessing.brain_search import find_brain, find_center
 from brainfeat.preprocessing.resampling import downsample, reorient_to_ras
-from brainfeat.preprocessing.template import BRAIN_CENTER, load_template
+from brainfeat.preprocessing.template import BRAIN_CENTER
 from brainfeat.volume import Geometry, Volume
 
 
@@ -35,42 +29,67 @@ def test_center_of_a_full_head_is_in_its_brain(head_path):
     assert mask.data[tuple(np.rint(voxel).astype(int))] > 0
 
 
-def test_starts_are_the_typical_pose_and_one_of_each_size():
-    volume = downsample(load_template("T1w"), 8.0)
-    starts = find_starts(volume, load_head_model("T1w", 14.0, 14.0))
-    sizes = [np.cbrt(np.linalg.det(start[:3, :3])) for start in starts]
-    np.testing.assert_allclose(sizes, [0.95, 0.78, 0.92, 1.06, 1.2])
-    np.testing.assert_array_equal(starts[0][:3, 3], [0.0, 0.0, -10.0])
-    nearest = min(starts[1:], key=lambda start: np.abs(start - np.eye(4))[:3, :3].max())
-    np.testing.assert_allclose(nearest[:3, :3], np.eye(3), atol=0.18)
-    np.testing.assert_allclose(nearest[:3, 3], BRAIN_CENTER, atol=16)
+def found_in(volume):
+    volume = reorient_to_ras(volume)
+    return find_brain(volume, downsample(volume, 4.0))
 
 
-def test_vectorised_lookup_equals_single_lookups(rng):
-    affine = np.eye(4)
-    affine[:3, :3] = np.diag([2.0, 3.0, 1.5]) @ np.linalg.qr(rng.normal(size=(3, 3)))[0]
-    affine[:3, 3] = -5.0, 2.0, 7.0
-    volume = Volume(rng.random((7, 5, 6)), Geometry((7, 5, 6), affine))
-    points = apply_affine(affine, rng.uniform(-2, 8, size=(50, 3)))
-    shifts = rng.uniform(-3, 3, size=(4, 3))
-    sampled = _sample_nearest(volume, points, shifts)
-    n_outside = 0
-    for shift, row in zip(shifts, sampled, strict=True):
-        for point, value in zip(points, row, strict=True):
-            voxel = np.rint(apply_affine(np.linalg.inv(affine), point + shift))
-            nearest = np.clip(voxel, 0, np.array(volume.data.shape) - 1)
-            n_outside += not np.array_equal(nearest, voxel)
-            assert value == volume.data[tuple(nearest.astype(int))]
-    assert n_outside
+@pytest.fixture(scope="module")
+def head(head_path):
+    return reorient_to_ras(read_volume(head_path))
 
 
-def test_correlation_is_pearsons(rng):
-    model = rng.normal(size=40)
-    model = (model - model.mean()) / np.linalg.norm(model - model.mean())
-    sampled = rng.normal(5.0, 2.0, size=(3, 40))
-    expected = [np.corrcoef(model, row)[0, 1] for row in sampled]
-    np.testing.assert_allclose(_correlate(model, sampled), expected)
+@pytest.fixture(scope="module")
+def brain_ml(head):
+    return found_in(head).ml
 
 
-def test_correlation_with_a_constant_is_zero():
-    assert _correlate(np.array([0.6, -0.8]), np.full((1, 2), 3.0)) == pytest.approx(0.0)
+def test_brain_of_a_head_is_found_whole(head_path, brain_ml):
+    mask = read_volume(head_path.with_name("atlas_mask.nii.gz"))
+    expected = (mask.data > 0).sum() * np.prod(mask.geometry.spacing) / 1e3
+    assert brain_ml == pytest.approx(expected, rel=0.08)
+
+
+def test_constant_around_a_head_does_not_make_it_stripped(head, brain_ml):
+    """A background of 1, as some scanners write, and a dark skull."""
+    air = head.data < 0.08 * np.percentile(head.data, 99.0)
+    flat = np.where(air, np.float32(1.0), head.data + np.float32(1.0))
+    found = found_in(Volume(flat, head.geometry))
+    assert found.stripped is None
+    assert found.ml == pytest.approx(brain_ml, rel=0.06)
+
+
+def test_bright_noise_around_a_head_does_not_matter(head, brain_ml, rng):
+    """As in images of MP2RAGE."""
+    bright = np.percentile(head.data, 99.0)
+    air = head.data < 0.08 * bright
+    noise = rng.uniform(0.0, bright, head.data.shape).astype(np.float32)
+    found = found_in(Volume(np.where(air, noise, head.data), head.geometry))
+    assert found.ml == pytest.approx(brain_ml, rel=0.06)
+
+
+@pytest.mark.parametrize("towards", [0.0, 1.0], ids=["centre", "side"])
+def test_coil_that_is_brightest_in_one_place_does_not_matter(head, brain_ml, towards):
+    grid = np.indices(head.data.shape).astype(np.float32)
+    size = np.array(head.data.shape, np.float32)[:, None, None, None]
+    place = grid / size - 0.5
+    place[0] += 0.4 * towards
+    field = 0.3 + np.exp(-(place**2).sum(axis=0) / 0.15)
+    found = found_in(Volume(head.data * field.astype(np.float32), head.geometry))
+    assert found.ml == pytest.approx(brain_ml, rel=0.06)
+
+
+def test_fluid_that_a_stripped_brain_encloses_is_kept(small_brain):
+    """Ventricles as dark as the background."""
+    i, j, k = (np.array(small_brain.data.shape) // 2).tolist()
+    data = small_brain.data.copy()
+    data[i - 3 : i + 4, j - 4 : j + 6, k - 2 : k + 4] = 0.0
+    whole, holed = found_in(small_brain), found_in(Volume(data, small_brain.geometry))
+    assert holed.stripped is not None
+    assert holed.ml == pytest.approx(whole.ml, rel=0.005)
+
+
+def test_noise_has_no_brain(rng):
+    data = rng.random((60, 62, 64)).astype(np.float32)
+    affine = np.diag([3.0, 3.0, 3.0, 1.0])
+    assert found_in(Volume(data, Geometry(data.shape, affine))) is None

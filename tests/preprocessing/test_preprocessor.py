@@ -17,8 +17,6 @@ from scipy import ndimage
 
 from brainfeat.exceptions import ConfigError, ModalityError, VolumeError
 from brainfeat.io.volumes import read_volume
-from brainfeat.preprocessing import preprocessor
-from brainfeat.preprocessing.alignment import align_to_template
 from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.preprocessing.template import load_template
 from brainfeat.volume import Geometry, Volume
@@ -396,15 +394,3 @@ def test_integers_of_numpy_are_the_same_setting():
 def test_unknown_setting_is_rejected():
     with pytest.raises(ConfigError, match="resolution"):
         Preprocessor.from_dict({"resolution": 1})
-
-
-def test_first_modality_is_aligned_with_its_own_model(small_brain, monkeypatch):
-    modalities = []
-
-    def record(volume, modality):
-        modalities.append(modality)
-        return align_to_template(volume, modality)
-
-    monkeypatch.setattr(preprocessor, "align_to_template", record)
-    SMALL.apply({"T2w": None, "FLAIR": small_brain}, ["T2w", "FLAIR", "T1w"])
-    assert modalities == ["FLAIR"]

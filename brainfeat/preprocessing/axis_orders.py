@@ -1,0 +1,89 @@
+"""Compare a brain with the template in every order of axes."""
+
+__all__ = ["AxisOrder", "rank_axis_orders"]
+
+from functools import cache
+from itertools import permutations, product
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from brainfeat.preprocessing.brain_search import FoundBrain
+from brainfeat.preprocessing.head_model import load_brain_model
+
+Floats = NDArray[np.float64]
+
+_MODEL = (12.0, 12.0)  # spacing and reach in mm
+_PITCHES = (-0.25, 0.0, 0.25)
+
+
+class AxisOrder(NamedTuple):
+    """How well a brain fits the template if the scanner's axes are these."""
+
+    axes: str  # anatomical directions of the scanner's x, y and z: "RAS" as it is
+    similarity: float  # correlation with the template's tissues, on a coarse grid
+
+
+def rank_axis_orders(brain: FoundBrain) -> list[AxisOrder]:
+    """Score the 24 orders of axes that turn a brain, the most similar first.
+
+    Mirrored orders are left out, since brains are almost symmetric.
+    """
+    model = load_brain_model(*_MODEL)
+    weight = model.inside.sum()
+    points = model.points - model.inside @ model.points / weight
+    volume = float(brain.fraction.data.sum()) * np.prod(brain.fraction.geometry.spacing)
+    points = points * np.cbrt(volume / (weight * _MODEL[0] ** 3))
+    turned = np.stack([points @ turn.T for turn in _turns()])
+    values = _sample_nearest(brain, turned)
+    values -= values.mean(axis=1, keepdims=True)
+    norms = np.maximum(np.linalg.norm(values, axis=1), 1e-12)
+    similarity = np.linalg.norm(values @ model.tissues, axis=1) / norms
+    best = similarity.reshape(-1, len(_PITCHES)).max(axis=1)
+    orders = [
+        AxisOrder(_name(order), float(score))
+        for order, score in zip(_orders(), best, strict=True)
+    ]
+    return sorted(orders, key=lambda order: -order.similarity)
+
+
+@cache
+def _orders() -> list[Floats]:
+    """Return the rotations that permute the axes, the identity first."""
+    matrices = [
+        np.diag(signs)[:, order].astype(np.float64)
+        for order in permutations(range(3))
+        for signs in product((1, -1), repeat=3)
+    ]
+    return [matrix for matrix in matrices if np.linalg.det(matrix) > 0]
+
+
+def _turns() -> list[Floats]:
+    return [order @ _pitch_rotation(pitch) for order in _orders() for pitch in _PITCHES]
+
+
+def _pitch_rotation(pitch: float) -> Floats:
+    cosine, sine = np.cos(pitch), np.sin(pitch)
+    return np.array([[1.0, 0.0, 0.0], [0.0, cosine, -sine], [0.0, sine, cosine]])
+
+
+def _name(order: Floats) -> str:
+    """Name the template's direction along each axis of the scanner."""
+    axes = np.abs(order).argmax(axis=1)
+    return "".join(
+        ("RAS" if order[row, axis] > 0 else "LPI")[axis]
+        for row, axis in enumerate(axes)
+    )
+
+
+def _sample_nearest(brain: FoundBrain, points: Floats) -> Floats:
+    """Return the voxels at points (m, n, 3) in mm from the brain's centre: (m, n)."""
+    data, grid = brain.tissue.data, brain.tissue.geometry
+    to_voxel = np.linalg.inv(grid.affine)
+    center = to_voxel[:3, :3] @ brain.center + to_voxel[:3, 3]
+    indices = np.rint(points @ to_voxel[:3, :3].T + center).astype(np.intp)
+    last = np.array(data.shape) - 1
+    is_inside = ((indices >= 0) & (indices <= last)).all(axis=-1)
+    i, j, k = np.moveaxis(indices.clip(0, last), -1, 0)
+    return np.where(is_inside, data[i, j, k], 0.0).astype(np.float64)

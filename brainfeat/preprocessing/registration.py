@@ -1,0 +1,228 @@
+"""Least-squares registration of the template's brain to a brain that was found.
+
+Two images are compared at points in and around the template brain. The fraction of
+brain is to equal the template's; the intensities are to be explained by the template's
+tissues, however bright these are in the contrast. Priors on brain size and head pose
+regularise the fit [1]_.
+
+References
+----------
+.. [1] Ashburner et al., Incorporating prior knowledge into image registration.
+   NeuroImage 6, 1997. doi:10.1006/nimg.1997.0299
+"""
+
+__all__ = ["Match", "Moving", "register", "to_linear", "to_parameters", "to_rotation"]
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+
+from brainfeat.preprocessing.head_model import BrainModel
+from brainfeat.volume import Volume
+
+Affine = NDArray[np.float64]
+Floats = NDArray[np.float64]
+
+# Rotation vector and symmetric stretch (xx, xy, xz, yy, yz, zz) of the template. Heads
+# nod more than they turn; adult brains have 1.4 of the template's 1.9 litres.
+_USUAL = np.array([0.0, 0.0, 0.0, 0.93, 0.0, 0.0, 0.93, 0.0, 0.93])
+_USUAL_SD = np.array([0.3, 0.15, 0.15, 0.12, 0.03, 0.03, 0.12, 0.03, 0.12])
+_SYMMETRIC = np.array([[3, 4, 5], [4, 6, 7], [5, 7, 8]])  # stretch in the parameters
+_UNIT = 50.0  # mm; scales shifts like the other parameters
+# Effective number of independent points, of the thousands in the volume.
+_FRACTION_WEIGHT, _TISSUE_WEIGHT = 1000.0, 300.0
+_DAMPING = 1e-2  # relative to the diagonal, of the first step
+_MAX_STEPS = 12
+_TOLERANCE = 2e-3  # a tenth of a millimetre
+_TINY = 1e-12  # avoids division by zero
+
+
+class Match(NamedTuple):
+    """Rotation (3), stretch (6) and shift in units (3), and the quality of the fit."""
+
+    parameters: Floats
+    similarity: float  # multiple correlation of intensities with the tissues
+    cost: float
+
+    @property
+    def shift(self) -> Floats:
+        """Millimetres."""
+        return self.parameters[9:] * _UNIT
+
+
+class Moving:
+    """A blurred volume and its gradient, interpolated at points in millimetres."""
+
+    def __init__(
+        self, volume: Volume, blur: float, view: NDArray[np.bool_] | None = None
+    ) -> None:
+        self._view = view
+        sigmas = blur / np.array(volume.geometry.spacing)
+        self.data = ndimage.gaussian_filter(
+            volume.data, sigmas, mode="nearest", truncate=2.5
+        )
+        self._slopes = np.gradient(self.data)
+        self._to_voxel = np.linalg.inv(volume.geometry.affine)
+
+    def sample(self, points: Floats) -> Floats:
+        """Return values (n,) at points (n, 3) in mm."""
+        return self._interpolate(self.data, points)
+
+    def sample_slopes(self, points: Floats) -> Floats:
+        """Return gradients (n, 3) per mm at points (n, 3) in mm."""
+        # Central differences over two voxels are smoother than the derivative of the
+        # linear interpolation, which jumps between voxels.
+        slopes = [self._interpolate(slope, points) for slope in self._slopes]
+        return np.stack(slopes, axis=1) @ self._to_voxel[:3, :3]
+
+    def is_in_view(self, points: Floats) -> NDArray[np.bool_]:
+        """Return whether points (n, 3) in mm are in the field of view."""
+        if self._view is None:
+            return np.ones(len(points), dtype=bool)
+        voxels = self._to_voxel[:3, :3] @ points.T + self._to_voxel[:3, 3:]
+        indices = np.rint(voxels).astype(np.intp)
+        last = np.array(self._view.shape)[:, None] - 1
+        is_inside = ((indices >= 0) & (indices <= last)).all(axis=0)
+        i, j, k = indices.clip(0, last)
+        return np.asarray(is_inside & self._view[i, j, k])
+
+    def _interpolate(self, data: NDArray[Any], points: Floats) -> Floats:
+        voxels = self._to_voxel[:3, :3] @ points.T + self._to_voxel[:3, 3:]
+        values: Floats = ndimage.map_coordinates(
+            data, voxels, np.float64, order=1, mode="nearest", prefilter=False
+        )
+        return values
+
+
+class _Comparison:
+    """Squared residuals of the two images and standard scores of the pose."""
+
+    def __init__(self, fraction: Moving, tissue: Moving, model: BrainModel) -> None:
+        self._fraction, self._tissue, self._model = fraction, tissue, model
+        self._fraction_weight = _FRACTION_WEIGHT / float(np.sum(model.inside**2))
+
+    def cost(self, parameters: Floats) -> tuple[float, float]:
+        """Return the cost and the similarity."""
+        points = self._transform(parameters)
+        difference = self._difference(points)
+        values, _ = _normalise(self._tissue.sample(points))
+        explained = float(np.sum((self._model.tissues.T @ values) ** 2))
+        scores = (parameters[:9] - _USUAL) / _USUAL_SD
+        cost = self._fraction_weight * float(difference @ difference)
+        cost += _TISSUE_WEIGHT * (1.0 - explained) + float(scores @ scores)
+        return cost, math.sqrt(explained)
+
+    def linearise(self, parameters: Floats) -> tuple[Floats, Floats]:
+        """Return half the gradient of the cost, and the Gauss-Newton matrix."""
+        points = self._transform(parameters)
+        difference = self._difference(points)
+        changes = self._derivatives(parameters, self._fraction.sample_slopes(points))
+        # Outside the field of view, nothing is known of the brain.
+        changes *= self._fraction.is_in_view(points)[:, None]
+        gradient = self._fraction_weight * (difference @ changes)
+        matrix = self._fraction_weight * (changes.T @ changes)
+        values, norm = _normalise(self._tissue.sample(points))
+        changes = self._derivatives(parameters, self._tissue.sample_slopes(points))
+        tissues = self._model.tissues
+        loads = tissues.T @ values
+        known, along = tissues.T @ changes, values @ changes
+        # Changes of the norm are no residual, nor is what the tissues explain.
+        explained = known - np.outer(loads, along)
+        left = changes.T @ changes - np.outer(along, along)
+        weight = _TISSUE_WEIGHT / norm**2
+        gradient -= weight * norm * (loads @ explained)
+        matrix += weight * (left - explained.T @ explained)
+        gradient[:9] += (parameters[:9] - _USUAL) / _USUAL_SD**2
+        matrix[np.arange(9), np.arange(9)] += 1.0 / _USUAL_SD**2
+        return gradient, matrix
+
+    def _difference(self, points: Floats) -> Floats:
+        difference = self._fraction.sample(points) - self._model.inside
+        return difference * self._fraction.is_in_view(points)
+
+    def _derivatives(self, parameters: Floats, slopes: Floats) -> Floats:
+        by_linear = slopes[:, :, None] * self._model.points[:, None, :]
+        turns = _linear_derivatives(parameters).reshape(9, 9)
+        return np.hstack([by_linear.reshape(-1, 9) @ turns.T, slopes * _UNIT])
+
+    def _transform(self, parameters: Floats) -> Floats:
+        return self._model.points @ to_linear(parameters).T + parameters[9:] * _UNIT
+
+
+def register(
+    start: Floats, fraction: Moving, tissue: Moving, models: Sequence[BrainModel]
+) -> Match:
+    """Fit the pose and size of the template brain, from parameters close to them.
+
+    The models are fitted in turn, the coarsest first.
+    """
+    match = Match(start, 0.0, math.inf)
+    for model in models:
+        comparison = _Comparison(fraction, tissue, model)
+        match = _minimise(comparison, match.parameters)
+    return match
+
+
+def _minimise(comparison: _Comparison, parameters: Floats) -> Match:
+    """Take damped Gauss-Newton steps until they are short."""
+    cost, similarity = comparison.cost(parameters)
+    damping = _DAMPING
+    gradient, matrix = comparison.linearise(parameters)
+    for _ in range(_MAX_STEPS):
+        damped = matrix + damping * np.diag(np.diag(matrix))
+        step = -np.linalg.solve(damped, gradient)
+        tried = comparison.cost(parameters + step)
+        if tried[0] < cost:
+            parameters, (cost, similarity) = parameters + step, tried
+            damping /= 8.0
+            if np.abs(step).max() < _TOLERANCE:
+                break
+            gradient, matrix = comparison.linearise(parameters)
+        else:
+            damping *= 8.0
+            if np.abs(step).max() < _TOLERANCE:
+                break
+    return Match(parameters, similarity, cost)
+
+
+def _normalise(values: Floats) -> tuple[Floats, float]:
+    """Return values of mean 0 and norm 1, and their original norm."""
+    values = values - values.mean()
+    norm = max(float(np.linalg.norm(values)), _TINY)
+    return values / norm, norm
+
+
+def to_parameters(linear: Floats, shift: Floats) -> Floats:
+    """Return the parameters of a linear map, polar decomposed, and a shift in mm."""
+    left, sizes, right = np.linalg.svd(linear)
+    turn = np.diag([1.0, 1.0, np.linalg.det(left @ right)])
+    rotation = Rotation.from_matrix(left @ turn @ right).as_rotvec()
+    stretch = (right.T * sizes @ right)[np.triu_indices(3)]
+    return np.concatenate([rotation, stretch, shift / _UNIT])
+
+
+def to_linear(parameters: Floats) -> Floats:
+    """Return the linear map (3, 3) of the parameters."""
+    return np.asarray(to_rotation(parameters) @ parameters[_SYMMETRIC])
+
+
+def to_rotation(parameters: Floats) -> Floats:
+    """Return the rotation (3, 3) of the parameters."""
+    return np.asarray(Rotation.from_rotvec(parameters[:3]).as_matrix())
+
+
+def _linear_derivatives(parameters: Floats) -> Floats:
+    """Return derivatives of the linear part by rotation and stretch: (9, 3, 3)."""
+    step = 1e-5
+    steps = step * np.concatenate([np.eye(3), -np.eye(3)])
+    moved = Rotation.from_rotvec(parameters[:3] + steps)
+    ahead, behind = np.split(moved.as_matrix(), 2)
+    by_rotation = (ahead - behind) / (2.0 * step) @ parameters[_SYMMETRIC]
+    stretches = np.arange(3, 9)[:, None, None] == _SYMMETRIC
+    by_stretch = to_rotation(parameters) @ stretches
+    return np.concatenate([by_rotation, by_stretch])

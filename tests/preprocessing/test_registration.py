@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+
+from brainfeat.preprocessing.head_model import load_brain_model
+from brainfeat.preprocessing.registration import (
+    Moving,
+    _Comparison,
+    register,
+    to_linear,
+    to_parameters,
+)
+from brainfeat.preprocessing.template import BRAIN_CENTER
+from brainfeat.volume import Geometry, Volume
+
+
+def smooth_volume(rng, width):
+    shape = (55, 65, 60)
+    data = ndimage.gaussian_filter(rng.normal(size=shape), width).astype(np.float32)
+    affine = np.diag([4.0, 4.0, 4.0, 1.0])
+    affine[:3, 3] = -2.0 * (np.array(shape) - 1)
+    return Volume(data / data.std(), Geometry(shape, affine))
+
+
+def test_gradient_is_that_of_the_cost(rng):
+    # Smooth, so that the interpolation has few kinks.
+    moving = [Moving(smooth_volume(rng, 6.0), 12.0) for _ in range(2)]
+    comparison = _Comparison(*moving, load_brain_model(8.0, 14.0))
+    parameters = to_parameters(0.9 * np.eye(3), np.array([3.0, 2.0, 1.0]))
+    gradient, _ = comparison.linearise(parameters)
+    steps = 1e-3 * np.eye(12)
+    expected = [
+        (comparison.cost(parameters + step)[0] - comparison.cost(parameters - step)[0])
+        / 4e-3
+        for step in steps
+    ]
+    error = np.linalg.norm(gradient - expected)
+    assert error < 0.05 * np.linalg.norm(expected)
+
+
+def test_parameters_are_those_of_the_linear_map():
+    turn = Rotation.from_rotvec([0.2, -0.1, 0.3]).as_matrix()
+    linear = turn @ np.array([[0.9, 0.02, 0.01], [0.02, 1.0, 0.03], [0.01, 0.03, 0.8]])
+    parameters = to_parameters(linear, np.array([50.0, 0.0, -25.0]))
+    np.testing.assert_allclose(to_linear(parameters), linear, atol=1e-12)
+    np.testing.assert_allclose(parameters[9:], [1.0, 0.0, -0.5])
+
+
+@pytest.mark.parametrize("brightness", [(1.0, 0.7), (0.3, 0.5), (0.6, 0.8)])
+def test_template_in_any_contrast_is_found(small_brain, brightness):
+    inside = (small_brain.data > 0).astype(np.float32)
+    steps = np.quantile(small_brain.data[inside > 0], [0.1, 0.5, 0.9])
+    tissue = np.interp(small_brain.data, steps, [0.4, *brightness[::-1]]) * inside
+    fraction = Volume(inside, small_brain.geometry)
+    tissue = Volume(tissue.astype(np.float32), small_brain.geometry)
+    center = np.array(BRAIN_CENTER)
+    start = to_parameters(0.9 * np.eye(3), center + np.array([6.0, -8.0, 7.0]))
+    models = [load_brain_model(12.0, 12.0), load_brain_model(8.0, 14.0)]
+    match = register(start, Moving(fraction, 3.0), Moving(tissue, 3.0), models)
+    np.testing.assert_allclose(to_linear(match.parameters), np.eye(3), atol=0.02)
+    np.testing.assert_allclose(match.shift, center, atol=1.0)
