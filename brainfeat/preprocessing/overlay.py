@@ -1,6 +1,6 @@
 """Whether the other volumes of a subject lie on its first, and their registration."""
 
-__all__ = ["Overlaid", "Overlay", "lay_over"]
+__all__ = ["Misfit", "Overlaid", "Overlay", "lay_over"]
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -81,10 +81,18 @@ def lay_over(
         overlaid.sampled[name] = voxels
         if coregister:
             overlaid.moves[name] = move
-        if misfit:
-            advice = "" if coregister else " (see coregister)"
-            overlaid.misfits.append(f"{name} {misfit} {first}{advice}")
+        if misfit is not None:
+            is_advised = misfit.is_mendable and not coregister
+            advice = " (coregister aligns it)" if is_advised else ""
+            overlaid.misfits.append(f"{name} {misfit.text} {first}{advice}")
     return overlaid
+
+
+class Misfit(NamedTuple):
+    """How a volume misses the first, and whether a registration mends it."""
+
+    text: str  # to which the name of the first is added
+    is_mendable: bool
 
 
 class _Found(NamedTuple):
@@ -137,23 +145,23 @@ class Overlay:
 
     def describe_misfit(
         self, volume: Volume, sampled: NDArray[np.float32], move: Affine
-    ) -> str:
-        """Say how a volume misses the first; "" if it lies on it, or shows too little.
+    ) -> Misfit | None:
+        """Say how a volume misses the first; None if it does not, or shows too little.
 
         `sampled` is the volume on the grid, after `move`.
         """
         levels = to_levels(sampled[self.steps])
         if not self._is_suspect(levels):
-            return ""
+            return None
         here = self._measure(volume, move)
         best = self._find(volume, move)
         for axis, name in enumerate(_FLIPS):
             flipped = Volume(np.flip(volume.data, axis), volume.geometry)
             information = self._find(flipped, np.eye(4)).information
             if information > _MIN_FLIP_GAIN * max(best.information, here.information):
-                return f"seems to be flipped {name} against"
+                return Misfit(f"seems to be flipped {name} against", False)
         if best.information <= _MIN_GAIN * here.information:
-            return ""
+            return None
         return self._describe_move(best.move @ np.linalg.inv(here.move))
 
     def _is_suspect(self, levels: Levels) -> bool:
@@ -229,17 +237,17 @@ class Overlay:
         to_scanner = self.grid_to_scanner @ self.box.affine
         return np.asarray(corners @ to_scanner[:3, :3].T + to_scanner[:3, 3])
 
-    def _describe_move(self, move: Affine) -> str:
+    def _describe_move(self, move: Affine) -> Misfit | None:
         points = self._points
         # Half as far out: the corners of the box lie around the brain, not in it.
         points = (points + points.mean(axis=0)) / 2.0
         moved = points @ move[:3, :3].T + move[:3, 3]
         if np.linalg.norm(moved - points, axis=1).mean() < _MAX_DISTANCE:
-            return ""
+            return None
         distance = np.linalg.norm((moved - points).mean(axis=0))
         angle = np.degrees(Rotation.from_matrix(move[:3, :3]).magnitude())
         turned = f" and {angle:.0f} degrees" if angle >= 5.0 else ""
-        return f"lies {distance:.0f} mm{turned} from"
+        return Misfit(f"lies {distance:.0f} mm{turned} from", True)
 
 
 def _registration(transform: Any) -> Any:

@@ -59,7 +59,7 @@ def _scores(result: Comparison) -> str:
     return (
         f'<div class="figures"><figure>{figure}<figcaption>{escape(metric)} of '
         f"held-out rows with {level} intervals{_describe_chance(chance)}.</figcaption>"
-        f"</figure><div>{table}</div></div>{_explain(result)}"
+        f"</figure></div>{table}{_explain(result)}"
     )
 
 

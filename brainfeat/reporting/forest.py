@@ -117,7 +117,9 @@ def _draw_line(line: ForestLine, top: float, x: Callable[[float], float]) -> str
 
 def _ticks(low: float, high: float) -> list[float]:
     """Round numbers from at most the lowest to at least the highest value."""
-    room = max(high - low, 1e-6)
+    if high - low < 1e-9:
+        low, high = low - 0.1, high + 0.1
+    room = high - low
     exponent = np.floor(np.log10(room))
     steps = [m * 10.0**e for e in (exponent - 1, exponent) for m in (1.0, 2.0, 5.0)]
     for step in [*steps, 10.0 ** (exponent + 1)]:

@@ -23,6 +23,7 @@ _STYLE = """
 .brainfeat .number { text-align: right; white-space: nowrap;
   font-variant-numeric: tabular-nums; }
 .brainfeat .wide { white-space: normal; }
+.brainfeat tbody td:first-child { overflow-wrap: anywhere; }
 .brainfeat .path { overflow-wrap: anywhere; }
 .brainfeat figure { margin: 0; min-width: 0; }
 .brainfeat figcaption { font-size: 0.875rem; opacity: 0.85; margin-top: 0.2rem;

@@ -62,7 +62,7 @@ def _badness(row: tuple[str, Quality]) -> tuple[bool, float]:
 
 def _doubt_table(rows: Sequence[tuple[str, Quality]]) -> str:
     lines = [
-        f'<tr><td class="path">{escape(name)}</td><td>{escape(quality.doubt)}</td>'
+        f"<tr><td>{_breakable(name)}</td><td>{escape(quality.doubt)}</td>"
         f'<td class="number">{_similarity(quality)}</td>'
         f'<td class="number">{quality.brain_ml:.0f} ml</td></tr>'
         for name, quality in rows[:_MOST_LISTED]
@@ -74,6 +74,11 @@ def _doubt_table(rows: Sequence[tuple[str, Quality]]) -> str:
         f'<th class="number">brain</th></tr></thead><tbody>{"".join(lines)}</tbody>'
         f"</table>{more}"
     )
+
+
+def _breakable(name: str) -> str:
+    """Allow line breaks within a long name."""
+    return escape(name).replace("_", "_<wbr>").replace("/", "/<wbr>")
 
 
 def _similarity(quality: Quality) -> str:

@@ -171,6 +171,23 @@ def test_intervals_of_a_forest_lie_where_their_numbers_say():
     assert square == pytest.approx(reference, abs=0.2)
 
 
+@pytest.mark.parametrize("value", [0.0, 0.5, -1e4, np.nan])
+def test_forest_of_equal_values_is_drawn(value):
+    svg = forest_svg([ForestLine("a", value, value, value, "")] * 2, "R2")
+    ET.fromstring(svg)
+    assert "nan" not in svg
+
+
+@pytest.mark.parametrize("values", [(-3.2, 1.0), (0.41, 0.97), (3.0, 5.5e4)])
+def test_ticks_are_few_and_enclose_the_values(values):
+    ends = ForestLine("a", *[values[0]] * 2, values[1], "")
+    svg = forest_svg([ends], "MAE")
+    texts = re.findall(r'text-anchor="middle">([^<A-Z]+)</text>', svg)
+    ticks = [float(text.replace("\u2212", "-")) for text in texts]
+    assert 2 <= len(ticks) <= 7
+    assert ticks[0] <= values[0] < values[1] <= ticks[-1]
+
+
 def test_curves_share_their_axes():
     curves = {"a": [(10, 0.5, 0.1), (40, 0.9, 0.1)], "b": [(10, 0.9, 0.1)]}
     svg = curves_svg(curves, "R2", 0.0)
