@@ -113,7 +113,7 @@ def _bold_mean(head: Volume, brain: Volume, rng: np.random.Generator) -> Volume:
     typical = np.percentile(head.data[brain.data], 99.0)
     data = np.where(brain.data, 1.4 * typical - head.data, 0.1 * head.data)
     data = ndimage.gaussian_filter(data, 2.0 / np.array(head.geometry.spacing))
-    i, j, k = np.argwhere(brain.data).T
+    _, j, k = np.argwhere(brain.data).T
     base = np.percentile(k, 25.0), np.percentile(j, 60.0)
     data[:, int(base[1]) :, : int(base[0])] *= 0.25
     factors = [max(1, round(3.0 / mm)) for mm in head.geometry.spacing]
