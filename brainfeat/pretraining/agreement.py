@@ -86,21 +86,21 @@ class Agreement(nn.Module):
         """
         means = mean_tokens(student, group)  # V B D
         self._follow(means, teacher, reference)
-        between = self.student.variance.mean()
-        zero = between.new_zeros(())
+        between = self._between(means)
+        zero = means.new_zeros(())
         agreement = consistency = zero
         if teacher is not None and reference is not None:
             agreement = self._agree(student, read_tokens, group, teacher, reference)
         if len(means) > 1:
-            consistency = self._be_consistent(student, means, group)
+            consistency = self._be_consistent(student, means, group, between)
             within = means.detach().var(dim=0).mean()
         else:
             within = zero
         return AgreementTerms(
             agreement,
             consistency,
-            within / between,
-            between / self.subjects.variance.mean(),
+            within / between.detach(),
+            between.detach() / self.subjects.variance.mean(),
         )
 
     def _follow(
@@ -142,11 +142,23 @@ class Agreement(nn.Module):
             * losses.subject_distance(mean_class_tokens(student, group), target, spread)
         )
 
+    def _between(self, means: Tensor) -> Tensor:
+        """Return the variance between subjects, which steps average, with gradient.
+
+        The gradient is that of the batch: tokens that all become smaller are no closer
+        to each other.
+        """
+        average = self.student.variance.mean()
+        rows = ranks.gather_rows(means.mean(dim=0))
+        if len(rows) < 2:
+            return average
+        batch = rows.var(dim=0).mean().clamp(min=1e-8)
+        return average * batch / batch.detach()
+
     def _be_consistent(
-        self, student: EncoderOutput, means: Tensor, group: ViewGroup
+        self, student: EncoderOutput, means: Tensor, group: ViewGroup, between: Tensor
     ) -> Tensor:
         tokens, whole, classes = self.config.consistency_parts
-        between = self.student.variance.mean()
         first, second = means[:-1], means[1:]
         loss = whole * losses.subject_distance(first, second, between)
         if tokens > 0:
@@ -154,7 +166,7 @@ class Agreement(nn.Module):
             is_inside = group.fractions > _INSIDE
             if self.config.ibot_weight > 0 and group.masks is not None:
                 is_inside = is_inside & ~group.masks
-            variance = inner_tokens(student, group).detach().var(dim=0).mean()
+            variance = inner_tokens(student, group).var(dim=0).mean()
             loss = loss + tokens * losses.token_distance(
                 patches[:-1], patches[1:], variance, is_inside[:-1] & is_inside[1:]
             )
@@ -162,7 +174,7 @@ class Agreement(nn.Module):
             class_tokens = mean_class_tokens(student, group)
             target = means.detach().mean(dim=0, keepdim=True)
             loss = loss + classes * losses.subject_distance(
-                class_tokens, target, between
+                class_tokens, target, between.detach()
             )
         return loss
 

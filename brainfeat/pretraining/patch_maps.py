@@ -58,6 +58,8 @@ def crop_maps(
     if subjects.targets is not None:
         maps = coarse.apply(subjects.targets.float())
         targets = pool_patches(maps, *window).transpose(0, 1)
+        if subjects.members is not None:
+            targets = torch.einsum("vbshwl,blr->vbshwr", targets, subjects.members)
     elif subjects.labels is not None and subjects.members is not None:
         targets = _pool_structures(boxes, subjects.labels, subjects.members, encoder)
     return PatchMaps(encoder.count_foreground(fractions), targets)

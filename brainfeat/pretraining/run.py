@@ -138,6 +138,7 @@ def pretrain(  # noqa: PLR0913 (the last one is for the command line)
             source: SubjectSource
             if isinstance(data, TrainingSubjects):
                 source = _preprocess(data, config, folder, n_jobs, track)
+                warm_start.check_fit(source, config)
             else:
                 source = data
                 _list_failures(folder, [])

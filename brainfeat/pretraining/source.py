@@ -31,8 +31,8 @@ class SubjectBatch:
     foreground: Tensor
     targets: Tensor | None = None  # B R I J K: anatomy targets of each voxel
     labels: Tensor | None = None  # uint8 B A I J K: L labels, 0 for none
-    members: Tensor | None = None  # B L R, 1 where a label is part of a target
-    known: Tensor | None = None  # bool B R: targets that the labels tell
+    members: Tensor | None = None  # B L R, 1 where a label or map is part of a target
+    known: Tensor | None = None  # bool B R: targets that are known; None for all
     # The clean acquisition of each subject, for the objective of agreement; A is 1.
     reference: "SubjectBatch | None" = None
 

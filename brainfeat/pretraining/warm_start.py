@@ -27,6 +27,7 @@ from brainfeat.pretraining.ranks import rank, world_size
 from brainfeat.pretraining.run_state import CONFIG_NAME, STATE_NAME
 from brainfeat.pretraining.self_distillation import SelfDistillation
 from brainfeat.pretraining.source import PairedSource, SubjectSource
+from brainfeat.pretraining.store import VolumeStore
 from brainfeat.slabs.grid import SlabGrid
 
 if TYPE_CHECKING:
@@ -204,6 +205,13 @@ def _requirements(
         or not hasattr(data, "draw"),
         "agreement and consistency need data with several acquisitions of a brain: "
         "images, a store or simulated subjects.",
+    )
+    yield (
+        not config.uses_pairs
+        or not isinstance(data, VolumeStore)
+        or data.n_acquisitions > 1,
+        "agreement and consistency compare acquisitions, and the store has one of each "
+        "subject; make a store of the images with n_degraded above 0.",
     )
     n_views = config.batch_size // n_parts * config.views.n_global
     probability = config.views.mask_probability

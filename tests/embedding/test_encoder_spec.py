@@ -1,19 +1,23 @@
 import pickle
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
 
+from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.embedding.distribution import (
     _kept_encoder,
     _to_outcomes,
     encode_remotely,
 )
 from brainfeat.embedding.encoder_spec import EncoderSpec
-from brainfeat.exceptions import CheckpointError, VolumeError
+from brainfeat.exceptions import CheckpointError, ConfigError, VolumeError
 from brainfeat.io.hashing import hash_images
 from brainfeat.preprocessing.preprocessor import Preprocessor
+from brainfeat.preprocessing.recipes import InputRecipe
+from brainfeat.preprocessing.steps import Resize
 from brainfeat.subjects.subject import Subject
 
 pytestmark = pytest.mark.filterwarnings(
@@ -121,3 +125,22 @@ def test_workers_need_no_file_of_the_atlas(
     kept = _kept_encoder(pickle.loads(sent))
     assert kept is _kept_encoder(pickle.loads(sent))
     assert kept.region_names == encoder.region_names
+
+
+def test_coregistration_is_added_to_the_preprocessing_of_the_checkpoint(
+    small_checkpoint,
+):
+    plain = EncoderSpec(checkpoint=small_checkpoint).build().preprocessor
+    spec = EncoderSpec(checkpoint=small_checkpoint, coregister=True)
+    for built in (spec, spec.for_workers(spec.build())):
+        assert built.build().preprocessor == replace(plain, coregister=True)
+
+
+def test_recipes_of_authors_have_no_coregistration(small_checkpoint, tmp_path):
+    checkpoint = Checkpoint.load(small_checkpoint)
+    shape = tuple(checkpoint.config.preprocessing["shape"])
+    recipe = InputRecipe(name="theirs", steps=(Resize(shape=shape),), shape=shape)
+    config = replace(checkpoint.config, preprocessing=recipe.to_dict())
+    folder = Checkpoint(config, checkpoint.state).save(tmp_path / "theirs")
+    with pytest.raises(ConfigError, match="recipe of its authors"):
+        EncoderSpec(checkpoint=folder, coregister=True).build()

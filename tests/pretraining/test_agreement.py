@@ -182,6 +182,21 @@ def test_agreement_trains_tokens_and_the_class_token(config, generator):
         assert all(part.grad.abs().sum() > 0 for part in student), name
 
 
+def test_smaller_tokens_are_not_more_consistent(config, generator):
+    config = replace(config, consistency_parts=(0.5, 1.0, 0.0))
+    model = Agreement(config).eval()
+    student, group = tokens_of(2, generator), group_of(fractions_of(2, generator))
+    scale = torch.ones((), requires_grad=True)
+    shown = EncoderOutput(student.cls_token, scale * student.patch_tokens)
+    # Below one standard deviation, where the distance is quadratic.
+    model.student.variance.fill_(4.0)
+    model(shown, shown.patch_tokens, group, None, None).consistency.backward()
+    gradient = student.patch_tokens.grad
+    assert gradient.abs().sum() > 0
+    assert abs(scale.grad.item()) < 1e-5
+    assert abs((gradient * student.patch_tokens.detach()).sum().item()) < 1e-5
+
+
 def test_only_patches_inside_both_brains_are_compared(config, generator):
     config = replace(config, agreement_parts=(1.0, 0.0, 0.0))
     student, teacher = tokens_of(2, generator), tokens_of(1, generator)
