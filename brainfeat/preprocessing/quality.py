@@ -56,10 +56,10 @@ def assess_quality(
     centred on the brain.
     """
     doubts: list[str] = []
-    if is_placed and volume is not None and _is_checkable(alignment):
-        doubts = find_doubts(volume, alignment, modality)
-    elif is_placed and not alignment.is_registered:
+    if is_placed and not alignment.is_registered and volume is None:
         doubts = ["not aligned to the template, only centred"]
+    elif is_placed and volume is not None and _is_checkable(alignment):
+        doubts = find_doubts(volume, alignment, modality)
     return Quality(float(alignment.similarity), brain_ml, "; ".join(doubts))
 
 
