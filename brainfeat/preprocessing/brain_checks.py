@@ -44,7 +44,7 @@ _CONTRASTS = {
     "T1w": ((1.0, 9.0), (1.1, np.inf)),
     "T1ce": ((0.97, 9.0), (1.05, np.inf)),
     "T2w": ((0.0, 1.06), (0.0, 0.95)),
-    "FLAIR": ((0.6, 1.3), (1.03, np.inf)),
+    "FLAIR": ((0.6, 1.6), (1.03, np.inf)),
 }
 _N_VOXELS = 20_000  # to compare with their neighbours
 
