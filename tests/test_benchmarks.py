@@ -200,8 +200,9 @@ def test_kills_and_damaged_files_lose_no_row(tmp_path):
 def folder_of_scans(tmp_path, small_brain):
     """A manifest of one brain in two contrasts."""
     rows = ["file\tmodality\tlabel_map\tbrain"]
-    inverted = np.where(small_brain.data > 0, 9000 - small_brain.data, 0)
-    for modality, data in (("T1w", small_brain.data), ("T2w", inverted)):
+    bright = small_brain.data
+    dark = np.where(bright > 0, 1.1 * bright.max() - bright, 0.0)
+    for modality, data in (("T1w", bright), ("T2w", dark)):
         name = f"a_{modality}.nii.gz"
         volume = Volume(data.astype(np.float32), small_brain.geometry)
         write_volume(volume, tmp_path / name)
@@ -222,3 +223,14 @@ def test_brains_of_real_scans_are_measured_and_drawn(folder_of_scans, tmp_path):
     assert re.search(r"^ *[0-9.]+ a_T1w.nii.gz a_T2w.nii.gz", printed, re.MULTILINE)
     assert re.search(r"^false doubts: \d of 2", printed, re.MULTILINE)
     assert page.stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_errors_of_public_encoders_are_printed():
+    folder = Path(__file__).parent / "checkpoint" / "peers"
+    names = ("brainiac_small", "3dino_small_96x112x128", "neurovfm_small")
+    printed = run("peers.py", folder, "--only", *names)
+    for name in names:
+        row = re.search(rf"^{name}: (.*); [0-9.]+ s a volume$", printed, re.MULTILINE)
+        errors = [float(item.split()[1]) for item in row[1].split(", ")]
+        assert max(errors) < 1e-5
