@@ -194,3 +194,14 @@ def test_kills_and_damaged_files_lose_no_row(tmp_path):
     assert "100 of 100 good rows, 0 tracebacks" in printed
     assert "same bytes: True; files: table.json, table.parquet" in printed
     assert printed.count("rows saved") == 2
+
+
+@pytest.mark.slow
+def test_errors_of_public_encoders_are_printed():
+    folder = Path(__file__).parent / "checkpoint" / "peers"
+    names = ("brainiac_small", "3dino_small_96x112x128", "neurovfm_small")
+    printed = run("peers.py", folder, "--only", *names)
+    for name in names:
+        row = re.search(rf"^{name}: (.*); [0-9.]+ s a volume$", printed, re.MULTILINE)
+        errors = [float(item.split()[1]) for item in row[1].split(", ")]
+        assert max(errors) < 1e-5
