@@ -70,7 +70,7 @@ def find_doubts(
     doubts = [*_doubt_slices(volume.geometry)]
     if brain is None:
         centred = "not aligned to the template, only centred"
-        return [centred, *doubts, *_search_axes(volume, alignment)]
+        return [centred, *doubts]
     doubts += _doubt_fit(alignment, brain)
     doubts += _doubt_wholeness(volume, alignment, brain)
     doubts += _doubt_voxels(volume, brain)
