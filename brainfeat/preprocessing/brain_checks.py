@@ -27,18 +27,18 @@ Floats = NDArray[np.float64]
 _MIN_SIMILARITY = 0.915  # nearly all real scans exceed 0.93
 _CLEAR = 0.955  # no other order of axes is tried
 _MIN_OVERLAP = 0.885  # of the outlines, as a Dice coefficient
-_SCALES = (0.75, 1.05)  # of the template, which is larger than most brains
-_MILLILITRES = (780.0, 2100.0)
+_SCALES = (0.77, 1.05)  # of the template, which is larger than most brains
+_MILLILITRES = (820.0, 2100.0)
 _MIN_IN_VIEW = 0.93  # of the template's brain
 _MIN_BALANCE = 0.9  # smaller over larger half of the brain
 _MIN_ORDER = 0.8  # similarity of another order of axes on the coarse grid
 _MIN_GAIN = 0.05  # by another order of axes
 _MAX_SLICE = 9.0  # mm
-_MAX_FLAT = 0.3  # of neighbouring voxels that are equal, along each axis
+_MAX_FLAT = 0.4  # of neighbouring voxels that are equal, along each axis
 _DEEP = 6.0  # mm below the brain's surface, where neither skull nor air is near
 _SHELL = (-7.0, -3.0)  # mm, between brain and scalp
 _SHELL_HEIGHT = 20.0  # mm of the template, z: above the ears
-_MAX_SHELL = 1.5  # brightness of the skull over the brain's
+_MAX_SHELL = 1.3  # brightness of the skull over the brain's
 # White over grey matter, and white matter over fluid, each at least and at most.
 _CONTRASTS = {
     "T1w": ((1.0, 9.0), (1.1, np.inf)),
@@ -70,7 +70,7 @@ def find_doubts(
     doubts = [*_doubt_slices(volume.geometry)]
     if brain is None:
         centred = "not aligned to the template, only centred"
-        return [centred, *doubts, *_search_axes(volume, alignment)]
+        return [centred, *doubts]
     doubts += _doubt_fit(alignment, brain)
     doubts += _doubt_wholeness(volume, alignment, brain)
     doubts += _doubt_voxels(volume, brain)
