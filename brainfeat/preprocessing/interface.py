@@ -16,7 +16,11 @@ from brainfeat.configs import JsonConfig
 from brainfeat.exceptions import VolumeError
 from brainfeat.preprocessing import brain_mask as masks
 from brainfeat.preprocessing.preprocessed import PreprocessedSubject
-from brainfeat.preprocessing.resampling import reorient_to_ras, resample
+from brainfeat.preprocessing.resampling import (
+    reorient_to_ras,
+    resample,
+    resample_native,
+)
 from brainfeat.volume import Geometry, Volume
 
 AlignmentMode = Literal["none", "rigid", "affine"]
@@ -108,7 +112,7 @@ class SubjectPreprocessing(JsonConfig, ABC):
         to_grid = np.linalg.inv(subject.grid_to_scanner).astype(np.float64)
         kind: Literal["linear", "nearest"] = "linear" if is_score else "nearest"
         on_grid = Volume(values, subject.geometry)
-        samples = resample(on_grid, native, to_grid, interpolation=kind)
+        samples = resample_native(on_grid, native, to_grid, interpolation=kind)
         return Volume(samples, native)
 
     def mask_path(self, path: str | os.PathLike[str] | None) -> Path | None:
