@@ -89,11 +89,20 @@ def convert_foreign(
             f"expected transformer blocks or a residual network, of {titles}; got keys "
             f"{list_names(tensors)}."
         )
-    layout = LAYOUTS[scores.index(max(scores))]
+    best = max(scores)
+    layout, *others = (
+        layout for layout, score in zip(LAYOUTS, scores, strict=True) if score == best
+    )
     try:
         config, converted, note = layout.convert(tensors, num_heads)
     except ConfigError as error:
         raise CheckpointError(f"nearest layout {layout.title}: {error}") from error
+    except CheckpointError as error:
+        if not others:
+            raise
+        # Without the embedding of patches, names are those of several libraries.
+        titles = "; ".join(other.title for other in others)
+        raise CheckpointError(f"{error} As near: {titles}.") from error
     return Converted(config, converted, layout.name, note)
 
 
