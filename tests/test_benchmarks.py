@@ -15,7 +15,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from brainfeat import BrainFoundEmbedder
+from brainfeat import BrainFoundEmbedder, Volume, write_volume
 from brainfeat.models.config import EncoderConfig
 from brainfeat.models.encoder import SlabEncoder
 from brainfeat.pretraining.self_distillation import SelfDistillation
@@ -194,3 +194,43 @@ def test_kills_and_damaged_files_lose_no_row(tmp_path):
     assert "100 of 100 good rows, 0 tracebacks" in printed
     assert "same bytes: True; files: table.json, table.parquet" in printed
     assert printed.count("rows saved") == 2
+
+
+@pytest.fixture
+def folder_of_scans(tmp_path, small_brain):
+    """A manifest of one brain in two contrasts."""
+    rows = ["file\tmodality\tlabel_map\tbrain"]
+    bright = small_brain.data
+    dark = np.where(bright > 0, 1.1 * bright.max() - bright, 0.0)
+    for modality, data in (("T1w", bright), ("T2w", dark)):
+        name = f"a_{modality}.nii.gz"
+        volume = Volume(data.astype(np.float32), small_brain.geometry)
+        write_volume(volume, tmp_path / name)
+        rows.append(f"{name}\t{modality}\t\tstripped")
+    (tmp_path / "manifest.tsv").write_text("\n".join(rows) + "\n")
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_brains_of_real_scans_are_measured_and_drawn(folder_of_scans, tmp_path):
+    page = tmp_path / "page.png"
+    printed = run("real_heads.py", folder_of_scans, "--page", page)
+    for modality in ("T1w", "T2w"):
+        row = re.search(rf"^a_{modality}.nii.gz. +([0-9. ]+)", printed, re.MULTILINE)
+        _, ratio, dice, *_ = map(float, row[1].split()[:4])
+        assert ratio == pytest.approx(1.0, abs=0.1)
+        assert dice > 0.95
+    assert re.search(r"^ *[0-9.]+ a_T1w.nii.gz a_T2w.nii.gz", printed, re.MULTILINE)
+    assert re.search(r"^false doubts: \d of 2", printed, re.MULTILINE)
+    assert page.stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_errors_of_public_encoders_are_printed():
+    folder = Path(__file__).parent / "checkpoint" / "peers"
+    names = ("brainiac_small", "3dino_small_96x112x128", "neurovfm_small")
+    printed = run("peers.py", folder, "--only", *names)
+    for name in names:
+        row = re.search(rf"^{name}: (.*); [0-9.]+ s a volume$", printed, re.MULTILINE)
+        errors = [float(item.split()[1]) for item in row[1].split(", ")]
+        assert max(errors) < 1e-5

@@ -16,6 +16,8 @@ USER_MODULES = sorted(
     {
         "brainfeat.models.config",
         "brainfeat.models.encoder",
+        "brainfeat.models.resnet",
+        "brainfeat.models.volume_encoder",
         "brainfeat.checkpoint.config",
         "brainfeat.reporting",
         "brainfeat.metrics",

@@ -24,7 +24,7 @@ from brainfeat.cli.options import (
     ModalityOption,
     StepsOption,
 )
-from brainfeat.exceptions import BrainfeatError, UntrainedCheckpointWarning
+from brainfeat.exceptions import BrainfeatError, ConfigError, UntrainedCheckpointWarning
 from brainfeat.io.paths import expand_home
 from brainfeat.subjects.failures import count_failures
 
@@ -152,7 +152,11 @@ def _encoder_of(init: str) -> "EncoderConfig":
     with warnings.catch_warnings():
         # The run loads it again, and warns then.
         warnings.simplefilter("ignore", UntrainedCheckpointWarning)
-        encoder = Checkpoint.load(init).config.slab_encoder
+        config = Checkpoint.load(init).config
+    try:
+        encoder = config.slab_encoder
+    except ConfigError as error:
+        raise ConfigError(f"{init}: {error}") from error
     # The read-out of tissues is trained anew, if the data have anatomy targets.
     return dataclasses.replace(encoder, tissues=())
 

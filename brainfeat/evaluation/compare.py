@@ -223,7 +223,9 @@ def _summarise_pairs(
         found = []
         for pair in combinations(names, 2):
             (one, ours, n_folds), (other, theirs, _) = (draws[n, metric] for n in pair)
+            lowest, highest = LIMITS[metric]
             widened = inflate(ours - theirs, one - other, n_folds)
+            widened = np.clip(widened, lowest - highest, highest - lowest)
             interval = summarise_draws(widened, one - other, confidence)
             found.append((*pair, metric, *interval))
         adjusted = adjust_by_holm([line[-1] for line in found])

@@ -233,7 +233,10 @@ def _evaluate_common(
         seed=seed,
     )
     sizes = len(rows), len(np.unique(subset.groups))
-    return CommonSubset(names[codes[rows[0]]], *sizes, result.auc, result.p_value)
+    metric = data.task.metrics[0]
+    return CommonSubset(
+        names[codes[rows[0]]], *sizes, result.auc, result.p_value, metric
+    )
 
 
 def _describe_common(common: CommonSubset | None, naive: CrossValidation) -> str:

@@ -71,11 +71,12 @@ class CommonSubset(NamedTuple):
     n_subjects: int
     auc: Score
     p_value: float
+    metric: str = "AUC"
 
     def __str__(self) -> str:
         return (
-            f"among the {self.n_subjects} subjects with {self.modalities}: AUC "
-            f"{self.auc}, {_format_p(self.p_value)}"
+            f"among the {self.n_subjects} subjects with {self.modalities}: "
+            f"{self.metric} {self.auc}, {_format_p(self.p_value)}"
         )
 
 

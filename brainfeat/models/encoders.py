@@ -40,4 +40,7 @@ def require_slab_config(config: EncoderKind) -> EncoderConfig:
 
 
 def _describe_other(kind: str) -> str:
-    return f"encoder: expected one of kind 'slab' for this, got {kind!r}."
+    return (
+        "expected an encoder of slabs, which alone can be trained, got one of kind "
+        f"{kind!r}."
+    )

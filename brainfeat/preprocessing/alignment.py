@@ -5,7 +5,7 @@ gives the size of the template and most of the pose; the tissues inside, whateve
 brightness, give the rest. Skull and scalp have no part in it.
 """
 
-__all__ = ["DOUBTFUL_SIMILARITY", "Alignment", "align_to_template"]
+__all__ = ["Alignment", "align_to_template"]
 
 import logging
 import math
@@ -29,10 +29,6 @@ from brainfeat.preprocessing.template import BRAIN_CENTER
 from brainfeat.volume import Geometry, Volume
 
 logger = logging.getLogger(__name__)
-
-# Whole heads exceed it (examples/benchmarks/alignment.py); below it are parts of a
-# head, mostly misaligned.
-DOUBTFUL_SIMILARITY = 0.6
 
 Affine = NDArray[np.float64]
 Floats = NDArray[np.float64]

@@ -1,6 +1,6 @@
 """Compare a brain with the template in every order of axes."""
 
-__all__ = ["AxisOrder", "rank_axis_orders"]
+__all__ = ["AxisOrder", "axis_turns", "rank_axis_orders"]
 
 from functools import cache
 from itertools import permutations, product
@@ -46,6 +46,11 @@ def rank_axis_orders(brain: FoundBrain) -> list[AxisOrder]:
         for order, score in zip(_orders(), best, strict=True)
     ]
     return sorted(orders, key=lambda order: -order.similarity)
+
+
+def axis_turns() -> list[tuple[str, Floats]]:
+    """Return the names of the 24 orders, with their maps from template to scanner."""
+    return [(_name(order), order) for order in _orders()]
 
 
 @cache

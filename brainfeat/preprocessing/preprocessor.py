@@ -185,7 +185,13 @@ class Preprocessor(SubjectPreprocessing):
         present = np.array([name in clean for name in modalities])
         brain_ml = measure_ml(foreground, *placement)
         is_placed = self.alignment != "none"
-        quality = assess_quality(alignment, brain_ml, is_placed=is_placed)
+        quality = assess_quality(
+            alignment,
+            brain_ml,
+            volume=clean[first],
+            modality=first,
+            is_placed=is_placed,
+        )
         quality = quality.with_doubts(overlaid.misfits)
         return PreprocessedSubject(
             data, present, foreground, *placement, quality, overlaid.moves

@@ -10,8 +10,9 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from brainfeat.preprocessing.alignment import DOUBTFUL_SIMILARITY, Alignment
-from brainfeat.volume import Geometry
+from brainfeat.preprocessing.alignment import Alignment
+from brainfeat.preprocessing.brain_checks import find_doubts
+from brainfeat.volume import Geometry, Volume
 
 
 class Quality(NamedTuple):
@@ -41,14 +42,24 @@ class Quality(NamedTuple):
 
 
 def assess_quality(
-    alignment: Alignment, brain_ml: float, *, is_placed: bool = True
+    alignment: Alignment,
+    brain_ml: float,
+    *,
+    volume: Volume | None = None,
+    modality: str | None = None,
+    is_placed: bool = True,
 ) -> Quality:
     """Collect the reasons to doubt that the brain was found whole and alone.
 
+    ``volume`` is that of the alignment, in closest-RAS order, if it is to be checked.
     ``is_placed`` tells whether the encoder's grid follows the registration, or is only
     centred on the brain.
     """
-    doubts = _doubt_similarity(alignment.similarity) if is_placed else []
+    doubts: list[str] = []
+    if is_placed and not alignment.is_registered and volume is None:
+        doubts = ["not aligned to the template, only centred"]
+    elif is_placed and volume is not None and _is_checkable(alignment):
+        doubts = find_doubts(volume, alignment, modality)
     return Quality(float(alignment.similarity), brain_ml, "; ".join(doubts))
 
 
@@ -63,12 +74,5 @@ def measure_ml(
     return float(abs(voxel) * np.count_nonzero(foreground) / 1000.0)
 
 
-def _doubt_similarity(similarity: float) -> list[str]:
-    if math.isnan(similarity):
-        return ["not aligned to the template, only centred"]
-    if similarity < DOUBTFUL_SIMILARITY:
-        return [
-            "perhaps not well aligned to the template, expected a similarity of at "
-            f"least {DOUBTFUL_SIMILARITY}, got {similarity:.2f}"
-        ]
-    return []
+def _is_checkable(alignment: Alignment) -> bool:
+    return alignment.brain is not None or not alignment.is_registered

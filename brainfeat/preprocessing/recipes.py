@@ -305,16 +305,21 @@ class InputRecipe(SubjectPreprocessing):
             data[modalities.index(name)] = values
         present = np.array([name in given for name in modalities])
         geometry, to_scanner = self._to_template(field)
-        quality = self._assess(field.alignment, brain_ml)
+        quality = self._assess(field, brain_ml, next(iter(given)))
         return PreprocessedSubject(
             data, present, foreground, geometry, to_scanner, quality
         )
 
-    def _assess(self, alignment: Alignment, brain_ml: float) -> Quality:
+    def _assess(self, field: ScanField, brain_ml: float, modality: str) -> Quality:
         if self.space == "template" or math.isnan(brain_ml):
-            return Quality(alignment.similarity, brain_ml, "")
-        is_placed = self.aligned != "none"
-        return assess_quality(alignment, brain_ml, is_placed=is_placed)
+            return Quality(field.alignment.similarity, brain_ml, "")
+        return assess_quality(
+            field.alignment,
+            brain_ml,
+            volume=field.sources[0],
+            modality=modality,
+            is_placed=self.aligned != "none",
+        )
 
     def _to_template(self, field: ScanField) -> tuple[Geometry, NDArray[np.float64]]:
         """Return the grid in template mm, and the map from there to the scanner."""

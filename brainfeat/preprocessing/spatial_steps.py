@@ -53,8 +53,9 @@ def _spacing(field: ScanField, step: Spacing) -> ScanField:
     if np.allclose(steps, 1.0, atol=1e-3) and (shape == sizes).all():
         return field
     positions = [np.arange(n) * s for n, s in zip(shape, steps, strict=True)]
-    weights = [_linear(p, n) for p, n in zip(positions, sizes, strict=True)]
-    return field.on_grid(lambda d: _weigh(d, weights), np.diag([*steps, 1.0]))
+    return field.on_grid(
+        lambda data: _interpolate(data, positions), np.diag([*steps, 1.0])
+    )
 
 
 def _resize(field: ScanField, step: Resize) -> ScanField:
@@ -63,10 +64,13 @@ def _resize(field: ScanField, step: Resize) -> ScanField:
     if sizes == tuple(step.shape):
         return field
     steps = np.array(sizes) / np.array(step.shape)
-    kernel = _linear_centered if step.mode == "linear" else _area
-    weights = [kernel(n, m) for n, m in zip(step.shape, sizes, strict=True)]
     to_voxel = np.diag([*steps, 1.0])
     to_voxel[:3, 3] = (steps - 1.0) / 2.0
+    pairs = [*zip(step.shape, sizes, strict=True)]
+    if step.mode == "linear":
+        centers = [_centers(n, size) for n, size in pairs]
+        return field.on_grid(lambda data: _interpolate(data, centers), to_voxel)
+    weights = [_area(n, size) for n, size in pairs]
     return field.on_grid(lambda data: _weigh(data, weights), to_voxel)
 
 
@@ -169,23 +173,31 @@ def _slice_axis(geometry: Geometry) -> int:
     return sizes.index(min(unique)) if unique else int(np.argmax(spacing))
 
 
-def _linear(positions: NDArray[np.floating], size: int) -> NDArray[np.float32]:
-    """Return weights (n, size) that interpolate at positions, clamped to the voxels."""
-    inside = np.clip(positions, 0, size - 1)
-    lower = np.minimum(inside.astype(int), max(size - 2, 0))
-    upper = np.minimum(lower + 1, size - 1)
-    weights = np.zeros((len(positions), size), positions.dtype)
-    rows = np.arange(len(positions))
-    np.add.at(weights, (rows, lower), 1.0 - (inside - lower))
-    np.add.at(weights, (rows, upper), inside - lower)
-    return weights.astype(np.float32)
-
-
-def _linear_centered(n_out: int, size: int) -> NDArray[np.float32]:
+def _centers(n_out: int, size: int) -> NDArray[np.floating]:
+    """Return where the centres of `n_out` new voxels lie among `size` voxels."""
     # Rounded as PyTorch does, with a fused product: it is part of the recipe.
     scale = np.float64(np.float32(size / n_out))
     positions = (np.arange(n_out) + 0.5) * scale - 0.5
-    return _linear(positions.astype(np.float32), size)
+    return positions.astype(np.float32)
+
+
+def _interpolate(
+    data: NDArray[Any], positions: Sequence[NDArray[np.floating]]
+) -> NDArray[np.float32]:
+    """Interpolate linearly at positions along each axis, clamped to the voxels."""
+    if data.flags.f_contiguous and not data.flags.c_contiguous:
+        return _interpolate(data.T, positions[::-1]).T  # in memory order
+    # The axis that shrinks most comes first: later ones have less to do.
+    for axis in sorted(range(3), key=lambda i: len(positions[i]) / data.shape[i]):
+        size = data.shape[axis]
+        inside = np.clip(positions[axis], 0, size - 1)
+        lower = np.minimum(inside.astype(int), max(size - 2, 0))
+        upper = np.minimum(lower + 1, size - 1)
+        shape = [-1 if i == axis else 1 for i in range(3)]
+        above = (inside - lower).astype(np.float32).reshape(shape)
+        first, second = data.take(lower, axis), data.take(upper, axis)
+        data = first * (np.float32(1.0) - above) + second * above
+    return np.asarray(data, np.float32)
 
 
 def _area(n_out: int, size: int) -> NDArray[np.float32]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from brainfeat.checkpoint.checkpoint import Checkpoint
-from brainfeat.exceptions import InputError
+from brainfeat.exceptions import ConfigError, InputError
 from brainfeat.io.paths import expand_home
 from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.pretraining import warm_start
@@ -138,6 +138,7 @@ def pretrain(  # noqa: PLR0913 (the last one is for the command line)
             source: SubjectSource
             if isinstance(data, TrainingSubjects):
                 source = _preprocess(data, config, folder, n_jobs, track)
+                warm_start.check_fit(source, config)
             else:
                 source = data
                 _list_failures(folder, [])
@@ -189,7 +190,13 @@ def _choose_preprocessor(start: Start, folder: Path) -> Preprocessor:
     checkpoint = Checkpoint.load(folder) if start.resumes else start.checkpoint
     if checkpoint is None:
         return Preprocessor()
-    return Preprocessor.from_dict(checkpoint.config.preprocessing)
+    values = checkpoint.config.preprocessing
+    if values.get("kind") == "recipe":
+        raise ConfigError(
+            "init: expected weights whose input a Preprocessor makes, got those of "
+            f"{values.get('name')!r}, whose authors have an input recipe of their own."
+        )
+    return Preprocessor.from_dict(values)
 
 
 def _preprocess(
@@ -250,6 +257,8 @@ def _warn_of_other_preprocessing(source: SubjectSource, start: Start) -> None:
     """Warn of a store whose preprocessing differs from the initial checkpoint's."""
     if start.checkpoint is None or not isinstance(source, VolumeStore) or rank() != 0:
         return
+    if start.checkpoint.config.preprocessing.get("kind") == "recipe":
+        return  # of other settings in any case
     expected, stored = (
         Preprocessor.from_dict(values).to_dict()
         for values in (start.checkpoint.config.preprocessing, source.preprocessing)

@@ -12,6 +12,7 @@ __all__ = [
 
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ from brainfeat.pretraining.ranks import rank, world_size
 from brainfeat.pretraining.run_state import CONFIG_NAME, STATE_NAME
 from brainfeat.pretraining.self_distillation import SelfDistillation
 from brainfeat.pretraining.source import PairedSource, SubjectSource
+from brainfeat.pretraining.store import VolumeStore
 from brainfeat.slabs.grid import SlabGrid
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# In names such as hippocampus_left, ctx-lh-insula and Left-Amygdala.
+_SIDE = re.compile(r"(^|[^a-z])(left|right|lh|rh|l|r)([^a-z]|$)", re.IGNORECASE)
 _FIXED_SIZES = ("embed_dim", "depth", "num_heads", "patch_size", "ffn")
 
 
@@ -204,6 +208,20 @@ def _requirements(
         or not hasattr(data, "draw"),
         "agreement and consistency need data with several acquisitions of a brain: "
         "images, a store or simulated subjects.",
+    )
+    sided = [name for name in data.targets if _SIDE.search(name)]
+    flips = config.views.global_boxes != "whole" and config.views.global_crops.flip > 0
+    yield (
+        config.anatomy_weight == 0 or not sided or not flips,
+        f"mirrored crops would exchange the sides of {', '.join(sided[:3])}; set "
+        "views.global_crops.flip to 0.",
+    )
+    yield (
+        not config.uses_pairs
+        or not isinstance(data, VolumeStore)
+        or data.n_acquisitions > 1,
+        "agreement and consistency compare acquisitions, and the store has one of each "
+        "subject; make a store of the images with n_degraded above 0.",
     )
     n_views = config.batch_size // n_parts * config.views.n_global
     probability = config.views.mask_probability

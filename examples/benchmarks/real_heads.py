@@ -7,7 +7,12 @@ for a head), the volume of the fitted template brain over the reference, and the
 Contrasts of one session are compared by the mean distance between their placements.
 
     python examples/benchmarks/real_heads.py FOLDER [--page heads.png] [--cache FOLDER]
-        [--ixi N] [--only TEXT]
+        [--ixi N] [--only TEXT] [--transforms N] [--negatives N]
+
+`--transforms N` repeats N heads without their skull, with noise in the air, a strong
+bias field, cropped, padded, turned and mirrored. `--negatives N` makes volumes in which
+no whole adult brain lies as the header says from N heads, and counts those without
+doubt.
 """
 
 import argparse
@@ -19,21 +24,24 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from head_negatives import make_negatives
 from head_pictures import Picture, draw, write_page
 from head_scans import Scan, litres, read_manifest, reference_mask
+from head_variants import make_variants
 from numpy.typing import NDArray
 
 from brainfeat import Geometry, Preprocessor, Volume
-from brainfeat.preprocessing.alignment import DOUBTFUL_SIMILARITY, align_to_template
+from brainfeat.preprocessing.alignment import align_to_template
 from brainfeat.preprocessing.head_model import load_depth
 from brainfeat.preprocessing.intensities import repair
-from brainfeat.preprocessing.resampling import resample
+from brainfeat.preprocessing.resampling import reorient_to_ras, resample
 from brainfeat.preprocessing.template import load_template
 
 PREPROCESSOR = Preprocessor()
 # What is aimed at: Dice by modality, and relative errors of volume and scale.
 DICE, DICE_T1W = 0.93, 0.95
 MAX_VOLUME_ERROR, MAX_SCALE_ERROR, MAX_DISTANCE = 0.06, 0.05, 1.5
+MAX_RATIO, MAX_MOVE = 0.05, 1.0  # between variants of one head; mm
 
 
 class Found(NamedTuple):
@@ -85,6 +93,11 @@ def main() -> None:
     measured = [*measure_all(scans, options.cache, pictures)]
     print_sums(measured)
     print_placements(measured)
+    heads = [scan for scan in scans if (scan.modality, scan.brain) == ("T1w", "head")]
+    for scan in heads[: options.transforms]:
+        print_variants(scan, options.cache)
+    if options.negatives:
+        print_negatives(heads[: options.negatives], options.cache, pictures)
     if options.page is not None:
         write_page(pictures, options.page)
         print(f"pictures: {options.page}")
@@ -97,6 +110,8 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--cache", type=Path, help="folder for masks of deepbet")
     parser.add_argument("--ixi", type=int, help="number of scans of IXI; default all")
     parser.add_argument("--only", default="", help="text in the names of files")
+    parser.add_argument("--transforms", type=int, default=0, help="number of heads")
+    parser.add_argument("--negatives", type=int, default=0, help="number of heads")
     return parser.parse_args()
 
 
@@ -114,16 +129,10 @@ def find_brain(volume: Volume, modality: str) -> Found:
         subject.foreground,
         litres(mask),
         brain * scale,
-        subject.similarity,
-        doubt_of(subject.similarity),
+        subject.quality.similarity,
+        subject.quality.doubt,
         seconds,
     )
-
-
-def doubt_of(similarity: float) -> str:
-    if np.isnan(similarity):
-        return "only centred"
-    return "" if similarity >= DOUBTFUL_SIMILARITY else f"similarity {similarity:.2f}"
 
 
 def measure_all(
@@ -214,6 +223,48 @@ def print_placements(measured: Sequence[Measured]) -> None:
             mark = "" if distance <= MAX_DISTANCE else " *"
             names = f"{first.scan.name} {Path(second.scan.name).name}"
             print(f"{distance:5.2f} {names}{mark}")
+
+
+def print_variants(scan: Scan, cache: Path | None) -> None:
+    """Print how the mask and the placement of a head change with how it is stored."""
+    volume = scan.read()
+    reference = reference_mask(scan, volume, cache)
+    if reference is None:
+        return
+    usual = find_brain(volume, scan.modality)
+    print(f"\n{scan.name}: mask {usual.litres:.2f} l; variants: ratio, mm, doubt")
+    for variant in make_variants(volume, reference):
+        found = find_brain(variant.volume, scan.modality)
+        expected = variant.move @ usual.grid_to_scanner @ variant.flip
+        distance = mean_distance(found.grid_to_scanner, expected)
+        ratio = found.litres / usual.litres
+        is_good = abs(ratio - 1.0) <= MAX_RATIO and distance <= MAX_MOVE
+        mark = "" if is_good else "*"
+        text = f"{ratio:6.3f} {distance:6.2f}"
+        print(f"{variant.name:<16} {text} {mark} {found.doubt}", flush=True)
+
+
+def print_negatives(
+    scans: Sequence[Scan], cache: Path | None, pictures: list[Picture]
+) -> None:
+    """Print the doubts about volumes that are no whole, upright, adult heads."""
+    print("\nnegatives")
+    n_silent, n_volumes = 0, 0
+    for scan in scans:
+        volume = scan.read()
+        reference = reference_mask(scan, volume, cache)
+        if reference is None:
+            continue
+        for name, negative in make_negatives(volume, reference):
+            found = find_brain(reorient_to_ras(negative), scan.modality)
+            n_volumes += 1
+            n_silent += not found.doubt
+            print(f"{name:<28} {found.doubt or '* no doubt'}", flush=True)
+            placement = PREPROCESSOR.geometry, found.grid_to_scanner
+            pixels = draw(reorient_to_ras(negative), *placement, found.mask)
+            caption = f"{name}: {found.doubt or 'no doubt'}"
+            pictures.append(Picture(pixels, caption, not found.doubt))
+    print(f"negatives without doubt: {n_silent} of {n_volumes}")
 
 
 def mean_distance(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:

@@ -21,7 +21,7 @@ FOLDER = Path(__file__).parent / "peers"
 
 def rule_state(name):
     """Return tensors for the keys of a list, each drawn from its name."""
-    lines = (FOLDER / f"{name}.tsv").read_text().splitlines()
+    lines = (FOLDER / "keys" / f"{name}.tsv").read_text().splitlines()
     return dict(_tensor(*line.split("\t")) for line in lines)
 
 
@@ -176,7 +176,7 @@ LAYOUTS = {
 
 
 def empty_state(name):
-    lines = (FOLDER / f"{name}.tsv").read_text().splitlines()
+    lines = (FOLDER / "keys" / f"{name}.tsv").read_text().splitlines()
     keys = [line.split("\t") for line in lines]
     return {
         key: torch.ones([int(n) for n in shape.split("x") if n])

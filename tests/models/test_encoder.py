@@ -2,6 +2,7 @@ import dataclasses
 
 import pytest
 import torch
+from torch import nn
 
 from brainfeat.exceptions import InputError
 from brainfeat.models.config import EncoderConfig
@@ -371,3 +372,49 @@ def test_checkpointed_activations_of_packed_slabs_give_the_same_gradient(slabs):
         output.patch_tokens.square().mean().backward()
         gradients.append(encoder.pos_embed.grad.clone())
     torch.testing.assert_close(*gradients)
+
+
+ROTARY = {"positions": "rotary", "num_register_tokens": 3, "norm_eps": 1e-5}
+
+
+@torch.inference_mode()
+def test_rotary_positions_are_the_same_without_the_background():
+    torch.manual_seed(0)
+    sizes = {"embed_dim": 24, "depth": 2, "num_heads": 2, "thickness": 2}
+    config = EncoderConfig(**sizes | ROTARY, background="skipped")
+    encoder = SlabEncoder(config).eval()
+    for parameter in encoder.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    kept = SlabEncoder(dataclasses.replace(config, background="kept")).eval()
+    kept.load_state_dict(encoder.state_dict())
+    slabs = torch.randn(2, 3, config.in_channels, 16, 40)
+    everywhere = torch.ones(2, 3, 2, 5, dtype=torch.bool)
+    for ours, theirs in zip(
+        encoder(slabs, foreground=everywhere), kept(slabs), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    foreground = torch.rand(everywhere.shape) < 0.7
+    changed = (
+        slabs
+        + 9 * (~foreground).repeat_interleave(8, 2).repeat_interleave(8, 3)[:, :, None]
+    )
+    for ours, theirs in zip(
+        encoder(slabs, foreground=foreground),
+        encoder(changed, foreground=foreground),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_rotary_positions_tell_places_apart():
+    torch.manual_seed(0)
+    sizes = {"embed_dim": 24, "depth": 2, "num_heads": 2, "modalities": ("T1w",)}
+    encoder = SlabEncoder(EncoderConfig(**sizes | ROTARY)).eval()
+    assert "pos_embed" not in encoder.state_dict()
+    for parameter in encoder.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    slabs = torch.randn(1, 1, 4, 24, 16)
+    swapped = torch.cat([slabs[..., 8:16, :], slabs[..., :8, :], slabs[..., 16:, :]], 3)
+    before, after = encoder(slabs).patch_tokens, encoder(swapped).patch_tokens
+    assert not torch.allclose(before[0, 0, 0], after[0, 0, 1], atol=1e-3)

@@ -96,5 +96,5 @@ def test_tokens_lie_in_the_middle_of_their_voxels(config, shape, expected):
 
 
 def test_other_kinds_are_refused_where_slabs_are_needed():
-    with pytest.raises(ConfigError, match=r"of kind 'slab' .* 'volume'"):
+    with pytest.raises(ConfigError, match=r"encoder of slabs, .* 'volume'"):
         require_slab_config(VolumeConfig())

@@ -11,7 +11,7 @@ from brainfeat.pretraining.views import ViewConfig
 from brainfeat.slabs.crops import CropConfig
 from brainfeat.slabs.intensity import IntensityConfig
 
-PRESETS = ("small_batch", "large_batch")
+PRESETS = ("small_batch", "large_batch", "agreement")
 CHANGED = PretrainingConfig(
     encoder=EncoderConfig(modalities=("FLAIR",), depth=4, slab_mixing=(1, 3)),
     views=ViewConfig(

@@ -195,3 +195,37 @@ def test_a_wanted_modality_must_exist(cohort, wanted, message):
 def test_a_modality_of_a_store_cannot_be_left_out(store):
     with pytest.raises(ModalityError, match="stored with T2w too"):
         collect(store, wanted=["T1w"])
+
+
+@pytest.fixture
+def labelled(tmp_path, cohort):
+    """Folder with a label map and its table, and the scan that they belong to."""
+    (tmp_path / "dseg.tsv").write_text("index\tname\n17\thippocampus\n")
+    (tmp_path / "sub-1_dseg.nii.gz").write_bytes(b"")
+    return tmp_path, cohort / "sub-1/anat/sub-1_T1w.nii.gz"
+
+
+def test_label_maps_of_a_folder_manifest_and_table_are_the_same(labelled, cohort):
+    folder, scan = labelled
+    manifest = folder / "list.csv"
+    manifest.write_text(
+        "participant_id,T1w,label_map,label_table\n"
+        f"sub-1,{scan},sub-1_dseg.nii.gz,dseg.tsv\n"
+    )
+    columns = {"T1w": [scan], "label_map": [folder / "sub-1_dseg.nii.gz"]}
+    table = pd.DataFrame(columns, index=["sub-1"])
+    collected = [collect(manifest), collect(table), collect(cohort, label_maps=folder)]
+    expected = {
+        "label_map": str(folder / "sub-1_dseg.nii.gz"),
+        "label_table": str(folder / "dseg.tsv"),
+    }
+    for data in collected:
+        assert data.targets == ("hippocampus",)
+        assert data.subjects[0].metadata.items() >= expected.items()
+    assert len(collected[2].subjects) == 3
+    assert collect(cohort).targets == ()
+
+
+def test_label_maps_cannot_be_added_to_a_store(store, labelled):
+    with pytest.raises(InputError, match="store of the images and their label"):
+        collect(store.folder, label_maps=labelled[0])

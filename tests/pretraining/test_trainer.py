@@ -670,6 +670,32 @@ def store(source, tmp_path):
     return VolumeStore(tmp_path)
 
 
+def test_mirrored_crops_do_not_exchange_the_sides_of_structures(
+    source, short_config, tmp_path
+):
+    targets = {"targets": ("cortex", "upright", "hippocampus_left")}
+    sided = type("Sided", (type(source),), targets | {"tissues": ()})()
+    with pytest.raises(ConfigError, match=r"sides of hippocampus_left; .*flip to 0"):
+        train(sided, short_config, output=tmp_path / "run", device=CPU)
+    crops = replace(short_config.views.global_crops, flip=0.0)
+    views = replace(short_config.views, global_crops=crops)
+    config = replace(short_config, views=views, n_steps=1)
+    train(sided, config, output=tmp_path / "run", device=CPU)
+
+
+def test_a_store_of_one_acquisition_each_has_nothing_to_agree(
+    store, pair_config, tmp_path
+):
+    config = replace(
+        pair_config,
+        anatomy_weight=0.0,
+        anatomy_whole_weight=0.0,
+        agreement_teacher="moving_average",
+    )
+    with pytest.raises(ConfigError, match="the store has one of each subject; make"):
+        train(store, config, output=tmp_path / "run", device=CPU)
+
+
 @pytest.mark.slow
 def test_a_store_is_trained_on_with_torch_numpy_and_safetensors_alone(
     store, short_config, tmp_path

@@ -1,3 +1,5 @@
+import json
+import re
 import shutil
 
 import numpy as np
@@ -81,3 +83,8 @@ def test_one_table_is_compared_with_a_baseline(table, tmp_path):
     assert (tmp_path / "compare-untrained.parquet").exists()
     page = (tmp_path / "compare.html").read_text()
     assert "the encoder of table.parquet with random weights" in page
+    seconds = re.findall(r"<th>seconds a volume</th><td[^>]*>([^<]*)<", page)
+    assert [float(text) >= 0.0 for text in seconds] == [True, True]
+    noted = json.loads(table.with_suffix(".json").read_text())
+    assert noted["seconds_per_volume"] > 0.0
+    assert "seconds_per_volume" not in read_embeddings(table)[2]

@@ -10,6 +10,7 @@ import torch
 from brainfeat.exceptions import VolumeError
 from brainfeat.models import threads
 from brainfeat.preprocessing.preprocessor import Preprocessor
+from brainfeat.preprocessing.quality import Quality
 from brainfeat.segmentation.inputs import SegmentationSpace
 from brainfeat.segmentation.network import (
     SegmentationNetwork,
@@ -111,10 +112,18 @@ def test_subjects_come_in_order_with_their_first_image(
     assert [o.unwrap() for o in outcomes] == [flair[0], t1w[1], t1w[2]]
 
 
+class FakeInput(str):
+    """What is read of a subject, whose quality is not known."""
+
+    coarse = SimpleNamespace(quality=None)
+
+
 @pytest.fixture
 def stub():
     """A network that reads the key of a subject, and predicts zero."""
-    space = SimpleNamespace(read=lambda subject: subject.key, modalities=("T1w",))
+    space = SimpleNamespace(
+        read=lambda subject: FakeInput(subject.key), modalities=("T1w",)
+    )
     return SimpleNamespace(
         space=space, device=torch.device("cpu"), probabilities=lambda _: np.zeros(1)
     )
@@ -135,7 +144,7 @@ def test_failure_is_an_outcome_and_others_are_segmented(stub):
     def read(subject):
         if subject.participant_id == "sub-1":
             raise VolumeError("1.nii: cut short.")
-        return subject.key
+        return FakeInput(subject.key)
 
     def probabilities(key):
         if "2.nii" in key:
@@ -152,9 +161,29 @@ def test_failure_is_an_outcome_and_others_are_segmented(stub):
         outcomes[1].unwrap()
 
 
+def test_doubts_are_one_warning_or_failures(stub, caplog):
+    def read(subject):
+        inputs = FakeInput(subject.key)
+        doubt = "" if subject.participant_id == "sub-2" else "far off"
+        inputs.coarse = SimpleNamespace(quality=Quality(0.9, 1400.0, doubt))
+        return inputs
+
+    stub.space.read = read
+    outcomes = segment(stub, make_subjects(4))
+    assert [o.status for o in outcomes] == ["done"] * 4
+    (message,) = caplog.messages
+    assert message.startswith("3 subjects in doubt: 0.nii: far off; 1.nii: far off")
+    outcomes = segment(stub, make_subjects(4), strict=True)
+    assert [o.status for o in outcomes] == ["failed", "failed", "done", "failed"]
+    assert str(outcomes[1].error) == "1.nii: in doubt: far off"
+    assert len(caplog.messages) == 1
+
+
 def test_what_is_done_is_not_read(stub):
     names = []
-    stub.space.read = lambda subject: names.append(subject.participant_id) or "read"
+    stub.space.read = lambda subject: (
+        names.append(subject.participant_id) or FakeInput("read")
+    )
     outcomes = segment(
         stub, make_subjects(3), is_done=lambda s: s.participant_id == "sub-1"
     )
@@ -169,7 +198,7 @@ def test_next_subject_is_read_while_one_is_segmented(stub, monkeypatch):
     def read(subject):
         if subject.participant_id == "sub-1":
             both.wait()  # until the first is being segmented
-        return subject.key
+        return FakeInput(subject.key)
 
     def probabilities(key):
         if "0.nii" in key:

@@ -46,7 +46,7 @@ def test_a_head_without_its_crown_is_in_doubt(head_path, tmp_path):
         for name, volume in (("whole", head), ("crownless", crownless))
     )
     assert read(whole_path)[1].quality.doubt == ""
-    assert "got 0.51" in read(crownless_path)[1].quality.doubt
+    assert read(crownless_path)[1].quality.doubt
 
 
 def test_the_memory_limit_holds(fragment):

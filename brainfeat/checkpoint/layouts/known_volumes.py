@@ -128,6 +128,7 @@ VOLUME_LAYOUTS = (
             "blocks.*.mlp.counts": None,
         },
         settings={
+            "modalities": _MODALITIES,
             "patch_size": (12, 12, 12),
             "volume_size": (96, 108, 96),
             "positions": "rotary",

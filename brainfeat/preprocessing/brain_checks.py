@@ -1,0 +1,265 @@
+"""Reasons to doubt that a whole, adult brain was found as the header describes it.
+
+The limits leave a margin around what real scans of adults show, by
+examples/benchmarks/real_heads.py.
+"""
+
+__all__ = ["find_doubts"]
+
+from collections.abc import Iterator
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from brainfeat.preprocessing.alignment import Alignment, align_to_template
+from brainfeat.preprocessing.axis_orders import axis_turns, rank_axis_orders
+from brainfeat.preprocessing.brain_search import FoundBrain
+from brainfeat.preprocessing.head_model import load_depth
+from brainfeat.preprocessing.resampling import downsample
+from brainfeat.preprocessing.template import load_template
+from brainfeat.volume import Geometry, Volume
+
+Floats = NDArray[np.float64]
+
+_MIN_SIMILARITY = 0.915  # nearly all real scans exceed 0.93
+_CLEAR = 0.955  # no other order of axes is tried
+_MIN_OVERLAP = 0.885  # of the outlines, as a Dice coefficient
+_SCALES = (0.77, 1.05)  # of the template, which is larger than most brains
+_MILLILITRES = (820.0, 2100.0)
+_MIN_IN_VIEW = 0.93  # of the template's brain
+_MIN_BALANCE = 0.9  # smaller over larger half of the brain
+_MIN_ORDER = 0.8  # similarity of another order of axes on the coarse grid
+_MIN_GAIN = 0.05  # by another order of axes
+_MAX_SLICE = 9.0  # mm
+_MAX_FLAT = 0.4  # of neighbouring voxels that are equal, along each axis
+_DEEP = 6.0  # mm below the brain's surface, where neither skull nor air is near
+_SHELL = (-7.0, -3.0)  # mm, between brain and scalp
+_SHELL_HEIGHT = 20.0  # mm of the template, z: above the ears
+_MAX_SHELL = 1.3  # brightness of the skull over the brain's
+# White over grey matter, and white matter over fluid, each at least and at most.
+_CONTRASTS = {
+    "T1w": ((1.0, 9.0), (1.1, np.inf)),
+    "T1ce": ((0.97, 9.0), (1.05, np.inf)),
+    "T2w": ((0.0, 1.06), (0.0, 0.95)),
+    "FLAIR": ((0.6, 1.6), (1.03, np.inf)),
+}
+_N_VOXELS = 20_000  # to compare with their neighbours
+
+
+class _Points(NamedTuple):
+    """Points of the template in mm, and what lies there."""
+
+    inside: Floats  # (n, 3), in the brain
+    depth: Floats  # (n,), mm below its surface
+    tissues: Floats  # (3, n), weights of white matter, grey matter and fluid
+    shell: Floats  # (m, 3), around the upper brain
+
+
+def find_doubts(
+    volume: Volume, alignment: Alignment, modality: str | None = None
+) -> list[str]:
+    """Return why the brain of a volume in closest-RAS order may not be whole or right.
+
+    `alignment` is that of the volume. The contrast is checked for T1w, T1ce, T2w and
+    FLAIR.
+    """
+    brain = alignment.brain
+    doubts = [*_doubt_slices(volume.geometry)]
+    if brain is None:
+        centred = "not aligned to the template, only centred"
+        return [centred, *doubts]
+    doubts += _doubt_fit(alignment, brain)
+    doubts += _doubt_wholeness(volume, alignment, brain)
+    doubts += _doubt_voxels(volume, brain)
+    axes = [*_doubt_axes(brain)]
+    if alignment.similarity < _MIN_SIMILARITY and not axes:
+        axes = [*_search_axes(volume, alignment)]
+    if not doubts and not axes:
+        # Tissues are only where they are expected if nothing else is wrong.
+        doubts += _doubt_contrast(volume, alignment, modality)
+    return [*doubts, *axes]
+
+
+def _doubt_slices(geometry: Geometry) -> Iterator[str]:
+    thickest = max(geometry.spacing)
+    if thickest > _MAX_SLICE:
+        yield f"expected slices of at most {_MAX_SLICE:.0f} mm, got {thickest:.0f} mm"
+
+
+def _doubt_fit(alignment: Alignment, brain: FoundBrain) -> Iterator[str]:
+    if alignment.similarity < _MIN_SIMILARITY:
+        yield (
+            f"expected tissues as in the template (similarity {_MIN_SIMILARITY}), got "
+            f"{alignment.similarity:.2f}"
+        )
+    overlap = _measure_overlap(alignment, brain)
+    if overlap < _MIN_OVERLAP:
+        yield (
+            f"expected the shape of a brain (overlap {_MIN_OVERLAP} with the "
+            f"template), got {overlap:.2f}"
+        )
+    if not _SCALES[0] <= alignment.scale <= _SCALES[1]:
+        yield (
+            f"expected an adult's brain ({_SCALES[0]} to {_SCALES[1]} of the "
+            f"template's size), got {alignment.scale:.2f}"
+        )
+    elif not _MILLILITRES[0] <= brain.ml <= _MILLILITRES[1]:
+        low, high = _MILLILITRES
+        yield f"expected a brain of {low:.0f} to {high:.0f} ml, got {brain.ml:.0f} ml"
+
+
+def _measure_overlap(alignment: Alignment, brain: FoundBrain) -> float:
+    """Return the Dice coefficient of the found brain and the fitted template."""
+    points = _load_points()
+    within = _sample(brain.fraction, alignment, points.inside)
+    found = float(brain.fraction.data.sum()) * _voxel_size(brain.fraction)
+    template = len(points.inside) * _POINT_SPACING**3 * alignment.scale**3
+    common = float(np.nan_to_num(within).mean()) * template
+    return 2.0 * common / max(found + template, 1.0)
+
+
+def _doubt_wholeness(
+    volume: Volume, alignment: Alignment, brain: FoundBrain
+) -> Iterator[str]:
+    points = _load_points().inside
+    in_view = float(np.isfinite(_sample(volume, alignment, points)).mean())
+    if in_view < _MIN_IN_VIEW:
+        yield f"expected a whole brain, got {100 * in_view:.0f} % of it in the image"
+    within = np.nan_to_num(_sample(brain.fraction, alignment, points))
+    left, right = (
+        float(within[points[:, 0] * side > _POINT_SPACING].mean()) for side in (-1, 1)
+    )
+    balance = min(left, right) / max(left, right, 1e-9)
+    if balance < _MIN_BALANCE:
+        name = "left" if left < right else "right"
+        yield (
+            f"expected two equal halves of the brain, got {100 * balance:.0f} % on "
+            f"the {name}"
+        )
+
+
+def _doubt_voxels(volume: Volume, brain: FoundBrain) -> Iterator[str]:
+    flat = _measure_flatness(volume, brain)
+    if flat > _MAX_FLAT:
+        yield (
+            f"expected intensities of a scan, got {100 * flat:.0f} % equal neighbours, "
+            "as in a label or probability map"
+        )
+
+
+def _measure_flatness(volume: Volume, brain: FoundBrain) -> float:
+    """Return the fraction of equal neighbours in the brain, the least of the axes."""
+    inside = np.argwhere(brain.fraction.data > 0.9)
+    affine = brain.fraction.geometry.affine
+    points = inside @ affine[:3, :3].T + affine[:3, 3]
+    points = points[:: 1 + len(points) // _N_VOXELS]
+    to_voxel = np.linalg.inv(volume.geometry.affine)
+    voxels = np.rint(points @ to_voxel[:3, :3].T + to_voxel[:3, 3]).astype(int)
+    is_within = (voxels >= 0) & (voxels < np.array(volume.data.shape) - 1)
+    voxels = voxels[is_within.all(axis=1)]
+    if not len(voxels):
+        return 0.0
+    values = volume.data[tuple(voxels.T)]
+    return min(
+        float(np.mean(volume.data[tuple((voxels + step).T)] == values))
+        for step in np.eye(3, dtype=int)
+    )
+
+
+def _doubt_axes(brain: FoundBrain) -> Iterator[str]:
+    orders = rank_axis_orders(brain)
+    best = orders[0]
+    usual = next(order for order in orders if order.axes == "RAS")
+    if best.similarity > max(_MIN_ORDER, usual.similarity + _MIN_GAIN):
+        yield _name_axes(best.axes, best.similarity, usual.similarity)
+
+
+def _search_axes(volume: Volume, alignment: Alignment) -> Iterator[str]:
+    """Find the brain in every order of axes, if it is not found in the header's."""
+    small = downsample(volume, 4.0)
+    usual = float(np.nan_to_num(alignment.similarity))
+    best_axes, best = "RAS", 0.0
+    for axes, turn in axis_turns():
+        affine = np.eye(4)
+        affine[:3, :3] = turn.T
+        geometry = Geometry(small.geometry.shape, affine @ small.geometry.affine)
+        similarity = align_to_template(Volume(small.data, geometry)).similarity
+        if similarity > best:
+            best_axes, best = axes, similarity
+        if best > _CLEAR:
+            break
+    if best_axes != "RAS" and best > max(_MIN_SIMILARITY, usual + _MIN_GAIN / 2):
+        yield _name_axes(best_axes, best, usual)
+
+
+def _name_axes(axes: str, similarity: float, usual: float) -> str:
+    return (
+        f"the header says RAS, the image fits {axes} better (similarity "
+        f"{similarity:.2f}, not {usual:.2f})"
+    )
+
+
+def _doubt_contrast(
+    volume: Volume, alignment: Alignment, modality: str | None
+) -> Iterator[str]:
+    points = _load_points()
+    values = _sample(volume, alignment, points.inside) - float(volume.data.min())
+    chosen = (points.depth > _DEEP) & np.isfinite(values)
+    weights = points.tissues[:, chosen]
+    white, gray, fluid = weights @ values[chosen] / (weights.sum(axis=1) + 1e-9)
+    shell = _sample(volume, alignment, points.shell) - float(volume.data.min())
+    shell = shell[np.isfinite(shell)]
+    middle = max(float(np.median(values[chosen])), 1e-12)
+    if len(shell) and np.median(shell) > _MAX_SHELL * middle:
+        yield "expected a dark skull, got a bright one, as in CT"
+    elif modality in _CONTRASTS:
+        ratios = white / max(gray, 1e-12), white / max(fluid, 1e-12)
+        for name, ratio, (low, high) in zip(
+            ("grey matter", "fluid"), ratios, _CONTRASTS[modality], strict=True
+        ):
+            if not low <= ratio <= high:
+                yield (
+                    f"expected the contrast of {modality}, got white matter "
+                    f"{ratio:.2f} times as bright as {name}"
+                )
+
+
+_POINT_SPACING = 4.0  # mm
+
+
+@cache
+def _load_points() -> _Points:
+    maps = (
+        load_depth(),
+        load_template("white_matter"),
+        load_template("gray_matter"),
+    )
+    depth, white, gray = (downsample(each, _POINT_SPACING) for each in maps)
+    affine = depth.geometry.affine
+    points = np.argwhere(np.ones(depth.data.shape, bool)) @ affine[:3, :3].T
+    points = points + affine[:3, 3]
+    flat = depth.data.ravel().astype(np.float64)
+    inside = flat >= 0.0
+    tissues = np.stack([white.data.ravel()[inside], gray.data.ravel()[inside]])
+    fluid = np.clip(1.0 - tissues.sum(axis=0), 0.0, 1.0)
+    # Points of nearly one tissue count most.
+    weights = np.vstack([tissues, fluid]).astype(np.float64) ** 4
+    is_shell = (flat > _SHELL[0]) & (flat < _SHELL[1]) & (points[:, 2] > _SHELL_HEIGHT)
+    return _Points(points[inside], flat[inside], weights, points[is_shell])
+
+
+def _sample(volume: Volume, alignment: Alignment, points: Floats) -> Floats:
+    """Return values at template points, NaN outside the volume."""
+    to_voxel = np.linalg.inv(volume.geometry.affine) @ alignment.affine
+    voxels = to_voxel[:3, :3] @ points.T + to_voxel[:3, 3:]
+    values: Floats = ndimage.map_coordinates(
+        volume.data, voxels, np.float64, order=1, cval=np.nan, prefilter=False
+    )
+    return values
+
+
+def _voxel_size(volume: Volume) -> float:
+    return float(abs(np.linalg.det(volume.geometry.affine[:3, :3])))
