@@ -89,10 +89,8 @@ def convert_foreign(
             f"expected transformer blocks or a residual network, of {titles}; got keys "
             f"{list_names(tensors)}."
         )
-    best = max(scores)
-    layout, *others = (
-        layout for layout, score in zip(LAYOUTS, scores, strict=True) if score == best
-    )
+    best, *others = (i for i, score in enumerate(scores) if score == max(scores))
+    layout = LAYOUTS[best]
     try:
         config, converted, note = layout.convert(tensors, num_heads)
     except ConfigError as error:
@@ -101,7 +99,7 @@ def convert_foreign(
         if not others:
             raise
         # Without the embedding of patches, names are those of several libraries.
-        titles = "; ".join(other.title for other in others)
+        titles = "; ".join(LAYOUTS[index].title for index in others)
         raise CheckpointError(f"{error} As near: {titles}.") from error
     return Converted(config, converted, layout.name, note)
 
