@@ -24,7 +24,7 @@ from brainfeat.embedding.subject_encoder import Pooling, SubjectEncoder
 from brainfeat.embedding.tokens import stream_tokens
 from brainfeat.exceptions import ConfigError
 from brainfeat.models.threads import resolve_n_jobs
-from brainfeat.preprocessing.interface import SubjectPreprocessing
+from brainfeat.preprocessing.interface import SubjectPreprocessing, known_fingerprint
 from brainfeat.progress import track
 from brainfeat.subjects.doubts import Assessed, report_doubts
 from brainfeat.subjects.failures import describe_failures, release_frames
@@ -196,7 +196,7 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
             table = read_subjects(X, encoder.checkpoint, self.modality, usable=usable)
             self.modalities_ = table.modalities
         self.checkpoint_fingerprint_ = encoder.checkpoint.fingerprint
-        self.preprocessing_fingerprint_ = _fingerprint(encoder.preprocessor)
+        self.preprocessing_fingerprint_ = known_fingerprint(encoder.preprocessor)
         self.region_names_ = encoder.region_names
         self._pooling = encoder.pooling
         self._atlas = encoder.atlas_fingerprint
@@ -279,10 +279,8 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
 
         Raises
         ------
-        CheckpointError, ConfigError
-            As for `transform`, or if an option has an impossible value.
-        InputError, ModalityError, VolumeError
-            As for `transform`.
+        CheckpointError, ConfigError, InputError, ModalityError, VolumeError
+            As for `transform`; ConfigError also if an option has an impossible value.
         """
         encoder, table = self.read_subjects(X)
         dim = encoder.checkpoint.config.encoder.embed_dim
@@ -388,7 +386,7 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
     def _check_unchanged(self, encoder: SubjectEncoder) -> None:
         fingerprint = encoder.checkpoint.fingerprint
         check_fingerprint(self.checkpoint, self.checkpoint_fingerprint_, fingerprint)
-        if _fingerprint(encoder.preprocessor) != self.preprocessing_fingerprint_:
+        if known_fingerprint(encoder.preprocessor) != self.preprocessing_fingerprint_:
             raise ConfigError("preprocessor: changed since fit; fit again.")
         if encoder.pooling != self._pooling:
             raise ConfigError(
@@ -398,10 +396,3 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         regions = encoder.region_names, encoder.atlas_fingerprint
         if regions != (self.region_names_, self._atlas):
             raise ConfigError("labels_img: its regions changed since fit; fit again.")
-
-
-def _fingerprint(preprocessor: SubjectPreprocessing) -> str | None:
-    try:
-        return preprocessor.fingerprint
-    except ConfigError:
-        return None

@@ -1,6 +1,11 @@
 """What every preprocessing of a subject offers, and maps between its spaces."""
 
-__all__ = ["AlignmentMode", "SubjectPreprocessing", "adding_source"]
+__all__ = [
+    "AlignmentMode",
+    "SubjectPreprocessing",
+    "adding_source",
+    "known_fingerprint",
+]
 
 import os
 from abc import ABC, abstractmethod
@@ -13,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brainfeat.configs import JsonConfig
-from brainfeat.exceptions import VolumeError
+from brainfeat.exceptions import ConfigError, VolumeError
 from brainfeat.preprocessing import brain_mask as masks
 from brainfeat.preprocessing.preprocessed import PreprocessedSubject
 from brainfeat.preprocessing.resampling import (
@@ -159,3 +164,11 @@ def adding_source(volume: Volume, modality: str) -> Iterator[None]:
         yield
     except VolumeError as error:
         raise type(error)(f"{volume.path or modality}: {error}") from error
+
+
+def known_fingerprint(preprocessor: SubjectPreprocessing) -> str | None:
+    """Return the fingerprint; None if a brain mask is a function without a name."""
+    try:
+        return preprocessor.fingerprint
+    except ConfigError:
+        return None
