@@ -8,7 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from brainfeat.checkpoint import Checkpoint
+from brainfeat.checkpoint.config import CheckpointConfig
 from brainfeat.io.volumes import write_volume
+from brainfeat.models.volume_config import VolumeConfig
+from brainfeat.preprocessing.known_recipes import recipe_settings
 from brainfeat.volume import Volume
 
 ROOT = Path(__file__).parent.parent
@@ -41,6 +45,35 @@ def test_any_contrast_gives_one_finite_vector_of_one_length(small_brain, tmp_pat
         shapes.add(vector.shape)
     assert len(shapes) == 1
     assert len(shapes.pop()) == 1
+
+
+@pytest.mark.slow
+def test_encoders_with_a_recipe_of_their_authors_are_taken(
+    small_brain, tmp_path, monkeypatch
+):
+    encoder = VolumeConfig(
+        modalities=("T1w", "FLAIR"),
+        embed_dim=64,
+        depth=1,
+        num_heads=1,
+        patch_size=(16, 16, 16),
+        volume_size=(112, 112, 112),
+        has_cls_token=True,
+        feature="cls",
+    )
+    config = CheckpointConfig(
+        encoder=encoder,
+        preprocessing=recipe_settings("3dino"),
+        pooling="default",
+        missing_modalities=True,
+        trained=False,
+    )
+    folder = Checkpoint.untrained(config).save(tmp_path / "encoder")
+    monkeypatch.setenv("BRAINFEAT_CHECKPOINT", str(folder))
+    write_volume(small_brain, tmp_path / "x.nii.gz")
+    result = run(tmp_path, "--input", "x.nii.gz", "--output", "y.npy")
+    assert result.returncode == 0, result.stderr
+    assert np.load(tmp_path / "y.npy").shape == (64,)
 
 
 @pytest.mark.slow

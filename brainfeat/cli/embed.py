@@ -240,20 +240,11 @@ def _embed_inputs(
     """Embed the inputs, or a shard of them, into a table, and show the progress."""
     from brainfeat.checkpoint.locate import absolute_source
     from brainfeat.tables import runs
-    from brainfeat.tables.formats import find_format
     from brainfeat.tables.provenance import describe_encoder
     from brainfeat.tables.vector_file import embed_to_vector
 
     is_vector = output.suffix == ".npy"
-    if not is_vector:
-        find_format(output)
-    elif shard is not None:
-        raise InputError("--shard: expected a table as output, got a .npy file.")
-    if options.overwrite and _is_among(inputs, output):
-        raise InputError(f"{output}: is an input, too; choose another output name.")
-    check_output(output)
-    if options.cache is not None:
-        check_output(Path(options.cache), is_folder=True)
+    _check_paths(inputs, output, options, shard=shard)
     begin_log(encoder_options.device_names, log_file)
     encoder = encoder_options.spec.build()
     manifest = choice.collect(inputs, encoder.modalities)
@@ -286,6 +277,27 @@ def _embed_inputs(
             on_event=display,
             distribution=distribution,
         )
+
+
+def _check_paths(
+    inputs: Sequence[str],
+    output: Path,
+    options: "RunOptions",
+    *,
+    shard: "Shard | None",
+) -> None:
+    """Check what the names of output and cache say, before anything is read."""
+    from brainfeat.tables.formats import find_format
+
+    if output.suffix != ".npy":
+        find_format(output)
+    elif shard is not None:
+        raise InputError("--shard: expected a table as output, got a .npy file.")
+    if options.overwrite and _is_among(inputs, output):
+        raise InputError(f"{output}: is an input, too; choose another output name.")
+    check_output(output)
+    if options.cache is not None:
+        check_output(Path(options.cache), is_folder=True)
 
 
 def _check_is_one(manifest: "Manifest", output: Path) -> None:

@@ -279,10 +279,8 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
 
         Raises
         ------
-        CheckpointError, ConfigError
-            As for `transform`, or if an option has an impossible value.
-        InputError, ModalityError, VolumeError
-            As for `transform`.
+        CheckpointError, ConfigError, InputError, ModalityError, VolumeError
+            As for `transform`; ConfigError also if an option has an impossible value.
         """
         encoder, table = self.read_subjects(X)
         dim = encoder.checkpoint.config.encoder.embed_dim

@@ -20,7 +20,7 @@ from brainfeat.evaluation.shared_rows import (
 )
 from brainfeat.evaluation.sites import associate_sites
 from brainfeat.evaluation.tasks import Kind, read_labels
-from brainfeat.exceptions import InputError, LeakageWarning
+from brainfeat.exceptions import InputError, LeakageWarning, list_names
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.intp]
@@ -72,7 +72,10 @@ def match_rows(
 ) -> ComparedRows:
     """Find the rows that all embeddings and the labels have."""
     if not isinstance(embeddings, Mapping) or not embeddings:
-        raise InputError("embeddings: expected a dict of names to features, got none.")
+        got = "an empty one" if embeddings == {} else type(embeddings).__name__
+        raise InputError(
+            f"embeddings: expected a dict of names to features, got {got}."
+        )
     features = {
         str(name): read_features(str(name), x) for name, x in embeddings.items()
     }
@@ -86,7 +89,7 @@ def match_rows(
         features = {n: x[shared.positions[n]] for n, x in features.items()}
         n_others = shared.n_others
     else:
-        known = _check_lengths(features, given)
+        known = _check_lengths(features, _read_participants(embeddings) | given)
         n_others = dict.fromkeys(features, 0)
     n_rows = len(known["y"])
     is_used = pd.Series(known["y"], dtype=object).notna().to_numpy(dtype=np.bool_)
@@ -94,9 +97,11 @@ def match_rows(
         is_used = is_used & np.isfinite(values).all(axis=1)
     rows = np.flatnonzero(is_used)
     if not len(rows):
+        empty = [n for n, x in features.items() if not np.isfinite(x).all(axis=1).any()]
+        which = f"; {list_names(empty)} has no finite row" if empty else ""
         raise InputError(
             "y: expected rows with a label and finite features, got none among "
-            f"{n_rows}."
+            f"{n_rows}{which}."
         )
     chosen = {name: [values[i] for i in rows] for name, values in known.items()}
     return ComparedRows(
@@ -106,6 +111,14 @@ def match_rows(
         chosen.get("site"),
         {name: n_rows - len(rows) + others for name, others in n_others.items()},
     )
+
+
+def _read_participants(embeddings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the subjects of the first table that names them, else nothing."""
+    for table in embeddings.values():
+        if isinstance(table, pd.DataFrame) and "participant_id" in table:
+            return {"groups": table["participant_id"]}
+    return {}
 
 
 def _check_lengths(

@@ -21,7 +21,11 @@ from brainfeat.configs import JsonConfig
 from brainfeat.exceptions import ConfigError, VolumeError
 from brainfeat.preprocessing import brain_mask as masks
 from brainfeat.preprocessing.preprocessed import PreprocessedSubject
-from brainfeat.preprocessing.resampling import reorient_to_ras, resample
+from brainfeat.preprocessing.resampling import (
+    reorient_to_ras,
+    resample,
+    resample_native,
+)
 from brainfeat.volume import Geometry, Volume
 
 AlignmentMode = Literal["none", "rigid", "affine"]
@@ -113,7 +117,7 @@ class SubjectPreprocessing(JsonConfig, ABC):
         to_grid = np.linalg.inv(subject.grid_to_scanner).astype(np.float64)
         kind: Literal["linear", "nearest"] = "linear" if is_score else "nearest"
         on_grid = Volume(values, subject.geometry)
-        samples = resample(on_grid, native, to_grid, interpolation=kind)
+        samples = resample_native(on_grid, native, to_grid, interpolation=kind)
         return Volume(samples, native)
 
     def mask_path(self, path: str | os.PathLike[str] | None) -> Path | None:
@@ -163,7 +167,7 @@ def adding_source(volume: Volume, modality: str) -> Iterator[None]:
 
 
 def known_fingerprint(preprocessor: SubjectPreprocessing) -> str | None:
-    """Return the fingerprint; None if the brain mask cannot be imported by name."""
+    """Return the fingerprint; None if a brain mask is a function without a name."""
     try:
         return preprocessor.fingerprint
     except ConfigError:

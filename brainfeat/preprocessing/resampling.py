@@ -10,6 +10,7 @@ __all__ = [
     "downsample",
     "reorient_to_ras",
     "resample",
+    "resample_native",
     "run_on_one_thread",
     "to_sitk",
 ]
@@ -129,6 +130,30 @@ def resample(
     image = run_on_one_thread(resampler, to_sitk(volume))
     samples: NDArray[Any] = sitk.GetArrayFromImage(image).T
     return samples.view(bool) if volume.data.dtype == bool else samples
+
+
+def resample_native(
+    volume: Volume,
+    native: Geometry,
+    native_to_scanner: Affine,
+    *,
+    interpolation: Literal["linear", "nearest"] = "linear",
+) -> NDArray[Any]:
+    """Sample a volume as `resample` does, the same in any order of the grid's axes.
+
+    Points on the very edge of the volume are inside or outside by rounding, which
+    differs between orders: they are sampled in closest-RAS order.
+    """
+    blank = Volume(np.broadcast_to(np.float32(0.0), native.shape), native)
+    grid = reorient_to_ras(blank).geometry
+    samples = resample(volume, grid, native_to_scanner, interpolation=interpolation)
+    orientations = (
+        nib.orientations.io_orientation(affine)
+        for affine in (grid.affine, native.affine)
+    )
+    back = nib.orientations.ornt_transform(*orientations)
+    result: NDArray[Any] = nib.orientations.apply_orientation(samples, back)
+    return result
 
 
 def run_on_one_thread(image_filter: Any, *images: sitk.Image) -> Any:

@@ -10,31 +10,27 @@ from pathlib import Path
 
 import numpy as np
 
-from brainfeat import BrainFoundEmbedder, Checkpoint, Preprocessor, read_volume
+from brainfeat import BrainFoundEmbedder, Checkpoint
 from brainfeat.exceptions import BrainfeatError
 
 CHECKPOINT = os.environ.get("BRAINFEAT_CHECKPOINT", "brainfound-tiny")
 
 
-def find_modality(path: Path) -> str:
-    """Return the modality of the encoder whose model of a head the scan fits best."""
-    checkpoint = Checkpoint.load(CHECKPOINT)
-    modalities = checkpoint.config.encoder.modalities
-    if len(modalities) == 1:
-        return modalities[0]
-    preprocessor = Preprocessor.from_dict(checkpoint.config.preprocessing)
-    volume = read_volume(path)
-    similarity = {
-        name: preprocessor.apply({name: volume}, modalities).quality.similarity
-        for name in modalities
-    }
-    return max(similarity, key=lambda name: np.nan_to_num(similarity[name], nan=-1.0))
-
-
 def embed(path: Path) -> np.ndarray:
-    """Return the finite vector of one scan; its length depends on the checkpoint."""
+    """Return the finite vector of one scan; its length depends on the checkpoint.
+
+    A contrast that the file's name does not say, as in ``scan_T2w.nii.gz``, is taken
+    for the first one that the encoder knows.
+    """
+    config = Checkpoint.load(CHECKPOINT).config
+    modalities = config.encoder.modalities
+    named = path.name.partition(".")[0].rpartition("_")[2]
     embedder = BrainFoundEmbedder(
-        CHECKPOINT, modality=find_modality(path), device="cpu", n_jobs=1
+        CHECKPOINT,
+        pooling=config.pooling,
+        modality=named if named in modalities else modalities[0],
+        device="cpu",
+        n_jobs=1,
     )
     return embedder.fit_transform([str(path)])[0]
 

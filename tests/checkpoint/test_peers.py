@@ -205,6 +205,22 @@ def test_half_the_keys_name_the_nearest_layout_and_what_is_missing(name):
     assert not {*listed} & {key.removeprefix("backbone.") for key in kept}
 
 
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_sizes_of_half_a_file_do_not_make_the_other_half_misshaped(name):
+    state = empty_state(name)
+    with pytest.raises(CheckpointError, match="missing keys") as error:
+        convert_foreign({key: state[key] for key in [*state][::2]})
+    assert "misshaped" not in str(error.value)
+
+
+def test_layouts_that_are_as_near_are_all_named():
+    state = empty_state("3dino_small")
+    kept = {k: v for k, v in state.items() if "patch_embed.proj.weight" not in k}
+    del kept["backbone.pos_embed"]
+    with pytest.raises(CheckpointError, match=r"DINOv2 of Meta.*As near: .*3DINO"):
+        convert_foreign(kept)
+
+
 @pytest.mark.parametrize("name", ["brainiac_small", "neurojepa_small"])
 def test_no_missing_or_misshaped_tensor_goes_unnoticed(name):
     state = empty_state(name)

@@ -120,6 +120,14 @@ def test_tables_of_different_rows_are_joined(rng):
     assert (result.learning_curve["n_subjects"].unique() == [10, 20]).all()
 
 
+def test_a_table_beside_an_array_groups_the_rows_of_its_subjects(rng):
+    y = np.repeat(np.arange(30) % 2, 2)
+    names = np.repeat([f"{n:02d}" for n in range(30)], 2)
+    table = pd.DataFrame(draw(rng, y)).add_prefix("emb_").assign(participant_id=names)
+    result = compare_embeddings({"array": draw(rng, y), "table": table}, y, **FAST)
+    assert (result.n_rows, result.n_subjects) == (60, 30)
+
+
 def test_learning_curve_rises_and_draws_are_shared(pair):
     embeddings, y = pair
     curve = compare_embeddings({**embeddings, "same": embeddings["good"]}, y, **FAST)
@@ -154,7 +162,9 @@ def test_one_scan_under_two_names_is_reported(pair):
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"embeddings": {}}, InputError, "embeddings: expected a dict"),
+        ({"embeddings": {}}, InputError, "expected a dict .* got none"),
+        ({"embeddings": [1]}, InputError, "expected a dict .* got list"),
+        ({"embeddings": {"a": [[np.nan]] * 75}}, InputError, "a has no finite row"),
         ({"y": [0, 1]}, InputError, "y: expected 75 rows, as good has, got 2"),
         ({"groups": [0, 1]}, InputError, "groups: expected 75 rows"),
         ({"y": [None] * 75}, InputError, "y: expected rows with a label"),

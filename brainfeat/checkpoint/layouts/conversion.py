@@ -89,11 +89,18 @@ def convert_foreign(
             f"expected transformer blocks or a residual network, of {titles}; got keys "
             f"{list_names(tensors)}."
         )
-    layout = LAYOUTS[scores.index(max(scores))]
+    best, *others = (i for i, score in enumerate(scores) if score == max(scores))
+    layout = LAYOUTS[best]
     try:
         config, converted, note = layout.convert(tensors, num_heads)
     except ConfigError as error:
         raise CheckpointError(f"nearest layout {layout.title}: {error}") from error
+    except CheckpointError as error:
+        if not others:
+            raise
+        # Without the embedding of patches, names are those of several libraries.
+        titles = "; ".join(LAYOUTS[index].title for index in others)
+        raise CheckpointError(f"{error} As near: {titles}.") from error
     return Converted(config, converted, layout.name, note)
 
 

@@ -24,6 +24,7 @@ from brainfeat.models.transfer import KeyProblems, parameter_shapes
 from brainfeat.models.volume_config import VolumeConfig
 
 _Shape = tuple[int, ...]
+_EXPERT = re.compile(r"\.mlp\.experts\.\d+\.fc1\.")
 _CROSS_ATTENTION = "cross_attn"
 _NOTE = (
     "Its {} parameters of cross-attention, which MONAI 1.4 and later export, are not "
@@ -109,7 +110,7 @@ class VolumeLayout:
         depth = count_blocks(shapes)
         blocks = [f"blocks.{index}." for index in range(depth)]
         dim = majority(shapes.get(name, ()) for name in list_norms(depth))
-        hidden = majority(shapes.get(f"{block}mlp.fc1.weight", ()) for block in blocks)
+        hidden = majority(s for n, s in shapes.items() if ".mlp.fc1." in n)
         sizes: dict[str, Any] = {
             "embed_dim": dim,
             "depth": depth,
@@ -118,12 +119,14 @@ class VolumeLayout:
             "qkv_bias": any(f"{block}attn.qkv.bias" in shapes for block in blocks),
             "experts": self._infer_experts(shapes, dim, depth),
         }
-        kernel = shapes.get("patch_embed.0.proj.weight", ())
-        if len(kernel) == 5:
-            sizes["patch_size"] = kernel[2:]
-        if "patch_embed.0.pos_embed" in shapes:
-            table = (*shapes["patch_embed.0.pos_embed"], 0, 0)
-            n_patches = table[1] - self.has_class_position
+        indices = range(len(self.streams))
+        kernels = [shapes.get(f"patch_embed.{i}.proj.weight", ()) for i in indices]
+        for kernel in kernels:
+            if len(kernel) == 5:
+                sizes["patch_size"] = kernel[2:]
+        tables = [shapes.get(f"patch_embed.{i}.pos_embed", ()) for i in indices]
+        if any(tables):
+            n_patches = majority(t[1:] for t in tables) - self.has_class_position
             edge = max(round(max(n_patches, 1) ** (1 / 3)), 1)
             patch_size = sizes.get("patch_size", (16, 16, 16))
             sizes["volume_size"] = tuple(edge * length for length in patch_size)
@@ -136,16 +139,16 @@ class VolumeLayout:
             return None
         gates = {i: f"blocks.{i}.mlp.router.proj.weight" for i in range(depth)}
         gates = {index: name for index, name in gates.items() if name in shapes}
-        experts = [f"blocks.{index}.mlp.experts.0.fc1.weight" for index in gates]
-        shared = [f"blocks.{index}.mlp.shared.fc1.weight" for index in gates]
         if not gates:
             return None
         gated = [shapes[name] for name in gates.values()]
+        experts = [s for n, s in shapes.items() if _EXPERT.search(n)]
+        shared = [s for n, s in shapes.items() if ".mlp.shared.fc1." in n]
         return ExpertConfig(
             blocks=tuple(gates),
             num_experts=majority(gated),
-            hidden_dim=majority(shapes.get(name, ()) for name in experts) or 1,
-            shared_dim=majority(shapes.get(name, ()) for name in shared) or 1,
+            hidden_dim=majority(experts) or 1,
+            shared_dim=majority(shared) or 1,
             num_tokens=max(majority(shape[1:] for shape in gated) // max(dim, 1), 1),
             **self.experts,
         )
