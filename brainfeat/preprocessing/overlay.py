@@ -4,6 +4,7 @@ __all__ = ["Misfit", "Overlaid", "Overlay", "lay_over"]
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -141,7 +142,7 @@ class Overlay:
 
     def coregister(self, volume: Volume) -> Affine:
         """Return the rigid map from the first volume's mm to those of another."""
-        return self._find(volume, np.eye(4)).move
+        return self._find(downsample(volume, _SPACING), np.eye(4)).move
 
     def describe_misfit(
         self, volume: Volume, sampled: NDArray[np.float32], move: Affine
@@ -153,10 +154,11 @@ class Overlay:
         levels = to_levels(sampled[self.steps])
         if not self._is_suspect(levels):
             return None
-        here = self._measure(volume, move)
-        best = self._find(volume, move)
+        small = downsample(volume, _SPACING)
+        here = self._measure(small, move)
+        best = self._find(small, move)
         for axis, name in enumerate(_FLIPS):
-            flipped = Volume(np.flip(volume.data, axis), volume.geometry)
+            flipped = Volume(np.flip(small.data, axis), small.geometry)
             information = self._find(flipped, np.eye(4)).information
             if information > _MIN_FLIP_GAIN * max(best.information, here.information):
                 return Misfit(f"seems to be flipped {name} against", False)
@@ -176,13 +178,9 @@ class Overlay:
         return agree_on_sides(self.levels, levels) < _MIN_SIDES
 
     def _find(self, volume: Volume, move: Affine) -> _Found:
-        """Register a volume from its place and from the centres of both heads."""
-        first, second = (
-            find_center(downsample(item, _CENTER_SPACING))
-            for item in (self.volume, volume)
-        )
+        """Register a volume of about 4 mm from its place and from the heads' centres."""
         centred = np.eye(4)
-        centred[:3, 3] = second - first
+        centred[:3, 3] = _find_center(volume) - _find_center(self._small)
         starts = (start @ self._turn(p) for start in (move, centred) for p in _PITCHES)
         measured = [self._measure(volume, start) for start in starts]
         best = max(measured, key=lambda found: found.information)
@@ -203,7 +201,7 @@ class Overlay:
 
     def _register(self, volume: Volume, start: Affine) -> Affine:
         """Refine a rigid map by mutual information."""
-        fixed, moving = self._crop_first(), downsample(volume, _SPACING)
+        fixed, moving = self._cropped, volume
         transform = sitk.Euler3DTransform()
         center = self._points.mean(axis=0)
         angles = Rotation.from_matrix(start[:3, :3]).as_euler("ZXY")
@@ -221,8 +219,14 @@ class Overlay:
         move[:3, 3] = center + transform.GetTranslation() - move[:3, :3] @ center
         return move
 
-    def _crop_first(self) -> Volume:
-        small = downsample(self.volume, _SPACING)
+    @cached_property
+    def _small(self) -> Volume:
+        return downsample(self.volume, _SPACING)
+
+    @cached_property
+    def _cropped(self) -> Volume:
+        """The first volume in the box."""
+        small = self._small
         to_voxel = np.linalg.inv(small.geometry.affine)
         voxels = self._points @ to_voxel[:3, :3].T + to_voxel[:3, 3]
         start = np.floor(voxels.min(axis=0)).astype(int)
@@ -248,6 +252,10 @@ class Overlay:
         angle = np.degrees(Rotation.from_matrix(move[:3, :3]).magnitude())
         turned = f" and {angle:.0f} degrees" if angle >= 5.0 else ""
         return Misfit(f"lies {distance:.0f} mm{turned} from", True)
+
+
+def _find_center(volume: Volume) -> NDArray[np.float64]:
+    return find_center(downsample(volume, _CENTER_SPACING))
 
 
 def _registration(transform: Any) -> Any:
