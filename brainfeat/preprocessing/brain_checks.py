@@ -29,10 +29,10 @@ from brainfeat.volume import Geometry, Volume
 
 Floats = NDArray[np.float64]
 
-_MIN_SIMILARITY = 0.905  # real scans have 0.93 and more
+_MIN_SIMILARITY = 0.91  # real scans have 0.935 and more, spheres 0.905
 _MIN_OVERLAP = 0.885  # of the outlines, as a Dice coefficient
-_SCALES = (0.77, 1.05)  # of the template, which is larger than most brains
-_MILLILITRES = (820.0, 2100.0)
+_SCALES = (0.77, 1.13)  # of the template, which is larger than most brains
+_MILLILITRES = (820.0, 2450.0)
 _MIN_IN_VIEW = 0.93  # of the template's brain
 _MIN_BALANCE = 0.9  # smaller over larger half of the brain
 _MIN_ORDER = 0.8  # similarity of another order of axes on the coarse grid
