@@ -1,6 +1,6 @@
 """Compare a brain with the template in every order of axes."""
 
-__all__ = ["AxisOrder", "axis_turns", "rank_axis_orders"]
+__all__ = ["AxisOrder", "axis_turns", "guess_axis_orders", "rank_axis_orders"]
 
 from functools import cache
 from itertools import permutations, product
@@ -10,12 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brainfeat.preprocessing.brain_search import FoundBrain
+from brainfeat.preprocessing.foreground import find_head
 from brainfeat.preprocessing.head_model import load_brain_model
+from brainfeat.preprocessing.resampling import downsample
+from brainfeat.volume import Volume
 
 Floats = NDArray[np.float64]
 
 _MODEL = (12.0, 12.0)  # spacing and reach in mm
 _PITCHES = (-0.25, 0.0, 0.25)
+_HEAD_SPACING = 8.0  # mm, where the axes of a whole head are guessed
+_EDGE = 16.0  # mm, where a neck leaves the image
 
 
 class AxisOrder(NamedTuple):
@@ -51,6 +56,51 @@ def rank_axis_orders(brain: FoundBrain) -> list[AxisOrder]:
 def axis_turns() -> list[tuple[str, Floats]]:
     """Return the names of the 24 orders, with their maps from template to scanner."""
     return [(_name(order), order) for order in _orders()]
+
+
+def guess_axis_orders(volume: Volume) -> list[str]:
+    """Guess orders of axes of a whole head, the likeliest first, by its outer form.
+
+    Its halves mirror each other along one axis of the scanner, and its neck leaves the
+    image on one side of the others; front and back stay open.
+    """
+    small = downsample(volume, _HEAD_SPACING)
+    across = int(np.argmax([_measure_mirror(small.data, axis) for axis in range(3)]))
+    head = find_head(small.data)
+    areas = {}
+    for axis in {0, 1, 2} - {across}:
+        for sign in (-1, 1):
+            areas[axis, sign] = _measure_edge(small, head, axis, sign)
+    guesses = []
+    for axis, sign in sorted(areas, key=lambda side: -areas[side]):
+        for name, order in axis_turns():
+            if order[across, 0] and order[axis, 2] == -sign:
+                guesses.append(name)
+    return guesses
+
+
+def _measure_mirror(data: NDArray[np.float32], axis: int) -> float:
+    """Return the correlation with the mirror image, at the best plane."""
+    planes = np.moveaxis(data, axis, 0).reshape(data.shape[axis], -1)
+    planes = planes - planes.mean()
+    products = planes @ planes.T
+    n_planes, total = len(products), max(float(np.trace(products)), 1e-12)
+    middle = n_planes // 2
+    mirrored = products[:, ::-1]
+    return max(float(np.trace(mirrored, k)) for k in range(-middle, middle + 1)) / total
+
+
+def _measure_edge(
+    volume: Volume, head: NDArray[np.bool_], axis: int, sign: int
+) -> float:
+    """Return the largest area of the head in the outermost slices of one side."""
+    n_slices = max(1, round(_EDGE / volume.geometry.spacing[axis]))
+    planes = np.moveaxis(head, axis, 0)
+    known = np.flatnonzero(np.moveaxis(volume.data != 0.0, axis, 0).any(axis=(1, 2)))
+    planes = planes[known] if len(known) else planes
+    edge = planes[-n_slices:] if sign > 0 else planes[:n_slices]
+    area = volume.geometry.spacing[axis - 1] * volume.geometry.spacing[axis - 2]
+    return float(edge.sum(axis=(1, 2)).max()) * area
 
 
 @cache

@@ -14,25 +14,31 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from brainfeat.preprocessing.alignment import Alignment, align_to_template
-from brainfeat.preprocessing.axis_orders import axis_turns, rank_axis_orders
-from brainfeat.preprocessing.brain_search import FoundBrain
+from brainfeat.preprocessing.alignment import Alignment
+from brainfeat.preprocessing.axis_orders import (
+    AxisOrder,
+    axis_turns,
+    guess_axis_orders,
+    rank_axis_orders,
+)
+from brainfeat.preprocessing.brain_search import FoundBrain, find_brain
 from brainfeat.preprocessing.head_model import load_depth
-from brainfeat.preprocessing.resampling import downsample
+from brainfeat.preprocessing.resampling import downsample, reorient_to_ras
 from brainfeat.preprocessing.template import load_template
 from brainfeat.volume import Geometry, Volume
 
 Floats = NDArray[np.float64]
 
-_MIN_SIMILARITY = 0.915  # nearly all real scans exceed 0.93
-_CLEAR = 0.955  # no other order of axes is tried
+_MIN_SIMILARITY = 0.91  # real scans have 0.935 and more, spheres 0.905
 _MIN_OVERLAP = 0.885  # of the outlines, as a Dice coefficient
-_SCALES = (0.77, 1.05)  # of the template, which is larger than most brains
-_MILLILITRES = (820.0, 2100.0)
+_SCALES = (0.77, 1.13)  # of the template, which is larger than most brains
+_MILLILITRES = (820.0, 2450.0)
 _MIN_IN_VIEW = 0.93  # of the template's brain
 _MIN_BALANCE = 0.9  # smaller over larger half of the brain
 _MIN_ORDER = 0.8  # similarity of another order of axes on the coarse grid
+_MIN_FOUND_ORDER = 0.85  # of a brain that is found in that order; mostly 0.9
 _MIN_GAIN = 0.05  # by another order of axes
+_N_GUESSES = 2  # a fit takes as long as a tenth of the preprocessing
 _MAX_SLICE = 9.0  # mm
 _MAX_FLAT = 0.4  # of neighbouring voxels that are equal, along each axis
 _DEEP = 6.0  # mm below the brain's surface, where neither skull nor air is near
@@ -41,10 +47,10 @@ _SHELL_HEIGHT = 20.0  # mm of the template, z: above the ears
 _MAX_SHELL = 1.3  # brightness of the skull over the brain's
 # White over grey matter, and white matter over fluid, each at least and at most.
 _CONTRASTS = {
-    "T1w": ((1.0, 9.0), (1.1, np.inf)),
-    "T1ce": ((0.97, 9.0), (1.05, np.inf)),
-    "T2w": ((0.0, 1.06), (0.0, 0.95)),
-    "FLAIR": ((0.6, 1.6), (1.03, np.inf)),
+    "T1w": ((0.93, 9.0), (1.08, np.inf)),
+    "T1ce": ((0.92, 9.0), (1.03, np.inf)),
+    "T2w": ((0.0, 1.08), (0.0, 0.97)),
+    "FLAIR": ((0.6, 1.6), (1.02, np.inf)),
 }
 _N_VOXELS = 20_000  # to compare with their neighbours
 
@@ -70,17 +76,16 @@ def find_doubts(
     doubts = [*_doubt_slices(volume.geometry)]
     if brain is None:
         centred = "not aligned to the template, only centred"
-        return [centred, *doubts]
+        return [centred, *doubts, *_search_axes(volume, 0.0, [])]
     doubts += _doubt_fit(alignment, brain)
     doubts += _doubt_wholeness(volume, alignment, brain)
     doubts += _doubt_voxels(volume, brain)
-    axes = [*_doubt_axes(brain)]
-    if alignment.similarity < _MIN_SIMILARITY and not axes:
-        axes = [*_search_axes(volume, alignment)]
+    axes = [*_doubt_axes(volume, alignment, brain)]
     if not doubts and not axes:
         # Tissues are only where they are expected if nothing else is wrong.
         doubts += _doubt_contrast(volume, alignment, modality)
-    return [*doubts, *axes]
+    # Wrong axes explain the rest.
+    return [*axes, *doubts]
 
 
 def _doubt_slices(geometry: Geometry) -> Iterator[str]:
@@ -169,30 +174,39 @@ def _measure_flatness(volume: Volume, brain: FoundBrain) -> float:
     )
 
 
-def _doubt_axes(brain: FoundBrain) -> Iterator[str]:
+def _doubt_axes(
+    volume: Volume, alignment: Alignment, brain: FoundBrain
+) -> Iterator[str]:
     orders = rank_axis_orders(brain)
-    best = orders[0]
-    usual = next(order for order in orders if order.axes == "RAS")
-    if best.similarity > max(_MIN_ORDER, usual.similarity + _MIN_GAIN):
-        yield _name_axes(best.axes, best.similarity, usual.similarity)
+    best, usual = orders[0], _score_header(orders)
+    if best.similarity > max(_MIN_ORDER, usual + _MIN_GAIN):
+        yield _name_axes(best.axes, best.similarity, usual)
+    elif best.axes != "RAS" or alignment.similarity < _MIN_SIMILARITY:
+        # The brain itself may be wrong.
+        yield from _search_axes(volume, usual, [best.axes])
 
 
-def _search_axes(volume: Volume, alignment: Alignment) -> Iterator[str]:
-    """Find the brain in every order of axes, if it is not found in the header's."""
+def _search_axes(volume: Volume, usual: float, axes: list[str]) -> Iterator[str]:
+    """Find the brain in these and in the likeliest other orders of axes, coarsely."""
     small = downsample(volume, 4.0)
-    usual = float(np.nan_to_num(alignment.similarity))
-    best_axes, best = "RAS", 0.0
-    for axes, turn in axis_turns():
+    guesses = dict.fromkeys([*axes, *guess_axis_orders(small)])
+    guesses.pop("RAS", None)
+    best, best_axes = max(_MIN_FOUND_ORDER, usual + _MIN_GAIN), ""
+    for name in [*guesses][:_N_GUESSES]:
         affine = np.eye(4)
-        affine[:3, :3] = turn.T
+        affine[:3, :3] = dict(axis_turns())[name].T
         geometry = Geometry(small.geometry.shape, affine @ small.geometry.affine)
-        similarity = align_to_template(Volume(small.data, geometry)).similarity
+        turned = reorient_to_ras(Volume(small.data, geometry))
+        brain = find_brain(turned, turned)
+        similarity = 0.0 if brain is None else _score_header(rank_axis_orders(brain))
         if similarity > best:
-            best_axes, best = axes, similarity
-        if best > _CLEAR:
-            break
-    if best_axes != "RAS" and best > max(_MIN_SIMILARITY, usual + _MIN_GAIN / 2):
+            best, best_axes = similarity, name
+    if best_axes:
         yield _name_axes(best_axes, best, usual)
+
+
+def _score_header(orders: list[AxisOrder]) -> float:
+    return next(order.similarity for order in orders if order.axes == "RAS")
 
 
 def _name_axes(axes: str, similarity: float, usual: float) -> str:

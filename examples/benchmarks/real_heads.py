@@ -211,7 +211,10 @@ def spread(ratios: NDArray[np.float64]) -> str:
 
 
 def print_placements(measured: Sequence[Measured]) -> None:
-    """Print how far apart the scans of one session are placed."""
+    """Print how far apart the scans of one session are placed.
+
+    Those that do not lie on each other as they are stored have no aim.
+    """
     sessions: dict[str, list[Measured]] = defaultdict(list)
     for result in measured:
         sessions[result.scan.session].append(result)
@@ -220,9 +223,21 @@ def print_placements(measured: Sequence[Measured]) -> None:
         for first, second in combinations(results, 2):
             placements = first.found.grid_to_scanner, second.found.grid_to_scanner
             distance = mean_distance(*placements)
-            mark = "" if distance <= MAX_DISTANCE else " *"
+            misfit = find_misfit(first.scan, second.scan)
+            mark = "" if misfit or distance <= MAX_DISTANCE else "*"
             names = f"{first.scan.name} {Path(second.scan.name).name}"
-            print(f"{distance:5.2f} {names}{mark}")
+            print(f"{distance:5.2f} {names} {mark or misfit}".rstrip())
+
+
+def find_misfit(first: Scan, second: Scan) -> str:
+    """Say how the second scan misses the first as they are stored, else nothing."""
+    if first.modality == second.modality:
+        return ""
+    scans = (first, second)
+    volumes = {scan.modality: scan.read() for scan in scans}
+    doubt = PREPROCESSOR.apply(volumes, [*volumes]).quality.doubt
+    others = (text for text in doubt.split("; ") if "coregister" in text)
+    return next((f"not aimed at: {text}" for text in others), "")
 
 
 def print_variants(scan: Scan, cache: Path | None) -> None:
