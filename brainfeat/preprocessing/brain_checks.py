@@ -29,10 +29,10 @@ from brainfeat.volume import Geometry, Volume
 
 Floats = NDArray[np.float64]
 
-_MIN_SIMILARITY = 0.915  # nearly all real scans exceed 0.93
+_MIN_SIMILARITY = 0.91  # real scans have 0.935 and more, spheres 0.905
 _MIN_OVERLAP = 0.885  # of the outlines, as a Dice coefficient
-_SCALES = (0.77, 1.05)  # of the template, which is larger than most brains
-_MILLILITRES = (820.0, 2100.0)
+_SCALES = (0.77, 1.13)  # of the template, which is larger than most brains
+_MILLILITRES = (820.0, 2600.0)
 _MIN_IN_VIEW = 0.93  # of the template's brain
 _MIN_BALANCE = 0.9  # smaller over larger half of the brain
 _MIN_ORDER = 0.8  # similarity of another order of axes on the coarse grid
@@ -47,10 +47,10 @@ _SHELL_HEIGHT = 20.0  # mm of the template, z: above the ears
 _MAX_SHELL = 1.3  # brightness of the skull over the brain's
 # White over grey matter, and white matter over fluid, each at least and at most.
 _CONTRASTS = {
-    "T1w": ((1.0, 9.0), (1.1, np.inf)),
-    "T1ce": ((0.97, 9.0), (1.05, np.inf)),
-    "T2w": ((0.0, 1.06), (0.0, 0.95)),
-    "FLAIR": ((0.6, 1.6), (1.03, np.inf)),
+    "T1w": ((0.93, 9.0), (1.08, np.inf)),
+    "T1ce": ((0.92, 9.0), (1.03, np.inf)),
+    "T2w": ((0.0, 1.08), (0.0, 0.97)),
+    "FLAIR": ((0.6, 1.6), (1.02, np.inf)),
 }
 _N_VOXELS = 20_000  # to compare with their neighbours
 

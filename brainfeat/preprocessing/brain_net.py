@@ -4,6 +4,11 @@ It was trained on images synthesised from label maps of whole heads, with random
 brightness of each tissue [1]_, [2]_, by examples/benchmarks/train_brain_net.py. It runs
 in NumPy, so that preprocessing does not wait for PyTorch.
 
+The label maps are that of the head of `simulate_cohort` and 15 of SynthSeg's training
+set [1]_, by Benjamin Billot and others, under the licence Apache-2.0
+(https://github.com/BBillot/SynthSeg). No scan was used. The weights have the licence of
+this package.
+
 References
 ----------
 .. [1] Billot et al., SynthSeg: Segmentation of brain MRI scans of any contrast and

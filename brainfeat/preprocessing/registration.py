@@ -117,6 +117,11 @@ class _Comparison:
         cost += _TISSUE_WEIGHT * (1.0 - explained) + float(scores @ scores)
         return cost, math.sqrt(explained)
 
+    def growth(self, parameters: Floats) -> float:
+        """Return the factor of the edges that gives the template the brain's volume."""
+        missing = self._difference(self._transform(parameters)).sum()
+        return float(np.cbrt(1.0 + missing / self._model.inside.sum()))
+
     def linearise(self, parameters: Floats) -> tuple[Floats, Floats]:
         """Return half the gradient of the cost, and the Gauss-Newton matrix."""
         points = self._transform(parameters)
@@ -159,13 +164,17 @@ def register(
 ) -> Match:
     """Fit the pose and size of the template brain, from parameters close to them.
 
-    The models are fitted in turn, the coarsest first.
+    The models are fitted in turn, the coarsest first. Brains differ in shape, which
+    makes the template smaller than the brain where squares are least: it is given the
+    brain's volume at the end.
     """
     match = Match(start, 0.0, math.inf)
     for model in models:
         comparison = _Comparison(fraction, tissue, model)
         match = _minimise(comparison, match.parameters)
-    return match
+        grown = match.parameters.copy()
+        grown[3:9] *= comparison.growth(grown)
+    return match._replace(parameters=grown)
 
 
 def _minimise(comparison: _Comparison, parameters: Floats) -> Match:

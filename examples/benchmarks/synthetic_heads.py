@@ -5,6 +5,7 @@ drawn at random, so that a network that learns from the images depends on none o
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import permutations, product
 
 import numpy as np
@@ -26,7 +27,8 @@ CONTRASTS = {
     "FLAIR": "0 .62 .8 .12 .15 .62 .78 .7 .75 .6 .65 .82 .6 .04 .4 .4 .6 .4",
     "PDw": "0 .6 .75 .8 .85 .6 .75 .68 .7 .6 .62 .75 .6 .05 .5 .5 .8 .5",
 }
-_BONE, _MARROW, _FAT = 13, 14, 16
+CONTRAST_WEIGHTS = (0.35, 0.35, 0.18, 0.12)
+_FLUID, _BONE, _MARROW, _FAT = 4, 13, 14, 16
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,11 @@ class LabelledHead:
     classes: NDArray[np.uint8]
     brain: NDArray[np.bool_]  # with the fluid around it
     to_template: NDArray[np.float64]  # voxel index to template mm
+
+    @cached_property
+    def middle(self) -> NDArray[np.float64]:
+        """Centre of the brain, as an index."""
+        return np.array(ndimage.center_of_mass(self.brain))
 
 
 def draw_anatomy(
@@ -56,16 +63,34 @@ def draw_anatomy(
     points += np.stack(
         [smooth_field(rng, tuple(shape), 5, amplitude).ravel() for _ in range(3)]
     )
-    middle = np.array(ndimage.center_of_mass(head.brain))
-    voxels = (linear @ mirror @ points + middle[:, None]).reshape(3, *shape)
+    voxels = (linear @ mirror @ points + head.middle[:, None]).reshape(3, *shape)
     sample = {"order": 0, "mode": "constant", "cval": 0}
     classes = ndimage.map_coordinates(head.classes, voxels, **sample)
     brain = ndimage.map_coordinates(head.brain.view(np.uint8), voxels, **sample)
     i, j, k = shape // 4
+    if rng.random() < 0.3:
+        classes = shrink(rng, classes, brain > 0)
     centres = voxels.reshape(3, i, 4, j, 4, k, 4).mean(axis=(2, 4, 6)).reshape(3, -1)
     template = head.to_template[:3, :3] @ centres + head.to_template[:3, 3:]
     template = (mirror @ template).reshape(3, i, j, k).astype(np.float32)
     return classes, brain.astype(np.float32), template
+
+
+def shrink(
+    rng: Generator, classes: NDArray[np.uint8], brain: NDArray[np.bool_]
+) -> NDArray[np.uint8]:
+    """Widen the fluid around and within a brain, as in atrophy."""
+    middle = np.array(ndimage.center_of_mass(brain))
+    factor = rng.uniform(1.0, 1.1)
+    shrunk = ndimage.affine_transform(
+        classes, np.full(3, factor), middle * (1 - factor), order=0
+    )
+    outside = (shrunk == 0) | (shrunk >= _BONE)
+    shrunk = np.where(outside, _FLUID, shrunk)
+    if rng.random() < 0.5:
+        wide = ndimage.binary_dilation(shrunk == 3, iterations=rng.integers(1, 4))
+        shrunk = np.where(wide & (shrunk != _FLUID), 3, shrunk)
+    return np.where(brain, shrunk, classes).astype(np.uint8)
 
 
 def draw_image(
@@ -75,33 +100,97 @@ def draw_image(
     truth = halve(brain)
     image = draw_brightness(rng)[classes]
     image = image * (1 + rng.normal(0, rng.uniform(0, 0.12), image.shape))
-    if rng.random() < 0.35:  # thick slices, or large voxels
-        widths = np.where(np.arange(3) == rng.integers(3), rng.uniform(0.5, 1.3), 0.0)
-        image = ndimage.gaussian_filter(image, widths, truncate=2)
-    image = halve(image) * draw_coil(rng)
+    image = halve(blur(rng, image.astype(np.float32))) * draw_coil(rng)
     level = max(float(image[truth > 0.5].mean()), 1e-3)
-    if rng.random() < 0.27:
+    kind = rng.random()
+    if kind < 0.25:
         image = strip(rng, image, truth, level)
-    elif rng.random() < 0.12:  # noise without signal, as of MP2RAGE
+    elif kind < 0.3:
+        image = image * ~draw_face(rng)
+    elif kind < 0.38:  # noise without signal, as of MP2RAGE
         air = halve((classes == 0).astype(np.float32))
         bright = rng.uniform(0, 2 * level * rng.uniform(0.3, 1.3), image.shape)
         image = image * (1 - air) + air * bright
-    if rng.random() < 0.75:
-        image = image + rng.normal(0, rng.uniform(0, 0.14) * level, image.shape)
+    if kind < 0.3 and rng.random() < 0.1:  # a constant around it
+        image = np.where(image == 0, rng.uniform(-0.5, 1.5) * level, image)
+    image = add_noise(rng, image, level)
     inside = draw_field_of_view(rng)
-    low, high = np.percentile(image[inside], [0.5, 99.5])
+    return to_unit(rng, image, inside), truth, inside
+
+
+def draw_nothing(rng: Generator) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+    """Draw smoothed noise, which holds no brain."""
+    inside = draw_field_of_view(rng)
+    noise = ndimage.gaussian_filter(rng.random(SHAPE), rng.uniform(0, 3))
+    return to_unit(rng, noise, inside), np.zeros(SHAPE, np.float32), inside
+
+
+def blur(rng: Generator, image: Floats) -> Floats:
+    """Blur an image of 2 mm as thick slices or large voxels do."""
+    kind = rng.random()
+    if kind < 0.25:  # slices of 4 or 6 mm, interpolated between
+        axis, size = rng.integers(3), rng.integers(2, 4)
+        start, count = rng.integers(size), image.shape[axis]
+        moved = ndimage.uniform_filter1d(image, size, axis, mode="nearest")
+        at = np.arange(count, dtype=np.float32)
+        position = (at - start).clip(0) / size
+        last = (count - 1 - start) // size
+        lower = np.minimum(position.astype(int), max(last - 1, 0))
+        part = np.clip(position - lower, 0, 1)
+        part = part.reshape(np.where(np.arange(3) == axis, -1, 1))
+        below, above = (
+            np.take(moved, start + size * np.minimum(lower + step, last), axis)
+            for step in (0, 1)
+        )
+        return np.asarray(below * (1 - part) + above * part)
+    if kind < 0.4:
+        widths = np.where(np.arange(3) == rng.integers(3), rng.uniform(0.5, 1.3), 0.0)
+    elif kind < 0.55:
+        widths = np.full(3, rng.uniform(0.3, 1.2))
+    else:
+        return image
+    return np.asarray(ndimage.gaussian_filter(image, widths, truncate=2))
+
+
+def add_noise(rng: Generator, image: Floats, level: float) -> Floats:
+    """Add noise, in some as of magnitudes, and in some a constant."""
+    kind = rng.random()
+    if kind < 0.75:
+        image = image + rng.normal(0, rng.uniform(0, 0.14) * level, image.shape)
+    elif kind < 0.9:
+        noise = rng.normal(0, rng.uniform(0, 0.12) * level, image.shape)
+        image = np.sqrt(image**2 + noise**2)
+    return image + (rng.uniform(0, 1) * level if rng.random() < 0.08 else 0.0)
+
+
+def to_unit(rng: Generator, image: Floats, inside: NDArray[np.bool_]) -> Floats:
+    """Scale the field of view to 0 to 1, with another brightness curve in some."""
+    top = 99.5 if rng.random() < 0.75 else rng.uniform(97, 99.9)
+    low, high = np.percentile(image[inside], [0.5, top])
     image = np.clip((image - low) / max(high - low, 1e-6), 0, 1)
-    image = image ** np.exp(rng.normal(0, 0.2)) * inside
-    return image.astype(np.float32), truth, inside
+    if rng.random() < 0.5:
+        image = image ** np.exp(rng.normal(0, 0.3))
+    return (image * inside).astype(np.float32)
+
+
+def draw_face(rng: Generator) -> NDArray[np.bool_]:
+    """Draw a plane that cuts the face off."""
+    _, j, k = np.indices(SHAPE)
+    in_front = j - SHAPE[1] * rng.uniform(0.62, 0.8)
+    return in_front > (k - SHAPE[2] / 2) * rng.uniform(0.6, 1.4)
 
 
 def draw_brightness(rng: Generator) -> Floats:
     """Draw the brightness of each class, near a usual contrast or far from all."""
     if rng.random() < 0.55:
-        usual = CONTRASTS[rng.choice([*CONTRASTS])].split()
+        usual = CONTRASTS[rng.choice([*CONTRASTS], p=CONTRAST_WEIGHTS)].split()
         levels = np.array(usual, np.float32) + rng.normal(0, 0.08, N_CLASSES)
+        if rng.random() < 0.2:  # little contrast in the brain
+            middle = levels[1:3].mean()
+            levels[1:3] += (middle - levels[1:3]) * rng.uniform(0.3, 1)
+            levels[5:13] += (middle - levels[5:13]) * rng.uniform(0.3, 1)
         levels[_BONE:] *= np.exp(rng.normal(0, 0.4, N_CLASSES - _BONE))
-        levels[_FAT] *= rng.choice([1.0, rng.uniform(1, 3)], p=[0.7, 0.3])
+        levels[_FAT] *= rng.choice([1.0, rng.uniform(1, 3)], p=[0.6, 0.4])
     else:
         levels = rng.uniform(0, 1, N_CLASSES)
         white, gray, fluid = levels[1:4]
@@ -140,8 +229,10 @@ def strip(rng: Generator, image: Floats, truth: Floats, level: float) -> Floats:
 
 
 def draw_field_of_view(rng: Generator) -> NDArray[np.bool_]:
-    """Cut off up to 48 mm at each side."""
+    """Cut off up to 48 mm at each side, in some up to 64 mm of the top or bottom."""
     cuts = rng.integers(0, 12, (2, 3)) * (rng.random((2, 3)) < 0.35)
+    if rng.random() < 0.2:
+        cuts[rng.integers(2), 2] = rng.integers(4, 17)
     inside = np.zeros(SHAPE, dtype=bool)
     stop = np.array(SHAPE) - cuts[1]
     inside[tuple(map(slice, cuts[0], stop))] = True

@@ -11,7 +11,7 @@ from brainfeat.preprocessing.registration import (
     to_linear,
     to_parameters,
 )
-from brainfeat.preprocessing.template import BRAIN_CENTER
+from brainfeat.preprocessing.template import BRAIN_CENTER, load_template
 from brainfeat.volume import Geometry, Volume
 
 
@@ -60,3 +60,25 @@ def test_template_in_any_contrast_is_found(small_brain, brightness):
     match = register(start, Moving(fraction, 3.0), Moving(tissue, 3.0), models)
     np.testing.assert_allclose(to_linear(match.parameters), np.eye(3), atol=0.02)
     np.testing.assert_allclose(match.shift, center, atol=1.0)
+
+
+@pytest.mark.parametrize("bend", [12.0, 20.0])
+def test_template_gets_the_volume_of_a_brain_of_another_shape(small_brain, bend):
+    affine = small_brain.geometry.affine.copy()
+    spacing, margin = affine[1, 1], 10
+    data = np.pad(small_brain.data, margin).astype(np.float32)
+    affine[:3, 3] -= margin * affine[:3, :3].sum(axis=1)
+    # No affine map of the template fits it.
+    i, j, k = np.indices(data.shape).astype(float)
+    waves = bend / spacing * np.sin(np.pi * j * spacing / 30.0)
+    data = ndimage.map_coordinates(data, [i, j, k + waves], order=1)
+    geometry = Geometry(data.shape, affine)
+    inside = (data > 0.1 * data.max()).astype(np.float32)
+    moving = [Moving(Volume(values, geometry), 3.0) for values in (inside, data)]
+    start = to_parameters(np.eye(3), np.array(BRAIN_CENTER))
+    models = [load_brain_model(12.0, 12.0), load_brain_model(8.0, 14.0)]
+    match = register(start, *moving, models)
+    volume = np.linalg.det(to_linear(match.parameters))
+    template = load_template("brain_mask")
+    expected = inside.sum() * spacing**3 / np.count_nonzero(template.data)
+    assert volume == pytest.approx(expected, rel=0.01)

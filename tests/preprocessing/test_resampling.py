@@ -7,6 +7,7 @@ from brainfeat.preprocessing.resampling import (
     downsample,
     reorient_to_ras,
     resample,
+    resample_native,
     to_sitk,
 )
 from brainfeat.volume import Geometry, Volume
@@ -124,3 +125,19 @@ def test_downsampling_averages_whole_blocks_about_their_centre(volume):
     np.testing.assert_allclose(shrunk.data, blocks, rtol=1e-5)
     middle = apply_affine(volume.geometry.affine, [0.5, 0.5, 0.0])
     np.testing.assert_allclose(shrunk.geometry.affine[:3, 3], middle)
+
+
+@pytest.mark.parametrize("codes", CODES)
+def test_native_sampling_is_the_same_in_any_order_of_axes(rng, codes):
+    affine = np.diag([5.0, 5.0, 5.0, 1.0])
+    affine[:3, 3] = [-77.5, -57.5, -47.5]
+    shape = (32, 24, 20)
+    volume = Volume(rng.random(shape).astype(np.float32), Geometry(shape, affine))
+    # The seventh plane is on the very edge of the volume, at -80 mm.
+    affine = np.diag([3.0, 3.0, 3.0, 1.0])
+    affine[:3, 3] = [-98.0, -78.0, -68.0]
+    native = Geometry((66, 52, 47), affine)
+    straight = Volume(resample_native(volume, native, np.eye(4)), native)
+    expected = stored_as(straight, codes)
+    found = resample_native(volume, expected.geometry, np.eye(4))
+    np.testing.assert_array_equal(found, expected.data)
