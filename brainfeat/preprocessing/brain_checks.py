@@ -36,7 +36,8 @@ _MILLILITRES = (820.0, 2600.0)
 _MIN_IN_VIEW = 0.93  # of the template's brain
 _MIN_BALANCE = 0.9  # smaller over larger half of the brain
 _MIN_ORDER = 0.8  # similarity of another order of axes on the coarse grid
-_MIN_FOUND_ORDER = 0.85  # of a brain that is found in that order; mostly 0.9
+_MIN_LIKELY_ORDER = 0.75  # of what is found in a head that lies wrong; mostly 0.6
+_MIN_FOUND_ORDER = 0.86  # of a brain that is found in that order; mostly 0.9
 _MIN_GAIN = 0.05  # by another order of axes
 _N_GUESSES = 2  # a fit takes as long as a tenth of the preprocessing
 _MAX_SLICE = 9.0  # mm
@@ -183,7 +184,8 @@ def _doubt_axes(
         yield _name_axes(best.axes, best.similarity, usual)
     elif best.axes != "RAS" or alignment.similarity < _MIN_SIMILARITY:
         # The brain itself may be wrong.
-        yield from _search_axes(volume, usual, [best.axes])
+        likely = [best.axes] if best.similarity > _MIN_LIKELY_ORDER else []
+        yield from _search_axes(volume, usual, likely)
 
 
 def _search_axes(volume: Volume, usual: float, axes: list[str]) -> Iterator[str]:
