@@ -64,6 +64,8 @@ def find_brain(volume: Volume, small: Volume) -> FoundBrain | None:
     """
     grid = _network_grid(small)
     sampled = resample(small, grid, np.eye(4), outside=np.nan)
+    if not np.isfinite(sampled).any():  # a line or slice between the grid's voxels
+        return None
     intensities = _scale(np.ascontiguousarray(sampled))
     if not intensities.any():
         return None
