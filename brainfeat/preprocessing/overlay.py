@@ -2,7 +2,7 @@
 
 __all__ = ["Misfit", "Overlaid", "Overlay", "lay_over"]
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, Self
@@ -152,40 +152,57 @@ class Overlay:
         `sampled` is the volume on the grid, after `move`.
         """
         levels = to_levels(sampled[self.steps])
-        if not self._is_suspect(levels):
+        if not self._can_compare(levels):
+            return None
+        is_away = self._is_away(levels)
+        # A scan in place may still be mirrored.
+        if not is_away and agree_on_sides(self.levels, levels) >= _MIN_SIDES:
             return None
         small = downsample(volume, _SPACING)
         here = self._measure(small, move)
-        best = self._find(small, move)
-        for axis, name in enumerate(_FLIPS):
-            flipped = Volume(np.flip(small.data, axis), small.geometry)
-            information = self._find(flipped, np.eye(4)).information
-            if information > _MIN_FLIP_GAIN * max(best.information, here.information):
-                return Misfit(f"seems to be flipped {name} against", False)
+        best = self._find(small, move) if is_away else here
+        flips = range(len(_FLIPS)) if is_away else (0,)
+        axis, flipped = self._find_flip(small, flips)
+        unflipped = max(best.information, here.information)
+        if flipped.information > _MIN_FLIP_GAIN * unflipped:
+            return Misfit(f"seems to be flipped {_FLIPS[axis]} against", False)
         if best.information <= _MIN_GAIN * here.information:
             return None
         return self._describe_move(best.move @ np.linalg.inv(here.move))
 
-    def _is_suspect(self, levels: Levels) -> bool:
-        """Check cheaply, whether a volume may not lie on the first."""
+    def _can_compare(self, levels: Levels) -> bool:
         # A slice tells too little, and no overlap is an error of its own.
         n_known = np.count_nonzero(self.levels >= 0)
-        if n_known < FEWEST_VOXELS or not (levels >= 0).any():
-            return False
+        return bool(n_known >= FEWEST_VOXELS and (levels >= 0).any())
+
+    def _is_away(self, levels: Levels) -> bool:
+        """Check cheaply whether a volume may lie elsewhere."""
         step = max(1, round(_STEP / max(self.box.spacing)))
-        if peak_ratio(self.levels, levels, step) > _MAX_PEAK_RATIO:
-            return True
-        return agree_on_sides(self.levels, levels) < _MIN_SIDES
+        return peak_ratio(self.levels, levels, step) > _MAX_PEAK_RATIO
+
+    def _find_flip(self, volume: Volume, axes: Iterable[int]) -> tuple[int, _Found]:
+        """Flip a volume along the likeliest of some axes, and register it."""
+        tried = []
+        for axis in axes:
+            flipped = Volume(np.flip(volume.data, axis), volume.geometry)
+            tried.append((self._start(flipped, np.eye(4)), axis, flipped))
+        start, axis, flipped = max(tried, key=lambda item: item[0].information)
+        return axis, self._refine(flipped, start)
 
     def _find(self, volume: Volume, move: Affine) -> _Found:
-        """Register a volume of about 4 mm from its place and from the heads' centres."""
+        """Register a volume of about 4 mm from its place or from the heads' centres."""
+        return self._refine(volume, self._start(volume, move))
+
+    def _start(self, volume: Volume, move: Affine) -> _Found:
         centred = np.eye(4)
         centred[:3, 3] = _find_center(volume) - _find_center(self._small)
         starts = (start @ self._turn(p) for start in (move, centred) for p in _PITCHES)
         measured = [self._measure(volume, start) for start in starts]
-        best = max(measured, key=lambda found: found.information)
-        registered = self._measure(volume, self._register(volume, best.move))
-        return max(best, registered, key=lambda found: found.information)
+        return max(measured, key=lambda found: found.information)
+
+    def _refine(self, volume: Volume, start: _Found) -> _Found:
+        found = self._measure(volume, self._register(volume, start.move))
+        return max(start, found, key=lambda item: item.information)
 
     def _turn(self, pitch: float) -> Affine:
         """Return a rotation about the left-right axis through the brain's centre."""
