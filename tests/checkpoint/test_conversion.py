@@ -11,7 +11,7 @@ from brainfeat.checkpoint.known import KNOWN_ENCODERS
 from brainfeat.cli.app import app
 from brainfeat.preprocessing.settings import preprocessing_from_dict
 
-PEERS = Path(__file__).with_name("peers")
+PEERS = Path(__file__).with_name("peers") / "keys"
 
 
 def empty_state(name):

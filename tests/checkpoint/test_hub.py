@@ -321,7 +321,7 @@ def test_known_encoder_is_fetched_once_and_found_again(hub, monkeypatch):
 
 
 def test_checkpoint_from_the_hub_records_repository_commit_and_hash(hub, tmp_path):
-    keys = (Path(__file__).parent / "peers" / "3dino_small.tsv").read_text()
+    keys = (Path(__file__).parent / "peers" / "keys" / "3dino_small.tsv").read_text()
     rows = [line.split("\t") for line in keys.splitlines()]
     shapes = {name: [*map(int, shape.split("x"))] for name, shape, _ in rows}
     content = pickled(teacher={k: torch.ones(s) for k, s in shapes.items()})

@@ -162,7 +162,7 @@ def test_one_scan_under_two_names_is_reported(pair):
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"embeddings": {}}, InputError, "expected a dict .* got none"),
+        ({"embeddings": {}}, InputError, "expected a dict .* got an empty one"),
         ({"embeddings": [1]}, InputError, "expected a dict .* got list"),
         ({"embeddings": {"a": [[np.nan]] * 75}}, InputError, "a has no finite row"),
         ({"y": [0, 1]}, InputError, "y: expected 75 rows, as good has, got 2"),
