@@ -5,7 +5,7 @@ import pytest
 
 from brainfeat.evaluation import compare, compare_embeddings
 
-N_COHORTS = 200
+N_COHORTS = 60
 OPTIONS = {"n_repeats": 1, "n_bootstraps": 399}
 
 

@@ -114,7 +114,7 @@ def simulated_heads(tmp_path_factory):
     """Two subjects in three contrasts, with brain masks."""
     folder = tmp_path_factory.mktemp("heads")
     table = simulate_cohort(
-        folder, n_subjects=2, modalities=("T1w", "T2w"), random_state=3
+        folder, n_subjects=2, modalities=("T1w", "T2w", "FLAIR"), random_state=3
     )
     return table.to_dict("records")
 

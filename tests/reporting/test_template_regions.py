@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from brainfeat.checkpoint.encoder_grid import SlabTokens
 from brainfeat.embedding.regions import RegionAtlas
 from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.reporting.template_regions import template_regions
@@ -45,5 +46,7 @@ def test_both_sides_have_similar_sizes(atlas):
 
 def test_regions_pool_on_the_default_grid(atlas):
     regions = RegionAtlas.load(atlas)
-    weights = regions.weights(Preprocessor().geometry, SlabGrid(thickness=4), 8)
+    weights = regions.weights(
+        Preprocessor().geometry, SlabTokens(SlabGrid(thickness=4), 8)
+    )
     assert weights.shape == (18, 20, 13, 10)
