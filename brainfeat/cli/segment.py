@@ -153,12 +153,11 @@ def _write_label_maps(
     folder = LabelMapFolder.create(output, model, network.space, classes)
     counts: Counter[str] = Counter()
     failures = [*manifest.problems]
-    draw = Segmentation.to_label_map
     outcomes = segment_subjects(
         network,
         classes,
         manifest.rows,
-        draw,
+        Segmentation.to_label_map,
         n_jobs=1,
         is_done=folder.is_done,
         strict=strict,

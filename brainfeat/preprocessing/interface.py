@@ -4,6 +4,7 @@ __all__ = [
     "AlignmentMode",
     "SubjectPreprocessing",
     "adding_source",
+    "given_volumes",
     "known_fingerprint",
 ]
 
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brainfeat.configs import JsonConfig
-from brainfeat.exceptions import ConfigError, VolumeError
+from brainfeat.exceptions import ConfigError, ModalityError, VolumeError
 from brainfeat.preprocessing import brain_mask as masks
 from brainfeat.preprocessing.preprocessed import PreprocessedSubject
 from brainfeat.preprocessing.resampling import (
@@ -155,6 +156,22 @@ class SubjectPreprocessing(JsonConfig, ABC):
         first = next((images[name] for name in modalities if name in images), None)
         mask = self.mask_path(first)
         return {**images, **({} if mask is None else {"brain_mask": str(mask)})}
+
+
+def given_volumes(
+    volumes: Mapping[str, Volume | None], modalities: Sequence[str]
+) -> dict[str, Volume]:
+    """Return the volumes of a subject, in the order of `modalities`.
+
+    Raises a ModalityError if there is none, or one of an unexpected modality.
+    """
+    unknown = sorted(set(volumes) - set(modalities))
+    if unknown:
+        raise ModalityError(f"expected some of {tuple(modalities)}, got {unknown}.")
+    given = {n: v for n in modalities if (v := volumes.get(n)) is not None}
+    if not given:
+        raise ModalityError(f"expected one of {tuple(modalities)}, got no volume.")
+    return given
 
 
 @contextmanager

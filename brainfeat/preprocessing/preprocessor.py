@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brainfeat.configs import PositiveInt, Relation, Rule, check_fields
-from brainfeat.exceptions import ModalityError, VolumeError
+from brainfeat.exceptions import VolumeError
 from brainfeat.preprocessing import brain_mask as masks
 from brainfeat.preprocessing.alignment import Alignment, align_to_template
 from brainfeat.preprocessing.intensities import correct_bias, repair, standardise
@@ -21,6 +21,7 @@ from brainfeat.preprocessing.interface import (
     AlignmentMode,
     SubjectPreprocessing,
     adding_source,
+    given_volumes,
 )
 from brainfeat.preprocessing.overlay import lay_over
 from brainfeat.preprocessing.preprocessed import PreprocessedSubject
@@ -153,17 +154,10 @@ class Preprocessor(SubjectPreprocessing):
         VolumeError
             If a volume has no contrast, or is mostly NaN.
         """
-        unknown = sorted(set(volumes) - set(modalities))
-        if unknown:
-            raise ModalityError(f"expected some of {tuple(modalities)}, got {unknown}.")
         clean = {}
-        for name in modalities:
-            volume = volumes.get(name)
-            if volume is not None:
-                with adding_source(volume, name):
-                    clean[name] = repair(reorient_to_ras(volume))
-        if not clean:
-            raise ModalityError(f"expected one of {tuple(modalities)}, got no volume.")
+        for name, volume in given_volumes(volumes, modalities).items():
+            with adding_source(volume, name):
+                clean[name] = repair(reorient_to_ras(volume))
         first = next(iter(clean))
         alignment = align_to_template(clean[first])
         placement = masks.Placement(self.geometry, self._grid_to_scanner(alignment))
@@ -183,14 +177,12 @@ class Preprocessor(SubjectPreprocessing):
                 index = modalities.index(name)
                 data[index] = self._normalise(sampled[name], foreground)
         present = np.array([name in clean for name in modalities])
-        brain_ml = measure_ml(foreground, *placement)
-        is_placed = self.alignment != "none"
         quality = assess_quality(
             alignment,
-            brain_ml,
+            measure_ml(foreground, *placement),
             volume=clean[first],
             modality=first,
-            is_placed=is_placed,
+            is_placed=self.alignment != "none",
         )
         quality = quality.with_doubts(overlaid.misfits)
         return PreprocessedSubject(

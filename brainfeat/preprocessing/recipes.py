@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from brainfeat.configs import PositiveInt, check_fields, from_plain, to_plain
-from brainfeat.exceptions import ConfigError, ModalityError, VolumeError
+from brainfeat.exceptions import ConfigError, VolumeError
 from brainfeat.preprocessing import brain_mask as masks
 from brainfeat.preprocessing.alignment import Alignment, align_to_template
 from brainfeat.preprocessing.intensities import repair
@@ -22,6 +22,7 @@ from brainfeat.preprocessing.interface import (
     AlignmentMode,
     SubjectPreprocessing,
     adding_source,
+    given_volumes,
 )
 from brainfeat.preprocessing.known_recipes import recipe_settings
 from brainfeat.preprocessing.preprocessed import PreprocessedSubject
@@ -178,12 +179,7 @@ class InputRecipe(SubjectPreprocessing):
         VolumeError
             If a volume has no contrast, or does not suit a step.
         """
-        unknown = sorted(set(volumes) - set(modalities))
-        if unknown:
-            raise ModalityError(f"expected some of {tuple(modalities)}, got {unknown}.")
-        given = [(n, v) for n in modalities if (v := volumes.get(n)) is not None]
-        if not given:
-            raise ModalityError(f"expected one of {tuple(modalities)}, got no volume.")
+        given = [*given_volumes(volumes, modalities).items()]
         name, first = given[0]
         with adding_source(first, name):
             reference = repair(reorient_to_ras(first))

@@ -15,6 +15,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -112,7 +113,8 @@ def check_fit(
     data: "SubjectSource | TrainingSubjects", config: PretrainingConfig
 ) -> None:
     """Raise ConfigError unless the configuration fits the data and the ranks."""
-    for fits, problem in _requirements(data, config):
+    requirements = chain(_data_requirements(data, config), _size_requirements(config))
+    for fits, problem in requirements:
         if not fits:
             raise ConfigError(problem)
 
@@ -182,11 +184,10 @@ def run_lock(folder: Path) -> Iterator[None]:
         release_folder(folder / ".lock", lock)
 
 
-def _requirements(
+def _data_requirements(
     data: "SubjectSource | TrainingSubjects", config: PretrainingConfig
 ) -> Iterator[tuple[bool, str]]:
     """Yield whether each requirement holds, and what is wrong otherwise."""
-    n_parts = world_size() * config.accumulation_steps
     yield (
         tuple(data.modalities) == config.encoder.modalities,
         f"the data have modalities {tuple(data.modalities)}, the encoder "
@@ -195,11 +196,6 @@ def _requirements(
     yield (
         config.anatomy_weight == 0 or len(data.targets) > 0,
         "the anatomy objective needs data with known anatomy.",
-    )
-    yield (
-        config.batch_size % n_parts == 0,
-        f"batch_size {config.batch_size} does not divide into {n_parts} parts "
-        "(processes times accumulation_steps).",
     )
     yield (
         # Subjects that are still to be preprocessed have no method draw.
@@ -222,6 +218,16 @@ def _requirements(
         or data.n_acquisitions > 1,
         "agreement and consistency compare acquisitions, and the store has one of each "
         "subject; make a store of the images with n_degraded above 0.",
+    )
+
+
+def _size_requirements(config: PretrainingConfig) -> Iterator[tuple[bool, str]]:
+    """Yield the same of the sizes of a step."""
+    n_parts = world_size() * config.accumulation_steps
+    yield (
+        config.batch_size % n_parts == 0,
+        f"batch_size {config.batch_size} does not divide into {n_parts} parts "
+        "(processes times accumulation_steps).",
     )
     n_views = config.batch_size // n_parts * config.views.n_global
     probability = config.views.mask_probability

@@ -10,6 +10,7 @@ from nilearn.reporting import HTMLReport
 
 from brainfeat._version import __version__
 from brainfeat.embedding.embedder import BrainFoundEmbedder
+from brainfeat.embedding.subject_encoder import SubjectEncoder
 from brainfeat.evaluation.columns import check_order
 from brainfeat.exceptions import InputError
 from brainfeat.io.atomic import atomic_write
@@ -19,6 +20,7 @@ from brainfeat.reporting.cohort_report import cohort_report
 from brainfeat.reporting.page import render_page
 from brainfeat.reporting.report_inputs import preprocess_inputs
 from brainfeat.subjects.subject import join_modalities
+from brainfeat.subjects.table import SubjectTable
 
 __all__ = ["generate_report"]
 
@@ -103,21 +105,28 @@ def generate_report(
     )
     n_jobs = resolve_n_jobs(embedder.n_jobs)
     inputs = preprocess_inputs(cohort, table.rows, encoder, n_jobs=n_jobs)
-    licence = encoder.checkpoint.config.origin.licence
-    facts = {
-        "subjects": f"{len(names)}, {', '.join(table.modalities)}",
-        "checkpoint": f"{embedder.checkpoint}, {encoder.checkpoint.fingerprint}",
-        **({"licence": licence} if licence else {}),
-        "embedding": f"{encoder.n_features} numbers, pooling {encoder.pooling}",
-        "version": f"brainfeat {__version__}",
-    }
     provenance = {
         "parameters": embedder.get_params(deep=False),
         # Not `to_dict`: a brain mask may be a function without a name.
         "preprocessing": {**vars(encoder.preprocessor)},
     }
+    facts = _facts(embedder, encoder, table)
     body, _ = cohort_report(_TITLE, facts, cohort, inputs, provenance)
     return _EmbedderReport(body)
+
+
+def _facts(
+    embedder: BrainFoundEmbedder, encoder: SubjectEncoder, table: SubjectTable
+) -> dict[str, str]:
+    checkpoint = encoder.checkpoint
+    licence = checkpoint.config.origin.licence
+    return {
+        "subjects": f"{len(table.rows)}, {', '.join(table.modalities)}",
+        "checkpoint": f"{embedder.checkpoint}, {checkpoint.fingerprint}",
+        **({"licence": licence} if licence else {}),
+        "embedding": f"{encoder.n_features} numbers, pooling {encoder.pooling}",
+        "version": f"brainfeat {__version__}",
+    }
 
 
 class _EmbedderReport(HTMLReport):

@@ -193,12 +193,10 @@ def attribute_tokens(
                 continue
             if baseline is None:
                 baseline = _mean_volume([subjects[i] for i in train])
-            processed = subject.processed
-            average_voxels = np.zeros_like(processed.data) + baseline
-            voxels = attribute_voxels(
-                processed, average_voxels, encoder, gradient, method
-            )
-            maps[index] = Volume(voxels, processed.geometry)
+            given = subject.processed
+            averages = np.zeros_like(given.data) + baseline
+            voxels = attribute_voxels(given, averages, encoder, gradient, method)
+            maps[index] = Volume(voxels, given.geometry)
     volumes = [volume for volume in maps if volume is not None]
     fractions = np.mean([_region_fractions(s, regions.of(s)) for s in subjects], axis=0)
     shared = _on_one_grid(volumes)
