@@ -136,10 +136,10 @@ def _find_roughly(small: Volume) -> _Rough | None:
 
 
 def _prepare_edge(volume: Volume, rough: _Rough) -> EdgeInput:
-    low, high = rough.limits
-    level = _measure_level(rough.intensities, rough.fraction) * (high - low)
+    low, high = rough.limits.tolist()
+    level = _measure_level(rough.intensities, rough.fraction)
     pose = _fit_pose(rough.fraction, rough.coordinates)
-    return prepare_edge(volume, rough.fraction, level, float(low), pose)
+    return prepare_edge(volume, rough.fraction, level, (low, high), pose)
 
 
 def _network_grid(small: Volume) -> Geometry:
