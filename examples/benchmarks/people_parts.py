@@ -32,6 +32,7 @@ class Table(NamedTuple):
     title: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
+    is_detail: bool = False  # left out of a model card
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,22 +96,46 @@ def embed_people(
 def tabulate_changes(embedded: Sequence[Embedded]) -> Iterator[Table]:
     """Compare changes of one head with the differences between people."""
     for is_fine in (True, False):
-        what = f"up to {_FINE} mm" if is_fine else "about 2 mm"
-        header, rows = ["encoder", *CHANGES], []
-        for one in embedded:
-            for pooling in one.poolings:
-                cells = [_change_cell(one, pooling, c, is_fine) for c in CHANGES]
-                rows.append([f"{one.encoder.name}, {pooling}", *cells])
-        title = (
-            f"(1 - cosine) of one head under a change, over the median between people: "
-            f"median / worst of n heads with voxels of {what}"
-        )
-        yield Table(title, header, rows)
+        items = {
+            change: [
+                item
+                for item in embedded[0].positions
+                if item.change == change and is_fine_head(item.person) == is_fine
+            ]
+            for change in CHANGES
+        }
+        items = {change: mine for change, mine in items.items() if mine}
+        if items:
+            yield from _change_tables(embedded, items, is_fine)
     yield Table(
-        "What changes are divided by: median of (1 - cosine) between people, T1w",
+        "What changes are divided by: median of (1 - cosine) between people, T1w; and "
+        "the effective rank of all",
         ["encoder", "all", "people", "without IXI", "people", "effective rank"],
         [_between_row(one, pooling) for one in embedded for pooling in one.poolings],
     )
+
+
+def _change_tables(
+    embedded: Sequence[Embedded], items: Mapping[str, Sequence[Item]], is_fine: bool
+) -> Iterator[Table]:
+    """Yield medians and worst, and which heads are the worst."""
+    rows, worst = [], []
+    for one in embedded:
+        for pooling in one.poolings:
+            name = f"{one.encoder.name}, {pooling}"
+            found = {c: _change_ratios(one, pooling, mine) for c, mine in items.items()}
+            cells = [f"{np.median(r):.2f} / {r.max():.2f}" for r in found.values()]
+            rows.append([name, *cells])
+            most = {c: items[c][int(r.argmax())] for c, r in found.items()}
+            worst.append([name, *(item.person.name for item in most.values())])
+    title = (
+        "(1 - cosine) of one head under a change, over the median between people; "
+        "median / worst of the heads with voxels of "
+    )
+    title += f"up to {_FINE} mm" if is_fine else "about 2 mm"
+    counts = [f"{change} ({len(mine)})" for change, mine in items.items()]
+    yield Table(title, ["encoder (heads)", *counts], rows)
+    yield Table("The worst of these heads", ["encoder", *items], worst, is_detail=True)
 
 
 def tabulate_retrieval(embedded: Sequence[Embedded]) -> Iterator[Table]:
@@ -125,7 +150,7 @@ def tabulate_retrieval(embedded: Sequence[Embedded]) -> Iterator[Table]:
                 rows.append([f"{one.encoder.name}, {pooling}", *found.values()])
         how = "standardised features" if scaled else "features as they are"
         title = f"The scan of the same person found by cosine, {how}"
-        yield Table(title, header, rows)
+        yield Table(title, header, rows, is_detail=scaled)
 
 
 def tabulate_structures(embedded: Sequence[Embedded]) -> Iterator[Table]:
@@ -143,26 +168,16 @@ def tabulate_structures(embedded: Sequence[Embedded]) -> Iterator[Table]:
         # Maps of one tool are compared between people, single ones for themselves.
         ixi = [p for p in unseen if p.stripped is None]
         if len(ixi) > 2:
-            yield _agreement_table(one, ixi, truths)
+            yield from _split(_agreement_table(one, ixi, truths))
         for person in (p for p in unseen if p.stripped is not None):
-            yield _single_table(one, person, truths[person.name])
+            yield from _split(_single_table(one, person, truths[person.name]))
         yield from _contrast_table(one)
 
 
-def _change_cell(one: Embedded, pooling: str, change: str, is_fine: bool) -> str:
-    items = [
-        item
-        for item in one.positions
-        if item.change == change and is_fine_head(item.person) == is_fine
-    ]
-    if not items:
-        return "-"
-    original = one.rows([Item(i.person, "T1w") for i in items], pooling)
+def _change_ratios(one: Embedded, pooling: str, items: Sequence[Item]) -> Floats:
+    original = one.rows([Item(item.person, "T1w") for item in items], pooling)
     between = median_between(one.rows(_all_t1w(one), pooling))
-    ratios = relative_changes(original, one.rows(items, pooling), between)
-    worst = items[int(ratios.argmax())].person.name
-    n_heads = len(items)
-    return f"{np.median(ratios):.2f} / {ratios.max():.2f} ({n_heads}; {worst})"
+    return relative_changes(original, one.rows(items, pooling), between)
 
 
 def is_fine_head(person: Person) -> bool:
@@ -257,6 +272,14 @@ def _agreement_table(
     return Table(title, header, rows)
 
 
+def _split(table: Table) -> Iterator[Table]:
+    """Show left and right of structures in a table of their own."""
+    sided = [row for row in table.rows if row[0].endswith(("_left", "_right"))]
+    yield table._replace(rows=[row for row in table.rows if row not in sided])
+    if sided:
+        yield table._replace(rows=sided, is_detail=True)
+
+
 def _agreement_cells(found: Mapping[str, Agreement]) -> list[str]:
     cells = [f"{found[''].ratio:.2f}", str(found[""].spearman), str(found[""].slope)]
     for change in _COPIES[1:]:
@@ -302,4 +325,5 @@ def _contrast_table(one: Embedded) -> Iterator[Table]:
         cells = str(found.spearman), f"{found.slope.value:.2f}", f"{found.ratio:.2f}"
         rows.append([name, *cells])
     title = f"{one.encoder.name}: volumes by T2w against T1w of {len(pairs)} people"
-    yield Table(title, ["structure", "Spearman", "slope", "ratio"], rows)
+    table = Table(title, ["structure", "Spearman", "slope", "ratio"], rows)
+    yield from _split(table)

@@ -20,8 +20,10 @@ embeddings are cached by content: another checkpoint only costs its encoding.
 """
 
 import argparse
+import io
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,6 +51,7 @@ TABLES = {
     "retrieval": tabulate_retrieval,
     "structures": tabulate_structures,
 }
+MARKS = "<!-- real_people.py -->", "<!-- end of real_people.py -->"
 _MIN_PEOPLE = 20  # of whom age and sex are read
 PARTS = (*TABLES, "probes", "baselines")
 
@@ -59,8 +62,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     n_unseen = sum(person.is_unseen for person in people)
     print(f"{len(people)} people, {n_unseen} of whom were not trained on")
     embedded = [*embed_all(options, people)]
+    tables = []
     for table in tabulate(options, embedded):
-        print_table(*table)
+        print_table(*table[:3])
+        tables.append(table)
+    if options.card:
+        write_card(options.card, tables)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -78,6 +85,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--only", nargs="+", choices=PARTS, default=[*PARTS], metavar="PART")
     add("--all-unseen", action="store_true", help="no person was trained on")
     add("--dtype", default="auto", help="precision of the encoder")
+    add("--card", type=Path, help="README.md whose tables are replaced")
     add("--jobs", type=int, default=1, help="processes for preprocessing")
     return parser.parse_args(arguments)
 
@@ -152,6 +160,21 @@ def tabulate_probes(
         "trained on age or sex"
     )
     yield Table(title, header, [*score_probes(probes, questions, (everyone, unseen))])
+
+
+def write_card(path: Path, tables: Sequence[Table]) -> None:
+    """Put the tables, but for details, between the two marks of a model card."""
+    text = io.StringIO()
+    with redirect_stdout(text):
+        for table in tables:
+            if not table.is_detail:
+                print_table(*table[:3])
+    before, start, rest = path.read_text().partition(MARKS[0])
+    _, end, after = rest.partition(MARKS[1])
+    if not end:
+        raise SystemExit(f"{path}: expected the marks {MARKS[0]} and {MARKS[1]}")
+    path.write_text(f"{before}{start}\n{text.getvalue()}\n{end}{after}")
+    print(f"\nwrote {path}")
 
 
 def list_baselines(
