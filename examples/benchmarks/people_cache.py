@@ -17,6 +17,7 @@ from people_changes import STRIPPED, change_head
 from people_scans import Person
 
 from brainfeat import Checkpoint, Preprocessor, write_volume
+from brainfeat.embedding.pooler import Pooler
 from brainfeat.embedding.subject_encoder import EncoderInput, SubjectEncoder
 from brainfeat.io.hashing import known_hash
 from brainfeat.subjects.reading import read_and_preprocess
@@ -136,8 +137,7 @@ class PeopleEncoder:
     @property
     def structures(self) -> tuple[str, ...]:
         """All structures that are read from tokens: tissues, then others."""
-        config = self.checkpoint.config.encoder
-        return self.tissues + tuple(getattr(config, "structures", ()))
+        return tuple(getattr(self.checkpoint.config.encoder, "anatomy_names", ()))
 
     def embed(self, paths: Mapping[Item, Path], folder: Path) -> Features:
         """Embed prepared scans in order, or read the cached rows."""
@@ -168,19 +168,11 @@ class PeopleEncoder:
         )
         output = encoder.forward(voxels, present, fractions)
         mean = encoder.pooler.pool(output, fractions, None).float()
-        if not self.structures or "anatomy.weight" not in self.checkpoint.state:
-            return mean.numpy(), np.zeros((len(mean), 0), np.float32)
-        weight, bias = (
-            self.checkpoint.state[f"anatomy.{n}"].float() for n in ("weight", "bias")
-        )
-        counted = (fractions > 0).float()
-        tokens = torch.einsum("bshw,bshwd->bd", counted, output.patch_tokens.float())
-        n_patches = counted.sum(dim=(1, 2, 3))[:, None]
-        sizes = self.checkpoint.config.encoder
-        edges = sizes.patch_size * sizes.patch_size * sizes.thickness
-        patch_ml = edges * self.preprocessor.spacing**3 / 1e3
-        ml = (tokens @ weight.T + n_patches * bias) * patch_ml
-        return mean.numpy(), ml.numpy()
+        ml = torch.zeros(len(mean), 0)
+        if self.structures:
+            known = self.checkpoint, encoder.preprocessor
+            ml = Pooler(*known, "anatomy_ml", None).pool(output, fractions, None)
+        return mean.numpy(), ml.float().numpy()
 
 
 def _to_input(encoder: SubjectEncoder, item: Item, path: Path) -> EncoderInput:
