@@ -96,7 +96,7 @@ class Encoder:
             return pool_tokens(output, fractions, self.pooling)
         state = self.checkpoint.state
         weight, bias = state["anatomy.weight"], state["anatomy.bias"]
-        n_tissues = len(self.checkpoint.config.slab_encoder.tissues)
+        n_tissues = len(self.checkpoint.config.encoder.tissues)
         return pool_tissues(output, fractions, weight, bias, n_tissues)
 
     def cached_embed(
