@@ -13,6 +13,7 @@ from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.exceptions import InputError
 from brainfeat.models.config import EncoderConfig
 from brainfeat.models.encoder import SlabEncoder
+from brainfeat.models.encoders import require_slabs
 from brainfeat.pretraining.source import SubjectBatch
 from brainfeat.pretraining.store import VolumeStore
 from brainfeat.slabs.grid import SlabGrid
@@ -83,7 +84,7 @@ class _Sums:
                 "and a checkpoint that reads anatomy, got "
                 f"{len(names)} subjects and {len(config.anatomy_names)} structures."
             )
-        encoder = checkpoint.build_encoder().eval()
+        encoder = require_slabs(checkpoint.build_encoder())
         grid = SlabGrid(thickness=config.thickness, plane=checkpoint.config.plane)
         rows = [_sum_patches(encoder, grid, store.load([name])) for name in names]
         tokens, n_patches, true = (np.array(part) for part in zip(*rows, strict=True))
