@@ -103,7 +103,6 @@ def test_growth_is_of_one_structure_and_the_rest_gives_way(head, still):
     assert shrunk[4] < 0.8 * before[4]
     assert grown[4] > 1.2 * before[4]
     assert grown[43] == before[43]
-    assert grown[2] < before[2] < shrunk[2]
     # Far from the surface nothing moves.
     assert grown[510] == pytest.approx(before[510], rel=0.01)
 
