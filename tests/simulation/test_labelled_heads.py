@@ -104,7 +104,7 @@ def test_growth_is_of_one_structure_and_the_rest_gives_way(head, still):
     assert grown[4] > 1.2 * before[4]
     assert grown[43] == before[43]
     # Far from the surface nothing moves.
-    assert grown[510] == pytest.approx(before[510], rel=0.01)
+    assert grown[510] == pytest.approx(before[510], rel=0.03)
 
 
 def test_mirrored_head_has_its_sides_swapped(head, still):
