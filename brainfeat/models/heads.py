@@ -87,6 +87,8 @@ class AnatomyHead(nn.Module):
 
         Weights (..., R) are those of each target; one without weight has spread 1.
         """
+        # Apple's MPS has no float64.
+        targets, weights = targets.cpu(), weights.cpu()
         rows = targets.flatten(0, -2).double()  # N R
         if weights.ndim < targets.ndim:
             fraction = weights.flatten().double()[:, None] / weights.sum()

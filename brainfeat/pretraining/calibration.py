@@ -81,11 +81,13 @@ def _calibrate_targets(
         is_inside = (fractions > 0)[..., None]
         sums = (targets * is_inside).sum(dim=(2, 3, 4)).flatten(0, 1)  # N R
         shown = torch.cat(known).flatten(0, 1) if known else sums.isfinite()
-        whole_spread.variance.copy_(all_ranks_mean(_variance(sums, shown)))
+        variance = _variance(sums, shown).to(sums.device)
+        whole_spread.variance.copy_(all_ranks_mean(variance))
 
 
 def _variance(sums: Tensor, known: Tensor) -> Tensor:
     """Return the variance of each column over its known rows, bounded from below."""
+    sums, known = sums.cpu(), known.cpu()  # Apple's MPS has no float64
     weights = known.double() / known.sum(dim=0).clamp(min=1)
     mean = (weights * sums).sum(dim=0)
     variance = (weights * (sums - mean).square()).sum(dim=0)

@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from datetime import timedelta
 from functools import partial
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -22,7 +21,7 @@ from brainfeat.exceptions import BrainfeatError, InputError, TrainingError
 from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.pretraining.acquisitions import CopyPlan, store_acquisitions
 from brainfeat.pretraining.label_maps import collect_structures
-from brainfeat.pretraining.ranks import rank, world_size
+from brainfeat.pretraining.ranks import new_patient_group, rank, world_size
 from brainfeat.pretraining.store import StoredScan, StoreIndex, VolumeStore
 from brainfeat.pretraining.tracking import Tracker, untracked
 from brainfeat.simulation.degradation import DegradationConfig
@@ -32,7 +31,6 @@ from brainfeat.workers import end_with_parent
 logger = logging.getLogger(__name__)
 
 Stored = tuple[StoredScan, ...]  # of one subject
-_TIMEOUT = timedelta(days=3)  # of ranks that wait for the others to preprocess
 
 
 class NothingStoredError(InputError):
@@ -68,10 +66,7 @@ def write_store(
     plan = CopyPlan(
         n_degraded=n_degraded, config=degradation or DegradationConfig(), codes=codes
     )
-    group = None
-    if world_size() > 1:
-        # NCCL gives up after minutes, and preprocessing takes hours.
-        group = dist.new_group(backend="gloo", timeout=_TIMEOUT)
+    group = new_patient_group()
     mine = subjects[rank() :: world_size()]
     stream = preprocess_subjects(
         mine,

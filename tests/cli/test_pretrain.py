@@ -163,8 +163,12 @@ def test_scans_that_fail_are_listed_and_the_status_is_1(cohort, options, tmp_pat
         (["{cohort}", "-o", "{store}/.."], "holds a run; resume it"),
         (["{store}", "{cohort}"], "a store cannot be combined"),
         (
-            ["{cohort}", "-o", "{store}/..", "--resume", "--steps", "6"],
-            "pretraining.json: the run began with .*n_steps 5 .now 6",
+            ["{cohort}", "-o", "{store}/..", "--resume", "--preset", "small_batch"],
+            "pretraining.json: the run began with .*batch_size 2 .now 8",
+        ),
+        (
+            ["{cohort}", "-o", "{store}/..", "--resume", "--steps", "4"],
+            "first.*: 5 steps are done; n_steps .* at least as many, got 4",
         ),
     ],
 )
