@@ -9,7 +9,7 @@ from torch import Tensor
 
 from brainfeat.exceptions import TrainingError
 
-_START, _SMALLEST, _LARGEST = 2.0**15, 2.0**-4, 2.0**24
+_START, _SMALLEST, _LARGEST = 2.0**12, 2.0**-3, 2.0**24
 _GROWS_AFTER = 2000  # steps without overflow
 
 

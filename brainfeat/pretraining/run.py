@@ -81,7 +81,8 @@ def pretrain(  # noqa: PLR0913 (the last one is for the command line)
     resume : bool
         Whether to resume the run in `output`. The result equals that of an
         uninterrupted run of as many processes, unless the scans have changed, which
-        gives a warning.
+        gives a warning. Steps, what is logged and saved, precision, parallelism and the
+        number of processes may differ from before.
     device : str
         A torch device; ``"auto"`` takes the fastest available. It changes the
         result by rounding only.

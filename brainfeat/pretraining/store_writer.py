@@ -7,9 +7,10 @@ import multiprocessing
 import os
 import signal
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from functools import partial
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -23,6 +24,7 @@ from brainfeat.pretraining.acquisitions import CopyPlan, store_acquisitions
 from brainfeat.pretraining.label_maps import collect_structures
 from brainfeat.pretraining.ranks import new_patient_group, rank, world_size
 from brainfeat.pretraining.store import StoredScan, StoreIndex, VolumeStore
+from brainfeat.pretraining.stored_subjects import StoredSubjects
 from brainfeat.pretraining.tracking import Tracker, untracked
 from brainfeat.simulation.degradation import DegradationConfig
 from brainfeat.subjects.subject import Outcome, Subject
@@ -109,13 +111,34 @@ def preprocess_subjects(
 ) -> Iterator[Outcome[Stored]]:
     """Write the arrays of each subject and yield the outcomes in order."""
     folder.mkdir(parents=True, exist_ok=True)
+    plan = plan or CopyPlan()
+    records = StoredSubjects(folder, preprocessor, modalities, plan)
+    subjects = list(subjects)
+    states = [records.state_of(subject) for subject in subjects]
+    known = [records.find(*pair) for pair in zip(subjects, states, strict=True)]
     work = partial(
         _store_subject,
         folder=folder,
         preprocessor=preprocessor,
         modalities=tuple(modalities),
-        plan=plan or CopyPlan(),
+        plan=plan,
     )
+    fresh = (s for s, scans in zip(subjects, known, strict=True) if scans is None)
+    with closing(_map(work, fresh, n_jobs if None in known else 1)) as outcomes:
+        for subject, state, scans in zip(subjects, states, known, strict=True):
+            if scans is not None:
+                yield Outcome(subject, scans)
+                continue
+            outcome = next(outcomes)
+            if outcome.result is not None:
+                records.add(subject, state, outcome.result)
+            yield outcome
+
+
+def _map(
+    work: Callable[[Subject], Outcome[Stored]], subjects: Iterable[Subject], n_jobs: int
+) -> Generator[Outcome[Stored], None, None]:
+    """Store subjects in processes, in order."""
     if n_jobs == 1:
         yield from map(work, subjects)
         return

@@ -94,6 +94,9 @@ def train(
     Unlike `brainfeat.pretrain` it reads no images and needs no library that does.
     """
     folder = Path(output)
+    if isinstance(source, VolumeStore):
+        used = [n for n in config.encoder.modalities if n in source.modalities]
+        source = source.select(used or source.modalities)
     with joined_ranks(device) as target:
         warm_start.check_fit(source, config)
         warm_start.check_grid(source.shape, config)
