@@ -214,8 +214,8 @@ def _encoder_of(init: str) -> "EncoderConfig":
         encoder = config.slab_encoder
     except ConfigError as error:
         raise ConfigError(f"{init}: {error}") from error
-    # The read-out of tissues is trained anew, if the data have anatomy targets.
-    return dataclasses.replace(encoder, tissues=())
+    # The read-out of anatomy is trained anew, if the data have anatomy targets.
+    return dataclasses.replace(encoder, tissues=(), structures=())
 
 
 @contextmanager

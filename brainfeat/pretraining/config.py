@@ -276,8 +276,9 @@ def _relations(config: PretrainingConfig) -> Iterator[Relation]:
     for name in ("dino", "infonce", "consistency"):
         has_views = getattr(config, f"{name}_weight") == 0 or config.views.n_global > 1
         yield has_views, "views.n_global", "at least 2 for DINO, InfoNCE, consistency"
-    names_none = not config.encoder.tissues
-    yield names_none, "encoder.tissues", "none, since the data name them"
+    for name in ("tissues", "structures"):
+        names_none = not getattr(config.encoder, name)
+        yield names_none, f"encoder.{name}", "none, since the data name them"
     patch = config.encoder.patch_size
     for name in ("global_crops", "local_crops"):
         fits = not any(length % patch for length in getattr(config.views, name).size)

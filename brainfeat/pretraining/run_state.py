@@ -210,15 +210,18 @@ def export_checkpoint(
 ) -> Checkpoint:
     """Make a checkpoint of the teacher's encoder, in float32 on the CPU.
 
-    An anatomy head becomes the encoder's read-out of the tissues. `scores` are those of
-    a probe before the first step and of the best encoder. Every rank must call this.
+    An anatomy head becomes the encoder's read-out of tissues and structures. `scores`
+    are those of a probe before the first step and of the best encoder. Every rank must
+    call this.
     """
     encoder, head = teacher.get_submodule("encoder"), teacher.anatomy_head
     state = {name: whole_tensor(v) for name, v in encoder.state_dict().items()}
     tissues: tuple[str, ...] = ()
+    structures: tuple[str, ...] = ()
     if head is not None:
-        tissues = tuple(source.tissues)
-        state |= _read_out(head, [source.targets.index(name) for name in tissues])
+        tissues, structures = tuple(source.tissues), tuple(source.structures)
+        names = tissues + structures
+        state |= _read_out(head, [source.targets.index(name) for name in names])
     objectives = [
         f"{name} {weight:g}"
         for name in _OBJECTIVES
@@ -230,7 +233,9 @@ def export_checkpoint(
     )
     checkpoint_config = CheckpointConfig(
         # Stochastic depth belongs to the training, not to the encoder.
-        encoder=dataclasses.replace(config.encoder, drop_path=0.0, tissues=tissues),
+        encoder=dataclasses.replace(
+            config.encoder, drop_path=0.0, tissues=tissues, structures=structures
+        ),
         plane=config.views.planes[0],
         preprocessing=dict(source.preprocessing),
         pooling="mean",

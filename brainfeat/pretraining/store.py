@@ -26,6 +26,7 @@ from brainfeat.configs import from_plain
 from brainfeat.exceptions import InputError, ModalityError, brief_reason
 from brainfeat.io.json_files import read_json, write_json
 from brainfeat.pretraining.source import SubjectBatch, derive_seed
+from brainfeat.simulation.anatomy import BRAIN_CLASSES
 
 INDEX_NAME = "index.json"
 _FORMAT = "brainfeat-store-2"
@@ -60,14 +61,21 @@ class Structures:
 
     @property
     def partition(self) -> tuple[str, ...]:
-        """Structures without a label of an earlier one, so that none overlap."""
+        """Structures without a label of an earlier one, so that none overlap.
+
+        Tissues that the simulation knows come first, whatever the order of the tables.
+        """
+        labels = {
+            name: {label for label, is_member in enumerate(row) if is_member}
+            for name, row in zip(self.names, self.members, strict=True)
+        }
+        order = dict.fromkeys(name for name in BRAIN_CLASSES if name in labels)
         taken: set[int] = set()
         names = []
-        for name, row in zip(self.names, self.members, strict=True):
-            labels = {label for label, is_member in enumerate(row) if is_member}
-            if not labels & taken:
+        for name in order | labels:
+            if not labels[name] & taken:
                 names.append(name)
-                taken |= labels
+                taken |= labels[name]
         return tuple(names)
 
 
@@ -161,6 +169,7 @@ class VolumeStore:
         self.preprocessing = self.index.preprocessing
         self.targets = self.index.structures.names
         self.tissues = self.index.structures.partition
+        self.structures = tuple(n for n in self.targets if n not in self.tissues)
         self.target_weights = (1.0,) * len(self.targets)
         self.shape = self._check_arrays()
 

@@ -167,6 +167,8 @@ class Trainer:
             self.initial_score = facts.get("initial_score")
             self.loss_scale.value = facts.get("loss_scale", self.loss_scale.value)
             self.origin = Origin.from_dict(facts.get("origin", {}))
+            seen = facts.get("teacher_background", self.config.encoder.background)
+            warm_start.keep_background(self.model.reference, seen)
             if facts.get("scans", self._scans) != self._scans and rank() == 0:
                 logger.warning(
                     "%s: the run began with other scans; it resumes with these.",
@@ -358,6 +360,8 @@ class Trainer:
                 "scans": self._scans,
                 "origin": self.origin.to_dict(),
             }
+            if (teacher := self.model.reference) is not None:
+                facts["teacher_background"] = teacher.config.background
             path = self.folder / run_state.STATE_NAME
             run_state.save_run_state(path, self.model, self.optimizer, facts)
             self._save_checkpoint(self._teacher_checkpoint(), self.folder)

@@ -272,6 +272,7 @@ def test_label_maps_are_the_anatomy_of_those_who_have_one(make_visits):
     store = make_visits([{"known": (True, True, False)}])
     assert store.targets == ("left", "right", "both")
     assert store.tissues == ("left", "right")
+    assert store.structures == ("both",)
     assert store.target_weights == (1.0, 1.0, 1.0)
     batch = store.draw(0, 2, seed=0)
     assert batch.labels.shape == (2, 1, *SHAPE)
@@ -281,6 +282,22 @@ def test_label_maps_are_the_anatomy_of_those_who_have_one(make_visits):
     without = make_visits([{}]).draw(0, 1, seed=0)
     assert without.labels.sum() == 0
     assert not without.known.any()
+
+
+def test_tissues_of_the_simulation_are_tissues_in_any_order_of_the_table():
+    members = {
+        "hippocampus": (True, False, False, False),
+        "csf": (False, False, True, False),
+        "cortex": (False, True, False, False),
+        "gray_matter": (True, True, False, False),
+        "skull": (False, False, False, True),
+        "head": (True, True, True, True),
+    }
+    for names in (members, reversed(members)):
+        rows = {name: members[name] for name in names}
+        structures = Structures(names=tuple(rows), members=tuple(rows.values()))
+        # Others are tissues, too, if they share nothing with an earlier one.
+        assert structures.partition == ("csf", "gray_matter", "skull")
 
 
 def test_a_store_without_copies_and_label_maps_is_as_before(make_store, tmp_path):
