@@ -57,7 +57,6 @@ from brainfeat.simulation.training import TrainingConfig
 from brainfeat.slabs.crops import CropConfig
 from brainfeat.slabs.intensity import IntensityConfig
 from brainfeat.subjects.subject import Subject
-from brainfeat.volume import Geometry, Volume
 
 DESCRIPTION = (
     "Learnt from simulated anatomies alone what each patch of a brain holds; T1w, T2w "
@@ -196,8 +195,7 @@ def load_own_base(path: str) -> BaseAnatomy:
     """Load the anatomy of a T1w scan, whose brain the preprocessing finds."""
     volume, preprocessor = read_volume(path), Preprocessor()
     found = preprocessor.apply({"T1w": volume}, ("T1w",))
-    affine = found.grid_to_scanner @ found.geometry.affine
-    mask = Volume(found.foreground, Geometry(found.geometry.shape, affine))
+    mask = preprocessor.invert(found.foreground, found, volume.geometry)
     aligned = align_to_template(volume).affine
     return BaseAnatomy.from_t1(volume, mask, spacing=2.0, template_to_scanner=aligned)
 
