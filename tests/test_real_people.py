@@ -149,6 +149,19 @@ def test_components_are_fitted_without_the_test_rows():
     assert not np.allclose(first[5:], second[5:])
 
 
+def test_components_are_those_of_scikit_learn():
+    from people_probes import project
+    from sklearn.decomposition import PCA
+
+    rows = np.random.default_rng(0).normal(size=(17, 90)) + 3.0
+    train, test = np.arange(12), np.arange(12, 17)
+    pca = PCA(5).fit(rows[train])
+    found = project(rows @ rows.T, train, test)
+    for mine, part in zip(found, (train, test), strict=True):
+        theirs = pca.transform(rows[part])
+        np.testing.assert_allclose(np.abs(mine[:, :5]), np.abs(theirs), atol=1e-8)
+
+
 def test_every_third_person_of_ixi_was_not_trained_on():
     from people_scans import find_unseen
 
