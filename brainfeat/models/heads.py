@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Bounds the weight of targets that are rare in a sample.
-_SMALLEST_SPREAD = 0.05
+# Bounds the weight of targets that are rare in a sample. Small structures, such as the
+# amygdala, have 0.01 to 0.02 in patches of 16 x 16 x 8 mm.
+_SMALLEST_SPREAD = 0.01
 
 
 class Projector(nn.Module):

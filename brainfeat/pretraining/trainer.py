@@ -146,6 +146,8 @@ class Trainer:
             self.next_step = facts["next_step"]
             self.best_score = facts["best_score"]
             self.origin = Origin.from_dict(facts.get("origin", {}))
+            seen = facts.get("teacher_background", self.config.encoder.background)
+            warm_start.keep_background(self.model.reference, seen)
             if facts.get("scans", self._scans) != self._scans and rank() == 0:
                 logger.warning(
                     "%s: the run began with other scans; it resumes with these.",
@@ -303,6 +305,8 @@ class Trainer:
                 "scans": self._scans,
                 "origin": self.origin.to_dict(),
             }
+            if (teacher := self.model.reference) is not None:
+                facts["teacher_background"] = teacher.config.background
             path = self.folder / run_state.STATE_NAME
             run_state.save_run_state(path, self.model, self.optimizer, facts)
             self._export()

@@ -7,9 +7,11 @@ __all__ = [
     "check_run_folder",
     "choose_start",
     "initialise",
+    "keep_background",
     "run_lock",
 ]
 
+import dataclasses
 import logging
 import os
 import re
@@ -23,6 +25,8 @@ from brainfeat.checkpoint.checkpoint import CHECKPOINT_FILES, Checkpoint
 from brainfeat.exceptions import CheckpointError, ConfigError, TableError, TrainingError
 from brainfeat.io.json_files import read_json
 from brainfeat.io.locks import FolderBusyError, lock_folder, release_folder
+from brainfeat.models.config import Background
+from brainfeat.models.encoder import SlabEncoder
 from brainfeat.models.transfer import adapt_state
 from brainfeat.pretraining.config import PretrainingConfig
 from brainfeat.pretraining.ranks import rank, world_size
@@ -84,6 +88,13 @@ def initialise(model: SelfDistillation, checkpoint: Checkpoint) -> None:
         network.get_submodule("encoder").load_state_dict(state)
     if model.reference is not None:
         model.reference.load_state_dict(state)
+    keep_background(model.reference, encoder.background)
+
+
+def keep_background(encoder: SlabEncoder | None, background: Background) -> None:
+    """Let a frozen teacher see the background that its weights were trained with."""
+    if encoder is not None:
+        encoder.config = dataclasses.replace(encoder.config, background=background)
 
 
 def _load(init: str | os.PathLike[str], config: PretrainingConfig) -> Checkpoint:
