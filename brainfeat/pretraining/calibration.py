@@ -90,7 +90,8 @@ def _calibrate_targets(
         is_inside = (fractions > 0)[..., None]
         sums = (targets * is_inside).sum(dim=(2, 3, 4)).flatten(0, 1)  # N R
         shown = torch.cat(known).flatten(0, 1) if known else sums.isfinite()
-        whole_spread.variance.copy_(all_ranks_mean(_variance(sums, shown)))
+        variance = _variance(sums, shown).to(sums.device)
+        whole_spread.variance.copy_(all_ranks_mean(variance))
 
 
 def _read_initially(head: AnatomyHead, samples: list[_Sample]) -> None:
@@ -108,12 +109,12 @@ def _read_initially(head: AnatomyHead, samples: list[_Sample]) -> None:
             rows = nn.functional.pad(
                 sample.read[view, subject][inside], (0, 1), value=1.0
             )
-            weighed = (rows * weights[inside, None]).double().cpu()
+            weighed = (rows * weights[inside, None]).cpu().double()
             known = torch.ones(n_targets, dtype=torch.float64)
             if sample.known is not None:
-                known = sample.known[view, subject].double().cpu()
-            gram += known[:, None, None] * (weighed.T @ rows.double().cpu())
-            products = weighed.T @ targets[view, subject][inside].double().cpu()
+                known = sample.known[view, subject].cpu().double()
+            gram += known[:, None, None] * (weighed.T @ rows.cpu().double())
+            products = weighed.T @ targets[view, subject][inside].cpu().double()
             moments += known[:, None] * products.T
     gram, moments = _shared(gram, head), _shared(moments, head)
     size = gram.diagonal(dim1=1, dim2=2).mean(dim=1).clamp(min=1e-6)
@@ -125,11 +126,12 @@ def _read_initially(head: AnatomyHead, samples: list[_Sample]) -> None:
 
 def _shared(sums: Tensor, head: AnatomyHead) -> Tensor:
     """Average over ranks, on the device that they communicate by."""
-    return all_ranks_mean(sums.to(head.linear.weight)).double().cpu()
+    return all_ranks_mean(sums.to(head.linear.weight)).cpu().double()
 
 
 def _variance(sums: Tensor, known: Tensor) -> Tensor:
     """Return the variance of each column over its known rows, bounded from below."""
+    sums, known = sums.cpu(), known.cpu()  # Apple's MPS has no float64
     weights = known.double() / known.sum(dim=0).clamp(min=1)
     mean = (weights * sums).sum(dim=0)
     variance = (weights * (sums - mean).square()).sum(dim=0)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from brainfeat.exceptions import InputError
+from brainfeat.exceptions import InputError, ModalityError
 from brainfeat.pretraining.store import (
     StoredScan,
     StoreIndex,
@@ -313,3 +313,32 @@ def test_a_store_without_copies_and_label_maps_is_as_before(make_store, tmp_path
     ]
     text = json.dumps(scans).encode()
     assert hashlib.sha256(text).hexdigest() == store.fingerprint
+
+
+@pytest.mark.parametrize(
+    "names", [("T1w",), ("FLAIR",), ("T1w", "FLAIR"), ("FLAIR", "T1w")]
+)
+def test_some_modalities_of_a_store_are_read_in_the_order_asked_for(make_visits, names):
+    store = make_visits(
+        [{}, {"present": (False, True), "degradation": "noise"}], Structures()
+    )
+    volumes = torch.arange(1.0, 4.0).half().view(3, 1, 1, 1) + torch.zeros(3, *SHAPE)
+    np.save(store.folder / "0.npy", volumes.half().numpy())
+    some, whole = store.select(names), store.load("a")
+    columns = [store.modalities.index(name) for name in names]
+    assert some.modalities == names
+    batch = some.load("a")
+    assert torch.equal(batch.volumes, whole.volumes[:, :, columns])
+    assert torch.equal(batch.foreground, whole.foreground)
+    assert torch.equal(batch.present, whole.present[:, :, columns])
+    drawn = some.draw(0, 1, seed=1)
+    assert len(drawn.volumes[0]) == (1 if names == ("T1w",) else 2)
+    assert drawn.present.any(dim=-1).all()
+
+
+def test_a_modality_that_no_scan_has_is_refused(make_store):
+    store = make_store("ab", present=(True, False))
+    with pytest.raises(ModalityError, match="expected volumes of PET, the store has T"):
+        store.select(["PET"])
+    with pytest.raises(ModalityError, match="no scan of the store has FLAIR"):
+        store.select(["FLAIR"])

@@ -326,7 +326,7 @@ def test_probe_gets_an_encoder_on_the_device_of_the_run(source, small_config, tm
 
 
 def test_best_probed_encoder_is_kept(source, small_config, tmp_path):
-    scores, states = iter([0.3, 0.9, 0.5, 0.7]), []
+    scores, states = iter([1.0, 0.3, 0.9, 0.5, 0.7]), []
 
     def probe(encoder):
         assert not encoder.training
@@ -336,10 +336,11 @@ def test_best_probed_encoder_is_kept(source, small_config, tmp_path):
     folder = tmp_path / "run"
     train(source, small_config, output=folder, device=CPU, probe=probe)
     best = Checkpoint.load(folder / "best")
-    assert all(torch.equal(best.state[name], states[1][name]) for name in best.state)
+    assert all(torch.equal(best.state[name], states[2][name]) for name in best.state)
     text = (folder / "log.jsonl").read_text()
     lines = [json.loads(line) for line in text.splitlines() if "probe" in line]
     assert [(line["step"], line["probe"]) for line in lines] == [
+        (-1, 1.0),  # of the initial weights
         (1, 0.3),
         (3, 0.9),
         (5, 0.5),
