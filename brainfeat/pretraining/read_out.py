@@ -21,6 +21,7 @@ from brainfeat.slabs.grid import SlabGrid
 logger = logging.getLogger(__name__)
 
 _FEWEST = 8  # subjects that know a structure
+_FARTHEST = 9.0  # median distances from the line: six standard deviations
 _GAINS = (0.5, 3.0)  # more would be noise of a structure that is hardly read
 _PENALTY = 1.0  # on the offset's dependence on a token, in variances between subjects
 _Floats = NDArray[np.float64]
@@ -32,7 +33,8 @@ def calibrate_read_out(checkpoint: Checkpoint, store: VolumeStore) -> Checkpoint
     The volume of each structure, read from the first scan of each subject of a store,
     is regressed on that of the label map. A gain and an offset of the whole brain,
     which give this line slope one and no offset, become part of the read-out; the
-    opposite regression would shrink volumes towards their mean. Structures that fewer
+    opposite regression would shrink volumes towards their mean. Subjects far from the
+    line of the others are left out: their label maps are wrong. Structures that fewer
     than eight subjects know are left as they are.
 
     The read-out stays a linear map of tokens that is summed over patches, whose number
@@ -54,6 +56,7 @@ def calibrate_read_out(checkpoint: Checkpoint, store: VolumeStore) -> Checkpoint
         known = np.isfinite(true)
         if known.sum() < _FEWEST:
             continue
+        known[known] = _find_typical(read[known, row], true[known])
         gain, offset = _fit_line(read[known, row], unit[known], true[known])
         weight[row] = gain * weight[row] + offset * unit_weight
         bias[row] = gain * bias[row] + offset * unit_bias
@@ -136,6 +139,20 @@ def _fit_unit(sums: _Sums) -> tuple[_Floats, float]:
     gram = columns.T @ columns + np.diag(penalty)
     even, *weight = np.linalg.solve(gram, columns.sum(axis=0)) / sums.n_patches.mean()
     return np.array(weight), float(even - center @ np.array(weight))
+
+
+def _find_typical(read: _Floats, true: _Floats) -> NDArray[np.bool_]:
+    """Find subjects near the line of most, since some label maps are wrong.
+
+    The line has the median slope between two subjects.
+    """
+    first, second = np.triu_indices(len(true), 1)
+    apart = true[second] - true[first]
+    differ = apart != 0
+    slopes = (read[second] - read[first])[differ] / apart[differ]
+    residuals = read - true * (np.median(slopes) if differ.any() else 0.0)
+    distances = np.abs(residuals - np.median(residuals))
+    return np.asarray(distances <= _FARTHEST * np.median(distances))
 
 
 def _fit_line(read: _Floats, unit: _Floats, true: _Floats) -> tuple[float, float]:

@@ -46,7 +46,8 @@ LOG_NAME = "log.jsonl"
 STATE_NAME = "state.safetensors"
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step", "momentum_buffer")
-_OBJECTIVES = ("DINO", "iBOT", "KoLeo", "InfoNCE", "anatomy")
+_DISTILLATION = ("DINO", "iBOT", "KoLeo", "InfoNCE")
+_OBJECTIVES = (*_DISTILLATION, "anatomy", "agreement", "consistency")
 
 
 def save_run_state(

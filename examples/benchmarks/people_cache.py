@@ -19,6 +19,7 @@ from people_scans import Person
 from brainfeat import Checkpoint, Preprocessor, write_volume
 from brainfeat.embedding.pooler import Pooler
 from brainfeat.embedding.subject_encoder import EncoderInput, SubjectEncoder
+from brainfeat.exceptions import BrainfeatError
 from brainfeat.io.hashing import known_hash
 from brainfeat.subjects.reading import read_and_preprocess
 from brainfeat.subjects.subject import Subject
@@ -74,7 +75,11 @@ class ScanCache:
         missing = [item for item in items if not paths[item].exists()]
         work = (delayed(self._prepare)(item, paths[item]) for item in missing)
         self.seconds.extend(s for s in Parallel(self.n_jobs)(work) if s)
-        return {item: path for item, path in paths.items() if path.exists()}
+        found = {item: path for item, path in paths.items() if path.exists()}
+        # A changed scan is compared with the original.
+        originals = {item._replace(change="") for item in found if item.change}
+        lost = {item for item in originals if item in paths and item not in found}
+        return {i: p for i, p in found.items() if i._replace(change="") not in lost}
 
     def _path(self, item: Item) -> Path:
         masks = [item.person.stripped, item.person.label_map]
@@ -98,7 +103,11 @@ class ScanCache:
             start = time.perf_counter()
             subject = Subject(item.person.name, {item.modality: source})
             given = subject, self.preprocessor, (item.modality,)
-            _, processed = read_and_preprocess(*given)
+            try:
+                _, processed = read_and_preprocess(*given)
+            except BrainfeatError as error:
+                print(f"left out: {scan.name} {item.change}: {error}")
+                return 0.0
             seconds = time.perf_counter() - start
         _save(
             path,

@@ -23,6 +23,7 @@ Floats = NDArray[Any]
 POOLINGS = ("mean", "anatomy")
 _FINE = 1.5  # mm: the largest edge of the voxels of a fine head
 _COPIES = ("", "3 mm voxels", "5 mm axial slices")  # whose structures are measured
+_MIN_PEOPLE = 3  # whose volumes are compared with each other
 _OTHER_CONTRASTS = ("T2w", "FLAIR")
 
 
@@ -95,11 +96,13 @@ def embed_people(
 
 def tabulate_changes(embedded: Sequence[Embedded]) -> Iterator[Table]:
     """Compare changes of one head with the differences between people."""
+    known = [item for item in embedded[0].positions if item.change]
+    known = [item for item in known if all(one.knows(item) for one in embedded)]
     for is_fine in (True, False):
         items = {
             change: [
                 item
-                for item in embedded[0].positions
+                for item in known
                 if item.change == change and is_fine_head(item.person) == is_fine
             ]
             for change in CHANGES
@@ -119,22 +122,29 @@ def _change_tables(
     embedded: Sequence[Embedded], items: Mapping[str, Sequence[Item]], is_fine: bool
 ) -> Iterator[Table]:
     """Yield medians and worst, and which heads are the worst."""
-    rows, worst = [], []
-    for one in embedded:
-        for pooling in one.poolings:
-            name = f"{one.encoder.name}, {pooling}"
-            found = {c: _change_ratios(one, pooling, mine) for c, mine in items.items()}
-            cells = [f"{np.median(r):.2f} / {r.max():.2f}" for r in found.values()]
-            rows.append([name, *cells])
-            most = {c: items[c][int(r.argmax())] for c, r in found.items()}
-            worst.append([name, *(item.person.name for item in most.values())])
-    title = (
-        "(1 - cosine) of one head under a change, over the median between people; "
-        "median / worst of the heads with voxels of "
-    )
-    title += f"up to {_FINE} mm" if is_fine else "about 2 mm"
+    size = f"up to {_FINE} mm" if is_fine else "about 2 mm"
     counts = [f"{change} ({len(mine)})" for change, mine in items.items()]
-    yield Table(title, ["encoder (heads)", *counts], rows)
+    worst = []
+    for scaled in (False, True):
+        rows = []
+        for one in embedded:
+            for pooling in one.poolings:
+                name = f"{one.encoder.name}, {pooling}"
+                ratios = {
+                    change: _change_ratios(one, pooling, mine, scaled)
+                    for change, mine in items.items()
+                }
+                cells = [f"{np.median(r):.2f} / {r.max():.2f}" for r in ratios.values()]
+                rows.append([name, *cells])
+                most = [items[c][int(r.argmax())] for c, r in ratios.items()]
+                if not scaled:
+                    worst.append([name, *(item.person.name for item in most)])
+        title = (
+            "(1 - cosine) of one head under a change, over the median between people; "
+            f"median / worst of the heads with voxels of {size}"
+        )
+        title += ", standardised features" if scaled else ""
+        yield Table(title, ["encoder (heads)", *counts], rows, is_detail=scaled)
     yield Table("The worst of these heads", ["encoder", *items], worst, is_detail=True)
 
 
@@ -150,34 +160,48 @@ def tabulate_retrieval(embedded: Sequence[Embedded]) -> Iterator[Table]:
                 rows.append([f"{one.encoder.name}, {pooling}", *found.values()])
         how = "standardised features" if scaled else "features as they are"
         title = f"The scan of the same person found by cosine, {how}"
-        yield Table(title, header, rows, is_detail=scaled)
+        if len(header) > 1:
+            yield Table(title, header, rows, is_detail=scaled)
 
 
 def tabulate_structures(embedded: Sequence[Embedded]) -> Iterator[Table]:
     """Compare volumes in ml with label maps of people who were not trained on."""
+    people = [
+        item.person
+        for item in embedded[0].positions
+        if item == Item(item.person, "T1w") and item.person.is_unseen
+    ]
+    truths = {p: true_volumes(p.label_map) for p in people if p.label_map is not None}
     for one in embedded:
         if not one.features.ml.shape[1]:
             continue
-        people = [
-            item.person
-            for item in one.positions
-            if item == Item(item.person, "T1w") and item.person.label_map
-        ]
-        unseen = [person for person in people if person.is_unseen]
-        truths = {p.name: true_volumes(p.label_map) for p in unseen if p.label_map}
-        # Maps of one tool are compared between people, single ones for themselves.
-        ixi = [p for p in unseen if p.stripped is None]
-        if len(ixi) > 2:
-            yield from _split(_agreement_table(one, ixi, truths))
-        for person in (p for p in unseen if p.stripped is not None):
-            yield from _split(_single_table(one, person, truths[person.name]))
+        for group in _group_by_kind(truths):
+            if len(group) >= _MIN_PEOPLE:
+                yield from _split(_agreement_table(one, group, truths))
+                continue
+            for person in group:
+                yield from _split(_single_table(one, person, truths[person]))
         yield from _contrast_table(one)
 
 
-def _change_ratios(one: Embedded, pooling: str, items: Sequence[Item]) -> Floats:
+def _group_by_kind(truths: Mapping[Person, Mapping[str, float]]) -> list[list[Person]]:
+    """Group people whose label maps name the same structures."""
+    groups: dict[tuple[str, ...], list[Person]] = {}
+    for person, truth in truths.items():
+        groups.setdefault(tuple(truth), []).append(person)
+    return [*groups.values()]
+
+
+def _change_ratios(
+    one: Embedded, pooling: str, items: Sequence[Item], scaled: bool
+) -> Floats:
+    everyone = one.rows(_all_t1w(one), pooling)
     original = one.rows([Item(item.person, "T1w") for item in items], pooling)
-    between = median_between(one.rows(_all_t1w(one), pooling))
-    return relative_changes(original, one.rows(items, pooling), between)
+    changed = one.rows(items, pooling)
+    if scaled:
+        rows = (everyone, original, changed)
+        everyone, original, changed = (standardise(r, everyone) for r in rows)
+    return relative_changes(original, changed, median_between(everyone))
 
 
 def is_fine_head(person: Person) -> bool:
@@ -244,14 +268,16 @@ def _retrieve(one: Embedded, pooling: str, scaled: bool) -> dict[str, str]:
 
 
 def _agreement_table(
-    one: Embedded, people: Sequence[Person], truths: Mapping[str, Mapping[str, float]]
+    one: Embedded,
+    people: Sequence[Person],
+    truths: Mapping[Person, Mapping[str, float]],
 ) -> Table:
     copies = {}
     for change in _COPIES:
         items = [Item(person, "T1w", change) for person in people]
         items = [item for item in items if one.knows(item)]
-        copies[change] = [item.person.name for item in items], one.volumes(items)
-    names = [name for name in copies[""][1] if name in truths[people[0].name]]
+        copies[change] = [item.person for item in items], one.volumes(items)
+    names = [name for name in copies[""][1] if name in truths[people[0]]]
     rows = []
     for name in names:
         found = {
@@ -259,9 +285,9 @@ def _agreement_table(
                 volumes[name], np.array([truths[person][name] for person in known])
             )
             for change, (known, volumes) in copies.items()
-            if len(known) > 2
+            if len(known) >= _MIN_PEOPLE
         }
-        mean = np.mean([truths[person.name][name] for person in people])
+        mean = np.mean([truths[person][name] for person in people])
         rows.append([name, f"{mean:.1f}", *_agreement_cells(found)])
     header = ["structure", "true ml", "ratio", "Spearman", "slope"]
     header += [f"{what}, {c}" for c in _COPIES[1:] for what in ("Spearman", "slope")]
@@ -316,7 +342,7 @@ def _contrast_table(one: Embedded) -> Iterator[Table]:
         for item in one.positions
         if item.modality == "T2w" and "T1w" in item.person.scans
     ]
-    if len(pairs) < 3:
+    if len(pairs) < _MIN_PEOPLE:
         return
     first, second = (one.volumes(items) for items in zip(*pairs, strict=True))
     rows = []

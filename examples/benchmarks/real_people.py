@@ -135,31 +135,38 @@ def tabulate_probes(
     if len(items) < _MIN_PEOPLE:
         print(f"probes: {len(items)} people with age and sex are too few")
         return
-    questions = [
-        Question.ask([item.person.age for item in items], ("MAE", "r")),
-        Question.ask([item.person.sex for item in items], ("AUC",)),
-    ]
-    probes: list[Probe] = [MedianProbe()]
     if "probes" in options.only:
-        probes += [
+        probes = [
             LinearProbe(f"{one.encoder.name}, {pooling}", one.rows(items, pooling))
             for one in embedded
             for pooling in one.poolings
         ]
+        yield tabulate_scores("By a linear probe", [MedianProbe(), *probes], items)
     if "baselines" in options.only:
-        probes += list_baselines(options, embedded[0], items)
+        others = list_baselines(options, embedded[0], items)
+        yield tabulate_scores("By other features and methods", others, items)
+
+
+def tabulate_scores(
+    title: str, probes: Sequence[Probe], items: Sequence[Item]
+) -> Table:
+    """Cross-validate probes, over all people and those whom no encoder saw."""
+    questions = [
+        Question.ask([item.person.age for item in items], ("MAE", "r")),
+        Question.ask([item.person.sex for item in items], ("AUC",)),
+    ]
     everyone = np.ones(len(items), dtype=bool)
     unseen = np.array([item.person.is_unseen for item in items])
     header = ["method"]
     for group in (everyone, unseen):
         who = f"{int(group.sum())} people"
         header += [f"age, MAE, {who}", f"age, r, {who}", f"sex, AUC, {who}"]
-    title = (
-        f"Age and sex of {len(items)} people by cross-validation, and of them the "
-        f"{int(unseen.sum())} whose scans no encoder was trained on; no encoder was "
-        "trained on age or sex"
+    title += (
+        f": age and sex of {len(items)} people, cross-validated, with 95 % intervals "
+        f"over people; and of the {int(unseen.sum())} of them whose scans were not "
+        "trained on"
     )
-    yield Table(title, header, [*score_probes(probes, questions, (everyone, unseen))])
+    return Table(title, header, [*score_probes(probes, questions, (everyone, unseen))])
 
 
 def write_card(path: Path, tables: Sequence[Table]) -> None:
