@@ -48,7 +48,7 @@ from brainfeat.simulation.bases import load_base  # noqa: E402
 from brainfeat.simulation.training import draw_subjects, encoder_lattice  # noqa: E402
 from brainfeat.slabs.grid import SlabGrid  # noqa: E402
 
-ROOM = runpy.run_path(str(HERE.parent / "pretraining" / "conftest.py"))
+ROOM = runpy.run_path(str(HERE.parent / "conftest.py"))
 CONFIG, SOURCE = ROOM["SMALL_CONFIG"], ROOM["RandomSource"]()
 ENCODER = replace(CONFIG.encoder, drop_path=0.0)
 OBJECTIVES = ("dino", "ibot", "koleo", "infonce", "anatomy")
