@@ -85,7 +85,8 @@ def prepare_edge(
     near = fraction.data[box]
     certain = near.clip(*_CERTAIN)
     channels[..., 8] = np.log(certain / (1.0 - certain))
-    depth = resample(load_depth(), grid, np.linalg.inv(pose), outside=-_DEEPEST)
+    to_template = np.asarray(np.linalg.inv(pose), dtype=np.float64)
+    depth = resample(load_depth(), grid, to_template, outside=-_DEEPEST)
     channels[..., 9] = depth.clip(-_DEEPEST, _DEEPEST) / _DEPTH_UNIT
     return EdgeInput(grid, channels, near)
 

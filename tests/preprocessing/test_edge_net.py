@@ -55,7 +55,8 @@ def test_edge_equals_convolutions_of_the_whole_box(rng, monkeypatch):
     refined = to_blocks(refine_edge(edge).data)
     assert band.any()
     np.testing.assert_allclose(refined[band], expected[band], atol=1e-5)
-    np.testing.assert_array_equal(refined[~band], edge.fraction[~band][:, None])
+    kept = np.repeat(edge.fraction[..., None], 8, axis=3)
+    np.testing.assert_array_equal(refined[~band], kept[~band])
 
 
 def test_eighths_of_a_voxel_lie_around_its_centre():
