@@ -12,11 +12,9 @@ from numpy.typing import NDArray
 from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.exceptions import InputError
 from brainfeat.models.config import EncoderConfig
-from brainfeat.models.encoder import SlabEncoder
-from brainfeat.models.encoders import require_slabs
+from brainfeat.pretraining.first_scans import EncodedScan, encode_first_scans
 from brainfeat.pretraining.source import SubjectBatch
 from brainfeat.pretraining.store import VolumeStore
-from brainfeat.slabs.grid import SlabGrid
 
 logger = logging.getLogger(__name__)
 
@@ -87,9 +85,8 @@ class _Sums:
                 "and a checkpoint that reads anatomy, got "
                 f"{len(names)} subjects and {len(config.anatomy_names)} structures."
             )
-        encoder = require_slabs(checkpoint.build_encoder())
-        grid = SlabGrid(thickness=config.thickness, plane=checkpoint.config.plane)
-        rows = [_sum_patches(encoder, grid, store.load([name])) for name in names]
+        scans = encode_first_scans(checkpoint, store, names)
+        rows = [_sum_patches(config, scan) for scan in scans]
         tokens, n_patches, true = (np.array(part) for part in zip(*rows, strict=True))
         return cls(tokens, n_patches, true, store.targets)
 
@@ -100,19 +97,13 @@ class _Sums:
         return self.true[:, self.targets.index(name)]
 
 
-@torch.no_grad()
 def _sum_patches(
-    encoder: SlabEncoder, grid: SlabGrid, subject: SubjectBatch
+    config: EncoderConfig, scan: EncodedScan
 ) -> tuple[_Floats, float, _Floats]:
     """Return the sum of tokens, the number of patches, and the volumes of targets."""
-    config = encoder.config
-    foreground = subject.foreground[0, 0].numpy()
-    fractions = grid.token_fractions(foreground, config.patch_size)
-    inside = torch.from_numpy(config.count_foreground(fractions) > 0)[None]
-    slabs = torch.from_numpy(grid.extract(subject.volumes[0, 0].numpy()))[None]
-    output = encoder(slabs, present=subject.present[:, 0], foreground=inside)
-    tokens = output.patch_tokens[inside].double().sum(dim=0)
-    return tokens.numpy(), float(inside.sum()), _true_volumes(config, subject)
+    inside = scan.fractions > 0
+    tokens = scan.output.patch_tokens[inside].double().sum(dim=0)
+    return tokens.numpy(), float(inside.sum()), _true_volumes(config, scan.subject)
 
 
 def _true_volumes(config: EncoderConfig, subject: SubjectBatch) -> _Floats:
