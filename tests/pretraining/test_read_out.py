@@ -10,9 +10,9 @@ from brainfeat.pretraining.read_out import calibrate_read_out
 from brainfeat.pretraining.store import (
     StoredScan,
     StoreIndex,
-    Structures,
     VolumeStore,
 )
+from brainfeat.pretraining.structures import Structures
 from brainfeat.slabs.grid import SlabGrid
 
 SHAPE = (40, 56, 36)  # of the checkpoint's preprocessing
