@@ -39,6 +39,7 @@ from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.preprocessing.template import load_template
 from brainfeat.pretraining.config import PretrainingConfig
 from brainfeat.pretraining.data import collect_training_data
+from brainfeat.pretraining.feature_scale import standardise_features
 from brainfeat.pretraining.mixed import MixedSource
 from brainfeat.pretraining.read_out import calibrate_read_out
 from brainfeat.pretraining.run import pretrain
@@ -59,8 +60,9 @@ from brainfeat.slabs.intensity import IntensityConfig
 from brainfeat.subjects.subject import Subject
 
 DESCRIPTION = (
-    "Learnt from simulated anatomies alone what each patch of a brain holds; T1w, T2w "
-    "and FLAIR, any of them missing. Not validated on patients."
+    "Learnt from simulated anatomies, label maps of heads and open scans what each patch "
+    "of a brain holds, whatever the protocol; T1w, T2w and FLAIR, any of them missing. "
+    "Not validated on patients."
 )
 
 # %% Scans of people. The table of a label map, by its name; a manifest may name others.
@@ -159,22 +161,31 @@ FOURTH = PretrainingConfig.preset(
     encoder=dataclasses.replace(ENCODER, background="skipped"),
     agreement_weight=0.3,
     agreement_readout="linear",
-    consistency_weight=0.3,
+    consistency_weight=0.5,
     consistency_parts=(0.2, 1.0, 0.1),
     anatomy_weight=1.0,
     anatomy_whole_weight=0.15,
     infonce_weight=0.1,
     head_hidden_dim=256,
     head_bottleneck_dim=64,
-    n_steps=1200,
+    n_steps=950,
     learning_rate=5e-4,
     final_learning_rate=5e-6,
     checkpoint_every=50,
     seed=5,
 )
+LOBES = ("frontal", "parietal", "temporal", "occipital", "cingulate", "insula")
 # Of steps on scans, on drawn heads and on simulated subjects; and degraded copies.
 SHARES = (0.5, 0.38, 0.12)
 COPIES = (8, 4)
+# Of structures in the objective, so that small ones are read too; 1 for all others.
+EMPHASIS = {
+    **dict.fromkeys(("hippocampus", "amygdala", "thalamus", "accumbens"), 2.0),
+    **dict.fromkeys(("caudate", "putamen", "pallidum", "deep_gray"), 2.0),
+    **dict.fromkeys(("medial_temporal", "inferior_lateral_ventricle"), 2.0),
+    **dict.fromkeys((f"{lobe}_cortex" for lobe in LOBES), 0.4),
+    "log_jacobian": 0.3,
+}
 
 
 def load_bases(subjects: Sequence[Subject] = ()) -> list[BaseAnatomy]:
@@ -316,11 +327,19 @@ def train_on_scans(
     simulated = simulate(load_bases(whole[:n_bases]), THIRD_SUBJECTS)
     shares = (*SHARES[: len(stores)], SHARES[-1])
     source = MixedSource([*stores, simulated], shares)
+    source.target_weights = tuple(weigh(name) for name in source.targets)
     trained = pretrain(
         source, FOURTH, output=output / "scans", init=init, resume=resume
     )
-    calibrate_read_out(trained, stores[0]).save(folder)
+    scaled = standardise_features(trained, stores[0])
+    calibrate_read_out(scaled, stores[0]).save(folder)
     return folder
+
+
+def weigh(target: str) -> float:
+    """Return the weight of a structure, the same on both sides."""
+    name = target.removesuffix("_left").removesuffix("_right")
+    return EMPHASIS.get(name, 1.0)
 
 
 def main() -> None:

@@ -16,6 +16,13 @@ from pathlib import Path
 from brainfeat.checkpoint.known_encoder import KnownEncoder, Licence
 
 _APACHE = Licence("Apache-2.0", is_free=True)
+_BUNDLED = Licence(
+    "Apache-2.0",
+    "trained also on IXI (CC BY-SA 3.0)",
+    "name IXI where you pass the weights on; the model card says what share-alike may "
+    "mean for weights",
+    is_free=True,
+)
 _MIT = Licence("MIT", is_free=True)
 _BY_NC_ND = Licence(
     "CC BY-NC-ND 4.0",
@@ -37,10 +44,10 @@ _PHOTOGRAPHS = "It has seen photographs, no brains."
 _BRAINFOUND = KnownEncoder(
     name="brainfound-tiny",
     title="brainfound-tiny",
-    licence=_APACHE,
+    licence=_BUNDLED,
     page="bundled with brainfeat",
     network="slabs, 6 blocks of width 192, patches of 8 pixels, 3.0 M parameters",
-    trained_on="simulated anatomies, no scan of a person",
+    trained_on="96 people (85 of IXI), label maps of 12 heads, simulated anatomies",
     takes="T1w, T2w and FLAIR, any of them missing",
     recipe="brainfeat",
     prepared="rigid to MNI152, 2 mm, no skull strip",
