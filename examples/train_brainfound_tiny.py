@@ -60,9 +60,9 @@ from brainfeat.slabs.intensity import IntensityConfig
 from brainfeat.subjects.subject import Subject
 
 DESCRIPTION = (
-    "Learnt from simulated anatomies, label maps of heads and open scans what each patch "
-    "of a brain holds, whatever the protocol; T1w, T2w and FLAIR, any of them missing. "
-    "Not validated on patients."
+    "Learnt from simulated anatomies, label maps of heads and open scans what each "
+    "patch of a brain holds, whatever the protocol; T1w, T2w and FLAIR, any of them "
+    "missing. Not validated on patients."
 )
 
 # %% Scans of people. The table of a label map, by its name; a manifest may name others.
