@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 _FEWEST = 8  # subjects that know a structure
 _FARTHEST = 9.0  # median distances from the line: six standard deviations
-_GAINS = (0.5, 3.0)  # more would be noise of a structure that is hardly read
+_LEAST_CORRELATION = 0.75  # below, volumes of slope one would be mostly noise
 _PENALTY = 1.0  # on the offset's dependence on a token, in variances between subjects
 _Floats = NDArray[np.float64]
 
@@ -33,7 +33,8 @@ def calibrate_read_out(checkpoint: Checkpoint, store: VolumeStore) -> Checkpoint
     which give this line slope one and no offset, become part of the read-out; the
     opposite regression would shrink volumes towards their mean. Subjects far from the
     line of the others are left out: their label maps are wrong. Structures that fewer
-    than eight subjects know are left as they are.
+    than eight subjects know are left as they are, and the slope of those that are read
+    with a correlation below 0.75 stays below one.
 
     The read-out stays a linear map of tokens that is summed over patches, whose number
     depends on the brain. So the offset is a map of tokens, too, whose sum over a brain
@@ -155,6 +156,7 @@ def _fit_line(read: _Floats, unit: _Floats, true: _Floats) -> tuple[float, float
     of_read, of_unit = centered @ read / len(true), centered @ unit / len(true)
     above = true.var() * unit.mean() - true.mean() * of_unit
     below = of_read * unit.mean() - read.mean() * of_unit
+    largest = true.std() / max(read.std(), 1e-12) / _LEAST_CORRELATION
     # Not read at all, or the same in all subjects: only the mean is calibrated.
-    gain = float(np.clip(above / below, *_GAINS)) if above * below > 0 else 1.0
+    gain = float(min(above / below, largest)) if above * below > 0 else 1.0
     return gain, float((true.mean() - gain * read.mean()) / unit.mean())
