@@ -41,9 +41,8 @@ def segmented(space, modality_paths):
     probabilities[1, :middle] = 0.6
     probabilities[2, middle:] = 0.4
     probabilities[0] = 1 - probabilities[1:].sum(axis=0)
-    return Segmentation(
-        path, space.read(Subject("x", {"T1w": path})), probabilities, space, CLASSES
-    )
+    inputs = space.read(Subject("x", {"T1w": path}))
+    return Segmentation(path, inputs, probabilities, space, CLASSES, inputs.grids[0])
 
 
 def test_most_probable_class_is_chosen_in_native_voxels(segmented):
@@ -117,6 +116,9 @@ class FakeInput(str):
 
     coarse = SimpleNamespace(quality=None)
 
+    def grid_of(self, _):
+        return SimpleNamespace(modality="T1w")
+
 
 @pytest.fixture
 def stub():
@@ -125,7 +127,7 @@ def stub():
         read=lambda subject: FakeInput(subject.key), modalities=("T1w",)
     )
     return SimpleNamespace(
-        space=space, device=torch.device("cpu"), probabilities=lambda _: np.zeros(1)
+        space=space, device=torch.device("cpu"), probabilities=lambda *_: np.zeros(1)
     )
 
 
@@ -146,7 +148,7 @@ def test_failure_is_an_outcome_and_others_are_segmented(stub):
             raise VolumeError("1.nii: cut short.")
         return FakeInput(subject.key)
 
-    def probabilities(key):
+    def probabilities(key, _):
         if "2.nii" in key:
             raise RuntimeError("out of memory")
         return np.zeros(1)
@@ -200,7 +202,7 @@ def test_next_subject_is_read_while_one_is_segmented(stub, monkeypatch):
             both.wait()  # until the first is being segmented
         return FakeInput(subject.key)
 
-    def probabilities(key):
+    def probabilities(key, _):
         if "0.nii" in key:
             both.wait()  # until the second is being read
         return np.zeros(1)
@@ -212,6 +214,6 @@ def test_next_subject_is_read_while_one_is_segmented(stub, monkeypatch):
 def test_subjects_are_segmented_in_several_threads_of_a_cpu(stub, monkeypatch):
     monkeypatch.setattr(threads, "count_threads", lambda *_: 2)
     both = threading.Barrier(2, timeout=30)
-    stub.probabilities = lambda _: both.wait() * np.zeros(1)
+    stub.probabilities = lambda *_: both.wait() * np.zeros(1)
     outcomes = segment(stub, make_subjects(4), n_jobs=2)
     assert [o.unwrap() for o in outcomes] == [f"{i}.nii" for i in range(4)]
