@@ -59,12 +59,10 @@ def report_on_segmentations(
         "<h2>Scans, the worst first</h2>",
         "<p>Scans in doubt come first, then by their mean uncertainty: one minus the "
         "probability of the label, over voxels that may be of a structure. Framed are "
-        "scans in doubt or with an outlying volume. The planes are those that show most "
-        "of the structures; left is left.</p>",
+        "scans in doubt or with an outlying volume. The planes are those that show "
+        "most of the structures; left is left.</p>",
         _legend(names),
-        _scan_figures(
-            folder, table.iloc[order], list(names), {r for r, *_ in outliers}
-        ),
+        _scan_figures(folder, table.iloc[order], [*names], {r for r, *_ in outliers}),
     ]
     path = folder / REPORT_NAME
     title = f"brainfeat: segmentation of {len(table)} scans"
@@ -86,7 +84,7 @@ def _facts(model: Path, estimator: FittedSegmentation) -> dict[str, str]:
 
 
 def _dice_section(estimator: FittedSegmentation) -> str:
-    scores = getattr(estimator, "held_out_scores_", {})
+    scores = estimator.held_out_scores_
     lines = [(name, _text(score, 2)) for name, score in scores.items()]
     if not lines or all(text == "" for _, text in lines):
         return "<p>The model was not cross-validated: its Dice is unknown.</p>"
@@ -106,8 +104,8 @@ def _volume_table(table: pd.DataFrame, names: Mapping[int, str]) -> str:
         lines.append((name, median, f"{low} to {high}", parts))
     head = ("structure", "median ml", "range", "median count of parts")
     return score_table(head, lines) + (
-        "<p>Each scan is a row of <code>volumes.csv</code>. Parts are voxels that touch "
-        "by a face, an edge or a corner.</p>"
+        "<p>Each scan is a row of <code>volumes.csv</code>. Parts are voxels that "
+        "touch by a face, an edge or a corner.</p>"
     )
 
 
@@ -191,9 +189,8 @@ def _figure(
     try:
         drawn = draw_overlay(Path(row["image"]), folder / row["label_map"], classes)
     except (BrainfeatError, OSError) as error:
-        return (
-            f"<figure><figcaption>{caption}; {escape(str(error))}</figcaption></figure>"
-        )
+        return f"<figure><figcaption>{caption}; {escape(str(error))}</figcaption>"
+            "</figure>"
     size = f'width="{drawn.width}" height="{drawn.height}"'
     return (
         f"<figure{' class=suspect' if is_framed else ''}>"

@@ -106,7 +106,7 @@ class LabelMapFolder:
             folder=folder,
             space=space,
             settings=settings,
-            # This file has the hashes of decoder and encoder, which loading has checked.
+            # The hashes of decoder and encoder are in it, which loading has checked.
             model_sha256=file_sha256(model / MODEL_NAME),
             uncertainty=uncertainty,
         )

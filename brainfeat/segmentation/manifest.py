@@ -47,10 +47,8 @@ def read_labelled_manifest(
     rows = manifest.rows
     columns = dict.fromkeys(name for row in rows for name in row.metadata)
     if not rows or _LABEL in columns:
-        label_maps: list[ImageSource] = [
-            _listed_file(row, _LABEL, path) for row in rows
-        ]
-        return LabelledManifest(rows, label_maps, {})
+        listed: list[ImageSource] = [_listed_file(row, _LABEL, path) for row in rows]
+        return LabelledManifest(rows, listed, {})
     masks = [name for name in columns if _is_of_images(rows, name, path)]
     if not masks:
         raise InputError(
@@ -85,7 +83,7 @@ def _is_of_images(rows: Sequence[Subject], column: str, manifest: Path) -> bool:
 
 
 def _join_masks(paths: Sequence[str]) -> ImageSource:
-    """Number masks of one grid in their order; later ones cover earlier ones."""
+    """Join masks of one grid to a label map; later ones cover earlier ones."""
     joined: Volume | None = None
     for number, path in enumerate(paths, start=1):
         mask = read_labels(path)

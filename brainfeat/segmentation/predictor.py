@@ -57,6 +57,7 @@ class FittedSegmentation(BaseEstimator):
     names_: dict[int, str]
     modalities_: tuple[str, ...]
     modality_scores_: dict[str, float]
+    held_out_scores_: dict[str, float]
     label_grid_: str | None
     decoder_: SegmentationDecoder
     prior_: Tensor

@@ -15,12 +15,9 @@ class Fitted:
     """The attributes of a fitted estimator."""
 
     classes_ = np.array([0, -5, 300])
-    names_ = {0: "background", -5: "core", 300: "class_300"}
     modalities_ = ("T1w", "FLAIR")
-    modality_scores_ = {"T1w+FLAIR": 0.75, "FLAIR": float("nan")}
     label_grid_ = "FLAIR"
     held_out_score_ = 0.75
-    held_out_scores_ = {"core": 0.75, "class_300": float("nan")}
 
     def __init__(self, checkpoint):
         self.checkpoint_fingerprint_ = checkpoint.fingerprint
@@ -28,6 +25,9 @@ class Fitted:
         self.decoder_ = SegmentationDecoder(config)
         self.loss_curve_, self.validation_scores_ = [1.5, 0.75], []
         self.prior_ = torch.rand(3, 4, 5, 6)
+        self.names_ = {0: "background", -5: "core", 300: "class_300"}
+        self.modality_scores_ = {"T1w+FLAIR": 0.75, "FLAIR": float("nan")}
+        self.held_out_scores_ = {"core": 0.75, "class_300": float("nan")}
 
     def get_params(self, deep=True):
         parameters = SegmentationEstimator().get_params(deep)
