@@ -192,7 +192,7 @@ def _pointwise(conv: nn.Conv3d, *parts: Tensor) -> Tensor:
     As products of matrices, which are several times as fast as torch's convolution.
     """
     first, *others = (part.movedim(1, -1) for part in parts)
-    weights = conv.weight.flatten(1).split([part.shape[1] for part in parts], 1)
+    weights = torch.split(conv.weight.flatten(1), [part.shape[1] for part in parts], 1)
     y = F.linear(first, weights[0], conv.bias)
     for part, weight in zip(others, weights[1:], strict=True):
         y = y.add_(F.linear(part, weight))

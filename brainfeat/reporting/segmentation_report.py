@@ -189,8 +189,8 @@ def _figure(
     try:
         drawn = draw_overlay(Path(row["image"]), folder / row["label_map"], classes)
     except (BrainfeatError, OSError) as error:
-        return f"<figure><figcaption>{caption}; {escape(str(error))}</figcaption>"
-            "</figure>"
+        caption += f"; not shown: {escape(str(error))}"
+        return f"<figure><figcaption>{caption}</figcaption></figure>"
     size = f'width="{drawn.width}" height="{drawn.height}"'
     return (
         f"<figure{' class=suspect' if is_framed else ''}>"

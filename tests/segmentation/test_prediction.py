@@ -65,6 +65,41 @@ def test_probabilities_sum_to_one(segmented):
     np.testing.assert_allclose(inside, [0.4, 0.6, 0.0], atol=1e-3)
 
 
+def test_boxes_of_classes_change_no_label(segmented):
+    probabilities = np.asarray(segmented.to_probability_map().dataobj)
+    rng = np.random.default_rng(2)
+    values = rng.random((3, *segmented.probabilities.shape[1:])) ** 9
+    values[2, 20:] = 0
+    values = (values / values.sum(axis=0)).astype(np.float16)
+    mixed = segmented._replace(probabilities=values)
+    probabilities = np.asarray(mixed.to_probability_map().dataobj)
+    labels = mixed.labels()
+    ordered = np.sort(probabilities, axis=-1)
+    is_clear = ordered[..., -1] - ordered[..., -2] > 2e-3
+    expected = CLASSES[probabilities.argmax(axis=-1)]
+    assert is_clear.mean() > 0.9
+    np.testing.assert_array_equal(labels[is_clear], expected[is_clear])
+    chosen = probabilities.max(axis=-1)
+    labelled = mixed.label()
+    inside = segmented.space.to_native(np.ones(values.shape[1:]), segmented.inputs) > 0
+    np.testing.assert_allclose(
+        labelled.uncertainty[is_clear & inside],
+        1 - chosen[is_clear & inside],
+        atol=2e-3,
+    )
+
+
+def test_nothing_is_predicted_outside_the_found_brain(segmented):
+    brain = segmented.space.brain_on(segmented.inputs, segmented.grid)
+    inside = segmented._replace(in_brain=True)
+    labels = segmented.labels()
+    assert labels[~brain].any()
+    np.testing.assert_array_equal(inside.labels(), np.where(brain, labels, 0))
+    probabilities = np.asarray(inside.to_probability_map().dataobj)
+    assert (probabilities[~brain][:, 0] == 1).all()
+    assert not inside.label().uncertainty[~brain].any()
+
+
 def test_voxels_without_a_probable_class_are_background(segmented):
     nowhere = segmented._replace(probabilities=np.zeros_like(segmented.probabilities))
     assert not nowhere.labels().any()
