@@ -25,7 +25,7 @@ from brainfeat.slabs.grid import SlabGrid
 # Limits of one decoded part: voxels of the encoder's grid and, where classes are
 # scored, fine voxels times classes, which fit a CPU's cache.
 _MAX_VOXELS = 700_000
-_MAX_SCORES = 8_000_000
+_MAX_SCORES = 24_000_000
 # Slices on either side that features of the encoder's grid depend on.
 _RECEPTIVE_FIELD = 12
 

@@ -408,7 +408,7 @@ def no_training(monkeypatch):
     def refuse(*_args, **_options):
         raise AssertionError("the training started")
 
-    monkeypatch.setattr("brainfeat.segmentation.estimator.train", refuse)
+    monkeypatch.setattr("brainfeat.segmentation.fitting.train", refuse)
 
 
 def empty(labels):
