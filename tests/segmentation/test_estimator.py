@@ -72,7 +72,9 @@ def label_maps(paths, tmp_path_factory):
 
 @pytest.fixture
 def estimator(small):
-    return SegmentationEstimator(small, n_steps=3, random_state=0, device="cpu")
+    return SegmentationEstimator(
+        small, n_steps=3, n_folds=0, random_state=0, device="cpu"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +96,7 @@ def test_model_learns_from_three_subjects(fitted, paths, label_maps):
 
 def test_progress_is_logged_if_verbose(estimator, paths, label_maps, caplog):
     caplog.set_level("INFO", logger="brainfeat")
-    estimator.set_params(verbose=1, n_steps=1).fit(paths[:2], label_maps[:2])
+    estimator.set_params(verbose=1, n_steps=1, n_folds=3).fit(paths[:2], label_maps[:2])
     estimator.predict(paths[2:])
     messages = [message.split(",")[0] for message in caplog.messages]
     assert messages == [
@@ -338,14 +340,13 @@ def test_people_are_held_out_by_turns(fitted):
 
 
 def test_one_person_has_no_held_out_dice(estimator, paths, label_maps):
-    estimator.fit(paths[:1], label_maps[:1])
-    assert np.isnan(estimator.held_out_score_)
-    estimator.set_params(n_folds=0).fit(paths[:2], label_maps[:2])
-    assert np.isnan(estimator.held_out_score_)
+    for n_folds, n_people in ((3, 1), (0, 2), (1, 2)):
+        estimator.set_params(n_folds=n_folds, n_steps=1)
+        estimator.fit(paths[:n_people], label_maps[:n_people])
+        assert np.isnan(estimator.held_out_score_)
 
 
 def test_classes_have_names_in_tables(estimator, paths, label_maps):
-    estimator.set_params(n_folds=0)
     estimator.fit(paths[:1], label_maps[:1], names={7: "front", 8: "unused"})
     assert estimator.names_ == {0: "background", 7: "front", 300: "class_300"}
     assert [*estimator.score_table(paths[:1], label_maps[:1])] == ["front", 300]
@@ -365,7 +366,7 @@ def test_maps_lie_on_the_grid_of_the_labels(estimator, modality_paths, label_map
     flair = [NATIVE["cropped"](nib.load(p)) for p in modality_paths["FLAIR"][:2]]
     drawn = [NATIVE["cropped"](nib.load(path)) for path in label_maps[:2]]
     X = pd.DataFrame({"T1w": modality_paths["T1w"][:2], "FLAIR": flair})
-    estimator.set_params(n_folds=0).fit(X, drawn)
+    estimator.fit(X, drawn)
     assert estimator.label_grid_ == "FLAIR"
     shapes = [m.shape for m in estimator.predict([dict(X.iloc[0]), {"T1w": X.T1w[1]}])]
     assert shapes == [drawn[0].shape, nib.load(X.T1w[1]).shape]

@@ -94,6 +94,7 @@ def test_many_classes_make_parts_smaller(network, monkeypatch):
 
 
 def test_probabilities_in_a_box_are_those_of_the_whole(network, inputs, monkeypatch):
+    monkeypatch.setattr(model, "resolve_dtype", lambda *_: torch.float32)
     whole = network.probabilities(inputs)
     monkeypatch.setattr(model, "_MAX_SCORES", 24 * 32 * 8 * 3 * 7)
     box = tuple(slice(size // 5, size - 3) for size in network.space.shape)
