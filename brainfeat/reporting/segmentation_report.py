@@ -97,7 +97,7 @@ def _dice_section(estimator: FittedSegmentation) -> str:
 def _volume_table(table: pd.DataFrame, names: Mapping[int, str]) -> str:
     lines = []
     for name in [*names.values(), "brain"]:
-        ml = pd.to_numeric(table.get(f"{name}_ml"), errors="coerce")
+        ml = pd.to_numeric(table[f"{name}_ml"], errors="coerce")
         count = table.get(f"{name}_count")
         low, median, high = (_text(v, 2) for v in (ml.min(), ml.median(), ml.max()))
         parts = "" if count is None else _text(float(count.median()), 0)
