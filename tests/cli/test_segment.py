@@ -242,7 +242,8 @@ def test_scan_with_a_changed_brain_mask_is_segmented_again(data, tmp_path):
 
     for scan in scans:
         write_mask(scan, 0)
-    options = ("--steps", 1, "--checkpoint", tmp_path / "masked", "--folds", 0)
+    options = ("--steps", 1, "--checkpoint", tmp_path / "masked", "--device", "cpu")
+    options += ("--folds", 0)
     fitted = invoke("fit", manifest, "-o", tmp_path / "model", *options)
     assert fitted.exit_code == 0, fitted.output
     predict = ("predict", tmp_path / "model", *scans, "-o", tmp_path / "out")
