@@ -20,6 +20,7 @@ __all__ = [
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
 from numbers import Integral, Real
 from operator import attrgetter
 from types import NoneType, UnionType
@@ -147,6 +148,7 @@ def _raise(problems: list[str]) -> None:
         raise ConfigError("; ".join(problems) + ".")
 
 
+@cache
 def _hints(kind: type) -> dict[str, Any]:
     hints = get_type_hints(kind, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}

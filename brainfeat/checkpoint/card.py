@@ -11,14 +11,17 @@ from brainfeat.checkpoint.origin import Origin
 from brainfeat.models.config import EncoderConfig
 
 
-def write_card(config: CheckpointConfig) -> str:
-    """Return a card with what a configuration says, and the licence of others."""
+def write_card(config: CheckpointConfig, *, state: str = "") -> str:
+    """Return a card with what a configuration says, and the licence of others.
+
+    `state` says how far the encoder is trained, where more is known of it.
+    """
     origin = config.origin
     known = find_known(origin.name)
     paragraphs = [
         f"# {origin.title or 'brainfeat checkpoint'}",
         config.description or "No description was given.",
-        _list_items(_describe_network(config)),
+        _list_items(_describe_network(config, state)),
     ]
     if origin.file or origin.licence:
         paragraphs += ["## Origin and licence", _list_items(_describe_origin(origin))]
@@ -28,9 +31,12 @@ def write_card(config: CheckpointConfig) -> str:
     return "\n\n".join(paragraphs) + "\n"
 
 
-def _describe_network(config: CheckpointConfig) -> Iterator[tuple[str, str]]:
+def _describe_network(
+    config: CheckpointConfig, state: str
+) -> Iterator[tuple[str, str]]:
     encoder = config.encoder
-    yield "state", "trained" if config.trained else "**not trained: random weights**"
+    known = state or "trained"
+    yield "state", known if config.trained else "**not trained: random weights**"
     yield "modalities", ", ".join(encoder.modalities)
     if isinstance(encoder, EncoderConfig):
         yield "plane of slabs", config.plane

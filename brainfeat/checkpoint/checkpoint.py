@@ -49,7 +49,12 @@ CHECKPOINT_FILES = (_WEIGHTS, CONFIG_NAME, _CARD)
 # These change no feature: tables made before and after an edit can be joined.
 _NOT_FINGERPRINTED = ("description", "library_version", "origin")
 # Fields of an encoder of slabs that came later, with values that change nothing.
-_LATER = {"kind": "slab", "positions": "learned", "norm_eps": NORM_EPS}
+_LATER = {
+    "kind": "slab",
+    "positions": "learned",
+    "norm_eps": NORM_EPS,
+    "structures": [],
+}
 
 
 class Checkpoint:

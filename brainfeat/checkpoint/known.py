@@ -45,7 +45,7 @@ _BRAINFOUND = KnownEncoder(
     recipe="brainfeat",
     prepared="rigid to MNI152, 2 mm, no skull strip",
     feature="mean of the tokens in the brain",
-    poolings=("mean", "cls", "cls+mean", "anatomy", "regions"),
+    poolings=("mean", "cls", "cls+mean", "anatomy", "anatomy_ml", "regions"),
     caveats=("It is not validated on patients.",),
 )
 

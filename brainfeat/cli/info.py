@@ -135,6 +135,7 @@ def _describe_slabs(config: "CheckpointConfig") -> dict[str, str]:
     return {
         "slabs": f"{config.plane}, {encoder.thickness} slices",
         "anatomy": ", ".join(encoder.tissues) or "none",
+        "structures": ", ".join(encoder.structures),
     }
 
 

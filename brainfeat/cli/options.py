@@ -122,10 +122,10 @@ JobsOption = Annotated[
     ),
 ]
 PoolingOption = Annotated[
-    Literal["mean", "cls", "cls+mean", "anatomy", "default"],
+    Literal["mean", "cls", "cls+mean", "anatomy", "anatomy_ml", "default"],
     typer.Option(
-        help="From tokens to one vector; anatomy: fraction of each tissue; default: as "
-        "the encoder's authors do."
+        help="From tokens to one vector; anatomy: fraction of each tissue and "
+        "structure; anatomy_ml: their ml; default: as the encoder's authors do."
     ),
 ]
 BatchOption = Annotated[

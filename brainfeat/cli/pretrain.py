@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
 
 import typer
 
@@ -31,6 +31,7 @@ from brainfeat.subjects.failures import count_failures
 if TYPE_CHECKING:
     from brainfeat.models.config import EncoderConfig
     from brainfeat.pretraining.config import PretrainingConfig
+    from brainfeat.pretraining.presets import EncoderSize, PresetName
     from brainfeat.pretraining.tracking import Tracker
 
 _INTERRUPTED = 130  # exit status
@@ -40,23 +41,29 @@ T = TypeVar("T")
 
 def pretrain(
     inputs: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             metavar="INPUT",
             help="Images, globs, folders, a manifest, a BIDS folder, or the folder "
             "of a store that another run made.",
         ),
-    ],
+    ] = None,
     output: Annotated[
-        Path,
-        typer.Option("-o", "--output", help="Folder of the run and its checkpoint."),
-    ],
+        Path | None,
+        typer.Option(
+            "-o", "--output", help="Folder of the run and its checkpoint.  [required]"
+        ),
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(metavar="FILE", help="JSON file of hyperparameters.")
     ] = None,
     preset: Annotated[
-        Literal["small_batch", "large_batch", "agreement"] | None,
+        Literal["small_batch", "large_batch", "large_batch_short", "agreement"] | None,
         typer.Option(help="Hyperparameters that FILE leaves out.  [small_batch]"),
+    ] = None,
+    size: Annotated[
+        Literal["tiny", "small", "base", "large"] | None,
+        typer.Option(help="Width and depth of the encoder.  [tiny, or as INIT]"),
     ] = None,
     steps: StepsOption = None,
     init: Annotated[
@@ -86,6 +93,10 @@ def pretrain(
             metavar="FILE", help="TSV of index and name of the labels of LABEL-MAPS."
         ),
     ] = None,
+    print_config: Annotated[
+        bool,
+        typer.Option("--print-config", help="Print all hyperparameters and exit."),
+    ] = False,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write OUTPUT/tensorboard too.")
     ] = False,
@@ -96,45 +107,91 @@ def pretrain(
     Scans are preprocessed once, into the folder OUTPUT/store. If any fail, they are
     listed in OUTPUT/failures.tsv and the exit status is 1.
     """
+    if not print_config and (not inputs or output is None):
+        raise typer.BadParameter("expected INPUT, and a folder to write with -o.")
+    folder = expand_home(output or Path())
+    with _output_of_rank_zero(), _naming_the_saved_step(folder):
+        settings = _read_settings(
+            config, preset, size, steps, init, saved_in=folder if resume else None
+        )
+        if print_config:
+            typer.echo(json.dumps(settings.to_dict(), indent=2))
+            return
+        _train(
+            _Data(inputs or [], modality or [], label_maps, label_table),
+            settings,
+            folder,
+            {"init": init, "resume": resume, "device": device, "n_jobs": jobs},
+            labels=(labels, label_column),
+            tensorboard=tensorboard,
+            log_file=log_file,
+        )
+    if _is_rank_zero():  # torchrun ends all ranks with the first that fails
+        _report(folder, settings.n_steps)
+
+
+class _Data(NamedTuple):
+    """What is trained on."""
+
+    inputs: list[str]
+    modalities: list[str]
+    label_maps: Path | None
+    label_table: Path | None
+
+
+def _read_settings(
+    config: Path | None,
+    preset: "PresetName | None",
+    size: "EncoderSize | None",
+    steps: int | None,
+    init: str | None,
+    *,
+    saved_in: Path | None,
+) -> "PretrainingConfig":
+    """Read the hyperparameters; of a run in `saved_in`, unless options name others."""
     from brainfeat.pretraining.config import read_config
+    from brainfeat.pretraining.run_state import CONFIG_NAME
+
+    encoder = None
+    is_default = config is None and preset is None and size is None
+    if saved_in is not None and is_default and (saved_in / CONFIG_NAME).is_file():
+        config = saved_in / CONFIG_NAME
+    elif init is not None:
+        encoder = _encoder_of(init)
+    return read_config(
+        config,
+        preset=preset or "small_batch",
+        encoder=encoder,
+        size=size,
+        n_steps=steps,
+    )
+
+
+def _train(
+    data: _Data,
+    settings: "PretrainingConfig",
+    folder: Path,
+    options: dict[str, Any],
+    *,
+    labels: tuple[Path | None, str | None],
+    tensorboard: bool,
+    log_file: Path | None,
+) -> None:
     from brainfeat.pretraining.data import collect_training_data
     from brainfeat.pretraining.probe import read_labels
     from brainfeat.pretraining.run import pretrain as run
-    from brainfeat.pretraining.run_state import CONFIG_NAME, FAILURES_NAME
 
-    folder = expand_home(output)
-    with _output_of_rank_zero(), _naming_the_saved_step(folder):
-        classes = None if labels is None else read_labels(labels, label_column)
-        encoder = None
-        is_default = config is None and preset is None and steps is None
-        if resume and is_default and (folder / CONFIG_NAME).is_file():
-            config = folder / CONFIG_NAME
-        elif init is not None:
-            encoder = _encoder_of(init)
-        preset = preset or "small_batch"
-        settings = read_config(config, preset=preset, encoder=encoder, n_steps=steps)
-        data = collect_training_data(
-            inputs,
-            modalities=settings.encoder.modalities,
-            wanted=modality or (),
-            label_maps=label_maps,
-            label_table=label_table,
-        )
-        _begin_log(device, log_file)
-        with _tracking(settings, folder, tensorboard) as track:
-            run(
-                data,
-                settings,
-                output=folder,
-                init=init,
-                resume=resume,
-                device=device,
-                n_jobs=jobs,
-                labels=classes,
-                track=track,
-            )
-    text = _summarise(folder, settings.n_steps) if _is_rank_zero() else ""
-    finish(text, failed=(folder / FAILURES_NAME).is_file())
+    classes = None if labels[0] is None else read_labels(labels[0], labels[1])
+    collected = collect_training_data(
+        data.inputs,
+        modalities=settings.encoder.modalities,
+        wanted=data.modalities,
+        label_maps=data.label_maps,
+        label_table=data.label_table,
+    )
+    _begin_log(options["device"], log_file)
+    with _tracking(settings, folder, tensorboard) as track:
+        run(collected, settings, output=folder, labels=classes, track=track, **options)
 
 
 def _begin_log(device: str, file: Path | None) -> None:
@@ -157,8 +214,8 @@ def _encoder_of(init: str) -> "EncoderConfig":
         encoder = config.slab_encoder
     except ConfigError as error:
         raise ConfigError(f"{init}: {error}") from error
-    # The read-out of tissues is trained anew, if the data have anatomy targets.
-    return dataclasses.replace(encoder, tissues=())
+    # The read-out of anatomy is trained anew, if the data have anatomy targets.
+    return dataclasses.replace(encoder, tissues=(), structures=())
 
 
 @contextmanager
@@ -228,20 +285,20 @@ def _tracking(
         yield track
 
 
-def _summarise(folder: Path, n_steps: int) -> str:
-    """Describe a finished run, from the files that it wrote."""
+def _report(folder: Path, n_steps: int) -> None:
+    """Print what a run did, from the files that it wrote, and set the exit status."""
     from brainfeat.pretraining.run_state import FAILURES_NAME, LOG_NAME
 
     steps = map(json.loads, (folder / LOG_NAME).read_text().splitlines())
     losses = [step["total"] for step in steps if "total" in step]
-    first = f"{n_steps} steps done"
+    lines = [f"{n_steps} steps done", f"checkpoint: {folder}"]
     if losses:
-        first += f", final loss {losses[-1]:.3f}"
+        lines[0] += f", final loss {losses[-1]:.3f}"
     n_failed = count_failures(folder / FAILURES_NAME)
-    if not n_failed:
-        return f"{first}\ncheckpoint: {folder}"
-    files = f"checkpoint: {folder}\nfailures:   {folder / FAILURES_NAME}"
-    return f"{first}, {n_failed} failed\n{files}"
+    if n_failed:
+        lines[0] += f", {n_failed} failed"
+        lines.append(f"failures:   {folder / FAILURES_NAME}")
+    finish("\n".join(lines), failed=(folder / FAILURES_NAME).is_file())
 
 
 def _is_rank_zero() -> bool:

@@ -53,12 +53,13 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         Name of the bundled checkpoint or of a known encoder (``brainfeat info`` lists
         them), a checkpoint folder, weights of others, or
         ``"hf-hub:org/name[:path][@revision]"``, as for `Checkpoint.load`.
-    pooling : {"mean", "cls", "cls+mean", "anatomy", "regions", "default"}
+    pooling : {"mean", "cls", "cls+mean", "anatomy", "anatomy_ml", "regions", "default"}
         ``"mean"`` averages the patch tokens over the brain, ``"cls"`` the class tokens
         of the slabs (which ``"brainfound-tiny"`` did not train), ``"cls+mean"``
-        concatenates both. ``"anatomy"`` sums a few named quantities that the encoder
-        was trained to predict from each patch token, such as ``emb_ventricle``, the
-        ventricles' fraction of the brain. ``"regions"`` averages the patch tokens over
+        concatenates both. ``"anatomy"`` sums named quantities that the encoder was
+        trained to predict from each patch token, such as ``emb_ventricle``, the
+        ventricles' fraction of the volume within the skull; ``"anatomy_ml"`` gives them
+        in ml. ``"regions"`` averages the patch tokens over
         each region of ``labels_img``. ``"default"`` is what the authors of a known
         encoder use: the class token, the mean over all tokens that are encoded, or, for
         BrainIAC, the token of the patch in one corner, which its authors call CLS.

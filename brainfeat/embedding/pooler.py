@@ -15,18 +15,23 @@ from brainfeat.checkpoint.encoder_grid import encoder_grid
 from brainfeat.embedding.regions import RegionAtlas
 from brainfeat.exceptions import ConfigError
 from brainfeat.models.config import EncoderConfig
+from brainfeat.models.encoders import require_slab_config
 from brainfeat.models.pooling import (
     PoolingMode,
     pool_feature,
     pool_regions,
     pool_tissues,
     pool_tokens,
+    pool_volumes,
 )
 from brainfeat.models.protocol import EncoderOutput
 from brainfeat.models.volume_config import VolumeConfig
+from brainfeat.preprocessing.interface import SubjectPreprocessing
 from brainfeat.volume import Geometry
 
-Pooling = Literal["mean", "cls", "cls+mean", "anatomy", "regions", "default"]
+Pooling = Literal[
+    "mean", "cls", "cls+mean", "anatomy", "anatomy_ml", "regions", "default"
+]
 _Floats = NDArray[np.float32]
 
 NOT_FINITE = "the encoder gives values that are not finite."
@@ -36,12 +41,18 @@ class Pooler:
     """A kind of pooling, and the regions of an atlas that it averages over."""
 
     def __init__(
-        self, checkpoint: Checkpoint, pooling: Pooling, labels_img: Any
+        self,
+        checkpoint: Checkpoint,
+        preprocessor: SubjectPreprocessing,
+        pooling: Pooling,
+        labels_img: Any,
     ) -> None:
         self.config = checkpoint.config.encoder
         self.grid = encoder_grid(checkpoint.config)
         self.pooling = pooling
+        self._voxel_mm = preprocessor.voxel_mm
         self._check()
+        self._check_volumes(preprocessor)
         self.atlas = None if pooling != "regions" else RegionAtlas.load(labels_img)
         self._state = checkpoint.state
         self._weighed: tuple[Geometry, _Floats] | None = None
@@ -53,23 +64,29 @@ class Pooler:
         return self.atlas.names if self.atlas else ()
 
     @property
-    def tissues(self) -> tuple[str, ...]:
-        """Tissues that the encoder reads from its tokens."""
-        return self.config.tissues if isinstance(self.config, EncoderConfig) else ()
+    def anatomy_names(self) -> tuple[str, ...]:
+        """Tissues and structures that the encoder reads from its tokens."""
+        config = self.config
+        return config.anatomy_names if isinstance(config, EncoderConfig) else ()
+
+    @property
+    def reads_anatomy(self) -> bool:
+        """Whether features are volumes of what they are named for."""
+        return self.pooling in {"anatomy", "anatomy_ml"}
 
     @property
     def n_features(self) -> int:
         """Length of an embedding."""
-        if self.pooling == "anatomy":
-            return len(self.tissues)
+        if self.reads_anatomy:
+            return len(self.anatomy_names)
         parts = {"cls+mean": 2, "regions": len(self.region_names)}
         return self.config.embed_dim * parts.get(self.pooling, 1)
 
     @property
     def feature_names(self) -> tuple[str, ...]:
         """Name of each number of an embedding."""
-        if self.pooling == "anatomy":
-            return tuple(f"emb_{name}" for name in self.tissues)
+        if self.reads_anatomy:
+            return tuple(f"emb_{name}" for name in self.anatomy_names)
         prefixes = [f"{name}_" for name in self.region_names] or [""]
         n_each = self.n_features // len(prefixes)
         return tuple(f"{p}emb_{index:03d}" for p in prefixes for index in range(n_each))
@@ -85,9 +102,8 @@ class Pooler:
         self, output: EncoderOutput, fractions: Tensor, regions: Tensor | None
     ) -> Tensor:
         """Pool tokens to embeddings (B, n_features); `regions` are (B, R, tokens)."""
-        if self.pooling == "anatomy":
-            weight, bias = self._state["anatomy.weight"], self._state["anatomy.bias"]
-            return pool_tissues(output, fractions, weight, bias)
+        if self.reads_anatomy:
+            return self._pool_anatomy(output, fractions)
         if regions is not None:
             return pool_regions(output, regions, fractions > 0)
         if self._is_mean:
@@ -137,6 +153,17 @@ class Pooler:
                 f"'regions', got pooling={self.pooling!r}: only these have a position."
             )
 
+    def _pool_anatomy(self, output: EncoderOutput, fractions: Tensor) -> Tensor:
+        """Read volumes in ml, or in fractions of that of all tissues."""
+        config = require_slab_config(self.config)
+        weight, bias = self._state["anatomy.weight"], self._state["anatomy.bias"]
+        if self.pooling == "anatomy":
+            n_tissues = len(config.tissues)
+            return pool_tissues(output, fractions, weight, bias, n_tissues)
+        voxels = config.thickness * config.patch_size**2
+        patch_ml = voxels * self._voxel_mm**3 / 1000.0
+        return patch_ml * pool_volumes(output, fractions, weight, bias)
+
     @property
     def _is_mean(self) -> bool:
         """Whether tokens are averaged over the brain, as for slabs by default."""
@@ -156,15 +183,24 @@ class Pooler:
             raise ConfigError(
                 f"pooling: expected one of {names}, got {self.pooling!r}."
             )
-        if self.pooling == "anatomy" and not self.tissues:
+        if self.reads_anatomy and not self.anatomy_names:
             raise ConfigError(
-                "pooling='anatomy': expected a checkpoint that learnt to read anatomy, "
-                "got one that names no tissues."
+                f"pooling={self.pooling!r}: expected a checkpoint that learnt to read "
+                "anatomy, got one that names no tissues."
             )
         if "cls" in self.pooling and not self.config.has_cls_token:
             raise ConfigError(
                 f"pooling={self.pooling!r}: expected an encoder with a class token, "
                 "got one without; use 'mean', or 'default' for what its authors use."
+            )
+
+    def _check_volumes(self, preprocessor: SubjectPreprocessing) -> None:
+        """Check that volumes on the grid are those of the subject."""
+        if self.pooling == "anatomy_ml" and preprocessor.aligned == "affine":
+            raise ConfigError(
+                "pooling='anatomy_ml': expected a preprocessor with alignment='rigid' "
+                "or 'none', got 'affine', which scales each brain to the template: use "
+                "pooling='anatomy' for fractions of the brain."
             )
 
     def _weigh(self, atlas: RegionAtlas, geometry: Geometry) -> _Floats:

@@ -76,7 +76,7 @@ class SubjectEncoder:
         self.modalities = config.encoder.modalities
         self.preprocessor = _resolve_preprocessor(preprocessor, checkpoint)
         self.pooling = pooling
-        self.pooler = Pooler(checkpoint, pooling, labels_img)
+        self.pooler = Pooler(checkpoint, self.preprocessor, pooling, labels_img)
         self.grid = self.pooler.grid
         self.token_grid = self._find_token_grid()  # tokens along each axis of the input
         self.device = resolve_device(device)

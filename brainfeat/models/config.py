@@ -101,8 +101,11 @@ class EncoderConfig(JsonConfig):
         grows linearly from 0 at the first block. DINOv2 was trained with the same
         rate in all blocks.
     tissues : tuple of str
-        Tissues and structures whose fraction of a patch the encoder estimates from
-        its token; set by pretraining on known anatomy.
+        Tissues whose fraction of a patch the encoder estimates from its token; those of
+        a brain sum to the volume within the skull. Set by pretraining on known anatomy.
+    structures : tuple of str
+        Further structures that it estimates, which may overlap with tissues and with
+        each other.
 
     Raises
     ------
@@ -131,6 +134,7 @@ class EncoderConfig(JsonConfig):
     norm_eps: PositiveFloat = NORM_EPS
     drop_path: _DropRate = 0.0
     tissues: UniqueNames = ()
+    structures: UniqueNames = ()
 
     def __post_init__(self) -> None:
         check_fields(self, _relations)
@@ -175,6 +179,11 @@ class EncoderConfig(JsonConfig):
         """
         minimum = _MIN_FRACTION if self.background == "skipped" else 0.0
         return fractions * (fractions >= minimum)
+
+    @property
+    def anatomy_names(self) -> tuple[str, ...]:
+        """Tissues, then structures: the outputs of the encoder's anatomy map."""
+        return self.tissues + self.structures
 
     @property
     def feature(self) -> Feature:
@@ -234,6 +243,10 @@ def _relations(config: EncoderConfig) -> Iterator[Relation]:
         is_split = config.embed_dim % (4 * config.num_heads) == 0
         rotary = "for rotary positions"
         yield is_split, "embed_dim", f"a multiple of 4 for each head {rotary}"
+    is_new = not set(config.structures) & set(config.tissues)
+    yield is_new, "structures", "other names than those of tissues"
+    is_relative = bool(config.tissues) or not config.structures
+    yield is_relative, "tissues", "at least one name beside structures"
     fits = all(length % patch == 0 for length in config.image_size)
     yield fits, "image_size", f"multiples of patch_size {patch}"
     exist = set(config.slab_mixing) <= set(range(config.depth))

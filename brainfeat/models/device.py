@@ -5,6 +5,7 @@ __all__ = [
     "resolve_batch_size",
     "resolve_device",
     "resolve_dtype",
+    "resolve_precision",
     "resolve_training_device",
 ]
 
@@ -64,6 +65,20 @@ def resolve_dtype(dtype: Any, device: torch.device) -> torch.dtype:
     return _DTYPES[dtype]
 
 
+def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
+    """Return the precision of the products of training.
+
+    "auto" is bfloat16 where it is native, float16 on GPUs before Ampere, which emulate
+    bfloat16, and float32 elsewhere.
+    """
+    if precision != "auto":
+        dtype: torch.dtype = getattr(torch, precision)
+        return dtype
+    if _multiplies_bfloat16(device):
+        return torch.bfloat16
+    return torch.float16 if device.type == "cuda" else torch.float32
+
+
 def resolve_batch_size(batch_size: Any, device: torch.device, n_tokens: int) -> int:
     """Return the subjects of a batch, each of `n_tokens` tokens.
 
@@ -91,7 +106,9 @@ def is_out_of_memory(error: Exception) -> bool:
 
 def _multiplies_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        # Of this device, and without a context on another one.
+        major, _ = torch.cuda.get_device_capability(device)
+        return bool(torch.version.hip) or major >= 8
     if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):
         return False
     features = torch.cpu.get_capabilities()

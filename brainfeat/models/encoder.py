@@ -83,8 +83,8 @@ class SlabEncoder(Encoder):
             {str(index): SlabMixing(dim) for index in config.slab_mixing}
         )
         self.norm = nn.LayerNorm(dim, eps=config.norm_eps)
-        if config.tissues:
-            self.anatomy = nn.Linear(dim, len(config.tissues))
+        if config.anatomy_names:
+            self.anatomy = nn.Linear(dim, len(config.anatomy_names))
         self.activation_checkpointing = False
         self._init_weights()
 

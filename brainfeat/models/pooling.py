@@ -6,6 +6,7 @@ __all__ = [
     "pool_regions",
     "pool_tissues",
     "pool_tokens",
+    "pool_volumes",
 ]
 
 from typing import Literal
@@ -71,20 +72,30 @@ def pool_feature(output: EncoderOutput, encoded: Tensor, feature: Feature) -> Te
 
 
 def pool_tissues(
+    output: EncoderOutput,
+    token_fractions: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    n_tissues: int | None = None,
+) -> Tensor:
+    """Estimate the fraction (B, R) of each structure in the brain from patch tokens.
+
+    `weight` (R, D) and `bias` (R,) are the encoder's map from a patch token to what it
+    reads, of which the first `n_tissues` (all by default) add up to the brain: their
+    fractions sum to one. One may be slightly negative. All patches with foreground have
+    the same weight. Raises an InputError as `pool_tokens` does.
+    """
+    means = _mean_anatomy(output, token_fractions, weight, bias)
+    return means / means[:, :n_tissues].sum(dim=1, keepdim=True)
+
+
+def pool_volumes(
     output: EncoderOutput, token_fractions: Tensor, weight: Tensor, bias: Tensor
 ) -> Tensor:
-    """Estimate the fraction (B, R) of each tissue in the brain from the patch tokens.
-
-    `weight` (R, D) and `bias` (R,) are the encoder's map from a patch token to tissues.
-    All patches with foreground have the same weight. Fractions sum to one; one may be
-    slightly negative. Raises an InputError as `pool_tokens` does.
-    """
-    counts = (token_fractions > 0).float()
-    # The map is linear: the mean token gives the mean over all patches.
-    mean_token = pool_tokens(output, counts, "mean")
-    device = mean_token.device
-    volumes = F.linear(mean_token, weight.to(device), bias.to(device))
-    return volumes / volumes.sum(dim=1, keepdim=True)
+    """Estimate the volume (B, R) of each structure as a number of patches."""
+    means = _mean_anatomy(output, token_fractions, weight, bias)
+    counts = (token_fractions > 0).sum(dim=(1, 2, 3))
+    return means * counts.to(means.device)[:, None]
 
 
 def pool_regions(output: EncoderOutput, weights: Tensor, foreground: Tensor) -> Tensor:
@@ -113,3 +124,14 @@ def pool_regions(output: EncoderOutput, weights: Tensor, foreground: Tensor) -> 
     totals = torch.einsum("brshw,bshw->br", weights, foreground.float())
     sums = torch.einsum("brshw,bshwd->brd", weights, tokens)
     return (sums / totals[..., None]).flatten(1)
+
+
+def _mean_anatomy(
+    output: EncoderOutput, token_fractions: Tensor, weight: Tensor, bias: Tensor
+) -> Tensor:
+    """Read the anatomy of the mean token over patches with foreground: (B, R)."""
+    counts = (token_fractions > 0).float()
+    # The map is linear: the mean token gives the mean over all patches.
+    mean_token = pool_tokens(output, counts, "mean")
+    device = mean_token.device
+    return F.linear(mean_token, weight.to(device), bias.to(device))

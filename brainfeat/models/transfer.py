@@ -81,8 +81,8 @@ def adapt_state(
     Fewer modalities keep their own kernels; other channels are made by
     `transfer_weights`, another image size or number of slab positions by interpolation;
     new slab mixing and slab positions start at zero. Both encoders give the same tokens
-    for inputs that both accept. The anatomy map is dropped unless the tissues are the
-    same. Raises a CheckpointError if the encoders differ in more than this.
+    for inputs that both accept. The anatomy map is dropped unless what it reads is
+    the same. Raises a CheckpointError if the encoders differ in more than this.
     """
     check_state(state, config)
     result = dict(state)
@@ -95,7 +95,8 @@ def adapt_state(
             result = transfer_weights(
                 state, config, modalities=target.modalities, thickness=target.thickness
             )
-    if target.tissues != config.tissues:
+    reads_same = target.tissues == config.tissues
+    if not reads_same or target.structures != config.structures:
         result = {k: v for k, v in result.items() if not k.startswith("anatomy.")}
     if config.positions == "learned":
         stored = state["pos_embed"][0]

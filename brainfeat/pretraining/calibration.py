@@ -5,8 +5,9 @@ __all__ = ["calibrate"]
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from brainfeat.models.encoder import EncoderOutput
 from brainfeat.models.heads import AnatomyHead
@@ -17,6 +18,7 @@ from brainfeat.pretraining.views import ViewGroup, Views
 
 # Sums that hardly vary between the subjects at hand still have this standard deviation.
 _SMALLEST_SPREAD = 0.05  # of the mean
+_RIDGE = 1e-3  # of the mean square of a token's features
 
 
 class _Sample(NamedTuple):
@@ -27,6 +29,7 @@ class _Sample(NamedTuple):
     known: Tensor | None  # V B R
     tokens: Tensor | None  # N D
     means: Tensor | None  # B D
+    read: Tensor | None  # V B S h w D: tokens that the targets are read from
 
 
 @torch.no_grad()
@@ -39,6 +42,9 @@ def calibrate(
     if head is not None:
         head.emphasis.copy_(torch.tensor(list(target_weights)))
         _calibrate_targets(head, model.whole_spread, samples)
+        _read_initially(head, samples)
+        teacher = unwrapped(model.teacher).get_submodule("anatomy_head")
+        teacher.load_state_dict(head.state_dict())
     if model.agreement is not None:
         means = [sample.means for sample in samples if sample.means is not None]
         tokens = [sample.tokens for sample in samples if sample.tokens is not None]
@@ -55,7 +61,10 @@ def _sample(model: SelfDistillation, views: Views) -> _Sample:
     known = group.known
     if known is not None:
         known = known.expand(len(group.fractions), -1, -1)
-    return _Sample(group.targets, group.fractions, known, tokens, means)
+    read = None
+    if group.targets is not None:
+        read = model.encode_initially(group).patch_tokens.float()
+    return _Sample(group.targets, group.fractions, known, tokens, means, read)
 
 
 def _subject_means(output: EncoderOutput, group: ViewGroup) -> Tensor:
@@ -81,11 +90,48 @@ def _calibrate_targets(
         is_inside = (fractions > 0)[..., None]
         sums = (targets * is_inside).sum(dim=(2, 3, 4)).flatten(0, 1)  # N R
         shown = torch.cat(known).flatten(0, 1) if known else sums.isfinite()
-        whole_spread.variance.copy_(all_ranks_mean(_variance(sums, shown)))
+        variance = _variance(sums, shown).to(sums.device)
+        whole_spread.variance.copy_(all_ranks_mean(variance))
+
+
+def _read_initially(head: AnatomyHead, samples: list[_Sample]) -> None:
+    """Start the head from a ridge regression of the targets on the initial tokens."""
+    n_targets, dim = head.linear.weight.shape
+    gram = torch.zeros(n_targets, dim + 1, dim + 1, dtype=torch.float64)
+    moments = torch.zeros(n_targets, dim + 1, dtype=torch.float64)
+    for sample in samples:
+        if sample.targets is None or sample.read is None:
+            continue
+        targets = head.standardise(sample.targets)
+        for view, subject in np.ndindex(*sample.fractions.shape[:2]):
+            weights = sample.fractions[view, subject]
+            inside = weights > 0
+            rows = nn.functional.pad(
+                sample.read[view, subject][inside], (0, 1), value=1.0
+            )
+            weighed = (rows * weights[inside, None]).cpu().double()
+            known = torch.ones(n_targets, dtype=torch.float64)
+            if sample.known is not None:
+                known = sample.known[view, subject].cpu().double()
+            gram += known[:, None, None] * (weighed.T @ rows.cpu().double())
+            products = weighed.T @ targets[view, subject][inside].cpu().double()
+            moments += known[:, None] * products.T
+    gram, moments = _shared(gram, head), _shared(moments, head)
+    size = gram.diagonal(dim1=1, dim2=2).mean(dim=1).clamp(min=1e-6)
+    gram += _RIDGE * size[:, None, None] * torch.eye(dim + 1, dtype=torch.float64)
+    fitted = torch.linalg.solve(gram, moments).to(head.linear.weight)
+    head.linear.weight.copy_(fitted[:, :-1])
+    head.linear.bias.copy_(fitted[:, -1])
+
+
+def _shared(sums: Tensor, head: AnatomyHead) -> Tensor:
+    """Average over ranks, on the device that they communicate by."""
+    return all_ranks_mean(sums.to(head.linear.weight)).cpu().double()
 
 
 def _variance(sums: Tensor, known: Tensor) -> Tensor:
     """Return the variance of each column over its known rows, bounded from below."""
+    sums, known = sums.cpu(), known.cpu()  # Apple's MPS has no float64
     weights = known.double() / known.sum(dim=0).clamp(min=1)
     mean = (weights * sums).sum(dim=0)
     variance = (weights * (sums - mean).square()).sum(dim=0)

@@ -1,6 +1,6 @@
 """Hyperparameters of pretraining: presets, and JSON files over a preset."""
 
-__all__ = ["PresetName", "PretrainingConfig", "read_config"]
+__all__ = ["Precision", "PresetName", "PretrainingConfig", "read_config"]
 
 import dataclasses
 import math
@@ -24,78 +24,19 @@ from brainfeat.exceptions import ConfigError
 from brainfeat.io.json_files import read_json
 from brainfeat.io.paths import expand_home
 from brainfeat.models.config import EncoderConfig
+from brainfeat.pretraining.presets import PRESETS, SIZES, EncoderSize, PresetName
 from brainfeat.pretraining.views import ViewConfig
 
-PresetName = Literal["small_batch", "large_batch", "agreement"]
 AgreementTeacher = Literal["frozen", "moving_average"]
 AgreementReadout = Literal["none", "linear"]
 Centring = Literal["sinkhorn", "moving_average"]
 Parallel = Literal["ddp", "fully_shard"]
+Precision = Literal["auto", "bfloat16", "float16", "float32"]
 OptimizerName = Literal["adamw", "muon"]
 # Weights of the distances of tokens, of mean tokens and of the class token.
 Parts = tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat]
 _NumPrototypes = Annotated[int, Rule(">= 2", lambda value: value >= 2)]
 _OF_PAIRS = ("agreement", "consistency")  # objectives
-
-_PRESETS: dict[str, dict[str, Any]] = {
-    # With few subjects a step: fewer prototypes, for Sinkhorn to balance.
-    "small_batch": {
-        "encoder": {"layer_scale": 0.1, "slab_mixing": [2, 5, 8]},
-        "batch_size": 8,
-        "n_prototypes": 1024,
-        "head_hidden_dim": 512,
-        "head_bottleneck_dim": 128,
-        "centring": "sinkhorn",
-    },
-    # After DINOv2's ViT-L, with a batch of 3072 images as 768 stacks of four slabs.
-    "large_batch": {
-        "encoder": {"embed_dim": 1024, "depth": 24, "num_heads": 16, "drop_path": 0.3},
-        "batch_size": 768,
-        "learning_rate": 2e-4,
-        "n_prototypes": 131072,
-        "head_hidden_dim": 2048,
-        "head_bottleneck_dim": 384,
-        "centring": "sinkhorn",
-        "activation_checkpointing": True,
-        "parallel": "fully_shard",
-        "views": {"n_local": 8},
-    },
-    # Continue from trained weights, so that they tell brains apart and not protocols.
-    "agreement": {
-        "encoder": {"layer_scale": 0.1, "slab_mixing": [2, 5, 8]},
-        "views": {
-            "n_local": 0,
-            "global_boxes": "whole",
-            "hidden_modalities": 0.5,
-            "intensity": {
-                "gamma": 0.1,
-                "contrast": 0.1,
-                "bias": 0.1,
-                "blur": 0.0,
-                "coarse": 0.0,
-            },
-        },
-        "dino_weight": 0.0,
-        "ibot_weight": 0.0,
-        "koleo_weight": 0.0,
-        "anatomy_weight": 1.0,
-        "anatomy_whole_weight": 0.03,
-        "agreement_weight": 1.0,
-        "consistency_weight": 0.3,
-        "n_degraded": 8,
-        "batch_size": 4,
-        "n_steps": 1500,
-        "learning_rate": 4e-4,
-        "final_learning_rate": 4e-6,
-        "weight_decay": [0.02, 0.02],
-        "layer_decay": 1.0,
-        "patch_embed_lr": 1.0,
-        "warmup_fraction": 0.03,
-        "teacher_momentum": [0.97, 0.997],
-        "clip_grad": 1.0,
-        "checkpoint_every": 100,
-    },
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,9 +100,11 @@ class PretrainingConfig(JsonConfig):
     optimizer : {"adamw", "muon"}
         AdamW for all parameters, or Muon [1]_ for the matrices of the blocks and AdamW
         for the rest.
+    base_learning_rate : float
+        Peak learning rate for 1024 subjects a step. That of a run is this times the
+        square root of its batch size over 1024, as in DINOv2.
     learning_rate : float or None
-        Peak learning rate; None takes DINOv2's 0.004 times the square root of
-        the batch size over 1024.
+        Peak learning rate of the run, in place of the scaled one.
     final_learning_rate : float
         Learning rate of the last step.
     weight_decay : tuple of float
@@ -180,8 +123,9 @@ class PretrainingConfig(JsonConfig):
     clip_grad : float
         Largest norm of the gradient of all parameters together; DINOv2 clips encoder
         and heads separately.
-    precision : {"bfloat16", "float32"}
-        Precision of the matrix products.
+    precision : {"auto", "bfloat16", "float16", "float32"}
+        Precision of the matrix products. "auto" is bfloat16 where the device multiplies
+        it, float16 with scaled losses on older GPUs, and float32 elsewhere.
     activation_checkpointing : bool
         Whether blocks recompute their activations, to save memory.
     parallel : {"ddp", "fully_shard"}
@@ -230,6 +174,7 @@ class PretrainingConfig(JsonConfig):
     accumulation_steps: PositiveInt = 1
     n_steps: PositiveInt = 10_000
     optimizer: OptimizerName = "adamw"
+    base_learning_rate: NonNegativeFloat = 4e-3
     learning_rate: NonNegativeFloat | None = None
     final_learning_rate: NonNegativeFloat = 1e-6
     weight_decay: tuple[NonNegativeFloat, NonNegativeFloat] = (0.04, 0.4)
@@ -239,7 +184,7 @@ class PretrainingConfig(JsonConfig):
     temperature_warmup_fraction: Fraction = 0.3
     freeze_last_layer_fraction: Fraction = 0.01
     clip_grad: PositiveFloat = 3.0
-    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    precision: Precision = "auto"
     activation_checkpointing: bool = False
     parallel: Parallel = "ddp"
     seed: NonNegativeInt = 0
@@ -255,7 +200,7 @@ class PretrainingConfig(JsonConfig):
         """Learning rate after the warm-up."""
         if self.learning_rate is not None:
             return self.learning_rate
-        return 4e-3 * math.sqrt(self.batch_size / 1024)
+        return self.base_learning_rate * math.sqrt(self.batch_size / 1024)
 
     @property
     def uses_teacher(self) -> bool:
@@ -283,9 +228,9 @@ class PretrainingConfig(JsonConfig):
 
         Parameters
         ----------
-        name : {"small_batch", "large_batch", "agreement"}
-            One machine with few subjects a step, or many, after DINOv2's ViT-L recipe,
-            or trained weights that learn to ignore the protocol of a scan.
+        name : {"small_batch", "large_batch", "large_batch_short", "agreement"}
+            One machine with few subjects a step; many, after DINOv2's long or short
+            recipe; or trained weights that learn to ignore the protocol of a scan.
         **changes : object
             Fields that replace the preset's.
 
@@ -299,12 +244,12 @@ class PretrainingConfig(JsonConfig):
         ConfigError
             If the preset or a field does not exist, or a value is impossible.
         """
-        if name not in _PRESETS:
-            raise ConfigError(f"preset: expected one of {[*_PRESETS]}, got {name!r}.")
+        if name not in PRESETS:
+            raise ConfigError(f"preset: expected one of {[*PRESETS]}, got {name!r}.")
         unknown = sorted(set(changes) - {item.name for item in dataclasses.fields(cls)})
         if unknown:
             raise ConfigError(f"PretrainingConfig: unknown keys {unknown}.")
-        return dataclasses.replace(cls.from_dict(_PRESETS[name]), **changes)
+        return dataclasses.replace(cls.from_dict(PRESETS[name]), **changes)
 
 
 def _relations(config: PretrainingConfig) -> Iterator[Relation]:
@@ -331,8 +276,9 @@ def _relations(config: PretrainingConfig) -> Iterator[Relation]:
     for name in ("dino", "infonce", "consistency"):
         has_views = getattr(config, f"{name}_weight") == 0 or config.views.n_global > 1
         yield has_views, "views.n_global", "at least 2 for DINO, InfoNCE, consistency"
-    names_none = not config.encoder.tissues
-    yield names_none, "encoder.tissues", "none, since the data name them"
+    for name in ("tissues", "structures"):
+        names_none = not getattr(config.encoder, name)
+        yield names_none, f"encoder.{name}", "none, since the data name them"
     patch = config.encoder.patch_size
     for name in ("global_crops", "local_crops"):
         fits = not any(length % patch for length in getattr(config.views, name).size)
@@ -344,13 +290,15 @@ def read_config(
     *,
     preset: PresetName = "small_batch",
     encoder: EncoderConfig | None = None,
+    size: EncoderSize | None = None,
     n_steps: int | None = None,
 ) -> PretrainingConfig:
     """Read a JSON file of fields of `PretrainingConfig`, over a preset.
 
     Absent fields, also of the objects in it, keep the preset's values. `encoder`
     replaces the preset's encoder; crops that are no multiple of its patch size are
-    resized to the same number of patches. `n_steps` replaces the file's.
+    resized to the same number of patches. `size` replaces its width, depth and heads.
+    `n_steps` replaces the file's.
 
     Raises
     ------
@@ -361,6 +309,8 @@ def read_config(
     values = PretrainingConfig.preset(preset).to_dict()
     if encoder is not None:
         values = _replace_encoder(values, encoder)
+    if size is not None:
+        values["encoder"] = _resize(values["encoder"], size)
     if path is not None:
         given = read_json(expand_home(path), "hyperparameters", error=ConfigError)
         values = _merge(values, given)
@@ -382,6 +332,13 @@ def _replace_encoder(values: dict[str, Any], encoder: EncoderConfig) -> dict[str
         if name.endswith("_crops") and any(length % new for length in crop["size"])
     }
     return {**_merge(values, {"views": crops}), "encoder": encoder.to_dict()}
+
+
+def _resize(encoder: dict[str, Any], size: EncoderSize) -> dict[str, Any]:
+    """Give an encoder a named size; its slab mixing keeps its relative depth."""
+    scale = SIZES[size]["depth"] / encoder["depth"]
+    mixing = [round((block + 1) * scale) - 1 for block in encoder["slab_mixing"]]
+    return {**encoder, **SIZES[size], "slab_mixing": mixing}
 
 
 def _merge(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from brainfeat.pretraining.label_maps import (
     collect_structures,
     find_label_maps,
 )
+from brainfeat.pretraining.ranks import rank
 from brainfeat.pretraining.source import SubjectSource
 from brainfeat.pretraining.store import INDEX_NAME, VolumeStore
 from brainfeat.subjects.bids.index import find_root
@@ -72,7 +73,8 @@ def collect_training_data(
     """Collect training data in any form that `pretrain` takes; load no voxels.
 
     `modalities` are the encoder's; images that name none count as the first. `wanted`
-    are those to use, by default all. `label_maps` and `label_table` are the folder and
+    are those to use, by default all; those of a store that the encoder does not have
+    are not read. `label_maps` and `label_table` are the folder and
     the table of `find_label_maps`.
     """
     collected = _collect(data, modalities, wanted)
@@ -89,6 +91,8 @@ def collect_training_data(
             "label maps: expected images beside them, got a store or another source, "
             "which has its own; make a store of the images and their label maps."
         )
+    if isinstance(collected, VolumeStore):
+        collected = _select(collected, modalities, wanted)
     absent = [name for name in wanted if name not in collected.modalities]
     if absent:
         raise ModalityError(
@@ -129,6 +133,19 @@ def _collect(
     if stores:
         return VolumeStore(expand_home(stores[0]))
     return _collect_paths(paths, modalities, wanted)
+
+
+def _select(
+    store: VolumeStore, modalities: Sequence[str], wanted: Sequence[str]
+) -> VolumeStore:
+    """Leave out modalities that the encoder does not have, or that are not wanted."""
+    shared = [name for name in modalities if name in store.modalities]
+    used = [name for name in shared if not wanted or name in wanted]
+    others = [name for name in store.modalities if name not in shared]
+    if others and shared and rank() == 0:
+        text = "%s: its volumes of %s are not used, the encoder is for %s."
+        logger.info(text, store.folder, ", ".join(others), ", ".join(modalities))
+    return store.select(used) if used else store
 
 
 def _as_paths(data: Any) -> list[str]:

@@ -22,8 +22,8 @@ class MixedSource:
     """Draw each step from one of several sources, in proportion to their weights.
 
     They share modalities, grid and preprocessing; the first names the preprocessing and
-    the tissues of the checkpoint. Targets of one name are one target, and those that a
-    source does not have are unknown in its steps.
+    the tissues of the checkpoint, and what others read is a structure. Targets of one
+    name are one target, and those that a source does not have are unknown in its steps.
     """
 
     def __init__(
@@ -43,6 +43,8 @@ class MixedSource:
         self.modalities, self.shape = first.modalities, first.shape
         self.preprocessing: Mapping[str, Any] = first.preprocessing
         self.tissues = tuple(first.tissues)
+        read = (n for s in self.sources for n in (*s.tissues, *s.structures))
+        self.structures = tuple(n for n in dict.fromkeys(read) if n not in self.tissues)
         named = {
             name: weight
             for source in reversed(self.sources)

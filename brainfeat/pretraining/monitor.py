@@ -73,18 +73,18 @@ class Monitor:
                 "of this one, which is from before this step."
             )
 
-    def observe(self, class_tokens: Tensor) -> float | None:
-        """Add class tokens (B, D) and return the effective rank of the last ones.
-
-        None while there are too few.
-        """
-        self._rows.append(class_tokens.detach().float().cpu())
+    def observe(self, class_tokens: Tensor) -> None:
+        """Add class tokens (B, D), which stay on their device."""
+        self._rows.append(class_tokens.detach().float())
         self._n_rows += len(class_tokens)
         while self._n_rows - len(self._rows[0]) >= _N_ROWS:
             self._n_rows -= len(self._rows.popleft())
+
+    def effective_rank(self) -> float | None:
+        """Return the effective rank of the last class tokens; None for too few."""
         if self._n_rows < _N_ROWS:
             return None
-        return effective_rank(torch.cat(list(self._rows)))
+        return effective_rank(torch.cat(list(self._rows)).cpu())
 
     def check_collapse(
         self, step: int, *, effective_rank: float | None, teacher_entropy: float | None

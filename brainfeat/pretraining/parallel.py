@@ -4,7 +4,7 @@ __all__ = ["joined_ranks", "wrap_for_ranks"]
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 import torch.distributed as dist
@@ -26,13 +26,18 @@ def joined_ranks(device: str) -> Iterator[torch.device]:
     """
     target = resolve_training_device(device)
     is_cuda = target.type == "cuda"
-    with torch.random.fork_rng([target] if is_cuda else []):
+    with ExitStack() as stack:
+        if is_cuda:
+            # First, since the first use of CUDA takes memory of the current GPU.
+            stack.enter_context(torch.cuda.device(target))
+        stack.enter_context(torch.random.fork_rng([target] if is_cuda else []))
         if "TORCHELASTIC_RUN_ID" not in os.environ or dist.is_initialized():
             yield target
             return
         if is_cuda:
-            torch.cuda.set_device(target)
-        dist.init_process_group("nccl" if is_cuda else "gloo")
+            dist.init_process_group("nccl", device_id=target)
+        else:
+            dist.init_process_group("gloo")
         try:
             yield target
         finally:

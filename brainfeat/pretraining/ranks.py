@@ -1,19 +1,33 @@
 """Communication between the ranks of a run; with one process, none."""
 
 __all__ = [
+    "all_ranks_max",
     "all_ranks_mean",
     "all_ranks_sum",
     "gather_rows",
     "logsumexp_over_ranks",
+    "new_patient_group",
     "rank",
     "world_size",
 ]
 
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+# NCCL gives up after minutes. Preprocessing takes hours, and a disk may be slow.
+_PATIENCE = timedelta(days=3)
+
+
+def new_patient_group() -> dist.ProcessGroup | None:
+    """Return a group of all ranks that wait long for each other; None without ranks."""
+    if world_size() == 1:
+        return None
+    group: dist.ProcessGroup = dist.new_group(backend="gloo", timeout=_PATIENCE)
+    return group
 
 
 def world_size() -> int:
@@ -44,6 +58,15 @@ def all_ranks_sum(values: Tensor) -> Tensor:
     if world_size() > 1:
         dist.all_reduce(total)
     return total
+
+
+def all_ranks_max(value: int, device: torch.device) -> int:
+    """Return the largest of a number of each rank."""
+    if world_size() == 1:
+        return value
+    largest = torch.tensor(value, device=device)
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return int(largest)
 
 
 def all_ranks_mean(values: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.exceptions import ConfigError, InputError
 from brainfeat.io.paths import expand_home
@@ -16,11 +18,12 @@ from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.pretraining import warm_start
 from brainfeat.pretraining.config import PretrainingConfig
 from brainfeat.pretraining.data import TrainingSubjects, collect_training_data
+from brainfeat.pretraining.estimate import describe_duration
 from brainfeat.pretraining.parallel import joined_ranks
 from brainfeat.pretraining.probe import LinearProbe, make_probe
 from brainfeat.pretraining.progress import ProgressTracker
 from brainfeat.pretraining.ranks import rank
-from brainfeat.pretraining.run_state import FAILURES_NAME
+from brainfeat.pretraining.run_state import FAILURES_NAME, saved_step
 from brainfeat.pretraining.source import SubjectSource
 from brainfeat.pretraining.store import INDEX_NAME, StoreIndex, VolumeStore
 from brainfeat.pretraining.store_writer import NothingStoredError, write_store
@@ -78,7 +81,8 @@ def pretrain(  # noqa: PLR0913 (the last one is for the command line)
     resume : bool
         Whether to resume the run in `output`. The result equals that of an
         uninterrupted run of as many processes, unless the scans have changed, which
-        gives a warning.
+        gives a warning. Steps, what is logged and saved, precision, parallelism and the
+        number of processes may differ from before.
     device : str
         A torch device; ``"auto"`` takes the fastest available. It changes the
         result by rounding only.
@@ -134,6 +138,7 @@ def pretrain(  # noqa: PLR0913 (the last one is for the command line)
         warm_start.check_fit(data, config)
         warm_start.check_grid(data.shape, config)
         _log_absent_modalities(modalities, config.encoder.modalities)
+        _log_duration(data.shape, config, target, saved_step(folder))
         with warm_start.run_lock(folder):
             source: SubjectSource
             if isinstance(data, TrainingSubjects):
@@ -147,6 +152,19 @@ def pretrain(  # noqa: PLR0913 (the last one is for the command line)
             probe = _build_probe(source, config, labels)
             trainer = Trainer(source, config, folder, device=target, probe=probe)
             return trainer.train(start, track)
+
+
+def _log_duration(
+    shape: tuple[int, int, int],
+    config: PretrainingConfig,
+    device: torch.device,
+    n_done: int,
+) -> None:
+    """Say how long the run takes, before hours of preprocessing."""
+    if rank() == 0 and (
+        text := describe_duration(config, shape, device, n_done=n_done)
+    ):
+        logger.info(text)
 
 
 def _default_tracker(config: PretrainingConfig) -> ProgressTracker:

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
+from brainfeat.checkpoint.card import write_card
 from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.checkpoint.config import CheckpointConfig
 from brainfeat.checkpoint.origin import Origin
@@ -45,7 +46,8 @@ LOG_NAME = "log.jsonl"
 STATE_NAME = "state.safetensors"
 
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step", "momentum_buffer")
-_OBJECTIVES = ("DINO", "iBOT", "KoLeo", "InfoNCE", "anatomy")
+_DISTILLATION = ("DINO", "iBOT", "KoLeo", "InfoNCE")
+_OBJECTIVES = (*_DISTILLATION, "anatomy", "agreement", "consistency")
 
 
 def save_run_state(
@@ -53,16 +55,16 @@ def save_run_state(
 ) -> None:
     """Write weights, optimizer state and JSON facts as one safetensors file.
 
-    Every rank must call it; rank 0 writes. Readers see the old file or the new one.
+    Every rank must call it, since sharded tensors are joined; rank 0 alone copies them
+    to the CPU and writes. Readers see the old file or the new one.
     """
-    tensors = {name: whole_tensor(value) for name, value in _named_state(model)}
-    for name, parameter in _named_parameters(model):
-        for moment in _MOMENTS:
-            if moment in optimizer.state.get(parameter, {}):
-                value = optimizer.state[parameter][moment]
-                tensors[f"{moment}.{name}"] = whole_tensor(value)
+    tensors: dict[str, Tensor] = {}
+    for name, value in _saved_tensors(model, optimizer):
+        if rank() == 0:
+            tensors[name] = whole_tensor(value).contiguous()
+        elif isinstance(value, DTensor):
+            value.full_tensor()
     if rank() == 0:
-        tensors = {name: value.contiguous() for name, value in tensors.items()}
         with atomic_write(path) as partial:
             save_file(tensors, partial, metadata={"facts": json.dumps(facts)})
 
@@ -155,6 +157,17 @@ class RunLog:
                 file.write(json.dumps({"step": step, **present}) + "\n")
 
 
+def _saved_tensors(
+    model: nn.Module, optimizer: Optimizer
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield all tensors of a state, in the same order in all ranks."""
+    yield from _named_state(model)
+    for name, parameter in _named_parameters(model):
+        for moment in _MOMENTS:
+            if moment in optimizer.state.get(parameter, {}):
+                yield f"{moment}.{name}", optimizer.state[parameter][moment]
+
+
 def _named_state(model: nn.Module) -> list[tuple[str, Tensor]]:
     return [(f"model.{_plain_name(n)}", v) for n, v in model.state_dict().items()]
 
@@ -194,18 +207,22 @@ def export_checkpoint(
     *,
     n_steps: int,
     origin: Origin | None = None,
+    scores: tuple[float | None, float | None] = (None, None),
 ) -> Checkpoint:
     """Make a checkpoint of the teacher's encoder, in float32 on the CPU.
 
-    An anatomy head becomes the encoder's read-out of the tissues. Every rank must call
-    this.
+    An anatomy head becomes the encoder's read-out of tissues and structures. `scores`
+    are those of a probe before the first step and of the best encoder. Every rank must
+    call this.
     """
     encoder, head = teacher.get_submodule("encoder"), teacher.anatomy_head
     state = {name: whole_tensor(v) for name, v in encoder.state_dict().items()}
     tissues: tuple[str, ...] = ()
+    structures: tuple[str, ...] = ()
     if head is not None:
-        tissues = tuple(source.tissues)
-        state |= _read_out(head, [source.targets.index(name) for name in tissues])
+        tissues, structures = tuple(source.tissues), tuple(source.structures)
+        names = tissues + structures
+        state |= _read_out(head, [source.targets.index(name) for name in names])
     objectives = [
         f"{name} {weight:g}"
         for name in _OBJECTIVES
@@ -217,7 +234,9 @@ def export_checkpoint(
     )
     checkpoint_config = CheckpointConfig(
         # Stochastic depth belongs to the training, not to the encoder.
-        encoder=dataclasses.replace(config.encoder, drop_path=0.0, tissues=tissues),
+        encoder=dataclasses.replace(
+            config.encoder, drop_path=0.0, tissues=tissues, structures=structures
+        ),
         plane=config.views.planes[0],
         preprocessing=dict(source.preprocessing),
         pooling="mean",
@@ -227,7 +246,17 @@ def export_checkpoint(
         description=description,
         origin=origin or Origin(),
     )
-    return Checkpoint(checkpoint_config, state)
+    card = write_card(checkpoint_config, state=_describe_training(n_steps, *scores))
+    return Checkpoint(checkpoint_config, state, card)
+
+
+def _describe_training(n_steps: int, initial: float | None, best: float | None) -> str:
+    """Say "trained" only where a probe found that the encoder became better."""
+    steps = f"{n_steps} step{'' if n_steps == 1 else 's'}"
+    if initial is None or best is None:
+        return f"{steps}; nothing was measured"
+    change = f"probe {best:.3f}, {initial:.3f} before the first step"
+    return f"trained for {steps}: {change}" if best > initial else f"{steps}; {change}"
 
 
 def _read_out(head: AnatomyHead, indices: list[int]) -> dict[str, Tensor]:

@@ -52,6 +52,7 @@ class SimulatedSource:
 
     targets = TRUTH_NAMES
     tissues = TRUTH_NAMES[:-1]  # all but growth
+    structures: tuple[str, ...] = ()
     target_weights = tuple(_TARGET_WEIGHTS.get(name, 1.0) for name in TRUTH_NAMES)
 
     def __init__(

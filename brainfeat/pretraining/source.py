@@ -72,6 +72,7 @@ class SubjectSource(Protocol):
     shape: tuple[int, int, int]  # voxels I, J, K of a volume
     targets: tuple[str, ...]  # names of the R anatomy targets, if any
     tissues: tuple[str, ...]  # targets that are fractions of a voxel and sum to 1
+    structures: tuple[str, ...]  # further ones that the encoder is to read, any overlap
     target_weights: tuple[float, ...]  # in the anatomy objective
     preprocessing: Mapping[str, Any]  # from Preprocessor.to_dict
 

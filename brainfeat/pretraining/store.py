@@ -1,6 +1,12 @@
 """A store of preprocessed volumes on disk, memory-mapped for training."""
 
-__all__ = ["INDEX_NAME", "StoreIndex", "StoredScan", "Structures", "VolumeStore"]
+__all__ = [
+    "INDEX_NAME",
+    "StoreIndex",
+    "StoredScan",
+    "VolumeStore",
+    "used_fields",
+]
 
 import hashlib
 import json
@@ -16,9 +22,10 @@ import torch
 from numpy.typing import NDArray
 
 from brainfeat.configs import from_plain
-from brainfeat.exceptions import InputError, brief_reason
+from brainfeat.exceptions import InputError, ModalityError, brief_reason
 from brainfeat.io.json_files import read_json, write_json
 from brainfeat.pretraining.source import SubjectBatch, derive_seed
+from brainfeat.pretraining.structures import Structures
 
 INDEX_NAME = "index.json"
 _FORMAT = "brainfeat-store-2"
@@ -42,26 +49,6 @@ class StoredScan:
     thickness: float = 0.0  # largest voxel edge of the scan in mm; 0 if unknown
     labels: str = ""  # array of its label map, uint8 (I, J, K), if there is one
     known: tuple[bool, ...] = ()  # which structures the label map tells
-
-
-@dataclass(frozen=True, kw_only=True)
-class Structures:
-    """Named structures, as unions of the L labels of the label maps of a store."""
-
-    names: tuple[str, ...] = ()
-    members: tuple[tuple[bool, ...], ...] = ()  # R rows of L: labels of a structure
-
-    @property
-    def partition(self) -> tuple[str, ...]:
-        """Structures without a label of an earlier one, so that none overlap."""
-        taken: set[int] = set()
-        names = []
-        for name, row in zip(self.names, self.members, strict=True):
-            labels = {label for label, is_member in enumerate(row) if is_member}
-            if not labels & taken:
-                names.append(name)
-                taken |= labels
-        return tuple(names)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +104,7 @@ class StoreIndex:
             "format": _FORMAT,
             "modalities": list(self.modalities),
             "preprocessing": dict(self.preprocessing),
-            "scans": [_used_fields(scan) for scan in self.scans],
+            "scans": [used_fields(scan) for scan in self.scans],
             "structures": asdict(self.structures),
         }
         if not self.structures.names and not any(s.degradation for s in self.scans):
@@ -132,18 +119,29 @@ class VolumeStore:
 
     Subjects are shuffled anew in each epoch. A subject with several acquisitions
     gives two of them, so that objectives can compare them; `draw_pairs` gives two of
-    one visit. The anatomy targets are the structures of the label maps.
+    one visit. The anatomy targets are the structures of the label maps. Of `modalities`
+    only those are read, by default all; scans that have none of them are left out.
     """
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        modalities: Sequence[str] | None = None,
+    ) -> None:
         self.folder = Path(folder)
         self.index = StoreIndex.load(self.folder)
         if not self.index.scans:
             raise InputError(f"{self.folder}: the store is empty.")
-        self.modalities = self.index.modalities
+        self.modalities = self._choose_modalities(modalities)
+        self._columns = [self.index.modalities.index(name) for name in self.modalities]
+        if not self.subjects:
+            names = " or ".join(self.modalities)
+            raise ModalityError(f"{self.folder}: no scan of the store has {names}.")
         self.preprocessing = self.index.preprocessing
         self.targets = self.index.structures.names
         self.tissues = self.index.structures.partition
+        self.structures = tuple(n for n in self.targets if n not in self.tissues)
         self.target_weights = (1.0,) * len(self.targets)
         self.shape = self._check_arrays()
 
@@ -152,13 +150,14 @@ class VolumeStore:
         """Scans of each subject."""
         scans: dict[str, list[StoredScan]] = {}
         for scan in self.index.scans:
-            scans.setdefault(scan.subject, []).append(scan)
+            if any(self._present(scan)):
+                scans.setdefault(scan.subject, []).append(scan)
         return scans
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the index; arrays are named by the hash of their content."""
-        scans = [_used_fields(scan) for scan in self.index.scans]
+        scans = [used_fields(scan) for scan in self.index.scans]
         return hashlib.sha256(json.dumps(scans).encode()).hexdigest()
 
     @cached_property
@@ -205,9 +204,15 @@ class VolumeStore:
             chosen = np.random.default_rng(derive_seed(seed, number, 2))
             visit = visits[int(chosen.integers(len(visits)))]
             scans += _choose_scans(visit, derive_seed(seed, number, 1), 2)
-            references.append(min(visit, key=_rank_as_reference))
+            references.append(min(visit, key=self._rank_as_reference))
         pairs = self._read(scans, 2)
         return replace(pairs, reference=_show_first(self._read(references, 1)))
+
+    def select(self, modalities: Sequence[str]) -> "VolumeStore":
+        """Return the same store with some of its modalities, in this order."""
+        if tuple(modalities) == self.modalities:
+            return self
+        return VolumeStore(self.folder, modalities=modalities)
 
     def load(self, names: Sequence[str]) -> SubjectBatch:
         """Return the first acquisition of each named subject."""
@@ -235,6 +240,25 @@ class VolumeStore:
                 orders[epoch] = generator.permutation(len(names))
             yield number, names[orders[epoch][position]]
 
+    def _choose_modalities(self, wanted: Sequence[str] | None) -> tuple[str, ...]:
+        stored = self.index.modalities
+        absent = [name for name in wanted or () if name not in stored]
+        if absent:
+            raise ModalityError(
+                f"{self.folder}: expected volumes of {' and '.join(absent)}, the store "
+                f"has {', '.join(stored)}."
+            )
+        return stored if wanted is None else tuple(wanted)
+
+    def _present(self, scan: StoredScan) -> tuple[bool, ...]:
+        return tuple(scan.present[column] for column in self._columns)
+
+    def _rank_as_reference(self, scan: StoredScan) -> tuple[bool, int, float]:
+        """Order the scans of a visit, the best one first."""
+        present = self._present(scan)
+        first = present.index(True) if any(present) else 0
+        return bool(scan.degradation), first, scan.thickness
+
     def _check_arrays(self) -> tuple[int, int, int]:
         """Return the shape of a volume; raise unless all arrays can have it."""
         # Copies have fewer modalities.
@@ -243,9 +267,10 @@ class VolumeStore:
             raise InputError(f"{self.folder}: the store has no scan but copies.")
         first, *others = scans
         shape = self._open(first).shape
-        if len(shape) != 4 or shape[0] != len(self.modalities) + 1:
+        n_stored = len(self.index.modalities)
+        if len(shape) != 4 or shape[0] != n_stored + 1:
             raise InputError(
-                f"{self.folder / first.file}: expected {len(self.modalities)} "
+                f"{self.folder / first.file}: expected {n_stored} "
                 f"modalities and the foreground, got an array of shape {shape}."
             )
         # Reports an incomplete copy now, not after hours of training.
@@ -263,7 +288,7 @@ class VolumeStore:
     def _read(self, scans: list[StoredScan], n_acquisitions: int) -> SubjectBatch:
         arrays = np.stack([self._read_array(scan) for scan in scans])  # BA M+1 I J K
         data = torch.from_numpy(arrays).unflatten(0, (-1, n_acquisitions))
-        present = torch.tensor([scan.present for scan in scans])
+        present = torch.tensor([self._present(scan) for scan in scans])
         batch = SubjectBatch(
             volumes=data[:, :, :-1].float(),
             present=present.unflatten(0, (-1, n_acquisitions)),
@@ -275,8 +300,9 @@ class VolumeStore:
 
     def _read_array(self, scan: StoredScan) -> NDArray[np.float16]:
         array = self._open(scan)
+        rows = [*self._columns, len(self.index.modalities)]
         if not scan.degradation:
-            return array
+            return array if rows == [*range(len(array))] else array[rows]
         shown = np.flatnonzero([*scan.present, True])
         if array.shape != (len(shown), *self.shape):
             raise InputError(
@@ -286,7 +312,7 @@ class VolumeStore:
             )
         full = np.zeros((len(scan.present) + 1, *self.shape), np.float16)
         full[shown] = array
-        return full
+        return full[rows]
 
     def _add_labels(self, batch: SubjectBatch, scans: list[StoredScan]) -> SubjectBatch:
         """Add the label maps; subjects without one have no known structure."""
@@ -336,12 +362,6 @@ def _choose_scans(scans: list[StoredScan], seed: int, n: int) -> list[StoredScan
     return [scans[order[number % len(scans)]] for number in range(n)]
 
 
-def _rank_as_reference(scan: StoredScan) -> tuple[bool, int, float]:
-    """Order the scans of a visit, the best one first."""
-    first = next((n for n, is_present in enumerate(scan.present) if is_present), 0)
-    return bool(scan.degradation), first, scan.thickness
-
-
 def _show_first(batch: SubjectBatch) -> SubjectBatch:
     """Keep the first modality of each acquisition."""
     first = batch.present.int().cumsum(dim=-1) == 1
@@ -349,7 +369,7 @@ def _show_first(batch: SubjectBatch) -> SubjectBatch:
     return replace(batch, present=present, labels=None, members=None, known=None)
 
 
-def _used_fields(scan: StoredScan) -> dict[str, Any]:
+def used_fields(scan: StoredScan) -> dict[str, Any]:
     """Return the fields that differ from their defaults, as in earlier versions."""
     values = asdict(scan)
     defaults = {item.name: item.default for item in fields(StoredScan)}

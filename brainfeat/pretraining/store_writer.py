@@ -7,10 +7,10 @@ import multiprocessing
 import os
 import signal
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from datetime import timedelta
+from contextlib import closing
 from functools import partial
 from itertools import chain, zip_longest
 from pathlib import Path
@@ -22,8 +22,9 @@ from brainfeat.exceptions import BrainfeatError, InputError, TrainingError
 from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.pretraining.acquisitions import CopyPlan, store_acquisitions
 from brainfeat.pretraining.label_maps import collect_structures
-from brainfeat.pretraining.ranks import rank, world_size
+from brainfeat.pretraining.ranks import new_patient_group, rank, world_size
 from brainfeat.pretraining.store import StoredScan, StoreIndex, VolumeStore
+from brainfeat.pretraining.stored_subjects import StoredSubjects
 from brainfeat.pretraining.tracking import Tracker, untracked
 from brainfeat.simulation.degradation import DegradationConfig
 from brainfeat.subjects.subject import Outcome, Subject
@@ -32,7 +33,6 @@ from brainfeat.workers import end_with_parent
 logger = logging.getLogger(__name__)
 
 Stored = tuple[StoredScan, ...]  # of one subject
-_TIMEOUT = timedelta(days=3)  # of ranks that wait for the others to preprocess
 
 
 class NothingStoredError(InputError):
@@ -68,10 +68,7 @@ def write_store(
     plan = CopyPlan(
         n_degraded=n_degraded, config=degradation or DegradationConfig(), codes=codes
     )
-    group = None
-    if world_size() > 1:
-        # NCCL gives up after minutes, and preprocessing takes hours.
-        group = dist.new_group(backend="gloo", timeout=_TIMEOUT)
+    group = new_patient_group()
     mine = subjects[rank() :: world_size()]
     stream = preprocess_subjects(
         mine,
@@ -114,13 +111,34 @@ def preprocess_subjects(
 ) -> Iterator[Outcome[Stored]]:
     """Write the arrays of each subject and yield the outcomes in order."""
     folder.mkdir(parents=True, exist_ok=True)
+    plan = plan or CopyPlan()
+    records = StoredSubjects(folder, preprocessor, modalities, plan)
+    subjects = list(subjects)
+    states = [records.state_of(subject) for subject in subjects]
+    known = [records.find(*pair) for pair in zip(subjects, states, strict=True)]
     work = partial(
         _store_subject,
         folder=folder,
         preprocessor=preprocessor,
         modalities=tuple(modalities),
-        plan=plan or CopyPlan(),
+        plan=plan,
     )
+    fresh = (s for s, scans in zip(subjects, known, strict=True) if scans is None)
+    with closing(_map(work, fresh, n_jobs if None in known else 1)) as outcomes:
+        for subject, state, scans in zip(subjects, states, known, strict=True):
+            if scans is not None:
+                yield Outcome(subject, scans)
+                continue
+            outcome = next(outcomes)
+            if outcome.result is not None:
+                records.add(subject, state, outcome.result)
+            yield outcome
+
+
+def _map(
+    work: Callable[[Subject], Outcome[Stored]], subjects: Iterable[Subject], n_jobs: int
+) -> Generator[Outcome[Stored], None, None]:
+    """Store subjects in processes, in order."""
     if n_jobs == 1:
         yield from map(work, subjects)
         return

@@ -7,6 +7,7 @@ __all__ = ["Probe", "Trainer", "TrainingStep", "train"]
 
 import dataclasses
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Generator, Iterable
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
@@ -22,12 +24,15 @@ from torch.nn.parallel import DistributedDataParallel
 from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.checkpoint.origin import Origin
 from brainfeat.io.json_files import write_json
+from brainfeat.models.device import resolve_precision
 from brainfeat.models.encoder import SlabEncoder
 from brainfeat.models.encoders import require_slabs
 from brainfeat.pretraining import run_state, warm_start
 from brainfeat.pretraining.agreement import mean_tokens
 from brainfeat.pretraining.calibration import calibrate
 from brainfeat.pretraining.config import PretrainingConfig
+from brainfeat.pretraining.interrupts import Interrupts
+from brainfeat.pretraining.loss_scale import LossScale
 from brainfeat.pretraining.monitor import Monitor, relative_entropy
 from brainfeat.pretraining.optimizer import (
     build_optimizer,
@@ -36,7 +41,13 @@ from brainfeat.pretraining.optimizer import (
     set_schedule,
 )
 from brainfeat.pretraining.parallel import joined_ranks, wrap_for_ranks
-from brainfeat.pretraining.ranks import all_ranks_mean, rank, world_size
+from brainfeat.pretraining.ranks import (
+    all_ranks_max,
+    all_ranks_mean,
+    new_patient_group,
+    rank,
+    world_size,
+)
 from brainfeat.pretraining.self_distillation import (
     LossTerms,
     SelfDistillation,
@@ -83,6 +94,9 @@ def train(
     Unlike `brainfeat.pretrain` it reads no images and needs no library that does.
     """
     folder = Path(output)
+    if isinstance(source, VolumeStore):
+        used = [n for n in config.encoder.modalities if n in source.modalities]
+        source = source.select(used or source.modalities)
     with joined_ranks(device) as target:
         warm_start.check_fit(source, config)
         warm_start.check_grid(source.shape, config)
@@ -112,10 +126,15 @@ class Trainer:
         self.device, self.probe = device, probe
         self.next_step = 0
         self.best_score: float | None = None
+        self.initial_score: float | None = None  # of the weights before the first step
         self.origin = Origin()  # of the initial weights, whose licence holds on
         torch.manual_seed(config.seed)  # the same initial weights in every rank
         self.model = SelfDistillation(config, len(source.targets)).to(device)
         self.monitor = Monitor(round(0.2 * config.n_steps))
+        self.precision = resolve_precision(config.precision, device)
+        self.loss_scale = LossScale(enabled=self.precision == torch.float16)
+        self.interrupts = Interrupts()
+        self.patient_group = new_patient_group()
 
     def train(self, start: Start, track: Tracker = untracked) -> Checkpoint:
         """Train to the last step; return the checkpoint, which is saved too."""
@@ -126,7 +145,9 @@ class Trainer:
                 steps, total=total, description="training", n_before=n_before
             ):
                 pass
-        return self._export()
+        checkpoint = self._teacher_checkpoint()
+        self._save_checkpoint(checkpoint, self.folder)
+        return checkpoint
 
     def prepare(self, start: Start) -> None:
         """Load the initial weights, or the state of an interrupted run."""
@@ -134,8 +155,6 @@ class Trainer:
             if start.checkpoint is not None:
                 warm_start.initialise(self.model, start.checkpoint)
                 self.origin = start.checkpoint.config.origin
-            if rank() == 0:
-                write_json(self.folder / run_state.CONFIG_NAME, self.config.to_dict())
             self._calibrate()
         self.model = wrap_for_ranks(self.model, self.config)
         network = unwrapped(self.model.student)
@@ -145,18 +164,26 @@ class Trainer:
             facts = run_state.load_run_state(path, self.model, self.optimizer)
             self.next_step = facts["next_step"]
             self.best_score = facts["best_score"]
+            self.initial_score = facts.get("initial_score")
+            self.loss_scale.value = facts.get("loss_scale", self.loss_scale.value)
             self.origin = Origin.from_dict(facts.get("origin", {}))
+            seen = facts.get("teacher_background", self.config.encoder.background)
+            warm_start.keep_background(self.model.reference, seen)
             if facts.get("scans", self._scans) != self._scans and rank() == 0:
                 logger.warning(
                     "%s: the run began with other scans; it resumes with these.",
                     self.folder,
                 )
+        if rank() == 0:  # a resumed run may have more steps than before
+            write_json(self.folder / run_state.CONFIG_NAME, self.config.to_dict())
         self.log = run_state.RunLog(self.folder / run_state.LOG_NAME, self.next_step)
 
     def steps(self) -> Generator[TrainingStep, None, None]:
         """Train, and yield each finished step."""
         config = self.config
-        with self._batches() as batches:
+        if self.probe is not None and self.next_step == 0:
+            self.initial_score = self._score(self.probe)[0]
+        with self._batches() as batches, self.interrupts:
             started = time.perf_counter()
             for step, parts in enumerate(batches, self.next_step):
                 # Randomness depends on the step alone, so that runs can be resumed.
@@ -164,14 +191,9 @@ class Trainer:
                 learning_rate = set_schedule(self.optimizer, step, config)
                 self.optimizer.zero_grad(set_to_none=True)
                 losses, indicators = self.backward(parts, step)
-                norm = self._clip_gradient()
-                self.monitor.check_finite(step, loss=losses["total"], gradient=norm)
-                self.optimizer.step()
-                momentum = cosine(step, config.n_steps, *config.teacher_momentum)
-                self.model.update_teacher(momentum)
+                norm = self._update(step, losses["total"])
                 self.monitor.check_collapse(step, **indicators)
-                pairs = {n: float(v) for n, v in self.model.pair_measures.items()}
-                self.monitor.check_spread(step, pairs.get("subject_spread"))
+                pairs = self._measure_pairs(step)
                 self.next_step = step + 1
                 # Includes waiting for data, excludes writing checkpoints.
                 pace = config.batch_size / (time.perf_counter() - started)
@@ -183,17 +205,25 @@ class Trainer:
                     "learning_rate": learning_rate,
                     "subjects_per_second": pace,
                 }
-                if step % config.log_every == 0 or self.next_step == config.n_steps:
+                if self._is_logged(step):
                     self.log.write(step, **measures)
                 yield TrainingStep(self.next_step, measures)
-                self._save_if_due()
+                signal = all_ranks_max(self.interrupts.pending or 0, self.device)
+                self._save_if_due(stops=signal > 0)
+                if signal:
+                    self.interrupts.act(signal)
                 started = time.perf_counter()
 
-    def _export(self) -> Checkpoint:
-        checkpoint = self._teacher_checkpoint()
+    def _is_logged(self, step: int) -> bool:
+        is_last = step + 1 == self.config.n_steps
+        return step % self.config.log_every == 0 or is_last
+
+    def _save_checkpoint(self, checkpoint: Checkpoint, folder: Path) -> None:
+        """Save from rank 0; the others wait, since torchrun ends all with the first."""
         if rank() == 0:
-            checkpoint.save(self.folder)
-        return checkpoint
+            checkpoint.save(folder)
+        if self.patient_group is not None:
+            dist.barrier(group=self.patient_group)
 
     def _teacher_checkpoint(self) -> Checkpoint:
         return run_state.export_checkpoint(
@@ -202,6 +232,7 @@ class Trainer:
             self.source,
             n_steps=self.next_step,
             origin=self.origin,
+            scores=(self.initial_score, self.best_score),
         )
 
     def make_views(self, step: int) -> list[Views]:
@@ -246,66 +277,94 @@ class Trainer:
         """Add up the gradients of all parts of a step.
 
         Returns the losses, means over parts and ranks, and two indicators of collapse,
-        the effective rank and the teacher's entropy.
+        the effective rank and the teacher's entropy, which are None between log lines.
         """
         config = self.config
         warmup = round(config.temperature_warmup_fraction * config.n_steps)
         temperature = linear_warmup(step, warmup, *config.teacher_temperature)
         terms_of_parts = []
         entropy = effective_rank = None
-        is_mixed = config.precision == "bfloat16"
+        is_mixed = self.precision != torch.float32
         for number, views in enumerate(parts):
             is_last = number == len(parts) - 1
             sync = _gradient_sync(self.model.student, is_last)
             with sync, _fast_attention(self.device):
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=is_mixed):
+                with torch.autocast(self.device.type, self.precision, enabled=is_mixed):
                     terms, student, teacher = self.model(
                         views, teacher_temperature=temperature
                     )
-                (terms.total / len(parts)).backward()
+                self.loss_scale.scale(terms.total / len(parts)).backward()
             terms_of_parts.append(torch.stack(terms).detach())
             if config.uses_teacher:
-                effective_rank = self.monitor.observe(student.class_tokens.mean(dim=0))
+                self.monitor.observe(student.class_tokens.mean(dim=0))
             elif student.tokens is not None:
                 means = mean_tokens(student.tokens, views.global_views).mean(dim=0)
-                effective_rank = self.monitor.observe(means)
+                self.monitor.observe(means)
+        if self._is_logged(step):
+            effective_rank = self.monitor.effective_rank()
             if teacher is not None and teacher.class_logits is not None:
                 entropy = relative_entropy(teacher.class_logits, temperature)
         losses = all_ranks_mean(torch.stack(terms_of_parts).mean(dim=0)).tolist()
         indicators = {"effective_rank": effective_rank, "teacher_entropy": entropy}
         return dict(zip(LossTerms._fields, losses, strict=True)), indicators
 
-    def _clip_gradient(self) -> float:
-        parameters = self.model.student.parameters()
-        norm = nn.utils.clip_grad_norm_(parameters, self.config.clip_grad)
-        return float(run_state.whole_tensor(norm))
+    def _update(self, step: int, loss: float) -> float:
+        """Clip the gradient, and move student and teacher; return the norm."""
+        parameters = [p for p in self.model.student.parameters() if p.grad is not None]
+        self.loss_scale.unscale([p.grad for p in parameters if p.grad is not None])
+        clipped = nn.utils.clip_grad_norm_(parameters, self.config.clip_grad)
+        norm = float(run_state.whole_tensor(clipped))
+        if math.isfinite(loss) and not self.loss_scale.accepts(norm, step):
+            return norm
+        self.monitor.check_finite(step, loss=loss, gradient=norm)
+        self.optimizer.step()
+        momentum = cosine(step, self.config.n_steps, *self.config.teacher_momentum)
+        self.model.update_teacher(momentum)
+        return norm
 
-    def _run_probe(self, probe: Probe) -> None:
+    def _measure_pairs(self, step: int) -> dict[str, float]:
+        """Return what the log shows of pairs of acquisitions, if it is written."""
+        if not self._is_logged(step):
+            return {}
+        pairs = {n: float(v) for n, v in self.model.pair_measures.items()}
+        self.monitor.check_spread(step, pairs.get("subject_spread"))
+        return pairs
+
+    def _score(self, probe: Probe) -> tuple[float, Checkpoint]:
+        """Score the encoder, and write the score to the log."""
         checkpoint = self._teacher_checkpoint()
         score = probe(require_slabs(checkpoint.build_encoder().to(self.device)))
         self.log.write(self.next_step - 1, probe=score)
         logger.info("step %d: probe score %.3f.", self.next_step, score)
+        return score, checkpoint
+
+    def _keep_best(self, probe: Probe) -> None:
+        score, checkpoint = self._score(probe)
         if self.best_score is None or score > self.best_score:
             self.best_score = score
             if rank() == 0:
                 checkpoint.save(self.folder / "best")
 
-    def _save_if_due(self) -> None:
+    def _save_if_due(self, *, stops: bool = False) -> None:
         """Run the probe, and save state and checkpoint, at their steps."""
         config, at_end = self.config, self.next_step == self.config.n_steps
         is_scored = self.next_step % config.probe_every == 0 or at_end
         if self.probe is not None and is_scored:
-            self._run_probe(self.probe)
-        if self.next_step % config.checkpoint_every == 0 or at_end:
+            self._keep_best(self.probe)
+        if self.next_step % config.checkpoint_every == 0 or at_end or stops:
             facts = {
                 "next_step": self.next_step,
                 "best_score": self.best_score,
+                "initial_score": self.initial_score,
+                "loss_scale": self.loss_scale.value,
                 "scans": self._scans,
                 "origin": self.origin.to_dict(),
             }
+            if (teacher := self.model.reference) is not None:
+                facts["teacher_background"] = teacher.config.background
             path = self.folder / run_state.STATE_NAME
             run_state.save_run_state(path, self.model, self.optimizer, facts)
-            self._export()
+            self._save_checkpoint(self._teacher_checkpoint(), self.folder)
 
     @property
     def _scans(self) -> str | None:

@@ -7,9 +7,11 @@ __all__ = [
     "check_run_folder",
     "choose_start",
     "initialise",
+    "keep_background",
     "run_lock",
 ]
 
+import dataclasses
 import logging
 import os
 import re
@@ -23,10 +25,12 @@ from brainfeat.checkpoint.checkpoint import CHECKPOINT_FILES, Checkpoint
 from brainfeat.exceptions import CheckpointError, ConfigError, TableError, TrainingError
 from brainfeat.io.json_files import read_json
 from brainfeat.io.locks import FolderBusyError, lock_folder, release_folder
+from brainfeat.models.config import Background
+from brainfeat.models.encoder import SlabEncoder
 from brainfeat.models.transfer import adapt_state
 from brainfeat.pretraining.config import PretrainingConfig
 from brainfeat.pretraining.ranks import rank, world_size
-from brainfeat.pretraining.run_state import CONFIG_NAME, STATE_NAME
+from brainfeat.pretraining.run_state import CONFIG_NAME, STATE_NAME, saved_step
 from brainfeat.pretraining.self_distillation import SelfDistillation
 from brainfeat.pretraining.source import PairedSource, SubjectSource
 from brainfeat.pretraining.store import VolumeStore
@@ -39,6 +43,16 @@ logger = logging.getLogger(__name__)
 
 # In names such as hippocampus_left, ctx-lh-insula and Left-Amygdala.
 _SIDE = re.compile(r"(^|[^a-z])(left|right|lh|rh|l|r)([^a-z]|$)", re.IGNORECASE)
+# What a resumed run may change: how long it is, what it writes, and how it computes.
+_FREE = (
+    "n_steps",
+    "log_every",
+    "checkpoint_every",
+    "probe_every",
+    "precision",
+    "activation_checkpointing",
+    "parallel",
+)
 _FIXED_SIZES = ("embed_dim", "depth", "num_heads", "patch_size", "ffn")
 
 
@@ -84,6 +98,13 @@ def initialise(model: SelfDistillation, checkpoint: Checkpoint) -> None:
         network.get_submodule("encoder").load_state_dict(state)
     if model.reference is not None:
         model.reference.load_state_dict(state)
+    keep_background(model.reference, encoder.background)
+
+
+def keep_background(encoder: SlabEncoder | None, background: Background) -> None:
+    """Let a frozen teacher see the background that its weights were trained with."""
+    if encoder is not None:
+        encoder.config = dataclasses.replace(encoder.config, background=background)
 
 
 def _load(init: str | os.PathLike[str], config: PretrainingConfig) -> Checkpoint:
@@ -153,12 +174,22 @@ def check_run_folder(folder: Path, config: PretrainingConfig, *, resume: bool) -
     saved = read_json(path, "the configuration of a run", error=CheckpointError)
     # Fields that an older version did not have had the effect of their defaults.
     defaults = PretrainingConfig().to_dict()
-    changes = _changes(_filled(saved, defaults), config.to_dict())
-    if changes:
+    before, now = _filled(saved, defaults), config.to_dict()
+    changes = _changes(before, now)
+    refused = [change for change in changes if change.split(" ")[0] not in _FREE]
+    if refused:
         raise ConfigError(
-            f"{path}: the run began with {', '.join(changes)}; resume it with the same "
+            f"{path}: the run began with {', '.join(refused)}; resume it with the same "
             "values, or choose another folder."
         )
+    n_done = saved_step(folder)
+    if config.n_steps < n_done:
+        raise ConfigError(
+            f"{folder}: {n_done} steps are done; n_steps (--steps) must be at least as "
+            f"many, got {config.n_steps}."
+        )
+    if changes and rank() == 0:
+        logger.info("%s: resumes with %s.", folder, ", ".join(changes))
     return True
 
 

@@ -23,6 +23,10 @@ from brainfeat.tables.embedding_table import read_embeddings
 
 __all__ = ["TableReport", "load_encoder", "read_participants", "report_on_table"]
 
+# The table does not hold the atlas of its regions, and anatomy has no tokens of its
+# own: these are attributed by mean tokens.
+_WITHOUT_TOKENS = ("regions", "anatomy", "anatomy_ml")
+
 
 class TableReport(NamedTuple):
     """The page, rows whose images could not be shown and why, and the probe."""
@@ -133,9 +137,7 @@ def load_encoder(provenance: dict[str, Any]) -> SubjectEncoder:
     return SubjectEncoder(
         checkpoint,
         preprocessor=preprocessing_from_dict(provenance["preprocessing"]),
-        # The table does not hold the atlas of its regions, and anatomy has no tokens
-        # of its own: both are attributed by mean tokens.
-        pooling="mean" if pooling in {"regions", "anatomy"} else pooling,
+        pooling="mean" if pooling in _WITHOUT_TOKENS else pooling,
     )
 
 

@@ -1,6 +1,6 @@
 """Mean intensity of each tissue in each modality: draw, then apply."""
 
-__all__ = ["MODALITIES", "Contrast", "ContrastConfig"]
+__all__ = ["MODALITIES", "TISSUE_MEANS", "Contrast", "ContrastConfig"]
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from brainfeat.simulation.random_fields import normal, uniform
 MODALITIES = ("T1w", "T2w", "FLAIR")
 
 # Mean intensities, brightest brain tissue about 1: cortex is gray_matter.
-_TISSUE_MEANS: dict[str, dict[str, float]] = {
+TISSUE_MEANS: dict[str, dict[str, float]] = {
     "T1w": {
         "csf": 0.20, "gray_matter": 0.62, "white_matter": 0.96, "ventricle": 0.18,
         "medial_temporal": 0.62, "deep_gray": 0.76, "fluid": 0.20,
@@ -77,7 +77,7 @@ class Contrast:
             )
         shape = (n, len(modalities))
         names = (*CLASSES, *PATHOLOGIES)
-        usual = torch.tensor([[_TISSUE_MEANS[m][c] for c in names] for m in modalities])
+        usual = torch.tensor([[TISSUE_MEANS[m][c] for c in names] for m in modalities])
         usual = usual.to(generator.device)
         noise = normal(generator, *shape, len(names))
         means = (usual * (1 + config.jitter * noise)).clamp(min=0.02)

@@ -50,7 +50,7 @@ def describe_encoder(encoder: "SubjectEncoder", checkpoint: str) -> dict[str, An
     ``checkpoint`` is a name that is valid in other folders too.
     """
     # Features of other poolings are numbered.
-    is_named = encoder.pooling == "anatomy"
+    is_named = encoder.pooler.reads_anatomy
     origin = encoder.checkpoint.config.origin
     return {
         "brainfeat_version": __version__,

@@ -96,7 +96,8 @@ class Encoder:
             return pool_tokens(output, fractions, self.pooling)
         state = self.checkpoint.state
         weight, bias = state["anatomy.weight"], state["anatomy.bias"]
-        return pool_tissues(output, fractions, weight, bias)
+        n_tissues = len(self.checkpoint.config.encoder.tissues)
+        return pool_tissues(output, fractions, weight, bias, n_tissues)
 
     def cached_embed(
         self, store: VolumeStore, contrast: Contrast, folder: Path

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
@@ -32,6 +33,14 @@ class Scan:
     def session(self) -> str:
         """What the contrasts of one session have in common: the name before them."""
         return self.name.split(f"_{self.modality}")[0]
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Edges of the voxels closest to R, A and S, in mm, from the header."""
+        affine = nib.load(self.path).affine
+        axes = nib.io_orientation(affine)[:, 0].argsort()
+        right, anterior, superior = nib.affines.voxel_sizes(affine)[axes]
+        return float(right), float(anterior), float(superior)
 
     def read(self) -> Volume:
         """Read the volume with its axes closest to RAS."""
@@ -73,7 +82,7 @@ def reference_mask(scan: Scan, volume: Volume, cache: Path | None) -> Volume | N
     stem = scan.name.replace("/", "__").split(".")[0]
     cached = None if cache is None else cache / f"{stem}.nii.gz"
     if cached is not None and cached.exists():
-        return _as_mask(cached)
+        return read_mask(cached)
     if find_spec("deepbet") is not None:
         mask = compute_mask(volume, "deepbet")
         if cached is not None:
@@ -81,7 +90,7 @@ def reference_mask(scan: Scan, volume: Volume, cache: Path | None) -> Volume | N
             data = mask.data.astype(np.uint8)
             write_volume(Volume(data, mask.geometry), cached)
         return mask
-    return None if scan.label_map is None else _close(_as_mask(scan.label_map))
+    return None if scan.label_map is None else close_gaps(read_mask(scan.label_map))
 
 
 def litres(mask: Volume) -> float:
@@ -90,12 +99,12 @@ def litres(mask: Volume) -> float:
     return float(mask.data.sum() * voxel / 1e6)
 
 
-def _as_mask(path: Path) -> Volume:
+def read_mask(path: Path) -> Volume:
     labels = reorient_to_ras(read_labels(path))
     return Volume(labels.data != 0, labels.geometry)
 
 
-def _close(mask: Volume) -> Volume:
+def close_gaps(mask: Volume) -> Volume:
     """Fill the fluid between labelled structures."""
     spacing = mask.geometry.spacing
     near = ndimage.distance_transform_edt(~mask.data, spacing) <= _CLOSING

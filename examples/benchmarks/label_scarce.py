@@ -3,12 +3,13 @@
 On a simulated cohort of an anatomy that is not in the training data (see
 `development_cohort.py`), a classifier of patients against controls is trained on 10 to
 80 labelled subjects and tested on all others. The methods are logistic regression on
-the embeddings of each encoder (mean token, or anatomy), of the same network untrained,
-and on principal components of registered voxels; a 3D network trained on the same
-labels; and, as the ceiling, logistic regression on the true volumes of the structures
-that the disease changes.
+the embeddings of each checkpoint (mean token, and anatomy), of the same network
+untrained, and on principal components of registered voxels; a 3D network trained on the
+same labels; and, as the ceiling, logistic regression on the true volumes of the
+structures that the disease changes.
 
     python examples/benchmarks/label_scarce.py WORK_FOLDER --json results.json
+    python examples/benchmarks/label_scarce.py WORK_FOLDER --checkpoint FOLDER
     python examples/benchmarks/label_scarce.py WORK_FOLDER --encoder mine=FOLDER:cls
     python examples/benchmarks/label_scarce.py --json results.json --card
 
@@ -35,10 +36,7 @@ from sklearn.decomposition import PCA
 from brainfeat import Preprocessor
 from brainfeat.simulation.scanner import SCANNERS
 
-BUNDLED = (
-    "brainfound-tiny=brainfound-tiny",
-    "brainfound-tiny, anatomy=brainfound-tiny:anatomy",
-)
+BUNDLED = "brainfound-tiny"
 SECTIONS = ("few_labels", "across_contrasts", "reliability")
 LABELS = (10, 20, 40, 80)
 CONTRASTS: tuple[Contrast, ...] = (("T1w",), MODALITIES)
@@ -63,6 +61,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("work_folder", type=Path, nargs="?", help="cache of scans, volumes and rows")
     add("--encoder", action="append", default=[], metavar="NAME=CHECKPOINT[:POOLING]")
+    add("--checkpoint", nargs="+", default=[BUNDLED], metavar="[NAME=]CHECKPOINT")
     add("--splits", type=int, default=20, help="random splits by subject")
     add("--subjects", type=int, default=240, help="size of the cohort")
     add("--labels", type=int, nargs="+", default=LABELS, help="labelled subjects")
@@ -83,8 +82,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     seconds: dict[str, float] = {}
     cohort = DevelopmentCohort(options.work_folder, options.subjects, options.jobs)
-    encoders = [Encoder.parse(text) for text in (*BUNDLED, *options.encoder)]
-    encoders.append(encoders[0].untrained())
+    encoders = list_encoders(options.checkpoint, options.encoder)
     with timed("simulation", seconds):
         results = describe(cohort, encoders, options.splits)
     with timed("preprocessing", seconds):
@@ -103,6 +101,19 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 cohort, encoders, options.travellers
             )
     return results | {"seconds": seconds}
+
+
+def list_encoders(checkpoints: Sequence[str], others: Sequence[str]) -> list[Encoder]:
+    """Return each checkpoint by its mean token and its anatomy, and one untrained."""
+    encoders = []
+    for text in checkpoints:
+        name, _, source = text.rpartition("=")
+        name = name or Path(source).name
+        encoders.append(Encoder.parse(f"{name}={source}:mean"))
+        if getattr(encoders[-1].checkpoint.config.encoder, "tissues", ()):
+            encoders.append(Encoder.parse(f"{name}, anatomy={source}:anatomy"))
+    encoders += [Encoder.parse(text) for text in others]
+    return [*encoders, encoders[0].untrained()]
 
 
 def describe(

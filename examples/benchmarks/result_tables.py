@@ -24,10 +24,21 @@ def print_results(results: Mapping[str, Any]) -> None:
         print(", ".join(f"{k} {v:.0f}" for k, v in results["seconds"].items()))
 
 
+def print_table(
+    title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
+) -> None:
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    rule = ["-" * width for width in widths]
+    print(f"\n**{title}**\n")
+    for row in (header, rule, *rows):
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        print(f"| {' | '.join(cells)} |")
+
+
 def _print_few_labels(contrast: str, methods: Mapping[str, Any], score: str) -> None:
     name = "AUC" if score == "auc" else "Accuracy"
     labels = [*next(iter(methods.values()))]
-    _print_table(
+    print_table(
         f"{name}, {contrast}, by number of labelled subjects",
         ["method", *labels],
         [
@@ -40,7 +51,7 @@ def _print_few_labels(contrast: str, methods: Mapping[str, Any], score: str) -> 
 def _print_across(pair: str, methods: Mapping[str, Any]) -> None:
     n_labels = next(iter(methods.values()))["n_labels"]
     columns = ("within", "across", "drop")
-    _print_table(
+    print_table(
         f"AUC of {n_labels} labels, trained and tested in different contrasts: {pair}",
         ["method", *columns],
         [
@@ -52,7 +63,7 @@ def _print_across(pair: str, methods: Mapping[str, Any]) -> None:
 
 def _print_reliability(section: Mapping[str, Any]) -> None:
     chance = next(iter(section["methods"].values()))["chance"]
-    _print_table(
+    print_table(
         f"{section['n_subjects']} subjects on every scanner, T1w (chance {chance:.2f})",
         ["method", "ICC(2,1)", "scanner decoded"],
         [
@@ -64,14 +75,3 @@ def _print_reliability(section: Mapping[str, Any]) -> None:
 
 def _show(summary: Mapping[str, float]) -> str:
     return f"{summary['mean']:.3f} ± {summary['se']:.3f}"
-
-
-def _print_table(
-    title: str, header: Sequence[str], rows: Sequence[Sequence[str]]
-) -> None:
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    rule = ["-" * width for width in widths]
-    print(f"\n**{title}**\n")
-    for row in (header, rule, *rows):
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        print(f"| {' | '.join(cells)} |")

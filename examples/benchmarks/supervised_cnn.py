@@ -98,19 +98,42 @@ def train_and_predict(
     config: CnnConfig,
 ) -> NDArray[np.float32]:
     """Train on labelled scans; return the probability of disease, (n_tested, N)."""
+    logits = _train_and_apply(scans, torch.from_numpy(labels), tested, config)
+    return logits.softmax(dim=-1)[..., 1].numpy()
+
+
+def train_and_predict_numbers(
+    scans: Tensor,
+    numbers: NDArray[np.float64],
+    tested: Sequence[Tensor],
+    config: CnnConfig,
+) -> NDArray[np.float32]:
+    """Train on scans with a number each; return the predicted ones, (n_tested, N)."""
+    mean, scale = float(numbers.mean()), float(numbers.std())
+    targets = torch.from_numpy((numbers - mean) / scale).float()
+    outputs = _train_and_apply(scans, targets, tested, config)[..., 0]
+    return (mean + scale * outputs).numpy()
+
+
+def _train_and_apply(
+    scans: Tensor, targets: Tensor, tested: Sequence[Tensor], config: CnnConfig
+) -> Tensor:
+    """Train on codes of two classes or on numbers; return outputs (n_tested, N, K)."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        network = _train(scans, torch.from_numpy(labels), config)
+        network = _train(scans, targets, config)
     with torch.inference_mode():
-        logits = [torch.cat([network(x) for x in t.split(16)]) for t in tested]
-    return torch.stack(logits).softmax(dim=-1)[..., 1].numpy()
+        return torch.stack(
+            [torch.cat([network(x) for x in t.split(16)]) for t in tested]
+        )
 
 
-def _train(scans: Tensor, labels: Tensor, config: CnnConfig) -> Classifier:
+def _train(scans: Tensor, targets: Tensor, config: CnnConfig) -> Classifier:
     strides = (2,) * len(config.channels)
+    has_classes = not targets.is_floating_point()
     network = Classifier(
         scans.shape[1:],
-        classes=2,
+        classes=2 if has_classes else 1,
         channels=config.channels,
         strides=strides,
         num_res_units=0,
@@ -122,14 +145,25 @@ def _train(scans: Tensor, labels: Tensor, config: CnnConfig) -> Classifier:
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, config.lr, total_steps=config.n_steps, pct_start=0.1
     )
+    draw, measure = (
+        (_draw_balanced, F.cross_entropy) if has_classes else (_draw, _squared_error)
+    )
     for _ in range(config.n_steps):
-        rows = _draw_balanced(labels, config.batch_size)
-        loss = F.cross_entropy(network(_augment(scans[rows])), labels[rows])
+        rows = draw(targets, config.batch_size)
+        loss = measure(network(_augment(scans[rows])), targets[rows])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
     return network.eval()
+
+
+def _squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
+    return F.mse_loss(outputs[:, 0], targets)
+
+
+def _draw(targets: Tensor, n: int) -> Tensor:
+    return torch.randint(len(targets), (n,))
 
 
 def _draw_balanced(labels: Tensor, n: int) -> Tensor:

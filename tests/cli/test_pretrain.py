@@ -20,6 +20,7 @@ from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.checkpoint.config import CheckpointConfig
 from brainfeat.cli import app as cli
 from brainfeat.preprocessing.preprocessor import Preprocessor
+from brainfeat.pretraining.config import PretrainingConfig
 from brainfeat.pretraining.source import derive_seed
 from brainfeat.pretraining.store import VolumeStore
 from brainfeat.pretraining.trainer import Trainer
@@ -163,8 +164,12 @@ def test_scans_that_fail_are_listed_and_the_status_is_1(cohort, options, tmp_pat
         (["{cohort}", "-o", "{store}/.."], "holds a run; resume it"),
         (["{store}", "{cohort}"], "a store cannot be combined"),
         (
-            ["{cohort}", "-o", "{store}/..", "--resume", "--steps", "6"],
-            "pretraining.json: the run began with .*n_steps 5 .now 6",
+            ["{cohort}", "-o", "{store}/..", "--resume", "--preset", "small_batch"],
+            "pretraining.json: the run began with .*batch_size 2 .now 8",
+        ),
+        (
+            ["{cohort}", "-o", "{store}/..", "--resume", "--steps", "4"],
+            "first.*: 5 steps are done; n_steps .* at least as many, got 4",
         ),
     ],
 )
@@ -184,6 +189,25 @@ def test_errors_before_a_run_are_one_line(
     assert line.startswith("error: ")
     assert re.search(message.replace("[", r"\[").replace("]", r"\]"), line)
     assert not Path("run").exists()
+
+
+def test_hyperparameters_are_printed_without_data_or_a_folder():
+    result = _run("--print-config", "--size", "base", "--preset", "large_batch_short")
+    assert result.exit_code == 0, result.stderr
+    values = json.loads(result.stdout)
+    assert (values["encoder"]["embed_dim"], values["encoder"]["depth"]) == (768, 12)
+    assert values["n_prototypes"] == 65_536
+    assert PretrainingConfig.from_dict(values).to_dict() == values
+
+
+def test_a_resumed_run_may_be_longer(store, options, tmp_path):
+    folder = tmp_path / "run"
+    assert _run(store, "-o", folder, *options, "--steps", 2).exit_code == 0
+    result = _run(store, "-o", folder, "--resume", "--steps", 4, "--device", "cpu")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.startswith("4 steps done")
+    assert "resumes with n_steps 2 (now 4)" in result.stderr
+    assert json.loads((folder / "pretraining.json").read_text())["n_steps"] == 4
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,48 @@ def test_anatomy_needs_an_encoder_that_reads_it(make_checkpoint, checkpoint):
         make_encoder(blind, pooling="anatomy")
 
 
+def test_volumes_in_ml_are_sums_over_patches_of_tissues_and_structures(
+    checkpoint, make_checkpoint, subjects
+):
+    config = replace(
+        checkpoint.config.encoder, tissues=("csf", "other"), structures=("thalamus",)
+    )
+    reading = make_checkpoint(encoder=config)
+    shares = make_encoder(reading, pooling="anatomy")
+    volumes = make_encoder(reading, pooling="anatomy_ml")
+    assert volumes.feature_names == ("emb_csf", "emb_other", "emb_thalamus")
+    assert shares.feature_names == volumes.feature_names
+    share, ml = embed(shares, subjects[:2]), embed(volumes, subjects[:2])
+    np.testing.assert_allclose(share[:, :2].sum(axis=1), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(
+        ml, share * ml[:, :2].sum(axis=1, keepdims=True), rtol=1e-4
+    )
+    one, _ = volumes.preprocess(subjects[0])
+    encoder_input = volumes.make_input(one)
+    with torch.inference_mode():
+        output = volumes.forward(
+            torch.from_numpy(encoder_input.voxels)[None],
+            torch.from_numpy(one.present)[None],
+            torch.from_numpy(encoder_input.fractions)[None],
+        )
+        read = reading.build_encoder().anatomy(output.patch_tokens[0])
+    total = read[torch.from_numpy(encoder_input.fractions) > 0].sum(dim=0).numpy()
+    # Patches of 8 x 8 x 2 voxels of 4 mm.
+    np.testing.assert_allclose(ml[0], total * 128 * 64 / 1000, rtol=1e-4)
+
+
+def test_volumes_in_ml_need_the_size_of_the_subject(checkpoint):
+    settings = dict(checkpoint.config.preprocessing)
+    for alignment in ("none", "rigid", "affine"):
+        chosen = Preprocessor.from_dict(settings | {"alignment": alignment})
+        options = {"pooling": "anatomy_ml", "preprocessor": chosen}
+        if alignment != "affine":
+            assert make_encoder(checkpoint, **options).n_features == 3
+            continue
+        with pytest.raises(ConfigError, match="alignment='rigid' or 'none'"):
+            make_encoder(checkpoint, **options)
+
+
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_skipped_background_changes_nothing(
     checkpoint, make_checkpoint, subjects, batch_size

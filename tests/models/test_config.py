@@ -60,6 +60,11 @@ def test_plain_values_survive_json():
         ({"tissues": "csf"}, "tissues: expected a tuple of str"),
         ({"tissues": ["csf", "csf"]}, "tissues: expected a tuple of str unique"),
         ({"tissues": [""]}, "tissues: expected a tuple of str unique"),
+        (
+            {"tissues": ["csf"], "structures": ["cortex", "csf"]},
+            "structures: expected other names than those of tissues",
+        ),
+        ({"structures": ["csf"]}, "tissues: expected at least one name beside"),
         ({"slab_positions": -1}, "slab_positions: expected int >= 0, got -1"),
         ({"stem": "conv"}, "stem: expected one of ('linear', 'hierarchical')"),
         (

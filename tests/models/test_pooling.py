@@ -3,7 +3,12 @@ import torch
 
 from brainfeat.exceptions import ConfigError, InputError
 from brainfeat.models.encoder import EncoderOutput
-from brainfeat.models.pooling import pool_regions, pool_tissues, pool_tokens
+from brainfeat.models.pooling import (
+    pool_regions,
+    pool_tissues,
+    pool_tokens,
+    pool_volumes,
+)
 
 
 @pytest.fixture
@@ -81,6 +86,13 @@ def test_tissues_equal_the_sum_over_patches(output, fractions):
     pooled = pool_tissues(output, fractions, weight, bias)
     torch.testing.assert_close(pooled, expected / expected.sum(1, keepdim=True))
     torch.testing.assert_close(pooled.sum(1), torch.ones(2))
+    # The third may overlap with the others.
+    of_two = pool_tissues(output, fractions, weight, bias, 2)
+    torch.testing.assert_close(of_two[:, :2].sum(1), torch.ones(2))
+    torch.testing.assert_close(of_two[:, 2] / of_two[:, 0], pooled[:, 2] / pooled[:, 0])
+    torch.testing.assert_close(
+        pool_volumes(output, fractions, weight, bias), expected, rtol=1e-5, atol=1e-4
+    )
 
 
 def test_regions_equal_the_mean_over_each(output):

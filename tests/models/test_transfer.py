@@ -133,6 +133,9 @@ def test_anatomy_map_is_kept_for_equal_tissues_only():
     reading = dataclasses.replace(RGB, tissues=("csf", "ventricle"))
     state = SlabEncoder(reading).state_dict()
     assert "anatomy.weight" not in adapt_state(state, reading, RGB)
+    more = dataclasses.replace(RGB, tissues=("csf",), structures=("ventricle",))
+    with pytest.raises(CheckpointError, match=r"anatomy\.weight"):
+        adapt_state(state, reading, more)
     deeper = dataclasses.replace(reading, slab_positions=5)
     kept = adapt_state(state, reading, deeper)
     assert torch.equal(kept["anatomy.weight"], state["anatomy.weight"])

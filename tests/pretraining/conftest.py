@@ -54,6 +54,7 @@ class RandomSource:
     shape = (12, 16, 8)
     targets = ("first", "second", "third")
     tissues = ("third", "first")
+    structures = ()
     target_weights = (1.0, 0.5, 2.0)
     preprocessing = {"shape": [12, 16, 8], "spacing": 9.0}  # noqa: RUF012
 

@@ -11,7 +11,7 @@ from brainfeat.pretraining.views import ViewConfig
 from brainfeat.slabs.crops import CropConfig
 from brainfeat.slabs.intensity import IntensityConfig
 
-PRESETS = ("small_batch", "large_batch", "agreement")
+PRESETS = ("small_batch", "large_batch", "large_batch_short", "agreement")
 CHANGED = PretrainingConfig(
     encoder=EncoderConfig(modalities=("FLAIR",), depth=4, slab_mixing=(1, 3)),
     views=ViewConfig(
@@ -163,6 +163,38 @@ def test_learning_rate_follows_the_root_of_the_batch_size():
     assert many == pytest.approx(4e-3)
     assert many / few == pytest.approx(8)
     assert CHANGED.peak_learning_rate == 3e-4
+
+
+def test_large_presets_are_two_recipes():
+    """Values of vitl14.yaml and of ssl_default_config.yaml of DINOv2."""
+    long, short = map(PretrainingConfig.preset, ("large_batch", "large_batch_short"))
+    assert long.peak_learning_rate == pytest.approx(2e-4 * (768 / 1024) ** 0.5)
+    assert short.peak_learning_rate == pytest.approx(4e-3 * (512 / 1024) ** 0.5)
+    epochs = {long: 500, short: 100}
+    for config, (warmup, temperature, frozen) in (
+        (long, (80, 30, 1)),
+        (short, (10, 30, 1)),
+    ):
+        assert config.n_steps == epochs[config] * 1250
+        fractions = (
+            config.warmup_fraction,
+            config.temperature_warmup_fraction,
+            config.freeze_last_layer_fraction,
+        )
+        expected = [n / epochs[config] for n in (warmup, temperature, frozen)]
+        assert fractions == pytest.approx(expected)
+        # Its weight of 0.1 is of the sum over two global views, this one of a mean.
+        assert config.koleo_weight == pytest.approx(2 * 0.1)
+    recipes = {
+        "layer_decay": (1.0, 0.9),
+        "weight_decay": ((0.04, 0.2), (0.04, 0.4)),
+        "teacher_momentum": ((0.994, 1.0), (0.992, 1.0)),
+        "n_prototypes": (131_072, 65_536),
+        "head_bottleneck_dim": (384, 256),
+        "centring": ("sinkhorn", "moving_average"),
+    }
+    for name, values in recipes.items():
+        assert (getattr(long, name), getattr(short, name)) == values
 
 
 @pytest.mark.parametrize(

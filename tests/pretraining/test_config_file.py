@@ -23,7 +23,7 @@ def write(tmp_path):
     return write
 
 
-@pytest.mark.parametrize("name", ["small_batch", "large_batch"])
+@pytest.mark.parametrize("name", ["small_batch", "large_batch_short"])
 def test_without_a_file_the_preset_is_used(write, name):
     preset = PretrainingConfig.preset(name)
     assert read_config(None, preset=name) == preset
@@ -57,6 +57,20 @@ def test_crops_are_resized_to_the_patches_of_another_encoder(write):
     assert views.local_crops.size == (84, 84)
     given = write({"views": {"global_crops": {"size": [56, 70]}}})
     assert read_config(given, encoder=encoder).views.global_crops.size == (56, 70)
+
+
+@pytest.mark.parametrize(
+    ("size", "dim", "depth", "mixing"),
+    [("small", 384, 12, (2, 5, 8)), ("large", 1024, 24, (5, 11, 17))],
+)
+def test_a_size_changes_the_encoder_alone(write, size, dim, depth, mixing):
+    config = read_config(None, size=size)
+    assert (config.encoder.embed_dim, config.encoder.depth) == (dim, depth)
+    assert config.encoder.slab_mixing == mixing
+    assert replace(config, encoder=SMALL_BATCH.encoder) == SMALL_BATCH
+    assert read_config(None, size="tiny") == SMALL_BATCH
+    given = read_config(write({"encoder": {"embed_dim": 48}}), size=size)
+    assert given.encoder.embed_dim == 48
 
 
 def test_crops_that_fit_are_kept():

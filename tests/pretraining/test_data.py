@@ -192,9 +192,10 @@ def test_a_wanted_modality_must_exist(cohort, wanted, message):
         collect(cohort, wanted=wanted)
 
 
-def test_a_modality_of_a_store_cannot_be_left_out(store):
-    with pytest.raises(ModalityError, match="stored with T2w too"):
-        collect(store, wanted=["T1w"])
+def test_modalities_of_a_store_that_are_not_wanted_are_not_read(store):
+    collected = collect(store, wanted=["T1w"])
+    assert collected.modalities == ("T1w",)
+    assert collected.fingerprint == store.fingerprint
 
 
 @pytest.fixture

@@ -55,7 +55,20 @@ def test_checkpoint_reads_what_the_head_predicts(export, small_config):
         expected = head.spread * head(tokens) + head.mean
     torch.testing.assert_close(read, expected[:, [2, 0]])
     without_head = replace(small_config, anatomy_weight=0.0)
-    assert export(without_head).config.encoder.tissues == ()
+    assert export(without_head).config.encoder.anatomy_names == ()
+
+
+def test_structures_are_read_after_the_tissues(small_config, source):
+    network = teacher_of(small_config)
+
+    class Other(type(source)):
+        tissues, structures = ("second",), ("third", "first")
+
+    checkpoint = export_checkpoint(network, small_config, Other(), n_steps=1)
+    assert checkpoint.config.encoder.tissues == ("second",)
+    assert checkpoint.config.encoder.structures == ("third", "first")
+    expected = network.anatomy_head.linear.weight[[1, 2, 0]]
+    torch.testing.assert_close(checkpoint.state["anatomy.weight"], expected)
 
 
 def test_stochastic_depth_is_not_exported(export, small_config):

@@ -14,7 +14,7 @@ def other(source):
 
     class Other(type(source)):
         targets = ("new", "third", "first")
-        tissues = ("new",)
+        tissues, structures = ("new",), ("third", "second")
         target_weights = (0.25, 7.0, 7.0)
 
         def draw(self, step, n_subjects, *, seed, **options):
@@ -42,6 +42,7 @@ def test_targets_of_one_name_are_one_and_others_are_unknown(
     assert mixed.targets == ("first", "second", "third", "new")
     assert mixed.target_weights == (1.0, 0.5, 2.0, 0.25)
     assert mixed.tissues == source.tissues
+    assert mixed.structures == ("new", "second")
     seen = set()
     for step in range(20):
         batch = mixed.draw(step, 2, seed=0)

@@ -55,7 +55,10 @@ def test_two_equal_probabilities_have_the_entropy_of_one_bit():
 def test_rank_uses_the_last_rows_only():
     monitor = Monitor(0)
     batches = noise(60, 9, 6)
-    ranks = [monitor.observe(batch) for batch in batches]
+    ranks = []
+    for batch in batches:
+        monitor.observe(batch)
+        ranks.append(monitor.effective_rank())
     # 29 batches of 9 are the first to hold 256 rows.
     assert ranks[:28] == [None] * 28
     for last in (28, 29, 59):
@@ -71,7 +74,8 @@ def test_rows_are_kept_without_their_gradient():
 
 def test_collapsed_embeddings_stop_the_run():
     monitor = Monitor(n_grace_steps=3)
-    rank = monitor.observe(torch.ones(256, 24) + 1e-3 * spread_over(1, 256))
+    monitor.observe(torch.ones(256, 24) + 1e-3 * spread_over(1, 256))
+    rank = monitor.effective_rank()
     for step in range(3):
         monitor.check_collapse(step, effective_rank=rank, teacher_entropy=0.0)
     with pytest.raises(TrainingError, match=r"step 3: collapse.*rank 1\.0.*koleo"):
@@ -86,7 +90,8 @@ def test_one_hot_teacher_stops_the_run():
 
 def test_healthy_values_give_no_warning(caplog):
     monitor = Monitor(0)
-    rank = monitor.observe(noise(256, 24))
+    monitor.observe(noise(256, 24))
+    rank = monitor.effective_rank()
     with caplog.at_level(logging.WARNING):
         monitor.check_collapse(5, effective_rank=rank, teacher_entropy=0.5)
         monitor.check_collapse(6, effective_rank=None, teacher_entropy=None)

@@ -186,7 +186,12 @@ def test_labels_choose_the_best_encoder(cohort, init, tmp_path):
     pretrain(table, CONFIG, output=tmp_path, init=init, device="cpu", labels=labels)
     log = pd.read_json(tmp_path / "log.jsonl", lines=True)
     assert log["probe"].dropna().between(0, 1).all()
-    assert log["probe"].notna().sum() == 2  # every second step of four
+    scored = log.loc[log["probe"].notna(), "step"]
+    assert [*scored] == [-1, 1, 3]  # before the first step, and every second of four
+    first, *others = log["probe"].dropna()
+    card = (tmp_path / "README.md").read_text()
+    assert f"{max(others):.3f}, {first:.3f} before the first step" in card
+    assert ("- state: trained" in card) == (max(others) > first)
     assert Checkpoint.load(tmp_path / "best").config.trained
 
 

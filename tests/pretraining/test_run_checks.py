@@ -52,6 +52,33 @@ def test_a_run_resumes_only_with_its_own_configuration(small_config, run):
         check_run_folder(run, other, resume=True)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"n_steps": 5},
+        {"n_steps": 99},
+        {"log_every": 1},
+        {"checkpoint_every": 1},
+        {"probe_every": 1},
+        {"precision": "bfloat16"},
+        {"parallel": "fully_shard"},
+        {"activation_checkpointing": True},
+    ],
+)
+def test_a_resumed_run_may_change_its_length_its_output_and_how_it_computes(
+    small_config, run, change, caplog
+):
+    caplog.set_level("INFO")
+    assert check_run_folder(run, replace(small_config, **change), resume=True)
+    (message,) = caplog.messages
+    assert f"(now {next(iter(change.values()))})" in message
+
+
+def test_a_resumed_run_is_not_shorter_than_what_is_done(small_config, run):
+    with pytest.raises(ConfigError, match=r"run: 5 steps are done; n_steps .* got 4"):
+        check_run_folder(run, replace(small_config, n_steps=4), resume=True)
+
+
 def test_errors_name_damaged_files_of_a_run(small_config, run):
     os.truncate(run / "state.safetensors", 20)
     with pytest.raises(TrainingError, match=r"state\.safetensors: expected the state"):

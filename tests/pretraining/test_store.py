@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from brainfeat.exceptions import InputError
+from brainfeat.exceptions import InputError, ModalityError
 from brainfeat.pretraining.store import (
     StoredScan,
     StoreIndex,
-    Structures,
     VolumeStore,
 )
+from brainfeat.pretraining.structures import Structures
 
 SHAPE = (3, 4, 5)
 
@@ -272,6 +272,7 @@ def test_label_maps_are_the_anatomy_of_those_who_have_one(make_visits):
     store = make_visits([{"known": (True, True, False)}])
     assert store.targets == ("left", "right", "both")
     assert store.tissues == ("left", "right")
+    assert store.structures == ("both",)
     assert store.target_weights == (1.0, 1.0, 1.0)
     batch = store.draw(0, 2, seed=0)
     assert batch.labels.shape == (2, 1, *SHAPE)
@@ -281,6 +282,22 @@ def test_label_maps_are_the_anatomy_of_those_who_have_one(make_visits):
     without = make_visits([{}]).draw(0, 1, seed=0)
     assert without.labels.sum() == 0
     assert not without.known.any()
+
+
+def test_tissues_of_the_simulation_are_tissues_in_any_order_of_the_table():
+    members = {
+        "hippocampus": (True, False, False, False),
+        "csf": (False, False, True, False),
+        "cortex": (False, True, False, False),
+        "gray_matter": (True, True, False, False),
+        "skull": (False, False, False, True),
+        "head": (True, True, True, True),
+    }
+    for names in (members, reversed(members)):
+        rows = {name: members[name] for name in names}
+        structures = Structures(names=tuple(rows), members=tuple(rows.values()))
+        # Others are tissues, too, if they share nothing with an earlier one.
+        assert structures.partition == ("csf", "gray_matter", "skull")
 
 
 def test_a_store_without_copies_and_label_maps_is_as_before(make_store, tmp_path):
@@ -296,3 +313,32 @@ def test_a_store_without_copies_and_label_maps_is_as_before(make_store, tmp_path
     ]
     text = json.dumps(scans).encode()
     assert hashlib.sha256(text).hexdigest() == store.fingerprint
+
+
+@pytest.mark.parametrize(
+    "names", [("T1w",), ("FLAIR",), ("T1w", "FLAIR"), ("FLAIR", "T1w")]
+)
+def test_some_modalities_of_a_store_are_read_in_the_order_asked_for(make_visits, names):
+    store = make_visits(
+        [{}, {"present": (False, True), "degradation": "noise"}], Structures()
+    )
+    volumes = torch.arange(1.0, 4.0).half().view(3, 1, 1, 1) + torch.zeros(3, *SHAPE)
+    np.save(store.folder / "0.npy", volumes.half().numpy())
+    some, whole = store.select(names), store.load("a")
+    columns = [store.modalities.index(name) for name in names]
+    assert some.modalities == names
+    batch = some.load("a")
+    assert torch.equal(batch.volumes, whole.volumes[:, :, columns])
+    assert torch.equal(batch.foreground, whole.foreground)
+    assert torch.equal(batch.present, whole.present[:, :, columns])
+    drawn = some.draw(0, 1, seed=1)
+    assert len(drawn.volumes[0]) == (1 if names == ("T1w",) else 2)
+    assert drawn.present.any(dim=-1).all()
+
+
+def test_a_modality_that_no_scan_has_is_refused(make_store):
+    store = make_store("ab", present=(True, False))
+    with pytest.raises(ModalityError, match="expected volumes of PET, the store has T"):
+        store.select(["PET"])
+    with pytest.raises(ModalityError, match="no scan of the store has FLAIR"):
+        store.select(["FLAIR"])

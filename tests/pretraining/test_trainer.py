@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -15,11 +16,12 @@ from safetensors.torch import load_file
 from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.checkpoint.config import CheckpointConfig
 from brainfeat.exceptions import ConfigError, TrainingError
-from brainfeat.pretraining.self_distillation import SelfDistillation
+from brainfeat.pretraining.self_distillation import SelfDistillation, unwrapped
 from brainfeat.pretraining.source import seeded_generator
 from brainfeat.pretraining.store import StoredScan, StoreIndex, VolumeStore
 from brainfeat.pretraining.trainer import Trainer, train
 from brainfeat.pretraining.views import ViewGroup, Views
+from brainfeat.pretraining.warm_start import Start
 from brainfeat.slabs.intensity import IntensityConfig
 
 CPU = "cpu"
@@ -324,7 +326,7 @@ def test_probe_gets_an_encoder_on_the_device_of_the_run(source, small_config, tm
 
 
 def test_best_probed_encoder_is_kept(source, small_config, tmp_path):
-    scores, states = iter([0.3, 0.9, 0.5, 0.7]), []
+    scores, states = iter([1.0, 0.3, 0.9, 0.5, 0.7]), []
 
     def probe(encoder):
         assert not encoder.training
@@ -334,10 +336,11 @@ def test_best_probed_encoder_is_kept(source, small_config, tmp_path):
     folder = tmp_path / "run"
     train(source, small_config, output=folder, device=CPU, probe=probe)
     best = Checkpoint.load(folder / "best")
-    assert all(torch.equal(best.state[name], states[1][name]) for name in best.state)
+    assert all(torch.equal(best.state[name], states[2][name]) for name in best.state)
     text = (folder / "log.jsonl").read_text()
     lines = [json.loads(line) for line in text.splitlines() if "probe" in line]
     assert [(line["step"], line["probe"]) for line in lines] == [
+        (-1, 1.0),  # of the initial weights
         (1, 0.3),
         (3, 0.9),
         (5, 0.5),
@@ -560,6 +563,25 @@ def test_the_frozen_teacher_keeps_the_initial_weights(pair_run, pair_init):
     assert pair_run["model.agreement.tokens.variance"].std() > 0
 
 
+def test_the_frozen_teacher_sees_the_background_that_it_was_trained_with(
+    pair_config, pair_init, tmp_path
+):
+    skips = replace(pair_config.encoder, background="skipped")
+    config = replace(pair_config, encoder=skips, checkpoint_every=2)
+    first = Start(resumes=False, checkpoint=Checkpoint.load(pair_init))
+    seen = []
+    for number, start in enumerate([first, Start(resumes=True)]):
+        trainer = Trainer(PairedNoise(), config, tmp_path, device=torch.device("cpu"))
+        trainer.prepare(start)
+        seen.append(trainer.model.reference.config.background)
+        with closing(trainer.steps()) as steps:
+            for step in steps:
+                if step.n_done == 3 + number:  # after the state of the second step
+                    break
+    assert seen == ["kept", "kept"]
+    assert unwrapped(trainer.model.student).encoder.config.background == "skipped"
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -642,7 +664,7 @@ sys.modules.update(dict.fromkeys(blocked))
 import torch
 torch.set_num_threads(1)  # as in the run that it is compared with
 from brainfeat.pretraining.config import read_config
-from brainfeat.pretraining.self_distillation import SelfDistillation
+from brainfeat.pretraining.self_distillation import SelfDistillation, unwrapped
 from brainfeat.pretraining.store import VolumeStore
 from brainfeat.pretraining.trainer import train
 

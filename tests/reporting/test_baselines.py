@@ -52,8 +52,8 @@ def test_volumetry_is_the_volume_of_the_brain_and_its_tissues(table, tmp_path):
     metadata, _, provenance = read_embeddings(table)
     output = tmp_path / "volumetry.parquet"
     found = embed_baseline("volumetry", metadata, provenance, output)
-    tissues = Checkpoint.load("brainfound-tiny").config.encoder.tissues
-    assert found.features.shape == (len(metadata), 1 + len(tissues))
+    names = Checkpoint.load("brainfound-tiny").config.encoder.anatomy_names
+    assert found.features.shape == (len(metadata), 1 + len(names))
     fractions = read_embeddings(output)[1]
     brain = found.metadata["qc_brain_ml"].to_numpy()
     np.testing.assert_allclose(found.features[:, 0], brain, rtol=1e-5)
