@@ -199,7 +199,7 @@ def _search_axes(volume: Volume, usual: float, axes: list[str]) -> Iterator[str]
         affine[:3, :3] = dict(axis_turns())[name].T
         geometry = Geometry(small.geometry.shape, affine @ small.geometry.affine)
         turned = reorient_to_ras(Volume(small.data, geometry))
-        brain = find_brain(turned, turned)
+        brain = find_brain(turned, turned, is_refined=False)
         similarity = 0.0 if brain is None else _score_header(rank_axis_orders(brain))
         if similarity > best:
             best, best_axes = similarity, name
