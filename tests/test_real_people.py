@@ -77,14 +77,6 @@ def test_codes_of_sides_and_lobes_do_not_overlap(kind):
     assert "" not in codes
 
 
-def test_a_map_of_one_side_is_found():
-    from people_structures import has_alike_sides
-
-    assert has_alike_sides({"cortex_left": 5.0, "cortex_right": 4.0, "csf": 9.0})
-    assert not has_alike_sides({"cortex_left": 5.0, "cortex_right": 3.0})
-    assert not has_alike_sides({"cortex_left": 1.0, "cortex_right": 12.0})
-
-
 def test_volumes_of_a_label_map_are_counted_in_ml(tmp_path):
     from people_structures import confuses_sides, true_volumes
 

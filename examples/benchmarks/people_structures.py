@@ -77,18 +77,6 @@ def join_sides(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
     return members
 
 
-def has_alike_sides(volumes: Mapping[str, float]) -> bool:
-    """Tell whether a label map has about as much on the left as on the right.
-
-    In three of IXI's automatic maps most of a brain is labelled as one side.
-    """
-    left, right = (
-        sum(ml for name, ml in volumes.items() if name.endswith(side))
-        for side in ("_left", "_right")
-    )
-    return left < 1.5 * right and right < 1.5 * left
-
-
 def _read_codes(table: Path) -> Codes:
     codes: Codes = {}
     with table.open(encoding="utf-8", newline="") as file:
