@@ -104,8 +104,8 @@ def _volume_table(table: pd.DataFrame, names: Mapping[int, str]) -> str:
         lines.append((name, f"{median} [{low}, {high}]", parts))
     head = ("structure", "ml: median [range]", "parts")
     return score_table(head, lines) + (
-        "<p>Each scan is a row of <code>volumes.csv</code>. Parts, of which the median is "
-        "shown, are voxels that touch by a face, an edge or a corner.</p>"
+        "<p>Each scan is a row of <code>volumes.csv</code>. Parts, of which the median "
+        "is shown, are voxels that touch by a face, an edge or a corner.</p>"
     )
 
 
