@@ -29,7 +29,7 @@ from brainfeat.slabs.intensity import IntensityConfig
 CPU = "cpu"
 ROOM = runpy.run_path(str(Path(__file__).with_name("conftest.py")))
 RandomSource = ROOM["RandomSource"]
-# The probe of this process kills it after five steps.
+# The second probe of this process, after five steps, kills it.
 _KILLED_RUN = """
 import os, runpy, signal, sys
 from dataclasses import replace
@@ -39,12 +39,17 @@ from brainfeat.pretraining.trainer import train
 torch.set_num_threads(1)
 room = runpy.run_path(sys.argv[1])
 config = replace(room["SMALL_CONFIG"], probe_every=5)
+scores = iter([0.1])
+
+def score_or_die(encoder):
+    return next(scores, None) or os.kill(os.getpid(), signal.SIGKILL)
+
 train(
     room["RandomSource"](),
     config,
     output=sys.argv[2],
     device="cpu",
-    probe=lambda encoder: os.kill(os.getpid(), signal.SIGKILL),
+    probe=score_or_die,
 )
 """
 
