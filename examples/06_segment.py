@@ -17,13 +17,18 @@ scans, label_maps = cohort["T1w"].tolist(), cohort["dseg"].tolist()
 # default number of steps takes minutes on a CPU; four steps are a demonstration.
 model = SegmentationEstimator(n_steps=4, random_state=0, verbose=1)
 model.fit(scans[:2], label_maps[:2])
-print("classes:", model.classes_)
+print("classes:", model.names_)
+print("Dice of people that were held out:", round(model.held_out_score_, 2))
 
 # %%
-# Predicted label maps have the grid of the image, in any orientation.
+# Predicted label maps have the grid on which the labels were drawn, in any orientation.
 (segmented,) = model.predict(scans[2:])
 image = nib.load(scans[2])
 print(segmented.shape == image.shape, np.allclose(segmented.affine, image.affine))
+
+# %%
+# Volumes in millilitres, and the quality of each scan.
+print(model.volumes(scans[2:]).round(2).T.to_string())
 
 # %%
 # Dice per class; `model.score` is the mean over classes and subjects.

@@ -163,14 +163,14 @@ def _run_deepbet(volume: Volume) -> NDArray[np.bool_]:
 
 def _resample_brain(alignment: Alignment, placement: Placement) -> Flags:
     brain = alignment.brain
-    if brain is not None and brain.stripped is not None:
-        return np.asarray(resample(brain.stripped, *placement) >= 0.5)
+    if brain is not None and brain.is_stripped:
+        return np.asarray(resample(brain.mask, *placement) >= 0.5)
     to_template = np.linalg.inv(alignment.affine) @ placement.grid_to_scanner
     depth = resample(load_depth(), placement.grid, to_template, outside=_FAR)
     if brain is None:
         return np.asarray(depth >= 0)
     # The template's outline is the prior of the network's.
-    fraction = resample(brain.fraction, *placement).clip(*_CERTAIN)
+    fraction = resample(brain.mask, *placement).clip(*_CERTAIN)
     return np.asarray(np.log(fraction / (1.0 - fraction)) + depth / _OUTLINE_SD >= 0.0)
 
 

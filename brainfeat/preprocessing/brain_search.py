@@ -1,6 +1,6 @@
 """Find the brain in a head, before it is registered."""
 
-__all__ = ["FoundBrain", "find_brain", "find_center"]
+__all__ = ["FoundBrain", "find_brain", "find_center", "find_edge"]
 
 from typing import NamedTuple
 
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from brainfeat.preprocessing.brain_net import STRIDE, run_brain_net
+from brainfeat.preprocessing.edge_net import EdgeInput, prepare_edge, refine_edge
 from brainfeat.preprocessing.foreground import find_head
 from brainfeat.preprocessing.resampling import downsample, resample
 from brainfeat.preprocessing.stripped import find_stripped
@@ -34,13 +35,14 @@ class FoundBrain(NamedTuple):
     tissue: Volume  # intensities of the brain alone, without bias
     fraction: Volume  # of each voxel that is brain
     pose: NDArray[np.float64]  # roughly, template mm to scanner mm
-    stripped: Volume | None  # on a finer grid, if the volume is stripped
+    fine: Volume | None  # the same fraction on a finer grid; None of coarse volumes
+    is_stripped: bool  # no head surrounds it
     in_view: NDArray[np.bool_]  # voxels in the field of view
 
     @property
     def mask(self) -> Volume:
         """Fraction of each voxel that is brain, in the finest grid there is."""
-        return self.fraction if self.stripped is None else self.stripped
+        return self.fraction if self.fine is None else self.fine
 
     @property
     def center(self) -> NDArray[np.float64]:
@@ -57,30 +59,49 @@ class FoundBrain(NamedTuple):
         return n_voxels * voxel / 1e3
 
 
-def find_brain(volume: Volume, small: Volume) -> FoundBrain | None:
+class _Rough(NamedTuple):
+    """What the network says of a volume at 4 mm."""
+
+    intensities: NDArray[np.float32]  # in 0 to 1
+    limits: NDArray[np.float32]  # what was scaled to 0 and 1
+    in_view: NDArray[np.bool_]
+    fraction: Volume
+    coordinates: NDArray[np.float32]  # template mm of blocks of two voxels
+
+
+def find_brain(
+    volume: Volume, small: Volume, *, is_refined: bool = True
+) -> FoundBrain | None:
     """Find the brain in a volume in closest-RAS order; None if there is none.
 
-    `small` is the volume downsampled to about 4 mm.
+    `small` is the volume downsampled to about 4 mm. The edge of the brain is refined
+    unless that is not needed, or the volume is stripped.
     """
-    grid = _network_grid(small)
-    sampled = resample(small, grid, np.eye(4), outside=np.nan)
-    if not np.isfinite(sampled).any():  # a line or slice between the grid's voxels
+    rough = _find_roughly(small)
+    if rough is None:
         return None
-    intensities = _scale(np.ascontiguousarray(sampled))
-    if not intensities.any():
+    grid, fraction = rough.fraction.geometry, rough.fraction
+    fine = find_stripped(volume, small, fraction)
+    is_stripped = fine is not None
+    if fine is None and is_refined and _measure_ml(fraction) >= _MIN_ML:
+        refined = refine_edge(_prepare_edge(volume, rough))
+        fine = Volume(_largest_part(refined.data), refined.geometry)
+    if fine is not None:
+        averaged = resample(fine, grid, np.eye(4))
+        fraction = Volume(np.ascontiguousarray(averaged), grid)
+    if _measure_ml(fraction) < _MIN_ML:
         return None
-    probabilities, coordinates = run_brain_net(intensities)
-    fraction = Volume(_largest_part(probabilities), grid)
-    stripped = find_stripped(volume, small, fraction)
-    if stripped is not None:
-        filled = resample(stripped, grid, np.eye(4))
-        fraction = Volume(np.ascontiguousarray(filled), grid)
-    if fraction.data.sum() * _SPACING**3 < 1e3 * _MIN_ML:
+    tissue = _cut_out(rough.intensities, fraction)
+    pose = _fit_pose(fraction, rough.coordinates)
+    return FoundBrain(tissue, fraction, pose, fine, is_stripped, rough.in_view)
+
+
+def find_edge(volume: Volume) -> EdgeInput | None:
+    """Return what the network that refines the edge sees of a head."""
+    rough = _find_roughly(downsample(volume, _SPACING))
+    if rough is None or _measure_ml(rough.fraction) < _MIN_ML:
         return None
-    pose = _fit_pose(fraction, coordinates)
-    return FoundBrain(
-        _cut_out(intensities, fraction), fraction, pose, stripped, np.isfinite(sampled)
-    )
+    return _prepare_edge(volume, rough)
 
 
 def find_center(volume: Volume) -> NDArray[np.float64]:
@@ -97,6 +118,28 @@ def find_center(volume: Volume) -> NDArray[np.float64]:
     center: NDArray[np.float64] = (low + high) / 2.0
     center[2] = max(center[2], top - _CENTER_DEPTH)
     return center
+
+
+def _find_roughly(small: Volume) -> _Rough | None:
+    grid = _network_grid(small)
+    sampled = resample(small, grid, np.eye(4), outside=np.nan)
+    in_view = np.isfinite(sampled)
+    if not in_view.any():  # a line or slice between the grid's voxels
+        return None
+    limits = np.percentile(sampled[in_view], _PERCENTILES).astype(np.float32)
+    intensities = _scale(np.ascontiguousarray(sampled), limits)
+    if not intensities.any():
+        return None
+    probabilities, coordinates = run_brain_net(intensities)
+    fraction = Volume(_largest_part(probabilities), grid)
+    return _Rough(intensities, limits, in_view, fraction, coordinates)
+
+
+def _prepare_edge(volume: Volume, rough: _Rough) -> EdgeInput:
+    low, high = rough.limits.tolist()
+    level = _measure_level(rough.intensities, rough.fraction)
+    pose = _fit_pose(rough.fraction, rough.coordinates)
+    return prepare_edge(volume, rough.fraction, level, (low, high), pose)
 
 
 def _network_grid(small: Volume) -> Geometry:
@@ -120,13 +163,19 @@ def _network_grid(small: Volume) -> Geometry:
     return Geometry(tuple(shape.tolist()), affine)
 
 
-def _scale(sampled: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Scale percentiles of the field of view to 0 and 1; zero outside of it."""
-    in_view = np.isfinite(sampled)
-    low, high = np.percentile(sampled[in_view], _PERCENTILES).astype(np.float32)
+def _scale(
+    sampled: NDArray[np.float32], limits: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Scale limits to 0 and 1; zero outside of the field of view."""
+    low, high = limits
     # Exact where intensities are tiny; zeros where they are all equal.
     scaled = (sampled - low) / (high - low if high > low else np.float32(np.inf))
+    in_view = np.isfinite(sampled)
     return np.where(in_view, scaled.clip(0.0, 1.0), np.float32(0.0))
+
+
+def _measure_ml(fraction: Volume) -> float:
+    return float(fraction.data.sum()) * _SPACING**3 / 1e3
 
 
 def _largest_part(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -142,8 +191,10 @@ def _largest_part(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.where(holes, np.float32(1.0), kept)
 
 
-def _cut_out(intensities: NDArray[np.float32], fraction: Volume) -> Volume:
-    """Cut the brain out, divided by its local mean, the brightest voxels clipped."""
+def _measure_level(
+    intensities: NDArray[np.float32], fraction: Volume
+) -> NDArray[np.float32]:
+    """Return the local mean of the brain's brightness."""
     grid, weights = fraction.geometry, fraction.data
     inside = intensities * weights
     overall = max(float(inside.sum() / weights.sum()), _TINY)
@@ -156,13 +207,19 @@ def _cut_out(intensities: NDArray[np.float32], fraction: Volume) -> Volume:
         for part in coarse
     )
     # Where nearly all is dark, division would amplify noise.
-    bias = np.maximum(total / np.maximum(weight, 1e-3) / overall, 0.2)
+    level = np.maximum(total / np.maximum(weight, 1e-3), 0.2 * overall)
     for axis in range(3):
-        bias = np.repeat(bias, 2, axis)
-    even = intensities / ndimage.uniform_filter(bias, 3, mode="nearest")
+        level = np.repeat(level, 2, axis)
+    return np.asarray(ndimage.uniform_filter(level, 3, mode="nearest"))
+
+
+def _cut_out(intensities: NDArray[np.float32], fraction: Volume) -> Volume:
+    """Cut the brain out, divided by its local mean, the brightest voxels clipped."""
+    weights = fraction.data
+    even = intensities / _measure_level(intensities, fraction)
     brightest = np.percentile(even[weights > 0.5], _BRIGHTEST_PERCENTILE)
     cut_out = np.minimum(even, brightest) * weights
-    return Volume(cut_out.astype(np.float32), grid)
+    return Volume(cut_out.astype(np.float32), fraction.geometry)
 
 
 def _fit_pose(

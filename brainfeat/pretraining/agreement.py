@@ -22,6 +22,7 @@ from brainfeat.pretraining.views import ViewGroup
 _INSIDE = 0.5  # foreground fraction of the patches whose tokens are compared
 _STUDENT_MOMENTUM = 0.98
 _TEACHER_MOMENTUM = 0.99
+_SMALLEST_SPREAD = 0.05  # of the variance of a feature between subjects, of the mean
 
 
 class Spread(nn.Module):
@@ -99,8 +100,8 @@ class Agreement(nn.Module):
         return AgreementTerms(
             agreement,
             consistency,
-            within / between.detach(),
-            between.detach() / self.subjects.variance.mean(),
+            within / between.detach().mean(),
+            between.detach().mean() / self.subjects.variance.mean(),
         )
 
     def _follow(
@@ -143,12 +144,13 @@ class Agreement(nn.Module):
         )
 
     def _between(self, means: Tensor) -> Tensor:
-        """Return the variance between subjects, which steps average, with gradient.
+        """Return the variances (D,) between subjects, averaged over steps.
 
         The gradient is that of the batch: tokens that all become smaller are no closer
         to each other.
         """
-        average = self.student.variance.mean()
+        average = self.student.variance
+        average = torch.maximum(average, _SMALLEST_SPREAD * average.mean())
         rows = ranks.gather_rows(means.mean(dim=0))
         if len(rows) < 2:
             return average

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from brainfeat.exceptions import InputError, brief_reason
 from brainfeat.io.delimited_rows import DelimitedError, read_records
 from brainfeat.io.paths import expand_home, has_image_suffix, image_stem
-from brainfeat.pretraining.store import Structures
+from brainfeat.pretraining.structures import Structures
 from brainfeat.subjects.image_names import read_image_name
 from brainfeat.subjects.owners import find_owner
 from brainfeat.subjects.subject import Subject

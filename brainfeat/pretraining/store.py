@@ -4,7 +4,6 @@ __all__ = [
     "INDEX_NAME",
     "StoreIndex",
     "StoredScan",
-    "Structures",
     "VolumeStore",
     "used_fields",
 ]
@@ -31,7 +30,6 @@ from brainfeat.pretraining.store_index import (
     INDEX_NAME,
     StoredScan,
     StoreIndex,
-    Structures,
     used_fields,
 )
 

@@ -1,6 +1,6 @@
 """The index of a store: which array holds which scan."""
 
-__all__ = ["INDEX_NAME", "StoreIndex", "StoredScan", "Structures", "used_fields"]
+__all__ = ["INDEX_NAME", "StoreIndex", "StoredScan", "used_fields"]
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -10,7 +10,7 @@ from typing import Any, Self
 from brainfeat.configs import from_plain
 from brainfeat.exceptions import InputError, brief_reason
 from brainfeat.io.json_files import read_json, write_json
-from brainfeat.simulation.anatomy import BRAIN_CLASSES
+from brainfeat.pretraining.structures import Structures
 
 INDEX_NAME = "index.json"
 _FORMAT = "brainfeat-store-2"
@@ -34,33 +34,6 @@ class StoredScan:
     thickness: float = 0.0  # largest voxel edge of the scan in mm; 0 if unknown
     labels: str = ""  # array of its label map, uint8 (I, J, K), if there is one
     known: tuple[bool, ...] = ()  # which structures the label map tells
-
-
-@dataclass(frozen=True, kw_only=True)
-class Structures:
-    """Named structures, as unions of the L labels of the label maps of a store."""
-
-    names: tuple[str, ...] = ()
-    members: tuple[tuple[bool, ...], ...] = ()  # R rows of L: labels of a structure
-
-    @property
-    def partition(self) -> tuple[str, ...]:
-        """Structures without a label of an earlier one, so that none overlap.
-
-        Tissues that the simulation knows come first, whatever the order of the tables.
-        """
-        labels = {
-            name: {label for label, is_member in enumerate(row) if is_member}
-            for name, row in zip(self.names, self.members, strict=True)
-        }
-        order = dict.fromkeys(name for name in BRAIN_CLASSES if name in labels)
-        taken: set[int] = set()
-        names = []
-        for name in order | labels:
-            if not labels[name] & taken:
-                names.append(name)
-                taken |= labels[name]
-        return tuple(names)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,9 @@ _BOXES = CropConfig(
 _INTENSITIES = IntensityConfig(
     gamma=0.1, contrast=0.05, bias=0.05, noise=0.0, blur=0.0, coarse=0.0
 )
+# Probability that a crop is of any slabs: else those without any class, as of eyes and
+# scalp, would never be learnt as background.
+_ANYWHERE = 0.25
 # Probability that a subject with several modalities loses one, if any may be missing.
 _HIDE_MODALITY = 0.2
 
@@ -130,7 +133,9 @@ class CropPlan:
 def _draw_first_slab(
     counts: NDArray[np.int64], n_slabs: int, generator: Generator
 ) -> int:
-    """Draw a class, a slab that has it, and where in the crop this slab lies."""
+    """Draw any slab, or one of a drawn class and where in the crop it lies."""
+    if float(torch.rand((), generator=generator)) < _ANYWHERE:
+        return _randint(int(counts.shape[1]) - n_slabs + 1, generator)
     classes = np.flatnonzero(counts[1:].sum(axis=1)) + 1
     if not len(classes):  # as in a subject without a lesion
         classes = np.array([BACKGROUND])

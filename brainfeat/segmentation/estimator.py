@@ -2,53 +2,31 @@
 
 __all__ = ["SegmentationEstimator"]
 
-import copy
 import os
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self
 
 import numpy as np
-import pandas as pd
-from nibabel import Nifti1Image
-from sklearn.base import BaseEstimator
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from brainfeat.checkpoint import sharing
 from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.io.paths import expand_home
-from brainfeat.metrics import dice_scores
 from brainfeat.models.device import resolve_device
-from brainfeat.models.threads import resolve_n_jobs
-from brainfeat.progress import track
+from brainfeat.segmentation.fitting import Fitted, fit_network
 from brainfeat.segmentation.folder import read_folder, write_folder
 from brainfeat.segmentation.inputs import SegmentationSpace, acquired_modalities
-from brainfeat.segmentation.label_maps import (
-    as_label_maps,
-    check_classes,
-    read_on_image,
-)
-from brainfeat.segmentation.network import SegmentationNetwork
-from brainfeat.segmentation.plan import TrainingPlan, split_subjects
-from brainfeat.segmentation.prediction import Segmentation, segment_subjects
-from brainfeat.segmentation.store import write_store
-from brainfeat.segmentation.training import init_network, train
+from brainfeat.segmentation.label_maps import as_label_maps
+from brainfeat.segmentation.names import check_names, collect_names, name_classes
+from brainfeat.segmentation.plan import TrainingPlan, check_grid
+from brainfeat.segmentation.predictor import FittedSegmentation
 from brainfeat.subjects.owners import subject_groups
-from brainfeat.subjects.subject import Subject
-from brainfeat.subjects.table import (
-    as_subjects,
-    check_fitted_modalities,
-    read_subjects,
-    tag_images,
-)
-
-T = TypeVar("T")
+from brainfeat.subjects.table import read_subjects, tag_images
 
 
-class SegmentationEstimator(BaseEstimator):
+class SegmentationEstimator(FittedSegmentation):
     """Segment brain MRI after training on a few labelled examples.
 
     A light decoder learns from the tokens of a pretrained encoder, and from voxels of
@@ -77,6 +55,16 @@ class SegmentationEstimator(BaseEstimator):
         Above 0, progress is shown: a bar on a terminal or in a notebook, else lines.
     modality : str, optional
         Modality of images that come without one; as for `BrainFoundEmbedder`.
+    where : {"brain", "head"}
+        Where structures are predicted: in the brain that is found in each scan, or
+        anywhere.
+    grid : str
+        Grid of the maps: ``"label"`` is that of the modality on which most label maps
+        of the training were drawn, ``"first"`` that of each subject's first image;
+        else a modality.
+    n_folds : int
+        Folds of a cross-validation over people, whose trainings take half of the steps
+        each; 0 and 1 leave it out.
     validation_fraction : float
         Fraction of the participants, rounded down, to hold out for early stopping, up
         to four subjects: training stops once their Dice no longer rises, and the best
@@ -89,8 +77,20 @@ class SegmentationEstimator(BaseEstimator):
     ----------
     classes_ : ndarray of int of shape (n_classes,)
         Labels, 0 (background) first, then the others in rising order.
+    names_ : dict of int to str
+        Name of each class; ``class_7`` if it was given none.
     modalities_ : tuple of str
         Modalities of the images in `fit`; `predict` accepts no others.
+    modality_scores_ : dict of str to float
+        Dice of held-out subjects with each choice of modalities that the training had,
+        such as ``"T1w+FLAIR"``; NaN where it is unknown. `predict` warns of subjects
+        with fewer than all, and refuses choices that are not among them.
+    label_grid_ : str or None
+        Modality on whose grid most label maps were drawn; None if on none.
+    held_out_score_ : float
+        Dice by cross-validation, mean over subjects and classes; NaN without any.
+    held_out_scores_ : dict of str to float
+        Of each class, by its name.
     loss_curve_ : list of float
         Dice loss plus cross-entropy of each step.
     validation_scores_ : list of float
@@ -118,6 +118,9 @@ class SegmentationEstimator(BaseEstimator):
         random_state: Any = None,
         verbose: int = 0,
         modality: str | None = None,
+        where: Literal["brain", "head"] = "brain",
+        grid: str = "label",
+        n_folds: int = 3,
         validation_fraction: float = 0.1,
         n_jobs: int | None = 1,
     ) -> None:
@@ -130,10 +133,13 @@ class SegmentationEstimator(BaseEstimator):
         self.random_state = random_state
         self.verbose = verbose
         self.modality = modality
+        self.where = where
+        self.grid = grid
+        self.n_folds = n_folds
         self.validation_fraction = validation_fraction
         self.n_jobs = n_jobs
 
-    def fit(self, X: Any, y: Any) -> Self:
+    def fit(self, X: Any, y: Any, names: Mapping[int, str] | None = None) -> Self:
         """Train a decoder.
 
         All inputs are read and checked before the training starts. Preprocessed
@@ -148,6 +154,9 @@ class SegmentationEstimator(BaseEstimator):
             A label map a subject, as path or image, in the order of ``X``. Labels are
             any integers; 0 is background, and may be all that a subject has. Its grid
             may differ from the image's, if both are aligned in scanner space.
+        names : dict of int to str, optional
+            Names of labels, such as ``{1: "lesion"}``; of others, those in a table
+            ``dseg.tsv`` beside the label maps.
 
         Returns
         -------
@@ -166,144 +175,28 @@ class SegmentationEstimator(BaseEstimator):
         VolumeError
             If a file is not a usable image, or labels are not integers.
         """
-        device, n_jobs = resolve_device(self.device), resolve_n_jobs(self.n_jobs)
-        plan, random = TrainingPlan.from_parameters(self.get_params(), device)
+        device, parameters = resolve_device(self.device), self.get_params()
+        TrainingPlan.from_parameters(parameters, device)  # before anything is read
+        given = check_names({} if names is None else names)
         checkpoint = sharing.shared_checkpoint(self.checkpoint)
         table = read_subjects(X, checkpoint, self.modality)
         label_maps = as_label_maps(y, table.rows)
         acquired = acquired_modalities(table)
-        space = SegmentationSpace.of_checkpoint(checkpoint.config, acquired)
-        with tempfile.TemporaryDirectory(prefix="brainfeat-") as folder:
-            store = write_store(
-                table.rows,
-                label_maps,
-                space,
-                Path(folder),
-                n_jobs=n_jobs,
-                verbose=self.verbose,
-            )
-            groups = subject_groups(X, table.rows)
-            split = split_subjects(
-                store.has_class, groups, self.validation_fraction, random
-            )
-            network = init_network(checkpoint, space, store, split, plan, device)
-            result = train(network, store, split, plan, verbose=self.verbose)
-        self.classes_ = np.array(store.classes)
-        self.loss_curve_ = result.loss_curve
-        self.validation_scores_ = result.validation_scores
-        self._set_fitted(network, checkpoint)
-        return self
-
-    def predict(self, X: Any) -> list[Nifti1Image]:
-        """Segment each subject in its own space.
-
-        All label maps are held in memory; ``brainfeat segment predict`` writes each.
-
-        Parameters
-        ----------
-        X : list, Series, DataFrame, path-like or image
-            As for `fit`.
-
-        Returns
-        -------
-        list of nibabel.Nifti1Image
-            A label map a subject, of the smallest of uint8, uint16 and int32 that holds
-            the classes, with shape, affine and units of the subject's first image.
-
-        Raises
-        ------
-        ModalityError
-            If ``X`` has a modality that `fit` did not see.
-        """
-        return [*self._segment(*self._prepare(X), Segmentation.to_label_map)]
-
-    def predict_proba(self, X: Any) -> list[Nifti1Image]:
-        """Compute the probability of each class in each voxel.
-
-        Parameters
-        ----------
-        X : list, Series, DataFrame, path-like or image
-            As for `fit`.
-
-        Returns
-        -------
-        list of nibabel.Nifti1Image
-            One a subject, float32 of shape (size_i, size_j, size_k, n_classes), in the
-            order of ``classes_``.
-        """
-        return [*self._segment(*self._prepare(X), Segmentation.to_probability_map)]
-
-    def score(self, X: Any, y: Any) -> float:
-        """Compute the mean Dice over subjects and foreground classes.
-
-        Parameters
-        ----------
-        X : list, Series, DataFrame, path-like or image
-            As for `fit`.
-        y : list, Series or image
-            True label maps, as for `fit`.
-
-        Returns
-        -------
-        float
-            From 0 to 1; NaN if neither truth nor prediction has any foreground.
-        """
-        scores = self.score_table(X, y).to_numpy()
-        known = scores[~np.isnan(scores)]
-        return float(known.mean()) if len(known) else float("nan")
-
-    def score_table(self, X: Any, y: Any) -> pd.DataFrame:
-        """Compute the Dice of each class and subject, on the grid of the images.
-
-        Parameters
-        ----------
-        X : list, Series, DataFrame, path-like or image
-            As for `fit`.
-        y : list, Series or image
-            True label maps, as for `fit`, of classes that `fit` saw.
-
-        Returns
-        -------
-        DataFrame
-            A row a subject, with the index of ``X`` if it has one; a column a
-            foreground class; NaN where neither truth nor prediction has it.
-        """
-        network, subjects = self._prepare(X)
-        label_maps = as_label_maps(y, subjects)
-        for source, subject in zip(label_maps, subjects, strict=True):
-            check_classes(source, subject, self.classes_.tolist())
-        foreground = self.classes_[1:].tolist()
-        predicted = self._segment(
-            network, subjects, lambda item: (item.inputs.native, item.labels())
-        )
-        rows = [
-            dice_scores(read_on_image(source, subject, grid), labels, foreground)
-            for source, subject, (grid, labels) in zip(
-                label_maps, subjects, predicted, strict=True
-            )
-        ]
-        names = [subject.participant_id for subject in subjects]
-        index = X.index if isinstance(X, pd.Series | pd.DataFrame) else names
-        return pd.DataFrame(rows, index=index, columns=foreground)
-
-    def build_network(self) -> SegmentationNetwork:
-        """Load the fitted network on the device.
-
-        Returns
-        -------
-        SegmentationNetwork
-            For `brainfeat.segmentation.prediction.segment_subjects`.
-        """
-        check_is_fitted(self)
-        checkpoint, device = self._checkpoint(), resolve_device(self.device)
-        return SegmentationNetwork(
-            space=SegmentationSpace.of_checkpoint(checkpoint.config, self.modalities_),
-            encoder=sharing.shared_encoder(checkpoint, device),
-            # Copied, so that the fitted one stays on the CPU and can be pickled.
-            decoder=copy.deepcopy(self.decoder_),
-            prior=self.prior_,
+        check_grid(self.grid, acquired)
+        fitted = fit_network(
+            table.rows,
+            label_maps,
+            subject_groups(X, table.rows),
+            checkpoint,
+            SegmentationSpace.of_checkpoint(checkpoint.config, acquired),
+            parameters=parameters,
             device=device,
         )
+        self.classes_ = np.array(fitted.classes)
+        files = (Path(m) for m in label_maps if isinstance(m, str | os.PathLike))
+        self.names_ = name_classes(fitted.classes, collect_names(files) | given)
+        self._set_fitted(fitted, checkpoint)
+        return self
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write the fitted model, encoder and decoder, as safetensors and JSON.
@@ -352,48 +245,21 @@ class SegmentationEstimator(BaseEstimator):
         tags.target_tags.one_d_labels = False
         return tags
 
-    def _set_fitted(self, network: SegmentationNetwork, checkpoint: Checkpoint) -> None:
+    def _set_fitted(self, fitted: Fitted, checkpoint: Checkpoint) -> None:
+        network, held_out = fitted.network, fitted.held_out
         self.modalities_ = network.space.modalities
+        self.loss_curve_ = fitted.result.loss_curve
+        self.validation_scores_ = fitted.result.validation_scores
+        self.modality_scores_ = held_out.by_choice
+        self.label_grid_ = fitted.label_grid
+        self.held_out_score_ = held_out.mean
+        foreground = [self.names_[label] for label in fitted.classes[1:]]
+        self.held_out_scores_ = dict(zip(foreground, held_out.by_class, strict=True))
         self.decoder_ = network.decoder.cpu()
         self.prior_ = network.prior
         self.tuned_checkpoint_ = None
         if not self.freeze_encoder:
             state = network.encoder.cpu().state_dict()
             self.tuned_checkpoint_ = Checkpoint(checkpoint.config, state)
-        fitted = self.tuned_checkpoint_ or checkpoint
-        self.checkpoint_fingerprint_ = fitted.fingerprint
-
-    def _checkpoint(self) -> Checkpoint:
-        checkpoint = self.tuned_checkpoint_ or sharing.shared_checkpoint(
-            self.checkpoint
-        )
-        fitted = self.checkpoint_fingerprint_
-        sharing.check_fingerprint(self.checkpoint, fitted, checkpoint.fingerprint)
-        return checkpoint
-
-    def _prepare(self, X: Any) -> tuple[SegmentationNetwork, Sequence[Subject]]:
-        """Load the network, and check subjects against it."""
-        network = self.build_network()
-        table = as_subjects(
-            X,
-            modality=self.modality,
-            modalities=network.space.encoder_modalities,
-            allow_missing=network.space.allow_missing,
-        )
-        check_fitted_modalities(self, self.modalities_, acquired_modalities(table))
-        return network, table.rows
-
-    def _segment(
-        self,
-        network: SegmentationNetwork,
-        subjects: Sequence[Subject],
-        finish: Callable[[Segmentation], T],
-    ) -> Iterator[T]:
-        """Yield what ``finish`` makes of each segmentation; raise the first error."""
-        n, n_jobs, show = len(subjects), resolve_n_jobs(self.n_jobs), self.verbose > 0
-        stream = segment_subjects(
-            network, self.classes_, subjects, finish, n_jobs=n_jobs
-        )
-        with closing(stream):
-            for outcome in track(stream, total=n, description="segmenting", show=show):
-                yield outcome.unwrap()
+        tuned = self.tuned_checkpoint_ or checkpoint
+        self.checkpoint_fingerprint_ = tuned.fingerprint

@@ -3,6 +3,7 @@
 __all__ = ["MODEL_NAME", "FolderContent", "read_folder", "write_folder"]
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,6 +21,8 @@ from brainfeat.exceptions import CheckpointError, ConfigError
 from brainfeat.io.atomic import atomic_write
 from brainfeat.io.json_files import read_json, write_json
 from brainfeat.models.decoder import DecoderConfig, SegmentationDecoder
+from brainfeat.segmentation.names import name_classes
+from brainfeat.segmentation.volumes import as_json
 
 if TYPE_CHECKING:
     from brainfeat.segmentation.estimator import SegmentationEstimator
@@ -34,6 +37,9 @@ _PARAMETERS = (
     "freeze_encoder",
     "batch_size",
     "random_state",
+    "where",
+    "grid",
+    "n_folds",
     "validation_fraction",
 )
 # Raised while reading a folder with missing, cut or foreign content.
@@ -64,7 +70,12 @@ def write_folder(
         "parameters": {name: _plain(parameters[name]) for name in _PARAMETERS},
         "modality": parameters["modality"],
         "classes": [int(label) for label in estimator.classes_],
+        "names": {str(label): name for label, name in estimator.names_.items()},
         "modalities": list(estimator.modalities_),
+        "modality_scores": as_json(estimator.modality_scores_),
+        "label_grid": estimator.label_grid_,
+        "held_out_score": as_json({"": estimator.held_out_score_})[""],
+        "held_out_scores": as_json(estimator.held_out_scores_),
         "decoder": dataclasses.asdict(estimator.decoder_.config),
         "decoder_sha256": file_sha256(folder / _WEIGHTS),
         "encoder_sha256": estimator.checkpoint_fingerprint_,
@@ -94,7 +105,11 @@ def read_folder(folder: Path) -> FolderContent:
             {
                 "checkpoint": str(encoder),
                 "modality": content["modality"],
-                **content.get("parameters", {}),  # missing in the first version
+                # Earlier versions predicted in the head, on the grid of the first
+                # image, and the first stored no parameters.
+                "where": "head",
+                "grid": "first",
+                **content.get("parameters", {}),
             },
             _read_fitted(content, folder / _WEIGHTS),
         )
@@ -134,8 +149,14 @@ def _read_fitted(content: Mapping[str, Any], weights: Path) -> dict[str, Any]:
     prior = tensors.pop("prior")
     state = {name.removeprefix("decoder."): value for name, value in tensors.items()}
     decoder.load_state_dict(state, assign=True)
+    names = content.get("names") or name_classes(content["classes"], {})
     return {
         "classes_": np.array(content["classes"]),
+        "names_": {int(label): name for label, name in names.items()},
+        "modality_scores_": _read_scores(content.get("modality_scores", {})),
+        "label_grid_": content.get("label_grid"),
+        "held_out_score_": _read_scores({"": content.get("held_out_score")})[""],
+        "held_out_scores_": _read_scores(content.get("held_out_scores", {})),
         "modalities_": tuple(content["modalities"]),
         "loss_curve_": content["loss_curve"],
         "validation_scores_": content["validation_scores"],
@@ -144,3 +165,8 @@ def _read_fitted(content: Mapping[str, Any], weights: Path) -> dict[str, Any]:
         "prior_": prior,
         "tuned_checkpoint_": None,
     }
+
+
+def _read_scores(scores: Mapping[str, float | None]) -> dict[str, float]:
+    """Read scores as `as_json` wrote them."""
+    return {k: math.nan if v is None else float(v) for k, v in scores.items()}

@@ -1,10 +1,15 @@
 """A subject's images on the encoder's grid and a finer one, and maps back to native."""
 
-__all__ = ["SegmentationInput", "SegmentationSpace", "acquired_modalities"]
+__all__ = [
+    "NativeGrid",
+    "SegmentationInput",
+    "SegmentationSpace",
+    "acquired_modalities",
+]
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +23,7 @@ from brainfeat.preprocessing.interface import SubjectPreprocessing
 from brainfeat.preprocessing.preprocessed import PreprocessedSubject
 from brainfeat.preprocessing.resampling import reorient_to_ras, resample
 from brainfeat.preprocessing.settings import preprocessing_from_dict
+from brainfeat.segmentation.boxes import Box, crop_geometry, find_box
 from brainfeat.slabs.grid import PLANE_AXES, Plane, SlabGrid
 from brainfeat.subjects.failures import adding_context
 from brainfeat.subjects.reading import read_and_preprocess
@@ -30,6 +36,16 @@ _MAX_SCORE = 5.0
 _PERCENTILES = (0.5, 99.5)  # of the brain, at which intensities are clipped
 _FINE_SPACING = 1.0  # mm, at which label maps keep their borders
 
+_IN_BRAIN = 0.5  # least fraction of brain of a voxel in it
+
+
+class NativeGrid(NamedTuple):
+    """The grid of one of a subject's images, on which label maps may lie."""
+
+    modality: str
+    geometry: Geometry  # in the scanner space of the image
+    to_scanner: NDArray[np.float64]  # template mm to the scanner mm of the image
+
 
 @dataclass(frozen=True, eq=False)
 class SegmentationInput:
@@ -38,8 +54,26 @@ class SegmentationInput:
     coarse: PreprocessedSubject  # the encoder's input: brain only, all its modalities
     voxels: NDArray[np.float32]  # (M, I * u, J * u, K * u): z-scores, not masked
     fine: PreprocessedSubject  # as `coarse`, with the fine grid and without data
-    native: Geometry  # of the subject's first image, in scanner space
+    grids: tuple[NativeGrid, ...]  # of the images that are used, in order
     present: NDArray[np.bool_]  # which modalities of `voxels` the subject has
+
+    @property
+    def native(self) -> Geometry:
+        """Grid of the subject's first image, in scanner space."""
+        return self.grids[0].geometry
+
+    def grid_of(self, modality: str | None) -> NativeGrid:
+        """Return the grid of a modality, or of the first if it was not acquired."""
+        named = (grid for grid in self.grids if grid.modality == modality)
+        return next(named, self.grids[0])
+
+    def grid_like(self, geometry: Geometry) -> NativeGrid | None:
+        """Return the first grid that equals one, as that of a label map."""
+        return next((g for g in self.grids if g.geometry.is_close(geometry)), None)
+
+    def brain_box(self) -> Box | None:
+        """Return the box of the found brain, and a voxel, on the encoder's grid."""
+        return find_box(self.coarse.foreground, margin=1)
 
     def stack_coarse(self) -> NDArray[np.float32]:
         """Stack the encoder's volumes and the foreground, (M + 1, I, J, K)."""
@@ -122,32 +156,54 @@ class SegmentationSpace:
             )
             used = {n: volumes[n] for n in self.modalities if n in volumes}
             fine = coarse.on_grid(self.fine_geometry(coarse.geometry))
-            # Label maps are in the space of the first that is used.
-            to_first = coarse.modality_to_scanner(next(iter(used)))
-            fine = replace(fine, grid_to_scanner=to_first)
+            grids = tuple(
+                NativeGrid(name, volume.geometry, coarse.modality_to_scanner(name))
+                for name, volume in used.items()
+            )
             voxels = np.zeros((len(self.modalities), *fine.geometry.shape), np.float32)
-            for name, volume in used.items():
+            for (name, volume), grid in zip(used.items(), grids, strict=True):
                 with adding_context(Subject(str(volume.path or name), {})):
-                    scores = self._standardise(
-                        volume, fine, coarse.modality_to_scanner(name)
-                    )
+                    scores = self._standardise(volume, fine, grid.to_scanner)
                 voxels[self.modalities.index(name)] = scores
-        native = next(iter(used.values())).geometry
         present = coarse.present[self.modality_indices]
-        return SegmentationInput(coarse, voxels, fine, native, present)
+        return SegmentationInput(coarse, voxels, fine, grids, present)
 
     def to_grid(
         self, label_map: Volume, subject: SegmentationInput
     ) -> NDArray[np.int32]:
-        """Resample labels in scanner space to the fine grid, by nearest neighbour."""
-        return self.preprocessor.apply_labels(label_map, subject.fine)
+        """Resample labels in scanner space to the fine grid, by nearest neighbour.
+
+        In the space of the image on whose grid they were drawn, else of the first.
+        """
+        grid = subject.grid_like(label_map.geometry) or subject.grids[0]
+        placed = replace(subject.fine, grid_to_scanner=grid.to_scanner)
+        return self.preprocessor.apply_labels(label_map, placed)
 
     def to_native(
-        self, values: NDArray[Any], subject: SegmentationInput
+        self,
+        values: NDArray[Any],
+        subject: SegmentationInput,
+        grid: NativeGrid | None = None,
+        box: Box | None = None,
     ) -> NDArray[np.float32]:
-        """Interpolate fine voxels on the subject's native grid; 0 outside."""
+        """Interpolate fine voxels on a native grid, by default the first; 0 outside.
+
+        ``values`` are those of a box of the fine grid, if there is one.
+        """
+        grid = grid or subject.grids[0]
+        on = crop_geometry(subject.fine.geometry, box) if box else subject.fine.geometry
+        placed = replace(subject.fine, geometry=on, grid_to_scanner=grid.to_scanner)
         values = np.asarray(values, dtype=np.float32)
-        return self.preprocessor.invert(values, subject.fine, subject.native).data
+        return self.preprocessor.invert(values, placed, grid.geometry).data
+
+    def brain_on(
+        self, subject: SegmentationInput, grid: NativeGrid
+    ) -> NDArray[np.bool_]:
+        """Return which voxels of a native grid lie in the found brain."""
+        placed = replace(subject.coarse, grid_to_scanner=grid.to_scanner)
+        fraction = subject.coarse.foreground.astype(np.float32)
+        brain = self.preprocessor.invert(fraction, placed, grid.geometry).data
+        return np.asarray(brain >= _IN_BRAIN)
 
     def _standardise(
         self, volume: Volume, fine: PreprocessedSubject, to_scanner: NDArray[np.float64]

@@ -1,4 +1,4 @@
-"""Label maps: ``y`` in any form or a column of a manifest, checked against images."""
+"""Label maps: ``y`` in any form, checked against images."""
 
 __all__ = [
     "as_label_maps",
@@ -7,13 +7,11 @@ __all__ = [
     "label_map_name",
     "lies_outside",
     "read_label_map",
-    "read_labelled_manifest",
     "read_on_image",
 ]
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,17 +23,13 @@ from pandas.api.extensions import ExtensionArray
 
 from brainfeat.exceptions import InputError, VolumeNotFoundError
 from brainfeat.io.image_files import ImageSource
-from brainfeat.io.paths import expand_home
 from brainfeat.io.volumes import read_labels, split_volumes, to_image
 from brainfeat.preprocessing.resampling import reorient_to_ras, resample
-from brainfeat.subjects.failures import adding_context, describe_failure
-from brainfeat.subjects.manifest import collect_rows
+from brainfeat.subjects.failures import adding_context
 from brainfeat.subjects.owners import find_owner
 from brainfeat.subjects.samples import find_path
 from brainfeat.subjects.subject import Subject
 from brainfeat.volume import Geometry, Volume
-
-_LABEL = "label"
 
 
 def as_label_maps(y: Any, subjects: Sequence[Subject]) -> list[ImageSource]:
@@ -214,39 +208,3 @@ def _check_owner(source: ImageSource, subject: Subject) -> None:
                     f"{entity}-{expected[entity]}, as {image} is, "
                     f"got one of {entity}-{owner[entity]}."
                 )
-
-
-def read_labelled_manifest(
-    path: Path, modalities: Sequence[str], wanted: Sequence[str] = ()
-) -> tuple[tuple[Subject, ...], list[str]]:
-    """Read subjects and label maps from a table with a column ``label``.
-
-    All rows must be usable. ``modalities`` are those that the checkpoint knows,
-    ``wanted`` those to use; none means all.
-    """
-    if path.suffix not in {".csv", ".tsv"}:
-        raise InputError(f"{path}: expected a manifest that ends in .csv or .tsv.")
-    manifest = collect_rows([str(path)], modalities=modalities, wanted=wanted)
-    for problem in manifest.problems:
-        raise InputError(describe_failure(problem))
-    for image in manifest.duplicates:
-        raise InputError(f"{path}: expected each image once, got {image} again.")
-    columns = dict.fromkeys(name for row in manifest.rows for name in row.metadata)
-    if manifest.rows and _LABEL not in columns:
-        raise InputError(
-            f"{path}: expected a column named {_LABEL}, got "
-            f"{', '.join(columns) or 'none beside the images'}."
-        )
-    return manifest.rows, [_listed_label_map(row, path) for row in manifest.rows]
-
-
-def _listed_label_map(row: Subject, manifest: Path) -> str:
-    text = row.metadata.get(_LABEL)
-    if not text:
-        raise InputError(
-            f"{manifest}: expected a path in column {_LABEL!r} for {row.image}, "
-            "got none."
-        )
-    path = expand_home(text)
-    in_its_folder = manifest.parent / path
-    return str(in_its_folder if in_its_folder.exists() else path)

@@ -1,11 +1,22 @@
 """Names of classes, in the tables that lie beside label maps."""
 
-__all__ = ["NAMES_FILE", "collect_names", "read_names", "write_names"]
+__all__ = [
+    "NAMES_FILE",
+    "check_names",
+    "collect_names",
+    "name_classes",
+    "parse_names",
+    "read_names",
+    "write_names",
+]
 
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
+from typing import Any
 
 from brainfeat.exceptions import InputError, brief_reason
 from brainfeat.io.atomic import atomic_write
@@ -57,10 +68,59 @@ def read_names(path: Path) -> dict[int, str]:
     }
 
 
+def check_names(names: Any) -> dict[int, str]:
+    """Return the names that a user gives to labels, as ``{1: "lesion"}``."""
+    if not isinstance(names, Mapping) or not all(
+        isinstance(label, Integral) and isinstance(name, str) and name.strip()
+        for label, name in names.items()
+    ):
+        raise InputError(
+            f"names: expected a name for each label, as in {{1: 'lesion'}}, got "
+            f"{names!r}."
+        )
+    return {int(label): name.strip() for label, name in names.items()}
+
+
+def parse_names(texts: Sequence[str]) -> dict[int, str]:
+    """Read names as a user types them: ``1=lesion``, or a table of names.
+
+    >>> parse_names(["1=lesion,2=edema", "-3=core"])
+    {1: 'lesion', 2: 'edema', -3: 'core'}
+    """
+    names: dict[int, str] = {}
+    for text in texts:
+        if Path(text).suffix in {".tsv", ".csv"} and Path(text).is_file():
+            names |= read_names(Path(text))
+            continue
+        for part in text.split(","):
+            label, _, name = part.partition("=")
+            if not re.fullmatch(r"\s*-?\d+\s*", label) or not name.strip():
+                raise InputError(
+                    f"names: expected LABEL=NAME, as 1=lesion, or a table with columns "
+                    f"index and name, got {text!r}."
+                )
+            names[int(label)] = name.strip()
+    return names
+
+
+def name_classes(classes: Iterable[int], names: Mapping[int, str]) -> dict[int, str]:
+    """Name each class: ``class_12`` if it has no name, or ``a_12`` if two are ``a``.
+
+    >>> name_classes([0, 5, 6, 9], {5: "a", 6: "a"})
+    {0: 'background', 5: 'a_5', 6: 'a_6', 9: 'class_9'}
+    """
+    known = {0: "background", **names}
+    chosen = {int(label): known.get(int(label), f"class_{label}") for label in classes}
+    counts = Counter(chosen.values())
+    return {
+        label: name if counts[name] == 1 else f"{name}_{label}"
+        for label, name in chosen.items()
+    }
+
+
 def write_names(path: Path, classes: Iterable[int], names: Mapping[int, str]) -> None:
     """Write a name for each class, such as ``class_12`` for one without."""
-    names = {0: "background", **names}
-    rows = [(int(c), names.get(int(c), f"class_{c}")) for c in classes]
+    rows = name_classes(classes, names).items()
     with (
         atomic_write(path) as partial,
         partial.open("w", newline="", encoding="utf-8") as file,

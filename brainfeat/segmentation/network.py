@@ -2,6 +2,7 @@
 
 __all__ = ["SegmentationNetwork", "choose_blocks", "init_decoder"]
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,15 +17,16 @@ from brainfeat.models.decoder import DecoderConfig, SegmentationDecoder
 from brainfeat.models.device import resolve_dtype
 from brainfeat.models.encoder import SlabEncoder
 from brainfeat.models.protocol import Encoder, EncoderSettings
+from brainfeat.segmentation.boxes import Box
 from brainfeat.segmentation.inputs import SegmentationInput, SegmentationSpace
 from brainfeat.slabs.crops import pool_patches, stack_to_slabs
 from brainfeat.slabs.grid import SlabGrid
 
-# Limits of one decoded part: voxels of the encoder's grid, and, for many classes,
-# fine voxels times classes.
-_MAX_VOXELS = 350_000
-_MAX_SCORES = 100_000_000
-# Slices on either side that a score depends on.
+# Limits of one decoded part: voxels of the encoder's grid and, where classes are
+# scored, fine voxels times classes, which fit a CPU's cache.
+_MAX_VOXELS = 700_000
+_MAX_SCORES = 24_000_000
+# Slices on either side that features of the encoder's grid depend on.
 _RECEPTIVE_FIELD = 12
 
 
@@ -79,8 +81,7 @@ class SegmentationNetwork:
         fractions = pool_patches(coarse[:, None, -1:], thickness, self.patch_size)
         foreground = fractions[:, 0, ..., 0] > 0  # B S h w
         # Any brain counts, since each voxel of a patch is labelled.
-        is_bfloat16 = resolve_dtype("auto", self.device) == torch.bfloat16
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=is_bfloat16):
+        with self.precision():
             if isinstance(self.encoder, SlabEncoder):
                 slabs = stack_to_slabs(coarse[:, :-1], thickness)
                 outputs = self.encoder.forward_intermediates(
@@ -99,57 +100,113 @@ class SegmentationNetwork:
         return [output.patch_tokens.float().permute(to_slabs) for output in outputs]
 
     @torch.inference_mode()
-    def probabilities(self, subject: SegmentationInput) -> NDArray[np.float16]:
-        """Compute probabilities (n_classes, I * u, J * u, K * u) on the fine grid."""
+    def probabilities(
+        self, subject: SegmentationInput, box: Box | None = None
+    ) -> NDArray[np.float16]:
+        """Compute probabilities (n_classes, I * u, J * u, K * u) on the fine grid.
+
+        Outside a box of the encoder's grid, all is background.
+        """
+        factor, axes = self.space.upsampling, self.grid.axes
+        box = box or tuple(slice(0, size) for size in self.space.shape)
+        result = np.zeros(
+            (self.decoder.config.n_classes, *self.space.fine_shape), np.float16
+        )
+        result[0] = 1
+        # In the order of slices, as a view.
+        slices = result.transpose(0, *(1 + axis for axis in axes))
         parts = self.decode(
             self._tensor(subject.stack_coarse()),
             self._tensor(subject.voxels),
             self._tensor(subject.coarse.present),
             self._tensor(subject.present),
+            box=box,
         )
-        shape = [self.space.fine_shape[axis] for axis in self.grid.axes]
-        result = np.empty((self.decoder.config.n_classes, *shape), dtype=np.float16)
-        start = 0
+        rows, columns = (
+            slice(box[axis].start * factor, box[axis].stop * factor)
+            for axis in axes[1:]
+        )
+        start = box[axes[0]].start * factor
         for logits in parts:
             stop = start + logits.shape[2]
-            result[:, start:stop] = logits.softmax(1)[0].half().cpu().numpy()
+            values = logits.softmax(1)[0].half().cpu().numpy()
+            slices[:, start:stop, rows, columns] = values
             start = stop
-        order = np.argsort(self.grid.axes)
-        return result.transpose(0, *(1 + order))
+        return result
 
     def decode(
-        self, coarse: Tensor, fine: Tensor, encoder_present: Tensor, present: Tensor
+        self,
+        coarse: Tensor,
+        fine: Tensor,
+        encoder_present: Tensor,
+        present: Tensor,
+        *,
+        box: Box | None = None,
     ) -> Iterator[Tensor]:
-        """Yield logits (1, n_classes, n_slices * u, H * u, W * u), slabs in order.
+        """Yield logits (1, n_classes, n_slices * u, H * u, W * u), slices in order.
 
-        Takes the tensors of `LabelledVolumes`, apart from its labels.
+        Takes the tensors of `LabelledVolumes`, apart from its labels; only a box of the
+        encoder's grid is scored.
         """
-        slices = self.to_slices(coarse)  # 1 M+1 n_slices H W
-        thickness, factor = self.grid.thickness, self.space.upsampling
+        slices, voxels = self.to_slices(coarse), self.to_slices(fine)
         tokens = self.tokens(slices, encoder_present)
-        voxels = self.to_slices(fine)
+        context = self._context(slices, voxels, tokens, present)
+        whole = tuple(slice(0, size) for size in context.shape[2:])
+        inner = whole if box is None else tuple(box[axis] for axis in self.grid.axes)
+        n_part = self._count_slices(inner)
+        for first in range(inner[0].start, inner[0].stop, n_part):
+            last = min(first + n_part, inner[0].stop)
+            part = (slice(first, last), *inner[1:])
+            outer = tuple(map(_grow, part, context.shape[2:]))
+            with self.precision():
+                logits = self.decoder.refine(
+                    _cut(voxels, outer, self.space.upsampling),
+                    _cut(context, outer),
+                    _cut(self.log_prior, outer),
+                    present=present,
+                )
+            within = tuple(
+                slice(a.start - b.start, a.stop - b.start)
+                for a, b in zip(part, outer, strict=True)
+            )
+            yield _cut(logits, within, self.space.upsampling)
+
+    def precision(self) -> torch.autocast:
+        """Multiply in bfloat16 in this context, where the device has it natively."""
+        is_bfloat16 = resolve_dtype("auto", self.device) == torch.bfloat16
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=is_bfloat16)
+
+    def _context(
+        self, slices: Tensor, voxels: Tensor, tokens: list[Tensor], present: Tensor
+    ) -> Tensor:
+        """Compute the decoder's features on the encoder's grid, in parts of slabs."""
+        thickness, factor = self.grid.thickness, self.space.upsampling
         n_slabs = tokens[0].shape[1]
-        n_part = self._count_slabs(slices[0, 0, :thickness].numel())
+        n_part = max(1, _MAX_VOXELS // slices[0, 0, :thickness].numel())
         margin = -(-_RECEPTIVE_FIELD // thickness)
+        parts = []
         for first in range(0, n_slabs, n_part):
             last = min(first + n_part, n_slabs)
             low, high = max(first - margin, 0), min(last + margin, n_slabs)
             start, stop = low * thickness, high * thickness
-            logits = self.decoder(
-                voxels[:, :, start * factor : stop * factor],
-                slices[:, -1:, start:stop],
-                [depth[:, low:high] for depth in tokens],
-                self.log_prior[:, :, start:stop],
-                present=present,
-            )
-            n_before = (first - low) * thickness * factor
-            n_kept = (last - first) * thickness * factor
-            yield logits[:, :, n_before : n_before + n_kept]
+            with self.precision():
+                features = self.decoder.context_of(
+                    voxels[:, :, start * factor : stop * factor],
+                    slices[:, -1:, start:stop],
+                    [depth[:, low:high] for depth in tokens],
+                    self.log_prior[:, :, start:stop],
+                    present=present,
+                )
+            n_before = (first - low) * thickness
+            n_kept = (last - first) * thickness
+            parts.append(features[:, :, n_before : n_before + n_kept])
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
 
-    def _count_slabs(self, n_voxels: int) -> int:
-        """Return the slabs of a part, for slabs of `n_voxels` coarse voxels."""
-        n_scores = n_voxels * self.space.upsampling**3 * self.decoder.config.n_classes
-        return max(1, min(_MAX_VOXELS // n_voxels, _MAX_SCORES // n_scores))
+    def _count_slices(self, inner: Box) -> int:
+        """Return the slices of the encoder's grid to score at once."""
+        n_pixels: int = math.prod(part.stop - part.start for part in inner[1:])
+        n_scores = n_pixels * self.space.upsampling**3 * self.decoder.config.n_classes
+        return max(1, _MAX_SCORES // n_scores)
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)[None]).to(self.device)
@@ -178,3 +235,13 @@ def init_decoder(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return SegmentationDecoder(config)
+
+
+def _grow(part: slice, size: int) -> slice:
+    return slice(max(part.start - 1, 0), min(part.stop + 1, size))
+
+
+def _cut(x: Tensor, box: Box, factor: int = 1) -> Tensor:
+    """Cut the last three axes to a box, given in voxels `factor` times as long."""
+    i, j, k = (slice(p.start * factor, p.stop * factor) for p in box)
+    return x[..., i, j, k]

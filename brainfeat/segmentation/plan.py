@@ -1,8 +1,8 @@
 """Settings of a training, and the split into training and held-out subjects."""
 
-__all__ = ["Split", "TrainingPlan", "split_subjects"]
+__all__ = ["Split", "TrainingPlan", "check_grid", "split_subjects"]
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -28,6 +28,8 @@ _RULES = {
     ),
     "learning_rate": Rule("a positive number", lambda v: is_number(v) and v > 0),
     "freeze_encoder": Rule("True or False", lambda v: isinstance(v, bool | np.bool_)),
+    "where": Rule("'brain' or 'head'", lambda v: v in ("brain", "head")),
+    "n_folds": Rule("an integer of at least 0", lambda v: is_integer(v, at_least=0)),
     "validation_fraction": Rule(
         "a number in [0, 1)", lambda v: is_number(v) and 0 <= v < 1
     ),
@@ -105,6 +107,15 @@ def split_subjects(
     train_rows = np.setdiff1d(np.arange(len(has_class)), held_out)
     validated = [row for row in held_out if has_class[row, 1:].any()]
     return Split(train_rows, np.array(validated[:_MAX_HELD_OUT], dtype=np.int64))
+
+
+def check_grid(grid: object, modalities: Sequence[str]) -> None:
+    """Check that maps can lie on a grid."""
+    if grid not in ("label", "first", *modalities):
+        raise ConfigError(
+            f"grid: expected 'label', 'first' or one of {tuple(modalities)}, got "
+            f"{grid!r}."
+        )
 
 
 def _random_state(random_state: Any) -> np.random.RandomState:

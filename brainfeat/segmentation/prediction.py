@@ -1,18 +1,27 @@
 """From a stream of subjects to native label maps and probabilities."""
 
-__all__ = ["Segmentation", "segment_subjects"]
+__all__ = ["Labelled", "PredictionSettings", "Segmentation", "segment_subjects"]
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from nibabel import Nifti1Image
 from numpy.typing import NDArray
 
+from brainfeat.exceptions import ModalityError
 from brainfeat.io.image_files import ImageSource
 from brainfeat.io.volumes import to_image_like
 from brainfeat.models.threads import map_in_threads
-from brainfeat.segmentation.inputs import SegmentationInput, SegmentationSpace
+from brainfeat.segmentation.boxes import Box, crop_geometry, find_box
+from brainfeat.segmentation.inputs import (
+    NativeGrid,
+    SegmentationInput,
+    SegmentationSpace,
+)
+from brainfeat.segmentation.modalities import FewerModalities
+from brainfeat.segmentation.native import NativeView
 from brainfeat.segmentation.network import SegmentationNetwork
 from brainfeat.subjects.doubts import Doubts
 from brainfeat.subjects.subject import Outcome, Subject
@@ -21,55 +30,116 @@ from brainfeat.workers import Prefetch
 T = TypeVar("T")
 S = TypeVar("S")
 
+# Of the probability 1 / n_classes, which the most probable class has at least; the
+# rest is rounding.
+_LEAST_REACH = 0.9
+# Probability of any structure, above which the uncertainty of a voxel counts.
+_MAY_BE_STRUCTURE = 0.1
 _MAX_THREADS = 4  # each needs memory for the probabilities of all classes
+
+
+class Labelled(NamedTuple):
+    """The most probable class of each native voxel."""
+
+    labels: NDArray[np.integer[Any]]
+    uncertainty: NDArray[np.float32]  # one minus the probability of the label
+    mean_uncertainty: float  # over voxels that may be of a structure; NaN without any
 
 
 class Segmentation(NamedTuple):
     """The probabilities of one subject's classes on the fine grid."""
 
-    source: ImageSource  # the subject's first image, whose grid label maps have
+    source: ImageSource  # the image whose grid label maps have
     inputs: SegmentationInput
     probabilities: NDArray[np.float16]  # (n_classes, I * u, J * u, K * u)
     space: SegmentationSpace
     classes: NDArray[np.integer[Any]]  # labels, background first
+    grid: NativeGrid  # of the source
+    in_brain: bool = False  # whether all outside the found brain is background
 
     def to_label_map(self) -> Nifti1Image:
-        """Return the labels as an image on the grid of the subject's first."""
+        """Return the labels as an image on the grid of the source."""
         return to_image_like(self.labels(), self.source)
 
     def to_probability_map(self) -> Nifti1Image:
         """Return the probabilities as a 4D float32 image, classes last."""
-        shape = (*self.inputs.native.shape, len(self.probabilities))
+        shape = (*self.grid.geometry.shape, len(self.probabilities))
         values = np.zeros(shape, dtype=np.float32)
-        for index, probability in self._native_probabilities():
-            values[..., index] = probability
+        for index in range(1, len(self.probabilities)):
+            values[..., index] = self._interpolate(self.probabilities[index])
+        if self.in_brain:
+            values[~self.space.brain_on(self.inputs, self.grid)] = 0.0
         # The grid may not cover the image: the rest is background.
         values[..., 0] = np.clip(1 - values[..., 1:].sum(axis=-1), 0, 1)
         return to_image_like(values, self.source)
 
+    def to_uncertainty_map(self) -> Nifti1Image:
+        """Return one minus the probability of each voxel's label, float32."""
+        return to_image_like(self.label().uncertainty, self.source)
+
     def labels(self) -> NDArray[np.integer[Any]]:
+        """Choose the most probable label of each native voxel."""
+        return self.label().labels
+
+    def label(self) -> Labelled:
         """Choose the most probable label of each native voxel.
 
         Of the smallest of uint8, uint16 and int32 that holds all classes.
         """
-        # In Fortran order, as the probabilities are, for access in sequence.
-        best = np.zeros(self.inputs.native.shape, np.float32, order="F")
-        total, indices = np.zeros_like(best), np.zeros_like(best, np.uint16)
-        for index, probability in self._native_probabilities():
-            total += probability
-            np.copyto(indices, index, where=probability > best)
-            np.maximum(best, probability, out=best)
+        view = NativeView.of(self.grid)
+        best = view.empty(np.float32)
+        total = view.of_grid(self._interpolate(1 - self.probabilities[0]))
+        indices = np.zeros_like(best, np.uint16)
+        for index in range(1, len(self.probabilities)):
+            found = self._find_reach(index, view)
+            if found is None:
+                continue
+            fine, native = found
+            values = self._interpolate(
+                self.probabilities[index][fine], view.cut(native), fine
+            )
+            part = best[native]
+            np.copyto(indices[native], index, where=values > part)
+            np.maximum(part, values, out=part)
+        if self.in_brain:
+            total *= view.of_grid(self.space.brain_on(self.inputs, self.grid))
         # The rest is background, also where the grid does not cover the image.
-        indices[best <= 1 - total] = 0
+        is_background = best <= 1 - total
+        indices[is_background] = 0
+        uncertainty = np.where(is_background, total, 1 - best).clip(0, 1)
+        may_be = uncertainty[total > _MAY_BE_STRUCTURE]
+        mean = float(may_be.mean()) if may_be.size else float("nan")
         # Cast before indexing: as int64, a large head is another gigabyte.
         small = self.classes.astype(_label_dtype(self.classes))
         labels: NDArray[np.integer[Any]] = small[indices]
-        return labels
+        return Labelled(view.back(labels), view.back(uncertainty), mean)
 
-    def _native_probabilities(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Yield the index and the native probabilities of each foreground class."""
-        for index in range(1, len(self.probabilities)):
-            yield index, self.space.to_native(self.probabilities[index], self.inputs)
+    def _interpolate(
+        self, values: NDArray[Any], grid: NativeGrid | None = None, box: Any = None
+    ) -> NDArray[np.float32]:
+        return self.space.to_native(values, self.inputs, grid or self.grid, box)
+
+    def _find_reach(self, index: int, view: "NativeView") -> tuple[Box, Box] | None:
+        """Return the boxes, fine and native, where a class may be the most probable."""
+        least = np.float16(_LEAST_REACH / len(self.probabilities))
+        # As integers, which are in the order of the positive numbers that they store.
+        bits = self.probabilities[index].view(np.int16)
+        fine = find_box(bits >= least.view(np.int16), margin=2 + view.reach_of(1.0))
+        if fine is None:
+            return None
+        geometry = crop_geometry(self.inputs.fine.geometry, fine)
+        native = view.box_of(geometry, self.grid.to_scanner)
+        return None if native is None else (fine, native)
+
+
+@dataclass(frozen=True)
+class PredictionSettings:
+    """Where and on which grid classes are predicted, and with which modalities."""
+
+    in_brain: bool = False
+    grid: str | None = None  # modality on whose grid maps lie; the first if None
+    # Held-out Dice with each choice of modalities in the training; any if empty.
+    modality_scores: Mapping[str, float] = field(default_factory=dict)
 
 
 def segment_subjects(
@@ -78,6 +148,7 @@ def segment_subjects(
     subjects: Iterable[Subject],
     finish: Callable[[Segmentation], T],
     *,
+    settings: PredictionSettings = PredictionSettings(),
     n_jobs: int,
     is_done: Callable[[Subject], bool] = lambda _: False,
     strict: bool = False,
@@ -89,10 +160,12 @@ def segment_subjects(
     ``finish`` runs in them. If ``strict``, subjects in doubt fail.
     """
     space, doubts = network.space, Doubts(strict=strict)
+    fewer = FewerModalities(settings.modality_scores, space.modalities)
 
     def try_to_read(subject: Subject) -> SegmentationInput | None:
         if is_done(subject):
             return None
+        fewer.note(subject)
         inputs = space.read(subject)
         if error := doubts.note(subject, inputs.coarse.quality):
             raise error
@@ -101,16 +174,14 @@ def segment_subjects(
     def read(subject: Subject) -> Outcome[SegmentationInput]:
         return _attempt(subject, lambda: try_to_read(subject))
 
-    def segment_input(subject: Subject, inputs: SegmentationInput) -> T:
-        source = _first_image(subject, space)
-        probabilities = network.probabilities(inputs)
-        return finish(Segmentation(source, inputs, probabilities, space, classes))
-
     def segment(outcome: Outcome[SegmentationInput]) -> Outcome[T]:
         subject, inputs = outcome.subject, outcome.result
         if inputs is None:
             return Outcome(subject, error=outcome.error)
-        return _attempt(subject, lambda: segment_input(subject, inputs))
+        return _attempt(
+            subject,
+            lambda: finish(_segment(network, classes, settings, subject, inputs)),
+        )
 
     with (
         # Reading is one ahead, so that it overlaps with segmenting in any case.
@@ -125,6 +196,31 @@ def segment_subjects(
     ):
         yield from outcomes
     doubts.report()
+    fewer.report()
+
+
+def _segment(
+    network: SegmentationNetwork,
+    classes: NDArray[np.integer[Any]],
+    settings: PredictionSettings,
+    subject: Subject,
+    inputs: SegmentationInput,
+) -> Segmentation:
+    """Compute the probabilities of a subject that was read."""
+    box = inputs.brain_box() if settings.in_brain else None
+    grid = inputs.grid_of(settings.grid)
+    source = subject.images[grid.modality]
+    if source is None:  # it was read
+        raise ModalityError(f"{subject.source_name}: no {grid.modality} image.")
+    return Segmentation(
+        source,
+        inputs,
+        network.probabilities(inputs, box),
+        network.space,
+        classes,
+        grid,
+        settings.in_brain,
+    )
 
 
 def _attempt(subject: Subject, work: Callable[[], S | None]) -> Outcome[S]:
@@ -139,8 +235,3 @@ def _label_dtype(classes: NDArray[np.integer[Any]]) -> type[np.integer[Any]]:
         if classes.min() >= 0 and classes.max() <= np.iinfo(dtype).max:
             return dtype
     return np.int32
-
-
-def _first_image(subject: Subject, space: SegmentationSpace) -> ImageSource:
-    images = (subject.images.get(name) for name in space.modalities)
-    return next(image for image in images if image is not None)

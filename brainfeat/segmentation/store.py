@@ -2,6 +2,7 @@
 
 __all__ = ["BACKGROUND", "LabelledStore", "LabelledVolumes", "write_store"]
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,6 +71,8 @@ class LabelledStore:
     encoder_present: NDArray[np.bool_]  # (n_subjects, encoder's M)
     codes: tuple[int, ...]  # label of each stored number
     upsampling: int  # fine voxels along the edge of a voxel of the encoder's grid
+    # Modality on whose grid most label maps are; None if they are on none.
+    label_grid: str | None = None
 
     @property
     def has_class(self) -> NDArray[np.bool_]:
@@ -153,6 +156,7 @@ class _Labelled(NamedTuple):
     labels: NDArray[np.int32]
     native_labels: list[int]  # other than the background
     name: str
+    grid: str | None  # modality on whose grid the label map is
 
     @property
     def quality(self) -> Quality:
@@ -182,13 +186,14 @@ def _read(
     inputs = space.read(subject)
     check_placement(native, inputs.native, name)
     labels = space.to_grid(native, inputs)
-    fine = inputs.fine
-    if not labels.any() and lies_outside(native, fine.geometry, fine.grid_to_scanner):
+    grid = inputs.grid_like(native.geometry)
+    to_scanner = (grid or inputs.grids[0]).to_scanner
+    if not labels.any() and lies_outside(native, inputs.fine.geometry, to_scanner):
         raise InputError(
             f"{name}: expected labels where the brain of {subject.participant_id} lies "
             "in scanner space, got none there; is its header another image's?"
         )
-    return _Labelled(inputs, labels, present, name)
+    return _Labelled(inputs, labels, present, name, grid and grid.modality)
 
 
 @dataclass
@@ -202,6 +207,7 @@ class _StoreWriter:
     counts: list[NDArray[np.int64]] = field(default_factory=list)
     present: list[NDArray[np.bool_]] = field(default_factory=list)
     encoder_present: list[NDArray[np.bool_]] = field(default_factory=list)
+    grids: Counter[str | None] = field(default_factory=Counter)
 
     def add(self, item: _Labelled) -> None:
         for label in item.native_labels:
@@ -213,6 +219,7 @@ class _StoreWriter:
         thickness = grid.thickness * self.space.upsampling
         fine_grid = SlabGrid(thickness=thickness, plane=grid.plane)
         self.counts.append(_count_voxels(coded, fine_grid))
+        self.grids[item.grid] += 1
         self.present.append(item.inputs.present)
         self.encoder_present.append(item.inputs.coarse.present)
 
@@ -239,6 +246,7 @@ class _StoreWriter:
             np.stack(self.encoder_present),
             tuple(self.codes),
             self.space.upsampling,
+            self.grids.most_common(1)[0][0],
         )
 
 

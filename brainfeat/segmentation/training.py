@@ -197,13 +197,14 @@ def _decode(
     parts = [slice(first, first + crops.n_slabs) for first in crops.first_slabs]
     slices = [slice(p.start * thickness, p.stop * thickness) for p in parts]
     log_prior = torch.cat([network.log_prior[:, :, part] for part in slices])
-    logits: Tensor = network.decoder(
-        crops.voxels,
-        crops.foreground,
-        [torch.cat([depth[:, part] for part in parts]) for depth in tokens],
-        log_prior,
-        present=crops.present,
-    )
+    with network.precision():
+        logits: Tensor = network.decoder(
+            crops.voxels,
+            crops.foreground,
+            [torch.cat([depth[:, part] for part in parts]) for depth in tokens],
+            log_prior,
+            present=crops.present,
+        )
     return logits
 
 

@@ -21,7 +21,10 @@ from brainfeat.evaluation.tasks import Predictions
 
 Floats = NDArray[Any]
 _N_TISSUES = 3  # fluid, grey and white matter of a T1w scan
-_CNN = CnnConfig(n_steps=400)
+# Selected among four settings on other folds: an error of 7.8 years and an AUC of 0.98,
+# against 8.6 and 0.96 with 400 steps, 8.4 and 0.94 with these and one more layer or a
+# learning rate of 0.005.
+_CNN = CnnConfig(n_steps=800)
 
 
 def make_baselines(items: Sequence[Item], cache: ScanCache) -> Iterator[Probe]:

@@ -218,7 +218,7 @@ def compare(
         raise SystemExit(f"{options.subjects} subjects are too few; raise --subjects.")
     scans, label_maps = train[modality].tolist(), train["dseg"].tolist()
     started = time.process_time(), time.perf_counter()
-    estimator = SegmentationEstimator(n_steps=options.steps, random_state=0)
+    estimator = SegmentationEstimator(n_steps=options.steps, n_folds=0, random_state=0)
     estimator.fit(scans, label_maps)
     seconds, wall = time.process_time() - started[0], time.perf_counter() - started[1]
     unet = UNetMethod(modality, seconds, seed=0).fit(scans, label_maps)

@@ -161,6 +161,6 @@ def test_mask_of_a_stripped_brain_survives_interpolation(small_brain):
     for axis in range(3):
         moved = 0.75 * data + 0.25 * np.roll(data, 1, axis)  # a quarter of a voxel
         volume = Volume(moved, small_brain.geometry)
-        stripped = align_to_template(volume).brain.stripped
+        stripped = align_to_template(volume).brain.mask
         in_place = resample(stripped, volume.geometry, np.eye(4)) >= 0.5
         assert dice(in_place, expected) > 0.97

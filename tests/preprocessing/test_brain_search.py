@@ -55,7 +55,7 @@ def test_constant_around_a_head_does_not_make_it_stripped(head, brain_ml):
     air = head.data < 0.08 * np.percentile(head.data, 99.0)
     flat = np.where(air, np.float32(1.0), head.data + np.float32(1.0))
     found = found_in(Volume(flat, head.geometry))
-    assert found.stripped is None
+    assert not found.is_stripped
     assert found.ml == pytest.approx(brain_ml, rel=0.06)
 
 
@@ -85,7 +85,7 @@ def test_fluid_that_a_stripped_brain_encloses_is_kept(small_brain):
     data = small_brain.data.copy()
     data[i - 3 : i + 4, j - 4 : j + 6, k - 2 : k + 4] = 0.0
     whole, holed = found_in(small_brain), found_in(Volume(data, small_brain.geometry))
-    assert holed.stripped is not None
+    assert holed.is_stripped
     assert holed.ml == pytest.approx(whole.ml, rel=0.005)
 
 

@@ -10,9 +10,9 @@ from brainfeat.exceptions import InputError, ModalityError
 from brainfeat.pretraining.store import (
     StoredScan,
     StoreIndex,
-    Structures,
     VolumeStore,
 )
+from brainfeat.pretraining.structures import Structures
 
 SHAPE = (3, 4, 5)
 

@@ -72,7 +72,9 @@ def label_maps(paths, tmp_path_factory):
 
 @pytest.fixture
 def estimator(small):
-    return SegmentationEstimator(small, n_steps=3, random_state=0, device="cpu")
+    return SegmentationEstimator(
+        small, n_steps=3, n_folds=0, random_state=0, device="cpu"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -94,13 +96,15 @@ def test_model_learns_from_three_subjects(fitted, paths, label_maps):
 
 def test_progress_is_logged_if_verbose(estimator, paths, label_maps, caplog):
     caplog.set_level("INFO", logger="brainfeat")
-    estimator.set_params(verbose=1, n_steps=1).fit(paths[:2], label_maps[:2])
+    estimator.set_params(verbose=1, n_steps=1, n_folds=3).fit(paths[:2], label_maps[:2])
     estimator.predict(paths[2:])
     messages = [message.split(",")[0] for message in caplog.messages]
     assert messages == [
         "[1/2] preprocessing",
         "[2/2] preprocessing",
         "[1/1] training",
+        "[1/2] validating",
+        "[2/2] validating",
         "[1/2] segmenting",
         "[2/2] segmenting",
     ]
@@ -328,6 +332,63 @@ def test_participants_are_held_out_with_all_their_scans(estimator, paths, label_
     assert len(estimator.fit(two, label_maps[:2]).validation_scores_) > 0
 
 
+def test_people_are_held_out_by_turns(fitted):
+    """Three brains that are much alike: what is told is what `score` gives."""
+    assert fitted.held_out_score_ > 0.5
+    assert list(fitted.held_out_scores_) == ["class_7", "class_300"]
+    assert fitted.modality_scores_ == {"T1w": pytest.approx(fitted.held_out_score_)}
+
+
+def test_one_person_has_no_held_out_dice(estimator, paths, label_maps):
+    for n_folds, n_people in ((3, 1), (0, 2), (1, 2)):
+        estimator.set_params(n_folds=n_folds, n_steps=1)
+        estimator.fit(paths[:n_people], label_maps[:n_people])
+        assert np.isnan(estimator.held_out_score_)
+
+
+def test_classes_have_names_in_tables(estimator, paths, label_maps):
+    estimator.fit(paths[:1], label_maps[:1], names={7: "front", 8: "unused"})
+    assert estimator.names_ == {0: "background", 7: "front", 300: "class_300"}
+    assert [*estimator.score_table(paths[:1], label_maps[:1])] == ["front", 300]
+    table = estimator.volumes(pd.Series(paths[:2], index=["a", "b"]))
+    assert table.index.tolist() == ["a", "b"]
+    images = estimator.predict(paths[:2])
+    for row, image in zip(table.to_dict("records"), images, strict=True):
+        ml = np.prod(image.header.get_zooms()) / 1000
+        count = (np.asarray(image.dataobj) == 7).sum()
+        assert row["front_ml"] == pytest.approx(ml * count, rel=1e-5)
+    with pytest.raises(InputError, match="expected a name for each label"):
+        estimator.fit(paths[:1], label_maps[:1], names={"front": 7})
+
+
+def test_maps_lie_on_the_grid_of_the_labels(estimator, modality_paths, label_maps):
+    """As where lesions are drawn on FLAIR, and T1w comes first."""
+    flair = [NATIVE["cropped"](nib.load(p)) for p in modality_paths["FLAIR"][:2]]
+    drawn = [NATIVE["cropped"](nib.load(path)) for path in label_maps[:2]]
+    X = pd.DataFrame({"T1w": modality_paths["T1w"][:2], "FLAIR": flair})
+    estimator.fit(X, drawn)
+    assert estimator.label_grid_ == "FLAIR"
+    shapes = [m.shape for m in estimator.predict([dict(X.iloc[0]), {"T1w": X.T1w[1]}])]
+    assert shapes == [drawn[0].shape, nib.load(X.T1w[1]).shape]
+    estimator.set_params(grid="first")
+    (first,) = estimator.predict([dict(X.iloc[0])])
+    assert first.shape == nib.load(X.T1w[0]).shape
+    with pytest.raises(ConfigError, match=r"^grid: expected 'label'"):
+        estimator.set_params(grid="T2w").predict([dict(X.iloc[0])])
+
+
+def test_fewer_modalities_are_reported_or_refused(
+    estimator, modality_paths, label_maps, caplog
+):
+    X = pd.DataFrame({name: paths[:3] for name, paths in modality_paths.items()})
+    estimator.fit(X, label_maps[:3])
+    estimator.predict([{"T1w": X.T1w[0], "FLAIR": X.FLAIR[0]}])
+    (message,) = [text for text in caplog.messages if "fewer modalities" in text]
+    assert message.startswith("1 subjects have fewer modalities than the training: 1")
+    with pytest.raises(ModalityError, match=r"as in the training, got FLAIR; add the"):
+        estimator.predict([{"FLAIR": X.FLAIR[0]}])
+
+
 def test_negative_labels_come_back(estimator, paths, label_maps):
     signed = []
     for path in label_maps[:1]:
@@ -348,7 +409,7 @@ def no_training(monkeypatch):
     def refuse(*_args, **_options):
         raise AssertionError("the training started")
 
-    monkeypatch.setattr("brainfeat.segmentation.estimator.train", refuse)
+    monkeypatch.setattr("brainfeat.segmentation.fitting.train", refuse)
 
 
 def empty(labels):
@@ -496,6 +557,9 @@ def test_class_unknown_to_the_training_is_named(fitted, paths, tmp_path):
         ("learning_rate", True),
         ("freeze_encoder", "no"),
         ("batch_size", 0),
+        ("where", "neck"),
+        ("grid", "T2w"),
+        ("n_folds", -1),
         ("validation_fraction", 1.0),
         ("checkpoint", 3),
         ("device", "nowhere"),

@@ -16,6 +16,8 @@ class Fitted:
 
     classes_ = np.array([0, -5, 300])
     modalities_ = ("T1w", "FLAIR")
+    label_grid_ = "FLAIR"
+    held_out_score_ = 0.75
 
     def __init__(self, checkpoint):
         self.checkpoint_fingerprint_ = checkpoint.fingerprint
@@ -23,6 +25,9 @@ class Fitted:
         self.decoder_ = SegmentationDecoder(config)
         self.loss_curve_, self.validation_scores_ = [1.5, 0.75], []
         self.prior_ = torch.rand(3, 4, 5, 6)
+        self.names_ = {0: "background", -5: "core", 300: "class_300"}
+        self.modality_scores_ = {"T1w+FLAIR": 0.75, "FLAIR": float("nan")}
+        self.held_out_scores_ = {"core": 0.75, "class_300": float("nan")}
 
     def get_params(self, deep=True):
         parameters = SegmentationEstimator().get_params(deep)
@@ -47,8 +52,15 @@ def test_model_survives_a_round_trip(checkpoint, tmp_path):
         "batch_size": "auto",
         "random_state": None,
         "modality": None,
+        "where": "brain",
+        "grid": "label",
+        "n_folds": 3,
         "validation_fraction": 0.1,
     }
+    for name in ("names_", "label_grid_", "held_out_score_"):
+        assert content.fitted[name] == getattr(fitted, name)
+    for name in ("modality_scores_", "held_out_scores_"):
+        np.testing.assert_equal(content.fitted[name], getattr(fitted, name))
     assert content.fitted["classes_"].tolist() == [0, -5, 300]
     assert content.fitted["modalities_"] == ("T1w", "FLAIR")
     assert content.fitted["loss_curve_"] == [1.5, 0.75]
@@ -61,10 +73,18 @@ def test_model_survives_a_round_trip(checkpoint, tmp_path):
 def test_folder_of_the_first_version_is_read(folder):
     path = folder / "segmentation.json"
     content = json.loads(path.read_text())
-    del content["parameters"]
+    for key in ("parameters", "names", "modality_scores", "label_grid"):
+        del content[key]
     path.write_text(json.dumps(content))
-    parameters = read_folder(folder).parameters
-    assert parameters == {"checkpoint": str(folder / "encoder"), "modality": None}
+    read = read_folder(folder)
+    assert read.parameters == {
+        "checkpoint": str(folder / "encoder"),
+        "modality": None,
+        "where": "head",
+        "grid": "first",
+    }
+    assert read.fitted["names_"][300] == "class_300"
+    assert read.fitted["modality_scores_"] == {}
 
 
 def test_folder_without_model_is_named(tmp_path):

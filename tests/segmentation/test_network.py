@@ -86,11 +86,25 @@ def test_background_matters_to_encoders_that_keep_it(
 
 
 def test_many_classes_make_parts_smaller(network, monkeypatch):
-    slab = 24 * 32 * 2
-    monkeypatch.setattr(model, "_MAX_SCORES", slab * 8 * 3 * 5)
-    assert network._count_slabs(slab) == 5
+    box = (slice(4, 40), slice(0, 32), slice(0, 24))
+    monkeypatch.setattr(model, "_MAX_SCORES", 24 * 32 * 8 * 3 * 5)
+    assert network._count_slices(box) == 5
     monkeypatch.setattr(model, "_MAX_SCORES", 1)
-    assert network._count_slabs(slab) == 1
+    assert network._count_slices(box) == 1
+
+
+def test_probabilities_in_a_box_are_those_of_the_whole(network, inputs, monkeypatch):
+    monkeypatch.setattr(model, "resolve_dtype", lambda *_: torch.float32)
+    whole = network.probabilities(inputs)
+    monkeypatch.setattr(model, "_MAX_SCORES", 24 * 32 * 8 * 3 * 7)
+    box = tuple(slice(size // 5, size - 3) for size in network.space.shape)
+    inside = (slice(None), *(slice(2 * p.start, 2 * p.stop) for p in box))
+    boxed = network.probabilities(inputs, box)
+    np.testing.assert_allclose(boxed[inside], whole[inside], atol=2e-3)
+    boxed[inside][0] = 1
+    boxed[inside][1:] = 0
+    assert (boxed[0] == 1).all()
+    assert not boxed[1:].any()
 
 
 def test_prior_is_permuted_to_slices(network):

@@ -41,9 +41,8 @@ def segmented(space, modality_paths):
     probabilities[1, :middle] = 0.6
     probabilities[2, middle:] = 0.4
     probabilities[0] = 1 - probabilities[1:].sum(axis=0)
-    return Segmentation(
-        path, space.read(Subject("x", {"T1w": path})), probabilities, space, CLASSES
-    )
+    inputs = space.read(Subject("x", {"T1w": path}))
+    return Segmentation(path, inputs, probabilities, space, CLASSES, inputs.grids[0])
 
 
 def test_most_probable_class_is_chosen_in_native_voxels(segmented):
@@ -64,6 +63,41 @@ def test_probabilities_sum_to_one(segmented):
     np.testing.assert_allclose(probabilities.sum(axis=-1), 1.0, atol=1e-6)
     inside = probabilities[tuple(size // 4 for size in probabilities.shape[:3])]
     np.testing.assert_allclose(inside, [0.4, 0.6, 0.0], atol=1e-3)
+
+
+def test_boxes_of_classes_change_no_label(segmented):
+    probabilities = np.asarray(segmented.to_probability_map().dataobj)
+    rng = np.random.default_rng(2)
+    values = rng.random((3, *segmented.probabilities.shape[1:])) ** 9
+    values[2, 20:] = 0
+    values = (values / values.sum(axis=0)).astype(np.float16)
+    mixed = segmented._replace(probabilities=values)
+    probabilities = np.asarray(mixed.to_probability_map().dataobj)
+    labels = mixed.labels()
+    ordered = np.sort(probabilities, axis=-1)
+    is_clear = ordered[..., -1] - ordered[..., -2] > 2e-3
+    expected = CLASSES[probabilities.argmax(axis=-1)]
+    assert is_clear.mean() > 0.9
+    np.testing.assert_array_equal(labels[is_clear], expected[is_clear])
+    chosen = probabilities.max(axis=-1)
+    labelled = mixed.label()
+    inside = segmented.space.to_native(np.ones(values.shape[1:]), segmented.inputs) > 0
+    np.testing.assert_allclose(
+        labelled.uncertainty[is_clear & inside],
+        1 - chosen[is_clear & inside],
+        atol=2e-3,
+    )
+
+
+def test_nothing_is_predicted_outside_the_found_brain(segmented):
+    brain = segmented.space.brain_on(segmented.inputs, segmented.grid)
+    inside = segmented._replace(in_brain=True)
+    labels = segmented.labels()
+    assert labels[~brain].any()
+    np.testing.assert_array_equal(inside.labels(), np.where(brain, labels, 0))
+    probabilities = np.asarray(inside.to_probability_map().dataobj)
+    assert (probabilities[~brain][:, 0] == 1).all()
+    assert not inside.label().uncertainty[~brain].any()
 
 
 def test_voxels_without_a_probable_class_are_background(segmented):
@@ -117,6 +151,9 @@ class FakeInput(str):
 
     coarse = SimpleNamespace(quality=None)
 
+    def grid_of(self, _):
+        return SimpleNamespace(modality="T1w")
+
 
 @pytest.fixture
 def stub():
@@ -125,7 +162,7 @@ def stub():
         read=lambda subject: FakeInput(subject.key), modalities=("T1w",)
     )
     return SimpleNamespace(
-        space=space, device=torch.device("cpu"), probabilities=lambda _: np.zeros(1)
+        space=space, device=torch.device("cpu"), probabilities=lambda *_: np.zeros(1)
     )
 
 
@@ -146,7 +183,7 @@ def test_failure_is_an_outcome_and_others_are_segmented(stub):
             raise VolumeError("1.nii: cut short.")
         return FakeInput(subject.key)
 
-    def probabilities(key):
+    def probabilities(key, _):
         if "2.nii" in key:
             raise RuntimeError("out of memory")
         return np.zeros(1)
@@ -200,7 +237,7 @@ def test_next_subject_is_read_while_one_is_segmented(stub, monkeypatch):
             both.wait()  # until the first is being segmented
         return FakeInput(subject.key)
 
-    def probabilities(key):
+    def probabilities(key, _):
         if "0.nii" in key:
             both.wait()  # until the second is being read
         return np.zeros(1)
@@ -212,6 +249,6 @@ def test_next_subject_is_read_while_one_is_segmented(stub, monkeypatch):
 def test_subjects_are_segmented_in_several_threads_of_a_cpu(stub, monkeypatch):
     monkeypatch.setattr(threads, "count_threads", lambda *_: 2)
     both = threading.Barrier(2, timeout=30)
-    stub.probabilities = lambda _: both.wait() * np.zeros(1)
+    stub.probabilities = lambda *_: both.wait() * np.zeros(1)
     outcomes = segment(stub, make_subjects(4), n_jobs=2)
     assert [o.unwrap() for o in outcomes] == [f"{i}.nii" for i in range(4)]
