@@ -78,7 +78,7 @@ def test_codes_of_sides_and_lobes_do_not_overlap(kind):
 
 
 def test_volumes_of_a_label_map_are_counted_in_ml(tmp_path):
-    from people_structures import true_volumes
+    from people_structures import confuses_sides, true_volumes
 
     data = np.zeros((7, 8, 9), dtype=np.int16)
     data[:2, :3, 0], data[3, :5, 1], data[5, 0, :4] = 48, 47, 106
@@ -90,6 +90,8 @@ def test_volumes_of_a_label_map_are_counted_in_ml(tmp_path):
     assert found["hippocampus"] == pytest.approx(11 * voxel)
     assert found["parietal_cortex"] == found["cortex_right"] == pytest.approx(4 * voxel)
     assert found["caudate"] == 0.0
+    assert confuses_sides(found)  # all of the cortex is on the right
+    assert not confuses_sides(found | {"cortex_left": 0.9 * found["cortex_right"]})
 
 
 def test_changed_voxels_are_means_of_boxes(tmp_path):

@@ -92,6 +92,8 @@ class ScanCache:
 
     def _prepare(self, item: Item, path: Path) -> float:
         scan = item.person.scans[item.modality]
+        if path.exists():  # another run was faster
+            return 0.0
         with tempfile.TemporaryDirectory() as folder:
             source = scan.path
             if item.change:

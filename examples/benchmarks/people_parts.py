@@ -17,7 +17,7 @@ from people_statistics import (
     relative_changes,
     standardise,
 )
-from people_structures import join_sides, true_volumes
+from people_structures import confuses_sides, join_sides, true_volumes
 
 Floats = NDArray[Any]
 POOLINGS = ("mean", "anatomy")
@@ -172,6 +172,9 @@ def tabulate_structures(embedded: Sequence[Embedded]) -> Iterator[Table]:
         if item == Item(item.person, "T1w") and item.person.is_unseen
     ]
     truths = {p: true_volumes(p.label_map) for p in people if p.label_map is not None}
+    for person in [p for p, truth in truths.items() if confuses_sides(truth)]:
+        print(f"left out: the label map of {person.name} confuses left and right")
+        del truths[person]
     for one in embedded:
         if not one.features.ml.shape[1]:
             continue

@@ -1,7 +1,7 @@
 """True volumes of structures from label maps of two kinds."""
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ _LOBES = {
     "cingulate": (2, 10, 23, 26),
     "insula": (35,),
 }
+_LEAST_SIDE = 0.8  # of the other side
 _HYPOINTENSITIES, _CALLOSUM = 77, range(251, 256)
 
 
@@ -54,6 +55,15 @@ def true_volumes(label_map: Path) -> dict[str, float]:
         name: sum(ml.get(code, 0.0) for code in members)
         for name, members in codes.items()
     }
+
+
+def confuses_sides(truth: Mapping[str, float]) -> bool:
+    """Whether a label map gives most of one side of the cortex to the other.
+
+    Some automatic maps do; the sides of a whole brain differ by a few per cent.
+    """
+    sides = truth.get("cortex_left", 0.0), truth.get("cortex_right", 0.0)
+    return min(sides) < _LEAST_SIDE * max(sides)
 
 
 def join_sides(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
