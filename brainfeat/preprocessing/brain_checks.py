@@ -66,22 +66,25 @@ class _Points(NamedTuple):
 
 
 def find_doubts(
-    volume: Volume, alignment: Alignment, modality: str | None = None
+    volume: Volume,
+    alignment: Alignment,
+    modality: str | None = None,
+    header: str = "RAS",
 ) -> list[str]:
     """Return why the brain of a volume in closest-RAS order may not be whole or right.
 
     `alignment` is that of the volume. The contrast is checked for T1w, T1ce, T2w and
-    FLAIR.
+    FLAIR. `header` is the orientation of the file, in which another one is named.
     """
     brain = alignment.brain
     doubts = [*_doubt_slices(volume.geometry)]
     if brain is None:
         centred = "not aligned to the template, only centred"
-        return [centred, *doubts, *_search_axes(volume, 0.0, [])]
+        return [centred, *doubts, *_search_axes(volume, 0.0, [], header)]
     doubts += _doubt_fit(alignment, brain)
     doubts += _doubt_wholeness(volume, alignment, brain)
     doubts += _doubt_voxels(volume, brain)
-    axes = [*_doubt_axes(volume, alignment, brain)]
+    axes = [*_doubt_axes(volume, alignment, brain, header)]
     if not doubts and not axes:
         # Tissues are only where they are expected if nothing else is wrong.
         doubts += _doubt_contrast(volume, alignment, modality)
@@ -176,19 +179,21 @@ def _measure_flatness(volume: Volume, brain: FoundBrain) -> float:
 
 
 def _doubt_axes(
-    volume: Volume, alignment: Alignment, brain: FoundBrain
+    volume: Volume, alignment: Alignment, brain: FoundBrain, header: str
 ) -> Iterator[str]:
     orders = rank_axis_orders(brain)
     best, usual = orders[0], _score_header(orders)
     if best.similarity > max(_MIN_ORDER, usual + _MIN_GAIN):
-        yield _name_axes(best.axes, best.similarity, usual)
+        yield _name_axes(header, best.axes, best.similarity, usual)
     elif best.axes != "RAS" or alignment.similarity < _MIN_SIMILARITY:
         # The brain itself may be wrong.
         likely = [best.axes] if best.similarity > _MIN_LIKELY_ORDER else []
-        yield from _search_axes(volume, usual, likely)
+        yield from _search_axes(volume, usual, likely, header)
 
 
-def _search_axes(volume: Volume, usual: float, axes: list[str]) -> Iterator[str]:
+def _search_axes(
+    volume: Volume, usual: float, axes: list[str], header: str
+) -> Iterator[str]:
     """Find the brain in these and in the likeliest other orders of axes, coarsely."""
     small = downsample(volume, 4.0)
     guesses = dict.fromkeys([*axes, *guess_axis_orders(small)])
@@ -204,18 +209,26 @@ def _search_axes(volume: Volume, usual: float, axes: list[str]) -> Iterator[str]
         if similarity > best:
             best, best_axes = similarity, name
     if best_axes:
-        yield _name_axes(best_axes, best, usual)
+        yield _name_axes(header, best_axes, best, usual)
 
 
 def _score_header(orders: list[AxisOrder]) -> float:
     return next(order.similarity for order in orders if order.axes == "RAS")
 
 
-def _name_axes(axes: str, similarity: float, usual: float) -> str:
+def _name_axes(header: str, axes: str, similarity: float, usual: float) -> str:
+    fitting = "".join(_in_header(direction, axes) for direction in header)
     return (
-        f"the header says RAS, the image fits {axes} better (similarity "
+        f"the header says {header}, the image fits {fitting} better (similarity "
         f"{similarity:.2f}, not {usual:.2f})"
     )
+
+
+def _in_header(direction: str, axes: str) -> str:
+    """Return where the scanner's `direction` really points, in axes for R, A and S."""
+    if direction in "RAS":
+        return axes["RAS".index(direction)]
+    return axes["LPI".index(direction)].translate(str.maketrans("RASLPI", "LPIRAS"))
 
 
 def _doubt_contrast(

@@ -34,7 +34,7 @@ _Length = Annotated[float, Rule("> 0 and finite", lambda mm: 0 < mm < math.inf)]
 Affine = NDArray[np.float64]
 
 # Part of the fingerprint; incremented when the same settings give other voxels.
-_REVISION = 9
+_REVISION = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,11 +154,12 @@ class Preprocessor(SubjectPreprocessing):
         VolumeError
             If a volume has no contrast, or is mostly NaN.
         """
-        clean = {}
-        for name, volume in given_volumes(volumes, modalities).items():
+        clean, given = {}, given_volumes(volumes, modalities)
+        for name, volume in given.items():
             with adding_source(volume, name):
                 clean[name] = repair(reorient_to_ras(volume))
         first = next(iter(clean))
+        header = given[first].geometry.orientation
         alignment = align_to_template(clean[first])
         placement = masks.Placement(self.geometry, self._grid_to_scanner(alignment))
         sampled = {first: resample(clean[first], *placement, outside=np.nan)}
@@ -182,6 +183,7 @@ class Preprocessor(SubjectPreprocessing):
             measure_ml(foreground, *placement),
             volume=clean[first],
             modality=first,
+            header=header,
             is_placed=self.alignment != "none",
         )
         quality = quality.with_doubts(overlaid.misfits)

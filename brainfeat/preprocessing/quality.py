@@ -47,11 +47,13 @@ def assess_quality(
     *,
     volume: Volume | None = None,
     modality: str | None = None,
+    header: str = "RAS",
     is_placed: bool = True,
 ) -> Quality:
     """Collect the reasons to doubt that the brain was found whole and alone.
 
-    ``volume`` is that of the alignment, in closest-RAS order, if it is to be checked.
+    ``volume`` is that of the alignment, in closest-RAS order, if it is to be checked,
+    and ``header`` the orientation of its file.
     ``is_placed`` tells whether the encoder's grid follows the registration, or is only
     centred on the brain.
     """
@@ -59,7 +61,7 @@ def assess_quality(
     if is_placed and not alignment.is_registered and volume is None:
         doubts = ["not aligned to the template, only centred"]
     elif is_placed and volume is not None and _is_checkable(alignment):
-        doubts = find_doubts(volume, alignment, modality)
+        doubts = find_doubts(volume, alignment, modality, header)
     return Quality(float(alignment.similarity), brain_ml, "; ".join(doubts))
 
 

@@ -35,7 +35,8 @@ _USUAL_SD = np.array([0.3, 0.15, 0.15, 0.12, 0.03, 0.03, 0.12, 0.03, 0.12])
 _SYMMETRIC = np.array([[3, 4, 5], [4, 6, 7], [5, 7, 8]])  # stretch in the parameters
 _UNIT = 50.0  # mm; scales shifts like the other parameters
 # Effective number of independent points, of the thousands in the volume.
-_FRACTION_WEIGHT, _TISSUE_WEIGHT = 1000.0, 300.0
+# What is inside the brain is the same with and without a skull, its outline differs.
+_FRACTION_WEIGHT, _TISSUE_WEIGHT = 1000.0, 1000.0
 _DAMPING = 1e-2  # relative to the diagonal, of the first step
 _MAX_STEPS = 12
 _TOLERANCE = 2e-3  # a tenth of a millimetre

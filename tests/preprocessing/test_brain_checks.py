@@ -54,6 +54,14 @@ def test_a_better_order_of_axes_is_named(adult, axes):
     assert f"fits {axes} better" in doubts(moved(adult, affine))
 
 
+def test_an_order_of_axes_is_worded_in_that_of_the_file(adult):
+    volume = reorient_to_ras(moved(adult, np.diag([-1.0, -1.0, 1.0, 1.0])))
+    alignment = align_to_template(volume)
+    for header, fits in (("RAS", "LPS"), ("LPS", "RAS"), ("PIR", "AIL")):
+        text = find_doubts(volume, alignment, "T1w", header)[0]
+        assert f"the header says {header}, the image fits {fits} better" in text
+
+
 def test_a_mirrored_header_is_not_in_doubt(adult):
     assert not doubts(moved(adult, np.diag([-1.0, 1.0, 1.0, 1.0])))
 
