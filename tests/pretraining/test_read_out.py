@@ -6,7 +6,7 @@ import torch
 
 from brainfeat.exceptions import InputError
 from brainfeat.models.pooling import pool_volumes
-from brainfeat.pretraining.read_out import calibrate_read_out
+from brainfeat.pretraining.read_out import _refit, calibrate_read_out
 from brainfeat.pretraining.store import (
     StoredScan,
     StoreIndex,
@@ -130,6 +130,33 @@ def test_wrong_label_maps_do_not_count(reading, store):
     found = read_volumes(calibrate_read_out(reading, store), store)
     # Without one of the twelve subjects, so they are not the same.
     np.testing.assert_allclose(found[:, 1:], expected[:, 1:], rtol=0.1)
+
+
+def test_a_map_is_refitted_only_if_it_reads_subjects_that_are_left_out_better():
+    rng = np.random.default_rng(5)
+    number = rng.uniform(0.8, 1.2, 60)
+    columns = number[:, None] * np.hstack([np.ones((60, 1)), rng.normal(size=(60, 9))])
+    best, noise = rng.normal(size=10), 0.3 * rng.normal(size=60)
+    true = columns @ best + noise
+    poor = best + np.r_[0.0, 1.2 * rng.normal(size=9)]
+    refit = _refit(columns, columns @ poor, true)
+    again = columns @ (refit.scale * poor + refit.change) + refit.shift
+    assert np.corrcoef(columns @ poor, true)[0, 1] < 0.8
+    assert np.corrcoef(refit.left_out, true)[0, 1] > 0.85
+    assert np.std(again - true) < np.std(refit.left_out - true)
+    # The volume of a subject comes from a fit without it.
+    others = np.arange(60) != 7
+    scale = true.std() / (columns @ poor).std()
+    table = np.hstack([columns, np.ones((60, 1))])
+    penalty = np.full(11, 60 * columns[:, 1:].var(axis=0).mean())
+    penalty[[0, -1]] = 0.0
+    rest = (true - scale * columns @ poor)[others]
+    gram = table[others].T @ table[others] + np.diag(penalty)
+    change = np.linalg.solve(gram, table[others].T @ rest)
+    expected = scale * columns[7] @ poor + table[7] @ change
+    assert refit.left_out[7] == pytest.approx(expected)
+    assert _refit(columns, columns @ best, true) is None
+    assert _refit(columns, columns @ poor, rng.normal(size=60)) is None
 
 
 def test_calibration_needs_label_maps_and_a_read_out(reading, store, make_checkpoint):
