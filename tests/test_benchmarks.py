@@ -234,3 +234,9 @@ def test_errors_of_public_encoders_are_printed():
         row = re.search(rf"^{name}: (.*); [0-9.]+ s a volume$", printed, re.MULTILINE)
         errors = [float(item.split()[1]) for item in row[1].split(", ")]
         assert max(errors) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to measure")
+def test_nothing_is_measured_without_a_gpu():
+    assert run("gpu.py") == "No GPU: nothing was measured.\n"

@@ -14,12 +14,18 @@ from brainfeat.subjects.failures import one_line
 
 def report(
     table: Annotated[
-        Path, typer.Argument(metavar="TABLE", help="Table that embed wrote.")
+        Path,
+        typer.Argument(
+            metavar="TABLE",
+            help="Table that embed wrote, or the folder of a run of pretrain.",
+        ),
     ],
     output: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--output", help="Page to write.  [default: TABLE with .html]"
+            "-o",
+            "--output",
+            help="Page to write.  [default: TABLE with .html, or curves.html in a run]",
         ),
     ] = None,
     labels: Annotated[
@@ -36,11 +42,16 @@ def report(
     ] = None,
     jobs: JobsOption = 1,
 ) -> None:
-    """Write an HTML report about a table of embeddings.
+    """Write an HTML report about a table of embeddings, or the curves of a run.
 
     The images are preprocessed again to be shown. If some cannot be, the exit
     status is 1.
     """
+    from brainfeat.reporting.run_report import is_run, report_on_run
+
+    if is_run(table):
+        finish(f"report:   {report_on_run(table, output)}", failed=False)
+        return
     from brainfeat.reporting.table_report import report_on_table
 
     result = report_on_table(

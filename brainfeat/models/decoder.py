@@ -132,7 +132,7 @@ class SegmentationDecoder(nn.Module):
         z = F.relu_(z.add_(_resized(_pointwise(self.to_fine, context), size)))
         scores = _pointwise(self.head, F.relu_(_pointwise(self.hidden, z)))
         # The prior may be of a higher precision than products under autocast.
-        logits: Tensor = _resized(log_prior, size).add_(scores)
+        logits: Tensor = _resized(_channels_last(log_prior), size).add_(scores)
         return logits
 
     def _fine(self, voxels: Tensor, present: Tensor | None) -> tuple[Tensor, Tensor]:

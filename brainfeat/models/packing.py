@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 # A slab shorter than this fraction of the longest in its group starts the next one:
-# more groups need more calls, fewer need more padding.
-_MIN_LENGTH_IN_GROUP = 0.95
+# more groups need more calls, fewer need more padding. A GPU waits for calls, and
+# takes all slabs as one group.
+_MIN_LENGTH_IN_GROUP = {"cpu": 0.95}
 
 
 class Group(NamedTuple):
@@ -101,9 +102,10 @@ class Packing:
 def _group(lengths: Tensor) -> tuple[Group, ...]:
     """Divide slabs, the longest first, into groups of about equal length."""
     listed: list[int] = lengths.tolist()
+    shortest = _MIN_LENGTH_IN_GROUP.get(lengths.device.type, 0.0)
     firsts = [0] if listed else []
     for index, length in enumerate(listed):
-        if length < _MIN_LENGTH_IN_GROUP * listed[firsts[-1]]:
+        if length < shortest * listed[firsts[-1]]:
             firsts.append(index)
     groups: list[Group] = []
     for first, stop in pairwise([*firsts, len(listed)]):

@@ -48,7 +48,7 @@ _APPLY = {**SPATIAL_STEPS, **INTENSITY_STEPS}
 _HEAD_MM, _BRAIN_MM = 220.0, 175.0  # extent of an adult's
 
 # Part of the fingerprint; incremented when the same settings give other voxels.
-_REVISION = 1
+_REVISION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -309,11 +309,13 @@ class InputRecipe(SubjectPreprocessing):
     def _assess(self, field: ScanField, brain_ml: float, modality: str) -> Quality:
         if self.space == "template" or math.isnan(brain_ml):
             return Quality(field.alignment.similarity, brain_ml, "")
+        first = field.sources[0]
         return assess_quality(
             field.alignment,
             brain_ml,
-            volume=field.sources[0],
+            volume=reorient_to_ras(first),
             modality=modality,
+            header=first.geometry.orientation,
             is_placed=self.aligned != "none",
         )
 

@@ -25,7 +25,7 @@ class ScanField:
     geometry: Geometry  # the grid, in millimetres of `to_scanner`
     to_scanner: NDArray[np.float64]  # maps these millimetres to the scanner's
     alignment: Alignment  # of the first contrast
-    sources: tuple[Volume, ...]  # as read, repaired, in RAS order
+    sources: tuple[Volume, ...]  # as read, in their own order, without NaN
     foreground: Flags | None = None  # voxels that count; None until a step finds them
 
     @property

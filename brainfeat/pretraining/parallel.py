@@ -1,10 +1,16 @@
 """Devices and ranks of a run, and networks that ranks share."""
 
-__all__ = ["joined_ranks", "wrap_for_ranks"]
+__all__ = ["gradient_sync", "joined_ranks", "wrap_for_ranks"]
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import (
+    AbstractContextManager,
+    ExitStack,
+    contextmanager,
+    nullcontext,
+)
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -63,3 +69,10 @@ def _shard(network: nn.Module) -> None:
         fully_shard(block)
     # The teacher has no backward pass that would shard its outer weights again.
     fully_shard(network, reshard_after_forward=True)
+
+
+def gradient_sync(network: nn.Module, is_last: bool) -> AbstractContextManager[Any]:
+    """Exchange gradients between ranks only in the last part of a step."""
+    if isinstance(network, DistributedDataParallel) and not is_last:
+        return network.no_sync()
+    return nullcontext()

@@ -8,110 +8,30 @@ __all__ = [
     "used_fields",
 ]
 
+import copy
 import hashlib
+import io
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from brainfeat.configs import from_plain
 from brainfeat.exceptions import InputError, ModalityError, brief_reason
-from brainfeat.io.json_files import read_json, write_json
 from brainfeat.pretraining.source import SubjectBatch, derive_seed
-from brainfeat.pretraining.structures import Structures
-
-INDEX_NAME = "index.json"
-_FORMAT = "brainfeat-store-2"
-_FIRST_FORMAT = "brainfeat-store-1"  # without copies and label maps
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoredScan:
-    """One acquisition of one subject.
-
-    `file` names its array in the store: float16 of shape (M + 1, I, J, K), the
-    modalities and then the foreground; `present` says which modalities it has. A copy,
-    which `degradation` describes, has only those that are present.
-    """
-
-    subject: str
-    file: str
-    present: tuple[bool, ...]
-    visit: str = ""  # scans of one visit show the same anatomy
-    degradation: str = ""  # what a copy differs in; empty for the scan itself
-    thickness: float = 0.0  # largest voxel edge of the scan in mm; 0 if unknown
-    labels: str = ""  # array of its label map, uint8 (I, J, K), if there is one
-    known: tuple[bool, ...] = ()  # which structures the label map tells
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoreIndex:
-    """Contents of a store, saved as ``index.json``."""
-
-    modalities: tuple[str, ...]
-    preprocessing: Mapping[str, Any]
-    scans: tuple[StoredScan, ...]
-    structures: Structures = field(default_factory=Structures)
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read the index of a store."""
-        path = folder / INDEX_NAME
-        if not path.is_file():
-            raise InputError(f"{folder}: holds no finished store ({INDEX_NAME}).")
-        content = read_json(path, "the index of a store")
-        if content.get("format") not in {_FORMAT, _FIRST_FORMAT}:
-            raise InputError(
-                f"{path}: expected format {_FORMAT}, got {content.get('format')} of "
-                "another version of brainfeat; preprocess the scans again."
-            )
-        try:
-            index = cls(
-                modalities=tuple(content["modalities"]),
-                preprocessing=dict(content["preprocessing"]),
-                scans=tuple(
-                    from_plain(StoredScan, scan, where="scan")
-                    for scan in content["scans"]
-                ),
-                structures=from_plain(
-                    Structures, content.get("structures", {}), where="structures"
-                ),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(
-                f"{path}: expected the index of a store, got a damaged one "
-                f"({brief_reason(error)})."
-            ) from error
-        n_modalities = len(index.modalities)
-        for scan in index.scans:
-            if len(scan.present) != n_modalities:
-                raise InputError(
-                    f"{path}: expected {n_modalities} modalities of {scan.subject}, "
-                    f"got {len(scan.present)}."
-                )
-        return index
-
-    def save(self, folder: Path) -> None:
-        """Write the index, after all arrays."""
-        content = {
-            "format": _FORMAT,
-            "modalities": list(self.modalities),
-            "preprocessing": dict(self.preprocessing),
-            "scans": [used_fields(scan) for scan in self.scans],
-            "structures": asdict(self.structures),
-        }
-        if not self.structures.names and not any(s.degradation for s in self.scans):
-            # Earlier versions read it, too.
-            content["format"] = _FIRST_FORMAT
-            del content["structures"]
-        write_json(folder / INDEX_NAME, content, indent=1)
+from brainfeat.pretraining.store_index import (
+    INDEX_NAME,
+    StoredScan,
+    StoreIndex,
+    used_fields,
+)
 
 
 class VolumeStore:
@@ -129,7 +49,7 @@ class VolumeStore:
         *,
         modalities: Sequence[str] | None = None,
     ) -> None:
-        self.folder = Path(folder)
+        self.folder, self.is_half = Path(folder), False
         self.index = StoreIndex.load(self.folder)
         if not self.index.scans:
             raise InputError(f"{self.folder}: the store is empty.")
@@ -214,6 +134,12 @@ class VolumeStore:
             return self
         return VolumeStore(self.folder, modalities=modalities)
 
+    def in_half_precision(self) -> "VolumeStore":
+        """Return the same store with batches in float16, in memory that GPUs read."""
+        store = copy.copy(self)
+        store.is_half = True
+        return store
+
     def load(self, names: Sequence[str]) -> SubjectBatch:
         """Return the first acquisition of each named subject."""
         return self._read([self.subjects[name][0] for name in names], 1)
@@ -286,17 +212,53 @@ class VolumeStore:
         return shape[1], shape[2], shape[3]
 
     def _read(self, scans: list[StoredScan], n_acquisitions: int) -> SubjectBatch:
-        arrays = np.stack([self._read_array(scan) for scan in scans])  # BA M+1 I J K
-        data = torch.from_numpy(arrays).unflatten(0, (-1, n_acquisitions))
+        # Pinned, so that a GPU copies it while it computes.
+        options: dict[str, Any] = {"dtype": torch.float32}
+        if self.is_half:
+            is_pinned = torch.cuda.is_available()
+            options = {"dtype": torch.float16, "pin_memory": is_pinned}
+        n, n_modalities = len(scans), len(self.modalities)
+        volumes = torch.empty(n, n_modalities, *self.shape, **options)
+        foreground = torch.empty(n, *self.shape, **options)
+        for row, scan in enumerate(scans):
+            if self.is_half and self._read_into(scan, volumes[row], foreground[row]):
+                continue
+            array = self._read_array(scan)  # M+1 I J K
+            volumes[row].numpy()[:] = array[:-1]
+            foreground[row].numpy()[:] = array[-1]
         present = torch.tensor([self._present(scan) for scan in scans])
         batch = SubjectBatch(
-            volumes=data[:, :, :-1].float(),
+            volumes=volumes.unflatten(0, (-1, n_acquisitions)),
             present=present.unflatten(0, (-1, n_acquisitions)),
-            foreground=data[:, :, -1].float(),
+            foreground=foreground.unflatten(0, (-1, n_acquisitions)),
         )
         if not self.index.structures.names:
             return batch
         return self._add_labels(batch, scans)
+
+    def _read_into(self, scan: StoredScan, volumes: Tensor, foreground: Tensor) -> bool:
+        """Read an array that is stored as it is used; return whether it is.
+
+        Straight into the memory that a GPU copies: a mapped file takes three times as
+        long.
+        """
+        stored, columns = len(self.index.modalities), self._columns
+        if scan.degradation or columns != [*range(stored)]:
+            return False
+        with self._path(scan).open("rb", buffering=0) as file:
+            if file.read(len(self._header)) != self._header:
+                return False
+            parts = [volumes.numpy(), foreground.numpy()]
+            return all(file.readinto(part.data) == part.nbytes for part in parts)
+
+    @cached_property
+    def _header(self) -> bytes:
+        """First bytes of an array as `write_store` saves it."""
+        content = io.BytesIO()
+        shape = (len(self.index.modalities) + 1, *self.shape)
+        layout = {"descr": "<f2", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(content, layout)
+        return content.getvalue()
 
     def _read_array(self, scan: StoredScan) -> NDArray[np.float16]:
         array = self._open(scan)
@@ -367,10 +329,3 @@ def _show_first(batch: SubjectBatch) -> SubjectBatch:
     first = batch.present.int().cumsum(dim=-1) == 1
     present = batch.present & first
     return replace(batch, present=present, labels=None, members=None, known=None)
-
-
-def used_fields(scan: StoredScan) -> dict[str, Any]:
-    """Return the fields that differ from their defaults, as in earlier versions."""
-    values = asdict(scan)
-    defaults = {item.name: item.default for item in fields(StoredScan)}
-    return {name: v for name, v in values.items() if v != defaults[name]}

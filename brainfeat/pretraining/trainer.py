@@ -19,7 +19,6 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.parallel import DistributedDataParallel
 
 from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.checkpoint.origin import Origin
@@ -32,6 +31,7 @@ from brainfeat.pretraining.agreement import mean_tokens
 from brainfeat.pretraining.calibration import calibrate
 from brainfeat.pretraining.config import PretrainingConfig
 from brainfeat.pretraining.interrupts import Interrupts
+from brainfeat.pretraining.loader import Loaded, view_batches
 from brainfeat.pretraining.loss_scale import LossScale
 from brainfeat.pretraining.monitor import Monitor, relative_entropy
 from brainfeat.pretraining.optimizer import (
@@ -40,7 +40,11 @@ from brainfeat.pretraining.optimizer import (
     linear_warmup,
     set_schedule,
 )
-from brainfeat.pretraining.parallel import joined_ranks, wrap_for_ranks
+from brainfeat.pretraining.parallel import (
+    gradient_sync,
+    joined_ranks,
+    wrap_for_ranks,
+)
 from brainfeat.pretraining.ranks import (
     all_ranks_max,
     all_ranks_mean,
@@ -63,7 +67,6 @@ from brainfeat.pretraining.store import VolumeStore
 from brainfeat.pretraining.tracking import Tracker, untracked
 from brainfeat.pretraining.views import DrawnViews, Views
 from brainfeat.pretraining.warm_start import Start
-from brainfeat.workers import Prefetch
 
 logger = logging.getLogger(__name__)
 
@@ -122,6 +125,8 @@ class Trainer:
         device: torch.device,
         probe: Probe | None = None,
     ) -> None:
+        if isinstance(source, VolumeStore) and device.type == "cuda":
+            source = source.in_half_precision()
         self.source, self.config, self.folder = source, config, folder
         self.device, self.probe = device, probe
         self.next_step = 0
@@ -237,6 +242,10 @@ class Trainer:
 
     def make_views(self, step: int) -> list[Views]:
         """Draw and cut the views of one step, for each accumulated part."""
+        return self._cut(self.read_subjects(step))
+
+    def read_subjects(self, step: int) -> Loaded:
+        """Read the subjects of a step, and draw their views, on the CPU."""
         config, n_parts = self.config, self.config.accumulation_steps
         n_subjects = config.batch_size // world_size()
         n_local = config.views.n_local if config.uses_local_views else 0
@@ -254,22 +263,28 @@ class Trainer:
         )
         if config.anatomy_weight == 0:
             batch = dataclasses.replace(batch, labels=None, members=None, known=None)
-        parts = []
+        loaded = []
         for number, subjects in enumerate(batch.split(n_parts), step * n_parts):
             generator = seeded_generator(config.seed, number, rank(), 3)
             drawn = DrawnViews.draw(
                 views, config.encoder, subjects, step=step, generator=generator
             )
-            parts.append(drawn.apply(subjects.to(self.device), config.encoder))
-        return parts
+            loaded.append((subjects, drawn))
+        return loaded
+
+    def _cut(self, loaded: Loaded) -> list[Views]:
+        encoder = self.config.encoder
+        return [drawn.apply(part.to(self.device), encoder) for part, drawn in loaded]
 
     def _batches(self) -> AbstractContextManager[Iterable[list[Views]]]:
         """Make the views of the remaining steps, ahead of their use on a GPU."""
-        steps = range(self.next_step, self.config.n_steps)
-        if self.device.type == "cuda":
-            return Prefetch(self.make_views, steps, n_threads=1, n_ahead=3)
-        # On a CPU the matrix products need all threads.
-        return nullcontext(map(self.make_views, steps))
+        return view_batches(
+            self.read_subjects,
+            self._cut,
+            range(self.next_step, self.config.n_steps),
+            self.device,
+            can_read_in_threads=isinstance(self.source, VolumeStore),
+        )
 
     def backward(
         self, parts: list[Views], step: int
@@ -287,7 +302,7 @@ class Trainer:
         is_mixed = self.precision != torch.float32
         for number, views in enumerate(parts):
             is_last = number == len(parts) - 1
-            sync = _gradient_sync(self.model.student, is_last)
+            sync = gradient_sync(self.model.student, is_last)
             with sync, _fast_attention(self.device):
                 with torch.autocast(self.device.type, self.precision, enabled=is_mixed):
                     terms, student, teacher = self.model(
@@ -388,10 +403,3 @@ def _fast_attention(device: torch.device) -> AbstractContextManager[Any]:
     if device.type != "cpu":
         return nullcontext()
     return sdpa_kernel(SDPBackend.MATH)
-
-
-def _gradient_sync(network: nn.Module, is_last: bool) -> AbstractContextManager[Any]:
-    """Exchange gradients between ranks only in the last part of a step."""
-    if isinstance(network, DistributedDataParallel) and not is_last:
-        return network.no_sync()
-    return nullcontext()

@@ -249,11 +249,12 @@ def _draw_centers(foreground: Tensor, plane: Plane, generator: Generator) -> Ten
     """Draw a slice of each subject, as a fraction of the slab axis: (B,).
 
     Slices are drawn in proportion to their foreground area, so that few crops show
-    only the edge of the head.
+    only the edge of the head. Every fourth row tells the area.
     """
     axis = SlabGrid(thickness=1, plane=plane).axes[0] + 1
     others = [other for other in (1, 2, 3) if other != axis]
-    areas = foreground.float().sum(dim=others).cpu() + 1e-6  # B n
+    sample = foreground.unfold(others[0], 1, 4)[..., 0]  # a view of these rows
+    areas = sample.sum(dim=others, dtype=torch.float32).cpu() + 1e-6  # B n
     slices = torch.multinomial(areas, 1, generator=generator)[:, 0]
     return (slices + 0.5) / areas.shape[1]
 

@@ -99,13 +99,13 @@ def _volume_table(table: pd.DataFrame, names: Mapping[int, str]) -> str:
     for name in [*names.values(), "brain"]:
         ml = pd.to_numeric(table[f"{name}_ml"], errors="coerce")
         count = table.get(f"{name}_count")
-        low, median, high = (_text(v, 2) for v in (ml.min(), ml.median(), ml.max()))
+        low, median, high = map(_ml, (ml.min(), ml.median(), ml.max()))
         parts = "" if count is None else _text(float(count.median()), 0)
-        lines.append((name, median, f"{low} to {high}", parts))
-    head = ("structure", "median ml", "range", "median count of parts")
+        lines.append((name, f"{median} [{low}, {high}]", parts))
+    head = ("structure", "ml: median [range]", "parts")
     return score_table(head, lines) + (
-        "<p>Each scan is a row of <code>volumes.csv</code>. Parts are voxels that "
-        "touch by a face, an edge or a corner.</p>"
+        "<p>Each scan is a row of <code>volumes.csv</code>. Parts, of which the median "
+        "is shown, are voxels that touch by a face, an edge or a corner.</p>"
     )
 
 
@@ -213,6 +213,10 @@ def _doubt(row: pd.Series) -> str:
 
 def _is_text(value: object) -> bool:
     return isinstance(value, str) and value != ""
+
+
+def _ml(value: float) -> str:
+    return _text(value, 0 if value >= 100 else 2)
 
 
 def _text(value: Any, digits: int) -> str:

@@ -129,7 +129,9 @@ class SegmentationNetwork:
         start = box[axes[0]].start * factor
         for logits in parts:
             stop = start + logits.shape[2]
-            values = logits.softmax(1)[0].half().cpu().numpy()
+            # The classes of a voxel lie side by side.
+            in_voxels = logits.movedim(1, -1).softmax(-1)[0].half()
+            values = in_voxels.movedim(-1, 0).contiguous().cpu().numpy()
             slices[:, start:stop, rows, columns] = values
             start = stop
         return result

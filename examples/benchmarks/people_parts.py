@@ -70,10 +70,10 @@ class Embedded:
         return item in self.positions
 
 
-def list_scans(people: Sequence[Person]) -> list[Item]:
-    """Return all scans of people, and the changed ones of heads."""
+def list_scans(people: Sequence[Person], *, is_changed: bool) -> list[Item]:
+    """Return all scans of people, and the changed ones of heads if asked for."""
     items = [Item(person, modality) for person in people for modality in person.scans]
-    for person in people:
+    for person in people if is_changed else ():
         # Of a large set the unseen people are enough.
         if person.is_head and (person.is_unseen or person.label_map is None):
             spacing = person.scans["T1w"].spacing
@@ -86,10 +86,10 @@ def list_scans(people: Sequence[Person]) -> list[Item]:
 
 
 def embed_people(
-    encoder: PeopleEncoder, people: Sequence[Person], cache: ScanCache
+    encoder: PeopleEncoder, items: Sequence[Item], cache: ScanCache
 ) -> Embedded:
-    """Embed all scans of people."""
-    paths = cache.prepare(list_scans(people))
+    """Embed scans of people, but for those in which no brain is found."""
+    paths = cache.prepare(items)
     features = encoder.embed(paths, cache.folder)
     return Embedded(encoder, features, {item: n for n, item in enumerate(paths)})
 

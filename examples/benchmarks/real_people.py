@@ -51,6 +51,7 @@ TABLES = {
     "retrieval": tabulate_retrieval,
     "structures": tabulate_structures,
 }
+_CHANGED = {"changes", "structures"}  # parts that need changed scans
 MARKS = "<!-- real_people.py -->", "<!-- end of real_people.py -->"
 _MIN_PEOPLE = 20  # of whom age and sex are read
 PARTS = (*TABLES, "probes", "baselines")
@@ -94,6 +95,7 @@ def embed_all(
     options: argparse.Namespace, people: Sequence[Person]
 ) -> Iterator[Embedded]:
     """Embed all scans by each encoder, and print what that takes."""
+    items = list_scans(people, is_changed=bool(_CHANGED & {*options.only}))
     for text in options.checkpoint:
         name, _, source = text.rpartition("=")
         encoder = PeopleEncoder(
@@ -101,10 +103,9 @@ def embed_all(
         )
         cache = make_cache(options, encoder)
         start = time.perf_counter()
-        items = list_scans(people)
         n_ready = len(cache.prepare(items))
         prepared = time.perf_counter()
-        yield embed_people(encoder, people, cache)
+        yield embed_people(encoder, items, cache)
         seconds = prepared - start, time.perf_counter() - prepared
         print(
             f"{encoder.name}: {n_ready} of {len(items)} scans, {len(cache.seconds)} "

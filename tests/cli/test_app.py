@@ -508,11 +508,13 @@ def test_unwritable_output_is_one_line(scans, checkpoint, output, tmp_path, comm
 
 
 def test_simulate_passes_its_options(monkeypatch, tmp_path):
-    def simulate(_output, n_subjects, *, modalities, random_state):
+    def simulate(_output, n_subjects, *, modalities, random_state, disease_kind):
         assert (n_subjects, modalities, random_state) == (7, ("T2w", "FLAIR"), 3)
+        assert disease_kind == "lesions"
         return range(n_subjects)
 
     monkeypatch.setattr("brainfeat.simulation.cohort.simulate_cohort", simulate)
     options = ["-n", 7, "--modality", "T2w", "--modality", "FLAIR", "--seed", 3]
+    options += ["--disease", "lesions"]
     result = _run("simulate", tmp_path / "cohort", *options)
     assert result.stdout == f"7 subjects\nfolder:   {tmp_path / 'cohort'}\n"

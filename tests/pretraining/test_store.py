@@ -342,3 +342,30 @@ def test_a_modality_that_no_scan_has_is_refused(make_store):
         store.select(["PET"])
     with pytest.raises(ModalityError, match="no scan of the store has FLAIR"):
         store.select(["FLAIR"])
+
+
+@pytest.mark.parametrize("present", [(True, True), (True, False)])
+def test_half_precision_reads_the_same_numbers_without_mapping_files(
+    make_store, monkeypatch, present
+):
+    store = make_store("abcd", present=present)
+    half, plain = store.in_half_precision(), store.draw(1, 3, seed=2)
+    monkeypatch.setattr(np, "load", None)
+    batch = half.draw(1, 3, seed=2)
+    assert batch.volumes.dtype == batch.foreground.dtype == torch.float16
+    moved = batch.to(torch.device("cpu"))
+    for name in ("volumes", "present", "foreground"):
+        assert torch.equal(getattr(moved, name), getattr(plain, name))
+        assert getattr(moved, name).dtype == getattr(plain, name).dtype
+
+
+def test_half_precision_reads_copies_and_other_layouts_too(make_visits):
+    store = make_visits([{}, {"present": (False, True), "degradation": "noise"}])
+    array = np.load(store.folder / "0.npy")
+    np.save(store.folder / "0.npy", np.asfortranarray(array))
+    for used in (store, store.select(["FLAIR"])):
+        half = used.in_half_precision().draw_pairs(0, 1, seed=0)
+        plain = used.draw_pairs(0, 1, seed=0)
+        moved = half.to(torch.device("cpu"))
+        assert torch.equal(moved.volumes, plain.volumes)
+        assert torch.equal(moved.reference.volumes, plain.reference.volumes)

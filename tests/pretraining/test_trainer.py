@@ -7,6 +7,7 @@ import threading
 from contextlib import closing
 from dataclasses import fields, replace
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.checkpoint.config import CheckpointConfig
 from brainfeat.exceptions import ConfigError, TrainingError
+from brainfeat.pretraining import loader
 from brainfeat.pretraining.self_distillation import SelfDistillation, unwrapped
 from brainfeat.pretraining.source import seeded_generator
 from brainfeat.pretraining.store import StoredScan, StoreIndex, VolumeStore
@@ -27,7 +29,7 @@ from brainfeat.slabs.intensity import IntensityConfig
 CPU = "cpu"
 ROOM = runpy.run_path(str(Path(__file__).with_name("conftest.py")))
 RandomSource = ROOM["RandomSource"]
-# The probe of this process kills it after five steps.
+# The second probe of this process, after five steps, kills it.
 _KILLED_RUN = """
 import os, runpy, signal, sys
 from dataclasses import replace
@@ -37,12 +39,17 @@ from brainfeat.pretraining.trainer import train
 torch.set_num_threads(1)
 room = runpy.run_path(sys.argv[1])
 config = replace(room["SMALL_CONFIG"], probe_every=5)
+scores = iter([0.1])
+
+def score_or_die(encoder):
+    return next(scores, None) or os.kill(os.getpid(), signal.SIGKILL)
+
 train(
     room["RandomSource"](),
     config,
     output=sys.argv[2],
     device="cpu",
-    probe=lambda encoder: os.kill(os.getpid(), signal.SIGKILL),
+    probe=score_or_die,
 )
 """
 
@@ -75,6 +82,8 @@ def assert_same_run(first, second):
     ]
     for line in logs[0] + logs[1]:
         line.pop("subjects_per_second", None)
+    # The probe of the initial weights is not of a step.
+    logs = [[line for line in lines if line["step"] >= 0] for lines in logs]
     assert logs[0] == logs[1]
     checkpoints = [Checkpoint.load(folder) for folder in (first, second)]
     assert checkpoints[0].fingerprint == checkpoints[1].fingerprint
@@ -484,18 +493,23 @@ def test_views_are_prefetched_for_a_gpu_only(
     trainer = Trainer(source, small_config, tmp_path, device=torch.device(CPU))
     made = []
 
-    def make_views(step):
+    def read(step):
         made.append(step)
         return step, threading.get_ident()
 
-    monkeypatch.setattr(trainer, "make_views", make_views)
+    monkeypatch.setattr(trainer, "read_subjects", read)
+    monkeypatch.setattr(trainer, "_cut", lambda item: (*item, threading.get_ident()))
+    monkeypatch.setattr(loader, "_hand_over", lambda views, *_: views)
+    for name in ("Stream", "stream", "device"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_: MagicMock())
     trainer.device, trainer.next_step = torch.device(device), 2
     with trainer._batches() as batches:
         views = list(batches)
     steps = list(range(2, small_config.n_steps))
-    assert [step for step, _ in views] == made == steps
-    in_this_thread = {thread == threading.get_ident() for _, thread in views}
-    assert in_this_thread == {device == "cpu"}
+    assert [step for step, *_ in views] == made == steps
+    for _, *threads in views:
+        is_here = [thread == threading.get_ident() for thread in threads]
+        assert is_here == [device == "cpu"] * 2
 
 
 class PairedNoise(RandomSource):

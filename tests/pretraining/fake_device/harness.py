@@ -56,6 +56,9 @@ class FakeTensor(torch.Tensor):
     def tolist(self):
         return self.inner.tolist()
 
+    def record_stream(self, stream):
+        pass
+
     def new_tensor(self, data, *, device=CUDA, **options):
         made = self.inner.new_tensor(data, **options)
         return FakeTensor(made) if torch.device(device).type == "cuda" else made
