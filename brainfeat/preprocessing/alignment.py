@@ -99,7 +99,8 @@ def _centre_only(volume: Volume) -> Alignment:
 
 def _register(brain: FoundBrain, middle: Floats) -> Match:
     # Centred at the origin, so that the scanner's origin does not matter.
-    fraction = Moving(_shifted(brain.fraction, -middle), _BLUR, brain.in_view)
+    view = _shifted(brain.in_view, -middle)
+    fraction = Moving(_shifted(brain.fraction, -middle), _BLUR, view)
     tissue = Moving(_shifted(brain.tissue, -middle), _BLUR)
     pose = brain.pose
     center = pose[:3, :3] @ np.array(BRAIN_CENTER) + pose[:3, 3]

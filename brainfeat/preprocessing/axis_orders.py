@@ -137,8 +137,10 @@ def _sample_nearest(brain: FoundBrain, points: Floats) -> Floats:
     data, grid = brain.tissue.data, brain.tissue.geometry
     to_voxel = np.linalg.inv(grid.affine)
     center = to_voxel[:3, :3] @ brain.center + to_voxel[:3, 3]
-    indices = np.rint(points @ to_voxel[:3, :3].T + center).astype(np.intp)
-    last = np.array(data.shape) - 1
-    is_inside = ((indices >= 0) & (indices <= last)).all(axis=-1)
-    i, j, k = np.moveaxis(indices.clip(0, last), -1, 0)
-    return np.where(is_inside, data[i, j, k], 0.0).astype(np.float64)
+    voxels = points.reshape(-1, 3) @ to_voxel[:3, :3].T + center
+    # A margin of zeros stands for what is outside.
+    indices = np.rint(voxels + 1.0).clip(0, np.array(data.shape) + 1)
+    padded = np.pad(data, 1)
+    steps = np.array(padded.strides) // padded.itemsize
+    values = padded.ravel(order="K")[(indices @ steps).astype(np.intp)]
+    return np.asarray(values.reshape(points.shape[:2]), dtype=np.float64)

@@ -134,7 +134,9 @@ def _doubt_wholeness(
     volume: Volume, alignment: Alignment, brain: FoundBrain
 ) -> Iterator[str]:
     points = _load_points().inside
-    in_view = float(np.isfinite(_sample(volume, alignment, points)).mean())
+    voxels = _to_voxels(volume, alignment, points)
+    last = np.array(volume.geometry.shape)[:, None] - 1
+    in_view = float(((voxels >= 0) & (voxels <= last)).all(axis=0).mean())
     if in_view < _MIN_IN_VIEW:
         yield f"expected a whole brain, got {100 * in_view:.0f} % of it in the image"
     within = np.nan_to_num(_sample(brain.fraction, alignment, points))
@@ -235,11 +237,12 @@ def _doubt_contrast(
     volume: Volume, alignment: Alignment, modality: str | None
 ) -> Iterator[str]:
     points = _load_points()
-    values = _sample(volume, alignment, points.inside) - float(volume.data.min())
+    darkest = float(volume.data.min())
+    values = _sample(volume, alignment, points.inside) - darkest
     chosen = (points.depth > _DEEP) & np.isfinite(values)
     weights = points.tissues[:, chosen]
     white, gray, fluid = weights @ values[chosen] / (weights.sum(axis=1) + 1e-9)
-    shell = _sample(volume, alignment, points.shell) - float(volume.data.min())
+    shell = _sample(volume, alignment, points.shell) - darkest
     shell = shell[np.isfinite(shell)]
     middle = max(float(np.median(values[chosen])), 1e-12)
     if len(shell) and np.median(shell) > _MAX_SHELL * middle:
@@ -282,12 +285,16 @@ def _load_points() -> _Points:
 
 def _sample(volume: Volume, alignment: Alignment, points: Floats) -> Floats:
     """Return values at template points, NaN outside the volume."""
-    to_voxel = np.linalg.inv(volume.geometry.affine) @ alignment.affine
-    voxels = to_voxel[:3, :3] @ points.T + to_voxel[:3, 3:]
+    voxels = _to_voxels(volume, alignment, points)
     values: Floats = ndimage.map_coordinates(
         volume.data, voxels, np.float64, order=1, cval=np.nan, prefilter=False
     )
     return values
+
+
+def _to_voxels(volume: Volume, alignment: Alignment, points: Floats) -> Floats:
+    to_voxel = np.linalg.inv(volume.geometry.affine) @ alignment.affine
+    return np.asarray(to_voxel[:3, :3] @ points.T + to_voxel[:3, 3:])
 
 
 def _voxel_size(volume: Volume) -> float:

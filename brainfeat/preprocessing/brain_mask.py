@@ -26,7 +26,7 @@ from brainfeat.io.volumes import read_labels, write_volume
 from brainfeat.preprocessing.alignment import Alignment
 from brainfeat.preprocessing.foreground import find_head
 from brainfeat.preprocessing.head_model import load_depth
-from brainfeat.preprocessing.resampling import downsample, resample
+from brainfeat.preprocessing.resampling import crop, downsample, resample
 from brainfeat.volume import Geometry, Volume
 
 Flags = NDArray[np.bool_]
@@ -166,12 +166,32 @@ def _resample_brain(alignment: Alignment, placement: Placement) -> Flags:
     if brain is not None and brain.is_stripped:
         return np.asarray(resample(brain.mask, *placement) >= 0.5)
     to_template = np.linalg.inv(alignment.affine) @ placement.grid_to_scanner
-    depth = resample(load_depth(), placement.grid, to_template, outside=_FAR)
     if brain is None:
+        depth = resample(load_depth(), placement.grid, to_template, outside=_FAR)
         return np.asarray(depth >= 0)
+    found = Volume(np.zeros(placement.grid.shape, bool, order="F"), placement.grid)
+    near = _crop_to_brain(found, brain.fraction, placement.grid_to_scanner)
+    fraction = resample(brain.mask, near.geometry, placement.grid_to_scanner)
+    depth = resample(load_depth(), near.geometry, to_template, outside=_FAR)
     # The template's outline is the prior of the network's.
-    fraction = resample(brain.mask, *placement).clip(*_CERTAIN)
-    return np.asarray(np.log(fraction / (1.0 - fraction)) + depth / _OUTLINE_SD >= 0.0)
+    fraction = fraction.clip(*_CERTAIN)
+    odds = np.log(fraction / (1.0 - fraction))
+    np.greater_equal(odds + depth / _OUTLINE_SD, 0.0, out=near.data)
+    return found.data
+
+
+def _crop_to_brain(
+    found: Volume, fraction: Volume, grid_to_scanner: NDArray[np.float64]
+) -> Volume:
+    """Crop a grid, as a view, to what a voxel with brain may touch."""
+    to_grid = np.linalg.inv(grid_to_scanner @ found.geometry.affine)
+    to_grid = to_grid @ fraction.geometry.affine
+    points = np.argwhere(fraction.data > 0.0) @ to_grid[:3, :3].T + to_grid[:3, 3]
+    reach = np.abs(to_grid[:3, :3]).sum(axis=1) + 1.0
+    shape = np.array(found.geometry.shape)
+    start = np.floor(points.min(axis=0) - reach).clip(0, shape - 1).astype(int)
+    stop = np.ceil(points.max(axis=0) + reach).clip(start + 1, shape).astype(int)
+    return crop(found, start, stop)
 
 
 def _to_finer(mask: Flags, is_inside: Flags) -> Flags:

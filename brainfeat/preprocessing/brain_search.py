@@ -11,11 +11,13 @@ from scipy import ndimage
 from brainfeat.preprocessing.brain_net import STRIDE, run_brain_net
 from brainfeat.preprocessing.edge_net import EdgeInput, prepare_edge, refine_edge
 from brainfeat.preprocessing.foreground import find_head
-from brainfeat.preprocessing.resampling import downsample, resample
+from brainfeat.preprocessing.morphology import bounds, dilate, largest_part
+from brainfeat.preprocessing.resampling import crop, downsample, resample
 from brainfeat.preprocessing.stripped import find_stripped
 from brainfeat.volume import Geometry, Volume
 
 _SPACING = 4.0  # mm, that of the network
+_MARGIN = 6  # voxels around the brain that later steps look at
 # mm: a head with its neck; a larger field of view is cropped.
 _LARGEST = 256.0
 # mm below the vertex; neck and shoulders do not locate the brain.
@@ -37,7 +39,7 @@ class FoundBrain(NamedTuple):
     pose: NDArray[np.float64]  # roughly, template mm to scanner mm
     fine: Volume | None  # the same fraction on a finer grid; None of coarse volumes
     is_stripped: bool  # no head surrounds it
-    in_view: NDArray[np.bool_]  # voxels in the field of view
+    in_view: Volume  # voxels of the head in the field of view
 
     @property
     def mask(self) -> Volume:
@@ -64,7 +66,7 @@ class _Rough(NamedTuple):
 
     intensities: NDArray[np.float32]  # in 0 to 1
     limits: NDArray[np.float32]  # what was scaled to 0 and 1
-    in_view: NDArray[np.bool_]
+    in_view: Volume
     fraction: Volume
     coordinates: NDArray[np.float32]  # template mm of blocks of two voxels
 
@@ -80,12 +82,14 @@ def find_brain(
     rough = _find_roughly(small)
     if rough is None:
         return None
-    grid, fraction = rough.fraction.geometry, rough.fraction
-    fine = find_stripped(volume, small, fraction)
+    fine = find_stripped(volume, small, rough.fraction)
     is_stripped = fine is not None
-    if fine is None and is_refined and _measure_ml(fraction) >= _MIN_ML:
-        refined = refine_edge(_prepare_edge(volume, rough))
-        fine = Volume(_largest_part(refined.data), refined.geometry)
+    if fine is None and _measure_ml(rough.fraction) >= _MIN_ML:
+        rough = _crop_to_brain(rough)
+        if is_refined:
+            refined = refine_edge(_prepare_edge(volume, rough))
+            fine = Volume(_largest_part(refined.data), refined.geometry)
+    grid, fraction = rough.fraction.geometry, rough.fraction
     if fine is not None:
         averaged = resample(fine, grid, np.eye(4))
         fraction = Volume(np.ascontiguousarray(averaged), grid)
@@ -106,10 +110,7 @@ def find_edge(volume: Volume) -> EdgeInput | None:
 
 def find_center(volume: Volume) -> NDArray[np.float64]:
     """Return the middle of the upper head in mm; the volume is in closest-RAS order."""
-    head = find_head(volume.data)
-    labels, n_labels = ndimage.label(head)
-    if n_labels > 1:
-        head = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
+    head = largest_part(find_head(volume.data))
     affine = volume.geometry.affine
     points = np.argwhere(head) @ affine[:3, :3].T + affine[:3, 3]
     top = np.percentile(points[:, 2], 99.8)
@@ -132,7 +133,21 @@ def _find_roughly(small: Volume) -> _Rough | None:
         return None
     probabilities, coordinates = run_brain_net(intensities)
     fraction = Volume(_largest_part(probabilities), grid)
-    return _Rough(intensities, limits, in_view, fraction, coordinates)
+    view = Volume(in_view, grid)
+    return _Rough(intensities, limits, view, fraction, coordinates)
+
+
+def _crop_to_brain(rough: _Rough) -> _Rough:
+    """Leave out what is farther from the brain than its edge and its blur reach."""
+    first, last = bounds(rough.fraction.data > 0.0, _MARGIN)
+    start, stop = np.array(first) // 2, -(np.array(last) // -2)  # whole blocks
+    box, blocks = (tuple(map(slice, n * start, n * stop)) for n in (2, 1))
+    near = crop(rough.fraction, 2 * start, 2 * stop)
+    return rough._replace(
+        intensities=np.ascontiguousarray(rough.intensities[box]),
+        fraction=Volume(np.ascontiguousarray(near.data), near.geometry),
+        coordinates=rough.coordinates[:, *blocks],
+    )
 
 
 def _prepare_edge(volume: Volume, rough: _Rough) -> EdgeInput:
@@ -180,15 +195,15 @@ def _measure_ml(fraction: Volume) -> float:
 
 def _largest_part(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
     """Keep the largest part, with its soft edge, and what it encloses."""
-    mask = probabilities >= 0.5
-    labels, n_labels = ndimage.label(mask)
-    if n_labels > 1:
-        mask = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
-    near = ndimage.binary_dilation(mask)
-    kept = np.where(near, probabilities, np.float32(0.0))
+    result = np.zeros_like(probabilities)
+    inside = probabilities >= 0.5
+    box = tuple(map(slice, *bounds(inside, margin=1)))
+    mask = largest_part(inside[box])
     outside, _ = ndimage.label(np.pad(~mask, 1, constant_values=True))
     holes = (outside != outside[0, 0, 0])[1:-1, 1:-1, 1:-1] & ~mask
-    return np.where(holes, np.float32(1.0), kept)
+    kept = np.where(dilate(mask), probabilities[box], np.float32(0.0))
+    result[box] = np.where(holes, np.float32(1.0), kept)
+    return result
 
 
 def _measure_level(

@@ -61,9 +61,10 @@ def find_flat_background(data: NDArray[Any]) -> float | None:
     corners = data[np.ix_(*[(0, size - 1) for size in data.shape])]
     values, counts = np.unique(corners, return_counts=True)
     value = values[np.argmax(counts)]
-    if counts.max() < 5 or np.mean(data == value) < _MIN_FLAT_FRACTION:
+    if counts.max() < 5:
         return None
-    return float(value)
+    n_flat = np.count_nonzero(data == value)
+    return float(value) if n_flat >= _MIN_FLAT_FRACTION * data.size else None
 
 
 def _high_percentile(values: NDArray[Any], percentile: float) -> float:

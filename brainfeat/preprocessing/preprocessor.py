@@ -34,7 +34,7 @@ _Length = Annotated[float, Rule("> 0 and finite", lambda mm: 0 < mm < math.inf)]
 Affine = NDArray[np.float64]
 
 # Part of the fingerprint; incremented when the same settings give other voxels.
-_REVISION = 10
+_REVISION = 11
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,10 +59,8 @@ class Match(NamedTuple):
 class Moving:
     """A blurred volume and its gradient, interpolated at points in millimetres."""
 
-    def __init__(
-        self, volume: Volume, blur: float, view: NDArray[np.bool_] | None = None
-    ) -> None:
-        self._view = view
+    def __init__(self, volume: Volume, blur: float, view: Volume | None = None) -> None:
+        self._view = view  # voxels in the field of view; all if None
         sigmas = blur / np.array(volume.geometry.spacing)
         self.data = ndimage.gaussian_filter(
             volume.data, sigmas, mode="nearest", truncate=2.5
@@ -85,12 +83,13 @@ class Moving:
         """Return whether points (n, 3) in mm are in the field of view."""
         if self._view is None:
             return np.ones(len(points), dtype=bool)
-        voxels = self._to_voxel[:3, :3] @ points.T + self._to_voxel[:3, 3:]
+        to_voxel = np.linalg.inv(self._view.geometry.affine)
+        voxels = to_voxel[:3, :3] @ points.T + to_voxel[:3, 3:]
         indices = np.rint(voxels).astype(np.intp)
-        last = np.array(self._view.shape)[:, None] - 1
+        last = np.array(self._view.geometry.shape)[:, None] - 1
         is_inside = ((indices >= 0) & (indices <= last)).all(axis=0)
         i, j, k = indices.clip(0, last)
-        return np.asarray(is_inside & self._view[i, j, k])
+        return np.asarray(is_inside & self._view.data[i, j, k])
 
     def _interpolate(self, data: NDArray[Any], points: Floats) -> Floats:
         voxels = self._to_voxel[:3, :3] @ points.T + self._to_voxel[:3, 3:]
@@ -100,6 +99,17 @@ class Moving:
         return values
 
 
+class _Compared(NamedTuple):
+    """Samples of both images at the model's points, and how well they match."""
+
+    match: Match
+    points: Floats  # (n, 3), mm
+    in_view: NDArray[np.bool_]
+    difference: Floats  # of the fractions of brain
+    values: Floats  # of the tissue, of mean 0 and norm 1
+    norm: float  # of the tissue before
+
+
 class _Comparison:
     """Squared residuals of the two images and standard scores of the pose."""
 
@@ -107,32 +117,33 @@ class _Comparison:
         self._fraction, self._tissue, self._model = fraction, tissue, model
         self._fraction_weight = _FRACTION_WEIGHT / float(np.sum(model.inside**2))
 
-    def cost(self, parameters: Floats) -> tuple[float, float]:
-        """Return the cost and the similarity."""
+    def compare(self, parameters: Floats) -> _Compared:
+        """Sample both images, and return what they cost."""
         points = self._transform(parameters)
-        difference = self._difference(points)
-        values, _ = _normalise(self._tissue.sample(points))
+        in_view = self._fraction.is_in_view(points)
+        difference = (self._fraction.sample(points) - self._model.inside) * in_view
+        values, norm = _normalise(self._tissue.sample(points))
         explained = float(np.sum((self._model.tissues.T @ values) ** 2))
         scores = (parameters[:9] - _USUAL) / _USUAL_SD
         cost = self._fraction_weight * float(difference @ difference)
         cost += _TISSUE_WEIGHT * (1.0 - explained) + float(scores @ scores)
-        return cost, math.sqrt(explained)
+        match = Match(parameters, math.sqrt(explained), cost)
+        return _Compared(match, points, in_view, difference, values, norm)
 
     def growth(self, parameters: Floats) -> float:
         """Return the factor of the edges that gives the template the brain's volume."""
-        missing = self._difference(self._transform(parameters)).sum()
+        missing = self.compare(parameters).difference.sum()
         return float(np.cbrt(1.0 + missing / self._model.inside.sum()))
 
-    def linearise(self, parameters: Floats) -> tuple[Floats, Floats]:
+    def linearise(self, compared: _Compared) -> tuple[Floats, Floats]:
         """Return half the gradient of the cost, and the Gauss-Newton matrix."""
-        points = self._transform(parameters)
-        difference = self._difference(points)
+        match, points, in_view, difference, values, norm = compared
+        parameters = match.parameters
         changes = self._derivatives(parameters, self._fraction.sample_slopes(points))
         # Outside the field of view, nothing is known of the brain.
-        changes *= self._fraction.is_in_view(points)[:, None]
+        changes *= in_view[:, None]
         gradient = self._fraction_weight * (difference @ changes)
         matrix = self._fraction_weight * (changes.T @ changes)
-        values, norm = _normalise(self._tissue.sample(points))
         changes = self._derivatives(parameters, self._tissue.sample_slopes(points))
         tissues = self._model.tissues
         loads = tissues.T @ values
@@ -146,10 +157,6 @@ class _Comparison:
         gradient[:9] += (parameters[:9] - _USUAL) / _USUAL_SD**2
         matrix[np.arange(9), np.arange(9)] += 1.0 / _USUAL_SD**2
         return gradient, matrix
-
-    def _difference(self, points: Floats) -> Floats:
-        difference = self._fraction.sample(points) - self._model.inside
-        return difference * self._fraction.is_in_view(points)
 
     def _derivatives(self, parameters: Floats, slopes: Floats) -> Floats:
         by_linear = slopes[:, :, None] * self._model.points[:, None, :]
@@ -180,24 +187,24 @@ def register(
 
 def _minimise(comparison: _Comparison, parameters: Floats) -> Match:
     """Take damped Gauss-Newton steps until they are short."""
-    cost, similarity = comparison.cost(parameters)
+    best = comparison.compare(parameters)
     damping = _DAMPING
-    gradient, matrix = comparison.linearise(parameters)
+    gradient, matrix = comparison.linearise(best)
     for _ in range(_MAX_STEPS):
         damped = matrix + damping * np.diag(np.diag(matrix))
         step = -np.linalg.solve(damped, gradient)
-        tried = comparison.cost(parameters + step)
-        if tried[0] < cost:
-            parameters, (cost, similarity) = parameters + step, tried
+        tried = comparison.compare(best.match.parameters + step)
+        if tried.match.cost < best.match.cost:
+            best = tried
             damping /= 8.0
             if np.abs(step).max() < _TOLERANCE:
                 break
-            gradient, matrix = comparison.linearise(parameters)
+            gradient, matrix = comparison.linearise(best)
         else:
             damping *= 8.0
             if np.abs(step).max() < _TOLERANCE:
                 break
-    return Match(parameters, similarity, cost)
+    return best.match
 
 
 def _normalise(values: Floats) -> tuple[Floats, float]:

@@ -27,6 +27,7 @@ from scipy import ndimage
 from brainfeat.volume import Geometry, Volume
 
 Affine = NDArray[np.float64]
+Indices = NDArray[np.intp]
 
 # Gaussians of this width, relative to sqrt(ratio**2 - 1) source voxels, turn the point
 # spread of a source voxel into that of a voxel `ratio` times as long.
@@ -68,24 +69,29 @@ def crop(volume: Volume, start: ArrayLike, stop: ArrayLike) -> Volume:
     return Volume(data, Geometry(data.shape, affine), volume.path)
 
 
-def downsample(volume: Volume, spacing: float) -> Volume:
+def downsample(
+    volume: Volume, spacing: float, *, around: Geometry | None = None
+) -> Volume:
     """Average blocks of voxels up to `spacing` mm, as float32 in Fortran order.
 
     Axes that are coarser already are kept. Later sums do not depend on how the volume
-    was stored.
+    was stored. Blocks far from the grid `around` may be left out.
     """
     edges = zip(volume.geometry.spacing, volume.geometry.shape, strict=True)
     factors = [max(1, min(int(spacing / mm + 1e-3), size)) for mm, size in edges]
-    data = volume.data.astype(np.float32, copy=False)
+    if around is not None:
+        start, stop = _reach(around, np.eye(4), volume)
+        volume = crop(volume, start // factors * factors, -(-stop // factors) * factors)
+    data: NDArray[np.float32] = volume.data.astype(np.float32, copy=False)
     for axis, factor in reversed([*enumerate(factors)]):
         # The slowest axis first, adding whole planes: five times as fast as
         # SimpleITK's filter with the copies that it needs.
         stop = data.shape[axis] // factor * factor
-        start, *others = (
+        summed, *others = (
             data[(slice(None),) * axis + (slice(offset, stop, factor),)]
             for offset in range(factor)
         )
-        data = sum(others, start)
+        data = sum(others, summed)
     data = np.divide(data, np.float32(math.prod(factors)), order="F")
     affine = volume.geometry.affine.copy()
     affine[:3, 3] += affine[:3, :3] @ ((np.array(factors) - 1) / 2.0)
@@ -186,14 +192,19 @@ def _with_axes(volume: Volume, order: NDArray[np.intp]) -> Volume:
 
 def _crop_to_grid(volume: Volume, grid: Geometry, grid_to_scanner: Affine) -> Volume:
     """Crop to what the grid and the smoothing before it can reach."""
+    return crop(volume, *_reach(grid, grid_to_scanner, volume))
+
+
+def _reach(grid: Geometry, grid_to_scanner: Affine, volume: Volume) -> list[Indices]:
+    """Return first and last (exclusive) voxels that smoothed samples depend on."""
     to_voxel = np.linalg.inv(volume.geometry.affine) @ grid_to_scanner @ grid.affine
+    margin = np.ceil(2.0 * max(grid.spacing) / np.array(volume.geometry.spacing)) + 2.0
     corners = np.indices((2, 2, 2)).reshape(3, -1) * (np.array(grid.shape)[:, None] - 1)
     reached = to_voxel[:3, :3] @ corners + to_voxel[:3, 3:]
-    margin = np.ceil(2.0 * max(grid.spacing) / np.array(volume.geometry.spacing)) + 2.0
-    shape = np.array(volume.geometry.shape)
-    start = np.clip(np.floor(reached.min(axis=1) - margin), 0, shape - 1).astype(int)
-    stop = np.clip(np.ceil(reached.max(axis=1) + margin), start + 1, shape).astype(int)
-    return crop(volume, start, stop)
+    sizes = np.array(volume.geometry.shape)
+    start = np.clip(np.floor(reached.min(axis=1) - margin), 0, sizes - 1).astype(int)
+    stop = np.clip(np.ceil(reached.max(axis=1) + margin), start + 1, sizes).astype(int)
+    return [start, stop]
 
 
 def _smooth_for_spacing(volume: Volume, spacing: float) -> Volume:

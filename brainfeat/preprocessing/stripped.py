@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from brainfeat.preprocessing.foreground import find_flat_background
+from brainfeat.preprocessing.morphology import bounds, dilate, largest_part
 from brainfeat.preprocessing.resampling import crop, downsample, resample
 from brainfeat.volume import Volume
 
@@ -38,7 +39,7 @@ def find_stripped(volume: Volume, small: Volume, brain: Volume) -> Volume | None
     rough = (rough > _TRACE * _high_level(rough)).astype(np.float32)
     if not _is_brain(Volume(rough, small.geometry), brain):
         return None
-    near = _crop_to(volume, volume.data != background)
+    near = crop(volume, *bounds(volume.data != background, margin=_EDGE_WIDTH))
     contrast = np.abs(near.data - np.float32(background))
     bright = contrast > _TRACE * _high_level(contrast)
     mask = _to_fractions(Volume(bright, near.geometry))
@@ -58,16 +59,6 @@ def _is_brain(mask: Volume, brain: Volume) -> bool:
     return bool(mask.data.sum(dtype=np.float64) <= _MAX_EXCESS * common)
 
 
-def _crop_to(volume: Volume, mask: Flags) -> Volume:
-    start, stop = [], []
-    for axis in range(3):
-        others = tuple({0, 1, 2} - {axis})
-        inside = np.flatnonzero(mask.any(axis=others))
-        start.append(inside[0] - _EDGE_WIDTH)
-        stop.append(inside[-1] + 1 + _EDGE_WIDTH)
-    return crop(volume, start, stop)
-
-
 def _high_level(contrast: Floats) -> np.float32:
     """Return the 99th percentile of a sample of the voxels that have contrast."""
     sample = contrast[::2, ::2, ::2]
@@ -78,28 +69,24 @@ def _high_level(contrast: Floats) -> np.float32:
 def _to_fractions(mask: Volume) -> Volume:
     """Average a mask to voxels of 2 mm, and fill what its largest part encloses."""
     fractions = downsample(mask, _SPACING)
-    inside = _largest(np.pad(fractions.data >= 0.5, 2))
-    closed = ndimage.binary_closing(inside)
+    inside = largest_part(np.pad(fractions.data >= 0.5, 2))
+    closed = ~dilate(~dilate(inside))
     outside, _ = ndimage.label(~closed)
     holes = ~closed & (outside != outside[0, 0, 0])
     # The gaps that were closed around them, too.
-    holes |= ndimage.binary_dilation(holes) & ~inside
+    holes |= dilate(holes) & ~inside
     core = (slice(2, -2),) * 3
-    near = ndimage.binary_dilation(inside)[core]
+    near = dilate(inside)[core]
     kept = np.where(near, fractions.data, np.float32(0.0))
     filled = np.where(holes[core], np.float32(1.0), kept)
     return Volume(filled, fractions.geometry)
 
 
-def _largest(mask: Flags) -> Flags:
-    labels, n_labels = ndimage.label(mask)
-    if n_labels < 2:
-        return mask
-    return np.asarray(labels == 1 + np.argmax(np.bincount(labels.ravel())[1:]))
-
-
 def _without_interpolated_edge(mask: Flags, contrast: Floats) -> Flags:
     """Remove edge voxels with less than half the contrast of their neighbours."""
-    edge = mask & ndimage.binary_dilation(~mask, iterations=_EDGE_WIDTH)
+    edge = ~mask
+    for _ in range(_EDGE_WIDTH):
+        edge = dilate(edge)
+    edge &= mask
     kept = contrast >= 0.5 * ndimage.maximum_filter(contrast, size=3)
     return np.asarray(mask & (kept | ~edge))
