@@ -32,6 +32,8 @@ from pathlib import Path
 import torch
 
 from brainfeat.checkpoint.checkpoint import Checkpoint
+from brainfeat.checkpoint.known import KNOWN_ENCODERS
+from brainfeat.checkpoint.origin import bundled_origin
 from brainfeat.io.volumes import read_volume
 from brainfeat.models.config import EncoderConfig
 from brainfeat.preprocessing.alignment import align_to_template
@@ -375,7 +377,10 @@ def main() -> None:
 def bundle(trained: Path, folder: Path) -> None:
     """Save an encoder for the wheel, beside the existing model card."""
     checkpoint = Checkpoint.load(trained)
-    config = dataclasses.replace(checkpoint.config, description=DESCRIPTION)
+    origin = bundled_origin(KNOWN_ENCODERS["brainfound-tiny"])
+    config = dataclasses.replace(
+        checkpoint.config, description=DESCRIPTION, origin=origin
+    )
     card = (folder / "README.md").read_text(encoding="utf-8")
     Checkpoint(config, checkpoint.state, card).save(folder, dtype="float16")
 

@@ -19,6 +19,8 @@ from brainfeat import BrainFoundEmbedder, Volume, write_volume
 from brainfeat.models.config import EncoderConfig
 from brainfeat.models.encoder import SlabEncoder
 from brainfeat.pretraining.self_distillation import SelfDistillation
+from brainfeat.pretraining.store import StoredScan, StoreIndex, VolumeStore
+from brainfeat.pretraining.structures import Structures
 
 FOLDER = Path(__file__).parent.parent / "examples" / "benchmarks"
 SIZES = {"subjects": 4, "labels": 2, "splits": 2, "travellers": 2, "cnn-steps": 2}
@@ -127,6 +129,56 @@ def test_each_ablation_trains_its_objective(name, objectives, monkeypatch):
     is_single = name == "single-slice"
     assert (config.encoder.thickness == 1) == is_single
     assert (len(student.slab_mixing) == 0) == is_single
+
+
+def test_each_ablation_on_people_leaves_one_part_out(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    from people_ablations import CHANGES, configure
+
+    whole = configure("whole")
+    parts = ("agreement", "consistency", "anatomy")
+    assert all(getattr(whole, f"{part}_weight") > 0 for part in parts)
+    for name in CHANGES:
+        config = configure(name)
+        for part in parts:
+            left_out = (
+                name == "without-anatomy"
+                if part == "anatomy"
+                else (name == "without-agreement")
+            )
+            assert (getattr(config, f"{part}_weight") == 0) == left_out
+
+
+def test_a_store_without_copies_keeps_the_scans_and_their_labels(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    from people_ablations import keep_clean
+
+    (tmp_path / "store").mkdir()
+    shape, scans = (8, 10, 6), []
+    for number, degradation in enumerate(("", "5 mm", "", "noise 0.1")):
+        np.save(tmp_path / f"store/{number}.npy", np.full((2, *shape), number, "f2"))
+        np.save(tmp_path / f"store/{number}-labels.npy", np.ones(shape, np.uint8))
+        scans.append(
+            StoredScan(
+                subject=f"s{number // 2}",
+                file=f"{number}.npy",
+                present=(True,),
+                degradation=degradation,
+                labels=f"{number}-labels.npy",
+                known=(True,),
+            )
+        )
+    StoreIndex(
+        modalities=("T1w",),
+        preprocessing={},
+        scans=tuple(scans),
+        structures=Structures(names=("all",), members=((True,),)),
+    ).save(tmp_path / "store")
+    clean = keep_clean(VolumeStore(tmp_path / "store"), tmp_path / "clean")
+    assert len(clean.index.scans) == 2
+    second = clean.load(["s1"])
+    assert (second.volumes == 2).all()
+    assert (second.labels == 1).all()
 
 
 @pytest.mark.slow

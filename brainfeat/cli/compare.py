@@ -70,7 +70,7 @@ def compare(
     ] = None,
     jobs: JobsOption = 1,
 ) -> None:
-    """Compare embeddings of the same scans by how they predict a label.
+    """Compare embeddings of the same scans by what they predict.
 
     The rows that all tables have are scored with the same folds by subject. Writes a
     page, and its scores and differences as TSV. If scans of a baseline fail, the exit

@@ -95,7 +95,7 @@ def embed(
     log_file: LogFileOption = None,
     verbose: VerboseOption = False,
 ) -> None:
-    """Embed scans into a table with a row per subject, or one into .npy.
+    """Embed scans into a table with a row per subject, or into .npy.
 
     Run the same command again to resume. Scans that fail are listed in
     OUT.failures.tsv, and the exit status is 1 then.

@@ -42,7 +42,7 @@ def report(
     ] = None,
     jobs: JobsOption = 1,
 ) -> None:
-    """Write an HTML report about a table of embeddings, or the curves of a run.
+    """Write a page about a table, or the curves of a run.
 
     The images are preprocessed again to be shown. If some cannot be, the exit
     status is 1.

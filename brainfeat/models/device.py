@@ -1,6 +1,7 @@
 """Where the encoder runs, in which precision, on how many subjects at a time."""
 
 __all__ = [
+    "fast_attention",
     "is_out_of_memory",
     "resolve_batch_size",
     "resolve_device",
@@ -10,9 +11,11 @@ __all__ = [
 ]
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from brainfeat.configs import is_integer
 from brainfeat.exceptions import ConfigError
@@ -113,3 +116,12 @@ def _multiplies_bfloat16(device: torch.device) -> bool:
         return False
     features = torch.cpu.get_capabilities()
     return bool(features.get("avx512_bf16") or features.get("amx_bf16"))
+
+
+def fast_attention(device: torch.device) -> AbstractContextManager[Any]:
+    """Choose the attention that trains fastest on a device."""
+    # On the CPU, for short sequences in bfloat16, the backward pass of torch's fused
+    # attention is slower than plain products: 4200 against 5300 tokens a second.
+    if device.type != "cpu":
+        return nullcontext()
+    return sdpa_kernel(SDPBackend.MATH)

@@ -30,7 +30,8 @@ class Interrupts:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for number in _SIGNALS:
+            heard = (n for n in _SIGNALS if signal.getsignal(n) != signal.SIG_IGN)
+            for number in heard:  # nohup, for one, lets a process ignore some
                 self._previous[number] = signal.signal(number, self._note)
         return self
 

@@ -24,6 +24,7 @@ from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.pretraining.config import PretrainingConfig
 from brainfeat.pretraining.run import pretrain
 from brainfeat.pretraining.simulated import SimulatedSource
+from brainfeat.pretraining.source import SubjectSource
 from brainfeat.simulation.anatomy import BaseAnatomy
 from brainfeat.slabs.crops import CropConfig
 from brainfeat.slabs.intensity import IntensityConfig
@@ -86,10 +87,12 @@ def make_source(bases: list[BaseAnatomy], name: str) -> SimulatedSource:
     )
 
 
-def count_steps(bases: list[BaseAnatomy], name: str, seconds: float) -> int:
+def count_steps(
+    source: SubjectSource, config: PretrainingConfig, seconds: float, init: str | None
+) -> int:
     """Estimate the number of steps in the CPU time from a few steps."""
     times: list[float] = []
-    config = dataclasses.replace(configure(name), n_steps=2 + N_PACE_STEPS)
+    config = dataclasses.replace(config, n_steps=2 + N_PACE_STEPS)
     with tempfile.TemporaryDirectory() as folder:
 
         def record(items: Iterable[Any], **_: object) -> Iterator[Any]:
@@ -97,29 +100,31 @@ def count_steps(bases: list[BaseAnatomy], name: str, seconds: float) -> int:
                 times.append(time.process_time())
                 yield item
 
-        pretrain(make_source(bases, name), config, output=folder, track=record)
+        pretrain(source, config, output=folder, init=init, track=record)
     # Without the first steps, which include the setup.
     return max(1, round(seconds * N_PACE_STEPS / (times[-1] - times[1])))
 
 
-def train(bases: list[BaseAnatomy], name: str, folder: Path, seconds: float) -> None:
+def train(
+    source: SubjectSource,
+    config: PretrainingConfig,
+    folder: Path,
+    seconds: float,
+    init: str | None = None,
+) -> None:
+    """Train for some CPU time, or resume that."""
     if (folder / "model.safetensors").exists():
         return
     budget = folder / "n_steps.txt"
     if not budget.exists():
-        n_steps = count_steps(bases, name, seconds)
+        n_steps = count_steps(source, config, seconds, init)
         folder.mkdir(parents=True, exist_ok=True)
         budget.write_text(str(n_steps))
-    config = dataclasses.replace(configure(name), n_steps=int(budget.read_text()))
-    print(f"{name}: {config.n_steps} steps in {folder}", flush=True)
+    config = dataclasses.replace(config, n_steps=int(budget.read_text()))
+    print(f"{folder.name}: {config.n_steps} steps in {folder}", flush=True)
     run = folder / "run"
-    checkpoint = pretrain(
-        make_source(bases, name),
-        config,
-        output=run,
-        resume=(run / "pretraining.json").exists(),
-    )
-    checkpoint.save(folder)
+    resume = (run / "pretraining.json").exists()
+    pretrain(source, config, output=run, init=init, resume=resume).save(folder)
 
 
 def main() -> None:
@@ -131,7 +136,8 @@ def main() -> None:
     torch.set_num_threads(1)
     bases = recipe.load_bases()
     for name in options.only:
-        train(bases, name, options.output / name, options.seconds)
+        source, folder = make_source(bases, name), options.output / name
+        train(source, configure(name), folder, options.seconds)
     folders = {name: options.output / name for name in options.only}
     print(*(f"--encoder {name}={folder}" for name, folder in folders.items()))
 

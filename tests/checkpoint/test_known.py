@@ -171,9 +171,10 @@ def test_file_of_another_layout_is_refused_by_name(tmp_path):
         Checkpoint.load("3dino")
 
 
-def test_bundled_checkpoint_has_the_licence_of_the_library(caplog):
-    config = Checkpoint.load("brainfound-tiny").config
-    assert config.origin.licence == "Apache-2.0"
+def test_bundled_checkpoint_has_the_licence_of_the_library_and_of_its_data(caplog):
+    licence = Checkpoint.load("brainfound-tiny").config.origin.licence
+    assert licence.startswith("Apache-2.0")
+    assert "IXI (CC BY-SA 3.0)" in licence
     assert not caplog.records
 
 

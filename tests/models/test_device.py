@@ -58,7 +58,7 @@ def test_auto_dtype_is_bfloat16_on_cpus_that_multiply_it(monkeypatch, feature):
 
 
 def test_auto_dtype_is_not_emulated_bfloat16(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
     assert resolve_dtype("auto", CUDA) == torch.float32
 
 

@@ -109,7 +109,7 @@ def test_weight_of_constant_targets_is_bounded():
     head = AnatomyHead(6, 2)
     targets = torch.stack([torch.full((7,), 0.4), torch.arange(7.0)], dim=-1)
     head.calibrate(targets, torch.ones(7))
-    torch.testing.assert_close(head.spread, torch.tensor([0.05, 2.0]))
+    torch.testing.assert_close(head.spread, torch.tensor([0.01, 2.0]))
 
 
 def test_prediction_is_a_linear_map_of_the_patch_token():

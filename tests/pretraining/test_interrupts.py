@@ -64,6 +64,22 @@ def test_a_run_in_another_thread_gets_no_signals():
     assert seen == [before]
 
 
+@pytest.fixture(autouse=True)
+def _heard():
+    """Ctrl-C raises KeyboardInterrupt, also where the tests run in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_ignored_signal_stays_ignored():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with Interrupts() as interrupts:
+        signal.raise_signal(signal.SIGINT)
+    assert interrupts.pending is None
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+
+
 def test_an_interrupted_run_saves_its_step_and_resumes(source, small_config, tmp_path):
     config = replace(small_config, checkpoint_every=100)
 

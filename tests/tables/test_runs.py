@@ -23,6 +23,7 @@ class FakeEncoder:
 
     modalities = ("T1w", "FLAIR")
     pooling = "mean"
+    pooler = SimpleNamespace(reads_anatomy=False)
     n_features = 5
     precision = "float32"
     checkpoint = SimpleNamespace(
