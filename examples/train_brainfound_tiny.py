@@ -83,7 +83,7 @@ UNSEEN = (
 N_UNSEEN_IXI, N_UNSEEN_HEADS = 40, 3
 # Their left and right are confused.
 WRONG_LABEL_MAPS = ("*ixi175_*", "*ixi638_*")
-N_HEADS = 300
+N_HEADS = 140
 
 # %% Six blocks of width 192 over patches of 16 x 16 x 8 mm.
 ENCODER = EncoderConfig.preset(

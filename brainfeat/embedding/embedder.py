@@ -55,7 +55,7 @@ class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
         ``"hf-hub:org/name[:path][@revision]"``, as for `Checkpoint.load`.
     pooling : {"mean", "cls", "cls+mean", "anatomy", "anatomy_ml", "regions", "default"}
         ``"mean"`` averages the patch tokens over the brain, ``"cls"`` the class tokens
-        of the slabs (which ``"brainfound-tiny"`` did not train), ``"cls+mean"``
+        of the slabs (which ``"brainfound-tiny"`` taught its mean), ``"cls+mean"``
         concatenates both. ``"anatomy"`` sums named quantities that the encoder was
         trained to predict from each patch token, such as ``emb_ventricle``, the
         ventricles' fraction of the volume within the skull; ``"anatomy_ml"`` gives them

@@ -49,8 +49,8 @@ def embed_baseline(
     """Embed the images of a table by a baseline into another table, or resume that.
 
     ``untrained`` is the table's own encoder, with its preprocessing and pooling, but
-    random weights. ``volumetry`` is the volume of the brain and of each tissue, in ml,
-    that the bundled encoder reads from its tokens (pooling ``anatomy``).
+    random weights. ``volumetry`` is the volume, in ml, of the brain and of each tissue
+    and structure that the bundled encoder reads (pooling ``anatomy``).
     """
     if kind == "untrained":
         encoder, name = _untrained(provenance), f"untrained {provenance['checkpoint']}"
@@ -116,6 +116,6 @@ def _read_subjects(
 def _to_volumes(
     rows: pd.DataFrame, fractions: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Return the volumes of the brain and of its tissues, in ml."""
+    """Return the volumes of the brain, its tissues and its structures, in ml."""
     brain = rows["qc_brain_ml"].to_numpy(dtype=np.float64)[:, None]
     return np.hstack([brain, brain * fractions]).astype(np.float32)

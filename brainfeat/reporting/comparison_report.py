@@ -308,8 +308,8 @@ def _describe_baselines(first: Path) -> dict[Baseline, str]:
     return {
         "untrained": f"the encoder of {first.name} with random weights",
         "volumetry": (
-            "volumes of the brain and of its tissues in ml, read by brainfound-tiny's "
-            "anatomy pooling; no segmentation"
+            "volumes in ml of the brain, its tissues and its structures, read by "
+            "brainfound-tiny's anatomy pooling; no segmentation"
         ),
     }
 
