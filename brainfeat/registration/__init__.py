@@ -1,0 +1,3 @@
+"""Registration of scans to each other: estimator, features, fields and transforms."""
+
+__all__: list[str] = []
