@@ -23,6 +23,7 @@ from brainfeat.cli.merge import merge
 from brainfeat.cli.messages import show_own_messages
 from brainfeat.cli.options import CommandOfLabels
 from brainfeat.cli.pretrain import pretrain
+from brainfeat.cli.register import register
 from brainfeat.cli.report import report
 from brainfeat.cli.segment import segment_app
 from brainfeat.cli.simulate import simulate
@@ -83,6 +84,7 @@ app.command()(merge)
 app.command()(report)
 app.command()(compare)
 app.add_typer(segment_app, name="segment")
+app.command()(register)
 app.command()(pretrain)
 app.command()(convert)
 app.command()(info)

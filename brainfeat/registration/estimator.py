@@ -1,7 +1,8 @@
 """Registration of scans to a fixed one, in scikit-learn's terms."""
 
-__all__ = ["RegistrationEstimator"]
+__all__ = ["TEMPLATE", "RegistrationEstimator", "first_image"]
 
+import math
 import os
 from typing import Any, Literal, Self
 
@@ -17,6 +18,7 @@ from brainfeat.configs import is_integer
 from brainfeat.exceptions import ConfigError, InputError
 from brainfeat.io.volumes import read_volume, to_image
 from brainfeat.models.device import resolve_device
+from brainfeat.preprocessing.quality import Quality
 from brainfeat.preprocessing.template import load_template
 from brainfeat.progress import track
 from brainfeat.registration.deformable import DeformableConfig
@@ -30,6 +32,7 @@ from brainfeat.subjects.subject import Subject
 from brainfeat.subjects.table import read_subjects, tag_images
 
 TEMPLATE = "template"
+"""What stands for the MNI152 brain."""
 
 
 class RegistrationEstimator(TransformerMixin, BaseEstimator):
@@ -46,6 +49,8 @@ class RegistrationEstimator(TransformerMixin, BaseEstimator):
         ``"hf-hub:org/name@revision"``.
     deformation : {"deformable", "affine"}
         Whether scans are deformed, or only moved, turned, scaled and sheared.
+    spacing : float
+        Edge in mm of the voxels on which scans are compared.
     n_steps : int
         Steps of the optimisation of the field.
     smoothness : float
@@ -73,11 +78,12 @@ class RegistrationEstimator(TransformerMixin, BaseEstimator):
         transform.apply_labels("sub-02_dseg.nii.gz").to_filename("labels.nii.gz")
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  an estimator's options are one flat list
         self,
         checkpoint: str | os.PathLike[str] = "brainfound-tiny",
         *,
         deformation: Literal["deformable", "affine"] = "deformable",
+        spacing: float = 2.0,
         n_steps: int = 50,
         smoothness: float = 1.0,
         token_weight: float = 1.0,
@@ -87,6 +93,7 @@ class RegistrationEstimator(TransformerMixin, BaseEstimator):
     ) -> None:
         self.checkpoint = checkpoint
         self.deformation = deformation
+        self.spacing = spacing
         self.n_steps = n_steps
         self.smoothness = smoothness
         self.token_weight = token_weight
@@ -133,6 +140,7 @@ class RegistrationEstimator(TransformerMixin, BaseEstimator):
                 raise InputError(f"X: expected one fixed scan, got {len(rows)}.")
             (subject,) = rows
         self._fixed = self._align(subject, checkpoint, device)
+        _report([(subject, self._fixed.quality.doubt)])
         self.checkpoint_fingerprint_ = checkpoint.fingerprint
         return self
 
@@ -161,10 +169,12 @@ class RegistrationEstimator(TransformerMixin, BaseEstimator):
         shown = track(
             rows, total=len(rows), description="registering", show=self.verbose > 0
         )
-        images = []
+        images, doubts = [], []
         for subject in shown:
             pair = self._register(subject, checkpoint, device)
-            images.append(pair.transform.apply(_first_image(subject)))
+            doubts.append((subject, pair.quality.doubt))
+            images.append(pair.transform.apply(first_image(subject)))
+        _report(doubts)
         return images
 
     def register(self, X: Any) -> SpatialTransform:
@@ -187,7 +197,10 @@ class RegistrationEstimator(TransformerMixin, BaseEstimator):
         VolumeError
             If it is no usable image of a brain.
         """
-        return self.register_pair(X).transform
+        pair = self.register_pair(X)
+        name = Subject(str(X) if isinstance(X, str | os.PathLike) else "scan", {})
+        _report([(name, pair.quality.doubt)])
+        return pair.transform
 
     def register_pair(self, X: Any) -> RegisteredPair:
         """Register one scan as `register`, and assess the result.
@@ -204,7 +217,9 @@ class RegistrationEstimator(TransformerMixin, BaseEstimator):
 
         Raises
         ------
-        InputError, ModalityError, VolumeError
+        InputError
+            If there is not one scan.
+        ModalityError, VolumeError
             As for `register`.
         """
         checkpoint, device = self._load()
@@ -234,17 +249,14 @@ class RegistrationEstimator(TransformerMixin, BaseEstimator):
     ) -> AlignedScan:
         needs_tokens = self.deformation == "deformable" and self.token_weight > 0
         with adding_context(subject):
-            scan = align_scan(
-                read_volume(_first_image(subject)),
+            return align_scan(
+                read_volume(first_image(subject)),
                 _first_modality(subject),
                 checkpoint,
                 device,
+                spacing=float(self.spacing),
                 with_tokens=needs_tokens,
             )
-        doubts = Doubts()
-        doubts.note(subject, scan.quality)
-        doubts.report()
-        return scan
 
     def _load(self) -> tuple[Checkpoint, torch.device]:
         check_is_fitted(self)
@@ -264,6 +276,8 @@ class RegistrationEstimator(TransformerMixin, BaseEstimator):
             )
         if not is_integer(self.n_steps, at_least=0):
             raise ConfigError(f"n_steps: expected 0 or more, got {self.n_steps!r}.")
+        if not isinstance(self.spacing, int | float) or not 0.5 <= self.spacing <= 8:
+            raise ConfigError(f"spacing: expected 0.5 to 8 mm, got {self.spacing!r}.")
         for name in ("smoothness", "token_weight"):
             value = getattr(self, name)
             if not isinstance(value, int | float) or not 0 <= value < float("inf"):
@@ -279,9 +293,18 @@ def _is_one(X: Any) -> bool:
     return isinstance(X, str | os.PathLike | dict | Subject) or hasattr(X, "dataobj")
 
 
+def _report(doubts: list[tuple[Subject, str]]) -> None:
+    """Log one warning if the brain of a scan may not have been found."""
+    reported = Doubts()
+    for subject, doubt in doubts:
+        reported.note(subject, Quality(math.nan, math.nan, doubt))
+    reported.report()
+
+
 def _first_modality(subject: Subject) -> str:
     return next(name for name, image in subject.images.items() if image is not None)
 
 
-def _first_image(subject: Subject) -> Any:
+def first_image(subject: Subject) -> Any:
+    """Return the image of a subject that is registered."""
     return subject.images[_first_modality(subject)]

@@ -33,6 +33,7 @@ class PairQuality(NamedTuple):
     folded_percent: float  # voxels of the brain where the field folds
     mean_displacement_mm: float  # in the brain, beyond the affine
     inconsistency_mm: float  # mean distance after going there and back
+    doubt: str = ""  # reasons why the brain of the moving scan may be misplaced
 
 
 class RegisteredPair(NamedTuple):
@@ -87,7 +88,8 @@ def register_pair(
         moving=moving.native,
         inverse_field=_to_mm(back, grid),
     )
-    return RegisteredPair(transform, _assess(both, there, back, grid))
+    quality = _assess(both, there, back, grid)
+    return RegisteredPair(transform, quality._replace(doubt=moving.quality.doubt))
 
 
 def _coarse_grid(grid: Geometry) -> Geometry:

@@ -24,6 +24,8 @@ from brainfeat.volume import Geometry, Volume
 
 Affine = NDArray[np.float64]
 
+_EXTENT = (160.0, 208.0, 160.0)  # mm around the centre of the template's brain
+
 
 class TokenMap(NamedTuple):
     """The patch tokens of a scan."""
@@ -73,14 +75,18 @@ def align_scan(
     checkpoint: Checkpoint,
     device: torch.device,
     *,
+    spacing: float,
     with_tokens: bool,
 ) -> AlignedScan:
     """Align a scan to the template, and encode it.
 
+    Scans are compared on a grid of ``spacing`` mm.
     Raises a VolumeError if the volume has no contrast, or no brain.
     """
     modalities = checkpoint.config.encoder.modalities
-    aligner = Preprocessor(alignment="affine")
+    # An even number of voxels, as the search takes blocks of two.
+    i, j, k = (2 * round(size / (2 * spacing)) for size in _EXTENT)
+    aligner = Preprocessor(shape=(i, j, k), spacing=spacing, alignment="affine")
     processed = aligner.apply({modality: volume}, modalities)
     tokens = None
     if with_tokens:
