@@ -15,7 +15,7 @@ from brainfeat.registration.search import make_consistent, search
 
 _FACTOR = 2  # voxels of the features along one of the coarse grid
 _MARGIN = 2  # voxels around the brain that are compared, too
-_BORDER = 3  # voxels at the border of the grid over which the field fades to zero
+_BORDER = 2  # coarse voxels at the border over which the field fades to zero
 _N_LOGARITHM = 5
 
 
@@ -48,9 +48,8 @@ def register_features(
         (i, j, k),
         config.field,
     )
-    window = _window((i, j, k), fixed.mask.device)
     # The velocity fades, so that both fields stay inverses of each other.
-    faded = controls * F.interpolate(window[None, None], controls.shape[1:])[0]
+    faded = controls * _window(controls.shape[1:], controls.device)
     there, back = (flow(sign * faded, config.field) for sign in (1.0, -1.0))
     return resize(there, (i, j, k)), resize(back, (i, j, k))
 
@@ -90,7 +89,7 @@ def _grow(mask: Tensor) -> Tensor:
     return grown[0, 0] > 0
 
 
-def _window(shape: tuple[int, int, int], device: torch.device) -> Tensor:
+def _window(shape: torch.Size, device: torch.device) -> Tensor:
     """Return weights (I, J, K) of 1 that fall to 0 at the border."""
     window = torch.ones(shape, device=device)
     for axis, size in enumerate(shape):

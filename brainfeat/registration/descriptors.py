@@ -23,7 +23,7 @@ _PAIRS = tuple(
     if sum((x - y) ** 2 for x, y in zip(a, b, strict=True)) == 2
 )
 N_CHANNELS = len(_PAIRS)
-_SPREAD = (1e-3, 1e3)  # limits of the local noise, relative to its mean
+_LOWEST = 1e-3  # local noise, relative to its mean
 
 
 def describe(volume: Tensor, *, distance: int = 2, radius: int = 1) -> Tensor:
@@ -46,8 +46,8 @@ def describe(volume: Tensor, *, distance: int = 2, radius: int = 1) -> Tensor:
     patches = _average(differences, radius)
     patches -= patches.amin(dim=0)
     noise = patches.mean(dim=0)
-    lowest, highest = (limit * float(noise.mean()) for limit in _SPREAD)
-    noise.clamp_(max(lowest, torch.finfo(noise.dtype).tiny), max(highest, 1.0))
+    lowest = max(_LOWEST * float(noise.mean()), torch.finfo(noise.dtype).tiny)
+    noise.clamp_(min=lowest)
     return patches.div_(noise).neg_().exp_()
 
 

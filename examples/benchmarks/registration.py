@@ -127,7 +127,7 @@ class Aligned:
         found: NDArray[Any],
         labels: list[int],
     ) -> float:
-        """Mean error in the brain if the truth is known, else of structures' centres."""
+        """Mean error in the brain if it is known, else of the structures' centres."""
         affine = self.fixed.native.affine
         known = self.pair.truth
         if known is not None:
