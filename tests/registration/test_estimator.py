@@ -55,7 +55,9 @@ def in_brain(volume):
 
 
 def make(checkpoint_path, **options):
-    return RegistrationEstimator(checkpoint_path, spacing=3.0, **options)
+    return RegistrationEstimator(
+        checkpoint_path, **{"spacing": 3.0, "n_steps": 25, **options}
+    )
 
 
 @pytest.mark.parametrize("contrast", ["T1w", "T2w"])
