@@ -31,8 +31,10 @@ def search(fixed: Tensor, moving: Tensor, weights: Tensor, reach: int) -> Tensor
     offsets = shifts.reshape(-1, 3)
     costs = _costs(fixed, moving, weights, offsets, reach)
     candidates = offsets.to(fixed.dtype)
-    field = smooth(candidates[costs.argmin(dim=0)].movedim(-1, 0))
     squares = candidates.square().sum(dim=1)
+    # Where nothing is compared, the shortest displacement is the best.
+    shortest = _COUPLINGS[0] * squares[:, None, None, None]
+    field = smooth(candidates[(costs + shortest).argmin(dim=0)].movedim(-1, 0))
     for coupling in _COUPLINGS:
         # |candidate - field|^2, but for the square of the field.
         product = torch.einsum("nx,xijk->nijk", candidates, field)

@@ -76,8 +76,12 @@ def test_itk_gives_the_same_image(transform, moving, tmp_path):
     both = [sitk.DisplacementFieldTransform(vectors), sitk.ReadTransform(f"{stem}.txt")]
     expected = by_sitk(image, both, warped)
     difference = sitk.GetArrayFromImage(warped) - sitk.GetArrayFromImage(expected)
-    assert sitk.GetArrayFromImage(warped).std() > 0.3
-    assert np.percentile(np.abs(difference), 99) < 1e-3  # differs at edges
+    # Half a voxel beyond its edge, an image is still inside for ITK.
+    ones = Volume(np.ones_like(moving.data), moving.geometry)
+    inside = transform.warp(ones).data.T > 0.999
+    assert inside.mean() > 0.3
+    assert sitk.GetArrayFromImage(warped)[inside].std() > 0.3
+    assert np.abs(difference[inside]).max() < 1e-3
 
 
 @pytest.mark.parametrize("is_loaded", [False, True])
