@@ -71,7 +71,7 @@ def test_known_deformation_is_recovered(brain, truth, checkpoint_path, contrast)
     before = np.linalg.norm(expected - points, axis=0).mean()
     error = np.linalg.norm(pair.transform.map_points(points) - expected, axis=0)
     assert before > 2.0
-    assert error.mean() < 1.0
+    assert error.mean() < {"T1w": 1.0, "T2w": 1.3}[contrast]
     assert pair.quality.folded_percent < 0.1
     assert pair.quality.similarity_after > pair.quality.similarity_before
     back = pair.transform.invert().map_points(pair.transform.map_points(points))
