@@ -19,7 +19,7 @@ from brainfeat.models.layers import (
     interpolate_slab_positions,
 )
 from brainfeat.models.packing import Packing
-from brainfeat.models.protocol import Encoder, EncoderOutput
+from brainfeat.models.protocol import Encoder, EncoderOutput, EncoderState
 from brainfeat.models.rotary import Rotation, rotate_image
 from brainfeat.models.stem import HierarchicalStem
 
@@ -129,9 +129,7 @@ class SlabEncoder(Encoder):
         """
         x, layout = self._embed(slabs, present, masks, positions, foreground)
         rotation = self._rotation(layout, x.device)
-        for index in range(len(self.blocks)):
-            x = self._run_block(index, x, layout, rotation)
-        return self._output(x, layout)
+        return self.forward_from(EncoderState(x, (layout, rotation)), 0)
 
     def forward_intermediates(
         self,
@@ -166,8 +164,8 @@ class SlabEncoder(Encoder):
             If a block does not exist or a shape does not fit.
         """
         wanted = check_blocks(blocks, self.config.depth)
-        x, layout = self._embed(slabs, present, foreground=foreground)
-        rotation = self._rotation(layout, x.device)
+        start = self.forward_until(slabs, 0, present=present, foreground=foreground)
+        x, (layout, rotation) = start
         outputs: dict[int, EncoderOutput] = {}
         for index in range(max(wanted, default=-1) + 1):
             x = self._run_block(index, x, layout, rotation)
@@ -175,14 +173,31 @@ class SlabEncoder(Encoder):
                 outputs[index] = self._output(x, layout)
         return [outputs[index] for index in wanted]
 
-    def set_activation_checkpointing(self, enabled: bool) -> None:
-        """Recompute blocks in the backward pass, to save memory.
+    def forward_until(
+        self,
+        slabs: Tensor,
+        /,
+        n_blocks: int,
+        *,
+        present: Tensor | None = None,
+        foreground: Tensor | None = None,
+    ) -> EncoderState:
+        """Return the tokens before a block."""
+        x, layout = self._embed(slabs, present, foreground=foreground)
+        rotation = self._rotation(layout, x.device)
+        for index in range(n_blocks):
+            x = self._run_block(index, x, layout, rotation)
+        return EncoderState(x, (layout, rotation))
 
-        Parameters
-        ----------
-        enabled : bool
-            Whether blocks discard their activations while training.
-        """
+    def forward_from(self, state: EncoderState, n_blocks: int) -> EncoderOutput:
+        """Run the blocks from one on."""
+        x, (layout, rotation) = state
+        for index in range(n_blocks, len(self.blocks)):
+            x = self._run_block(index, x, layout, rotation)
+        return self._output(x, layout)
+
+    def set_activation_checkpointing(self, enabled: bool) -> None:
+        """Recompute blocks in the backward pass, to save memory."""
         self.activation_checkpointing = enabled
 
     def _init_weights(self) -> None:
