@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
@@ -46,7 +46,7 @@ from brainfeat.subjects.table import (
 )
 
 
-class FineTunedEncoder(BaseEstimator):
+class FineTunedEncoder(TransformerMixin, BaseEstimator):
     """An encoder that is adapted to a label, after a linear probe of it."""
 
     # Fitted attributes that a folder holds as JSON.
@@ -113,6 +113,24 @@ class FineTunedEncoder(BaseEstimator):
             The mean token over the brain, or that of each query of the attention.
         """
         return np.stack([one.embedding for one in self._predict(X)])
+
+    def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:
+        """Return the names of the columns of `transform`.
+
+        Parameters
+        ----------
+        input_features : object
+            Ignored.
+
+        Returns
+        -------
+        ndarray of str of shape (n_features,)
+            ``emb_000`` and so on.
+        """
+        check_is_fitted(self)
+        n_queries, _, dim = self.head_.weight.shape
+        names = [f"emb_{index:03d}" for index in range(n_queries * dim)]
+        return np.array(names, dtype=object)
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write the trained weights and the head; the encoder's own are only named.
@@ -202,6 +220,8 @@ class FineTunedEncoder(BaseEstimator):
     def __sklearn_tags__(self) -> Tags:
         tags = tag_images(super().__sklearn_tags__())
         tags.target_tags.required = True
+        # Always float32, whatever the images hold.
+        tags.transformer_tags.preserves_dtype = []
         return tags
 
     def _read(self, X: Any) -> tuple[Checkpoint, SubjectTable, FinetuningPlan]:

@@ -2,14 +2,13 @@
 
 __all__ = ["FinetuningNetwork", "FrozenTrunk", "View"]
 
-import copy
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from brainfeat.finetuning.head import TaskHead
-from brainfeat.models.device import fast_attention, resolve_dtype
+from brainfeat.models.device import resolve_dtype
 from brainfeat.models.protocol import Encoder, EncoderOutput, EncoderState
 
 
@@ -66,7 +65,7 @@ class FinetuningNetwork(nn.Module):
     def tokens(self, view: View) -> EncoderOutput:
         """Run the trained blocks."""
         state = view.state._replace(x=view.state.x.to(self.device).float())
-        with precision(self.device), fast_attention(self.device):
+        with precision(self.device):
             if self.first_block is not None:
                 return self.encoder.forward_from(state, self.first_block)
             present, foreground = state.layout
@@ -89,7 +88,11 @@ class FinetuningNetwork(nn.Module):
 
     def copy_head(self) -> TaskHead:
         """Copy the head to the CPU."""
-        return copy.deepcopy(self.head).cpu().requires_grad_(requires_grad=False)
+        n_outputs, embed_dim = self.head.weight.shape[1:]
+        head = TaskHead(embed_dim, n_outputs, self.head.pooling)
+        state = self.head.state_dict()
+        head.load_state_dict({name: value.cpu() for name, value in state.items()})
+        return head.requires_grad_(requires_grad=False)
 
 
 def precision(device: torch.device) -> torch.autocast:
