@@ -49,10 +49,12 @@ class BrainFoundRegressor(RegressorMixin, FineTunedEncoder):
     n_folds : int
         Folds of people, each of which is held out in turn to choose the number of
         steps; with 0 or 1, all ``n_steps`` are taken.
-    modality, preprocessor, device, n_jobs
+    modality, preprocessor, device : object
         As for `BrainFoundEmbedder`.
     random_state : None, int or numpy.random.RandomState
         Seed; an integer gives the same model on the same machine.
+    n_jobs : int
+        Threads that read and preprocess. Changes speed only.
     verbose : int
         Above 0, progress is shown: a bar on a terminal or in a notebook, else lines.
 

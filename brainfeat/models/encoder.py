@@ -129,7 +129,7 @@ class SlabEncoder(Encoder):
         """
         x, layout = self._embed(slabs, present, masks, positions, foreground)
         rotation = self._rotation(layout, x.device)
-        return self.forward_from(EncoderState(x, (layout, rotation)), 0)
+        return self._forward_from(EncoderState(x, (layout, rotation)), 0)
 
     def forward_intermediates(
         self,
@@ -164,8 +164,7 @@ class SlabEncoder(Encoder):
             If a block does not exist or a shape does not fit.
         """
         wanted = check_blocks(blocks, self.config.depth)
-        start = self.forward_until(slabs, 0, present=present, foreground=foreground)
-        x, (layout, rotation) = start
+        x, (layout, rotation) = self._forward_until(slabs, 0, present, foreground)
         outputs: dict[int, EncoderOutput] = {}
         for index in range(max(wanted, default=-1) + 1):
             x = self._run_block(index, x, layout, rotation)
@@ -173,32 +172,34 @@ class SlabEncoder(Encoder):
                 outputs[index] = self._output(x, layout)
         return [outputs[index] for index in wanted]
 
-    def forward_until(
+    def set_activation_checkpointing(self, enabled: bool) -> None:
+        """Recompute blocks in the backward pass, to save memory.
+
+        Parameters
+        ----------
+        enabled : bool
+            Whether blocks discard their activations while training.
+        """
+        self.activation_checkpointing = enabled
+
+    def _forward_until(
         self,
         slabs: Tensor,
-        /,
         n_blocks: int,
-        *,
-        present: Tensor | None = None,
-        foreground: Tensor | None = None,
+        present: Tensor | None,
+        foreground: Tensor | None,
     ) -> EncoderState:
-        """Return the tokens before a block."""
         x, layout = self._embed(slabs, present, foreground=foreground)
         rotation = self._rotation(layout, x.device)
         for index in range(n_blocks):
             x = self._run_block(index, x, layout, rotation)
         return EncoderState(x, (layout, rotation))
 
-    def forward_from(self, state: EncoderState, n_blocks: int) -> EncoderOutput:
-        """Run the blocks from one on."""
+    def _forward_from(self, state: EncoderState, n_blocks: int) -> EncoderOutput:
         x, (layout, rotation) = state
         for index in range(n_blocks, len(self.blocks)):
             x = self._run_block(index, x, layout, rotation)
         return self._output(x, layout)
-
-    def set_activation_checkpointing(self, enabled: bool) -> None:
-        """Recompute blocks in the backward pass, to save memory."""
-        self.activation_checkpointing = enabled
 
     def _init_weights(self) -> None:
         if self.cls_token.is_meta:  # initialising meta tensors takes a second

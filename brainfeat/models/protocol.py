@@ -148,8 +148,20 @@ class Encoder(nn.Module):
         foreground: Tensor | None = None,
     ) -> EncoderState:
         """Run the first blocks, whose results can be kept while others are trained."""
-        raise NotImplementedError
+        return self._forward_until(inputs, n_blocks, present, foreground)
 
     def forward_from(self, state: EncoderState, n_blocks: int) -> EncoderOutput:
         """Run all but the first blocks on what `forward_until` returned."""
+        return self._forward_from(state, n_blocks)
+
+    def _forward_until(
+        self,
+        inputs: Tensor,
+        n_blocks: int,
+        present: Tensor | None,
+        foreground: Tensor | None,
+    ) -> EncoderState:
+        raise NotImplementedError
+
+    def _forward_from(self, state: EncoderState, n_blocks: int) -> EncoderOutput:
         raise NotImplementedError

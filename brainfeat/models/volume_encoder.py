@@ -216,16 +216,13 @@ class VolumeEncoder(Encoder):
             None if cls_token is None else cls_token[:, 0], encoded[0, 0, :, 0, 0]
         )
 
-    def forward_until(
+    def _forward_until(
         self,
         volumes: Tensor,
-        /,
         n_blocks: int,
-        *,
-        present: Tensor | None = None,
-        foreground: Tensor | None = None,
+        present: Tensor | None,
+        foreground: Tensor | None,
     ) -> EncoderState:
-        """Return the tokens before a block."""
         check_volumes(self.config, volumes, present=present, foreground=foreground)
         single, shown = None, present
         if self.config.streams != "joint":
@@ -238,8 +235,7 @@ class VolumeEncoder(Encoder):
             tokens = _run(block, tokens)
         return EncoderState(tokens.x, (tokens, single, present))
 
-    def forward_from(self, state: EncoderState, n_blocks: int) -> EncoderOutput:
-        """Run the blocks from one on."""
+    def _forward_from(self, state: EncoderState, n_blocks: int) -> EncoderOutput:
         tokens, single, present = state.layout
         tokens = dataclasses.replace(tokens, x=state.x)
         for block in self.blocks[n_blocks:]:
