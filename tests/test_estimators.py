@@ -10,13 +10,7 @@ from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from sklearn.utils.validation import validate_data
 
-from brainfeat import (
-    BrainFoundClassifier,
-    BrainFoundEmbedder,
-    BrainFoundRegressor,
-    SegmentationEstimator,
-)
-from brainfeat.checkpoint import sharing
+from brainfeat import BrainFoundEmbedder, SegmentationEstimator
 from brainfeat.embedding import encoder_spec as encoder_spec_module
 from brainfeat.io.volumes import to_image
 from brainfeat.models.config import EncoderConfig
@@ -37,49 +31,6 @@ class ArrayEmbedder(BrainFoundEmbedder):
         tags.input_tags.two_d_array = True
         tags.input_tags.string = tags.input_tags.allow_nan = False
         return tags
-
-
-class _ArrayLearner:
-    """Takes arrays in place of images, as `ArrayEmbedder` does."""
-
-    def fit(self, X, y, groups=None):
-        X, y = validate_data(self, X, y, **dict(self.of_labels))
-        return super().fit(to_images(X), y, groups)
-
-    def transform(self, X):
-        return super().transform(self._images(X))
-
-    def predict(self, X):
-        return super().predict(self._images(X))
-
-    def _images(self, X):
-        return to_images(validate_data(self, X, reset=False))
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = True
-        tags.input_tags.string = tags.input_tags.allow_nan = False
-        # Lines of voxels say little to an encoder of random weights.
-        for kind in (tags.classifier_tags, tags.regressor_tags):
-            if kind is not None:
-                kind.poor_score = True
-        return tags
-
-
-class ArrayClassifier(_ArrayLearner, BrainFoundClassifier):
-    of_labels = ()
-
-    def predict_proba(self, X):
-        # `predict` has made images of them already.
-        images = X if isinstance(X, list) else self._images(X)
-        return super().predict_proba(images)
-
-    def predict(self, X):
-        return BrainFoundClassifier.predict(self, self._images(X))
-
-
-class ArrayRegressor(_ArrayLearner, BrainFoundRegressor):
-    of_labels = (("y_numeric", True),)
 
 
 def to_images(X):
@@ -115,8 +66,7 @@ def line_checkpoint(make_checkpoint, monkeypatch):
         num_heads=2,
     )
     checkpoint = make_checkpoint(encoder=config, missing_modalities=False)
-    for module in (encoder_spec_module, sharing):
-        monkeypatch.setattr(module, "shared_checkpoint", lambda _: checkpoint)
+    monkeypatch.setattr(encoder_spec_module, "shared_checkpoint", lambda _: checkpoint)
 
 
 @pytest.mark.usefixtures("line_checkpoint")
@@ -129,33 +79,7 @@ def test_scikit_learn_check(estimator, check):
     check(estimator)
 
 
-# Few steps: the checks are of the contract.
-FEW = {"n_steps": 2, "n_folds": 0, "n_views": 0, "random_state": 0}
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("line_checkpoint")
-@parametrize_with_checks(
-    [
-        kind(preprocessor=GRID, device="cpu", **FEW)
-        for kind in (ArrayClassifier, ArrayRegressor)
-    ],
-    expected_failed_checks={},
-    xfail_strict=True,
-)
-def test_scikit_learn_check_of_fine_tuning(estimator, check):
-    check(estimator)
-
-
-@pytest.mark.parametrize(
-    "kind",
-    [
-        BrainFoundClassifier,
-        BrainFoundEmbedder,
-        BrainFoundRegressor,
-        SegmentationEstimator,
-    ],
-)
+@pytest.mark.parametrize("kind", [BrainFoundEmbedder, SegmentationEstimator])
 def test_constructor_only_stores(kind):
     given = {
         name: object()

@@ -74,11 +74,11 @@ def finetune(
     jobs: JobsOption = 1,
     log_file: LogFileOption = None,
 ) -> None:
-    """Adapt an encoder to a label, and tell the score of held-out people.
+    """Adapt an encoder to a label, from a linear probe on.
 
-    Training starts from a linear probe, and stops where people who are held out gain no
-    more. Subjects without a label, and scans that cannot be read, are left out; if a
-    scan fails, the exit status is 1.
+    Training stops where people who are held out gain no more, whose score is printed.
+    Subjects without a label are left out. The exit status is 1 if a row of the manifest
+    cannot be used; a scan that cannot be read is an error.
     """
     from brainfeat.checkpoint.sharing import shared_checkpoint
     from brainfeat.finetuning.manifest import choose_task, read_labelled_rows

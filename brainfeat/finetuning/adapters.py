@@ -5,7 +5,7 @@ References
 .. [1] Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022.
 """
 
-__all__ = ["LowRankLinear", "adapt_encoder", "merge_updates", "update_names"]
+__all__ = ["Adapt", "LowRankLinear", "adapt_encoder", "merge_updates"]
 
 import copy
 import math
@@ -66,11 +66,6 @@ def adapt_encoder(
         for block in list(_blocks(adapted))[first_block:]:
             _add_updates(block, rank, generator)
     return adapted
-
-
-def update_names(adapted: Encoder) -> list[str]:
-    """List the names of the trained parameters."""
-    return [name for name, p in adapted.named_parameters() if p.requires_grad]
 
 
 def merge_updates(

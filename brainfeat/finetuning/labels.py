@@ -25,7 +25,7 @@ def read_classes(
     classes, codes = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
         raise InputError(
-            f"y: expected at least two classes, got one class, {classes[0]!r}."
+            f"y: expected at least two classes, got one class, {str(classes[0])!r}."
         )
     weights = _weigh(class_weight, classes, labels)[codes]
     return classes, ClassTargets(codes, weights / weights.mean(), len(classes))
@@ -37,7 +37,7 @@ def read_numbers(y: Any, n_rows: int) -> tuple[float, float, NumberTargets]:
     try:
         numbers = values.astype(np.float64)
     except (TypeError, ValueError) as error:
-        raise InputError(f"y: expected numbers, got {values[0]!r}.") from error
+        raise InputError(f"y: expected numbers, got {str(values[0])!r}.") from error
     if not np.isfinite(numbers).all():
         raise InputError("y: expected finite numbers, got infinity.")
     mean, scale = float(numbers.mean()), float(numbers.std())

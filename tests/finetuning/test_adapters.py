@@ -11,7 +11,7 @@ SIZES = {"embed_dim": 12, "depth": 3, "num_heads": 2, "modalities": ("T1w", "FLA
 VOLUMES = {"patch_size": (4, 4, 4), "volume_size": (8, 12, 16), **SIZES}
 ENCODERS = {
     "joint": VolumeConfig(**VOLUMES, streams="joint", background="skipped"),
-    "single": VolumeConfig(**VOLUMES, streams="single"),
+    "averaged": VolumeConfig(**VOLUMES, streams="averaged"),
 }
 
 

@@ -24,14 +24,18 @@ FAST = {"n_steps": 4, "batch_size": 2, "n_views": 1, "n_folds": 2, "random_state
 KINDS = {"classes": BrainFoundClassifier, "numbers": BrainFoundRegressor}
 
 
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::brainfeat.exceptions.UntrainedCheckpointWarning"
+)
+
+
 @pytest.fixture(scope="module")
-def paths(modality_paths):
-    return modality_paths["T1w"]
+def paths(small_scans):
+    return sorted(map(str, small_scans.rglob("*_T1w.nii.gz")))[:8]
 
 
 @pytest.fixture(scope="module")
 def labels():
-    # What `draw_brain` grows by an odd seed.
     return {
         "classes": np.array(["cn", "ad"] * 4),
         "numbers": np.array([60.0, 71.0, 62.0, 74.0, 61.0, 73.0, 60.5, 72.0]),
@@ -39,10 +43,10 @@ def labels():
 
 
 @pytest.fixture(scope="module", params=["classes", "numbers"])
-def fitted(request, checkpoint_path, paths, labels):
+def fitted(request, small_checkpoint, paths, labels):
     kind = KINDS[request.param]
     # Of so few people, none need be held out: all steps are trained.
-    model = kind(checkpoint_path, **FAST | {"n_folds": 0})
+    model = kind(small_checkpoint, **FAST | {"n_folds": 0})
     return model.fit(paths, labels[request.param]), request.param
 
 
@@ -85,9 +89,13 @@ def test_predictions_survive_pickle_and_folder(fitted, paths, tmp_path):
     assert config["base_fingerprint"] == model.checkpoint_fingerprint_
 
 
-def test_a_damaged_or_another_folder_is_refused(
-    fitted, make_checkpoint, tmp_path, checkpoint_path
-):
+def write_other(checkpoint, folder):
+    """Write the same encoder with other weights."""
+    config = Checkpoint.load(checkpoint).config
+    return str(Checkpoint.untrained(config, seed=1).save(folder))
+
+
+def test_a_damaged_or_another_folder_is_refused(fitted, tmp_path, small_checkpoint):
     model, name = fitted
     folder = model.save(tmp_path / "model")
     other = KINDS["numbers" if name == "classes" else "classes"]
@@ -96,9 +104,9 @@ def test_a_damaged_or_another_folder_is_refused(
     with pytest.raises(CheckpointError, match=r"got none with config\.json"):
         type(model).load(tmp_path)
     with pytest.raises(CheckpointError, match="expected a fine-tuned model"):
-        type(model).load(checkpoint_path)
+        type(model).load(small_checkpoint)
     config = json.loads((folder / "config.json").read_text())
-    base = make_checkpoint(seed=5).save(tmp_path / "base")
+    base = write_other(small_checkpoint, tmp_path / "base")
     changed = config | {"base": str(base)}
     (folder / "config.json").write_text(json.dumps(changed))
     with pytest.raises(CheckpointError, match="expected the weights that were fitted"):
@@ -111,13 +119,13 @@ def test_a_damaged_or_another_folder_is_refused(
 
 
 def test_without_steps_the_model_is_the_probe_of_the_embedder(
-    checkpoint_path, paths, labels
+    small_checkpoint, paths, labels
 ):
     from brainfeat import BrainFoundEmbedder
 
-    model = BrainFoundClassifier(checkpoint_path, **FAST | {"n_steps": 0})
+    model = BrainFoundClassifier(small_checkpoint, **FAST | {"n_steps": 0})
     model.fit(paths, labels["classes"])
-    rows = BrainFoundEmbedder(checkpoint_path, dtype="float32").fit_transform(paths)
+    rows = BrainFoundEmbedder(small_checkpoint, dtype="float32").fit_transform(paths)
     np.testing.assert_allclose(model.transform(paths), rows, atol=2e-2)
     codes = np.unique(labels["classes"], return_inverse=True)[1]
     targets = ClassTargets(codes, np.ones(8), 2)
@@ -129,18 +137,20 @@ def test_without_steps_the_model_is_the_probe_of_the_embedder(
     assert model.updates_ == {}
 
 
-def test_labels_that_nothing_predicts_leave_the_probe(checkpoint_path, paths):
+def test_labels_that_nothing_predicts_leave_the_probe(small_checkpoint, paths):
     # People who are held out gain nothing by training on noise.
     noise = np.random.default_rng(1).normal(size=8)
-    model = BrainFoundRegressor(checkpoint_path, **FAST).fit(paths, noise)
+    model = BrainFoundRegressor(small_checkpoint, **FAST).fit(paths, noise)
     assert model.n_steps_ == 0
     assert np.isfinite([model.held_out_score_, model.probe_score_]).all()
     assert model.held_out_predictions_.shape == (8,)
 
 
-def test_model_selection_of_scikit_learn(checkpoint_path, paths, labels):
+def test_model_selection_of_scikit_learn(small_checkpoint, paths, labels):
     X = pd.Series(paths, index=[f"sub-{i}" for i in range(8)])
-    model = BrainFoundClassifier(checkpoint_path, **FAST | {"n_folds": 0, "n_steps": 1})
+    model = BrainFoundClassifier(
+        small_checkpoint, **FAST | {"n_folds": 0, "n_steps": 1}
+    )
     people = np.repeat(np.arange(4), 2)
     scores = cross_val_score(
         model, X, labels["classes"], groups=people, cv=GroupKFold(2)
@@ -151,22 +161,22 @@ def test_model_selection_of_scikit_learn(checkpoint_path, paths, labels):
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
 
 
-def test_missing_modalities_as_the_checkpoint_allows(
-    checkpoint_path, modality_paths, labels
-):
-    frame = pd.DataFrame({m: modality_paths[m] for m in ("T1w", "FLAIR")})
+def test_missing_modalities_as_the_checkpoint_allows(small_checkpoint, paths, labels):
+    frame = pd.DataFrame({"T1w": paths, "FLAIR": paths})
     frame.loc[1, "FLAIR"] = None
     model = BrainFoundClassifier(
-        checkpoint_path, **FAST | {"n_steps": 1, "adapt": "last", "n_folds": 0}
+        small_checkpoint, **FAST | {"n_steps": 1, "adapt": "last", "n_folds": 0}
     )
     model.fit(frame, labels["classes"])
     assert model.modalities_ == ("T1w", "FLAIR")
     assert model.predict_proba(frame.iloc[:2]).shape == (2, 2)
+    alone = BrainFoundClassifier(small_checkpoint, **FAST | {"n_steps": 0})
+    alone.fit(frame[["T1w"]], labels["classes"])
     with pytest.raises(ModalityError, match="was fitted on modalities"):
-        model.predict(pd.DataFrame({"T2w": modality_paths["T2w"]}))
+        alone.predict(frame)
 
 
-def test_groups_are_never_split(checkpoint_path, paths, labels, monkeypatch):
+def test_groups_are_never_split(small_checkpoint, paths, labels, monkeypatch):
     from brainfeat.finetuning import selection
 
     seen = []
@@ -176,7 +186,7 @@ def test_groups_are_never_split(checkpoint_path, paths, labels, monkeypatch):
 
     monkeypatch.setattr(selection, "train", record)
     groups = np.array([0, 1, 0, 1, 2, 3, 2, 3])
-    model = BrainFoundClassifier(checkpoint_path, **FAST)
+    model = BrainFoundClassifier(small_checkpoint, **FAST)
     model.fit(paths, labels["classes"], groups=groups)
     assert len(seen) == 2
     for rows in seen:
@@ -194,14 +204,14 @@ def test_groups_are_never_split(checkpoint_path, paths, labels, monkeypatch):
         (None, "requires y"),
     ],
 )
-def test_labels_that_cannot_be_learnt_are_refused(checkpoint_path, paths, y, message):
+def test_labels_that_cannot_be_learnt_are_refused(small_checkpoint, paths, y, message):
     with pytest.raises(InputError, match=message):
-        BrainFoundClassifier(checkpoint_path).fit(paths, y)
+        BrainFoundClassifier(small_checkpoint).fit(paths, y)
 
 
-def test_numbers_that_are_none_are_refused(checkpoint_path, paths):
+def test_numbers_that_are_none_are_refused(small_checkpoint, paths):
     with pytest.raises(InputError, match="expected numbers, got 'cn'"):
-        BrainFoundRegressor(checkpoint_path).fit(paths, ["cn", "ad"] * 4)
+        BrainFoundRegressor(small_checkpoint).fit(paths, ["cn", "ad"] * 4)
 
 
 @pytest.mark.parametrize(
@@ -219,33 +229,36 @@ def test_numbers_that_are_none_are_refused(checkpoint_path, paths):
         ("preprocessor", "fsl"),
     ],
 )
-def test_impossible_parameters_are_refused(checkpoint_path, paths, labels, name, value):
-    model = BrainFoundClassifier(checkpoint_path, **{name: value})
+def test_impossible_parameters_are_refused(
+    small_checkpoint, paths, labels, name, value
+):
+    model = BrainFoundClassifier(small_checkpoint, **{name: value})
     with pytest.raises(ConfigError, match=name):
         model.fit(paths, labels["classes"])
 
 
-def test_an_unreadable_image_is_named(checkpoint_path, paths, labels, tmp_path):
+def test_an_unreadable_image_is_named(small_checkpoint, paths, labels, tmp_path):
     broken = tmp_path / "sub-9_T1w.nii.gz"
     broken.write_bytes(b"nothing")
-    model = BrainFoundClassifier(checkpoint_path, **FAST)
+    model = BrainFoundClassifier(small_checkpoint, **FAST)
     with pytest.raises(VolumeError, match=r"sub-9_T1w\.nii\.gz"):
         model.fit([*paths[:7], str(broken)], labels["classes"])
 
 
-def test_a_checkpoint_that_changed_is_refused(make_checkpoint, paths, labels, tmp_path):
-    folder = str(make_checkpoint(seed=1).save(tmp_path / "base"))
+def test_a_checkpoint_that_changed_is_refused(
+    small_checkpoint, paths, labels, tmp_path
+):
+    folder = str(Checkpoint.load(small_checkpoint).save(tmp_path / "base"))
     model = BrainFoundClassifier(folder, **FAST | {"n_steps": 0, "n_folds": 0})
     model.fit(paths, labels["classes"])
-    Checkpoint.load(folder)
-    make_checkpoint(seed=2).save(folder)
+    write_other(small_checkpoint, folder)
     with pytest.raises(CheckpointError, match="expected the weights that were fitted"):
         model.predict(paths[:1])
 
 
-def test_all_weights_can_be_trained(checkpoint_path, paths, labels):
+def test_all_weights_can_be_trained(small_checkpoint, paths, labels):
     model = BrainFoundClassifier(
-        checkpoint_path, **FAST | {"adapt": "all", "n_steps": 2, "n_folds": 0}
+        small_checkpoint, **FAST | {"adapt": "all", "n_steps": 2, "n_folds": 0}
     )
     model.fit(paths, labels["classes"])
     assert any(name.startswith("patch_embed.") for name in model.updates_)
