@@ -60,7 +60,7 @@ def adapt_encoder(
     memo = {id(p): p for name, p in parameters.items() if name not in tuned}
     adapted = copy.deepcopy(encoder, memo)
     for name in tuned:
-        adapted.get_parameter(name).requires_grad_(requires_grad=True)
+        adapted.get_parameter(name).requires_grad = True
     if adapt == "lora":
         generator = Generator().manual_seed(seed)
         for block in list(_blocks(adapted))[first_block:]:

@@ -38,7 +38,7 @@ class HeldOut:
     @property
     def unbiased(self) -> Floats:
         """Scores (n, K) after the steps that the other folds choose."""
-        rows = np.empty_like(self.scores[0])
+        rows: Floats = np.empty(self.scores.shape[1:])
         for fold in np.unique(self.folds):
             is_in = self.folds == fold
             rows[is_in] = self.scores[_choose(self.losses[:, ~is_in]), is_in]

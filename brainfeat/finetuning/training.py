@@ -4,6 +4,7 @@ __all__ = ["TrainingData", "score_views", "train"]
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -98,7 +99,7 @@ def _make_optimizer(
     network: FinetuningNetwork, plan: FinetuningPlan
 ) -> torch.optim.Optimizer:
     head, rate = network.head, plan.learning_rate
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [*network.trained().values()]},
         {"params": head.query_parameters(), "lr": _QUERY_RATE * rate},
         # The probe has its own penalty.
