@@ -116,7 +116,7 @@ class BrainFoundClassifier(ClassifierMixin, FineTunedEncoder):
         pooling: Literal["attention", "mean"] = "attention",
         n_steps: int = 40,
         learning_rate: float = 1e-3,
-        batch_size: int = 8,
+        batch_size: int = 4,
         n_views: int = 1,
         n_folds: int = 3,
         class_weight: Mapping[Any, float] | Literal["balanced"] | None = None,

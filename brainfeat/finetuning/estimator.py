@@ -72,7 +72,7 @@ class FineTunedEncoder(TransformerMixin, BaseEstimator):
         pooling: Literal["attention", "mean"] = "attention",
         n_steps: int = 40,
         learning_rate: float = 1e-3,
-        batch_size: int = 8,
+        batch_size: int = 4,
         n_views: int = 1,
         n_folds: int = 3,
         modality: str | None = None,

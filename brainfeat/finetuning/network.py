@@ -35,7 +35,7 @@ class FrozenTrunk:
         if self.first_block is None:
             state = EncoderState(inputs, (present, foreground))
         else:
-            with precision(self.device):
+            with _precision(self.device):
                 state = self.encoder.forward_until(
                     inputs, self.first_block, present=present, foreground=foreground
                 )
@@ -65,7 +65,7 @@ class FinetuningNetwork(nn.Module):
     def tokens(self, view: View) -> EncoderOutput:
         """Run the trained blocks."""
         state = view.state._replace(x=view.state.x.to(self.device).float())
-        with precision(self.device):
+        with _precision(self.device):
             if self.first_block is not None:
                 return self.encoder.forward_from(state, self.first_block)
             present, foreground = state.layout
@@ -95,7 +95,7 @@ class FinetuningNetwork(nn.Module):
         return head.requires_grad_(requires_grad=False)
 
 
-def precision(device: torch.device) -> torch.autocast:
+def _precision(device: torch.device) -> torch.autocast:
     """Multiply in bfloat16 in this context, where the device has it natively."""
     is_bfloat16 = resolve_dtype("auto", device) == torch.bfloat16
     return torch.autocast(device.type, torch.bfloat16, enabled=is_bfloat16)

@@ -21,7 +21,8 @@ Rows = NDArray[np.intp]
 _WARM_UP = 0.1  # fraction of the steps
 _CLIP_GRADIENT = 1.0
 _WEIGHT_DECAY = 0.01
-_QUERY_RATE = 10.0  # relative to the encoder's
+# Relative to the encoder's: the probe is nearly at its optimum.
+_QUERY_RATE, _HEAD_RATE = 3.0, 0.3
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +104,11 @@ def _make_optimizer(
         {"params": [*network.trained().values()]},
         {"params": head.query_parameters(), "lr": _QUERY_RATE * rate},
         # The probe has its own penalty.
-        {"params": [head.weight, head.bias], "weight_decay": 0.0},
+        {
+            "params": [head.weight, head.bias],
+            "lr": _HEAD_RATE * rate / len(head.weight),
+            "weight_decay": 0.0,
+        },
     ]
     used = [group for group in groups if group["params"]]
     return torch.optim.AdamW(used, lr=rate, weight_decay=_WEIGHT_DECAY)
