@@ -6,7 +6,12 @@ import pytest
 import sklearn
 from sklearn.utils.fixes import parse_version
 
-from brainfeat import BrainFoundEmbedder, SegmentationEstimator
+from brainfeat import (
+    BrainFoundClassifier,
+    BrainFoundEmbedder,
+    BrainFoundRegressor,
+    SegmentationEstimator,
+)
 from brainfeat.evaluation import ConfoundRegressor, SiteHarmonizer
 
 
@@ -40,6 +45,8 @@ class Descriptions(HTMLParser):
     [
         BrainFoundEmbedder(),
         SegmentationEstimator(),
+        BrainFoundClassifier(),
+        BrainFoundRegressor(),
         ConfoundRegressor(["age"]),
         SiteHarmonizer("site"),
     ],
