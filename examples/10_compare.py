@@ -11,7 +11,7 @@ import numpy as np
 from brainfeat import BrainFoundEmbedder, simulate_cohort
 from brainfeat.evaluation import compare_embeddings
 
-cohort = simulate_cohort("cohort", n_subjects=16, labels=False, random_state=5)
+cohort = simulate_cohort("cohort", n_subjects=16, random_state=1)
 embeddings = {
     pooling: BrainFoundEmbedder(pooling=pooling, memory="cache").fit_transform(
         cohort[["T1w"]]

@@ -55,8 +55,12 @@ class BrainFoundClassifier(ClassifierMixin, FineTunedEncoder):
         steps; with 0 or 1, all ``n_steps`` are taken.
     class_weight : None, "balanced" or dict
         As in scikit-learn.
-    modality, preprocessor, device : object
-        As for `BrainFoundEmbedder`.
+    modality : str, optional
+        Modality of images without one, such as paths; as for `BrainFoundEmbedder`.
+    preprocessor : Preprocessor or InputRecipe, optional
+        Replaces the checkpoint's preprocessing.
+    device : "auto", str or torch.device
+        Where the encoder is trained and runs; ``"auto"`` is CUDA if available.
     random_state : None, int or numpy.random.RandomState
         Seed; an integer gives the same model on the same machine.
     n_jobs : int

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from brainfeat.checkpoint import sharing
 from brainfeat.checkpoint.checkpoint import Checkpoint
+from brainfeat.display.documented import Documented
 from brainfeat.exceptions import ConfigError
 from brainfeat.finetuning.adapters import merge_updates
 from brainfeat.finetuning.fitting import (
@@ -46,7 +47,7 @@ from brainfeat.subjects.table import (
 )
 
 
-class FineTunedEncoder(TransformerMixin, BaseEstimator):
+class FineTunedEncoder(Documented, TransformerMixin, BaseEstimator):
     """An encoder that is adapted to a label, after a linear probe of it."""
 
     # Fitted attributes that a folder holds as JSON.
