@@ -39,8 +39,8 @@ class BrainFoundRegressor(RegressorMixin, FineTunedEncoder):
     n_steps : int
         The most steps; 0 fits the probe alone.
     learning_rate : float
-        Of the encoder and the head, after a warm-up of a tenth of the steps; the
-        weights of the attention have ten times as much.
+        Of the encoder, after a warm-up of a tenth of the steps; the attention has
+        three times as much, and the head a third.
     batch_size : int
         Subjects of a step.
     n_views : int
