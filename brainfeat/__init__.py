@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from brainfeat.preprocessing.preprocessor import Preprocessor
     from brainfeat.pretraining.config import PretrainingConfig
     from brainfeat.pretraining.run import pretrain
-    from brainfeat.registration.estimator import RegistrationEstimator
     from brainfeat.segmentation.estimator import SegmentationEstimator
     from brainfeat.simulation.cohort import simulate_cohort
     from brainfeat.subjects.bids_frame import load_bids
@@ -29,7 +28,6 @@ __all__ = [
     "Geometry",
     "Preprocessor",
     "PretrainingConfig",
-    "RegistrationEstimator",
     "SegmentationEstimator",
     "Volume",
     "load_bids",
@@ -48,7 +46,6 @@ _HOMES = {
     "Geometry": "brainfeat.volume",
     "Preprocessor": "brainfeat.preprocessing.preprocessor",
     "PretrainingConfig": "brainfeat.pretraining.config",
-    "RegistrationEstimator": "brainfeat.registration.estimator",
     "SegmentationEstimator": "brainfeat.segmentation.estimator",
     "Volume": "brainfeat.volume",
     "load_bids": "brainfeat.subjects.bids_frame",

@@ -22,7 +22,6 @@ def test_public_names_are_these():
         "Geometry",
         "Preprocessor",
         "PretrainingConfig",
-        "RegistrationEstimator",
         "SegmentationEstimator",
         "Volume",
         "load_bids",

@@ -1,3 +1,3 @@
-"""Registration of scans to each other: estimator, features, fields and transforms."""
+"""Transforms between scans, and the fields of displacements that they hold."""
 
 __all__: list[str] = []
