@@ -20,12 +20,12 @@ from brainfeat.evaluation import evaluate_probe, evaluate_reliability
 from brainfeat.reporting import attribution, generate_report
 
 cohort = simulate_cohort("cohort", n_subjects=12, random_state=1)
-scans, diagnosis = list(cohort["T1w"]), cohort["diagnosis"].to_numpy()
+scans, diagnosis = cohort["T1w"], cohort["diagnosis"]
 cohort[["diagnosis", "age", "sex", "site"]].head()
 
 # %%
 # A volume shows three planes. `summary()` gives the text beside them.
-read_volume(scans[0])
+read_volume(scans.iloc[0])
 
 # %%
 # The encoder: what it takes, what it gives, its licence.
@@ -33,13 +33,14 @@ Checkpoint.load("brainfound-tiny")
 
 # %%
 # The estimator is shown by scikit-learn: open "Parameters", and point at a name.
-embedder = BrainFoundEmbedder(pooling="mean", memory="cache", n_jobs=2, verbose=1)
+settings = {"modality": "T1w", "memory": "cache", "n_jobs": 2, "verbose": 1}
+embedder = BrainFoundEmbedder(pooling="anatomy", **settings)
 embedder.set_output(transform="pandas").fit(scans)
 
 # %%
 # With `verbose=1` a bar shows the progress, in a notebook and on a terminal.
 features = embedder.transform(scans)
-features.iloc[:3, :5].round(2)
+features.iloc[:3, :5].round(4)
 
 # %%
 # How well is the diagnosis read from the features? Twelve people are a demonstration.
@@ -63,7 +64,7 @@ evaluate_reliability(np.vstack([features[:4], again]), people)
 # %%
 # Which regions speak for the diagnosis? Each person is held out of the training.
 head = LogisticRegression(C=0.1, max_iter=1000)
-model = make_pipeline(embedder, StandardScaler(), head)
+model = make_pipeline(BrainFoundEmbedder(**settings).fit(scans), StandardScaler(), head)
 result = attribution(model, scans[:8], diagnosis[:8], cv=2)
 result
 
@@ -71,9 +72,8 @@ result
 # Any result as a picture.
 axes = result.importance["importance"].head(6)[::-1].plot.barh(figsize=(6, 2.5))
 axes.set_xlabel("importance for the diagnosis")
-plt.tight_layout()
-plt.savefig("tour.png")
+plt.savefig("tour.png", bbox_inches="tight")
 
 # %%
-# A page on inputs, outliers and scores.
-generate_report(embedder, scans[:4], y=diagnosis[:4])
+# A page on inputs and outliers, and with labels on scores.
+generate_report(embedder, scans[:4])

@@ -52,7 +52,8 @@ atypical = cohort["T1w"][distances.is_outlier]
 print(f"{len(atypical)} outliers", *atypical, sep="\n")
 
 # %%
-# Features should predict the diagnosis better than age and sex do.
+# Features should predict the diagnosis better than age and sex do. Twelve subjects are
+# too few to tell, as the errors say.
 scores = {
     "features": result.auc,
     "age and sex alone": result.confound_auc,

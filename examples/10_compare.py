@@ -42,5 +42,6 @@ below, above = scores["value"] - scores["low"], scores["high"] - scores["value"]
 figure, axes = plt.subplots(figsize=(6, 2))
 axes.errorbar(scores["value"], scores["embedding"], xerr=[below, above], fmt="s")
 axes.axvline(result.chance["AUC"], linestyle="--", color="gray")
+axes.margins(y=0.2)
 axes.set_xlabel("AUC, 95 % interval over subjects")
 figure.savefig("compare.png", bbox_inches="tight")

@@ -4,6 +4,8 @@
 # Any BIDS dataset will do; this one is simulated. `load_bids` gives a row per session
 # and run, a column per modality, and those of participants.tsv and sessions.tsv.
 import matplotlib.pyplot as plt
+import numpy as np
+from nilearn.image import load_img
 from nilearn.plotting import plot_anat
 
 from brainfeat import BrainFoundEmbedder, load_bids, read_volume, simulate_cohort
@@ -31,7 +33,10 @@ ventricles = volumes["emb_lateral_ventricle_left"].sort_values()
 print(read_volume(elderly.loc[ventricles.index[0], "T1w"]).summary())
 figure, axes = plt.subplots(2, 1, figsize=(7, 5.6))
 for row, name in zip(axes, ventricles.index[[0, -1]], strict=True):
-    title = f"{name}: {ventricles[name]:.0f} ml"
-    image = elderly.loc[name, "T1w"]
-    plot_anat(image, axes=row, figure=figure, title=title, draw_cross=False)
-figure.savefig("bids.png")
+    title = f"{name}, left ventricle of {ventricles[name]:.0f} ml"
+    image = load_img(elderly.loc[name, "T1w"], dtype="float32")
+    look = {"draw_cross": False, "colorbar": False}
+    vmax = np.percentile(image.dataobj, 99)
+    plot_anat(image, axes=row, figure=figure, vmax=vmax, **look)
+    row.set_title(title)
+figure.savefig("bids.png", bbox_inches="tight")

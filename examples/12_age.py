@@ -1,7 +1,8 @@
 """Predict age from T1w scans, and correct its bias towards the mean."""
 
 # %%
-# Sixteen subjects are far too few for a brain age; they show how it is done.
+# Sixteen subjects show how it is done. They are far too few for a brain age: the error
+# is no smaller than that of a guess.
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.linear_model import LinearRegression, RidgeCV
@@ -16,10 +17,10 @@ cohort = simulate_cohort("cohort", n_subjects=16, random_state=1)
 age = cohort["age"].to_numpy(float)
 
 # %%
-# Volumes in ml have names, and suit few subjects. With repeat scans of a subject, use
-# `GroupKFold` and `groups=`, so that no subject is on both sides of a split.
+# Fractions of the brain have names, and suit few subjects. With repeat scans of a
+# subject, use `GroupKFold` and `groups=`, so that no subject is on both sides.
 model = make_pipeline(
-    BrainFoundEmbedder(pooling="anatomy_ml", memory="cache", n_jobs=2),
+    BrainFoundEmbedder(pooling="anatomy", memory="cache", n_jobs=2),
     StandardScaler(),
     RidgeCV(alphas=np.logspace(0, 4, 9)),
 )
@@ -47,6 +48,6 @@ for diagnosis, name in enumerate(["controls", "patients"]):
     rows = cohort["diagnosis"] == diagnosis
     axes.scatter(age[rows], predicted[rows], label=name)
 axes.axline((age.mean(), age.mean()), slope=1, linestyle="--", color="gray")
-axes.set(xlabel="age, years", ylabel="predicted age, held out", aspect="equal")
+axes.set(xlabel="age, years", ylabel="predicted age, held out")
 axes.legend()
 figure.savefig("age.png")

@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import nibabel as nib
 import numpy as np
 import pandas as pd
+from nilearn.image import load_img
 from nilearn.plotting import plot_anat
 
 from brainfeat import BrainFoundEmbedder, Checkpoint, simulate_cohort
@@ -44,7 +45,9 @@ for name, path in cohort["dseg"].items():
 # One of the scans, and the volumes of all.
 figure = plt.figure(figsize=(9, 5.6))
 shown, *panels = figure.subplot_mosaic("AA;BC", height_ratios=[1, 1.3]).values()
-plot_anat(cohort["T1w"].iloc[0], axes=shown, figure=figure, draw_cross=False)
+scan = load_img(cohort["T1w"].iloc[0], dtype="float32")
+look = {"draw_cross": False, "colorbar": False, "vmax": np.percentile(scan.dataobj, 99)}
+plot_anat(scan, axes=shown, figure=figure, **look)
 for axes, structure in zip(panels, true, strict=True):
     for diagnosis, group in enumerate(["controls", "patients"]):
         rows = cohort["diagnosis"] == diagnosis

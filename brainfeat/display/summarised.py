@@ -70,7 +70,7 @@ def format_facts(facts: Iterable[tuple[str, str]]) -> str:
         break_long_words=False,
         break_on_hyphens=False,
     )
-    lines = (f"{name + ':':<{_INDENT}}{text}" for name, text in facts if text)
+    lines = (f"{name + ':':<{_INDENT - 1}} {text}" for name, text in facts if text)
     return "\n".join(map(wrap.fill, lines))
 
 

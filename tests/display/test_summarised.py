@@ -17,8 +17,8 @@ class Result(Summarised):
     def summary(self):
         return format_facts(
             [
-                ("a & b", "word " * 30),
-                ("address", "http://" + "x" * 99),
+                ("a name of 16 ch.", "word " * 30),
+                ("a & b", "http://" + "x" * 99),
                 ("note", "<few> 1 +- 2"),
             ]
         )
@@ -87,8 +87,8 @@ def test_facts_are_the_same_in_text_and_html():
     shown = ET.fromstring(Result()._repr_html_())
     rows = [["".join(cell.itertext()) for cell in row] for row in shown.iter("tr")]
     assert rows == [
-        ["a & b", ("word " * 30).strip()],
-        ["address", "http://" + "x" * 99],
+        ["a name of 16 ch.", ("word " * 30).strip()],
+        ["a & b", "http://" + "x" * 99],
     ]
     assert [p.text for p in shown.iter("p")][1:] == ["<few> 1 ± 2"]
 
