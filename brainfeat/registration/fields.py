@@ -47,8 +47,7 @@ def resize(field: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Interpolate a field on a grid with the same corners, in voxels of that."""
     ratios = [(a - 1) / (b - 1) for a, b in zip(shape, field.shape[1:], strict=True)]
     scale = torch.tensor(ratios, dtype=field.dtype, device=field.device)
-    options = {"mode": "trilinear", "align_corners": True}
-    larger = F.interpolate(field[None], shape, **options)[0]
+    larger = F.interpolate(field[None], shape, mode="trilinear", align_corners=True)[0]
     return larger * scale.view(3, 1, 1, 1)
 
 

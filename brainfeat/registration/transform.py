@@ -137,7 +137,7 @@ class SpatialTransform:
             On the fixed grid.
         """
         method = vote if volume.data.dtype.kind in "biu" else interpolate
-        to_voxel = np.linalg.inv(volume.geometry.affine)
+        to_voxel = _inverse(volume.geometry.affine)
         kind = volume.data.dtype if method is vote else np.float32
         data = np.zeros(self.fixed.shape, kind)
         rows = max(1, _VOXELS_AT_ONCE // (self.fixed.shape[1] * self.fixed.shape[2]))
@@ -162,7 +162,7 @@ class SpatialTransform:
         ndarray of shape (3, n)
             Moving scanner mm.
         """
-        voxels = _move(np.linalg.inv(self.grid.affine), points)
+        voxels = _move(_inverse(self.grid.affine), points)
         return _move(self.affine, points + sample_field(self.field, voxels))
 
     def invert(self) -> Self:
@@ -182,7 +182,7 @@ class SpatialTransform:
         linear = self.affine[:3, :3].astype(np.float32)
         moved = Geometry(self.grid.shape, self.affine @ self.grid.affine)
         return type(self)(
-            affine=np.linalg.inv(self.affine),
+            affine=_inverse(self.affine),
             field=back @ linear.T,
             grid=moved,
             fixed=self.moving,
@@ -258,6 +258,10 @@ class SpatialTransform:
 
 def _move(affine: Affine, points: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(affine[:3, :3] @ points + affine[:3, 3:])
+
+
+def _inverse(affine: Affine) -> Affine:
+    return np.asarray(np.linalg.inv(affine), np.float64)
 
 
 def _stem(path: str | os.PathLike[str]) -> str:
