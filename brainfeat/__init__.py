@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from brainfeat.preprocessing.preprocessor import Preprocessor
     from brainfeat.pretraining.config import PretrainingConfig
     from brainfeat.pretraining.run import pretrain
+    from brainfeat.registration.estimator import RegistrationEstimator
     from brainfeat.segmentation.estimator import SegmentationEstimator
     from brainfeat.simulation.cohort import simulate_cohort
     from brainfeat.subjects.bids_frame import load_bids
@@ -28,6 +29,7 @@ __all__ = [
     "Geometry",
     "Preprocessor",
     "PretrainingConfig",
+    "RegistrationEstimator",
     "SegmentationEstimator",
     "Volume",
     "load_bids",
@@ -46,6 +48,7 @@ _HOMES = {
     "Geometry": "brainfeat.volume",
     "Preprocessor": "brainfeat.preprocessing.preprocessor",
     "PretrainingConfig": "brainfeat.pretraining.config",
+    "RegistrationEstimator": "brainfeat.registration.estimator",
     "SegmentationEstimator": "brainfeat.segmentation.estimator",
     "Volume": "brainfeat.volume",
     "load_bids": "brainfeat.subjects.bids_frame",

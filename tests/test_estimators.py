@@ -10,7 +10,11 @@ from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 from sklearn.utils.validation import validate_data
 
-from brainfeat import BrainFoundEmbedder, SegmentationEstimator
+from brainfeat import (
+    BrainFoundEmbedder,
+    RegistrationEstimator,
+    SegmentationEstimator,
+)
 from brainfeat.embedding import encoder_spec as encoder_spec_module
 from brainfeat.io.volumes import to_image
 from brainfeat.models.config import EncoderConfig
@@ -79,7 +83,9 @@ def test_scikit_learn_check(estimator, check):
     check(estimator)
 
 
-@pytest.mark.parametrize("kind", [BrainFoundEmbedder, SegmentationEstimator])
+@pytest.mark.parametrize(
+    "kind", [BrainFoundEmbedder, RegistrationEstimator, SegmentationEstimator]
+)
 def test_constructor_only_stores(kind):
     given = {
         name: object()

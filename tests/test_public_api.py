@@ -22,6 +22,7 @@ def test_public_names_are_these():
         "Geometry",
         "Preprocessor",
         "PretrainingConfig",
+        "RegistrationEstimator",
         "SegmentationEstimator",
         "Volume",
         "load_bids",

@@ -25,6 +25,7 @@ from brainfeat.cli.messages import show_own_messages
 from brainfeat.cli.options import CommandOfLabels
 from brainfeat.cli.predict import predict
 from brainfeat.cli.pretrain import pretrain
+from brainfeat.cli.register import register
 from brainfeat.cli.report import report
 from brainfeat.cli.segment import segment_app
 from brainfeat.cli.simulate import simulate
@@ -87,6 +88,7 @@ app.command()(compare)
 app.add_typer(segment_app, name="segment")
 app.command()(finetune)
 app.command()(predict)
+app.command()(register)
 app.command()(pretrain)
 app.command()(convert)
 app.command()(info)

@@ -1,4 +1,4 @@
-"""Transforms between scans, and the fields of displacements that they hold."""
+"""Registration of scans to each other: estimator, features, fields and transforms."""
 
 __all__: list[str] = []
 

@@ -1,0 +1,128 @@
+"""Registration of two scans that are aligned to the template."""
+
+__all__ = ["PairQuality", "RegisteredPair", "register_pair"]
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from brainfeat.preprocessing.mutual_information import mutual_information, to_levels
+from brainfeat.registration.deformable import (
+    DeformableConfig,
+    Features,
+    register_features,
+)
+from brainfeat.registration.features import compare_tokens, local_features
+from brainfeat.registration.fields import folded_fraction, grid_points, sample
+from brainfeat.registration.scan import AlignedScan
+from brainfeat.registration.transform import SpatialTransform
+from brainfeat.volume import Geometry
+
+_COARSE = 2  # voxels along one of the grid on which tokens are compared
+_N_COMPONENTS = 12
+
+
+class PairQuality(NamedTuple):
+    """How well two scans were registered."""
+
+    similarity_before: float  # mutual information within the brain in nats: affine
+    similarity_after: float
+    folded_percent: float  # voxels of the brain where the field folds
+    mean_displacement_mm: float  # in the brain, beyond the affine
+    inconsistency_mm: float  # mean distance after going there and back
+    doubt: str = ""  # reasons why the brain of the moving scan may be misplaced
+
+
+class RegisteredPair(NamedTuple):
+    """The transform of a pair and its quality."""
+
+    transform: SpatialTransform
+    quality: PairQuality
+
+
+class _Sampled(NamedTuple):
+    """A scan on the grid of the pair."""
+
+    values: NDArray[np.float32]
+    brain: NDArray[np.bool_]
+
+
+def register_pair(
+    fixed: AlignedScan,
+    moving: AlignedScan,
+    config: DeformableConfig | None,
+    *,
+    token_weight: float,
+    device: torch.device,
+) -> RegisteredPair:
+    """Register a moving scan to a fixed one; affinely alone without a ``config``."""
+    grid = fixed.grid
+    affine = moving.to_scanner @ np.linalg.inv(fixed.to_scanner)
+    placements = (np.eye(4), affine)
+    both = [
+        _Sampled(scan.sample(grid, place), scan.sample_brain(grid, place))
+        for scan, place in zip((fixed, moving), placements, strict=True)
+    ]
+    there = back = torch.zeros((3, *grid.shape))
+    if config is not None:
+        context: tuple[Tensor | None, Tensor | None] = (None, None)
+        if token_weight > 0 and fixed.tokens and moving.tokens:
+            tokens, coarse = (fixed.tokens, moving.tokens), _coarse_grid(grid)
+            first, second = compare_tokens(tokens, placements, coarse, _N_COMPONENTS)
+            context = (
+                (token_weight * first).to(device),
+                (token_weight * second).to(device),
+            )
+        masks = [torch.from_numpy(one.brain.copy()).to(device) for one in both]
+        local = [local_features(*one, device) for one in both]
+        features = map(Features, local, context, masks)
+        there, back = (u.cpu() for u in register_features(*features, config))
+    transform = SpatialTransform(
+        affine=affine,
+        field=_to_mm(there, grid),
+        grid=grid,
+        fixed=fixed.native,
+        moving=moving.native,
+        inverse_field=_to_mm(back, grid),
+    )
+    quality = _assess(both, there, back, grid)
+    return RegisteredPair(transform, quality._replace(doubt=moving.quality.doubt))
+
+
+def _coarse_grid(grid: Geometry) -> Geometry:
+    """Return the grid of blocks of voxels."""
+    to_fine = np.diag([_COARSE, _COARSE, _COARSE, 1.0])
+    to_fine[:3, 3] = (_COARSE - 1) / 2.0
+    i, j, k = (size // _COARSE for size in grid.shape)
+    return Geometry((i, j, k), grid.affine @ to_fine)
+
+
+def _to_mm(field: Tensor, grid: Geometry) -> NDArray[np.float32]:
+    linear = grid.affine[:3, :3].astype(np.float32)
+    return np.ascontiguousarray(field.numpy().transpose(1, 2, 3, 0) @ linear.T)
+
+
+def _assess(
+    both: list[_Sampled], there: Tensor, back: Tensor, grid: Geometry
+) -> PairQuality:
+    fixed, moving = both
+    points = grid_points(grid.shape, there.device)
+    warped = sample(torch.from_numpy(moving.values.copy())[None], points + there)[0]
+    brain = fixed.brain
+    levels = [
+        to_levels(np.where(brain, values, np.nan))
+        for values in (fixed.values, moving.values, warped.numpy())
+    ]
+    mask = torch.from_numpy(brain.copy())
+    mm = grid.spacing[0]
+    returned = there + sample(back, points + there)
+    return PairQuality(
+        mutual_information(levels[0], levels[1]),
+        mutual_information(levels[0], levels[2]),
+        100.0 * folded_fraction(there, mask),
+        mm * float(there.norm(dim=0)[mask].mean()),
+        mm * float(returned.norm(dim=0)[mask].mean()),
+    )
