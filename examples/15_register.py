@@ -9,7 +9,7 @@ import numpy as np
 from brainfeat import RegistrationEstimator, simulate_cohort
 from brainfeat.registration.transform import SpatialTransform
 
-cohort = simulate_cohort("cohort", n_subjects=2, modalities=("T1w", "T2w"))
+cohort = simulate_cohort("people", n_subjects=2, modalities=("T1w", "T2w"))
 fixed, moving = cohort["T1w"].iloc[0], cohort["T2w"].iloc[1]
 
 # %%

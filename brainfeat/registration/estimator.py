@@ -85,7 +85,7 @@ class RegistrationEstimator(TransformerMixin, BaseEstimator):
         deformation: Literal["deformable", "affine"] = "deformable",
         spacing: float = 2.0,
         n_steps: int = 50,
-        smoothness: float = 0.3,
+        smoothness: float = 3.0,
         token_weight: float = 1.0,
         modality: str | None = None,
         device: Any = "auto",

@@ -22,9 +22,9 @@ class FieldConfig:
 
     n_steps: int = 50
     learning_rate: float = 0.25  # voxels of the velocity's grid
-    smoothness: float = 0.3  # weight of squared slopes of the velocity
+    smoothness: float = 3.0  # weight of squared slopes of the velocity
     n_smooth: int = 2  # averages of neighbours, about cubic splines
-    fraction: float = 0.25  # of the points that each step compares
+    fraction: float = 0.1  # of the points that each step compares
     n_squarings: int = 4
 
 

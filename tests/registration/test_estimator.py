@@ -60,18 +60,20 @@ def make(checkpoint_path, **options):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("contrast", ["T1w", "T2w"])
 def test_known_deformation_is_recovered(brain, truth, checkpoint_path, contrast):
     fixed = truth.warp(brain)
     moving = brain if contrast == "T1w" else other_contrast(brain)
-    model = make(checkpoint_path).fit(to_image(fixed))
+    # On voxels of 3 mm, the error is a little above 1 mm.
+    model = make(checkpoint_path, spacing=2.0, n_steps=20).fit(to_image(fixed))
     pair = model.register_pair({contrast: to_image(moving)})
     points = in_brain(fixed)
     expected = truth.map_points(points)
     before = np.linalg.norm(expected - points, axis=0).mean()
     error = np.linalg.norm(pair.transform.map_points(points) - expected, axis=0)
     assert before > 2.0
-    assert error.mean() < {"T1w": 1.0, "T2w": 1.3}[contrast]
+    assert error.mean() < 1.0
     assert pair.quality.folded_percent < 0.1
     assert pair.quality.similarity_after > pair.quality.similarity_before
     back = pair.transform.invert().map_points(pair.transform.map_points(points))
