@@ -15,6 +15,9 @@ from torch import Tensor
 
 from brainfeat.registration.fields import exponentiate, sample, smooth
 
+# Gradients well below those of a mismatch are rounding: they must not move the field.
+_EPSILON = 1e-6
+
 
 @dataclass(frozen=True, kw_only=True)
 class FieldConfig:
@@ -53,7 +56,7 @@ def optimise(
     """
     generator = torch.Generator().manual_seed(0)
     controls = start.clone().requires_grad_()
-    optimizer = torch.optim.Adam([controls], lr=config.learning_rate)
+    optimizer = torch.optim.Adam([controls], lr=config.learning_rate, eps=_EPSILON)
     sizes = zip(shape, start.shape[1:], strict=True)
     ratio = torch.tensor([(a - 1) / (b - 1) for a, b in sizes], device=start.device)
     fixed, moving = sides
