@@ -5,6 +5,7 @@ __all__ = ["Fitted", "fit_network"]
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +25,7 @@ from brainfeat.segmentation.validation import (
     TrainingData,
     cross_validate,
 )
+from brainfeat.segmentation.warm_start import DecoderStart
 from brainfeat.subjects.subject import Subject
 
 
@@ -46,6 +48,8 @@ def fit_network(
     *,
     parameters: Mapping[str, Any],
     device: torch.device,
+    start: DecoderStart | None = None,
+    names: Mapping[int, str] = MappingProxyType({}),
 ) -> Fitted:
     """Train on labelled subjects, and score folds of them.
 
@@ -66,6 +70,8 @@ def fit_network(
             store=store,
             groups=groups,
             device=device,
+            start=start,
+            names=names,
         )
         network = data.init_network(split, plan)
         result = train(network, store, split, plan, verbose=verbose)

@@ -231,11 +231,11 @@ class FittedSegmentation(BaseEstimator):
         )
 
     def _checkpoint(self) -> Checkpoint:
-        checkpoint = self.tuned_checkpoint_ or sharing.shared_checkpoint(
-            self.checkpoint
-        )
+        # The checkpoint may be a model, whose encoder and decoder were the start.
+        source = getattr(self, "encoder_", self.checkpoint)
+        checkpoint = self.tuned_checkpoint_ or sharing.shared_checkpoint(source)
         fitted = self.checkpoint_fingerprint_
-        sharing.check_fingerprint(self.checkpoint, fitted, checkpoint.fingerprint)
+        sharing.check_fingerprint(source, fitted, checkpoint.fingerprint)
         return checkpoint
 
     def _prepare(self, X: Any) -> tuple[SegmentationNetwork, Sequence[Subject]]:

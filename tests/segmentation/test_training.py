@@ -8,6 +8,7 @@ from brainfeat.exceptions import TrainingError
 from brainfeat.models.decoder import DecoderConfig, SegmentationDecoder
 from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.segmentation import training
+from brainfeat.segmentation.batches import DrawnCrops
 from brainfeat.segmentation.inputs import SegmentationSpace
 from brainfeat.segmentation.network import SegmentationNetwork
 from brainfeat.segmentation.plan import Split, TrainingPlan, split_subjects
@@ -194,8 +195,10 @@ def test_training_that_diverges_stops(network, store, monkeypatch):
 
 
 def test_many_classes_make_crops_thinner(network, store):
-    few = training._crop_sizes(network, store)
-    many = training._crop_sizes(network, replace(store, classes=tuple(range(4000))))
+    many_classes = replace(store, classes=tuple(range(4000)))
+    rows = SPLIT.train
+    few = DrawnCrops(network, store, rows, freeze_encoder=True)._sizes()
+    many = DrawnCrops(network, many_classes, rows, freeze_encoder=True)._sizes()
     assert (few.n_slabs, many.n_slabs) == (4, 1)
 
 
