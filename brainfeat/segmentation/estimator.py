@@ -15,7 +15,7 @@ from brainfeat.checkpoint import sharing
 from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.io.paths import expand_home
 from brainfeat.models.device import resolve_device
-from brainfeat.segmentation.fitting import Fitted, fit_network
+from brainfeat.segmentation.fitting import Examples, Fitted, fit_network
 from brainfeat.segmentation.folder import read_folder, write_folder
 from brainfeat.segmentation.inputs import SegmentationSpace, acquired_modalities
 from brainfeat.segmentation.label_maps import as_label_maps
@@ -193,15 +193,12 @@ class SegmentationEstimator(FittedSegmentation):
         files = (Path(m) for m in label_maps if isinstance(m, str | os.PathLike))
         known = collect_names(files) | given
         fitted = fit_network(
-            table.rows,
-            label_maps,
-            subject_groups(X, table.rows),
+            Examples(table.rows, label_maps, subject_groups(X, table.rows), known),
             checkpoint,
             SegmentationSpace.of_checkpoint(checkpoint.config, acquired),
             parameters=parameters,
             device=device,
             start=start,
-            names=known,
         )
         self.classes_ = np.array(fitted.classes)
         self.names_ = name_classes(fitted.classes, known)

@@ -1,11 +1,10 @@
 """From labelled subjects to a trained network, and what is known of it."""
 
-__all__ = ["Fitted", "fit_network"]
+__all__ = ["Examples", "Fitted", "fit_network"]
 
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +28,15 @@ from brainfeat.segmentation.warm_start import DecoderStart
 from brainfeat.subjects.subject import Subject
 
 
+class Examples(NamedTuple):
+    """Labelled subjects to learn from."""
+
+    subjects: Sequence[Subject]
+    label_maps: Sequence[ImageSource]
+    groups: NDArray[np.int64]  # the person of each subject
+    names: Mapping[int, str]  # of labels
+
+
 class Fitted(NamedTuple):
     """A trained network, and what its training tells of it."""
 
@@ -40,16 +48,13 @@ class Fitted(NamedTuple):
 
 
 def fit_network(
-    subjects: Sequence[Subject],
-    label_maps: Sequence[ImageSource],
-    groups: NDArray[np.int64],
+    examples: Examples,
     checkpoint: Checkpoint,
     space: SegmentationSpace,
     *,
     parameters: Mapping[str, Any],
     device: torch.device,
     start: DecoderStart | None = None,
-    names: Mapping[int, str] = MappingProxyType({}),
 ) -> Fitted:
     """Train on labelled subjects, and score folds of them.
 
@@ -60,18 +65,20 @@ def fit_network(
     n_jobs, verbose = resolve_n_jobs(parameters["n_jobs"]), parameters["verbose"]
     with tempfile.TemporaryDirectory(prefix="brainfeat-") as folder:
         store = write_store(
-            *(subjects, label_maps, space, Path(folder)), n_jobs=n_jobs, verbose=verbose
+            *(examples.subjects, examples.label_maps, space, Path(folder)),
+            n_jobs=n_jobs,
+            verbose=verbose,
         )
         fraction = parameters["validation_fraction"]
-        split = split_subjects(store.has_class, groups, fraction, random)
+        split = split_subjects(store.has_class, examples.groups, fraction, random)
         data = TrainingData(
             checkpoint=checkpoint,
             space=space,
             store=store,
-            groups=groups,
+            groups=examples.groups,
             device=device,
             start=start,
-            names=names,
+            names=examples.names,
         )
         network = data.init_network(split, plan)
         result = train(network, store, split, plan, verbose=verbose)
