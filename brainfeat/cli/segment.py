@@ -55,7 +55,9 @@ GridOption = Annotated[
 ]
 
 segment_app = typer.Typer(
-    no_args_is_help=True, help="Train a segmentation model and apply it."
+    no_args_is_help=True,
+    help="Train a segmentation model and apply it. One is bundled: "
+    "brainfeat segment predict brainfound-tiny-anatomy SCANS -o FOLDER.",
 )
 
 
