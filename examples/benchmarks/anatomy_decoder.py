@@ -14,7 +14,6 @@ volumes in other acquisitions; and the time. WORK/maps/report.html has pictures 
 """
 
 import argparse
-import re
 import subprocess
 import sys
 import time
@@ -141,7 +140,7 @@ def embedded_volumes(scans: dict[str, tuple[Path, Truth]]) -> pd.DataFrame:
 
 def correlate(truth: pd.DataFrame, other: pd.DataFrame) -> pd.Series:
     """Compute Spearman's correlation over people, of each structure that both have."""
-    named = {re.sub(r"_ml$", "", column): column for column in other}
+    named = {column.removeprefix("emb_"): column for column in other}
     return pd.Series(
         {
             name: spearmanr(truth[name], other.loc[truth.index, named[name]])[0]
