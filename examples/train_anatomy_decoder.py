@@ -16,6 +16,7 @@ then ends earlier or later.
 """
 
 import argparse
+import csv
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
@@ -225,8 +226,11 @@ def build_network(
     return network, store
 
 
-def bundle(output: Path, folder: Path) -> None:
-    """Save the decoder for the wheel, in half precision, beside its model card."""
+def bundle(output: Path, folder: Path, dice: Path | None) -> None:
+    """Save the decoder for the wheel, in half precision, beside its model card.
+
+    ``dice`` is a table that `benchmarks/anatomy_decoder.py` wrote.
+    """
     network, store = build_network(output, torch.device("cpu"))
     optimizer = torch.optim.AdamW(network.decoder.parameters())
     state = SavedRun(output / STATE)
@@ -240,6 +244,13 @@ def bundle(output: Path, folder: Path) -> None:
     model.validation_scores_ = []
     model.modality_scores_, model.held_out_scores_ = {}, {}
     model.held_out_score_ = float("nan")
+    if dice is not None:
+        with dice.open(encoding="utf-8", newline="") as file:
+            scores = {
+                row["structure"]: float(row["dice"]) for row in csv.DictReader(file)
+            }
+        model.held_out_scores_ = scores
+        model.held_out_score_ = float(np.mean([*scores.values()]))
     model.decoder_, model.prior_ = network.decoder, network.prior
     model.tuned_checkpoint_ = None
     model.checkpoint_fingerprint_ = shared_checkpoint(BASE).fingerprint
@@ -261,6 +272,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=PLAN.n_steps)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--bundle", type=Path, metavar="FOLDER")
+    parser.add_argument("--dice", type=Path, help="of held-out people, for --bundle")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
     has_state = (options.output / STATE).is_file()
@@ -271,7 +283,7 @@ def main() -> None:
     if not options.prepare and (options.scans is not None or options.resume):
         learn(options.output, resolve_device(options.device), options.steps)
     if options.bundle is not None:
-        bundle(options.output, options.bundle)
+        bundle(options.output, options.bundle, options.dice)
 
 
 if __name__ == "__main__":

@@ -208,6 +208,9 @@ def main() -> None:
     cached = options.work / "tokens.csv"
     if not cached.is_file():
         embedded_volumes(scans).to_csv(cached)
+    people = [name for name in scans if name != "mne"]
+    dice = score(scans, maps).loc[people].mean().rename_axis("structure")
+    dice.rename("dice").round(4).to_csv(options.work / "dice.csv")
     table = summarise(scans, maps, pd.read_csv(cached, index_col=0))
     mean = table.mean().rename("mean of all")
     is_small = table.index.str.startswith(SMALL)

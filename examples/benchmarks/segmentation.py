@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from development_cohort import robex_base
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from brainfeat import Preprocessor, SegmentationEstimator, simulate_cohort
 from brainfeat.io.volumes import read_labels, to_image_like
@@ -178,20 +179,28 @@ def score(
         )
         structures.append(dice_scores(truth, predicted, STRUCTURES))
         if kind == "lesions":
-            lesion = dice_scores(truth, predicted, [LESION])[0]
-            lesions.append(
-                (lesion, score_lesions(truth == LESION, predicted == LESION).f1)
+            lesion, in_brain = (
+                dice_scores(truth, p, [LESION])[0]
+                for p in (predicted, np.where(truth > 0, predicted, 0))
             )
+            f1 = score_lesions(truth == LESION, predicted == LESION).f1
+            outside = np.count_nonzero((predicted == LESION) & ~find_brain(truth))
+            lesions.append((lesion, in_brain, f1, outside))
     result = {
         "tissues": float(np.nanmean(tissues)),
         "structures": float(np.nanmean(structures)),
         "by_structure": np.nanmean(structures, axis=0).round(3).tolist(),
     }
     if kind == "lesions":
-        result["lesion_dice"], result["lesion_f1"] = np.nanmean(
-            lesions, axis=0
-        ).tolist()
+        names = ("dice", "dice_in_brain", "f1", "voxels_outside")
+        means = np.nanmean(lesions, axis=0).tolist()
+        result |= {f"lesion_{k}": v for k, v in zip(names, means, strict=True)}
     return result
+
+
+def find_brain(labels: NDArray[Any]) -> NDArray[Any]:
+    """Return all that lies between the structures of a label map, and a voxel more."""
+    return ndimage.binary_dilation(ndimage.binary_fill_holes(labels > 0))
 
 
 def compare(
@@ -227,14 +236,20 @@ def compare(
     for checkpoint in options.checkpoints:
         name = "estimator" if checkpoint == "brainfound-tiny" else Path(checkpoint).name
         estimator = SegmentationEstimator(
-            checkpoint, n_steps=options.steps, n_folds=0, random_state=0
+            checkpoint,
+            n_steps=options.steps,
+            n_folds=3 if kind == "lesions" else 0,
+            random_state=0,
         )
         started = time.process_time(), time.perf_counter()
         estimator.fit(scans, label_maps)
         result["fit_cpu_seconds"] = time.process_time() - started[0]
         result["fit_seconds"] = time.perf_counter() - started[1]
         started = time.process_time(), time.perf_counter()
+        told = [v for k, v in estimator.held_out_scores_.items() if "lesion" in k]
         result[name] = score(estimator.predict(images), truth, kind)
+        if told:
+            result[name]["told_lesion_dice"] = told[0]
         result["predict_seconds"] = (time.perf_counter() - started[1]) / len(test)
     if options.unet:
         unet = UNetMethod(modality, result["fit_cpu_seconds"], seed=0)
