@@ -43,7 +43,8 @@ def test_both_protocols_have_every_structure_on_both_sides(recipe):
         assert recipe._labels(row["freesurfer"])
 
 
-def test_people_that_the_encoder_is_tried_on_are_left_out(recipe, tmp_path):
+def test_people_that_the_encoder_is_tried_on_are_left_out(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(FOLDER)
     import train_anatomy_decoder
 
     for number in (*range(100, 112), 175, 256):
