@@ -5,6 +5,7 @@ __all__ = ["MODEL_NAME", "bundled_models", "find_model", "locate_model"]
 import os
 from pathlib import Path
 
+from brainfeat.checkpoint.known import find_known
 from brainfeat.io.paths import expand_home
 
 MODEL_NAME = "segmentation.json"
@@ -27,8 +28,8 @@ def locate_model(source: str | os.PathLike[str]) -> Path:
 
 
 def find_model(source: object) -> Path | None:
-    """Return the folder of a segmentation model; None of anything else."""
-    if not isinstance(source, str | os.PathLike):
+    """Return the folder of a segmentation model; None if it is anything else."""
+    if not isinstance(source, str | os.PathLike) or find_known(os.fspath(source)):
         return None
     folder = locate_model(source)
     # Path.is_file raises an error if a name is too long.

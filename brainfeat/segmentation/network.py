@@ -230,6 +230,7 @@ def init_decoder(
     n_classes: int,
     seed: int,
     *,
+    width: int = 16,
     n_places: int = 0,
 ) -> SegmentationDecoder:
     """Create a decoder on the CPU, without changing the global random state."""
@@ -239,6 +240,7 @@ def init_decoder(
         embed_dim=encoder.embed_dim,
         n_depths=len(choose_blocks(encoder.depth)),
         upsampling=space.upsampling,
+        width=width,
         n_places=n_places,
     )
     with torch.random.fork_rng(devices=[]):

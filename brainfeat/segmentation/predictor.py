@@ -60,6 +60,7 @@ class FittedSegmentation(BaseEstimator):
     held_out_scores_: dict[str, float]
     label_grid_: str | None
     decoder_: SegmentationDecoder
+    encoder_: Any
     prior_: Tensor
     tuned_checkpoint_: Checkpoint | None
     checkpoint_fingerprint_: str

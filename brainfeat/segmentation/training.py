@@ -65,9 +65,12 @@ def init_network(
     else:
         encoder = checkpoint.build_encoder().to(device)
     n_classes, prior = len(store.classes), store.prior(split.train)  # no held-out ones
-    settings, n_places = checkpoint.config.encoder, len(start.prior) if start else 0
-    decoder = init_decoder(settings, space, n_classes, plan.seed, n_places=n_places)
-    if start is not None:
+    settings = checkpoint.config.encoder
+    if start is None:
+        decoder = init_decoder(settings, space, n_classes, plan.seed)
+    else:
+        sizes = {"width": start.decoder.config.width, "n_places": len(start.prior)}
+        decoder = init_decoder(settings, space, n_classes, plan.seed, **sizes)
         classes = [names.get(label, "") for label in store.classes]
         start.apply(decoder, space.modalities, classes)
         prior = torch.cat([prior, start.prior])

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from brainfeat.exceptions import ModalityError
 from brainfeat.models.decoder import SegmentationDecoder
 from brainfeat.segmentation.folder import read_folder
 
@@ -49,6 +50,11 @@ class DecoderStart:
         At first the features are exactly those of the trained decoder, of which
         ``modalities`` are shown: the prior of its classes is one of the inputs.
         """
+        if not set(modalities) <= set(self.modalities):
+            raise ModalityError(
+                f"checkpoint: expected a model of {tuple(modalities)} to start from, "
+                f"got one of {self.modalities}."
+            )
         old, new = self.decoder.state_dict(), decoder.state_dict()
         changed = ("fine.", "modality_embed", "from_voxels.", "places.", "head.")
         for name, value in new.items():
