@@ -30,6 +30,7 @@ from brainfeat.segmentation.label_maps import (
     check_classes,
     read_on_image,
 )
+from brainfeat.segmentation.locate import find_model
 from brainfeat.segmentation.network import SegmentationNetwork
 from brainfeat.segmentation.plan import check_grid
 from brainfeat.segmentation.prediction import (
@@ -234,7 +235,8 @@ class FittedSegmentation(Documented, BaseEstimator):
 
     def _checkpoint(self) -> Checkpoint:
         # The checkpoint may be a model, whose encoder and decoder were the start.
-        source = getattr(self, "encoder_", self.checkpoint)
+        is_model = find_model(self.checkpoint) is not None
+        source = self.encoder_ if is_model else self.checkpoint
         checkpoint = self.tuned_checkpoint_ or sharing.shared_checkpoint(source)
         fitted = self.checkpoint_fingerprint_
         sharing.check_fingerprint(source, fitted, checkpoint.fingerprint)
