@@ -216,7 +216,10 @@ def _crop_to_brain(
     """Crop a grid, as a view, to what a voxel with brain may touch."""
     to_grid = np.linalg.inv(grid_to_scanner @ found.geometry.affine)
     to_grid = to_grid @ fraction.geometry.affine
-    points = np.argwhere(fraction.data > 0.0) @ to_grid[:3, :3].T + to_grid[:3, 3]
+    ends = fraction.data > 0.0
+    # What lies between two others is at no end.
+    ends[1:-1] &= ~(ends[:-2] & ends[2:])
+    points = np.argwhere(ends) @ to_grid[:3, :3].T + to_grid[:3, 3]
     reach = np.abs(to_grid[:3, :3]).sum(axis=1) + 1.0
     shape = np.array(found.geometry.shape)
     start = np.floor(points.min(axis=0) - reach).clip(0, shape - 1).astype(int)
