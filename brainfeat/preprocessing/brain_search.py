@@ -51,9 +51,8 @@ class FoundBrain(NamedTuple):
         """Centre of mass, in scanner mm."""
         affine = self.fraction.geometry.affine
         data = self.fraction.data
-        by_axis = (
-            data.sum(axis=others, dtype=np.float64) for others in ((1, 2), (0, 2), (0, 1))
-        )
+        planes = ((1, 2), (0, 2), (0, 1))
+        by_axis = [data.sum(axis=axes, dtype=np.float64) for axes in planes]
         indices = [np.arange(len(sums)) @ sums / sums.sum() for sums in by_axis]
         return np.asarray(affine[:3, :3] @ np.array(indices) + affine[:3, 3])
 
