@@ -26,3 +26,7 @@ __all__ = [
     "evaluate_reliability",
     "warn_of_leakage",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -16,6 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from brainfeat.display.summarised import Summarised
+
 
 def format_number(value: float, n_digits: int = 2) -> str:
     """Format a number with `n_digits` decimals, or NaN as "undefined"."""
@@ -90,8 +92,8 @@ class Calibration(NamedTuple):
     expected_error: float  # mean of |predicted - observed| over the bins
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class ProbeEvaluation:
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class ProbeEvaluation(Summarised):
     """Result of `evaluate_probe`.
 
     All scores are of held-out rows. Areas under the ROC curve are of the second of two
@@ -220,6 +222,12 @@ class ProbeEvaluation:
         ]
         lines += [f"note: {finding}" for finding in self.findings]
         return "\n".join(lines)
+
+    def _headline(self) -> str:
+        return (
+            f"{self._describe_label()}, {self.n_subjects} subjects, "
+            f"{self.metric} {self.score}, {_format_p(self.p_value)}"
+        )
 
     def _describe_label(self) -> str:
         if len(self.classes) == 2:

@@ -8,11 +8,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from brainfeat.display.png import encode_png
 from brainfeat.preprocessing.preprocessed import PreprocessedSubject
 from brainfeat.preprocessing.quality import Quality
 from brainfeat.preprocessing.resampling import resample
 from brainfeat.preprocessing.template import TemplateMap, load_template
-from brainfeat.reporting.figures import encode_png
 from brainfeat.volume import Geometry, Volume
 
 __all__ = ["Outline", "Preview", "draw_preview", "preview_html", "rank_previews"]
