@@ -126,7 +126,8 @@ def describe_thicknesses(voxel_mm: Iterable[Any]) -> str | None:
     shown = [f"{name} ({count} rows)" for name, count in counts]
     if len(shown) > 6:
         shown = [*shown[:3], f"{len(shown) - 6} more", *shown[-3:]]
-    return f"slice thicknesses are mixed: {', '.join(shown)}; embeddings may differ with them."
+    listed = ", ".join(shown)
+    return f"slice thicknesses are mixed: {listed}; embeddings may differ with them."
 
 
 def _with_label(what: str, column: Codes, data: LabelledFeatures) -> str | None:
