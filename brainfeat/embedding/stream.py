@@ -13,6 +13,7 @@ from brainfeat.embedding.cache import EmbeddingCache
 from brainfeat.exceptions import VolumeError
 from brainfeat.io.hashing import join_hashes
 from brainfeat.models.threads import map_in_threads
+from brainfeat.preprocessing.preview import draw_picture
 from brainfeat.preprocessing.quality import Quality
 from brainfeat.subjects.failures import add_context
 from brainfeat.subjects.subject import Outcome, Subject
@@ -44,6 +45,7 @@ class Embedding(NamedTuple):
     # Native voxel size of the first modality; None if an earlier version cached it.
     voxel_mm: str | None = None
     quality: Quality | None = None  # likewise
+    preview: bytes | None = None  # PNG, if asked for; not of a cached embedding
 
     def to_note(self) -> str:
         """Write what is cached beside the vector."""
@@ -66,13 +68,15 @@ def stream_embeddings(
     n_jobs: int = 1,
     cache: EmbeddingCache | None = None,
     known_sha256: Mapping[str, str | None] = NOTHING_KNOWN,
+    previews: bool = False,
 ) -> Generator[Outcome[Embedding]]:
     """Embed subjects; those with unchanged images are skipped.
 
     ``known_sha256`` maps the key of a subject to the hash of its images when it was
-    embedded. Entries may be added until the subject is drawn.
+    embedded. Entries may be added until the subject is drawn. With ``previews``, a
+    picture of each subject is drawn.
     """
-    steps = _EmbeddingSteps(encoder, cache, known_sha256)
+    steps = _EmbeddingSteps(encoder, cache, known_sha256, previews)
     return stream_outcomes(
         subjects,
         steps.prepare,
@@ -91,6 +95,7 @@ class _Prepared(NamedTuple):
     key: str | None
     voxel_mm: str
     quality: Quality
+    preview: bytes | None
 
 
 class _EmbeddingSteps(NamedTuple):
@@ -99,6 +104,7 @@ class _EmbeddingSteps(NamedTuple):
     encoder: "SubjectEncoder"
     cache: EmbeddingCache | None
     known_sha256: Mapping[str, str | None]
+    previews: bool
 
     def prepare(self, subject: Subject) -> _Prepared | Outcome[Embedding]:
         self.encoder.check(subject)
@@ -118,8 +124,11 @@ class _EmbeddingSteps(NamedTuple):
         processed, native = self.encoder.preprocess(subject)
         encoder_input = self.encoder.make_input(processed)
         voxel_mm = format_spacing(native.spacing)
-        quality = processed.quality
-        return _Prepared(encoder_input, input_sha256, key, voxel_mm, quality)
+        preview = None
+        if self.previews:
+            preview = draw_picture(processed, self.encoder.modalities).png
+        measured = voxel_mm, processed.quality, preview
+        return _Prepared(encoder_input, input_sha256, key, *measured)
 
     def encode(self, prepared: Sequence[_Prepared]) -> Iterator[Embedding | Exception]:
         vectors = self.encoder.encode([item.encoder_input for item in prepared])
@@ -128,7 +137,7 @@ class _EmbeddingSteps(NamedTuple):
                 reason = self.encoder.explain_not_finite(item.encoder_input)
                 yield VolumeError(reason)
                 continue
-            known = item.input_sha256, item.voxel_mm, item.quality
+            known = item.input_sha256, item.voxel_mm, item.quality, item.preview
             embedding = Embedding(vector, *known)
             if self.cache and item.key:
                 self.cache.store(item.key, vector, embedding.to_note())

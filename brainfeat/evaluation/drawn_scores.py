@@ -39,7 +39,7 @@ def check_draws(n_bootstraps: int, confidence: float, threshold: float) -> None:
     """Check the settings of intervals and decisions."""
     if not is_integer(n_bootstraps, at_least=1):
         raise ConfigError(
-            f"n_bootstraps: expected at least one draw, got {n_bootstraps!r}."
+            f"expected at least one bootstrap, got n_bootstraps={n_bootstraps!r}."
         )
     if not 0.0 < confidence < 1.0:
         raise ConfigError(f"confidence: expected a number in (0, 1), got {confidence}.")

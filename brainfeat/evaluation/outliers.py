@@ -17,6 +17,8 @@ Floats = NDArray[np.float64]
 Rows = NDArray[np.intp]
 
 _N_FOLDS = 5
+# Folds of few subjects differ in their covariance, as rows then do in distance.
+_N_FOLDS_OF_FEW, _FEW = 20, 300
 _MIN_ROWS = 10
 _MIN_SUBJECTS = 5
 _LIMIT = 3.5  # robust standard scores, as Iglewicz and Hoaglin advise
@@ -146,7 +148,8 @@ def _held_out(
     # In folds: a row used for the covariance is never far from it.
     names = np.unique(own_subjects)
     own, distance = np.empty(len(cohort)), np.empty(len(rows))
-    folds = KFold(min(_N_FOLDS, len(names)), shuffle=True, random_state=0)
+    n_folds = _N_FOLDS if len(names) > _FEW else min(_N_FOLDS_OF_FEW, len(names))
+    folds = KFold(n_folds, shuffle=True, random_state=0)
     for _, left_out in folds.split(names):
         is_test = np.isin(own_subjects, names[left_out])
         model = SubjectCovariance.fit(cohort[~is_test], own_subjects[~is_test])

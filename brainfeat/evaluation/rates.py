@@ -87,14 +87,14 @@ def rates_at(
     if not 0.0 <= threshold <= 1.0:
         raise ConfigError(f"threshold: expected a number in [0, 1], got {threshold}.")
     decided = probabilities >= threshold
-    rates = [
+    sensitivity, specificity = (
         _proportion(decided[rows] == is_positive[rows], groups[rows], confidence)
         for rows in (is_positive, ~is_positive)
-    ]
-    n_positive = int(is_positive.sum())
-    return OperatingPoint(
-        float(threshold), *rates, n_positive, len(is_positive) - n_positive
     )
+    n_positive = int(is_positive.sum())
+    n_negative = len(is_positive) - n_positive
+    rates = sensitivity, specificity
+    return OperatingPoint(float(threshold), *rates, n_positive, n_negative)
 
 
 def _proportion(is_right: Flags, groups: Rows, confidence: float) -> Estimate:

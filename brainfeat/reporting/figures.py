@@ -2,13 +2,13 @@
 
 import base64
 import re
-import struct
-import zlib
 from collections.abc import Sequence
 from html import escape
 
 import numpy as np
 from numpy.typing import NDArray
+
+from brainfeat.io.png import write_png
 
 __all__ = [
     "draw_mark",
@@ -17,26 +17,25 @@ __all__ = [
     "legend_html",
     "mark_color",
     "order_labels",
+    "png_address",
     "scatter_svg",
 ]
 
 # Colours of Okabe and Ito, which colour-blind readers can distinguish.
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _EDGE = 480, 360, 34, 34, 12
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _EDGE = 448, 336, 36, 36, 12
 # The dash in sub-2 is no minus sign.
 _NUMBER = re.compile(r"((?:(?<!\S)-)?\d+(?:\.\d+)?)")
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def encode_png(pixels: NDArray[np.uint8]) -> str:
     """Encode an image of 0 to 255 in 16 greys, as a ``data:`` address."""
     height, width = pixels.shape
-    header = struct.pack(">IIBBBBB", width, height, 4, 0, 0, 0, 0)  # 4 bits a pixel
     greys = np.round(pixels / 17.0).astype(np.uint8)
     greys = np.pad(greys, ((0, 0), (0, width % 2)))
     packed = np.bitwise_or(greys[:, ::2] * np.uint8(16), greys[:, 1::2])
-    return _png_address({b"IHDR": header}, packed)
+    return png_address(write_png((width, height, 4, 0), packed, {}))
 
 
 def encode_palette_png(
@@ -44,26 +43,16 @@ def encode_palette_png(
 ) -> str:
     """Encode an image of indices of colours (red, green, blue, opacity)."""
     height, width = indices.shape
-    header = struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)  # of a palette
     table = np.array(colors, np.uint8)
     chunks = {
-        b"IHDR": header,
         b"PLTE": np.ascontiguousarray(table[:, :3]).tobytes(),
         b"tRNS": np.ascontiguousarray(table[:, 3]).tobytes(),
     }
-    return _png_address(chunks, indices)
+    return png_address(write_png((width, height, 8, 3), indices, chunks))
 
 
-def _png_address(chunks: dict[bytes, bytes], lines: NDArray[np.uint8]) -> str:
-    """Write chunks and lines of pixels as a PNG in a ``data:`` address."""
-    # PNG specification, https://www.w3.org/TR/png-3/
-    # Each line starts with its filter: 0 is none.
-    pixels = np.pad(lines, ((0, 0), (1, 0))).tobytes()
-    content = _PNG_SIGNATURE
-    end = {b"IDAT": zlib.compress(pixels, 9), b"IEND": b""}
-    for kind, data in (chunks | end).items():
-        content += struct.pack(">I", len(data)) + kind + data
-        content += struct.pack(">I", zlib.crc32(kind + data))
+def png_address(content: bytes) -> str:
+    """Return a PNG as a ``data:`` address."""
     return f"data:image/png;base64,{base64.b64encode(content).decode()}"
 
 

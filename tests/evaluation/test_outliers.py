@@ -115,8 +115,8 @@ def test_cohort_must_be_large_enough_and_of_equal_width(rng):
         cohort_distances(rows, groups=np.arange(19))
     with pytest.raises(InputError, match="reference_groups: expected with"):
         cohort_distances(rows, reference_groups=np.arange(20))
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows, index=[f"sub-{i}" for i in range(20)])
     with pytest.raises(InputError, match="groups: expected the index of X"):
-        cohort_distances(table, groups=pd.Series(np.arange(20))[::-1])
+        cohort_distances(table, groups=pd.Series(np.arange(20), table.index)[::-1])
     with pytest.raises(InputError, match="finite"):
         cohort_distances(np.full((20, 4), np.nan))

@@ -142,10 +142,10 @@ def test_guessing_has_a_slope_of_minus_one(rng):
 
 @pytest.mark.slow
 def test_noise_rarely_beats_noise(rng):
-    settings = {"n_repeats": 1, "n_permutations": 1, "n_bootstraps": 200}
-    y, p_values, covered = np.arange(60) % 2, [], []
-    for _ in range(60):
-        X, other = rng.normal(size=(2, 60, 4))
+    settings = {"n_repeats": 1, "n_permutations": 1, "n_bootstraps": 100}
+    y, p_values, covered = np.arange(40) % 2, [], []
+    for _ in range(40):
+        X, other = rng.normal(size=(2, 40, 4))
         result = evaluate_probe(X, y, baselines=other, **settings)
         p_values.append(result.baselines["p"].iloc[-1])
         covered.append(result.scores["low"][0] <= 0.5 <= result.scores["high"][0])
