@@ -122,8 +122,9 @@ def embed_rows(
     settings: dict[str, Any] = {
         "cache": cache,
         "known_sha256": run.known_sha256,
-        "previews": options.previews and isinstance(sink, EmbeddingTable),
     }
+    if options.previews and isinstance(sink, EmbeddingTable):
+        settings["previews"] = True
     if distribution is None:
         outcomes = encoder.stream(begun, n_jobs=options.n_jobs, **settings)
     else:
