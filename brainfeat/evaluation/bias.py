@@ -39,7 +39,8 @@ def measure_bias(
         value = float(drawn[0])
         widened = inflate(drawn[1:], value, len(repeats[0]))
         slopes.append(Estimate(*summarise_draws(widened, value, confidence)[:3]))
-    return PredictionBias(*slopes, gap, rest)
+    before, after = slopes
+    return PredictionBias(before, after, gap, rest)
 
 
 def _test_gap(data: LabelledFeatures, fold: Fold, seed: int) -> tuple[Floats, Floats]:

@@ -176,7 +176,7 @@ def longitudinal_change(
         session=session,
         repeats_within=repeats_within,
     )
-    times = times.take(np.isfinite(values[times.rows]).all(axis=1))
+    times = times.take(np.asarray(np.isfinite(values[times.rows]).all(axis=1)))
     followed = times.of_followed() if len(times.rows) else times
     n_subjects = len(np.unique(followed.subjects))
     if n_subjects < _MIN_SUBJECTS:

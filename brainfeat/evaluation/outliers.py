@@ -136,9 +136,9 @@ def _join(own: Any, groups: Any, cohort: Floats, rows: Floats) -> list[str] | No
 def _name_subjects(rows: Floats, groups: Any) -> Rows:
     """Return the code of the subject of each row; equal rows are of one."""
     n_rows = len(rows)
-    given = np.arange(n_rows) if groups is None else as_codes("groups", groups, n_rows)
-    codes = given if groups is None else given[0]
-    return duplicate_rows(rows, codes)[0]
+    if groups is None:
+        return duplicate_rows(rows, np.arange(n_rows))[0]
+    return duplicate_rows(rows, as_codes("groups", groups, n_rows)[0])[0]
 
 
 def _held_out(
@@ -166,6 +166,8 @@ def _held_out(
 
 def _median(values: Floats, weights: Floats) -> float:
     """Weighted median, halfway between two if the weights leave it open."""
-    options = {"weights": weights, "method": "inverted_cdf"}
-    low = np.quantile(values, 0.5, **options)
-    return float(low - np.quantile(-values, 0.5, **options)) / 2.0
+    low, minus_high = (
+        np.quantile(sign * values, 0.5, weights=weights, method="inverted_cdf")
+        for sign in (1.0, -1.0)
+    )
+    return float(low - minus_high) / 2.0

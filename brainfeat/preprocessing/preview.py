@@ -58,7 +58,7 @@ def draw_picture(
     for number in np.flatnonzero(subject.present):
         values = _sample(subject.data[number], subject.geometry)
         strips.append(_to_indices(values, inside))
-        names.append(modalities[number])
+        names.append(modalities[int(number)])
     indices = np.vstack(strips)
     overlap = round(overlap, 4)
     content = _encode(indices, json.dumps({"modalities": names, "overlap": overlap}))
@@ -132,7 +132,7 @@ def _to_indices(values: Floats, inside: Flags) -> NDArray[np.uint8]:
     around = np.pad(inside, 1)
     rows, columns = around[:-2, 1:-1] | around[2:, 1:-1], around[1:-1, :-2]
     indices[(rows | columns | around[1:-1, 2:]) & ~inside] = _N_GREYS
-    return indices
+    return np.asarray(indices, dtype=np.uint8)
 
 
 def _encode(indices: NDArray[np.uint8], text: str) -> bytes:

@@ -55,8 +55,10 @@ def read_inputs(
         remarks.append(_describe_missing(len(missing), len(rows)))
         stream = _preprocess([subjects[row] for row in missing], encoder, n_jobs)
         with closing(stream):
-            settings = {"description": "preprocessing", "show": show_progress}
-            outcomes = track(stream, total=len(missing), **settings)
+            name, n_missing = "preprocessing", len(missing)
+            outcomes = track(
+                stream, total=n_missing, description=name, show=show_progress
+            )
             for row, outcome in zip(missing, outcomes, strict=True):
                 if outcome.result is None:
                     failures.append((cohort.names[row], str(outcome.error)))

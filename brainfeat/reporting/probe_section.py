@@ -50,7 +50,7 @@ def probe_section(cohort: Cohort) -> tuple[ProbeEvaluation | None, str]:
         evaluation = _evaluate(cohort, rows, labels)
     except InputError as error:
         return None, f"{left_out}<p>Not evaluated: {escape(str(error))}</p>"
-    names = [cohort.names[row] for row in np.flatnonzero(rows)]
+    names = [n for n, is_used in zip(cohort.names, rows, strict=True) if is_used]
     parts = [
         left_out,
         notes(text[:1].upper() + text[1:] for text in evaluation.findings),

@@ -144,7 +144,7 @@ def _inputs(
     for name, row in zip(cohort.names, metadata.to_dict("records"), strict=True):
         names = [m for m in modalities if isinstance(row.get(m), str)]
         subjects.append(Subject(name, {modality: row[modality] for modality in names}))
-    settings = {"n_jobs": n_jobs, "show_progress": show_progress}
+    settings: dict[str, Any] = {"n_jobs": n_jobs, "show_progress": show_progress}
     if regions:
         encoder = load_encoder(provenance)
         return preprocess_inputs(cohort, subjects, encoder, **settings)
