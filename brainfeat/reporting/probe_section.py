@@ -27,6 +27,7 @@ __all__ = ["probe_section"]
 _FEWEST_OF_CLASS = 5
 _FEWEST_NUMBERS = 20
 _MOST_CLASSES = 10
+_MANY_ROWS = 3000  # whose fits take long, and need fewer draws
 # Known without an embedding, if the table has them.
 _BASELINES = ("qc_brain_ml", "modalities")
 
@@ -109,6 +110,8 @@ def _evaluate(
             task="numbers" if is_number else "classes",
             pos_label=cohort.pos_label,
             baselines=_baselines(cohort, rows),
+            n_permutations=200 if rows.sum() <= _MANY_ROWS else 50,
+            n_bootstraps=1000 if rows.sum() <= _MANY_ROWS else 300,
             **_acquisition(cohort, rows),
         )
 

@@ -87,7 +87,7 @@ def test_distant_row_is_an_outlier(rng):
 
 
 def test_map_of_a_large_cohort_shows_a_sample(rng):
-    cohort = make(rng, n_rows=6000, group=lambda n: np.arange(n) % 3, age=np.arange)
+    cohort = make(rng, n_rows=6000, site=lambda n: np.arange(n) % 3, age=np.arange)
     text = body(cohort)
     assert "A random sample of 5000 of 6000 rows." in text
     by_group, by_age = text.split("<figure>")[1:3]
