@@ -137,6 +137,11 @@ class _EmbedderReport(HTMLReport):
         page = render_page(_TITLE, "\0").replace("$", "$$").replace("\0", "$body")
         super().__init__(Template(page), body)
 
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
+        del include, exclude
+        # Inline: a notebook would show nilearn's frame, of 800 by 400 pixels.
+        return {"text/html": self.body}
+
     def save_as_html(self, file_name: str | os.PathLike[str]) -> None:
         with atomic_write(file_name) as partial:
             partial.write_text(self.get_standalone(), encoding="utf-8")
