@@ -53,6 +53,10 @@ class PreviewFolder(NamedTuple):
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
+    def clear(self) -> None:
+        """Remove all pictures."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
     def take(self, other: "PreviewFolder", hashes: Iterable[str | None]) -> None:
         """Take over the pictures of rows from another folder, without copying bytes."""
         if not other.folder.is_dir():

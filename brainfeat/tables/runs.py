@@ -86,6 +86,8 @@ def embed_to_table(
         if options.overwrite:
             # The failures of a table are replaced with it.
             failures_path(output).unlink(missing_ok=True)
+            # Of another preprocessing, perhaps; rows from a cache draw none.
+            table.previews.clear()
         return embed_rows(
             rows,
             table,

@@ -17,6 +17,9 @@ def test_pictures_are_kept_and_read(tmp_path):
     folder.path(HASHES[0]).write_bytes(PNG[:-9])  # damaged: drawn again
     assert folder.load(HASHES[0]) is None
     assert folder.load(None) is None
+    folder.clear()
+    folder.clear()
+    assert not folder.folder.exists()
 
 
 def test_merging_takes_the_pictures_of_the_kept_rows(tmp_path):
