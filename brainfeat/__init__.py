@@ -8,6 +8,8 @@ from brainfeat._version import __version__ as __version__
 if TYPE_CHECKING:
     from brainfeat.checkpoint.checkpoint import Checkpoint
     from brainfeat.embedding.embedder import BrainFoundEmbedder
+    from brainfeat.finetuning.classifier import BrainFoundClassifier
+    from brainfeat.finetuning.regressor import BrainFoundRegressor
     from brainfeat.io.volumes import read_volume, write_volume
     from brainfeat.preprocessing.preprocessor import Preprocessor
     from brainfeat.pretraining.config import PretrainingConfig
@@ -19,7 +21,9 @@ if TYPE_CHECKING:
     from brainfeat.volume import Geometry, Volume
 
 __all__ = [
+    "BrainFoundClassifier",
     "BrainFoundEmbedder",
+    "BrainFoundRegressor",
     "Checkpoint",
     "Geometry",
     "Preprocessor",
@@ -35,7 +39,9 @@ __all__ = [
 ]
 
 _HOMES = {
+    "BrainFoundClassifier": "brainfeat.finetuning.classifier",
     "BrainFoundEmbedder": "brainfeat.embedding.embedder",
+    "BrainFoundRegressor": "brainfeat.finetuning.regressor",
     "Checkpoint": "brainfeat.checkpoint.checkpoint",
     "Geometry": "brainfeat.volume",
     "Preprocessor": "brainfeat.preprocessing.preprocessor",

@@ -15,7 +15,9 @@ HEAVY = {"torch", "nibabel", "SimpleITK", "pandas", "sklearn", "nilearn", "pyarr
 
 def test_public_names_are_these():
     assert brainfeat.__all__ == [
+        "BrainFoundClassifier",
         "BrainFoundEmbedder",
+        "BrainFoundRegressor",
         "Checkpoint",
         "Geometry",
         "Preprocessor",

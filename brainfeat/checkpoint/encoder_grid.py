@@ -1,6 +1,12 @@
 """How an encoder cuts a subject's volumes, and where its tokens lie in them."""
 
-__all__ = ["EncoderGrid", "SlabTokens", "VolumeTokens", "encoder_grid"]
+__all__ = [
+    "EncoderGrid",
+    "SlabTokens",
+    "VolumeTokens",
+    "encoder_grid",
+    "foreground_fractions",
+]
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
@@ -159,6 +165,16 @@ def encoder_grid(config: CheckpointConfig) -> EncoderGrid:
         slabs = SlabGrid(thickness=encoder.thickness, plane=config.plane)
         return SlabTokens(slabs, encoder.patch_size)
     return VolumeTokens(encoder)
+
+
+def foreground_fractions(
+    config: CheckpointConfig, foreground: NDArray[np.bool_]
+) -> NDArray[np.float32]:
+    """Return the foreground of each token; 0 if the encoder skips it."""
+    fractions = encoder_grid(config).token_fractions(foreground)
+    if isinstance(config.encoder, EncoderConfig):
+        return config.encoder.count_foreground(fractions)
+    return fractions
 
 
 def _sum_blocks(

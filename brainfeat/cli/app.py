@@ -17,11 +17,13 @@ from brainfeat.cli.compare import compare
 from brainfeat.cli.convert import convert
 from brainfeat.cli.demo import demo
 from brainfeat.cli.embed import embed
+from brainfeat.cli.finetune import finetune
 from brainfeat.cli.info import info
 from brainfeat.cli.log import copy_to_file
 from brainfeat.cli.merge import merge
 from brainfeat.cli.messages import show_own_messages
 from brainfeat.cli.options import CommandOfLabels
+from brainfeat.cli.predict import predict
 from brainfeat.cli.pretrain import pretrain
 from brainfeat.cli.report import report
 from brainfeat.cli.segment import segment_app
@@ -83,6 +85,8 @@ app.command()(merge)
 app.command()(report)
 app.command()(compare)
 app.add_typer(segment_app, name="segment")
+app.command()(finetune)
+app.command()(predict)
 app.command()(pretrain)
 app.command()(convert)
 app.command()(info)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from brainfeat.checkpoint.checkpoint import Checkpoint
+from brainfeat.checkpoint.encoder_grid import foreground_fractions
 from brainfeat.checkpoint.sharing import shared_encoder
 from brainfeat.embedding.cache import EmbeddingCache, embedding_key
 from brainfeat.embedding.pooler import NOT_FINITE, Pooler, Pooling
@@ -189,11 +190,7 @@ class SubjectEncoder:
 
     def fractions(self, foreground: NDArray[np.bool_]) -> NDArray[np.float32]:
         """Return the foreground of each token; 0 if the encoder skips it."""
-        fractions = self.grid.token_fractions(foreground)
-        config = self.checkpoint.config.encoder
-        if isinstance(config, EncoderConfig):
-            return config.count_foreground(fractions)
-        return fractions
+        return foreground_fractions(self.checkpoint.config, foreground)
 
     @torch.inference_mode()
     def forward(

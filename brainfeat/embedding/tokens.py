@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from brainfeat.embedding.stream import stream_outcomes
 from brainfeat.embedding.subject_encoder import NOT_FINITE, SubjectEncoder
 from brainfeat.exceptions import VolumeError
 from brainfeat.preprocessing.preprocessed import PreprocessedSubject
 from brainfeat.preprocessing.quality import Quality
+from brainfeat.subjects.streaming import stream_outcomes
 from brainfeat.subjects.subject import Outcome, Subject
 from brainfeat.volume import Geometry
 

@@ -19,7 +19,7 @@ from brainfeat.models.layers import (
     interpolate_slab_positions,
 )
 from brainfeat.models.packing import Packing
-from brainfeat.models.protocol import Encoder, EncoderOutput
+from brainfeat.models.protocol import Encoder, EncoderOutput, EncoderState
 from brainfeat.models.rotary import Rotation, rotate_image
 from brainfeat.models.stem import HierarchicalStem
 
@@ -129,9 +129,7 @@ class SlabEncoder(Encoder):
         """
         x, layout = self._embed(slabs, present, masks, positions, foreground)
         rotation = self._rotation(layout, x.device)
-        for index in range(len(self.blocks)):
-            x = self._run_block(index, x, layout, rotation)
-        return self._output(x, layout)
+        return self._forward_from(EncoderState(x, (layout, rotation)), 0)
 
     def forward_intermediates(
         self,
@@ -166,8 +164,7 @@ class SlabEncoder(Encoder):
             If a block does not exist or a shape does not fit.
         """
         wanted = check_blocks(blocks, self.config.depth)
-        x, layout = self._embed(slabs, present, foreground=foreground)
-        rotation = self._rotation(layout, x.device)
+        x, (layout, rotation) = self._forward_until(slabs, 0, present, foreground)
         outputs: dict[int, EncoderOutput] = {}
         for index in range(max(wanted, default=-1) + 1):
             x = self._run_block(index, x, layout, rotation)
@@ -184,6 +181,25 @@ class SlabEncoder(Encoder):
             Whether blocks discard their activations while training.
         """
         self.activation_checkpointing = enabled
+
+    def _forward_until(
+        self,
+        slabs: Tensor,
+        n_blocks: int,
+        present: Tensor | None,
+        foreground: Tensor | None,
+    ) -> EncoderState:
+        x, layout = self._embed(slabs, present, foreground=foreground)
+        rotation = self._rotation(layout, x.device)
+        for index in range(n_blocks):
+            x = self._run_block(index, x, layout, rotation)
+        return EncoderState(x, (layout, rotation))
+
+    def _forward_from(self, state: EncoderState, n_blocks: int) -> EncoderOutput:
+        x, (layout, rotation) = state
+        for index in range(n_blocks, len(self.blocks)):
+            x = self._run_block(index, x, layout, rotation)
+        return self._output(x, layout)
 
     def _init_weights(self) -> None:
         if self.cls_token.is_meta:  # initialising meta tensors takes a second

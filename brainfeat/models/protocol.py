@@ -1,9 +1,16 @@
 """What every encoder offers to pooling, dense maps and segmentation."""
 
-__all__ = ["Encoder", "EncoderOutput", "EncoderSettings", "Feature", "TokenGrid"]
+__all__ = [
+    "Encoder",
+    "EncoderOutput",
+    "EncoderSettings",
+    "EncoderState",
+    "Feature",
+    "TokenGrid",
+]
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from torch import Tensor, nn
 
@@ -47,6 +54,13 @@ class EncoderOutput(NamedTuple):
                 "mean of its patch tokens."
             )
         return self.cls_token
+
+
+class EncoderState(NamedTuple):
+    """Tokens between two blocks, and what the blocks that follow need of the input."""
+
+    x: Tensor
+    layout: Any  # of the encoder that made it
 
 
 class TokenGrid(NamedTuple):
@@ -122,4 +136,32 @@ class Encoder(nn.Module):
         foreground: Tensor | None = None,
     ) -> list[EncoderOutput]:
         """Encode inputs and return the output of some of the blocks."""
+        raise NotImplementedError
+
+    def forward_until(
+        self,
+        inputs: Tensor,
+        /,
+        n_blocks: int,
+        *,
+        present: Tensor | None = None,
+        foreground: Tensor | None = None,
+    ) -> EncoderState:
+        """Run the first blocks, whose results can be kept while others are trained."""
+        return self._forward_until(inputs, n_blocks, present, foreground)
+
+    def forward_from(self, state: EncoderState, n_blocks: int) -> EncoderOutput:
+        """Run all but the first blocks on what `forward_until` returned."""
+        return self._forward_from(state, n_blocks)
+
+    def _forward_until(
+        self,
+        inputs: Tensor,
+        n_blocks: int,
+        present: Tensor | None,
+        foreground: Tensor | None,
+    ) -> EncoderState:
+        raise NotImplementedError
+
+    def _forward_from(self, state: EncoderState, n_blocks: int) -> EncoderOutput:
         raise NotImplementedError

@@ -12,7 +12,7 @@ from brainfeat.models.inputs import check_blocks, check_patches, check_volumes
 from brainfeat.models.layers import Block, BlockConfig
 from brainfeat.models.modalities import SingleModalities, average_modalities
 from brainfeat.models.packing import Packing
-from brainfeat.models.protocol import Encoder, EncoderOutput
+from brainfeat.models.protocol import Encoder, EncoderOutput, EncoderState
 from brainfeat.models.rotary import Rotation, rotate_volume
 from brainfeat.models.volume_config import VolumeConfig
 from brainfeat.models.volume_patches import VolumePatchEmbed, cut_patches, list_places
@@ -215,6 +215,38 @@ class VolumeEncoder(Encoder):
         return EncoderOutput(
             None if cls_token is None else cls_token[:, 0], encoded[0, 0, :, 0, 0]
         )
+
+    def _forward_until(
+        self,
+        volumes: Tensor,
+        n_blocks: int,
+        present: Tensor | None,
+        foreground: Tensor | None,
+    ) -> EncoderState:
+        check_volumes(self.config, volumes, present=present, foreground=foreground)
+        single, shown = None, present
+        if self.config.streams != "joint":
+            single, shown = SingleModalities.of(volumes, present), None
+            volumes = single.take(volumes)[:, None]
+            if foreground is not None:
+                foreground = single.take_subjects(foreground)
+        tokens = self._embed(volumes, shown, foreground)
+        for block in self.blocks[:n_blocks]:
+            tokens = _run(block, tokens)
+        return EncoderState(tokens.x, (tokens, single, present))
+
+    def _forward_from(self, state: EncoderState, n_blocks: int) -> EncoderOutput:
+        tokens, single, present = state.layout
+        tokens = dataclasses.replace(tokens, x=state.x)
+        for block in self.blocks[n_blocks:]:
+            tokens = _run(block, tokens)
+        cls_token, patches = self._output(tokens)
+        if single is not None:
+            cls_token = None if cls_token is None else single.restore(cls_token[:, 0])
+            patches = single.restore(patches[:, 0])
+        if cls_token is not None:
+            cls_token = average_modalities(cls_token, present)
+        return EncoderOutput(cls_token, average_modalities(patches, present))
 
     def _encode(
         self,

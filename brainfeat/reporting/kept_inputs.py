@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from brainfeat.embedding.stream import stream_outcomes
 from brainfeat.embedding.subject_encoder import SubjectEncoder
 from brainfeat.exceptions import BrainfeatError
 from brainfeat.preprocessing.preview import draw_picture
@@ -16,6 +15,7 @@ from brainfeat.reporting.cohort import Cohort
 from brainfeat.reporting.cohort_report import Inputs
 from brainfeat.reporting.previews import Preview
 from brainfeat.reporting.report_inputs import choose_rows, describe_choice
+from brainfeat.subjects.streaming import stream_outcomes
 from brainfeat.subjects.subject import Outcome, Subject
 from brainfeat.tables.previews import PreviewFolder
 

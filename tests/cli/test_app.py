@@ -421,7 +421,7 @@ def test_help_lists_all_commands_in_full():
     commands = re.findall(r"^  ([a-z]+)  +[A-Z]", result.stdout, re.MULTILINE)
     assert set(commands) == {
         *("embed", "bids", "merge", "report", "segment", "pretrain"),
-        *("compare", "convert", "info", "simulate", "demo"),
+        *("compare", "convert", "info", "simulate", "demo", "finetune", "predict"),
     }
     assert result.stdout.count("...") == 1  # in the usage: no text is cut
 

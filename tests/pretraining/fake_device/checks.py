@@ -21,12 +21,19 @@ if __name__ == "__main__":
     guard.load_guard(sys.argv[1])
 
 import harness  # noqa: E402
+import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 torch.Generator = harness.FakeGenerator
 
 from torch import nn  # noqa: E402
 
+from brainfeat.finetuning.fitting import finetune as fine_tune  # noqa: E402
+from brainfeat.finetuning.fitting import pool_features  # noqa: E402
+from brainfeat.finetuning.network import FrozenTrunk  # noqa: E402
+from brainfeat.finetuning.plan import FinetuningPlan  # noqa: E402
+from brainfeat.finetuning.targets import NumberTargets  # noqa: E402
+from brainfeat.finetuning.training import TrainingData  # noqa: E402
 from brainfeat.models.decoder import DecoderConfig, SegmentationDecoder  # noqa: E402
 from brainfeat.models.encoder import SlabEncoder  # noqa: E402
 from brainfeat.models.pooling import (  # noqa: E402
@@ -224,6 +231,34 @@ def predict(device):
         return [*network.decode(coarse, fine, present, present[:, :1])]
 
 
+def finetune(device):
+    """Adapt the last block and an attention head, and score a subject."""
+    encoder = make_encoder(device, background="skipped").requires_grad_(False)
+    trunk, targets = FrozenTrunk(encoder, 1, device), NumberTargets(np.arange(2.0))
+    generator = torch.Generator().manual_seed(1)
+    views = []
+    for _ in range(2):
+        slabs = torch.randn(1, 3, 4, 16, 12, generator=generator)
+        fractions = torch.rand(1, 3, 4, 3, generator=generator)
+        views.append([trunk.encode(slabs, torch.ones(1, 2) > 0, fractions)])
+    features = pool_features(encoder, views, trunk)
+    data = TrainingData(views, targets, np.arange(2), features)
+    plan = FinetuningPlan(
+        adapt="lora",
+        pooling="attention",
+        rank=2,
+        n_blocks=1,
+        n_steps=2,
+        learning_rate=1e-3,
+        batch_size=2,
+        n_views=0,
+        n_folds=0,
+        seed=0,
+    )
+    fitted = fine_tune(encoder, data, plan, device)
+    return [*fitted.updates.values(), *fitted.head.parameters()]
+
+
 def simulate(device):
     """Simulate on the device; noise comes from a generator that is there."""
     base = load_base(spacing=8.0).to(device)
@@ -260,6 +295,7 @@ CHECKS = {
     "resume": resume,
     "decoder": decode,
     "prediction": predict,
+    "finetuning": finetune,
     "simulation": simulate,
 }
 

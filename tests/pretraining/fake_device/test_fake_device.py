@@ -33,6 +33,7 @@ CHECKS = (
     "resume",
     "decoder",
     "prediction",
+    "finetuning",
     "simulation",
 )
 FAULTS = (
