@@ -2,15 +2,22 @@
 
 import re
 from collections.abc import Iterator
+from html import unescape
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 from brainfeat.exceptions import import_optional
 from brainfeat.io.atomic import atomic_write
+from brainfeat.reporting.figures import draw_mark, order_labels
 
 __all__ = ["check_can_draw", "write_figures"]
 
-_FIGURE = re.compile(r'<svg viewBox="[^"]*" role="img".*?</svg>', re.DOTALL)
+_FIGURE = re.compile(
+    r'(<svg viewBox="[^"]*" role="img".*?</svg>)(?:<figcaption>(.*?)</figcaption>)?',
+    re.DOTALL,
+)
+_KEY = re.compile(r'<span class="key"><svg.*?</svg>(.*?)</span>', re.DOTALL)
+_LINE, _CHARACTER = 22.0, 9.0  # px of a legend: a line, and a character at most
 _PX_PER_INCH = 128.0  # 448 px are 3.5 inches, a column of a journal
 _FONT = "16px Helvetica, Arial, sans-serif"
 
@@ -42,11 +49,29 @@ def write_figures(body: str, folder: Path) -> list[Path]:
 
 
 def _find_figures(body: str) -> Iterator[tuple[str, ET.Element]]:
-    for text in _FIGURE.findall(body):
+    for text, caption in _FIGURE.findall(body):
         if "<image" in text:
             continue  # a brain under outlines that the page holds
         root = ET.fromstring(text)
+        _add_legend(root, [unescape(name) for name in _KEY.findall(caption)])
         yield root.get("aria-label", "figure"), root
+
+
+def _add_legend(root: ET.Element, names: list[str]) -> None:
+    """Draw the legend of a caption below its figure, which grows by its lines."""
+    if not names:
+        return
+    left, top, width, height = map(float, root.get("viewBox", "").split())
+    x, y = 16.0, height + _LINE / 2.0
+    for number, name in enumerate(order_labels(names)):
+        room = 24.0 + _CHARACTER * len(name)
+        if x > 16.0 and x + room > width:
+            x, y = 16.0, y + _LINE
+        root.append(ET.fromstring(draw_mark(x, y, number, name)))
+        text = ET.SubElement(root, "text", {"x": f"{x + 12:.1f}", "y": f"{y + 5:.1f}"})
+        text.text = name
+        x += room
+    root.set("viewBox", f"{left:g} {top:g} {width:g} {y + _LINE / 2.0:g}")
 
 
 def _stand_alone(figure: ET.Element) -> ET.Element:

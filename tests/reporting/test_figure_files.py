@@ -7,7 +7,7 @@ from matplotlib.image import imread
 from brainfeat.exceptions import MissingDependencyError
 from brainfeat.io.png import png_size
 from brainfeat.reporting.figure_files import check_can_draw, write_figures
-from brainfeat.reporting.figures import scatter_svg
+from brainfeat.reporting.figures import legend_html, scatter_svg
 from brainfeat.reporting.volume_histogram import volume_histogram_svg
 
 
@@ -34,6 +34,20 @@ def test_figures_are_written_as_svg_and_png(body, tmp_path):
         content = path.with_suffix(".png").read_bytes()
         assert png_size(content)[0] == 1050
         assert len(content) > 5000
+
+
+def test_legend_of_the_caption_is_drawn_below(tmp_path, rng):
+    labels = [f"site <{i}>" for i in range(9)]
+    svg = scatter_svg(rng.normal(size=(9, 2)), labels, labels, ("x", "y"))
+    caption = f"<figcaption>site: {legend_html(labels)}</figcaption>"
+    (path,) = write_figures(f"<figure>{svg}{caption}</figure>", tmp_path)
+    root = ET.parse(path).getroot()
+    texts = [text.text for text in root.iter() if text.tag.endswith("}text")]
+    assert texts == ["x", "y", *labels]
+    height = float(root.get("viewBox").split()[3])
+    assert height > float(svg.split('viewBox="')[1].split('"')[0].split()[3]) + 40
+    lowest = max(float(text.get("y", 0)) for text in root.iter())
+    assert lowest < height
 
 
 def test_png_has_the_colours_of_the_svg(tmp_path):
