@@ -5,12 +5,11 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
-from importlib.util import find_spec
-from typing import TYPE_CHECKING, Self, TypeVar
+from html import escape
+from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
 
 __all__ = ["DRAWN_LINES", "ProgressDisplay", "track"]
 
@@ -18,6 +17,7 @@ _LOGGER = logging.getLogger(__name__)
 # Takes the lines that a bar stands for, if it has a handler.
 DRAWN_LINES = logging.getLogger(f"{__name__}.drawn")
 _N_LINES = 10
+_REDRAW_SECONDS = 0.2  # a notebook keeps what it is sent
 
 T = TypeVar("T")
 
@@ -54,7 +54,7 @@ class ProgressDisplay:
         self._log_every = log_every or max(1, total // _N_LINES)
         self._show = show
         self._first_done = 0.0
-        self._bar: Progress | None = None
+        self._bar: _Bar | None = None
 
     def __enter__(self) -> Self:
         # Imported here: most imports of the library never show progress.
@@ -62,21 +62,17 @@ class ProgressDisplay:
             from rich.console import Console
 
             console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
-            if _can_draw(console):
-                self._bar = _make_bar(console)
-                self._bar.add_task(
-                    self._description,
-                    total=self._total,
-                    completed=self._n_done,
-                    state="",
-                )
-                self._bar.start()
+            if console.is_jupyter:
+                self._bar = _NotebookBar(self._description, self._total)
+            elif sys.stderr.isatty() and not console.is_dumb_terminal:
+                self._bar = _TerminalBar(self._description, self._total, console)
+        if self._bar is not None:
+            self._bar.draw(self._n_done, "")
         return self
 
     def __exit__(self, *exception: object) -> None:
         if self._bar is not None:
-            self._bar.refresh()  # in a notebook, stopping does not
-            self._bar.stop()
+            self._bar.close()
 
     def advance(
         self, *, detail: str = "", line: str = "", is_failure: bool = False
@@ -100,9 +96,8 @@ class ProgressDisplay:
                 DRAWN_LINES.info("%s", text)
         if self._bar is None:
             return
-        (task,) = self._bar.task_ids
         state = self._join(detail or self._pace(), self._time_left())
-        self._bar.update(task, completed=self._n_done, state=state)
+        self._bar.draw(self._n_done, state)
 
     def _is_time_for_a_line(self) -> bool:
         is_first = self._n_done == self._n_before + 1
@@ -135,22 +130,63 @@ class ProgressDisplay:
         return (time.perf_counter() - self._first_done) / n_timed
 
 
-def _can_draw(console: "Console") -> bool:
-    if console.is_jupyter:
-        return find_spec("ipywidgets") is not None
-    return sys.stderr.isatty() and not console.is_dumb_terminal
+class _Bar(Protocol):
+    def draw(self, n_done: int, state: str) -> None: ...
+
+    def close(self) -> None: ...
 
 
-def _make_bar(console: "Console") -> "Progress":
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+class _TerminalBar:
+    """A bar that stays on the last line of a terminal."""
 
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[state]}"),
-        console=console,
-    )
+    def __init__(self, description: str, total: int, console: "Console") -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[state]}"),
+            console=console,
+        )
+        self._task = self._progress.add_task(description, total=total, state="")
+
+    def draw(self, n_done: int, state: str) -> None:
+        self._progress.update(self._task, completed=n_done, state=state)
+        self._progress.start()
+
+    def close(self) -> None:
+        self._progress.stop()
+
+
+class _NotebookBar:
+    """A bar as HTML that a notebook replaces; unlike rich's, it needs no widgets."""
+
+    def __init__(self, description: str, total: int) -> None:
+        from IPython.display import display
+
+        self._description, self._total = description, total
+        self._n_done, self._state, self._drawn = 0, "", -_REDRAW_SECONDS
+        self._handle = display(self._bundle(), raw=True, display_id=True)
+
+    def draw(self, n_done: int, state: str) -> None:
+        self._n_done, self._state = n_done, state
+        if time.monotonic() - self._drawn >= _REDRAW_SECONDS:
+            self._handle.update(self._bundle(), raw=True)
+            self._drawn = time.monotonic()
+
+    def close(self) -> None:
+        self._handle.update(self._bundle(), raw=True)
+
+    def _bundle(self) -> dict[str, str]:
+        n_done, total = self._n_done, max(1, self._total)
+        state = f"{n_done}/{self._total}" + (f", {self._state}" if self._state else "")
+        bar = f'<progress value="{n_done}" max="{total}"></progress>'
+        name, words = escape(self._description), escape(state)
+        return {
+            "text/plain": f"{self._description}: {state}",
+            "text/html": f"<div>{name} {bar} {words}</div>",
+        }
 
 
 def _write(line: str) -> None:

@@ -10,12 +10,14 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from brainfeat.display.planes import planes_html
+from brainfeat.display.summarised import Summarised, format_facts
 from brainfeat.exceptions import GeometryError, VolumeError
 
 __all__ = ["Geometry", "Volume", "format_spacing", "slice_thickness"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Geometry:
     """Where a voxel grid lies in scanner space.
 
@@ -53,6 +55,9 @@ class Geometry:
         affine.flags.writeable = False
         object.__setattr__(self, "shape", shape)
         object.__setattr__(self, "affine", affine)
+
+    def __repr__(self) -> str:
+        return f"<Geometry: {_describe_grid(self)}>"
 
     @cached_property
     def spacing(self) -> tuple[float, float, float]:
@@ -95,8 +100,8 @@ class Geometry:
         return bool(np.linalg.norm(moved, axis=0).max() <= tolerance)
 
 
-@dataclass(frozen=True, eq=False)
-class Volume:
+@dataclass(frozen=True, eq=False, repr=False)
+class Volume(Summarised):
     """One 3D array and its geometry.
 
     Parameters
@@ -132,6 +137,35 @@ class Volume:
                 f"got {self.data.shape}."
             )
 
+    def summary(self) -> str:
+        """Describe the grid, the values and the file.
+
+        Returns
+        -------
+        str
+            Lines for a terminal.
+        """
+        known = self.data[np.isfinite(self.data)]
+        values = f"{known.min():g} to {known.max():g}" if known.size else "none finite"
+        i, j, k = self.geometry.center
+        facts = {
+            "grid": _describe_grid(self.geometry),
+            "center": f"{i:.1f}, {j:.1f}, {k:.1f} mm",
+            "values": f"{values}, {self.data.dtype}",
+            "file": "" if self.path is None else str(self.path),
+        }
+        return format_facts(facts.items())
+
+    def _headline(self) -> str:
+        file = "" if self.path is None else f", {self.path.name}"
+        return f"{_describe_grid(self.geometry)}, {self.data.dtype}{file}"
+
+    def _details_html(self) -> str:
+        to_ras = nib.orientations.io_orientation(self.geometry.affine)
+        data = nib.orientations.apply_orientation(self.data, to_ras)
+        axes = np.argsort(to_ras[:, 0])
+        return planes_html(data, [self.geometry.spacing[int(a)] for a in axes])
+
 
 def format_spacing(spacing: Sequence[float]) -> str:
     """Write voxel edges in mm as a table has them.
@@ -152,6 +186,12 @@ def slice_thickness(text: str) -> float | None:
         return max(map(float, text.split("x")))
     except ValueError:
         return None
+
+
+def _describe_grid(geometry: Geometry) -> str:
+    sizes = " x ".join(map(str, geometry.shape))
+    edges = format_spacing(geometry.spacing).replace("x", " x ")
+    return f"{sizes} voxels of {edges} mm, {geometry.orientation}"
 
 
 def _check_affine(affine: NDArray[np.float64]) -> None:

@@ -2,7 +2,9 @@
 
 # %%
 # Simulate a cohort, without any download: 16 subjects, half with medial-temporal
-# atrophy, on three scanners. It is written as a BIDS folder.
+# atrophy, on three scanners. It is written as a BIDS folder. The pictures of these
+# examples need matplotlib: pip install matplotlib
+import matplotlib.pyplot as plt
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -33,4 +35,15 @@ print(f"AUC {scores.mean():.2f} +- {scores.std():.2f} over {len(scores)} folds")
 # %%
 # With pandas output, rows are named by subject and columns by feature.
 embedder = model[0].set_output(transform="pandas")
-print(embedder.fit_transform(cohort["T1w"]).iloc[:3, :5].round(3))
+features = embedder.fit_transform(cohort["T1w"])
+print(features.iloc[:3, :5].round(3))
+
+# %%
+# Features with names can be plotted as such. The simulated disease is in both of these.
+figure, axes = plt.subplots(figsize=(5, 4), layout="constrained")
+for diagnosis, name in enumerate(["controls", "patients"]):
+    rows = 100 * features[cohort["diagnosis"] == diagnosis]
+    axes.scatter(rows["emb_ventricle"], rows["emb_medial_temporal"], label=name)
+axes.set(xlabel="ventricles, % of the brain", ylabel="medial temporal lobes, %")
+axes.legend()
+figure.savefig("classify.png")

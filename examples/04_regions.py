@@ -11,7 +11,7 @@ from brainfeat import BrainFoundEmbedder, simulate_cohort
 from brainfeat.evaluation import evaluate_probe
 from brainfeat.reporting.template_regions import template_regions
 
-cohort = simulate_cohort("cohort", n_subjects=10, random_state=4)
+cohort = simulate_cohort("cohort", n_subjects=10, random_state=1)
 
 # %%
 # Use any atlas in MNI152 space with `maps` and a look-up table, such as those of
@@ -48,5 +48,5 @@ print(maps[0].shape, maps[0].affine.round(1).tolist())
 # %%
 # nilearn resamples and plots the maps.
 component = resample_to_img(index_img(maps[0], 0), atlas["maps"])
-display = plot_stat_map(component, title="first component")
+display = plot_stat_map(component, title="first component", draw_cross=False)
 display.savefig("component.png")

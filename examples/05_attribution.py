@@ -12,7 +12,7 @@ from brainfeat.reporting import attribution, generate_report
 
 # The simulated disease shrinks the medial temporal lobe and enlarges the ventricles.
 # Localising it takes a hundred subjects or more; ten are a demonstration.
-cohort = simulate_cohort("cohort", n_subjects=10, random_state=5)
+cohort = simulate_cohort("cohort", n_subjects=10, random_state=1)
 paths, diagnosis = list(cohort["T1w"]), cohort["diagnosis"].to_numpy()
 
 # %%
@@ -31,8 +31,6 @@ print(result.importance.head(6).round(3))
 # There is one map per subject in the space of its scan, and a group map in MNI152.
 # `method="integrated_gradients"` or `"occlusion"` give voxelwise maps (needs captum).
 print(result.maps[0].shape, result.group_img.shape)
-display = plot_glass_brain(result.group_img, title="patients minus controls")
-display.savefig("attribution.png")
 
 # %%
 # A searchlight tests at which tokens the diagnosis can be decoded. Its p-values are
@@ -47,3 +45,10 @@ print(f"largest AUC {auc.max():.2f}, {int((p < 0.05).sum())} tokens with p < 0.0
 # value; `brainfeat report embeddings.parquet --labels participants.tsv` writes it, too.
 report = generate_report(model[0], paths[:4], y=diagnosis[:4])
 report.save_as_html("report.html")
+
+# %%
+# Regions that speak for the diagnosis are red, others blue.
+display = plot_glass_brain(
+    result.group_img, title="patients minus controls", plot_abs=False, colorbar=True
+)
+display.savefig("attribution.png")

@@ -9,7 +9,7 @@ from nilearn.plotting import plot_roi
 
 from brainfeat import SegmentationEstimator, simulate_cohort
 
-cohort = simulate_cohort("cohort", n_subjects=3, random_state=7)
+cohort = simulate_cohort("cohort", n_subjects=3, random_state=1)
 scans, label_maps = cohort["T1w"].tolist(), cohort["dseg"].tolist()
 
 # %%
@@ -18,7 +18,7 @@ scans, label_maps = cohort["T1w"].tolist(), cohort["dseg"].tolist()
 model = SegmentationEstimator(n_steps=4, random_state=0, verbose=1)
 model.fit(scans[:2], label_maps[:2])
 print("classes:", model.names_)
-print("Dice of people that were held out:", round(model.held_out_score_, 2))
+print("Dice of subjects that were held out:", round(model.held_out_score_, 2))
 
 # %%
 # Predicted label maps have the grid on which the labels were drawn, in any orientation.

@@ -6,6 +6,7 @@
 # column per modality. Rows with the same name belong to one subject.
 import dataclasses
 
+import matplotlib.pyplot as plt
 import pandas as pd
 
 from brainfeat import (
@@ -15,12 +16,12 @@ from brainfeat import (
     simulate_cohort,
 )
 
-cohort = simulate_cohort("cohort", n_subjects=6, random_state=7)
+cohort = simulate_cohort("cohort", n_subjects=6, random_state=1)
 scans = cohort[["T1w"]]
 
 # %%
-# The preset is for one machine with a small batch. Ten thousand steps take a night on
-# a GPU; eight steps of a shallow encoder are a demonstration.
+# The preset is for one machine with a small batch. An encoder needs thousands of steps
+# and a GPU; eight steps of a shallow one are a demonstration.
 config = PretrainingConfig.preset(
     "small_batch", batch_size=4, n_steps=8, log_every=2, checkpoint_every=4
 )
@@ -49,3 +50,12 @@ print("unchanged:", resumed.fingerprint == checkpoint.fingerprint)
 # The folder is a checkpoint, with its preprocessing.
 embedder = BrainFoundEmbedder(checkpoint="run").set_output(transform="pandas")
 print(embedder.fit_transform(scans).iloc[:, :4])
+
+# %%
+# A loss that falls is no proof of good features: evaluate them, too, as in 10_compare.
+figure, axes = plt.subplots(figsize=(5, 3), layout="constrained")
+for name in ("total", "dino", "ibot"):
+    axes.plot(log["step"], log[name], "o-", label=name)
+axes.set(xlabel="step", ylabel="loss")
+axes.legend()
+figure.savefig("pretraining.png")

@@ -7,12 +7,13 @@ import subprocess
 import sys
 
 import joblib
+import matplotlib.pyplot as plt
 import numpy as np
 from distributed import Client, LocalCluster
 
 from brainfeat import BrainFoundEmbedder, read_embeddings, simulate_cohort
 
-cohort = simulate_cohort("cohort", n_subjects=4, random_state=8)
+cohort = simulate_cohort("small-cohort", n_subjects=4, random_state=8)
 
 
 def brainfeat(*arguments: str) -> None:
@@ -24,7 +25,7 @@ def brainfeat(*arguments: str) -> None:
 # `08_cluster.sbatch` runs this loop on Slurm.
 for task in (1, 2):
     output = f"parts/{task}.parquet"
-    brainfeat("embed", "cohort", "-o", output, "--shard", f"{task}/2")
+    brainfeat("embed", "small-cohort", "-o", output, "--shard", f"{task}/2")
 
 # %%
 # The merged table is bit for bit that of a single process.
@@ -49,3 +50,13 @@ print("Dask gives the same rows:", np.allclose(rows, embeddings, atol=1e-5))
 # %%
 # On one machine with several GPUs, `--device cuda:0,cuda:1` starts a process per GPU,
 # and `--device auto` uses all GPUs.
+
+# %%
+# How alike the subjects of the merged table are.
+figure, axes = plt.subplots(figsize=(5, 4), layout="constrained")
+names = subjects["participant_id"]
+picture = axes.imshow(np.corrcoef(embeddings), vmin=-1, vmax=1, cmap="RdBu_r")
+axes.set_xticks(range(len(names)), names)
+axes.set_yticks(range(len(names)), names)
+figure.colorbar(picture, label="correlation of embeddings")
+figure.savefig("cluster.png")

@@ -11,7 +11,7 @@ import numpy as np
 from brainfeat import BrainFoundEmbedder, simulate_cohort
 from brainfeat.evaluation import compare_embeddings
 
-cohort = simulate_cohort("cohort", n_subjects=16, labels=False, random_state=5)
+cohort = simulate_cohort("cohort", n_subjects=16, random_state=1)
 embeddings = {
     pooling: BrainFoundEmbedder(pooling=pooling, memory="cache").fit_transform(
         cohort[["T1w"]]
@@ -42,5 +42,6 @@ below, above = scores["value"] - scores["low"], scores["high"] - scores["value"]
 figure, axes = plt.subplots(figsize=(6, 2))
 axes.errorbar(scores["value"], scores["embedding"], xerr=[below, above], fmt="s")
 axes.axvline(result.chance["AUC"], linestyle="--", color="gray")
+axes.margins(y=0.2)
 axes.set_xlabel("AUC, 95 % interval over subjects")
 figure.savefig("compare.png", bbox_inches="tight")

@@ -18,19 +18,27 @@ def relative(path):
     return str(path.relative_to(FOLDER))
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Return a folder for all examples: most of them use the same cohort."""
+    return tmp_path_factory.mktemp("examples")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", EXAMPLES, ids=relative)
-def test_example_runs(path, tmp_path):
+def test_example_runs_and_saves_a_picture(path, folder):
     # Examples write to the working directory.
+    before = set(folder.glob("*.png"))
     result = subprocess.run(
         [sys.executable, path],
-        cwd=tmp_path,
+        cwd=folder,
         env=os.environ | {"MPLBACKEND": "agg"},
         capture_output=True,
         text=True,
         timeout=180,
     )
     assert result.returncode == 0, result.stderr
+    assert set(folder.glob("*.png")) > before
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=relative)

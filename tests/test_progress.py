@@ -89,39 +89,41 @@ def test_dumb_terminal_gets_lines(monkeypatch):
     assert terminal.getvalue() == "[1/1] embedding\n"
 
 
-@pytest.mark.parametrize("has_widgets", [True, False])
-def test_notebook_shows_a_bar_if_it_has_widgets(has_widgets, monkeypatch, capsys):
-    shown = []
+def test_notebook_shows_one_bar_without_widgets(monkeypatch, capsys):
+    shown, updates = [], []
 
-    class Output:
-        def __enter__(self):
-            return self
+    class Handle:
+        def update(self, bundle, *, raw):
+            assert raw
+            updates.append(bundle)
 
-        def __exit__(self, *_exception, **_options):
-            pass
-
-        clear_output = append_stdout = __exit__
+    def display(bundle, *, raw, display_id):
+        assert raw
+        assert display_id
+        shown.append(bundle)
+        return Handle()
 
     class ZMQInteractiveShell:
         pass
 
     ipython = types.ModuleType("IPython")
     ipython.display = types.ModuleType("IPython.display")
-    ipython.display.display = lambda *objects, **_options: shown.extend(objects)
+    ipython.display.display = display
     monkeypatch.setattr("builtins.get_ipython", ZMQInteractiveShell, raising=False)
     monkeypatch.setitem(sys.modules, "IPython", ipython)
     monkeypatch.setitem(sys.modules, "IPython.display", ipython.display)
-    widgets = types.ModuleType("ipywidgets")
-    widgets.Output = Output
-    widgets.__spec__ = object()
-    monkeypatch.setitem(sys.modules, "ipywidgets", widgets if has_widgets else None)
-    if not has_widgets:
-        monkeypatch.setattr("brainfeat.progress.find_spec", lambda _name: None)
-    assert list(track([7], total=1, description="embedding")) == [7]
-    assert bool(shown) == has_widgets
-    texts = [getattr(item, "text", "") for item in shown]
-    assert any("1/1" in text for text in texts) == has_widgets
-    assert capsys.readouterr().err == ("" if has_widgets else "[1/1] embedding\n")
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
+    items = track(range(300), total=300, description="a & b")
+    assert list(items) == [*range(300)]
+    assert shown[0]["text/plain"] == "a & b: 0/300"
+    assert len(shown) == 1
+    # Not a message for each item, but the last one shows the end.
+    assert 2 <= len(updates) < 100
+    assert updates[-1]["text/plain"].startswith("a & b: 300/300")
+    html = updates[-1]["text/html"]
+    assert '<progress value="300" max="300">' in html
+    assert "a &amp; b" in html
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])

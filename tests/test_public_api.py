@@ -86,6 +86,16 @@ def test_listed_names_exist_and_others_are_private(path):
     assert all(hasattr(module, public) for public in module.__all__)
 
 
+@pytest.mark.parametrize(
+    "path", sorted(ROOT.rglob("__init__.py")), ids=lambda p: p.parent.name
+)
+def test_tab_completion_shows_the_public_names_of_a_package(path):
+    name = ".".join(path.parent.relative_to(ROOT.parent).parts)
+    package = import_module(name)
+    assert dir(package) == sorted(package.__all__)
+    assert all(hasattr(package, public) for public in package.__all__)
+
+
 @pytest.mark.parametrize("module", ["brainfeat", "brainfeat.cli.app"])
 def test_import_costs_no_heavy_library(module):
     code = f"import sys, {module}; print(*sys.modules)"

@@ -4,3 +4,7 @@ from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.checkpoint.config import CheckpointConfig
 
 __all__ = ["Checkpoint", "CheckpointConfig"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

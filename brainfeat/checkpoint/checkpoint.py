@@ -23,11 +23,13 @@ from brainfeat.checkpoint.known import find_known
 from brainfeat.checkpoint.known_encoder import KnownEncoder
 from brainfeat.checkpoint.locate import CONFIG_NAME, locate_checkpoint
 from brainfeat.checkpoint.origin import announce_licence, bundled_origin
+from brainfeat.checkpoint.summary import checkpoint_facts, headline
 from brainfeat.checkpoint.weight_files import (
     check_weights_file,
     file_sha256,
     read_tensors,
 )
+from brainfeat.display.summarised import Summarised, format_facts
 from brainfeat.exceptions import (
     CheckpointError,
     ConfigError,
@@ -57,7 +59,7 @@ _LATER = {
 }
 
 
-class Checkpoint:
+class Checkpoint(Summarised):
     """An encoder's weights with the configuration that they need.
 
     Parameters
@@ -260,6 +262,20 @@ class Checkpoint:
             digest.update(f"{name} {tuple(value.shape)}".encode())
             digest.update(value.numpy().tobytes())
         return digest.hexdigest()
+
+    def summary(self) -> str:
+        """Describe the encoder, its input, features and licence.
+
+        Returns
+        -------
+        str
+            Lines for a terminal, as ``brainfeat info`` prints them.
+        """
+        facts = checkpoint_facts(self.config, self.state, self.fingerprint)
+        return format_facts(facts)
+
+    def _headline(self) -> str:
+        return headline(self.config, self.state)
 
     @classmethod
     def _load_own(cls, folder: Path, known: KnownEncoder | None) -> Self:

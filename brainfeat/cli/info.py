@@ -1,23 +1,19 @@
 """``brainfeat info``."""
 
-__all__ = ["format_checkpoint", "format_known", "info", "list_known"]
+__all__ = ["format_known", "info", "list_known"]
 
-import textwrap
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from brainfeat.display.summarised import format_facts
 from brainfeat.exceptions import UntrainedCheckpointWarning
 
 if TYPE_CHECKING:
-    from brainfeat.checkpoint.checkpoint import Checkpoint
-    from brainfeat.checkpoint.config import CheckpointConfig
     from brainfeat.checkpoint.known_encoder import KnownEncoder
 
-_WIDTH = 80  # of a terminal
-_INDENT = 16  # where texts begin
 _LEGEND = """
 here: in {home} ($BRAINFEAT_HOME) or in the cache of the hub
 ask: the authors give access on request
@@ -55,7 +51,7 @@ def _describe(name: str) -> None:
 
     # The summary has it as its state.
     warnings.simplefilter("ignore", UntrainedCheckpointWarning)
-    typer.echo(format_checkpoint(Checkpoint.load(name)))
+    typer.echo(Checkpoint.load(name).summary())
 
 
 def list_known(encoders: "Iterable[KnownEncoder]") -> str:
@@ -90,71 +86,7 @@ def format_known(known: "KnownEncoder") -> str:
         ("reported", known.reported),
         *(("note", caveat) for caveat in known.caveats),
     ]
-    return _format_lines(items)
-
-
-def format_checkpoint(checkpoint: "Checkpoint") -> str:
-    """Format the properties of a checkpoint, one a line."""
-    config, encoder = checkpoint.config, checkpoint.config.encoder
-    n_parameters = sum(value.numel() for value in checkpoint.state.values())
-    missing = "any may be missing" if config.missing_modalities else "all needed"
-    lines = {
-        "description": config.description or "none",
-        "state": "trained" if config.trained else "not trained: random weights",
-        "licence": config.origin.licence or "not known",
-        "origin": config.origin.source or "not known",
-        "modalities": f"{', '.join(encoder.modalities)} ({missing})",
-        **_describe_slabs(config),
-        "network": encoder.summary,
-        "parameters": f"{n_parameters / 1e6:.1f} million",
-        "features": _describe_features(config),
-        "pooling": f"{config.pooling} is recommended",
-        "preprocessing": _describe_preprocessing(config.preprocessing),
-        "written by": f"brainfeat {config.library_version}",
-        "fingerprint": checkpoint.fingerprint,
-    }
-    return _format_lines([*lines.items(), *_describe_authors(config)])
-
-
-def _describe_authors(config: "CheckpointConfig") -> Iterator[tuple[str, str]]:
-    """Yield the feature of a known encoder's authors, and the traps."""
-    from brainfeat.checkpoint.known import find_known
-
-    known = find_known(config.origin.name)
-    if known is not None and known.layout:
-        yield "default", known.feature
-        yield from (("note", caveat) for caveat in known.caveats)
-
-
-def _describe_slabs(config: "CheckpointConfig") -> dict[str, str]:
-    from brainfeat.models.config import EncoderConfig
-
-    encoder = config.encoder
-    if not isinstance(encoder, EncoderConfig):
-        return {}
-    return {
-        "slabs": f"{config.plane}, {encoder.thickness} slices",
-        "anatomy": ", ".join(encoder.tissues) or "none",
-        "structures": ", ".join(encoder.structures),
-    }
-
-
-def _describe_features(config: "CheckpointConfig") -> str:
-    features = f"{config.encoder.embed_dim} a subject"
-    both = " (cls+mean: twice as many)" if config.encoder.has_cls_token else ""
-    return features + both
-
-
-def _format_lines(items: Iterable[tuple[str, str]]) -> str:
-    """Wrap texts beside their names; an address is kept in one piece."""
-    wrap = textwrap.TextWrapper(
-        _WIDTH,
-        subsequent_indent=" " * _INDENT,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-    lines = (f"{name + ':':<{_INDENT}}{text}" for name, text in items if text)
-    return "\n".join(map(wrap.fill, lines))
+    return format_facts(items)
 
 
 def _place(known: "KnownEncoder") -> str:
@@ -181,25 +113,3 @@ def _describe_place(known: "KnownEncoder") -> str:
         return f"fetched from the hub at first use{asked}: hf-hub:{known.hub}"
     copies = " or ".join(f"hf-hub:{copy}" for copy in known.copies)
     return f"{place}{f'; copies of others: {copies}' if copies else ''}"
-
-
-def _describe_preprocessing(values: Mapping[str, Any]) -> str:
-    if values.get("kind") == "recipe":
-        steps = " > ".join(str(step["step"]) for step in values["steps"])
-        return f"recipe {values['name']}: {steps}"
-    known = {"shape", "spacing"} & values.keys()
-    parts = []
-    if len(known) == 2:
-        sizes = " x ".join(map(str, values["shape"]))
-        parts.append(f"{sizes} voxels of {values['spacing']} mm")
-    others = (name for name in values if name not in known)
-    parts += [f"{name} {_plain(values[name])}" for name in others]
-    return ", ".join(parts).replace("_", " ")
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, list | tuple):
-        return " to ".join(map(str, value))
-    if value is None:
-        return "none"
-    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)

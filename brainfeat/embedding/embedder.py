@@ -14,6 +14,7 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from brainfeat.checkpoint.sharing import check_fingerprint
+from brainfeat.display.documented import Documented
 from brainfeat.embedding.cache import EmbeddingCache
 from brainfeat.embedding.clusters import active_workers
 from brainfeat.embedding.dense import DenseSpace, check_dense_options, to_dense_images
@@ -40,7 +41,7 @@ from brainfeat.subjects.table import (
 __all__ = ["BrainFoundEmbedder"]
 
 
-class BrainFoundEmbedder(TransformerMixin, BaseEstimator):
+class BrainFoundEmbedder(Documented, TransformerMixin, BaseEstimator):
     """Embed each subject's brain MRI as one vector.
 
     Images are preprocessed as the checkpoint was trained, cut into slabs of

@@ -36,3 +36,7 @@ __all__ = [
     "longitudinal_change",
     "warn_of_leakage",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -3,15 +3,17 @@
 __all__ = ["Comparison", "format_interval"]
 
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import pandas as pd
 
+from brainfeat.display.summarised import Summarised
 from brainfeat.evaluation.scores import format_number
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Comparison:
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Comparison(Summarised):
     """Result of `compare_embeddings`.
 
     Parameters
@@ -97,6 +99,14 @@ class Comparison:
             lines += _align([_difference_line(row) for row in pairs.to_dict("records")])
         lines += [f"note: {finding}" for finding in self.findings]
         return "\n".join(lines)
+
+    def _summary_html(self) -> str:
+        # Tables as such: the text has them in columns.
+        tables = [self.scores, self.differences]
+        shown = [table.round(3).to_html(index=False) for table in tables if len(table)]
+        return "\n".join(
+            [*shown, *(f"<p>{escape(note)}</p>" for note in self.findings)]
+        )
 
     def _score_line(self, name: str) -> list[str]:
         rows = self.select(self.scores, embedding=name).to_dict("records")

@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
+from brainfeat.display.documented import Documented
 from brainfeat.evaluation.columns import Columns, Encoding, split_columns
 from brainfeat.evaluation.ridge import ROUNDING
 
 
-class ConfoundRegressor(TransformerMixin, BaseEstimator):
+class ConfoundRegressor(Documented, TransformerMixin, BaseEstimator):
     """Regress confounds out of features.
 
     Confounds are columns of ``X``, so that cross-validation splits them with the

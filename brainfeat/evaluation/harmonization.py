@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
+from brainfeat.display.documented import Documented
 from brainfeat.evaluation.columns import Columns, Encoding, split_columns
 from brainfeat.evaluation.ridge import ROUNDING
 from brainfeat.exceptions import InputError
@@ -18,7 +19,7 @@ Floats = NDArray[np.float64]
 _TOLERANCE, _MAX_STEPS = 1e-6, 500
 
 
-class SiteHarmonizer(TransformerMixin, BaseEstimator):
+class SiteHarmonizer(Documented, TransformerMixin, BaseEstimator):
     """Adjust features for location and scale of each site by ComBat.
 
     Each site shifts and scales each feature; empirical Bayes shrinks both effects

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from brainfeat.display.summarised import Summarised, format_facts
 from brainfeat.evaluation.columns import as_codes, check_order
 from brainfeat.evaluation.cross_validation import decode_site
 from brainfeat.evaluation.labelled import as_features
-from brainfeat.evaluation.scores import Score
+from brainfeat.evaluation.scores import Score, format_number
 from brainfeat.exceptions import InputError
 from brainfeat.metrics import intraclass_correlation, retrieval_accuracy
 
@@ -19,8 +20,8 @@ Floats = NDArray[np.float64]
 Rows = NDArray[np.intp]
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Reliability:
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Reliability(Summarised):
     """Agreement of repeat scans.
 
     Parameters
@@ -50,6 +51,28 @@ class Reliability:
     retrieval_chance: float
     site_decoding: Score | None
     site_chance: float | None
+
+    def summary(self) -> str:
+        """Summarise the agreement as lines of text."""
+        low, middle, high = np.percentile(self.feature_icc, (25, 50, 75))
+        facts = {
+            "subjects": f"{self.n_subjects} with {self.n_scans} scans each",
+            "feature ICC": f"median {middle:.2f}, quartiles {low:.2f} to {high:.2f}, "
+            f"of {len(self.feature_icc)} features",
+            "retrieval": f"{self.retrieval:.2f} (chance {self.retrieval_chance:.2f})",
+        }
+        if self.prediction_icc is not None:
+            facts["prediction ICC"] = format_number(self.prediction_icc)
+        if self.site_decoding is not None and self.site_chance is not None:
+            chance = f"chance {self.site_chance:.2f}"
+            facts["site decoding"] = f"{self.site_decoding} ({chance})"
+        return format_facts(facts.items())
+
+    def _headline(self) -> str:
+        return (
+            f"{self.n_subjects} subjects with {self.n_scans} scans each, median ICC "
+            f"{np.median(self.feature_icc):.2f}, retrieval {self.retrieval:.2f}"
+        )
 
 
 def evaluate_reliability(

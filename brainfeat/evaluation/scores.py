@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from brainfeat.display.summarised import Summarised
 from brainfeat.evaluation.estimates import PredictionBias
 from brainfeat.evaluation.rates import OperatingPoint, RocCurve, rates_at
 from brainfeat.exceptions import InputError
@@ -95,8 +96,8 @@ class Calibration(NamedTuple):
     expected_error: float  # mean of |predicted - observed| over the bins
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class ProbeEvaluation:
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class ProbeEvaluation(Summarised):
     """Result of `evaluate_probe`.
 
     All scores are of held-out rows. Areas under the ROC curve are of the second of two
@@ -301,6 +302,12 @@ class ProbeEvaluation:
         ]
         lines += [f"note: {finding}" for finding in self.findings]
         return "\n".join(lines)
+
+    def _headline(self) -> str:
+        return (
+            f"{self._describe_label()}, {self.n_subjects} subjects, "
+            f"{self.metric} {self.score}, {_format_p(self.p_value)}"
+        )
 
     def _describe_label(self) -> str:
         if len(self.classes) == 2:

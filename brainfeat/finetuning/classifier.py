@@ -43,8 +43,8 @@ class BrainFoundClassifier(ClassifierMixin, FineTunedEncoder):
     n_steps : int
         The most steps; 0 fits the probe alone.
     learning_rate : float
-        Of the encoder and the head, after a warm-up of a tenth of the steps; the
-        weights of the attention have ten times as much.
+        Of the encoder, after a warm-up of a tenth of the steps; the attention has
+        three times as much, and the head a third.
     batch_size : int
         Subjects of a step.
     n_views : int
@@ -55,8 +55,12 @@ class BrainFoundClassifier(ClassifierMixin, FineTunedEncoder):
         steps; with 0 or 1, all ``n_steps`` are taken.
     class_weight : None, "balanced" or dict
         As in scikit-learn.
-    modality, preprocessor, device : object
-        As for `BrainFoundEmbedder`.
+    modality : str, optional
+        Modality of images without one, such as paths; as for `BrainFoundEmbedder`.
+    preprocessor : Preprocessor or InputRecipe, optional
+        Replaces the checkpoint's preprocessing.
+    device : "auto", str or torch.device
+        Where the encoder is trained and runs; ``"auto"`` is CUDA if available.
     random_state : None, int or numpy.random.RandomState
         Seed; an integer gives the same model on the same machine.
     n_jobs : int
@@ -115,7 +119,7 @@ class BrainFoundClassifier(ClassifierMixin, FineTunedEncoder):
         n_blocks: int = 1,
         pooling: Literal["attention", "mean"] = "attention",
         n_steps: int = 40,
-        learning_rate: float = 1e-3,
+        learning_rate: float = 3e-5,
         batch_size: int = 4,
         n_views: int = 1,
         n_folds: int = 3,

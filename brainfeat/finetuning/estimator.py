@@ -16,6 +16,7 @@ from torch import Tensor
 
 from brainfeat.checkpoint import sharing
 from brainfeat.checkpoint.checkpoint import Checkpoint
+from brainfeat.display.documented import Documented
 from brainfeat.exceptions import ConfigError
 from brainfeat.finetuning.adapters import merge_updates
 from brainfeat.finetuning.fitting import (
@@ -46,7 +47,7 @@ from brainfeat.subjects.table import (
 )
 
 
-class FineTunedEncoder(TransformerMixin, BaseEstimator):
+class FineTunedEncoder(Documented, TransformerMixin, BaseEstimator):
     """An encoder that is adapted to a label, after a linear probe of it."""
 
     # Fitted attributes that a folder holds as JSON.
@@ -71,7 +72,7 @@ class FineTunedEncoder(TransformerMixin, BaseEstimator):
         n_blocks: int = 1,
         pooling: Literal["attention", "mean"] = "attention",
         n_steps: int = 40,
-        learning_rate: float = 1e-3,
+        learning_rate: float = 3e-5,
         batch_size: int = 4,
         n_views: int = 1,
         n_folds: int = 3,
@@ -110,7 +111,7 @@ class FineTunedEncoder(TransformerMixin, BaseEstimator):
         Returns
         -------
         ndarray of float32 of shape (n_subjects, n_features)
-            The mean token over the brain, or that of each query of the attention.
+            The mean token over the brain, or that of the attention.
         """
         return np.stack([one.embedding for one in self._predict(X)])
 
@@ -128,8 +129,7 @@ class FineTunedEncoder(TransformerMixin, BaseEstimator):
             ``emb_000`` and so on.
         """
         check_is_fitted(self)
-        n_queries, _, dim = self.head_.weight.shape
-        names = [f"emb_{index:03d}" for index in range(n_queries * dim)]
+        names = [f"emb_{index:03d}" for index in range(self.head_.weight.shape[1])]
         return np.array(names, dtype=object)
 
     def save(self, folder: str | os.PathLike[str]) -> Path:

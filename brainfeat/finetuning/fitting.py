@@ -18,7 +18,6 @@ from brainfeat.finetuning.probe import Probe, fit_probe
 from brainfeat.finetuning.reading import SubjectReader
 from brainfeat.finetuning.selection import HeldOut, cross_validate
 from brainfeat.finetuning.training import TrainingData, train
-from brainfeat.models.pooling import pool_tokens
 from brainfeat.models.protocol import Encoder
 from brainfeat.progress import ProgressDisplay, track
 from brainfeat.subjects.failures import add_context
@@ -76,15 +75,12 @@ def encode_subjects(
 def pool_features(
     encoder: Encoder, views: Sequence[Sequence[View]], trunk: FrozenTrunk
 ) -> Floats:
-    """Average the tokens of the frozen encoder over each brain: (n, D)."""
+    """Average the tokens of the frozen encoder over each brain: (n, views, D)."""
     head = TaskHead(encoder.config.embed_dim, 1, "mean").to(trunk.device)
     network = FinetuningNetwork(encoder, head, trunk.first_block)
-    rows = []
     with torch.no_grad():
-        for first, *_ in views:
-            pooled = pool_tokens(network.tokens(first), first.fractions)
-            rows.append(pooled.double().cpu().numpy())
-    return np.concatenate(rows)
+        rows = [torch.cat([network.pool(view) for view in each]) for each in views]
+    return np.stack([row.double().cpu().numpy() for row in rows])
 
 
 def finetune(
@@ -108,7 +104,7 @@ def finetune(
             seed=plan.seed,
         )
         dim, n_outputs = encoder.config.embed_dim, targets.n_outputs
-        head = TaskHead(dim, n_outputs, plan.pooling, seed=plan.seed)
+        head = TaskHead(dim, n_outputs, plan.pooling)
         head.start_from(probe)
         return FinetuningNetwork(adapted, head.to(device), first_block)
 

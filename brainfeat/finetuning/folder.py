@@ -158,7 +158,7 @@ def _read_head(tensors: Mapping[str, Tensor], pooling: Any) -> TaskHead:
         for name, value in tensors.items()
         if name.startswith(_HEAD)
     }
-    _, n_outputs, embed_dim = state["weight"].shape
+    n_outputs, embed_dim = state["weight"].shape
     head = TaskHead(embed_dim, n_outputs, pooling)
     head.load_state_dict(state)
     return head.requires_grad_(requires_grad=False)

@@ -58,9 +58,11 @@ class FinetuningNetwork(nn.Module):
 
     def forward(self, view: View) -> Tensor:
         """Score one subject: float32 (1, K)."""
-        output = self.tokens(view)
-        scores: Tensor = self.head(output, view.fractions.to(self.device))
-        return scores
+        return self.head.score(self.pool(view))
+
+    def pool(self, view: View) -> Tensor:
+        """Average the tokens of one subject as the head does: float32 (1, D)."""
+        return self.head.pool(self.tokens(view), view.fractions.to(self.device))
 
     def tokens(self, view: View) -> EncoderOutput:
         """Run the trained blocks."""
@@ -88,7 +90,7 @@ class FinetuningNetwork(nn.Module):
 
     def copy_head(self) -> TaskHead:
         """Copy the head to the CPU."""
-        n_outputs, embed_dim = self.head.weight.shape[1:]
+        n_outputs, embed_dim = self.head.weight.shape
         head = TaskHead(embed_dim, n_outputs, self.head.pooling)
         state = self.head.state_dict()
         head.load_state_dict({name: value.cpu() for name, value in state.items()})

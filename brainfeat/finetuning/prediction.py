@@ -108,7 +108,7 @@ class Predictor:
             if not np.isfinite(scores).all():
                 yield VolumeError("the encoder gives values that are not finite.")
                 continue
-            embedding = pooled.flatten(1)[0].float().cpu().numpy()
+            embedding = pooled[0].float().cpu().numpy()
             known = item.voxel_mm, item.quality, item.input_sha256
             yield Prediction(scores, embedding, *known)
 

@@ -39,8 +39,8 @@ class BrainFoundRegressor(RegressorMixin, FineTunedEncoder):
     n_steps : int
         The most steps; 0 fits the probe alone.
     learning_rate : float
-        Of the encoder and the head, after a warm-up of a tenth of the steps; the
-        weights of the attention have ten times as much.
+        Of the encoder, after a warm-up of a tenth of the steps; the attention has
+        three times as much, and the head a third.
     batch_size : int
         Subjects of a step.
     n_views : int
@@ -49,8 +49,12 @@ class BrainFoundRegressor(RegressorMixin, FineTunedEncoder):
     n_folds : int
         Folds of people, each of which is held out in turn to choose the number of
         steps; with 0 or 1, all ``n_steps`` are taken.
-    modality, preprocessor, device : object
-        As for `BrainFoundEmbedder`.
+    modality : str, optional
+        Modality of images without one, such as paths; as for `BrainFoundEmbedder`.
+    preprocessor : Preprocessor or InputRecipe, optional
+        Replaces the checkpoint's preprocessing.
+    device : "auto", str or torch.device
+        Where the encoder is trained and runs; ``"auto"`` is CUDA if available.
     random_state : None, int or numpy.random.RandomState
         Seed; an integer gives the same model on the same machine.
     n_jobs : int

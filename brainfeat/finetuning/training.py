@@ -32,12 +32,19 @@ class TrainingData:
     views: Sequence[Sequence[View]]
     targets: Targets
     groups: Rows  # the person of each subject
-    features: NDArray[np.float64]  # n D: mean tokens of the frozen encoder
+    # (n, views, D): mean tokens of the frozen encoder.
+    view_features: NDArray[np.float64]
 
-    def draw(self, row: int, generator: Generator) -> View:
-        """Draw one of the views of a subject."""
+    @property
+    def features(self) -> NDArray[np.float64]:
+        """Mean tokens (n, D) of subjects as they are."""
+        return self.view_features[:, 0]
+
+    def draw(self, row: int, generator: Generator) -> tuple[View, Tensor]:
+        """Draw one of the views of a subject, with its mean token (D,)."""
         views = self.views[row]
-        return views[int(torch.randint(len(views), (), generator=generator))]
+        index = int(torch.randint(len(views), (), generator=generator))
+        return views[index], torch.from_numpy(self.view_features[row, index])
 
 
 def train(
@@ -68,11 +75,14 @@ def train(
         optimizer.zero_grad(set_to_none=True)
         loss = 0.0
         for row in batch:
-            scores = network(data.draw(row, generator))
+            view, first = data.draw(row, generator)
+            pooled = network.pool(view)
+            network.head.follow(pooled - first.to(pooled))
+            scores = network.head.score(pooled)
             part = data.targets.losses(scores, np.array([row])).sum() / len(batch)
             part.backward()
             loss += float(part.detach())
-        shrinkage = 0.5 * penalty * _squares(network)
+        shrinkage = 0.5 * penalty * network.head.weight.square().sum()
         shrinkage.backward()
         if not np.isfinite(loss):
             raise TrainingError(
@@ -91,11 +101,6 @@ def score_views(network: FinetuningNetwork, views: Sequence[View]) -> Tensor:
     return torch.cat([network(view) for view in views]).cpu()
 
 
-def _squares(network: FinetuningNetwork) -> Tensor:
-    """Sum the squared weights, as if all queries gave the same."""
-    return network.head.weight.sum(0).square().sum()
-
-
 def _make_optimizer(
     network: FinetuningNetwork, plan: FinetuningPlan
 ) -> torch.optim.Optimizer:
@@ -106,7 +111,7 @@ def _make_optimizer(
         # The probe has its own penalty.
         {
             "params": [head.weight, head.bias],
-            "lr": _HEAD_RATE * rate / len(head.weight),
+            "lr": _HEAD_RATE * rate,
             "weight_decay": 0.0,
         },
     ]

@@ -15,3 +15,7 @@ def __getattr__(name: str) -> Any:
     from brainfeat.io import volumes
 
     return getattr(volumes, name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -16,3 +16,7 @@ def __getattr__(name: str) -> Any:
     from brainfeat.preprocessing import preprocessor, recipes
 
     return getattr(preprocessor if name == "Preprocessor" else recipes, name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

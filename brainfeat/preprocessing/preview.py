@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 
-from brainfeat.io.png import png_size, png_text, write_png
+from brainfeat.display.png_file import png_size, png_text, write_png
 from brainfeat.preprocessing.preprocessed import PreprocessedSubject
 from brainfeat.preprocessing.template import TemplateMap, load_template
 from brainfeat.volume import Geometry

@@ -1,6 +1,7 @@
 """The report of a fitted embedder, in the form of nilearn's reports."""
 
 import os
+from collections.abc import Mapping
 from string import Template
 from typing import Any
 
@@ -9,6 +10,7 @@ import pandas as pd
 from nilearn.reporting import HTMLReport
 
 from brainfeat._version import __version__
+from brainfeat.display.summarised import Summarised, format_facts
 from brainfeat.embedding.embedder import BrainFoundEmbedder
 from brainfeat.embedding.subject_encoder import SubjectEncoder
 from brainfeat.evaluation.columns import check_order
@@ -22,7 +24,7 @@ from brainfeat.reporting.report_inputs import preprocess_inputs
 from brainfeat.subjects.subject import join_modalities
 from brainfeat.subjects.table import SubjectTable
 
-__all__ = ["generate_report"]
+__all__ = ["EmbedderReport", "generate_report"]
 
 _TITLE = "BrainFoundEmbedder"
 
@@ -36,7 +38,7 @@ def generate_report(
     site: Any = None,
     confounds: Any = None,
     pos_label: Any = None,
-) -> HTMLReport:
+) -> "EmbedderReport":
     """Generate an HTML report about subjects: inputs, outliers, a map, and scores.
 
     Parameters
@@ -59,7 +61,7 @@ def generate_report(
 
     Returns
     -------
-    HTMLReport
+    EmbedderReport
         As nilearn's estimators return it: a notebook displays it, and
         ``save_as_html(path)`` writes it to one file.
 
@@ -112,7 +114,7 @@ def generate_report(
     }
     facts = _facts(embedder, encoder, table)
     body, _ = cohort_report(_TITLE, facts, cohort, inputs, provenance)
-    return _EmbedderReport(body)
+    return EmbedderReport(body, facts)
 
 
 def _facts(
@@ -129,13 +131,32 @@ def _facts(
     }
 
 
-class _EmbedderReport(HTMLReport):
-    """nilearn's report, saved without its frame of 800 pixels, too wide for a phone."""
+class EmbedderReport(Summarised, HTMLReport):
+    """A report as nilearn's: a notebook shows it, and it saves itself as a file.
 
-    def __init__(self, body: str) -> None:
+    Parameters
+    ----------
+    body : str
+        HTML of the report.
+    facts : mapping of str to str
+        What the report is about, for `summary`.
+    """
+
+    def __init__(self, body: str, facts: Mapping[str, str]) -> None:
         # nilearn fills a template: escape what looks like a variable in the page.
         page = render_page(_TITLE, "\0").replace("$", "$$").replace("\0", "$body")
         super().__init__(Template(page), body)
+        self._facts = dict(facts)
+
+    def summary(self) -> str:
+        """Say what the report is about.
+
+        Returns
+        -------
+        str
+            Lines for a terminal.
+        """
+        return format_facts(self._facts.items())
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
         del include, exclude
@@ -143,8 +164,23 @@ class _EmbedderReport(HTMLReport):
         return {"text/html": self.body}
 
     def save_as_html(self, file_name: str | os.PathLike[str]) -> None:
+        """Write the report to one file that needs no network.
+
+        Parameters
+        ----------
+        file_name : path
+            File to write, without nilearn's frame of 800 pixels, which is too wide for
+            a phone.
+        """
         with atomic_write(file_name) as partial:
             partial.write_text(self.get_standalone(), encoding="utf-8")
+
+    def _headline(self) -> str:
+        n_bytes = len(self.body.encode())
+        return f"{self._facts['subjects']}; {n_bytes / 1e6:.1f} MB of HTML"
+
+    def _repr_html_(self) -> str:
+        return str(self.body)
 
 
 def _known_columns(

@@ -1,6 +1,5 @@
-"""Figures as text that a page can hold: PNG as data, scatter plots as SVG."""
+"""Scatter plots as SVG, and their marks."""
 
-import base64
 import re
 from collections.abc import Sequence
 from html import escape
@@ -8,16 +7,11 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from brainfeat.io.png import write_png
-
 __all__ = [
     "draw_mark",
-    "encode_palette_png",
-    "encode_png",
     "legend_html",
     "mark_color",
     "order_labels",
-    "png_address",
     "scatter_svg",
 ]
 
@@ -27,33 +21,6 @@ _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _EDGE = 448, 336, 36, 36, 12
 # The dash in sub-2 is no minus sign.
 _NUMBER = re.compile(r"((?:(?<!\S)-)?\d+(?:\.\d+)?)")
-
-
-def encode_png(pixels: NDArray[np.uint8]) -> str:
-    """Encode an image of 0 to 255 in 16 greys, as a ``data:`` address."""
-    height, width = pixels.shape
-    greys = np.round(pixels / 17.0).astype(np.uint8)
-    greys = np.pad(greys, ((0, 0), (0, width % 2)))
-    packed = np.bitwise_or(greys[:, ::2] * np.uint8(16), greys[:, 1::2])
-    return png_address(write_png((width, height, 4, 0), packed, {}))
-
-
-def encode_palette_png(
-    indices: NDArray[np.uint8], colors: Sequence[tuple[int, int, int, int]]
-) -> str:
-    """Encode an image of indices of colours (red, green, blue, opacity)."""
-    height, width = indices.shape
-    table = np.array(colors, np.uint8)
-    chunks = {
-        b"PLTE": np.ascontiguousarray(table[:, :3]).tobytes(),
-        b"tRNS": np.ascontiguousarray(table[:, 3]).tobytes(),
-    }
-    return png_address(write_png((width, height, 8, 3), indices, chunks))
-
-
-def png_address(content: bytes) -> str:
-    """Return a PNG as a ``data:`` address."""
-    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
 
 
 def scatter_svg(

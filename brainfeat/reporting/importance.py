@@ -15,6 +15,8 @@ from sklearn.base import clone
 from sklearn.model_selection import check_cv
 from sklearn.pipeline import Pipeline
 
+from brainfeat.display.planes import planes_html
+from brainfeat.display.summarised import Summarised, format_facts
 from brainfeat.embedding.embedder import BrainFoundEmbedder
 from brainfeat.embedding.regions import RegionAtlas
 from brainfeat.embedding.subject_encoder import SubjectEncoder
@@ -34,13 +36,13 @@ from brainfeat.volume import Geometry, Volume
 AttributionMethod = Literal["tokens", "occlusion", "integrated_gradients"]
 
 Floats = NDArray[np.float64]
-
+_N_SHOWN = 6  # regions in a summary
 # Of maps of subjects whose tokens lie on grids of their own.
 _SHARED_SHAPE, _SHARED_SPACING = (40, 52, 40), 4.0  # voxels, mm
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Attribution:
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class Attribution(Summarised):
     """Contributions of regions and of positions to the decisions of a classifier.
 
     Parameters
@@ -71,6 +73,31 @@ class Attribution:
     maps: Sequence[nib.Nifti1Image]
     template_maps: tuple[nib.Nifti1Image, ...]
     group_img: nib.Nifti1Image
+
+    def summary(self) -> str:
+        """Summarise the most important regions.
+
+        Returns
+        -------
+        str
+            Lines for a terminal.
+        """
+        top = self.importance.head(_N_SHOWN)
+        facts = [
+            ("subjects", str(len(self.effects))),
+            ("maps", f"one a subject, and a group map of {self.group_img.shape}"),
+            *((name, _describe(row)) for name, row in top.iterrows()),
+        ]
+        return format_facts((str(name), value) for name, value in facts)
+
+    def _headline(self) -> str:
+        first = ", ".join(map(str, self.importance.index[:3]))
+        return f"{len(self.effects)} subjects; most important are {first}"
+
+    def _details_html(self) -> str:
+        image = nib.as_closest_canonical(self.group_img)
+        spacing = [float(mm) for mm in image.header.get_zooms()[:3]]
+        return planes_html(np.asanyarray(image.dataobj), spacing, is_signed=True)
 
 
 def attribution(
@@ -207,6 +234,13 @@ def attribute_tokens(
         maps=_NativeMaps(volumes, subjects, encoder.preprocessor),
         template_maps=tuple(to_image(volume) for volume in shared),
         group_img=_group_map(shared, labels),
+    )
+
+
+def _describe(row: "pd.Series[Any]") -> str:
+    return (
+        f"importance {row['importance']:+.2f}: effect {row['effect']:+.3f} of "
+        f"{row['share']:.1%} of the brain"
     )
 
 

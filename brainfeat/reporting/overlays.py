@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from brainfeat.display.png import encode_palette_png, encode_png
 from brainfeat.exceptions import InputError
 from brainfeat.io.volumes import read_labels, read_volume
 from brainfeat.preprocessing.resampling import reorient_to_ras
-from brainfeat.reporting.figures import encode_palette_png, encode_png
 
 _PIXEL_MM = 1.25
 _GAP = 4  # pixels between planes

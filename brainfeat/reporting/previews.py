@@ -8,10 +8,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from brainfeat.display.png import png_address
 from brainfeat.preprocessing.preview import SubjectPicture, template_strip
 from brainfeat.preprocessing.quality import Quality
 from brainfeat.preprocessing.template import TemplateMap
-from brainfeat.reporting.figures import png_address
 
 __all__ = ["Preview", "outline_symbol", "preview_html", "rank_previews"]
 

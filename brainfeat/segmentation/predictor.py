@@ -18,6 +18,7 @@ from torch import Tensor
 
 from brainfeat.checkpoint import sharing
 from brainfeat.checkpoint.checkpoint import Checkpoint
+from brainfeat.display.documented import Documented
 from brainfeat.metrics import dice_scores
 from brainfeat.models.decoder import SegmentationDecoder
 from brainfeat.models.device import resolve_device
@@ -43,7 +44,7 @@ from brainfeat.subjects.table import as_subjects, check_fitted_modalities
 T = TypeVar("T")
 
 
-class FittedSegmentation(BaseEstimator):
+class FittedSegmentation(Documented, BaseEstimator):
     """What `SegmentationEstimator` does once it is fitted."""
 
     checkpoint: Any

@@ -3,3 +3,7 @@
 from brainfeat.slabs.grid import SlabGrid
 
 __all__ = ["SlabGrid"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

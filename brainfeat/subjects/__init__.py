@@ -1,3 +1,7 @@
 """Subjects, and where they come from: lists, manifests, BIDS folders."""
 
 __all__: list[str] = []
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

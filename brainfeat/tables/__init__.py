@@ -15,3 +15,7 @@ def __getattr__(name: str) -> Any:
     from brainfeat.tables import embedding_table
 
     return getattr(embedding_table, name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

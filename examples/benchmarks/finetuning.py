@@ -135,7 +135,7 @@ class EncodedPeople:
 
     @cached_property
     def features(self) -> NDArray[np.float64]:
-        """Mean tokens of the frozen encoder."""
+        """Mean tokens of the frozen encoder: (N, views, D)."""
         first = self.plan.first_block(self.encoder.config.depth)
         return pool_features(
             self.encoder, self.views, FrozenTrunk(self.encoder, first, CPU)
@@ -176,11 +176,13 @@ class EncodedPeople:
     def _measure(
         self, train: NDArray[np.int64], test: NDArray[np.int64], *, with_cnn: bool
     ) -> dict[str, float]:
-        views, rows = self.views, self.features
+        views, rows = self.views, self.features[:, 0]
         y, start = self.diagnosis, time.perf_counter()
         targets = ClassTargets(y[train], np.ones(len(train)), 2)
         alone = np.arange(len(train))
-        data = TrainingData([views[i] for i in train], targets, alone, rows[train])
+        data = TrainingData(
+            [views[i] for i in train], targets, alone, self.features[train]
+        )
         fitted = finetune(self.encoder, data, self.plan, CPU)
         encoder = self.reader.checkpoint.build_encoder().requires_grad_(False)
         state = merge_updates(self.reader.checkpoint.state, fitted.updates)

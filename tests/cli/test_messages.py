@@ -8,7 +8,6 @@ import pytest
 
 from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.checkpoint.config import CheckpointConfig
-from brainfeat.cli.info import format_checkpoint
 from brainfeat.cli.messages import (
     format_summary,
     report_problems,
@@ -69,7 +68,7 @@ def test_checkpoint_is_described(trained):
     if trained:
         config = CheckpointConfig(encoder=encoder, preprocessing=preprocessing)
         checkpoint = Checkpoint(config, checkpoint.state)
-    text = format_checkpoint(checkpoint)
+    text = checkpoint.summary()
     assert ("not trained" in text) != trained
     assert checkpoint.fingerprint in text
     assert "80 x 104 x 72 voxels of 2.0 mm, brain mask none" in text

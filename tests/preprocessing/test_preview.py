@@ -78,7 +78,7 @@ def test_damaged_files_are_refused(content):
     elif content == "flipped":
         content = png[:100] + bytes([png[100] ^ 1]) + png[101:]
     elif content == "plain":
-        from brainfeat.io.png import write_png
+        from brainfeat.display.png_file import write_png
 
         content = write_png((2, 1, 8, 0), np.zeros((1, 2), np.uint8), {})
     with pytest.raises(ValueError, match=r"PNG|preview"):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
+from brainfeat.display.png_file import png_size
 from brainfeat.exceptions import MissingDependencyError
-from brainfeat.io.png import png_size
 from brainfeat.reporting.figure_files import check_can_draw, write_figures
 from brainfeat.reporting.figures import legend_html, scatter_svg
 from brainfeat.reporting.volume_histogram import volume_histogram_svg

@@ -4,9 +4,9 @@ import struct
 import numpy as np
 import pytest
 
+from brainfeat.display.png import encode_palette_png
 from brainfeat.exceptions import InputError
 from brainfeat.io.volumes import write_volume
-from brainfeat.reporting.figures import encode_palette_png
 from brainfeat.reporting.overlays import class_colors, draw_overlay
 from brainfeat.volume import Geometry, Volume
 

@@ -15,3 +15,7 @@ __all__ = [
     "convert_state",
     "load_foreign",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
