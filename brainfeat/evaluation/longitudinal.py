@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
+from brainfeat.display.summarised import Summarised
 from brainfeat.evaluation.resampling import adjust_by_holm
 from brainfeat.evaluation.scan_times import ScanTimes, TimeUnit, read_scan_times
 from brainfeat.evaluation.slopes import Lines, fit_lines, mean_slope, pooled_noise
@@ -23,8 +24,8 @@ _MOST_LISTED = 12
 _MIN_SUBJECTS = 3
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class LongitudinalChange:
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class LongitudinalChange(Summarised):
     """Result of `longitudinal_change`.
 
     Parameters
