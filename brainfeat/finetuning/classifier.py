@@ -37,14 +37,14 @@ class BrainFoundClassifier(ClassifierMixin, FineTunedEncoder):
     n_blocks : int
         Blocks that are trained, from the last; ``"all"`` trains all of them. What comes
         before them is computed once.
-    pooling : {"attention", "mean"}
-        How the head averages the patch tokens over the brain: by weights that are
-        trained, or by the brain in each patch.
+    pooling : {"mean", "attention"}
+        How the head averages the patch tokens over the brain: by the brain in each
+        patch, or by weights that are trained, too.
     n_steps : int
         The most steps; 0 fits the probe alone.
     learning_rate : float
-        Of the encoder, after a warm-up of a tenth of the steps; the attention has
-        three times as much, and the head a third.
+        Of the encoder, after a warm-up of a tenth of the steps; the head has a third
+        of it, and the attention a thirtieth.
     batch_size : int
         Subjects of a step.
     n_views : int
@@ -117,9 +117,9 @@ class BrainFoundClassifier(ClassifierMixin, FineTunedEncoder):
         adapt: Literal["lora", "last", "all"] = "lora",
         rank: int = 8,
         n_blocks: int = 1,
-        pooling: Literal["attention", "mean"] = "attention",
+        pooling: Literal["mean", "attention"] = "mean",
         n_steps: int = 40,
-        learning_rate: float = 3e-5,
+        learning_rate: float = 3e-4,
         batch_size: int = 4,
         n_views: int = 1,
         n_folds: int = 3,

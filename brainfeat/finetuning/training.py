@@ -21,8 +21,9 @@ Rows = NDArray[np.intp]
 _WARM_UP = 0.1  # fraction of the steps
 _CLIP_GRADIENT = 1.0
 _WEIGHT_DECAY = 0.01
-# Relative to the encoder's: the probe is nearly at its optimum.
-_QUERY_RATE, _HEAD_RATE = 3.0, 0.3
+# Relative to the encoder's: tokens are long, so that small queries choose few of them,
+# and the probe is nearly at its optimum.
+_QUERY_RATE, _HEAD_RATE = 0.03, 0.3
 
 
 @dataclass(frozen=True, eq=False)

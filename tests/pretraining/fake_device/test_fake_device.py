@@ -33,7 +33,7 @@ CHECKS = (
     "resume",
     "decoder",
     "prediction",
-    "finetuning",
+    "finetuning-bfloat16",
     "simulation",
 )
 FAULTS = (
