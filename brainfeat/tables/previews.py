@@ -63,8 +63,8 @@ class PreviewFolder(NamedTuple):
             return
         for input_sha256 in filter(None, hashes):
             source, target = other.path(input_sha256), self.path(input_sha256)
-            if not source.is_file():
-                continue
+            if not source.is_file() or target.is_file():
+                continue  # one link renamed to another of its file would stay
             try:
                 with atomic_write(target, flush=False) as partial:
                     partial.unlink()

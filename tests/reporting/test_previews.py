@@ -21,8 +21,7 @@ def preview(name="a", similarity=0.8, overlap=0.9, doubt="", modalities=("T1w",)
 def test_outline_is_drawn_within_a_strip():
     text = outline_symbol()
     assert 'viewBox="0 0 264 104"' in text
-    numbers = re.findall(r"[\d.]+ [\d.]+(?=[ML\"])", text)
-    points = np.array([value.split() for value in numbers], float)
+    points = np.array(re.findall(r"[ML]([\d.]+) ([\d.]+)", text), float)
     assert len(points) > 500
     assert points.min() > 0
     assert (points.max(axis=0) < [264, 104]).all()

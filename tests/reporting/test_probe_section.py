@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import brainfeat.reporting.probe_section as probe_section_module
 from brainfeat.exceptions import InputError
 from brainfeat.reporting.cohort import Cohort
 from brainfeat.reporting.probe_section import probe_section
@@ -39,7 +40,13 @@ def test_without_labels_it_names_the_option(rng):
     assert "--labels" in text
 
 
-def test_three_classes_have_a_confusion_and_a_curve_each(rng):
+def test_three_classes_have_a_confusion_and_a_curve_each(rng, monkeypatch):
+    # Each permutation of several classes takes a model of its own.
+    few = {"n_permutations": 9, "n_bootstraps": 100, "n_repeats": 2}
+    evaluate = probe_section_module.evaluate_probe
+    monkeypatch.setattr(
+        probe_section_module, "evaluate_probe", lambda *a, **k: evaluate(*a, **k | few)
+    )
     known = pd.DataFrame({"diagnosis": np.arange(45) % 3, "sex": ["M", "F", "F"] * 15})
     evaluation, text = probe_section(make(rng, known))
     assert evaluation.classes == ("0", "1", "2")

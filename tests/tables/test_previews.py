@@ -31,7 +31,7 @@ def test_merging_takes_the_pictures_of_the_kept_rows(tmp_path):
     whole.take(parts[1], [HASHES[1], "f" * 64])
     whole.take(parts[1], [HASHES[1]])  # again
     whole.take(PreviewFolder.beside(tmp_path / "none.csv"), HASHES)
-    kept = sorted(path.stem[:2] for path in whole.folder.rglob("*.png"))
+    kept = sorted(path.name[:2] for path in whole.folder.rglob("*.png"))
     assert kept == ["00", "01", "02"]
     parts[0].path(HASHES[0]).unlink()
     assert whole.load(HASHES[0]).png == PNG
