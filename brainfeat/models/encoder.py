@@ -211,14 +211,18 @@ class SlabEncoder(Encoder):
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
-        if self.config.projection:
-            nn.init.eye_(self.projection.weight)
         # Otherwise z-scored pixels dominate the positions, and a random or barely
         # trained encoder mostly encodes the interpolation of a scan.
         if isinstance(self.patch_embed, HierarchicalStem):
             self.patch_embed.reset_parameters()
         else:
             nn.init.trunc_normal_(self.patch_embed.proj.weight, std=0.002)
+        self._init_parameters()
+
+    def _init_parameters(self) -> None:
+        """Initialise what is no layer, and the projection as identity."""
+        if self.config.projection:
+            nn.init.eye_(self.projection.weight)
         own = dict(self.named_parameters(recurse=False))
         for name in ("pos_embed", "modality_embed", "absent_embed", "slab_embed"):
             if name in own:
