@@ -81,7 +81,7 @@ def _embed(cohort: Path, table: Path, n_jobs: int) -> None:
             table,
             encoder,
             provenance=describe_encoder(encoder, _CHECKPOINT),
-            options=RunOptions(n_jobs=n_jobs, overwrite=True),
+            options=RunOptions(n_jobs=n_jobs, overwrite=True, previews=True),
             on_event=show,
         )
     if summary.failed:

@@ -92,6 +92,13 @@ def embed(
     backend: BackendOption = "threads",
     scheduler: SchedulerOption = None,
     memory_limit: MemoryOption = 4.0,
+    previews: Annotated[
+        bool,
+        typer.Option(
+            "--previews/--no-previews",
+            help="Keep a small picture of each row in TABLE.previews, for report.",
+        ),
+    ] = True,
     log_file: LogFileOption = None,
     verbose: VerboseOption = False,
 ) -> None:
@@ -124,6 +131,7 @@ def embed(
             overwrite=overwrite,
             stop_on_first_error=stop_on_first_error,
             strict=strict,
+            previews=previews,
         ),
         choice=_ModalityChoice(
             modality or (), require or (), only or (), bids_filter_file

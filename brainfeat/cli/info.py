@@ -14,6 +14,10 @@ from brainfeat.exceptions import UntrainedCheckpointWarning
 if TYPE_CHECKING:
     from brainfeat.checkpoint.known_encoder import KnownEncoder
 
+_MODEL_LICENCE = (
+    "Apache-2.0: trained also on IXI (CC BY-SA 3.0) and label maps of SynthSeg "
+    "(Apache-2.0); name both where you pass the weights on"
+)
 _LEGEND = """
 here: in {home} ($BRAINFEAT_HOME) or in the cache of the hub
 ask: the authors give access on request
@@ -32,12 +36,16 @@ def info(
 ) -> None:
     """Describe a checkpoint, or list the encoders that are known."""
     from brainfeat.checkpoint.known import KNOWN_ENCODERS, find_known
+    from brainfeat.segmentation.locate import bundled_models
 
     name = checkpoint or ""
     known = find_known(name)
     family = [k for k in KNOWN_ENCODERS.values() if k.name.startswith(f"{name}-")]
     if not name:
         typer.echo(list_known(KNOWN_ENCODERS.values()))
+        typer.echo(_list_models())
+    elif name in bundled_models():
+        typer.echo(_format_model(name))
     elif known is not None and known.layout:
         typer.echo(format_known(known))
     elif family:
@@ -52,6 +60,36 @@ def _describe(name: str) -> None:
     # The summary has it as its state.
     warnings.simplefilter("ignore", UntrainedCheckpointWarning)
     typer.echo(Checkpoint.load(name).summary())
+
+
+def _list_models() -> str:
+    """List the segmentations that are bundled."""
+    from brainfeat.segmentation.locate import bundled_models
+
+    lines = (f"{name}  for 'brainfeat segment predict'" for name in bundled_models())
+    return "\nsegmentations: " + "\n               ".join(lines)
+
+
+def _format_model(name: str) -> str:
+    """Format the properties of a bundled segmentation."""
+    from brainfeat.io.json_files import read_json
+    from brainfeat.segmentation.locate import MODEL_NAME, locate_model
+
+    folder = locate_model(name)
+    content = read_json(folder / MODEL_NAME, "a segmentation model")
+    names = [n for label, n in content["names"].items() if label != "0"]
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    items = [
+        ("segmentation", name),
+        ("use", f"brainfeat segment predict {name} SCANS -o FOLDER"),
+        ("structures", f"{len(names)}: {', '.join(names)}"),
+        ("takes", f"{', '.join(content['modalities'])}, any of them missing"),
+        ("encoder", content.get("encoder_name") or "its own"),
+        ("licence", _MODEL_LICENCE),
+        ("size", f"{size / 2**20:.1f} MiB"),
+        ("card", str(folder / "README.md")),
+    ]
+    return format_facts(items)
 
 
 def list_known(encoders: "Iterable[KnownEncoder]") -> str:

@@ -2,6 +2,8 @@
 
 __all__ = ["report"]
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -40,12 +42,25 @@ def report(
             help="Positive class, that scores are of.  [default: 1, or no controls]",
         ),
     ] = None,
+    regions: Annotated[
+        bool,
+        typer.Option(
+            "--regions",
+            help="Find the regions that the probe uses; encodes all images again.",
+        ),
+    ] = False,
+    figures: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Also write the figures as SVG and PNG, for a paper."
+        ),
+    ] = None,
     jobs: JobsOption = 1,
 ) -> None:
     """Write a page about a table, or the curves of a run.
 
-    The images are preprocessed again to be shown. If some cannot be, the exit
-    status is 1.
+    Previews that embed kept beside the table are shown. Images of rows without one
+    are preprocessed again; if some cannot be, the exit status is 1.
     """
     from brainfeat.reporting.run_report import is_run, report_on_run
 
@@ -60,6 +75,9 @@ def report(
         labels=labels,
         label_column=label_column,
         pos_label=pos_label,
+        regions=regions,
+        figures=figures,
+        command=shlex.join(["brainfeat", *sys.argv[1:]]),
         n_jobs=jobs,
         show_progress=True,
     )

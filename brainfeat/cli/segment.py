@@ -55,7 +55,9 @@ GridOption = Annotated[
 ]
 
 segment_app = typer.Typer(
-    no_args_is_help=True, help="Train a segmentation model and apply it."
+    no_args_is_help=True,
+    help="Train a segmentation model and apply it. One is bundled: "
+    "brainfeat segment predict brainfound-tiny-anatomy SCANS -o FOLDER.",
 )
 
 
@@ -157,7 +159,12 @@ def _describe_fit(estimator: "SegmentationEstimator") -> str:
 @segment_app.command("predict")
 def segment_predict(
     model: Annotated[
-        Path, typer.Argument(metavar="MODEL", help="Folder that `segment fit` wrote.")
+        Path,
+        typer.Argument(
+            metavar="MODEL",
+            help="Folder that `segment fit` wrote, or brainfound-tiny-anatomy: 31 "
+            "structures without any labels.",
+        ),
     ],
     inputs: InputsArgument,
     output: Annotated[
@@ -193,6 +200,7 @@ def segment_predict(
     from brainfeat.models.device import resolve_device
     from brainfeat.segmentation.derivatives import LabelMapFolder
     from brainfeat.segmentation.estimator import SegmentationEstimator
+    from brainfeat.segmentation.locate import locate_model
     from brainfeat.subjects.manifest import collect_rows
 
     # Label maps beside scans would make a BIDS folder of them in the next run.
@@ -212,7 +220,7 @@ def segment_predict(
     network, settings = estimator.build_network(), estimator.prediction_settings()
     folder = LabelMapFolder.create(
         output,
-        model,
+        locate_model(model),
         network.space,
         settings,
         estimator.names_,

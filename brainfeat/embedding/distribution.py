@@ -47,13 +47,14 @@ class Distribution:
         *,
         cache: EmbeddingCache | None = None,
         known_sha256: Mapping[str, str | None] = NOTHING_KNOWN,
+        previews: bool = False,
     ) -> Generator[Outcome[Embedding]]:
         """Embed subjects as `SubjectEncoder.stream` does, in the order they finish.
 
         A process that dies costs its calls only. A BrainfeatError is raised if a
         worker cannot make the encoder.
         """
-        calls = _Calls(self, cache, known_sha256)
+        calls = _Calls(self, cache, known_sha256, previews=previews)
         source = iter(subjects)
         size = _SUBJECTS_PER_CALL.get(self.device_type, 1)
         try:
@@ -75,7 +76,10 @@ class _Calls:
         distribution: Distribution,
         cache: EmbeddingCache | None,
         known_sha256: Mapping[str, str | None],
+        *,
+        previews: bool,
     ) -> None:
+        self._previews = previews
         self._distribution = distribution
         self._cache = cache
         self._known_sha256 = known_sha256
@@ -93,6 +97,7 @@ class _Calls:
             self._cache,
             {subject.key: self._known_sha256.get(subject.key) for subject in chunk},
             self._distribution.n_jobs,
+            self._previews,
         )
         self._running[future] = chunk
 
@@ -155,12 +160,17 @@ def encode_remotely(
     cache: EmbeddingCache | None = None,
     known_sha256: Mapping[str, str | None] = NOTHING_KNOWN,
     n_jobs: int = 1,
+    previews: bool = False,
 ) -> list[_Reply]:
     """Embed subjects in this process, whose encoder stays loaded."""
     device = claimed_device()
     encoder = _kept_encoder(replace(spec, device=device) if device else spec)
     outcomes = encoder.stream(
-        subjects, n_jobs=n_jobs, cache=cache, known_sha256=known_sha256
+        subjects,
+        n_jobs=n_jobs,
+        cache=cache,
+        known_sha256=known_sha256,
+        previews=previews,
     )
     return [
         (outcome.result, None if outcome.error is None else _split_error(outcome.error))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from brainfeat.embedding.cache import EmbeddingCache
 from brainfeat.exceptions import VolumeError
 from brainfeat.io.hashing import join_hashes
+from brainfeat.preprocessing.preview import draw_picture
 from brainfeat.preprocessing.quality import Quality
 from brainfeat.subjects.streaming import stream_outcomes
 from brainfeat.subjects.subject import Outcome, Subject
@@ -34,6 +35,7 @@ class Embedding(NamedTuple):
     # Native voxel size of the first modality; None if an earlier version cached it.
     voxel_mm: str | None = None
     quality: Quality | None = None  # likewise
+    preview: bytes | None = None  # PNG, if asked for; not of a cached embedding
 
     def to_note(self) -> str:
         """Write what is cached beside the vector."""
@@ -56,13 +58,15 @@ def stream_embeddings(
     n_jobs: int = 1,
     cache: EmbeddingCache | None = None,
     known_sha256: Mapping[str, str | None] = NOTHING_KNOWN,
+    previews: bool = False,
 ) -> Generator[Outcome[Embedding]]:
     """Embed subjects; those with unchanged images are skipped.
 
     ``known_sha256`` maps the key of a subject to the hash of its images when it was
-    embedded. Entries may be added until the subject is drawn.
+    embedded. Entries may be added until the subject is drawn. With ``previews``, a
+    picture of each subject is drawn.
     """
-    steps = _EmbeddingSteps(encoder, cache, known_sha256)
+    steps = _EmbeddingSteps(encoder, cache, known_sha256, previews)
     return stream_outcomes(
         subjects,
         steps.prepare,
@@ -81,6 +85,7 @@ class _Prepared(NamedTuple):
     key: str | None
     voxel_mm: str
     quality: Quality
+    preview: bytes | None
 
 
 class _EmbeddingSteps(NamedTuple):
@@ -89,6 +94,7 @@ class _EmbeddingSteps(NamedTuple):
     encoder: "SubjectEncoder"
     cache: EmbeddingCache | None
     known_sha256: Mapping[str, str | None]
+    previews: bool
 
     def prepare(self, subject: Subject) -> _Prepared | Outcome[Embedding]:
         self.encoder.check(subject)
@@ -108,8 +114,11 @@ class _EmbeddingSteps(NamedTuple):
         processed, native = self.encoder.preprocess(subject)
         encoder_input = self.encoder.make_input(processed)
         voxel_mm = format_spacing(native.spacing)
-        quality = processed.quality
-        return _Prepared(encoder_input, input_sha256, key, voxel_mm, quality)
+        preview = None
+        if self.previews:
+            preview = draw_picture(processed, self.encoder.modalities).png
+        measured = voxel_mm, processed.quality, preview
+        return _Prepared(encoder_input, input_sha256, key, *measured)
 
     def encode(self, prepared: Sequence[_Prepared]) -> Iterator[Embedding | Exception]:
         vectors = self.encoder.encode([item.encoder_input for item in prepared])
@@ -118,7 +127,7 @@ class _EmbeddingSteps(NamedTuple):
                 reason = self.encoder.explain_not_finite(item.encoder_input)
                 yield VolumeError(reason)
                 continue
-            known = item.input_sha256, item.voxel_mm, item.quality
+            known = item.input_sha256, item.voxel_mm, item.quality, item.preview
             embedding = Embedding(vector, *known)
             if self.cache and item.key:
                 self.cache.store(item.key, vector, embedding.to_note())

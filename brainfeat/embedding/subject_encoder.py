@@ -126,10 +126,16 @@ class SubjectEncoder:
         n_jobs: int = 1,
         cache: EmbeddingCache | None = None,
         known_sha256: Mapping[str, str | None] = NOTHING_KNOWN,
+        previews: bool = False,
     ) -> Generator[Outcome[Embedding]]:
         """Embed subjects in order; `stream_embeddings` has the details."""
         return stream_embeddings(
-            self, subjects, n_jobs=n_jobs, cache=cache, known_sha256=known_sha256
+            self,
+            subjects,
+            n_jobs=n_jobs,
+            cache=cache,
+            known_sha256=known_sha256,
+            previews=previews,
         )
 
     def check(self, subject: Subject) -> None:

@@ -126,7 +126,8 @@ def describe_thicknesses(voxel_mm: Iterable[Any]) -> str | None:
     shown = [f"{name} ({count} rows)" for name, count in counts]
     if len(shown) > 6:
         shown = [*shown[:3], f"{len(shown) - 6} more", *shown[-3:]]
-    return f"slice thicknesses are mixed: {', '.join(shown)}; embeddings show them."
+    listed = ", ".join(shown)
+    return f"slice thicknesses are mixed: {listed}; embeddings may differ with them."
 
 
 def _with_label(what: str, column: Codes, data: LabelledFeatures) -> str | None:
@@ -136,7 +137,7 @@ def _with_label(what: str, column: Codes, data: LabelledFeatures) -> str | None:
         return None
     return (
         f"{what} goes with the label (Cramer's V {v:.2f}, p = {p_value:.1g}), and "
-        f"embeddings show it{describe_levels(codes, names, data, 'value')}."
+        f"embeddings may show it{describe_levels(codes, names, data, 'value')}."
     )
 
 

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from brainfeat.configs import is_integer
 from brainfeat.evaluation.compared_rows import match_rows
 from brainfeat.evaluation.comparison import Comparison
 from brainfeat.evaluation.cross_validation import (
@@ -19,7 +18,8 @@ from brainfeat.evaluation.cross_validation import (
     measure_learning_curve,
     predict_held_out,
 )
-from brainfeat.evaluation.folds import number_folds, repeat_folds
+from brainfeat.evaluation.drawn_scores import check_draws, score_draws
+from brainfeat.evaluation.folds import check_repeats, repeat_folds
 from brainfeat.evaluation.labelled import LabelledFeatures
 from brainfeat.evaluation.reliability import evaluate_reliability
 from brainfeat.evaluation.resampling import (
@@ -29,12 +29,10 @@ from brainfeat.evaluation.resampling import (
     summarise_draws,
 )
 from brainfeat.evaluation.tasks import LIMITS, Kind
-from brainfeat.exceptions import ConfigError, ConfoundingWarning
+from brainfeat.exceptions import ConfoundingWarning
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.intp]
-
-_DRAWS_AT_ONCE = 200  # bootstrap draws that are scored together, which limits memory
 
 
 def compare_embeddings(  # noqa: PLR0913  as evaluate_probe
@@ -163,13 +161,8 @@ def compare_embeddings(  # noqa: PLR0913  as evaluate_probe
 
 
 def _check_settings(n_repeats: int, n_bootstraps: int, confidence: float) -> None:
-    if not all(is_integer(n, at_least=1) for n in (n_repeats, n_bootstraps)):
-        raise ConfigError(
-            "expected at least one repeat and one bootstrap, got "
-            f"n_repeats={n_repeats!r}, n_bootstraps={n_bootstraps!r}."
-        )
-    if not 0.0 < confidence < 1.0:
-        raise ConfigError(f"confidence: expected a number in (0, 1), got {confidence}.")
+    check_repeats(n_repeats, 1)
+    check_draws(n_bootstraps, confidence, 0.5)
 
 
 def _score(
@@ -181,22 +174,13 @@ def _score(
     repeats = repeat_folds(strata, some.groups, n_repeats, seed)
     weights = draw_subjects(some.groups, strata, n_bootstraps, seed)
     weights = np.vstack([np.ones(len(strata)), weights])
-    batches = np.array_split(weights, -(-len(weights) // _DRAWS_AT_ONCE))
     scores = {}
     for name, rows in data.items():
-        sums = dict.fromkeys(rows.task.metrics, np.zeros(len(weights)))
-        for folds in repeats:
-            predicted = predict_held_out(rows, "features", folds, seed)
-            blocks = rows.task.blocks(number_folds(folds), None)
-            values = [
-                rows.task.measure(rows.labels, predicted, blocks, batch)
-                for batch in batches
-            ]
-            for metric, total in sums.items():
-                sums[metric] = total + np.concatenate([v[metric] for v in values])
-        for metric, total in sums.items():
-            mean = total / n_repeats
-            scores[name, metric] = float(mean[0]), mean[1:], len(repeats[0])
+        predictions = [
+            predict_held_out(rows, "features", folds, seed) for folds in repeats
+        ]
+        for metric, drawn in score_draws(rows, predictions, repeats, weights).items():
+            scores[name, metric] = float(drawn[0]), drawn[1:], len(repeats[0])
     return scores
 
 

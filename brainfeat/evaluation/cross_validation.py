@@ -6,6 +6,7 @@ __all__ = [
     "calibrate",
     "cross_validate",
     "decode_site",
+    "fit_fold",
     "leave_one_site_out",
     "measure_learning_curve",
     "predict_held_out",
@@ -108,7 +109,7 @@ def predict_held_out(
     for train, test in folds:
         values = _select_input(data, probe_input, train)
         labels = data.labels[train, None]
-        held_out, scores = _fit(
+        held_out, scores = fit_fold(
             data.task, values, labels, data.groups, (train, test), seed
         )
         labels = labels[:, 0]
@@ -209,7 +210,7 @@ def _permute(
     for train, test in folds:
         values = _select_input(data, probe_input, train)
         known = labels[train]
-        held_out, scores = _fit(
+        held_out, scores = fit_fold(
             data.task, values, known, data.groups, (train, test), seed
         )
         ranked[test] = data.task.rank(held_out, known, scores)
@@ -227,7 +228,7 @@ def _select_input(
     return data.adjust(train) if probe_input == "adjusted" else data.confounds
 
 
-def _fit(
+def fit_fold(
     task: Task,
     values: Floats,
     labels: Labels,  # n_train n_labelings
@@ -252,7 +253,7 @@ def _test_score(data: LabelledFeatures, fold: Fold, seed: int) -> float:
     train, test = fold
     labels = data.labels[:, None]
     known, task = labels[train], data.task
-    held_out, scores = _fit(task, data.features, known, data.groups, fold, seed)
+    held_out, scores = fit_fold(task, data.features, known, data.groups, fold, seed)
     one_block = np.zeros(len(test), dtype=np.intp)
     ranked = task.rank(held_out, known, scores)
     return float(task.score(labels[test], ranked, one_block)[0])

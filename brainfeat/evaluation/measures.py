@@ -10,6 +10,7 @@ __all__ = [
     "weighted_correlation",
     "weighted_error",
     "weighted_r2",
+    "weighted_slope",
 ]
 
 import numpy as np
@@ -26,12 +27,15 @@ def weighted_auc(
     """AUC (n_weightings,) over pairs of rows in one block; NaN without a pair."""
     won, total = np.zeros(len(weights)), np.zeros(len(weights))
     for block in np.unique(blocks):
-        first = np.flatnonzero((blocks == block) & positive)
-        second = np.flatnonzero((blocks == block) & ~positive)
-        higher, lower = scores[first, None], scores[second]
-        wins = (higher > lower) + 0.5 * (higher == lower)
-        ours, theirs = weights[:, first], weights[:, second]
-        won += ((ours @ wins) * theirs).sum(axis=1)
+        rows = np.flatnonzero(blocks == block)
+        rows = rows[np.argsort(scores[rows], kind="stable")]
+        ranked, ours = scores[rows], weights[:, rows] * positive[rows]
+        theirs = weights[:, rows] * ~positive[rows]
+        below = np.cumsum(theirs, axis=1)
+        below = np.pad(below, ((0, 0), (1, 0)))
+        # A tie is half a win: the mean of what lies below, with and without it.
+        ends = (np.searchsorted(ranked, ranked, side) for side in ("left", "right"))
+        won += sum((ours * below[:, end]).sum(axis=1) for end in ends) / 2.0
         total += ours.sum(axis=1) * theirs.sum(axis=1)
     return _divide(won, total)
 
@@ -80,6 +84,14 @@ def weighted_correlation(predicted: Floats, values: Floats, weights: Floats) -> 
     shared = weights @ (first * second) - (weights @ first) * (weights @ second) / n
     spread = _sum_of_squares(first, weights) * _sum_of_squares(second, weights)
     return _divide(shared, np.sqrt(spread))
+
+
+def weighted_slope(values: Floats, response: Floats, weights: Floats) -> Floats:
+    """Least-squares slope (n_weightings,) of a response on values."""
+    first, second = values - values.mean(), response - response.mean()
+    n = weights.sum(axis=1)
+    shared = weights @ (first * second) - (weights @ first) * (weights @ second) / n
+    return _divide(shared, _sum_of_squares(first, weights))
 
 
 def _sum_of_squares(values: Floats, weights: Floats) -> Floats:

@@ -14,18 +14,18 @@ from brainfeat.evaluation.acquisition import (
 )
 from brainfeat.evaluation.cross_validation import (
     CrossValidation,
-    calibrate,
     cross_validate,
     decode_site,
     leave_one_site_out,
     measure_learning_curve,
 )
+from brainfeat.evaluation.drawn_scores import check_baselines, check_draws
 from brainfeat.evaluation.folds import check_repeats, repeat_folds
 from brainfeat.evaluation.labelled import LabelledFeatures
+from brainfeat.evaluation.prediction_details import describe_predictions
 from brainfeat.evaluation.scores import (
     CommonSubset,
     ProbeEvaluation,
-    Score,
     format_number,
 )
 from brainfeat.evaluation.sites import associate_sites
@@ -48,8 +48,12 @@ def evaluate_probe(  # noqa: PLR0913  known facts of the rows are one flat list
     modalities: Any = None,
     session: Any = None,
     voxel_mm: Any = None,
+    baselines: Any = None,
+    threshold: float = 0.5,
     n_repeats: int = 5,
     n_permutations: int = 200,
+    n_bootstraps: int = 1000,
+    confidence: float = 0.95,
     random_state: int = 0,
 ) -> ProbeEvaluation:
     """Evaluate how well a linear probe reads a label from features.
@@ -91,22 +95,33 @@ def evaluate_probe(  # noqa: PLR0913  known facts of the rows are one flat list
     voxel_mm : array-like of str of shape (n_rows,), optional
         Native voxel edges, as in the column ``qc_voxel_mm``, such as
         ``"1.0x1.0x1.2"``.
+    baselines : DataFrame or array-like of shape (n_rows, n_baselines), optional
+        What is known without an embedding, such as age, sex, site, ``qc_brain_ml`` and
+        ``modalities``. The probe of each column alone, and of all, is scored by the
+        same folds, to compare. Missing values are a category of their own.
+    threshold : float
+        Probability of the positive class from which `operating_point` decides for it.
     n_repeats : int
         Repeats of the cross-validation, each with other folds.
     n_permutations : int
         Permutations of the labels of whole subjects.
+    n_bootstraps : int
+        Draws of subjects, for intervals.
+    confidence : float
+        Of the intervals, between 0 and 1.
     random_state : int
         Seed of folds, draws and permutations.
 
     Returns
     -------
     ProbeEvaluation
-        Scores with standard errors, and problems of the data.
+        Scores with standard errors and intervals, and problems of the data.
 
     Raises
     ------
     ConfigError
-        If ``n_repeats`` or ``n_permutations`` is not positive.
+        If a number of repeats or draws is not positive, or ``confidence`` or
+        ``threshold`` is not between 0 and 1.
     InputError
         If lengths or index orders differ, values are missing, all labels are equal or
         are not what ``task`` says, ``pos_label`` is none of two classes, or a class has
@@ -130,6 +145,15 @@ def evaluate_probe(  # noqa: PLR0913  known facts of the rows are one flat list
     If modalities go with label, site or session, the probe is evaluated again in the
     rows of the same modalities that have most subjects of the rarer class.
 
+    Standard errors are over folds [1]_. Intervals are over subjects, who are drawn with
+    all of their rows, and are widened for what folds have in common, as those of
+    `compare_embeddings`.
+
+    References
+    ----------
+    .. [1] Nadeau & Bengio, "Inference for the generalization error", Machine Learning
+       52, 2003. doi:10.1023/A:1024068626366
+
     Examples
     --------
     >>> import numpy as np
@@ -141,13 +165,17 @@ def evaluate_probe(  # noqa: PLR0913  known facts of the rows are one flat list
     (True, True)
     """
     check_repeats(n_repeats, n_permutations)
+    check_draws(n_bootstraps, confidence, threshold)
     data = LabelledFeatures.check(X, y, groups, site, confounds, pos_label, kind=task)
     known = {"modalities": modalities, "session": session, "voxel_mm": voxel_mm}
     acquisition = Acquisition.check(X, len(data.labels), **known)
+    columns = check_baselines(baselines, X, len(data.labels))
     strata = data.task.strata(data.labels)
     repeats = repeat_folds(strata, data.groups, n_repeats, random_state)
     run = partial(cross_validate, data, repeats=repeats, seed=random_state)
     naive = run(probe_input="features", n_permutations=n_permutations)
+    settings = (threshold, n_bootstraps, confidence, random_state)
+    details = describe_predictions(data, naive, repeats, columns, *settings)
     corrected = confounded = None
     if data.confounds.shape[1]:
         corrected = run(probe_input="adjusted", n_permutations=n_permutations)
@@ -156,8 +184,8 @@ def evaluate_probe(  # noqa: PLR0913  known facts of the rows are one flat list
     findings += _compare(naive, corrected, confounded)
     common = None
     if found := acquisition.find_modality_associations(data):
-        rerun = partial(_evaluate_common, n_repeats=n_repeats, seed=random_state)
-        common = rerun(data, acquisition, n_permutations=n_permutations)
+        sizes = (n_repeats, n_permutations, random_state)
+        common = _evaluate_common(data, acquisition, *sizes)
         findings += [*found, _describe_common(common, naive)]
     findings += acquisition.find_thickness_associations(data)
     for finding in findings:
@@ -166,11 +194,9 @@ def evaluate_probe(  # noqa: PLR0913  known facts of the rows are one flat list
         classes=data.classes,
         n_rows=len(data.labels),
         n_subjects=len(np.unique(data.groups)),
-        **_name_scores(data, naive),
         p_value=naive.p_value,
-        corrected_auc=None if corrected is None else corrected.auc,
-        corrected_p_value=None if corrected is None else corrected.p_value,
-        confound_auc=None if confounded is None else confounded.auc,
+        **details,
+        **_name_corrected(corrected, confounded),
         site_association=cramers_v,
         **_score_sites(data, random_state),
         learning_curve=measure_learning_curve(data, seed=random_state),
@@ -180,38 +206,19 @@ def evaluate_probe(  # noqa: PLR0913  known facts of the rows are one flat list
     )
 
 
-def _name_scores(data: LabelledFeatures, naive: CrossValidation) -> dict[str, Any]:
-    """Return the fields of the scores, which depend on the kind of label."""
-    scores = naive.scores
-    decided = [p.decided for p in naive.predictions]
-    if not data.classes:
-        return {
-            "auc": Score(np.nan, np.nan),
-            "r2": scores["R2"],
-            "mae": scores["MAE"],
-            "r": scores["r"],
-            "predictions": np.mean(decided, axis=0),
-            "calibration": None,
-        }
-    codes, shape = data.labels.astype(np.intp), (len(data.classes),) * 2
-    confusion = np.zeros(shape)
-    for predicted in decided:
-        np.add.at(confusion, (codes, predicted), 1.0 / len(decided))
-    is_binary = data.task.is_binary
+def _name_corrected(
+    corrected: CrossValidation | None, confounded: CrossValidation | None
+) -> dict[str, Any]:
     return {
-        "auc": scores["AUC"],
-        "balanced_accuracy": scores["balanced accuracy"],
-        "confusion": confusion,
-        "calibration": calibrate(data.labels, naive.probabilities)
-        if is_binary
-        else None,
+        "corrected_auc": None if corrected is None else corrected.auc,
+        "corrected_p_value": None if corrected is None else corrected.p_value,
+        "confound_auc": None if confounded is None else confounded.auc,
     }
 
 
 def _evaluate_common(
     data: LabelledFeatures,
     acquisition: Acquisition,
-    *,
     n_repeats: int,
     n_permutations: int,
     seed: int,

@@ -11,12 +11,16 @@ __all__ = [
 ]
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from brainfeat.display.summarised import Summarised
+from brainfeat.evaluation.estimates import PredictionBias
+from brainfeat.evaluation.rates import OperatingPoint, RocCurve, rates_at
+from brainfeat.exceptions import InputError
 
 
 def format_number(value: float, n_digits: int = 2) -> str:
@@ -149,6 +153,30 @@ class ProbeEvaluation(Summarised):
     r2, mae, r : Score
         Of numbers: explained fraction of the variance, mean absolute error in units of
         ``y``, and Pearson's correlation.
+    labels : ndarray of shape (n_rows,) or None
+        Whether a row is of the positive one of two classes, its index in `classes`, or
+        its number.
+    groups : ndarray of shape (n_rows,) or None
+        Code of the subject of each row.
+    scores : DataFrame or None
+        ``metric``, ``value``, and the ends ``low`` and ``high`` of its interval over
+        subjects.
+    baselines : DataFrame or None
+        ``baseline``, ``metric``, ``value``, ``low`` and ``high`` of the probe of each
+        column of ``baselines`` and of all of them; ``difference`` (features minus
+        baseline) with ``difference_low``, ``difference_high`` and ``p``, on the same
+        draws of subjects.
+    roc : tuple of RocCurve
+        Of `probabilities`: of the positive one of two classes, else of each class
+        against the others. Folds are pooled, so that its area may differ from `auc`.
+    calibrations : tuple of Calibration
+        Of the same classes.
+    operating_point : OperatingPoint or None
+        Sensitivity and specificity at ``threshold``, of two classes.
+    bias : PredictionBias or None
+        Of numbers: slope of the errors, and gaps corrected for it.
+    confidence : float
+        Of all intervals.
     """
 
     classes: tuple[str, ...]
@@ -174,6 +202,15 @@ class ProbeEvaluation(Summarised):
     r2: Score = _UNDEFINED
     mae: Score = _UNDEFINED
     r: Score = _UNDEFINED
+    labels: NDArray[Any] | None = None
+    groups: NDArray[np.intp] | None = None
+    scores: pd.DataFrame | None = None
+    baselines: pd.DataFrame | None = None
+    roc: tuple[RocCurve, ...] = ()
+    calibrations: tuple[Calibration, ...] = ()
+    operating_point: OperatingPoint | None = None
+    bias: PredictionBias | None = None
+    confidence: float = 0.95
 
     @property
     def pos_label(self) -> str | None:
@@ -190,6 +227,40 @@ class ProbeEvaluation(Summarised):
         """The AUC, or R2 for numbers."""
         return self.auc if self.classes else self.r2
 
+    def at_threshold(self, threshold: float) -> OperatingPoint:
+        """Sensitivity and specificity of deciding at a probability.
+
+        Parameters
+        ----------
+        threshold : float
+            Least probability of the positive class that decides for it.
+
+        Returns
+        -------
+        OperatingPoint
+            Both rates, with intervals over subjects.
+
+        Raises
+        ------
+        ConfigError
+            If the threshold is not between 0 and 1.
+        InputError
+            If ``y`` had other than two classes.
+        """
+        if self.labels is None or self.groups is None or self.pos_label is None:
+            raise InputError("threshold: expected a y of two classes.")
+        known = self.labels, self.probabilities, self.groups
+        return rates_at(threshold, *known, self.confidence)
+
+    def interval(self, metric: str) -> str:
+        """Format a score with its interval over subjects; empty if there is none."""
+        if self.scores is None:
+            return ""
+        line = self.scores[self.scores["metric"] == metric].iloc[0]
+        if np.isnan(line["low"]):
+            return ""
+        return f"[{format_number(line['low'])}, {format_number(line['high'])}]"
+
     def summary(self) -> str:
         """Summarise the results as a few lines of text."""
         lines = [
@@ -197,7 +268,16 @@ class ProbeEvaluation(Summarised):
             f"{self.n_subjects} subjects",
             f"{self.metric} {self.score} (standard error), {_format_p(self.p_value)}",
             *self._other_scores(),
+            *self._intervals(),
         ]
+        if self.operating_point is not None:
+            lines.append(str(self.operating_point))
+        if self.bias is not None:
+            lines.append(
+                f"slope of the error {self.bias.slope}, after correction "
+                f"{self.bias.corrected_slope}"
+            )
+        lines += self._baseline_lines()
         if self.confound_auc is not None:
             lines.append(f"confounds and site alone: {self.metric} {self.confound_auc}")
         if self.corrected_auc is not None and self.corrected_p_value is not None:
@@ -233,6 +313,25 @@ class ProbeEvaluation(Summarised):
         if len(self.classes) == 2:
             return f"{self.classes[1]} against {self.classes[0]}"
         return ", ".join(self.classes) or "a number"
+
+    def _intervals(self) -> list[str]:
+        if self.scores is None:
+            return []
+        known = [(n, self.interval(n)) for n in self.scores["metric"]]
+        texts = ", ".join(f"{name} {ends}" for name, ends in known if ends)
+        return [f"{self.confidence:.0%} intervals over subjects: {texts}"] * bool(texts)
+
+    def _baseline_lines(self) -> list[str]:
+        if self.baselines is None:
+            return []
+        return [
+            f"{row['baseline']} alone: {row['metric']} {format_number(row['value'])} "
+            f"[{format_number(row['low'])}, {format_number(row['high'])}]; features "
+            f"minus this {row['difference']:+.2f} "
+            f"[{format_number(row['difference_low'])}, "
+            f"{format_number(row['difference_high'])}], {_format_p(row['p'])}"
+            for row in self.baselines.to_dict("records")
+        ]
 
     def _other_scores(self) -> list[str]:
         if not self.classes:

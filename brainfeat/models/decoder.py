@@ -29,6 +29,8 @@ class DecoderConfig(JsonConfig):
     # Channels of fine voxels; twice as many on the encoder's grid, four times on half
     # of it.
     width: PositiveInt = 16
+    # Further maps of positions, as the prior of the decoder that this one started from.
+    n_places: Annotated[int, Rule(">= 0", lambda value: value >= 0)] = 0
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -48,7 +50,7 @@ class SegmentationDecoder(nn.Module):
         self.fine = nn.Conv3d(config.n_modalities, width, 3, padding=1)
         self.modality_embed = nn.Parameter(torch.zeros(config.n_modalities, width))
         # One more channel for the foreground of the encoder's grid.
-        n_prior = config.n_classes + 1
+        n_prior = 1 + config.n_classes + config.n_places
         self.middle = nn.Sequential(
             nn.Conv3d(width, 2 * width, 3, padding=1), _ConvBlock(2 * width)
         )
@@ -81,14 +83,15 @@ class SegmentationDecoder(nn.Module):
 
         `voxels` (B, M, n_slices * u, H * u, W * u) are z-scores, `foreground`
         (B, 1, n_slices, H, W) is 0 to 1 on the encoder's grid, `tokens` are the patch
-        tokens (B, S, h, w, D) of each depth, and `log_prior` (B, K, n_slices, H, W) is
-        the log frequency of each class. Voxels of modalities that are not `present`
-        (B, M) are ignored. Raises an InputError if the shapes do not fit.
+        tokens (B, S, h, w, D) of each depth, and `log_prior` (B, K + n_places,
+        n_slices, H, W) is the log frequency of each class, before further maps. Voxels
+        of modalities that are not `present` (B, M) are ignored. Raises an InputError
+        if the shapes do not fit.
         """
-        context = self.context_of(
-            voxels, foreground, tokens, log_prior, present=present
-        )
-        return self.refine(voxels, context, log_prior, present=present)
+        self._check_shapes(voxels, foreground, tokens)
+        voxels, fine = self._fine(voxels, present)
+        context = self._context_of(fine, foreground, tokens, log_prior)
+        return self._refine(voxels, fine, context, log_prior)
 
     def context_of(
         self,
@@ -105,14 +108,7 @@ class SegmentationDecoder(nn.Module):
         """
         self._check_shapes(voxels, foreground, tokens)
         _, fine = self._fine(voxels, present)
-        prior = _channels_last(torch.cat([foreground, log_prior], 1))
-        x = self.middle(self.merge(fine)) + _pointwise(self.places, prior)
-        y = self.coarse(x)
-        patches = self.tokens(torch.cat([*tokens], -1))  # B S h w 4*width
-        y = self.context(y + _resized(patches.permute(0, 4, 1, 2, 3), y.shape[2:]))
-        x = x + _resized(_pointwise(self.to_middle, y), x.shape[2:])
-        context: Tensor = F.relu_(self.join(x))
-        return context
+        return self._context_of(fine, foreground, tokens, log_prior)
 
     def refine(
         self,
@@ -127,12 +123,34 @@ class SegmentationDecoder(nn.Module):
         All may be cut to a box: a score depends on the next voxel around it.
         """
         voxels, fine = self._fine(voxels, present)
+        return self._refine(voxels, fine, context, log_prior)
+
+    def _context_of(
+        self,
+        fine: Tensor,
+        foreground: Tensor,
+        tokens: Sequence[Tensor],
+        log_prior: Tensor,
+    ) -> Tensor:
+        prior = _channels_last(torch.cat([foreground, log_prior], 1))
+        x = self.middle(self.merge(fine)) + _pointwise(self.places, prior)
+        y = self.coarse(x)
+        patches = self.tokens(torch.cat([*tokens], -1))  # B S h w 4*width
+        y = self.context(y + _resized(patches.permute(0, 4, 1, 2, 3), y.shape[2:]))
+        x = x + _resized(_pointwise(self.to_middle, y), x.shape[2:])
+        context: Tensor = F.relu_(self.join(x))
+        return context
+
+    def _refine(
+        self, voxels: Tensor, fine: Tensor, context: Tensor, log_prior: Tensor
+    ) -> Tensor:
         size = voxels.shape[2:]
         z = _pointwise(self.from_voxels, fine, voxels)
         z = F.relu_(z.add_(_resized(_pointwise(self.to_fine, context), size)))
         scores = _pointwise(self.head, F.relu_(_pointwise(self.hidden, z)))
         # The prior may be of a higher precision than products under autocast.
-        logits: Tensor = _resized(_channels_last(log_prior), size).add_(scores)
+        prior = _channels_last(log_prior[:, : self.config.n_classes])
+        logits: Tensor = _resized(prior, size).add_(scores)
         return logits
 
     def _fine(self, voxels: Tensor, present: Tensor | None) -> tuple[Tensor, Tensor]:

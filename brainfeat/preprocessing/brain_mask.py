@@ -171,13 +171,43 @@ def _resample_brain(alignment: Alignment, placement: Placement) -> Flags:
         return np.asarray(depth >= 0)
     found = Volume(np.zeros(placement.grid.shape, bool, order="F"), placement.grid)
     near = _crop_to_brain(found, brain.fraction, placement.grid_to_scanner)
-    fraction = resample(brain.mask, near.geometry, placement.grid_to_scanner)
-    depth = resample(load_depth(), near.geometry, to_template, outside=_FAR)
+    nodes, factors = _thin_out(near.geometry)
+    fraction = resample(brain.mask, nodes, placement.grid_to_scanner)
+    depth = resample(load_depth(), nodes, to_template, outside=_FAR)
     # The template's outline is the prior of the network's.
     fraction = fraction.clip(*_CERTAIN)
     odds = np.log(fraction / (1.0 - fraction))
-    np.greater_equal(odds + depth / _OUTLINE_SD, 0.0, out=near.data)
+    odds += depth / _OUTLINE_SD
+    np.greater_equal(_interpolate(odds, factors, near.data.shape), 0.0, out=near.data)
     return found.data
+
+
+def _thin_out(grid: Geometry) -> tuple[Geometry, list[int]]:
+    """Return every n-th voxel along each axis, up to the accuracy of the edge.
+
+    Also returns n for each axis. The last voxels lie on the grid's end or beyond it.
+    """
+    factors = [max(1, int(_SEARCH_SPACING / mm + 1e-3)) for mm in grid.spacing]
+    pairs = zip(grid.shape, factors, strict=True)
+    i, j, k = (1 - (1 - size) // factor for size, factor in pairs)
+    return Geometry((i, j, k), grid.affine @ np.diag([*factors, 1.0])), factors
+
+
+def _interpolate(data: Floats, factors: list[int], shape: tuple[int, ...]) -> Floats:
+    """Interpolate linearly between every n-th voxel along each axis."""
+    for axis, (factor, size) in enumerate(zip(factors, shape, strict=True)):
+        if factor == 1:
+            continue
+        nodes = np.moveaxis(data, axis, 0)
+        finer = np.empty((size, *nodes.shape[1:]), np.float32)
+        for offset in range(factor):
+            part = finer[offset::factor]
+            near = nodes[: len(part)]
+            part[...] = near
+            if offset:
+                part += (nodes[1 : len(part) + 1] - near) * np.float32(offset / factor)
+        data = np.moveaxis(finer, 0, axis)
+    return data
 
 
 def _crop_to_brain(
@@ -186,7 +216,10 @@ def _crop_to_brain(
     """Crop a grid, as a view, to what a voxel with brain may touch."""
     to_grid = np.linalg.inv(grid_to_scanner @ found.geometry.affine)
     to_grid = to_grid @ fraction.geometry.affine
-    points = np.argwhere(fraction.data > 0.0) @ to_grid[:3, :3].T + to_grid[:3, 3]
+    ends = fraction.data > 0.0
+    # What lies between two others is at no end.
+    ends[1:-1] &= ~(ends[:-2] & ends[2:])
+    points = np.argwhere(ends) @ to_grid[:3, :3].T + to_grid[:3, 3]
     reach = np.abs(to_grid[:3, :3]).sum(axis=1) + 1.0
     shape = np.array(found.geometry.shape)
     start = np.floor(points.min(axis=0) - reach).clip(0, shape - 1).astype(int)

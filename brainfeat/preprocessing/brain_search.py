@@ -50,8 +50,11 @@ class FoundBrain(NamedTuple):
     def center(self) -> NDArray[np.float64]:
         """Centre of mass, in scanner mm."""
         affine = self.fraction.geometry.affine
-        indices = np.array(ndimage.center_of_mass(self.fraction.data))
-        return np.asarray(affine[:3, :3] @ indices + affine[:3, 3])
+        data = self.fraction.data
+        planes = ((1, 2), (0, 2), (0, 1))
+        by_axis = [data.sum(axis=axes, dtype=np.float64) for axes in planes]
+        indices = [np.arange(len(sums)) @ sums / sums.sum() for sums in by_axis]
+        return np.asarray(affine[:3, :3] @ np.array(indices) + affine[:3, 3])
 
     @property
     def ml(self) -> float:

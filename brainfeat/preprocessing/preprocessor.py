@@ -35,6 +35,8 @@ Affine = NDArray[np.float64]
 
 # Part of the fingerprint; incremented when the same settings give other voxels.
 _REVISION = 11
+# The same of grids of at most `_FINE` mm.
+_FINE_REVISION, _FINE = 12, 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +129,8 @@ class Preprocessor(SubjectPreprocessing):
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the settings and of the revision of the algorithm."""
-        settings = {"revision": _REVISION, **self.to_dict()}
+        revision = _FINE_REVISION if self.spacing <= _FINE else _REVISION
+        settings = {"revision": revision, **self.to_dict()}
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
     def apply(

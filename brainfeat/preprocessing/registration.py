@@ -70,13 +70,14 @@ class Moving:
 
     def sample(self, points: Floats) -> Floats:
         """Return values (n,) at points (n, 3) in mm."""
-        return self._interpolate(self.data, points)
+        return _interpolate(self.data, self._to_voxels(points))
 
     def sample_slopes(self, points: Floats) -> Floats:
         """Return gradients (n, 3) per mm at points (n, 3) in mm."""
         # Central differences over two voxels are smoother than the derivative of the
         # linear interpolation, which jumps between voxels.
-        slopes = [self._interpolate(slope, points) for slope in self._slopes]
+        voxels = self._to_voxels(points)
+        slopes = [_interpolate(slope, voxels) for slope in self._slopes]
         return np.stack(slopes, axis=1) @ self._to_voxel[:3, :3]
 
     def is_in_view(self, points: Floats) -> NDArray[np.bool_]:
@@ -91,12 +92,8 @@ class Moving:
         i, j, k = indices.clip(0, last)
         return np.asarray(is_inside & self._view.data[i, j, k])
 
-    def _interpolate(self, data: NDArray[Any], points: Floats) -> Floats:
-        voxels = self._to_voxel[:3, :3] @ points.T + self._to_voxel[:3, 3:]
-        values: Floats = ndimage.map_coordinates(
-            data, voxels, np.float64, order=1, mode="nearest", prefilter=False
-        )
-        return values
+    def _to_voxels(self, points: Floats) -> Floats:
+        return np.asarray(self._to_voxel[:3, :3] @ points.T + self._to_voxel[:3, 3:])
 
 
 class _Compared(NamedTuple):
@@ -139,12 +136,12 @@ class _Comparison:
         """Return half the gradient of the cost, and the Gauss-Newton matrix."""
         match, points, in_view, difference, values, norm = compared
         parameters = match.parameters
-        changes = self._derivatives(parameters, self._fraction.sample_slopes(points))
+        changes = self._derivatives(self._fraction.sample_slopes(points))
         # Outside the field of view, nothing is known of the brain.
         changes *= in_view[:, None]
         gradient = self._fraction_weight * (difference @ changes)
         matrix = self._fraction_weight * (changes.T @ changes)
-        changes = self._derivatives(parameters, self._tissue.sample_slopes(points))
+        changes = self._derivatives(self._tissue.sample_slopes(points))
         tissues = self._model.tissues
         loads = tissues.T @ values
         known, along = tissues.T @ changes, values @ changes
@@ -154,14 +151,16 @@ class _Comparison:
         weight = _TISSUE_WEIGHT / norm**2
         gradient -= weight * norm * (loads @ explained)
         matrix += weight * (left - explained.T @ explained)
+        turns = _affine_derivatives(parameters)
+        gradient, matrix = turns @ gradient, turns @ matrix @ turns.T
         gradient[:9] += (parameters[:9] - _USUAL) / _USUAL_SD**2
         matrix[np.arange(9), np.arange(9)] += 1.0 / _USUAL_SD**2
         return gradient, matrix
 
-    def _derivatives(self, parameters: Floats, slopes: Floats) -> Floats:
+    def _derivatives(self, slopes: Floats) -> Floats:
+        """Return the changes with each entry of the affine: (n, 12)."""
         by_linear = slopes[:, :, None] * self._model.points[:, None, :]
-        turns = _linear_derivatives(parameters).reshape(9, 9)
-        return np.hstack([by_linear.reshape(-1, 9) @ turns.T, slopes * _UNIT])
+        return np.hstack([by_linear.reshape(-1, 9), slopes])
 
     def _transform(self, parameters: Floats) -> Floats:
         return self._model.points @ to_linear(parameters).T + parameters[9:] * _UNIT
@@ -207,6 +206,13 @@ def _minimise(comparison: _Comparison, parameters: Floats) -> Match:
     return best.match
 
 
+def _interpolate(data: NDArray[Any], voxels: Floats) -> Floats:
+    values: Floats = ndimage.map_coordinates(
+        data, voxels, np.float64, order=1, mode="nearest", prefilter=False
+    )
+    return values
+
+
 def _normalise(values: Floats) -> tuple[Floats, float]:
     """Return values of mean 0 and norm 1, and their original norm."""
     values = values - values.mean()
@@ -231,6 +237,14 @@ def to_linear(parameters: Floats) -> Floats:
 def to_rotation(parameters: Floats) -> Floats:
     """Return the rotation (3, 3) of the parameters."""
     return np.asarray(Rotation.from_rotvec(parameters[:3]).as_matrix())
+
+
+def _affine_derivatives(parameters: Floats) -> Floats:
+    """Return derivatives of the entries of the affine by the parameters: (12, 12)."""
+    derivatives = np.zeros((12, 12))
+    derivatives[:9, :9] = _linear_derivatives(parameters).reshape(9, 9)
+    derivatives[9:, 9:] = np.diag([_UNIT] * 3)
+    return derivatives
 
 
 def _linear_derivatives(parameters: Floats) -> Floats:

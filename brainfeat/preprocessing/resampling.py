@@ -22,8 +22,8 @@ import nibabel as nib
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
 
+from brainfeat.preprocessing.smoothing import smooth_axis
 from brainfeat.volume import Geometry, Volume
 
 Affine = NDArray[np.float64]
@@ -217,11 +217,8 @@ def _smooth_for_spacing(volume: Volume, spacing: float) -> Volume:
     # In memory order, but in a fixed order of axes, since sums are rounded.
     order = _memory_order(volume.data)[::-1]
     positions = np.argsort(order)
-    data = np.ascontiguousarray(volume.data.transpose(order))
-    smooth = np.empty_like(data)
+    smooth = np.ascontiguousarray(volume.data.transpose(order))
     for axis in np.flatnonzero(sigmas)[::-1]:
-        across = int(positions[axis])
-        options = {"output": smooth, "mode": "nearest", "truncate": _TRUNCATE}
-        ndimage.gaussian_filter1d(data, sigmas[axis], across, **options)
-        data = smooth
+        sigma, across = float(sigmas[axis]), int(positions[axis])
+        smooth = smooth_axis(smooth, sigma, across, _TRUNCATE)
     return Volume(smooth.transpose(positions), volume.geometry)

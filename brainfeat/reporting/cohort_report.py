@@ -20,7 +20,12 @@ from brainfeat.exceptions import InputError
 from brainfeat.reporting.cohort import Cohort
 from brainfeat.reporting.embedding_map import map_section
 from brainfeat.reporting.page import fact_table, frame, notes, score_table
-from brainfeat.reporting.previews import Outline, Preview, preview_html, rank_previews
+from brainfeat.reporting.previews import (
+    Preview,
+    outline_symbol,
+    preview_html,
+    rank_previews,
+)
 from brainfeat.reporting.probe_section import probe_section
 from brainfeat.reporting.quality_section import quality_section
 
@@ -28,6 +33,7 @@ __all__ = ["Inputs", "cohort_report"]
 
 _OPEN_PREVIEWS = 24  # the others are folded away
 _MOST_OUTLIERS = 10
+_MOST_FAILED = 50
 _FEWEST_TO_COMPARE = 10
 _MOST_CLASSES = 6  # of labels that are not numbers such as age
 
@@ -36,11 +42,11 @@ _MOST_CLASSES = 6  # of labels that are not numbers such as age
 class Inputs:
     """Previews of images, names and errors of failed ones, and region importance."""
 
-    outline: Outline | None = None
     previews: Sequence[Preview] = ()
     failures: Sequence[tuple[str, str]] = ()
     importance: pd.DataFrame | None = None  # of `Attribution`
     remarks: Sequence[str] = ()  # what was left out
+    failed: Sequence[tuple[str, str, str]] = ()  # subject, file and reason, in the run
 
 
 def cohort_report(
@@ -61,6 +67,7 @@ def cohort_report(
         *_importance_section(inputs),
         *_acquisition_section(cohort),
         *quality_section(cohort, inputs.previews),
+        *_failed_section(inputs),
         "<h2>Embedding map</h2>",
         map_section(cohort),
         "<h2>Outliers</h2>",
@@ -124,12 +131,23 @@ def _acquisition_section(cohort: Cohort) -> list[str]:
             )
             parts.append(notes([note]))
         parts.append(_count_table("modalities", texts, cohort))
+        parts.append(_availability(texts))
     voxel_mm = cohort.acquisition("qc_voxel_mm")
     if voxel_mm is not None:
         mixed = describe_thicknesses(voxel_mm)
         parts.append(notes([] if mixed is None else [mixed[:1].upper() + mixed[1:]]))
         parts.append(_count_table("slice thickness", thickness_names(voxel_mm), cohort))
     return ["<h2>Modalities and voxel sizes</h2>", *parts] if parts else []
+
+
+def _availability(texts: Sequence[str]) -> str:
+    """Count the rows that have each modality."""
+    names = sorted({name for text in texts for name in text.split("+")} - {"unknown"})
+    counts = {n: sum(n in text.split("+") for text in texts) for n in names}
+    lines = [
+        (name, str(n), f"{100 * n / len(texts):.0f} %") for name, n in counts.items()
+    ]
+    return score_table(("modality", "rows", "of all"), lines)
 
 
 def _count_table(title: str, values: Sequence[str], cohort: Cohort) -> str:
@@ -153,11 +171,31 @@ def _count_table(title: str, values: Sequence[str], cohort: Cohort) -> str:
     return score_table(header, lines)
 
 
+def _failed_section(inputs: Inputs) -> list[str]:
+    """List the subjects that the run could not embed."""
+    if not inputs.failed:
+        return []
+    lines = "".join(
+        f"<tr>{''.join(f'<td class=path>{escape(text)}</td>' for text in line)}</tr>"
+        for line in inputs.failed[:_MOST_FAILED]
+    )
+    n_others = len(inputs.failed) - _MOST_FAILED
+    more = f"<p>{n_others} more are in the table of failures.</p>"
+    return [
+        f"<h2>Failed subjects</h2><p>{len(inputs.failed)} could not be embedded:</p>",
+        "<table><thead><tr><th>subject</th><th>file</th><th>reason</th></tr></thead>"
+        f"<tbody>{lines}</tbody></table>{more if n_others > 0 else ''}",
+    ]
+
+
 def _outliers(cohort: Cohort) -> str:
-    if len(cohort.names) < _FEWEST_TO_COMPARE:
-        n_rows = len(cohort.names)
+    n_rows = len(cohort.names)
+    if n_rows < _FEWEST_TO_COMPARE:
         return f"<p>Needs at least {_FEWEST_TO_COMPARE} rows, got {n_rows}.</p>"
-    distances = cohort_distances(cohort.embeddings)
+    try:
+        distances = cohort_distances(cohort.embeddings, groups=cohort.participants)
+    except InputError as error:
+        return f"<p>Not evaluated: {escape(str(error))}</p>"
     order = np.argsort(-distances.score, kind="stable")[:_MOST_OUTLIERS]
     lines = [
         (
@@ -171,7 +209,8 @@ def _outliers(cohort: Cohort) -> str:
         score_table(("row", "distance", "robust z-score"), lines)
         + f"<p>{int(distances.is_outlier.sum())} of {len(cohort.names)} rows are "
         "outliers (*: more than 3.5 robust standard deviations from the cohort). "
-        "Mahalanobis distance of the embedding with a shrunken covariance. Check their "
+        "Mahalanobis distance of the embedding to the other subjects, with a shrunken "
+        "covariance; a row is not compared with repeats of its subject. Check their "
         "images below: a failed alignment and unusual anatomy both lead to a large "
         "distance.</p>"
     )
@@ -218,18 +257,19 @@ def _inputs(inputs: Inputs) -> str:
         lines = [f"{name}: {reason}" for name, reason in inputs.failures]
         items = "\n".join(f"<li>{escape(line)}</li>" for line in lines)
         parts.append(f"<p>Could not be shown:</p>\n<ul>{items}</ul>")
-    if not inputs.previews or inputs.outline is None:
+    if not inputs.previews:
         return "\n".join([*parts, "<p>No image is shown.</p>"])
     ranked = rank_previews(inputs.previews)
     n_suspect = sum(is_suspect for _, is_suspect in ranked)
     figures = [preview_html(preview, is_suspect=suspect) for preview, suspect in ranked]
     parts += [
         f"<p>Suspect inputs are framed ({n_suspect} of {len(ranked)}), and the most "
-        "suspect come first. Lines show the template's brain (orange) and white matter "
-        "(blue): a brain of another size is normal, a rotated or shifted one is "
-        "misaligned. Left is left. Similarity is the correlation with a model of a "
-        "head, overlap the Dice coefficient of the brain mask and the template's.</p>",
-        inputs.outline.symbol,
+        "suspect come first. Each modality is a row. Lines show the brain mask "
+        "(green), and the template's brain (orange) and white matter (blue): a brain "
+        "of another size is normal, a rotated or shifted one is misaligned. Left is "
+        "left. Similarity is the correlation with a model of a head, overlap the Dice "
+        "coefficient of the brain mask and the template's in these planes.</p>",
+        outline_symbol(),
         f'<div class="brains">{"".join(figures[:_OPEN_PREVIEWS])}</div>',
     ]
     if len(figures) > _OPEN_PREVIEWS:

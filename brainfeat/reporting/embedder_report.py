@@ -158,6 +158,11 @@ class EmbedderReport(Summarised, HTMLReport):
         """
         return format_facts(self._facts.items())
 
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
+        del include, exclude
+        # Inline: a notebook would show nilearn's frame, of 800 by 400 pixels.
+        return {"text/html": self.body}
+
     def save_as_html(self, file_name: str | os.PathLike[str]) -> None:
         """Write the report to one file that needs no network.
 

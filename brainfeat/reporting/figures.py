@@ -18,7 +18,7 @@ __all__ = [
 # Colours of Okabe and Ito, which colour-blind readers can distinguish.
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _EDGE = 480, 360, 34, 34, 12
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _EDGE = 448, 336, 36, 36, 12
 # The dash in sub-2 is no minus sign.
 _NUMBER = re.compile(r"((?:(?<!\S)-)?\d+(?:\.\d+)?)")
 

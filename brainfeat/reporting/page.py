@@ -29,13 +29,15 @@ _STYLE = """
 .brainfeat figcaption { font-size: 0.875rem; opacity: 0.85; margin-top: 0.2rem;
   overflow-wrap: anywhere; }
 .brainfeat .figures { display: grid; gap: 1.2rem;
-  grid-template-columns: repeat(auto-fill, minmax(min(28rem, 100%), 1fr)); }
+  grid-template-columns: repeat(auto-fill, min(28rem, 100%)); }
+.brainfeat .scroll { overflow-x: auto; max-width: 46rem; }
 .brainfeat .brains { display: grid; gap: 0.9rem;
   grid-template-columns: repeat(auto-fill, minmax(min(20rem, 100%), 1fr)); }
 .brainfeat .brains svg { background: #000; border-radius: 4px; }
 .brainfeat .brains .suspect svg { outline: 3px solid #d55e00; }
 .brainfeat svg { width: 100%; height: auto; display: block;
-  font: 13px system-ui, sans-serif; fill: currentColor; }
+  font: 16px system-ui, sans-serif; fill: currentColor; }
+.brainfeat .brains text { font-size: 10px; fill: #fff; }
 .brainfeat .key { white-space: nowrap; margin-right: 0.6em; }
 .brainfeat .key svg { display: inline; width: 1em; height: 1em;
   vertical-align: -0.12em; margin-right: 0.25em; }

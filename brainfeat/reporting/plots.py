@@ -3,55 +3,37 @@
 from collections.abc import Sequence
 from html import escape
 
-from brainfeat.evaluation.scores import Calibration, LearningPoint
+from brainfeat.evaluation.scores import LearningPoint
 
-__all__ = ["PlotFrame", "calibration_svg", "learning_curve_svg", "polyline"]
+__all__ = ["PlotFrame", "learning_curve_svg", "polyline"]
 
-_WIDTH, _HEIGHT = 480, 320
-_LEFT, _BOTTOM, _TOP, _RIGHT = 56, 44, 14, 14
+_WIDTH, _HEIGHT = 448, 318
+_LEFT, _BOTTOM, _TOP, _RIGHT = 62, 52, 14, 14
 _BLUE = "#0072b2"
 
 
-def learning_curve_svg(points: Sequence[LearningPoint]) -> str:
-    """Draw the AUC over the number of labelled subjects, with standard errors."""
+def learning_curve_svg(points: Sequence[LearningPoint], metric: str = "AUC") -> str:
+    """Draw the score over the number of labelled subjects, with standard errors."""
     values = [point.auc.value for point in points]
-    low = min(0.45, *(p.auc.value - p.auc.standard_error for p in points))
+    chance = 0.5 if metric == "AUC" else 0.0
+    low = min(chance - 0.05, *(p.auc.value - p.auc.standard_error for p in points))
     frame = PlotFrame((0.0, max(len(points) - 1.0, 1.0)), (low, 1.0))
     marks = [(frame.x(float(i)), frame.y(value)) for i, value in enumerate(values)]
-    parts = [frame.axes("labelled subjects", "AUC"), frame.y_ticks((0.5, 0.75, 1.0))]
-    parts += [frame.rule(0.5), polyline(marks)]
+    parts = [frame.axes("labelled subjects", metric)]
+    parts.append(frame.y_ticks((chance, (1.0 + chance) / 2.0, 1.0)))
+    parts += [frame.rule(chance), polyline(marks)]
     for point, (a, b) in zip(points, marks, strict=True):
         half = point.auc.standard_error
         top, bottom = frame.y(point.auc.value + half), frame.y(point.auc.value - half)
         parts.append(
             f'<path d="M{a:.1f} {top:.1f}V{bottom:.1f}" stroke="{_BLUE}"/>'
             f'<circle cx="{a:.1f}" cy="{b:.1f}" r="4.5" fill="{_BLUE}">'
-            f"<title>{point.n_labels} labels: AUC {escape(str(point.auc))}</title>"
+            f"<title>{point.n_labels} labels: {metric} {escape(str(point.auc))}</title>"
             "</circle>"
-            f'<text x="{a:.1f}" y="{_HEIGHT - _BOTTOM + 16}" text-anchor="middle">'
+            f'<text x="{a:.1f}" y="{_HEIGHT - _BOTTOM + 19}" text-anchor="middle">'
             f"{point.n_labels}</text>"
         )
-    return frame.svg("AUC over the number of labelled subjects", parts)
-
-
-def calibration_svg(calibration: Calibration) -> str:
-    """Draw the observed frequency over the predicted probability."""
-    frame = PlotFrame((0.0, 1.0), (0.0, 1.0))
-    ticks = (0.0, 0.5, 1.0)
-    parts = [
-        frame.axes("predicted probability", "observed frequency"),
-        frame.y_ticks(ticks),
-        *(frame.x_tick(tick, f"{tick:g}") for tick in ticks),
-        f'<path d="M{frame.x(0):.1f} {frame.y(0):.1f}L{frame.x(1):.1f} '
-        f'{frame.y(1):.1f}" stroke="currentColor" opacity="0.5" '
-        'stroke-dasharray="4 4"/>',
-    ]
-    values = zip(calibration.predicted, calibration.observed, strict=True)
-    points = [(frame.x(float(a)), frame.y(float(b))) for a, b in values]
-    parts.append(polyline(points))
-    circle = '<circle cx="{:.1f}" cy="{:.1f}" r="4.5" fill="{}"/>'
-    parts += [circle.format(*point, _BLUE) for point in points]
-    return frame.svg("observed frequency over predicted probability", parts)
+    return frame.svg(f"{metric} over the number of labelled subjects", parts)
 
 
 class PlotFrame:
@@ -78,23 +60,23 @@ class PlotFrame:
         return (
             f'<path d="M{_LEFT} {_TOP}V{_HEIGHT - _BOTTOM}H{_WIDTH - _RIGHT}" '
             'fill="none" stroke="currentColor" opacity="0.5"/>'
-            f'<text x="{(_LEFT + _WIDTH) / 2}" y="{_HEIGHT - 8}" text-anchor="middle">'
+            f'<text x="{(_LEFT + _WIDTH) / 2}" y="{_HEIGHT - 9}" text-anchor="middle">'
             f"{escape(x_name)}</text>"
-            f'<text transform="translate(14 {middle}) rotate(-90)" '
+            f'<text transform="translate(16 {middle}) rotate(-90)" '
             f'text-anchor="middle">{escape(y_name)}</text>'
         )
 
     def x_tick(self, value: float, text: str) -> str:
         """Write a number below the horizontal axis."""
         return (
-            f'<text x="{self.x(value):.1f}" y="{_HEIGHT - _BOTTOM + 16}" '
+            f'<text x="{self.x(value):.1f}" y="{_HEIGHT - _BOTTOM + 19}" '
             f'text-anchor="middle">{escape(text)}</text>'
         )
 
     def y_ticks(self, values: Sequence[float]) -> str:
         """Write numbers beside the vertical axis."""
         return "".join(
-            f'<text x="{_LEFT - 6}" y="{self.y(value) + 4:.1f}" text-anchor="end">'
+            f'<text x="{_LEFT - 6}" y="{self.y(value) + 5:.1f}" text-anchor="end">'
             f"{value:g}</text>"
             for value in values
         )

@@ -1,99 +1,62 @@
 """Pictures of preprocessed scans under the outline of the template."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import cache
 from html import escape
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from brainfeat.display.png import encode_png
-from brainfeat.preprocessing.preprocessed import PreprocessedSubject
+from brainfeat.display.png import png_address
+from brainfeat.preprocessing.preview import SubjectPicture, template_strip
 from brainfeat.preprocessing.quality import Quality
-from brainfeat.preprocessing.resampling import resample
-from brainfeat.preprocessing.template import TemplateMap, load_template
-from brainfeat.volume import Geometry, Volume
+from brainfeat.preprocessing.template import TemplateMap
 
-__all__ = ["Outline", "Preview", "draw_preview", "preview_html", "rank_previews"]
+__all__ = ["Preview", "outline_symbol", "preview_html", "rank_previews"]
 
 Floats = NDArray[np.float64]
 _Point = tuple[float, float]
 
-_CUTS = (3.0, -20.0, 8.0)  # x, y, z in MNI152 mm
 _LIMIT = -3.5  # robust z-score, below which a preview is suspect
 _LEAST_SPREAD = 0.01  # a cohort of equal scans has no outliers
 
 
 class Preview(NamedTuple):
-    """Cuts of one subject, side by side, with the quality of its alignment."""
+    """Picture of one subject, with the quality of its alignment."""
 
     name: str
-    pixels: NDArray[np.uint8]
+    picture: SubjectPicture
     quality: Quality
-    overlap: float  # Dice coefficient of foreground and template
 
 
-@dataclass(frozen=True, eq=False)
-class Outline:
-    """The template on the grid of the previews."""
+@cache
+def outline_symbol() -> str:
+    """Draw the outlines of the template's brain and white matter, once for a page.
 
-    brain: NDArray[np.bool_]
-    geometry: Geometry  # of the brain and of previews, in template mm
-    symbol: str  # SVG with the id ``template``, drawn once for a page
-
-    @classmethod
-    def draw(cls, geometry: Geometry) -> "Outline":
-        """Draw the outlines of brain and white matter."""
-        brain, white = (_on_grid(name, geometry) for name in _OUTLINED)
-        strip = _strip(brain, geometry)
-        paths = "".join(
-            f'<path d="{_contour(_strip(data, geometry))}" fill="none" '
-            f'stroke="{color}" stroke-width="{width}"/>'
-            for data, color, width in ((white, "#56b4e9", 0.5), (brain, "#e69f00", 0.9))
-        )
-        height, width = strip.shape
-        return cls(
-            brain >= 0.5,
-            geometry,
-            f'<svg class="hidden" aria-hidden="true"><symbol id="template" '
-            f'viewBox="0 0 {width} {height}">{paths}</symbol></svg>',
-        )
+    It is an SVG with the id ``template``, of the size of one strip of a picture.
+    """
+    styles = {"white_matter": ("#56b4e9", 0.5), "brain_mask": ("#e69f00", 0.9)}
+    paths = "".join(
+        f'<path d="{_contour(template_strip(name))}" fill="none" '
+        f'stroke="{styles[name][0]}" stroke-width="{styles[name][1]}"/>'
+        for name in _OUTLINED
+    )
+    height, width = template_strip("brain_mask").shape
+    return (
+        f'<svg class="hidden" aria-hidden="true"><symbol id="template" '
+        f'viewBox="0 0 {width} {height}">{paths}</symbol></svg>'
+    )
 
 
-_OUTLINED: tuple[TemplateMap, TemplateMap] = ("brain_mask", "white_matter")
-
-
-def draw_preview(name: str, subject: PreprocessedSubject, outline: Outline) -> Preview:
-    """Draw the first modality of a subject on the outline's grid."""
-    data, foreground = subject.data[int(np.argmax(subject.present))], subject.foreground
-    if not subject.geometry.is_close(outline.geometry):
-        data = _resampled(data, subject.geometry, outline.geometry)
-        inside = foreground.astype(np.float32)
-        foreground = _resampled(inside, subject.geometry, outline.geometry) >= 0.5
-    shown = data[foreground] if foreground.any() else data
-    low, high = np.percentile(shown, (0.0, 99.5))
-    unit = np.clip((data - low) / max(float(high - low), 1e-6), 0.0, 1.0)
-    strip = _strip(unit, outline.geometry)
-    both = 2.0 * (foreground & outline.brain).sum()
-    overlap = both / (foreground.sum() + outline.brain.sum())
-    pixels = np.round(255 * strip).astype(np.uint8)
-    return Preview(name, pixels, subject.quality, float(overlap))
-
-
-def _resampled(
-    data: NDArray[np.float32], here: Geometry, there: Geometry
-) -> NDArray[np.float32]:
-    low = float(data.min())
-    values = resample(Volume(data, here), there, np.eye(4), outside=low)
-    return np.asarray(values, np.float32)
+_OUTLINED: tuple[TemplateMap, TemplateMap] = ("white_matter", "brain_mask")
 
 
 def rank_previews(previews: Sequence[Preview]) -> list[tuple[Preview, bool]]:
     """Sort previews, the most suspect first, with whether each is suspect."""
     # Suspect are failed or doubtful alignments, and values far below the cohort's.
     similarity = _robust_scores([preview.quality.similarity for preview in previews])
-    overlap = _robust_scores([preview.overlap for preview in previews])
+    overlap = _robust_scores([preview.picture.overlap for preview in previews])
     score = np.minimum(similarity, overlap)
     doubtful = [preview.quality.doubt != "" for preview in previews]
     order = np.lexsort([score, ~np.array(doubtful, bool)])
@@ -102,8 +65,14 @@ def rank_previews(previews: Sequence[Preview]) -> list[tuple[Preview, bool]]:
 
 def preview_html(preview: Preview, *, is_suspect: bool) -> str:
     """Write one preview as a figure; the page must hold the outline's symbol."""
-    height, width = preview.pixels.shape
-    name = escape(preview.name)
+    picture, name = preview.picture, escape(preview.name)
+    width, height = picture.width, picture.height
+    strip = height // len(picture.modalities)
+    outlines = "".join(
+        f'<use href="#template" y="{strip * row}" width="{width}" height="{strip}"/>'
+        f'<text x="4" y="{strip * row + 13}">{escape(modality)}</text>'
+        for row, modality in enumerate(picture.modalities)
+    )
     similarity = f"similarity {preview.quality.similarity:.2f}"
     if np.isnan(preview.quality.similarity):
         similarity = "not aligned"
@@ -113,33 +82,10 @@ def preview_html(preview: Preview, *, is_suspect: bool) -> str:
         f"<figure{' class=suspect' if is_suspect else ''}>"
         f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{name}">'
         f'<image width="{width}" height="{height}" '
-        f'href="{encode_png(preview.pixels)}"/>'
-        f'<use href="#template" width="{width}" height="{height}"/></svg>'
-        f"<figcaption>{name}: {similarity}, overlap {preview.overlap:.2f}, "
+        f'href="{png_address(picture.png)}"/>{outlines}</svg>'
+        f"<figcaption>{name}: {similarity}, overlap {picture.overlap:.2f}, "
         f"brain {preview.quality.brain_ml:.0f} ml{doubt}</figcaption></figure>"
     )
-
-
-def _on_grid(name: TemplateMap, geometry: Geometry) -> NDArray[np.float32]:
-    volume = load_template(name)
-    data = volume.data.astype(np.float32)
-    return resample(Volume(data, volume.geometry), geometry, np.eye(4))
-
-
-def _strip(data: NDArray[np.floating], geometry: Geometry) -> Floats:
-    """Join a coronal, an axial and a sagittal cut; left is left, superior is up."""
-    to_voxel = np.linalg.inv(geometry.affine)
-    voxel = np.rint(to_voxel[:3, :3] @ _CUTS + to_voxel[:3, 3]).astype(int)
-    i, j, k = np.clip(voxel, 0, np.array(data.shape) - 1)
-    cuts = [data[:, j, ::-1].T, data[:, ::-1, k].T, data[i, :, ::-1].T]
-    height = max(len(cut) for cut in cuts)
-    padded = [_to_height(np.asarray(cut, np.float64), height) for cut in cuts]
-    return np.hstack(padded)
-
-
-def _to_height(cut: Floats, height: int) -> Floats:
-    above = (height - len(cut)) // 2
-    return np.pad(cut, ((above, height - len(cut) - above), (0, 0)))
 
 
 def _contour(values: Floats, level: float = 0.5) -> str:

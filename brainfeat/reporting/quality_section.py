@@ -10,6 +10,7 @@ import pandas as pd
 
 from brainfeat.preprocessing.quality import Quality
 from brainfeat.reporting.cohort import Cohort
+from brainfeat.reporting.page import score_table
 from brainfeat.reporting.previews import Preview
 from brainfeat.reporting.volume_histogram import volume_histogram_svg
 from brainfeat.subjects.subject import QUALITY_COLUMNS
@@ -34,6 +35,7 @@ def quality_section(cohort: Cohort, previews: Sequence[Preview]) -> list[str]:
         f"<p>{len(doubtful)} of {len(found)} rows are in doubt"
         f"{', the worst first:' if doubtful else '.'}</p>",
         *([_doubt_table(doubtful)] if doubtful else []),
+        _quality_table(found),
         '<div class="figures"><figure>',
         volume_histogram_svg(volumes, in_doubt),
         "<figcaption>Volume of the brain that was found, in the subject's own space: "
@@ -53,6 +55,21 @@ def _read_columns(cohort: Cohort) -> list[tuple[str, Quality]]:
     doubts = values[QUALITY_COLUMNS[2]].fillna("").map(str)
     rows = zip(cohort.names, similarity, volume, doubts, strict=True)
     return [(name, Quality(*rest)) for name, *rest in rows if np.isfinite(rest[1])]
+
+
+def _quality_table(rows: Sequence[tuple[str, Quality]]) -> str:
+    """Summarise ``qc_similarity`` and ``qc_brain_ml``, and count reasons of doubt."""
+    columns = {
+        "qc_similarity": ([quality.similarity for _, quality in rows], 2),
+        "qc_brain_ml": ([quality.brain_ml for _, quality in rows], 0),
+    }
+    lines = []
+    for name, (numbers, n_decimals) in columns.items():
+        known = np.array(numbers)[np.isfinite(numbers)]
+        if len(known):
+            quantiles = np.quantile(known, (0.0, 0.05, 0.5, 0.95, 1.0))
+            lines.append((name, *(f"{q:.{n_decimals}f}" for q in quantiles)))
+    return score_table(("", "least", "5 %", "median", "95 %", "most"), lines)
 
 
 def _badness(row: tuple[str, Quality]) -> tuple[bool, float]:

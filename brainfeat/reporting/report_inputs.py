@@ -15,16 +15,16 @@ from brainfeat.embedding.regions import RegionAtlas
 from brainfeat.embedding.subject_encoder import SubjectEncoder
 from brainfeat.embedding.tokens import SubjectTokens, stream_tokens
 from brainfeat.evaluation import cohort_distances
-from brainfeat.preprocessing.preprocessor import Preprocessor
+from brainfeat.preprocessing.preview import draw_picture
 from brainfeat.progress import track
 from brainfeat.reporting.cohort import Cohort
 from brainfeat.reporting.cohort_report import Inputs
 from brainfeat.reporting.importance import attribute_tokens
-from brainfeat.reporting.previews import Outline, Preview, draw_preview
+from brainfeat.reporting.previews import Preview
 from brainfeat.reporting.template_regions import template_regions
 from brainfeat.subjects.subject import Subject
 
-__all__ = ["preprocess_inputs"]
+__all__ = ["choose_rows", "describe_choice", "preprocess_inputs"]
 
 _MOST_SHOWN = 200  # of a larger cohort, the most distant rows
 _FEWEST_OF_CLASS = 5
@@ -40,10 +40,7 @@ def preprocess_inputs(
     show_progress: bool = False,
 ) -> Inputs:
     """Preprocess subjects again, draw each, and attribute a probe's decisions."""
-    rows = _choose_rows(cohort)
-    # The grid of a recipe may depend on the subject: previews share another.
-    grid = encoder.preprocessor.geometry or Preprocessor().geometry
-    outline = Outline.draw(grid)
+    rows = choose_rows(cohort)
     previews: list[Preview] = []
     failures: list[tuple[str, str]] = []
     tokens: dict[int, SubjectTokens] = {}
@@ -57,36 +54,38 @@ def preprocess_inputs(
                 failures.append((cohort.names[row], str(outcome.error)))
                 continue
             processed = outcome.result.processed
-            previews.append(draw_preview(cohort.names[row], processed, outline))
+            picture = draw_picture(processed, encoder.modalities)
+            previews.append(Preview(cohort.names[row], picture, processed.quality))
             if is_attributed:
                 tokens[row] = outcome.result.without_voxels()
     importance = None
     if is_attributed and _has_two_classes(cohort, list(tokens)):
         importance = _attribute(cohort, tokens, encoder)
     return Inputs(
-        outline=outline,
         previews=previews,
         failures=failures,
         importance=importance,
-        remarks=_describe_choice(len(rows), len(subjects)),
+        remarks=describe_choice(len(rows), len(subjects)),
     )
 
 
-def _choose_rows(cohort: Cohort) -> list[int]:
+def choose_rows(cohort: Cohort) -> list[int]:
+    """Return the rows to show: of a large cohort, the most distant."""
     n_rows = len(cohort.names)
     if n_rows <= _MOST_SHOWN:
         return list(range(n_rows))
-    score = cohort_distances(cohort.embeddings).score
+    score = cohort_distances(cohort.embeddings, groups=cohort.participants).score
     chosen = np.argsort(-score, kind="stable")[:_MOST_SHOWN]
     return sorted(int(row) for row in chosen)
 
 
-def _describe_choice(n_chosen: int, n_rows: int) -> list[str]:
+def describe_choice(n_chosen: int, n_rows: int) -> list[str]:
+    """Say that rows were left out, and which."""
     if n_chosen == n_rows:
         return []
     return [
-        f"Only {n_chosen} of {n_rows} rows were preprocessed: those whose embeddings "
-        "lie farthest from the cohort. They are not a random sample."
+        f"Only {n_chosen} of {n_rows} rows are shown: those whose embeddings lie "
+        "farthest from the cohort. They are not a random sample."
     ]
 
 

@@ -1,6 +1,9 @@
 """The report about an embedding table."""
 
 import os
+from dataclasses import replace
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,16 +13,20 @@ from brainfeat._version import __version__
 from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.embedding.subject_encoder import SubjectEncoder
 from brainfeat.evaluation import ProbeEvaluation
-from brainfeat.exceptions import BrainfeatError, InputError, brief_reason
+from brainfeat.exceptions import InputError, brief_reason
 from brainfeat.io.atomic import atomic_write, check_can_write
 from brainfeat.io.delimited_rows import check_text
 from brainfeat.preprocessing.settings import preprocessing_from_dict
 from brainfeat.reporting.cohort import Cohort, join_participants
 from brainfeat.reporting.cohort_report import Inputs, cohort_report
+from brainfeat.reporting.figure_files import check_can_draw, write_figures
+from brainfeat.reporting.kept_inputs import read_inputs
 from brainfeat.reporting.page import is_own_page, render_page
 from brainfeat.reporting.report_inputs import preprocess_inputs
+from brainfeat.subjects.failures import read_failures
 from brainfeat.subjects.subject import Subject
 from brainfeat.tables.embedding_table import read_embeddings
+from brainfeat.tables.previews import PreviewFolder
 
 __all__ = ["TableReport", "load_encoder", "read_participants", "report_on_table"]
 
@@ -36,13 +43,16 @@ class TableReport(NamedTuple):
     probe: ProbeEvaluation | None
 
 
-def report_on_table(
+def report_on_table(  # noqa: PLR0913  the options of a command
     table: Path,
     output: Path | None = None,
     *,
     labels: Path | None = None,
     label_column: str | None = None,
     pos_label: str | None = None,
+    regions: bool = False,
+    figures: Path | None = None,
+    command: str | None = None,
     n_jobs: int = 1,
     show_progress: bool = False,
 ) -> TableReport:
@@ -50,7 +60,9 @@ def report_on_table(
 
     The page lies beside the table by default. ``labels`` is a participants.tsv, or a
     CSV file, whose columns are joined by participant and session. ``pos_label`` is the
-    positive class, as for `evaluate_probe`.
+    positive class, as for `evaluate_probe`. With ``regions`` all images are encoded
+    again, to find which regions of the brain the probe uses. ``figures`` is a
+    folder for the figures as SVG and PNG. ``command`` is shown.
     """
     path = output or table.with_suffix(".html")
     if path.suffix.lower() not in {".html", ".htm"}:
@@ -59,6 +71,9 @@ def report_on_table(
     if output is None and path.exists() and not is_own_page(path):
         raise InputError(f"{path}: exists and is not ours; choose another by --output.")
     check_can_write(path)  # before work of minutes
+    if figures is not None:
+        check_can_draw()
+        check_can_write(figures, is_folder=True)
     metadata, embeddings, provenance = read_embeddings(table)
     known = metadata
     if labels is not None:
@@ -71,14 +86,23 @@ def report_on_table(
         label=label_column,
         pos_label=pos_label,
     )
-    inputs = _preprocess(
-        cohort, metadata, provenance, n_jobs=n_jobs, show_progress=show_progress
+    inputs = _inputs(
+        table,
+        cohort,
+        metadata,
+        provenance,
+        regions=regions,
+        n_jobs=n_jobs,
+        show_progress=show_progress,
     )
+    inputs = replace(inputs, failed=read_failures(table))
     title = f"brainfeat report: {table.name}"
-    facts = _facts(table, labels, cohort, provenance)
+    facts = _facts(table, labels, cohort, provenance, command)
     body, probe = cohort_report(title, facts, cohort, inputs, provenance)
-    with atomic_write(path) as partial:
-        partial.write_text(render_page(title, body), encoding="utf-8")
+    with atomic_write(path) as file:
+        file.write_text(render_page(title, body), encoding="utf-8")
+    if figures is not None:
+        write_figures(body, figures)
     return TableReport(path, list(inputs.failures), probe)
 
 
@@ -104,24 +128,35 @@ def _row_names(metadata: pd.DataFrame) -> list[str]:
     return names.tolist()
 
 
-def _preprocess(
+def _inputs(
+    table: Path,
     cohort: Cohort,
     metadata: pd.DataFrame,
     provenance: dict[str, Any],
     *,
+    regions: bool,
     n_jobs: int,
     show_progress: bool,
 ) -> Inputs:
-    try:
-        encoder = load_encoder(provenance)
-    except BrainfeatError as error:
-        return Inputs(remarks=[f"Images are not shown: {error}"])
+    """Read what the run kept of the images, or preprocess them again."""
+    modalities = [str(name) for name in provenance.get("modalities", ())]
     subjects = []
     for name, row in zip(cohort.names, metadata.to_dict("records"), strict=True):
-        names = [m for m in encoder.modalities if isinstance(row.get(m), str)]
+        names = [m for m in modalities if isinstance(row.get(m), str)]
         subjects.append(Subject(name, {modality: row[modality] for modality in names}))
-    return preprocess_inputs(
-        cohort, subjects, encoder, n_jobs=n_jobs, show_progress=show_progress
+    settings: dict[str, Any] = {"n_jobs": n_jobs, "show_progress": show_progress}
+    if regions:
+        encoder = load_encoder(provenance)
+        return preprocess_inputs(cohort, subjects, encoder, **settings)
+    hashes = metadata.get("input_sha256", [None] * len(subjects))
+    folder = PreviewFolder.beside(table)
+    return read_inputs(
+        cohort,
+        subjects,
+        list(hashes),
+        folder,
+        partial(load_encoder, provenance),
+        **settings,
     )
 
 
@@ -142,11 +177,19 @@ def load_encoder(provenance: dict[str, Any]) -> SubjectEncoder:
 
 
 def _facts(
-    table: Path, labels: Path | None, cohort: Cohort, provenance: dict[str, Any]
+    table: Path,
+    labels: Path | None,
+    cohort: Cohort,
+    provenance: dict[str, Any],
+    command: str | None,
 ) -> dict[str, str]:
     n_rows, n_features = cohort.embeddings.shape
     n_subjects = len(set(cohort.participants))
+    now = datetime.now().astimezone()
+    written = datetime.fromtimestamp(table.stat().st_mtime).astimezone()
     facts = {
+        "date": f"{now:%Y-%m-%d %H:%M %Z}; table written {written:%Y-%m-%d %H:%M}",
+        **({"command": command} if command else {}),
         "table": f"{os.fspath(table)}: {n_rows} rows of {n_subjects} subjects",
         "embedding": f"{n_features} numbers a row",
     }

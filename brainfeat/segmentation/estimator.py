@@ -15,13 +15,15 @@ from brainfeat.checkpoint import sharing
 from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.io.paths import expand_home
 from brainfeat.models.device import resolve_device
-from brainfeat.segmentation.fitting import Fitted, fit_network
+from brainfeat.segmentation.fitting import Examples, Fitted, fit_network
 from brainfeat.segmentation.folder import read_folder, write_folder
 from brainfeat.segmentation.inputs import SegmentationSpace, acquired_modalities
 from brainfeat.segmentation.label_maps import as_label_maps
+from brainfeat.segmentation.locate import find_model, locate_model
 from brainfeat.segmentation.names import check_names, collect_names, name_classes
 from brainfeat.segmentation.plan import TrainingPlan, check_grid
 from brainfeat.segmentation.predictor import FittedSegmentation
+from brainfeat.segmentation.warm_start import DecoderStart
 from brainfeat.subjects.owners import subject_groups
 from brainfeat.subjects.table import read_subjects, tag_images
 
@@ -37,7 +39,8 @@ class SegmentationEstimator(FittedSegmentation):
     ----------
     checkpoint : str or path-like
         Name of a bundled checkpoint, a checkpoint folder, or
-        ``"hf-hub:org/name@revision"``.
+        ``"hf-hub:org/name@revision"``. With ``"brainfound-tiny-anatomy"``, or a folder
+        that `save` wrote, the training starts from the decoder of this model.
     n_steps : int
         Steps of the training.
     learning_rate : float
@@ -95,6 +98,8 @@ class SegmentationEstimator(FittedSegmentation):
         Dice loss plus cross-entropy of each step.
     validation_scores_ : list of float
         Mean Dice of the held-out subjects, at each tenth of the training.
+    encoder_ : str or path-like
+        Checkpoint of the encoder: ``checkpoint``, or that of the model it names.
     checkpoint_fingerprint_ : str
         SHA-256 of the encoder's weights and configuration.
 
@@ -178,23 +183,26 @@ class SegmentationEstimator(FittedSegmentation):
         device, parameters = resolve_device(self.device), self.get_params()
         TrainingPlan.from_parameters(parameters, device)  # before anything is read
         given = check_names({} if names is None else names)
-        checkpoint = sharing.shared_checkpoint(self.checkpoint)
+        start = self._read_start()
+        source = start.encoder if start else self.checkpoint
+        checkpoint = sharing.shared_checkpoint(source)
         table = read_subjects(X, checkpoint, self.modality)
         label_maps = as_label_maps(y, table.rows)
         acquired = acquired_modalities(table)
         check_grid(self.grid, acquired)
+        files = (Path(m) for m in label_maps if isinstance(m, str | os.PathLike))
+        known = collect_names(files) | given
         fitted = fit_network(
-            table.rows,
-            label_maps,
-            subject_groups(X, table.rows),
+            Examples(table.rows, label_maps, subject_groups(X, table.rows), known),
             checkpoint,
             SegmentationSpace.of_checkpoint(checkpoint.config, acquired),
             parameters=parameters,
             device=device,
+            start=start,
         )
         self.classes_ = np.array(fitted.classes)
-        files = (Path(m) for m in label_maps if isinstance(m, str | os.PathLike))
-        self.names_ = name_classes(fitted.classes, collect_names(files) | given)
+        self.names_ = name_classes(fitted.classes, known)
+        self.encoder_ = source
         self._set_fitted(fitted, checkpoint)
         return self
 
@@ -216,12 +224,13 @@ class SegmentationEstimator(FittedSegmentation):
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Self:
-        """Read a model that was saved.
+        """Read a model that was saved, or one that comes with the library.
 
         Parameters
         ----------
-        folder : path-like
-            What `save` wrote.
+        folder : str or path-like
+            What `save` wrote, or ``"brainfound-tiny-anatomy"``, which segments 31
+            structures of the brain without any labels.
 
         Returns
         -------
@@ -233,7 +242,7 @@ class SegmentationEstimator(FittedSegmentation):
         CheckpointError
             If the folder holds no model, or a damaged one.
         """
-        content = read_folder(expand_home(folder))
+        content = read_folder(locate_model(folder))
         estimator = cls(**content.parameters)
         for name, value in content.fitted.items():
             setattr(estimator, name, value)
@@ -244,6 +253,11 @@ class SegmentationEstimator(FittedSegmentation):
         tags.target_tags.required = True
         tags.target_tags.one_d_labels = False
         return tags
+
+    def _read_start(self) -> DecoderStart | None:
+        """Read the model whose decoder the training starts from, if it is one."""
+        folder = find_model(self.checkpoint)
+        return None if folder is None else DecoderStart.read(folder)
 
     def _set_fitted(self, fitted: Fitted, checkpoint: Checkpoint) -> None:
         network, held_out = fitted.network, fitted.held_out

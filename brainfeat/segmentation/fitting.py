@@ -1,6 +1,6 @@
 """From labelled subjects to a trained network, and what is known of it."""
 
-__all__ = ["Fitted", "fit_network"]
+__all__ = ["Examples", "Fitted", "fit_network"]
 
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,17 @@ from brainfeat.segmentation.validation import (
     TrainingData,
     cross_validate,
 )
+from brainfeat.segmentation.warm_start import DecoderStart
 from brainfeat.subjects.subject import Subject
+
+
+class Examples(NamedTuple):
+    """Labelled subjects to learn from."""
+
+    subjects: Sequence[Subject]
+    label_maps: Sequence[ImageSource]
+    groups: NDArray[np.int64]  # the person of each subject
+    names: Mapping[int, str]  # of labels
 
 
 class Fitted(NamedTuple):
@@ -38,14 +48,13 @@ class Fitted(NamedTuple):
 
 
 def fit_network(
-    subjects: Sequence[Subject],
-    label_maps: Sequence[ImageSource],
-    groups: NDArray[np.int64],
+    examples: Examples,
     checkpoint: Checkpoint,
     space: SegmentationSpace,
     *,
     parameters: Mapping[str, Any],
     device: torch.device,
+    start: DecoderStart | None = None,
 ) -> Fitted:
     """Train on labelled subjects, and score folds of them.
 
@@ -56,16 +65,20 @@ def fit_network(
     n_jobs, verbose = resolve_n_jobs(parameters["n_jobs"]), parameters["verbose"]
     with tempfile.TemporaryDirectory(prefix="brainfeat-") as folder:
         store = write_store(
-            *(subjects, label_maps, space, Path(folder)), n_jobs=n_jobs, verbose=verbose
+            *(examples.subjects, examples.label_maps, space, Path(folder)),
+            n_jobs=n_jobs,
+            verbose=verbose,
         )
         fraction = parameters["validation_fraction"]
-        split = split_subjects(store.has_class, groups, fraction, random)
+        split = split_subjects(store.has_class, examples.groups, fraction, random)
         data = TrainingData(
             checkpoint=checkpoint,
             space=space,
             store=store,
-            groups=groups,
+            groups=examples.groups,
             device=device,
+            start=start,
+            names=examples.names,
         )
         network = data.init_network(split, plan)
         result = train(network, store, split, plan, verbose=verbose)

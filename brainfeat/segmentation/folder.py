@@ -21,13 +21,13 @@ from brainfeat.exceptions import CheckpointError, ConfigError
 from brainfeat.io.atomic import atomic_write
 from brainfeat.io.json_files import read_json, write_json
 from brainfeat.models.decoder import DecoderConfig, SegmentationDecoder
+from brainfeat.segmentation.locate import MODEL_NAME, bundled_models
 from brainfeat.segmentation.names import name_classes
 from brainfeat.segmentation.volumes import as_json
 
 if TYPE_CHECKING:
     from brainfeat.segmentation.estimator import SegmentationEstimator
 
-MODEL_NAME = "segmentation.json"
 _ENCODER, _WEIGHTS = "encoder", "decoder.safetensors"
 _FORMAT = "brainfeat-segmentation-1"
 # Parameters that the fitted model depends on, unlike device or n_jobs.
@@ -54,15 +54,26 @@ class FolderContent(NamedTuple):
 
 
 def write_folder(
-    folder: Path, estimator: "SegmentationEstimator", checkpoint: Checkpoint
+    folder: Path,
+    estimator: "SegmentationEstimator",
+    checkpoint: Checkpoint,
+    *,
+    encoder_name: str | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Path:
-    """Write a fitted estimator with its encoder."""
+    """Write a fitted estimator with its encoder, or with the name of a bundled one.
+
+    ``dtype`` is the precision of the stored decoder.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint.save(folder / _ENCODER)
+    if encoder_name is None:
+        checkpoint.save(folder / _ENCODER)
     state = estimator.decoder_.state_dict()
-    tensors = {f"decoder.{name}": v.contiguous().cpu() for name, v in state.items()}
+    tensors = {f"decoder.{name}": v for name, v in state.items()}
+    tensors["prior"] = estimator.prior_
+    stored = {n: v.to("cpu", dtype).contiguous() for n, v in tensors.items()}
     with atomic_write(folder / _WEIGHTS) as partial:
-        save_file({**tensors, "prior": estimator.prior_.contiguous()}, partial)
+        save_file(stored, partial)
     parameters = estimator.get_params(deep=False)
     content = {
         "format": _FORMAT,
@@ -78,6 +89,7 @@ def write_folder(
         "held_out_scores": as_json(estimator.held_out_scores_),
         "decoder": dataclasses.asdict(estimator.decoder_.config),
         "decoder_sha256": file_sha256(folder / _WEIGHTS),
+        "encoder_name": encoder_name,
         "encoder_sha256": estimator.checkpoint_fingerprint_,
         "loss_curve": [round(loss, 6) for loss in estimator.loss_curve_],
         "validation_scores": [round(s, 6) for s in estimator.validation_scores_],
@@ -92,18 +104,19 @@ def read_folder(folder: Path) -> FolderContent:
     if not path.is_file():
         raise CheckpointError(
             f"{folder}: expected a folder that 'brainfeat segment fit' or "
-            f"SegmentationEstimator.save wrote, got none with {MODEL_NAME}."
+            f"SegmentationEstimator.save wrote, or one of {bundled_models()}, got "
+            f"none with {MODEL_NAME}."
         )
     content = read_json(path, "a segmentation model", error=CheckpointError)
     if content.get("format") != _FORMAT:
         raise CheckpointError(f"{folder}: written by another version of brainfeat.")
     # Absolute, since it is opened again when it is used.
-    encoder = (folder / _ENCODER).resolve()
+    encoder = content.get("encoder_name") or str((folder / _ENCODER).resolve())
     _check_encoder(encoder, content)
     try:
         return FolderContent(
             {
-                "checkpoint": str(encoder),
+                "checkpoint": encoder,
                 "modality": content["modality"],
                 # Earlier versions predicted in the head, on the grid of the first
                 # image, and the first stored no parameters.
@@ -111,7 +124,7 @@ def read_folder(folder: Path) -> FolderContent:
                 "grid": "first",
                 **content.get("parameters", {}),
             },
-            _read_fitted(content, folder / _WEIGHTS),
+            _read_fitted(content, folder / _WEIGHTS, encoder),
         )
     except _DAMAGES as error:
         reason = " ".join(str(error).split())
@@ -125,19 +138,23 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float) else None
 
 
-def _check_encoder(folder: Path, content: Mapping[str, Any]) -> None:
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no such folder; it held the model's encoder.")
-    if shared_checkpoint(folder).fingerprint != content.get("encoder_sha256"):
+def _check_encoder(encoder: str, content: Mapping[str, Any]) -> None:
+    if not content.get("encoder_name") and not Path(encoder).is_dir():
         raise CheckpointError(
-            f"{folder}: expected the encoder that {MODEL_NAME} names, got another; it "
+            f"{encoder}: no such folder; it held the model's encoder."
+        )
+    if shared_checkpoint(encoder).fingerprint != content.get("encoder_sha256"):
+        raise CheckpointError(
+            f"{encoder}: expected the encoder that {MODEL_NAME} names, got another; it "
             "is damaged or was replaced."
         )
 
 
-def _read_fitted(content: Mapping[str, Any], weights: Path) -> dict[str, Any]:
+def _read_fitted(
+    content: Mapping[str, Any], weights: Path, encoder: str
+) -> dict[str, Any]:
     with torch.device("meta"):
-        decoder = SegmentationDecoder(DecoderConfig.from_dict(content["decoder"]))
+        decoder = SegmentationDecoder(_decoder_config(content["decoder"]))
     if not weights.is_file():
         raise CheckpointError(f"{weights}: no such file; it held the model's decoder.")
     if file_sha256(weights) != content["decoder_sha256"]:
@@ -145,7 +162,7 @@ def _read_fitted(content: Mapping[str, Any], weights: Path) -> dict[str, Any]:
             f"{weights}: the weights do not have the SHA-256 that {MODEL_NAME} names; "
             "the file is damaged or was replaced."
         )
-    tensors = load_file(weights)
+    tensors = {name: value.float() for name, value in load_file(weights).items()}
     prior = tensors.pop("prior")
     state = {name.removeprefix("decoder."): value for name, value in tensors.items()}
     decoder.load_state_dict(state, assign=True)
@@ -160,11 +177,16 @@ def _read_fitted(content: Mapping[str, Any], weights: Path) -> dict[str, Any]:
         "modalities_": tuple(content["modalities"]),
         "loss_curve_": content["loss_curve"],
         "validation_scores_": content["validation_scores"],
+        "encoder_": encoder,
         "checkpoint_fingerprint_": content["encoder_sha256"],
         "decoder_": decoder.eval(),
         "prior_": prior,
         "tuned_checkpoint_": None,
     }
+
+
+def _decoder_config(values: Mapping[str, Any]) -> DecoderConfig:
+    return DecoderConfig.from_dict({"n_places": 0, **values})  # new since 0.1
 
 
 def _read_scores(scores: Mapping[str, float | None]) -> dict[str, float]:

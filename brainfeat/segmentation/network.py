@@ -40,9 +40,10 @@ class SegmentationNetwork:
     space: SegmentationSpace
     encoder: Encoder
     decoder: SegmentationDecoder
-    prior: Tensor  # (K, i, j, k): frequency of each class at each position
+    # (K + n_places, i, j, k): frequency of each class at each position
+    prior: Tensor
     device: torch.device
-    log_prior: Tensor = field(init=False)  # (1, K, n_slices, H, W)
+    log_prior: Tensor = field(init=False)  # (1, K + n_places, n_slices, H, W)
     blocks: tuple[int, ...] = field(init=False)  # of the encoder, that are decoded
 
     def __post_init__(self) -> None:
@@ -224,7 +225,13 @@ def choose_blocks(depth: int) -> tuple[int, ...]:
 
 
 def init_decoder(
-    encoder: EncoderSettings, space: SegmentationSpace, n_classes: int, seed: int
+    encoder: EncoderSettings,
+    space: SegmentationSpace,
+    n_classes: int,
+    seed: int,
+    *,
+    width: int = 16,
+    n_places: int = 0,
 ) -> SegmentationDecoder:
     """Create a decoder on the CPU, without changing the global random state."""
     config = DecoderConfig(
@@ -233,6 +240,8 @@ def init_decoder(
         embed_dim=encoder.embed_dim,
         n_depths=len(choose_blocks(encoder.depth)),
         upsampling=space.upsampling,
+        width=width,
+        n_places=n_places,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

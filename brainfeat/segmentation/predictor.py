@@ -30,6 +30,7 @@ from brainfeat.segmentation.label_maps import (
     check_classes,
     read_on_image,
 )
+from brainfeat.segmentation.locate import find_model
 from brainfeat.segmentation.network import SegmentationNetwork
 from brainfeat.segmentation.plan import check_grid
 from brainfeat.segmentation.prediction import (
@@ -61,6 +62,7 @@ class FittedSegmentation(Documented, BaseEstimator):
     held_out_scores_: dict[str, float]
     label_grid_: str | None
     decoder_: SegmentationDecoder
+    encoder_: Any
     prior_: Tensor
     tuned_checkpoint_: Checkpoint | None
     checkpoint_fingerprint_: str
@@ -232,11 +234,12 @@ class FittedSegmentation(Documented, BaseEstimator):
         )
 
     def _checkpoint(self) -> Checkpoint:
-        checkpoint = self.tuned_checkpoint_ or sharing.shared_checkpoint(
-            self.checkpoint
-        )
+        # The checkpoint may be a model, whose encoder and decoder were the start.
+        is_model = find_model(self.checkpoint) is not None
+        source = self.encoder_ if is_model else self.checkpoint
+        checkpoint = self.tuned_checkpoint_ or sharing.shared_checkpoint(source)
         fitted = self.checkpoint_fingerprint_
-        sharing.check_fingerprint(self.checkpoint, fitted, checkpoint.fingerprint)
+        sharing.check_fingerprint(source, fitted, checkpoint.fingerprint)
         return checkpoint
 
     def _prepare(self, X: Any) -> tuple[SegmentationNetwork, Sequence[Subject]]:

@@ -1,6 +1,14 @@
 """Labelled subjects on the grid, on disk: memory does not grow with their number."""
 
-__all__ = ["BACKGROUND", "LabelledStore", "LabelledVolumes", "write_store"]
+__all__ = [
+    "BACKGROUND",
+    "LabelledStore",
+    "LabelledVolumes",
+    "StoreWriter",
+    "array_paths",
+    "read_labelled",
+    "write_store",
+]
 
 from collections import Counter
 from collections.abc import Sequence
@@ -17,6 +25,7 @@ from torch.nn import functional as F
 
 from brainfeat.exceptions import BrainfeatError, InputError, TrainingError, brief_reason
 from brainfeat.io.image_files import ImageSource
+from brainfeat.io.json_files import read_json, write_json
 from brainfeat.preprocessing.quality import Quality
 from brainfeat.progress import track
 from brainfeat.segmentation.inputs import SegmentationInput, SegmentationSpace
@@ -44,6 +53,7 @@ _PRIOR_MIN = 1e-6
 _MAX_LABELS = 2000
 # Reading takes long, so failures are reported together; more than ten have one cause.
 _MAX_FAILURES = 10
+_INDEX = "index.json"
 
 
 class LabelledVolumes(NamedTuple):
@@ -82,11 +92,14 @@ class LabelledStore:
 
     def load(self, index: int) -> LabelledVolumes:
         """Read one subject to the CPU."""
-        coarse, fine, labels = (np.load(path) for path in _paths(self.folder, index))
+        coarse, stored, labels = (np.load(p) for p in array_paths(self.folder, index))
+        present = self.present[index]
+        fine = np.zeros((len(present), *stored.shape[1:]), np.float32)
+        fine[present] = stored[present] if len(stored) == len(present) else stored
         indices = np.array([self.classes.index(c) for c in self.codes], np.float32)
         return LabelledVolumes(
             torch.from_numpy(coarse[None]).float(),
-            torch.from_numpy(fine[None]).float(),
+            torch.from_numpy(fine[None]),
             torch.from_numpy(indices[labels][None, None]),
             torch.from_numpy(self.encoder_present[index][None]),
             torch.from_numpy(self.present[index][None]),
@@ -99,7 +112,7 @@ class LabelledStore:
         """
         sums: list[NDArray[np.float32]] = []
         for index in rows:
-            coded = np.load(_paths(self.folder, int(index))[-1])
+            coded = np.load(array_paths(self.folder, int(index))[-1])
             _add_fractions(sums, coded, _PRIOR_CELL * self.upsampling)
         zeros = np.zeros_like(sums[0])
         sums += [zeros] * (len(self.codes) - len(sums))
@@ -120,7 +133,7 @@ def write_store(
 
     Raises an InputError that names each subject that cannot be used, up to ten.
     """
-    writer = _StoreWriter(folder, space)
+    writer = StoreWriter(folder, space)
     failures: list[Exception] = []
     with Prefetch(
         lambda pair: _try_to_read(*pair, space),
@@ -157,6 +170,7 @@ class _Labelled(NamedTuple):
     native_labels: list[int]  # other than the background
     name: str
     grid: str | None  # modality on whose grid the label map is
+    participant: str
 
     @property
     def quality(self) -> Quality:
@@ -167,14 +181,15 @@ def _try_to_read(
     subject: Subject, label_map: ImageSource, space: SegmentationSpace
 ) -> Outcome[_Labelled]:
     try:
-        return Outcome(subject, _read(subject, label_map, space))
+        return Outcome(subject, read_labelled(subject, label_map, space))
     except BrainfeatError as error:
         return Outcome(subject, error=error)
 
 
-def _read(
+def read_labelled(
     subject: Subject, label_map: ImageSource, space: SegmentationSpace
-) -> _Labelled:
+) -> "_Labelled":
+    """Read one subject and its labels on the fine grid, for a `StoreWriter`."""
     name = label_map_name(label_map, subject)
     native = read_label_map(label_map, subject)
     present = [int(label) for label in np.unique(native.data) if label != BACKGROUND]
@@ -193,12 +208,16 @@ def _read(
             f"{name}: expected labels where the brain of {subject.participant_id} lies "
             "in scanner space, got none there; is its header another image's?"
         )
-    return _Labelled(inputs, labels, present, name, grid and grid.modality)
+    modality = grid and grid.modality
+    return _Labelled(inputs, labels, present, name, modality, subject.participant_id)
 
 
 @dataclass
-class _StoreWriter:
-    """Writes subjects one by one; classes are known only after the last."""
+class StoreWriter:
+    """Writes subjects one by one; classes are known only after the last.
+
+    A store that is to outlast the process has an index, see `save_index`.
+    """
 
     folder: Path
     space: SegmentationSpace
@@ -208,8 +227,37 @@ class _StoreWriter:
     present: list[NDArray[np.bool_]] = field(default_factory=list)
     encoder_present: list[NDArray[np.bool_]] = field(default_factory=list)
     grids: Counter[str | None] = field(default_factory=Counter)
+    names: list[str] = field(default_factory=list)  # participants
+
+    @classmethod
+    def open(cls, folder: Path, space: SegmentationSpace) -> "StoreWriter":
+        """Reopen a store that has an index, or begin one."""
+        folder.mkdir(parents=True, exist_ok=True)
+        writer, path = cls(folder, space), folder / _INDEX
+        if path.is_file():
+            index = read_json(path, "the index of a store")
+            writer.codes = {int(k): v for k, v in index["codes"].items()}
+            writer.first_names = dict.fromkeys(writer.codes, str(path))
+            writer.counts = [np.array(c, np.int64) for c in index["counts"]]
+            writer.present = [np.array(v, np.bool_) for v in index["present"]]
+            shown = index["encoder_present"]
+            writer.encoder_present = [np.array(v, np.bool_) for v in shown]
+            writer.names = list(index["names"])
+        return writer
+
+    def save_index(self) -> None:
+        """Write what `open` reads."""
+        content = {
+            "names": self.names,
+            "codes": {str(label): code for label, code in self.codes.items()},
+            "counts": [count.tolist() for count in self.counts],
+            "present": [row.tolist() for row in self.present],
+            "encoder_present": [row.tolist() for row in self.encoder_present],
+        }
+        write_json(self.folder / _INDEX, content)
 
     def add(self, item: _Labelled) -> None:
+        """Write the arrays of a subject."""
         for label in item.native_labels:
             self.codes.setdefault(label, len(self.codes))
             self.first_names.setdefault(label, item.name)
@@ -219,11 +267,13 @@ class _StoreWriter:
         thickness = grid.thickness * self.space.upsampling
         fine_grid = SlabGrid(thickness=thickness, plane=grid.plane)
         self.counts.append(_count_voxels(coded, fine_grid))
+        self.names.append(item.participant)
         self.grids[item.grid] += 1
         self.present.append(item.inputs.present)
         self.encoder_present.append(item.inputs.coarse.present)
 
     def finish(self) -> LabelledStore:
+        """Return the store of all subjects so far."""
         if not self.first_names:
             raise InputError(
                 "label maps: expected labels other than 0 in at least one, got none "
@@ -246,7 +296,7 @@ class _StoreWriter:
             np.stack(self.encoder_present),
             tuple(self.codes),
             self.space.upsampling,
-            self.grids.most_common(1)[0][0],
+            self.grids.most_common(1)[0][0] if self.grids else None,
         )
 
 
@@ -300,8 +350,10 @@ def _save(
     folder: Path, index: int, inputs: SegmentationInput, coded: NDArray[np.uint16]
 ) -> None:
     half = np.float16
-    arrays = (inputs.stack_coarse().astype(half), inputs.voxels.astype(half), coded)
-    for path, array in zip(_paths(folder, index), arrays, strict=True):
+    # Modalities that were not acquired are left out.
+    voxels = inputs.voxels[inputs.present].astype(half)
+    arrays = (inputs.stack_coarse().astype(half), voxels, coded)
+    for path, array in zip(array_paths(folder, index), arrays, strict=True):
         try:
             np.save(path, array)
         except OSError as error:
@@ -311,7 +363,8 @@ def _save(
             ) from error
 
 
-def _paths(folder: Path, index: int) -> tuple[Path, Path, Path]:
+def array_paths(folder: Path, index: int) -> tuple[Path, Path, Path]:
+    """Return the files of the encoder's grid, of fine voxels and of labels."""
     return (
         folder / f"{index}_coarse.npy",
         folder / f"{index}_fine.npy",

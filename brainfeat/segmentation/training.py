@@ -1,44 +1,41 @@
-"""The loss, and the training loop of a decoder and, optionally, its encoder."""
+"""The training loop of a decoder and, optionally, its encoder."""
 
-__all__ = ["TrainingResult", "dice_ce_loss", "dice_loss", "init_network", "train"]
+__all__ = ["TrainingResult", "init_network", "train"]
 
 import copy
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
-from torch.nn import functional as F
 
 from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.checkpoint.sharing import shared_encoder
 from brainfeat.exceptions import TrainingError
 from brainfeat.metrics import dice_scores
 from brainfeat.progress import ProgressDisplay
-from brainfeat.segmentation.crops import CropPlan, CropSizes, TrainingCrops
+from brainfeat.segmentation.batches import BatchSource, DecoderBatch, DrawnCrops
 from brainfeat.segmentation.inputs import SegmentationSpace
+from brainfeat.segmentation.losses import dice_ce_loss
 from brainfeat.segmentation.network import SegmentationNetwork, init_decoder
 from brainfeat.segmentation.plan import Split, TrainingPlan
+from brainfeat.segmentation.run_state import SavedRun
 from brainfeat.segmentation.store import LabelledStore
+from brainfeat.segmentation.warm_start import DecoderStart
 
 _WARM_UP = 0.1  # fraction of the steps
 _WEIGHT_DECAY = 0.01
 _CLIP_GRADIENT = 1.0
 # Relative to the decoder's rate, so that the encoder keeps what it has learnt.
 _ENCODER_RATE = 0.1
-# Crops have about this many slices of the encoder's grid, which fit a CPU's cache.
-_N_SLICES = 8
-_N_CROPS = 2
-# Limit of voxels times classes of a crop, so that many classes fit the memory.
-_MAX_SCORES = 30_000_000
 _N_VALIDATIONS = 10
 _PATIENCE = 3
-# Keeps the ratio defined for a class that neither labels nor prediction have.
-_SMOOTHING = 1e-5
 
 
 class TrainingResult(NamedTuple):
@@ -55,20 +52,30 @@ def init_network(
     split: Split,
     plan: TrainingPlan,
     device: torch.device,
+    *,
+    start: DecoderStart | None = None,
+    names: Mapping[int, str] = MappingProxyType({}),
 ) -> SegmentationNetwork:
-    """Combine a checkpoint's encoder, shared if it is frozen, with a new decoder."""
+    """Combine a checkpoint's encoder, shared if it is frozen, with a new decoder.
+
+    It starts from another one, if there is one; ``names`` tell which classes are equal.
+    """
     if plan.freeze_encoder:
         encoder = shared_encoder(checkpoint, device)
     else:
         encoder = checkpoint.build_encoder().to(device)
+    n_classes, prior = len(store.classes), store.prior(split.train)  # no held-out ones
+    settings = checkpoint.config.encoder
+    if start is None:
+        decoder = init_decoder(settings, space, n_classes, plan.seed)
+    else:
+        sizes = {"width": start.decoder.config.width, "n_places": len(start.prior)}
+        decoder = init_decoder(settings, space, n_classes, plan.seed, **sizes)
+        classes = [names.get(label, "") for label in store.classes]
+        start.apply(decoder, space.modalities, classes)
+        prior = torch.cat([prior, start.prior])
     return SegmentationNetwork(
-        space=space,
-        encoder=encoder,
-        decoder=init_decoder(
-            checkpoint.config.encoder, space, len(store.classes), plan.seed
-        ),
-        prior=store.prior(split.train),  # held-out labels must not leak
-        device=device,
+        space=space, encoder=encoder, decoder=decoder, prior=prior, device=device
     )
 
 
@@ -78,42 +85,37 @@ def train(
     split: Split,
     plan: TrainingPlan,
     *,
+    source: BatchSource | None = None,
+    saved: SavedRun | None = None,
     verbose: int = 0,
 ) -> TrainingResult:
     """Train a network in place.
 
-    It keeps the best weights if subjects are held out, else the last ones.
+    It keeps the best weights if subjects are held out, else the last ones. By default,
+    batches are drawn by `DrawnCrops`. A saved run is resumed, and saved again as it
+    goes on; it holds out no subjects. Its number of steps may have changed.
     """
+    source = source or DrawnCrops(network, store, split.train, plan.freeze_encoder)
     generator = Generator().manual_seed(plan.seed)
-    sizes, space = _crop_sizes(network, store), network.space
     optimizer, schedule = _make_optimizer(network, plan)
     # A frozen encoder may be in use elsewhere: nothing is written to it.
-    best = _BestWeights(_trained_modules(network, plan))
-    curve: list[float] = []
+    modules = _trained_modules(network, plan)
+    best = _BestWeights(modules)
+    curve = saved.restore(modules, optimizer, generator) if saved else []
+    _forward(schedule, len(curve))
     with ProgressDisplay("training", plan.n_steps, show=verbose > 0) as display:
-        for step in range(plan.n_steps):
+        for step in range(len(curve), plan.n_steps):
             _set_training(network, plan, training=True)
-            optimizer.zero_grad(set_to_none=True)
-            loss = 0.0
-            for _ in range(plan.batch_size):
-                drawn = CropPlan.draw(
-                    store, split.train, space, sizes=sizes, generator=generator
-                )
-                crops = drawn.apply(store.load(drawn.subject).to(network.device), space)
-                part = dice_ce_loss(_decode(network, crops, plan), crops.labels)
-                (part / plan.batch_size).backward()
-                loss += float(part.detach()) / plan.batch_size
-            if not np.isfinite(loss):
-                raise TrainingError(
-                    f"step {step}: expected a finite loss, got {loss}; lower "
-                    "learning_rate."
-                )
+            loss = _accumulate(network, source, plan.batch_size, optimizer, generator)
+            _check_loss(loss, step)
             for group in optimizer.param_groups:
                 nn.utils.clip_grad_norm_(group["params"], _CLIP_GRADIENT)
             optimizer.step()
             schedule.step()
             curve.append(loss)
             display.advance(detail=f"loss {loss:.3f}")
+            if saved and saved.is_due(step + 1, plan.n_steps):
+                saved.save(modules, optimizer, generator, curve)
             if len(split.held_out) and _is_validation(step + 1, plan.n_steps):
                 _set_training(network, plan, training=False)
                 best.update(_validate(network, store, split.held_out))
@@ -122,6 +124,38 @@ def train(
     best.restore()
     _set_training(network, plan, training=False)
     return TrainingResult(curve, best.scores)
+
+
+def _accumulate(
+    network: SegmentationNetwork,
+    source: BatchSource,
+    n_subjects: int,
+    optimizer: torch.optim.Optimizer,
+    generator: Generator,
+) -> float:
+    """Compute the gradients of some subjects; return their mean loss."""
+    optimizer.zero_grad(set_to_none=True)
+    loss = 0.0
+    for _ in range(n_subjects):
+        batch = source.draw(generator)
+        part = dice_ce_loss(_decode(network, batch), batch.labels)
+        (part / n_subjects).backward()
+        loss += float(part.detach()) / n_subjects
+    return loss
+
+
+def _forward(schedule: torch.optim.lr_scheduler.LRScheduler, n_steps: int) -> None:
+    with warnings.catch_warnings():  # the optimizer's steps were of another process
+        warnings.simplefilter("ignore", UserWarning)
+        for _ in range(n_steps):
+            schedule.step()
+
+
+def _check_loss(loss: float, step: int) -> None:
+    if not np.isfinite(loss):
+        raise TrainingError(
+            f"step {step}: expected a finite loss, got {loss}; lower learning_rate."
+        )
 
 
 @dataclass
@@ -180,30 +214,14 @@ def _set_training(
     network.encoder.train(training and not plan.freeze_encoder)
 
 
-def _crop_sizes(network: SegmentationNetwork, store: LabelledStore) -> CropSizes:
-    n_slabs = store.slab_counts.shape[2]
-    target = max(1, round(_N_SLICES / network.grid.thickness))
-    n_voxels = int(np.prod(network.space.fine_shape)) // n_slabs
-    limit = max(1, _MAX_SCORES // (n_voxels * len(store.classes) * _N_CROPS))
-    return CropSizes(_N_CROPS, min(target, limit, n_slabs))
-
-
-def _decode(
-    network: SegmentationNetwork, crops: TrainingCrops, plan: TrainingPlan
-) -> Tensor:
-    with torch.set_grad_enabled(not plan.freeze_encoder):
-        tokens = network.tokens(crops.coarse, crops.encoder_present)
-    thickness = network.grid.thickness
-    parts = [slice(first, first + crops.n_slabs) for first in crops.first_slabs]
-    slices = [slice(p.start * thickness, p.stop * thickness) for p in parts]
-    log_prior = torch.cat([network.log_prior[:, :, part] for part in slices])
+def _decode(network: SegmentationNetwork, batch: DecoderBatch) -> Tensor:
     with network.precision():
         logits: Tensor = network.decoder(
-            crops.voxels,
-            crops.foreground,
-            [torch.cat([depth[:, part] for part in parts]) for depth in tokens],
-            log_prior,
-            present=crops.present,
+            batch.voxels,
+            batch.foreground,
+            batch.tokens,
+            batch.log_prior,
+            present=batch.present,
         )
     return logits
 
@@ -224,23 +242,3 @@ def _validate(
         truth = network.to_slices(volumes.labels)[0, 0].cpu().numpy()
         scores.append(dice_scores(truth, predicted, classes))
     return float(np.nanmean(scores))
-
-
-def dice_ce_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Add Dice loss and cross-entropy; logits (B, K, ...), labels (B, 1, ...)."""
-    return dice_loss(logits, labels) + F.cross_entropy(logits, labels[:, 0].long())
-
-
-def dice_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Average one minus the soft Dice over foreground classes, pooled over the batch.
-
-    The V-Net loss (Milletari et al., 2016, doi:10.1109/3DV.2016.79) without squares.
-    """
-    probabilities = logits.softmax(1)[:, 1:]  # background is class 0
-    spatial = [1] * (logits.ndim - 2)
-    classes = torch.arange(1, logits.shape[1], device=logits.device)
-    truth = (labels == classes.view(1, -1, *spatial)).to(logits.dtype)
-    pooled = (0, *range(2, logits.ndim))
-    overlap = (probabilities * truth).sum(pooled)
-    total = probabilities.sum(pooled) + truth.sum(pooled)
-    return (1 - (2 * overlap + _SMOOTHING) / (total + _SMOOTHING)).mean()

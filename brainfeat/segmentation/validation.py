@@ -3,8 +3,8 @@
 __all__ = ["HeldOutScores", "TrainingData", "cross_validate"]
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from brainfeat.segmentation.network import SegmentationNetwork
 from brainfeat.segmentation.plan import Split, TrainingPlan
 from brainfeat.segmentation.store import LabelledStore
 from brainfeat.segmentation.training import init_network, train
+from brainfeat.segmentation.warm_start import DecoderStart
 
 # Trainings of folds are shorter: the second half of the steps adds little.
 _FOLD_STEPS = 0.5
@@ -39,11 +40,15 @@ class TrainingData:
     store: LabelledStore
     groups: NDArray[np.int64]  # the person of each subject
     device: torch.device
+    start: DecoderStart | None = None
+    names: Mapping[int, str] = field(default_factory=dict)  # of labels
 
     def init_network(self, split: Split, plan: TrainingPlan) -> SegmentationNetwork:
         """Create a network to train on a split."""
         return init_network(
-            self.checkpoint, self.space, self.store, split, plan, self.device
+            *(self.checkpoint, self.space, self.store, split, plan, self.device),
+            start=self.start,
+            names=self.names,
         )
 
 

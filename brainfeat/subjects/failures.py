@@ -29,6 +29,7 @@ __all__ = [
     "merge_failures",
     "one_line",
     "outdated_by",
+    "read_failures",
     "release_frames",
     "unique_failures",
     "write_failures",
@@ -133,6 +134,11 @@ def one_line(text: str) -> str:
 def failures_path(output: str | os.PathLike[str]) -> Path:
     """Name the table of failures of a table: ``out.failures.tsv``."""
     return Path(output).with_suffix(_FAILURES_SUFFIX)
+
+
+def read_failures(output: str | os.PathLike[str]) -> list[tuple[str, str, str]]:
+    """Read subject, file and reason of the failures of a table; empty without any."""
+    return [(*line,) for line in _read_failures(failures_path(output))]
 
 
 def is_failures_path(path: Path) -> bool:

@@ -28,6 +28,7 @@ from brainfeat.tables.columns import complete_columns, quality_texts
 from brainfeat.tables.delimited import read_sidecar
 from brainfeat.tables.formats import find_format
 from brainfeat.tables.journal import RowJournal
+from brainfeat.tables.previews import PreviewFolder
 from brainfeat.tables.provenance import (
     check_identity,
     check_sidecar,
@@ -69,6 +70,7 @@ class EmbeddingTable:
         overwrite: bool = False,
     ) -> None:
         self.output = Path(output)
+        self.previews = PreviewFolder.beside(output)
         self._format = find_format(output)
         self._provenance = dict(provenance)
         self._speed: dict[str, float] = {}  # of the last run that embedded rows

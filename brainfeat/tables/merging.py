@@ -18,6 +18,7 @@ from brainfeat.subjects.subject import own_columns
 from brainfeat.tables.columns import complete_columns
 from brainfeat.tables.embedding_table import check_columns, working_path
 from brainfeat.tables.formats import find_format
+from brainfeat.tables.previews import PreviewFolder
 from brainfeat.tables.provenance import (
     check_identity,
     check_sidecar,
@@ -119,6 +120,10 @@ def merge_tables(
     )
     with naming_output(target), _working_folder(target) as folder:
         write_table(target, folder, table_format, columns, vectors, provenance)
+    for part, rows in zip(parts, kept, strict=True):
+        hashes = part.columns["input_sha256"]
+        kept_pictures = PreviewFolder.beside(part.path)
+        PreviewFolder.beside(target).take(kept_pictures, [hashes[row] for row in rows])
     return MergedTable(sum(map(len, kept)), absent)
 
 

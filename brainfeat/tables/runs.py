@@ -45,6 +45,7 @@ class RunOptions:
     overwrite: bool = False  # replaces an existing table instead of resuming it
     stop_on_first_error: bool = False
     strict: bool = False
+    previews: bool = False  # keeps a picture of each row beside the table
 
 
 class RunSummary(NamedTuple):
@@ -85,6 +86,8 @@ def embed_to_table(
         if options.overwrite:
             # The failures of a table are replaced with it.
             failures_path(output).unlink(missing_ok=True)
+            # Of another preprocessing, perhaps; rows from a cache draw none.
+            table.previews.clear()
         return embed_rows(
             rows,
             table,
@@ -118,11 +121,16 @@ def embed_rows(
     run = _Run(sink, on_event, [*problems], strict=options.strict)
     cache = EmbeddingCache(options.cache) if options.cache else None
     begun = run.begin(rows, stop_on_first_error=options.stop_on_first_error)
-    known, n_jobs = run.known_sha256, options.n_jobs
+    settings: dict[str, Any] = {
+        "cache": cache,
+        "known_sha256": run.known_sha256,
+    }
+    if options.previews and isinstance(sink, EmbeddingTable):
+        settings["previews"] = True
     if distribution is None:
-        outcomes = encoder.stream(begun, n_jobs=n_jobs, cache=cache, known_sha256=known)
+        outcomes = encoder.stream(begun, n_jobs=options.n_jobs, **settings)
     else:
-        outcomes = distribution.stream(begun, cache=cache, known_sha256=known)
+        outcomes = distribution.stream(begun, **settings)
     with closing(outcomes):
         for outcome in outcomes:
             run.record(outcome)
@@ -196,6 +204,9 @@ class _Run:
         if result is not None:
             input_sha256 = str(result.input_sha256)
             measured = result.voxel_mm, result.quality
+            if result.preview is not None and isinstance(self._sink, EmbeddingTable):
+                # Before the row, which is not embedded again once it is kept.
+                self._sink.previews.save(input_sha256, result.preview)
             self._sink.append(subject, input_sha256, result.vector, *measured)
             self.counts["volumes"] += len(subject.images)
         if outcome.error is not None:

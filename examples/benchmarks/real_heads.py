@@ -97,6 +97,7 @@ def main() -> None:
     for scan in heads[: options.transforms]:
         print_variants(scan, options.cache)
     if options.negatives:
+        heads = [scan for scan in scans if scan.brain == "head"]
         print_negatives(heads[: options.negatives], options.cache, pictures)
     if options.page is not None:
         write_page(pictures, options.page)

@@ -2,10 +2,13 @@
 
 Both are trained on the same subjects of one scanner and predict those of the others,
 whose anatomy (ROBEX) is not in the pretraining data. The UNet is monai's. It has the
-same 1 mm voxels around the aligned brain, monai's usual augmentation, and the processor
-time of the estimator, without preprocessing. Needs monai.
+same 1 mm voxels around the aligned brain, the augmentation of nnU-Net without mirror
+images (rotation, scaling, noise, blur, brightness, gamma, low resolution), and the
+processor time of the estimator, without preprocessing. Needs monai.
 
     python examples/benchmarks/segmentation.py work --labels 1 5 20 --json results.json
+    python examples/benchmarks/segmentation.py work --labels 5 --kinds tissues \
+        --checkpoints brainfound-tiny brainfound-tiny-anatomy --no-unet
 """
 
 import argparse
@@ -20,6 +23,7 @@ import numpy as np
 import torch
 from development_cohort import robex_base
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from brainfeat import Preprocessor, SegmentationEstimator, simulate_cohort
 from brainfeat.io.volumes import read_labels, to_image_like
@@ -127,21 +131,23 @@ class UNetMethod:
 def _augmentation(seed: int) -> Any:
     from monai import transforms
 
-    keys = ["image", "label"]
+    keys, image = ["image", "label"], ["image"]
+    modes = ["bilinear", "nearest"]
+    border = {"mode": modes, "padding_mode": "border"}
+    turned = transforms.RandAffined(keys, prob=0.2, rotate_range=[0.52] * 3, **border)
+    scaled = transforms.RandAffined(keys, prob=0.2, scale_range=[0.3] * 3, **border)
     augment = transforms.Compose(
         [
-            transforms.RandAffined(
-                keys,
-                prob=0.5,
-                rotate_range=[0.15] * 3,
-                scale_range=[0.1] * 3,
-                mode=["bilinear", "nearest"],
-                padding_mode="border",
+            turned,
+            scaled,
+            transforms.RandGaussianNoised(image, prob=0.1, std=0.3),
+            transforms.RandGaussianSmoothd(image, prob=0.2),
+            transforms.RandScaleIntensityd(image, factors=0.25, prob=0.15),
+            transforms.RandBiasFieldd(image, prob=0.3, coeff_range=(0.0, 0.3)),
+            transforms.RandSimulateLowResolutiond(
+                image, prob=0.25, zoom_range=(0.5, 1.0)
             ),
-            transforms.RandAdjustContrastd(["image"], prob=0.5, gamma=(0.7, 1.5)),
-            transforms.RandBiasFieldd(["image"], prob=0.3, coeff_range=(0.0, 0.3)),
-            transforms.RandGaussianSmoothd(["image"], prob=0.3),
-            transforms.RandGaussianNoised(["image"], prob=0.5, std=0.1),
+            transforms.RandAdjustContrastd(image, prob=0.3, gamma=(0.7, 1.5)),
         ]
     )
     return augment.set_random_state(seed)
@@ -173,20 +179,28 @@ def score(
         )
         structures.append(dice_scores(truth, predicted, STRUCTURES))
         if kind == "lesions":
-            lesion = dice_scores(truth, predicted, [LESION])[0]
-            lesions.append(
-                (lesion, score_lesions(truth == LESION, predicted == LESION).f1)
+            lesion, in_brain = (
+                dice_scores(truth, p, [LESION])[0]
+                for p in (predicted, np.where(truth > 0, predicted, 0))
             )
+            f1 = score_lesions(truth == LESION, predicted == LESION).f1
+            outside = np.count_nonzero((predicted == LESION) & ~find_brain(truth))
+            lesions.append((lesion, in_brain, f1, outside))
     result = {
         "tissues": float(np.nanmean(tissues)),
         "structures": float(np.nanmean(structures)),
         "by_structure": np.nanmean(structures, axis=0).round(3).tolist(),
     }
     if kind == "lesions":
-        result["lesion_dice"], result["lesion_f1"] = np.nanmean(
-            lesions, axis=0
-        ).tolist()
+        names = ("dice", "dice_in_brain", "f1", "voxels_outside")
+        means = np.nanmean(lesions, axis=0).tolist()
+        result |= {f"lesion_{k}": v for k, v in zip(names, means, strict=True)}
     return result
+
+
+def find_brain(labels: NDArray[Any]) -> NDArray[Any]:
+    """Return all that lies between the structures of a label map, and a voxel more."""
+    return ndimage.binary_dilation(ndimage.binary_fill_holes(labels > 0))
 
 
 def compare(
@@ -217,23 +231,39 @@ def compare(
     if len(train) < n_labels or test.empty:
         raise SystemExit(f"{options.subjects} subjects are too few; raise --subjects.")
     scans, label_maps = train[modality].tolist(), train["dseg"].tolist()
-    started = time.process_time(), time.perf_counter()
-    estimator = SegmentationEstimator(n_steps=options.steps, n_folds=0, random_state=0)
-    estimator.fit(scans, label_maps)
-    seconds, wall = time.process_time() - started[0], time.perf_counter() - started[1]
-    unet = UNetMethod(modality, seconds, seed=0).fit(scans, label_maps)
-    predict_started = time.perf_counter()
-    ours = estimator.predict(test[modality].tolist())
-    seconds_per_volume = (time.perf_counter() - predict_started) / len(test)
-    truth = test["dseg"].tolist()
-    return {
-        "estimator": score(ours, truth, kind),
-        "unet": score(unet.predict(test[modality].tolist()), truth, kind),
-        "fit_cpu_seconds": seconds,
-        "fit_seconds": wall,
-        "unet_steps": unet.n_steps,
-        "predict_seconds": seconds_per_volume,
-    }
+    truth, images = test["dseg"].tolist(), test[modality].tolist()
+    result: dict[str, Any] = {}
+    for checkpoint in options.checkpoints:
+        name = "estimator" if checkpoint == "brainfound-tiny" else Path(checkpoint).name
+        estimator = SegmentationEstimator(
+            checkpoint,
+            n_steps=options.steps,
+            n_folds=3 if kind == "lesions" else 0,
+            random_state=0,
+        )
+        started = time.process_time(), time.perf_counter()
+        estimator.fit(scans, label_maps)
+        result["fit_cpu_seconds"] = time.process_time() - started[0]
+        result["fit_seconds"] = time.perf_counter() - started[1]
+        started = time.process_time(), time.perf_counter()
+        told = [v for k, v in estimator.held_out_scores_.items() if "lesion" in k]
+        result[name] = score(estimator.predict(images), truth, kind)
+        if told:
+            result[name]["told_lesion_dice"] = told[0]
+        result["predict_seconds"] = (time.perf_counter() - started[1]) / len(test)
+    if options.unet:
+        unet = UNetMethod(modality, result["fit_cpu_seconds"], seed=0)
+        unet.fit(scans, label_maps)
+        result["unet"] = score(unet.predict(images), truth, kind)
+        result["unet_steps"] = unet.n_steps
+    return result
+
+
+def describe(scores: dict[str, Any]) -> str:
+    """Format scores, of each structure after the means."""
+    means = (f"{k} {v:.3f}" for k, v in scores.items() if not isinstance(v, list))
+    by_structure = " ".join(f"{value:.2f}" for value in scores["by_structure"])
+    return f"{'  '.join(means)}  ({by_structure})"
 
 
 def main() -> None:
@@ -246,20 +276,21 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=10)
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--checkpoints", nargs="+", default=["brainfound-tiny"])
+    parser.add_argument("--no-unet", dest="unet", action="store_false")
     options = parser.parse_args()
     results: dict[str, dict[str, Any]] = {}
     for kind in options.kinds:
         for n_labels in options.labels:
             row = compare(options.folder, kind, n_labels, options)
             results[f"{kind}, {n_labels}"] = row
-            for name in ("estimator", "unet"):
-                scores = {k: v for k, v in row[name].items() if k != "by_structure"}
-                text = "  ".join(f"{k} {v:.3f}" for k, v in scores.items())
-                print(f"{kind:8} {n_labels:3} labels  {name:10} {text}")
+            for name, scores in row.items():
+                if isinstance(scores, dict):
+                    print(f"{kind:8} {n_labels:3} labels  {name:24} {describe(scores)}")
             print(
                 f"  fit {row['fit_seconds']:.0f} s ({row['fit_cpu_seconds']:.0f} s of "
                 f"CPU time), predict {row['predict_seconds']:.1f} s per volume, "
-                f"UNet {row['unet_steps']} steps",
+                f"UNet {row.get('unet_steps', 0)} steps",
                 flush=True,
             )
     if options.json:

@@ -120,7 +120,7 @@ def test_full_disk_loses_no_finished_row(
     n_kept = int(free.stdout.split(" skipped")[0].split()[-1])
     assert n_kept >= 3
     names = sorted(path.name for path in output.parent.iterdir())
-    assert names == ["table.json", "table.parquet"]
+    assert names == ["table.json", "table.parquet", "table.parquet.previews"]
 
 
 def test_unusual_file_names_are_rows_or_failures_of_one_line(

@@ -21,15 +21,26 @@ def run(*arguments):
     return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
 
 
-def test_report_names_the_page_and_failed_images(table):
+def test_report_shows_what_the_run_kept(table):
     result = run("report", table)
-    assert result.exit_code == 1
+    assert result.exit_code == 0, result.stderr
     page = table.with_suffix(".html")
     assert result.stdout == f"report:   {page}\n"
+    text = page.read_text()
+    assert "preprocessing" not in result.stderr
+    assert text.count("<use href=") == 4  # also of the scan that is gone
+
+
+def test_rows_without_previews_are_preprocessed_again(table):
+    shutil.rmtree(table.with_name("table.csv.previews"))
+    result = run("report", table)
+    assert result.exit_code == 1
     lines = result.stderr.splitlines()
     assert lines[-2] == "[4/4] preprocessing"
     assert lines[-1].startswith("failed: sub-")
-    assert page.read_text().count("<use href=") == 3
+    text = table.with_suffix(".html").read_text()
+    assert text.count("<use href=") == 3
+    assert "4 of 4 rows have no preview beside the table" in text
 
 
 def test_page_that_cannot_be_written_fails_before_the_work(table, tmp_path):

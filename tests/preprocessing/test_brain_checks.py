@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
+from brainfeat.io.volumes import read_volume
 from brainfeat.preprocessing.alignment import align_to_template
 from brainfeat.preprocessing.axis_orders import axis_turns
 from brainfeat.preprocessing.brain_checks import find_doubts
-from brainfeat.preprocessing.resampling import reorient_to_ras
+from brainfeat.preprocessing.resampling import downsample, reorient_to_ras
 from brainfeat.volume import Geometry, Volume
 
 # The template is larger than nearly all brains.
@@ -52,6 +53,15 @@ def test_a_better_order_of_axes_is_named(adult, axes):
     affine = np.eye(4)
     affine[:3, :3] = dict(axis_turns())[axes]
     assert f"fits {axes} better" in doubts(moved(adult, affine))
+
+
+@pytest.mark.parametrize("axes", ["LPS", "RPI"])
+def test_a_wrong_order_of_a_whole_head_is_in_doubt(head_path, axes):
+    head = downsample(reorient_to_ras(read_volume(head_path)), 2.0)
+    assert "the image fits" not in doubts(head)
+    affine = np.eye(4)
+    affine[:3, :3] = dict(axis_turns())[axes]
+    assert doubts(moved(head, affine))
 
 
 def test_an_order_of_axes_is_worded_in_that_of_the_file(adult):

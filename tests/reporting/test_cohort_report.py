@@ -5,13 +5,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from brainfeat.preprocessing.preview import SubjectPicture
 from brainfeat.preprocessing.quality import Quality
 from brainfeat.reporting.cohort import Cohort
 from brainfeat.reporting.cohort_report import Inputs, cohort_report
-from brainfeat.reporting.previews import Outline, Preview
-from brainfeat.volume import Geometry
+from brainfeat.reporting.previews import Preview
 
-GRID = Geometry((1, 1, 1), np.eye(4))
+PICTURE = SubjectPicture(b"png", 264, 104, ("T1w",), 0.9)
 
 
 def make(rng, n_rows=24, **columns):
@@ -34,20 +34,16 @@ def test_every_section_is_there(rng):
         {"share": [0.01, 0.5], "effect": [0.2, -0.1], "importance": [20.0, -0.2]},
         index=["medial_temporal_l", "elsewhere"],
     )
-    outline = Outline(
-        np.zeros((1, 1, 1), bool), GRID, '<svg><symbol id="template"/></svg>'
-    )
-    pixels = np.zeros((4, 6), np.uint8)
     previews = [
-        Preview(f"sub-{i:02d}", pixels, Quality(0.3 + 0.001 * i, 1400.0, "why"), 0.9)
+        Preview(f"sub-{i:02d}", PICTURE, Quality(0.3 + 0.001 * i, 1400.0, "why"))
         for i in range(30)
     ]
     inputs = Inputs(
-        outline=outline,
         previews=previews,
         failures=[("sub-99", "a<b: cut short.")],
         importance=importance,
         remarks=["Some are not shown."],
+        failed=[("sub-77", "/data/a_T1w.nii.gz", "is <empty>")],
     )
     cohort = make(
         rng,
@@ -71,6 +67,8 @@ def test_every_section_is_there(rng):
         "<figcaption>site: <span",
         "<figcaption>age: <span",
         "&lt;7&gt;",
+        "1 could not be embedded",
+        "is &lt;empty&gt;",
     ):
         assert part in text
     # Once beside the regions, which rest on the same rows.
@@ -81,7 +79,7 @@ def test_every_section_is_there(rng):
 
 def test_distant_row_is_an_outlier(rng):
     cohort = make(rng, n_rows=40)
-    cohort.embeddings[11] += 12
+    cohort.embeddings[11] += 12  # its repeat, sub-10, stays where it was
     text = body(cohort)
     table = text[text.index("<h2>Outliers") :]
     assert table.index("sub-11") < table.index("</tr>\n<tr>") + 60
@@ -89,7 +87,7 @@ def test_distant_row_is_an_outlier(rng):
 
 
 def test_map_of_a_large_cohort_shows_a_sample(rng):
-    cohort = make(rng, n_rows=6000, group=lambda n: np.arange(n) % 3, age=np.arange)
+    cohort = make(rng, n_rows=6000, site=lambda n: np.arange(n) % 3, age=np.arange)
     text = body(cohort)
     assert "A random sample of 5000 of 6000 rows." in text
     by_group, by_age = text.split("<figure>")[1:3]
@@ -127,16 +125,6 @@ def test_rows_without_a_map_still_make_a_page(rng, embeddings, message):
 def test_map_of_many_sites_joins_rare_ones(rng):
     cohort = make(rng, n_rows=60, site=lambda n: [f"s{i % 30}" for i in range(n)])
     assert "others" in body(cohort)
-
-
-def test_page_with_many_previews_is_small(rng):
-    pixels = rng.integers(0, 256, (104, 264), dtype=np.uint8)
-    previews = [
-        Preview(str(i), pixels, Quality(0.3, 1400.0, "why"), 0.9) for i in range(200)
-    ]
-    outline = Outline(np.zeros((1, 1, 1), bool), GRID, "<svg></svg>")
-    text = body(make(rng), Inputs(outline=outline, previews=previews))
-    assert len(text) < 5e6  # even of noise, which cannot be compressed
 
 
 def test_two_subjects_at_two_sites_make_a_page(rng):

@@ -25,6 +25,7 @@ def test_report_is_nilearns_and_can_be_saved(embedder, brains, tmp_path):
     report = generate_report(embedder, y=y, site=site, confounds=confounds)
     assert isinstance(report, HTMLReport)
     shown = report._repr_html_()
+    assert report._repr_mimebundle_() == {"text/html": shown}  # at full width
     assert shown.startswith('<div class="brainfeat">')
     earlier = tmp_path / "earlier.html"
     earlier.write_text("earlier")

@@ -1,58 +1,30 @@
 import re
-from dataclasses import replace
 from xml.etree import ElementTree as ET
 
 import numpy as np
-import pytest
 
+from brainfeat.preprocessing.preview import SubjectPicture
 from brainfeat.preprocessing.quality import Quality
 from brainfeat.reporting.previews import (
-    Outline,
     Preview,
-    draw_preview,
+    outline_symbol,
     preview_html,
     rank_previews,
 )
 
 
-@pytest.fixture(scope="module")
-def outline(small_encoder):
-    return Outline.draw(small_encoder.preprocessor.geometry)
+def preview(name="a", similarity=0.8, overlap=0.9, doubt="", modalities=("T1w",)):
+    picture = SubjectPicture(b"png", 264, 104 * len(modalities), modalities, overlap)
+    return Preview(name, picture, Quality(similarity, 1432.1, doubt))
 
 
-def preview(name="a", similarity=0.8, overlap=0.9, doubt=""):
-    quality = Quality(similarity, 1432.1, doubt)
-    return Preview(name, np.zeros((4, 6), np.uint8), quality, overlap)
-
-
-def test_aligned_brain_overlaps_the_template(tokens, outline):
-    drawn = draw_preview("sub-00", tokens[0].processed, outline)
-    assert drawn.overlap > 0.9
-    assert drawn.pixels.shape == (56, 40 + 40 + 56)
-    assert np.ptp(drawn.pixels) == 255
-    moved = np.roll(tokens[0].processed.foreground, 8, axis=1)
-    shifted = draw_preview("x", replace(tokens[0].processed, foreground=moved), outline)
-    assert shifted.overlap < drawn.overlap - 0.1
-
-
-def test_outline_lies_on_the_edge_of_the_brain(tokens, outline):
-    pixels = draw_preview("sub-00", tokens[0].processed, outline).pixels
-    text = outline.symbol[outline.symbol.rindex("<path") :]
-    numbers = np.array(re.findall(r"[\d.]+ [\d.]+(?=[ML\"])", text))
-    points = np.array([value.split() for value in numbers], float)
-    assert len(points) > 100
-    assert points.min() >= 0
-    assert (points.max(axis=0) <= pixels.shape[::-1]).all()
-    x, y = np.floor(points).astype(int).clip(0, np.array(pixels.shape[::-1]) - 1).T
-    near = np.stack(
-        [
-            pixels[(y + dy).clip(0, pixels.shape[0] - 1), (x + dx).clip(0, 135)]
-            for dy in (-2, 0, 2)
-            for dx in (-2, 0, 2)
-        ]
-    )
-    # Brain on one side of the line, none on the other.
-    assert (np.ptp(near, axis=0) > 60).mean() > 0.9
+def test_outline_is_drawn_within_a_strip():
+    text = outline_symbol()
+    assert 'viewBox="0 0 264 104"' in text
+    points = np.array(re.findall(r"[ML]([\d.]+) ([\d.]+)", text), float)
+    assert len(points) > 500
+    assert points.min() > 0
+    assert (points.max(axis=0) < [264, 104]).all()
 
 
 def test_suspect_previews_come_first():
@@ -82,9 +54,18 @@ def test_figure_has_name_and_quality():
     html = preview_html(preview("<a>", doubt="a < b"), is_suspect=True)
     figure = ET.fromstring(html.replace("class=suspect", 'class="suspect"'))
     assert "".join(figure.itertext()) == (
-        "<a>: similarity 0.80, overlap 0.90, brain 1432 ml; in doubt: a < b"
+        "T1w<a>: similarity 0.80, overlap 0.90, brain 1432 ml; in doubt: a < b"
     )
     assert 'href="data:image/png;base64,' in html
     lost = preview_html(preview(similarity=float("nan")), is_suspect=False)
     assert "not aligned" in lost
     assert "suspect" not in lost
+
+
+def test_each_modality_has_its_own_strip():
+    html = preview_html(preview(modalities=("T1w", "FLAIR")), is_suspect=False)
+    assert 'viewBox="0 0 264 208"' in html
+    assert re.findall(
+        r'<use href="#template" y="(\d+)" width="264" height="104"', html
+    ) == ["0", "104"]
+    assert [text.text for text in ET.fromstring(html).iter("text")] == ["T1w", "FLAIR"]

@@ -2,6 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import brainfeat.reporting.probe_section as probe_section_module
 from brainfeat.exceptions import InputError
 from brainfeat.reporting.cohort import Cohort
 from brainfeat.reporting.probe_section import probe_section
@@ -28,7 +29,10 @@ def test_section_has_scores_curves_and_findings(rng):
     assert "age, site alone" in text
     assert "features, corrected for age, site" in text
     assert "ite and label are confounded" in text
-    assert text.count("<svg") == 2
+    assert text.count('role="img"') == 3  # ROC, calibration, learning curve
+    assert "baseline: age" in text
+    assert "baseline: all of these" in text
+    assert "sensitivity at probability 0.5" in text
 
 
 def test_without_labels_it_names_the_option(rng):
@@ -36,16 +40,48 @@ def test_without_labels_it_names_the_option(rng):
     assert "--labels" in text
 
 
-def test_three_classes_are_not_probed(rng):
-    known = pd.DataFrame({"diagnosis": np.arange(30) % 3})
+def test_three_classes_have_a_confusion_and_a_curve_each(rng, monkeypatch):
+    # Each permutation of several classes takes a model of its own.
+    few = {"n_permutations": 9, "n_bootstraps": 100, "n_repeats": 2}
+    evaluate = probe_section_module.evaluate_probe
+    monkeypatch.setattr(
+        probe_section_module, "evaluate_probe", lambda *a, **k: evaluate(*a, **k | few)
+    )
+    known = pd.DataFrame({"diagnosis": np.arange(45) % 3, "sex": ["M", "F", "F"] * 15})
+    evaluation, text = probe_section(make(rng, known))
+    assert evaluation.classes == ("0", "1", "2")
+    assert "Confusion" in text
+    assert "balanced accuracy" in text
+    assert text.count("<polyline") == 3 + 3 + 1
+    assert "sensitivity" not in text.replace("sensitivity</text>", "")
+
+
+def test_numbers_have_a_scatter_and_a_bias(rng):
+    known = pd.DataFrame({"age": rng.uniform(50, 90, 40), "sex": ["M", "F"] * 20})
+    known["qc_brain_ml"] = 1400.0 - 3.0 * known["age"]
+    names = [f"sub-{i}" for i in range(40)]
+    X = rng.normal(size=(40, 4)) + known["age"].to_numpy()[:, None] / 10
+    cohort = Cohort.build(X, names, names, known, label="age")
+    evaluation, text = probe_section(cohort)
+    assert evaluation.r2.value > 0.3
+    assert "slope of the error" in text
+    assert "Predicted over true number" in text
+    assert "sub-7: " in text
+    assert "baseline: qc_brain_ml" in text
+    assert "baseline: age" not in text
+    assert "AUC" not in text
+
+
+def test_many_names_are_not_probed(rng):
+    known = pd.DataFrame({"diagnosis": [f"name {i}" for i in range(30)]})
     text = probe_section(make(rng, known))[1]
     assert "was not probed" in text
-    assert "0 (10), 1 (10), 2 (10)" in text
+    assert "name 0 (1)" in text
 
 
 def test_rows_without_a_confound_are_counted(rng):
     known = pd.DataFrame({"diagnosis": np.arange(30) % 2, "age": np.nan, "site": "a"})
-    known.loc[:3, "age"] = 60.0
+    known.loc[:3, "age"] = [60.0, 61.0, 62.0, 63.0]
     text = probe_section(make(rng, known))[1]
     assert "26 of 30 rows with a label are left out" in text
     assert "a value of age, site." in text

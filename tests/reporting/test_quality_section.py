@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from brainfeat.preprocessing.preview import SubjectPicture
 from brainfeat.preprocessing.quality import Quality
 from brainfeat.reporting.cohort import Cohort
 from brainfeat.reporting.previews import Preview
@@ -31,7 +32,11 @@ def test_rows_in_doubt_are_listed_in_words_the_worst_first():
     assert "3 of 4 rows are in doubt" in text  # of the fifth, nothing is known
     rows = re.findall(r"<tr><td.*?</tr>", text)
     cells = [re.sub("<[^>]*>", "|", row).strip("|").split("||") for row in rows]
-    assert cells == [
+    assert cells[3:] == [
+        ["qc_similarity", "0.40", "0.43", "0.70", "0.88", "0.90"],
+        ["qc_brain_ml", "300", "435", "1300", "1485", "1500"],
+    ]
+    assert cells[:3] == [
         ["sub-&lt;2&gt;", "only centred", "none", "300 ml"],
         ["sub-&lt;3&gt;", "tilted", "0.40", "1200 ml"],
         ["sub-&lt;1&gt;", "a &lt; b", "0.70", "1500 ml"],
@@ -40,8 +45,8 @@ def test_rows_in_doubt_are_listed_in_words_the_worst_first():
 
 
 def test_without_columns_the_previews_tell():
-    pixels = np.zeros((4, 6), np.uint8)
-    shown = [Preview("a", pixels, Quality(0.9, 1350.0, ""), 0.9)]
+    picture = SubjectPicture(b"png", 264, 104, ("T1w",), 0.9)
+    shown = [Preview("a", picture, Quality(0.9, 1350.0, ""))]
     text = "".join(quality_section(cohort(), shown))
     assert "0 of 1 rows are in doubt." in text
     assert "median 1350 ml" in text

@@ -67,4 +67,4 @@ def test_large_cohort_shows_the_most_distant_rows(run, monkeypatch):
     monkeypatch.setattr(report_inputs, "_MOST_SHOWN", 4)
     inputs = run(labels=None)
     assert len(inputs.previews) == 4
-    assert "Only 4 of 16 rows were preprocessed" in inputs.remarks[0]
+    assert "Only 4 of 16 rows are shown" in inputs.remarks[0]

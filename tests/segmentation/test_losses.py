@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from brainfeat.segmentation.training import dice_ce_loss, dice_loss
+from brainfeat.segmentation.losses import dice_ce_loss, dice_loss
 
 
 def draw(n_classes, shape=(2, 5, 6, 7), seed=0):

@@ -1,4 +1,5 @@
-from dataclasses import replace
+import copy
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -8,9 +9,12 @@ from brainfeat.exceptions import TrainingError
 from brainfeat.models.decoder import DecoderConfig, SegmentationDecoder
 from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.segmentation import training
+from brainfeat.segmentation.batches import DrawnCrops
 from brainfeat.segmentation.inputs import SegmentationSpace
 from brainfeat.segmentation.network import SegmentationNetwork
 from brainfeat.segmentation.plan import Split, TrainingPlan, split_subjects
+from brainfeat.segmentation.presampled import PresampledBoxes
+from brainfeat.segmentation.run_state import SavedRun
 from brainfeat.segmentation.store import LabelledStore
 from brainfeat.segmentation.training import train
 from brainfeat.slabs.grid import SlabGrid
@@ -86,6 +90,77 @@ def test_loss_falls(network, store):
     assert len(result.loss_curve) == 50
     assert result.validation_scores == []
     assert not network.decoder.training
+
+
+@dataclass
+class _Interrupted:
+    """A source that fails after some batches."""
+
+    source: PresampledBoxes
+    n_left: int
+
+    def draw(self, generator):
+        self.n_left -= 1
+        if self.n_left < 0:
+            raise KeyboardInterrupt
+        return self.source.draw(generator)
+
+
+def test_resumed_training_equals_an_uninterrupted_one(network, store, tmp_path):
+    source = PresampledBoxes(network, store, np.arange(2), size=(2, 1, 1))
+    source.encode()
+    before = copy.deepcopy(network.decoder.state_dict())
+    whole = train(network, store, SPLIT, PLAN, source=source)
+    expected = state_of(network.decoder)
+    saved = SavedRun(tmp_path / "state.safetensors", every=2)
+    network.decoder.load_state_dict(before)
+    failing = _Interrupted(source, n_left=5)
+    with pytest.raises(KeyboardInterrupt):
+        train(network, store, SPLIT, PLAN, source=failing, saved=saved)
+    network.decoder.load_state_dict(before)
+    resumed = train(network, store, SPLIT, PLAN, source=source, saved=saved)
+    assert resumed.loss_curve == whole.loss_curve
+    assert is_same(network.decoder, expected)
+    assert train(network, store, SPLIT, PLAN, saved=saved).loss_curve == whole[0]
+
+
+def test_state_of_another_training_is_refused(network, store, tmp_path):
+    saved = SavedRun(tmp_path / "state.safetensors")
+    saved.path.write_bytes(b"no tensors")
+    with pytest.raises(TrainingError, match=r"state.safetensors: expected the state"):
+        train(network, store, SPLIT, PLAN, saved=saved)
+
+
+def test_presampled_box_is_what_whole_volumes_have_there(network, store):
+    source = PresampledBoxes(network, store, np.array([1]), size=(2, 1, 1))
+    source.encode()
+    batch = source.draw(torch.Generator().manual_seed(4))
+    volumes = store.load(1)
+    fine, labels = network.to_slices(volumes.fine), network.to_slices(volumes.labels)
+    coarse = network.to_slices(volumes.coarse)
+    (tokens,) = {tuple(t.shape[1:4]) for t in batch.tokens}
+    assert tokens == (2, 1, 1)
+    every = network.tokens(coarse, volumes.encoder_present)
+    patch = network.patch_size
+    found = [
+        (slab, row, column)
+        for slab, row, column in np.ndindex(*every[0].shape[1:4])
+        if torch.allclose(
+            every[0][0, slab, row, column], batch.tokens[0][0, 0], atol=2e-3
+        )
+    ]
+    (slab, row, column), *_ = found
+    box = (
+        slice(4 * slab, 4 * slab + 8),
+        slice(2 * patch * row, 2 * patch * (row + 1)),
+        slice(2 * patch * column, 2 * patch * (column + 1)),
+    )
+    assert torch.equal(batch.voxels, fine[..., *box])
+    assert torch.equal(batch.labels.float(), labels[..., *box])
+    half = tuple(slice(part.start // 2, part.stop // 2) for part in box)
+    assert torch.equal(batch.foreground, coarse[:, -1:, *half])
+    assert torch.equal(batch.log_prior, network.log_prior[..., *half])
+    assert batch.labels.any()
 
 
 def test_encoder_learns_at_a_tenth_of_the_decoder_s_rate(network):
@@ -194,8 +269,10 @@ def test_training_that_diverges_stops(network, store, monkeypatch):
 
 
 def test_many_classes_make_crops_thinner(network, store):
-    few = training._crop_sizes(network, store)
-    many = training._crop_sizes(network, replace(store, classes=tuple(range(4000))))
+    many_classes = replace(store, classes=tuple(range(4000)))
+    rows = SPLIT.train
+    few = DrawnCrops(network, store, rows, freeze_encoder=True)._sizes()
+    many = DrawnCrops(network, many_classes, rows, freeze_encoder=True)._sizes()
     assert (few.n_slabs, many.n_slabs) == (4, 1)
 
 
