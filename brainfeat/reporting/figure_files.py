@@ -24,7 +24,7 @@ _FONT = "16px Helvetica, Arial, sans-serif"
 
 def check_can_draw() -> None:
     """Raise MissingDependencyError if PNG cannot be drawn."""
-    message = 'figures need matplotlib: pip install "brainfeat[figures]"'
+    message = 'figures need matplotlib: pip install "brainfeat[plotting]"'
     import_optional("matplotlib", message)
 
 
