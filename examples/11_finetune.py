@@ -10,13 +10,13 @@ import numpy as np
 
 from brainfeat import BrainFoundClassifier, simulate_cohort
 
-cohort = simulate_cohort("cohort", n_subjects=16, labels=False, random_state=5)
+cohort = simulate_cohort("cohort", n_subjects=16, random_state=1)
 train, new = cohort.iloc[:12], cohort.iloc[12:]
 
 # %%
 # Training starts from a linear probe of the frozen encoder. People who are held out
 # choose the number of steps: 0, the probe itself, where labels are too few for more.
-model = BrainFoundClassifier(n_steps=12, batch_size=4, random_state=0)
+model = BrainFoundClassifier(n_steps=6, batch_size=4, random_state=0)
 model.fit(train[["T1w"]], train["diagnosis"])
 print(f"AUC of held-out people: {model.held_out_score_:.2f}")
 print(f"of the linear probe:    {model.probe_score_:.2f}")

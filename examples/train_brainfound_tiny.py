@@ -41,7 +41,6 @@ from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.preprocessing.template import load_template
 from brainfeat.pretraining.config import PretrainingConfig
 from brainfeat.pretraining.data import collect_training_data
-from brainfeat.pretraining.feature_scale import standardise_features
 from brainfeat.pretraining.mixed import MixedSource
 from brainfeat.pretraining.read_out import calibrate_read_out
 from brainfeat.pretraining.run import pretrain
@@ -49,6 +48,7 @@ from brainfeat.pretraining.simulated import SimulatedSource
 from brainfeat.pretraining.store import VolumeStore
 from brainfeat.pretraining.store_writer import write_store
 from brainfeat.pretraining.views import ViewConfig
+from brainfeat.pretraining.within_subject import normalise_within_subjects
 from brainfeat.simulation.anatomy import BaseAnatomy
 from brainfeat.simulation.artifacts import ArtifactConfig
 from brainfeat.simulation.contrast import ContrastConfig
@@ -333,7 +333,7 @@ def train_on_scans(
     trained = pretrain(
         source, FOURTH, output=output / "scans", init=init, resume=resume
     )
-    scaled = standardise_features(trained, stores[0])
+    scaled = normalise_within_subjects(trained, stores[0])
     calibrate_read_out(scaled, stores[0]).save(folder)
     return folder
 

@@ -56,6 +56,7 @@ _LATER = {
     "positions": "learned",
     "norm_eps": NORM_EPS,
     "structures": [],
+    "projection": False,
 }
 
 

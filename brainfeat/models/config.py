@@ -106,6 +106,8 @@ class EncoderConfig(JsonConfig):
     structures : tuple of str
         Further structures that it estimates, which may overlap with tissues and with
         each other.
+    projection : bool
+        Whether a linear map of all tokens follows the final norm.
 
     Raises
     ------
@@ -135,6 +137,7 @@ class EncoderConfig(JsonConfig):
     drop_path: _DropRate = 0.0
     tissues: UniqueNames = ()
     structures: UniqueNames = ()
+    projection: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self, _relations)

@@ -41,8 +41,9 @@ class SlabEncoder(Encoder):
     three channels and one slab this is DINOv2 itself. Registers follow [2]_.
     With rotary positions it is DINOv3 [3]_.
     Extensions of DINOv2 are off by default: slab mixing, slab position embeddings,
-    the hierarchical stem, skipping the background, and ``anatomy``, a linear map from
-    a patch token to the fraction of each tissue, which `forward` does not use.
+    the hierarchical stem, skipping the background, a projection of the tokens, and
+    ``anatomy``, a linear map from a patch token to the fraction of each tissue, which
+    `forward` does not use.
 
     Parameters
     ----------
@@ -83,6 +84,8 @@ class SlabEncoder(Encoder):
             {str(index): SlabMixing(dim) for index in config.slab_mixing}
         )
         self.norm = nn.LayerNorm(dim, eps=config.norm_eps)
+        if config.projection:
+            self.projection = nn.Linear(dim, dim)
         if config.anatomy_names:
             self.anatomy = nn.Linear(dim, len(config.anatomy_names))
         self.activation_checkpointing = False
@@ -120,7 +123,7 @@ class SlabEncoder(Encoder):
         Returns
         -------
         EncoderOutput
-            Class and patch tokens after the final norm.
+            Class and patch tokens after the final norm and projection.
 
         Raises
         ------
@@ -214,6 +217,12 @@ class SlabEncoder(Encoder):
             self.patch_embed.reset_parameters()
         else:
             nn.init.trunc_normal_(self.patch_embed.proj.weight, std=0.002)
+        self._init_parameters()
+
+    def _init_parameters(self) -> None:
+        """Initialise what is no layer, and the projection as identity."""
+        if self.config.projection:
+            nn.init.eye_(self.projection.weight)
         own = dict(self.named_parameters(recurse=False))
         for name in ("pos_embed", "modality_embed", "absent_embed", "slab_embed"):
             if name in own:
@@ -369,6 +378,8 @@ class SlabEncoder(Encoder):
 
     def _output(self, x: Tensor, layout: _Layout) -> EncoderOutput:
         x = self.norm(x)
+        if self.config.projection:
+            x = self.projection(x)
         if isinstance(layout, Packing):
             prefix, patches = layout.unpack(x)
             return EncoderOutput(prefix[:, :, 0], patches)

@@ -80,11 +80,13 @@ def adapt_state(
 
     Fewer modalities keep their own kernels; other channels are made by
     `transfer_weights`, another image size or number of slab positions by interpolation;
-    new slab mixing and slab positions start at zero. Both encoders give the same tokens
-    for inputs that both accept. The anatomy map is dropped unless what it reads is
+    new slab mixing and slab positions start at zero, a new projection as identity. Both
+    encoders give the same tokens for inputs that both accept, but for a projection that
+    only the first has. The anatomy map is dropped unless what it reads is
     the same. Raises a CheckpointError if the encoders differ in more than this.
     """
     check_state(state, config)
+    state = _adapt_projection(state, config, target)
     result = dict(state)
     channels = (target.modalities, target.thickness)
     if channels != (config.modalities, config.thickness):
@@ -108,6 +110,23 @@ def adapt_state(
         if name.startswith("slab_mixing.") and name not in result:
             result[name] = torch.full(shape, float(name.endswith("norm.weight")))
     check_state(result, target)
+    return result
+
+
+def _adapt_projection(
+    state: Mapping[str, Tensor], config: EncoderConfig, target: EncoderConfig
+) -> dict[str, Tensor]:
+    """Add an identity, or drop the projection; anatomy is read from what is left."""
+    result = dict(state)
+    if target.projection and not config.projection:
+        result["projection.weight"] = torch.eye(config.embed_dim)
+        result["projection.bias"] = torch.zeros(config.embed_dim)
+    elif config.projection and not target.projection:
+        weight, bias = result.pop("projection.weight"), result.pop("projection.bias")
+        if config.anatomy_names:
+            read = state["anatomy.weight"]
+            result["anatomy.weight"] = read @ weight
+            result["anatomy.bias"] = state["anatomy.bias"] + read @ bias
     return result
 
 

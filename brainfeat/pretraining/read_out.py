@@ -14,7 +14,11 @@ from numpy.typing import NDArray
 from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.exceptions import InputError
 from brainfeat.models.config import EncoderConfig
-from brainfeat.pretraining.first_scans import EncodedScan, encode_first_scans
+from brainfeat.pretraining.encoded_scans import (
+    EncodedScan,
+    encode_scans,
+    first_scans,
+)
 from brainfeat.pretraining.source import SubjectBatch
 from brainfeat.pretraining.store import VolumeStore
 
@@ -88,7 +92,7 @@ class _Sums:
                 "and a checkpoint that reads anatomy, got "
                 f"{len(names)} subjects and {len(config.anatomy_names)} structures."
             )
-        scans = encode_first_scans(checkpoint, store, names)
+        scans = encode_scans(checkpoint, store, first_scans(store, names))
         rows = [_sum_patches(config, scan) for scan in scans]
         tokens, n_patches, true = (np.array(part) for part in zip(*rows, strict=True))
         return cls(tokens, n_patches, true, store.targets)

@@ -142,7 +142,11 @@ class VolumeStore:
 
     def load(self, names: Sequence[str]) -> SubjectBatch:
         """Return the first acquisition of each named subject."""
-        return self._read([self.subjects[name][0] for name in names], 1)
+        return self.load_scans([self.subjects[name][0] for name in names])
+
+    def load_scans(self, scans: Sequence[StoredScan]) -> SubjectBatch:
+        """Return scans of the index, each as of a subject of its own."""
+        return self._read([*scans], 1)
 
     @cached_property
     def _visits(self) -> dict[str, list[list[StoredScan]]]:

@@ -21,11 +21,11 @@ from ablations import train
 
 from brainfeat import Checkpoint
 from brainfeat.pretraining.config import PretrainingConfig
-from brainfeat.pretraining.feature_scale import standardise_features
 from brainfeat.pretraining.mixed import MixedSource
 from brainfeat.pretraining.read_out import calibrate_read_out
 from brainfeat.pretraining.source import SubjectSource
 from brainfeat.pretraining.store import StoreIndex, VolumeStore
+from brainfeat.pretraining.within_subject import normalise_within_subjects
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import train_brainfound_tiny as recipe
@@ -80,7 +80,7 @@ def keep_clean(store: VolumeStore, folder: Path) -> VolumeStore:
 
 def finish(folder: Path, scans: VolumeStore) -> Path:
     """Scale the features, and calibrate what is read of the structures of scans."""
-    checkpoint = standardise_features(Checkpoint.load(folder), scans)
+    checkpoint = normalise_within_subjects(Checkpoint.load(folder), scans)
     if checkpoint.config.slab_encoder.structures:
         checkpoint = calibrate_read_out(checkpoint, scans)
     return checkpoint.save(folder / "finished")

@@ -1,8 +1,8 @@
-"""Tokens of the first scan of subjects of a store, outside of training."""
+"""Tokens of scans of a store, outside of training."""
 
-__all__ = ["EncodedScan", "encode_first_scans"]
+__all__ = ["EncodedScan", "encode_scans", "first_scans"]
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,7 +12,7 @@ from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.models.encoder import EncoderOutput
 from brainfeat.models.encoders import require_slabs
 from brainfeat.pretraining.source import SubjectBatch
-from brainfeat.pretraining.store import VolumeStore
+from brainfeat.pretraining.store import StoredScan, VolumeStore
 from brainfeat.slabs.grid import SlabGrid
 
 
@@ -24,16 +24,21 @@ class EncodedScan(NamedTuple):
     fractions: Tensor  # 1 S h w
 
 
+def first_scans(store: VolumeStore, names: Sequence[str]) -> list[StoredScan]:
+    """Return the first scan of each named subject."""
+    return [store.subjects[name][0] for name in names]
+
+
 @torch.no_grad()
-def encode_first_scans(
-    checkpoint: Checkpoint, store: VolumeStore, names: Sequence[str]
+def encode_scans(
+    checkpoint: Checkpoint, store: VolumeStore, scans: Iterable[StoredScan]
 ) -> Iterator[EncodedScan]:
-    """Encode the first scan of each named subject, as the embedder would."""
+    """Encode scans of a store, as the embedder would."""
     config = checkpoint.config.slab_encoder
     encoder = require_slabs(checkpoint.build_encoder())
     grid = SlabGrid(thickness=config.thickness, plane=checkpoint.config.plane)
-    for name in names:
-        subject = store.load([name])
+    for scan in scans:
+        subject = store.load_scans([scan])
         foreground = subject.foreground[0, 0].numpy()
         fractions = torch.from_numpy(
             grid.token_fractions(foreground, config.patch_size)
