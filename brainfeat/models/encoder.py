@@ -13,7 +13,6 @@ from brainfeat.models.inputs import check_blocks, check_inputs
 from brainfeat.models.layers import (
     Block,
     BlockConfig,
-    PatchEmbed,
     SlabMixing,
     interpolate_positions,
     interpolate_slab_positions,
@@ -21,7 +20,7 @@ from brainfeat.models.layers import (
 from brainfeat.models.packing import Packing
 from brainfeat.models.protocol import Encoder, EncoderOutput, EncoderState
 from brainfeat.models.rotary import Rotation, rotate_image
-from brainfeat.models.stem import HierarchicalStem
+from brainfeat.models.stem import HierarchicalStem, build_stem
 
 _TOKENS_IN_CACHE = 1280
 _ROTARY_BASE = 100.0  # DINOv3's
@@ -65,7 +64,7 @@ class SlabEncoder(Encoder):
         self.config = config
         dim, n_modalities = config.embed_dim, len(config.modalities)
         n_patches = config.grid_size[0] * config.grid_size[1]
-        self.patch_embed = _patch_embed(config)
+        self.patch_embed = build_stem(config)
         self.modality_embed = nn.Parameter(torch.zeros(n_modalities, dim))
         self.absent_embed = nn.Parameter(torch.zeros(n_modalities, dim))
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
@@ -385,13 +384,6 @@ class SlabEncoder(Encoder):
             return EncoderOutput(prefix[:, :, 0], patches)
         prefix, patches = self._split(x, layout)
         return EncoderOutput(prefix[:, 0].reshape(*layout[:2], -1), patches)
-
-
-def _patch_embed(config: EncoderConfig) -> PatchEmbed | HierarchicalStem:
-    if config.stem == "linear":
-        return PatchEmbed(config.in_channels, config.embed_dim, config.patch_size)
-    sizes = {"embed_dim": config.embed_dim, "patch_size": config.patch_size}
-    return HierarchicalStem(len(config.modalities), config.thickness, **sizes)
 
 
 def _block(config: EncoderConfig, drop_rate: float) -> Block:

@@ -1,9 +1,12 @@
 """A hierarchical patch embedding."""
 
-__all__ = ["HierarchicalStem", "SquareMerging"]
+__all__ = ["HierarchicalStem", "SquareMerging", "build_stem"]
 
 import torch
 from torch import Tensor, nn
+
+from brainfeat.models.config import EncoderConfig
+from brainfeat.models.layers import PatchEmbed
 
 # Initial tokens should not dominate their positions.
 _OUTPUT_SCALE = 0.1
@@ -78,3 +81,11 @@ def _is_absent_everywhere(index: int, present: Tensor | None) -> bool:
     if present is None or present.is_cuda or torch.is_grad_enabled():
         return False
     return not present[:, index].any()
+
+
+def build_stem(config: EncoderConfig) -> PatchEmbed | HierarchicalStem:
+    """Build what turns the pixels of a patch into a token."""
+    if config.stem == "linear":
+        return PatchEmbed(config.in_channels, config.embed_dim, config.patch_size)
+    sizes = {"embed_dim": config.embed_dim, "patch_size": config.patch_size}
+    return HierarchicalStem(len(config.modalities), config.thickness, **sizes)

@@ -17,6 +17,7 @@ _STYLE = """
 .brainfeat .note { border-left: 4px solid #d55e00; padding: 0.25rem 0.75rem;
   margin: 1rem 0; }
 .brainfeat table { border-collapse: collapse; width: 100%; max-width: 46rem; }
+.brainfeat table + table { margin-top: 1.5rem; }
 .brainfeat th, .brainfeat td { border-bottom: 1px solid #8886; font-weight: normal;
   padding: 0.35rem 0.5rem 0.35rem 0; text-align: left; vertical-align: top; }
 .brainfeat thead th { font-weight: 600; }
