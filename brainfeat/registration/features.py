@@ -52,7 +52,8 @@ def compare_tokens(
 def _project(tokens: TokenMap, pca: PCA) -> NDArray[np.float32]:
     scores = np.zeros((*tokens.inside.shape, pca.n_components_), np.float32)
     scores[tokens.inside] = pca.transform(tokens.values[tokens.inside])
-    return scores / np.float32(np.sqrt(pca.n_components_))
+    scores /= np.sqrt(pca.n_components_)
+    return scores
 
 
 def _resample(

@@ -71,15 +71,15 @@ def register_pair(
         context: tuple[Tensor | None, Tensor | None] = (None, None)
         if token_weight > 0 and fixed.tokens and moving.tokens:
             tokens, coarse = (fixed.tokens, moving.tokens), _coarse_grid(grid)
-            first, second = compare_tokens(tokens, placements, coarse, _N_COMPONENTS)
+            one, other = compare_tokens(tokens, placements, coarse, _N_COMPONENTS)
             context = (
-                (token_weight * first).to(device),
-                (token_weight * second).to(device),
+                (token_weight * one).to(device),
+                (token_weight * other).to(device),
             )
         masks = [torch.from_numpy(one.brain.copy()).to(device) for one in both]
         local = [local_features(*one, device) for one in both]
-        features = map(Features, local, context, masks)
-        there, back = (u.cpu() for u in register_features(*features, config))
+        first, second = map(Features, local, context, masks)
+        there, back = (u.cpu() for u in register_features(first, second, config))
     transform = SpatialTransform(
         affine=affine,
         field=_to_mm(there, grid),
