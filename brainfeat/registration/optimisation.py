@@ -4,7 +4,7 @@ The field is the flow of a stationary velocity on a coarser grid, so that its in
 the flow of the opposite velocity; scans are compared in both directions.
 """
 
-__all__ = ["FieldConfig", "flow", "optimise"]
+__all__ = ["FieldConfig", "Side", "flow", "optimise"]
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from brainfeat.registration.fields import exponentiate, sample, smooth
 
-# Gradients well below those of a mismatch are rounding: they must not move the field.
+# With a smaller one, the field between a scan and itself was seen to move.
 _EPSILON = 1e-6
 
 
