@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from brainfeat.evaluation import ProbeEvaluation, evaluate_probe
-from brainfeat.evaluation.scores import format_number
+from brainfeat.evaluation.scores import Score, format_number
 from brainfeat.exceptions import ConfoundingWarning, InputError, LeakageWarning
 from brainfeat.reporting.cohort import Cohort
 from brainfeat.reporting.figures import legend_html
@@ -165,21 +165,29 @@ def _scores(evaluation: ProbeEvaluation, cohort: Cohort) -> str:
     lines = [("features", score.strip(), format_number(evaluation.p_value, 3))]
     lines += _baseline_lines(evaluation)
     if evaluation.confound_auc is not None:
-        lines.append((f"{columns} alone", str(evaluation.confound_auc), ""))
+        lines.append(
+            (f"{columns} alone", _over_folds(evaluation, evaluation.confound_auc), "")
+        )
     if evaluation.corrected_auc is not None:
         p_value = evaluation.corrected_p_value
         p = "" if p_value is None else format_number(p_value, 3)
         name = f"features, corrected for {columns}"
-        lines.append((name, str(evaluation.corrected_auc), p))
+        lines.append((name, _over_folds(evaluation, evaluation.corrected_auc), p))
     common = evaluation.common
     if common is not None:
         name = f"features, {common.n_subjects} subjects with {common.modalities}"
-        lines.append((name, str(common.auc), format_number(common.p_value, 3)))
+        score = _over_folds(evaluation, common.auc)
+        lines.append((name, score, format_number(common.p_value, 3)))
     for site in evaluation.leave_one_site_out:
         name = f"trained at other sites, tested at {site.site} ({site.n_rows} rows)"
         auc = "one class only" if np.isnan(site.auc) else f"{site.auc:.2f}"
         lines.append((name, auc, ""))
     return score_table(("input of the probe", metric, "p"), lines)
+
+
+def _over_folds(evaluation: ProbeEvaluation, score: Score) -> str:
+    # R2 of the few rows of a fold has no useful spread.
+    return str(score) if evaluation.classes else format_number(score.value)
 
 
 def _baseline_lines(evaluation: ProbeEvaluation) -> list[tuple[str, str, str]]:
@@ -219,10 +227,11 @@ def _explain(evaluation: ProbeEvaluation, cohort: Cohort) -> str:
         )
     text += (
         " Ridge regression in nested, grouped, stratified cross-validation. Brackets: "
-        f"{evaluation.confidence:.0%} intervals over subjects; ±: standard errors over "
-        "folds [Nadeau and Bengio, 2003]; p from permutations of the labels of whole "
-        "subjects."
+        f"{evaluation.confidence:.0%} intervals over subjects; "
     )
+    if evaluation.classes:
+        text += "±: standard errors over folds [Nadeau and Bengio, 2003]; "
+    text += "p from permutations of the labels of whole subjects."
     columns = _corrected_for(cohort)
     if columns:
         text += (
