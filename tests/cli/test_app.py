@@ -392,7 +392,7 @@ def test_interrupted_run_resumes_to_the_same_table(
     assert skipped >= 2
     assert output.read_bytes() == whole.read_bytes()
     names = [path.name for path in sorted(output.parent.iterdir())]
-    assert names == ["table.csv", "table.json"]
+    assert names == ["table.csv", "table.csv.previews", "table.json"]
 
 
 @pytest.mark.slow

@@ -2,6 +2,8 @@
 
 import platform
 import re
+import sys
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -49,10 +51,21 @@ def test_log_file_has_a_header_times_and_counts(inputs, small_checkpoint, tmp_pa
     assert re.match(rf"{TIME}error: {output}: made with another pooling", again[-1])
 
 
+class Terminal:
+    """The standard error as a terminal."""
+
+    def isatty(self):
+        return True
+
+    def __getattr__(self, name):
+        return getattr(sys.stderr, name)
+
+
 def test_log_file_has_the_lines_of_a_bar(
     inputs, small_checkpoint, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("brainfeat.progress._can_draw", lambda _console: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("brainfeat.progress.sys", SimpleNamespace(stderr=Terminal()))
     log = tmp_path / "run.log"
     options = ["-o", tmp_path / "a.csv", "--checkpoint", small_checkpoint]
     result = run("embed", *inputs, *options, "--log-file", log)

@@ -352,7 +352,8 @@ def test_quality_is_cached_with_the_vector(checkpoint, subjects, tmp_path):
 def test_notes_of_earlier_caches_have_no_quality():
     vector = np.ones(3, np.float32)
     for note, size in (("", None), ("1x2x3", "1x2x3")):
-        assert Embedding.from_note(vector, "sha", note)[1:] == ("sha", size, None)
+        earlier = Embedding.from_note(vector, "sha", note)
+        assert earlier[1:] == ("sha", size, None, None)
     known = Embedding(vector, "sha", None, Quality(np.nan, 1.5, "a"))
     np.testing.assert_equal(Embedding.from_note(vector, "sha", known.to_note()), known)
 
