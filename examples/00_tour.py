@@ -63,6 +63,7 @@ evaluate_reliability(np.vstack([features[:4], again]), people)
 features.assign(patient=diagnosis.to_numpy()).boxplot(
     ["emb_medial_temporal", "emb_ventricle"], by="patient", figsize=(6, 3)
 )
+plt.suptitle("")
 plt.savefig("tour.png", bbox_inches="tight")
 
 # %%

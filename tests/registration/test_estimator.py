@@ -61,10 +61,9 @@ def make(checkpoint_path, **options):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("contrast", ["T1w", "T2w"])
-def test_known_deformation_is_recovered(brain, truth, checkpoint_path, contrast):
-    fixed = truth.warp(brain)
-    moving = brain if contrast == "T1w" else other_contrast(brain)
+def test_known_deformation_is_recovered(brain, truth, checkpoint_path):
+    # The harder of both: the contrast of the moving scan is inverted.
+    contrast, fixed, moving = "T2w", truth.warp(brain), other_contrast(brain)
     # On voxels of 3 mm, the error is a little above 1 mm.
     model = make(checkpoint_path, spacing=2.0, n_steps=20).fit(to_image(fixed))
     pair = model.register_pair({contrast: to_image(moving)})
