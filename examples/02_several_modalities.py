@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from brainfeat import BrainFoundEmbedder, simulate_cohort
 
 modalities = ["T1w", "T2w", "FLAIR"]
-cohort = simulate_cohort("contrasts", 8, modalities=modalities, random_state=2)
+cohort = simulate_cohort("contrasts", 6, modalities=modalities, random_state=2)
 images = cohort[modalities].copy()
 
 # %%
