@@ -23,6 +23,9 @@ from brainfeat.volume import Geometry
 
 _COARSE = 2  # voxels along one of the grid on which tokens are compared
 _N_COMPONENTS = 12
+# Of the similarity before, since resampling alone changes it.
+_LEAST_GAIN = 0.95
+_MOST_FOLDED = 0.1  # percent
 
 
 class PairQuality(NamedTuple):
@@ -33,7 +36,7 @@ class PairQuality(NamedTuple):
     folded_percent: float  # voxels of the brain where the field folds
     mean_displacement_mm: float  # in the brain, beyond the affine
     inconsistency_mm: float  # mean distance after going there and back
-    doubt: str = ""  # reasons why the brain of the moving scan may be misplaced
+    doubt: str = ""  # why the moving scan or the field may be wrong
 
 
 class RegisteredPair(NamedTuple):
@@ -89,7 +92,19 @@ def register_pair(
         inverse_field=_to_mm(back, grid),
     )
     quality = _assess(both, there, back, grid)
-    return RegisteredPair(transform, quality._replace(doubt=moving.quality.doubt))
+    doubts = [moving.quality.doubt, _find_doubt(quality)]
+    doubt = "; ".join(filter(None, doubts))
+    return RegisteredPair(transform, quality._replace(doubt=doubt))
+
+
+def _find_doubt(quality: PairQuality) -> str:
+    """Return why the field may be wrong; empty if nothing says so."""
+    before, after = quality.similarity_before, quality.similarity_after
+    if after < _LEAST_GAIN * before:
+        return f"the deformation lowers the similarity from {before:.2f} to {after:.2f}"
+    if quality.folded_percent > _MOST_FOLDED:
+        return f"the deformation folds in {quality.folded_percent:.2f} % of the brain"
+    return ""
 
 
 def _coarse_grid(grid: Geometry) -> Geometry:

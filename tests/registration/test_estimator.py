@@ -10,6 +10,7 @@ from sklearn.exceptions import NotFittedError
 from brainfeat import RegistrationEstimator, Volume
 from brainfeat.exceptions import ConfigError, InputError, ModalityError, VolumeError
 from brainfeat.io.volumes import to_image
+from brainfeat.registration.pair import PairQuality, _find_doubt
 from brainfeat.registration.transform import SpatialTransform
 from brainfeat.volume import Geometry
 
@@ -142,3 +143,11 @@ def test_impossible_input_is_one_clear_error(brain, checkpoint_path, tmp_path):
     to_image(empty).to_filename(path)
     with pytest.raises(VolumeError, match="empty_T1w"):
         make(checkpoint_path).fit(str(path))
+
+
+def test_a_field_that_makes_a_pair_less_alike_is_in_doubt():
+    good = PairQuality(0.5, 0.6, 0.0, 1.0, 0.1)
+    assert _find_doubt(good) == ""
+    worse = _find_doubt(good._replace(similarity_after=0.4))
+    assert worse == "the deformation lowers the similarity from 0.50 to 0.40"
+    assert "folds in 2.00 %" in _find_doubt(good._replace(folded_percent=2.0))
