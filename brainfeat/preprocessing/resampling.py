@@ -6,8 +6,10 @@ thread and releases the interpreter lock, so that volumes can be processed in pa
 """
 
 __all__ = [
+    "TRUNCATE",
     "crop",
     "downsample",
+    "find_sigmas",
     "reorient_to_ras",
     "resample",
     "resample_native",
@@ -32,7 +34,7 @@ Indices = NDArray[np.intp]
 # Gaussians of this width, relative to sqrt(ratio**2 - 1) source voxels, turn the point
 # spread of a source voxel into that of a voxel `ratio` times as long.
 _SIGMA_PER_FWHM = 1.0 / (2.0 * np.sqrt(2.0 * np.log(2.0)))
-_TRUNCATE = 3.0
+TRUNCATE = 3.0  # standard deviations, at which kernels end
 
 
 def reorient_to_ras(volume: Volume) -> Volume:
@@ -162,6 +164,13 @@ def resample_native(
     return result
 
 
+def find_sigmas(ratios: Affine) -> Affine:
+    """Return the smoothing, in voxels, before sampling at steps of `ratios` voxels."""
+    sigmas = _SIGMA_PER_FWHM * np.sqrt(np.maximum(ratios**2 - 1.0, 0.0))
+    # Kernels without neighbours are the identity: a ratio of one, up to rounding.
+    return np.where(TRUNCATE * sigmas < 0.5, 0.0, sigmas)
+
+
 def run_on_one_thread(image_filter: Any, *images: sitk.Image) -> Any:
     """Execute a SimpleITK filter on one thread, whatever the global setting."""
     image_filter.SetNumberOfThreads(1)
@@ -208,10 +217,7 @@ def _reach(grid: Geometry, grid_to_scanner: Affine, volume: Volume) -> list[Indi
 
 
 def _smooth_for_spacing(volume: Volume, spacing: float) -> Volume:
-    ratios = spacing / np.array(volume.geometry.spacing)
-    sigmas = _SIGMA_PER_FWHM * np.sqrt(np.maximum(ratios**2 - 1.0, 0.0))
-    # Kernels without neighbours are the identity: a ratio of one, up to rounding.
-    sigmas = np.where(_TRUNCATE * sigmas < 0.5, 0.0, sigmas)
+    sigmas = find_sigmas(spacing / np.array(volume.geometry.spacing))
     if not sigmas.any():
         return volume
     # In memory order, but in a fixed order of axes, since sums are rounded.
@@ -220,5 +226,5 @@ def _smooth_for_spacing(volume: Volume, spacing: float) -> Volume:
     smooth = np.ascontiguousarray(volume.data.transpose(order))
     for axis in np.flatnonzero(sigmas)[::-1]:
         sigma, across = float(sigmas[axis]), int(positions[axis])
-        smooth = smooth_axis(smooth, sigma, across, _TRUNCATE)
+        smooth = smooth_axis(smooth, sigma, across, TRUNCATE)
     return Volume(smooth.transpose(positions), volume.geometry)
