@@ -1,6 +1,6 @@
 """Decode tokens and voxels into the logits of each class."""
 
-__all__ = ["DecoderConfig", "SegmentationDecoder"]
+__all__ = ["DecoderConfig", "FineFeatures", "SegmentationDecoder"]
 
 import dataclasses
 from collections.abc import Sequence
@@ -34,6 +34,14 @@ class DecoderConfig(JsonConfig):
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+
+class FineFeatures(NamedTuple):
+    """Fine voxels, and what the first layer makes of each of them."""
+
+    voxels: Tensor  # (B, m, ...) of the modalities that are shown
+    features: Tensor  # (B, width, ...)
+    shown: Tensor  # (m,) indices of modalities
 
 
 class SegmentationDecoder(nn.Module):
@@ -89,85 +97,18 @@ class SegmentationDecoder(nn.Module):
         if the shapes do not fit.
         """
         self._check_shapes(voxels, foreground, tokens)
-        fine = self._fine(voxels, present)
+        fine = self.look(voxels, present)
         placed = self.place_tokens(tokens, foreground.shape[2:])
-        context = self._context_of(fine.features, foreground, placed, log_prior)
-        return self._refine(fine, context, log_prior)
+        context = self.context_of(fine, foreground, placed, log_prior)
+        return self.refine(fine, context, log_prior)
 
     def place_tokens(self, tokens: Sequence[Tensor], size: Sequence[int]) -> Tensor:
         """Interpolate tokens on half of a grid of `size`, (B, 4 * width, ...)."""
         patches = self.tokens(torch.cat([*tokens], -1))  # B S h w 4*width
         return _resized(patches.permute(0, 4, 1, 2, 3), [-(-n // 2) for n in size])
 
-    def context_of(
-        self,
-        voxels: Tensor,
-        foreground: Tensor,
-        placed: Tensor,
-        log_prior: Tensor,
-        *,
-        present: Tensor | None = None,
-    ) -> Tensor:
-        """Compute features (B, 2 * width, n_slices, H, W) on the encoder's grid.
-
-        Takes what `forward` takes, and tokens of `place_tokens`. All may be cut to a
-        box that starts at even voxels. The cost does not depend on the classes.
-        """
-        fine = self._fine(voxels, present).features
-        return self._context_of(fine, foreground, placed, log_prior)
-
-    def refine(
-        self,
-        voxels: Tensor,
-        context: Tensor,
-        log_prior: Tensor,
-        *,
-        present: Tensor | None = None,
-        rows: Tensor | None = None,
-    ) -> Tensor:
-        """Compute logits (B, K, n_slices * u, H * u, W * u) from `context_of`.
-
-        All may be cut to a box: a score depends on the next voxel around it. Of
-        flattened voxels, only those at the indices `rows` (n,) if they are given: then
-        the logits are of shape (n, K).
-        """
-        return self._refine(self._fine(voxels, present), context, log_prior, rows)
-
-    def _context_of(
-        self, fine: Tensor, foreground: Tensor, placed: Tensor, log_prior: Tensor
-    ) -> Tensor:
-        prior = _channels_last(torch.cat([foreground, log_prior], 1))
-        x = self.middle(self.merge(fine)) + _pointwise(self.places, prior)
-        y = self.context(self.coarse(x) + placed)
-        x = x + _resized(_pointwise(self.to_middle, y), x.shape[2:])
-        context: Tensor = F.relu_(self.join(x))
-        return context
-
-    def _refine(
-        self,
-        fine: "_Fine",
-        context: Tensor,
-        log_prior: Tensor,
-        rows: Tensor | None = None,
-    ) -> Tensor:
-        size = fine.voxels.shape[2:]
-        near = _resized(_pointwise(self.to_fine, context), size)
-        # The prior may be of a higher precision than products under autocast.
-        prior = _channels_last(log_prior[:, : self.config.n_classes])
-        parts = [fine.features, fine.voxels, near, _resized(prior, size)]
-        if rows is None:
-            features, voxels, near, logits = (part.movedim(1, -1) for part in parts)
-        else:
-            features, voxels, near, logits = (_take(part, rows) for part in parts)
-        weight, width = self.from_voxels.weight.flatten(1), self.config.width
-        z = F.linear(features, weight[:, :width], self.from_voxels.bias)
-        z = z.add_(F.linear(voxels, weight[:, width:][:, fine.shown]))
-        z = F.relu_(_linear(self.hidden, F.relu_(z.add_(near))))
-        logits = logits.add_(_linear(self.head, z))
-        return logits.movedim(-1, 1) if rows is None else logits
-
-    def _fine(self, voxels: Tensor, present: Tensor | None) -> "_Fine":
-        """Return the voxels of shown modalities, and features of each voxel."""
+    def look(self, voxels: Tensor, present: Tensor | None = None) -> FineFeatures:
+        """Compute features of fine voxels; takes what `forward` takes."""
         shown = torch.arange(voxels.shape[1], device=voxels.device)
         if present is not None:
             # Modalities that all rows lack would cost as much as others.
@@ -184,7 +125,53 @@ class SegmentationDecoder(nn.Module):
         if present is not None:
             absent = (~present).to(features.dtype) @ self.modality_embed  # B width
             features = features.add_(absent[:, :, None, None, None])
-        return _Fine(voxels, F.relu_(features), shown)
+        return FineFeatures(voxels, F.relu_(features), shown)
+
+    def context_of(
+        self, fine: FineFeatures, foreground: Tensor, placed: Tensor, log_prior: Tensor
+    ) -> Tensor:
+        """Compute features (B, 2 * width, n_slices, H, W) on the encoder's grid.
+
+        Takes features of `look`, tokens of `place_tokens`, and what `forward` takes.
+        All may be cut to a box that starts at even voxels. The cost does not depend on
+        the classes.
+        """
+        prior = _channels_last(torch.cat([foreground, log_prior], 1))
+        merged = self.merge(_channels_last(fine.features))
+        x = self.middle(merged) + _pointwise(self.places, prior)
+        y = self.context(self.coarse(x) + placed)
+        x = x + _resized(_pointwise(self.to_middle, y), x.shape[2:])
+        context: Tensor = F.relu_(self.join(x))
+        return context
+
+    def refine(
+        self,
+        fine: FineFeatures,
+        context: Tensor,
+        log_prior: Tensor,
+        rows: Tensor | None = None,
+    ) -> Tensor:
+        """Compute logits (B, K, n_slices * u, H * u, W * u) from `context_of`.
+
+        All may be cut to a box: a score depends on the next voxel around it. Of
+        flattened voxels, only those at the indices `rows` (n,) if they are given: then
+        the logits are of shape (n, K).
+        """
+        size = fine.voxels.shape[2:]
+        near = _resized(_pointwise(self.to_fine, context), size)
+        # The prior may be of a higher precision than products under autocast.
+        prior = _channels_last(log_prior[:, : self.config.n_classes])
+        parts = [fine.features, fine.voxels, near, _resized(prior, size)]
+        if rows is None:
+            features, voxels, near, logits = (part.movedim(1, -1) for part in parts)
+        else:
+            features, voxels, near, logits = (_take(part, rows) for part in parts)
+        weight, width = self.from_voxels.weight.flatten(1), self.config.width
+        z = F.linear(features, weight[:, :width], self.from_voxels.bias)
+        z = z.add_(F.linear(voxels, weight[:, width:][:, fine.shown]))
+        z = F.relu_(_linear(self.hidden, F.relu_(z.add_(near))))
+        logits = logits.add_(_linear(self.head, z))
+        return logits.movedim(-1, 1) if rows is None else logits
 
     def _check_shapes(
         self, voxels: Tensor, foreground: Tensor, tokens: Sequence[Tensor]
@@ -200,14 +187,6 @@ class SegmentationDecoder(nn.Module):
                 f"tokens: expected {config.n_depths} depths of length "
                 f"{config.embed_dim}, got {[tuple(t.shape) for t in tokens]}."
             )
-
-
-class _Fine(NamedTuple):
-    """Fine voxels, and what the network knows of each of them."""
-
-    voxels: Tensor  # (B, m, ...) of the modalities that are shown
-    features: Tensor  # (B, width, ...)
-    shown: Tensor  # (m,) indices of modalities
 
 
 class _ChannelNorm(nn.LayerNorm):

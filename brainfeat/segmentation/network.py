@@ -13,7 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from brainfeat.models.decoder import DecoderConfig, SegmentationDecoder
+from brainfeat.models.decoder import (
+    DecoderConfig,
+    FineFeatures,
+    SegmentationDecoder,
+)
 from brainfeat.models.device import resolve_dtype
 from brainfeat.models.encoder import SlabEncoder
 from brainfeat.models.protocol import Encoder, EncoderSettings
@@ -30,7 +34,7 @@ _MAX_SCORES = 24_000_000
 _RECEPTIVE_FIELD = 12
 # Voxels around a box that is scored, that its features depend on. Those further away
 # change one label in 100,000.
-_BORDER = 4
+_BORDER = 2
 
 
 class Probabilities(NamedTuple):
@@ -43,10 +47,9 @@ class Probabilities(NamedTuple):
 class _Part(NamedTuple):
     """Some slices, cut to a box and what their scores depend on around it."""
 
-    voxels: Tensor
+    fine: FineFeatures
     context: Tensor
     log_prior: Tensor
-    present: Tensor
     within: Box  # the slices and the box, on the encoder's grid of this part
 
 
@@ -163,7 +166,7 @@ class SegmentationNetwork:
         for part in self._parts(*tensors, box=box):
             n_slices = (part.within[0].stop - part.within[0].start) * factor
             wanted = mask[first : first + n_slices]
-            outer = torch.zeros(part.voxels.shape[2:], dtype=torch.bool)
+            outer = torch.zeros(part.fine.voxels.shape[2:], dtype=torch.bool)
             _cut(outer, part.within, factor)[:] = wanted
             places = wanted.flatten().nonzero()[:, 0] + first * mask[0].numel()
             rows = outer.flatten().nonzero()[:, 0].to(self.device)
@@ -188,13 +191,21 @@ class SegmentationNetwork:
         for part in self._parts(coarse, fine, encoder_present, present, box=box):
             yield _cut(self._refine(part), part.within, self.space.upsampling)
 
+    def classify(self, *tensors: Tensor, box: Box | None = None) -> NDArray[np.int64]:
+        """Return the most probable class of each fine voxel, in the order of slices.
+
+        Takes the tensors of `decode`; outside a box, all is background.
+        """
+        factor, axes = self.space.upsampling, self.grid.axes
+        parts = [scores.argmax(1)[0].cpu() for scores in self.decode(*tensors, box=box)]
+        found = np.zeros([self.space.fine_shape[axis] for axis in axes], np.int64)
+        inner = tuple((box or whole_box(self.space.shape))[axis] for axis in axes)
+        _cut(found, inner, factor)[...] = torch.cat(parts).numpy()
+        return found
+
     def _refine(self, part: "_Part", rows: Tensor | None = None) -> Tensor:
         with self.precision():
-            return self.decoder.refine(
-                *(part.voxels, part.context, part.log_prior),
-                present=part.present,
-                rows=rows,
-            )
+            return self.decoder.refine(part.fine, part.context, part.log_prior, rows)
 
     def _parts(
         self,
@@ -206,22 +217,26 @@ class SegmentationNetwork:
         box: Box | None,
     ) -> "Iterator[_Part]":
         """Yield what the decoder refines, some slices of a box at once."""
-        slices, voxels = self.to_slices(coarse), self.to_slices(fine)
+        slices, factor = self.to_slices(coarse), self.space.upsampling
         size = tuple(slices.shape[2:])
         inner = tuple((box or whole_box(self.space.shape))[a] for a in self.grid.axes)
         region = tuple(map(_grow_to_even, inner, size))
         tokens = self.tokens(slices, encoder_present)
-        context = self._context(slices, voxels, tokens, present, region)
+        with self.precision():
+            features = self.decoder.look(
+                _cut(self.to_slices(fine), region, factor), present
+            )
+        context = self._context(slices, features, tokens, region)
         n_part = self._count_slices(inner)
         for first in range(inner[0].start, inner[0].stop, n_part):
             last = min(first + n_part, inner[0].stop)
             part = (slice(first, last), *inner[1:])
             outer = tuple(map(_grow, part, size))
+            inside = _relative(outer, region)
             yield _Part(
-                voxels=_cut(voxels, outer, self.space.upsampling),
-                context=_cut(context, _relative(outer, region)),
+                fine=_cut_fine(features, inside, factor),
+                context=_cut(context, inside),
                 log_prior=_cut(self.log_prior, outer),
-                present=present,
                 within=_relative(part, outer),
             )
 
@@ -233,14 +248,13 @@ class SegmentationNetwork:
     def _context(
         self,
         slices: Tensor,
-        voxels: Tensor,
+        fine: FineFeatures,
         tokens: list[Tensor],
-        present: Tensor,
         region: Box,
     ) -> Tensor:
         """Compute the decoder's features of a region of the encoder's grid, in parts.
 
-        The region starts at even voxels.
+        The region, to which `fine` is cut, starts at even voxels.
         """
         factor, (along, *across) = self.space.upsampling, region
         with self.precision():
@@ -256,11 +270,10 @@ class SegmentationNetwork:
             half = tuple(slice(p.start // 2, -(-p.stop // 2)) for p in part)
             with self.precision():
                 features = self.decoder.context_of(
-                    _cut(voxels, part, factor),
+                    _cut_fine(fine, _relative(part, region), factor),
                     _cut(slices[:, -1:], part),
                     _cut(placed, half),
                     _cut(self.log_prior, part),
-                    present=present,
                 )
             parts.append(features[:, :, first - low : last - low])
         return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
@@ -318,6 +331,11 @@ def _grow_to_even(part: slice, size: int) -> slice:
     return slice(start, min(-(-(part.stop + _BORDER) // 2) * 2, size))
 
 
+def _cut_fine(fine: FineFeatures, box: Box, factor: int) -> FineFeatures:
+    voxels, features = (_cut(x, box, factor) for x in (fine.voxels, fine.features))
+    return fine._replace(voxels=voxels, features=features)
+
+
 def _relative(part: Box, outer: Box) -> Box:
     return tuple(
         slice(a.start - b.start, a.stop - b.start)
@@ -325,7 +343,7 @@ def _relative(part: Box, outer: Box) -> Box:
     )
 
 
-def _cut(x: Tensor, box: Box, factor: int = 1) -> Tensor:
+def _cut(x: Any, box: Box, factor: int = 1) -> Any:
     """Cut the last three axes to a box, given in voxels `factor` times as long."""
     i, j, k = (slice(p.start * factor, p.stop * factor) for p in box)
     return x[..., i, j, k]

@@ -60,21 +60,22 @@ def _sample(
     rows: Tensor, shape: tuple[int, ...], points: Tensor, kernel: Tensor
 ) -> Tensor:
     """Interpolate rows (i * j * k, C) at points (n, 3), (n, C) float32."""
-    positions, weights = [], []
+    n_taps, first = len(kernel) + 1, -(len(kernel) // 2)
+    offsets, weights = [], []  # of each axis and tap, (n,)
+    stride = len(rows)
     for axis, size in enumerate(shape):
+        stride //= size
         x = points[:, axis].clamp(0, size - 1)
         low = x.floor()
-        positions.append(low.long())
-        weights.append(_interpolate_kernel(kernel, x - low))  # n taps
+        taps = low.long() + torch.arange(first, first + n_taps)[:, None]
+        offsets.append(taps.clamp_(0, size - 1).mul_(stride))
+        weights.append(_interpolate_kernel(kernel, x - low))
     result = torch.zeros(len(points), rows.shape[1])
-    first, n_taps = -(len(kernel) // 2), len(kernel) + 1
-    for taps in product(range(n_taps), repeat=3):
-        flat, weight = torch.zeros_like(positions[0]), torch.ones(len(points))
-        for axis, tap in enumerate(taps):
-            position = (positions[axis] + (first + tap)).clamp(0, shape[axis] - 1)
-            flat = flat * shape[axis] + position
-            weight = weight * weights[axis][:, tap]
-        result.addcmul_(rows.index_select(0, flat).float(), weight[:, None])
+    for i, j in product(range(n_taps), repeat=2):
+        flat, weight = offsets[0][i] + offsets[1][j], weights[0][i] * weights[1][j]
+        for k in range(n_taps):
+            values = rows.index_select(0, flat + offsets[2][k]).float()
+            result.addcmul_(values, (weight * weights[2][k])[:, None])
     return result
 
 
@@ -86,7 +87,7 @@ def _full_kernel(sigma: float) -> Tensor:
 
 
 def _interpolate_kernel(kernel: Tensor, fraction: Tensor) -> Tensor:
-    """Return the weight of each voxel, for points a fraction of a voxel after one."""
+    """Return weights (n_taps, n) of voxels, for points a fraction after one."""
     zero = torch.zeros(1)
     here, after = torch.cat([kernel, zero]), torch.cat([zero, kernel])
-    return here + fraction[:, None] * (after - here)
+    return here[:, None] + (after - here)[:, None] * fraction
