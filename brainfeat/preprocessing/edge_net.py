@@ -15,7 +15,6 @@ __all__ = [
     "halve_grid",
     "prepare_edge",
     "refine_edge",
-    "to_blocks",
 ]
 
 from functools import cache
@@ -25,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from brainfeat.preprocessing.blocks import from_blocks, to_blocks
 from brainfeat.preprocessing.head_model import load_depth
 from brainfeat.preprocessing.morphology import bounds, dilate
 from brainfeat.preprocessing.resampling import crop, downsample, resample
@@ -117,7 +117,7 @@ def refine_edge(edge: EdgeInput) -> Volume:
     scores += edge.channels[band][:, 8:9]
     result = np.repeat(edge.fraction[..., None], 8, axis=3)
     result[band] = 1.0 / (1.0 + np.exp(-scores.clip(-30.0, 30.0)))
-    return Volume(_from_blocks(result), halve_grid(edge.grid))
+    return Volume(from_blocks(result), halve_grid(edge.grid))
 
 
 def halve_grid(grid: Geometry) -> Geometry:
@@ -159,16 +159,3 @@ def _convolve(
         near = rows.take(part[:, None] + shifts).view(np.float32)
         np.matmul(near, taps, out=result[start : start + _CHUNK])
     return result
-
-
-def to_blocks(data: Floats) -> Floats:
-    """Collect the eight voxels of 2 mm in each voxel of 4 mm in a last axis."""
-    i, j, k = (size // 2 for size in data.shape)
-    blocks = data.reshape(i, 2, j, 2, k, 2).transpose(0, 2, 4, 1, 3, 5)
-    return np.ascontiguousarray(blocks).reshape(i, j, k, 8)
-
-
-def _from_blocks(data: Floats) -> Floats:
-    i, j, k, _ = data.shape
-    voxels = data.reshape(i, j, k, 2, 2, 2).transpose(0, 3, 1, 4, 2, 5)
-    return np.ascontiguousarray(voxels).reshape(2 * i, 2 * j, 2 * k)
