@@ -40,8 +40,8 @@ _CERTAIN = (0.002, 0.998)
 _BAND = (0.1, 0.9)  # fractions of brain that the edge runs through
 _MARGIN = _N_LAYERS + 2  # voxels of 4 mm around the brain
 _DEEPEST, _DEPTH_UNIT = 20.0, 10.0  # mm below the template's surface
-_CHUNK = 128  # voxels
-_NEIGHBOURS = np.argwhere(np.ones((3, 3, 3), bool)) - 1
+_CHUNK = 512  # voxels
+_NEIGHBOURS = np.argwhere(np.ones((3, 3, 1), bool)) - [1, 1, 0]
 _TINY = 1e-12  # avoids division by zero
 _BRIGHTEST = 3.0  # relative to the brain near by
 
@@ -149,13 +149,16 @@ def _convolve(
     """
     n_out = len(weight)
     taps = weight.transpose(2, 3, 4, 1, 0).reshape(-1, n_out)
-    shifts = _NEIGHBOURS @ np.array([*steps, 1])
-    # Whole rows are gathered faster than single values.
-    rows = np.ascontiguousarray(data).view(np.dtype((np.void, data[0].nbytes))).ravel()
+    # Three neighbours lie side by side, and are gathered at once.
+    shifts = _NEIGHBOURS @ np.array([*steps, 1]) - 1
+    data = np.ascontiguousarray(data)
+    width = data[0].nbytes
+    kind = np.dtype((np.void, 3 * width))
+    threes = np.ndarray((len(data) - 2,), kind, data, strides=(width,))
     result = np.empty((len(at), n_out), np.float32)
     # What is gathered at once stays in the cache.
     for start in range(0, len(at), _CHUNK):
         part = at[start : start + _CHUNK]
-        near = rows.take(part[:, None] + shifts).view(np.float32)
+        near = threes[part[:, None] + shifts].view(np.float32)
         np.matmul(near, taps, out=result[start : start + _CHUNK])
     return result

@@ -58,25 +58,41 @@ class Match(NamedTuple):
         return self.parameters[9:] * _UNIT
 
 
+class _Sampled(NamedTuple):
+    """Values (n,), and gradients (n, 3) per mm."""
+
+    values: Floats
+    slopes: Floats
+
+
 class Moving:
-    """A blurred volume and its gradient, interpolated at points in millimetres."""
+    """A brain on one grid, blurred, with its gradients: its fraction and its tissue."""
 
-    def __init__(self, volume: Volume, blur: float, view: Volume | None = None) -> None:
+    def __init__(
+        self, fraction: Volume, tissue: Volume, blur: float, view: Volume | None = None
+    ) -> None:
         self._view = view  # voxels in the field of view; all if None
-        data = np.ascontiguousarray(volume.data, dtype=np.float32)
-        for axis, spacing in enumerate(volume.geometry.spacing):
-            data = smooth_axis(data, blur / spacing, axis, _TRUNCATE)
-        # Central differences over two voxels are smoother than the derivative of the
-        # linear interpolation, which jumps between voxels.
-        self._fields = [field.ravel() for field in (data, *np.gradient(data))]
-        self._last = np.array(data.shape)[:, None] - 1
-        self._to_voxel = np.linalg.inv(volume.geometry.affine)
+        fields: list[NDArray[np.float32]] = []
+        for volume in (fraction, tissue):
+            data = np.ascontiguousarray(volume.data, dtype=np.float32)
+            for axis, spacing in enumerate(volume.geometry.spacing):
+                data = smooth_axis(data, blur / spacing, axis, _TRUNCATE)
+            # Central differences over two voxels are smoother than the derivative of
+            # the linear interpolation, which jumps between voxels.
+            fields += [data, *np.gradient(data)]
+        self._fields = [field.ravel() for field in fields]
+        self._last = np.array(fraction.data.shape)[:, None] - 1
+        self._to_voxel = np.linalg.inv(fraction.geometry.affine)
 
-    def sample(self, points: Floats) -> tuple[Floats, Floats]:
-        """Return values (n,) and gradients (n, 3) per mm at points (n, 3) in mm."""
+    def sample(self, points: Floats) -> tuple[_Sampled, _Sampled]:
+        """Return fraction and tissue at points (n, 3) in mm."""
         voxels = self._to_voxel[:3, :3] @ points.T + self._to_voxel[:3, 3:]
-        values, *slopes = self._interpolate(voxels)
-        return values, np.stack(slopes, axis=1) @ self._to_voxel[:3, :3]
+        fields = self._interpolate(voxels)
+        fraction, tissue = (
+            _Sampled(values, np.stack(slopes, axis=1) @ self._to_voxel[:3, :3])
+            for values, *slopes in (fields[:4], fields[4:])
+        )
+        return fraction, tissue
 
     def is_in_view(self, points: Floats) -> NDArray[np.bool_]:
         """Return whether points (n, 3) in mm are in the field of view."""
@@ -117,30 +133,30 @@ class _Compared(NamedTuple):
     difference: Floats  # of the fractions of brain
     values: Floats  # of the tissue, of mean 0 and norm 1
     norm: float  # of the tissue before
-    slopes: tuple[Floats, Floats]  # (n, 3) per mm, of fraction and tissue
+    slopes: tuple[Floats, Floats]  # of fraction and tissue
 
 
 class _Comparison:
-    """Squared residuals of the two images and standard scores of the pose."""
+    """Squared residuals of fraction and tissue, and standard scores of the pose."""
 
-    def __init__(self, fraction: Moving, tissue: Moving, model: BrainModel) -> None:
-        self._fraction, self._tissue, self._model = fraction, tissue, model
+    def __init__(self, moving: Moving, model: BrainModel) -> None:
+        self._moving, self._model = moving, model
         self._fraction_weight = _FRACTION_WEIGHT / float(np.sum(model.inside**2))
 
     def compare(self, parameters: Floats) -> _Compared:
         """Sample both images, and return what they cost."""
         points = self._transform(parameters)
-        in_view = self._fraction.is_in_view(points)
-        fraction, edges = self._fraction.sample(points)
-        difference = (fraction - self._model.inside) * in_view
-        tissue, slopes = self._tissue.sample(points)
-        values, norm = _normalise(tissue)
+        in_view = self._moving.is_in_view(points)
+        fraction, tissue = self._moving.sample(points)
+        difference = (fraction.values - self._model.inside) * in_view
+        values, norm = _normalise(tissue.values)
         explained = float(np.sum((self._model.tissues.T @ values) ** 2))
         scores = (parameters[:9] - _USUAL) / _USUAL_SD
         cost = self._fraction_weight * float(difference @ difference)
         cost += _TISSUE_WEIGHT * (1.0 - explained) + float(scores @ scores)
         match = Match(parameters, math.sqrt(explained), cost)
-        return _Compared(match, in_view, difference, values, norm, (edges, slopes))
+        slopes = fraction.slopes, tissue.slopes
+        return _Compared(match, in_view, difference, values, norm, slopes)
 
     def growth(self, parameters: Floats) -> float:
         """Return the factor of the edges that gives the template the brain's volume."""
@@ -181,9 +197,7 @@ class _Comparison:
         return self._model.points @ to_linear(parameters).T + parameters[9:] * _UNIT
 
 
-def register(
-    start: Floats, fraction: Moving, tissue: Moving, models: Sequence[BrainModel]
-) -> Match:
+def register(start: Floats, moving: Moving, models: Sequence[BrainModel]) -> Match:
     """Fit the pose and size of the template brain, from parameters close to them.
 
     The models are fitted in turn, the coarsest first. Brains differ in shape, which
@@ -192,7 +206,7 @@ def register(
     """
     match = Match(start, 0.0, math.inf)
     for model in models:
-        comparison = _Comparison(fraction, tissue, model)
+        comparison = _Comparison(moving, model)
         match = _minimise(comparison, match.parameters)
         grown = match.parameters.copy()
         grown[3:9] *= comparison.growth(grown)
