@@ -65,7 +65,7 @@ def _search_both(fixed: Features, moving: Features, config: DeformableConfig) ->
         weights.append(F.avg_pool3d(near[None, None], _FACTOR)[0, 0] * config.cost)
     if config.reach == 0:
         return torch.zeros((3, *pooled[0].shape[1:]), device=pooled[0].device)
-    both = search_both(*pooled, (weights[0], weights[1]), config.reach)
+    both = search_both(pooled[0], pooled[1], (weights[0], weights[1]), config.reach)
     return make_consistent(*both)[0]
 
 

@@ -36,15 +36,15 @@ def local_features(
     Where both have the same contrast, their intensities are compared, too.
     """
     first, second = _describe(fixed, device), _describe(moving, device)
-    intensities = [_scale(one) for one in (fixed, moving)]
+    one, other = _scale(fixed), _scale(moving)
     shared = fixed.brain & moving.brain
-    correlation = np.corrcoef(*(values[shared] for values in intensities))[0, 1]
+    correlation = np.corrcoef(one[shared], other[shared])[0, 1]
     # Nothing correlates without an overlap, or where a brain has one brightness.
     if not correlation > _SAME_CONTRAST:
         return first, second
     weighted = [
         torch.from_numpy(_INTENSITY_WEIGHT * values[None]).to(device)
-        for values in intensities
+        for values in (one, other)
     ]
     return torch.cat([first, weighted[0]]), torch.cat([second, weighted[1]])
 

@@ -73,7 +73,7 @@ def register_pair(
                 (token_weight * other).to(device),
             )
         masks = [torch.from_numpy(one.brain.copy()).to(device) for one in both]
-        local = local_features(*both, device)
+        local = local_features(both[0], both[1], device)
         first, second = map(Features, local, context, masks)
         there, back = (u.cpu() for u in register_features(first, second, config))
     transform = SpatialTransform(
