@@ -177,11 +177,12 @@ def _resample_brain(alignment: Alignment, placement: Placement) -> Flags:
     fraction = resample(brain.mask, nodes, placement.grid_to_scanner)
     # The template's outline is the prior of the network's, and far smoother.
     few, steps = _thin_out(nodes, _DEPTH_SPACING)
-    depth = resample(_load_depth(), few, to_template, outside=_FAR)
-    odds = fraction.clip(*_CERTAIN)
+    prior: Floats = resample(_load_depth(), few, to_template, outside=_FAR)
+    prior /= np.float32(_OUTLINE_SD)
+    odds: Floats = fraction.clip(*_CERTAIN)
     odds /= 1.0 - odds
     np.log(odds, out=odds)
-    odds += _interpolate(depth / np.float32(_OUTLINE_SD), steps, odds.shape)
+    odds += _interpolate(prior, steps, odds.shape)
     np.greater_equal(_interpolate(odds, factors, near.data.shape), 0.0, out=near.data)
     return found.data
 
