@@ -294,3 +294,22 @@ def test_errors_of_public_encoders_are_printed():
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to measure")
 def test_nothing_is_measured_without_a_gpu():
     assert run("gpu.py") == "No GPU: nothing was measured.\n"
+
+
+def test_scores_of_drawn_people_are_those_of_repeated_rows(monkeypatch, rng):
+    monkeypatch.syspath_prepend(FOLDER)
+    from few_labels import draw_people, summarise, weighted_scores
+    from sklearn.metrics import accuracy_score, roc_auc_score
+
+    truth = np.repeat([0, 1], [9, 7])
+    probability = np.round(rng.random(16), 1)  # with ties
+    draws = draw_people(truth)[:20]
+    assert (draws[:, truth == 1].sum(axis=1) == 7).all()
+    scores = weighted_scores(truth, probability, draws)
+    for weights, (auc, accuracy) in zip(draws.astype(int), scores, strict=True):
+        labels, found = np.repeat(truth, weights), np.repeat(probability, weights)
+        assert auc == pytest.approx(roc_auc_score(labels, found))
+        assert accuracy == pytest.approx(accuracy_score(labels, found > 0.5))
+    summary = summarise(scores[None, :, 0])
+    assert summary["mean"] == scores[0, 0]
+    assert summary["low"] < summary["mean"] < summary["high"]
