@@ -1,7 +1,7 @@
 """Classify simulated patients and controls from T1w scans."""
 
 # %%
-# Simulate a cohort, without any download: 16 subjects, half with medial-temporal
+# Simulate a cohort, without any download: 12 subjects, half with medial-temporal
 # atrophy, on three scanners. It is written as a BIDS folder. The pictures of these
 # examples need matplotlib: pip install matplotlib
 import matplotlib.pyplot as plt
@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 
 from brainfeat import BrainFoundEmbedder, simulate_cohort
 
-cohort = simulate_cohort("cohort", n_subjects=16, random_state=1)
+cohort = simulate_cohort("cohort", n_subjects=12, random_state=1)
 print(cohort[["T1w", "diagnosis", "age"]].head())
 
 # %%
@@ -29,7 +29,7 @@ folds = StratifiedKFold(4, shuffle=True, random_state=0)
 scores = cross_val_score(
     model, cohort["T1w"], cohort["diagnosis"], cv=folds, scoring="roc_auc"
 )
-# With four subjects per fold, the score is only a demonstration.
+# With three subjects per fold, the score is only a demonstration.
 print(f"AUC {scores.mean():.2f} +- {scores.std():.2f} over {len(scores)} folds")
 
 # %%

@@ -11,7 +11,7 @@ from brainfeat import BrainFoundEmbedder, simulate_cohort
 from brainfeat.evaluation import evaluate_probe
 from brainfeat.reporting.template_regions import template_regions
 
-cohort = simulate_cohort("cohort", n_subjects=10, random_state=1)
+cohort = simulate_cohort("cohort", n_subjects=8, random_state=1)
 
 # %%
 # Use any atlas in MNI152 space with `maps` and a look-up table, such as those of
@@ -25,7 +25,7 @@ print(features.shape, list(features.columns[:2]))
 
 # %%
 # Columns are named by region, so select a region by name.
-# Ten subjects are too few to rank regions; this is a demonstration.
+# Eight subjects are too few to rank regions; this is a demonstration.
 scores = {}
 for region in ["medial_temporal_l", "ventricle_l", "anterior_superior_l"]:
     rows = features.filter(regex=f"^{region}_emb_")

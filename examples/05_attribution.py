@@ -11,8 +11,8 @@ from brainfeat.evaluation import decode_positions
 from brainfeat.reporting import attribution, generate_report
 
 # The simulated disease shrinks the medial temporal lobe and enlarges the ventricles.
-# Localising it takes a hundred subjects or more; ten are a demonstration.
-cohort = simulate_cohort("cohort", n_subjects=10, random_state=1)
+# Localising it takes a hundred subjects or more; eight are a demonstration.
+cohort = simulate_cohort("cohort", n_subjects=8, random_state=1)
 paths, diagnosis = list(cohort["T1w"]), cohort["diagnosis"].to_numpy()
 
 # %%

@@ -11,14 +11,14 @@ import numpy as np
 from brainfeat import BrainFoundEmbedder, simulate_cohort
 from brainfeat.evaluation import compare_embeddings
 
-cohort = simulate_cohort("cohort", n_subjects=16, random_state=1)
+cohort = simulate_cohort("cohort", n_subjects=12, random_state=1)
 embeddings = {
     pooling: BrainFoundEmbedder(pooling=pooling, memory="cache").fit_transform(
         cohort[["T1w"]]
     )
     for pooling in ("mean", "anatomy")
 }
-embeddings["noise"] = np.random.default_rng(0).normal(size=(16, 16))
+embeddings["noise"] = np.random.default_rng(0).normal(size=(12, 16))
 
 # %%
 # The same rows, the same folds by subject, intervals over subjects. Differences are

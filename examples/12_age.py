@@ -1,7 +1,7 @@
 """Predict age from T1w scans, and correct its bias towards the mean."""
 
 # %%
-# Sixteen subjects show how it is done. They are far too few for a brain age: the error
+# Twelve subjects show how it is done. They are far too few for a brain age: the error
 # is no smaller than that of a guess.
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 
 from brainfeat import BrainFoundEmbedder, simulate_cohort
 
-cohort = simulate_cohort("cohort", n_subjects=16, random_state=1)
+cohort = simulate_cohort("cohort", n_subjects=12, random_state=1)
 age = cohort["age"].to_numpy(float)
 
 # %%
@@ -24,7 +24,7 @@ model = make_pipeline(
     StandardScaler(),
     RidgeCV(alphas=np.logspace(0, 4, 9)),
 )
-folds = KFold(8, shuffle=True, random_state=0)
+folds = KFold(6, shuffle=True, random_state=0)
 predicted = cross_val_predict(model, cohort["T1w"], age, cv=folds)
 
 # %%

@@ -12,7 +12,7 @@ from nilearn.plotting import plot_anat
 
 from brainfeat import BrainFoundEmbedder, Checkpoint, simulate_cohort
 
-cohort = simulate_cohort("cohort", n_subjects=16, random_state=1)
+cohort = simulate_cohort("cohort", n_subjects=12, random_state=1)
 checkpoint = Checkpoint.load("brainfound-tiny")
 print(checkpoint)
 print(", ".join(checkpoint.config.encoder.structures[:8]), "and others")

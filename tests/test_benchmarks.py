@@ -201,10 +201,12 @@ def test_errors_and_scores_of_alignments_are_printed():
     printed = run("alignment.py", 4)
     for modality in ("T1w", "T2w", "FLAIR"):
         row = re.search(rf"^{modality} +([0-9. ]+)$", printed, re.MULTILINE)
-        values = np.array(row[1].split(), dtype=float).reshape(3, 3)
+        *errors, over, over_labels = np.array(row[1].split(), dtype=float)
+        values = np.reshape(errors, (4, 3))
         assert (np.diff(values) >= 0).all()  # median, 90th percentile, worst
         assert values[0, 0] < 3.0  # mm between the centres
         assert values[2, 2] < 0.2  # 1 - Dice
+        assert 0.9 < over <= over_labels < 1.2
     for alignment in ("none", "rigid", "affine"):
         row = re.search(rf"^{alignment} +([0-9. ]+)$", printed, re.MULTILINE)
         _, auc, _ = map(float, row[1].split())
@@ -292,3 +294,22 @@ def test_errors_of_public_encoders_are_printed():
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to measure")
 def test_nothing_is_measured_without_a_gpu():
     assert run("gpu.py") == "No GPU: nothing was measured.\n"
+
+
+def test_scores_of_drawn_people_are_those_of_repeated_rows(monkeypatch, rng):
+    monkeypatch.syspath_prepend(FOLDER)
+    from few_labels import draw_people, summarise, weighted_scores
+    from sklearn.metrics import accuracy_score, roc_auc_score
+
+    truth = np.repeat([0, 1], [9, 7])
+    probability = np.round(rng.random(16), 1)  # with ties
+    draws = draw_people(truth)[:20]
+    assert (draws[:, truth == 1].sum(axis=1) == 7).all()
+    scores = weighted_scores(truth, probability, draws)
+    for weights, (auc, accuracy) in zip(draws.astype(int), scores, strict=True):
+        labels, found = np.repeat(truth, weights), np.repeat(probability, weights)
+        assert auc == pytest.approx(roc_auc_score(labels, found))
+        assert accuracy == pytest.approx(accuracy_score(labels, found > 0.5))
+    summary = summarise(scores[None, :, 0])
+    assert summary["mean"] == scores[0, 0]
+    assert summary["low"] < summary["mean"] < summary["high"]

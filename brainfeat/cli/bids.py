@@ -90,16 +90,12 @@ def run_bids(
     Run the same command again to resume. Sessions that fail are listed in
     OUTPUT_DIR/participant.failures.tsv, and the exit status is 1 then.
     """
-    from brainfeat.tables.group_table import write_group_table
-
     set_verbosity(verbose)
     selection = BidsSelection(
         participants=tuple(participant_label or ()), sessions=tuple(session_label or ())
     )
     if level == "group":
-        begin_log("none", log_file)
-        path, n_rows = write_group_table(output_dir, bids_dir, selection)
-        finish(f"{n_rows} rows\ntable:    {path}", failed=False)
+        _join_sessions(bids_dir, output_dir, selection, log_file)
         return
 
     from brainfeat.tables.runs import RunOptions
@@ -131,6 +127,16 @@ def run_bids(
         log_file=log_file,
     )
     finish(format_summary(summary), failed=bool(summary.failed))
+
+
+def _join_sessions(
+    source: Path, output: Path, selection: BidsSelection, log_file: Path | None
+) -> None:
+    from brainfeat.tables.group_table import write_group_table
+
+    begin_log("none", log_file)
+    path, n_rows = write_group_table(output, source, selection)
+    finish(f"{n_rows} rows\ntable:    {path}", failed=False)
 
 
 def _embed_participants(

@@ -25,6 +25,7 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import ArrayLike, NDArray
 
+from brainfeat.preprocessing.separable import is_parallel, sample_parallel
 from brainfeat.preprocessing.smoothing import smooth_axis
 from brainfeat.volume import Geometry, Volume
 
@@ -116,10 +117,16 @@ def resample(
     aliasing; use ``"nearest"`` for label maps and masks. Voxels outside the volume get
     `outside`.
     """
-    steps = np.linalg.norm((grid_to_scanner @ grid.affine)[:3, :3], axis=0)
     if interpolation == "linear":
+        to_scanner = grid_to_scanner @ grid.affine
+        steps = np.linalg.norm(to_scanner[:3, :3], axis=0)
         volume = _crop_to_grid(volume, grid, grid_to_scanner)
-        volume = _smooth_for_spacing(volume, float(steps.min()))
+        sigmas = find_sigmas(float(steps.min()) / np.array(volume.geometry.spacing))
+        to_voxel = np.linalg.inv(volume.geometry.affine) @ to_scanner
+        if volume.data.dtype == np.float32 and is_parallel(to_voxel, grid.shape):
+            placed = to_voxel, grid.shape, sigmas, TRUNCATE
+            return sample_parallel(volume.data, *placed, outside)
+        volume = _smooth(volume, sigmas)
     # SimpleITK needs the fastest axis first and takes any affine.
     volume = _with_axes(volume, _memory_order(volume.data))
     transform = sitk.AffineTransform(3)
@@ -216,8 +223,7 @@ def _reach(grid: Geometry, grid_to_scanner: Affine, volume: Volume) -> list[Indi
     return [start, stop]
 
 
-def _smooth_for_spacing(volume: Volume, spacing: float) -> Volume:
-    sigmas = find_sigmas(spacing / np.array(volume.geometry.spacing))
+def _smooth(volume: Volume, sigmas: NDArray[np.float64]) -> Volume:
     if not sigmas.any():
         return volume
     # In memory order, but in a fixed order of axes, since sums are rounded.

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from brainfeat.registration.fields import exponentiate, resize, smooth
 from brainfeat.registration.optimisation import FieldConfig, Side, flow, optimise
-from brainfeat.registration.search import make_consistent, search
+from brainfeat.registration.search import make_consistent, search_both
 
 _FACTOR = 2  # voxels of the features along one of the coarse grid
 _MARGIN = 2  # voxels around the brain that are compared, too
@@ -65,9 +65,8 @@ def _search_both(fixed: Features, moving: Features, config: DeformableConfig) ->
         weights.append(F.avg_pool3d(near[None, None], _FACTOR)[0, 0] * config.cost)
     if config.reach == 0:
         return torch.zeros((3, *pooled[0].shape[1:]), device=pooled[0].device)
-    there = search(pooled[0], pooled[1], weights[0], config.reach)
-    back = search(pooled[1], pooled[0], weights[1], config.reach)
-    return make_consistent(there, back)[0]
+    both = search_both(pooled[0], pooled[1], (weights[0], weights[1]), config.reach)
+    return make_consistent(*both)[0]
 
 
 def _logarithm(field: Tensor) -> Tensor:

@@ -1,6 +1,8 @@
 """Features of two scans on one grid: local structure, and components of tokens."""
 
-__all__ = ["compare_tokens", "local_features"]
+__all__ = ["Sampled", "compare_tokens", "local_features"]
+
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,17 +17,50 @@ from brainfeat.volume import Geometry
 
 Affine = NDArray[np.float64]
 
+_SAME_CONTRAST = 0.5  # least correlation of two scans of one, aligned affinely
+_INTENSITY_WEIGHT = 6.0  # against one of twelve channels of local structure
+
+
+class Sampled(NamedTuple):
+    """A scan on the grid of a pair."""
+
+    values: NDArray[np.float32]  # (I, J, K)
+    brain: NDArray[np.bool_]  # (I, J, K)
+
 
 def local_features(
-    sampled: NDArray[np.float32], brain: NDArray[np.bool_], device: torch.device
-) -> Tensor:
-    """Describe the local structure (12, I, J, K) of a scan within its brain.
+    fixed: Sampled, moving: Sampled, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Describe the local structure (C, I, J, K) of both scans within their brains.
 
-    What surrounds the brain is made dark, so that a stripped scan looks like a head.
+    Where both have the same contrast, their intensities are compared, too.
     """
-    dark = np.percentile(sampled[brain], 0.5)
-    values = np.where(brain, sampled, dark).astype(np.float32)
+    first, second = _describe(fixed, device), _describe(moving, device)
+    one, other = _scale(fixed), _scale(moving)
+    shared = fixed.brain & moving.brain
+    correlation = np.corrcoef(one[shared], other[shared])[0, 1]
+    # Nothing correlates without an overlap, or where a brain has one brightness.
+    if not correlation > _SAME_CONTRAST:
+        return first, second
+    weighted = [
+        torch.from_numpy(_INTENSITY_WEIGHT * values[None]).to(device)
+        for values in (one, other)
+    ]
+    return torch.cat([first, weighted[0]]), torch.cat([second, weighted[1]])
+
+
+def _describe(scan: Sampled, device: torch.device) -> Tensor:
+    """Describe a scan whose surroundings are dark, so that a head looks stripped."""
+    dark = np.percentile(scan.values[scan.brain], 0.5)
+    values = np.where(scan.brain, scan.values, dark).astype(np.float32)
     return describe(torch.from_numpy(np.ascontiguousarray(values)).to(device))
+
+
+def _scale(scan: Sampled) -> NDArray[np.float32]:
+    """Scale the intensities of the brain to 0 to 1; others are 0."""
+    low, high = np.percentile(scan.values[scan.brain], [1.0, 99.0])
+    scaled = (scan.values - low) / max(high - low, np.finfo(np.float32).tiny)
+    return np.where(scan.brain, scaled.clip(0.0, 1.0), 0.0).astype(np.float32)
 
 
 def compare_tokens(

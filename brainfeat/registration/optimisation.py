@@ -17,6 +17,7 @@ from brainfeat.registration.fields import exponentiate, sample, smooth
 
 # With a smaller one, the field between a scan and itself was seen to move.
 _EPSILON = 1e-6
+_N_STEPS = 2  # of the flow of a point
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +66,8 @@ def optimise(
             velocity = smooth(controls, config.n_smooth)
             loss = config.smoothness * _roughness(velocity)
             for here, there, sign in ((fixed, moving, 1.0), (moving, fixed, -1.0)):
-                field = exponentiate(sign * velocity, config.n_squarings)
                 points = _draw(here.points, config.fraction, generator)
-                moved = _move(field, points, ratio)
+                moved = _carry(points, sign * velocity, ratio)
                 loss = loss + _mismatch(here, there, points, moved, shape)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -81,16 +81,23 @@ def _roughness(velocity: Tensor) -> Tensor:
 
 
 def _draw(points: Tensor, fraction: float, generator: torch.Generator) -> Tensor:
+    """Draw points, sorted: neighbours are read from one place."""
     count = max(1, int(fraction * len(points)))
     drawn = torch.randint(len(points), (count,), generator=generator)
-    return points[drawn.to(points.device)]
+    return points[drawn.sort()[0].to(points.device)]
 
 
-def _move(field: Tensor, points: Tensor, ratio: Tensor) -> Tensor:
-    """Move points (n, 3), in voxels of the features, by a field of a coarser grid."""
-    controls = (points / ratio).T[:, :, None, None]
-    displacement = sample(field, controls)[:, :, 0, 0].T
-    return points + displacement * ratio
+def _carry(points: Tensor, velocity: Tensor, ratio: Tensor) -> Tensor:
+    """Carry points (n, 3), in voxels of the features, by a velocity of a coarser grid.
+
+    Midpoint steps for the points alone take a fraction of the time of the whole flow.
+    """
+    start = (points / ratio).T[:, :, None, None]
+    step, place = 1.0 / _N_STEPS, start
+    for _ in range(_N_STEPS):
+        middle = place + 0.5 * step * sample(velocity, place)
+        place = place + step * sample(velocity, middle)
+    return points + (place - start)[:, :, 0, 0].T * ratio
 
 
 def _mismatch(

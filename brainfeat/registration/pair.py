@@ -15,7 +15,7 @@ from brainfeat.registration.deformable import (
     Features,
     register_features,
 )
-from brainfeat.registration.features import compare_tokens, local_features
+from brainfeat.registration.features import Sampled, compare_tokens, local_features
 from brainfeat.registration.fields import folded_fraction, grid_points, sample
 from brainfeat.registration.scan import AlignedScan
 from brainfeat.registration.transform import SpatialTransform
@@ -46,13 +46,6 @@ class RegisteredPair(NamedTuple):
     quality: PairQuality
 
 
-class _Sampled(NamedTuple):
-    """A scan on the grid of the pair."""
-
-    values: NDArray[np.float32]
-    brain: NDArray[np.bool_]
-
-
 def register_pair(
     fixed: AlignedScan,
     moving: AlignedScan,
@@ -66,7 +59,7 @@ def register_pair(
     affine = moving.to_scanner @ np.linalg.inv(fixed.to_scanner)
     placements = (np.eye(4), affine)
     both = [
-        _Sampled(scan.sample(grid, place), scan.sample_brain(grid, place))
+        Sampled(scan.sample(grid, place), scan.sample_brain(grid, place))
         for scan, place in zip((fixed, moving), placements, strict=True)
     ]
     there = back = torch.zeros((3, *grid.shape))
@@ -80,7 +73,7 @@ def register_pair(
                 (token_weight * other).to(device),
             )
         masks = [torch.from_numpy(one.brain.copy()).to(device) for one in both]
-        local = [local_features(*one, device) for one in both]
+        local = local_features(both[0], both[1], device)
         first, second = map(Features, local, context, masks)
         there, back = (u.cpu() for u in register_features(first, second, config))
     transform = SpatialTransform(
@@ -121,7 +114,7 @@ def _to_mm(field: Tensor, grid: Geometry) -> NDArray[np.float32]:
 
 
 def _assess(
-    both: list[_Sampled], there: Tensor, back: Tensor, grid: Geometry
+    both: list[Sampled], there: Tensor, back: Tensor, grid: Geometry
 ) -> PairQuality:
     fixed, moving = both
     points = grid_points(grid.shape, there.device)

@@ -1,7 +1,8 @@
 """Reports and figures about results; estimators never draw."""
 
+from brainfeat.reporting.attribution_maps import Attribution
 from brainfeat.reporting.embedder_report import EmbedderReport, generate_report
-from brainfeat.reporting.importance import Attribution, attribution
+from brainfeat.reporting.importance import attribution
 
 __all__ = ["Attribution", "EmbedderReport", "attribution", "generate_report"]
 

@@ -19,7 +19,13 @@ from brainfeat.evaluation.acquisition import describe_thicknesses, thickness_nam
 from brainfeat.exceptions import InputError
 from brainfeat.reporting.cohort import Cohort
 from brainfeat.reporting.embedding_map import map_section
-from brainfeat.reporting.page import fact_table, frame, notes, score_table
+from brainfeat.reporting.page import (
+    fact_table,
+    frame,
+    notes,
+    score_table,
+    scroll_box,
+)
 from brainfeat.reporting.previews import (
     Preview,
     outline_symbol,
@@ -98,9 +104,11 @@ def _importance_section(inputs: Inputs) -> list[str]:
     return [
         "<h2>Important regions</h2>",
         notes(inputs.remarks),
-        '<table><thead><tr><th>region</th><th class="number">importance</th>'
-        '<th class="number">effect</th><th class="number">fraction of brain</th></tr>'
-        f"</thead><tbody>{lines}</tbody></table>",
+        scroll_box(
+            '<table><thead><tr><th>region</th><th class="number">importance</th><th '
+            'class="number">effect</th><th class="number">fraction of brain</th></tr>'
+            f"</thead><tbody>{lines}</tbody></table>"
+        ),
         "<p>The effect of a region is the drop in the difference between the classes' "
         "decision values when its tokens are replaced by those of the average subject, "
         "in held-out subjects. Importance is the effect divided by the region's "
@@ -183,8 +191,11 @@ def _failed_section(inputs: Inputs) -> list[str]:
     more = f"<p>{n_others} more are in the table of failures.</p>"
     return [
         f"<h2>Failed subjects</h2><p>{len(inputs.failed)} could not be embedded:</p>",
-        "<table><thead><tr><th>subject</th><th>file</th><th>reason</th></tr></thead>"
-        f"<tbody>{lines}</tbody></table>{more if n_others > 0 else ''}",
+        scroll_box(
+            "<table><thead><tr><th>subject</th><th>file</th><th>reason</th></tr>"
+            f"</thead><tbody>{lines}</tbody></table>"
+        ),
+        more if n_others > 0 else "",
     ]
 
 

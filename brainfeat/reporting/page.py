@@ -4,7 +4,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-__all__ = ["fact_table", "frame", "is_own_page", "notes", "render_page", "score_table"]
+__all__ = [
+    "fact_table",
+    "frame",
+    "is_own_page",
+    "notes",
+    "render_page",
+    "score_table",
+    "scroll_box",
+]
 
 # All rules are below one class, so that they do not affect a notebook.
 _STYLE = """
@@ -17,21 +25,22 @@ _STYLE = """
 .brainfeat .note { border-left: 4px solid #d55e00; padding: 0.25rem 0.75rem;
   margin: 1rem 0; }
 .brainfeat table { border-collapse: collapse; width: 100%; max-width: 46rem; }
-.brainfeat table + table { margin-top: 1.5rem; }
+.brainfeat .scroll { overflow-x: auto; max-width: 46rem; }
+.brainfeat .scroll + .scroll, .brainfeat table + .scroll { margin-top: 1.5rem; }
 .brainfeat th, .brainfeat td { border-bottom: 1px solid #8886; font-weight: normal;
   padding: 0.35rem 0.5rem 0.35rem 0; text-align: left; vertical-align: top; }
-.brainfeat thead th { font-weight: 600; }
+.brainfeat thead th { font-weight: 600; vertical-align: bottom; }
 .brainfeat .number { text-align: right; white-space: nowrap;
   font-variant-numeric: tabular-nums; }
-.brainfeat .wide { white-space: normal; }
-.brainfeat tbody td:first-child { overflow-wrap: anywhere; }
+.brainfeat th.number { white-space: normal; }
+.brainfeat * + .number { padding-left: 0.75rem; }
+.brainfeat tbody td:first-child { overflow-wrap: anywhere; min-width: 8rem; }
 .brainfeat .path { overflow-wrap: anywhere; }
 .brainfeat figure { margin: 0; min-width: 0; }
 .brainfeat figcaption { font-size: 0.875rem; opacity: 0.85; margin-top: 0.2rem;
   overflow-wrap: anywhere; }
 .brainfeat .figures { display: grid; gap: 1.2rem;
   grid-template-columns: repeat(auto-fill, min(28rem, 100%)); }
-.brainfeat .scroll { overflow-x: auto; max-width: 46rem; }
 .brainfeat .brains { display: grid; gap: 0.9rem;
   grid-template-columns: repeat(auto-fill, minmax(min(20rem, 100%), 1fr)); }
 .brainfeat .brains svg { background: #000; border-radius: 4px; }
@@ -102,14 +111,17 @@ def score_table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     """Format a table whose first column is text and whose others are numbers."""
     head = f"<thead><tr>{_cells('th', header)}</tr></thead>"
     body = "\n".join(f"<tr>{_cells('td', line)}</tr>" for line in lines)
-    return f"<table>\n{head}\n<tbody>\n{body}\n</tbody>\n</table>"
+    return scroll_box(f"<table>\n{head}\n<tbody>\n{body}\n</tbody>\n</table>")
+
+
+def scroll_box(table: str) -> str:
+    """Let a table that is wider than the page scroll by itself, also by keys."""
+    return f'<div class="scroll" tabindex="0">{table}</div>'
 
 
 def _cells(tag: str, texts: Sequence[str]) -> str:
     first, *others = texts
     return f"<{tag}>{escape(first)}</{tag}>" + "".join(
-        # An interval may be broken on a narrow screen.
-        f'<{tag} class="number{" wide" if "[" in text or tag == "th" else ""}">'
-        f"{escape(text.replace('+-', '±'))}</{tag}>"
+        f'<{tag} class="number">{escape(text.replace("+-", "±"))}</{tag}>'
         for text in others
     )

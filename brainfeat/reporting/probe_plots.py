@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from brainfeat.evaluation import RocCurve
 from brainfeat.evaluation.scores import Calibration
 from brainfeat.reporting.figures import draw_mark, mark_color, order_labels
+from brainfeat.reporting.page import scroll_box
 from brainfeat.reporting.plots import PlotFrame, polyline
 
 __all__ = ["calibrations_svg", "confusion_html", "identity_svg", "roc_svg"]
@@ -104,9 +105,9 @@ def confusion_html(confusion: Floats, classes: Sequence[str]) -> str:
             for count in counts
         )
         lines.append(f"<tr><td>{escape(name)}</td>{cells}</tr>")
-    return (
-        '<div class="scroll"><table><thead><tr><th>true class</th>'
-        f"{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
+    return scroll_box(
+        f"<table><thead><tr><th>true class</th>{head}</tr></thead>"
+        f"<tbody>{''.join(lines)}</tbody></table>"
     )
 
 

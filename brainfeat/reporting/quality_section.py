@@ -10,7 +10,7 @@ import pandas as pd
 
 from brainfeat.preprocessing.quality import Quality
 from brainfeat.reporting.cohort import Cohort
-from brainfeat.reporting.page import score_table
+from brainfeat.reporting.page import score_table, scroll_box
 from brainfeat.reporting.previews import Preview
 from brainfeat.reporting.volume_histogram import volume_histogram_svg
 from brainfeat.subjects.subject import QUALITY_COLUMNS
@@ -86,11 +86,12 @@ def _doubt_table(rows: Sequence[tuple[str, Quality]]) -> str:
     ]
     n_others = len(rows) - _MOST_LISTED
     more = f"<p>{n_others} more are in the column qc_doubt.</p>" if n_others > 0 else ""
-    return (
+    table = (
         '<table><thead><tr><th>row</th><th>doubt</th><th class="number">similarity</th>'
         f'<th class="number">brain</th></tr></thead><tbody>{"".join(lines)}</tbody>'
-        f"</table>{more}"
+        "</table>"
     )
+    return scroll_box(table) + more
 
 
 def _breakable(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -9,17 +10,20 @@ from development_cohort import Contrast
 from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.decomposition import PCA
+from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold, StratifiedShuffleSplit, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from brainfeat.evaluation.resampling import draw_subjects, summarise_draws
 from brainfeat.metrics import intraclass_correlation
 
 # The same for all rows of numbers, with scikit-learn's penalty.
 CLASSIFIER = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))
 SPLIT_SEED = 0
+N_DRAWS = 1000  # of people, for intervals
+Floats = NDArray[np.float64]
 Summary = dict[str, float]
 
 
@@ -56,9 +60,12 @@ class LinearMethod:
         Returns the rows of all subjects in a contrast.
     accepts : callable
         Whether a contrast has rows.
-    n_components : float, optional
-        Fraction of the variance of the training subjects that principal components
-        keep; None uses the features directly.
+    n_components : float or int, optional
+        Number of principal components, or the fraction of the variance that they keep;
+        None uses the features directly.
+    unlabelled : bool
+        Whether components are those of all subjects, in the contrast of training, in
+        place of those of the labelled ones.
     """
 
     name: str
@@ -66,17 +73,30 @@ class LinearMethod:
     rows: Callable[[Contrast], NDArray[Any]]
     accepts: Callable[[Contrast], bool]
     n_components: float | None = None
+    unlabelled: bool = False
 
     def predict(
         self, trained: Contrast, tested: Sequence[Contrast], train: NDArray[np.int64]
     ) -> list[NDArray[Any]]:
         """Return the probability of disease of every subject, for each contrast."""
         model = clone(CLASSIFIER)
-        if self.n_components is not None:
+        rows = self.rows(trained)
+        if self.unlabelled:
+            model = make_pipeline(
+                FrozenEstimator(_fit_components(self, trained)), model
+            )
+        elif self.n_components is not None:
             pca = PCA(self.n_components, svd_solver="full")
             model = make_pipeline(pca, model)
-        model.fit(self.rows(trained)[train], self.diagnosis[train])
+        model.fit(rows[train], self.diagnosis[train])
         return [model.predict_proba(self.rows(c))[:, 1] for c in tested]
+
+
+@lru_cache  # the same for all splits
+def _fit_components(method: LinearMethod, contrast: Contrast) -> PCA:
+    rows = method.rows(contrast)
+    n_components = min(method.n_components or 1.0, len(rows) - 1)
+    return PCA(n_components, svd_solver="full").fit(rows)
 
 
 def draw_splits(
@@ -98,18 +118,18 @@ def learn_and_test(
     n_labels: int,
     n_splits: int,
 ) -> list[dict[str, Summary]]:
-    """Score a method in each tested contrast: mean and standard error over splits."""
-    scores = []  # splits, contrasts, (auc, accuracy)
+    """Score a method in each tested contrast: mean, standard error, interval."""
+    draws = draw_people(diagnosis)
+    tables = []  # of each split, (contrasts, 1 + draws, (auc, accuracy))
     for train, test in draw_splits(diagnosis, n_labels, n_splits):
-        truth = diagnosis[test]
-        probabilities = [p[test] for p in method.predict(trained, tested, train)]
-        scores.append(
+        weights = draws[:, test]
+        tables.append(
             [
-                (roc_auc_score(truth, p), np.mean((p > 0.5) == truth))
-                for p in probabilities
+                weighted_scores(diagnosis[test], p[test], weights)
+                for p in method.predict(trained, tested, train)
             ]
         )
-    auc, accuracy = np.moveaxis(np.array(scores), 2, 0)  # splits, contrasts each
+    auc, accuracy = np.moveaxis(np.array(tables), 3, 0)  # splits, contrasts, 1 + draws
     return [
         {
             "auc": summarise(auc[:, index]),
@@ -120,14 +140,51 @@ def learn_and_test(
     ]
 
 
-def summarise(values: NDArray[np.float64]) -> Summary:
-    """Return the mean over random splits, and its standard error.
+def draw_people(diagnosis: NDArray[np.int64]) -> Floats:
+    """Draw people with replacement, as many of each class; (1 + draws, n_people).
 
-    Splits share their subjects, so the error reflects the choice of the labelled
-    subjects, not the variation between cohorts.
+    The first line is everyone, once. The same draws serve all methods.
     """
+    everyone = np.arange(len(diagnosis))
+    drawn = draw_subjects(everyone, diagnosis, N_DRAWS, SPLIT_SEED)
+    return np.vstack([np.ones(len(diagnosis)), drawn])
+
+
+def weighted_scores(
+    truth: NDArray[np.int64], probability: NDArray[Any], weights: Floats
+) -> Floats:
+    """Return AUC and accuracy of people who count so often, of shape (n_draws, 2).
+
+    A draw without one of the classes has no AUC: NaN.
+    """
+    ill, healthy = probability[truth == 1], probability[truth == 0]
+    is_higher = (ill[:, None] > healthy) + 0.5 * (ill[:, None] == healthy)
+    of_ill, of_healthy = weights[:, truth == 1], weights[:, truth == 0]
+    pairs = of_ill.sum(axis=1) * of_healthy.sum(axis=1)
+    is_right = (probability > 0.5) == truth
+    with np.errstate(invalid="ignore"):
+        auc = ((of_ill @ is_higher) * of_healthy).sum(axis=1) / pairs
+        accuracy = weights @ is_right / weights.sum(axis=1)
+    return np.stack([auc, accuracy], axis=1)
+
+
+def summarise(scores: Floats) -> Summary:
+    """Summarise scores of shape (n_splits, 1 + n_draws); the first are of everyone.
+
+    ``se`` is the standard error of the mean over splits: it reflects the choice of the
+    labelled people. ``low`` and ``high`` bound the 95 % interval over tested people, by
+    bootstrap, with the classifiers as they are.
+    """
+    values, n_known = scores[:, 0], (~np.isnan(scores)).sum(axis=0)
+    means = np.where(n_known > 0, np.nansum(scores, axis=0) / n_known.clip(1), np.nan)
     error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
-    return {"mean": float(values.mean()), "se": float(error)}
+    interval = summarise_draws(means[1:], float(means[0]), 0.95)
+    return {
+        "mean": float(values.mean()),
+        "se": float(error),
+        "low": interval.low,
+        "high": interval.high,
+    }
 
 
 def compare_scanners(rows: NDArray[Any], n_scanners: int) -> dict[str, float]:

@@ -4,9 +4,11 @@ On a simulated cohort of an anatomy that is not in the training data (see
 `development_cohort.py`), a classifier of patients against controls is trained on 10 to
 80 labelled subjects and tested on all others. The methods are logistic regression on
 the embeddings of each checkpoint (mean token, and anatomy), of the same network
-untrained, and on principal components of registered voxels; a 3D network trained on the
-same labels; and, as the ceiling, logistic regression on the true volumes of the
-structures that the disease changes.
+untrained, and on principal components of registered voxels, which are those of the
+labelled scans or of all scans without their labels; a 3D network trained on the same
+labels, with `--cnn-settings` in five settings, of which the best is read from the
+table; and, as the ceiling, logistic regression on the true volumes of the structures
+that the disease changes.
 
     python examples/benchmarks/label_scarce.py WORK_FOLDER --json results.json
     python examples/benchmarks/label_scarce.py WORK_FOLDER --checkpoint FOLDER
@@ -22,7 +24,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--labels", type=int, nargs="+", default=LABELS, help="labelled subjects")
     add("--travellers", type=int, default=30, help="subjects on every scanner")
     add("--cnn-steps", type=int, help="training steps of the CNN")
+    add("--cnn-settings", action="store_true", help="train the CNN in others, too")
     add("--jobs", type=int, default=1, help="processes for preprocessing")
     add("--only", nargs="+", choices=SECTIONS, default=SECTIONS, metavar="SECTION")
     add("--json", type=Path, metavar="FILE", help="results")
@@ -87,7 +90,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         results = describe(cohort, encoders, options.splits)
     with timed("preprocessing", seconds):
         prepare_volumes(cohort, encoders)
-    methods = make_methods(cohort, encoders, options.cnn_steps)
+    methods = make_methods(cohort, encoders, options)
     if "few_labels" in options.only:
         ceiling = ceiling_method(cohort)
         results["few_labels"] = measure_few_labels(
@@ -146,17 +149,22 @@ def prepare_volumes(cohort: DevelopmentCohort, encoders: Sequence[Encoder]) -> N
 
 
 def make_methods(
-    cohort: DevelopmentCohort, encoders: Sequence[Encoder], cnn_steps: int | None
+    cohort: DevelopmentCohort, encoders: Sequence[Encoder], options: argparse.Namespace
 ) -> list[Method]:
     methods: list[Method] = [encoder_method(cohort, encoder) for encoder in encoders]
-    methods.append(voxel_method(cohort))
+    methods += voxel_methods(cohort)
     if importlib.util.find_spec("monai") is None:
         print("Skipping the 3D CNN, which needs monai (pip install 'monai>=1.5').")
         return methods
-    from supervised_cnn import CnnConfig, SupervisedCnn
+    from supervised_cnn import OTHER_SETTINGS, CnnConfig, SupervisedCnn
 
+    cnn_steps = options.cnn_steps
     config = CnnConfig() if cnn_steps is None else CnnConfig(n_steps=cnn_steps)
-    return [*methods, SupervisedCnn(cohort, config)]
+    methods.append(SupervisedCnn(cohort, config))
+    if options.cnn_settings:
+        settings = OTHER_SETTINGS.items()
+        methods += [SupervisedCnn(cohort, other, name) for name, other in settings]
+    return methods
 
 
 def encoder_method(cohort: DevelopmentCohort, encoder: Encoder) -> LinearMethod:
@@ -168,14 +176,18 @@ def encoder_method(cohort: DevelopmentCohort, encoder: Encoder) -> LinearMethod:
     return LinearMethod(encoder.name, cohort.diagnosis, rows, encoder.accepts)
 
 
-def voxel_method(cohort: DevelopmentCohort) -> LinearMethod:
+def voxel_methods(cohort: DevelopmentCohort) -> list[LinearMethod]:
     @lru_cache  # under 1 GB for all contrasts
     def rows(contrast: Contrast) -> NDArray[Any]:
         return read_voxels(cohort.store(contrast, VOXEL_PREPROCESSOR), contrast)
 
-    return LinearMethod(
-        "registered voxels, PCA", cohort.diagnosis, rows, lambda _: True, 0.95
+    make = partial(
+        LinearMethod, diagnosis=cohort.diagnosis, rows=rows, accepts=lambda _: True
     )
+    return [
+        make("registered voxels, PCA", n_components=0.95),
+        make("voxels, PCA of all scans", n_components=N_VOXEL_SCORES, unlabelled=True),
+    ]
 
 
 def ceiling_method(cohort: DevelopmentCohort) -> LinearMethod:

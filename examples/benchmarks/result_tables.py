@@ -10,7 +10,8 @@ def print_results(results: Mapping[str, Any]) -> None:
     print(
         f"{cohort['n_subjects']} subjects, {cohort['n_diseased']} with the disease, "
         f"{cohort['n_splits']} random splits by subject. Mean ± standard error over "
-        "splits; every subject without a label is tested."
+        "splits, which draw the labelled subjects; in brackets, 95 % intervals over "
+        "the tested subjects, by bootstrap. Every subject without a label is tested."
     )
     for contrast, methods in results.get("few_labels", {}).items():
         for score in ("auc", "accuracy"):
@@ -65,7 +66,7 @@ def _print_reliability(section: Mapping[str, Any]) -> None:
     chance = next(iter(section["methods"].values()))["chance"]
     print_table(
         f"{section['n_subjects']} subjects on every scanner, T1w (chance {chance:.2f})",
-        ["method", "ICC(2,1)", "scanner decoded"],
+        ["method", "median ICC(2,1)", "scanner decoded"],
         [
             [method, f"{result['icc']:.3f}", f"{result['scanner_accuracy']:.3f}"]
             for method, result in section["methods"].items()
@@ -74,4 +75,7 @@ def _print_reliability(section: Mapping[str, Any]) -> None:
 
 
 def _show(summary: Mapping[str, float]) -> str:
-    return f"{summary['mean']:.3f} ± {summary['se']:.3f}"
+    text = f"{summary['mean']:.3f} ± {summary['se']:.3f}"
+    if "low" not in summary:  # results of an earlier version
+        return text
+    return f"{text} [{summary['low']:.2f}, {summary['high']:.2f}]"

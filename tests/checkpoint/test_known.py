@@ -1,4 +1,5 @@
 import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -236,3 +237,15 @@ def test_converted_folder_has_recipe_licence_and_origin(tmp_path):
     shown = _run("info", folder).stdout
     assert "Apache-2.0" in shown
     assert "recipe mri-core" in shown
+
+
+def test_readme_lists_the_known_encoders():
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    lines = [line for line in readme.splitlines() if line.startswith("| `")]
+    rows = [line.split("|")[1] for line in lines]
+    listed = {name for row in rows for name in re.findall(r"`([a-z0-9-]+)`", row)}
+    families = {name for name in KNOWN_ENCODERS if name.startswith("dinov")}
+    assert {"dinov2-small", "dinov3-small"} <= listed
+    assert {*KNOWN_ENCODERS} - families <= listed
+    n_public = len(KNOWN_ENCODERS) - 1
+    assert f"with {n_public} sets of public weights" in " ".join(readme.split())

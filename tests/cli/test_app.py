@@ -422,6 +422,7 @@ def test_help_lists_all_commands_in_full():
     assert set(commands) == {
         *("embed", "bids", "merge", "report", "segment", "pretrain"),
         *("compare", "convert", "info", "simulate", "demo", "finetune", "predict"),
+        "register",
     }
     assert result.stdout.count("...") == 1  # in the usage: no text is cut
 

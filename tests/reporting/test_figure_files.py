@@ -70,5 +70,5 @@ def test_png_has_the_colours_of_the_svg(tmp_path):
 
 def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
-    with pytest.raises(MissingDependencyError, match=r"brainfeat\[figures\]"):
+    with pytest.raises(MissingDependencyError, match=r"brainfeat\[plotting\]"):
         check_can_draw()

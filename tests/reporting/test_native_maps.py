@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from brainfeat.reporting.importance import _NativeMaps
+from brainfeat.reporting.attribution_maps import NativeMaps
 from brainfeat.volume import Volume
 
 
@@ -20,7 +20,7 @@ def volumes(tokens, rng):
 
 def test_maps_equal_the_inverted_grid(tokens, volumes, small_encoder):
     preprocessor = small_encoder.preprocessor
-    maps = _NativeMaps(volumes, tokens[:3], preprocessor)
+    maps = NativeMaps(volumes, tokens[:3], preprocessor)
     assert len(maps) == len(list(maps)) == 3
     for image, volume, subject in zip(maps, volumes, tokens, strict=False):
         on_grid = replace(subject.processed, geometry=volume.geometry)
@@ -38,7 +38,7 @@ def test_preprocessed_volumes_are_not_kept(tokens, volumes, small_encoder):
     processed = replace(tokens[0].processed, data=tokens[0].processed.data.copy())
     subject = replace(tokens[0], processed=processed)
     data = weakref.ref(processed.data)
-    maps = _NativeMaps(volumes[:1], [subject], small_encoder.preprocessor)
+    maps = NativeMaps(volumes[:1], [subject], small_encoder.preprocessor)
     del subject, processed
     gc.collect()
     assert data() is None

@@ -35,3 +35,16 @@ def test_numbers_are_aligned_right():
     table = score_table(("features", "AUC"), [("embedding", "0.81")])
     assert "<td>embedding</td>" in table
     assert '<td class="number">0.81</td>' in table
+
+
+def test_wide_table_scrolls_and_its_intervals_stay_whole():
+    table = score_table(("features", "AUC"), [("embedding", "0.81 [0.70, 0.92]")])
+    assert table.startswith('<div class="scroll" tabindex="0"><table>')
+    assert '<td class="number">0.81 [0.70, 0.92]</td>' in table
+    style = frame([])
+    rules = {
+        name.strip(): rule
+        for name, _, rule in (part.partition("{") for part in style.split("}"))
+    }
+    assert "overflow-x: auto" in rules[".brainfeat .scroll"]
+    assert "white-space: nowrap" in rules[".brainfeat .number"]
