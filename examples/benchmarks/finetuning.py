@@ -165,16 +165,18 @@ class EncodedPeople:
         path = self.people.folder / "cells" / f"{name}.json"
         path.parent.mkdir(exist_ok=True)
         cell = json.loads(path.read_text()) if path.exists() else {}
-        wanted = METHODS if with_cnn else METHODS[:3]
-        if not {*wanted} <= {*cell}:
-            cell |= self._measure(train, test, with_cnn=with_cnn)
+        if "fine-tuned" not in cell:
+            cell |= self._measure(train, test)
+            path.write_text(json.dumps(cell))
+        if with_cnn and "3D CNN" not in cell:
+            cell["3D CNN"] = self._measure_cnn(train, test)
             path.write_text(json.dumps(cell))
         shown = ", ".join(f"{key} {value:.3f}" for key, value in cell.items())
         print(f"{n_labels} labels, split {repeat}: {shown}", flush=True)
         return cell
 
     def _measure(
-        self, train: NDArray[np.int64], test: NDArray[np.int64], *, with_cnn: bool
+        self, train: NDArray[np.int64], test: NDArray[np.int64]
     ) -> dict[str, float]:
         views, rows = self.views, self.features[:, 0]
         y, start = self.diagnosis, time.perf_counter()
@@ -193,7 +195,7 @@ class EncodedPeople:
         seconds = time.perf_counter() - start
         probe = fit_probe(rows[train], targets, alone, seed=self.plan.seed)
         fixed = clone(CLASSIFIER).fit(rows[train], y[train])
-        cell = {
+        return {
             "fine-tuned": _area(y[test], scores),
             "linear probe": _area(y[test], probe.score(rows[test])),
             "probe, fixed penalty": float(
@@ -202,14 +204,15 @@ class EncodedPeople:
             "steps": fitted.n_steps,
             "seconds": seconds,
         }
-        if with_cnn:
-            from supervised_cnn import CnnConfig, train_and_predict
 
-            (found,) = train_and_predict(
-                self.scans[train], y[train], [self.scans[test]], CnnConfig()
-            )
-            cell["3D CNN"] = float(roc_auc_score(y[test], found))
-        return cell
+    def _measure_cnn(self, train: NDArray[np.int64], test: NDArray[np.int64]) -> float:
+        from supervised_cnn import CnnConfig, train_and_predict
+
+        y = self.diagnosis
+        (found,) = train_and_predict(
+            self.scans[train], y[train], [self.scans[test]], CnnConfig()
+        )
+        return float(roc_auc_score(y[test], found))
 
     def _view(self, trunk: FrozenTrunk, person: Person, path: Path, copy: int) -> View:
         """Encode a person or a changed copy, or read the tokens that were kept."""
