@@ -201,10 +201,12 @@ def test_errors_and_scores_of_alignments_are_printed():
     printed = run("alignment.py", 4)
     for modality in ("T1w", "T2w", "FLAIR"):
         row = re.search(rf"^{modality} +([0-9. ]+)$", printed, re.MULTILINE)
-        values = np.array(row[1].split(), dtype=float).reshape(3, 3)
+        *errors, over, over_labels = np.array(row[1].split(), dtype=float)
+        values = np.reshape(errors, (4, 3))
         assert (np.diff(values) >= 0).all()  # median, 90th percentile, worst
         assert values[0, 0] < 3.0  # mm between the centres
         assert values[2, 2] < 0.2  # 1 - Dice
+        assert 0.9 < over <= over_labels < 1.2
     for alignment in ("none", "rigid", "affine"):
         row = re.search(rf"^{alignment} +([0-9. ]+)$", printed, re.MULTILINE)
         _, auc, _ = map(float, row[1].split())

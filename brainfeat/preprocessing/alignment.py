@@ -99,14 +99,16 @@ def _centre_only(volume: Volume) -> Alignment:
 
 def _register(brain: FoundBrain, middle: Floats) -> Match:
     # Centred at the origin, so that the scanner's origin does not matter.
-    view = _shifted(brain.in_view, -middle)
-    fraction = Moving(_shifted(brain.fraction, -middle), _BLUR, view)
-    tissue = Moving(_shifted(brain.tissue, -middle), _BLUR)
+    fraction, tissue, view = (
+        _shifted(volume, -middle)
+        for volume in (brain.fraction, brain.tissue, brain.in_view)
+    )
+    moving = Moving(fraction, tissue, _BLUR, view)
     pose = brain.pose
     center = pose[:3, :3] @ np.array(BRAIN_CENTER) + pose[:3, 3]
     start = to_parameters(pose[:3, :3], center - middle)
     models = [load_brain_model(*model) for model in _MODELS]
-    return register(start, fraction, tissue, models)
+    return register(start, moving, models)
 
 
 def _shifted(volume: Volume, shift: Floats) -> Volume:

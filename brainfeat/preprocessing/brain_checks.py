@@ -81,8 +81,9 @@ def find_doubts(
     if brain is None:
         centred = "not aligned to the template, only centred"
         return [centred, *doubts, *_search_axes(volume, 0.0, [], header)]
-    doubts += _doubt_fit(alignment, brain)
-    doubts += _doubt_wholeness(volume, alignment, brain)
+    within = np.nan_to_num(_sample(brain.fraction, alignment, _load_points().inside))
+    doubts += _doubt_fit(alignment, brain, within)
+    doubts += _doubt_wholeness(volume, alignment, within)
     doubts += _doubt_voxels(volume, brain)
     axes = [*_doubt_axes(volume, alignment, brain, header)]
     if not doubts and not axes:
@@ -98,13 +99,16 @@ def _doubt_slices(geometry: Geometry) -> Iterator[str]:
         yield f"expected slices of at most {_MAX_SLICE:.0f} mm, got {thickest:.0f} mm"
 
 
-def _doubt_fit(alignment: Alignment, brain: FoundBrain) -> Iterator[str]:
+def _doubt_fit(
+    alignment: Alignment, brain: FoundBrain, within: Floats
+) -> Iterator[str]:
+    """Compare with the template; `within` is the fraction of brain at its points."""
     if alignment.similarity < _MIN_SIMILARITY:
         yield (
             f"expected tissues as in the template (similarity {_MIN_SIMILARITY}), got "
             f"{alignment.similarity:.2f}"
         )
-    overlap = _measure_overlap(alignment, brain)
+    overlap = _measure_overlap(alignment, brain, within)
     if overlap < _MIN_OVERLAP:
         yield (
             f"expected the shape of a brain (overlap {_MIN_OVERLAP} with the "
@@ -120,18 +124,16 @@ def _doubt_fit(alignment: Alignment, brain: FoundBrain) -> Iterator[str]:
         yield f"expected a brain of {low:.0f} to {high:.0f} ml, got {brain.ml:.0f} ml"
 
 
-def _measure_overlap(alignment: Alignment, brain: FoundBrain) -> float:
+def _measure_overlap(alignment: Alignment, brain: FoundBrain, within: Floats) -> float:
     """Return the Dice coefficient of the found brain and the fitted template."""
-    points = _load_points()
-    within = _sample(brain.fraction, alignment, points.inside)
     found = float(brain.fraction.data.sum()) * _voxel_size(brain.fraction)
-    template = len(points.inside) * _POINT_SPACING**3 * alignment.scale**3
-    common = float(np.nan_to_num(within).mean()) * template
+    template = len(within) * _POINT_SPACING**3 * alignment.scale**3
+    common = float(within.mean()) * template
     return 2.0 * common / max(found + template, 1.0)
 
 
 def _doubt_wholeness(
-    volume: Volume, alignment: Alignment, brain: FoundBrain
+    volume: Volume, alignment: Alignment, within: Floats
 ) -> Iterator[str]:
     points = _load_points().inside
     voxels = _to_voxels(volume, alignment, points)
@@ -139,7 +141,6 @@ def _doubt_wholeness(
     in_view = float(((voxels >= 0) & (voxels <= last)).all(axis=0).mean())
     if in_view < _MIN_IN_VIEW:
         yield f"expected a whole brain, got {100 * in_view:.0f} % of it in the image"
-    within = np.nan_to_num(_sample(brain.fraction, alignment, points))
     left, right = (
         float(within[points[:, 0] * side > _POINT_SPACING].mean()) for side in (-1, 1)
     )

@@ -13,6 +13,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -38,6 +39,7 @@ _OUTLINE_SD = 2.0  # mm per unit of log odds; brains differ from the template
 _CERTAIN = (0.01, 0.99)  # the network is never surer
 _FAR = -100.0  # mm, beyond the template
 _SEARCH_SPACING = 2.0  # mm, the accuracy of the head's edge
+_DEPTH_SPACING = 4.0  # mm; the template's surface bends by 0.2 mm over it
 
 
 class Placement(NamedTuple):
@@ -171,23 +173,31 @@ def _resample_brain(alignment: Alignment, placement: Placement) -> Flags:
         return np.asarray(depth >= 0)
     found = Volume(np.zeros(placement.grid.shape, bool, order="F"), placement.grid)
     near = _crop_to_brain(found, brain.fraction, placement.grid_to_scanner)
-    nodes, factors = _thin_out(near.geometry)
+    nodes, factors = _thin_out(near.geometry, _SEARCH_SPACING)
     fraction = resample(brain.mask, nodes, placement.grid_to_scanner)
-    depth = resample(load_depth(), nodes, to_template, outside=_FAR)
-    # The template's outline is the prior of the network's.
-    fraction = fraction.clip(*_CERTAIN)
-    odds = np.log(fraction / (1.0 - fraction))
-    odds += depth / _OUTLINE_SD
+    # The template's outline is the prior of the network's, and far smoother.
+    few, steps = _thin_out(nodes, _DEPTH_SPACING)
+    prior: Floats = resample(_load_depth(), few, to_template, outside=_FAR)
+    prior /= np.float32(_OUTLINE_SD)
+    odds: Floats = fraction.clip(*_CERTAIN)
+    odds /= 1.0 - odds
+    np.log(odds, out=odds)
+    odds += _interpolate(prior, steps, odds.shape)
     np.greater_equal(_interpolate(odds, factors, near.data.shape), 0.0, out=near.data)
     return found.data
 
 
-def _thin_out(grid: Geometry) -> tuple[Geometry, list[int]]:
-    """Return every n-th voxel along each axis, up to the accuracy of the edge.
+@cache
+def _load_depth() -> Volume:
+    return downsample(load_depth(), _DEPTH_SPACING)
+
+
+def _thin_out(grid: Geometry, spacing: float) -> tuple[Geometry, list[int]]:
+    """Return every n-th voxel along each axis, up to `spacing` mm apart.
 
     Also returns n for each axis. The last voxels lie on the grid's end or beyond it.
     """
-    factors = [max(1, int(_SEARCH_SPACING / mm + 1e-3)) for mm in grid.spacing]
+    factors = [max(1, int(spacing / mm + 1e-3)) for mm in grid.spacing]
     pairs = zip(grid.shape, factors, strict=True)
     i, j, k = (1 - (1 - size) // factor for size, factor in pairs)
     return Geometry((i, j, k), grid.affine @ np.diag([*factors, 1.0])), factors
@@ -195,19 +205,26 @@ def _thin_out(grid: Geometry) -> tuple[Geometry, list[int]]:
 
 def _interpolate(data: Floats, factors: list[int], shape: tuple[int, ...]) -> Floats:
     """Interpolate linearly between every n-th voxel along each axis."""
-    for axis, (factor, size) in enumerate(zip(factors, shape, strict=True)):
+    data = data.T  # in memory order
+    sizes = zip(factors[::-1], shape[::-1], strict=True)
+    for axis, (factor, size) in enumerate(sizes):
         if factor == 1:
             continue
-        nodes = np.moveaxis(data, axis, 0)
-        finer = np.empty((size, *nodes.shape[1:]), np.float32)
+        before = (slice(None),) * axis
+        finer_shape = (*data.shape[:axis], size, *data.shape[axis + 1 :])
+        finer = np.empty(finer_shape, np.float32)
         for offset in range(factor):
-            part = finer[offset::factor]
-            near = nodes[: len(part)]
-            part[...] = near
+            part = finer[(*before, slice(offset, None, factor))]
+            n_nodes = part.shape[axis]
+            near = data[(*before, slice(n_nodes))]
             if offset:
-                part += (nodes[1 : len(part) + 1] - near) * np.float32(offset / factor)
-        data = np.moveaxis(finer, 0, axis)
-    return data
+                np.subtract(data[(*before, slice(1, n_nodes + 1))], near, out=part)
+                part *= np.float32(offset / factor)
+                part += near
+            else:
+                part[...] = near
+        data = finer
+    return data.T
 
 
 def _crop_to_brain(

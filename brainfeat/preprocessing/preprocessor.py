@@ -34,9 +34,7 @@ _Length = Annotated[float, Rule("> 0 and finite", lambda mm: 0 < mm < math.inf)]
 Affine = NDArray[np.float64]
 
 # Part of the fingerprint; incremented when the same settings give other voxels.
-_REVISION = 11
-# The same of grids of at most `_FINE` mm.
-_FINE_REVISION, _FINE = 12, 1.0
+_REVISION = 13
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,8 +127,7 @@ class Preprocessor(SubjectPreprocessing):
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the settings and of the revision of the algorithm."""
-        revision = _FINE_REVISION if self.spacing <= _FINE else _REVISION
-        settings = {"revision": revision, **self.to_dict()}
+        settings = {"revision": _REVISION, **self.to_dict()}
         return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
     def apply(

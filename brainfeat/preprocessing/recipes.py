@@ -48,7 +48,7 @@ _APPLY = {**SPATIAL_STEPS, **INTENSITY_STEPS}
 _HEAD_MM, _BRAIN_MM = 220.0, 175.0  # extent of an adult's
 
 # Part of the fingerprint; incremented when the same settings give other voxels.
-_REVISION = 3
+_REVISION = 4
 
 
 @dataclass(frozen=True, kw_only=True)

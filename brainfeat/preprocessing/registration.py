@@ -15,14 +15,14 @@ __all__ = ["Match", "Moving", "register", "to_linear", "to_parameters", "to_rota
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
 from brainfeat.preprocessing.head_model import BrainModel
+from brainfeat.preprocessing.smoothing import smooth_axis
 from brainfeat.volume import Volume
 
 Affine = NDArray[np.float64]
@@ -41,6 +41,8 @@ _DAMPING = 1e-2  # relative to the diagonal, of the first step
 _MAX_STEPS = 12
 _TOLERANCE = 2e-3  # a tenth of a millimetre
 _TINY = 1e-12  # avoids division by zero
+_TRUNCATE = 2.5  # of the blur, in standard deviations
+_CORNERS = np.argwhere(np.ones((2, 2, 2), bool))
 
 
 class Match(NamedTuple):
@@ -56,29 +58,41 @@ class Match(NamedTuple):
         return self.parameters[9:] * _UNIT
 
 
+class _Sampled(NamedTuple):
+    """Values (n,), and gradients (n, 3) per mm."""
+
+    values: Floats
+    slopes: Floats
+
+
 class Moving:
-    """A blurred volume and its gradient, interpolated at points in millimetres."""
+    """A brain on one grid, blurred, with its gradients: its fraction and its tissue."""
 
-    def __init__(self, volume: Volume, blur: float, view: Volume | None = None) -> None:
+    def __init__(
+        self, fraction: Volume, tissue: Volume, blur: float, view: Volume | None = None
+    ) -> None:
         self._view = view  # voxels in the field of view; all if None
-        sigmas = blur / np.array(volume.geometry.spacing)
-        self.data = ndimage.gaussian_filter(
-            volume.data, sigmas, mode="nearest", truncate=2.5
+        fields: list[NDArray[np.float32]] = []
+        for volume in (fraction, tissue):
+            data = np.ascontiguousarray(volume.data, dtype=np.float32)
+            for axis, spacing in enumerate(volume.geometry.spacing):
+                data = smooth_axis(data, blur / spacing, axis, _TRUNCATE)
+            # Central differences over two voxels are smoother than the derivative of
+            # the linear interpolation, which jumps between voxels.
+            fields += [data, *np.gradient(data)]
+        self._fields = [field.ravel() for field in fields]
+        self._last = np.array(fraction.data.shape)[:, None] - 1
+        self._to_voxel = np.linalg.inv(fraction.geometry.affine)
+
+    def sample(self, points: Floats) -> tuple[_Sampled, _Sampled]:
+        """Return fraction and tissue at points (n, 3) in mm."""
+        voxels = self._to_voxel[:3, :3] @ points.T + self._to_voxel[:3, 3:]
+        fields = self._interpolate(voxels)
+        fraction, tissue = (
+            _Sampled(values, np.stack(slopes, axis=1) @ self._to_voxel[:3, :3])
+            for values, *slopes in (fields[:4], fields[4:])
         )
-        self._slopes = np.gradient(self.data)
-        self._to_voxel = np.linalg.inv(volume.geometry.affine)
-
-    def sample(self, points: Floats) -> Floats:
-        """Return values (n,) at points (n, 3) in mm."""
-        return _interpolate(self.data, self._to_voxels(points))
-
-    def sample_slopes(self, points: Floats) -> Floats:
-        """Return gradients (n, 3) per mm at points (n, 3) in mm."""
-        # Central differences over two voxels are smoother than the derivative of the
-        # linear interpolation, which jumps between voxels.
-        voxels = self._to_voxels(points)
-        slopes = [_interpolate(slope, voxels) for slope in self._slopes]
-        return np.stack(slopes, axis=1) @ self._to_voxel[:3, :3]
+        return fraction, tissue
 
     def is_in_view(self, points: Floats) -> NDArray[np.bool_]:
         """Return whether points (n, 3) in mm are in the field of view."""
@@ -92,40 +106,57 @@ class Moving:
         i, j, k = indices.clip(0, last)
         return np.asarray(is_inside & self._view.data[i, j, k])
 
-    def _to_voxels(self, points: Floats) -> Floats:
-        return np.asarray(self._to_voxel[:3, :3] @ points.T + self._to_voxel[:3, 3:])
+    def _interpolate(self, voxels: Floats) -> list[Floats]:
+        """Interpolate each field linearly, three times as fast as SciPy."""
+        inside = voxels.clip(0.0, self._last)
+        first = np.minimum(inside.astype(np.intp), np.maximum(self._last - 1, 0))
+        i, j, k = (inside - first).astype(np.float32)
+        _, n_j, n_k = (self._last[:, 0] + 1).tolist()
+        steps = np.array([n_j * n_k, n_k, 1]) * (self._last[:, 0] > 0)
+        corners = _CORNERS @ steps
+        near = corners[:, None] + steps @ first
+        samples = []
+        for field in self._fields:
+            values = field.take(near)
+            for fraction, half in ((i, 4), (j, 2), (k, 1)):
+                values[:half] += fraction * (values[half:] - values[:half])
+                values = values[:half]
+            samples.append(values[0].astype(np.float64))
+        return samples
 
 
 class _Compared(NamedTuple):
     """Samples of both images at the model's points, and how well they match."""
 
     match: Match
-    points: Floats  # (n, 3), mm
     in_view: NDArray[np.bool_]
     difference: Floats  # of the fractions of brain
     values: Floats  # of the tissue, of mean 0 and norm 1
     norm: float  # of the tissue before
+    slopes: tuple[Floats, Floats]  # of fraction and tissue
 
 
 class _Comparison:
-    """Squared residuals of the two images and standard scores of the pose."""
+    """Squared residuals of fraction and tissue, and standard scores of the pose."""
 
-    def __init__(self, fraction: Moving, tissue: Moving, model: BrainModel) -> None:
-        self._fraction, self._tissue, self._model = fraction, tissue, model
+    def __init__(self, moving: Moving, model: BrainModel) -> None:
+        self._moving, self._model = moving, model
         self._fraction_weight = _FRACTION_WEIGHT / float(np.sum(model.inside**2))
 
     def compare(self, parameters: Floats) -> _Compared:
         """Sample both images, and return what they cost."""
         points = self._transform(parameters)
-        in_view = self._fraction.is_in_view(points)
-        difference = (self._fraction.sample(points) - self._model.inside) * in_view
-        values, norm = _normalise(self._tissue.sample(points))
+        in_view = self._moving.is_in_view(points)
+        fraction, tissue = self._moving.sample(points)
+        difference = (fraction.values - self._model.inside) * in_view
+        values, norm = _normalise(tissue.values)
         explained = float(np.sum((self._model.tissues.T @ values) ** 2))
         scores = (parameters[:9] - _USUAL) / _USUAL_SD
         cost = self._fraction_weight * float(difference @ difference)
         cost += _TISSUE_WEIGHT * (1.0 - explained) + float(scores @ scores)
         match = Match(parameters, math.sqrt(explained), cost)
-        return _Compared(match, points, in_view, difference, values, norm)
+        slopes = fraction.slopes, tissue.slopes
+        return _Compared(match, in_view, difference, values, norm, slopes)
 
     def growth(self, parameters: Floats) -> float:
         """Return the factor of the edges that gives the template the brain's volume."""
@@ -134,14 +165,14 @@ class _Comparison:
 
     def linearise(self, compared: _Compared) -> tuple[Floats, Floats]:
         """Return half the gradient of the cost, and the Gauss-Newton matrix."""
-        match, points, in_view, difference, values, norm = compared
+        match, in_view, difference, values, norm, (edges, slopes) = compared
         parameters = match.parameters
-        changes = self._derivatives(self._fraction.sample_slopes(points))
+        changes = self._derivatives(edges)
         # Outside the field of view, nothing is known of the brain.
         changes *= in_view[:, None]
         gradient = self._fraction_weight * (difference @ changes)
         matrix = self._fraction_weight * (changes.T @ changes)
-        changes = self._derivatives(self._tissue.sample_slopes(points))
+        changes = self._derivatives(slopes)
         tissues = self._model.tissues
         loads = tissues.T @ values
         known, along = tissues.T @ changes, values @ changes
@@ -166,9 +197,7 @@ class _Comparison:
         return self._model.points @ to_linear(parameters).T + parameters[9:] * _UNIT
 
 
-def register(
-    start: Floats, fraction: Moving, tissue: Moving, models: Sequence[BrainModel]
-) -> Match:
+def register(start: Floats, moving: Moving, models: Sequence[BrainModel]) -> Match:
     """Fit the pose and size of the template brain, from parameters close to them.
 
     The models are fitted in turn, the coarsest first. Brains differ in shape, which
@@ -177,7 +206,7 @@ def register(
     """
     match = Match(start, 0.0, math.inf)
     for model in models:
-        comparison = _Comparison(fraction, tissue, model)
+        comparison = _Comparison(moving, model)
         match = _minimise(comparison, match.parameters)
         grown = match.parameters.copy()
         grown[3:9] *= comparison.growth(grown)
@@ -204,13 +233,6 @@ def _minimise(comparison: _Comparison, parameters: Floats) -> Match:
             if np.abs(step).max() < _TOLERANCE:
                 break
     return best.match
-
-
-def _interpolate(data: NDArray[Any], voxels: Floats) -> Floats:
-    values: Floats = ndimage.map_coordinates(
-        data, voxels, np.float64, order=1, mode="nearest", prefilter=False
-    )
-    return values
 
 
 def _normalise(values: Floats) -> tuple[Floats, float]:

@@ -25,8 +25,9 @@ from synthetic_heads import (
 )
 
 from brainfeat import Geometry, Volume
+from brainfeat.preprocessing.blocks import to_blocks
 from brainfeat.preprocessing.brain_search import find_edge
-from brainfeat.preprocessing.edge_net import edge_band, halve_grid, to_blocks
+from brainfeat.preprocessing.edge_net import edge_band, halve_grid
 from brainfeat.preprocessing.intensities import repair
 from brainfeat.preprocessing.resampling import reorient_to_ras, resample
 

@@ -71,9 +71,8 @@ def main() -> None:
         crops = [draw_crop(rng, pool[rng.integers(len(pool))]) for pool in pools]
         errors.append(take_step(network, optimizer, crops))
         if len(errors) % 100 == 0:
-            print(f"{len(errors)} steps, error {np.mean(errors[-100:]):.3f}")
-            torch.save(network.state_dict(), state)
-            np.savez_compressed(options.output, **export(network))
+            save(network, errors, options.output)
+    save(network, errors, options.output)
 
 
 def parse_options() -> argparse.Namespace:
@@ -85,6 +84,12 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--cache", type=Path, help="folder for masks of deepbet")
     parser.add_argument("--left-out", type=Path, help="texts in names, one a line")
     return parser.parse_args()
+
+
+def save(network: EdgeNet, errors: list[float], output: Path) -> None:
+    print(f"{len(errors)} steps, error {np.mean(errors[-100:]):.3f}", flush=True)
+    torch.save(network.state_dict(), output.with_suffix(".pt"))
+    np.savez_compressed(output, **export(network))
 
 
 def draw_crop(rng: np.random.Generator, sample: EdgeSample) -> tuple[NDArray, ...]:

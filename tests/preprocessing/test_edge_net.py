@@ -2,12 +2,12 @@ import numpy as np
 from scipy import ndimage
 
 from brainfeat.preprocessing import edge_net
+from brainfeat.preprocessing.blocks import to_blocks
 from brainfeat.preprocessing.edge_net import (
     EdgeInput,
     edge_band,
     halve_grid,
     refine_edge,
-    to_blocks,
 )
 from brainfeat.volume import Geometry
 

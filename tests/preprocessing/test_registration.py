@@ -25,8 +25,8 @@ def smooth_volume(rng, width):
 
 def test_gradient_is_that_of_the_cost(rng):
     # Smooth, so that the interpolation has few kinks.
-    moving = [Moving(smooth_volume(rng, 6.0), 12.0) for _ in range(2)]
-    comparison = _Comparison(*moving, load_brain_model(8.0, 14.0))
+    moving = Moving(smooth_volume(rng, 6.0), smooth_volume(rng, 6.0), 12.0)
+    comparison = _Comparison(moving, load_brain_model(8.0, 14.0))
     parameters = to_parameters(0.9 * np.eye(3), np.array([3.0, 2.0, 1.0]))
     gradient, _ = comparison.linearise(comparison.compare(parameters))
     steps = 1e-3 * np.eye(12)
@@ -57,7 +57,7 @@ def test_template_in_any_contrast_is_found(small_brain, brightness):
     center = np.array(BRAIN_CENTER)
     start = to_parameters(0.9 * np.eye(3), center + np.array([6.0, -8.0, 7.0]))
     models = [load_brain_model(12.0, 12.0), load_brain_model(8.0, 14.0)]
-    match = register(start, Moving(fraction, 3.0), Moving(tissue, 3.0), models)
+    match = register(start, Moving(fraction, tissue, 3.0), models)
     np.testing.assert_allclose(to_linear(match.parameters), np.eye(3), atol=0.02)
     np.testing.assert_allclose(match.shift, center, atol=1.0)
 
@@ -74,10 +74,10 @@ def test_template_gets_the_volume_of_a_brain_of_another_shape(small_brain, bend)
     data = ndimage.map_coordinates(data, [i, j, k + waves], order=1)
     geometry = Geometry(data.shape, affine)
     inside = (data > 0.1 * data.max()).astype(np.float32)
-    moving = [Moving(Volume(values, geometry), 3.0) for values in (inside, data)]
+    moving = Moving(Volume(inside, geometry), Volume(data, geometry), 3.0)
     start = to_parameters(np.eye(3), np.array(BRAIN_CENTER))
     models = [load_brain_model(12.0, 12.0), load_brain_model(8.0, 14.0)]
-    match = register(start, *moving, models)
+    match = register(start, moving, models)
     volume = np.linalg.det(to_linear(match.parameters))
     template = load_template("brain_mask")
     expected = inside.sum() * spacing**3 / np.count_nonzero(template.data)
