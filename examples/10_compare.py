@@ -23,6 +23,7 @@ embeddings["noise"] = np.random.default_rng(0).normal(size=(12, 16))
 # %%
 # The same rows, the same folds by subject, intervals over subjects. Differences are
 # paired: an interval may exclude zero although those of the two scores overlap.
+# Twelve subjects tell no embedding from another, nor from noise: look at the widths.
 result = compare_embeddings(
     embeddings, cohort["diagnosis"].to_numpy(), site=cohort["site"].to_numpy()
 )

@@ -2,7 +2,7 @@
 
 # %%
 # Twelve subjects show how it is done. They are far too few for a brain age: the error
-# is no smaller than that of a guess.
+# is about that of a guess.
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.linear_model import LinearRegression, RidgeCV

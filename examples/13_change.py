@@ -1,8 +1,8 @@
 """Measure change within subjects between two visits, and what of it is noise."""
 
 # %%
-# Two visits of five simulated people, four years apart: all are healthy at the first,
-# three of them have atrophy of the medial temporal lobe at the second.
+# Two visits of four simulated people, four years apart: all are healthy at the first,
+# two of them have atrophy of the medial temporal lobe at the second.
 import matplotlib.pyplot as plt
 import nibabel as nib
 import numpy as np
@@ -11,8 +11,8 @@ import pandas as pd
 from brainfeat import BrainFoundEmbedder, simulate_cohort
 from brainfeat.evaluation import longitudinal_change
 
-first = simulate_cohort("before", 5, disease=0.0, labels=False, random_state=1)
-second = simulate_cohort("cohort", n_subjects=5, random_state=1)
+first = simulate_cohort("before", 4, disease=0.0, labels=False, random_state=1)
+second = simulate_cohort("cohort", n_subjects=4, random_state=1)
 second["age"] += 4.0
 
 

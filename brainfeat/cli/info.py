@@ -14,10 +14,6 @@ from brainfeat.exceptions import UntrainedCheckpointWarning
 if TYPE_CHECKING:
     from brainfeat.checkpoint.known_encoder import KnownEncoder
 
-_MODEL_LICENCE = (
-    "Apache-2.0: trained also on IXI (CC BY-SA 3.0) and label maps of SynthSeg "
-    "(Apache-2.0); name both where you pass the weights on"
-)
 _LEGEND = """
 here: in {home} ($BRAINFEAT_HOME) or in the cache of the hub
 ask: the authors give access on request
@@ -73,7 +69,7 @@ def _list_models() -> str:
 def _format_model(name: str) -> str:
     """Format the properties of a bundled segmentation."""
     from brainfeat.io.json_files import read_json
-    from brainfeat.segmentation.locate import MODEL_NAME, locate_model
+    from brainfeat.segmentation.locate import LICENCE_NAME, MODEL_NAME, locate_model
 
     folder = locate_model(name)
     content = read_json(folder / MODEL_NAME, "a segmentation model")
@@ -85,7 +81,7 @@ def _format_model(name: str) -> str:
         ("structures", f"{len(names)}: {', '.join(names)}"),
         ("takes", f"{', '.join(content['modalities'])}, any of them missing"),
         ("encoder", content.get("encoder_name") or "its own"),
-        ("licence", _MODEL_LICENCE),
+        ("licence", (folder / LICENCE_NAME).read_text(encoding="utf-8").strip()),
         ("size", f"{size / 2**20:.1f} MiB"),
         ("card", str(folder / "README.md")),
     ]

@@ -1,10 +1,10 @@
 """Decode tokens and voxels into the logits of each class."""
 
-__all__ = ["DecoderConfig", "SegmentationDecoder"]
+__all__ = ["DecoderConfig", "FineFeatures", "SegmentationDecoder"]
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,14 @@ class DecoderConfig(JsonConfig):
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+
+class FineFeatures(NamedTuple):
+    """Fine voxels, and what the first layer makes of each of them."""
+
+    voxels: Tensor  # (B, m, ...) of the modalities that are shown
+    features: Tensor  # (B, width, ...)
+    shown: Tensor  # (m,) indices of modalities
 
 
 class SegmentationDecoder(nn.Module):
@@ -89,82 +97,81 @@ class SegmentationDecoder(nn.Module):
         if the shapes do not fit.
         """
         self._check_shapes(voxels, foreground, tokens)
-        voxels, fine = self._fine(voxels, present)
-        context = self._context_of(fine, foreground, tokens, log_prior)
-        return self._refine(voxels, fine, context, log_prior)
+        fine = self.look(voxels, present)
+        placed = self.place_tokens(tokens, foreground.shape[2:])
+        context = self.context_of(fine, foreground, placed, log_prior)
+        return self.refine(fine, context, log_prior)
+
+    def place_tokens(self, tokens: Sequence[Tensor], size: Sequence[int]) -> Tensor:
+        """Interpolate tokens on half of a grid of `size`, (B, 4 * width, ...)."""
+        patches = self.tokens(torch.cat([*tokens], -1))  # B S h w 4*width
+        return _resized(patches.permute(0, 4, 1, 2, 3), [-(-n // 2) for n in size])
+
+    def look(self, voxels: Tensor, present: Tensor | None = None) -> FineFeatures:
+        """Compute features of fine voxels; takes what `forward` takes."""
+        shown = torch.arange(voxels.shape[1], device=voxels.device)
+        if present is not None:
+            # Modalities that all rows lack would cost as much as others.
+            if present.any():
+                shown = shown[present.any(0)]
+            voxels, is_shown = voxels[:, shown], present[:, shown]
+            if not is_shown.all():
+                voxels = voxels.masked_fill(~is_shown[:, :, None, None, None], 0.0)
+        voxels = _channels_last(voxels)
+        weight, bias = self.fine.weight[:, shown], self.fine.bias
+        # With one modality, torch takes the voxels for channels first: all that follows
+        # would mix both orders, which is slow.
+        features = _channels_last(F.conv3d(voxels, weight, bias, padding=1))
+        if present is not None:
+            absent = (~present).to(features.dtype) @ self.modality_embed  # B width
+            features = features.add_(absent[:, :, None, None, None])
+        return FineFeatures(voxels, F.relu_(features), shown)
 
     def context_of(
-        self,
-        voxels: Tensor,
-        foreground: Tensor,
-        tokens: Sequence[Tensor],
-        log_prior: Tensor,
-        *,
-        present: Tensor | None = None,
+        self, fine: FineFeatures, foreground: Tensor, placed: Tensor, log_prior: Tensor
     ) -> Tensor:
         """Compute features (B, 2 * width, n_slices, H, W) on the encoder's grid.
 
-        Takes what `forward` takes. Their cost does not depend on the classes.
+        Takes features of `look`, tokens of `place_tokens`, and what `forward` takes.
+        All may be cut to a box that starts at even voxels. The cost does not depend on
+        the classes.
         """
-        self._check_shapes(voxels, foreground, tokens)
-        _, fine = self._fine(voxels, present)
-        return self._context_of(fine, foreground, tokens, log_prior)
-
-    def refine(
-        self,
-        voxels: Tensor,
-        context: Tensor,
-        log_prior: Tensor,
-        *,
-        present: Tensor | None = None,
-    ) -> Tensor:
-        """Compute logits (B, K, n_slices * u, H * u, W * u) from `context_of`.
-
-        All may be cut to a box: a score depends on the next voxel around it.
-        """
-        voxels, fine = self._fine(voxels, present)
-        return self._refine(voxels, fine, context, log_prior)
-
-    def _context_of(
-        self,
-        fine: Tensor,
-        foreground: Tensor,
-        tokens: Sequence[Tensor],
-        log_prior: Tensor,
-    ) -> Tensor:
         prior = _channels_last(torch.cat([foreground, log_prior], 1))
-        x = self.middle(self.merge(fine)) + _pointwise(self.places, prior)
-        y = self.coarse(x)
-        patches = self.tokens(torch.cat([*tokens], -1))  # B S h w 4*width
-        y = self.context(y + _resized(patches.permute(0, 4, 1, 2, 3), y.shape[2:]))
+        merged = self.merge(_channels_last(fine.features))
+        x = self.middle(merged) + _pointwise(self.places, prior)
+        y = self.context(self.coarse(x) + placed)
         x = x + _resized(_pointwise(self.to_middle, y), x.shape[2:])
         context: Tensor = F.relu_(self.join(x))
         return context
 
-    def _refine(
-        self, voxels: Tensor, fine: Tensor, context: Tensor, log_prior: Tensor
+    def refine(
+        self,
+        fine: FineFeatures,
+        context: Tensor,
+        log_prior: Tensor,
+        rows: Tensor | None = None,
     ) -> Tensor:
-        size = voxels.shape[2:]
-        z = _pointwise(self.from_voxels, fine, voxels)
-        z = F.relu_(z.add_(_resized(_pointwise(self.to_fine, context), size)))
-        scores = _pointwise(self.head, F.relu_(_pointwise(self.hidden, z)))
+        """Compute logits (B, K, n_slices * u, H * u, W * u) from `context_of`.
+
+        All may be cut to a box: a score depends on the next voxel around it. Of
+        flattened voxels, only those at the indices `rows` (n,) if they are given: then
+        the logits are of shape (n, K).
+        """
+        size = fine.voxels.shape[2:]
+        near = _resized(_pointwise(self.to_fine, context), size)
         # The prior may be of a higher precision than products under autocast.
         prior = _channels_last(log_prior[:, : self.config.n_classes])
-        logits: Tensor = _resized(prior, size).add_(scores)
-        return logits
-
-    def _fine(self, voxels: Tensor, present: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return voxels without absent modalities, and features of each voxel."""
-        if present is not None:
-            voxels = voxels.masked_fill(~present[:, :, None, None, None], 0.0)
-        voxels = _channels_last(voxels)
-        # With one modality, torch takes the voxels for channels first: all that follows
-        # would mix both orders, which is slow.
-        fine = _channels_last(self.fine(voxels))
-        if present is not None:
-            absent = (~present).to(fine.dtype) @ self.modality_embed  # B width
-            fine = fine.add_(absent[:, :, None, None, None])
-        return voxels, F.relu_(fine)
+        parts = [fine.features, fine.voxels, near, _resized(prior, size)]
+        if rows is None:
+            features, voxels, near, logits = (part.movedim(1, -1) for part in parts)
+        else:
+            features, voxels, near, logits = (_take(part, rows) for part in parts)
+        weight, width = self.from_voxels.weight.flatten(1), self.config.width
+        z = F.linear(features, weight[:, :width], self.from_voxels.bias)
+        z = z.add_(F.linear(voxels, weight[:, width:][:, fine.shown]))
+        z = F.relu_(_linear(self.hidden, F.relu_(z.add_(near))))
+        logits = logits.add_(_linear(self.head, z))
+        return logits.movedim(-1, 1) if rows is None else logits
 
     def _check_shapes(
         self, voxels: Tensor, foreground: Tensor, tokens: Sequence[Tensor]
@@ -204,17 +211,22 @@ class _ConvBlock(nn.Module):
         return y
 
 
-def _pointwise(conv: nn.Conv3d, *parts: Tensor) -> Tensor:
-    """Apply a convolution of kernel 1 to the joined channels of its parts.
+def _pointwise(conv: nn.Conv3d, x: Tensor) -> Tensor:
+    """Apply a convolution of kernel 1 to (B, C, D, H, W)."""
+    return _linear(conv, x.movedim(1, -1)).movedim(-1, 1)
+
+
+def _linear(conv: nn.Conv3d, x: Tensor) -> Tensor:
+    """Apply a convolution of kernel 1 to channels that come last.
 
     As products of matrices, which are several times as fast as torch's convolution.
     """
-    first, *others = (part.movedim(1, -1) for part in parts)
-    weights = torch.split(conv.weight.flatten(1), [part.shape[1] for part in parts], 1)
-    y = F.linear(first, weights[0], conv.bias)
-    for part, weight in zip(others, weights[1:], strict=True):
-        y = y.add_(F.linear(part, weight))
-    return y.movedim(-1, 1)
+    return F.linear(x, conv.weight.flatten(1), conv.bias)
+
+
+def _take(x: Tensor, rows: Tensor) -> Tensor:
+    """Return the channels (n, C) of voxels of (B, C, D, H, W)."""
+    return x.movedim(1, -1).flatten(0, 3).index_select(0, rows)
 
 
 def _channels_last(x: Tensor) -> Tensor:

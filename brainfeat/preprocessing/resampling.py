@@ -6,8 +6,10 @@ thread and releases the interpreter lock, so that volumes can be processed in pa
 """
 
 __all__ = [
+    "TRUNCATE",
     "crop",
     "downsample",
+    "find_sigmas",
     "reorient_to_ras",
     "resample",
     "resample_native",
@@ -33,7 +35,7 @@ Indices = NDArray[np.intp]
 # Gaussians of this width, relative to sqrt(ratio**2 - 1) source voxels, turn the point
 # spread of a source voxel into that of a voxel `ratio` times as long.
 _SIGMA_PER_FWHM = 1.0 / (2.0 * np.sqrt(2.0 * np.log(2.0)))
-_TRUNCATE = 3.0
+TRUNCATE = 3.0  # standard deviations, at which kernels end
 
 
 def reorient_to_ras(volume: Volume) -> Volume:
@@ -119,10 +121,10 @@ def resample(
         to_scanner = grid_to_scanner @ grid.affine
         steps = np.linalg.norm(to_scanner[:3, :3], axis=0)
         volume = _crop_to_grid(volume, grid, grid_to_scanner)
-        sigmas = _sigmas_for_spacing(volume, float(steps.min()))
+        sigmas = find_sigmas(float(steps.min()) / np.array(volume.geometry.spacing))
         to_voxel = np.linalg.inv(volume.geometry.affine) @ to_scanner
         if volume.data.dtype == np.float32 and is_parallel(to_voxel, grid.shape):
-            placed = to_voxel, grid.shape, sigmas, _TRUNCATE
+            placed = to_voxel, grid.shape, sigmas, TRUNCATE
             return sample_parallel(volume.data, *placed, outside)
         volume = _smooth(volume, sigmas)
     # SimpleITK needs the fastest axis first and takes any affine.
@@ -167,6 +169,13 @@ def resample_native(
     back = nib.orientations.ornt_transform(*orientations)
     result: NDArray[Any] = nib.orientations.apply_orientation(samples, back)
     return result
+
+
+def find_sigmas(ratios: Affine) -> Affine:
+    """Return the smoothing, in voxels, before sampling at steps of `ratios` voxels."""
+    sigmas = _SIGMA_PER_FWHM * np.sqrt(np.maximum(ratios**2 - 1.0, 0.0))
+    # Kernels without neighbours are the identity: a ratio of one, up to rounding.
+    return np.where(TRUNCATE * sigmas < 0.5, 0.0, sigmas)
 
 
 def run_on_one_thread(image_filter: Any, *images: sitk.Image) -> Any:
@@ -214,14 +223,6 @@ def _reach(grid: Geometry, grid_to_scanner: Affine, volume: Volume) -> list[Indi
     return [start, stop]
 
 
-def _sigmas_for_spacing(volume: Volume, spacing: float) -> NDArray[np.float64]:
-    """Return standard deviations in voxels, against aliasing on a coarser grid."""
-    ratios = spacing / np.array(volume.geometry.spacing)
-    sigmas = _SIGMA_PER_FWHM * np.sqrt(np.maximum(ratios**2 - 1.0, 0.0))
-    # Kernels without neighbours are the identity: a ratio of one, up to rounding.
-    return np.where(_TRUNCATE * sigmas < 0.5, 0.0, sigmas)
-
-
 def _smooth(volume: Volume, sigmas: NDArray[np.float64]) -> Volume:
     if not sigmas.any():
         return volume
@@ -231,5 +232,5 @@ def _smooth(volume: Volume, sigmas: NDArray[np.float64]) -> Volume:
     smooth = np.ascontiguousarray(volume.data.transpose(order))
     for axis in np.flatnonzero(sigmas)[::-1]:
         sigma, across = float(sigmas[axis]), int(positions[axis])
-        smooth = smooth_axis(smooth, sigma, across, _TRUNCATE)
+        smooth = smooth_axis(smooth, sigma, across, TRUNCATE)
     return Volume(smooth.transpose(positions), volume.geometry)

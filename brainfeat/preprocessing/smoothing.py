@@ -1,6 +1,6 @@
 """Gaussian smoothing along one axis, in blocks that stay in the cache."""
 
-__all__ = ["smooth_axis"]
+__all__ = ["half_kernel", "smooth_axis"]
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +15,8 @@ def smooth_axis(data: Floats, sigma: float, axis: int, truncate: float) -> Float
 
     The kernel ends at `truncate` standard deviations.
     """
-    reach = int(truncate * sigma + 0.5)
-    weights = np.exp(-0.5 * (np.arange(reach + 1) / sigma) ** 2)
-    weights = (weights / (2.0 * weights.sum() - weights[0])).astype(np.float32)
+    weights = half_kernel(sigma, truncate)
+    reach = len(weights) - 1
     result = np.empty_like(data)
     if axis == 0:
         _smooth_planes(data, weights, result)
@@ -27,6 +26,14 @@ def smooth_axis(data: Floats, sigma: float, axis: int, truncate: float) -> Float
         part = slice(start, start + step)
         _smooth_block(_pad(data[part], axis, reach), axis, weights, result[part])
     return result
+
+
+def half_kernel(sigma: float, truncate: float) -> Floats:
+    """Return the weights of a Gaussian, from its centre to one side."""
+    reach = int(truncate * sigma + 0.5)
+    weights = np.exp(-0.5 * (np.arange(reach + 1) / sigma) ** 2)
+    half: Floats = (weights / (2.0 * weights.sum() - weights[0])).astype(np.float32)
+    return half
 
 
 def _smooth_planes(data: Floats, weights: Floats, result: Floats) -> None:

@@ -14,7 +14,8 @@ __all__ = [
     "scroll_box",
 ]
 
-# All rules are below one class, so that they do not affect a notebook.
+# All rules are below one class, so that they do not affect a notebook. Where the class
+# is repeated, Jupyter has rules for its own tables that would outweigh ours.
 _STYLE = """
 .brainfeat { font: 16px/1.55 system-ui, sans-serif; margin: 0 auto; max-width: 76rem;
   padding: 1rem; box-sizing: border-box; }
@@ -24,17 +25,20 @@ _STYLE = """
 .brainfeat p, .brainfeat li { max-width: 46rem; }
 .brainfeat .note { border-left: 4px solid #d55e00; padding: 0.25rem 0.75rem;
   margin: 1rem 0; }
-.brainfeat table { border-collapse: collapse; width: 100%; max-width: 46rem; }
+.brainfeat table { border-collapse: collapse; width: 100%; max-width: 46rem;
+  table-layout: auto; font-size: 1rem; margin: 0; }
 .brainfeat .scroll { overflow-x: auto; max-width: 46rem; }
 .brainfeat .scroll + .scroll, .brainfeat table + .scroll { margin-top: 1.5rem; }
-.brainfeat th, .brainfeat td { border-bottom: 1px solid #8886; font-weight: normal;
-  padding: 0.35rem 0.5rem 0.35rem 0; text-align: left; vertical-align: top; }
-.brainfeat thead th { font-weight: 600; vertical-align: bottom; }
-.brainfeat .number { text-align: right; white-space: nowrap;
+.brainfeat.brainfeat th, .brainfeat.brainfeat td {
+  border-bottom: 1px solid #8886; font-weight: normal;
+  padding: 0.35rem 0.5rem 0.35rem 0; text-align: left; vertical-align: top;
+  max-width: none; line-height: 1.55; }
+.brainfeat.brainfeat thead th { font-weight: 600; vertical-align: bottom; }
+.brainfeat.brainfeat .number { text-align: right; white-space: nowrap;
   font-variant-numeric: tabular-nums; }
-.brainfeat th.number { white-space: normal; }
-.brainfeat * + .number { padding-left: 0.75rem; }
-.brainfeat tbody td:first-child { overflow-wrap: anywhere; min-width: 8rem; }
+.brainfeat.brainfeat th.number { white-space: normal; }
+.brainfeat.brainfeat * + .number { padding-left: 0.75rem; }
+.brainfeat.brainfeat tbody td:first-child { overflow-wrap: anywhere; min-width: 8rem; }
 .brainfeat .path { overflow-wrap: anywhere; }
 .brainfeat figure { margin: 0; min-width: 0; }
 .brainfeat figcaption { font-size: 0.875rem; opacity: 0.85; margin-top: 0.2rem;

@@ -1,7 +1,8 @@
 """Boxes of voxel grids."""
 
-__all__ = ["Box", "crop_geometry", "find_box"]
+__all__ = ["Box", "crop_geometry", "find_box", "whole_box"]
 
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -10,6 +11,11 @@ from numpy.typing import NDArray
 from brainfeat.volume import Geometry
 
 Box: TypeAlias = tuple[slice, ...]  # one an axis, with start and stop
+
+
+def whole_box(shape: Sequence[int]) -> Box:
+    """Return the box of a whole grid."""
+    return tuple(slice(0, size) for size in shape)
 
 
 def crop_geometry(geometry: Geometry, box: Box) -> Geometry:

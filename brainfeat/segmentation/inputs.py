@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from brainfeat.checkpoint.config import CheckpointConfig
 from brainfeat.exceptions import ConfigError, VolumeError
@@ -23,7 +24,7 @@ from brainfeat.preprocessing.interface import SubjectPreprocessing
 from brainfeat.preprocessing.preprocessed import PreprocessedSubject
 from brainfeat.preprocessing.resampling import reorient_to_ras, resample
 from brainfeat.preprocessing.settings import preprocessing_from_dict
-from brainfeat.segmentation.boxes import Box, crop_geometry, find_box
+from brainfeat.segmentation.boxes import Box, crop_geometry
 from brainfeat.slabs.grid import PLANE_AXES, Plane, SlabGrid
 from brainfeat.subjects.failures import adding_context
 from brainfeat.subjects.reading import read_and_preprocess
@@ -71,9 +72,13 @@ class SegmentationInput:
         """Return the first grid that equals one, as that of a label map."""
         return next((g for g in self.grids if g.geometry.is_close(geometry)), None)
 
-    def brain_box(self) -> Box | None:
-        """Return the box of the found brain, and a voxel, on the encoder's grid."""
-        return find_box(self.coarse.foreground, margin=1)
+    def near_brain(self) -> NDArray[np.bool_]:
+        """Return the found brain and the voxels around it, on the encoder's grid."""
+        around = np.ones((3, 3, 3), np.bool_)
+        near: NDArray[np.bool_] = ndimage.binary_dilation(
+            self.coarse.foreground, around
+        )
+        return near
 
     def stack_coarse(self) -> NDArray[np.float32]:
         """Stack the encoder's volumes and the foreground, (M + 1, I, J, K)."""

@@ -1,6 +1,12 @@
 """Find a segmentation model: bundled, or a folder."""
 
-__all__ = ["MODEL_NAME", "bundled_models", "find_model", "locate_model"]
+__all__ = [
+    "LICENCE_NAME",
+    "MODEL_NAME",
+    "bundled_models",
+    "find_model",
+    "locate_model",
+]
 
 import os
 from pathlib import Path
@@ -9,6 +15,7 @@ from brainfeat.checkpoint.known import find_known
 from brainfeat.io.paths import expand_home
 
 MODEL_NAME = "segmentation.json"
+LICENCE_NAME = "licence.txt"  # of bundled models, beside the card: one line
 _BUNDLED = Path(__file__).parents[1] / "weights"
 
 

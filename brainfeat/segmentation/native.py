@@ -2,7 +2,6 @@
 
 __all__ = ["NativeView"]
 
-import math
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -37,10 +36,6 @@ class NativeView:
         """Return zeros, in Fortran order as samples are."""
         return np.zeros(self.grid.geometry.shape, dtype, order="F")
 
-    def of_grid(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Reorder an array on the native grid."""
-        return np.asfortranarray(_reorder(values, self.native, self.grid.geometry))
-
     def back(self, values: NDArray[Any]) -> NDArray[Any]:
         """Return an array in the order of the native grid."""
         return _reorder(values, self.grid.geometry, self.native)
@@ -48,10 +43,6 @@ class NativeView:
     def cut(self, box: Box) -> NativeGrid:
         """Return a box as a grid."""
         return self.grid._replace(geometry=crop_geometry(self.grid.geometry, box))
-
-    def reach_of(self, spacing: float) -> int:
-        """Return fine voxels of a spacing that a native voxel's value depends on."""
-        return math.ceil(2.0 * max(self.grid.geometry.spacing) / spacing)
 
     def box_of(self, fine: Geometry, to_scanner: NDArray[np.float64]) -> Box | None:
         """Return the native box that holds a fine grid; None if it is elsewhere."""

@@ -14,7 +14,8 @@ from brainfeat.exceptions import ModalityError
 from brainfeat.io.image_files import ImageSource
 from brainfeat.io.volumes import to_image_like
 from brainfeat.models.threads import map_in_threads
-from brainfeat.segmentation.boxes import Box, crop_geometry, find_box
+from brainfeat.preprocessing.resampling import find_sigmas
+from brainfeat.segmentation.boxes import Box, crop_geometry
 from brainfeat.segmentation.inputs import (
     NativeGrid,
     SegmentationInput,
@@ -23,16 +24,18 @@ from brainfeat.segmentation.inputs import (
 from brainfeat.segmentation.modalities import FewerModalities
 from brainfeat.segmentation.native import NativeView
 from brainfeat.segmentation.network import SegmentationNetwork
+from brainfeat.segmentation.sampling import choose_classes
 from brainfeat.subjects.doubts import Doubts
 from brainfeat.subjects.subject import Outcome, Subject
+from brainfeat.volume import Geometry
 from brainfeat.workers import Prefetch
 
 T = TypeVar("T")
 S = TypeVar("S")
 
-# Of the probability 1 / n_classes, which the most probable class has at least; the
-# rest is rounding.
-_LEAST_REACH = 0.9
+# Probability of any structure, below which none is more probable than the background,
+# but for rounding.
+_MAY_BE_CHOSEN = 0.49
 # Probability of any structure, above which the uncertainty of a voxel counts.
 _MAY_BE_STRUCTURE = 0.1
 _MAX_THREADS = 4  # each needs memory for the probabilities of all classes
@@ -51,11 +54,12 @@ class Segmentation(NamedTuple):
 
     source: ImageSource  # the image whose grid label maps have
     inputs: SegmentationInput
-    probabilities: NDArray[np.float16]  # (n_classes, I * u, J * u, K * u)
+    probabilities: NDArray[np.float16]  # (n_classes, i, j, k)
     space: SegmentationSpace
     classes: NDArray[np.integer[Any]]  # labels, background first
     grid: NativeGrid  # of the source
     in_brain: bool = False  # whether all outside the found brain is background
+    box: Box | None = None  # of the fine grid, that has probabilities; all if None
 
     def to_label_map(self) -> Nifti1Image:
         """Return the labels as an image on the grid of the source."""
@@ -66,7 +70,7 @@ class Segmentation(NamedTuple):
         shape = (*self.grid.geometry.shape, len(self.probabilities))
         values = np.zeros(shape, dtype=np.float32)
         for index in range(1, len(self.probabilities)):
-            values[..., index] = self._interpolate(self.probabilities[index])
+            values[..., index] = self._interpolate(self.probabilities[index], self.grid)
         if self.in_brain:
             values[~self.space.brain_on(self.inputs, self.grid)] = 0.0
         # The grid may not cover the image: the rest is background.
@@ -87,49 +91,50 @@ class Segmentation(NamedTuple):
         Of the smallest of uint8, uint16 and int32 that holds all classes.
         """
         view = NativeView.of(self.grid)
-        best = view.empty(np.float32)
-        total = view.of_grid(self._interpolate(1 - self.probabilities[0]))
-        indices = np.zeros_like(best, np.uint16)
-        for index in range(1, len(self.probabilities)):
-            found = self._find_reach(index, view)
-            if found is None:
-                continue
-            fine, native = found
-            values = self._interpolate(
-                self.probabilities[index][fine], view.cut(native), fine
-            )
-            part = best[native]
-            np.copyto(indices[native], index, where=values > part)
-            np.maximum(part, values, out=part)
-        if self.in_brain:
-            total *= view.of_grid(self.space.brain_on(self.inputs, self.grid))
-        # The rest is background, also where the grid does not cover the image.
-        is_background = best <= 1 - total
-        indices[is_background] = 0
-        uncertainty = np.where(is_background, total, 1 - best).clip(0, 1)
-        may_be = uncertainty[total > _MAY_BE_STRUCTURE]
-        mean = float(may_be.mean()) if may_be.size else float("nan")
         # Cast before indexing: as int64, a large head is another gigabyte.
         small = self.classes.astype(_label_dtype(self.classes))
-        labels: NDArray[np.integer[Any]] = small[indices]
+        labels = np.full_like(view.empty(small.dtype), small[0])
+        uncertainty = view.empty(np.float32)
+        fine = self._fine_geometry()
+        native = view.box_of(fine, self.grid.to_scanner)
+        if native is None:
+            return Labelled(view.back(labels), view.back(uncertainty), float("nan"))
+        near = view.cut(native)
+        total = self._interpolate(1 - self.probabilities[0], near)
+        if self.in_brain:
+            total *= self.space.brain_on(self.inputs, near)
+        # The rest is background, also where the grid does not cover the image.
+        places = np.nonzero(total > _MAY_BE_CHOSEN)
+        to_fine = np.linalg.inv(near.to_scanner @ fine.affine) @ near.geometry.affine
+        points = (to_fine[:3, :3] @ places + to_fine[:3, 3:]).T
+        indices, probabilities = choose_classes(
+            self.probabilities, points, self._find_sigma(near)
+        )
+        labels[native][places] = small[indices]
+        unsure = uncertainty[native]
+        unsure[...] = total
+        unsure[places] = np.where(indices > 0, 1 - probabilities, total[places])
+        unsure.clip(0, 1, out=unsure)
+        may_be = unsure[total > _MAY_BE_STRUCTURE]
+        mean = float(may_be.mean()) if may_be.size else float("nan")
         return Labelled(view.back(labels), view.back(uncertainty), mean)
 
     def _interpolate(
-        self, values: NDArray[Any], grid: NativeGrid | None = None, box: Any = None
+        self, values: NDArray[Any], grid: NativeGrid
     ) -> NDArray[np.float32]:
-        return self.space.to_native(values, self.inputs, grid or self.grid, box)
+        return self.space.to_native(values, self.inputs, grid, self.box)
 
-    def _find_reach(self, index: int, view: "NativeView") -> tuple[Box, Box] | None:
-        """Return the boxes, fine and native, where a class may be the most probable."""
-        least = np.float16(_LEAST_REACH / len(self.probabilities))
-        # As integers, which are in the order of the positive numbers that they store.
-        bits = self.probabilities[index].view(np.int16)
-        fine = find_box(bits >= least.view(np.int16), margin=2 + view.reach_of(1.0))
-        if fine is None:
-            return None
-        geometry = crop_geometry(self.inputs.fine.geometry, fine)
-        native = view.box_of(geometry, self.grid.to_scanner)
-        return None if native is None else (fine, native)
+    def _fine_geometry(self) -> Geometry:
+        """Return the grid of the probabilities, in the space of the template."""
+        whole = self.inputs.fine.geometry
+        return crop_geometry(whole, self.box) if self.box else whole
+
+    def _find_sigma(self, grid: NativeGrid) -> float:
+        """Return the smoothing, in fine voxels, that a coarser native grid needs."""
+        to_template = np.linalg.inv(grid.to_scanner) @ grid.geometry.affine
+        steps = np.linalg.norm(to_template[:3, :3], axis=0)
+        spacing = np.array(self.inputs.fine.geometry.spacing)
+        return float(find_sigmas(steps.min() / spacing).max())
 
 
 @dataclass(frozen=True)
@@ -207,19 +212,21 @@ def _segment(
     inputs: SegmentationInput,
 ) -> Segmentation:
     """Compute the probabilities of a subject that was read."""
-    box = inputs.brain_box() if settings.in_brain else None
     grid = inputs.grid_of(settings.grid)
     source = subject.images[grid.modality]
     if source is None:  # it was read
         raise ModalityError(f"{subject.source_name}: no {grid.modality} image.")
+    near_brain = inputs.near_brain() if settings.in_brain else None
+    probabilities, box = network.probabilities(inputs, near_brain)
     return Segmentation(
         source,
         inputs,
-        network.probabilities(inputs, box),
+        probabilities,
         network.space,
         classes,
         grid,
         settings.in_brain,
+        box,
     )
 
 

@@ -235,10 +235,9 @@ def _validate(
     classes = range(1, len(store.classes))
     for row in held_out:
         volumes = store.load(int(row)).to(network.device)
-        parts = network.decode(
+        predicted = network.classify(
             volumes.coarse, volumes.fine, volumes.encoder_present, volumes.present
         )
-        predicted = torch.cat([logits.argmax(1)[0] for logits in parts]).cpu().numpy()
         truth = network.to_slices(volumes.labels)[0, 0].cpu().numpy()
         scores.append(dice_scores(truth, predicted, classes))
     return float(np.nanmean(scores))

@@ -15,6 +15,7 @@ from brainfeat.checkpoint.checkpoint import Checkpoint
 from brainfeat.metrics import dice_scores
 from brainfeat.models.threads import map_in_threads
 from brainfeat.progress import track
+from brainfeat.segmentation.boxes import find_box
 from brainfeat.segmentation.inputs import SegmentationSpace
 from brainfeat.segmentation.modalities import trained_choices
 from brainfeat.segmentation.network import SegmentationNetwork
@@ -138,6 +139,8 @@ def _score_subject(
     size = volumes.labels.shape[2:]
     brain = F.interpolate(volumes.coarse[:, -1:], size, mode="trilinear")
     is_brain = network.to_slices(brain)[0, 0].cpu().numpy() >= 0.5
+    # Voxels that lie partly in the brain are next to the found brain.
+    box = find_box(volumes.coarse[0, -1].cpu().numpy() > 0, 1) if in_brain else None
     truth = network.to_slices(volumes.labels)[0, 0].cpu().numpy()
     scores = {}
     for choice in _choices(store, network.space, row):
@@ -145,8 +148,9 @@ def _score_subject(
         encoder_present = volumes.encoder_present.clone()
         indices = network.space.modality_indices
         encoder_present[:, indices] &= shown
-        parts = network.decode(volumes.coarse, volumes.fine, encoder_present, shown)
-        found = torch.cat([logits.argmax(1)[0] for logits in parts]).cpu().numpy()
+        found = network.classify(
+            *(volumes.coarse, volumes.fine, encoder_present, shown), box=box
+        )
         found = found * is_brain if in_brain else found
         dice = dice_scores(truth, found, range(1, len(store.classes)))
         scores[choice] = np.where(learnt[1:], dice, np.nan)

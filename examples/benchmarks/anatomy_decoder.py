@@ -14,6 +14,7 @@ volumes in other acquisitions; and the time. WORK/maps/report.html has pictures 
 """
 
 import argparse
+import resource
 import subprocess
 import sys
 import time
@@ -92,13 +93,19 @@ def find_brain(labels: Volume) -> Volume:
     return Volume(grown.astype(np.uint8), labels.geometry)
 
 
-def segment(folder: Path, output: Path, model: str) -> float:
-    """Segment all scans of a folder; return the seconds of each."""
+def segment(folder: Path, output: Path, model: str) -> tuple[float, float]:
+    """Segment all scans of a folder; return the seconds of each, and of processors."""
     start, n_done = time.perf_counter(), len([*output.glob("*_dseg.nii.gz")])
+    before = _cpu_seconds()
     command = ["-m", "brainfeat", "segment", "predict", model, str(folder)]
     subprocess.run([sys.executable, *command, "-o", str(output)], check=True)
-    n_new = len([*output.glob("*_dseg.nii.gz")]) - n_done
-    return (time.perf_counter() - start) / max(1, n_new)
+    n_new = max(1, len([*output.glob("*_dseg.nii.gz")]) - n_done)
+    return (time.perf_counter() - start) / n_new, (_cpu_seconds() - before) / n_new
+
+
+def _cpu_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def score(scans: dict[str, tuple[Path, Truth]], maps: Path) -> pd.DataFrame:
@@ -150,6 +157,21 @@ def correlate(truth: pd.DataFrame, other: pd.DataFrame) -> pd.Series:
     )
 
 
+def join_sides(volumes: pd.DataFrame) -> pd.DataFrame:
+    """Add left and right, in the columns of both."""
+    structures = pd.Series(find_structures(volumes.columns), index=volumes.columns)
+    joined = {
+        column: volumes[[*structures.index[structures == name]]].sum(axis=1)
+        for column, name in structures.items()
+    }
+    return pd.DataFrame(joined)
+
+
+def find_structures(columns: pd.Index) -> pd.Index:
+    """Return the names without their sides."""
+    return columns.str.replace(r"_(left|right)$", "", regex=True)
+
+
 def changes(volumes: pd.DataFrame, variant: str) -> pd.DataFrame:
     """Compute the relative change of volumes in another acquisition, a row a scan."""
     changed = volumes[volumes.index.str.endswith(variant)]
@@ -169,6 +191,7 @@ def summarise(
             "Dice, IXI": dice.loc[people].mean(),
             "Dice, FreeSurfer": dice.loc["mne"] if "mne" in dice.index else np.nan,
             "Spearman": correlate(truth, volumes),
+            "Spearman, left + right": correlate(join_sides(truth), join_sides(volumes)),
             "Spearman, tokens": correlate(truth, embedded),
             "ratio to true": (volumes.loc[people] / truth).median(),
             "5 mm": changes(volumes, "thick").median(),
@@ -177,7 +200,7 @@ def summarise(
             "stripped, absolute": changes(volumes, "stripped").abs().median(),
         }
     )
-    sides = table.index.str.replace(r"_(left|right)$", "", regex=True)
+    sides = find_structures(table.index)
     return table.groupby(sides, sort=False).mean().loc[[*dict.fromkeys(sides)]]
 
 
@@ -203,8 +226,11 @@ def main() -> None:
     inputs, maps = options.work / "scans", options.work / "maps"
     if not options.card:
         write_scans(scans, inputs, options.variants)
-        seconds = segment(inputs, maps, options.model)
-        print(f"{seconds:.1f} s a volume, with pictures and the start of Python")
+        seconds, of_cpu = segment(inputs, maps, options.model)
+        print(
+            f"{seconds:.1f} s a volume ({of_cpu:.1f} s of processors), with pictures "
+            "and the start of Python"
+        )
     cached = options.work / "tokens.csv"
     if not cached.is_file():
         embedded_volumes(scans).to_csv(cached)

@@ -250,20 +250,23 @@ def compare(
         result[name] = score(estimator.predict(images), truth, kind)
         if told:
             result[name]["told_lesion_dice"] = told[0]
+        show(kind, n_labels, name, result[name])
         result["predict_seconds"] = (time.perf_counter() - started[1]) / len(test)
     if options.unet:
         unet = UNetMethod(modality, result["fit_cpu_seconds"], seed=0)
         unet.fit(scans, label_maps)
         result["unet"] = score(unet.predict(images), truth, kind)
+        show(kind, n_labels, "unet", result["unet"])
         result["unet_steps"] = unet.n_steps
     return result
 
 
-def describe(scores: dict[str, Any]) -> str:
-    """Format scores, of each structure after the means."""
+def show(kind: str, n_labels: int, name: str, scores: dict[str, Any]) -> None:
+    """Print scores, of each structure after the means."""
     means = (f"{k} {v:.3f}" for k, v in scores.items() if not isinstance(v, list))
     by_structure = " ".join(f"{value:.2f}" for value in scores["by_structure"])
-    return f"{'  '.join(means)}  ({by_structure})"
+    line = f"{'  '.join(means)}  ({by_structure})"
+    print(f"{kind:8} {n_labels:3} labels  {name:24} {line}", flush=True)
 
 
 def main() -> None:
@@ -284,9 +287,6 @@ def main() -> None:
         for n_labels in options.labels:
             row = compare(options.folder, kind, n_labels, options)
             results[f"{kind}, {n_labels}"] = row
-            for name, scores in row.items():
-                if isinstance(scores, dict):
-                    print(f"{kind:8} {n_labels:3} labels  {name:24} {describe(scores)}")
             print(
                 f"  fit {row['fit_seconds']:.0f} s ({row['fit_cpu_seconds']:.0f} s of "
                 f"CPU time), predict {row['predict_seconds']:.1f} s per volume, "

@@ -47,4 +47,4 @@ def test_wide_table_scrolls_and_its_intervals_stay_whole():
         for name, _, rule in (part.partition("{") for part in style.split("}"))
     }
     assert "overflow-x: auto" in rules[".brainfeat .scroll"]
-    assert "white-space: nowrap" in rules[".brainfeat .number"]
+    assert "white-space: nowrap" in rules[".brainfeat.brainfeat .number"]

@@ -7,6 +7,7 @@ import torch
 from brainfeat.models.decoder import DecoderConfig, SegmentationDecoder
 from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.segmentation import network as model
+from brainfeat.segmentation.boxes import whole_box
 from brainfeat.segmentation.inputs import SegmentationSpace
 from brainfeat.segmentation.network import (
     SegmentationNetwork,
@@ -53,15 +54,17 @@ def inputs(space, modality_paths):
 
 
 def test_probabilities_have_the_grid_of_the_fine_voxels(network, inputs):
-    probabilities = network.probabilities(inputs).astype(np.float32)
+    probabilities, box = network.probabilities(inputs)
+    probabilities = probabilities.astype(np.float32)
+    assert box == whole_box(probabilities.shape[1:])
     assert probabilities.shape == (3, 48, 64, 80)
     np.testing.assert_allclose(probabilities.sum(axis=0), 1.0, atol=2e-3)
 
 
 def test_decoding_in_parts_equals_decoding_at_once(network, inputs, monkeypatch):
-    whole = network.probabilities(inputs)
+    whole, _ = network.probabilities(inputs)
     monkeypatch.setattr(model, "_MAX_VOXELS", 24 * 32 * 2 * 6)  # 6 of 20 slabs
-    parts = network.probabilities(inputs)
+    parts, _ = network.probabilities(inputs)
     np.testing.assert_allclose(parts, whole, atol=2e-3)
 
 
@@ -93,18 +96,26 @@ def test_many_classes_make_parts_smaller(network, monkeypatch):
     assert network._count_slices(box) == 1
 
 
-def test_probabilities_in_a_box_are_those_of_the_whole(network, inputs, monkeypatch):
+def test_probabilities_in_a_mask_are_those_of_the_whole(network, inputs, monkeypatch):
     monkeypatch.setattr(model, "resolve_dtype", lambda *_: torch.float32)
-    whole = network.probabilities(inputs)
+    whole, _ = network.probabilities(inputs)
     monkeypatch.setattr(model, "_MAX_SCORES", 24 * 32 * 8 * 3 * 7)
-    box = tuple(slice(size // 5, size - 3) for size in network.space.shape)
-    inside = (slice(None), *(slice(2 * p.start, 2 * p.stop) for p in box))
-    boxed = network.probabilities(inputs, box)
-    np.testing.assert_allclose(boxed[inside], whole[inside], atol=2e-3)
-    boxed[inside][0] = 1
-    boxed[inside][1:] = 0
-    assert (boxed[0] == 1).all()
-    assert not boxed[1:].any()
+    monkeypatch.setattr(model, "_BORDER", model._RECEPTIVE_FIELD)
+    mask = np.zeros(network.space.shape, np.bool_)
+    mask[5:20, 7:30, 8:36] = True
+    mask[10:12, :, 20:] = False
+    values, box = network.probabilities(inputs, mask)
+    assert box == (slice(10, 40), slice(14, 60), slice(16, 72))
+    is_scored = mask.repeat(2, 0).repeat(2, 1).repeat(2, 2)[box]
+    expected = whole[(slice(None), *box)][:, is_scored]
+    np.testing.assert_allclose(values[:, is_scored], expected, atol=2e-3)
+    assert (values[0][~is_scored] == 1).all()
+    assert not values[1:, ~is_scored].any()
+
+
+def test_without_a_brain_all_is_background(network, inputs):
+    values, _ = network.probabilities(inputs, np.zeros(network.space.shape, np.bool_))
+    assert (values[0] == 1).all()
 
 
 def test_prior_is_permuted_to_slices(network):

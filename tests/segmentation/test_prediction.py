@@ -65,7 +65,7 @@ def test_probabilities_sum_to_one(segmented):
     np.testing.assert_allclose(inside, [0.4, 0.6, 0.0], atol=1e-3)
 
 
-def test_boxes_of_classes_change_no_label(segmented):
+def test_labels_are_of_the_most_probable_class(segmented):
     probabilities = np.asarray(segmented.to_probability_map().dataobj)
     rng = np.random.default_rng(2)
     values = rng.random((3, *segmented.probabilities.shape[1:])) ** 9
@@ -162,7 +162,9 @@ def stub():
         read=lambda subject: FakeInput(subject.key), modalities=("T1w",)
     )
     return SimpleNamespace(
-        space=space, device=torch.device("cpu"), probabilities=lambda *_: np.zeros(1)
+        space=space,
+        device=torch.device("cpu"),
+        probabilities=lambda *_: (np.zeros(1), None),
     )
 
 
@@ -186,7 +188,7 @@ def test_failure_is_an_outcome_and_others_are_segmented(stub):
     def probabilities(key, _):
         if "2.nii" in key:
             raise RuntimeError("out of memory")
-        return np.zeros(1)
+        return np.zeros(1), None
 
     stub.space.read, stub.probabilities = read, probabilities
     outcomes = segment(stub, make_subjects(4))
@@ -240,7 +242,7 @@ def test_next_subject_is_read_while_one_is_segmented(stub, monkeypatch):
     def probabilities(key, _):
         if "0.nii" in key:
             both.wait()  # until the second is being read
-        return np.zeros(1)
+        return np.zeros(1), None
 
     stub.space.read, stub.probabilities = read, probabilities
     assert [o.status for o in segment(stub, make_subjects(2))] == ["done", "done"]
@@ -249,6 +251,6 @@ def test_next_subject_is_read_while_one_is_segmented(stub, monkeypatch):
 def test_subjects_are_segmented_in_several_threads_of_a_cpu(stub, monkeypatch):
     monkeypatch.setattr(threads, "count_threads", lambda *_: 2)
     both = threading.Barrier(2, timeout=30)
-    stub.probabilities = lambda *_: both.wait() * np.zeros(1)
+    stub.probabilities = lambda *_: (both.wait(), None)
     outcomes = segment(stub, make_subjects(4), n_jobs=2)
     assert [o.unwrap() for o in outcomes] == [f"{i}.nii" for i in range(4)]
