@@ -40,8 +40,7 @@ def rank_axis_orders(brain: FoundBrain) -> list[AxisOrder]:
     points = model.points - model.inside @ model.points / weight
     volume = float(brain.fraction.data.sum()) * np.prod(brain.fraction.geometry.spacing)
     points = points * np.cbrt(volume / (weight * _MODEL[0] ** 3))
-    turned = np.stack([points @ turn.T for turn in _turns()])
-    values = _sample_nearest(brain, turned)
+    values = _sample_nearest(brain, np.stack(_turns()), points)
     values -= values.mean(axis=1, keepdims=True)
     norms = np.maximum(np.linalg.norm(values, axis=1), 1e-12)
     similarity = np.linalg.norm(values @ model.tissues, axis=1) / norms
@@ -132,15 +131,20 @@ def _name(order: Floats) -> str:
     )
 
 
-def _sample_nearest(brain: FoundBrain, points: Floats) -> Floats:
-    """Return the voxels at points (m, n, 3) in mm from the brain's centre: (m, n)."""
+def _sample_nearest(brain: FoundBrain, turns: Floats, points: Floats) -> Floats:
+    """Return the voxels at points (n, 3) in mm from the brain's centre: (m, n).
+
+    The points are turned by each of `turns` (m, 3, 3).
+    """
     data, grid = brain.tissue.data, brain.tissue.geometry
     to_voxel = np.linalg.inv(grid.affine)
     center = to_voxel[:3, :3] @ brain.center + to_voxel[:3, 3]
-    voxels = points.reshape(-1, 3) @ to_voxel[:3, :3].T + center
+    voxels = to_voxel[:3, :3] @ turns @ points.T + center[:, None]
     # A margin of zeros stands for what is outside.
-    indices = np.rint(voxels + 1.0).clip(0, np.array(data.shape) + 1)
     padded = np.pad(data, 1)
     steps = np.array(padded.strides) // padded.itemsize
-    values = padded.ravel(order="K")[(indices @ steps).astype(np.intp)]
-    return np.asarray(values.reshape(points.shape[:2]), dtype=np.float64)
+    indices = np.zeros((len(turns), len(points)))
+    for axis, step in enumerate(steps):
+        indices += step * np.rint(voxels[:, axis] + 1.0).clip(0, data.shape[axis] + 1)
+    values = padded.ravel(order="K").take(indices.astype(np.intp))
+    return np.asarray(values, dtype=np.float64)

@@ -239,13 +239,14 @@ def _doubt_contrast(
 ) -> Iterator[str]:
     points = _load_points()
     darkest = float(volume.data.min())
-    values = _sample(volume, alignment, points.inside) - darkest
-    chosen = (points.depth > _DEEP) & np.isfinite(values)
-    weights = points.tissues[:, chosen]
-    white, gray, fluid = weights @ values[chosen] / (weights.sum(axis=1) + 1e-9)
+    is_deep = points.depth > _DEEP
+    values = _sample(volume, alignment, points.inside[is_deep]) - darkest
+    is_known = np.isfinite(values)
+    weights, values = points.tissues[:, is_deep][:, is_known], values[is_known]
+    white, gray, fluid = weights @ values / (weights.sum(axis=1) + 1e-9)
     shell = _sample(volume, alignment, points.shell) - darkest
     shell = shell[np.isfinite(shell)]
-    middle = max(float(np.median(values[chosen])), 1e-12)
+    middle = max(float(np.median(values)), 1e-12)
     if len(shell) and np.median(shell) > _MAX_SHELL * middle:
         yield "expected a dark skull, got a bright one, as in CT"
     elif modality in _CONTRASTS:

@@ -37,6 +37,10 @@ def sample_parallel(
     `outside`. The kernels end at `truncate` standard deviations. Returns Fortran order.
     """
     known, result = [], data.T
+    # Sums relative to a corner, so that rounding leaves a flat volume flat.
+    corner = data[0, 0, 0] if np.isfinite(data[0, 0, 0]) else np.float32(0.0)
+    if sigmas.any():
+        result = result - corner
     for axis in reversed(range(3)):
         size = data.shape[axis]
         positions = to_voxel[axis, axis] * np.arange(shape[axis]) + to_voxel[axis, 3]
@@ -46,6 +50,8 @@ def sample_parallel(
         # As SimpleITK: the lower edge of the volume belongs to it.
         limits = np.array([-0.5, size - 0.5]) - _TOLERANCE
         known.append((positions >= limits[0]) & (positions < limits[1]))
+    if sigmas.any():
+        result += corner
     for axis, is_known in enumerate(known):
         result[(slice(None),) * axis + (~is_known,)] = outside
     return result.T
@@ -76,7 +82,15 @@ def _apply(data: Floats, axis: int, taps: Taps) -> Floats:
         np.add.at(matrix, (np.arange(len(indices))[:, None], indices), weights)
         return np.asarray(data @ matrix.T)
     shape = np.where(np.arange(3) == axis, -1, 1)
-    total = np.float32(0.0)
+    if weights.shape[1] == 2:
+        low = data.take(indices[:, 0], axis)
+        if weights[:, 1].any():
+            high = data.take(indices[:, 1], axis)
+            high -= low
+            high *= weights[:, 1].reshape(shape)
+            low += high
+        return np.asarray(low)
+    total = np.zeros((), np.float32)
     for index, weight in zip(indices.T, weights.T, strict=True):
         if weight.any():
             part = data.take(index, axis)

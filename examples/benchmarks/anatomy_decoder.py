@@ -157,6 +157,21 @@ def correlate(truth: pd.DataFrame, other: pd.DataFrame) -> pd.Series:
     )
 
 
+def join_sides(volumes: pd.DataFrame) -> pd.DataFrame:
+    """Add left and right, in the columns of both."""
+    structures = pd.Series(find_structures(volumes.columns), index=volumes.columns)
+    joined = {
+        column: volumes[[*structures.index[structures == name]]].sum(axis=1)
+        for column, name in structures.items()
+    }
+    return pd.DataFrame(joined)
+
+
+def find_structures(columns: pd.Index) -> pd.Index:
+    """Return the names without their sides."""
+    return columns.str.replace(r"_(left|right)$", "", regex=True)
+
+
 def changes(volumes: pd.DataFrame, variant: str) -> pd.DataFrame:
     """Compute the relative change of volumes in another acquisition, a row a scan."""
     changed = volumes[volumes.index.str.endswith(variant)]
@@ -176,6 +191,7 @@ def summarise(
             "Dice, IXI": dice.loc[people].mean(),
             "Dice, FreeSurfer": dice.loc["mne"] if "mne" in dice.index else np.nan,
             "Spearman": correlate(truth, volumes),
+            "Spearman, left + right": correlate(join_sides(truth), join_sides(volumes)),
             "Spearman, tokens": correlate(truth, embedded),
             "ratio to true": (volumes.loc[people] / truth).median(),
             "5 mm": changes(volumes, "thick").median(),
@@ -184,7 +200,7 @@ def summarise(
             "stripped, absolute": changes(volumes, "stripped").abs().median(),
         }
     )
-    sides = table.index.str.replace(r"_(left|right)$", "", regex=True)
+    sides = find_structures(table.index)
     return table.groupby(sides, sort=False).mean().loc[[*dict.fromkeys(sides)]]
 
 

@@ -10,6 +10,7 @@ from brainfeat.preprocessing.registration import (
     register,
     to_linear,
     to_parameters,
+    to_rotation,
 )
 from brainfeat.preprocessing.template import BRAIN_CENTER, load_template
 from brainfeat.volume import Geometry, Volume
@@ -45,6 +46,13 @@ def test_parameters_are_those_of_the_linear_map():
     parameters = to_parameters(linear, np.array([50.0, 0.0, -25.0]))
     np.testing.assert_allclose(to_linear(parameters), linear, atol=1e-12)
     np.testing.assert_allclose(parameters[9:], [1.0, 0.0, -0.5])
+
+
+def test_rotations_equal_scipys(rng):
+    vectors = np.vstack([np.zeros(3), [1e-9, 0.0, 0.0], rng.normal(size=(5, 3))])
+    expected = Rotation.from_rotvec(vectors).as_matrix()
+    found = [to_rotation(np.append(vector, np.ones(9))) for vector in vectors]
+    np.testing.assert_allclose(found, expected, atol=1e-14)
 
 
 @pytest.mark.parametrize("brightness", [(1.0, 0.7), (0.3, 0.5), (0.6, 0.8)])

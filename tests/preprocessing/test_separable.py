@@ -42,6 +42,14 @@ def test_voxel_without_weight_does_not_matter():
     np.testing.assert_array_equal(same, data)
 
 
+@pytest.mark.parametrize("sigma", [0.0, 0.8])
+def test_flat_volume_stays_flat(sigma):
+    data = np.full(SHAPE, 7.3, np.float32)
+    placed = to_voxel((1.3, 0.7, 1.1), (0.1, 0.2, 0.3))
+    sampled = sample_parallel(data, placed, (5, 6, 7), np.full(3, sigma), 3.0, 0.0)
+    np.testing.assert_array_equal(sampled, np.float32(7.3))
+
+
 @pytest.mark.parametrize(
     ("linear", "expected"),
     [

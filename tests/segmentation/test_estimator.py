@@ -79,7 +79,7 @@ def estimator(small):
 
 @pytest.fixture(scope="module")
 def fitted(small, paths, label_maps, without_registration):  # noqa: ARG001
-    model = SegmentationEstimator(small, n_steps=25, random_state=0, device="cpu")
+    model = SegmentationEstimator(small, n_steps=16, random_state=0, device="cpu")
     return model.fit(paths[:3], label_maps[:3])
 
 
@@ -89,7 +89,7 @@ def same(first, second):
 
 def test_model_learns_from_three_subjects(fitted, paths, label_maps):
     assert fitted.classes_.tolist() == CLASSES
-    assert len(fitted.loss_curve_) == 25
+    assert len(fitted.loss_curve_) == 16
     assert np.mean(fitted.loss_curve_[-5:]) < 0.8 * fitted.loss_curve_[0]
     assert fitted.score(paths[3:], label_maps[3:]) > 0.75
 
