@@ -115,25 +115,37 @@ def store_acquisitions(
         file=f"{work.name}.npy",
         present=tuple(name in subject.paths for name in modalities),
     )
-    if not plan.n_degraded and work.codes is None:
-        _store_scan(work)
-        return (scan,)
     record = folder / f"{work.key}.json"
+    if not plan.n_degraded and work.codes is None:
+        return (replace(scan, doubt=_store_plain(work, record)),)
     if (stored := _read_record(record, subject)) is not None:
         return stored
-    _store_scan(work)
+    _store_array(work)
     thickness = max(next(iter(work.volumes.values())).geometry.spacing)
     scan = replace(scan, thickness=round(float(thickness), 3))
     scan = replace(scan, visit=subject.session_id or "")
+    labelled = _add_labels(scan, work, work.result, work.name)
     stored = (
-        _add_labels(scan, work, work.result, work.name),
+        replace(labelled, doubt=work.result.quality.doubt),
         *_store_copies(scan, work),
     )
     write_json(record, {"scans": [asdict(acquisition) for acquisition in stored]})
     return stored
 
 
-def _store_scan(work: _Work) -> None:
+def _store_plain(work: _Work, record: Path) -> str:
+    """Store a scan without copies and labels; return its doubt, which has a record."""
+    if (work.folder / f"{work.name}.npy").is_file():
+        stored = read_json(record, "a doubt") if record.is_file() else {}
+        return str(stored.get("doubt", ""))
+    doubt = work.result.quality.doubt
+    if doubt:
+        write_json(record, {"doubt": doubt})
+    _store_array(work)
+    return doubt
+
+
+def _store_array(work: _Work) -> None:
     if not (work.folder / f"{work.name}.npy").is_file():
         work.save(work.name, _as_array(work.result))
 

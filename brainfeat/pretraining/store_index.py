@@ -34,6 +34,7 @@ class StoredScan:
     thickness: float = 0.0  # largest voxel edge of the scan in mm; 0 if unknown
     labels: str = ""  # array of its label map, uint8 (I, J, K), if there is one
     known: tuple[bool, ...] = ()  # which structures the label map tells
+    doubt: str = ""  # why the brain may not have been found; empty for a copy
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 __all__ = ["NothingStoredError", "preprocess_subjects", "write_store"]
 
 import logging
+import math
 import multiprocessing
 import os
 import signal
@@ -20,6 +21,7 @@ import torch.distributed as dist
 
 from brainfeat.exceptions import BrainfeatError, InputError, TrainingError
 from brainfeat.preprocessing.preprocessor import Preprocessor
+from brainfeat.preprocessing.quality import Quality
 from brainfeat.pretraining.acquisitions import CopyPlan, store_acquisitions
 from brainfeat.pretraining.label_maps import collect_structures
 from brainfeat.pretraining.ranks import new_patient_group, rank, world_size
@@ -27,6 +29,7 @@ from brainfeat.pretraining.store import StoredScan, StoreIndex, VolumeStore
 from brainfeat.pretraining.stored_subjects import StoredSubjects
 from brainfeat.pretraining.tracking import Tracker, untracked
 from brainfeat.simulation.degradation import DegradationConfig
+from brainfeat.subjects.doubts import Doubts
 from brainfeat.subjects.subject import Outcome, Subject
 from brainfeat.workers import end_with_parent
 
@@ -90,6 +93,7 @@ def write_store(
             f"{os.fspath(folder)}: nothing to store{reason}", failed
         )
     _log_missing_copies(len(results), len(scans), n_degraded)
+    _log_doubts(outcomes)
     # Every rank writes the same index.
     StoreIndex(
         modalities=tuple(modalities),
@@ -187,6 +191,16 @@ def _log_missing_copies(n_subjects: int, n_scans: int, n_degraded: int) -> None:
             n_missing,
             n_subjects * n_degraded,
         )
+
+
+def _log_doubts(outcomes: Iterable[Outcome[Stored]]) -> None:
+    if rank() != 0:
+        return
+    doubts = Doubts()
+    for outcome in outcomes:
+        for scan in outcome.result or ():
+            doubts.note(outcome.subject, Quality(math.nan, math.nan, scan.doubt))
+    doubts.report(", but stored")
 
 
 def _gather(

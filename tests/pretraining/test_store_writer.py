@@ -126,6 +126,29 @@ def test_rerun_preprocesses_only_what_changed(subjects, tmp_path, monkeypatch):
     assert after.index.scans[1].file != before.index.scans[1].file
 
 
+def test_scans_in_doubt_are_named_each_time(subjects, tmp_path, monkeypatch, caplog):
+    original = Preprocessor.apply
+
+    def doubting(self, volumes, modalities):
+        result = original(self, volumes, modalities)
+        doubt = "" if len(volumes) > 1 else "no brain"
+        return replace(result, quality=result.quality._replace(doubt=doubt))
+
+    monkeypatch.setattr(Preprocessor, "apply", doubting)
+    for n_degraded in (0, 0, 1, 1):
+        caplog.clear()
+        write = partial(write_store, subjects, tmp_path / "store", PREPROCESSOR)
+        store, failed = write(modalities=MODALITIES, n_degraded=n_degraded)
+        assert failed == []
+        doubts = [scan.doubt for scan in store.index.scans if not scan.degradation]
+        assert doubts == ["", "no brain"]
+        (message,) = [
+            r.getMessage() for r in caplog.records if r.levelname == "WARNING"
+        ]
+        assert message.startswith("1 subject in doubt, but stored: ")
+        assert message.endswith("no brain")
+
+
 @pytest.fixture
 def labelled(subjects, tmp_path):
     """The subjects, the second with a label map of its left and right halves."""
