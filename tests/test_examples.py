@@ -11,6 +11,8 @@ import pytest
 
 FOLDER = Path(__file__).parent.parent / "examples"
 EXAMPLES = sorted(FOLDER.glob("[0-9]*.py"))
+APART = [path for path in EXAMPLES if path.name[:2] in {"02", "06", "07", "13", "15"}]
+TOGETHER = [path for path in EXAMPLES if path not in APART]
 SCRIPTS = sorted(FOLDER.rglob("*.py"))
 
 
@@ -18,15 +20,13 @@ def relative(path):
     return str(path.relative_to(FOLDER))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="class")
 def folder(tmp_path_factory):
-    """Return a folder for all examples: most of them use the same cohort."""
+    """Return a folder for the examples of a class, most of which share a cohort."""
     return tmp_path_factory.mktemp("examples")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("path", EXAMPLES, ids=relative)
-def test_example_runs_and_saves_a_picture(path, folder):
+def run_example(path, folder):
     # Examples write to the working directory.
     before = set(folder.glob("*.png"))
     result = subprocess.run(
@@ -39,6 +39,21 @@ def test_example_runs_and_saves_a_picture(path, folder):
     )
     assert result.returncode == 0, result.stderr
     assert set(folder.glob("*.png")) > before
+
+
+# Two classes, which two processes run at once.
+@pytest.mark.slow
+class TestExamplesThatTrainOrHaveScansOfTheirOwn:
+    @pytest.mark.parametrize("path", APART, ids=relative)
+    def test_example_runs_and_saves_a_picture(self, path, folder):
+        run_example(path, folder)
+
+
+@pytest.mark.slow
+class TestExamplesOfOneCohort:
+    @pytest.mark.parametrize("path", TOGETHER, ids=relative)
+    def test_example_runs_and_saves_a_picture(self, path, folder):
+        run_example(path, folder)
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=relative)
