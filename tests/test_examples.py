@@ -11,8 +11,7 @@ import pytest
 
 FOLDER = Path(__file__).parent.parent / "examples"
 EXAMPLES = sorted(FOLDER.glob("[0-9]*.py"))
-APART = [path for path in EXAMPLES if path.name[:2] in {"02", "06", "07", "13", "15"}]
-TOGETHER = [path for path in EXAMPLES if path not in APART]
+LONG = {"00", "02", "05", "06", "07", "08", "13", "15"}  # the first digits of a name
 SCRIPTS = sorted(FOLDER.rglob("*.py"))
 
 
@@ -20,40 +19,34 @@ def relative(path):
     return str(path.relative_to(FOLDER))
 
 
-@pytest.fixture(scope="class")
+@pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Return a folder for the examples of a class, most of which share a cohort."""
+    """Return a folder for all examples: most of them use the same cohort."""
     return tmp_path_factory.mktemp("examples")
 
 
-def run_example(path, folder):
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=[pytest.mark.release] * (path.name[:2] in LONG))
+        for path in EXAMPLES
+    ],
+    ids=relative,
+)
+def test_example_runs_and_saves_a_picture(path, folder):
     # Examples write to the working directory.
     before = set(folder.glob("*.png"))
     result = subprocess.run(
         [sys.executable, path],
         cwd=folder,
-        env=os.environ | {"MPLBACKEND": "agg"},
+        env=os.environ | {"MPLBACKEND": "agg", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=180,
     )
     assert result.returncode == 0, result.stderr
     assert set(folder.glob("*.png")) > before
-
-
-# Two classes, which two processes run at once.
-@pytest.mark.slow
-class TestExamplesThatTrainOrHaveScansOfTheirOwn:
-    @pytest.mark.parametrize("path", APART, ids=relative)
-    def test_example_runs_and_saves_a_picture(self, path, folder):
-        run_example(path, folder)
-
-
-@pytest.mark.slow
-class TestExamplesOfOneCohort:
-    @pytest.mark.parametrize("path", TOGETHER, ids=relative)
-    def test_example_runs_and_saves_a_picture(self, path, folder):
-        run_example(path, folder)
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=relative)

@@ -41,6 +41,7 @@ def rates(kind, effects, n=60, seed=0):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("kind", ["binary", "several", "numbers"])
 @pytest.mark.parametrize("effect", [0.0, 0.5])
 def test_difference_is_found_by_chance_as_rarely_as_stated(kind, effect):
@@ -50,5 +51,6 @@ def test_difference_is_found_by_chance_as_rarely_as_stated(kind, effect):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_difference_of_effects_is_found():
     assert (rates("binary", (0.9, 0.0), seed=1) > 0.9).all()
