@@ -100,7 +100,9 @@ def test_progress_and_summary_of_a_run_are_printed(cohort, options, tmp_path):
     )  # the weights to start from
     shown = [line.split(" ", 2)[2] for line in lines[2:]]  # without date and time
     assert shown[:3] == [f"[{n}/3] sub-{n - 1}: preprocessed" for n in (1, 2, 3)]
-    assert [line[:5] for line in shown[3:]] == ["[1/5]", "[2/5]", "[4/5]", "[5/5]"]
+    # Contrasts of one drawn brain may look mirrored to each other, which is told.
+    steps = [line for line in shown[3:] if " in doubt, but stored: " not in line]
+    assert [line[:5] for line in steps] == ["[1/5]", "[2/5]", "[4/5]", "[5/5]"]
 
 
 def test_options_reach_the_run(cohort, options, tmp_path):
