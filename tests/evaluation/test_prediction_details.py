@@ -141,6 +141,7 @@ def test_guessing_has_a_slope_of_minus_one(rng):
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_noise_rarely_beats_noise(rng):
     settings = {"n_repeats": 1, "n_permutations": 1, "n_bootstraps": 100}
     y, p_values, covered = np.arange(40) % 2, [], []

@@ -60,6 +60,7 @@ OTHER = DegradationConfig(
 )
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.release,
     pytest.mark.filterwarnings("ignore::UserWarning"),
     pytest.mark.usefixtures("one_thread", "without_registration"),
 ]
