@@ -90,7 +90,8 @@ def test_encoders_that_cannot_be_decoded_are_refused():
         SegmentationSpace.of_checkpoint(of_any_size.config, ["T1w"])
 
 
-@pytest.mark.slow  # trains
+@pytest.mark.slow
+@pytest.mark.release  # trains
 @pytest.mark.usefixtures("in_place")
 def test_labels_are_learnt_and_return_to_each_scan(small_brain, rng, tmp_path):
     brain = small_brain.data / small_brain.data.max()
