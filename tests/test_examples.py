@@ -11,17 +11,8 @@ import pytest
 
 FOLDER = Path(__file__).parent.parent / "examples"
 EXAMPLES = sorted(FOLDER.glob("[0-9]*.py"))
-LONG = {
-    "00",
-    "02",
-    "04",
-    "05",
-    "06",
-    "07",
-    "08",
-    "13",
-    "15",
-}  # the first digits of a name
+# By the first digits of their names.
+LONG = {"00", "02", "04", "05", "06", "07", "08", "13", "15"}
 SCRIPTS = sorted(FOLDER.rglob("*.py"))
 
 
