@@ -7,16 +7,25 @@ __all__ = [
     "read_records",
     "read_rows",
     "read_value",
+    "write_records",
     "write_rows",
 ]
 
 import csv
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import (
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from itertools import zip_longest
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
+from brainfeat.io.atomic import atomic_write
 from brainfeat.io.file_kinds import describe_stranger, first_bytes
 
 # Tables that are no text, refused with the mend.
@@ -119,6 +128,26 @@ def write_rows(file: TextIO, rows: Iterable[Iterable[object]], delimiter: str) -
     sub-01,71
     """
     csv.writer(_LineFeeds(file), delimiter=delimiter).writerows(rows)
+
+
+def write_records(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """Write records as a CSV file, whole or not at all, with the columns of all.
+
+    Floats have six digits; None, and what a record lacks, is an empty cell.
+    """
+    columns = [*dict.fromkeys(name for record in records for name in record)]
+    lines = ([_to_cell(record.get(name)) for name in columns] for record in records)
+    with (
+        atomic_write(path) as partial,
+        partial.open("w", newline="", encoding="utf-8") as file,
+    ):
+        write_rows(file, [columns, *lines], ",")
+
+
+def _to_cell(value: Any) -> Any:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "" if value is None else value
 
 
 def _find_delimiter(path: Path) -> str:

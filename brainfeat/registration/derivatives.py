@@ -11,8 +11,7 @@ from typing import Any, Self
 import numpy as np
 
 from brainfeat.exceptions import InputError, brief_reason
-from brainfeat.io.atomic import atomic_write
-from brainfeat.io.delimited_rows import write_rows
+from brainfeat.io.delimited_rows import write_records
 from brainfeat.io.hashing import known_hash
 from brainfeat.io.json_files import read_json_object, write_json
 from brainfeat.io.paths import image_stem
@@ -113,13 +112,7 @@ class RegistrationFolder:
         if not rows:
             return None
         path = self.folder / TABLE_NAME
-        columns = [*dict.fromkeys(name for row in rows for name in row)]
-        lines = ([_to_cell(row.get(name)) for name in columns] for row in rows)
-        with (
-            atomic_write(path) as partial,
-            partial.open("w", newline="", encoding="utf-8") as file,
-        ):
-            write_rows(file, [columns, *lines], ",")
+        write_records(path, rows)
         return path
 
     def _provenance(self, subject: Subject) -> dict[str, Any]:
@@ -174,9 +167,3 @@ def _as_json(value: Any) -> Any:
     if isinstance(value, float) and not np.isfinite(value):
         return None
     return value
-
-
-def _to_cell(value: Any) -> Any:
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return "" if value is None else value

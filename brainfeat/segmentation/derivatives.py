@@ -18,8 +18,7 @@ from nibabel import Nifti1Image
 
 from brainfeat.checkpoint.weight_files import file_sha256
 from brainfeat.exceptions import InputError, brief_reason
-from brainfeat.io.atomic import atomic_write
-from brainfeat.io.delimited_rows import write_rows
+from brainfeat.io.delimited_rows import write_records
 from brainfeat.io.hashing import hash_images
 from brainfeat.io.json_files import read_json_object, write_json
 from brainfeat.io.paths import image_stem
@@ -178,13 +177,7 @@ class LabelMapFolder:
     def write_volumes(self, rows: Sequence[Mapping[str, Any]]) -> Path:
         """Write what `read_rows` read as ``volumes.csv``."""
         path = self.folder / VOLUMES_NAME
-        columns = [*dict.fromkeys(name for row in rows for name in row)]
-        lines = ([_to_cell(row.get(name)) for name in columns] for row in rows)
-        with (
-            atomic_write(path) as partial,
-            partial.open("w", newline="", encoding="utf-8") as file,
-        ):
-            write_rows(file, [columns, *lines], ",")
+        write_records(path, rows)
         return path
 
 
@@ -271,12 +264,6 @@ def _write_scan(
             f"{target}: cannot be written ({brief_reason(error)}); "
             "the same command resumes."
         ) from error
-
-
-def _to_cell(value: Any) -> Any:
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return "" if value is None else value
 
 
 def _uncertainty_path(target: Path) -> Path:

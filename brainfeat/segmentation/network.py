@@ -33,7 +33,7 @@ _MAX_SCORES = 24_000_000
 # Slices on either side that features of the encoder's grid depend on. Even.
 _RECEPTIVE_FIELD = 12
 # Voxels around a box that is scored, that its features depend on. Those further away
-# change one label in 100,000.
+# hardly change a label.
 _BORDER = 2
 
 
